@@ -1,0 +1,182 @@
+"""The other taped functions: elementwise mathematics, reductions, joining. One rule beside each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpumlp.autodiff.tape import Want, record
+from gpumlp.autodiff.tensor import (
+    Axes,
+    Function,
+    Tensor,
+    backend_of,
+    broadcast_to,
+    getitem,
+    greater,
+    kept,
+    log,
+    primitive,
+    raw,
+    reduce_to,
+    reshape,
+    sum,
+    where,
+)
+from gpumlp.backend.base import Backend
+from gpumlp.errors import ShapeError
+from gpumlp.ops.record import Array
+
+
+@primitive("exp", lambda g, y, x: g * y)
+def exp(backend: Backend, x: Array) -> Array:
+    """Return e to the power of x."""
+    return backend.compute("exp", backend.xp.exp, x)
+
+
+@primitive("expm1", lambda g, y, x: g * (y + 1.0))
+def expm1(backend: Backend, x: Array) -> Array:
+    """Return exp(x) - 1, exact for small x."""
+    return backend.compute("expm1", backend.xp.expm1, x)
+
+
+@primitive("log1p", lambda g, y, x: g / (1.0 + x))
+def log1p(backend: Backend, x: Array) -> Array:
+    """Return log(1 + x), exact for small x."""
+    return backend.compute("log1p", backend.xp.log1p, x)
+
+
+@primitive("sqrt", lambda g, y, x: g * (0.5 / y))
+def sqrt(backend: Backend, x: Array) -> Array:
+    """Return the square root."""
+    return backend.compute("sqrt", backend.xp.sqrt, x)
+
+
+@primitive("tanh", lambda g, y, x: g * (1.0 - y * y))
+def tanh(backend: Backend, x: Array) -> Array:
+    """Return the hyperbolic tangent."""
+    return backend.compute("tanh", backend.xp.tanh, x)
+
+
+@primitive("sign")
+def sign(backend: Backend, x: Array) -> Array:
+    """Return -1, 0 or 1. Its gradient is nowhere but 0."""
+    return backend.compute("sign", backend.xp.sign, x)
+
+
+@primitive("abs", lambda g, y, x: g * sign(x))
+def abs(backend: Backend, x: Array) -> Array:
+    """Return the absolute value; slope 0 at 0."""
+    return backend.compute("abs", backend.xp.abs, x)
+
+
+@primitive(
+    "maximum",
+    lambda g, y, a, b: reduce_to(where(greater(a, b), g, 0.0), a),
+    lambda g, y, a, b: reduce_to(where(greater(a, b), 0.0, g), b),
+)
+def maximum(backend: Backend, a: Array, b: Array) -> Array:
+    """Return the larger of a and b; NaN goes through. Where they are equal the gradient goes to b."""
+    return backend.compute("maximum", backend.xp.maximum, a, b)
+
+
+@primitive(
+    "minimum",
+    lambda g, y, a, b: reduce_to(where(greater(b, a), g, 0.0), a),
+    lambda g, y, a, b: reduce_to(where(greater(b, a), 0.0, g), b),
+)
+def minimum(backend: Backend, a: Array, b: Array) -> Array:
+    """Return the smaller of a and b; NaN goes through. Where they are equal the gradient goes to b."""
+    return backend.compute("minimum", backend.xp.minimum, a, b)
+
+
+def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
+    """Return the mean over all elements, or over the given axes."""
+    total = sum(x, axis=axis, keepdims=keepdims)
+    return total * (total.size / np.size(x.array if isinstance(x, Tensor) else x))
+
+
+def _max_rule(g: Tensor, y: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
+    top, g = kept(y, x, axis, keepdims), kept(g, x, axis, keepdims)
+    among = where(greater(top, x), 0.0, x.ones_like())
+    return among * (g / sum(among, axis=axis, keepdims=True))
+
+
+@primitive("max", _max_rule)
+def _max(backend: Backend, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    return backend.compute("max", backend.xp.max, x, axis=axis, keepdims=keepdims)
+
+
+def max(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
+    """Return the largest element, of all or along the given axes. Equal ones share the gradient."""
+    return _max(x, axis=axis, keepdims=keepdims)
+
+
+def _joined(parts: Sequence[Array], *, xp: Any, axis: int, out: Array | None) -> Array:
+    return xp.concatenate(parts, axis=axis, out=out)
+
+
+def concat(parts: Sequence[Any], axis: int = -1) -> Tensor:
+    """Join tensors along an axis."""
+    backend = backend_of(parts)
+    arrays = [raw(part, backend) for part in parts]
+    try:
+        array = backend.compute("concat", _joined, arrays, xp=backend.xp, axis=axis)
+    except ValueError as error:
+        shapes = ", ".join(str(np.shape(a)) for a in arrays)
+        raise ShapeError(f"concat: shapes {shapes} do not fit along axis {axis}", hint=str(error)) from None
+    y = Tensor(array, backend)
+    ends = np.cumsum([a.shape[axis] for a in arrays])
+
+    def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
+        pieces: list[Tensor | None] = []
+        for end, array, want in zip(ends, arrays, wants, strict=True):
+            index: list[Any] = [slice(None)] * g.ndim
+            index[axis] = slice(int(end) - array.shape[axis], int(end))
+            pieces.append(getitem(g, index=tuple(index)) if want is not False else None)
+        return pieces
+
+    record("concat", tuple(parts), y, rule)
+    return y
+
+
+def stack(parts: Sequence[Any], axis: int = 0) -> Tensor:
+    """Join tensors of one shape along a new axis."""
+    shape = list(np.shape(raw(parts[0], backend_of(parts))))
+    at = axis % (len(shape) + 1)
+    return concat([reshape(p, shape=(*shape[:at], 1, *shape[at:])) for p in parts], axis=at)
+
+
+FUNCTIONS: dict[str, Function] = {
+    "abs": abs,
+    "broadcast_to": broadcast_to,
+    "concatenate": concat,
+    "exp": exp,
+    "expm1": expm1,
+    "log": log,
+    "log1p": log1p,
+    "max": max,
+    "maximum": maximum,
+    "mean": mean,
+    "minimum": minimum,
+    "sign": sign,
+    "sqrt": sqrt,
+    "sum": sum,
+    "tanh": tanh,
+    "where": where,
+}
+
+
+class TapedModule:
+    """An array module whose functions are taped: run a record's formula on it and it can be differentiated.
+
+    What is not in ``FUNCTIONS`` comes from the backend's own module and is meant for constants.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._module = backend.xp
+
+    def __getattr__(self, name: str) -> Any:
+        return FUNCTIONS.get(name) or getattr(self._module, name)

@@ -1,0 +1,247 @@
+"""The records as taped functions: fused forward, fused backward.
+
+Where another tape is recording while a gradient is taken (a second derivative), the fused backward gives way to
+the record's own formula, run on taped functions: the same mathematics, differentiable again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gpumlp.autodiff.functions import TapedModule
+from gpumlp.autodiff.tape import GradientTape, Want, record, recording
+from gpumlp.autodiff.tensor import Function, Tensor, _contiguous, backend_of, raw
+from gpumlp.backend.base import Backend
+from gpumlp.errors import CaptureError, ConfigError, ShapeError, TapeError, choices
+from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS
+from gpumlp.ops.dropout import DROPOUT
+from gpumlp.ops.losses import Loss
+from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM
+from gpumlp.ops.record import Activation, Array, Op
+
+Formula = Callable[..., Any]
+
+
+def dense_array(value: Any, backend: Backend) -> Array:
+    """Return the array behind ``value`` with its elements side by side: what a kernel may be given."""
+    array = raw(value, backend)
+    if array.flags.c_contiguous:
+        return array
+    return backend.compute("copy", _contiguous, array, xp=backend.xp)
+
+
+def through_formula(
+    name: str, formula: Formula, inputs: Sequence[Any], g: Tensor, wants: Sequence[Want]
+) -> list[Tensor | None]:
+    """Return the gradients of ``formula(taped module, *inputs)`` by differentiating it step by step."""
+    backend = g.backend
+    if backend.capturing:
+        raise CaptureError(
+            f"the second derivative of {name} cannot be replayed",
+            hint="build it from taped functions (exp, tanh, where, ...), or do not capture this step",
+        )
+    sources = [value for value, want in zip(inputs, wants, strict=True) if want is not False]
+    with GradientTape() as tape:
+        tape.watch(*sources)
+        y = formula(TapedModule(backend), *inputs)
+    found = iter(tape.gradient(y, sources, g))
+    return [next(found) if want is not False else None for want in wants]
+
+
+def record_of(name: str | Activation) -> Activation:
+    """Return the record of an activation by name."""
+    if isinstance(name, Activation):
+        return name
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"unknown activation {name!r}", hint=choices(name, ACTIVATIONS))
+    return ACTIVATIONS[name]
+
+
+def activate(activation: str | Activation, x: Any) -> Tensor:
+    """Return f(x) for an activation given by name or record; shape and dtype of ``x``."""
+    op = record_of(activation)
+    backend = backend_of((x,))
+    z = dense_array(x, backend)
+    (out,) = backend.run(op, "forward", (z,))
+    y = Tensor(out, backend)
+    saved = out if op.saves == "output" else z
+
+    def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
+        if recording():
+            return through_formula(op.name, op.function, (x,), g, wants)
+        (dx,) = backend.run(op, "backward", (saved, dense_array(g, backend)))
+        return [Tensor(dx, backend)]
+
+    record(op.name, (x,), y, rule)
+    return y
+
+
+def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> Tensor:
+    """Return f(x W + b): one product, then bias and activation in one launch.
+
+    ``x`` (..., p), ``W`` (p, H), ``b`` (H,) or None; the result is (..., H).
+    """
+    op = record_of(activation)
+    backend = backend_of((x, W, b))
+    if b is None:
+        return activate(op, x @ W) if op.name != "identity" else x @ W
+    inputs = (x, W, b)
+    xa, Wa, ba = (raw(value, backend) for value in inputs)
+    if xa.shape[-1:] != Wa.shape[:1] or Wa.shape[1:] != ba.shape:
+        raise ShapeError(f"dense: x {xa.shape}, W {Wa.shape} and b {ba.shape} do not fit")
+    out, *rest = backend.run(op, "bias_forward", (backend.matmul(xa, Wa), ba))
+    y = Tensor(out, backend)
+    saved = rest[0] if rest else out
+
+    def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
+        if recording():
+            return through_formula(op.name, lambda xp, x, W, b: op.function(xp, x @ W + b), inputs, g, wants)
+        want_x, want_W, want_b = wants
+        dy = dense_array(g, backend)
+        if op.name == "identity":
+            dz, db = dy, _sum_rows(backend, dy, _place(want_b)) if want_b is not False else None
+        else:
+            dz, db = backend.run(op, "bias_backward", (saved, dy), (None, _place(want_b)))
+        rows, dz_rows = xa.reshape(-1, xa.shape[-1]), dz.reshape(-1, dz.shape[-1])
+        dx = backend.matmul(dz, Wa.T) if want_x is not False else None
+        dW = backend.matmul(rows.T, dz_rows, out=_place(want_W)) if want_W is not False else None
+        return [None if a is None else Tensor(a, backend) for a in (dx, dW, db if want_b is not False else None)]
+
+    record(f"dense {op.name}", inputs, y, rule)
+    return y
+
+
+def _place(want: Want) -> Array | None:
+    return None if isinstance(want, bool) else want
+
+
+def _sum_rows(backend: Backend, dy: Array, out: Array | None) -> Array:
+    return backend.compute("sum", backend.xp.sum, dy, axis=tuple(range(dy.ndim - 1)), out=out)
+
+
+def loss_value(
+    op: Loss,
+    outputs: Any,
+    targets: Any,
+    row_weights: Any = None,
+    class_weights: Any = None,
+    **params: float,
+) -> tuple[Tensor, Array]:
+    """Return the mean loss, a scalar tensor, and the raw sums (Σ s l, Σ s m, hits), float64 ``(3,)``.
+
+    ``outputs`` (N, K) are the last linear values; see :mod:`gpumlp.ops.losses` for the rest. The gradient is
+    computed in the same launch. Only ``outputs`` has a gradient.
+    """
+    backend = backend_of((outputs, targets, row_weights, class_weights))
+    z = dense_array(outputs, backend)
+    rest = tuple(None if v is None else dense_array(v, backend) for v in (targets, row_weights, class_weights))
+    _check_loss(op, z, *rest)
+    loss, sums, gradient = backend.run(op, "forward", (z, *rest), None, **params)
+    y = Tensor(loss, backend)
+
+    def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
+        if any(want is not False for want in wants[1:]):
+            raise TapeError(f"{op.name} has no gradient for its targets or weights, only for the outputs")
+        if recording():
+            return through_formula(
+                op.name, lambda xp, z: op.value(xp, z, *rest, **params), (outputs,), g, wants[:1]
+            ) + [None] * (len(wants) - 1)
+        dz = Tensor(gradient, backend)
+        return [dz if g.unit else dz * g, *[None] * (len(wants) - 1)]
+
+    record(op.name, (outputs, targets, row_weights, class_weights), y, rule)
+    return y, sums
+
+
+def _check_loss(op: Loss, z: Array, targets: Array, rows: Array | None, classes: Array | None) -> None:
+    if z.ndim != 2:
+        raise ShapeError(f"{op.name}: outputs must be (N, K), not {z.shape}")
+    n, k = z.shape
+    labels = op.link == "softmax"
+    fits = targets.shape == z.shape or (targets.ndim == 1 and targets.shape[0] == n and (labels or k == 1))
+    if not fits:
+        wanted = f"({n},) or {z.shape}" if labels or k == 1 else f"{z.shape}"
+        raise ShapeError(f"{op.name}: targets must be {wanted}, not {targets.shape}")
+    if rows is not None and rows.shape != (n,):
+        raise ShapeError(f"{op.name}: row weights must be ({n},), not {rows.shape}")
+    width = k if labels else 2
+    if classes is not None and classes.shape != (width,):
+        raise ShapeError(f"{op.name}: class weights must be ({width},), not {classes.shape}")
+
+
+def _loss_function(op: Loss) -> Function:
+    def function(
+        outputs: Any, targets: Any, row_weights: Any = None, class_weights: Any = None, **params: float
+    ) -> Tensor:
+        return loss_value(op, outputs, targets, row_weights, class_weights, **params)[0]
+
+    function.__doc__ = f"Return the mean loss over the rows, a scalar: {op.meaning}"
+    return function
+
+
+def _activation_function(op: Activation) -> Function:
+    def function(x: Any) -> Tensor:
+        return activate(op, x)
+
+    function.__doc__ = f"Return {op.meaning}"
+    return function
+
+
+def dropout(x: Any, rate: float, *, clock: Array, stream: int = 0, key: tuple[int, int] = (0, 0)) -> Tensor:
+    """Return ``x`` with a share ``rate`` of its elements set to 0 and the rest scaled by 1 / (1 - rate).
+
+    The mask is a function of (key, stream, step on the clock, position) and is made again in backward.
+    """
+    backend = backend_of((x,))
+    params: dict[str, Any] = {"rate": rate, "stream": stream, "key": key}
+    (out,) = backend.run(DROPOUT, "forward", (dense_array(x, backend), clock), **params)
+    y = Tensor(out, backend)
+
+    def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
+        if recording():
+            formula = DROPOUT.directions["forward"].formula
+            return through_formula("dropout", lambda xp, x: formula(xp, x, clock, **params)[0], (x,), g, wants)
+        (dx,) = backend.run(DROPOUT, "backward", (dense_array(g, backend), clock), **params)
+        return [Tensor(dx, backend)]
+
+    record("dropout", (x,), y, rule)
+    return y
+
+
+def _normalise(op: Op, x: Any, gain: Any, bias: Any) -> tuple[Tensor, Array, Array]:
+    backend = backend_of((x, gain, bias))
+    inputs = (x, gain, bias)
+    xa, ga, ba = (dense_array(value, backend) for value in inputs)
+    if not xa.shape[-1:] == ga.shape == ba.shape:
+        raise ShapeError(f"{op.name}: x {xa.shape}, gain {ga.shape} and bias {ba.shape} do not fit")
+    out, mean, variance = backend.run(op, "forward", (xa, ga, ba))
+    y = Tensor(out, backend)
+
+    def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
+        if recording():
+            formula = op.directions["forward"].formula
+            return through_formula(op.name, lambda xp, *a: formula(xp, *a)[0], inputs, g, wants)
+        places = (None, *(_place(want) for want in wants[1:]))
+        outputs = backend.run(op, "backward", (xa, ga, mean, variance, dense_array(g, backend)), places)
+        return [Tensor(a, backend) if want is not False else None for a, want in zip(outputs, wants, strict=True)]
+
+    record(op.name, inputs, y, rule)
+    return y, mean, variance
+
+
+def layer_norm(x: Any, gain: Any, bias: Any) -> Tensor:
+    """Return ``x`` (..., H) with each row brought to mean 0 and variance 1, then scaled and shifted."""
+    return _normalise(LAYER_NORM, x, gain, bias)[0]
+
+
+def batch_norm(x: Any, gain: Any, bias: Any) -> tuple[Tensor, Array, Array]:
+    """Return ``x`` (N, H) with each column normalised, and the raw mean and (biased) variance, ``(1, H)``."""
+    return _normalise(BATCH_NORM, x, gain, bias)
+
+
+FUSED: dict[str, Function] = {
+    **{name: _activation_function(op) for name, op in ACTIVATIONS.items()},
+    **{name: _loss_function(op) for name, op in LOSS_RECORDS.items()},
+}
+"""Each activation and loss as a function of tensors, by the name of its record."""

@@ -1,0 +1,221 @@
+"""The gradient tape: an append-only list of what was computed, walked backwards once.
+
+Reverse-mode differentiation (Linnainmaa 1970; Griewank and Walther, "Evaluating Derivatives"). The tape knows
+no operation: each node carries its own rule. Nodes point to what they were computed from and never forward,
+so the list is its own topological order, holds no cycles, and frees its arrays when it goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+from gpumlp.errors import ShapeError, TapeError
+
+if TYPE_CHECKING:
+    from gpumlp.autodiff.tensor import Tensor
+    from gpumlp.ops.record import Array
+
+Want = Any
+"""What is asked of a rule for one input: False for nothing, True for its gradient, or an array that the rule
+may write the gradient into instead of making a new one."""
+
+Rule = Callable[["Tensor", Sequence[Want]], "Sequence[Tensor | None]"]
+"""A vector-Jacobian product: from the gradient of the output to those of the inputs that are wanted."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Node:
+    """One recorded operation: ``output`` was computed from ``inputs`` (tensors and constants)."""
+
+    name: str
+    inputs: tuple[Any, ...]
+    output: Tensor
+    rule: Rule
+
+
+class _Active(threading.local):
+    def __init__(self) -> None:
+        self.tapes: list[GradientTape] = []
+
+
+_active = _Active()
+
+
+def recording() -> bool:
+    """Tell whether any tape of this thread is recording."""
+    return bool(_active.tapes)
+
+
+def record(name: str, inputs: tuple[Any, ...], output: Tensor, rule: Rule) -> None:
+    """Append a node to every active tape that tracks one of its inputs."""
+    for tape in _active.tapes:
+        tape._append(name, inputs, output, rule)
+
+
+class GradientTape:
+    """Record operations and differentiate through them.
+
+        with GradientTape() as tape:
+            loss = mean((x @ W + b - y) ** 2)
+        dW, db = tape.gradient(loss, [W, b])
+
+    Variables are watched by themselves; another tensor is watched by ``tape.watch(tensor)``. A tape answers
+    ``gradient`` once and then lets go of its arrays; with ``persistent=True`` it answers as often as asked.
+    For second derivatives put one tape inside another and ask the outer one about what the inner one gave.
+    """
+
+    def __init__(self, persistent: bool = False) -> None:
+        self.persistent = persistent
+        self.nodes: list[Node] = []
+        self._tracked: dict[int, Tensor] = {}  # by identity; the tensors are held so that no id is used twice
+        self._spent = False
+
+    def __enter__(self) -> GradientTape:
+        _active.tapes.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _active.tapes.remove(self)
+
+    def watch(self, *tensors: Tensor) -> None:
+        """Track tensors that are not Variables."""
+        for tensor in tensors:
+            self._tracked[id(tensor)] = tensor
+
+    def tracks(self, value: Any) -> bool:
+        """Tell whether ``value`` is a source on this tape, or was computed from one."""
+        return id(value) in self._tracked or getattr(value, "is_variable", False)
+
+    def _append(self, name: str, inputs: tuple[Any, ...], output: Tensor, rule: Rule) -> None:
+        if any(self.tracks(value) for value in inputs):
+            for value in inputs:
+                if getattr(value, "is_variable", False):
+                    self._tracked[id(value)] = value
+            self._tracked[id(output)] = output
+            self.nodes.append(Node(name, inputs, output, rule))
+
+    @overload
+    def gradient(self, target: Tensor, sources: Tensor, output_gradients: Tensor | None = None) -> Tensor | None: ...
+
+    @overload
+    def gradient(
+        self,
+        target: Tensor,
+        sources: Sequence[Tensor],
+        output_gradients: Tensor | None = None,
+        *,
+        into: Sequence[Array] | None = None,
+    ) -> list[Tensor | None]: ...
+
+    def gradient(
+        self,
+        target: Tensor,
+        sources: Tensor | Sequence[Tensor],
+        output_gradients: Tensor | None = None,
+        *,
+        into: Sequence[Array] | None = None,
+    ) -> Tensor | list[Tensor | None] | None:
+        """Return the gradient of ``target`` with respect to each source.
+
+        A target that is no scalar stands for the sum of its elements, or for their sum weighted by
+        ``output_gradients`` (same shape). A source the target does not depend on gets None. Sources may be
+        intermediate results. With ``into``, one array for each source, the gradients are written there
+        (zeros where a source does not matter), which spares a copy where the last operation can do so.
+
+        Raises TapeError where the tape has answered already, or never watched a source.
+        """
+        single = not isinstance(sources, Sequence)
+        listed: list[Tensor] = [sources] if single else list(sources)  # type: ignore[list-item]
+        self._check(listed, target, output_gradients)
+        seed = target.ones_like(unit=True) if output_gradients is None else output_gradients
+        places = {} if into is None else {id(s): a for s, a in zip(listed, into, strict=True)}
+        with self._paused():
+            found = self._walk(target, seed, listed, places)
+            if into is not None:
+                for source in listed:
+                    self._place(source, found.get(id(source)), places[id(source)])
+        if not self.persistent:
+            self._spent = True
+            self.nodes, self._tracked = [], {}
+        result = [found.get(id(source)) for source in listed]
+        return result[0] if single else result
+
+    def _check(self, sources: Sequence[Tensor], target: Tensor, weights: Tensor | None) -> None:
+        if self._spent:
+            raise TapeError(
+                "the tape has given its gradient already",
+                hint="ask for all sources at once, or open it as GradientTape(persistent=True)",
+            )
+        for position, source in enumerate(sources):
+            if not hasattr(source, "is_variable"):
+                raise TapeError(f"source {position} is a {type(source).__name__}, not a Tensor or Variable")
+            if not self.tracks(source):
+                raise TapeError(
+                    f"source {position} ({source.dtype} {source.shape}) was never watched",
+                    hint="make it a Variable, or call tape.watch(source) before using it",
+                )
+            if not source.differentiable:
+                raise TapeError(f"source {position} has dtype {source.dtype}: only floating point has gradients")
+        if weights is not None and weights.shape != target.shape:
+            raise ShapeError(
+                f"output_gradients has shape {weights.shape}, the target has {target.shape}",
+                hint="they must agree",
+            )
+
+    def _walk(
+        self, target: Tensor, seed: Tensor, sources: Sequence[Tensor], places: dict[int, Array]
+    ) -> dict[int, Tensor]:
+        wanted = {id(source) for source in sources}
+        leads, uses = set(wanted), dict.fromkeys(wanted, 0)
+        for node in self.nodes:  # only what depends on a source can lead back to one
+            for value in node.inputs:
+                if id(value) in uses:
+                    uses[id(value)] += 1
+            if any(id(value) in leads for value in node.inputs):
+                leads.add(id(node.output))
+
+        gradients: dict[int, Tensor] = {id(target): seed}
+        for node in reversed(self.nodes):
+            key = id(node.output)
+            g = gradients.get(key) if key in wanted else gradients.pop(key, None)
+            if g is None or key not in leads:
+                continue
+            wants = [self._want(value, leads, uses, places) for value in node.inputs]
+            if not any(want is not False for want in wants):
+                continue
+            for value, part in zip(node.inputs, node.rule(g, wants), strict=True):
+                if part is not None:
+                    before = gradients.get(id(value))
+                    gradients[id(value)] = part if before is None else before + part
+        return {key: gradients[key] for key in wanted if key in gradients}
+
+    @staticmethod
+    def _want(value: Any, leads: set[int], uses: dict[int, int], places: dict[int, Array]) -> Want:
+        if id(value) not in leads or not value.differentiable:
+            return False
+        # A source used once may have its gradient made in place; the parts of others are summed first.
+        return places.get(id(value), True) if uses.get(id(value)) == 1 else True
+
+    def _place(self, source: Tensor, gradient: Tensor | None, place: Array) -> None:
+        if gradient is None:
+            source.backend.compute("zero", _fill_zero, out=place)
+        elif gradient.array is not place:
+            source.backend.copy(gradient.array, place)
+
+    @contextlib.contextmanager
+    def _paused(self) -> Iterator[None]:
+        tapes = _active.tapes
+        _active.tapes = [tape for tape in tapes if tape is not self]
+        try:
+            yield
+        finally:
+            _active.tapes = tapes
+
+
+def _fill_zero(out: Array) -> Array:
+    out[...] = 0
+    return out

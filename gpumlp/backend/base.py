@@ -1,0 +1,196 @@
+"""The reference backend: everything gpumlp needs from an array machine, in NumPy.
+
+Another backend inherits from :class:`Backend` and overrides what it does better: ``bind`` for operations it
+has a kernel for, ``matmul``, and the device services (``asarray``, ``to_host``, ``empty``, ...). What it does
+not override still works, in formulas on its own array module ``xp``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gpumlp.backend.capture import Call, Plan
+from gpumlp.errors import BackendError, CaptureError, ShapeError
+from gpumlp.ops.record import Array, Op
+
+T = TypeVar("T")
+
+
+class Backend:
+    """Arrays and operations on the host, in NumPy."""
+
+    name = "numpy"
+    xp: ModuleType = np
+
+    def __init__(self) -> None:
+        self._recording: list[Call] | None = None
+
+    # ---- memory ----------------------------------------------------------------------------------
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return an array on the device whose contents are undefined."""
+        self._refuse_while_capturing("an allocation")
+        return self.allocate(shape, dtype)
+
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return memory for the output of an operation: while a step is being captured, the plan's own."""
+        return self.xp.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return an array of zeros on the device."""
+        self._refuse_while_capturing("an allocation")
+        return self.xp.zeros(shape, dtype)
+
+    def asarray(self, values: Any, dtype: Any = None) -> Array:
+        """Return host values (or an array of this backend) as a C-contiguous array on the device."""
+        self._refuse_while_capturing("a copy from the host")
+        return self.xp.ascontiguousarray(values, dtype).reshape(np.shape(values))
+
+    def to_host(self, array: Array) -> np.ndarray[Any, Any]:
+        """Return a copy of a device array as a NumPy array."""
+        self._refuse_while_capturing("a read on the host")
+        return np.array(array)
+
+    def write(self, target: Array, values: Any) -> None:
+        """Overwrite a device array with host or device values of the same shape."""
+        self._refuse_while_capturing("a write from the host")
+        target[...] = self.xp.asarray(values, target.dtype)
+
+    def owns(self, value: object) -> bool:
+        """Tell whether ``value`` is an array of this backend."""
+        return isinstance(value, self.xp.ndarray)
+
+    def synchronize(self) -> None:
+        """Wait until all work that was asked for is done."""
+
+    def quiet(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which overflow and NaN are results, not warnings."""
+        return np.errstate(all="ignore")
+
+    # ---- operations ------------------------------------------------------------------------------
+
+    def bind(
+        self,
+        op: Op,
+        direction: str,
+        inputs: Sequence[Array],
+        outputs: Sequence[Array],
+        params: dict[str, Any],
+    ) -> Callable[[], None]:
+        """Return a function without arguments that runs one direction of an operation into ``outputs``."""
+        formula, xp = op.directions[direction].formula, self.xp
+
+        def launch() -> None:
+            for out, result in zip(outputs, formula(xp, *inputs, **params), strict=True):
+                if out is not None:
+                    out[...] = result
+
+        return launch
+
+    def run(
+        self,
+        op: Op,
+        direction: str,
+        inputs: Sequence[Array],
+        outputs: Sequence[Array | None] | None = None,
+        **params: Any,
+    ) -> tuple[Array, ...]:
+        """Run one direction of an operation and return its outputs.
+
+        ``outputs`` are arrays to write into, None for those that are to be made. An output may be the very
+        array of an input: formulas never write before they have read.
+
+        Raises ShapeError where the outputs do not have the shapes or dtypes the record gives.
+        """
+        made = op.directions[direction]
+        specs = made.specs(*inputs, **params)
+        given = (None,) * len(specs) if outputs is None else outputs
+        results = []
+        for name, out, (shape, dtype) in zip(made.outputs, given, specs, strict=True):
+            if out is None and not name.endswith("?"):
+                out = self.allocate(shape, dtype)
+            elif out is not None and (out.shape != shape or out.dtype != dtype):
+                raise ShapeError(
+                    f"{op.entry(direction)} gives {name} as {dtype} {shape}; "
+                    f"the array to write into is {out.dtype} {out.shape}"
+                )
+            results.append(out)
+        self._call(op.entry(direction), self.bind(op, direction, tuple(inputs), tuple(results), params))
+        return tuple(results)
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """Return the matrix product a @ b over the last two axes."""
+        return self.compute("matmul", self.xp.matmul, a, b, out=out)
+
+    def compute(
+        self, name: str, function: Callable[..., Array], *inputs: Any, out: Array | None = None, **params: Any
+    ) -> Array:
+        """Run a function of the array module that takes ``out=``; return its result, as an array always."""
+        with self.quiet():
+            result = self.xp.asarray(function(*inputs, out=out, **params))
+        if self._recording is not None:
+            self._recording.append(Call(name, partial(function, *inputs, out=result, **params)))
+        return result
+
+    def copy(self, source: Array, target: Array) -> None:
+        """Copy a device array into another of the same shape."""
+        self._call("copy", partial(target.__setitem__, ..., source))
+
+    def _call(self, name: str, launch: Callable[[], None]) -> None:
+        with self.quiet():
+            launch()
+        if self._recording is not None:
+            self._recording.append(Call(name, launch))
+
+    # ---- capture ---------------------------------------------------------------------------------
+
+    def capture(self, step: Callable[..., Any], *inputs: Array) -> Plan:
+        """Run ``step(*inputs)`` once, recording every call it makes here, and return the plan that replays it.
+
+        The step reads and writes arrays of this backend; replaying reads and writes the same ones. Arrays
+        passed as ``inputs`` are copied once, and refilled by ``plan(*new_inputs)``.
+
+        Raises CaptureError, naming the act, where the step does what a replay could not repeat: a read on the
+        host (which a branch on a value needs too), a copy from the host, an allocation.
+        """
+        if self._recording is not None:
+            raise CaptureError("a step is being captured already", hint="a captured step cannot capture another")
+        held = tuple(self.asarray(given).copy() for given in inputs)
+        with self._record() as calls:
+            result = step(*held)
+        if not calls:
+            raise CaptureError(f"the step made no call on the backend {self.name!r}: nothing to replay")
+        return Plan(self, tuple(calls), held, result)
+
+    @property
+    def capturing(self) -> bool:
+        """True while a step is being captured."""
+        return self._recording is not None
+
+    @contextlib.contextmanager
+    def _record(self) -> Iterator[list[Call]]:
+        calls: list[Call] = []
+        self._recording = calls
+        try:
+            yield calls
+        finally:
+            self._recording = None
+
+    def _refuse_while_capturing(self, act: str) -> None:
+        if self._recording is not None:
+            raise CaptureError(
+                f"the step makes {act}, which cannot be replayed",
+                hint="do it before capture, and let the step read and write arrays that stay",
+            )
+
+
+def check_owned(backend: Backend, value: Any) -> None:
+    """Raise BackendError unless ``value`` is an array of this backend."""
+    if not backend.owns(value):
+        raise BackendError(f"an array of type {type(value).__name__} was given to the backend {backend.name!r}")

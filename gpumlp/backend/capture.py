@@ -1,0 +1,58 @@
+"""A captured step: the flat list of calls that it made, ready to be made again into the same arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gpumlp.errors import CaptureError
+
+if TYPE_CHECKING:
+    from gpumlp.backend.base import Backend
+    from gpumlp.ops.record import Array
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a captured step: its name and the bound function that makes it."""
+
+    name: str
+    launch: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A step that can be replayed: no tape, no dispatch, no allocation by the backend.
+
+    ``plan(*arrays)`` copies the arrays into the captured inputs, makes every call again and returns what the
+    step returned, whose arrays now hold the new results. The plan owns every array that its calls touch.
+    """
+
+    backend: Backend
+    calls: tuple[Call, ...]
+    inputs: tuple[Array, ...]
+    result: Any
+
+    def __call__(self, *inputs: Array) -> Any:
+        if len(inputs) != len(self.inputs):
+            raise CaptureError(f"the captured step takes {len(self.inputs)} inputs, {len(inputs)} were given")
+        for position, (captured, given) in enumerate(zip(self.inputs, inputs, strict=True)):
+            self._refill(position, captured, given)
+        with self.backend.quiet():
+            for call in self.calls:
+                call.launch()
+        return self.result
+
+    def _refill(self, position: int, captured: Array, given: Array) -> None:
+        if (given.shape, given.dtype) != (captured.shape, captured.dtype):
+            raise CaptureError(
+                f"input {position} has changed: captured {captured.dtype} {captured.shape}, "
+                f"given {given.dtype} {given.shape}",
+                hint="capture the step again for the new shape",
+            )
+        self.backend.write(captured, given)
+
+    def names(self) -> Sequence[str]:
+        """Return the names of the calls in the order they are made."""
+        return [call.name for call in self.calls]

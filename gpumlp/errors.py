@@ -1,0 +1,74 @@
+"""Every error a user can meet: what happened, where, and what to do about it.
+
+The command line prints ``str(error)`` and exits with ``error.exit_code``; it never shows a traceback
+for one of these. Anything else that escapes is a defect in gpumlp.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GpumlpError(Exception):
+    """Base of all errors that gpumlp raises on purpose.
+
+    Parameters
+    ----------
+    what : one sentence that says what is wrong, with the offending value in it
+    where : the place: ``file``, ``file:line:column``, a setting such as ``optimizer.name``
+    hint : what to do, the allowed values, or the nearest right name
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.what, self.where, self.hint = what, where, hint
+        head = f"{where}: {what}" if where else what
+        super().__init__(f"{head}\n  {hint}" if hint else head)
+
+
+class ConfigError(GpumlpError):
+    """A setting, an option or a configuration file is wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(GpumlpError):
+    """A data file is missing, damaged, or does not fit the task (exit code 3)."""
+
+    exit_code = 3
+
+
+class BackendError(GpumlpError):
+    """A backend cannot be had, or cannot do what was asked of it."""
+
+
+class CaptureError(BackendError):
+    """A step did something that cannot be replayed."""
+
+
+class ShapeError(GpumlpError):
+    """Arrays do not fit together, or do not fit the operation."""
+
+
+class TapeError(GpumlpError):
+    """A gradient was asked for that no tape can give."""
+
+
+class RunError(GpumlpError):
+    """A run folder or a model file is missing, damaged or in the way, or a run could not go on."""
+
+
+def nearest(name: object, allowed: Iterable[str]) -> str | None:
+    """Return the allowed name closest to ``name``, or None where nothing is close."""
+    matches = difflib.get_close_matches(str(name).lower(), [str(a) for a in allowed], n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def choices(name: object, allowed: Iterable[str]) -> str:
+    """Return a hint for a wrong name: the nearest right one first, then all that are allowed."""
+    allowed = list(allowed)
+    close = nearest(name, allowed)
+    listing = "allowed: " + ", ".join(allowed)
+    return f"did you mean {close!r}? {listing}" if close else listing

@@ -1,0 +1,21 @@
+"""Networks: layers, models, initial weights, losses."""
+
+from gpumlp.nn.initializers import INITIALIZERS
+from gpumlp.nn.layers import BatchNorm, Dense, Dropout, Layer, LayerNorm
+from gpumlp.nn.losses import LOSSES, Loss
+from gpumlp.nn.model import Model, Sequential
+from gpumlp.nn.parameters import Parameters
+
+__all__ = [
+    "INITIALIZERS",
+    "LOSSES",
+    "BatchNorm",
+    "Dense",
+    "Dropout",
+    "Layer",
+    "LayerNorm",
+    "Loss",
+    "Model",
+    "Parameters",
+    "Sequential",
+]

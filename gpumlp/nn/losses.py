@@ -1,0 +1,81 @@
+"""Losses by the names a user knows, and the object that training calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gpumlp.autodiff import Tensor, loss_value
+from gpumlp.errors import ConfigError, choices
+from gpumlp.nn.model import Model
+from gpumlp.ops import LOSS_RECORDS
+from gpumlp.ops.losses import Loss as LossRecord
+from gpumlp.ops.record import Array, Hyper
+
+Task = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """A loss as it is chosen: the task it fits and its records, for one output and for several."""
+
+    task: Task
+    one: LossRecord
+    many: LossRecord
+
+    @property
+    def hyper(self) -> Mapping[str, Hyper]:
+        return self.many.hyper
+
+    def record(self, outputs: int) -> LossRecord:
+        """Return the record for a network of ``outputs`` outputs."""
+        return self.one if outputs == 1 else self.many
+
+
+def _regression(name: str) -> LossSpec:
+    return LossSpec("regression", LOSS_RECORDS[name], LOSS_RECORDS[name])
+
+
+LOSSES: dict[str, LossSpec] = {
+    "cross_entropy": LossSpec(
+        "classification", LOSS_RECORDS["binary_cross_entropy"], LOSS_RECORDS["softmax_cross_entropy"]
+    ),
+    "squared_error": _regression("squared_error"),
+    "absolute_error": _regression("absolute_error"),
+    "huber": _regression("huber"),
+}
+
+
+class Loss:
+    """The mean loss of a model over a batch.
+
+        loss = Loss("cross_entropy", model)
+        value, sums = loss(model.forward(x), y)
+
+    ``cross_entropy`` takes class labels (N,); with one output it is binary cross-entropy and the labels are 0
+    and 1. ``class_weights`` has one weight for each class (two where there is one output).
+
+    Raises ConfigError where the model's link does not belong to the loss.
+    """
+
+    def __init__(self, name: str, model: Model, *, class_weights: Any = None, **hyper: float) -> None:
+        if name not in LOSSES:
+            raise ConfigError(f"unknown loss {name!r}", hint=choices(name, LOSSES))
+        self.record = LOSSES[name].record(model.units)
+        if model.link not in (self.record.link, "identity"):
+            raise ConfigError(
+                f"the loss {name} is computed from the values before a {self.record.link}, "
+                f"but the model ends in {model.link}",
+                hint=f"end the model in {self.record.link} or in linear values",
+            )
+        unknown = set(hyper) - set(self.record.hyper)
+        if unknown:
+            raise ConfigError(f"the loss {name} has no setting {sorted(unknown)[0]!r}")
+        self.hyper = hyper
+        context = model.context
+        self.class_weights = None if class_weights is None else context.backend.asarray(class_weights, context.dtype)
+
+    def __call__(self, outputs: Tensor, targets: Any, row_weights: Any = None) -> tuple[Tensor, Array]:
+        """Return the mean loss (a scalar tensor) and the sums (Σ s l, Σ s m, hits), float64 ``(3,)``."""
+        return loss_value(self.record, outputs, targets, row_weights, self.class_weights, **self.hyper)

@@ -1,0 +1,185 @@
+"""Models: layers put together, with all parameters in one buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gpumlp.autodiff import Tensor, Variable, activate
+from gpumlp.autodiff.tensor import REFERENCE
+from gpumlp.backend import Backend
+from gpumlp.errors import ConfigError, ShapeError
+from gpumlp.nn.layers import Context, Dense, Layer
+from gpumlp.nn.parameters import Parameters
+from gpumlp.ops.record import Array
+
+
+class Model:
+    """A network of any shape: subclass it, put layers into attributes, and write ``forward``.
+
+        class Skip(Model):
+            link = "softmax"
+
+            def __init__(self):
+                self.hidden = Dense(16, "relu")
+                self.output = Dense(3)
+
+            def forward(self, x, *, training=False):
+                return self.output(concat([x, self.hidden(x)]))
+
+        model = Skip().build(4)
+
+    ``forward`` returns the last *linear* values, which losses are computed from; calling the model applies
+    ``link`` to them and returns predictions. A layer used twice shares its weights.
+    """
+
+    link = "identity"
+    context: Context
+    parameters: Parameters
+
+    def forward(self, *inputs: Tensor, training: bool = False) -> Tensor:
+        """Return the last linear values (N, K)."""
+        raise NotImplementedError
+
+    def __call__(self, *inputs: Any, training: bool = False) -> Tensor:
+        """Return predictions (N, K) for inputs (N, p): probabilities where the link is softmax or sigmoid."""
+        return activate(self.link, self.forward(*self._as_tensors(inputs), training=training))
+
+    def layers(self) -> dict[str, Layer]:
+        """Return the layers by name, in the order they were put into the model."""
+        return dict(_find(self))
+
+    def build(self, *widths: int, backend: Backend = REFERENCE, dtype: Any = np.float32, seed: int = 0) -> Any:
+        """Make all parameters for inputs of the given widths, and return the model.
+
+        One row of zeros is sent through ``forward`` so that each layer learns its width; then the variables
+        move into one buffer. Weights depend on ``seed`` and the place of their layer alone.
+        """
+        if not widths:
+            raise ConfigError("build needs the width of each input: model.build(p)")
+        self.context = Context(backend, np.dtype(dtype), seed, backend.zeros((3,), np.int64))
+        layers = self.layers()
+        for index, layer in enumerate(layers.values()):
+            layer.context = replace(self.context, index=index)
+        row = [Tensor(np.zeros((1, width), dtype), backend) for width in widths]
+        output = self.forward(*row)
+        if output.ndim != 2:
+            raise ShapeError(f"forward must return (N, K), for one row it returned {output.shape}")
+        self.widths, self.units = widths, output.shape[1]
+        named: dict[str, tuple[Variable, bool]] = {}
+        for name, layer in layers.items():
+            for part, decayed in ((layer.weights, True), (layer.offsets, False)):
+                named |= {f"{name}.{key}": (variable, decayed) for key, variable in part.items()}
+        for name, (variable, _) in named.items():
+            variable.name = name
+        self.parameters = Parameters(backend, dtype, named)
+        return self
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """What layers remember without training it (running averages), by name."""
+        return {f"{name}.{k}": a for name, layer in self.layers().items() for k, a in layer.state.items()}
+
+    def arrays(self, buffer: Array | None = None) -> dict[str, np.ndarray[Any, Any]]:
+        """Return host copies of all parameters (or of another buffer in their layout) and of the state."""
+        backend = self.context.backend
+        return self.parameters.arrays(buffer) | {k: backend.to_host(a) for k, a in self.state.items()}
+
+    def load(self, arrays: dict[str, Any]) -> None:
+        """Overwrite parameters and state by name; names and shapes must agree."""
+        state = self.state
+        self.parameters.load({k: v for k, v in arrays.items() if k not in state})
+        for name, array in state.items():
+            if name not in arrays or np.shape(arrays[name]) != array.shape:
+                raise ShapeError(f"{name} is missing or does not have the shape {array.shape}")
+            self.context.backend.write(array, arrays[name])
+
+    def predict(self, *inputs: Any, batch: int = 8192) -> np.ndarray[Any, Any]:
+        """Return predictions for NumPy inputs (N, p), batch by batch, as a NumPy array (N, K)."""
+        count = len(inputs[0])
+        parts = [self(*(x[i : i + batch] for x in inputs)).numpy() for i in range(0, count, batch)]
+        return np.concatenate(parts) if parts else np.empty((0, self.units), self.context.dtype)
+
+    def summary(self) -> str:
+        """Return the layers with their output widths and parameter counts, and the total, as text."""
+        rows = [("layer", "output", "parameters")]
+        for name, layer in self.layers().items():
+            rows.append((f"{name} ({_describe(layer)})", _width(layer), f"{layer.parameters:,}"))
+        rows.append(("total", "", f"{len(self.parameters):,}"))
+        sizes = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = [f"{a:<{sizes[0]}}  {b:>{sizes[1]}}  {c:>{sizes[2]}}" for a, b, c in rows]
+        rule = "─" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+    def _as_tensors(self, inputs: Sequence[Any]) -> list[Tensor]:
+        if not hasattr(self, "parameters"):
+            self.build(*(np.shape(getattr(x, "array", x))[-1] for x in inputs))
+        dtype, backend = self.context.dtype, self.context.backend
+        tensors = [x if isinstance(x, Tensor) else Tensor(np.asarray(x, dtype), backend) for x in inputs]
+        for tensor, width in zip(tensors, self.widths, strict=True):
+            if tensor.ndim != 2 or tensor.shape[1] != width:
+                raise ShapeError(f"the model takes inputs (N, {width}), not {tensor.shape}")
+        return tensors
+
+
+class Sequential(Model):
+    """Layers one after another.
+
+        model = Sequential([Dense(32, activation="tanh"), Dense(10, activation="softmax")]).build(64)
+        print(model.summary())
+
+    The activation of a last Dense layer becomes the model's link: losses see the values before it.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        if not layers:
+            raise ConfigError("a model needs at least one layer")
+        self.chain = list(layers)
+        last = self.chain[-1]
+        self.link = last.activation if isinstance(last, Dense) else "identity"
+
+    def forward(self, *inputs: Tensor, training: bool = False) -> Tensor:
+        (x,) = inputs
+        for layer in self.chain[:-1]:
+            x = layer(x, training=training)
+        last = self.chain[-1]
+        return last.linear(x) if isinstance(last, Dense) else last(x, training=training)
+
+    def layers(self) -> dict[str, Layer]:
+        counts: dict[str, int] = {}
+        named: dict[str, Layer] = {}
+        for layer in self.chain:
+            kind = type(layer).__name__.lower()
+            if layer not in named.values():
+                counts[kind] = counts.get(kind, 0) + 1
+                named[f"{kind}_{counts[kind]}"] = layer
+        return named
+
+
+def _find(owner: Any, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+    seen: set[int] = set()
+    for key, value in vars(owner).items():
+        parts = enumerate(value, 1) if isinstance(value, list | tuple) else [("", value)]
+        for number, part in parts:
+            name = f"{prefix}{key}_{number}" if number else f"{prefix}{key}"
+            if isinstance(part, Layer) and id(part) not in seen:
+                seen.add(id(part))
+                yield name, part
+            elif isinstance(part, Model):
+                yield from _find(part, f"{name}.")
+
+
+def _describe(layer: Layer) -> str:
+    kind = type(layer).__name__
+    if isinstance(layer, Dense):
+        return f"{kind}, {layer.activation}"
+    rate = getattr(layer, "rate", None)
+    return kind if rate is None else f"{kind}, {rate:g}"
+
+
+def _width(layer: Layer) -> str:
+    units = getattr(layer, "units", None) or next((v.size for v in layer.offsets.values()), None)
+    return "same" if units is None else f"(N, {units})"

@@ -1,0 +1,72 @@
+"""All parameters of a model as views of one buffer, and their gradients as views of another.
+
+One launch updates everything, one write saves everything. Weights that decay stand first, so that weight decay
+is a length and not a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gpumlp.autodiff import Variable
+from gpumlp.backend import Backend
+from gpumlp.errors import ShapeError
+from gpumlp.ops.record import Array
+
+ALIGNMENT = 64
+"""Bytes at which each parameter starts: a whole number of 16-byte loads, and a cache line of its own."""
+
+
+class Parameters:
+    """The trainable variables of a model, laid out flat.
+
+    values, gradients : arrays ``(P',)`` on the backend; P' counts the padding between parameters, which stays 0
+    views : one view of ``gradients`` for each variable, in its shape
+    decayed : how many leading elements weight decay applies to
+    """
+
+    def __init__(self, backend: Backend, dtype: Any, named: Mapping[str, tuple[Variable, bool]]) -> None:
+        order = sorted(named, key=lambda name: not named[name][1])  # stable: decayed ones first
+        self.backend = backend
+        self.variables = {name: named[name][0] for name in order}
+        unit = max(ALIGNMENT // np.dtype(dtype).itemsize, 1)
+        self._places: dict[str, slice] = {}
+        end = self.decayed = 0
+        for name, variable in self.variables.items():
+            self._places[name] = slice(end, end + variable.size)
+            end += -(-variable.size // unit) * unit
+            if named[name][1]:
+                self.decayed = end
+        self.values = backend.zeros((end,), dtype)
+        self.gradients = backend.zeros((end,), dtype)
+        for name, variable in self.variables.items():
+            place = self.view(name, self.values)
+            backend.write(place, variable.array)
+            variable.array = place
+        self.views = [self.view(name, self.gradients) for name in self.variables]
+
+    def __len__(self) -> int:
+        return sum(variable.size for variable in self.variables.values())
+
+    def view(self, name: str, buffer: Array) -> Array:
+        """Return the part of a buffer of this layout that belongs to one parameter, in its shape."""
+        return buffer[self._places[name]].reshape(self.variables[name].shape)
+
+    def arrays(self, buffer: Array | None = None) -> dict[str, np.ndarray[Any, Any]]:
+        """Return host copies by name, of the values or of another buffer of the same layout (an average)."""
+        source = self.values if buffer is None else buffer
+        return {name: self.backend.to_host(self.view(name, source)) for name in self.variables}
+
+    def load(self, arrays: Mapping[str, Any], buffer: Array | None = None) -> None:
+        """Overwrite the values (or another buffer of the same layout) by name; names and shapes must agree."""
+        if set(arrays) != set(self.variables):
+            missing, extra = set(self.variables) - set(arrays), set(arrays) - set(self.variables)
+            raise ShapeError(f"parameters do not agree: missing {sorted(missing)}, unknown {sorted(extra)}")
+        for name, variable in self.variables.items():
+            if np.shape(arrays[name]) != variable.shape:
+                raise ShapeError(f"{name} has shape {np.shape(arrays[name])}, the model needs {variable.shape}")
+        for name, values in arrays.items():
+            self.backend.write(self.view(name, self.values if buffer is None else buffer), values)

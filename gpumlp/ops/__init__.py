@@ -1,0 +1,39 @@
+"""The operations: one record each, and no other list of them in the project."""
+
+from gpumlp.ops.activations import ACTIVATIONS
+from gpumlp.ops.batches import ACCUMULATE, ADVANCE, GATHER, SHUFFLE
+from gpumlp.ops.dropout import DROPOUT
+from gpumlp.ops.losses import LOSS_RECORDS
+from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM, MOVING_AVERAGE
+from gpumlp.ops.record import Activation, Direction, Hyper, Op
+from gpumlp.ops.updates import GRADIENT_NORM, UPDATES, Update
+
+RECORDS: dict[str, Op] = {
+    record.name: record
+    for record in (
+        *ACTIVATIONS.values(),
+        *LOSS_RECORDS.values(),
+        LAYER_NORM,
+        BATCH_NORM,
+        MOVING_AVERAGE,
+        DROPOUT,
+        SHUFFLE,
+        GATHER,
+        ADVANCE,
+        ACCUMULATE,
+        GRADIENT_NORM,
+        *UPDATES.values(),
+    )
+}
+
+__all__ = [
+    "ACTIVATIONS",
+    "LOSS_RECORDS",
+    "RECORDS",
+    "UPDATES",
+    "Activation",
+    "Direction",
+    "Hyper",
+    "Op",
+    "Update",
+]

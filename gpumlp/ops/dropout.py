@@ -1,0 +1,31 @@
+"""Dropout: zero a share of the elements and scale the rest, with a mask that is never stored.
+
+Source: Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting"
+(inverted form: the scaling is done in training, so that inference needs none).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpumlp.ops.random import uniform_words
+from gpumlp.ops.record import Array, Direction, Op, like
+
+
+def _apply(xp: Any, x: Array, clock: Array, *, rate: float, stream: int, key: tuple[int, int]) -> tuple[Array, ...]:
+    size = 1
+    for length in x.shape:
+        size *= length
+    words = uniform_words(xp, size, clock[:1], stream, key).reshape(x.shape)
+    # A word below rate·2³² drops its element: an exact integer comparison, the same on every backend.
+    keep = words >= xp.uint32(min(round(rate * 2**32), 2**32 - 1))
+    return (xp.where(keep, x * (1.0 / (1.0 - rate)), 0.0),)
+
+
+_direction = Direction(_apply, ("x", "clock"), ("y",), like(0), "elementwise")
+
+DROPOUT = Op(
+    "dropout",
+    "y = x / (1 - rate) where the word of (key, stream, step, position) is at least rate·2³², else 0",
+    {"forward": _direction, "backward": _direction},
+)

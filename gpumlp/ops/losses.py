@@ -1,0 +1,202 @@
+"""Losses on the network's last linear values, fused with their gradient.
+
+Each loss is one function of a batch: per row it gives the loss l_i, the mass m_i that the row counts for
+(1 unless class weights say otherwise) and the gradient g_i of l_i. With row weights s_i the record then
+computes, in one launch,
+
+    loss = Σ s_i l_i / Σ s_i m_i        sums = (Σ s_i l_i, Σ s_i m_i, hits)        gradient = s_i g_i / Σ s_j m_j
+
+so that weights of 1 change nothing, and twice the weight means the row stands there twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from gpumlp.ops.record import Array, Direction, Hyper, Op, Spec
+from gpumlp.ops.special import log_sum_exp, sigmoid
+
+Rows = tuple[Array, Array, Array]  # losses (N,), masses (N,), gradients (N, K)
+
+
+@dataclass(frozen=True)
+class Loss(Op):
+    """A loss record. ``link`` is the activation that turns the network's last linear values into predictions.
+
+    ``value(xp, outputs, targets, row_weights, class_weights, **params)`` returns the mean loss alone, written so
+    that it can be differentiated again.
+    """
+
+    link: str = field(kw_only=True)
+    value: Callable[..., Array] = field(kw_only=True)
+    hyper: Mapping[str, Hyper] = field(kw_only=True)
+
+
+def loss(
+    name: str,
+    meaning: str,
+    rows: Callable[..., Rows],
+    *,
+    link: str,
+    hits: Callable[[Any, Array, Array], Array] | None = None,
+    hyper: Mapping[str, Hyper] = MappingProxyType({}),
+) -> Loss:
+    """Make the record of a loss from ``rows(xp, outputs, targets, class_weights, **params)``."""
+
+    def mean(xp: Any, losses: Array, mass: Array, weights: Array | None) -> tuple[Array, Array, Array]:
+        weighted, counted = (losses, mass) if weights is None else (weights * losses, weights * mass)
+        total, count = xp.sum(weighted), xp.sum(counted)
+        return total / count, total, count
+
+    def value(
+        xp: Any, outputs: Array, targets: Array, weights: Array | None, classes: Array | None, **params: float
+    ) -> Array:
+        losses, mass, _ = rows(xp, outputs, targets, classes, **params)
+        return mean(xp, losses, mass, weights)[0]
+
+    def report(
+        xp: Any, outputs: Array, targets: Array, weights: Array | None, classes: Array | None, **params: float
+    ) -> tuple[Array, Array, Array, Array]:
+        losses, mass, gradients = rows(xp, outputs, targets, classes, **params)
+        value, total, count = mean(xp, losses, mass, weights)
+        right = xp.sum(hits(xp, outputs, targets)) if hits else 0.0 * total
+        sums = xp.stack([total.astype(xp.float64), count.astype(xp.float64), right.astype(xp.float64)])
+        scale = (1.0 if weights is None else weights[:, None]) / count
+        return value, sums, gradients * scale, value
+
+    def forward(xp: Any, *inputs: Array, **params: float) -> tuple[Array, ...]:
+        return report(xp, *inputs, **params)[:3]
+
+    def evaluate(xp: Any, *inputs: Array, **params: float) -> tuple[Array, ...]:
+        return report(xp, *inputs, **params)[:2]
+
+    def specs(outputs: Array, *_: Array, **__: float) -> tuple[Spec, ...]:
+        return ((), outputs.dtype), ((3,), "float64"), (outputs.shape, outputs.dtype)
+
+    inputs = ("outputs", "targets", "row_weights?", "class_weights?")
+    return Loss(
+        name,
+        meaning,
+        {
+            "forward": Direction(forward, inputs, ("loss", "sums", "gradient"), specs, "rows"),
+            "evaluate": Direction(evaluate, inputs, ("loss", "sums"), lambda *a, **p: specs(*a, **p)[:2], "rows"),
+        },
+        link=link,
+        value=value,
+        hyper=hyper,
+    )
+
+
+def _class_targets(xp: Any, targets: Array, classes: int, smoothing: float, dtype: Any) -> Array:
+    """Return the target distribution ``(N, K)`` from labels ``(N,)`` or from soft targets ``(N, K)``."""
+    if targets.ndim == 1:
+        targets = targets[:, None] == xp.arange(classes)
+    targets = targets.astype(dtype)
+    return targets * (1.0 - smoothing) + smoothing / classes if smoothing else targets
+
+
+def _softmax_cross_entropy(
+    xp: Any, logits: Array, targets: Array, class_weights: Array | None, *, label_smoothing: float = 0.0
+) -> Rows:
+    t = _class_targets(xp, targets, logits.shape[-1], label_smoothing, logits.dtype)
+    if class_weights is not None:
+        t = t * class_weights
+    lse = log_sum_exp(xp, logits)
+    mass = xp.sum(t, axis=-1)
+    # Where a class has no mass its logit may be -inf: 0·inf must not enter the sum.
+    losses = xp.sum(xp.where(t == 0, 0.0, t * (lse - logits)), axis=-1)
+    return losses, mass, xp.exp(logits - lse) * mass[:, None] - t
+
+
+def _right_class(xp: Any, logits: Array, targets: Array) -> Array:
+    labels = targets if targets.ndim == 1 else xp.argmax(targets, axis=-1)
+    return xp.argmax(logits, axis=-1) == labels
+
+
+def _binary_cross_entropy(
+    xp: Any, logits: Array, targets: Array, class_weights: Array | None, *, label_smoothing: float = 0.0
+) -> Rows:
+    t = targets.astype(logits.dtype)
+    t = t.reshape(logits.shape)
+    if label_smoothing:
+        t = t * (1.0 - label_smoothing) + 0.5 * label_smoothing
+    positive, negative = (t, 1.0 - t) if class_weights is None else (
+        t * class_weights[1], (1.0 - t) * class_weights[0]
+    )  # fmt: skip
+    mass = positive + negative
+    # -log sigmoid(z) = softplus(-z) and -log(1 - sigmoid(z)) = softplus(z) = softplus(-z) + z
+    tail = xp.log1p(xp.exp(-xp.abs(logits)))
+    losses = positive * (xp.maximum(-logits, 0.0) + tail) + negative * (xp.maximum(logits, 0.0) + tail)
+    gradients = mass * sigmoid(xp, logits) - positive
+    columns = logits.shape[-1]
+    return xp.mean(losses, axis=-1), xp.mean(mass, axis=-1), gradients / columns
+
+
+def _right_side(xp: Any, logits: Array, targets: Array) -> Array:
+    return xp.mean(((logits > 0) == (targets.reshape(logits.shape) > 0.5)).astype(logits.dtype), axis=-1)
+
+
+def _regression(function: Callable[..., tuple[Array, Array]]) -> Callable[..., Rows]:
+    """Turn ``function(xp, residuals, **params) -> (losses, slopes)`` into the rows of a loss."""
+
+    def rows(xp: Any, outputs: Array, targets: Array, class_weights: None, **params: float) -> Rows:
+        residuals = outputs - targets.reshape(outputs.shape).astype(outputs.dtype)
+        losses, slopes = function(xp, residuals, **params)
+        columns = outputs.shape[-1]
+        losses = xp.mean(losses, axis=-1)
+        return losses, xp.ones(outputs.shape[:1], dtype=outputs.dtype), slopes / columns
+
+    return rows
+
+
+def _huber(xp: Any, r: Array, *, delta: float = 1.0) -> tuple[Array, Array]:
+    size = xp.abs(r)
+    near = xp.minimum(size, delta)
+    return near * (size - 0.5 * near), xp.maximum(xp.minimum(r, delta), -delta)
+
+
+_SMOOTHING = Hyper(0.0, "share of each target spread evenly over all classes", ge=0.0, lt=1.0)
+
+SOFTMAX_CROSS_ENTROPY = loss(
+    "softmax_cross_entropy",
+    "l = Σ_k w_k t_k (log Σ_j exp(z_j) - z_k), t one-hot, soft or smoothed",
+    _softmax_cross_entropy,
+    link="softmax",
+    hits=_right_class,
+    hyper={"label_smoothing": _SMOOTHING},
+)
+BINARY_CROSS_ENTROPY = loss(
+    "binary_cross_entropy",
+    "l = -w_1 t log sigmoid(z) - w_0 (1 - t) log(1 - sigmoid(z)), mean over columns",
+    _binary_cross_entropy,
+    link="sigmoid",
+    hits=_right_side,
+    hyper={"label_smoothing": _SMOOTHING},
+)
+SQUARED_ERROR = loss(
+    "squared_error",
+    "l = (y - t)², mean over columns",
+    _regression(lambda xp, r: (r * r, 2.0 * r)),
+    link="identity",
+)
+ABSOLUTE_ERROR = loss(
+    "absolute_error",
+    "l = |y - t|, mean over columns; slope 0 at 0",
+    _regression(lambda xp, r: (xp.abs(r), xp.sign(r))),
+    link="identity",
+)
+HUBER = loss(
+    "huber",
+    "l = r²/2 where |r| <= δ, else δ (|r| - δ/2), mean over columns (Huber 1964)",
+    _regression(_huber),
+    link="identity",
+    hyper={"delta": Hyper(1.0, "residual (in target units) where squares give way to distances", gt=0.0)},
+)
+
+LOSS_RECORDS: dict[str, Loss] = {
+    record.name: record
+    for record in (SOFTMAX_CROSS_ENTROPY, BINARY_CROSS_ENTROPY, SQUARED_ERROR, ABSOLUTE_ERROR, HUBER)
+}

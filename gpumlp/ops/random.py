@@ -1,0 +1,79 @@
+"""Randomness as a pure function of (key, position): the same bits on every backend, nothing to store.
+
+All arithmetic is on unsigned 32-bit arrays and wraps around, as it does in a kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpumlp.ops.record import Array
+
+ROUNDS = 6
+
+
+def philox(xp: Any, counter: tuple[Array, Array, Array, Array], key: tuple[int, int]) -> tuple[Array, ...]:
+    """Return four arrays of uniform 32-bit words for each counter: Philox4x32-10.
+
+    ``counter`` is four uint32 arrays of one shape, ``key`` two 32-bit numbers. Source: Salmon et al. 2011,
+    "Parallel random numbers: as easy as 1, 2, 3".
+    """
+    c0, c1, c2, c3 = (c.astype(xp.uint64) for c in counter)
+    k0, k1 = key
+    low = 0xFFFFFFFF
+    for _ in range(10):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & low, (p0 >> 32) ^ c3 ^ k1, p0 & low
+        k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
+    return tuple(c.astype(xp.uint32) for c in (c0, c1, c2, c3))
+
+
+def uniform_words(xp: Any, size: int, step: Array, stream: int, key: tuple[int, int]) -> Array:
+    """Return ``size`` uniform uint32 words, a function of (key, stream, step, position) alone.
+
+    ``step`` is an int64 array of shape (1,). Word ``i`` is word ``i % 4`` of Philox at the counter
+    (i // 4, stream, step modulo 2³², step // 2³²).
+    """
+    block = xp.arange((size + 3) // 4, dtype=xp.uint32)
+    zero = xp.zeros_like(block)
+    low, high = (step & 0xFFFFFFFF).astype(xp.uint32), (step >> 32).astype(xp.uint32)
+    words = philox(xp, (block, zero + xp.uint32(stream), zero + low, zero + high), key)
+    return xp.stack(words, axis=-1).reshape(-1)[:size]
+
+
+def mix(x: Array) -> Array:
+    """Scramble 32-bit words: the finaliser of MurmurHash3 (Appleby), a bijection."""
+    x = x ^ (x >> 16)
+    x = x * 0x85EBCA6B
+    x = x ^ (x >> 13)
+    x = x * 0xC2B2AE35
+    return x ^ (x >> 16)
+
+
+def permute(xp: Any, positions: Array, n: int, epoch: Array, key: int) -> Array:
+    """Send each position in [0, n) to another: a permutation keyed by (key, epoch), no table needed.
+
+    A Feistel network on the smallest power of two that holds ``n``, walked until it lands inside [0, n)
+    (cycle walking: Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). The halves may differ
+    by a bit, so the domain is smaller than 2n and a walk takes under two steps on average.
+
+    ``positions`` int64 ``(m,)``, ``epoch`` int64 ``(1,)``, ``n`` <= 2³¹, ``key`` 32 bits. Returns int64 ``(m,)``.
+    """
+    bits = max(n - 1, 0).bit_length()
+    wide, narrow = bits - bits // 2, bits // 2
+    seed = mix((epoch & 0xFFFFFFFF).astype(xp.uint32) + xp.uint32(key))
+    keys = [mix(seed + xp.uint32(0x9E3779B9 * (r + 1) & 0xFFFFFFFF)) for r in range(ROUNDS)]
+
+    def network(x: Array) -> Array:
+        left, right, left_bits, right_bits = x >> wide, x & ((1 << wide) - 1), narrow, wide
+        for k in keys:
+            left, right = right, left ^ (mix(right ^ k) & ((1 << left_bits) - 1))
+            left_bits, right_bits = right_bits, left_bits
+        return (left << wide) | right
+
+    result = network(positions.astype(xp.uint32))
+    outside = xp.flatnonzero(result >= n)
+    while outside.size:
+        result[outside] = network(result[outside])
+        outside = outside[result[outside] >= n]
+    return result.astype(xp.int64)

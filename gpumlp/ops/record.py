@@ -1,0 +1,126 @@
+"""The shape of an operation: what it computes, what it keeps for backward, how it is launched.
+
+An :class:`Op` is one fused operation. Each of its directions (``forward``, ``backward``, ...) has a pure
+formula on an array module ``xp`` (NumPy, CuPy, or the taped module of :mod:`gpumlp.autodiff`), so every
+backend can run it; a backend with compiled kernels looks for the entry ``<op>_<direction>`` instead.
+A formula never writes into its inputs and returns one array for each declared output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Array = Any  # an array of whichever module the backend uses
+Spec = tuple[tuple[int, ...], Any]  # shape and dtype of an array that does not exist yet
+
+Launch = Literal["elementwise", "rows", "columns", "flat"]
+"""How a kernel walks its arrays: each element alone; a row (last axis) at a time; down the columns; or
+over one flat buffer."""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One launch of an operation.
+
+    ``formula(xp, *inputs, **params)`` returns a tuple of arrays, one for each name in ``outputs``;
+    ``specs(*inputs, **params)`` gives their shapes and dtypes without computing them.
+    Inputs named with a trailing ``?`` may be None.
+    """
+
+    formula: Callable[..., tuple[Array, ...]]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    specs: Callable[..., tuple[Spec, ...]]
+    launch: Launch
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation of the project: its name, its meaning, and its directions."""
+
+    name: str
+    meaning: str  # the formula as a reader would write it, with its source where there is one
+    directions: Mapping[str, Direction]
+
+    def entry(self, direction: str) -> str:
+        """Return the kernel entry of a direction: ``tanh`` + ``forward`` -> ``tanh_forward``."""
+        return f"{self.name}_{direction}"
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """A number that a user may set: its default, what it means, and its range."""
+
+    default: float
+    meaning: str
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
+
+
+def like(*positions: int) -> Callable[..., tuple[Spec, ...]]:
+    """Return a ``specs`` function: each output has the shape and dtype of the input at that position."""
+
+    def specs(*inputs: Array, **_: Any) -> tuple[Spec, ...]:
+        return tuple((inputs[i].shape, inputs[i].dtype) for i in positions)
+
+    return specs
+
+
+@dataclass(frozen=True)
+class Activation(Op):
+    """An activation: a function of one array, elementwise or (softmax) along the last axis.
+
+    ``saves`` says what its backward reads: the ``output``, or the ``input`` where the output does not
+    determine the slope. The directions with a bias fuse the addition that always comes before an activation
+    and the column sum that always follows its backward.
+    """
+
+    function: Callable[[Any, Array], Array] = field(kw_only=True)
+    saves: Literal["output", "input"] = field(kw_only=True)
+
+
+def activation(
+    name: str,
+    meaning: str,
+    function: Callable[[Any, Array], Array],
+    backward: Callable[[Any, Array, Array], Array],
+    *,
+    saves: Literal["output", "input"] = "output",
+    launch: Launch = "elementwise",
+) -> Activation:
+    """Make the record of an activation from ``function(xp, x)`` and ``backward(xp, saved, dy)``."""
+
+    def bias_forward(xp: Any, x: Array, b: Array) -> tuple[Array, ...]:
+        z = x + b
+        y = function(xp, z)
+        return (y,) if saves == "output" else (y, z)
+
+    def bias_backward(xp: Any, saved: Array, dy: Array) -> tuple[Array, ...]:
+        dx = backward(xp, saved, dy)
+        return dx, xp.sum(dx, axis=tuple(range(dx.ndim - 1)))
+
+    kept = ("y",) if saves == "output" else ("y", "z")
+    return Activation(
+        name,
+        meaning,
+        {
+            "forward": Direction(lambda xp, x: (function(xp, x),), ("x",), ("y",), like(0), launch),
+            "backward": Direction(
+                lambda xp, saved, dy: (backward(xp, saved, dy),), ("saved", "dy"), ("dx",), like(1), launch
+            ),
+            "bias_forward": Direction(bias_forward, ("x", "b"), kept, like(*(0 for _ in kept)), launch),
+            "bias_backward": Direction(
+                bias_backward,
+                ("saved", "dy"),
+                ("dx", "db"),
+                lambda saved, dy: ((dy.shape, dy.dtype), (dy.shape[-1:], dy.dtype)),
+                "columns",
+            ),
+        },
+        function=function,
+        saves=saves,
+    )

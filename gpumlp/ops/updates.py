@@ -1,0 +1,181 @@
+"""Optimizer updates: one launch over the flat buffer of all parameters.
+
+A rule turns the gradient ``g`` into a direction ``d`` and new slots; the record around it does what all
+optimizers share, in this order: clip, direction, decoupled weight decay, step, average of the weights.
+
+    g ← g · min(1, clip / ‖g‖)
+    d, slots ← rule(g, slots, t)
+    p ← p - η (d + λ p)             λ on the first ``decayed`` elements only: weights, not biases or gains
+    a ← β a + (1 - β) p             β = min(averaging, (1 + t) / (10 + t)), so that early weights are forgotten
+
+Decoupled decay: Loshchilov and Hutter 2017, arXiv:1711.05101. Clipping: Pascanu et al. 2013, arXiv:1211.5063.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpumlp.ops.batches import BATCH, STEP
+from gpumlp.ops.record import Array, Direction, Hyper, Op, Spec
+
+
+@dataclass(frozen=True)
+class Update(Op):
+    """An optimizer's update. ``slots`` names the arrays it keeps, each as long as the parameters."""
+
+    slots: tuple[str, ...] = field(kw_only=True)
+    hyper: Mapping[str, Hyper] = field(kw_only=True)
+
+
+def update(
+    name: str,
+    meaning: str,
+    rule: Callable[..., tuple[Array, ...]],
+    *,
+    slots: tuple[str, ...],
+    hyper: Mapping[str, Hyper],
+) -> Update:
+    """Make the record of an optimizer from ``rule(xp, g, t, *slots, **hyper) -> (d, *slots)``.
+
+    ``t`` counts steps from 1, a float64 array of shape (1,): 1 - β^t would lose four digits in float32.
+    """
+
+    def forward(
+        xp: Any,
+        parameters: Array,
+        gradient: Array,
+        rates: Array,
+        clock: Array,
+        norm: Array | None,
+        average: Array | None,
+        *state: Array,
+        decayed: int,
+        weight_decay: float,
+        clip_norm: float | None,
+        averaging: float | None,
+        **settings: float,
+    ) -> tuple[Array, ...]:
+        dtype = parameters.dtype
+        rate = xp.take(rates, xp.minimum(clock[BATCH : BATCH + 1], rates.shape[0] - 1))
+        t = (clock[STEP : STEP + 1] + 1).astype(xp.float64)
+        if norm is not None:
+            gradient = gradient * xp.where(norm > clip_norm, clip_norm / norm, 1.0).astype(dtype)
+        direction, *state_after = rule(xp, gradient, t, *state, **settings)
+        step = direction * rate
+        if weight_decay:
+            step[:decayed] += (rate * weight_decay) * parameters[:decayed]
+        result = parameters - step
+        if average is None:
+            return result, average, *state_after
+        beta = xp.minimum(averaging, (1.0 + t) / (10.0 + t)).astype(dtype)
+        return result, beta * average + (1.0 - beta) * result, *state_after
+
+    def specs(parameters: Array, *inputs: Array, **_: Any) -> tuple[Spec, ...]:
+        return tuple((parameters.shape, parameters.dtype) for _ in range(2 + len(slots)))
+
+    inputs = ("parameters", "gradient", "rates", "clock", "norm?", "average?", *slots)
+    outputs = ("parameters", "average?", *slots)
+    return Update(
+        name,
+        meaning,
+        {"forward": Direction(forward, inputs, outputs, specs, "flat")},
+        slots=slots,
+        hyper=hyper,
+    )
+
+
+def _momentum(xp: Any, g: Array, t: Array, velocity: Array, *, momentum: float) -> tuple[Array, ...]:
+    velocity = momentum * velocity + g
+    return velocity, velocity
+
+
+def _nesterov(xp: Any, g: Array, t: Array, velocity: Array, *, momentum: float) -> tuple[Array, ...]:
+    velocity = momentum * velocity + g
+    return g + momentum * velocity, velocity
+
+
+def _adagrad(xp: Any, g: Array, t: Array, squares: Array, *, epsilon: float) -> tuple[Array, ...]:
+    squares = squares + g * g
+    return g / (xp.sqrt(squares) + epsilon), squares
+
+
+def _rmsprop(xp: Any, g: Array, t: Array, squares: Array, *, decay: float, epsilon: float) -> tuple[Array, ...]:
+    squares = decay * squares + (1.0 - decay) * (g * g)
+    return g / (xp.sqrt(squares) + epsilon), squares
+
+
+def _adam(
+    xp: Any, g: Array, t: Array, m: Array, v: Array, *, beta1: float, beta2: float, epsilon: float
+) -> tuple[Array, ...]:
+    m = beta1 * m + (1.0 - beta1) * g
+    v = beta2 * v + (1.0 - beta2) * (g * g)
+    c1, c2 = (1.0 - beta1**t).astype(g.dtype), (1.0 - beta2**t).astype(g.dtype)
+    return (m / c1) / (xp.sqrt(v / c2) + epsilon), m, v
+
+
+_MOMENTUM = {"momentum": Hyper(0.9, "share of the last velocity that is kept", ge=0.0, lt=1.0)}
+
+
+def _epsilon(default: float) -> Hyper:
+    return Hyper(default, "added to the root in the denominator", gt=0.0)
+
+
+SGD = update("sgd", "d = g", lambda xp, g, t: (g,), slots=(), hyper={})
+MOMENTUM = update(
+    "momentum",
+    "v ← μ v + g, d = v (Polyak 1964)",
+    _momentum,
+    slots=("velocity",),
+    hyper=_MOMENTUM,
+)
+NESTEROV = update(
+    "nesterov",
+    "v ← μ v + g, d = g + μ v (Sutskever et al. 2013)",
+    _nesterov,
+    slots=("velocity",),
+    hyper=_MOMENTUM,
+)
+ADAGRAD = update(
+    "adagrad",
+    "s ← s + g², d = g / (√s + ε) (Duchi et al. 2011)",
+    _adagrad,
+    slots=("squares",),
+    hyper={"epsilon": _epsilon(1e-10)},
+)
+RMSPROP = update(
+    "rmsprop",
+    "s ← ρ s + (1 - ρ) g², d = g / (√s + ε) (Tieleman and Hinton 2012)",
+    _rmsprop,
+    slots=("squares",),
+    hyper={
+        "decay": Hyper(0.99, "share of the running mean of squares that is kept", ge=0.0, lt=1.0),
+        "epsilon": _epsilon(1e-8),
+    },
+)
+ADAM = update(
+    "adam",
+    "m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g², d = m̂ / (√v̂ + ε) (Kingma and Ba 2014, arXiv:1412.6980)",
+    _adam,
+    slots=("m", "v"),
+    hyper={
+        "beta1": Hyper(0.9, "share of the running mean of gradients that is kept", ge=0.0, lt=1.0),
+        "beta2": Hyper(0.999, "share of the running mean of squares that is kept", ge=0.0, lt=1.0),
+        "epsilon": _epsilon(1e-8),
+    },
+)
+
+UPDATES: dict[str, Update] = {u.name: u for u in (SGD, MOMENTUM, NESTEROV, ADAGRAD, RMSPROP, ADAM)}
+
+
+def _norm(xp: Any, gradient: Array) -> tuple[Array, ...]:
+    total = xp.sum(gradient * gradient, dtype=xp.float64)
+    return (xp.sqrt(total).astype(gradient.dtype).reshape(1),)
+
+
+GRADIENT_NORM = Op(
+    "gradient_norm",
+    "norm = √Σ g²",
+    {"forward": Direction(_norm, ("gradient",), ("norm",), lambda g: (((1,), g.dtype),), "flat")},
+)

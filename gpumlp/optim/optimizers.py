@@ -1,0 +1,117 @@
+"""Optimizers: what they are called, where they start, and the object that takes a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from gpumlp.backend import Backend
+from gpumlp.errors import ConfigError, choices
+from gpumlp.ops import UPDATES, Update
+from gpumlp.ops.batches import ADVANCE
+from gpumlp.ops.record import Array, Hyper
+from gpumlp.ops.updates import GRADIENT_NORM
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """An optimizer as it is chosen: its update and its defaults."""
+
+    update: Update
+    learning_rate: float
+    weight_decay: float = 0.0
+
+    @property
+    def hyper(self) -> Mapping[str, Hyper]:
+        return self.update.hyper
+
+
+OPTIMIZERS: dict[str, OptimizerSpec] = {
+    "sgd": OptimizerSpec(UPDATES["sgd"], 0.1),
+    "momentum": OptimizerSpec(UPDATES["momentum"], 0.02),
+    "nesterov": OptimizerSpec(UPDATES["nesterov"], 0.02),
+    "adagrad": OptimizerSpec(UPDATES["adagrad"], 0.02),
+    "rmsprop": OptimizerSpec(UPDATES["rmsprop"], 1e-3),
+    "adam": OptimizerSpec(UPDATES["adam"], 1e-3),
+    "adamw": OptimizerSpec(UPDATES["adam"], 1e-3, 1e-2),
+}
+
+
+class _Parameters(Protocol):
+    backend: Backend
+    values: Array
+    gradients: Array
+    decayed: int
+
+
+class Optimizer:
+    """Updates a flat buffer of parameters from the flat buffer of their gradients.
+
+        optimizer = Optimizer("adam", model.parameters, model.context.clock, learning_rate=1e-3)
+        optimizer.step()
+
+    weight_decay : λ of decoupled decay, applied to weights and not to biases or gains
+    clip_norm : the largest norm of the whole gradient; None for no limit
+    averaging : β of a moving average of the weights, kept in ``average``; None for none
+    hyper : the optimizer's own numbers, see ``OPTIMIZERS[name].hyper``
+
+    ``clock`` is the int64 array (3,) of :mod:`gpumlp.ops.batches`; a step ends by advancing it. ``rates`` holds the
+    learning rate of each batch of the epoch, so that a captured step follows a schedule without the host.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parameters: _Parameters,
+        clock: Array,
+        *,
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
+        clip_norm: float | None = None,
+        averaging: float | None = None,
+        batches: int = 1,
+        **hyper: float,
+    ) -> None:
+        if name not in OPTIMIZERS:
+            raise ConfigError(f"unknown optimizer {name!r}", hint=choices(name, OPTIMIZERS))
+        spec = OPTIMIZERS[name]
+        for key in hyper:
+            if key not in spec.hyper:
+                raise ConfigError(f"the optimizer {name} has no setting {key!r}", hint=choices(key, spec.hyper))
+        backend, like = parameters.backend, parameters.values
+        self.parameters, self.clock, self.update = parameters, clock, spec.update
+        self.learning_rate = spec.learning_rate if learning_rate is None else learning_rate
+        self.rates = backend.asarray(np.full(batches, self.learning_rate), like.dtype)
+        self.slots = {slot: backend.zeros(like.shape, like.dtype) for slot in spec.update.slots}
+        self.average = None if averaging is None else backend.asarray(like).copy()
+        self.norm = None if clip_norm is None else backend.zeros((1,), like.dtype)
+        self.settings: dict[str, Any] = {
+            "decayed": parameters.decayed,
+            "weight_decay": spec.weight_decay if weight_decay is None else weight_decay,
+            "clip_norm": clip_norm,
+            "averaging": averaging,
+            **{key: hyper.get(key, default.default) for key, default in spec.hyper.items()},
+        }
+
+    def step(self) -> None:
+        """Update the parameters from their gradients, then advance the clock."""
+        p, backend = self.parameters, self.parameters.backend
+        if self.norm is not None:
+            backend.run(GRADIENT_NORM, "forward", (p.gradients,), (self.norm,))
+        state = tuple(self.slots.values())
+        inputs = (p.values, p.gradients, self.rates, self.clock, self.norm, self.average, *state)
+        backend.run(self.update, "forward", inputs, (p.values, self.average, *state), **self.settings)
+        backend.run(ADVANCE, "forward", (self.clock,), (self.clock,))
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """Everything that a resumed run needs besides parameters and clock: slots and average, by name."""
+        return self.slots | ({} if self.average is None else {"average": self.average})
+
+    @property
+    def best_weights(self) -> Array:
+        """The weights to evaluate and keep: the average where there is one."""
+        return self.parameters.values if self.average is None else self.average
