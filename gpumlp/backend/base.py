@@ -112,10 +112,14 @@ class Backend:
         specs = made.specs(*inputs, **params)
         given = (None,) * len(specs) if outputs is None else outputs
         results = []
-        for name, out, (shape, dtype) in zip(made.outputs, given, specs, strict=True):
-            if out is None and not name.endswith("?"):
+        for name, out, spec in zip(made.outputs, given, specs, strict=True):
+            if spec is None:
+                results.append(None)
+                continue
+            shape, dtype = spec
+            if out is None:
                 out = self.allocate(shape, dtype)
-            elif out is not None and (out.shape != shape or out.dtype != dtype):
+            elif out.shape != shape or out.dtype != dtype:
                 raise ShapeError(
                     f"{op.entry(direction)} gives {name} as {dtype} {shape}; "
                     f"the array to write into is {out.dtype} {out.shape}"

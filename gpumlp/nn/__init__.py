@@ -1,21 +1,25 @@
 """Networks: layers, models, initial weights, losses."""
 
 from gpumlp.nn.initializers import INITIALIZERS
-from gpumlp.nn.layers import BatchNorm, Dense, Dropout, Layer, LayerNorm
+from gpumlp.nn.layers import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm
 from gpumlp.nn.losses import LOSSES, Loss
+from gpumlp.nn.mlp import Hidden, mlp
 from gpumlp.nn.model import Model, Sequential
 from gpumlp.nn.parameters import Parameters
 
 __all__ = [
     "INITIALIZERS",
     "LOSSES",
+    "Activation",
     "BatchNorm",
     "Dense",
     "Dropout",
+    "Hidden",
     "Layer",
     "LayerNorm",
     "Loss",
     "Model",
     "Parameters",
     "Sequential",
+    "mlp",
 ]

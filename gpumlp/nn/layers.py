@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.autodiff import Tensor, Variable, batch_norm, dense, dropout, layer_norm, power
+from gpumlp.autodiff import Tensor, Variable, activate, batch_norm, dense, dropout, layer_norm, power
 from gpumlp.autodiff.fused import record_of
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, choices
@@ -96,6 +96,17 @@ class Dense(Layer):
         """Return x W + b, before the activation."""
         self.ensure_built(x)
         return dense(x, self.weights["W"], self.offsets["b"])
+
+
+class Activation(Layer):
+    """An activation on its own, for where something stands between it and the dense layer."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = record_of(name).name
+
+    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
+        return activate(self.name, x)
 
 
 class Dropout(Layer):

@@ -79,3 +79,8 @@ class Loss:
     def __call__(self, outputs: Tensor, targets: Any, row_weights: Any = None) -> tuple[Tensor, Array]:
         """Return the mean loss (a scalar tensor) and the sums (Σ s l, Σ s m, hits), float64 ``(3,)``."""
         return loss_value(self.record, outputs, targets, row_weights, self.class_weights, **self.hyper)
+
+    def evaluate(self, outputs: Tensor, targets: Array, row_weights: Array | None = None) -> Array:
+        """Return the sums alone, without a gradient, for arrays on the backend."""
+        inputs = (outputs.array, targets, row_weights, self.class_weights)
+        return outputs.backend.run(self.record, "evaluate", inputs, None, **self.hyper)[1]

@@ -12,7 +12,7 @@ from gpumlp.autodiff import Tensor, Variable, activate
 from gpumlp.autodiff.tensor import REFERENCE
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, ShapeError
-from gpumlp.nn.layers import Context, Dense, Layer
+from gpumlp.nn.layers import Activation, Context, Dense, Dropout, Layer
 from gpumlp.nn.parameters import Parameters
 from gpumlp.ops.record import Array
 
@@ -97,10 +97,18 @@ class Model:
                 raise ShapeError(f"{name} is missing or does not have the shape {array.shape}")
             self.context.backend.write(array, arrays[name])
 
-    def predict(self, *inputs: Any, batch: int = 8192) -> np.ndarray[Any, Any]:
-        """Return predictions for NumPy inputs (N, p), batch by batch, as a NumPy array (N, K)."""
+    def predict(self, *inputs: Any, scale: float = 1.0, batch: int = 8192) -> np.ndarray[Any, Any]:
+        """Return predictions (N, K) for NumPy inputs (N, p), computed ``batch`` rows at a time.
+
+        ``scale`` multiplies the inputs first, as for images kept in bytes.
+        """
         count = len(inputs[0])
-        parts = [self(*(x[i : i + batch] for x in inputs)).numpy() for i in range(0, count, batch)]
+        parts = [
+            self(
+                *(t * scale if scale != 1.0 else t for t in self._as_tensors([x[i : i + batch] for x in inputs]))
+            ).numpy()
+            for i in range(0, count, batch)
+        ]
         return np.concatenate(parts) if parts else np.empty((0, self.units), self.context.dtype)
 
     def summary(self) -> str:
@@ -174,10 +182,14 @@ def _find(owner: Any, prefix: str = "") -> Iterator[tuple[str, Layer]]:
 
 def _describe(layer: Layer) -> str:
     kind = type(layer).__name__
-    if isinstance(layer, Dense):
-        return f"{kind}, {layer.activation}"
-    rate = getattr(layer, "rate", None)
-    return kind if rate is None else f"{kind}, {rate:g}"
+    match layer:
+        case Dense():
+            return f"{kind}, {layer.activation}"
+        case Activation():
+            return f"{kind}, {layer.name}"
+        case Dropout():
+            return f"{kind}, {layer.rate:g}"
+    return kind
 
 
 def _width(layer: Layer) -> str:

@@ -24,20 +24,21 @@ def _shuffle(xp: Any, clock: Array, *, n: int, key: int) -> tuple[Array, ...]:
 
 
 def _gather(
-    xp: Any, clock: Array, order: Array, *sources: Array, rows: int, stride: int, scale: float, dtype: str
-) -> tuple[Array, ...]:
+    xp: Any, clock: Array, order: Array, *sources: Array | None, rows: int, stride: int, scale: float, dtype: str
+) -> tuple[Array | None, ...]:
     start = clock[BATCH : BATCH + 1] * stride
     chosen = xp.take(order, start + xp.arange(rows))
-    inputs, *rest = (xp.take(source, chosen, axis=0) for source in sources)
+    inputs, *rest = (None if source is None else xp.take(source, chosen, axis=0) for source in sources)
     # Bytes are scaled on the way; whatever is stored as floating point is already as the network wants it.
     return (inputs.astype(dtype) * scale if scale != 1.0 else inputs.astype(dtype, copy=False), *rest)
 
 
 def _gather_specs(
-    clock: Array, order: Array, *sources: Array, rows: int, stride: int, scale: float, dtype: str
+    clock: Array, order: Array, *sources: Array | None, rows: int, stride: int, scale: float, dtype: str
 ) -> tuple[Spec, ...]:
-    inputs, *rest = sources
-    return ((rows, *inputs.shape[1:]), dtype), *(((rows, *s.shape[1:]), s.dtype) for s in rest)
+    specs: list[Spec] = [None if s is None else ((rows, *s.shape[1:]), s.dtype) for s in sources]
+    assert specs[0] is not None
+    return (specs[0][0], dtype), *specs[1:]
 
 
 ADVANCE = Op(

@@ -33,6 +33,7 @@ class Loss(Op):
     link: str = field(kw_only=True)
     value: Callable[..., Array] = field(kw_only=True)
     hyper: Mapping[str, Hyper] = field(kw_only=True)
+    counts_hits: bool = field(kw_only=True)  # the third of the sums is the number of right answers, else 0
 
 
 def loss(
@@ -87,6 +88,7 @@ def loss(
         link=link,
         value=value,
         hyper=hyper,
+        counts_hits=hits is not None,
     )
 
 

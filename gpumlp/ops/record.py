@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Array = Any  # an array of whichever module the backend uses
-Spec = tuple[tuple[int, ...], Any]  # shape and dtype of an array that does not exist yet
+Spec = tuple[tuple[int, ...], Any] | None
+"""Shape and dtype of an array that does not exist yet; None for an optional output that is not wanted."""
 
 Launch = Literal["elementwise", "rows", "columns", "flat"]
 """How a kernel walks its arrays: each element alone; a row (last axis) at a time; down the columns; or
@@ -26,7 +27,7 @@ class Direction:
 
     ``formula(xp, *inputs, **params)`` returns a tuple of arrays, one for each name in ``outputs``;
     ``specs(*inputs, **params)`` gives their shapes and dtypes without computing them.
-    Inputs named with a trailing ``?`` may be None.
+    Inputs and outputs named with a trailing ``?`` may be None.
     """
 
     formula: Callable[..., tuple[Array, ...]]

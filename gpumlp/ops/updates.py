@@ -72,8 +72,18 @@ def update(
         beta = xp.minimum(averaging, (1.0 + t) / (10.0 + t)).astype(dtype)
         return result, beta * average + (1.0 - beta) * result, *state_after
 
-    def specs(parameters: Array, *inputs: Array, **_: Any) -> tuple[Spec, ...]:
-        return tuple((parameters.shape, parameters.dtype) for _ in range(2 + len(slots)))
+    def specs(
+        parameters: Array,
+        gradient: Array,
+        rates: Array,
+        clock: Array,
+        norm: Array | None,
+        average: Array | None,
+        *state: Array,
+        **_: Any,
+    ) -> tuple[Spec, ...]:
+        spec = (parameters.shape, parameters.dtype)
+        return spec, None if average is None else spec, *(spec for _ in state)
 
     inputs = ("parameters", "gradient", "rates", "clock", "norm?", "average?", *slots)
     outputs = ("parameters", "average?", *slots)

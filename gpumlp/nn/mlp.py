@@ -1,0 +1,36 @@
+"""The multilayer perceptron as a description: what a configuration asks for and a model file remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gpumlp.nn.layers import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm
+from gpumlp.nn.model import Sequential
+
+Norm = Literal["none", "layer", "batch"]
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A hidden layer: ``units`` values through ``activation``, normalised before and dropped after it if asked."""
+
+    units: int
+    activation: str = "relu"
+    dropout: float = 0.0
+    norm: Norm = "none"
+
+
+def mlp(hidden: Sequence[Hidden], outputs: int, link: str, *, initializer: str = "auto") -> Sequential:
+    """Return the network of these hidden layers and ``outputs`` outputs through ``link``; not built yet."""
+    layers: list[Layer] = []
+    for h in hidden:
+        if h.norm == "none":
+            layers.append(Dense(h.units, h.activation, initializer=initializer))
+        else:
+            norm = LayerNorm() if h.norm == "layer" else BatchNorm()
+            layers += [Dense(h.units, initializer=initializer), norm, Activation(h.activation)]
+        if h.dropout:
+            layers.append(Dropout(h.dropout))
+    return Sequential([*layers, Dense(outputs, link, initializer=initializer)])

@@ -1,0 +1,127 @@
+"""From settings to the parts of a run. Below this file nobody sees a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpumlp import backend as backends
+from gpumlp.backend import Backend
+from gpumlp.config import Settings
+from gpumlp.data import Dataset, Encoder, Prepared, prepare
+from gpumlp.errors import DataError, choices
+from gpumlp.nn import LOSSES, Hidden, Loss, Sequential, mlp
+from gpumlp.optim import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
+from gpumlp.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a run is made of."""
+
+    backend: Backend
+    data: Prepared
+    hidden: tuple[Hidden, ...]
+    model: Sequential
+    loss: Loss
+    optimizer: Optimizer
+    schedule: Schedule
+    trainer: Trainer
+
+
+def load_data(settings: Settings) -> Prepared:
+    """Read, divide and encode the data of settings that were loaded from a file."""
+    data = settings.data
+    assert data.folder is not None  # loading made it absolute
+    return prepare(
+        data.train,
+        task=settings.task,
+        target=data.target,
+        folder=data.folder,
+        validation=data.split.validation,
+        test=data.split.test,
+        scaling=data.scaling,
+        missing=data.missing,
+        drop=data.drop,
+        weights=data.weights,
+        seed=settings.training.seed,
+    )
+
+
+def link_for(encoder: Encoder) -> str:
+    """Return the activation of the output layer: softmax, sigmoid for two classes, identity for numbers."""
+    if encoder.task == "regression":
+        return "identity"
+    return "sigmoid" if encoder.outputs == 1 else "softmax"
+
+
+def build(settings: Settings, data: Prepared) -> Parts:
+    """Return all parts of a run on these data, ready to train."""
+    backend = backends.get(settings.backend)
+    encoder, training = data.encoder, settings.training
+    hidden = tuple(Hidden(**block.model_dump()) for block in settings.model.blocks)
+    model = mlp(hidden, encoder.outputs, link_for(encoder), initializer=settings.model.initializer)
+    model.build(encoder.width, backend=backend, dtype=settings.precision, seed=training.seed)
+    chosen = settings.loss
+    loss = Loss(
+        chosen.name,
+        model,
+        class_weights=class_weights(getattr(chosen, "class_weight", None), encoder, data.train),
+        **numbers(chosen, LOSSES[chosen.name].hyper),
+    )
+    wanted = settings.optimizer
+    optimizer = Optimizer(
+        wanted.name,
+        model.parameters,
+        model.context.clock,
+        learning_rate=wanted.learning_rate,
+        weight_decay=wanted.weight_decay,
+        clip_norm=wanted.clip_norm,
+        averaging=wanted.averaging,
+        **numbers(wanted, OPTIMIZERS[wanted.name].hyper),
+    )
+    plan = settings.schedule
+    schedule = Schedule(
+        plan.name,
+        learning_rate=wanted.learning_rate,
+        warmup=plan.warmup,
+        **numbers(plan, SCHEDULES[plan.name].hyper),
+    )
+    trainer = Trainer(
+        model,
+        loss,
+        optimizer,
+        schedule,
+        data.train,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        input_scale=encoder.input_scale,
+        seed=training.seed,
+    )
+    return Parts(backend, data, hidden, model, loss, optimizer, schedule, trainer)
+
+
+def numbers(section: Any, hyper: Any) -> dict[str, Any]:
+    """Return the settings of a section that its table row declares."""
+    return {name: getattr(section, name) for name in hyper}
+
+
+def class_weights(wanted: Any, encoder: Encoder, train: Dataset) -> np.ndarray[Any, Any] | None:
+    """Return one weight for each class, float64 (C,), or None for all alike.
+
+    ``balanced`` gives a class of n_c rows among n the weight n / (C n_c). Raises DataError for an unknown class.
+    """
+    if wanted is None:
+        return None
+    classes = encoder.classes or ()
+    if wanted == "balanced":
+        counts = np.bincount(train.targets, minlength=len(classes))
+        return len(train) / (len(classes) * np.maximum(counts, 1))
+    for name in wanted:
+        if str(name) not in classes:
+            raise DataError(
+                f"there is no class {str(name)!r}", where="loss.class_weight", hint=choices(name, classes)
+            )
+    return np.array([float(wanted.get(name, 1.0)) for name in classes])

@@ -1,0 +1,115 @@
+"""Files that are whole or not there: written beside their place, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as parse_safetensors
+from safetensors.numpy import save as format_safetensors
+
+from gpumlp.errors import RunError
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+_HEADER_LENGTH = 8  # safetensors: a little-endian u64 length, a JSON header, then the tensors
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader finds the old content or the new, never a part.
+
+    Raises RunError where the disk is full or the folder cannot be written; nothing is left behind then.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise RunError(
+            f"cannot write: {error.strerror or error}", where=str(path), hint="free some space, or choose --run-dir"
+        ) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as :func:`write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, two blanks deep, as :func:`write_bytes` does."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file. Raises RunError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RunError("the file is missing", where=str(path)) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"cannot be read: {error}", where=str(path)) from None
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], meta: Mapping[str, Any]) -> str:
+    """Write arrays and JSON-able metadata as one safetensors file, with a checksum. Return the checksum."""
+    ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    checksum = _checksum(ordered)
+    text = {"meta": json.dumps(meta, sort_keys=True), "sha256": checksum}
+    write_bytes(path, format_safetensors(ordered, metadata=text))
+    return checksum
+
+
+def read_arrays(path: Path) -> tuple[Arrays, dict[str, Any]]:
+    """Return the arrays and metadata that :func:`write_arrays` wrote, the checksum under ``sha256``.
+
+    Raises RunError where the file is missing, cut short, or does not have the checksum it was written with.
+    """
+    try:
+        content = path.read_bytes()
+        arrays = parse_safetensors(content)
+        length = int.from_bytes(content[:_HEADER_LENGTH], "little")
+        text = json.loads(content[_HEADER_LENGTH : _HEADER_LENGTH + length])["__metadata__"]
+        meta, checksum = json.loads(text["meta"]), text["sha256"]
+    except FileNotFoundError:
+        raise RunError("the file is missing", where=str(path)) from None
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(f"not a file of gpumlp, or damaged: {error}", where=str(path)) from None
+    if checksum != _checksum(dict(sorted(arrays.items()))):
+        raise RunError("the content does not match its checksum: the file is damaged", where=str(path))
+    if not isinstance(meta, dict):
+        raise RunError("the metadata is no mapping: the file is damaged", where=str(path))
+    return arrays, meta | {"sha256": checksum}
+
+
+def _checksum(arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype} {array.shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename survive a power cut, where the system can open folders."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,46 @@
+"""How good a model is on a dataset: its loss, and metrics in the user's terms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpumlp.autodiff import Tensor, activate
+from gpumlp.data import Dataset, Encoder
+from gpumlp.nn import Loss, Model
+from gpumlp.training import metrics
+from gpumlp.training.trainer import DeviceData
+
+
+class Measurement:
+    """A dataset kept on the device, to be measured as often as asked."""
+
+    def __init__(self, model: Model, loss: Loss, data: Dataset, encoder: Encoder, batch: int = 8192) -> None:
+        assert data.targets is not None
+        self.model, self.loss, self.encoder, self.batch = model, loss, encoder, batch
+        self.device = DeviceData(model, data, encoder.input_scale)
+        self.targets, self.weights = data.targets, data.weights
+
+    def __call__(self) -> dict[str, float]:
+        """Return ``loss`` (in the units training uses) and the metrics of the task (in those of the target)."""
+        loss, outputs = self._run()
+        if self.encoder.task == "classification":
+            return {"loss": loss, **metrics.classification(outputs, self.targets, self.weights)}
+        restore = self.encoder.restore
+        return {"loss": loss, **metrics.regression(restore(outputs), restore(self.targets), self.weights)}
+
+    def _run(self) -> tuple[float, np.ndarray[Any, Any]]:
+        """Return the mean loss and the predictions (N, K)."""
+        backend, dtype = self.model.context.backend, self.model.context.dtype
+        sums, parts = np.zeros(3), []
+        inputs, targets, weights = self.device.arrays
+        for start in range(0, len(inputs), self.batch):
+            rows = slice(start, start + self.batch)
+            x = Tensor(backend.asarray(inputs[rows], dtype), backend)
+            outputs = self.model.forward(x * self.device.scale if self.device.scale != 1.0 else x)
+            sums += backend.to_host(
+                self.loss.evaluate(outputs, targets[rows], None if weights is None else weights[rows])
+            )
+            parts.append(activate(self.model.link, outputs).numpy())
+        return float(sums[0] / sums[1]), np.concatenate(parts)

@@ -1,0 +1,66 @@
+"""Metrics of predictions, computed on the host in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Host = np.ndarray[Any, Any]
+Metrics = dict[str, float]
+
+
+def classification(probabilities: Host, labels: Host, weights: Host | None = None) -> Metrics:
+    """Return accuracy, macro-F1 and, for two classes, the area under the ROC curve.
+
+    probabilities : (N, K), or (N, 1) of the second of two classes
+    labels : (N,) class numbers
+    weights : (N,) or None for all alike
+    """
+    weight = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
+    binary = probabilities.shape[1] == 1
+    chosen = (probabilities[:, 0] > 0.5).astype(np.int64) if binary else probabilities.argmax(axis=1)
+    classes = 2 if binary else probabilities.shape[1]
+    confusion = np.zeros((classes, classes))  # rows: true, columns: predicted
+    np.add.at(confusion, (labels, chosen), weight)
+    metrics = {
+        "accuracy": float(confusion.trace() / confusion.sum()),
+        "macro_f1": macro_f1(confusion),
+    }
+    if binary:
+        metrics["auc"] = auc(probabilities[:, 0], labels, weight)
+    return metrics
+
+
+def macro_f1(confusion: Host) -> float:
+    """Return the mean over classes of 2 TP / (2 TP + FP + FN); classes that never occur do not count."""
+    hits, totals = confusion.diagonal(), confusion.sum(axis=0) + confusion.sum(axis=1)
+    seen = totals > 0
+    return float(np.mean(2.0 * hits[seen] / totals[seen]))
+
+
+def auc(scores: Host, labels: Host, weights: Host) -> float:
+    """Return the probability that a positive row scores above a negative one, ties counting half.
+
+    NaN where one of the classes is absent.
+    """
+    values, place = np.unique(scores, return_inverse=True)
+    positive = np.bincount(place, weights * (labels == 1), len(values))
+    negative = np.bincount(place, weights * (labels == 0), len(values))
+    pairs = positive.sum() * negative.sum()
+    below = np.cumsum(negative) - negative
+    return float((positive * (below + 0.5 * negative)).sum() / pairs) if pairs else float("nan")
+
+
+def regression(predictions: Host, targets: Host, weights: Host | None = None) -> Metrics:
+    """Return RMSE and MAE in the units of the target, and R². ``(N,)`` each."""
+    weight = np.ones(len(targets)) if weights is None else weights.astype(np.float64)
+    weight = weight / weight.sum()
+    errors = predictions.astype(np.float64) - targets
+    squared = float(weight @ errors**2)
+    spread = float(weight @ (targets - weight @ targets) ** 2)
+    return {
+        "rmse": squared**0.5,
+        "mae": float(weight @ np.abs(errors)),
+        "r2": 1.0 - squared / spread if spread else float("nan"),
+    }

@@ -1,0 +1,134 @@
+"""A trained model as files: ``model.json`` says what it is, ``weights.safetensors`` holds the numbers.
+
+Nothing in them is executed, and nothing is trusted: a file from a stranger is safe to open.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpumlp.backend import Backend
+from gpumlp.data import Encoder, Source
+from gpumlp.errors import GpumlpError, RunError
+from gpumlp.nn import Hidden, Sequential, mlp
+from gpumlp.training.files import Arrays, read_arrays, read_json, write_arrays, write_json
+
+FORMAT = 1
+DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
+MAX_UNITS = 2**31  # wider than any network that could be meant: a damaged file must not ask for all memory
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A network with the encoding of its inputs: from raw rows to predictions."""
+
+    encoder: Encoder
+    network: Sequential
+    hidden: tuple[Hidden, ...]
+
+    def predict(self, source: Source) -> tuple[np.ndarray[Any, Any], list[str]]:
+        """Return predictions (N, K) for a raw source, and notes on it.
+
+        For classes these are probabilities (of the second class where there are two); for numbers they are
+        (N, 1) in units of the target.
+        """
+        data, notes = self.encoder.encode(source, targets=False)
+        outputs = self.network.predict(data.inputs, scale=self.encoder.input_scale)
+        if self.encoder.task == "regression":
+            outputs = self.encoder.restore(outputs)[:, None]
+        return outputs, notes
+
+    def labels(self, probabilities: np.ndarray[Any, Any]) -> list[str]:
+        """Return the name of the most probable class of each row."""
+        classes = self.encoder.classes or ()
+        binary = probabilities.shape[1] == 1
+        chosen = (probabilities[:, 0] > 0.5).astype(int) if binary else probabilities.argmax(axis=1)
+        return [classes[i] for i in chosen]
+
+
+def save_model(
+    folder: Path, network: Sequential, hidden: tuple[Hidden, ...], encoder: Encoder, weights: Arrays
+) -> None:
+    """Write a model. ``weights`` are the arrays of ``network.arrays()`` that are to be kept.
+
+    The description is written last and names the checksum of the weights, so a pair that does not belong
+    together is found when it is read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    fields, fitted = encoder.to_state()
+    arrays = {f"network/{k}": v for k, v in weights.items()} | {f"encoder/{k}": v for k, v in fitted.items()}
+    checksum = write_arrays(folder / WEIGHTS, arrays, {"format": FORMAT})
+    write_json(
+        folder / DESCRIPTION,
+        {
+            "format": FORMAT,
+            "weights": checksum,
+            "network": {
+                "inputs": encoder.width,
+                "hidden": [asdict(h) for h in hidden],
+                "outputs": encoder.outputs,
+                "link": network.link,
+                "dtype": network.context.dtype.name,
+            },
+            "encoder": fields,
+        },
+    )
+
+
+def load_model(folder: Path, backend: Backend) -> SavedModel:
+    """Read a model. Raises RunError where a file is missing, damaged or made by a later version."""
+    path = folder / DESCRIPTION
+    description = read_json(path)
+    arrays, meta = read_arrays(folder / WEIGHTS)
+    try:
+        version = description["format"]
+        if not isinstance(version, int) or version > FORMAT:
+            raise RunError(
+                f"the model has format {version!r}, this gpumlp reads up to {FORMAT}",
+                where=str(path),
+                hint="update gpumlp",
+            )
+        if description["weights"] != meta["sha256"]:
+            raise RunError("model.json and the weights do not belong together", where=str(folder))
+        net = description["network"]
+        hidden = tuple(Hidden(**h) for h in net["hidden"])
+        _check_sizes(net, hidden)
+        encoder = Encoder.from_state(description["encoder"], _under("encoder/", arrays))
+        weights = _under("network/", arrays)
+        network = mlp(hidden, net["outputs"], net["link"])
+        _check_weights(network, weights, net["inputs"], str(folder))
+        network.build(net["inputs"], backend=backend, dtype=net["dtype"])
+        network.load(weights)
+        if (encoder.width, encoder.outputs) != (net["inputs"], net["outputs"]):
+            raise RunError("the encoder and the network have different widths", where=str(path))
+    except RunError:
+        raise
+    except (GpumlpError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"not a model of gpumlp, or damaged: {error}", where=str(path)) from None
+    return SavedModel(encoder, network, hidden)
+
+
+def _under(prefix: str, arrays: Mapping[str, Any]) -> Arrays:
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+
+
+def _check_sizes(net: Mapping[str, Any], hidden: tuple[Hidden, ...]) -> None:
+    for size in (net["inputs"], net["outputs"], *(h.units for h in hidden)):
+        if type(size) is not int or not 0 < size < MAX_UNITS:
+            raise ValueError(f"a layer of width {size!r}")
+    if net["dtype"] not in ("float32", "float64"):
+        raise ValueError(f"dtype {net['dtype']!r}")
+
+
+def _check_weights(network: Sequential, weights: Arrays, inputs: int, where: str) -> None:
+    """See that the sizes agree before anything of these sizes is allocated."""
+    widths = [inputs, *(layer.units for layer in network.layers().values() if hasattr(layer, "units"))]
+    shapes = [w.shape for name, w in sorted(weights.items()) if name.endswith(".W")]
+    if sorted(shapes) != sorted(itertools.pairwise(widths)):
+        raise RunError("the weights do not have the shapes that model.json gives", where=where)

@@ -1,0 +1,151 @@
+"""The loop: a step written once, captured at its first run, then replayed batch by batch."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpumlp.autodiff import GradientTape, Tensor
+from gpumlp.backend import Plan
+from gpumlp.data import Dataset
+from gpumlp.nn import Loss, Model
+from gpumlp.nn.initializers import generator
+from gpumlp.ops.batches import ACCUMULATE, GATHER, SHUFFLE
+from gpumlp.ops.record import Array
+from gpumlp.optim import Optimizer, Schedule
+
+ORDER = 2  # the purpose that the order of batches is drawn for; see gpumlp.nn.layers for the others
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What an epoch of training came to. ``seconds`` is training alone; ``accuracy`` None in regression."""
+
+    epoch: int
+    seconds: float
+    loss: float
+    accuracy: float | None
+    learning_rate: float
+
+
+class Trainer:
+    """Trains a model on rows that stay on the device.
+
+    Each epoch visits every row once, in an order that depends on ``seed`` and the epoch alone. The last batch
+    may be shorter. The host writes the clock and the learning rates when an epoch begins and reads three sums
+    when it ends; in between it only replays.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        loss: Loss,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        data: Dataset,
+        *,
+        epochs: int,
+        batch_size: int,
+        input_scale: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
+        self.backend, self.dtype = model.context.backend, model.context.dtype
+        self.data = DeviceData(model, data, input_scale)
+        self.rows, self.epochs = len(data), epochs
+        self.batch_size = min(batch_size, self.rows)
+        self.batches = math.ceil(self.rows / self.batch_size)
+        self.epoch = 0  # epochs done
+        self._key = int(generator(seed, ORDER).integers(2**32))
+        self._order = self.backend.zeros((self.rows,), np.int64)
+        self._totals = self.backend.zeros((3,), np.float64)
+        self._plans: dict[int, Plan] = {}
+        optimizer.rates = self.backend.zeros((self.batches,), self.dtype)
+
+    def run_epoch(self, on_batch: Callable[[int], None] | None = None) -> EpochReport:
+        """Train for one epoch; ``on_batch`` is told how many batches are done."""
+        started = time.perf_counter()
+        backend, clock = self.backend, self.model.context.clock
+        rates = self.schedule.rates(self.epoch, self.batches, self.epochs)
+        backend.write(clock, [self.epoch * self.batches, 0, self.epoch])
+        backend.write(self.optimizer.rates, rates)
+        backend.write(self._totals, np.zeros(3))
+        backend.run(SHUFFLE, "forward", (clock,), (self._order,), n=self.rows, key=self._key)
+        for batch in range(self.batches):
+            self._step(min(self.batch_size, self.rows - batch * self.batch_size))
+            if on_batch is not None:
+                on_batch(batch + 1)
+        loss, mass, hits = backend.to_host(self._totals)
+        self.epoch += 1
+        return EpochReport(
+            epoch=self.epoch,
+            seconds=time.perf_counter() - started,
+            loss=float(loss / mass),
+            accuracy=float(hits / self.rows) if self.loss.record.counts_hits else None,
+            learning_rate=float(rates[-1]),
+        )
+
+    def _step(self, rows: int) -> None:
+        plan = self._plans.get(rows)
+        if plan is None:
+            self._plans[rows] = self.backend.capture(lambda: self._define_step(rows))  # runs it, too
+        else:
+            plan()
+
+    def _define_step(self, rows: int) -> None:
+        backend, data, parameters = self.backend, self.data, self.model.parameters
+        x, y, weights = backend.run(
+            GATHER,
+            "forward",
+            (self.model.context.clock, self._order, *data.arrays),
+            rows=rows,
+            stride=self.batch_size,
+            scale=data.scale,
+            dtype=self.dtype.str,
+        )
+        with GradientTape() as tape:
+            outputs = self.model.forward(Tensor(x, backend), training=True)
+            loss, sums = self.loss(outputs, y, weights)
+        tape.gradient(loss, list(parameters.variables.values()), into=parameters.views)
+        self.optimizer.step()
+        backend.run(ACCUMULATE, "forward", (self._totals, sums), (self._totals,))
+
+
+class DeviceData:
+    """A dataset on the device: ``arrays`` are inputs, targets, and row weights or None."""
+
+    def __init__(self, model: Model, data: Dataset, scale: float) -> None:
+        backend, dtype = model.context.backend, model.context.dtype
+        assert data.targets is not None
+        targets = data.targets if data.targets.dtype.kind == "i" else data.targets.astype(dtype, copy=False)
+        weights = None if data.weights is None else data.weights.astype(dtype, copy=False)
+        host = (_floats(data.inputs, dtype), targets, weights)
+        self.arrays: tuple[Array | None, ...] = tuple(None if a is None else backend.asarray(a) for a in host)
+        self.scale = scale
+
+
+def _floats(inputs: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:
+    """Bytes stay bytes: they are scaled batch by batch."""
+    return inputs if inputs.dtype == np.uint8 else inputs.astype(dtype, copy=False)
+
+
+@contextlib.contextmanager
+def weights_in_place(model: Model, weights: Array) -> Iterator[None]:
+    """Let the model compute with other weights (the moving average) for a while."""
+    values = model.parameters.values
+    if weights is values:
+        yield
+        return
+    backend = model.context.backend
+    kept = backend.asarray(values).copy()
+    backend.write(values, weights)
+    try:
+        yield
+    finally:
+        backend.write(values, kept)

@@ -1,0 +1,77 @@
+"""Using a finished run: evaluate it, predict with it, look at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpumlp import backend as backends
+from gpumlp.config import Loaded, load
+from gpumlp.data import read
+from gpumlp.errors import RunError
+from gpumlp.nn import LOSSES, Loss
+from gpumlp.training.build import class_weights, load_data, numbers
+from gpumlp.training.files import read_json
+from gpumlp.training.measure import Measurement
+from gpumlp.training.run import CONFIG, MODEL, SUMMARY
+from gpumlp.training.saved import DESCRIPTION, SavedModel, load_model
+
+Metrics = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read from its folder."""
+
+    folder: Path
+    loaded: Loaded
+    summary: dict[str, Any]
+
+
+def load_run(folder: Path) -> Run:
+    """Read what a run was and what it came to. Raises RunError where the folder is no finished run."""
+    if not (folder / CONFIG).exists():
+        raise RunError("not a run folder: it has no config.yaml", where=str(folder))
+    if not (folder / SUMMARY).exists():
+        raise RunError(
+            "the run has not finished",
+            where=str(folder),
+            hint=f"continue it: gpumlp train {folder / CONFIG} --run-dir {folder} --resume",
+        )
+    return Run(folder, load(folder / CONFIG), read_json(folder / SUMMARY))
+
+
+def load_trained(folder: Path, backend: str = "auto") -> SavedModel:
+    """Read the model of a run folder, or of a model folder by itself."""
+    place = folder if (folder / DESCRIPTION).exists() else folder / MODEL
+    if not place.is_dir():
+        raise RunError("there is no model", where=str(folder), hint="give a run folder, such as runs/digits")
+    return load_model(place, backends.get(backend))
+
+
+def evaluate(folder: Path, data: Path | None = None) -> tuple[Metrics, tuple[str, ...]]:
+    """Measure a finished run on a file, or again on the parts of its own data. Return metrics and notes.
+
+    The loss is computed with the run's own settings.
+    """
+    run, model = load_run(folder), load_trained(folder)
+    settings = run.loaded.settings
+    own = None if data is not None and _weights_are_fixed(settings) else load_data(settings)
+    if data is None:
+        assert own is not None
+        found = {"train": own.train, "validation": own.validation, "test": own.test}
+        parts, notes = {name: part for name, part in found.items() if part is not None}, own.notes
+    else:
+        dataset, remarks = model.encoder.encode(read(data, missing=settings.data.missing), targets=True)
+        parts, notes = {data.name: dataset}, tuple(remarks)
+    chosen = settings.loss
+    wanted = getattr(chosen, "class_weight", None)
+    weights = class_weights(wanted, model.encoder, own.train) if wanted is not None and own else None
+    loss = Loss(chosen.name, model.network, class_weights=weights, **numbers(chosen, LOSSES[chosen.name].hyper))
+    return {name: Measurement(model.network, loss, part, model.encoder)() for name, part in parts.items()}, notes
+
+
+def _weights_are_fixed(settings: Any) -> bool:
+    """Only balanced class weights need the training rows to be known again."""
+    return getattr(settings.loss, "class_weight", None) is None
