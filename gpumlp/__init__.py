@@ -1,0 +1,57 @@
+"""gpumlp trains multilayer perceptrons: from one YAML file, or in a few lines of Python.
+
+    from gpumlp import Dense, GradientTape, Sequential, Variable
+
+Names are imported when they are first used, so ``import gpumlp`` costs nothing and needs no NumPy yet.
+Every activation and loss is here under the name of its record: ``gpumlp.tanh(x)``, ``gpumlp.softmax(x)``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpumlp.autodiff import GradientTape, Tensor, Variable, gradcheck
+    from gpumlp.config import load
+    from gpumlp.nn import (
+        BatchNorm,
+        Dense,
+        Dropout,
+        LayerNorm,
+        Loss,
+        Model,
+        Sequential,
+    )
+    from gpumlp.optim import Optimizer, Schedule
+    from gpumlp.training import evaluate, load_trained, train
+
+__version__ = "0.1.0"
+
+_FROM = {
+    "gpumlp.autodiff": (
+        "GradientTape Tensor Variable gradcheck abs concat exp expm1 log log1p matmul max maximum mean minimum "
+        "reshape sign sqrt stack sum transpose where"
+    ),
+    "gpumlp.config": "load",
+    "gpumlp.nn": "Activation BatchNorm Dense Dropout Layer LayerNorm Loss Model Sequential",
+    "gpumlp.optim": "Optimizer Schedule",
+    "gpumlp.training": "evaluate load_trained train",
+}
+_HOME = {name: module for module, names in _FROM.items() for name in names.split()}
+
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if not name.startswith("_"):
+        fused = importlib.import_module("gpumlp.autodiff").FUSED
+        if name in fused:
+            return fused[name]
+    raise AttributeError(f"module 'gpumlp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, *importlib.import_module("gpumlp.autodiff").FUSED})

@@ -111,7 +111,7 @@ class Backend:
         made = op.directions[direction]
         specs = made.specs(*inputs, **params)
         given = (None,) * len(specs) if outputs is None else outputs
-        results = []
+        results: list[Array | None] = []
         for name, out, spec in zip(made.outputs, given, specs, strict=True):
             if spec is None:
                 results.append(None)

@@ -44,7 +44,7 @@ _RECORDS = (
         "relu",
         "y = max(x, 0)",
         lambda xp, x: xp.maximum(x, 0.0),
-        lambda xp, y, dy: xp.where(y > 0, dy, 0.0),
+        lambda xp, y, dy: xp.where(y <= 0, 0.0, dy),
     ),
     activation(
         "leaky_relu",

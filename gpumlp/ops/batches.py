@@ -24,21 +24,42 @@ def _shuffle(xp: Any, clock: Array, *, n: int, key: int) -> tuple[Array, ...]:
 
 
 def _gather(
-    xp: Any, clock: Array, order: Array, *sources: Array | None, rows: int, stride: int, scale: float, dtype: str
+    xp: Any,
+    clock: Array,
+    order: Array,
+    inputs: Array,
+    targets: Array,
+    weights: Array | None,
+    *,
+    rows: int,
+    stride: int,
+    scale: float,
+    dtype: str,
 ) -> tuple[Array | None, ...]:
-    start = clock[BATCH : BATCH + 1] * stride
-    chosen = xp.take(order, start + xp.arange(rows))
-    inputs, *rest = (None if source is None else xp.take(source, chosen, axis=0) for source in sources)
+    chosen = xp.take(order, clock[BATCH : BATCH + 1] * stride + xp.arange(rows))
+    x, y = xp.take(inputs, chosen, axis=0), xp.take(targets, chosen, axis=0)
     # Bytes are scaled on the way; whatever is stored as floating point is already as the network wants it.
-    return (inputs.astype(dtype) * scale if scale != 1.0 else inputs.astype(dtype, copy=False), *rest)
+    x = x.astype(dtype) * scale if scale != 1.0 else x.astype(dtype, copy=False)
+    return x, y, None if weights is None else xp.take(weights, chosen, axis=0)
 
 
 def _gather_specs(
-    clock: Array, order: Array, *sources: Array | None, rows: int, stride: int, scale: float, dtype: str
+    clock: Array,
+    order: Array,
+    inputs: Array,
+    targets: Array,
+    weights: Array | None,
+    *,
+    rows: int,
+    stride: int,
+    scale: float,
+    dtype: str,
 ) -> tuple[Spec, ...]:
-    specs: list[Spec] = [None if s is None else ((rows, *s.shape[1:]), s.dtype) for s in sources]
-    assert specs[0] is not None
-    return (specs[0][0], dtype), *specs[1:]
+    return (
+        ((rows, *inputs.shape[1:]), dtype),
+        ((rows, *targets.shape[1:]), targets.dtype),
+        None if weights is None else ((rows,), weights.dtype),
+    )
 
 
 ADVANCE = Op(

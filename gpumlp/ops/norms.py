@@ -9,9 +9,14 @@ from gpumlp.ops.record import Array, Direction, Op, Spec, like
 EPSILON = 1e-5
 
 
+def _mean(xp: Any, x: Array, axes: Any) -> Array:
+    total = xp.sum(x, axis=axes, keepdims=True)
+    return total / (x.size // max(total.size, 1))  # NaN where there is nothing; xp.mean would print a warning
+
+
 def _normalise(xp: Any, x: Array, gain: Array, bias: Array, axes: Any) -> tuple[Array, Array, Array]:
-    mean = xp.mean(x, axis=axes, keepdims=True)
-    variance = xp.mean((x - mean) * (x - mean), axis=axes, keepdims=True)
+    mean = _mean(xp, x, axes)
+    variance = _mean(xp, (x - mean) * (x - mean), axes)
     return (x - mean) * ((variance + EPSILON) ** -0.5) * gain + bias, mean, variance
 
 
@@ -21,7 +26,7 @@ def _backward(
     scale = (variance + EPSILON) ** -0.5
     h = (x - mean) * scale
     dh = dy * gain
-    inner = dh - xp.mean(dh, axis=axes, keepdims=True) - h * xp.mean(dh * h, axis=axes, keepdims=True)
+    inner = dh - _mean(xp, dh, axes) - h * _mean(xp, dh * h, axes)
     leading = tuple(range(x.ndim - 1))
     return scale * inner, xp.sum(dy * h, axis=leading), xp.sum(dy, axis=leading)
 

@@ -117,6 +117,7 @@ def class_weights(wanted: Any, encoder: Encoder, train: Dataset) -> np.ndarray[A
         return None
     classes = encoder.classes or ()
     if wanted == "balanced":
+        assert train.targets is not None
         counts = np.bincount(train.targets, minlength=len(classes))
         return len(train) / (len(classes) * np.maximum(counts, 1))
     for name in wanted:

@@ -28,7 +28,10 @@ class Measurement:
         if self.encoder.task == "classification":
             return {"loss": loss, **metrics.classification(outputs, self.targets, self.weights)}
         restore = self.encoder.restore
-        return {"loss": loss, **metrics.regression(restore(outputs), restore(self.targets), self.weights)}
+        return {
+            "loss": loss,
+            **metrics.regression(restore(outputs), restore(self.targets.astype(np.float64)), self.weights),
+        }
 
     def _run(self) -> tuple[float, np.ndarray[Any, Any]]:
         """Return the mean loss and the predictions (N, K)."""

@@ -188,7 +188,7 @@ class _Run:
     def _should_stop(self) -> bool:
         if self.stopping is None or self.validation is None:
             return False
-        return self.progress.epoch - self.progress.best_epoch >= self.stopping.patience
+        return self.progress.epoch >= self.progress.best_epoch + int(self.stopping.patience)
 
     # ---- what is written ------------------------------------------------------------------------
 

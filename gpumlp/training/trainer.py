@@ -126,7 +126,7 @@ class DeviceData:
         targets = data.targets if data.targets.dtype.kind == "i" else data.targets.astype(dtype, copy=False)
         weights = None if data.weights is None else data.weights.astype(dtype, copy=False)
         host = (_floats(data.inputs, dtype), targets, weights)
-        self.arrays: tuple[Array | None, ...] = tuple(None if a is None else backend.asarray(a) for a in host)
+        self.arrays: tuple[Array, ...] = tuple(None if a is None else backend.asarray(a) for a in host)
         self.scale = scale
 
 

@@ -1,0 +1,5 @@
+"""The command line: parse, call, print, exit code."""
+
+from gpumlp.cli.main import main
+
+__all__ = ["main"]

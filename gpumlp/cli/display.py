@@ -1,0 +1,136 @@
+"""What a person sees: a progress bar or plain lines on stderr, tables on stdout."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from gpumlp.training import Listener
+from gpumlp.training.build import Parts
+
+NAMES = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "auc": "AUC",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "r2": "R²",
+}
+SECONDS_BETWEEN_LINES = 1.0  # where no bar can be drawn, so that a log stays readable
+
+stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False)
+
+
+def tell(text: str) -> None:
+    """Print a result on stdout, as it is."""
+    stdout.print(text, markup=False, soft_wrap=True)
+
+
+def say(text: str, style: str = "") -> None:
+    """Print something about the work on stderr, as it is."""
+    stderr.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def remark(note: object) -> None:
+    """Print a note on stderr."""
+    say(f"note: {note}", style="dim")
+
+
+def remarks(notes: Iterable[object]) -> None:
+    """Print notes on stderr."""
+    for note in notes:
+        remark(note)
+
+
+def number(value: float) -> str:
+    """Return a number with four figures behind the first that counts."""
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.4g}"
+
+
+def metric_table(metrics: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return a table of metrics: one row for each, one column for each part of the data."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for part in metrics:
+        table.add_column(part, justify="right", style="bold" if part == "test" else "")
+    for name in next(iter(metrics.values())):
+        table.add_row(NAMES[name], *(number(values[name]) for values in metrics.values()))
+    return table
+
+
+def epoch_line(row: Mapping[str, Any]) -> str:
+    """Return the losses and metrics of an epoch in one line."""
+    shown = [f"loss {number(row['train_loss'])}"]
+    for key in ("validation_loss", "validation_accuracy", "validation_rmse"):
+        if key in row:
+            shown.append(f"{key.replace('_', ' ')} {number(row[key])}")
+    return "  ".join(shown)
+
+
+class Announcer(Listener):
+    """Says on stderr how training goes: a live bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self.live = stderr.is_terminal
+        self.progress = Progress(
+            TextColumn("epoch"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[line]}"),
+            TimeRemainingColumn(),
+            console=stderr,
+        )
+        self._task = self.progress.add_task("", total=None, line="")
+        self._said, self._unsaid, self._epoch = -SECONDS_BETWEEN_LINES, "", 0
+
+    def prepared(self, parts: Parts, folder: Path) -> None:
+        data, trainer = parts.data, parts.trainer
+        remarks(data.notes)
+        sizes = [f"{len(data.train):,} training rows"]
+        for name in ("validation", "test"):
+            part = getattr(data, name)
+            if part is not None:
+                sizes.append(f"{len(part):,} {name}")
+        widths = " → ".join(
+            str(w) for w in (data.encoder.width, *(h.units for h in parts.hidden), data.encoder.outputs)
+        )
+        say(f"{', '.join(sizes)}; network {widths}, {len(parts.model.parameters):,} parameters")
+        self._epoch = trainer.epoch
+        self.progress.update(self._task, total=trainer.epochs, completed=trainer.epoch)
+        if self.live:
+            self.progress.start()
+
+    def batch(self, done: int, of: int) -> None:
+        if self.live and (done % 64 == 0 or done == of):
+            self.progress.update(self._task, completed=self._epoch + done / of)
+
+    def epoch(self, row: dict[str, Any], best: bool) -> None:
+        self._epoch = row["epoch"]
+        line = epoch_line(row)
+        self.progress.update(self._task, completed=self._epoch, line=line)
+        if self.live:
+            return
+        self._unsaid = f"epoch {self._epoch}/{self.progress.tasks[0].total}  {line}"
+        if time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+            self.say()
+
+    def say(self) -> None:
+        """Print the line of the last epoch, unless it has been."""
+        if self._unsaid:
+            say(self._unsaid)
+            self._said, self._unsaid = time.monotonic(), ""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self.live:
+            self.progress.stop()
+        self.say()

@@ -1,0 +1,109 @@
+"""The verbs and their options. What they do is imported when one runs, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpumlp import __version__
+from gpumlp.errors import GpumlpError
+
+PATH = click.Path(path_type=Path)
+
+
+class Main(click.Group):
+    """A group that turns the errors gpumlp raises on purpose into one message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GpumlpError as error:
+            click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+            click.echo(str(error), err=True)
+            ctx.exit(error.exit_code)
+
+
+def call(verb: str, **options: Any) -> None:
+    """Run a verb of :mod:`gpumlp.cli.verbs`."""
+    getattr(importlib.import_module("gpumlp.cli.verbs"), verb)(**options)
+
+
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="gpumlp")
+def main() -> None:
+    """Train multilayer perceptrons from one YAML file.
+
+    \b
+      gpumlp train configs/digits.yaml      train; leaves a run folder
+      gpumlp evaluate runs/digits           measure it again
+      gpumlp predict runs/digits new.csv    predict raw rows
+
+    Exit codes: 0 done, 2 wrong usage or configuration, 3 wrong data, 1 anything else, 130 interrupted.
+    """
+
+
+@main.command()
+@click.argument("config", type=PATH)
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated.")
+@click.option("--run-dir", type=PATH, help="Folder of the run  [default: runs/NAME, numbered]")
+@click.option("--backend", help="auto, numpy, native or cupy; the same as --set backend=NAME.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run from its last checkpoint.")
+@click.option("--force", is_flag=True, help="Delete an earlier run in the folder first.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def train(**options: Any) -> None:
+    """Train the network that CONFIG describes."""
+    call("train", **options)
+
+
+@main.command()
+@click.argument("run", type=PATH)
+@click.option("--data", type=PATH, help="A file with the target column  [default: the run's own data]")
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+def evaluate(**options: Any) -> None:
+    """Measure a finished RUN."""
+    call("evaluate", **options)
+
+
+@main.command()
+@click.argument("run", type=PATH)
+@click.argument("file", type=PATH)
+@click.option("-o", "--output", type=PATH, help="Write the CSV here  [default: the terminal]")
+@click.option("--proba", is_flag=True, help="Add the probability of each class.")
+def predict(**options: Any) -> None:
+    """Predict the rows of FILE with a finished RUN; - reads CSV from the terminal.
+
+    The file has the columns of the training file; the target may be missing.
+    """
+    call("predict", **options)
+
+
+@main.command()
+@click.argument("what", metavar="RUN|CONFIG", type=PATH)
+def inspect(**options: Any) -> None:
+    """Show the network, its parameters, and what came of it."""
+    call("inspect", **options)
+
+
+@main.command()
+@click.argument("config", type=PATH)
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated.")
+@click.option("--print-config", is_flag=True, help="Print all settings, defaults included.")
+def validate(**options: Any) -> None:
+    """Check CONFIG without training."""
+    call("validate", **options)
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of configurations, for editors."""
+    call("schema")
+
+
+@main.command()
+def doctor() -> None:
+    """Show what gpumlp finds on this machine."""
+    call("doctor")

@@ -1,0 +1,178 @@
+"""What each verb does: call the library, print the outcome."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from gpumlp import config as configuration
+from gpumlp import training
+from gpumlp.cli import doctor as clinic
+from gpumlp.cli.display import Announcer, metric_table, remark, remarks, say, stdout, tell
+from gpumlp.data import read, read_lines
+from gpumlp.errors import RunError
+from gpumlp.training.build import build, load_data
+from gpumlp.training.files import write_text
+from gpumlp.training.run import CONFIG
+
+INTERRUPTED = 130
+RUNS = Path("runs")
+
+
+def train(
+    config: Path,
+    overrides: Sequence[str],
+    run_dir: Path | None,
+    backend: str | None,
+    resume: bool,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Train, and say how it went."""
+    if resume and force:
+        raise click.UsageError("--resume continues a run, --force deletes it: choose one")
+    if backend is not None:
+        overrides = [*overrides, f"backend={backend}"]
+    loaded = configuration.load(config, overrides)
+    folder = run_dir or _run_folder(config, resume=resume)
+    announcer = None if quiet else Announcer()
+    try:
+        result = training.train(loaded, folder, resume=resume, force=force, listener=announcer)
+    except KeyboardInterrupt:
+        if announcer:
+            announcer.close()
+        again = f"gpumlp train {folder / CONFIG} --run-dir {folder} --resume"
+        say(f"interrupted; to go on from the last whole epoch: {again}")
+        sys.exit(INTERRUPTED)
+    finally:
+        if announcer:
+            announcer.close()
+    if as_json:
+        click.echo(json.dumps({"run": str(folder), **result.summary}, indent=2))
+        return
+    _report(result)
+
+
+def _run_folder(config: Path, *, resume: bool) -> Path:
+    """Return runs/NAME, or the next free runs/NAME-2, ...; to resume, the newest there is."""
+    name = config.parent.name if config.name == CONFIG else config.stem
+    taken, free = RUNS / name, RUNS / name
+    number = 1
+    while free.exists():
+        number += 1
+        taken, free = free, RUNS / f"{name}-{number}"
+    return taken if resume else free
+
+
+def _report(result: training.Result) -> None:
+    summary = result.summary
+    seconds, rate = summary["seconds"], summary["samples_per_second"]
+    speed = f", {rate:,.0f} rows/s" if rate else ""
+    tell(
+        f"{summary['status']} after {summary['epochs']} epochs, best epoch {summary['best_epoch']}; "
+        f"{seconds:.1f} s of training on {summary['backend']}{speed}"
+    )
+    stdout.print(metric_table(summary["metrics"]))
+    tell(f"run folder  {result.folder}")
+    stdout.print(
+        f"next        gpumlp predict {result.folder} FILE.csv -o predictions.csv", markup=False, soft_wrap=True
+    )
+
+
+def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
+    """Measure a run and print its metrics."""
+    metrics, notes = training.evaluate(run, data)
+    remarks(notes)
+    if as_json:
+        click.echo(json.dumps(metrics, indent=2))
+    else:
+        stdout.print(metric_table(metrics))
+
+
+def predict(run: Path, file: Path, output: Path | None, proba: bool) -> None:
+    """Predict the rows of a file and write them as CSV."""
+    model = training.load_trained(run)
+    classes = model.encoder.classes
+    if proba and classes is None:
+        raise click.UsageError("--proba is for classification; this run predicts numbers")
+    missing = model.encoder.missing
+    source = read_lines(sys.stdin, missing=missing) if str(file) == "-" else read(file, missing=missing)
+    values, notes = model.predict(source)
+    remarks(notes)
+    header, columns = ["prediction"], [model.labels(values) if classes else values[:, 0]]
+    if proba and classes:
+        header += [f"probability {name}" for name in classes]
+        columns += [1.0 - values[:, 0], values[:, 0]] if values.shape[1] == 1 else list(values.T)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(zip(*columns, strict=True))
+    if output is None:
+        click.echo(text.getvalue(), nl=False)
+    else:
+        write_text(output, text.getvalue())
+        say(f"{len(values):,} predictions in {output}")
+
+
+def inspect(what: Path) -> None:
+    """Show a run, or the network a configuration would train."""
+    if what.is_dir():
+        _inspect_run(what)
+        return
+    settings = configuration.load(what).settings
+    data = load_data(settings)
+    remarks(data.notes)
+    parts = build(settings, data)
+    click.echo(parts.model.summary())
+    trainer = parts.trainer
+    click.echo(
+        f"\n{trainer.rows:,} training rows, {trainer.batches:,} batches of {trainer.batch_size} an epoch, "
+        f"{trainer.batches * trainer.epochs:,} steps of {settings.optimizer.name} in all"
+    )
+
+
+def _inspect_run(folder: Path) -> None:
+    model = training.load_trained(folder)
+    click.echo(model.network.summary())
+    encoder = model.encoder
+    goal = f"one of {', '.join(encoder.classes)}" if encoder.classes else "a number"
+    click.echo(f"\npredicts {encoder.target_name!r}, {goal}, from {encoder.width} inputs")
+    try:
+        run = training.load_run(folder)
+    except RunError as error:
+        remark(error)
+        return
+    summary = run.summary
+    click.echo(f"{summary['status']} after {summary['epochs']} epochs, best epoch {summary['best_epoch']}")
+    stdout.print(metric_table(summary["metrics"]))
+
+
+def validate(config: Path, overrides: Sequence[str], print_config: bool) -> None:
+    """Check a configuration, or raise the ConfigError that lists its problems."""
+    loaded = configuration.load(config, overrides)
+    if print_config:
+        click.echo(configuration.dump(loaded.settings, folder=loaded.path.resolve().parent), nl=False)
+    else:
+        click.echo(f"{config}: no problems")
+
+
+def schema() -> None:
+    """Print the JSON Schema of configurations."""
+    click.echo(json.dumps(configuration.json_schema(), indent=2))
+
+
+def doctor() -> None:
+    """Print what there is on this machine, and what to do about what is not."""
+    findings = clinic.examine()
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        click.echo(f"{finding.name:<{width}}  {finding.text}")
+        if finding.mend:
+            click.echo(f"{'':<{width}}  → {finding.mend}")
