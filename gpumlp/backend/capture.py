@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from gpumlp.errors import CaptureError
+from gpumlp.ops.record import Array
 
-if TYPE_CHECKING:
-    from gpumlp.backend.base import Backend
-    from gpumlp.ops.record import Array
+
+class Host(Protocol):
+    """What a plan needs of the backend it was captured on."""
+
+    def write(self, target: Array, values: Any) -> None: ...
+
+    def quiet(self) -> AbstractContextManager[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Plan:
     step returned, whose arrays now hold the new results. The plan owns every array that its calls touch.
     """
 
-    backend: Backend
+    backend: Host
     calls: tuple[Call, ...]
     inputs: tuple[Array, ...]
     result: Any

@@ -15,7 +15,7 @@ import numpy as np
 
 import gpumlp
 from gpumlp import backend
-from gpumlp.kernel_files import folder
+from gpumlp.backend.kernels import folder
 
 
 @dataclass(frozen=True)

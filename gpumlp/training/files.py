@@ -68,10 +68,11 @@ def read_json(path: Path) -> Any:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], meta: Mapping[str, Any]) -> str:
     """Write arrays and JSON-able metadata as one safetensors file, with a checksum. Return the checksum."""
-    ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
-    checksum = _checksum(ordered)
-    text = {"meta": json.dumps(meta, sort_keys=True), "sha256": checksum}
-    write_bytes(path, format_safetensors(ordered, metadata=text))
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    checksum = _checksum(contiguous, meta)
+    # One entry only: safetensors writes several in no fixed order, and equal models should be equal files.
+    text = json.dumps({"meta": meta, "sha256": checksum}, sort_keys=True)
+    write_bytes(path, format_safetensors(contiguous, metadata={"gpumlp": text}))
     return checksum
 
 
@@ -84,24 +85,23 @@ def read_arrays(path: Path) -> tuple[Arrays, dict[str, Any]]:
         content = path.read_bytes()
         arrays = parse_safetensors(content)
         length = int.from_bytes(content[:_HEADER_LENGTH], "little")
-        text = json.loads(content[_HEADER_LENGTH : _HEADER_LENGTH + length])["__metadata__"]
-        meta, checksum = json.loads(text["meta"]), text["sha256"]
+        header = json.loads(content[_HEADER_LENGTH : _HEADER_LENGTH + length])
+        text = json.loads(header["__metadata__"]["gpumlp"])
+        meta, checksum = dict(text["meta"]), text["sha256"]
     except FileNotFoundError:
         raise RunError("the file is missing", where=str(path)) from None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"not a file of gpumlp, or damaged: {error}", where=str(path)) from None
-    if checksum != _checksum(dict(sorted(arrays.items()))):
+    if checksum != _checksum(arrays, meta):
         raise RunError("the content does not match its checksum: the file is damaged", where=str(path))
-    if not isinstance(meta, dict):
-        raise RunError("the metadata is no mapping: the file is damaged", where=str(path))
     return arrays, meta | {"sha256": checksum}
 
 
-def _checksum(arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
-    digest = hashlib.sha256()
-    for name, array in arrays.items():
-        digest.update(f"{name} {array.dtype} {array.shape};".encode())
-        digest.update(array.tobytes())
+def _checksum(arrays: Mapping[str, np.ndarray[Any, Any]], meta: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape};".encode())
+        digest.update(arrays[name].tobytes())
     return digest.hexdigest()
 
 

@@ -1,0 +1,208 @@
+"""Array files: ``.npz`` and ``.npy``, and the source that they and IDX files become."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpumlp.data.cells import FLOAT32_MAX, Floats, Strings
+from gpumlp.errors import DataError, choices
+
+# What decides where several arrays could be the inputs.
+_INPUT_NAMES = ("x", "inputs", "images")
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayTable:
+    """Named arrays whose first axis counts the rows.
+
+    Parameters
+    ----------
+    path : what to call the source in messages
+    arrays : the arrays by name, each of at least one axis
+    target : the array that is the target unless another is named
+    hint : what to add to the message when an array is asked for that is not there
+    rows : the rows of the arrays that belong to this table; None means all of them
+    """
+
+    path: str
+    arrays: Mapping[str, NDArray[Any]]
+    target: str | None = None
+    hint: str | None = None
+    rows: NDArray[np.int64] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the arrays."""
+        return tuple(self.arrays)
+
+    def take(self, rows: NDArray[np.int64]) -> ArrayTable:
+        """Return the table of these rows; nothing is copied until an array is asked for."""
+        return replace(self, rows=rows if self.rows is None else self.rows[rows])
+
+    def where(self, row: int) -> str:
+        """Return the file and the row in it, counted from 0 as NumPy does."""
+        return f"{self.path}, row {row if self.rows is None else self.rows[row]}"
+
+    def resolve(self, name: str | int | None) -> str:
+        """Return the name of an array, the default target for None.
+
+        Raises
+        ------
+        DataError : if there is no such array
+        """
+        name = self.target if name is None else name
+        if isinstance(name, str) and name in self.arrays:
+            return name
+        if name is None or isinstance(name, int):
+            what = "the target of an array file is another array, given by its name"
+            raise DataError(what, where=self.path, hint=f"it holds {self._listing()}")
+        hint = self.hint or choices(name, self.arrays)
+        raise DataError(f"there is no array {name!r}", where=self.path, hint=hint)
+
+    def choose_inputs(self, *, preferred: str | None = None, exclude: Collection[str] = ()) -> str:
+        """Return the name of the array of inputs: ``preferred``, the only candidate, or by its name.
+
+        Raises
+        ------
+        DataError : if no array, or more than one, can be meant
+        """
+        found = [name for name, each in self.arrays.items() if each.ndim > 1 and name not in exclude]
+        if preferred in found:
+            return preferred
+        named = [name for name in found if name.lower() in _INPUT_NAMES]
+        for candidates in (found, named):
+            if len(candidates) == 1:
+                return candidates[0]
+        what = "several arrays could be the inputs" if found else "there is no array of inputs (rows, columns)"
+        hint = f"it holds {self._listing()}; call one of them 'x', or drop the others"
+        raise DataError(what, where=self.path, hint=hint)
+
+    def require_same_rows(self, names: Iterable[str]) -> None:
+        """Check that these arrays have as many rows as each other.
+
+        Raises
+        ------
+        DataError : if they do not
+        """
+        counts = {name: len(self.arrays[name]) for name in names}
+        if len(set(counts.values())) > 1:
+            listing = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise DataError(f"the arrays differ in their number of rows: {listing}", where=self.path)
+
+    def block(self, name: str) -> NDArray[Any]:
+        """Return an array with all axes but the first made one, (N, p), in its own dtype (truth as float32).
+
+        Raises
+        ------
+        DataError : if it does not hold real numbers, or holds nothing
+        """
+        values = self._numeric(name)
+        if values.size == 0:
+            raise DataError(f"array {name!r} is empty, shape {values.shape}", where=self.path)
+        if values.dtype.kind == "b":
+            values = values.astype(np.float32)
+        return values.reshape(len(values), -1)
+
+    def labels(self, name: str) -> Strings:
+        """Return an array as text, (N,) str: whole numbers without a point, NaN as the empty text.
+
+        Raises
+        ------
+        DataError : if it is not one value per row
+        """
+        values = self._one_per_row(name)
+        if values.dtype.kind == "f":
+            texts = ["" if v != v else str(int(v)) if v.is_integer() else repr(v) for v in values.tolist()]
+        elif values.dtype.kind in "biuU":
+            texts = [str(v).strip() for v in values.tolist()]
+        else:
+            raise DataError(f"array {name!r} of {values.dtype} cannot be classes", where=self.path)
+        return np.array(texts, dtype=object)
+
+    def numbers(self, name: str) -> Floats:
+        """Return an array as numbers, (N,) float64, NaN where the value is missing.
+
+        Raises
+        ------
+        DataError : if it is not one number per row, or a number is beyond the range of 32-bit floats
+        """
+        self._numeric(name)
+        values = self._one_per_row(name).astype(np.float64)
+        bad = np.abs(values) > FLOAT32_MAX
+        if bad.any():
+            row = int(np.argmax(bad))
+            what = f"array {name!r} has {values[row]}, which is not a finite 32-bit float"
+            raise DataError(what, where=self.where(row))
+        return values
+
+    def _select(self, name: str) -> NDArray[Any]:
+        values = self.arrays[name]
+        return values if self.rows is None else values[self.rows]
+
+    def _numeric(self, name: str) -> NDArray[Any]:
+        if self.arrays[name].dtype.kind not in "biuf":
+            what = f"array {name!r} holds {self.arrays[name].dtype}, not real numbers"
+            raise DataError(what, where=self.path)
+        return self._select(name)
+
+    def _one_per_row(self, name: str) -> NDArray[Any]:
+        shape = self.arrays[name].shape
+        if int(np.prod(shape[1:])) != 1:
+            what = f"array {name!r} must hold one value per row, but its shape is {shape}"
+            raise DataError(what, where=self.path)
+        return self._select(name).reshape(-1)
+
+    def _listing(self) -> str:
+        return ", ".join(f"{name} {each.shape}" for name, each in self.arrays.items()) or "no arrays"
+
+
+def read_npz(path: Path) -> ArrayTable:
+    """Read the arrays of an ``.npz`` file; single numbers in it are left out.
+
+    Raises
+    ------
+    DataError : if the file is damaged or holds pickled objects
+    """
+    try:
+        with zipfile.ZipFile(path):  # np.load would take any file that is not a zip for a pickle
+            pass
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # of zipfile, zlib, NumPy, or the tokenizer that NumPy reads headers with
+        raise _damaged(path, error) from error
+    # A member that is not an array comes back as bytes.
+    return ArrayTable(str(path), {k: v for k, v in arrays.items() if isinstance(v, np.ndarray) and v.ndim})
+
+
+def read_npy(path: Path) -> ArrayTable:
+    """Read the array of an ``.npy`` file, which is called ``inputs``: it has no room for a target.
+
+    Raises
+    ------
+    DataError : if the file is damaged, holds pickled objects or a single number
+    """
+    try:
+        with path.open("rb") as stream:
+            array = np.lib.format.read_array(stream, allow_pickle=False)
+    except Exception as error:  # of NumPy, or the tokenizer that it reads headers with
+        raise _damaged(path, error) from error
+    if array.ndim < 2:
+        raise DataError(f"expected an array (rows, columns), found shape {array.shape}", where=str(path))
+    return ArrayTable(
+        str(path), {"inputs": array}, hint="an .npy file holds inputs only; put both arrays in an .npz file"
+    )
+
+
+def _damaged(path: Path, error: BaseException) -> DataError:
+    if "allow_pickle" in str(error):
+        hint = "save plain numbers or texts: gpumlp never unpickles data"
+        return DataError("the file holds pickled Python objects", where=str(path), hint=hint)
+    detail = str(error) or type(error).__name__
+    return DataError(f"the array file is damaged or of another kind ({detail})", where=str(path))

@@ -1,0 +1,317 @@
+"""From files to arrays that can be trained on: reading, dividing, fitting, encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpumlp.data.arrays import ArrayTable
+from gpumlp.data.cells import DEFAULT_MISSING
+from gpumlp.data.columns import ArrayInputs, Features, TableInputs
+from gpumlp.data.delimited import Table
+from gpumlp.data.sources import Source, read
+from gpumlp.data.splits import split
+from gpumlp.data.state import StateReader, prefixed
+from gpumlp.data.targets import ClassTarget, NumberTarget
+from gpumlp.errors import DataError
+
+Task = Literal["classification", "regression"]
+Targets = NDArray[np.int32 | np.float32]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Rows ready for the network.
+
+    Parameters
+    ----------
+    inputs : (N, p) float32 or uint8, C-contiguous; to be multiplied by the encoder's ``input_scale``
+    targets : (N,) int32 class numbers, or (N, 1) float32 standardised values; None if not asked for
+    weights : (N,) float32, at least 0 and not all 0; None if every row counts the same
+    """
+
+    inputs: Features
+    targets: Targets | None
+    weights: NDArray[np.float32] | None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """All that was learnt from the training rows about how to turn a file into arrays, and back."""
+
+    inputs: TableInputs | ArrayInputs
+    target: ClassTarget | NumberTarget
+    target_name: str
+    weights_name: str | None
+    ignored: tuple[str, ...]
+    missing: frozenset[str]
+
+    @property
+    def task(self) -> Task:
+        """What the target is: classes or numbers."""
+        return "classification" if isinstance(self.target, ClassTarget) else "regression"
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the network's inputs."""
+        return self.inputs.features
+
+    @property
+    def width(self) -> int:
+        """The number of the network's inputs, p."""
+        return self.inputs.width
+
+    @property
+    def input_scale(self) -> float:
+        """What the encoded inputs are to be multiplied by: 1/255 for bytes, else 1."""
+        return self.inputs.input_scale
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the classes; of two, the second is the positive one. None for regression."""
+        return self.target.classes if isinstance(self.target, ClassTarget) else None
+
+    @property
+    def outputs(self) -> int:
+        """The number of the network's outputs: 1 for regression and for two classes, else one per class."""
+        return self.target.outputs
+
+    @property
+    def target_scale(self) -> float:
+        """The standard deviation of the training targets: an error of 1 in these units.
+
+        Raises
+        ------
+        TypeError : if the task is not regression
+        """
+        return self._number_target().deviation
+
+    def restore(self, outputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Return network outputs, (N, 1), in the units of the target, (N,) float64.
+
+        Raises
+        ------
+        TypeError : if the task is not regression
+        """
+        return self._number_target().restore(outputs)
+
+    def encode(self, source: Source, *, targets: bool) -> tuple[Dataset, list[str]]:
+        """Encode a source of the same columns as the training file.
+
+        The markers of missing values are those of the training, whichever the source was read with.
+
+        Parameters
+        ----------
+        source : what ``read`` returned
+        targets : whether the target and the weights are wanted, and so must be there
+
+        Returns
+        -------
+        The dataset, and notes: plain sentences on what a user should know about this source.
+
+        Raises
+        ------
+        DataError : if the source does not fit
+        """
+        if isinstance(source, Table):
+            source = replace(source, missing=self.missing)
+        others = {self.target_name, *self.ignored, *([self.weights_name] if self.weights_name else [])}
+        inputs, notes = self.inputs.encode(source, others=others)
+        if not targets:
+            return Dataset(inputs, None, None), notes
+        encoded = self._encode_target(source)
+        weights = _weights(source, self.weights_name) if self.weights_name else None
+        for name, values in ((self.target_name, encoded), (self.weights_name, weights)):
+            if values is not None and len(values) != len(inputs):
+                what = f"array {name!r} has {len(values)} rows, but the inputs have {len(inputs)}"
+                raise DataError(what, where=source.path)
+        return Dataset(inputs, encoded, weights), notes
+
+    def to_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Return the fields (fit for JSON) and the arrays that ``from_state`` takes back."""
+        fields, arrays = self.inputs.to_state()
+        return {
+            "format": _FORMAT,
+            "task": self.task,
+            "source": "table" if isinstance(self.inputs, TableInputs) else "array",
+            "inputs": fields,
+            "target": {"name": self.target_name, **self.target.to_state()},
+            "weights": self.weights_name,
+            "ignored": list(self.ignored),
+            "missing": sorted(self.missing),
+        }, prefixed("inputs", arrays)
+
+    @classmethod
+    def from_state(cls, fields: object, arrays: dict[str, NDArray[Any]]) -> Encoder:
+        """Restore an encoder exactly. Nothing in the state is trusted.
+
+        Raises
+        ------
+        RunError : if the state is damaged, or of another version
+        """
+        state = StateReader(fields, arrays)
+        state.count("format", largest=_FORMAT)
+        task = state.text("task", allowed=("classification", "regression"))
+        kind = state.text("source", allowed=("table", "array"))
+        target = state.section("target")
+        inputs = state.section("inputs")
+        return cls(
+            inputs=(TableInputs if kind == "table" else ArrayInputs).from_state(inputs),
+            target=(ClassTarget if task == "classification" else NumberTarget).from_state(target),
+            target_name=target.text("name"),
+            weights_name=state.optional_text("weights"),
+            ignored=state.texts("ignored"),
+            missing=frozenset(state.texts("missing")),
+        )
+
+    def _encode_target(self, source: Source) -> Targets:
+        name = source.resolve(self.target_name)
+        if isinstance(self.target, ClassTarget):
+            return self.target.encode(source.labels(name), source.where)
+        return self.target.encode(source.numbers(name), source.where)
+
+    def _number_target(self) -> NumberTarget:
+        if not isinstance(self.target, NumberTarget):
+            raise TypeError("only a regression has a target with a scale")
+        return self.target
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The parts of a task, encoded alike, with notes for the user on what was found in the data."""
+
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset | None
+    encoder: Encoder
+    notes: tuple[str, ...]
+
+
+def prepare(
+    train: str,
+    *,
+    task: Task,
+    target: str | int | None,
+    folder: str | Path,
+    validation: float | str = 0.15,
+    test: float | str = 0.15,
+    scaling: str | None = None,
+    missing: Iterable[str] = DEFAULT_MISSING,
+    drop: Sequence[str | int] = (),
+    weights: str | int | None = None,
+    seed: int = 0,
+) -> Prepared:
+    """Read the files of a task, divide the rows, fit the encoding to the training rows, encode all parts.
+
+    Parameters
+    ----------
+    train : the file of the training rows, relative to ``folder``
+    task : classification or regression
+    target : the column by name or number (negative: from the end), or the array by name; None is allowed
+        for IDX files, which have only one
+    validation, test : a share of the rows of ``train`` (0: no such part), or another file
+    scaling : a name in ``SCALINGS``; None means robust, but leaves bytes as they are
+    missing : the cells of a text file that mean "no value"; the empty cell always does
+    drop : columns, or arrays, to leave out
+    weights : the column of row weights
+    seed : decides which rows are drawn
+
+    Raises
+    ------
+    DataError : if a file cannot be read or does not fit the task
+    """
+    folder, missing = Path(folder), frozenset(missing)
+    source = read(folder / train, missing=missing)
+    target = source.resolve(target)
+    weights = None if weights is None else source.resolve(weights)
+    roles = [target] if weights is None else [target, weights]
+    dropped = {source.resolve(name) for name in drop}
+    if len({*roles, *dropped}) < len(roles) + len(dropped):
+        raise DataError("the target and the weights must be two columns, and not dropped", where=source.path)
+    if isinstance(source, ArrayTable):
+        source.require_same_rows([source.choose_inputs(exclude={*roles, *dropped}), *roles])
+
+    given = {"validation": validation, "test": test}
+    files = {k: read(folder / v, missing=missing) for k, v in given.items() if isinstance(v, str)}
+    shares = {k: 0.0 if isinstance(v, str) else v for k, v in given.items()}
+    parts, goal = _divide(source, task, target, shares["validation"], shares["test"], seed)
+    inputs, notes = _fit_inputs(parts["train"], roles, dropped, scaling)
+    encoder = Encoder(
+        inputs=inputs,
+        target=goal,
+        target_name=target,
+        weights_name=weights,
+        ignored=tuple(name for name in source.names if name not in (*inputs.names, *roles)),
+        missing=missing,
+    )
+    datasets: dict[str, Dataset] = {}
+    for part, each in {**parts, **files}.items():
+        datasets[part], remarks = encoder.encode(each, targets=True)
+        notes += [f"{part}: {remark}" for remark in remarks]
+    return Prepared(
+        train=datasets["train"],
+        validation=datasets.get("validation"),
+        test=datasets.get("test"),
+        encoder=encoder,
+        notes=tuple(notes),
+    )
+
+
+def _divide(
+    source: Source, task: Task, target: str, validation: float, test: float, seed: int
+) -> tuple[dict[str, Source], ClassTarget | NumberTarget]:
+    """Return the parts that are shares of ``source``, and the target fitted."""
+    goal: ClassTarget | NumberTarget
+    if task == "classification":
+        # The classes may be taken from all rows: the split leaves each of them a training row.
+        labels = source.labels(target)
+        goal = ClassTarget.fit(labels, source.where)
+        codes = goal.encode(labels, source.where).astype(np.int64)
+        rows = split(len(codes), validation=validation, test=test, seed=seed, labels=codes)
+    else:
+        rows = split(len(source.numbers(target)), validation=validation, test=test, seed=seed)
+    parts: dict[str, Source] = {"train": source}
+    if validation or test:
+        parts = {part: source.take(each) for part, each in rows._asdict().items() if len(each)}
+    if task == "regression":
+        goal = NumberTarget.fit(parts["train"].numbers(target), parts["train"].where)
+    return parts, goal
+
+
+def _fit_inputs(
+    train: Source, roles: Sequence[str], dropped: Collection[str], scaling: str | None
+) -> tuple[TableInputs | ArrayInputs, list[str]]:
+    """Return the input encoding fitted to the training rows, and the notes on it."""
+    if isinstance(train, Table):
+        names = [name for name in train.names if name not in roles and name not in dropped]
+        return TableInputs.fit(train, names, scaling=scaling or "robust")
+    name = train.choose_inputs(exclude={*roles, *dropped})
+    return ArrayInputs.fit(train, name, scaling=scaling), []
+
+
+def _weights(source: Source, name: str) -> NDArray[np.float32]:
+    """Return the row weights, (N,) float32.
+
+    Raises
+    ------
+    DataError : if one is missing or negative, or all are 0
+    """
+    values = source.numbers(source.resolve(name)).astype(np.float32)
+    bad = ~(values >= 0)
+    if bad.any():
+        row = int(np.argmax(bad))
+        what = "a weight is missing" if np.isnan(values[row]) else f"the weight {values[row]:g} is negative"
+        raise DataError(what, where=source.where(row))
+    if not values.any():
+        raise DataError(f"all weights in {name!r} are 0", where=source.path)
+    return values

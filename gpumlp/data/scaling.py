@@ -1,0 +1,140 @@
+"""Scaling of numeric columns, each column by what its training rows look like.
+
+One record per way of scaling. ``fit`` sees (N, p) float64 with NaN where a value is missing, no column
+without a value; ``apply`` sees the same with the gaps filled. Both work on all columns at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpumlp.data.cells import FLOAT32_TINY, Floats
+from gpumlp.data.state import Fields, StateReader
+
+Fitted = dict[str, Floats]
+
+MAX_KNOTS = 1000
+
+# The normal score of the smallest and the largest training value would be infinite.
+# Cutting the probability at 1e-7 bounds the scores to ±5.2.
+_EXTREME = 1e-7
+
+# Fitting works on this many columns at a time: quantiles of a block need several copies of it.
+_COLUMNS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """One way to scale.
+
+    ``shapes`` names what ``fit`` returns, each with its axes before the columns (None: any length).
+    """
+
+    shapes: dict[str, tuple[int | None, ...]]
+    fit: Callable[[Floats], Fitted]
+    apply: Callable[[Floats, Fitted], Floats]
+
+
+def _divided(block: Floats, fitted: Fitted) -> Floats:
+    """Return (x − centre) / spread, and 0 for a column that had no spread a 32-bit float could tell."""
+    spread = fitted["spread"]
+    constant = spread < FLOAT32_TINY
+    scaled: Floats = (block - fitted["centre"]) / np.where(constant, 1.0, spread)
+    scaled[:, constant] = 0.0
+    return scaled
+
+
+def _fit_robust(block: Floats) -> Fitted:
+    q25, median, q75 = np.nanquantile(block, [0.25, 0.5, 0.75], axis=0)
+    # A column that is mostly one value has no interquartile range: half its full range serves instead.
+    half_range = 0.5 * (np.nanmax(block, axis=0) - np.nanmin(block, axis=0))
+    return {"centre": median, "spread": np.where(q75 - q25 < FLOAT32_TINY, half_range, q75 - q25)}
+
+
+def _apply_robust(block: Floats, fitted: Fitted) -> Floats:
+    """Scale by median and interquartile range, then clip smoothly to ±3 (RealMLP, arXiv:2407.04491)."""
+    scaled = _divided(block, fitted)
+    return scaled / np.sqrt(1.0 + (scaled / 3.0) ** 2)
+
+
+def _fit_standard(block: Floats) -> Fitted:
+    # The deviation of equal values need not come out as exactly 0: their mean is rounded.
+    constant = np.nanmax(block, axis=0) == np.nanmin(block, axis=0)
+    return {"centre": np.nanmean(block, axis=0), "spread": np.where(constant, 0.0, np.nanstd(block, axis=0))}
+
+
+def _fit_quantile(block: Floats) -> Fitted:
+    """Return the knots and their normal scores, (q, p) each, knots sorted down every column."""
+    levels = np.linspace(0.0, 1.0, max(2, min(MAX_KNOTS, len(block))))
+    # Rounding in the interpolation between neighbours may leave knots unsorted by one last digit.
+    knots = np.maximum.accumulate(np.nanquantile(block, levels, axis=0), axis=0)
+    inverse = NormalDist().inv_cdf
+    normal = np.array([inverse(min(max(level, _EXTREME), 1.0 - _EXTREME)) for level in levels.tolist()])
+    scores = np.empty_like(knots)
+    for column, score in zip(knots.T, scores.T, strict=True):
+        # A value that fills many knots gets the score of the middle one, so that it has one score.
+        first = np.searchsorted(column, column, side="left")
+        last = np.searchsorted(column, column, side="right") - 1
+        score[:] = 0.5 * (normal[first + (last - first) // 2] + normal[last - (last - first) // 2])
+    return {"knots": knots, "scores": scores}
+
+
+def _apply_quantile(block: Floats, fitted: Fitted) -> Floats:
+    columns = zip(block.T, fitted["knots"].T, fitted["scores"].T, strict=True)
+    return np.stack([np.interp(values, knots, scores) for values, knots, scores in columns], axis=1)
+
+
+SCALINGS: dict[str, Scaler] = {
+    "robust": Scaler({"centre": (), "spread": ()}, _fit_robust, _apply_robust),
+    "standard": Scaler({"centre": (), "spread": ()}, _fit_standard, _divided),
+    "quantile": Scaler({"knots": (None,), "scores": (None,)}, _fit_quantile, _apply_quantile),
+    "none": Scaler({}, lambda block: {}, lambda block, fitted: block),
+}
+"""How numeric columns can be scaled, by the name that a configuration uses."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """A way of scaling with what it learnt from the training rows."""
+
+    name: str
+    fitted: Fitted
+
+    @classmethod
+    def fit(cls, name: str, block: NDArray[Any]) -> Scaling:
+        """Fit the scaling called ``name`` to (N, p) real numbers, NaN where a value is missing."""
+        scaler = SCALINGS[name]
+        parts = [
+            scaler.fit(block[:, start : start + _COLUMNS_AT_ONCE].astype(np.float64))
+            for start in range(0, block.shape[1], _COLUMNS_AT_ONCE)
+        ]
+        return cls(name, {key: np.concatenate([p[key] for p in parts], axis=-1) for key in scaler.shapes})
+
+    def apply(self, block: Floats) -> Floats:
+        """Scale (N, p) float64 without gaps to (N, p) float64."""
+        return SCALINGS[self.name].apply(block, self.fitted)
+
+    def to_state(self) -> tuple[Fields, dict[str, NDArray[Any]]]:
+        """Return the fields and arrays that ``from_state`` takes back."""
+        return {"name": self.name}, dict(self.fitted)
+
+    @classmethod
+    def from_state(cls, state: StateReader, width: int) -> Scaling:
+        """Restore the scaling of ``width`` columns.
+
+        Raises
+        ------
+        RunError : if the state is damaged
+        """
+        name = state.text("name", allowed=tuple(SCALINGS))
+        shapes = SCALINGS[name].shapes
+        fitted = {key: state.array(key, np.float64, (*axes, width)) for key, axes in shapes.items()}
+        if len({array.shape for array in fitted.values()}) > 1:
+            raise state.wrong("", "has arrays of different lengths")
+        return cls(name, fitted)

@@ -1,0 +1,170 @@
+"""What the network learns to predict: class numbers, or standardised numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpumlp.data.cells import FLOAT32_MAX, FLOAT32_TINY, Floats, Strings, parse_numbers
+from gpumlp.data.state import StateReader
+from gpumlp.errors import DataError, choices
+
+Where = Callable[[int], str]
+"""Gives the place of a row, for messages."""
+
+# A few rows may well be of as many classes. Above this, every row its own class is a mistake.
+_FEW_ROWS = 50
+_LISTED_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class ClassTarget:
+    """Classes by name, in sorted order: by value if all of them are numbers, else as text.
+
+    Of two classes the second one is the positive class: ``yes`` of no and yes, ``1`` of 0 and 1.
+    """
+
+    classes: tuple[str, ...]
+
+    @classmethod
+    def fit(cls, labels: Strings, where: Where) -> ClassTarget:
+        """Find the classes of (N,) labels.
+
+        Raises
+        ------
+        DataError : if a label is missing, there is one class only, or every row is its own class
+        """
+        _require_present(labels == "", where)
+        names = sorted(set(labels.tolist()))
+        values = parse_numbers(np.array(names, dtype=object))
+        if values is not None:
+            names = [names[i] for i in np.argsort(values, kind="stable")]
+        if len(names) == 1:
+            raise DataError(
+                f"every row is of the class {names[0]!r}; there is nothing to tell apart",
+                where=where(0),
+                hint="check the name of the target",
+            )
+        if len(names) == len(labels) > _FEW_ROWS:
+            raise DataError(
+                f"each of the {len(labels)} rows is its own class",
+                where=where(0),
+                hint="check the name of the target, or set the task to regression",
+            )
+        return cls(tuple(names))
+
+    def encode(self, labels: Strings, where: Where) -> NDArray[np.int32]:
+        """Return the class numbers, (N,) int32.
+
+        Raises
+        ------
+        DataError : if a label is missing, or is none of the classes
+        """
+        _require_present(labels == "", where)
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        codes = np.fromiter((numbers.get(each, -1) for each in labels), np.int32, len(labels))
+        if (codes < 0).any():
+            row = int(np.argmax(codes < 0))
+            raise DataError(
+                f"the class {labels[row]!r} does not occur in the training data",
+                where=where(row),
+                hint=choices(labels[row], self.classes[:_LISTED_CLASSES]),
+            )
+        return codes
+
+    @property
+    def outputs(self) -> int:
+        """Network outputs: one logit for two classes, else one per class."""
+        return 1 if len(self.classes) == 2 else len(self.classes)
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what ``from_state`` takes back."""
+        return {"classes": list(self.classes)}
+
+    @classmethod
+    def from_state(cls, state: StateReader) -> ClassTarget:
+        """Restore.
+
+        Raises
+        ------
+        RunError : if the state is damaged
+        """
+        classes = state.texts("classes")
+        if len(classes) < 2:
+            raise state.wrong("classes", "must be two or more")
+        return cls(classes)
+
+
+@dataclass(frozen=True)
+class NumberTarget:
+    """Numbers, standardised by the mean and standard deviation of the training rows."""
+
+    mean: float
+    deviation: float
+
+    @classmethod
+    def fit(cls, values: Floats, where: Where) -> NumberTarget:
+        """Fit to (N,) training values.
+
+        Raises
+        ------
+        DataError : if a value is missing, or all are equal
+        """
+        _require_present(np.isnan(values), where)
+        deviation = float(values.std())
+        if values.min() == values.max() or deviation < FLOAT32_TINY:
+            raise DataError(f"the target is {values[0]} in every training row", where=where(0))
+        return cls(float(values.mean()), deviation)
+
+    def encode(self, values: Floats, where: Where) -> NDArray[np.float32]:
+        """Return the standardised values, (N, 1) float32.
+
+        Raises
+        ------
+        DataError : if a value is missing, or too far from the training values
+        """
+        _require_present(np.isnan(values), where)
+        scaled = (values - self.mean) / self.deviation
+        far = np.abs(scaled) > FLOAT32_MAX
+        if far.any():
+            row = int(np.argmax(far))
+            raise DataError(f"the target {values[row]} is too far from the training values", where=where(row))
+        return scaled.astype(np.float32)[:, None]
+
+    def restore(self, outputs: NDArray[np.floating[Any]]) -> Floats:
+        """Return network outputs, (N, 1), in the units of the target, (N,) float64."""
+        return outputs.astype(np.float64).reshape(-1) * self.deviation + self.mean
+
+    @property
+    def outputs(self) -> int:
+        """Network outputs: one."""
+        return 1
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what ``from_state`` takes back."""
+        return {"mean": self.mean, "deviation": self.deviation}
+
+    @classmethod
+    def from_state(cls, state: StateReader) -> NumberTarget:
+        """Restore.
+
+        Raises
+        ------
+        RunError : if the state is damaged
+        """
+        mean, deviation = state.number("mean"), state.number("deviation")
+        if deviation < FLOAT32_TINY:
+            raise state.wrong("deviation", f"must be at least {FLOAT32_TINY}")
+        return cls(mean, deviation)
+
+
+def _require_present(missing: NDArray[np.bool_], where: Where) -> None:
+    if missing.any():
+        row = int(np.argmax(missing))
+        others = int(missing.sum()) - 1
+        what = "the target is missing" + (f", as it is in {others} more rows" if others else "")
+        raise DataError(what, where=where(row), hint="leave such rows out of the file")

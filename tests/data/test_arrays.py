@@ -1,0 +1,171 @@
+"""Array files, and arrays as a source."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpumlp.data import ArrayTable, prepare, read
+from gpumlp.errors import DataError
+
+
+def save(folder, **arrays):
+    np.savez(folder / "a.npz", **arrays)
+    return folder / "a.npz"
+
+
+def test_the_only_matrix_is_the_inputs(tmp_path):
+    images = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
+    found = read(save(tmp_path, pictures=images, y=np.arange(4), version=np.float64(1)))
+    assert found.names == ("pictures", "y")
+    name = found.choose_inputs(exclude={"y"})
+    assert name == "pictures"
+    block = found.block(name)
+    assert block.dtype == np.uint8
+    assert (block == images.reshape(4, 6)).all()
+
+
+@pytest.mark.parametrize("name", ["x", "X", "inputs", "images"])
+def test_of_several_matrices_the_name_decides(tmp_path, name):
+    found = read(save(tmp_path, **{"other": np.zeros((4, 2)), name: np.zeros((4, 3))}))
+    assert found.choose_inputs() == name
+    assert found.choose_inputs(preferred="other") == "other"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "what"),
+    [
+        ({"a": np.zeros((4, 2)), "b": np.zeros((4, 3))}, "several arrays could be the inputs"),
+        ({"x": np.zeros((4, 2)), "X": np.zeros((4, 3))}, "several arrays could be the inputs"),
+        ({"a": np.zeros(4)}, "there is no array of inputs"),
+    ],
+)
+def test_inputs_that_cannot_be_told_are_listed(tmp_path, arrays, what):
+    path = tmp_path / "a.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(DataError, match=what) as caught:
+        read(path).choose_inputs()
+    for name, array in arrays.items():
+        assert f"{name} {array.shape}" in str(caught.value)
+
+
+def test_the_target_is_named_with_the_nearest_array(tmp_path):
+    found = read(save(tmp_path, x=np.zeros((4, 2)), label=np.zeros(4)))
+    with pytest.raises(DataError, match=r"there is no array 'lable'\n  did you mean 'label'\?"):
+        found.resolve("lable")
+    with pytest.raises(DataError, match=r"given by its name\n  it holds x \(4, 2\), label \(4,\)"):
+        found.resolve(-1)
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        (np.array([3, 1], np.uint8), ["3", "1"]),
+        (np.array([[3.0], [-1.0]]), ["3", "-1"]),
+        (np.array([0.5, np.nan], np.float32), ["0.5", ""]),
+        (np.array([" a", "b"]), ["a", "b"]),
+        (np.array([True, False]), ["True", "False"]),
+    ],
+)
+def test_labels_of_any_type_become_text(tmp_path, values, texts):
+    assert read(save(tmp_path, y=values)).labels("y").tolist() == texts
+
+
+def test_a_matrix_is_no_target(tmp_path):
+    found = read(save(tmp_path, y=np.eye(3)))
+    for method in (found.labels, found.numbers):
+        with pytest.raises(DataError, match=r"one value per row, but its shape is \(3, 3\)"):
+            method("y")
+
+
+@pytest.mark.parametrize("values", [np.array(["a"]), np.array([1j]), np.array(["2020-01-01"], "M8[D]")])
+def test_what_is_no_number(tmp_path, values):
+    with pytest.raises(DataError, match="not real numbers"):
+        read(save(tmp_path, y=values)).numbers("y")
+
+
+@pytest.mark.parametrize("value", [np.inf, 1e39])
+def test_numbers_must_be_finite_in_32_bits(tmp_path, value):
+    found = read(save(tmp_path, y=np.array([1.0, np.nan, value])))
+    with pytest.raises(DataError, match=r"a\.npz, row 2: array 'y' has .*, which is not a finite"):
+        found.numbers("y")
+
+
+def test_rows_are_taken_lazily_and_counted_in_the_file():
+    whole = ArrayTable("a.npz", {"x": np.arange(12).reshape(6, 2), "names": np.zeros(2)})
+    part = whole.take(np.array([1, 3, 5])).take(np.array([0, 2]))
+    assert part.block("x").tolist() == [[2, 3], [10, 11]]
+    assert part.where(1) == "a.npz, row 5"
+
+
+def test_arrays_of_different_lengths(tmp_path):
+    path = save(tmp_path, x=np.zeros((4, 2)), y=np.zeros(3))
+    with pytest.raises(DataError, match="the arrays differ in their number of rows: x 4, y 3"):
+        prepare(path.name, folder=tmp_path, task="regression", target="y")
+
+
+def test_an_empty_array(tmp_path):
+    with pytest.raises(DataError, match=r"array 'x' is empty, shape \(4, 0\)"):
+        read(save(tmp_path, x=np.zeros((4, 0)))).block("x")
+
+
+def test_npy_holds_inputs_only(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((3, 2, 2), np.float32))
+    found = read(tmp_path / "a.npy")
+    assert found.block("inputs").shape == (3, 4)
+    with pytest.raises(DataError, match=r"there is no array 'y'\n  an \.npy file holds inputs only"):
+        found.resolve("y")
+    np.save(tmp_path / "a.npy", np.ones(3))
+    with pytest.raises(DataError, match=r"expected an array \(rows, columns\), found shape \(3,\)"):
+        read(tmp_path / "a.npy")
+
+
+def test_objects_are_never_unpickled(tmp_path):
+    objects = np.array([{}, []], dtype=object)
+    np.savez(tmp_path / "a.npz", x=objects)
+    np.save(tmp_path / "a.npy", objects)
+    for name in ("a.npz", "a.npy"):
+        with pytest.raises(DataError, match="the file holds pickled Python objects"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.npy"])
+def test_another_kind_of_file(tmp_path, write, name):
+    write("x,y\n1,2\n", name)
+    with pytest.raises(DataError, match="the array file is damaged or of another kind"):
+        read(tmp_path / name)
+
+
+def packed(save, *arrays):
+    stream = io.BytesIO()
+    save(stream, *arrays)
+    return stream.getvalue()
+
+
+FILES = {
+    "npz": packed(np.savez, np.ones((3, 2)), np.arange(3)),
+    "packed.npz": packed(np.savez_compressed, np.ones((3, 2)), np.arange(3)),
+    "npy": packed(np.save, np.ones((3, 2))),
+}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    kind=st.sampled_from(list(FILES)),
+    flips=st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), max_size=4),
+    end=st.integers(0, 1000),
+)
+@pytest.mark.filterwarnings("ignore:Reading `.npy` or `.npz` file required additional header parsing")
+def test_any_damage_is_an_error_of_data(tmp_path_factory, kind, flips, end):
+    content = bytearray(FILES[kind])
+    for place, value in flips:
+        content[place % len(content)] = value
+    path = tmp_path_factory.getbasetemp() / f"damaged.{kind}"
+    path.write_bytes(content[:end])
+    with contextlib.suppress(DataError):
+        assert isinstance(read(path), ArrayTable)

@@ -1,0 +1,230 @@
+"""The input encoding."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+
+from gpumlp.data import ArrayTable, Table, read_lines
+from gpumlp.data.columns import ArrayInputs, TableInputs
+from gpumlp.errors import DataError
+
+
+def table(*rows: str) -> Table:
+    return read_lines(io.StringIO("\n".join(rows) + "\n"), name="a.csv")
+
+
+def fit(source: Table, scaling: str = "none") -> tuple[TableInputs, list[str]]:
+    return TableInputs.fit(source, source.names, scaling=scaling)
+
+
+def test_numbers_then_flags_then_categories_in_file_order():
+    source = table("city,a,size,b", "york,1,s,?", "bath,2,?,4", "york,4,l,6")
+    inputs, notes = fit(source)
+    assert not notes
+    assert inputs.features == (
+        "a",
+        "b",
+        "b is missing",
+        "city=bath",
+        "city=york",
+        "city=(unknown)",
+        "size=l",
+        "size=s",
+        "size=(missing)",
+        "size=(unknown)",
+    )
+    assert inputs.width == 10
+    encoded, notes = inputs.encode(source, others=())
+    assert not notes
+    assert encoded.dtype == np.float32
+    assert encoded.flags.c_contiguous
+    assert encoded.tolist() == [
+        [1, 5, 1, 0, 1, 0, 0, 1, 0, 0],
+        [2, 4, 0, 1, 0, 0, 0, 0, 1, 0],
+        [4, 6, 0, 0, 1, 0, 1, 0, 0, 0],
+    ]
+
+
+def test_one_hot_agrees_with_scikit_learn():
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    cells = np.random.default_rng(0).choice(["a", "b", "c", "dd"], (40, 2))
+    source = table("x,y", *map(",".join, cells))
+    encoded, _ = fit(source)[0].encode(source, others=())
+    judge = preprocessing.OneHotEncoder(sparse_output=False).fit_transform(cells)
+    unknown = [4, 9]
+    assert (np.delete(encoded, unknown, axis=1) == judge).all()
+    assert not encoded[:, unknown].any()
+
+
+def test_a_gap_gets_the_training_median_and_a_flag_only_if_training_had_gaps():
+    inputs, _ = fit(table("a,b", "1,1", "?,2", "2,3", "9,4"))
+    encoded, notes = inputs.encode(table("a,b", "?,?"), others=())
+    assert inputs.features == ("a", "b", "a is missing")
+    assert encoded.tolist() == [[2, 2.5, 1]]
+    assert not notes
+
+
+def test_scaling_sees_the_values_that_are_there():
+    inputs, _ = fit(table("a", "1", "3", "?", "?"), "standard")
+    encoded, _ = inputs.encode(table("a", "1", "3", "?"), others=())
+    assert encoded.tolist() == [[-1, 0], [1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("cell", ["x", "1_0"])
+def test_one_text_makes_a_column_categorical(cell):
+    inputs, _ = fit(table("a", "1", cell, "?"))
+    assert inputs.features == ("a=1", f"a={cell}", "a=(missing)", "a=(unknown)")
+
+
+@pytest.mark.parametrize(
+    ("cells", "note"),
+    [
+        (["?"] * 60, "column 'b' is left out: it is empty in every training row"),
+        (["7", "7.0"] * 30, "column 'b' is left out: it is 7 in every training row"),
+        (["x"] * 60, "column 'b' is left out: it is 'x' in every training row"),
+        ([f"id{i}" for i in range(60)], "column 'b' is left out: all its 60 texts are different"),
+        (["?", *(f"id{i}" for i in range(59))], "column 'b' is left out: all its 59 texts are different"),
+    ],
+)
+def test_useless_columns_are_left_out_and_reported(cells, note):
+    inputs, notes = fit(table("a,b", *(f"{i % 7},{cell}" for i, cell in enumerate(cells))))
+    assert inputs.features == ("a",)
+    assert notes == [note]
+
+
+@pytest.mark.parametrize("cells", [["7", "?"] * 30, ["x", "?"] * 30, [f"id{i}" for i in range(50)]])
+def test_columns_that_say_something_are_kept(cells):
+    inputs, notes = fit(table("b", *cells))
+    assert inputs.names == ("b",)
+    assert not notes
+
+
+def test_a_row_number_is_reported_and_kept():
+    source = table("id,a", *(f"{i + 1000},{i % 7}" for i in range(200)))
+    # Whichever rows are drawn for training.
+    inputs, notes = fit(source.take(np.arange(0, 200, 3)))
+    assert inputs.features == ("id", "a")
+    assert notes == ["column 'id' looks like a row number; consider dropping it"]
+
+
+def test_many_categories_are_reported_and_too_many_refused():
+    _, notes = fit(table("a", *(f"c{i % 300}" for i in range(600))))
+    assert notes == ["column 'a' has 300 categories; consider dropping it"]
+    with pytest.raises(DataError, match="column 'a' has 10001 different texts, too many for categories"):
+        fit(table("a", *(f"c{i}" for i in range(10001)), "c0"))
+
+
+def test_nothing_left_to_learn_from():
+    with pytest.raises(DataError, match=r"no column is left to learn from\n.*'a' is left out.*'b' is left out"):
+        fit(table("a,b", "1,x", "1,x"))
+
+
+def test_text_in_a_numeric_column():
+    inputs, _ = fit(table("a", "1", "2"))
+    with pytest.raises(DataError, match=r"^a\.csv:3: column 'a' should be numeric, but this cell is 'x'"):
+        inputs.encode(table("a", "1", "x"), others=())
+
+
+def test_a_column_that_is_not_there():
+    inputs, _ = fit(table("age,city", "1,b", "2,a"))
+    message = r"^a\.csv: there is no column 'city', which the model was trained on\n  did you mean 'cty'\?"
+    with pytest.raises(DataError, match=message):
+        inputs.encode(table("age,cty", "1,b"), others=())
+
+
+def test_new_columns_are_noted_unless_they_are_expected():
+    inputs, _ = fit(table("a", "1", "2"))
+    _, notes = inputs.encode(table("y,new,a,newer", "0,1,2,3"), others={"y"})
+    assert notes == ["not used, because not in the training data: 'new', 'newer'"]
+
+
+def test_unseen_categories_are_noted_with_counts_and_share_a_feature():
+    inputs, _ = fit(table("c", "x", "y", "x"))
+    encoded, notes = inputs.encode(table("c", "z", "x", "?"), others=())
+    assert notes == ["column 'c': 2 rows have a value not seen in training, such as 'z'"]
+    assert encoded.tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 1]]
+    _, notes = inputs.encode(table("c,d", ",1"), others={"d"})
+    assert notes == ["column 'c': 1 row has a value not seen in training, such as a missing value"]
+
+
+def test_a_value_that_overflows_after_scaling():
+    inputs, _ = fit(table("b,a", "1,0", "3,1e-30"), "standard")
+    message = r"^a\.csv:2: column 'a': 1e\+30 is too far from the training values"
+    with pytest.raises(DataError, match=message):
+        inputs.encode(table("b,a", "1,1e30"), others=())
+
+
+def test_columns_are_found_by_name_not_by_place():
+    source = table("a,b,c", "1,2,x", "5,4,y")
+    inputs, _ = fit(source)
+    swapped = table("c,b,a", "x,2,1", "y,4,5")
+    assert (inputs.encode(source, others=())[0] == inputs.encode(swapped, others=())[0]).all()
+
+
+def test_portions_of_rows_join_without_a_seam():
+    values = np.random.default_rng(0).normal(size=(65536 + 3, 2)).astype(np.float32)
+    source = ArrayTable("a.npz", {"x": values})
+    inputs = ArrayInputs.fit(source, "x", scaling="none")
+    assert (inputs.encode(source, others=())[0] == values).all()
+
+
+# Arrays.
+
+
+def test_bytes_stay_bytes_unless_a_scaling_is_asked_for():
+    source = ArrayTable("a.npz", {"x": np.array([[0, 10], [255, 10], [5, 30]], np.uint8)})
+    inputs = ArrayInputs.fit(source, "x", scaling=None)
+    encoded, _ = inputs.encode(source, others=())
+    assert encoded.dtype == np.uint8
+    assert inputs.input_scale == 1 / 255
+    for name in ("none", "robust", "standard", "quantile"):
+        inputs = ArrayInputs.fit(source, "x", scaling=name)
+        encoded, _ = inputs.encode(source, others=())
+        assert encoded.dtype == np.float32
+        assert inputs.input_scale == 1
+        assert (encoded == [[0, 10], [255, 10], [5, 30]]).all() == (name == "none")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64, np.uint16, np.bool_, ">f4"])
+def test_arrays_of_numbers_are_scaled_robustly_unless_told_otherwise(dtype):
+    values = (np.arange(20) % 7).reshape(10, 2).astype(dtype)
+    source = ArrayTable("a.npz", {"x": values})
+    inputs = ArrayInputs.fit(source, "x", scaling=None)
+    encoded, _ = inputs.encode(source, others=())
+    assert inputs.block is not None
+    np.testing.assert_allclose(encoded, inputs.block.scaling.apply(values.astype(np.float64)), rtol=1e-6)
+    assert inputs.block.scaling.name == "robust"
+
+
+def test_nan_is_a_gap_in_an_array():
+    source = ArrayTable("a.npz", {"x": np.array([[1, np.nan], [2, 5], [6, 7]], np.float32)})
+    inputs = ArrayInputs.fit(source, "x", scaling="none")
+    assert inputs.features == ("x[0]", "x[1]", "x[1] is missing")
+    assert inputs.encode(source, others=())[0].tolist() == [[1, 6, 1], [2, 5, 0], [6, 7, 0]]
+
+
+def test_arrays_that_do_not_fit():
+    def source(values: object, name: str = "x") -> ArrayTable:
+        return ArrayTable("a.npz", {name: np.asarray(values)})
+
+    with pytest.raises(DataError, match=r"^a\.npz, row 1: array 'x' has -inf in column 0, which is not a finite"):
+        ArrayInputs.fit(source([[np.nan, 1], [-np.inf, 2]]), "x", scaling=None)
+    with pytest.raises(DataError, match="array 'x' has inf in column 1"):
+        ArrayInputs.fit(source(np.array([[1, np.inf]], np.float16)), "x", scaling=None)
+    with pytest.raises(DataError, match="array 'x': column 1 has no value in any training row"):
+        ArrayInputs.fit(source([[1.0, np.nan], [2.0, np.nan]]), "x", scaling=None)
+    floats = ArrayInputs.fit(source([[1.0, 2.0], [2.0, 3.0]]), "x", scaling=None)
+    whole = ArrayInputs.fit(source(np.eye(2, dtype=np.uint8)), "x", scaling=None)
+    with pytest.raises(DataError, match="array 'y' has 3 columns, but the model was trained on 2"):
+        floats.encode(source(np.eye(3), "y"), others=())
+    with pytest.raises(DataError, match="array 'x' holds float64, but the model was trained on bytes"):
+        whole.encode(source(np.eye(2)), others=())
+    with pytest.raises(DataError, match=r"row 0: array 'x' has inf in column 1"):
+        floats.encode(source([[1.0, np.inf]]), others=())
+    with pytest.raises(DataError, match="this file is a table of text, but the model was trained on an array"):
+        floats.encode(table("a", "1"), others=())
+    with pytest.raises(DataError, match="this file holds arrays, but the model was trained on a table"):
+        fit(table("a", "1", "2"))[0].encode(source(np.eye(2)), others=())

@@ -1,0 +1,65 @@
+"""Finding the file and its reader."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+
+from gpumlp.data import ENDINGS, Table, read
+from gpumlp.errors import DataError
+
+
+def test_an_unknown_ending_lists_the_known_ones(tmp_path):
+    with pytest.raises(DataError, match=r"cannot tell the kind of file from the name 'a\.xlsx'") as caught:
+        read(tmp_path / "a.xlsx")
+    for ending in ENDINGS:
+        assert ending in str(caught.value)
+
+
+def test_a_missing_file_names_the_nearest_one(tmp_path, write):
+    write("x\n1\n", "Train.csv")
+    with pytest.raises(DataError, match=r"trian\.csv: no such file\n  did you mean 'Train\.csv'\?"):
+        read(tmp_path / "trian.csv")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"the folder .*nowhere does not exist"):
+        read(tmp_path / "nowhere" / "a.csv")
+
+
+def test_a_folder_is_not_a_file(tmp_path):
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(DataError, match="this is a folder"):
+        read(tmp_path / "a.csv")
+
+
+def test_errors_of_data_exit_with_3(tmp_path):
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "a.csv")
+    assert caught.value.exit_code == 3
+
+
+def test_gzip_is_unpacked_whatever_the_case_of_the_name(tmp_path, write):
+    write(gzip.compress(b"x,y\n1,2\n"), "A.CSV.GZ")
+    source = read(tmp_path / "A.CSV.GZ")
+    assert isinstance(source, Table)
+    assert source.names == ("x", "y")
+
+
+PACKED = gzip.compress(b"x,y\n" + b"1,2\n" * 5000)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(PACKED[:-20], id="cut short"),
+        pytest.param(PACKED[:10] + b"\xff" * 40, id="no such kind of block"),
+        pytest.param(PACKED[:-8] + bytes(8), id="wrong checksum"),
+        pytest.param(b"x,y\n1,2\n", id="not packed"),
+    ],
+)
+def test_damaged_gzip(tmp_path, write, content):
+    write(content, "a.csv.gz")
+    with pytest.raises(DataError, match=r"a\.csv\.gz: the gzip data is damaged or cut short"):
+        read(tmp_path / "a.csv.gz")

@@ -1,0 +1,94 @@
+"""Targets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpumlp.data.targets import ClassTarget, NumberTarget
+from gpumlp.errors import DataError
+
+
+def where(row: int) -> str:
+    return f"a.csv:{row + 2}"
+
+
+def texts(*labels: str) -> np.ndarray:
+    return np.array(labels, dtype=object)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (("yes", "no", "yes"), ("no", "yes")),
+        (("10", "9", "-1", "9"), ("-1", "9", "10")),
+        (("10", "9", "b"), ("10", "9", "b")),
+        (("1_0", "9"), ("1_0", "9")),
+    ],
+)
+def test_classes_are_sorted_by_value_if_they_have_one(labels, classes):
+    target = ClassTarget.fit(texts(*labels), where)
+    assert target.classes == classes
+    codes = target.encode(texts(*labels), where)
+    assert codes.dtype == np.int32
+    assert [classes[code] for code in codes] == list(labels)
+
+
+@pytest.mark.parametrize(("count", "outputs"), [(2, 1), (3, 3), (7, 7)])
+def test_two_classes_need_one_output(count, outputs):
+    assert ClassTarget(tuple(map(str, range(count)))).outputs == outputs
+
+
+def test_one_class_is_nothing_to_learn():
+    with pytest.raises(DataError, match="every row is of the class 'a'"):
+        ClassTarget.fit(texts("a", "a"), where)
+
+
+def test_a_missing_class_is_found_with_its_line():
+    with pytest.raises(DataError, match=r"^a\.csv:3: the target is missing, as it is in 1 more rows"):
+        ClassTarget.fit(texts("a", "", "b", ""), where)
+    with pytest.raises(DataError, match=r"^a\.csv:2: the target is missing\n"):
+        ClassTarget(("a", "b")).encode(texts("", "a"), where)
+
+
+def test_a_new_class_is_found_with_its_line():
+    with pytest.raises(
+        DataError, match=r"^a\.csv:3: the class '>50K\.' does not occur in the training data"
+    ) as caught:
+        ClassTarget(("<=50K", ">50K")).encode(texts(">50K", ">50K."), where)
+    assert "allowed: <=50K, >50K" in str(caught.value)
+
+
+def test_every_row_its_own_class_looks_like_regression():
+    labels = texts(*map(str, range(51)))
+    with pytest.raises(DataError, match=r"each of the 51 rows is its own class\n.*regression"):
+        ClassTarget.fit(labels, where)
+    assert len(ClassTarget.fit(labels[:50], where).classes) == 50
+
+
+def test_numbers_are_standardised_and_restored():
+    values = np.array([1.0, 2.0, 6.0])
+    target = NumberTarget.fit(values, where)
+    encoded = target.encode(values, where)
+    assert encoded.shape == (3, 1)
+    assert encoded.dtype == np.float32
+    assert encoded.mean() == pytest.approx(0, abs=1e-7)
+    assert encoded.std() == pytest.approx(1)
+    np.testing.assert_allclose(target.restore(encoded), values, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [3.0, 0.1])
+def test_a_constant_target(value):
+    with pytest.raises(DataError, match=f"the target is {value} in every training row"):
+        NumberTarget.fit(np.full(7, value), where)
+
+
+def test_a_missing_number_is_found_with_its_line():
+    for method in (NumberTarget(0, 1).encode, NumberTarget.fit):
+        with pytest.raises(DataError, match=r"^a\.csv:3: the target is missing"):
+            method(np.array([1.0, np.nan]), where)
+
+
+def test_a_number_too_far_away():
+    with pytest.raises(DataError, match=r"^a\.csv:3: the target 1e\+30 is too far from the training values"):
+        NumberTarget(0, 1e-30).encode(np.array([1.0, 1e30]), where)

@@ -1,0 +1,114 @@
+"""The house rules that a program can see: which way imports run, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "gpumlp"
+FLOORS = [  # a module may import from floors below its own, never from above
+    ["errors"],
+    ["ops", "data"],
+    ["backend"],
+    ["autodiff"],
+    ["nn", "optim"],
+    ["config"],
+    ["training"],
+    ["__init__"],
+    ["cli"],
+    ["__main__"],
+]
+FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def imports(path: Path) -> list[str]:
+    """Return the modules of gpumlp that a file imports, as dotted names."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "gpumlp":
+                found += [f"gpumlp.{alias.name}" for alias in node.names]
+            elif node.module and node.module.startswith("gpumlp."):
+                found.append(node.module)
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.split(".")[0] == "gpumlp"]
+    return found
+
+
+def room(module: str) -> str:
+    """Return the room of a module: the name below gpumlp, or __init__ for a name of the package itself."""
+    name = module.split(".")[1] if "." in module else "__init__"
+    return name if name in FLOOR else "__init__"
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {p.name for p in PACKAGE.iterdir() if p.is_dir() and (p / "__init__.py").exists()}
+    rooms |= {p.stem for p in PACKAGE.glob("*.py")}
+    assert rooms == set(FLOOR)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    if path == PACKAGE / "__init__.py":
+        return  # names for type checkers only; the next tests show that it loads nothing
+    here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for module in imports(path):
+        there = room(module)
+        assert there == here or FLOOR[there] < FLOOR[here], f"{path} imports {module}, which stands above it"
+
+
+def test_no_file_is_in_a_circle() -> None:
+    name = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in FILES}
+    graph = {name[p]: {m for m in imports(p) if m in name.values()} for p in FILES if p.name != "__init__.py"}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " → ".join((*trail, module))
+        if module not in done:
+            for other in graph.get(module, ()):
+                visit(other, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the top-level packages that a fresh interpreter has loaded after a statement."""
+    code = f"import sys; {statement}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+HEAVY = {"numpy", "cupy", "torch", "pydantic", "rich", "yaml", "safetensors"}
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert not loaded_by("import gpumlp") & HEAVY
+
+
+def test_the_command_line_loads_nothing_heavy_until_a_verb_runs() -> None:
+    assert not loaded_by("import gpumlp.cli") & HEAVY
+
+
+def test_training_never_imports_cupy_by_itself() -> None:
+    assert "cupy" not in loaded_by("import gpumlp.training")
+
+
+def test_public_names_resolve() -> None:
+    import gpumlp
+
+    for name in gpumlp.__all__:
+        assert getattr(gpumlp, name) is not None
+    assert gpumlp.tanh is not None  # the name of a record
+    with pytest.raises(AttributeError, match="no attribute 'tahn'"):
+        gpumlp.tahn  # noqa: B018

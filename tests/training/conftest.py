@@ -1,0 +1,36 @@
+"""Small tasks, trained in a fraction of a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpumlp.config import Loaded, load
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Callable[..., Loaded]:
+    """Return a function that writes a small task with three classes and loads its configuration."""
+    rng = np.random.default_rng(0)
+    centres = np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 3.0]])
+    labels = rng.integers(0, 3, 150)
+    points = centres[labels] + rng.standard_normal((150, 2))
+    rows = [f"{a:.4f},{b:.4f},{i % 3 + 1},{'xyz'[c]}" for i, ((a, b), c) in enumerate(zip(points, labels, strict=True))]
+    (tmp_path / "points.csv").write_text("\n".join(["a,b,w,class", *rows]) + "\n")
+    (tmp_path / "points.yaml").write_text(
+        "task: classification\n"
+        "data: {train: points.csv, target: class, drop: [w]}\n"
+        "model: {hidden: [8], activation: tanh}\n"
+        "optimizer: {name: adam, learning_rate: 1e-2}\n"
+        "training: {epochs: 6, batch_size: 16}\n"
+    )
+
+    def make(*overrides: str) -> Loaded:
+        return load(tmp_path / "points.yaml", overrides)
+
+    return make

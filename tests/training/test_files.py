@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpumlp.errors import RunError
+from gpumlp.training import files
+
+ARRAYS = {"b": np.arange(3, dtype=np.float32), "a": np.ones((2, 2)), "empty": np.zeros((0, 4), np.int64)}
+
+
+def test_arrays_come_back_exactly(tmp_path: Path) -> None:
+    checksum = files.write_arrays(tmp_path / "x.safetensors", ARRAYS, {"epoch": 3, "best": [1.5]})
+    arrays, meta = files.read_arrays(tmp_path / "x.safetensors")
+    assert meta == {"epoch": 3, "best": [1.5], "sha256": checksum}
+    assert arrays.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_the_same_arrays_make_the_same_bytes(tmp_path: Path) -> None:
+    files.write_arrays(tmp_path / "x", ARRAYS, {"k": 1})
+    files.write_arrays(tmp_path / "y", dict(reversed(ARRAYS.items())), {"k": 1})
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+
+
+@pytest.mark.parametrize("position", [0, 5, 40, -1])
+def test_a_flipped_byte_is_seen(tmp_path: Path, position: int) -> None:
+    path = tmp_path / "x.safetensors"
+    files.write_arrays(path, ARRAYS, {"epoch": 3})
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(RunError, match="x.safetensors"):
+        files.read_arrays(path)
+
+
+@pytest.mark.parametrize("length", [0, 4, 30, 200])
+def test_a_file_cut_short_is_seen(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "x.safetensors"
+    files.write_arrays(path, ARRAYS, {"epoch": 3})
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(RunError, match="damaged"):
+        files.read_arrays(path)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"nothing\.json.*missing"):
+        files.read_json(tmp_path / "nothing.json")
+    with pytest.raises(RunError, match=r"nothing\.safetensors.*missing"):
+        files.read_arrays(tmp_path / "nothing.safetensors")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.txt"
+    files.write_text(path, "old")
+
+    def no_space(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(RunError, match="No space left on device"):
+        files.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="No such file"):
+        files.write_text(tmp_path / "no" / "x.txt", "new")

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpumlp.training import metrics
+
+
+def test_classification_by_hand() -> None:
+    p = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6]])
+    found = metrics.classification(p, np.array([0, 1, 1, 2]))
+    # class 0: one hit, one false alarm; class 1: one hit, one miss; class 2: one hit
+    assert found == {"accuracy": 0.75, "macro_f1": pytest.approx((2 / 3 + 2 / 3 + 1) / 3)}
+
+
+def test_binary_by_hand() -> None:
+    p = np.array([[0.9], [0.4], [0.6], [0.1]])
+    found = metrics.classification(p, np.array([1, 1, 0, 0]))
+    assert found["accuracy"] == 0.5
+    assert found["auc"] == pytest.approx(3 / 4)  # of the four pairs only (0.4, 0.6) is the wrong way round
+
+
+def test_ties_count_half() -> None:
+    assert metrics.auc(np.array([0.5, 0.5]), np.array([0, 1]), np.ones(2)) == 0.5
+
+
+def test_auc_of_one_class_is_not_a_number() -> None:
+    assert np.isnan(metrics.auc(np.array([0.5, 0.7]), np.array([1, 1]), np.ones(2)))
+
+
+def test_a_weight_of_two_is_a_row_twice() -> None:
+    rng = np.random.default_rng(0)
+    p, y = rng.random((20, 1)), rng.integers(0, 2, 20)
+    w = rng.integers(1, 4, 20)
+    weighted = metrics.classification(p, y, w)
+    repeated = metrics.classification(np.repeat(p, w, axis=0), np.repeat(y, w))
+    assert weighted == pytest.approx(repeated)
+    t = rng.random(20)
+    assert metrics.regression(p[:, 0], t, w) == pytest.approx(metrics.regression(np.repeat(p, w), np.repeat(t, w)))
+
+
+def test_regression_by_hand() -> None:
+    found = metrics.regression(np.array([1.0, 2.0, 5.0]), np.array([1.0, 3.0, 4.0]))
+    assert found["rmse"] == pytest.approx((2 / 3) ** 0.5)
+    assert found["mae"] == pytest.approx(2 / 3)
+    assert found["r2"] == pytest.approx(1 - 2 / (14 / 3))
+
+
+def test_against_scikit_learn() -> None:
+    sk = pytest.importorskip("sklearn.metrics", reason="scikit-learn is in the extra 'oracle'")
+    rng = np.random.default_rng(1)
+    p, y = rng.random((200, 4)), rng.integers(0, 4, 200)
+    found = metrics.classification(p, y)
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(y, p.argmax(1)))
+    assert found["macro_f1"] == pytest.approx(sk.f1_score(y, p.argmax(1), average="macro"))
+    scores, labels, w = rng.integers(0, 20, 300) / 20, rng.integers(0, 2, 300), rng.random(300)
+    assert metrics.auc(scores, labels, w) == pytest.approx(sk.roc_auc_score(labels, scores, sample_weight=w))
+    t, q = rng.random(50), rng.random(50)
+    assert metrics.regression(q, t)["r2"] == pytest.approx(sk.r2_score(t, q))
+    assert metrics.regression(q, t, w[:50])["rmse"] == pytest.approx(
+        sk.root_mean_squared_error(t, q, sample_weight=w[:50])
+    )

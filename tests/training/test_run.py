@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpumlp.config import Loaded, load
+from gpumlp.errors import DataError, RunError
+from gpumlp.training import Listener, train
+from gpumlp.training.run import Progress
+from gpumlp.training.trainer import Trainer
+
+Task = Callable[..., Loaded]
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_folder_of_a_run(task: Task, tmp_path: Path) -> None:
+    result = train(task(), tmp_path / "run")
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "checkpoints", "config.yaml", "metrics.jsonl", "model", "summary.json",
+    ]  # fmt: skip
+    assert sorted(p.name for p in (tmp_path / "run" / "model").iterdir()) == ["model.json", "weights.safetensors"]
+    rows = history(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert set(rows[0]) == {
+        "epoch", "seconds", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy",
+        "validation_macro_f1", "learning_rate",
+    }  # fmt: skip
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary == result.summary
+    assert summary["status"] == "completed"
+    assert summary["epochs"] == 6
+    assert summary["backend"] == "numpy"
+    assert summary["parameters"] == (2 + 1) * 8 + (8 + 1) * 3
+    assert set(summary["metrics"]) == {"train", "validation", "test"}
+    assert summary["metrics"]["test"]["accuracy"] > 0.7
+    best = min(rows, key=lambda row: row["validation_loss"])
+    assert summary["best_epoch"] == best["epoch"]
+    assert summary["metrics"]["validation"]["loss"] == pytest.approx(best["validation_loss"], rel=1e-6)
+    assert summary["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
+
+
+def test_the_resolved_config_makes_the_same_run(task: Task, tmp_path: Path) -> None:
+    train(task("training.seed=5", "model.dropout=0.2"), tmp_path / "a")
+    train(load(tmp_path / "a" / "config.yaml"), tmp_path / "b")
+    for name in ("model.json", "weights.safetensors"):
+        assert (tmp_path / "a/model" / name).read_bytes() == (tmp_path / "b/model" / name).read_bytes()
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+class KillAfter(Listener):
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def epoch(self, row: dict[str, Any], best: bool) -> None:
+        if row["epoch"] == self.epochs:
+            raise Killed
+
+
+SETTINGS = [
+    (),
+    ("optimizer.averaging=0.9", "optimizer.clip_norm=0.5", "model.dropout=0.3", "model.norm=batch"),
+    ("schedule=plateau", "schedule.patience=0", "training.early_stopping={patience: 2}", "optimizer=momentum"),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=["plain", "everything", "plateau"])
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_a_resumed_run_ends_as_one_that_was_never_stopped(
+    task: Task, tmp_path: Path, settings: tuple[str, ...], epochs: int
+) -> None:
+    whole = train(task(*settings), tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(task(*settings), tmp_path / "cut", listener=KillAfter(epochs))
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    resumed = train(task(*settings), tmp_path / "cut", resume=True)
+    for name in ("model.json", "weights.safetensors"):
+        assert (tmp_path / "whole/model" / name).read_bytes() == (tmp_path / "cut/model" / name).read_bytes()
+    timed = ("seconds", "samples_per_second")
+    assert {k: v for k, v in whole.summary.items() if k not in timed} == {
+        k: v for k, v in resumed.summary.items() if k not in timed
+    }
+    for one, other in zip(history(tmp_path / "whole"), history(tmp_path / "cut"), strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(task: Task, tmp_path: Path) -> None:
+    whole = train(task(), tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(task(), tmp_path / "cut", listener=KillAfter(4))
+    checkpoints = sorted((tmp_path / "cut" / "checkpoints").iterdir())
+    assert [p.name for p in checkpoints] == ["epoch-000003.safetensors", "epoch-000004.safetensors"]
+    checkpoints[-1].write_bytes(checkpoints[-1].read_bytes()[:-7])
+    resumed = train(task(), tmp_path / "cut", resume=True)
+    assert resumed.summary["metrics"] == whole.summary["metrics"]
+    assert [row["epoch"] for row in history(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_resuming_a_complete_run_changes_nothing(task: Task, tmp_path: Path) -> None:
+    first = train(task(), tmp_path / "run")
+    weights = tmp_path / "run/model/weights.safetensors"
+    written = weights.stat().st_mtime_ns
+    again = train(task(), tmp_path / "run", resume=True)
+    assert again.summary == first.summary
+    assert weights.stat().st_mtime_ns == written
+
+
+def test_an_existing_run_is_safe(task: Task, tmp_path: Path) -> None:
+    train(task(), tmp_path / "run")
+    before = (tmp_path / "run/summary.json").read_bytes()
+    with pytest.raises(RunError, match="in use") as caught:
+        train(task(), tmp_path / "run")
+    assert "--force" in str(caught.value)
+    assert (tmp_path / "run/summary.json").read_bytes() == before
+    with pytest.raises(RunError, match="another configuration"):
+        train(task("training.seed=1"), tmp_path / "run", resume=True)
+    train(task("training.seed=1"), tmp_path / "run", force=True)
+    assert (tmp_path / "run/summary.json").read_bytes() != before
+
+
+def test_force_deletes_nothing_but_runs(task: Task, tmp_path: Path) -> None:
+    precious = tmp_path / "thesis" / "chapter.txt"
+    precious.parent.mkdir()
+    precious.write_text("words")
+    with pytest.raises(RunError, match="not a run"):
+        train(task(), tmp_path / "thesis", force=True)
+    assert precious.read_text() == "words"
+
+
+def test_nothing_to_resume(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run to resume"):
+        train(task(), tmp_path / "run", resume=True)
+
+
+def test_wrong_data_leave_no_folder(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="did you mean"):
+        train(task("data.target=clas"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"training loss became (nan|inf) in epoch") as caught:
+        train(task("optimizer={name: sgd, learning_rate: 1e30}", "model.activation=relu"), tmp_path / "run")
+    assert "learning_rate" in str(caught.value)
+
+
+def test_early_stopping_keeps_the_best_epoch(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[np.ndarray[Any, Any]] = []
+    run_epoch = Trainer.run_epoch
+
+    def remember(self: Trainer, on_batch: Any = None) -> Any:
+        report = run_epoch(self, on_batch)
+        weights.append(self.model.parameters.values.copy())
+        return report
+
+    monkeypatch.setattr(Trainer, "run_epoch", remember)
+    settings = ("optimizer={name: sgd, learning_rate: 20}", "training.epochs=40", "training.early_stopping={patience: 3}")
+    result = train(task(*settings), tmp_path / "run")
+    losses = [row["validation_loss"] for row in history(tmp_path / "run")]
+    assert result.summary["status"] == "stopped early"
+    assert result.summary["best_epoch"] == int(np.argmin(losses)) + 1
+    assert result.summary["epochs"] == result.summary["best_epoch"] + 3
+    from gpumlp.training import load_trained
+
+    kept = load_trained(tmp_path / "run").network.parameters.values
+    np.testing.assert_array_equal(kept, weights[result.summary["best_epoch"] - 1])
+
+
+def test_without_validation_the_last_epoch_is_kept(task: Task, tmp_path: Path) -> None:
+    result = train(task("data.split={validation: 0, test: 0.2}"), tmp_path / "run")
+    assert result.summary["best_epoch"] == result.summary["epochs"] == 6
+    assert set(result.summary["metrics"]) == {"train", "test"}
+
+
+def test_row_weights_and_class_weights_change_the_outcome(task: Task, tmp_path: Path) -> None:
+    plain = train(task("data.drop=[w]"), tmp_path / "a").summary["metrics"]["train"]
+    rows = train(task("data.drop=[]", "data.weights=w"), tmp_path / "b").summary["metrics"]["train"]
+    classes = train(task("loss.class_weight={x: 5}"), tmp_path / "c").summary["metrics"]["train"]
+    balanced = train(task("loss.class_weight=balanced"), tmp_path / "d").summary["metrics"]["train"]
+    assert len({plain["loss"], rows["loss"], classes["loss"], balanced["loss"]}) == 4
+    with pytest.raises(DataError, match="no class 'q'"):
+        train(task("loss.class_weight={q: 5}"), tmp_path / "e")
+
+
+def test_float64_trains_in_float64(task: Task, tmp_path: Path) -> None:
+    from gpumlp.training import load_trained
+
+    train(task("precision=float64"), tmp_path / "run")
+    assert load_trained(tmp_path / "run").network.parameters.values.dtype == np.float64
+
+
+def test_progress_wants_more_than_min_delta() -> None:
+    progress = Progress(epoch=1)
+    assert progress.observe(1.0, 0.1)
+    progress.epoch = 2
+    assert not progress.observe(0.95, 0.1)
+    progress.epoch = 3
+    assert progress.observe(0.85, 0.1)
+    assert (progress.best_loss, progress.best_epoch) == (0.85, 3)
+    assert Progress().best_loss == math.inf

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpumlp.backend import Backend
+from gpumlp.config import Loaded
+from gpumlp.data import read
+from gpumlp.errors import RunError
+from gpumlp.training import load_model, load_trained, train
+from gpumlp.training.files import read_arrays, write_arrays
+
+Task = Callable[..., Loaded]
+
+
+@pytest.fixture
+def model(task: Task, tmp_path: Path) -> Path:
+    train(task("model.norm=batch", "model.hidden=[8, {units: 4, activation: selu, dropout: 0.1}]"), tmp_path / "run")
+    return tmp_path / "run" / "model"
+
+
+def test_a_model_predicts_raw_rows(model: Path, tmp_path: Path) -> None:
+    saved = load_model(model, Backend())
+    (tmp_path / "new.csv").write_text("b,a\n0,0\n0,3\n3,0\n")  # other order, no target
+    probabilities, notes = saved.predict(read(tmp_path / "new.csv"))
+    assert probabilities.shape == (3, 3)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
+    assert saved.labels(probabilities) == ["x", "y", "z"]
+    assert notes == []
+
+
+def test_a_run_folder_or_its_model_folder(model: Path) -> None:
+    first, second = load_trained(model), load_trained(model.parent)
+    np.testing.assert_array_equal(first.network.parameters.values, second.network.parameters.values)
+    with pytest.raises(RunError, match="no model"):
+        load_trained(model.parent.parent)
+
+
+def changed(model: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    description = json.loads((model / "model.json").read_text())
+    change(description)
+    (model / "model.json").write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(format=99), "update gpumlp"),
+        (lambda d: d.update(format="x"), "format 'x'"),
+        (lambda d: d.update(weights="0" * 64), "do not belong together"),
+        (lambda d: d["network"].update(inputs=10**12), "10000000000"),
+        (lambda d: d["network"].update(inputs=3), "shapes"),
+        (lambda d: d["network"].update(hidden=[{"units": 9}]), "shapes|parameters do not agree"),
+        (lambda d: d["network"].update(hidden=[{"units": 8, "activation": "__import__"}]), "__import__"),
+        (lambda d: d["network"].update(hidden=[{"unit": 8}]), "unit"),
+        (lambda d: d["network"].update(dtype="object"), "object"),
+        (lambda d: d["network"].update(link="os.system"), "os.system"),
+        (lambda d: d.pop("encoder"), "encoder"),
+        (lambda d: d.update(encoder=[]), "damaged|mapping|section"),
+        (lambda d: d.pop("network"), "network"),
+    ],
+)
+def test_a_description_is_not_trusted(model: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
+    changed(model, change)
+    with pytest.raises(RunError, match=message):
+        load_model(model, Backend())
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"3", b"{", b"\xff\xfe", b'{"format": 1}'])
+def test_a_description_that_is_none(model: Path, content: bytes) -> None:
+    (model / "model.json").write_bytes(content)
+    with pytest.raises(RunError, match=r"model\.json"):
+        load_model(model, Backend())
+
+
+def test_weights_of_another_model(model: Path) -> None:
+    arrays, _ = read_arrays(model / "weights.safetensors")
+    name = next(name for name in arrays if name.endswith(".b"))
+    arrays[name] = arrays[name] + 1
+    write_arrays(model / "weights.safetensors", arrays, {"format": 1})
+    with pytest.raises(RunError, match="do not belong together"):
+        load_model(model, Backend())
+
+
+def test_missing_weights(model: Path) -> None:
+    (model / "weights.safetensors").unlink()
+    with pytest.raises(RunError, match=r"weights\.safetensors.*missing"):
+        load_model(model, Backend())

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpumlp.autodiff import GradientTape, Tensor
+from gpumlp.backend import Backend
+from gpumlp.data import Dataset
+from gpumlp.nn import BatchNorm, Dense, Dropout, Loss, Sequential
+from gpumlp.optim import Optimizer, Schedule
+from gpumlp.training.trainer import Trainer, weights_in_place
+
+
+def make(rows: int = 50, batch: int = 16, *, bytes_: bool = False, weights: bool = False, **options: object) -> Trainer:
+    """Return a trainer on random rows; the first input of each row is its number."""
+    rng = np.random.default_rng(3)
+    x = rng.integers(0, 256, (rows, 5), np.uint8) if bytes_ else rng.standard_normal((rows, 5)).astype(np.float32)
+    x[:, 0] = np.arange(rows) % 256
+    data = Dataset(x, rng.integers(0, 3, rows).astype(np.int32), rng.random(rows, np.float32) if weights else None)
+    model = Sequential([Dense(8, "tanh"), Dropout(0.2), BatchNorm(), Dense(3, "softmax")]).build(5, backend=Backend())
+    loss = Loss("cross_entropy", model)
+    optimizer = Optimizer("adam", model.parameters, model.context.clock, clip_norm=1.0, averaging=0.9)
+    schedule = Schedule("cosine", learning_rate=1e-2, warmup=0.1)
+    scale = 1 / 255 if bytes_ else 1.0
+    return Trainer(model, loss, optimizer, schedule, data, epochs=4, batch_size=batch, input_scale=scale, **options)
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(50, 16), (48, 16), (7, 16), (1, 1), (33, 32)])
+def test_an_epoch_visits_every_row_once(rows: int, batch: int) -> None:
+    trainer = make(rows, batch)
+    order = []
+    for _ in range(3):
+        trainer.run_epoch()
+        order.append(trainer._order.copy())
+        assert sorted(trainer._order.tolist()) == list(range(rows))
+    assert trainer.batches == -(-rows // batch)
+    if rows > 7:
+        assert not np.array_equal(order[0], order[1])
+
+
+@pytest.mark.parametrize("bytes_", [False, True])
+@pytest.mark.parametrize("weights", [False, True])
+def test_replayed_epochs_equal_plain_steps_bit_for_bit(bytes_: bool, weights: bool) -> None:
+    """The same epochs, written out: numpy indexing for the batch, an eager tape for the step."""
+    trainer, twin = (make(bytes_=bytes_, weights=weights) for _ in range(2))
+    data, model, optimizer, b = trainer.data, twin.model, twin.optimizer, twin.backend
+    for epoch in range(3):
+        report = trainer.run_epoch()
+        totals = np.zeros(3)
+        optimizer.rates[...] = twin.schedule.rates(epoch, twin.batches, twin.epochs)
+        b.write(model.context.clock, [epoch * twin.batches, 0, epoch])
+        for start in range(0, 50, 16):
+            rows = trainer._order[start : start + 16]
+            x = data.arrays[0][rows].astype(np.float32)
+            x = x * data.scale if bytes_ else x
+            s = None if data.arrays[2] is None else data.arrays[2][rows]
+            with GradientTape() as tape:
+                loss, sums = twin.loss(model.forward(Tensor(x, b), training=True), data.arrays[1][rows], s)
+            tape.gradient(loss, list(model.parameters.variables.values()), into=model.parameters.views)
+            optimizer.step()
+            totals += sums
+        assert report.loss == totals[0] / totals[1]
+        assert report.accuracy == totals[2] / 50
+        for buffer in ("values", "gradients"):
+            np.testing.assert_array_equal(
+                getattr(trainer.model.parameters, buffer), getattr(model.parameters, buffer)
+            )
+        np.testing.assert_array_equal(trainer.optimizer.average, optimizer.average)
+        for name, state in trainer.model.state.items():
+            np.testing.assert_array_equal(state, model.state[name])
+
+
+def test_the_seed_decides_the_order() -> None:
+    first, again, other = make(seed=1), make(seed=1), make(seed=2)
+    for trainer in (first, again, other):
+        trainer.run_epoch()
+    np.testing.assert_array_equal(first._order, again._order)
+    np.testing.assert_array_equal(first.model.parameters.values, again.model.parameters.values)
+    assert not np.array_equal(first._order, other._order)
+
+
+def test_an_epoch_after_the_first_calls_no_autodiff(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make()
+    trainer.run_epoch()
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a replay must not come here")
+
+    monkeypatch.setattr(GradientTape, "__enter__", forbidden)
+    monkeypatch.setattr(type(trainer.backend), "run", lambda self, op, *a, **k: self_only_shuffle(op))
+    trainer.run_epoch()
+
+
+def self_only_shuffle(op: object) -> None:
+    """Let pass the one operation that an epoch begins with."""
+    assert op.name == "shuffle"  # type: ignore[attr-defined]
+
+
+def test_a_batch_is_reported_as_it_is_done() -> None:
+    done: list[int] = []
+    make().run_epoch(done.append)
+    assert done == [1, 2, 3, 4]
+
+
+def test_other_weights_for_a_while() -> None:
+    trainer = make()
+    trainer.run_epoch()
+    values = trainer.model.parameters.values
+    kept, average = values.copy(), trainer.optimizer.average
+    with weights_in_place(trainer.model, average):
+        np.testing.assert_array_equal(values, average)
+    np.testing.assert_array_equal(values, kept)
+    assert not np.array_equal(kept, average)
