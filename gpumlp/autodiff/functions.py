@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from gpumlp.autodiff.tensor import (
     greater,
     kept,
     log,
+    on_backend,
     primitive,
     raw,
     reduce_to,
@@ -95,7 +97,8 @@ def minimum(backend: Backend, a: Array, b: Array) -> Array:
 def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """Return the mean over all elements, or over the given axes."""
     total = sum(x, axis=axis, keepdims=keepdims)
-    return total * (total.size / np.size(x.array if isinstance(x, Tensor) else x))
+    size = np.size(x.array if isinstance(x, Tensor) else x)
+    return total * (total.size / size if size else math.nan)
 
 
 def _max_rule(g: Tensor, y: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
@@ -144,9 +147,11 @@ def concat(parts: Sequence[Any], axis: int = -1) -> Tensor:
 
 def stack(parts: Sequence[Any], axis: int = 0) -> Tensor:
     """Join tensors of one shape along a new axis."""
-    shape = list(np.shape(raw(parts[0], backend_of(parts))))
+    backend = backend_of(parts)
+    tensors = [on_backend(part, backend) for part in parts]
+    shape = tensors[0].shape
     at = axis % (len(shape) + 1)
-    return concat([reshape(p, shape=(*shape[:at], 1, *shape[at:])) for p in parts], axis=at)
+    return concat([reshape(t, shape=(*t.shape[:at], 1, *t.shape[at:])) for t in tensors], axis=at)
 
 
 FUNCTIONS: dict[str, Function] = {
@@ -172,11 +177,20 @@ FUNCTIONS: dict[str, Function] = {
 class TapedModule:
     """An array module whose functions are taped: run a record's formula on it and it can be differentiated.
 
-    What is not in ``FUNCTIONS`` comes from the backend's own module and is meant for constants.
+    What is not in ``FUNCTIONS``, or is given no tensor, is left to the backend's own module: constants stay arrays.
     """
 
     def __init__(self, backend: Backend) -> None:
         self._module = backend.xp
 
     def __getattr__(self, name: str) -> Any:
-        return FUNCTIONS.get(name) or getattr(self._module, name)
+        plain = getattr(self._module, name)
+        if name not in FUNCTIONS:
+            return plain
+
+        def function(*arguments: Any, **params: Any) -> Any:
+            values = arguments[0] if isinstance(arguments[0], list | tuple) else arguments
+            taped = any(isinstance(value, Tensor) for value in values)
+            return (FUNCTIONS[name] if taped else plain)(*arguments, **params)
+
+        return function

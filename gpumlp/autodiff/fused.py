@@ -45,8 +45,9 @@ def through_formula(
     with GradientTape() as tape:
         tape.watch(*sources)
         y = formula(TapedModule(backend), *inputs)
-    found = iter(tape.gradient(y, sources, g))
-    return [next(found) if want is not False else None for want in wants]
+    found = {id(source): part for source, part in zip(sources, tape.gradient(y, sources, g), strict=True)}
+    # An input that stands twice has one gradient, the sum over both places: it must be given once.
+    return [found.pop(id(v), None) if want is not False else None for v, want in zip(inputs, wants, strict=True)]
 
 
 def record_of(name: str | Activation) -> Activation:
@@ -87,7 +88,7 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
     if b is None:
         return activate(op, x @ W) if op.name != "identity" else x @ W
     inputs = (x, W, b)
-    xa, Wa, ba = (raw(value, backend) for value in inputs)
+    xa, Wa, ba = dense_array(x, backend), raw(W, backend), dense_array(b, backend)
     if xa.shape[-1:] != Wa.shape[:1] or Wa.shape[1:] != ba.shape:
         raise ShapeError(f"dense: x {xa.shape}, W {Wa.shape} and b {ba.shape} do not fit")
     out, *rest = backend.run(op, "bias_forward", (backend.matmul(xa, Wa), ba))

@@ -11,19 +11,42 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, Protocol, Self, TypeVar, overload
 
 from gpumlp.errors import ShapeError, TapeError
+from gpumlp.ops.record import Array
 
-if TYPE_CHECKING:
-    from gpumlp.autodiff.tensor import Tensor
-    from gpumlp.ops.record import Array
+
+class Value(Protocol):
+    """What the tape needs to know of a tensor."""
+
+    array: Array
+    backend: Any
+
+    @property
+    def is_variable(self) -> bool: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+    @property
+    def differentiable(self) -> bool: ...
+
+    def ones_like(self, *, unit: bool = False) -> Self: ...
+
+    def __add__(self, other: Any) -> Self: ...
+
+
+V = TypeVar("V", bound=Value)
 
 Want = Any
 """What is asked of a rule for one input: False for nothing, True for its gradient, or an array that the rule
 may write the gradient into instead of making a new one."""
 
-Rule = Callable[["Tensor", Sequence[Want]], "Sequence[Tensor | None]"]
+Rule = Callable[[Any, Sequence[Want]], Sequence[Any]]
 """A vector-Jacobian product: from the gradient of the output to those of the inputs that are wanted."""
 
 
@@ -33,7 +56,7 @@ class Node:
 
     name: str
     inputs: tuple[Any, ...]
-    output: Tensor
+    output: Value
     rule: Rule
 
 
@@ -50,7 +73,7 @@ def recording() -> bool:
     return bool(_active.tapes)
 
 
-def record(name: str, inputs: tuple[Any, ...], output: Tensor, rule: Rule) -> None:
+def record(name: str, inputs: tuple[Any, ...], output: Value, rule: Rule) -> None:
     """Append a node to every active tape that tracks one of its inputs."""
     for tape in _active.tapes:
         tape._append(name, inputs, output, rule)
@@ -71,7 +94,7 @@ class GradientTape:
     def __init__(self, persistent: bool = False) -> None:
         self.persistent = persistent
         self.nodes: list[Node] = []
-        self._tracked: dict[int, Tensor] = {}  # by identity; the tensors are held so that no id is used twice
+        self._tracked: dict[int, Value] = {}  # by identity; the tensors are held so that no id is used twice
         self._spent = False
 
     def __enter__(self) -> GradientTape:
@@ -81,7 +104,7 @@ class GradientTape:
     def __exit__(self, *_: object) -> None:
         _active.tapes.remove(self)
 
-    def watch(self, *tensors: Tensor) -> None:
+    def watch(self, *tensors: Value) -> None:
         """Track tensors that are not Variables."""
         for tensor in tensors:
             self._tracked[id(tensor)] = tensor
@@ -90,7 +113,7 @@ class GradientTape:
         """Tell whether ``value`` is a source on this tape, or was computed from one."""
         return id(value) in self._tracked or getattr(value, "is_variable", False)
 
-    def _append(self, name: str, inputs: tuple[Any, ...], output: Tensor, rule: Rule) -> None:
+    def _append(self, name: str, inputs: tuple[Any, ...], output: Value, rule: Rule) -> None:
         if any(self.tracks(value) for value in inputs):
             for value in inputs:
                 if getattr(value, "is_variable", False):
@@ -99,26 +122,26 @@ class GradientTape:
             self.nodes.append(Node(name, inputs, output, rule))
 
     @overload
-    def gradient(self, target: Tensor, sources: Tensor, output_gradients: Tensor | None = None) -> Tensor | None: ...
+    def gradient(self, target: V, sources: V, output_gradients: V | None = None) -> V | None: ...
 
     @overload
     def gradient(
         self,
-        target: Tensor,
-        sources: Sequence[Tensor],
-        output_gradients: Tensor | None = None,
+        target: V,
+        sources: Sequence[V],
+        output_gradients: V | None = None,
         *,
         into: Sequence[Array] | None = None,
-    ) -> list[Tensor | None]: ...
+    ) -> list[V | None]: ...
 
     def gradient(
         self,
-        target: Tensor,
-        sources: Tensor | Sequence[Tensor],
-        output_gradients: Tensor | None = None,
+        target: V,
+        sources: V | Sequence[V],
+        output_gradients: V | None = None,
         *,
         into: Sequence[Array] | None = None,
-    ) -> Tensor | list[Tensor | None] | None:
+    ) -> V | list[V | None] | None:
         """Return the gradient of ``target`` with respect to each source.
 
         A target that is no scalar stands for the sum of its elements, or for their sum weighted by
@@ -129,27 +152,28 @@ class GradientTape:
         Raises TapeError where the tape has answered already, or never watched a source.
         """
         single = not isinstance(sources, Sequence)
-        listed: list[Tensor] = [sources] if single else list(sources)  # type: ignore[list-item]
-        self._check(listed, target, output_gradients)
+        listed: list[V] = [sources] if single else list(sources)  # type: ignore[list-item, arg-type]
+        self._check(listed, target, output_gradients, into)
         seed = target.ones_like(unit=True) if output_gradients is None else output_gradients
         places = {} if into is None else {id(s): a for s, a in zip(listed, into, strict=True)}
         with self._paused():
             found = self._walk(target, seed, listed, places)
-            if into is not None:
-                for source in listed:
-                    self._place(source, found.get(id(source)), places[id(source)])
+            for source, place in zip(listed, into or (), strict=into is not None):
+                self._place(source, found.get(id(source)), place)
         if not self.persistent:
             self._spent = True
             self.nodes, self._tracked = [], {}
         result = [found.get(id(source)) for source in listed]
         return result[0] if single else result
 
-    def _check(self, sources: Sequence[Tensor], target: Tensor, weights: Tensor | None) -> None:
+    def _check(self, sources: Sequence[V], target: V, weights: V | None, into: Sequence[Array] | None) -> None:
         if self._spent:
             raise TapeError(
                 "the tape has given its gradient already",
                 hint="ask for all sources at once, or open it as GradientTape(persistent=True)",
             )
+        if not hasattr(target, "is_variable"):
+            raise TapeError(f"the target is a {type(target).__name__}, not a Tensor")
         for position, source in enumerate(sources):
             if not hasattr(source, "is_variable"):
                 raise TapeError(f"source {position} is a {type(source).__name__}, not a Tensor or Variable")
@@ -165,10 +189,13 @@ class GradientTape:
                 f"output_gradients has shape {weights.shape}, the target has {target.shape}",
                 hint="they must agree",
             )
+        if into is not None and [tuple(place.shape) for place in into] != [source.shape for source in sources]:
+            raise ShapeError(
+                f"into has shapes {[tuple(place.shape) for place in into]}, "
+                f"the sources have {[source.shape for source in sources]}"
+            )
 
-    def _walk(
-        self, target: Tensor, seed: Tensor, sources: Sequence[Tensor], places: dict[int, Array]
-    ) -> dict[int, Tensor]:
+    def _walk(self, target: V, seed: V, sources: Sequence[V], places: dict[int, Array]) -> dict[int, V]:
         wanted = {id(source) for source in sources}
         leads, uses = set(wanted), dict.fromkeys(wanted, 0)
         for node in self.nodes:  # only what depends on a source can lead back to one
@@ -178,7 +205,7 @@ class GradientTape:
             if any(id(value) in leads for value in node.inputs):
                 leads.add(id(node.output))
 
-        gradients: dict[int, Tensor] = {id(target): seed}
+        gradients: dict[int, V] = {id(target): seed}
         for node in reversed(self.nodes):
             key = id(node.output)
             g = gradients.get(key) if key in wanted else gradients.pop(key, None)
@@ -200,7 +227,7 @@ class GradientTape:
         # A source used once may have its gradient made in place; the parts of others are summed first.
         return places.get(id(value), True) if uses.get(id(value)) == 1 else True
 
-    def _place(self, source: Tensor, gradient: Tensor | None, place: Array) -> None:
+    def _place(self, source: V, gradient: V | None, place: Array) -> None:
         if gradient is None:
             source.backend.compute("zero", _fill_zero, out=place)
         elif gradient.array is not place:

@@ -8,6 +8,7 @@ functions again, so that gradients can themselves be differentiated.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -161,7 +162,9 @@ class Tensor:
         return matmul(other, self)
 
     def __getitem__(self, index: Any) -> Tensor:
-        return getitem(self, index=index)
+        parts = index if isinstance(index, tuple) else (index,)
+        arrays = tuple(part.array if isinstance(part, Tensor) else part for part in parts)
+        return getitem(self, index=arrays if isinstance(index, tuple) else arrays[0])
 
     def __gt__(self, other: Any) -> Tensor:
         return greater(self, other)
@@ -216,9 +219,16 @@ def raw(value: Any, backend: Backend) -> Any:
     """Return the array behind a tensor, a number as it is, and anything else as an array of the backend."""
     if isinstance(value, Tensor):
         return value.array
+    if isinstance(value, np.generic):
+        return value.item()  # np.sqrt(2.0) is a number like any other: it must not turn float32 into float64
     if isinstance(value, bool | int | float) or backend.owns(value):
         return value
     return Tensor(value, backend).array
+
+
+def on_backend(value: Any, backend: Backend) -> Tensor:
+    """Return a tensor as it is, and a constant as a tensor of the backend."""
+    return value if isinstance(value, Tensor) else Tensor(value, backend)
 
 
 def primitive(name: str, *rules: Function | None) -> Callable[[Callable[..., Array]], Function]:
@@ -297,13 +307,17 @@ def div(backend: Backend, a: Array, b: Array) -> Array:
 
 
 def _power_base(g: Tensor, y: Tensor, a: Any, b: Any) -> Tensor:
+    if isinstance(b, int | float) and b == 0:
+        return reduce_to(g * 0.0, a)  # a^0 is 1 everywhere, but 0 · 0^-1 is not a number
     return reduce_to(g * b * power(a, b - 1), a)
 
 
 def _power_exponent(g: Tensor, y: Tensor, a: Any, b: Any) -> Tensor:
     # Where the base is 0 the logarithm is not finite, but y is 0 on both sides of any positive exponent.
-    positive = greater(a, 0.0)
-    return reduce_to(g * y * log(where(positive, a, 1.0)), b)
+    if isinstance(a, int | float):
+        return reduce_to(g * y * (math.log(a) if a > 0 else 0.0), b)
+    a = on_backend(a, g.backend)
+    return reduce_to(g * y * log(where(greater(a, 0.0), a, 1.0)), b)
 
 
 @primitive("power", _power_base, _power_exponent)
@@ -335,7 +349,9 @@ def matmul(a: Any, b: Any) -> Tensor:
     for side in (a, b):
         if np.ndim(side.array if isinstance(side, Tensor) else side) == 0:
             raise ShapeError("matmul: a number has no matrix product", hint="use * to scale")
-    row, column = (np.ndim(s.array if isinstance(s, Tensor) else s) == 1 for s in (a, b))
+    backend = backend_of((a, b))
+    a, b = on_backend(a, backend), on_backend(b, backend)
+    row, column = a.ndim == 1, b.ndim == 1
     product = _matmul(reshape(a, shape=(1, -1)) if row else a, reshape(b, shape=(-1, 1)) if column else b)
     if row:
         product = product[..., 0, :]
@@ -345,19 +361,20 @@ def matmul(a: Any, b: Any) -> Tensor:
 # ---- shape ---------------------------------------------------------------------------------------
 
 
-def _inverse(axes: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    return None if axes is None else tuple(int(i) for i in np.argsort(axes))
+def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.argsort(axes))
 
 
 @primitive("transpose", lambda g, y, x, axes: _permute(g, axes=_inverse(axes)))
-def _permute(backend: Backend, x: Array, *, axes: tuple[int, ...] | None) -> Array:
+def _permute(backend: Backend, x: Array, *, axes: tuple[int, ...]) -> Array:
     return x.transpose(axes)
 
 
 def transpose(x: Any, axes: tuple[int, ...] | None = None) -> Tensor:
     """Swap the last two axes, or put the axes into the given order. A view: no copy is made."""
     ndim = np.ndim(x.array if isinstance(x, Tensor) else x)
-    return _permute(x, axes=axes or (*range(ndim - 2), *reversed(range(max(ndim - 2, 0), ndim))))
+    order = axes or (*range(ndim - 2), *reversed(range(max(ndim - 2, 0), ndim)))
+    return _permute(x, axes=tuple(i + ndim if i < 0 else i for i in order))
 
 
 @primitive("reshape", lambda g, y, x, shape: _reshape(g, shape=np.shape(x.array)))
@@ -404,6 +421,11 @@ def _is_view(index: Any) -> bool:
     return all(part is None or part is Ellipsis or isinstance(part, int | slice) for part in parts)
 
 
+def _is_mask(index: Any) -> bool:
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(getattr(part, "dtype", None) == np.bool_ for part in parts)
+
+
 def _take(x: Array, *, index: Any, out: Array | None) -> Array:
     if out is None:
         return x[index]
@@ -422,9 +444,12 @@ def _scatter(g: Array, *, xp: Any, shape: tuple[int, ...], index: Any, out: Arra
 @primitive("slice", lambda g, y, x, index: scatter(g, shape=x.shape, index=index))
 def getitem(backend: Backend, x: Array, *, index: Any) -> Array:
     """Return x[index] for numbers, slices, None and ``...`` (a view), or for arrays of whole numbers."""
-    if isinstance(index, Tensor):
-        index = index.array
-    return x[index] if _is_view(index) else backend.compute("take", _take, x, index=index)
+    if _is_view(index):
+        parts = index if isinstance(index, tuple) else (index,)
+        return x[parts if Ellipsis in parts else (*parts, ...)]  # with ``...`` NumPy gives a view, never a number
+    if backend.capturing and _is_mask(index):
+        raise CaptureError("the step picks elements by a mask, whose number may change", hint="use where()")
+    return backend.compute("take", _take, x, index=index)
 
 
 @primitive("scatter", lambda g, y, x, shape, index: getitem(g, index=index))

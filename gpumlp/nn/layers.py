@@ -38,6 +38,7 @@ class Layer:
 
     def __init__(self) -> None:
         self.context: Context | None = None
+        self.built = False
         self.weights: dict[str, Variable] = {}  # trained, with weight decay
         self.offsets: dict[str, Variable] = {}  # trained, without: biases and gains
         self.state: dict[str, Array] = {}  # remembered, not trained
@@ -50,8 +51,14 @@ class Layer:
         """Make the variables now if this is the first input; a layer outside of a model has seed 0."""
         if self.context is None:
             self.context = Context(x.backend, x.dtype, 0, x.backend.zeros((3,), np.int64))
-        if not self.weights and not self.offsets:
+        if not self.built:
             self.build(self.context, x.shape[-1])
+            self.built = True
+
+    def place(self, context: Context) -> None:
+        """Put the layer into a model: it starts anew, with variables made at the next input."""
+        self.context, self.built = context, False
+        self.weights, self.offsets, self.state = {}, {}, {}
 
     def build(self, context: Context, inputs: int) -> None:
         """Make the variables for rows of ``inputs`` values."""

@@ -72,6 +72,8 @@ class Loss:
         unknown = set(hyper) - set(self.record.hyper)
         if unknown:
             raise ConfigError(f"the loss {name} has no setting {sorted(unknown)[0]!r}")
+        if class_weights is not None and LOSSES[name].task != "classification":
+            raise ConfigError(f"the loss {name} has no classes to weight", hint="give row weights instead")
         self.hyper = hyper
         context = model.context
         self.class_weights = None if class_weights is None else context.backend.asarray(class_weights, context.dtype)

@@ -63,9 +63,15 @@ class Model:
         self.context = Context(backend, np.dtype(dtype), seed, backend.zeros((3,), np.int64))
         layers = self.layers()
         for index, layer in enumerate(layers.values()):
-            layer.context = replace(self.context, index=index)
+            layer.place(replace(self.context, index=index))
         row = [Tensor(np.zeros((1, width), dtype), backend) for width in widths]
         output = self.forward(*row)
+        inner = next((part for part in vars(self).values() if isinstance(part, Model) and part.is_built), None)
+        if inner is not None:
+            raise ConfigError(
+                f"a {type(inner).__name__} inside a {type(self).__name__} was built by itself",
+                hint="in forward, call inner.forward(x, training=training): inner(x) makes predictions",
+            )
         if output.ndim != 2:
             raise ShapeError(f"forward must return (N, K), for one row it returned {output.shape}")
         self.widths, self.units = widths, output.shape[1]
@@ -77,6 +83,11 @@ class Model:
             variable.name = name
         self.parameters = Parameters(backend, dtype, named)
         return self
+
+    @property
+    def is_built(self) -> bool:
+        """True once the parameters have been made."""
+        return hasattr(self, "parameters")
 
     @property
     def state(self) -> dict[str, Array]:
@@ -123,10 +134,15 @@ class Model:
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
     def _as_tensors(self, inputs: Sequence[Any]) -> list[Tensor]:
-        if not hasattr(self, "parameters"):
+        if not self.is_built:
             self.build(*(np.shape(getattr(x, "array", x))[-1] for x in inputs))
         dtype, backend = self.context.dtype, self.context.backend
-        tensors = [x if isinstance(x, Tensor) else Tensor(np.asarray(x, dtype), backend) for x in inputs]
+        tensors = [
+            (x if x.dtype == dtype else x.astype(dtype))
+            if isinstance(x, Tensor)
+            else Tensor(np.asarray(x, dtype), backend)
+            for x in inputs
+        ]
         for tensor, width in zip(tensors, self.widths, strict=True):
             if tensor.ndim != 2 or tensor.shape[1] != width:
                 raise ShapeError(f"the model takes inputs (N, {width}), not {tensor.shape}")
@@ -167,8 +183,8 @@ class Sequential(Model):
         return named
 
 
-def _find(owner: Any, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-    seen: set[int] = set()
+def _find(owner: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Layer]]:
+    seen = set() if seen is None else seen
     for key, value in vars(owner).items():
         parts = enumerate(value, 1) if isinstance(value, list | tuple) else [("", value)]
         for number, part in parts:
@@ -177,7 +193,7 @@ def _find(owner: Any, prefix: str = "") -> Iterator[tuple[str, Layer]]:
                 seen.add(id(part))
                 yield name, part
             elif isinstance(part, Model):
-                yield from _find(part, f"{name}.")
+                yield from _find(part, f"{name}.", seen)
 
 
 def _describe(layer: Layer) -> str:

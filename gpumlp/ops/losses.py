@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gpumlp.ops.record import Array, Direction, Hyper, Op, Spec
-from gpumlp.ops.special import log_sum_exp, sigmoid
+from gpumlp.ops.special import sigmoid
 
 Rows = tuple[Array, Array, Array]  # losses (N,), masses (N,), gradients (N, K)
 
@@ -106,11 +106,13 @@ def _softmax_cross_entropy(
     t = _class_targets(xp, targets, logits.shape[-1], label_smoothing, logits.dtype)
     if class_weights is not None:
         t = t * class_weights
-    lse = log_sum_exp(xp, logits)
+    # Both terms are taken from the row maximum, for next to a huge logit log K would round away.
+    z = logits - xp.max(logits, axis=-1, keepdims=True)
+    lse = xp.log(xp.sum(xp.exp(z), axis=-1, keepdims=True))
     mass = xp.sum(t, axis=-1)
     # Where a class has no mass its logit may be -inf: 0·inf must not enter the sum.
-    losses = xp.sum(xp.where(t == 0, 0.0, t * (lse - logits)), axis=-1)
-    return losses, mass, xp.exp(logits - lse) * mass[:, None] - t
+    losses = xp.sum(xp.where(t == 0, 0.0, t * (lse - z)), axis=-1)
+    return losses, mass, xp.exp(z - lse) * mass[:, None] - t
 
 
 def _right_class(xp: Any, logits: Array, targets: Array) -> Array:

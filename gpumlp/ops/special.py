@@ -43,9 +43,3 @@ def sigmoid(xp: Any, x: Array) -> Array:
 def softplus(xp: Any, x: Array) -> Array:
     """Return log(1 + exp(x)) without overflow."""
     return xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))
-
-
-def log_sum_exp(xp: Any, x: Array) -> Array:
-    """Return log Σ exp(x) along the last axis, kept as an axis of length 1: ``(..., K)`` -> ``(..., 1)``."""
-    top = xp.max(x, axis=-1, keepdims=True)
-    return top + xp.log(xp.sum(xp.exp(x - top), axis=-1, keepdims=True))

@@ -59,7 +59,7 @@ class Optimizer:
     hyper : the optimizer's own numbers, see ``OPTIMIZERS[name].hyper``
 
     ``clock`` is the int64 array (3,) of :mod:`gpumlp.ops.batches`; a step ends by advancing it. ``rates`` holds the
-    learning rate of each batch of the epoch, so that a captured step follows a schedule without the host.
+    learning rate of each batch of the epoch (the last one holds for any that follow), so that a captured step follows a schedule without the host.
     """
 
     def __init__(
@@ -72,7 +72,6 @@ class Optimizer:
         weight_decay: float | None = None,
         clip_norm: float | None = None,
         averaging: float | None = None,
-        batches: int = 1,
         **hyper: float,
     ) -> None:
         if name not in OPTIMIZERS:
@@ -84,7 +83,7 @@ class Optimizer:
         backend, like = parameters.backend, parameters.values
         self.parameters, self.clock, self.update = parameters, clock, spec.update
         self.learning_rate = spec.learning_rate if learning_rate is None else learning_rate
-        self.rates = backend.asarray(np.full(batches, self.learning_rate), like.dtype)
+        self.rates = backend.asarray(np.full(1, self.learning_rate), like.dtype)
         self.slots = {slot: backend.zeros(like.shape, like.dtype) for slot in spec.update.slots}
         self.average = None if averaging is None else backend.asarray(like).copy()
         self.norm = None if clip_norm is None else backend.zeros((1,), like.dtype)

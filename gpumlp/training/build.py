@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from gpumlp import backend as backends
 from gpumlp.backend import Backend
-from gpumlp.config import Settings
+from gpumlp.config import ClassificationLoss, Settings
 from gpumlp.data import Dataset, Encoder, Prepared, prepare
 from gpumlp.errors import DataError, choices
-from gpumlp.nn import LOSSES, Hidden, Loss, Sequential, mlp
-from gpumlp.optim import OPTIMIZERS, SCHEDULES, Optimizer, Schedule
+from gpumlp.nn import Hidden, Loss, Model, Sequential, mlp
+from gpumlp.optim import Optimizer, Schedule
 from gpumlp.training.trainer import Trainer
 
 
@@ -64,13 +65,7 @@ def build(settings: Settings, data: Prepared) -> Parts:
     hidden = tuple(Hidden(**block.model_dump()) for block in settings.model.blocks)
     model = mlp(hidden, encoder.outputs, link_for(encoder), initializer=settings.model.initializer)
     model.build(encoder.width, backend=backend, dtype=settings.precision, seed=training.seed)
-    chosen = settings.loss
-    loss = Loss(
-        chosen.name,
-        model,
-        class_weights=class_weights(getattr(chosen, "class_weight", None), encoder, data.train),
-        **numbers(chosen, LOSSES[chosen.name].hyper),
-    )
+    loss = build_loss(settings, model, encoder, data.train)
     wanted = settings.optimizer
     optimizer = Optimizer(
         wanted.name,
@@ -80,15 +75,10 @@ def build(settings: Settings, data: Prepared) -> Parts:
         weight_decay=wanted.weight_decay,
         clip_norm=wanted.clip_norm,
         averaging=wanted.averaging,
-        **numbers(wanted, OPTIMIZERS[wanted.name].hyper),
+        **wanted.hyper,
     )
     plan = settings.schedule
-    schedule = Schedule(
-        plan.name,
-        learning_rate=wanted.learning_rate,
-        warmup=plan.warmup,
-        **numbers(plan, SCHEDULES[plan.name].hyper),
-    )
+    schedule = Schedule(plan.name, learning_rate=wanted.learning_rate, warmup=plan.warmup, **plan.hyper)
     trainer = Trainer(
         model,
         loss,
@@ -103,26 +93,27 @@ def build(settings: Settings, data: Prepared) -> Parts:
     return Parts(backend, data, hidden, model, loss, optimizer, schedule, trainer)
 
 
-def numbers(section: Any, hyper: Any) -> dict[str, Any]:
-    """Return the settings of a section that its table row declares."""
-    return {name: getattr(section, name) for name in hyper}
+def build_loss(settings: Settings, model: Model, encoder: Encoder, train: Dataset | None) -> Loss:
+    """Return the loss that the settings ask for. ``train`` is looked at where classes are to be balanced."""
+    chosen = settings.loss
+    wanted = chosen.class_weight if isinstance(chosen, ClassificationLoss) else None
+    weights = None if wanted is None else class_weights(wanted, encoder.classes or (), train)
+    return Loss(chosen.name, model, class_weights=weights, **chosen.hyper)
 
 
-def class_weights(wanted: Any, encoder: Encoder, train: Dataset) -> np.ndarray[Any, Any] | None:
-    """Return one weight for each class, float64 (C,), or None for all alike.
+def class_weights(
+    wanted: Literal["balanced"] | Mapping[str, float], classes: Sequence[str], train: Dataset | None
+) -> np.ndarray[Any, Any]:
+    """Return one weight for each class, float64 (C,).
 
     ``balanced`` gives a class of n_c rows among n the weight n / (C n_c). Raises DataError for an unknown class.
     """
-    if wanted is None:
-        return None
-    classes = encoder.classes or ()
     if wanted == "balanced":
+        assert train is not None
         assert train.targets is not None
         counts = np.bincount(train.targets, minlength=len(classes))
         return len(train) / (len(classes) * np.maximum(counts, 1))
     for name in wanted:
-        if str(name) not in classes:
-            raise DataError(
-                f"there is no class {str(name)!r}", where="loss.class_weight", hint=choices(name, classes)
-            )
-    return np.array([float(wanted.get(name, 1.0)) for name in classes])
+        if name not in classes:
+            raise DataError(f"there is no class {name!r}", where="loss.class_weight", hint=choices(name, classes))
+    return np.array([wanted.get(name, 1.0) for name in classes])

@@ -10,8 +10,7 @@ from gpumlp import backend as backends
 from gpumlp.config import Loaded, load
 from gpumlp.data import read
 from gpumlp.errors import RunError
-from gpumlp.nn import LOSSES, Loss
-from gpumlp.training.build import class_weights, load_data, numbers
+from gpumlp.training.build import build_loss, load_data
 from gpumlp.training.files import read_json
 from gpumlp.training.measure import Measurement
 from gpumlp.training.run import CONFIG, MODEL, SUMMARY
@@ -53,25 +52,17 @@ def load_trained(folder: Path, backend: str = "auto") -> SavedModel:
 def evaluate(folder: Path, data: Path | None = None) -> tuple[Metrics, tuple[str, ...]]:
     """Measure a finished run on a file, or again on the parts of its own data. Return metrics and notes.
 
-    The loss is computed with the run's own settings.
+    The loss is computed with the run's own settings; to balance classes anew that takes its training rows.
     """
-    run, model = load_run(folder), load_trained(folder)
-    settings = run.loaded.settings
-    own = None if data is not None and _weights_are_fixed(settings) else load_data(settings)
-    if data is None:
+    settings, model = load_run(folder).loaded.settings, load_trained(folder)
+    balanced = getattr(settings.loss, "class_weight", None) == "balanced"
+    own = load_data(settings) if data is None or balanced else None
+    loss = build_loss(settings, model.network, model.encoder, own.train if own else None)
+    if data is not None:
+        dataset, remarks = model.encoder.encode(read(data, missing=settings.data.missing), targets=True)
+        parts, notes = {data.name: dataset}, tuple(remarks)
+    else:
         assert own is not None
         found = {"train": own.train, "validation": own.validation, "test": own.test}
         parts, notes = {name: part for name, part in found.items() if part is not None}, own.notes
-    else:
-        dataset, remarks = model.encoder.encode(read(data, missing=settings.data.missing), targets=True)
-        parts, notes = {data.name: dataset}, tuple(remarks)
-    chosen = settings.loss
-    wanted = getattr(chosen, "class_weight", None)
-    weights = class_weights(wanted, model.encoder, own.train) if wanted is not None and own else None
-    loss = Loss(chosen.name, model.network, class_weights=weights, **numbers(chosen, LOSSES[chosen.name].hyper))
     return {name: Measurement(model.network, loss, part, model.encoder)() for name, part in parts.items()}, notes
-
-
-def _weights_are_fixed(settings: Any) -> bool:
-    """Only balanced class weights need the training rows to be known again."""
-    return getattr(settings.loss, "class_weight", None) is None

@@ -1,0 +1,224 @@
+"""Configuration files to settings and back. Every problem of a file is reported at once, with its place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from gpumlp.config.problems import explain
+from gpumlp.config.section import section_of_name
+from gpumlp.config.settings import Settings, block_of_width
+from gpumlp.config.yaml_text import KeyPath, Value, parse, render
+from gpumlp.errors import ConfigError, nearest
+
+MAX_BYTES = 1 << 18
+"""The longest configuration that is read: a data file given by mistake should fail in a moment."""
+
+MAX_SHOWN = 50
+"""Problems that are shown of one file: more of them only hide the first."""
+
+_HEADER = "# All settings of a run: those that were given, and the defaults of all others.\n"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The settings of a run, and where each was set.
+
+    ``settings.data.folder`` is absolute, whatever the file says.
+    """
+
+    settings: Settings
+    path: Path
+    places: Mapping[str, str]  # by dotted setting, for those that were set
+
+    def where(self, setting: str) -> str:
+        """Return where a setting such as ``data.target`` got its value.
+
+        This is ``file.yaml:4:3`` (line and column, from 1), ``--set data.target`` for an override, and the name
+        of the file alone for a default.
+        """
+        if setting in self.places:
+            return self.places[setting]
+        section = setting
+        while section := section.rpartition(".")[0]:
+            if section in self.places:
+                # A bare name, or an override of a whole section, sets everything below it.
+                is_divided = any(other.startswith(f"{section}.") for other in self.places)
+                return str(self.path) if is_divided else self.places[section]
+        return str(self.path)
+
+
+def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Loaded:
+    """Read a configuration file, apply overrides, check everything.
+
+    Parameters
+    ----------
+    path : a YAML file
+    overrides : texts such as ``optimizer.learning_rate=1e-3`` or ``model.hidden.0=32``, in order; the value is
+        YAML, and counts as if it stood in the file
+
+    Raises
+    ------
+    ConfigError : with all problems of the file and the overrides, in the order of the lines
+    """
+    path = Path(path)
+    draft = _Draft(path)
+    problems = []
+    for override in overrides:
+        try:
+            draft.override(override)
+        except ConfigError as error:
+            problems.append((draft.last, error))
+    try:
+        settings = Settings.model_validate(draft.value)
+    except ValidationError as error:
+        for problem in explain(error, draft.value):
+            place = draft.place(problem.path)
+            setting = ".".join(map(str, problem.path))
+            where = place.text if place.text == f"--set {setting}" else f"{place.text}: {setting}"
+            problems.append((place, ConfigError(problem.what, where=where, hint=problem.hint)))
+    if problems:
+        problems.sort(key=lambda found: found[0])
+        blocks = [str(error) for _, error in problems[:MAX_SHOWN]]
+        if hidden := len(problems) - len(blocks):
+            blocks.append(f"and {hidden} more")
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ConfigError("\n".join([f"{count} in {path}", *blocks]))
+    places = {".".join(map(str, keys)): place.text for keys, place in draft.places.items() if keys}
+    return Loaded(_with_absolute_folder(settings, path.parent), path, places)
+
+
+def dump(settings: Settings, *, folder: str | os.PathLike[str]) -> str:
+    """Return YAML text with every setting, which loads as the same settings from any place.
+
+    ``folder`` is where a relative ``data.folder`` starts; the text holds an absolute one.
+    """
+    return _HEADER + render(_with_absolute_folder(settings, folder).model_dump(mode="json"))
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of a configuration file, for editors to complete and check while one types."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Settings.model_json_schema()}
+
+
+def _with_absolute_folder(settings: Settings, start: str | os.PathLike[str]) -> Settings:
+    folder = os.path.abspath(os.path.join(start, os.path.expanduser(settings.data.folder or "")))
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"folder": folder})})
+
+
+class _Place(NamedTuple):
+    """A place that can set values. Places sort as they should be reported: the file by lines, then overrides."""
+
+    rank: int
+    line: int
+    column: int
+    text: str
+
+
+class _Draft:
+    """What a file and the overrides say, before it is checked, and where they say it."""
+
+    def __init__(self, path: Path) -> None:
+        name = str(path)
+        document = parse(_read(path), name)
+        if document.value is None:
+            raise ConfigError("the file is empty", where=name, hint="a run needs task, data.train and data.target")
+        if not isinstance(document.value, dict):
+            hint = "begin with task: classification or task: regression"
+            raise ConfigError("a configuration is a mapping from settings to values", where=f"{name}:1:1", hint=hint)
+        self.value: dict[str, Value] = document.value
+        self.places: dict[KeyPath, _Place] = {(): _Place(0, 0, 0, name)}
+        for keys, (line, column) in document.positions.items():
+            self.places[keys] = _Place(0, line, column, f"{name}:{line}:{column}")
+        self.last = self.places[()]
+
+    def place(self, path: KeyPath) -> _Place:
+        """Return where a setting stands, or else the innermost section that it belongs to."""
+        while path not in self.places:
+            path = path[:-1]
+        return self.places[path]
+
+    def override(self, text: str) -> None:
+        """Set one value by ``key.key=value``."""
+        setting, equals, value = text.partition("=")
+        setting = setting.strip()
+        self.last = _Place(self.last.rank + 1, 0, 0, f"--set {setting}")
+        keys = setting.split(".")
+        if not equals or not all(keys):
+            raise ConfigError("not of the form setting=value", where=self.last.text, hint="as in training.epochs=10")
+        new = parse(value, self.last.text)
+        node: Any = self.value  # a mapping or a list
+        path: KeyPath = ()
+        for key in keys[:-1]:
+            path = (*path, self._step(node, key))
+            node = self._opened(node, path)
+        path = (*path, self._step(node, keys[-1]))
+        node[path[-1]] = new.value
+        self.places = {at: place for at, place in self.places.items() if at[: len(path)] != path}
+        self.places |= {(*path, *below): self.last for below in ((), *new.positions)}
+
+    def _step(self, node: Any, key: str) -> str | int:
+        """Return what a key of an override means in a mapping or a list."""
+        if isinstance(node, dict):
+            return key
+        if key in map(str, range(len(node))):
+            return int(key)
+        hint = f"the items of a list are counted from 0; it has {len(node)}"
+        raise ConfigError(f"no item {key!r} in the list", where=self.last.text, hint=hint)
+
+    def _opened(self, node: Any, path: KeyPath) -> Any:
+        """Return the mapping or list at ``path``, the last step from ``node``, in a form that can be added to."""
+        child = node.get(path[-1]) if isinstance(node, dict) else node[path[-1]]
+        self.places.setdefault(path, self.last)
+        section = {} if child is None else block_of_width(section_of_name(child))
+        if not isinstance(section, dict | list):
+            dotted = ".".join(map(str, path))
+            raise ConfigError(f"{dotted} is a single value, with no settings below it", where=self.last.text)
+        if isinstance(child, str | int):
+            (key,) = section
+            self.places[*path, key] = self.places[path]
+        node[path[-1]] = section
+        return section
+
+
+def _read(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises
+    ------
+    ConfigError : if it cannot be read, is longer than ``MAX_BYTES``, or is not UTF-8
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError("no such file", where=str(path), hint=_neighbours(path)) from None
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    if len(content) > MAX_BYTES:
+        what = f"longer than {MAX_BYTES // 1024} KiB, so this is hardly a configuration"
+        raise ConfigError(what, where=str(path), hint="the data are named in it, under data.train")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        what = f"not UTF-8 text: the byte 0x{content[error.start]:02x}"
+        raise ConfigError(what, where=f"{path}:{line}", hint="save the file as UTF-8") from None
+
+
+def _neighbours(path: Path) -> str:
+    """Say what there is in place of a missing file."""
+    folder = path.parent
+    try:
+        files = sorted(file.name for file in folder.iterdir() if file.is_file())
+    except OSError:
+        return f"there is no folder {str(folder)!r} that can be read"
+    if close := nearest(path.name, files):
+        return f"did you mean {str(folder / close)!r}?"
+    configurations = [name for name in files if name.endswith((".yaml", ".yml"))]
+    return f"configurations in {str(folder)!r}: {', '.join(configurations) or 'none'}"

@@ -1,0 +1,197 @@
+"""Validation errors in plain words: what was given, what is allowed, the nearest right name.
+
+What is allowed is read off the JSON schema of the settings, so that it is said in one way for every setting,
+and a new setting needs no words here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from gpumlp.config.section import Problem
+from gpumlp.config.settings import Settings
+from gpumlp.config.yaml_text import KeyPath, Value
+from gpumlp.errors import choices, nearest
+
+Node = Mapping[str, Any]  # a part of a JSON schema
+
+_TYPES = {"string": "text", "array": "a list", "object": "a mapping", "null": "null"}
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
+
+
+def explain(error: ValidationError, given: Value) -> list[Problem]:
+    """Return the problems that a validation of ``given`` found, one for each setting."""
+    schema = _Schema(Settings.model_json_schema())
+    problems: dict[KeyPath, Problem] = {}
+    for detail in error.errors(include_url=False):
+        problem = _problem(schema, detail)
+        path = _as_written(problem.path, given)
+        # Where a setting may be of several types, each of them complains; one answer names them all.
+        problems.setdefault(path, Problem(path, problem.what, problem.hint))
+    return list(problems.values())
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A setting in the schema: its path as the user writes it, its node, what it means."""
+
+    path: KeyPath
+    node: Node
+    meaning: str
+    choice: str | None = None  # the name that decided which settings are allowed here
+
+
+class _Schema:
+    """The JSON schema of the settings, as a tree to walk down."""
+
+    def __init__(self, root: dict[str, Any]) -> None:
+        self._root = root
+
+    def options(self, node: Node) -> Iterator[Node]:
+        """Yield the alternatives of a node, each with a type or a list of names."""
+        if "$ref" in node:
+            name = node["$ref"].removeprefix("#/$defs/")
+            yield from self.options(self._root["$defs"][name])
+        elif "anyOf" in node:
+            for option in node["anyOf"]:
+                yield from self.options(option)
+        else:
+            yield node
+
+    def settings(self, node: Node) -> dict[str, Node]:
+        """Return the settings that a section allows, by name."""
+        return {key: child for o in self.options(node) for key, child in o.get("properties", {}).items()}
+
+    def locate(self, location: KeyPath) -> _Place:
+        """Return the place that a validation error speaks of.
+
+        Its location goes on below the setting where pydantic names the types it tried, and has a step that no
+        user wrote where it picks the section of a name.
+        """
+        place = _Place((), self._root, "")
+        for key in location:
+            sections = place.node.get("discriminator", {}).get("mapping", {})
+            if key in sections:
+                place = _Place(place.path, {"$ref": sections[key]}, place.meaning, str(key))
+                continue
+            child = self._child(place.node, key)
+            if child is None:
+                break
+            place = _Place((*place.path, key), child, child.get("description", place.meaning))
+        return place
+
+    def homes(self, name: str, node: Node | None = None, path: tuple[str, ...] = ()) -> Iterator[str]:
+        """Yield the dotted paths of all settings of this name."""
+        for key, child in self.settings(node or self._root).items():
+            if key == name:
+                yield ".".join((*path, key))
+            yield from self.homes(name, child, (*path, key))
+
+    def _child(self, node: Node, key: str | int) -> Node | None:
+        if isinstance(key, int):
+            return next((option["items"] for option in self.options(node) if "items" in option), None)
+        return self.settings(node).get(key)
+
+
+def _problem(schema: _Schema, detail: ErrorDetails) -> Problem:
+    location, given = detail["loc"], detail["input"]
+    match detail["type"]:
+        case "rule":
+            return Problem(location, detail["ctx"]["what"], detail["ctx"]["hint"])
+        case "missing":
+            place = schema.locate(location)
+            return Problem(place.path, "required, but missing", place.meaning)
+        case "extra_forbidden":
+            section, key = schema.locate(location[:-1]), str(location[-1])
+            return Problem((*section.path, key), *_unknown(schema, section, key))
+        case "union_tag_invalid":
+            place = schema.locate((*location, "name"))
+            names = next(option["enum"] for option in schema.options(schema.locate(location).node))
+            return Problem(place.path, f"unknown name {_shown(given['name'])}", choices(given["name"], names))
+        case _:
+            place = schema.locate(location)
+            options = list(schema.options(place.node))
+            needs = " or ".join(dict.fromkeys(_needs(option) for option in options))
+            return Problem(place.path, f"got {_shown(given)}, needs {needs}", _advice(given, options, place))
+
+
+def _unknown(schema: _Schema, section: _Place, key: str) -> tuple[str, str]:
+    """Say that a section has no such setting, and where one like it would be."""
+    allowed = list(schema.settings(section.node))
+    what = f"unknown setting for {section.choice}" if section.choice else "unknown setting"
+    here = ".".join(map(str, (*section.path, key)))
+    elsewhere = [home for home in dict.fromkeys(schema.homes(key)) if home != here]
+    if elsewhere:
+        return what, f"did you mean {elsewhere[0]!r}? allowed here: {', '.join(allowed)}"
+    return what, choices(key, allowed)
+
+
+def _names(option: Node) -> list[str]:
+    """Return the names that one alternative of a setting allows; none where it is not a choice of names."""
+    return [option["const"]] if "const" in option else option.get("enum", [])
+
+
+def _needs(option: Node) -> str:
+    """Say what one alternative of a setting allows."""
+    if names := _names(option):
+        return ("one of " if len(names) > 1 else "") + ", ".join(names)
+    kind = option["type"]
+    if kind == "object" and isinstance(option.get("additionalProperties"), dict):
+        return f"a mapping, each to {_needs(option['additionalProperties'])}"
+    if kind in _TYPES:
+        return ("non-empty " if option.get("minLength") else "") + _TYPES[kind]
+    bounds = [f"{word} {option[key]:.15g}" for key, word in _BOUNDS.items() if key in option]
+    number = "a whole number" if kind == "integer" else "a number"
+    return f"{number} ({', '.join(bounds)})" if bounds else number
+
+
+def _advice(given: object, options: list[Node], place: _Place) -> str:
+    """Say what helps with a value of the wrong kind: the nearest name, the right spelling, or the meaning."""
+    # A name is text too, but no other text will do.
+    types = {option["type"] for option in options if not _names(option)}
+    if isinstance(given, str):
+        if close := nearest(given, [name for option in options for name in _names(option)]):
+            return f"did you mean {close!r}?"
+        if types & {"integer", "number"} and given[:1].isdigit():
+            return "a number is written without quotes, units and underscores: 1000, 0.5, 1e-3"
+    elif "string" in types and not types & {"integer", "number"} and isinstance(given, int | float):
+        return "text that looks like a number or like true and false needs quotes"
+    return place.meaning
+
+
+def _shown(given: object) -> str:
+    """Return a value as the user would write it, in short."""
+    match given:
+        case None:
+            return "nothing (null)"
+        case bool():
+            return str(given).lower()
+        case float() if not math.isfinite(given):
+            return f".{given}".replace(".-", "-.")
+        case dict() | list() | tuple():
+            return "a mapping" if isinstance(given, dict) else "a list"
+    text = repr(given)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _as_written(path: KeyPath, given: Value) -> KeyPath:
+    """Cut a path where the user wrote a bare name or number in place of a section."""
+    for depth, key in enumerate(path):
+        if isinstance(given, dict):
+            given = given.get(str(key), {})
+        elif isinstance(given, list) and isinstance(key, int):
+            given = given[key]
+        else:
+            return path[:depth]
+    return path

@@ -1,0 +1,158 @@
+"""What the settings are made of: sections, names out of a table, and sections that are one of several.
+
+The tables live where optimizers, schedules and losses are defined. They are read when the schema is built, so
+there is no second list of them here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Protocol
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+)
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from gpumlp.config.yaml_text import KeyPath
+from gpumlp.ops import Hyper
+
+
+class Section(BaseModel):
+    """A group of settings that cannot change; unknown names and silent conversions are refused."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a setting: where it is, what is wrong, and what to do."""
+
+    path: KeyPath
+    what: str
+    hint: str
+
+
+def refuse(section: str, problems: list[Problem]) -> None:
+    """Raise all problems as one validation error, so that each keeps its own place."""
+    if problems:
+        raise ValidationError.from_exception_data(
+            section,
+            [
+                # The text goes in as a value: a brace in it must not be taken for a placeholder.
+                InitErrorDetails(
+                    type=PydanticCustomError("rule", "{what}; {hint}", {"what": p.what, "hint": p.hint}),
+                    loc=p.path,
+                    input=None,
+                )
+                for p in problems
+            ],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class NameIn:
+    """Annotation of a text that must be a name: one of ``extra`` or a key of ``table``."""
+
+    table: Mapping[str, object]
+    extra: tuple[str, ...] = ()
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.literal_schema(list(dict.fromkeys((*self.extra, *self.table))))
+
+
+class HasHyper(Protocol):
+    """A row of a table of optimizers, schedules or losses."""
+
+    @property
+    def hyper(self) -> Mapping[str, Hyper]:
+        """The numbers that a user may set, by name."""
+
+
+class Choice(Section):
+    """A section that is one of several, told apart by ``name``, a key of ``table``."""
+
+    table: ClassVar[Mapping[str, HasHyper]]
+    name: str
+
+    @property
+    def hyper(self) -> dict[str, float]:
+        """The numbers that only this choice has, by name."""
+        return {key: getattr(self, key) for key in self.table[self.name].hyper}
+
+
+def section_of_name(given: object) -> object:
+    """Let a bare name stand for a section with this name."""
+    return {"name": given} if isinstance(given, str) else given
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the settings of one name are: the section they extend, and the numbers they add."""
+
+    base: type[Choice]
+    numbers: Mapping[str, Hyper]
+
+
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """Annotation of a section that is one of several, told apart by ``name``.
+
+    ``rows`` reads the tables when the schema is built. ``default`` is the name that is meant where none is
+    given. Where that depends on the task, it is a mapping from task to name, and ``auto`` asks for it.
+    """
+
+    rows: Callable[[], dict[str, Row]]
+    default: str | Mapping[str, str]
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        sections = {name: handler(self._section(name, row)) for name, row in self.rows().items()}
+        one_of = core_schema.tagged_union_schema(sections, discriminator="name")
+        return core_schema.with_info_before_validator_function(self._spell_out, one_of)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        union = handler(schema)
+        names = [*self._auto(), *union["discriminator"]["mapping"]]
+        # Not oneOf: {name: auto} fits the section of every task's default.
+        return {
+            "anyOf": [{"enum": names, "type": "string"}, *union["oneOf"]],
+            "discriminator": union["discriminator"],
+        }
+
+    def _section(self, name: str, row: Row) -> type[Choice]:
+        defaults = (self.default,) if isinstance(self.default, str) else self.default.values()
+        names = NameIn({name: row}, self._auto() if name in defaults else ())
+        fields: dict[str, Any] = {
+            "name": (
+                Annotated[str, names],
+                Field(name if name in defaults else ..., description=row.base.__doc__),
+            )
+        }
+        for key, number in row.numbers.items():
+            bounds = {bound: getattr(number, bound) for bound in ("gt", "ge", "lt", "le")}
+            fields[key] = float, Field(number.default, description=number.meaning, **bounds)
+        title = "".join(word.capitalize() for word in name.split("_"))
+        return create_model(title + row.base.__name__, __base__=row.base, __doc__=row.base.__doc__, **fields)
+
+    def _spell_out(self, given: object, info: ValidationInfo) -> object:
+        section = section_of_name(given)
+        if isinstance(section, dict) and ("name" not in section or section["name"] in self._auto()):
+            return {**section, "name": self._default_name(info.data)}
+        return section
+
+    def _default_name(self, before: Mapping[str, Any]) -> str:
+        if isinstance(self.default, str):
+            return self.default
+        # Without a valid task the settings fail anyway; any name will do to check the rest of the section.
+        return self.default.get(before.get("task", ""), next(iter(self.default.values())))
+
+    def _auto(self) -> tuple[str, ...]:
+        return () if isinstance(self.default, str) else ("auto",)

@@ -1,0 +1,247 @@
+"""The settings of a run, in the order of the file: what each means, its unit, its range and its default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_serializer, model_validator
+
+from gpumlp.config.section import Choice, NameIn, OneOf, Problem, Row, Section, refuse
+from gpumlp.data import DEFAULT_MISSING, SCALINGS
+from gpumlp.nn import INITIALIZERS, LOSSES
+from gpumlp.ops import ACTIVATIONS, Hyper
+from gpumlp.optim import OPTIMIZERS, SCHEDULES
+
+Task = Literal["classification", "regression"]
+Norm = Literal["none", "layer", "batch"]
+Text = Annotated[str, Field(min_length=1)]
+Column = Text | int
+Share = Annotated[float, Field(ge=0, lt=1)]
+Activation = Annotated[str, NameIn(ACTIVATIONS)]
+# Strict tuples refuse lists, and YAML has no tuples; what is inside stays strict.
+Columns = Annotated[tuple[Column, ...], Field(strict=False)]
+Markers = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class Split(Section):
+    """Which rows are kept from training: each part is a share of the rows of data.train, or a file."""
+
+    validation: Share | Text = Field(
+        default=0.15, description="rows that early stopping and the choice of the best epoch look at; 0 for none"
+    )
+    test: Share | Text = Field(default=0.15, description="rows for the one estimate at the end; 0 for none")
+
+    @model_validator(mode="after")
+    def _leave_training_rows(self) -> Self:
+        shares = [part for part in (self.validation, self.test) if isinstance(part, float)]
+        if sum(shares) >= 1:
+            what = f"validation and test take {sum(shares):g} of all rows, so none is left to train on"
+            refuse("Split", [Problem(("test",), what, "the shares must add up to less than 1")])
+        return self
+
+
+class Data(Section):
+    """Where the rows come from and how they are prepared."""
+
+    folder: Text | None = Field(
+        default=None,
+        description="folder that the paths of train and split start from, itself relative to the folder of "
+        "the configuration; null for just that folder",
+    )
+    train: Text = Field(description="file of rows: csv, tsv or idx, also gzipped (.gz), npz or npy")
+    target: Column = Field(description="what to predict: a column's name or index, or an array's name")
+    split: Split = Field(default=Split(), description="shares or files of rows for validation and test")
+    scaling: Annotated[str, NameIn(SCALINGS)] | None = Field(
+        default=None,
+        description="how numeric columns are scaled, fitted on the training rows; null: what suits them",
+    )
+    missing: Markers = Field(default=DEFAULT_MISSING, description="texts in a cell that mean: no value")
+    drop: Columns = Field(default=(), description="columns to leave out, by name or index")
+    weights: Column | None = Field(
+        default=None, description="column that says how much each row counts, at least 0; null: all alike"
+    )
+
+
+def block_of_width(given: object) -> object:
+    """Let a bare width stand for a block."""
+    return {"units": given} if isinstance(given, int) else given
+
+
+Units = Annotated[int, Field(ge=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Block(Section):
+    """One hidden layer: linear, norm, activation, dropout. What is not set is as in the model."""
+
+    units: Units = Field(description="width of the layer, in units")
+    activation: Activation | None = Field(default=None, description="activation of this layer; null: the model's")
+    dropout: Dropout | None = Field(default=None, description="share of units dropped here; null: the model's")
+    norm: Norm | None = Field(default=None, description="normalization of this layer; null: the model's")
+
+    @model_serializer
+    def _short(self) -> int | dict[str, Any]:
+        own = {key: value for key, value in self if value is not None}
+        return self.units if len(own) == 1 else own
+
+
+class Model(Section):
+    """The network: hidden layers, then one linear layer whose width follows from the data."""
+
+    hidden: Annotated[
+        tuple[Annotated[Block, BeforeValidator(block_of_width, json_schema_input_type=Units | Block)], ...],
+        Field(strict=False),
+    ] = Field(
+        default=(Block(units=64), Block(units=64)),
+        description="hidden layers, first to last: a width in units, or a block of settings",
+    )
+    activation: Activation = Field(default="relu", description="activation of every hidden layer")
+    dropout: Dropout = Field(default=0.0, description="share of each hidden layer's units dropped in training")
+    norm: Norm = Field(default="none", description="normalization before each activation: over a row, or a batch")
+    initializer: Annotated[str, NameIn(INITIALIZERS, ("auto",))] = Field(
+        default="auto", description="distribution of the first weights; auto: what suits the activation"
+    )
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The hidden layers with every setting filled in."""
+        shared = {"activation": self.activation, "dropout": self.dropout, "norm": self.norm}
+        return tuple(
+            block.model_copy(update={k: v for k, v in shared.items() if getattr(block, k) is None})
+            for block in self.hidden
+        )
+
+
+class LossSettings(Choice):
+    """What training makes small."""
+
+    table = LOSSES
+
+
+class ClassificationLoss(LossSettings):
+    """What training makes small, over classes."""
+
+    class_weight: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        default=None,
+        description="how much each class counts: balanced (as if all were equally frequent), or a mapping "
+        "from class to weight; null: every row counts 1",
+    )
+
+
+class OptimizerSettings(Choice):
+    """How the gradient moves the parameters."""
+
+    table = OPTIMIZERS
+    learning_rate: float
+    weight_decay: float
+    clip_norm: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="norm of the whole gradient that a longer one is shortened to; null: never",
+    )
+    averaging: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="share of the running mean of the parameters kept in each step; null: no mean"
+    )
+
+
+class ScheduleSettings(Choice):
+    """How the learning rate changes from step to step."""
+
+    table = SCHEDULES
+    warmup: Share = Field(default=0.0, description="share of all steps in which the rate climbs to its full height")
+
+
+def _losses() -> dict[str, Row]:
+    bases: dict[str, type[LossSettings]] = {"classification": ClassificationLoss, "regression": LossSettings}
+    return {name: Row(bases[spec.task], spec.hyper) for name, spec in LOSSES.items()}
+
+
+def _optimizers() -> dict[str, Row]:
+    rows = {}
+    for name, spec in OPTIMIZERS.items():
+        rate = Hyper(spec.learning_rate, "length of a step, as a factor of its direction", gt=0)
+        decay = Hyper(spec.weight_decay, "share of each weight that a step of rate 1 takes away", ge=0)
+        rows[name] = Row(OptimizerSettings, {"learning_rate": rate, "weight_decay": decay, **spec.hyper})
+    return rows
+
+
+def _schedules() -> dict[str, Row]:
+    return {name: Row(ScheduleSettings, spec.hyper) for name, spec in SCHEDULES.items()}
+
+
+class EarlyStopping(Section):
+    """When to stop before the last epoch."""
+
+    patience: int = Field(default=10, ge=1, description="epochs without a better validation loss before stopping")
+    min_delta: float = Field(default=0.0, ge=0, description="by how much a loss must be lower to count as better")
+
+
+class Training(Section):
+    """How long, in what pieces, and from which seed."""
+
+    epochs: int = Field(default=30, ge=1, description="passes over the training rows")
+    batch_size: int = Field(default=64, ge=1, description="rows in one step")
+    seed: int = Field(
+        default=0, ge=0, le=2**32 - 1, description="start of all randomness: split, weights, order, dropout"
+    )
+    early_stopping: EarlyStopping | None = Field(
+        default=None, description="stop when the validation loss no longer falls; null: run all epochs"
+    )
+
+
+LATER = ("tf32", "bf16")
+"""Names of precisions that a GPU offers and this version does not."""
+
+
+def _offered(given: object) -> object:
+    if given in LATER:
+        refuse("Settings", [Problem((), f"{given} is not in this version", "use float32 or float64")])
+    return given
+
+
+def _all_defaults() -> Any:
+    """Return a section with nothing set, for validation to fill in."""
+    return {}
+
+
+class Settings(Section):
+    """Everything that a run depends on."""
+
+    task: Task = Field(description="what is predicted: one of several classes (two: binary), or numbers")
+    data: Data = Field(description="the rows: at least train (a file) and target (a column)")
+    model: Model = Field(default=Model(), description="the network")
+    loss: Annotated[
+        LossSettings, OneOf(_losses, {"classification": "cross_entropy", "regression": "squared_error"})
+    ] = Field(default_factory=_all_defaults, description="what training makes small; auto: what suits the task")
+    optimizer: Annotated[OptimizerSettings, OneOf(_optimizers, "adamw")] = Field(
+        default_factory=_all_defaults, description="how the gradient moves the parameters"
+    )
+    schedule: Annotated[ScheduleSettings, OneOf(_schedules, "cosine")] = Field(
+        default_factory=_all_defaults, description="how the learning rate changes from step to step"
+    )
+    training: Training = Field(default=Training(), description="epochs, batches, seed and early stopping")
+    backend: Literal["auto", "numpy", "native", "cupy"] = Field(
+        "auto",
+        description="what computes: numpy, native (compiled, CPU) or cupy (GPU); auto: the fastest there is",
+    )
+    precision: Annotated[Literal["float32", "float64"], BeforeValidator(_offered)] = Field(
+        default="float32", description="type of every number in the network"
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        problems = []
+        if LOSSES[self.loss.name].task != self.task:
+            fitting = [name for name, spec in LOSSES.items() if spec.task == self.task]
+            what = f"{self.loss.name} is no loss for {self.task}"
+            problems.append(Problem(("loss", "name"), what, "allowed: auto, " + ", ".join(fitting)))
+        if self.data.split.validation == 0:
+            what = "needs validation rows, but data.split.validation is 0"
+            hint = "give data.split.validation a share of the rows or a file, or "
+            if self.training.early_stopping:
+                path = ("training", "early_stopping")
+                problems.append(Problem(path, f"early stopping {what}", f"{hint}set early_stopping: null"))
+            if SCHEDULES[self.schedule.name].watches:
+                path = ("schedule", "name")
+                problems.append(Problem(path, f"{self.schedule.name} {what}", f"{hint}choose another schedule"))
+        refuse("Settings", problems)
+        return self

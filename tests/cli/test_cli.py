@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import gpumlp
+from gpumlp.cli import main
+from gpumlp.training import Listener
+
+ROOT = Path(__file__).parents[2]
+CANCER = str(ROOT / "configs" / "breast_cancer.yaml")
+SHORT = ("--set", "training.epochs=3", "--set", "training.early_stopping=null")
+
+
+def run(*arguments: str, stdin: str | None = None, code: int = 0) -> Result:
+    """Run the command in this process and check its exit code."""
+    result = CliRunner().invoke(main, arguments, input=stdin)
+    assert result.exit_code == code, f"{result.stdout}\n{result.stderr}\n{result.exception!r}"
+    return result
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("runs") / "cancer"
+    run("train", CANCER, "--run-dir", str(folder), "--quiet")
+    return str(folder)
+
+
+def test_help_shows_every_verb_and_every_option_is_explained() -> None:
+    text = run("--help").stdout
+    for name, command in main.commands.items():
+        assert f"  {name} " in text
+        assert all(getattr(option, "help", None) for option in command.params if option.param_type_name == "option")
+        assert command.help
+    assert run("train", "-h").stdout.startswith("Usage:")
+
+
+def test_no_arguments_show_the_help() -> None:
+    assert "Commands:" in run(code=2).output
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"gpumlp, version {gpumlp.__version__}\n"
+
+
+def test_a_wrong_verb_or_option_is_answered_with_the_nearest() -> None:
+    assert "train" in run("trian", code=2).stderr
+    assert "--quiet" in run("train", CANCER, "--quite", code=2).stderr
+
+
+def test_the_module_is_the_command() -> None:
+    result = subprocess.run([sys.executable, "-m", "gpumlp", "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("gpumlp, version")
+
+
+def test_train_ends_with_a_table_the_folder_and_the_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("train", CANCER, *SHORT)
+    assert "accuracy" in result.stdout
+    assert "test" in result.stdout
+    assert "run folder  runs/breast_cancer" in result.stdout
+    assert "gpumlp predict runs/breast_cancer" in result.stdout
+    assert "epoch 1/3" in result.stderr
+    assert "epoch 3/3" in result.stderr
+    assert "399 training rows, 85 validation, 85 test" in result.stderr
+    assert (tmp_path / "runs/breast_cancer/summary.json").exists()
+    # A second run goes beside the first.
+    assert "run folder  runs/breast_cancer-2" in run("train", CANCER, *SHORT).stdout
+
+
+def test_quiet_is_quiet_and_json_is_json(tmp_path: Path) -> None:
+    result = run("train", CANCER, *SHORT, "--run-dir", str(tmp_path / "r"), "--quiet", "--json")
+    assert result.stderr == ""
+    assert json.loads(result.stdout)["epochs"] == 3
+
+
+def test_exit_codes_and_one_message(tmp_path: Path) -> None:
+    missing = run("train", str(tmp_path / "no.yaml"), code=2)
+    assert missing.stderr.startswith("error: ")
+    assert "no such file" in missing.stderr
+    wrong = run("train", CANCER, "--set", "optimizer.learning_rat=1", "--set", "training.epochs=0", code=2)
+    assert "learning_rate" in wrong.stderr
+    assert "training.epochs" in wrong.stderr  # both problems at once
+    assert "Traceback" not in wrong.stderr
+    data = run("train", CANCER, "--set", "data.target=targte", "--run-dir", str(tmp_path / "r"), code=3)
+    assert "did you mean 'target'" in data.stderr
+    later = run("train", CANCER, "--backend", "native", "--run-dir", str(tmp_path / "r"), code=1)
+    assert "not in this version" in later.stderr
+    assert run("train", CANCER, "--resume", "--force", code=2).stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_existing_run_is_not_overwritten(trained: str) -> None:
+    assert "in use" in run("train", CANCER, "--run-dir", trained, code=1).stderr
+
+
+def test_interrupting_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(tmp_path / "r")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gpumlp.cli.display.Announcer.epoch", interrupt)
+        result = run("train", CANCER, *SHORT, "--run-dir", folder, code=130)
+    command = result.stderr.splitlines()[-1].split(": ")[-1].split()
+    assert command[:2] == ["gpumlp", "train"]
+    assert "accuracy" in run(*command[1:]).stdout
+
+
+def test_evaluate_repeats_the_summary(trained: str) -> None:
+    summary = json.loads((Path(trained) / "summary.json").read_text())
+    metrics = json.loads(run("evaluate", trained, "--json").stdout)
+    assert metrics == summary["metrics"]
+    assert "AUC" in run("evaluate", trained).stdout
+
+
+def test_evaluate_a_file(trained: str) -> None:
+    metrics = json.loads(run("evaluate", trained, "--data", str(ROOT / "data/breast_cancer.csv"), "--json").stdout)
+    assert metrics["breast_cancer.csv"]["accuracy"] > 0.96
+
+
+def table(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text)))
+
+
+def test_predict_from_a_file_and_from_the_terminal(trained: str, tmp_path: Path) -> None:
+    lines = (ROOT / "data/breast_cancer.csv").read_text().splitlines()
+    rows = "\n".join(lines[:6]) + "\n"
+    (tmp_path / "new.csv").write_text(rows)
+    from_file = run("predict", trained, str(tmp_path / "new.csv")).stdout
+    assert from_file == run("predict", trained, "-", stdin=rows).stdout
+    header, *found = table(from_file)
+    assert header == ["prediction"]
+    assert [row[0] for row in found] == [line.rsplit(",", 1)[1] for line in lines[1:6]]
+
+    out = tmp_path / "out.csv"
+    result = run("predict", trained, str(tmp_path / "new.csv"), "--proba", "-o", str(out))
+    assert result.stdout == ""
+    assert "5 predictions" in result.stderr
+    header, *found = table(out.read_text())
+    assert header == ["prediction", "probability benign", "probability malignant"]
+    for name, benign, malignant in found:
+        assert float(benign) + float(malignant) == pytest.approx(1.0, abs=1e-6)
+        assert name == ("malignant" if float(malignant) > 0.5 else "benign")
+
+
+def test_predict_names_a_missing_column(trained: str, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("mean radius,mean textur\n1,2\n")
+    message = run("predict", trained, str(tmp_path / "new.csv"), code=3).stderr
+    assert "mean texture" in message
+
+
+def test_predict_numbers(tmp_path: Path) -> None:
+    folder = str(tmp_path / "r")
+    run("train", str(ROOT / "configs/diabetes.yaml"), *SHORT, "--run-dir", folder, "-q")
+    header, *found = table(run("predict", folder, str(ROOT / "data/diabetes.csv")).stdout)
+    assert header == ["prediction"]
+    assert len(found) == 442
+    assert all(0 < float(row[0]) < 400 for row in found)  # in the units of the target
+    run("predict", folder, str(ROOT / "data/diabetes.csv"), "--proba", code=2)
+
+
+def test_inspect_counts_parameters(trained: str) -> None:
+    for what in (trained, CANCER):
+        text = run("inspect", what).stdout
+        assert f"{(30 + 1) * 32 + (32 + 1) * 16 + (16 + 1):,}" in text
+        assert "dense_3 (Dense, sigmoid)" in text
+    assert "3,200 steps" not in text
+
+
+def test_validate(tmp_path: Path) -> None:
+    assert "no problems" in run("validate", CANCER).stdout
+    text = run("validate", CANCER, "--print-config", "--set", "training.seed=7").stdout
+    (tmp_path / "all.yaml").write_text(text)
+    assert "seed: 7" in text
+    run("validate", str(tmp_path / "all.yaml"))
+
+
+def test_schema_is_json() -> None:
+    assert json.loads(run("schema").stdout)["properties"]["task"]
+
+
+def test_doctor_finds_what_there_is() -> None:
+    text = run("doctor").stdout
+    for word in ("gpumlp", "python", "numpy", "BLAS", "kernel files", "backends"):
+        assert word in text
+
+
+def test_the_listener_of_the_command_line_overrides_what_exists() -> None:
+    from gpumlp.cli.display import Announcer
+
+    own = {name for name in vars(Announcer) if not name.startswith("_")}
+    assert {name for name in vars(Listener) if not name.startswith("_")} <= own

@@ -1,0 +1,460 @@
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from gpumlp.config import Settings, dump, json_schema, load
+from gpumlp.config.load import MAX_BYTES, MAX_SHOWN
+from gpumlp.errors import ConfigError
+from gpumlp.ops import Hyper
+from gpumlp.optim import OPTIMIZERS
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+MINIMAL = """\
+task: classification
+data:
+  train: a.csv
+  target: y
+"""
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(text: str) -> Path:
+        path = tmp_path / "run.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def failure(path: Path, *overrides: str) -> str:
+    """Return the error's text with the folder of the file left out."""
+    with pytest.raises(ConfigError) as caught:
+        load(path, overrides)
+    assert caught.value.exit_code == 2
+    return str(caught.value).replace(f"{path.parent}{os.sep}", "")
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+def test_a_minimal_file_is_enough(write: Write) -> None:
+    path = write(MINIMAL)
+    loaded = load(path)
+    assert loaded.path == path
+    assert loaded.settings.data.target == "y"
+    assert load(str(path)) == loaded
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(write: Write) -> None:
+    assert load(write("\ufeff" + MINIMAL)).where("task").endswith("run.yaml:1:1")
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [("", "."), ("data:  # comment", "."), ("folder: ..", ".."), ("folder: x/../y", "y"), ("folder: /x", "/x")],
+)
+def test_the_folder_of_the_data_becomes_absolute(write: Write, folder: str, expected: str) -> None:
+    line = f"  {folder}\n" if folder.startswith("folder") else ""
+    path = write(MINIMAL + line)
+    assert load(path).settings.data.folder == os.path.normpath(path.parent / expected)
+
+
+def test_the_folder_does_not_depend_on_where_one_stands(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(MINIMAL)
+    monkeypatch.chdir(path.parent)
+    assert load(path.name).settings.data.folder == str(path.parent)
+
+
+def test_a_home_folder_is_found(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert load(write(MINIMAL), ["data.folder=~/digits"]).settings.data.folder == "/home/ada/digits"
+
+
+def test_a_missing_file_names_the_nearest(write: Write) -> None:
+    path = write(MINIMAL)
+    assert failure(path.with_name("runs.yaml")) == "runs.yaml: no such file\n  did you mean 'run.yaml'?"
+
+
+def test_a_missing_file_names_all_configurations(write: Write) -> None:
+    path = write(MINIMAL)
+    message = failure(path.with_name("qqqqq"))
+    assert message.endswith(f"configurations in {str(path.parent)!r}: run.yaml")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "run.yaml"
+    assert failure(path).endswith(f"there is no folder {str(path.parent)!r} that can be read")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    assert failure(tmp_path).endswith("cannot be read: Is a directory")
+
+
+def test_an_unreadable_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")  # as root, no file is unreadable
+
+    path = write(MINIMAL)
+    monkeypatch.setattr(Path, "open", refuse)
+    assert failure(path) == "run.yaml: cannot be read: Permission denied"
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"task: classification\n# caf\xe9\n")
+    assert failure(path) == "run.yaml:2: not UTF-8 text: the byte 0xe9\n  save the file as UTF-8"
+
+
+def test_a_file_that_is_far_too_long(write: Write) -> None:
+    path = write("#" * (MAX_BYTES + 1))
+    assert failure(path).startswith("run.yaml: longer than 256 KiB, so this is hardly a configuration")
+    assert failure(write("#" * MAX_BYTES)).startswith("run.yaml: the file is empty")
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "---\n", "null"])
+def test_an_empty_file(write: Write, text: str) -> None:
+    assert failure(write(text)).startswith("run.yaml: the file is empty\n  a run needs task, data.train")
+
+
+@pytest.mark.parametrize("text", ["- a\n", "task\n", "5\n"])
+def test_the_top_is_a_mapping(write: Write, text: str) -> None:
+    assert failure(write(text)).startswith("run.yaml:1:1: a configuration is a mapping from settings to values")
+
+
+def test_a_syntax_error_is_placed(write: Write) -> None:
+    assert failure(write(MINIMAL + "model: [")).startswith("run.yaml:5:9: ")
+
+
+# --- problems ----------------------------------------------------------------------------------------------
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_lines(write: Write) -> None:
+    path = write(
+        "optimizer:\n"
+        "  learning_rat: 1e-3\n"
+        "data:\n"
+        "  target: y\n"
+        "model: {hidden: [8, {units: 0}], dropout: 2}\n"
+        "training:\n"
+        "    epochs: ten\n"
+    )
+    assert failure(path, "training.epoch=3", "backend=gpu") == (
+        "8 problems in run.yaml\n"
+        "run.yaml: task: required, but missing\n"
+        "  what is predicted: one of several classes (two: binary), or numbers\n"
+        "run.yaml:2:3: optimizer.learning_rat: unknown setting for adamw\n"
+        "  did you mean 'learning_rate'? allowed: name, learning_rate, weight_decay, clip_norm, averaging, "
+        "beta1, beta2, epsilon\n"
+        "run.yaml:3:1: data.train: required, but missing\n"
+        "  file of rows: csv, tsv or idx, also gzipped (.gz), npz or npy\n"
+        "run.yaml:5:22: model.hidden.1.units: got 0, needs a whole number (at least 1)\n"
+        "  width of the layer, in units\n"
+        "run.yaml:5:34: model.dropout: got 2, needs a number (at least 0, below 1)\n"
+        "  share of each hidden layer's units dropped in training\n"
+        "run.yaml:7:5: training.epochs: got 'ten', needs a whole number (at least 1)\n"
+        "  passes over the training rows\n"
+        "--set training.epoch: unknown setting\n"
+        "  did you mean 'epochs'? allowed: epochs, batch_size, seed, early_stopping\n"
+        "--set backend: got 'gpu', needs one of auto, numpy, native, cupy\n"
+        "  what computes: numpy, native (compiled, CPU) or cupy (GPU); auto: the fastest there is"
+    )
+
+
+def test_one_problem_is_counted_as_one(write: Write) -> None:
+    assert failure(write(MINIMAL + "backend: gpu\n")).startswith("1 problem in run.yaml\nrun.yaml:5:1: backend: ")
+
+
+def test_a_broken_rule_is_placed_too(write: Write) -> None:
+    path = write(MINIMAL + "  split:\n    validation: 0\nloss:\n  name: huber\ntraining: {early_stopping: {}}\n")
+    lines = failure(path).splitlines()
+    assert lines[1] == "run.yaml:8:3: loss.name: huber is no loss for classification"
+    assert lines[3].startswith("run.yaml:9:12: training.early_stopping: early stopping needs validation rows")
+
+
+def test_a_flood_of_problems_is_cut_off(write: Write) -> None:
+    message = failure(write(MINIMAL + "".join(f"k{i}: 1\n" for i in range(MAX_SHOWN + 7))))
+    assert message.startswith(f"{MAX_SHOWN + 7} problems in run.yaml\nrun.yaml:5:1: k0: unknown")
+    assert message.endswith("\nand 7 more")
+
+
+# --- overrides ---------------------------------------------------------------------------------------------
+
+
+def test_overrides_count_as_if_they_stood_in_the_file(write: Write) -> None:
+    path = write(MINIMAL + "optimizer: adam\nmodel: {hidden: [8, 16]}\ntraining: {early_stopping: null}\n")
+    overrides = [
+        "data.target=0",
+        "optimizer.beta1 = 0.5",
+        "model.hidden.1=32",
+        "model.hidden.0.norm=layer",
+        "training.early_stopping.patience=3",
+        "training.epochs=1",
+        "training.epochs=2",
+        "schedule={name: step, every: 4}",
+        "data.weights=",
+    ]
+    settings = load(path, overrides).settings
+    assert settings.data.target == 0
+    assert (settings.optimizer.name, settings.optimizer.hyper["beta1"]) == ("adam", 0.5)
+    assert [(block.units, block.norm) for block in settings.model.hidden] == [(8, "layer"), (32, None)]
+    assert settings.training.early_stopping is not None
+    assert settings.training.early_stopping.patience == 3
+    assert settings.training.epochs == 2
+    assert settings.schedule.hyper["every"] == 4.0
+    assert settings.data.weights is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epochs", "--set training.epochs: not of the form setting=value\n  as in training.epochs=10"),
+        ("=3", "--set : not of the form setting=value"),
+        ("training..epochs=3", "--set training..epochs: not of the form setting=value"),
+        ("training.epochs=[3", "--set training.epochs:1:3: a list opened with '[' is not closed"),
+        ("training.epochs=0", "--set training.epochs: got 0, needs a whole number (at least 1)"),
+        ("training={epochs: 0}", "--set training: training.epochs: got 0, needs a whole number"),
+        ("trainig.epochs=3", "--set trainig.epochs: trainig: unknown setting\n  did you mean 'training'?"),
+        ("optimizer=adm", "--set optimizer: unknown name 'adm'"),
+        (
+            "model.hidden.2=3",
+            "--set model.hidden.2: no item '2' in the list\n  the items of a list are counted from 0; it has 2",
+        ),
+        ("model.hidden.x=3", "--set model.hidden.x: no item 'x' in the list"),
+        ("model.hidden.-1=3", "--set model.hidden.-1: no item '-1' in the list"),
+        ("model.hidden.0.unit=3", "--set model.hidden.0.unit: unknown setting\n  did you mean 'units'?"),
+        ("model.dropout.x=3", "--set model.dropout.x: model.dropout is a single value, with no settings below it"),
+    ],
+)
+def test_a_wrong_override_is_named(write: Write, override: str, message: str) -> None:
+    path = write(MINIMAL + "model: {hidden: [8, 16], dropout: 0.1}\n")
+    assert failure(path, override).startswith(f"1 problem in run.yaml\n{message}")
+
+
+def test_an_override_mends_the_file(write: Write) -> None:
+    path = write(MINIMAL + "optimizer: {name: adm, beta1: 7}\n")
+    loaded = load(path, ["optimizer={name: sgd}"])
+    assert loaded.settings.optimizer.name == "sgd"
+    assert loaded.where("optimizer.beta1") == str(path)
+
+
+# --- where -------------------------------------------------------------------------------------------------
+
+
+def test_where_a_setting_comes_from(write: Write) -> None:
+    path = write(MINIMAL + "optimizer: adam\nmodel: {hidden: [8, 16]}\n")
+    overrides = ["optimizer.beta1=0.5", "schedule=cosine", "training={epochs: 3, seed: 1}", "training.seed=2"]
+    where = load(path, [*overrides, "model.hidden.1.units=3"]).where
+    assert where("task") == f"{path}:1:1"
+    assert where("data.target") == f"{path}:4:3"
+    assert where("data") == f"{path}:2:1"
+    assert where("data.drop") == str(path)
+    assert where("backend") == str(path)
+    assert where("optimizer.name") == f"{path}:5:1"
+    assert where("optimizer.beta1") == "--set optimizer.beta1"
+    assert where("optimizer.beta2") == str(path)
+    assert where("schedule.name") == "--set schedule"
+    assert where("training.epochs") == "--set training"
+    assert where("training.seed") == "--set training.seed"
+    assert where("training.batch_size") == str(path)
+    assert where("model.hidden.0.units") == f"{path}:6:18"
+    assert where("model.hidden.1.units") == "--set model.hidden.1.units"
+
+
+# --- writing -----------------------------------------------------------------------------------------------
+
+FULL = """\
+task: classification
+data:
+  folder: rows
+  train: 'no'
+  target: -1
+  split: {validation: 0, test: "1e-3"}
+  scaling: quantile
+  missing: ["", "~", "0x1F", "- a", "é"]
+  drop: [a, 3]
+  weights: w
+model:
+  hidden: [8, {units: 4, activation: tanh, dropout: 0, norm: batch}]
+  initializer: zeros
+loss: {class_weight: {0: 1, "no": 2.5}, label_smoothing: 1e-7}
+optimizer: {name: momentum, momentum: 0, clip_norm: 1, averaging: 0.99}
+schedule: {name: one_cycle, warmup: 0.1}
+training: {epochs: 1, batch_size: 1, seed: 4294967295, early_stopping: null}
+backend: numpy
+precision: float64
+"""
+
+
+@pytest.mark.parametrize("text", [MINIMAL, FULL])
+def test_what_is_written_loads_as_the_same_settings(write: Write, tmp_path: Path, text: str) -> None:
+    loaded = load(write(text))
+    elsewhere = tmp_path / "runs" / "config.yaml"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text(dump(loaded.settings, folder=loaded.path.parent), encoding="utf-8")
+    assert load(elsewhere).settings == loaded.settings
+
+
+def test_a_relative_folder_is_written_as_an_absolute_one() -> None:
+    settings = Settings.model_validate(
+        {"task": "regression", "data": {"folder": "rows", "train": "a.csv", "target": "y"}}
+    )
+    assert yaml.safe_load(dump(settings, folder="/x"))["data"]["folder"] == "/x/rows"
+
+
+def test_what_is_written_can_be_read_by_a_person(write: Write) -> None:
+    text = dump(load(write(FULL)).settings, folder="/")
+    assert text.startswith("# All settings of a run")
+    assert (
+        "\nmodel:\n  hidden:\n  - 8\n  - units: 4\n    activation: tanh\n    dropout: 0.0\n    norm: batch\n" in text
+    )
+    assert "\n  drop: [a, 3]\n" in text
+    assert "\n  averaging: 0.99\n  momentum: 0.0\n" in text
+
+
+def settings_of(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for title, section in [("", schema), *schema["$defs"].items()]:
+        for key, node in section.get("properties", {}).items():
+            yield f"{title}.{key}", node
+
+
+def test_the_schema_describes_every_setting() -> None:
+    described = dict(settings_of(json_schema()))
+    assert [key for key, node in described.items() if not node.get("description")] == []
+    assert {".task", "Data.target", "Block.units", "Training.epochs", "EarlyStopping.patience"} <= described.keys()
+    assert sum(key.endswith(".learning_rate") for key in described) == len(OPTIMIZERS)
+
+
+def test_the_schema_names_its_dialect_and_refuses_unknown_settings() -> None:
+    schema = json_schema()
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["required"] == ["task", "data"]
+    assert all(section["additionalProperties"] is False for section in [schema, *schema["$defs"].values()])
+
+
+# --- the tables --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def new_optimizer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    hyper = {"bounce": Hyper(0.25, "how far it jumps", ge=0.0, le=1.0)}
+    spec = OPTIMIZERS["sgd"]
+    spec = replace(spec, learning_rate=0.5, update=replace(spec.update, hyper=hyper))
+    with monkeypatch.context() as patch:
+        patch.setitem(OPTIMIZERS, "kangaroo", spec)
+        Settings.model_rebuild(force=True)
+        yield
+    Settings.model_rebuild(force=True)
+
+
+@pytest.mark.usefixtures("new_optimizer")
+def test_a_new_row_of_a_table_can_be_configured(write: Write) -> None:
+    optimizer = load(write(MINIMAL + "optimizer: kangaroo\n")).settings.optimizer
+    assert (optimizer.learning_rate, optimizer.hyper) == (0.5, {"bounce": 0.25})
+    message = failure(write(MINIMAL + "optimizer: {name: kangaroo, bounce: 2, bonce: 1}\n"))
+    assert "run.yaml:5:29: optimizer.bounce: got 2, needs a number (at least 0, at most 1)\n  how far" in message
+    assert "run.yaml:5:40: optimizer.bonce: unknown setting for kangaroo\n  did you mean 'bounce'?" in message
+
+
+def test_a_row_that_is_gone_cannot_be_configured(write: Write) -> None:
+    assert "unknown name 'kangaroo'" in failure(write(MINIMAL + "optimizer: kangaroo\n"))
+
+
+# --- the configurations that come with gpumlp --------------------------------------------------------------
+
+
+def test_there_are_configurations() -> None:
+    assert {path.stem for path in CONFIGS} >= {"digits", "breast_cancer", "diabetes", "fashion_mnist"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configuration_loads_and_is_explained(path: Path) -> None:
+    loaded = load(path)
+    assert dump(loaded.settings, folder=path.parent)
+    assert path.read_text(encoding="utf-8").startswith("# ")
+    data = loaded.settings.data
+    assert data.folder is not None
+    if data.folder.startswith(str(path.parent)):
+        assert (Path(data.folder) / data.train).is_file()
+
+
+# --- anything at all ---------------------------------------------------------------------------------------
+
+
+# A deadline of 0.2 s would fail on a busy machine, and says nothing about what is tested.
+no_deadline = hypothesis_settings(deadline=None)
+
+
+def loads_or_refuses(path: Path, *overrides: str) -> None:
+    with contextlib.suppress(ConfigError):
+        loaded = load(path, overrides)
+        path.write_text(dump(loaded.settings, folder="/"), encoding="utf-8")
+        assert load(path).settings == loaded.settings
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("any") / "run.yaml"
+
+
+@no_deadline
+@given(st.binary() | st.text("task: clifon\n{}[],&*!'\"#-").map(str.encode))
+def test_any_file_loads_or_is_refused(scratch: Path, content: bytes) -> None:
+    scratch.write_bytes(content)
+    loads_or_refuses(scratch)
+
+
+SCALARS = st.sampled_from(
+    [
+        *("1", "-1", "0.5", "1e999", "1e400", "9" * 400, ".nan", "true", "null", "no", "auto", "huber", "adam"),
+        *("''", "[]", "[1]", "[[1]]", "{}", "{name: sgd}", "{name: [1]}", "{name: {a: 1}}", "{units: 2}", "é"),
+    ]
+)
+SETTINGS = st.sampled_from(
+    [key.partition(".")[2] for key, _ in settings_of(json_schema())] + ["0", "a", "data", "model", "loss"]
+)
+
+
+@no_deadline
+@given(st.data())
+def test_a_mutated_configuration_loads_or_is_refused(scratch: Path, data: st.DataObject) -> None:
+    tree = yaml.safe_load(FULL)
+    for _ in range(data.draw(st.integers(1, 3))):
+        section = tree[data.draw(st.sampled_from(sorted(tree)))]
+        target = section if isinstance(section, dict) and data.draw(st.booleans()) else tree
+        keys = sorted(map(str, target))
+        key = data.draw(st.sampled_from(keys) if keys and data.draw(st.booleans()) else SETTINGS)
+        target[key] = yaml.safe_load(data.draw(SCALARS))
+    scratch.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+    loads_or_refuses(scratch)
+
+
+@no_deadline
+@given(st.lists(st.builds("{}.{}={}".format, SETTINGS, SETTINGS, SCALARS) | st.text(), max_size=3))
+def test_any_override_is_taken_or_refused(scratch: Path, overrides: list[str]) -> None:
+    scratch.write_text(FULL, encoding="utf-8")
+    loads_or_refuses(scratch, *overrides)
+
+
+@no_deadline
+@given(st.data())
+def test_a_damaged_configuration_loads_or_is_refused(scratch: Path, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(FULL)))
+    end = data.draw(st.integers(start, min(start + 10, len(FULL))))
+    insert = data.draw(st.text(" \n\t:[]{}&*!'\"#-,1ea", max_size=4))
+    scratch.write_text(FULL[:start] + insert + FULL[end:], encoding="utf-8")
+    loads_or_refuses(scratch)

@@ -1,0 +1,150 @@
+"""The words of each kind of problem; places and order are tested with ``load``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from gpumlp.config.problems import explain
+from gpumlp.config.section import Problem
+from gpumlp.config.settings import Settings
+
+REQUIRED: dict[str, Any] = {"task": "classification", "data": {"train": "a.csv", "target": "y"}}
+
+
+def problems(**sections: Any) -> list[Problem]:
+    given = {**REQUIRED, **sections}
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate(given)
+    return explain(caught.value, given)
+
+
+def problem(**sections: Any) -> Problem:
+    (only,) = problems(**sections)
+    return only
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "what", "hint"),
+    [
+        ({"training": {"epochs": 0}}, "training.epochs", "got 0, needs a whole number (at least 1)", "passes over"),
+        ({"training": {"epochs": 2.5}}, "training.epochs", "got 2.5, needs a whole number (at least 1)", "passes"),
+        (
+            {"training": {"epochs": "1_000"}},
+            "training.epochs",
+            "got '1_000', needs a whole number (at least 1)",
+            "a number is written without quotes, units and underscores",
+        ),
+        ({"training": {"batch_size": True}}, "training.batch_size", "got true, needs a whole number", "rows in"),
+        ({"training": None}, "training", "got nothing (null), needs a mapping", "epochs, batches, seed"),
+        ({"model": {"dropout": 1}}, "model.dropout", "got 1, needs a number (at least 0, below 1)", "share of each"),
+        ({"model": {"dropout": float("inf")}}, "model.dropout", "got .inf, needs a number (at least", "share of"),
+        ({"model": {"dropout": float("-inf")}}, "model.dropout", "got -.inf, needs a number", "share of"),
+        ({"model": {"hidden": 64}}, "model.hidden", "got 64, needs a list", "hidden layers, first to last"),
+        ({"model": {"hidden": [8, -3]}}, "model.hidden.1", "got -3, needs a whole number (at least 1)", "width"),
+        (
+            {"model": {"hidden": [{"units": 8, "norm": "layr"}]}},
+            "model.hidden.0.norm",
+            "got 'layr', needs one of none, layer, batch or null",
+            "did you mean 'layer'?",
+        ),
+        ({"model": {"hidden": [{}]}}, "model.hidden.0.units", "required, but missing", "width of the layer"),
+        ({"model": {"activation": "than"}}, "model.activation", "got 'than', needs one of", "did you mean 'tanh'?"),
+        ({"backend": "qq"}, "backend", "got 'qq', needs one of auto, numpy, native, cupy", "what computes"),
+        ({"optimizer": "adm"}, "optimizer", "unknown name 'adm'", "did you mean 'adam'? allowed: sgd, "),
+        ({"optimizer": {"name": "adm"}}, "optimizer.name", "unknown name 'adm'", "did you mean 'adam'?"),
+        ({"optimizer": {"name": None}}, "optimizer.name", "unknown name nothing (null)", "allowed: sgd, "),
+        ({"optimizer": {"name": ["x"]}}, "optimizer.name", "unknown name a list", "allowed: sgd, "),
+        ({"optimizer": 5}, "optimizer", "got 5, needs one of sgd, ", "how the gradient moves"),
+        (
+            {"optimizer": {"name": "sgd", "beta1": 0.9}},
+            "optimizer.beta1",
+            "unknown setting for sgd",
+            "allowed: name, learning_rate, weight_decay, clip_norm, averaging",
+        ),
+        (
+            {"optimizer": {"name": "adam", "beta_1": 0.9}},
+            "optimizer.beta_1",
+            "unknown setting for adam",
+            "did you mean 'beta1'?",
+        ),
+        # The name of an optimizer that is also the name of a setting of it.
+        ({"optimizer": {"name": "momentum", "momentum": 1}}, "optimizer.momentum", "got 1, needs a number", "share"),
+        ({"loss": {"name": "hubr"}}, "loss.name", "unknown name 'hubr'", "did you mean 'huber'? allowed: auto, "),
+        ({"loss": "huber"}, "loss", "huber is no loss for classification", "allowed: auto, cross_entropy"),
+        (
+            {"loss": {"class_weight": {"a": -1}}},
+            "loss.class_weight",
+            "got a mapping, needs balanced or a mapping, each to a number (above 0) or null",
+            "how much each class counts",
+        ),
+        ({"loss": {"class_weight": "balance"}}, "loss.class_weight", "got 'balance', ", "did you mean 'balanced'?"),
+        ({"modle": {}}, "modle", "unknown setting", "did you mean 'model'? allowed: task, data, model"),
+        ({"Model": {}}, "Model", "unknown setting", "did you mean 'model'?"),
+        ({"zzz": {}}, "zzz", "unknown setting", "allowed: task, data, model, loss"),
+        (
+            {"training": {"learning_rate": 0.1}},
+            "training.learning_rate",
+            "unknown setting",
+            "did you mean 'optimizer.learning_rate'? allowed here: epochs, batch_size",
+        ),
+        ({"patience": 3}, "patience", "unknown setting", "did you mean 'schedule.patience'?"),
+        ({"precision": "bf16"}, "precision", "bf16 is not in this version", "use float32 or float64"),
+    ],
+)
+def test_words(section: dict[str, Any], setting: str, what: str, hint: str) -> None:
+    found = problem(**section)
+    assert ".".join(map(str, found.path)) == setting
+    assert found.what.startswith(what)
+    assert found.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what", "hint"),
+    [
+        ("train", 5, "got 5, needs non-empty text", "text that looks like a number"),
+        ("train", "", "got '', needs non-empty text", "file of rows"),
+        ("target", [1], "got a list, needs non-empty text or a whole number", "what to predict"),
+        ("target", {}, "got a mapping, needs non-empty text or a whole number", "what to predict"),
+        ("missing", [-999], "got -999, needs text", "text that looks like a number"),
+        ("split", {"test": 1.5}, "got 1.5, needs a number (at least 0, below 1) or non-empty text", "rows for"),
+        ("split", {"test": 0.9}, "validation and test take 1.05 of all rows", "the shares must add up"),
+    ],
+)
+def test_words_of_data(key: str, value: object, what: str, hint: str) -> None:
+    found = problem(data={**REQUIRED["data"], key: value})
+    assert found.path[:2] == ("data", key)
+    assert found.what.startswith(what)
+    assert found.hint.startswith(hint)
+
+
+def test_all_problems_are_found_at_once() -> None:
+    found = problems(
+        task="x", data={"target": 1.0}, model={"dropout": 2}, optimizer="x", training={"seed": -1, "y": 1}
+    )
+    assert [".".join(map(str, each.path)) for each in found] == [
+        "task",
+        "data.train",
+        "data.target",
+        "model.dropout",
+        "optimizer",
+        "training.seed",
+        "training.y",
+    ]
+
+
+def test_a_long_value_is_shortened() -> None:
+    what = problem(backend="x" * 1000).what
+    assert what.startswith(f"got '{'x' * 56}..., needs")
+
+
+def test_no_word_of_the_validator_reaches_the_user() -> None:
+    found = problems(
+        task=1, data=[], model=1, loss=1, optimizer=[], schedule={"warmup": "x"}, training="x", backend=1
+    )
+    text = " ".join(each.what + each.hint for each in found)
+    assert len(found) == 8
+    for jargon in ("Input", "valid", "dictionary", "instance", "type=", "literal"):
+        assert jargon not in text
