@@ -36,7 +36,8 @@ def test_the_wheel_carries_the_kernels_and_the_type_marker(built: Path) -> None:
 
 def test_the_sdist_can_be_tested(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
-    names = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
     assert {*KERNELS, "configs/digits.yaml", "data/digits.csv.gz", "tests/test_wheel.py", "README.md"} <= names
 
 

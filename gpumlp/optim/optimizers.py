@@ -59,7 +59,8 @@ class Optimizer:
     hyper : the optimizer's own numbers, see ``OPTIMIZERS[name].hyper``
 
     ``clock`` is the int64 array (3,) of :mod:`gpumlp.ops.batches`; a step ends by advancing it. ``rates`` holds the
-    learning rate of each batch of the epoch (the last one holds for any that follow), so that a captured step follows a schedule without the host.
+    learning rate of each batch of the epoch, the last one for any that follow, so that a captured step follows a
+    schedule without the host.
     """
 
     def __init__(

@@ -20,7 +20,9 @@ def task(tmp_path: Path) -> Callable[..., Loaded]:
     centres = np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 3.0]])
     labels = rng.integers(0, 3, 150)
     points = centres[labels] + rng.standard_normal((150, 2))
-    rows = [f"{a:.4f},{b:.4f},{i % 3 + 1},{'xyz'[c]}" for i, ((a, b), c) in enumerate(zip(points, labels, strict=True))]
+    rows = [
+        f"{a:.4f},{b:.4f},{i % 3 + 1},{'xyz'[c]}" for i, ((a, b), c) in enumerate(zip(points, labels, strict=True))
+    ]
     (tmp_path / "points.csv").write_text("\n".join(["a,b,w,class", *rows]) + "\n")
     (tmp_path / "points.yaml").write_text(
         "task: classification\n"

@@ -35,7 +35,7 @@ def test_a_flipped_byte_is_seen(tmp_path: Path, position: int) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 0x10
     path.write_bytes(content)
-    with pytest.raises(RunError, match="x.safetensors"):
+    with pytest.raises(RunError, match=r"x\.safetensors"):
         files.read_arrays(path)
 
 

@@ -55,7 +55,7 @@ def test_the_resolved_config_makes_the_same_run(task: Task, tmp_path: Path) -> N
         assert (tmp_path / "a/model" / name).read_bytes() == (tmp_path / "b/model" / name).read_bytes()
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for the end of the process."""
 
 
@@ -65,7 +65,7 @@ class KillAfter(Listener):
 
     def epoch(self, row: dict[str, Any], best: bool) -> None:
         if row["epoch"] == self.epochs:
-            raise Killed
+            raise KilledError
 
 
 SETTINGS = [
@@ -81,7 +81,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(
     task: Task, tmp_path: Path, settings: tuple[str, ...], epochs: int
 ) -> None:
     whole = train(task(*settings), tmp_path / "whole")
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(task(*settings), tmp_path / "cut", listener=KillAfter(epochs))
     assert not (tmp_path / "cut" / "summary.json").exists()
     resumed = train(task(*settings), tmp_path / "cut", resume=True)
@@ -97,7 +97,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(task: Task, tmp_path: Path) -> None:
     whole = train(task(), tmp_path / "whole")
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(task(), tmp_path / "cut", listener=KillAfter(4))
     checkpoints = sorted((tmp_path / "cut" / "checkpoints").iterdir())
     assert [p.name for p in checkpoints] == ["epoch-000003.safetensors", "epoch-000004.safetensors"]
@@ -155,9 +155,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(task: Task, tmp_path: Path) -> 
     assert "learning_rate" in str(caught.value)
 
 
-def test_early_stopping_keeps_the_best_epoch(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_early_stopping_keeps_the_best_epoch(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights: list[np.ndarray[Any, Any]] = []
     run_epoch = Trainer.run_epoch
 
@@ -167,7 +165,11 @@ def test_early_stopping_keeps_the_best_epoch(
         return report
 
     monkeypatch.setattr(Trainer, "run_epoch", remember)
-    settings = ("optimizer={name: sgd, learning_rate: 20}", "training.epochs=40", "training.early_stopping={patience: 3}")
+    settings = (
+        "optimizer={name: sgd, learning_rate: 20}",
+        "training.epochs=40",
+        "training.early_stopping={patience: 3}",
+    )
     result = train(task(*settings), tmp_path / "run")
     losses = [row["validation_loss"] for row in history(tmp_path / "run")]
     assert result.summary["status"] == "stopped early"

@@ -11,7 +11,9 @@ from gpumlp.optim import Optimizer, Schedule
 from gpumlp.training.trainer import Trainer, weights_in_place
 
 
-def make(rows: int = 50, batch: int = 16, *, bytes_: bool = False, weights: bool = False, **options: object) -> Trainer:
+def make(
+    rows: int = 50, batch: int = 16, *, bytes_: bool = False, weights: bool = False, **options: object
+) -> Trainer:
     """Return a trainer on random rows; the first input of each row is its number."""
     rng = np.random.default_rng(3)
     x = rng.integers(0, 256, (rows, 5), np.uint8) if bytes_ else rng.standard_normal((rows, 5)).astype(np.float32)
