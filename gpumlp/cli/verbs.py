@@ -49,7 +49,7 @@ def train(
         if announcer:
             announcer.close()
         again = f"gpumlp train {folder / CONFIG} --run-dir {folder} --resume"
-        say(f"interrupted; to go on from the last whole epoch: {again}")
+        say(f"interrupted; to go on from the last checkpoint: {again}")
         sys.exit(INTERRUPTED)
     finally:
         if announcer:

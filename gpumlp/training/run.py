@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ CONFIG, HISTORY, SUMMARY, MODEL, CHECKPOINTS = (
     "checkpoints",
 )
 KEPT_CHECKPOINTS = 2
+CHECKPOINT_SECONDS = 2.0  # what an interruption may cost at most, besides the epoch it falls into
+CHECKPOINT_SHARE = 0.05  # of the time that saving may take, where it is slow
 
 
 class Listener:
@@ -141,6 +144,7 @@ class _Run:
         self.progress = Progress()
         self.best: Arrays = parts.model.arrays()
         self.validation = self._measurement(parts.data.validation)
+        self._checkpoint_due = time.monotonic() + CHECKPOINT_SECONDS
 
     def loop(self, listener: Listener) -> str:
         """Train until the epochs are over or early stopping says so; return the status of the run."""
@@ -164,7 +168,8 @@ class _Run:
             row["learning_rate"] = report.learning_rate
             with (self.folder / HISTORY).open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            self._save_checkpoint()
+            if time.monotonic() >= self._checkpoint_due:
+                self._save_checkpoint()
             listener.epoch(row, best)
         return "completed"
 
@@ -193,6 +198,7 @@ class _Run:
     # ---- what is written ------------------------------------------------------------------------
 
     def _save_checkpoint(self) -> None:
+        started = time.monotonic()
         parts, backend = self.parts, self.parts.backend
         arrays = {f"model/{k}": v for k, v in parts.model.arrays().items()}
         arrays |= {f"best/{k}": v for k, v in self.best.items()}
@@ -202,6 +208,8 @@ class _Run:
         write_arrays(folder / f"epoch-{self.progress.epoch:06d}.safetensors", arrays, meta)
         for old in sorted(folder.glob("epoch-*.safetensors"))[:-KEPT_CHECKPOINTS]:
             old.unlink(missing_ok=True)
+        ended = time.monotonic()
+        self._checkpoint_due = ended + max(CHECKPOINT_SECONDS, (ended - started) / CHECKPOINT_SHARE)
 
     def restore(self) -> list[dict[str, Any]]:
         """Go back to the last whole checkpoint; return the history up to there."""

@@ -11,7 +11,7 @@ import pytest
 
 from gpumlp.config import Loaded, load
 from gpumlp.errors import DataError, RunError
-from gpumlp.training import Listener, train
+from gpumlp.training import Listener, files, train
 from gpumlp.training.run import Progress
 from gpumlp.training.trainer import Trainer
 
@@ -55,6 +55,13 @@ def test_the_resolved_config_makes_the_same_run(task: Task, tmp_path: Path) -> N
         assert (tmp_path / "a/model" / name).read_bytes() == (tmp_path / "b/model" / name).read_bytes()
 
 
+@pytest.fixture
+def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every epoch leave a checkpoint."""
+    monkeypatch.setattr("gpumlp.training.run.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("gpumlp.training.run.CHECKPOINT_SHARE", 1e9)
+
+
 class KilledError(Exception):
     """Stands for the end of the process."""
 
@@ -75,6 +82,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.usefixtures("every_epoch")
 @pytest.mark.parametrize("settings", SETTINGS, ids=["plain", "everything", "plateau"])
 @pytest.mark.parametrize("epochs", [1, 4])
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(
@@ -95,6 +103,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
 
+@pytest.mark.usefixtures("every_epoch")
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(task: Task, tmp_path: Path) -> None:
     whole = train(task(), tmp_path / "whole")
     with pytest.raises(KilledError):
@@ -105,6 +114,41 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(task: Task, tmp_path: 
     resumed = train(task(), tmp_path / "cut", resume=True)
     assert resumed.summary["metrics"] == whole.summary["metrics"]
     assert [row["epoch"] for row in history(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_without_a_checkpoint_yet_a_run_starts_again(task: Task, tmp_path: Path) -> None:
+    whole = train(task(), tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train(task(), tmp_path / "cut", listener=KillAfter(4))
+    assert list((tmp_path / "cut" / "checkpoints").iterdir()) == []  # it took no two seconds
+    assert train(task(), tmp_path / "cut", resume=True).summary["metrics"] == whole.summary["metrics"]
+    assert [row["epoch"] for row in history(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_checkpoints_keep_their_distance(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock of a second an epoch: one checkpoint in two seconds, fewer where saving takes long."""
+    now = 0.0
+    saved: list[int] = []
+    monkeypatch.setattr("gpumlp.training.run.time.monotonic", lambda: now)
+    write_arrays = files.write_arrays
+
+    class Clock(Listener):
+        def epoch(self, row: dict[str, Any], best: bool) -> None:
+            nonlocal now
+            now += 1.0
+
+    def slow(path: Path, *rest: Any) -> str:
+        nonlocal now
+        if path.parent.name == "checkpoints":
+            now += cost
+            saved.append(int(path.stem.split("-")[1]))
+        return write_arrays(path, *rest)
+
+    monkeypatch.setattr("gpumlp.training.run.write_arrays", slow)
+    for cost, epochs in ((0.0, [3, 5, 7, 9]), (0.25, [3, 8])):
+        saved.clear()
+        train(task("training.epochs=10"), tmp_path / str(cost), listener=Clock())
+        assert saved == epochs
 
 
 def test_resuming_a_complete_run_changes_nothing(task: Task, tmp_path: Path) -> None:
