@@ -28,6 +28,7 @@ Features = NDArray[np.float32 | np.uint8]
 _FEW_ROWS = 50
 # One-hot features of one column: worth a remark, and beyond all reason.
 _MANY_CATEGORIES = 255
+_NAMED_COLUMNS = 5  # further columns that a note names
 _MOST_CATEGORIES = 10_000
 # No array is believed to be wider than this, whatever a model file says.
 _WIDEST = 2**24
@@ -183,22 +184,25 @@ class TableInputs:
         """
         numbers: dict[str, Floats] = {}
         one_hots: list[OneHot] = []
-        notes: list[str] = []
+        remarks: dict[str, list[str]] = {}  # what is to be said, and of which columns
         for name in names:
             column = table.column(name)
             values = table.try_numbers(name)
+            remark = None
             if not any(column.texts):
-                notes.append(f"column {name!r} is left out: it is empty in every training row")
+                remark = "is left out: it is empty in every training row"
             elif values is not None and np.ptp(values) == 0:
-                notes.append(f"column {name!r} is left out: it is {values[0]:g} in every training row")
+                remark = f"is left out: it is {values[0]:g} in every training row"
             elif values is not None:
                 numbers[name] = values
                 if _counts_rows(table, values):
-                    notes.append(f"column {name!r} looks like a row number; consider dropping it")
+                    remark = "looks like a row number; consider dropping it"
             else:
-                one_hot, remarks = _fit_one_hot(name, column, table.path)
+                one_hot, remark = _fit_one_hot(name, column, table.path)
                 one_hots += one_hot
-                notes += remarks
+            if remark is not None:
+                remarks.setdefault(remark, []).append(name)
+        notes = [_note(columns, remark) for remark, columns in remarks.items()]
         if not numbers and not one_hots:
             raise DataError("no column is left to learn from", where=table.path, hint="; ".join(notes) or None)
         block = NumericBlock.fit(np.stack(list(numbers.values()), axis=1), scaling) if numbers else None
@@ -393,22 +397,29 @@ def _counts_rows(table: Table, values: Floats) -> bool:
     return len(values) > _FEW_ROWS and bool(np.ptp(values - table.lines) == 0)
 
 
-def _fit_one_hot(name: str, column: Column, path: str) -> tuple[list[OneHot], list[str]]:
-    """Return the encoding of a column of text, or none, and the notes on it."""
+def _note(columns: Sequence[str], remark: str) -> str:
+    """Return one sentence on several columns of which the same is to be said."""
+    first, *others = columns
+    told = ", ".join(repr(name) for name in others[:_NAMED_COLUMNS])
+    more = len(others) - _NAMED_COLUMNS
+    also = f" (also {told}{f' and {more} more' if more > 0 else ''})" if others else ""
+    return f"column {first!r} {remark}{also}"
+
+
+def _fit_one_hot(name: str, column: Column, path: str) -> tuple[list[OneHot], str | None]:
+    """Return the encoding of a column of text, or none, and a remark on it."""
     categories = sorted({text for text in column.texts if text})
     gaps = len(categories) < len(column.texts)
     if len(categories) == 1 and not gaps:
-        return [], [f"column {name!r} is left out: it is {categories[0]!r} in every training row"]
+        return [], f"is left out: it is {categories[0]!r} in every training row"
     present = int(np.count_nonzero(column.texts[column.codes] != ""))
     if len(categories) == present > _FEW_ROWS:
-        return [], [f"column {name!r} is left out: all its {present} texts are different"]
+        return [], f"is left out: all its {present} texts are different"
     if len(categories) > _MOST_CATEGORIES:
         what = f"column {name!r} has {len(categories)} different texts, too many for categories"
         raise DataError(what, where=path, hint="drop the column")
-    notes = []
-    if len(categories) > _MANY_CATEGORIES:
-        notes.append(f"column {name!r} has {len(categories)} categories; consider dropping it")
-    return [OneHot(name, tuple(categories), gaps)], notes
+    many = f"has {len(categories)} categories; consider dropping it" if len(categories) > _MANY_CATEGORIES else None
+    return [OneHot(name, tuple(categories), gaps)], many
 
 
 def _require_finite(block: NDArray[Any], name: str, where: Callable[[int], str]) -> None:

@@ -110,6 +110,13 @@ def test_a_row_number_is_reported_and_kept():
     assert notes == ["column 'id' looks like a row number; consider dropping it"]
 
 
+def test_one_note_speaks_of_all_columns_of_a_kind():
+    names = [f"c{i}" for i in range(9)]
+    _, notes = fit(table(",".join([*names, "x"]), ",".join(["0"] * 9 + ["1"]), ",".join(["0"] * 9 + ["2"])))
+    others = ", ".join(repr(name) for name in names[1:6])
+    assert notes == [f"column 'c0' is left out: it is 0 in every training row (also {others} and 3 more)"]
+
+
 def test_many_categories_are_reported_and_too_many_refused():
     _, notes = fit(table("a", *(f"c{i % 300}" for i in range(600))))
     assert notes == ["column 'a' has 300 categories; consider dropping it"]
