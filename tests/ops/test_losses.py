@@ -1,0 +1,199 @@
+"""Losses: values, gradients, weights, edges."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from support import FLOATS, assert_close, examples, loss_reference, run
+
+from gpumlp.ops import LOSS_RECORDS
+
+every = pytest.mark.parametrize("name", LOSS_RECORDS)
+dtypes = pytest.mark.parametrize("dtype", FLOATS)
+SHAPES = [(1, 1), (2, 3), (31, 33), (32, 32), (33, 31), (1025, 2), (3, 1025)]
+SOFTMAX, BINARY = LOSS_RECORDS["softmax_cross_entropy"], LOSS_RECORDS["binary_cross_entropy"]
+
+
+def forward(op, z, targets, rows=None, classes=None, **params):
+    return run(op, "forward", z, targets, rows, classes, **params)
+
+
+@every
+@dtypes
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loss_and_sums_agree_with_the_reference(name, dtype, shape):
+    op = LOSS_RECORDS[name]
+    for inputs, params in examples(op, "forward", *shape, dtype):
+        loss, sums, _ = forward(op, *inputs, **params)
+        expected, totals = loss_reference(op, *inputs, **params)
+        assert_close(loss, expected, "reduction")
+        assert sums.dtype == np.float64
+        assert_close(sums.astype(dtype), totals, "reduction")
+        assert op.counts_hits or sums[2] == 0
+
+
+@every
+@pytest.mark.parametrize("shape", [(1, 2), (2, 3), (33, 31)])
+def test_the_gradient_agrees_with_differences(name, shape):
+    op = LOSS_RECORDS[name]
+    for inputs, params in examples(op, "forward", *shape, np.float64):
+        z, *rest = inputs
+        gradient = forward(op, *inputs, **params)[2]
+        move = np.random.default_rng(1).standard_normal(shape)
+        high, low = (loss_reference(op, z + h * move, *rest, **params)[0] for h in (1e-5, -1e-5))
+        np.testing.assert_allclose((gradient * move).sum(), (high - low) / 2e-5, rtol=1e-6, atol=1e-8)
+
+
+@every
+def test_evaluate_is_forward_without_the_gradient(name):
+    op = LOSS_RECORDS[name]
+    for inputs, params in examples(op, "forward", 7, 3, np.float32):
+        for whole, part in zip(forward(op, *inputs, **params), run(op, "evaluate", *inputs, **params), strict=False):
+            np.testing.assert_array_equal(whole, part)
+
+
+@every
+def test_value_is_the_loss_of_forward(name):
+    op = LOSS_RECORDS[name]
+    for inputs, params in examples(op, "forward", 7, 3, np.float64):
+        np.testing.assert_allclose(op.value(np, *inputs, **params), forward(op, *inputs, **params)[0], rtol=1e-15)
+
+
+@every
+@dtypes
+def test_row_weights_of_one_change_nothing(name, dtype):
+    op = LOSS_RECORDS[name]
+    for (z, targets, _, classes), params in examples(op, "forward", 33, 5, dtype):
+        plain = forward(op, z, targets, None, classes, **params)
+        ones = forward(op, z, targets, np.ones(33, dtype), classes, **params)
+        for a, b in zip(plain, ones, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@every
+def test_a_weight_of_two_is_the_row_twice_and_of_zero_is_no_row(name):
+    op = LOSS_RECORDS[name]
+    for (z, targets, _, classes), params in examples(op, "forward", 5, 4, np.float64):
+        weights, repeats = np.array([1.0, 2.0, 0.0, 1.0, 3.0]), [0, 1, 1, 3, 4, 4, 4]
+        loss, sums, gradient = forward(op, z, targets, weights, classes, **params)
+        again, totals, each = forward(op, z[repeats], targets[repeats], None, classes, **params)
+        np.testing.assert_allclose(loss, again, rtol=1e-14)
+        np.testing.assert_allclose(sums[:2], totals[:2], rtol=1e-14)
+        folded = np.zeros_like(z)
+        np.add.at(folded, repeats, each)
+        np.testing.assert_allclose(gradient, folded, rtol=1e-13, atol=1e-16)
+
+
+@dtypes
+@pytest.mark.parametrize("params", [{}, {"label_smoothing": 0.2}])
+def test_labels_one_hot_and_soft_targets_are_the_same(dtype, params):
+    rng = np.random.default_rng(0)
+    z, labels = rng.standard_normal((33, 4)).astype(dtype), rng.integers(0, 4, 33)
+    one_hot = np.eye(4)[labels]
+    expected = forward(SOFTMAX, z, labels, **params)
+    for targets in (
+        labels.astype(np.uint8),
+        labels.astype(np.int32),
+        one_hot.astype(dtype),
+        one_hot.astype(np.int64),
+    ):
+        for a, b in zip(expected, forward(SOFTMAX, z, targets, **params), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_two_softmax_outputs_are_one_sigmoid_output():
+    rng = np.random.default_rng(0)
+    z, labels = rng.standard_normal((9, 1)), rng.integers(0, 2, 9)
+    classes = np.array([0.5, 3.0])
+    a = forward(BINARY, z, labels, None, classes)
+    b = forward(SOFTMAX, np.hstack([np.zeros((9, 1)), z]), labels, None, classes)
+    np.testing.assert_allclose(a[0], b[0], rtol=1e-14)
+    np.testing.assert_allclose(a[1], b[1], rtol=1e-14)
+    np.testing.assert_allclose(a[2][:, 0], b[2][:, 1], rtol=1e-13, atol=1e-16)
+
+
+def test_smoothing_moves_towards_equal_shares():
+    z = np.array([[3.0, 1.0, -2.0]])
+    smooth = forward(SOFTMAX, z, np.array([0]), label_smoothing=0.3)
+    by_hand = forward(SOFTMAX, z, np.array([[0.8, 0.1, 0.1]]))
+    np.testing.assert_allclose(smooth[0], by_hand[0], rtol=1e-15)
+    smooth = forward(BINARY, z, np.array([[1, 0, 1]]), label_smoothing=0.3)
+    by_hand = forward(BINARY, z, np.array([[0.85, 0.15, 0.85]]))
+    np.testing.assert_allclose(smooth[0], by_hand[0], rtol=1e-15)
+
+
+@dtypes
+def test_equal_and_huge_logits(dtype):
+    top = float(np.finfo(dtype).max)
+    for level in (0.0, 300.0, -300.0, 1e30, top / 4):
+        loss, _, gradient = forward(SOFTMAX, np.full((2, 4), level, dtype), np.array([1, 3]))
+        assert_close(loss, math.log(4))
+        assert_close(gradient, (np.full((2, 4), 0.25) - np.eye(4)[[1, 3]]) / 2)
+    z = np.array([[300.0, -300.0]], dtype)
+    assert_close(forward(SOFTMAX, z, np.array([0]))[0], math.exp(-600))
+    assert_close(forward(SOFTMAX, z, np.array([1]))[0], 600.0)
+    assert_close(forward(BINARY, z, np.array([[1, 0]]))[0], math.exp(-300))
+    assert_close(forward(BINARY, z, np.array([[0, 1]]))[0], 300.0)
+    huge = np.array([[1e30, -1e30]], dtype)
+    assert forward(BINARY, huge, np.array([[1, 0]]))[0] == 0
+    np.testing.assert_array_equal(forward(BINARY, huge, np.array([[0, 1]]))[2], [[0.5, -0.5]])
+    assert forward(SOFTMAX, huge, np.array([0]))[0] == 0
+
+
+@dtypes
+def test_a_class_of_no_mass_may_have_the_logit_minus_infinity(dtype):
+    z = np.array([[-math.inf, 1.0, 2.0], [3.0, -math.inf, 0.0]], dtype)
+    loss, sums, gradient = forward(SOFTMAX, z, np.array([2, 0]))
+    p = [1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-3))]
+    assert_close(loss, -(math.log(p[0]) + math.log(p[1])) / 2)
+    assert_close(gradient, np.array([[0, 1 - p[0], p[0] - 1], [p[1] - 1, 0, 1 - p[1]]]) / 2)
+    assert sums[2] == 2
+    assert forward(SOFTMAX, z, np.array([0, 0]))[0] == math.inf
+
+
+@every
+@dtypes
+def test_nan_reaches_the_loss_and_the_gradient_of_its_row(name, dtype):
+    op = LOSS_RECORDS[name]
+    inputs, params = next(examples(op, "forward", 3, 2, dtype))
+    inputs[0][1, 0] = math.nan
+    loss, sums, gradient = forward(op, *inputs, **params)
+    assert np.isnan(loss)
+    assert np.isnan(sums[0])
+    assert np.isnan(gradient[1, 0])
+    assert np.isfinite(gradient[[0, 2]]).all()
+
+
+@every
+def test_an_empty_batch_has_no_mean(name):
+    op = LOSS_RECORDS[name]
+    inputs, params = next(examples(op, "forward", 0, 3, np.float32))
+    loss, sums, gradient = forward(op, *inputs, **params)
+    assert np.isnan(loss)
+    assert sums.tolist() == [0, 0, 0]
+    assert gradient.shape == (0, 3)
+
+
+def test_slopes_at_the_kinks():
+    zero = np.zeros((1, 2))
+    for name in ("absolute_error", "squared_error", "huber"):
+        assert forward(LOSS_RECORDS[name], zero, zero)[2].tolist() == [[0, 0]]
+    r = np.array([[1.5, -1.5, 4.0, -4.0]])
+    gradient = forward(LOSS_RECORDS["huber"], r, np.zeros((1, 4)), delta=1.5)[2]
+    assert (gradient * 4).tolist() == [[1.5, -1.5, 1.5, -1.5]]
+
+
+def test_regression_targets_may_be_flat_for_one_column():
+    z, t = np.array([[1.0], [2.0]]), np.array([0.0, 4.0])
+    for name in ("absolute_error", "squared_error", "huber", "binary_cross_entropy"):
+        flat, column = (forward(LOSS_RECORDS[name], z, targets)[0] for targets in (t, t[:, None]))
+        assert flat == column
+
+
+def test_hits():
+    z = np.array([[2.0, 1.0], [0.0, 5.0], [1.0, 1.0]])
+    assert forward(SOFTMAX, z, np.array([0, 0, 0]))[1][2] == 2  # a tie goes to the first class
+    assert forward(SOFTMAX, z, np.array([0, 0, 0]), np.full(3, 7.0))[1][2] == 2  # rows are counted, not weighed
+    assert forward(BINARY, z, np.array([[1, 1], [0, 1], [0, 0]]))[1][2] == 2

@@ -1,0 +1,207 @@
+"""Optimizers against steps written out in float64, and on problems they must solve."""
+
+from __future__ import annotations
+
+import inspect
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from support import FLOATS, assert_close, update_reference
+
+from gpumlp.autodiff import GradientTape, Tensor
+from gpumlp.backend import Backend
+from gpumlp.errors import ConfigError
+from gpumlp.nn import Dense, LayerNorm, Loss, Sequential
+from gpumlp.ops import UPDATES
+from gpumlp.optim import OPTIMIZERS, Optimizer
+
+every = pytest.mark.parametrize("name", OPTIMIZERS)
+SIZE, DECAYED = 33, 20
+
+
+def flat(dtype, seed=0):
+    values = np.random.default_rng(seed).standard_normal(SIZE).astype(dtype)
+    return SimpleNamespace(backend=Backend(), values=values, gradients=np.zeros(SIZE, dtype), decayed=DECAYED)
+
+
+def clock():
+    return np.zeros(3, np.int64)
+
+
+@every
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    "extra", [{}, {"weight_decay": 0.1}, {"clip_norm": 3.0}, {"clip_norm": 1e9, "weight_decay": 0.1}]
+)
+def test_steps_agree_with_the_reference(name, dtype, extra):
+    parameters, time = flat(dtype), clock()
+    optimizer = Optimizer(name, parameters, time, learning_rate=0.05, **extra)
+    spec = OPTIMIZERS[name]
+    hyper = {key: h.default for key, h in spec.hyper.items()}
+    shared = {"decayed": DECAYED, "weight_decay": spec.weight_decay} | extra
+    p, state = parameters.values.astype(np.float64), [np.zeros(SIZE) for _ in spec.update.slots]
+    rng = np.random.default_rng(1)
+    for t in range(1, 9):
+        parameters.gradients[...] = rng.standard_normal(SIZE)
+        g = parameters.gradients.astype(np.float64)
+        p = update_reference(spec.update.name, p, g, state, t, 0.05, **shared, **hyper)
+        optimizer.step()
+        assert_close(parameters.values, p)
+        for slot, expected in zip(optimizer.slots.values(), state, strict=True):
+            assert_close(slot, expected)
+    assert time.tolist() == [8, 8, 0]
+
+
+@every
+def test_settings_are_used(name):
+    """Each number of an optimizer, moved from its default, changes where three steps lead."""
+
+    def end(**hyper):
+        parameters = flat(np.float64)
+        optimizer = Optimizer(name, parameters, clock(), **hyper)
+        for _ in range(3):
+            parameters.gradients[...] = np.sin(np.arange(SIZE)) * 1e-3 + parameters.values
+            optimizer.step()
+        return parameters.values.copy()
+
+    plain = end()
+    for key, h in OPTIMIZERS[name].hyper.items():
+        assert not np.array_equal(end(**{key: h.default * 0.9}), plain)
+    for shared in ({"learning_rate": 1e-4}, {"weight_decay": 0.5}, {"clip_norm": 1e-3}):
+        assert not np.array_equal(end(**shared), plain) or (
+            name in ("adam", "adamw", "adagrad") and "clip_norm" in shared
+        )
+
+
+@every
+def test_trains_a_quadratic(name):
+    """½ Σ c (x - 3)² with curvatures from 0.2 to 2."""
+    parameters = flat(np.float64)
+    optimizer = Optimizer(name, parameters, clock(), learning_rate={"adagrad": 1.0}.get(name, 0.05), weight_decay=0.0)
+    curvature = np.linspace(0.2, 2, SIZE)
+    for _ in range(600):
+        parameters.gradients[...] = curvature * (parameters.values - 3)
+        optimizer.step()
+    assert np.abs(parameters.values - 3).max() < 0.06  # rmsprop and adam end up circling within a step or so
+
+
+@every
+def test_trains_a_small_net(name):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (64, 2)).astype(np.float32)
+    labels = (x[:, 0] * x[:, 1] > 0).astype(np.int32)  # exclusive or
+    model = Sequential([Dense(16, "tanh"), Dense(1, "sigmoid")]).build(2, seed=1)
+    rate = OPTIMIZERS[name].learning_rate * (10 if name in ("rmsprop", "adam", "adamw", "adagrad", "sgd") else 5)
+    optimizer = Optimizer(name, model.parameters, model.context.clock, learning_rate=rate)
+    loss = Loss("cross_entropy", model)
+    for _ in range(300):
+        with GradientTape() as tape:
+            value, sums = loss(model.forward(Tensor(x)), labels)
+        tape.gradient(value, list(model.parameters.variables.values()), into=model.parameters.views)
+        optimizer.step()
+    assert sums[2] >= 60
+    assert float(value) < 0.3
+
+
+@every
+def test_decay_is_for_weights_alone_and_decoupled(name):
+    model = Sequential([Dense(3, "tanh"), LayerNorm(), Dense(2)]).build(4)
+    before = {k: v + 0.5 for k, v in model.arrays().items()}
+    model.load(before)
+    model.parameters.gradients[...] = 0
+    Optimizer(name, model.parameters, model.context.clock, learning_rate=0.1, weight_decay=0.2).step()
+    for key, after in model.arrays().items():
+        factor = 1 - 0.1 * 0.2 if key.endswith(".W") else 1.0
+        np.testing.assert_allclose(after, before[key] * factor, rtol=1e-6)
+
+
+def test_decay_by_default():
+    assert {name for name, spec in OPTIMIZERS.items() if spec.weight_decay} == {"adamw"}
+    assert Optimizer("adamw", flat(np.float32), clock()).settings["weight_decay"] == 0.01
+    assert Optimizer("adamw", flat(np.float32), clock(), weight_decay=0.0).settings["weight_decay"] == 0
+
+
+def test_clipping_bounds_the_norm_of_the_whole_gradient():
+    for size, expected in ((100.0, 2.0), (1.0, 1.0), (0.0, 0.0)):
+        parameters = flat(np.float64)
+        before = parameters.values.copy()
+        parameters.gradients[...] = size / SIZE**0.5
+        optimizer = Optimizer("sgd", parameters, clock(), learning_rate=1.0, clip_norm=2.0)
+        optimizer.step()
+        np.testing.assert_allclose(np.linalg.norm(before - parameters.values), expected, rtol=1e-12)
+        np.testing.assert_allclose(optimizer.norm, [size], rtol=1e-12)
+        np.testing.assert_allclose(parameters.gradients, size / SIZE**0.5)  # the gradients themselves stay
+
+
+def test_the_average_follows_its_formula():
+    parameters = flat(np.float64)
+    optimizer = Optimizer("sgd", parameters, clock(), learning_rate=0.1, averaging=0.6)
+    average = parameters.values.copy()
+    np.testing.assert_array_equal(optimizer.average, average)
+    for t in range(1, 21):
+        parameters.gradients[...] = np.cos(np.arange(SIZE) * t)
+        optimizer.step()
+        beta = min(0.6, (1 + t) / (10 + t))
+        average = beta * average + (1 - beta) * parameters.values
+        np.testing.assert_allclose(optimizer.average, average, rtol=1e-12)
+    assert (1 + 20) / (10 + 20) > 0.6 > 2 / 11  # both sides of the minimum were seen
+    assert optimizer.best_weights is optimizer.average
+    assert Optimizer("sgd", parameters, clock()).best_weights is parameters.values
+
+
+def test_rates_are_read_at_the_batch_of_the_clock():
+    parameters, time = flat(np.float64), clock()
+    optimizer = Optimizer("sgd", parameters, time)
+    optimizer.rates = np.array([1.0, 10.0, 100.0])
+    parameters.gradients[...] = 1.0
+    for batch, rate in ((0, 1), (1, 10), (2, 100), (3, 100), (0, 1)):
+        time[...] = [7, batch, 2]
+        before = parameters.values.copy()
+        optimizer.step()
+        np.testing.assert_allclose(before - parameters.values, rate, rtol=1e-12)
+
+
+def test_the_bias_correction_counts_from_the_clock():
+    """A resumed run has the step count on its clock and the slots of its optimizer, and nothing else."""
+    whole, time = flat(np.float32), clock()
+    optimizer = Optimizer("adam", whole, time, averaging=0.9)
+    for t in range(6):
+        if t == 3:
+            parts = SimpleNamespace(
+                **{**vars(whole), "values": whole.values.copy(), "gradients": whole.gradients.copy()}
+            )
+            later = time.copy()
+            resumed = Optimizer("adam", parts, later, averaging=0.9)
+            assert set(resumed.state) == {"m", "v", "average"}
+            for key, array in optimizer.state.items():
+                resumed.state[key][...] = array
+        for p, o in ((whole, optimizer), *(((parts, resumed),) if t >= 3 else ())):
+            p.gradients[...] = np.sin(np.arange(SIZE) + t)
+            o.step()
+    np.testing.assert_array_equal(whole.values, parts.values)
+    np.testing.assert_array_equal(optimizer.average, resumed.average)
+
+
+def test_nan_gradients_are_not_hidden_by_clipping():
+    parameters = flat(np.float32)
+    parameters.gradients[3] = np.nan
+    Optimizer("sgd", parameters, clock(), clip_norm=1.0).step()
+    assert np.isnan(parameters.values[3])
+
+
+def test_every_update_has_a_name_and_its_settings_are_those_of_its_rule():
+    assert {spec.update.name for spec in OPTIMIZERS.values()} == set(UPDATES)
+    for spec in OPTIMIZERS.values():
+        assert spec.hyper is spec.update.hyper
+        assert all(h.meaning for h in spec.hyper.values())
+    assert "learning_rate" in inspect.signature(Optimizer).parameters
+
+
+def test_unknown_names():
+    with pytest.raises(ConfigError, match="did you mean 'adam'"):
+        Optimizer("adma", flat(np.float32), clock())
+    with pytest.raises(ConfigError, match="did you mean 'epsilon'"):
+        Optimizer("adam", flat(np.float32), clock(), epsilom=0.5)
+    with pytest.raises(ConfigError, match="the optimizer sgd has no setting 'momentum'"):
+        Optimizer("sgd", flat(np.float32), clock(), momentum=0.5)

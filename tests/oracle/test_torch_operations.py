@@ -1,0 +1,148 @@
+"""Single operations against PyTorch, edges included."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra 'oracle': pip install gpumlp[oracle]")
+
+import torch
+from support import FLOATS, assert_close, run
+
+from gpumlp.autodiff import GradientTape, Variable, activate, layer_norm
+from gpumlp.autodiff import batch_norm as our_batch_norm
+from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS
+
+F = torch.nn.functional
+DTYPES = pytest.mark.parametrize("dtype", FLOATS)
+FUNCTIONS = {
+    "identity": lambda x: x * 1.0,
+    "relu": F.relu,
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.01),
+    "elu": F.elu,
+    "selu": F.selu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "mish": F.mish,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "softplus": lambda x: F.softplus(x, threshold=40),  # above it PyTorch is the identity
+    "softmax": lambda x: torch.softmax(x, dim=-1),
+}
+
+
+def ours(name, x, dy):
+    v = Variable(x)
+    with GradientTape() as tape:
+        y = activate(name, v)
+    return y.numpy(), tape.gradient(y, v, Variable(dy)).numpy()
+
+
+def theirs(name, x, dy):
+    v = torch.from_numpy(x).requires_grad_()
+    y = FUNCTIONS[name](v)
+    y.backward(torch.from_numpy(dy))
+    return y.detach().numpy(), v.grad.numpy()
+
+
+def test_the_map_is_complete():
+    assert set(FUNCTIONS) == set(ACTIVATIONS)
+
+
+@DTYPES
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_values_and_slopes(name, dtype):
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((40, 33)) * 4).astype(dtype)
+    dy = rng.standard_normal(x.shape).astype(dtype)
+    for a, b in zip(ours(name, x, dy), theirs(name, x, dy), strict=True):
+        assert a.dtype == b.dtype
+        assert_close(a, b, "reduction")
+
+
+@DTYPES
+@pytest.mark.parametrize("name", [n for n in ACTIVATIONS if n != "softmax"])
+def test_edges(name, dtype):
+    """NaN for NaN, infinities and zeros alike, wherever PyTorch defines a value; ours may be NaN nowhere else."""
+    x = np.array([0.0, -0.0, 300.0, -300.0, 1e30, -1e30, math.inf, -math.inf, math.nan], dtype)
+    y, dx = ours(name, x, np.ones_like(x))
+    their_y, their_dx = theirs(name, x, np.ones_like(x))
+    for a, b in ((y, their_y), (dx, their_dx)):
+        both = ~np.isnan(b[:8])
+        assert_close(a[:8][both], b[:8][both])
+    assert np.isnan(y[8])
+    assert np.isnan(their_y[8])
+
+
+@DTYPES
+def test_softmax_edges(dtype):
+    inf = math.inf
+    x = np.array([[1e30, 1e30, 0], [-inf, 0, 1], [300, -300, 0], [inf, 0, 0], [-inf] * 3, [math.nan, 0, 0]], dtype)
+    for a, b in zip(ours("softmax", x, np.ones_like(x)), theirs("softmax", x, np.ones_like(x)), strict=True):
+        assert_close(a, b)
+
+
+@DTYPES
+@pytest.mark.parametrize("level", [0.0, 300.0, -300.0, 1e4, 1e30])
+def test_cross_entropy_of_huge_logits(level, dtype):
+    z = (np.random.default_rng(0).standard_normal((6, 4)) + level).astype(dtype)
+    labels = np.array([0, 1, 2, 3, 0, 1])
+    op = LOSS_RECORDS["softmax_cross_entropy"]
+    loss, _, gradient = run(op, "forward", z, labels, None, None)
+    v = torch.from_numpy(z).requires_grad_()
+    expected = F.cross_entropy(v, torch.from_numpy(labels))
+    expected.backward()
+    assert_close(loss, expected.detach().numpy())
+    assert_close(gradient, v.grad.numpy())
+
+
+@DTYPES
+@pytest.mark.parametrize("z", [0.0, 300.0, -300.0, 1e30, -1e30])
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_binary_cross_entropy_of_huge_logits(z, t, dtype):
+    z, t = np.full((1, 1), z, dtype), np.full((1, 1), t, dtype)
+    loss, _, gradient = run(LOSS_RECORDS["binary_cross_entropy"], "forward", z, t, None, None)
+    v = torch.from_numpy(z).requires_grad_()
+    expected = F.binary_cross_entropy_with_logits(v, torch.from_numpy(t))
+    expected.backward()
+    assert_close(loss, expected.detach().numpy())
+    assert_close(gradient, v.grad.numpy())
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(16, 33), (2, 5), (1024, 4)])
+def test_norms(shape, dtype):
+    rng = np.random.default_rng(0)
+    x, gain, bias, dy = (rng.standard_normal(s).astype(dtype) for s in (shape, shape[1:], shape[1:], shape))
+    for function, their in (
+        (layer_norm, lambda x, g, b: F.layer_norm(x, shape[1:], g, b)),
+        (lambda *a: our_batch_norm(*a)[0], lambda x, g, b: F.batch_norm(x, None, None, g, b, training=True)),
+    ):
+        sources = [Variable(a) for a in (x, gain, bias)]
+        with GradientTape() as tape:
+            y = function(*sources)
+        gradients = tape.gradient(y, sources, Variable(dy))
+        tensors = [torch.from_numpy(a).requires_grad_() for a in (x, gain, bias)]
+        expected = their(*tensors)
+        expected.backward(torch.from_numpy(dy))
+        assert_close(y.numpy(), expected.detach().numpy(), "reduction")
+        for a, b in zip(gradients, tensors, strict=True):
+            assert_close(a.numpy(), b.grad.numpy(), "reduction", scale=max(4.0, shape[0] / 32))
+
+
+@pytest.mark.parametrize("name", [n for n in ACTIVATIONS if n not in ("identity", "relu", "leaky_relu")])
+def test_second_derivatives(name):
+    x = np.random.default_rng(0).standard_normal((3, 4))
+    v = Variable(x)
+    with GradientTape() as outer:
+        with GradientTape() as inner:
+            y = activate(name, v)
+        g = inner.gradient(y, v, Variable(np.cos(x)))
+    ours = outer.gradient(g, v, Variable(np.sin(x))).numpy()
+    t = torch.from_numpy(x).requires_grad_()
+    (first,) = torch.autograd.grad(FUNCTIONS[name](t), t, torch.from_numpy(np.cos(x)), create_graph=True)
+    (second,) = torch.autograd.grad(first, t, torch.from_numpy(np.sin(x)))
+    np.testing.assert_allclose(ours, second.numpy(), rtol=1e-10, atol=1e-12)
