@@ -69,6 +69,8 @@ def nearest(name: object, allowed: Iterable[str]) -> str | None:
 def choices(name: object, allowed: Iterable[str]) -> str:
     """Return a hint for a wrong name: the nearest right one first, then all that are allowed."""
     allowed = list(allowed)
+    if not allowed:
+        return "there is nothing to choose from"
     close = nearest(name, allowed)
     listing = "allowed: " + ", ".join(allowed)
     return f"did you mean {close!r}? {listing}" if close else listing

@@ -216,7 +216,7 @@ def activation_reference(name: str, x: np.ndarray[Any, Any]) -> np.ndarray[Any, 
 def loss_reference(
     op: Loss, z: Any, targets: Any, rows: Any, classes: Any, *, label_smoothing: float = 0.0, delta: float = 1.0
 ) -> tuple[float, list[float]]:
-    """Return the mean loss and the sums (Σ s l, Σ s m, hits), one row after the other."""
+    """Return the mean loss and the sums (Σ s l, Σ s m, Σ s h, Σ s), one row after the other."""
     total = mass = hits = 0.0
     for i in range(len(z)):
         row = z[i].astype(np.float64)
@@ -242,8 +242,9 @@ def loss_reference(
             value = {"squared_error": r**2, "absolute_error": r, "huber": huber}[op.name].mean()
             counted, right = 1.0, 0.0
         weight = 1.0 if rows is None else float(rows[i])
-        total, mass, hits = total + weight * value, mass + weight * counted, hits + right
-    return total / mass if mass else math.nan, [total, mass, hits]
+        total, mass, hits = total + weight * value, mass + weight * counted, hits + weight * right
+    weights = float(len(z)) if rows is None else float(np.sum(rows, dtype=np.float64))
+    return total / mass if mass else 0.0, [total, mass, hits, weights]
 
 
 def update_reference(

@@ -135,10 +135,10 @@ def concat(parts: Sequence[Any], axis: int = -1) -> Tensor:
 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         pieces: list[Tensor | None] = []
-        for end, array, want in zip(ends, arrays, wants, strict=True):
+        for part, end, array, want in zip(parts, ends, arrays, wants, strict=True):
             index: list[Any] = [slice(None)] * g.ndim
             index[axis] = slice(int(end) - array.shape[axis], int(end))
-            pieces.append(getitem(g, index=tuple(index)) if want is not False else None)
+            pieces.append(reduce_to(getitem(g, index=tuple(index)), part) if want is not False else None)
         return pieces
 
     record("concat", tuple(parts), y, rule)

@@ -128,8 +128,8 @@ def loss_value(
     row_weights: Any = None,
     class_weights: Any = None,
     **params: float,
-) -> tuple[Tensor, Array]:
-    """Return the mean loss, a scalar tensor, and the raw sums (Σ s l, Σ s m, hits), float64 ``(3,)``.
+) -> tuple[Tensor, Tensor]:
+    """Return the mean loss, a scalar, and the sums (Σ s l, Σ s m, Σ s h, Σ s), float64 ``(4,)``.
 
     ``outputs`` (N, K) are the last linear values; see :mod:`gpumlp.ops.losses` for the rest. The gradient is
     computed in the same launch. Only ``outputs`` has a gradient.
@@ -152,7 +152,7 @@ def loss_value(
         return [dz if g.unit else dz * g, *[None] * (len(wants) - 1)]
 
     record(op.name, (outputs, targets, row_weights, class_weights), y, rule)
-    return y, sums
+    return y, Tensor(sums, backend)
 
 
 def _check_loss(op: Loss, z: Array, targets: Array, rows: Array | None, classes: Array | None) -> None:

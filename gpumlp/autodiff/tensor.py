@@ -79,6 +79,9 @@ class Tensor:
         """Return a copy on the host. Refused while a step is being captured."""
         return self.backend.to_host(self.array)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        return self.numpy() if dtype is None else self.numpy().astype(dtype)
+
     def ones_like(self, *, unit: bool = False) -> Tensor:
         """Return ones of this shape and dtype; ``unit`` marks them as the start of a backward pass."""
         array = self.backend.xp.ones(self.shape, self.dtype)  # a constant: as true in a replay as now
@@ -182,7 +185,7 @@ class Tensor:
 class Variable(Tensor):
     """A tensor that every tape watches and that can be assigned to: a parameter.
 
-    Values that are not on the backend yet are copied; whole numbers become float32.
+    The values are copied; whole numbers become float32.
     """
 
     __slots__ = ()
@@ -190,8 +193,7 @@ class Variable(Tensor):
 
     def __init__(self, values: Any, backend: Backend | None = None, *, dtype: Any = None, name: str = "") -> None:
         super().__init__(values, backend, dtype=dtype, name=name)
-        if not self.differentiable:
-            self.array = self.backend.asarray(self.array, np.float32)
+        self.array = self.array.astype(self.dtype if self.differentiable else np.float32, copy=True)
 
     def assign(self, values: Any) -> None:
         """Overwrite the values in place; the shape must agree."""

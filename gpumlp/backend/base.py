@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gpumlp.backend.capture import Call, Plan
-from gpumlp.errors import BackendError, CaptureError, ShapeError
+from gpumlp.backend.capture import Call, Plan, raw
+from gpumlp.errors import CaptureError, ShapeError
 from gpumlp.ops.record import Array, Op
 
 T = TypeVar("T")
@@ -60,14 +60,14 @@ class Backend:
     def write(self, target: Array, values: Any) -> None:
         """Overwrite a device array with host or device values of the same shape."""
         self._refuse_while_capturing("a write from the host")
-        target[...] = self.xp.asarray(values, target.dtype)
+        values = self.xp.asarray(values, target.dtype)
+        if values.shape != target.shape:
+            raise ShapeError(f"values of shape {values.shape} were written to an array of shape {target.shape}")
+        target[...] = values
 
     def owns(self, value: object) -> bool:
         """Tell whether ``value`` is an array of this backend."""
         return isinstance(value, self.xp.ndarray)
-
-    def synchronize(self) -> None:
-        """Wait until all work that was asked for is done."""
 
     def quiet(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context in which overflow and NaN are results, not warnings."""
@@ -154,20 +154,23 @@ class Backend:
 
     # ---- capture ---------------------------------------------------------------------------------
 
-    def capture(self, step: Callable[..., Any], *inputs: Array) -> Plan:
+    def capture(self, step: Callable[..., Any], *inputs: Any) -> Plan:
         """Run ``step(*inputs)`` once, recording every call it makes here, and return the plan that replays it.
 
-        The step reads and writes arrays of this backend; replaying reads and writes the same ones. Arrays
-        passed as ``inputs`` are copied once, and refilled by ``plan(*new_inputs)``.
+        The step reads and writes arrays of this backend; replaying reads and writes the same ones. ``inputs``
+        are tensors or raw arrays; they are copied, the step gets them as what they were, and
+        ``plan(*new_inputs)`` refills them. Give tensors where the step computes with them: what is done with a
+        raw array outside of this backend cannot be seen, and so not be replayed.
 
         Raises CaptureError, naming the act, where the step does what a replay could not repeat: a read on the
         host (which a branch on a value needs too), a copy from the host, an allocation.
         """
         if self._recording is not None:
             raise CaptureError("a step is being captured already", hint="a captured step cannot capture another")
-        held = tuple(self.asarray(given).copy() for given in inputs)
+        held = tuple(self.asarray(raw(given)).copy() for given in inputs)
+        again = [type(x)(a, self) if raw(x) is not x else a for x, a in zip(inputs, held, strict=True)]
         with self._record() as calls:
-            result = step(*held)
+            result = step(*again)
         if not calls:
             raise CaptureError(f"the step made no call on the backend {self.name!r}: nothing to replay")
         return Plan(self, tuple(calls), held, result)
@@ -192,9 +195,3 @@ class Backend:
                 f"the step makes {act}, which cannot be replayed",
                 hint="do it before capture, and let the step read and write arrays that stay",
             )
-
-
-def check_owned(backend: Backend, value: Any) -> None:
-    """Raise BackendError unless ``value`` is an array of this backend."""
-    if not backend.owns(value):
-        raise BackendError(f"an array of type {type(value).__name__} was given to the backend {backend.name!r}")

@@ -19,6 +19,11 @@ class Host(Protocol):
     def quiet(self) -> AbstractContextManager[Any]: ...
 
 
+def raw(value: Any) -> Array:
+    """Return the array of a tensor, and anything else as it is."""
+    return getattr(value, "array", value)
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of a captured step: its name and the bound function that makes it."""
@@ -40,11 +45,11 @@ class Plan:
     inputs: tuple[Array, ...]
     result: Any
 
-    def __call__(self, *inputs: Array) -> Any:
+    def __call__(self, *inputs: Any) -> Any:
         if len(inputs) != len(self.inputs):
             raise CaptureError(f"the captured step takes {len(self.inputs)} inputs, {len(inputs)} were given")
         for position, (captured, given) in enumerate(zip(self.inputs, inputs, strict=True)):
-            self._refill(position, captured, given)
+            self._refill(position, captured, raw(given))
         with self.backend.quiet():
             for call in self.calls:
                 call.launch()

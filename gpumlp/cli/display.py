@@ -24,6 +24,7 @@ NAMES = {
     "mae": "MAE",
     "r2": "R²",
 }
+NARROW = 60  # columns below which a bar would leave no room for what it says
 SECONDS_BETWEEN_LINES = 1.0  # where no bar can be drawn, so that a log stays readable
 
 stdout = Console(highlight=False)
@@ -51,20 +52,23 @@ def remarks(notes: Iterable[object]) -> None:
         remark(note)
 
 
-def number(value: float) -> str:
-    """Return a number with four figures behind the first that counts."""
+def number(value: float | None) -> str:
+    """Return a number with four figures behind the first that counts, and a dash for what is none."""
+    if value is None or value != value:
+        return "–"
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.4g}"
 
 
-def metric_table(metrics: Mapping[str, Mapping[str, float]]) -> Table:
-    """Return a table of metrics: one row for each, one column for each part of the data."""
+def print_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> None:
+    """Print a table of metrics on stdout: one row for each, one column for each part of the data."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for part in metrics:
         table.add_column(part, justify="right", style="bold" if part == "test" else "")
     for name in next(iter(metrics.values())):
         table.add_row(NAMES[name], *(number(values[name]) for values in metrics.values()))
-    return table
+    # Wide enough for every number: a terminal narrower than that wraps lines, which is better than losing digits.
+    stdout.print(table, width=max(stdout.width, NARROW), crop=False)
 
 
 def epoch_line(row: Mapping[str, Any]) -> str:
@@ -80,7 +84,7 @@ class Announcer(Listener):
     """Says on stderr how training goes: a live bar on a terminal, plain lines elsewhere."""
 
     def __init__(self) -> None:
-        self.live = stderr.is_terminal
+        self.live = stderr.is_terminal and stderr.width >= NARROW
         self.progress = Progress(
             TextColumn("epoch"),
             MofNCompleteColumn(),

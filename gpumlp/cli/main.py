@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from gpumlp import __version__
 from gpumlp.errors import GpumlpError
 
 PATH = click.Path(path_type=Path)
+INTERRUPTED = 130
 
 
 class Main(click.Group):
@@ -21,9 +23,19 @@ class Main(click.Group):
         try:
             return super().invoke(ctx)
         except GpumlpError as error:
-            click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-            click.echo(str(error), err=True)
-            ctx.exit(error.exit_code)
+            self._fail(ctx, str(error), error.exit_code)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader has had enough, as in `| head`: click ends quietly
+                raise
+            self._fail(ctx, f"{error.filename or 'output'}: {error.strerror or error}", 1)
+        except KeyboardInterrupt:
+            self._fail(ctx, "interrupted", INTERRUPTED)
+
+    @staticmethod
+    def _fail(ctx: click.Context, message: str, code: int) -> None:
+        click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        click.echo(message, err=True)
+        ctx.exit(code)
 
 
 def call(verb: str, **options: Any) -> None:
@@ -49,7 +61,7 @@ def main() -> None:
 @click.argument("config", type=PATH)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated.")
 @click.option("--run-dir", type=PATH, help="Folder of the run  [default: runs/NAME, numbered]")
-@click.option("--backend", help="auto, numpy, native or cupy; the same as --set backend=NAME.")
+@click.option("--backend", help="What computes; the same as --set backend=NAME.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run from its last checkpoint.")
 @click.option("--force", is_flag=True, help="Delete an earlier run in the folder first.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
@@ -73,6 +85,7 @@ def evaluate(**options: Any) -> None:
 @click.argument("file", type=PATH)
 @click.option("-o", "--output", type=PATH, help="Write the CSV here  [default: the terminal]")
 @click.option("--proba", is_flag=True, help="Add the probability of each class.")
+@click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
 def predict(**options: Any) -> None:
     """Predict the rows of FILE with a finished RUN; - reads CSV from the terminal.
 
@@ -83,6 +96,7 @@ def predict(**options: Any) -> None:
 
 @main.command()
 @click.argument("what", metavar="RUN|CONFIG", type=PATH)
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of CONFIG.")
 def inspect(**options: Any) -> None:
     """Show the network, its parameters, and what came of it."""
     call("inspect", **options)

@@ -5,23 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from gpumlp import config as configuration
 from gpumlp import training
 from gpumlp.cli import doctor as clinic
-from gpumlp.cli.display import Announcer, metric_table, remark, remarks, say, stdout, tell
+from gpumlp.cli.display import Announcer, print_metrics, remark, remarks, say, tell
+from gpumlp.cli.main import INTERRUPTED
 from gpumlp.data import read, read_lines
 from gpumlp.errors import RunError
 from gpumlp.training.build import build, load_data
-from gpumlp.training.files import write_text
-from gpumlp.training.run import CONFIG
+from gpumlp.training.files import to_json, write_text
+from gpumlp.training.folder import CONFIG, RunFolder
+from gpumlp.training.run import resume_command
 
-INTERRUPTED = 130
 RUNS = Path("runs")
 
 
@@ -48,15 +51,17 @@ def train(
     except KeyboardInterrupt:
         if announcer:
             announcer.close()
-        again = f"gpumlp train {folder / CONFIG} --run-dir {folder} --resume"
-        say(f"interrupted; to go on from the last checkpoint: {again}")
+        if not RunFolder(folder).checkpoints():
+            raise  # nothing to go on from yet
+        say(f"interrupted; to go on from the last checkpoint: {resume_command(folder)}")
         sys.exit(INTERRUPTED)
     finally:
         if announcer:
             announcer.close()
     if as_json:
-        click.echo(json.dumps({"run": str(folder), **result.summary}, indent=2))
+        click.echo(to_json({"run": str(folder), **result.summary}))
         return
+    remarks(result.notes)
     _report(result)
 
 
@@ -72,18 +77,18 @@ def _run_folder(config: Path, *, resume: bool) -> Path:
 
 
 def _report(result: training.Result) -> None:
-    summary = result.summary
-    seconds, rate = summary["seconds"], summary["samples_per_second"]
+    summary, folder = result.summary, result.folder
+    rate = summary["samples_per_second"]
     speed = f", {rate:,.0f} rows/s" if rate else ""
-    tell(
-        f"{summary['status']} after {summary['epochs']} epochs, best epoch {summary['best_epoch']}; "
-        f"{seconds:.1f} s of training on {summary['backend']}{speed}"
-    )
-    stdout.print(metric_table(summary["metrics"]))
-    tell(f"run folder  {result.folder}")
-    stdout.print(
-        f"next        gpumlp predict {result.folder} FILE.csv -o predictions.csv", markup=False, soft_wrap=True
-    )
+    tell(f"{_ending(summary)}; {summary['seconds']:.1f} s of training on {summary['backend']}{speed}")
+    print_metrics(summary["metrics"])
+    tell(f"run folder  {folder}")
+    tell(f"next        {shlex.join(['gpumlp', 'predict', str(folder)])} FILE -o predictions.csv")
+
+
+def _ending(summary: dict[str, Any]) -> str:
+    epochs = summary["epochs"]
+    return f"{summary['status']} after {epochs} epoch{'s' * (epochs != 1)}, best epoch {summary['best_epoch']}"
 
 
 def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
@@ -91,13 +96,20 @@ def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
     metrics, notes = training.evaluate(run, data)
     remarks(notes)
     if as_json:
-        click.echo(json.dumps(metrics, indent=2))
+        click.echo(to_json(metrics))
     else:
-        stdout.print(metric_table(metrics))
+        print_metrics(metrics)
 
 
-def predict(run: Path, file: Path, output: Path | None, proba: bool) -> None:
+def predict(run: Path, file: Path, output: Path | None, proba: bool, force: bool) -> None:
     """Predict the rows of a file and write them as CSV."""
+    if output is not None and output.is_file():
+        if file.is_file() and output.samefile(file):
+            raise click.UsageError("the output would replace the rows it is made from")
+        if not force:
+            raise RunError(
+                "the file exists", where=str(output), hint="choose another -o, or overwrite it with --force"
+            )
     model = training.load_trained(run)
     classes = model.encoder.classes
     if proba and classes is None:
@@ -121,12 +133,14 @@ def predict(run: Path, file: Path, output: Path | None, proba: bool) -> None:
         say(f"{len(values):,} predictions in {output}")
 
 
-def inspect(what: Path) -> None:
+def inspect(what: Path, overrides: Sequence[str]) -> None:
     """Show a run, or the network a configuration would train."""
     if what.is_dir():
+        if overrides:
+            raise click.UsageError("--set changes a configuration; this is a run")
         _inspect_run(what)
         return
-    settings = configuration.load(what).settings
+    settings = configuration.load(what, overrides).settings
     data = load_data(settings)
     remarks(data.notes)
     parts = build(settings, data)
@@ -150,8 +164,8 @@ def _inspect_run(folder: Path) -> None:
         remark(error)
         return
     summary = run.summary
-    click.echo(f"{summary['status']} after {summary['epochs']} epochs, best epoch {summary['best_epoch']}")
-    stdout.print(metric_table(summary["metrics"]))
+    tell(_ending(summary))
+    print_metrics(summary["metrics"])
 
 
 def validate(config: Path, overrides: Sequence[str], print_config: bool) -> None:

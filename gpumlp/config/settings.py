@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
+from gpumlp.backend import BACKENDS, PLANNED
 from gpumlp.config.section import Choice, NameIn, OneOf, Problem, Row, Section, refuse
 from gpumlp.data import DEFAULT_MISSING, SCALINGS
 from gpumlp.nn import INITIALIZERS, LOSSES
@@ -188,13 +189,17 @@ class Training(Section):
     )
 
 
-LATER = ("tf32", "bf16")
-"""Names of precisions that a GPU offers and this version does not."""
+LATER = {
+    "tf32": "use float32 or float64",
+    "bf16": "use float32 or float64",
+    **dict.fromkeys(PLANNED, f"use auto or {' or '.join(BACKENDS)}"),
+}
+"""Choices that gpumlp will offer and this version does not, and what to use instead."""
 
 
 def _offered(given: object) -> object:
-    if given in LATER:
-        refuse("Settings", [Problem((), f"{given} is not in this version", "use float32 or float64")])
+    if isinstance(given, str) and given in LATER:
+        refuse("Settings", [Problem((), f"{given} is not in this version", LATER[given])])
     return given
 
 
@@ -219,9 +224,8 @@ class Settings(Section):
         default_factory=_all_defaults, description="how the learning rate changes from step to step"
     )
     training: Training = Field(default=Training(), description="epochs, batches, seed and early stopping")
-    backend: Literal["auto", "numpy", "native", "cupy"] = Field(
-        "auto",
-        description="what computes: numpy, native (compiled, CPU) or cupy (GPU); auto: the fastest there is",
+    backend: Annotated[str, NameIn(BACKENDS, ("auto",)), BeforeValidator(_offered)] = Field(
+        default="auto", description="what computes; auto: the fastest there is"
     )
     precision: Annotated[Literal["float32", "float64"], BeforeValidator(_offered)] = Field(
         default="float32", description="type of every number in the network"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -196,6 +197,17 @@ class Prepared:
     encoder: Encoder
     notes: tuple[str, ...]
 
+    def fingerprint(self) -> str:
+        """Return a checksum of all rows as they were encoded: equal for equal data, divided in the same way."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (self.train, self.validation, self.test):
+            arrays = () if part is None else (part.inputs, part.targets, part.weights)
+            for array in arrays:
+                digest.update(b"none" if array is None else f"{array.dtype.str}{array.shape}".encode())
+                if array is not None:
+                    digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
 
 def prepare(
     train: str,
@@ -210,6 +222,7 @@ def prepare(
     drop: Sequence[str | int] = (),
     weights: str | int | None = None,
     seed: int = 0,
+    encoder: Encoder | None = None,
 ) -> Prepared:
     """Read the files of a task, divide the rows, fit the encoding to the training rows, encode all parts.
 
@@ -225,6 +238,7 @@ def prepare(
     drop : columns, or arrays, to leave out
     weights : the column of row weights
     seed : decides which rows are drawn
+    encoder : an encoding that was fitted before, to be used as it is
 
     Raises
     ------
@@ -245,15 +259,17 @@ def prepare(
     files = {k: read(folder / v, missing=missing) for k, v in given.items() if isinstance(v, str)}
     shares = {k: 0.0 if isinstance(v, str) else v for k, v in given.items()}
     parts, goal = _divide(source, task, target, shares["validation"], shares["test"], seed)
-    inputs, notes = _fit_inputs(parts["train"], roles, dropped, scaling)
-    encoder = Encoder(
-        inputs=inputs,
-        target=goal,
-        target_name=target,
-        weights_name=weights,
-        ignored=tuple(name for name in source.names if name not in (*inputs.names, *roles)),
-        missing=missing,
-    )
+    notes: list[str] = []
+    if encoder is None:
+        inputs, notes = _fit_inputs(parts["train"], roles, dropped, scaling)
+        encoder = Encoder(
+            inputs=inputs,
+            target=goal,
+            target_name=target,
+            weights_name=weights,
+            ignored=tuple(name for name in source.names if name not in (*inputs.names, *roles)),
+            missing=missing,
+        )
     datasets: dict[str, Dataset] = {}
     for part, each in {**parts, **files}.items():
         datasets[part], remarks = encoder.encode(each, targets=True)

@@ -43,7 +43,9 @@ class Layer:
         self.offsets: dict[str, Variable] = {}  # trained, without: biases and gains
         self.state: dict[str, Array] = {}  # remembered, not trained
 
-    def __call__(self, x: Tensor, *, training: bool = False) -> Tensor:
+    def __call__(self, x: Any, *, training: bool = False) -> Tensor:
+        if not isinstance(x, Tensor):
+            x = Tensor(x, self.context.backend if self.context else None)
         self.ensure_built(x)
         return self.forward(x, training=training)
 
@@ -169,7 +171,9 @@ class BatchNorm(_Norm):
             mean, variance = Tensor(self.state["mean"], backend), Tensor(self.state["variance"], backend)
             return (x - mean) * power(variance + EPSILON, -0.5) * gain + bias
         y, mean, variance = batch_norm(x, gain, bias)
-        for name, value, scale in (("mean", mean, 1.0), ("variance", variance, len(x) / max(len(x) - 1, 1))):
+        if len(x) < 2:
+            return y  # one row has no variance that could be remembered
+        for name, value, scale in (("mean", mean, 1.0), ("variance", variance, len(x) / (len(x) - 1))):
             average = self.state[name]
             params = {"momentum": self.momentum, "scale": scale}
             x.backend.run(MOVING_AVERAGE, "forward", (average, value), (average,), **params)

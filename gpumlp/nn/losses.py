@@ -11,7 +11,7 @@ from gpumlp.errors import ConfigError, choices
 from gpumlp.nn.model import Model
 from gpumlp.ops import LOSS_RECORDS
 from gpumlp.ops.losses import Loss as LossRecord
-from gpumlp.ops.record import Array, Hyper
+from gpumlp.ops.record import Array, Hyper, settle
 
 Task = Literal["classification", "regression"]
 
@@ -69,17 +69,14 @@ class Loss:
                 f"but the model ends in {model.link}",
                 hint=f"end the model in {self.record.link} or in linear values",
             )
-        unknown = set(hyper) - set(self.record.hyper)
-        if unknown:
-            raise ConfigError(f"the loss {name} has no setting {sorted(unknown)[0]!r}")
         if class_weights is not None and LOSSES[name].task != "classification":
             raise ConfigError(f"the loss {name} has no classes to weight", hint="give row weights instead")
-        self.hyper = hyper
+        self.hyper = settle(f"the loss {name}", hyper, self.record.hyper)
         context = model.context
         self.class_weights = None if class_weights is None else context.backend.asarray(class_weights, context.dtype)
 
-    def __call__(self, outputs: Tensor, targets: Any, row_weights: Any = None) -> tuple[Tensor, Array]:
-        """Return the mean loss (a scalar tensor) and the sums (Σ s l, Σ s m, hits), float64 ``(3,)``."""
+    def __call__(self, outputs: Tensor, targets: Any, row_weights: Any = None) -> tuple[Tensor, Tensor]:
+        """Return the mean loss, a scalar, and the sums (Σ s l, Σ s m, Σ s h, Σ s), float64 ``(4,)``."""
         return loss_value(self.record, outputs, targets, row_weights, self.class_weights, **self.hyper)
 
     def evaluate(self, outputs: Tensor, targets: Array, row_weights: Array | None = None) -> Array:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gpumlp.nn.initializers import default_initializer
 from gpumlp.nn.layers import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm
 from gpumlp.nn.model import Sequential
 
@@ -29,8 +30,10 @@ def mlp(hidden: Sequence[Hidden], outputs: int, link: str, *, initializer: str =
         if h.norm == "none":
             layers.append(Dense(h.units, h.activation, initializer=initializer))
         else:
+            # The signal still goes through h.activation, so that is what the first weights must suit.
+            suited = default_initializer(h.activation) if initializer == "auto" else initializer
             norm = LayerNorm() if h.norm == "layer" else BatchNorm()
-            layers += [Dense(h.units, initializer=initializer), norm, Activation(h.activation)]
+            layers += [Dense(h.units, initializer=suited), norm, Activation(h.activation)]
         if h.dropout:
             layers.append(Dropout(h.dropout))
     return Sequential([*layers, Dense(outputs, link, initializer=initializer)])

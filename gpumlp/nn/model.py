@@ -123,7 +123,12 @@ class Model:
         return np.concatenate(parts) if parts else np.empty((0, self.units), self.context.dtype)
 
     def summary(self) -> str:
-        """Return the layers with their output widths and parameter counts, and the total, as text."""
+        """Return the layers with their output widths and parameter counts, and the total, as text.
+
+        Raises ConfigError where the model has not been built: its parameters depend on the width of its inputs.
+        """
+        if not self.is_built:
+            raise ConfigError("the model has no parameters yet", hint="build it first: model.build(p)")
         rows = [("layer", "output", "parameters")]
         for name, layer in self.layers().items():
             rows.append((f"{name} ({_describe(layer)})", _width(layer), f"{layer.parameters:,}"))

@@ -60,6 +60,10 @@ class Parameters:
         source = self.values if buffer is None else buffer
         return {name: self.backend.to_host(self.view(name, source)) for name in self.variables}
 
+    def are_finite(self) -> bool:
+        """Tell whether no value is NaN or infinite: one number comes to the host."""
+        return bool(self.backend.to_host(self.backend.xp.isfinite(self.values).all()))
+
     def load(self, arrays: Mapping[str, Any], buffer: Array | None = None) -> None:
         """Overwrite the values (or another buffer of the same layout) by name; names and shapes must agree."""
         if set(arrays) != set(self.variables):

@@ -4,9 +4,12 @@ Each loss is one function of a batch: per row it gives the loss l_i, the mass m_
 (1 unless class weights say otherwise) and the gradient g_i of l_i. With row weights s_i the record then
 computes, in one launch,
 
-    loss = Σ s_i l_i / Σ s_i m_i        sums = (Σ s_i l_i, Σ s_i m_i, hits)        gradient = s_i g_i / Σ s_j m_j
+    loss = Σ s_i l_i / Σ s_i m_i
+    sums = (Σ s_i l_i, Σ s_i m_i, Σ s_i h_i, Σ s_i)        h_i: 1 where the answer of the row is right
+    gradient = s_i g_i / Σ s_j m_j
 
-so that weights of 1 change nothing, and twice the weight means the row stands there twice.
+so that weights of 1 change nothing, and twice the weight means the row stands there twice. Where nothing counts at
+all the loss and the gradient are 0.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ class Loss(Op):
     link: str = field(kw_only=True)
     value: Callable[..., Array] = field(kw_only=True)
     hyper: Mapping[str, Hyper] = field(kw_only=True)
-    counts_hits: bool = field(kw_only=True)  # the third of the sums is the number of right answers, else 0
+    counts_hits: bool = field(kw_only=True)  # the third of the sums counts right answers, else it is 0
 
 
 def loss(
@@ -50,7 +53,8 @@ def loss(
     def mean(xp: Any, losses: Array, mass: Array, weights: Array | None) -> tuple[Array, Array, Array]:
         weighted, counted = (losses, mass) if weights is None else (weights * losses, weights * mass)
         total, count = xp.sum(weighted), xp.sum(counted)
-        return total / count, total, count
+        # A batch in which nothing counts has loss 0 and moves nothing; NaN is not 0 and goes on.
+        return xp.where(count == 0, 0.0, total / xp.where(count == 0, 1.0, count)), total, count
 
     def value(
         xp: Any, outputs: Array, targets: Array, weights: Array | None, classes: Array | None, **params: float
@@ -58,24 +62,24 @@ def loss(
         losses, mass, _ = rows(xp, outputs, targets, classes, **params)
         return mean(xp, losses, mass, weights)[0]
 
-    def report(
+    def evaluate(
         xp: Any, outputs: Array, targets: Array, weights: Array | None, classes: Array | None, **params: float
-    ) -> tuple[Array, Array, Array, Array]:
+    ) -> tuple[Array, Array]:
+        return forward(xp, outputs, targets, weights, classes, **params)[:2]
+
+    def forward(
+        xp: Any, outputs: Array, targets: Array, weights: Array | None, classes: Array | None, **params: float
+    ) -> tuple[Array, Array, Array]:
         losses, mass, gradients = rows(xp, outputs, targets, classes, **params)
         value, total, count = mean(xp, losses, mass, weights)
-        right = xp.sum(hits(xp, outputs, targets)) if hits else 0.0 * total
-        sums = xp.stack([total.astype(xp.float64), count.astype(xp.float64), right.astype(xp.float64)])
-        scale = (1.0 if weights is None else weights[:, None]) / count
-        return value, sums, gradients * scale, value
-
-    def forward(xp: Any, *inputs: Array, **params: float) -> tuple[Array, ...]:
-        return report(xp, *inputs, **params)[:3]
-
-    def evaluate(xp: Any, *inputs: Array, **params: float) -> tuple[Array, ...]:
-        return report(xp, *inputs, **params)[:2]
+        counts = xp.ones(outputs.shape[:1], dtype=outputs.dtype) if weights is None else weights
+        right = xp.sum(counts * hits(xp, outputs, targets)) if hits else 0.0 * count
+        sums = xp.stack([part.astype(xp.float64) for part in (total, count, right, xp.sum(counts))])
+        scale = xp.where(count == 0, 0.0, counts / xp.where(count == 0, 1.0, count))
+        return value.astype(outputs.dtype), sums, gradients * scale[:, None].astype(outputs.dtype)
 
     def specs(outputs: Array, *_: Array, **__: float) -> tuple[Spec, ...]:
-        return ((), outputs.dtype), ((3,), "float64"), (outputs.shape, outputs.dtype)
+        return ((), outputs.dtype), ((4,), "float64"), (outputs.shape, outputs.dtype)
 
     inputs = ("outputs", "targets", "row_weights?", "class_weights?")
     return Loss(
@@ -133,7 +137,10 @@ def _binary_cross_entropy(
     mass = positive + negative
     # -log sigmoid(z) = softplus(-z) and -log(1 - sigmoid(z)) = softplus(z) = softplus(-z) + z
     tail = xp.log1p(xp.exp(-xp.abs(logits)))
-    losses = positive * (xp.maximum(-logits, 0.0) + tail) + negative * (xp.maximum(logits, 0.0) + tail)
+    # A side without mass may be at infinity: 0·inf must not enter the sum.
+    of_positive = xp.where(positive == 0, 0.0, positive * (xp.maximum(-logits, 0.0) + tail))
+    of_negative = xp.where(negative == 0, 0.0, negative * (xp.maximum(logits, 0.0) + tail))
+    losses = of_positive + of_negative
     gradients = mass * sigmoid(xp, logits) - positive
     columns = logits.shape[-1]
     return xp.mean(losses, axis=-1), xp.mean(mass, axis=-1), gradients / columns
@@ -197,7 +204,13 @@ HUBER = loss(
     "l = r²/2 where |r| <= δ, else δ (|r| - δ/2), mean over columns (Huber 1964)",
     _regression(_huber),
     link="identity",
-    hyper={"delta": Hyper(1.0, "residual (in target units) where squares give way to distances", gt=0.0)},
+    hyper={
+        "delta": Hyper(
+            1.0,
+            "residual where squares give way to distances; training standardizes the target, so in its deviations",
+            gt=0.0,
+        )
+    },
 )
 
 LOSS_RECORDS: dict[str, Loss] = {

@@ -61,7 +61,7 @@ def permute(xp: Any, positions: Array, n: int, epoch: Array, key: int) -> Array:
     """
     bits = max(n - 1, 0).bit_length()
     wide, narrow = bits - bits // 2, bits // 2
-    seed = mix((epoch & 0xFFFFFFFF).astype(xp.uint32) + xp.uint32(key))
+    seed = mix(mix((epoch & 0xFFFFFFFF).astype(xp.uint32)) + xp.uint32(key))
     keys = [mix(seed + xp.uint32(0x9E3779B9 * (r + 1) & 0xFFFFFFFF)) for r in range(ROUNDS)]
 
     def network(x: Array) -> Array:

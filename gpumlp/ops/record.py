@@ -8,9 +8,12 @@ A formula never writes into its inputs and returns one array for each declared o
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from gpumlp.errors import ConfigError, choices
 
 Array = Any  # an array of whichever module the backend uses
 Spec = tuple[tuple[int, ...], Any] | None
@@ -60,6 +63,32 @@ class Hyper:
     ge: float | None = None
     lt: float | None = None
     le: float | None = None
+
+    def check(self, name: str, value: float) -> float:
+        """Return the value. Raises ConfigError where it is out of range."""
+        bounds = (
+            (self.gt, ">", operator.gt),
+            (self.ge, ">=", operator.ge),
+            (self.lt, "<", operator.lt),
+            (self.le, "<=", operator.le),
+        )
+        wanted = [(f"{sign} {bound:g}", holds(value, bound)) for bound, sign, holds in bounds if bound is not None]
+        if not all(fits for _, fits in wanted):
+            raise ConfigError(f"{name} is {value}", hint=f"allowed: {' and '.join(text for text, _ in wanted)}")
+        return value
+
+
+def settle(owner: str, given: Mapping[str, float], declared: Mapping[str, Hyper]) -> dict[str, float]:
+    """Return every declared number, as given or else by default.
+
+    Raises ConfigError for a number that is not declared, or out of its range.
+    """
+    for name in given:
+        if name not in declared:
+            raise ConfigError(f"{owner} has no setting {name!r}", hint=choices(name, declared))
+    return {
+        name: number.check(f"{name} of {owner}", given.get(name, number.default)) for name, number in declared.items()
+    }
 
 
 def like(*positions: int) -> Callable[..., tuple[Spec, ...]]:

@@ -180,8 +180,8 @@ UPDATES: dict[str, Update] = {u.name: u for u in (SGD, MOMENTUM, NESTEROV, ADAGR
 
 
 def _norm(xp: Any, gradient: Array) -> tuple[Array, ...]:
-    total = xp.sum(gradient * gradient, dtype=xp.float64)
-    return (xp.sqrt(total).astype(gradient.dtype).reshape(1),)
+    exact = gradient.astype(xp.float64)  # a square may be beyond float32 where its root is not
+    return (xp.sqrt(xp.sum(exact * exact)).astype(gradient.dtype).reshape(1),)
 
 
 GRADIENT_NORM = Op(

@@ -12,7 +12,7 @@ from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, choices
 from gpumlp.ops import UPDATES, Update
 from gpumlp.ops.batches import ADVANCE
-from gpumlp.ops.record import Array, Hyper
+from gpumlp.ops.record import Array, Hyper, settle
 from gpumlp.ops.updates import GRADIENT_NORM
 
 
@@ -78,9 +78,6 @@ class Optimizer:
         if name not in OPTIMIZERS:
             raise ConfigError(f"unknown optimizer {name!r}", hint=choices(name, OPTIMIZERS))
         spec = OPTIMIZERS[name]
-        for key in hyper:
-            if key not in spec.hyper:
-                raise ConfigError(f"the optimizer {name} has no setting {key!r}", hint=choices(key, spec.hyper))
         backend, like = parameters.backend, parameters.values
         self.parameters, self.clock, self.update = parameters, clock, spec.update
         self.learning_rate = spec.learning_rate if learning_rate is None else learning_rate
@@ -93,7 +90,7 @@ class Optimizer:
             "weight_decay": spec.weight_decay if weight_decay is None else weight_decay,
             "clip_norm": clip_norm,
             "averaging": averaging,
-            **{key: hyper.get(key, default.default) for key, default in spec.hyper.items()},
+            **settle(f"the optimizer {name}", hyper, spec.hyper),
         }
 
     def step(self) -> None:
@@ -112,6 +109,6 @@ class Optimizer:
         return self.slots | ({} if self.average is None else {"average": self.average})
 
     @property
-    def best_weights(self) -> Array:
+    def weights(self) -> Array:
         """The weights to evaluate and keep: the average where there is one."""
         return self.parameters.values if self.average is None else self.average

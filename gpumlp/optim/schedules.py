@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.errors import ConfigError, choices
-from gpumlp.ops.record import Hyper
+from gpumlp.ops.record import Hyper, settle
 
 Factors = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -79,7 +79,7 @@ SCHEDULES: dict[str, ScheduleSpec] = {
         lambda progress, epochs, *, factor, patience: np.ones_like(progress),
         {
             "factor": Hyper(0.5, "what each reduction multiplies the rate by", gt=0.0, lt=1.0),
-            "patience": Hyper(5.0, "epochs without a new best before a reduction", ge=0.0),
+            "patience": Hyper(5.0, "epochs without a new best before a reduction", ge=1.0),
         },
         watches=True,
     ),
@@ -97,11 +97,8 @@ class Schedule:
         if name not in SCHEDULES:
             raise ConfigError(f"unknown schedule {name!r}", hint=choices(name, SCHEDULES))
         self.spec = SCHEDULES[name]
-        for key in hyper:
-            if key not in self.spec.hyper:
-                raise ConfigError(f"the schedule {name} has no setting {key!r}", hint=choices(key, self.spec.hyper))
         self.learning_rate, self.warmup = learning_rate, warmup
-        self.hyper = {key: hyper.get(key, h.default) for key, h in self.spec.hyper.items()}
+        self.hyper = settle(f"the schedule {name}", hyper, self.spec.hyper)
         self.scale, self.best, self.waited = 1.0, math.inf, 0.0  # of plateau
 
     def rates(self, epoch: int, batches: int, epochs: int) -> Factors:
@@ -125,7 +122,7 @@ class Schedule:
             self.best, self.waited = loss, 0.0
             return
         self.waited += 1.0
-        if self.waited > self.hyper["patience"]:
+        if self.waited >= self.hyper["patience"]:
             self.scale, self.waited = self.scale * self.hyper["factor"], 0.0
 
     @property

@@ -32,8 +32,11 @@ class Parts:
     trainer: Trainer
 
 
-def load_data(settings: Settings) -> Prepared:
-    """Read, divide and encode the data of settings that were loaded from a file."""
+def load_data(settings: Settings, encoder: Encoder | None = None) -> Prepared:
+    """Read, divide and encode the data of settings that were loaded from a file.
+
+    The encoding is fitted to the training rows, unless there is one already.
+    """
     data = settings.data
     assert data.folder is not None  # loading made it absolute
     return prepare(
@@ -48,6 +51,7 @@ def load_data(settings: Settings) -> Prepared:
         drop=data.drop,
         weights=data.weights,
         seed=settings.training.seed,
+        encoder=encoder,
     )
 
 
@@ -106,13 +110,14 @@ def class_weights(
 ) -> np.ndarray[Any, Any]:
     """Return one weight for each class, float64 (C,).
 
-    ``balanced`` gives a class of n_c rows among n the weight n / (C n_c). Raises DataError for an unknown class.
+    ``balanced`` gives a class of n_c rows among n the weight n / (C n_c), rows counted by their weights.
+    Raises DataError for an unknown class.
     """
     if wanted == "balanced":
         assert train is not None
         assert train.targets is not None
-        counts = np.bincount(train.targets, minlength=len(classes))
-        return len(train) / (len(classes) * np.maximum(counts, 1))
+        counts = np.bincount(train.targets, train.weights, minlength=len(classes))
+        return np.asarray(counts.sum() / (len(classes) * np.where(counts > 0, counts, 1.0)))
     for name in wanted:
         if name not in classes:
             raise DataError(f"there is no class {name!r}", where="loss.class_weight", hint=choices(name, classes))

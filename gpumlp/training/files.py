@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,28 +22,35 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 _HEADER_LENGTH = 8  # safetensors: a little-endian u64 length, a JSON header, then the tensors
 
 
+PART = ".part"
+"""How the names of files end that are being written."""
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that a reader finds the old content or the new, never a part.
 
+    A link is followed; what is no regular file (a pipe, a device) is written to as it is.
     Raises RunError where the disk is full or the folder cannot be written; nothing is left behind then.
     """
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        beside = path.with_name(f".{path.name}.{os.getpid()}{PART}")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with beside.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(name, path)
+            os.replace(beside, path)
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(name)
+                beside.unlink()
             raise
         _flush_folder(path.parent)
     except OSError as error:
-        raise RunError(
-            f"cannot write: {error.strerror or error}", where=str(path), hint="free some space, or choose --run-dir"
-        ) from None
+        raise RunError(f"cannot be written: {error.strerror or error}", where=str(path)) from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,7 +60,28 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, two blanks deep, as :func:`write_bytes` does."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, to_json(value) + "\n")
+
+
+def to_json(value: Any) -> str:
+    """Return a value as JSON, two blanks deep. What is not a number (an AUC of one class) is null there."""
+    return json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def json_line(value: Any) -> str:
+    """Return a value as one line of JSON."""
+    return json.dumps(_without_nan(value), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _without_nan(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _without_nan(v) for key, v in value.items()}
+        case list() | tuple():
+            return [_without_nan(v) for v in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
 
 
 def read_json(path: Path) -> Any:

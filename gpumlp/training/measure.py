@@ -36,7 +36,7 @@ class Measurement:
     def _run(self) -> tuple[float, np.ndarray[Any, Any]]:
         """Return the mean loss and the predictions (N, K)."""
         backend, dtype = self.model.context.backend, self.model.context.dtype
-        sums, parts = np.zeros(3), []
+        sums, parts = np.zeros(4), []
         inputs, targets, weights = self.device.arrays
         for start in range(0, len(inputs), self.batch):
             rows = slice(start, start + self.batch)

@@ -19,8 +19,7 @@ def classification(probabilities: Host, labels: Host, weights: Host | None = Non
     """
     weight = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
     binary = probabilities.shape[1] == 1
-    chosen = (probabilities[:, 0] > 0.5).astype(np.int64) if binary else probabilities.argmax(axis=1)
-    classes = 2 if binary else probabilities.shape[1]
+    chosen, classes = most_probable(probabilities), 2 if binary else probabilities.shape[1]
     confusion = np.zeros((classes, classes))  # rows: true, columns: predicted
     np.add.at(confusion, (labels, chosen), weight)
     metrics = {
@@ -30,6 +29,12 @@ def classification(probabilities: Host, labels: Host, weights: Host | None = Non
     if binary:
         metrics["auc"] = auc(probabilities[:, 0], labels, weight)
     return metrics
+
+
+def most_probable(probabilities: Host) -> Host:
+    """Return the number of the most probable class of each row, (N,), from (N, K), or (N, 1) for two classes."""
+    binary = probabilities.shape[1] == 1
+    return (probabilities[:, 0] > 0.5).astype(np.int64) if binary else probabilities.argmax(axis=1)
 
 
 def macro_f1(confusion: Host) -> float:

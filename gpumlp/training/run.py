@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
+import shlex
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpumlp.config import Loaded, dump
+from gpumlp.config import EarlyStopping, Loaded, dump
 from gpumlp.data import Dataset
 from gpumlp.errors import RunError
 from gpumlp.training.build import Parts, build, load_data
-from gpumlp.training.files import Arrays, read_arrays, write_arrays, write_json, write_text
+from gpumlp.training.files import Arrays, json_line, read_arrays, read_json, write_arrays, write_json
+from gpumlp.training.folder import CONFIG, MODEL, RunFolder
 from gpumlp.training.measure import Measurement
 from gpumlp.training.saved import save_model
 from gpumlp.training.trainer import weights_in_place
 
-CONFIG, HISTORY, SUMMARY, MODEL, CHECKPOINTS = (
-    "config.yaml",
-    "metrics.jsonl",
-    "summary.json",
-    "model",
-    "checkpoints",
-)
 KEPT_CHECKPOINTS = 2
 CHECKPOINT_SECONDS = 2.0  # what an interruption may cost at most, besides the epoch it falls into
 CHECKPOINT_SHARE = 0.05  # of the time that saving may take, where it is slow
@@ -72,7 +65,7 @@ class Result:
 
 def train(
     loaded: Loaded,
-    folder: Path,
+    folder: str | Path,
     *,
     resume: bool = False,
     force: bool = False,
@@ -81,65 +74,33 @@ def train(
     """Train as the configuration says and leave everything in ``folder``.
 
     ``resume`` continues an interrupted run from its last checkpoint and ends where it would have ended;
-    ``force`` deletes an earlier run in the folder first.
+    ``force`` replaces an earlier run in the folder. Nothing is written or deleted before data and
+    configuration have been found good.
 
-    Raises RunError where the folder holds a run already, where a run to be resumed had another configuration,
-    or where the loss stops being finite; DataError where the data do not fit.
+    Raises RunError where the folder is in use, where a run to be resumed had another configuration or other
+    data, or where the loss stops being finite; DataError where the data do not fit.
     """
     listener = listener or Listener()
-    settings = loaded.settings
-    text = dump(settings, folder=loaded.path.resolve().parent)
-    _claim(folder, text, resume=resume, force=force)
-    if resume and (folder / SUMMARY).exists():
-        return Result(folder, json.loads((folder / SUMMARY).read_text()), ("this run is complete already",))
-
-    data = load_data(settings)
-    parts = build(settings, data)
-    run = _Run(folder, parts, settings.training.early_stopping)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CHECKPOINTS).mkdir(exist_ok=True)
-    write_text(folder / CONFIG, text)
-    history = run.restore() if resume else []
-    write_text(folder / HISTORY, "".join(json.dumps(row) + "\n" for row in history))
-    listener.prepared(parts, folder)
-    status = run.loop(listener)
-    save_model(folder / MODEL, parts.model, parts.hidden, data.encoder, run.best)
-    parts.model.load(run.best)
-    return Result(folder, run.summarise(status), data.notes)
-
-
-def _claim(folder: Path, text: str, *, resume: bool, force: bool) -> None:
-    """See that the folder may be used; empty it where ``force`` allows that."""
+    place = RunFolder(Path(folder))
+    text = dump(loaded.settings, folder=loaded.path.resolve().parent)
     if resume:
-        config = folder / CONFIG
-        if not config.exists():
-            raise RunError("there is no run to resume", where=str(folder), hint="leave --resume away to start one")
-        if config.read_text() != text:
-            raise RunError(
-                "the run was started with another configuration",
-                where=str(config),
-                hint=f"resume it as it was: gpumlp train {config} --run-dir {folder} --resume",
-            )
-    elif folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
-        if not force:
-            raise RunError(
-                "the folder is in use",
-                where=str(folder),
-                hint="choose another --run-dir, continue with --resume, or delete it first with --force",
-            )
-        if not (folder / CONFIG).exists():
-            raise RunError(
-                "the folder is not a run, so --force does not delete it",
-                where=str(folder),
-                hint="choose another --run-dir",
-            )
-        shutil.rmtree(folder)
+        place.check_resumable(text)
+        if place.summary.exists():
+            return Result(place.path, read_json(place.summary), ("this run is complete already",))
+    else:
+        place.check_free(force=force)
+    parts = build(loaded.settings, load_data(loaded.settings))
+    run = _Run(place, parts, loaded.settings.training.early_stopping)
+    history = run.restore() if resume else []
+    place.prepare(text, "".join(json_line(row) for row in history))
+    listener.prepared(parts, place.path)
+    return Result(place.path, run.finish(run.loop(listener)))
 
 
 class _Run:
     """The loop over epochs, with what it must remember."""
 
-    def __init__(self, folder: Path, parts: Parts, stopping: Any) -> None:
+    def __init__(self, folder: RunFolder, parts: Parts, stopping: EarlyStopping | None) -> None:
         self.folder, self.parts, self.stopping = folder, parts, stopping
         self.progress = Progress()
         self.best: Arrays = parts.model.arrays()
@@ -148,54 +109,93 @@ class _Run:
 
     def loop(self, listener: Listener) -> str:
         """Train until the epochs are over or early stopping says so; return the status of the run."""
-        trainer = self.parts.trainer
-        while self.progress.epoch < trainer.epochs:
+        trainer, progress = self.parts.trainer, self.progress
+        while progress.epoch < trainer.epochs:
             if self._should_stop():
                 return "stopped early"
             report = trainer.run_epoch(lambda done: listener.batch(done, trainer.batches))
-            if not math.isfinite(report.loss):
-                raise RunError(
-                    f"the training loss became {report.loss} in epoch {report.epoch}",
-                    where=str(self.folder),
-                    hint="try a lower optimizer.learning_rate, optimizer.clip_norm: 1, or schedule.warmup: 0.05; "
-                    "the run's checkpoints hold the epochs before",
-                )
-            self.progress.epoch, self.progress.seconds = report.epoch, self.progress.seconds + report.seconds
             row: dict[str, Any] = {"epoch": report.epoch, "seconds": report.seconds, "train_loss": report.loss}
             if report.accuracy is not None:
                 row["train_accuracy"] = report.accuracy
-            best = self._validate(row)
+            measured = self._validate()
+            row |= {f"validation_{name}": value for name, value in measured.items()}
             row["learning_rate"] = report.learning_rate
-            with (self.folder / HISTORY).open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            self._check_finite(row)
+            progress.epoch, progress.seconds = report.epoch, progress.seconds + report.seconds
+            best = self._keep_best(measured)
+            with self.folder.history.open("a", encoding="utf-8") as file:
+                file.write(json_line(row))
             if time.monotonic() >= self._checkpoint_due:
                 self._save_checkpoint()
             listener.epoch(row, best)
         return "completed"
 
-    def _validate(self, row: dict[str, Any]) -> bool:
-        """Evaluate the weights of the moment; keep them if they are the best. Without validation: the last."""
-        parts = self.parts
-        weights = parts.optimizer.best_weights
+    def _validate(self) -> dict[str, float]:
+        """Measure the weights of the moment, or their average, on the validation rows if there are any."""
+        if self.validation is None:
+            return {}
+        with weights_in_place(self.parts.model, self.parts.optimizer.weights):
+            return self.validation()
+
+    def _keep_best(self, measured: dict[str, float]) -> bool:
+        """Keep the weights if they are the best so far; without validation rows the last are."""
         better = True
-        if self.validation is not None:
-            with weights_in_place(parts.model, weights):
-                measured = self.validation()
-            row |= {f"validation_{name}": value for name, value in measured.items()}
+        if measured:
             better = self.progress.observe(measured["loss"], self.stopping.min_delta if self.stopping else 0.0)
-            parts.schedule.observe(measured["loss"])
+            self.parts.schedule.observe(measured["loss"])
         else:
             self.progress.best_epoch = self.progress.epoch
         if better:
-            self.best = parts.model.arrays(weights)
+            self.best = self.parts.model.arrays(self.parts.optimizer.weights)
         return better
+
+    def _check_finite(self, row: dict[str, Any]) -> None:
+        """Stop where the network has come apart; what was best before is kept."""
+        broken = next((k for k in ("train_loss", "validation_loss") if not math.isfinite(row.get(k, 0.0))), None)
+        if broken is None and self.parts.model.parameters.are_finite():
+            return
+        what = f"the {broken.replace('_', ' ')} became {row[broken]}" if broken else "a weight is no longer finite"
+        kept = "no epoch before it is worth keeping"
+        if self.progress.best_epoch:
+            self.finish("diverged")
+            kept = f"the weights of epoch {self.progress.best_epoch} are kept in {self.folder.path / MODEL}"
+        raise RunError(
+            f"{what} in epoch {row['epoch']}; {kept}",
+            where=str(self.folder.path),
+            hint="try a lower optimizer.learning_rate, optimizer.clip_norm=1, or schedule.warmup=0.05",
+        )
 
     def _should_stop(self) -> bool:
         if self.stopping is None or self.validation is None:
             return False
-        return self.progress.epoch >= self.progress.best_epoch + int(self.stopping.patience)
+        return self.progress.epoch >= self.progress.best_epoch + self.stopping.patience
 
-    # ---- what is written ------------------------------------------------------------------------
+    def finish(self, status: str) -> dict[str, Any]:
+        """Write the model with its best weights, measure it on every part of the data, write summary.json."""
+        parts, progress = self.parts, self.progress
+        save_model(self.folder.path / MODEL, parts.model, parts.hidden, parts.data.encoder, self.best)
+        parts.model.load(self.best)
+        measured = {}
+        for name in ("train", "validation", "test"):
+            measurement = self._measurement(getattr(parts.data, name))
+            if measurement is not None:
+                measured[name] = measurement()
+        seconds = progress.seconds
+        summary = {
+            "status": status,
+            "epochs": progress.epoch,
+            "best_epoch": progress.best_epoch,
+            "seconds": seconds,
+            "samples_per_second": progress.epoch * parts.trainer.rows / seconds if seconds else None,
+            "backend": parts.backend.name,
+            "parameters": len(parts.model.parameters),
+            "data": parts.data.fingerprint(),
+            "metrics": measured,
+        }
+        write_json(self.folder.summary, summary)
+        return summary
+
+    # ---- checkpoints ----------------------------------------------------------------------------
 
     def _save_checkpoint(self) -> None:
         started = time.monotonic()
@@ -203,24 +203,32 @@ class _Run:
         arrays = {f"model/{k}": v for k, v in parts.model.arrays().items()}
         arrays |= {f"best/{k}": v for k, v in self.best.items()}
         arrays |= {f"optimizer/{k}": backend.to_host(v) for k, v in parts.optimizer.state.items()}
-        meta = {"progress": asdict(self.progress), "schedule": parts.schedule.state}
-        folder = self.folder / CHECKPOINTS
-        write_arrays(folder / f"epoch-{self.progress.epoch:06d}.safetensors", arrays, meta)
-        for old in sorted(folder.glob("epoch-*.safetensors"))[:-KEPT_CHECKPOINTS]:
+        meta = {
+            "progress": asdict(self.progress),
+            "schedule": parts.schedule.state,
+            "data": parts.data.fingerprint(),
+        }
+        write_arrays(self.folder.checkpoint(self.progress.epoch), arrays, meta)
+        for old in self.folder.checkpoints()[KEPT_CHECKPOINTS:]:
             old.unlink(missing_ok=True)
         ended = time.monotonic()
         self._checkpoint_due = ended + max(CHECKPOINT_SECONDS, (ended - started) / CHECKPOINT_SHARE)
 
     def restore(self) -> list[dict[str, Any]]:
         """Go back to the last whole checkpoint; return the history up to there."""
-        for path in sorted((self.folder / CHECKPOINTS).glob("epoch-*.safetensors"), reverse=True):
+        for path in self.folder.checkpoints():
             try:
                 arrays, meta = read_arrays(path)
             except RunError:
                 continue  # cut short or damaged: the one before it will do
+            if meta["data"] != self.parts.data.fingerprint():
+                raise RunError(
+                    "the data have changed since the run began, so it cannot go on as it would have",
+                    where=str(self.folder.path),
+                    hint="bring the data back, or start a new run",
+                )
             self._put(arrays, meta)
-            lines = (self.folder / HISTORY).read_text().splitlines()
-            return [json.loads(line) for line in lines[: self.progress.epoch]]
+            return self.folder.read_history(self.progress.epoch)
         return []
 
     def _put(self, arrays: Arrays, meta: dict[str, Any]) -> None:
@@ -237,26 +245,10 @@ class _Run:
         parts.schedule.state = meta["schedule"]
         parts.trainer.epoch = self.progress.epoch
 
-    def summarise(self, status: str) -> dict[str, Any]:
-        """Measure the kept weights on every part of the data and write summary.json."""
-        parts, seen = self.parts, self.progress.epoch * self.parts.trainer.rows
-        measured = {}
-        for name in ("train", "validation", "test"):
-            measurement = self._measurement(getattr(parts.data, name))
-            if measurement is not None:
-                measured[name] = measurement()
-        summary = {
-            "status": status,
-            "epochs": self.progress.epoch,
-            "best_epoch": self.progress.best_epoch,
-            "seconds": self.progress.seconds,
-            "samples_per_second": seen / self.progress.seconds if self.progress.seconds else None,
-            "backend": parts.backend.name,
-            "parameters": len(parts.model.parameters),
-            "metrics": measured,
-        }
-        write_json(self.folder / SUMMARY, summary)
-        return summary
-
     def _measurement(self, data: Dataset | None) -> Measurement | None:
         return None if data is None else Measurement(self.parts.model, self.parts.loss, data, self.parts.data.encoder)
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command that continues an interrupted run, as one would type it."""
+    return shlex.join(["gpumlp", "train", str(folder / CONFIG), "--run-dir", str(folder), "--resume"])

@@ -18,6 +18,7 @@ from gpumlp.data import Encoder, Source
 from gpumlp.errors import GpumlpError, RunError
 from gpumlp.nn import Hidden, Sequential, mlp
 from gpumlp.training.files import Arrays, read_arrays, read_json, write_arrays, write_json
+from gpumlp.training.metrics import most_probable
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
@@ -47,9 +48,7 @@ class SavedModel:
     def labels(self, probabilities: np.ndarray[Any, Any]) -> list[str]:
         """Return the name of the most probable class of each row."""
         classes = self.encoder.classes or ()
-        binary = probabilities.shape[1] == 1
-        chosen = (probabilities[:, 0] > 0.5).astype(int) if binary else probabilities.argmax(axis=1)
-        return [classes[i] for i in chosen]
+        return [classes[i] for i in most_probable(probabilities)]
 
 
 def save_model(

@@ -38,7 +38,7 @@ class Trainer:
     """Trains a model on rows that stay on the device.
 
     Each epoch visits every row once, in an order that depends on ``seed`` and the epoch alone. The last batch
-    may be shorter. The host writes the clock and the learning rates when an epoch begins and reads three sums
+    may be shorter. The host writes the clock and the learning rates when an epoch begins and reads four sums
     when it ends; in between it only replays.
     """
 
@@ -64,7 +64,7 @@ class Trainer:
         self.epoch = 0  # epochs done
         self._key = int(generator(seed, ORDER).integers(2**32))
         self._order = self.backend.zeros((self.rows,), np.int64)
-        self._totals = self.backend.zeros((3,), np.float64)
+        self._totals = self.backend.zeros((4,), np.float64)
         self._plans: dict[int, Plan] = {}
         optimizer.rates = self.backend.zeros((self.batches,), self.dtype)
 
@@ -75,19 +75,19 @@ class Trainer:
         rates = self.schedule.rates(self.epoch, self.batches, self.epochs)
         backend.write(clock, [self.epoch * self.batches, 0, self.epoch])
         backend.write(self.optimizer.rates, rates)
-        backend.write(self._totals, np.zeros(3))
+        backend.write(self._totals, np.zeros(4))
         backend.run(SHUFFLE, "forward", (clock,), (self._order,), n=self.rows, key=self._key)
         for batch in range(self.batches):
             self._step(min(self.batch_size, self.rows - batch * self.batch_size))
             if on_batch is not None:
                 on_batch(batch + 1)
-        loss, mass, hits = backend.to_host(self._totals)
+        loss, mass, hits, rows = backend.to_host(self._totals)
         self.epoch += 1
         return EpochReport(
             epoch=self.epoch,
             seconds=time.perf_counter() - started,
             loss=float(loss / mass),
-            accuracy=float(hits / self.rows) if self.loss.record.counts_hits else None,
+            accuracy=float(hits / rows) if self.loss.record.counts_hits else None,
             learning_rate=float(rates[-1]),
         )
 
@@ -114,7 +114,7 @@ class Trainer:
             loss, sums = self.loss(outputs, y, weights)
         tape.gradient(loss, list(parameters.variables.values()), into=parameters.views)
         self.optimizer.step()
-        backend.run(ACCUMULATE, "forward", (self._totals, sums), (self._totals,))
+        backend.run(ACCUMULATE, "forward", (self._totals, sums.array), (self._totals,))
 
 
 class DeviceData:

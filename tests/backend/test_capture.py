@@ -42,7 +42,7 @@ class Run:
         labels = rng.integers(0, classes, ROWS).astype(np.int32)
         y = labels if weights is not None else rng.standard_normal((ROWS, classes)).astype(np.float32)
         self.data = x, y, rng.uniform(0.5, 2, ROWS).astype(np.float32)
-        self.order, self.totals = np.zeros(ROWS, np.int64), np.zeros(3)
+        self.order, self.totals = np.zeros(ROWS, np.int64), np.zeros(4)
         self.history = []
 
     def shuffle(self, epoch):
@@ -60,7 +60,7 @@ class Run:
         parameters = self.model.parameters
         tape.gradient(loss, list(parameters.variables.values()), into=parameters.views)
         self.optimizer.step()
-        self.backend.run(RECORDS["accumulate"], "forward", (self.totals, sums), (self.totals,))
+        self.backend.run(RECORDS["accumulate"], "forward", (self.totals, sums.array), (self.totals,))
 
     def everything(self):
         buffers = [

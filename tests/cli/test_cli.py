@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -93,26 +94,29 @@ def test_exit_codes_and_one_message(tmp_path: Path) -> None:
     assert "Traceback" not in wrong.stderr
     data = run("train", CANCER, "--set", "data.target=targte", "--run-dir", str(tmp_path / "r"), code=3)
     assert "did you mean 'target'" in data.stderr
-    later = run("train", CANCER, "--backend", "native", "--run-dir", str(tmp_path / "r"), code=1)
+    later = run("train", CANCER, "--backend", "native", "--run-dir", str(tmp_path / "r"), code=2)
     assert "not in this version" in later.stderr
     assert run("train", CANCER, "--resume", "--force", code=2).stderr
     assert not (tmp_path / "r").exists()
 
 
 def test_an_existing_run_is_not_overwritten(trained: str) -> None:
-    assert "in use" in run("train", CANCER, "--run-dir", trained, code=1).stderr
+    assert "there is a run already" in run("train", CANCER, "--run-dir", trained, code=1).stderr
 
 
 def test_interrupting_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = str(tmp_path / "r")
+    folder = str(tmp_path / "a run")  # a name that a shell would split
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("gpumlp.cli.display.Announcer.epoch", interrupt)
-        result = run("train", CANCER, *SHORT, "--run-dir", folder, code=130)
-    command = result.stderr.splitlines()[-1].split(": ")[-1].split()
+        early = run("train", CANCER, *SHORT, "--run-dir", folder, code=130)
+        assert early.stderr.splitlines()[-1] == "error: interrupted"  # there is no checkpoint yet
+        patch.setattr("gpumlp.training.run.CHECKPOINT_SECONDS", 0.0)
+        result = run("train", CANCER, *SHORT, "--run-dir", folder, "--force", code=130)
+    command = shlex.split(result.stderr.splitlines()[-1].split(": ")[-1])
     assert command[:2] == ["gpumlp", "train"]
     assert "accuracy" in run(*command[1:]).stdout
 
@@ -152,6 +156,41 @@ def test_predict_from_a_file_and_from_the_terminal(trained: str, tmp_path: Path)
     for name, benign, malignant in found:
         assert float(benign) + float(malignant) == pytest.approx(1.0, abs=1e-6)
         assert name == ("malignant" if float(malignant) > 0.5 else "benign")
+
+
+def test_predict_replaces_no_file_unasked(trained: str, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("".join((ROOT / "data/breast_cancer.csv").read_text().splitlines(keepends=True)[:3]))
+    before = rows.read_text()
+    assert "rows it is made from" in run("predict", trained, str(rows), "-o", str(rows), "--force", code=2).stderr
+    assert rows.read_text() == before
+    out = tmp_path / "out.csv"
+    out.write_text("mine")
+    assert "--force" in run("predict", trained, str(rows), "-o", str(out), code=1).stderr
+    assert out.read_text() == "mine"
+    (tmp_path / "link.csv").symlink_to(out)
+    run("predict", trained, str(rows), "-o", str(tmp_path / "link.csv"), "--force")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert out.read_text().startswith("prediction\n")
+    run("predict", trained, str(rows), "-o", "/dev/null")
+    assert not Path("/dev/null").is_file()
+
+
+def test_what_the_system_refuses_is_one_message(trained: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "run", tmp_path / ("x" * 300)):
+        message = run("train", CANCER, *SHORT, "--run-dir", str(folder), code=1).stderr
+        assert message.count("error: ") == 1
+    assert "cannot be written" in run("predict", trained, CANCER.replace("configs", "data").replace("yaml", "csv"),
+                                      "-o", str(tmp_path / "no" / "x.csv"), code=1).stderr  # fmt: skip
+
+
+def test_a_number_that_is_none_is_null_in_json(trained: str, tmp_path: Path) -> None:
+    lines = (ROOT / "data/breast_cancer.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "one.csv").write_text("".join(lines[:3]))  # both rows malignant: no AUC
+    text = run("evaluate", trained, "--data", str(tmp_path / "one.csv"), "--json").stdout
+    assert json.loads(text, parse_constant=pytest.fail)["one.csv"]["auc"] is None
+    assert "–" in run("evaluate", trained, "--data", str(tmp_path / "one.csv")).stdout
 
 
 def test_predict_names_a_missing_column(trained: str, tmp_path: Path) -> None:

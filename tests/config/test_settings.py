@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from gpumlp.backend import PLANNED
 from gpumlp.config.settings import LATER, Block, ClassificationLoss, Settings
 from gpumlp.data import SCALINGS
 from gpumlp.nn import INITIALIZERS, LOSSES
@@ -202,7 +203,8 @@ def test_who_watches_the_validation_loss_needs_validation_rows() -> None:
     make(**watching)
 
 
-@pytest.mark.parametrize("precision", LATER)
-def test_a_precision_of_a_later_version_is_named(precision: str) -> None:
-    with pytest.raises(ValidationError, match=f"{precision} is not in this version; use float32 or float64"):
-        make(precision=precision)
+@pytest.mark.parametrize("name", LATER)
+def test_a_choice_of_a_later_version_is_named(name: str) -> None:
+    setting = "backend" if name in PLANNED else "precision"
+    with pytest.raises(ValidationError, match=f"{name} is not in this version; {LATER[name]}"):
+        make(**{setting: name})

@@ -39,7 +39,7 @@ def test_one_output_is_binary():
     w = np.where(labels == 1, 2.0, 1.0)
     expected = -(w * np.log(np.where(labels == 1, p, 1 - p))).sum() / w.sum()
     np.testing.assert_allclose(float(value), expected, rtol=1e-6)
-    np.testing.assert_allclose(sums, [expected * w.sum(), w.sum(), ((p > 0.5) == labels).sum()], rtol=1e-6)
+    np.testing.assert_allclose(sums, [expected * w.sum(), w.sum(), ((p > 0.5) == labels).sum(), 6], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -167,13 +167,18 @@ def test_nan_reaches_the_loss_and_the_gradient_of_its_row(name, dtype):
 
 
 @every
-def test_an_empty_batch_has_no_mean(name):
+def test_a_batch_in_which_nothing_counts_has_loss_and_gradient_0(name):
     op = LOSS_RECORDS[name]
     inputs, params = next(examples(op, "forward", 0, 3, np.float32))
     loss, sums, gradient = forward(op, *inputs, **params)
-    assert np.isnan(loss)
-    assert sums.tolist() == [0, 0, 0]
+    assert loss == 0
+    assert sums.tolist() == [0, 0, 0, 0]
     assert gradient.shape == (0, 3)
+    (z, targets, _, classes), params = next(examples(op, "forward", 4, 3, np.float32))
+    loss, sums, gradient = forward(op, z, targets, np.zeros(4, np.float32), classes, **params)
+    assert loss == 0
+    assert not sums.any()
+    assert not gradient.any()
 
 
 def test_slopes_at_the_kinks():
@@ -195,5 +200,5 @@ def test_regression_targets_may_be_flat_for_one_column():
 def test_hits():
     z = np.array([[2.0, 1.0], [0.0, 5.0], [1.0, 1.0]])
     assert forward(SOFTMAX, z, np.array([0, 0, 0]))[1][2] == 2  # a tie goes to the first class
-    assert forward(SOFTMAX, z, np.array([0, 0, 0]), np.full(3, 7.0))[1][2] == 2  # rows are counted, not weighed
+    assert forward(SOFTMAX, z, np.array([0, 0, 0]), np.full(3, 7.0))[1][2] == 14  # as if each stood seven times
     assert forward(BINARY, z, np.array([[1, 1], [0, 1], [0, 0]]))[1][2] == 2

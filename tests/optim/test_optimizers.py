@@ -146,8 +146,8 @@ def test_the_average_follows_its_formula():
         average = beta * average + (1 - beta) * parameters.values
         np.testing.assert_allclose(optimizer.average, average, rtol=1e-12)
     assert (1 + 20) / (10 + 20) > 0.6 > 2 / 11  # both sides of the minimum were seen
-    assert optimizer.best_weights is optimizer.average
-    assert Optimizer("sgd", parameters, clock()).best_weights is parameters.values
+    assert optimizer.weights is optimizer.average
+    assert Optimizer("sgd", parameters, clock()).weights is parameters.values
 
 
 def test_rates_are_read_at_the_batch_of_the_clock():

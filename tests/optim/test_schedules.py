@@ -83,13 +83,13 @@ def test_one_cycle():
     assert 0.1 * 0.01 < rates[-1] < 0.1 * 0.0115
 
 
-def test_plateau_reduces_after_more_than_patience_epochs_without_a_new_best():
+def test_plateau_reduces_after_patience_epochs_without_a_new_best():
     schedule = Schedule("plateau", learning_rate=1.0, factor=0.5, patience=2)
     seen = []
     for loss in (5, 4, 4, 4.5, 4, 3.9, 3.9, 3.9, math.nan, 4, 4, 4):
         schedule.observe(loss)
         seen.append(float(schedule.rates(0, 1, 1)[0]))
-    assert seen == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+    assert seen == [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0625]
 
 
 def test_the_state_of_plateau_is_all_that_a_resumed_run_needs():

@@ -11,7 +11,7 @@ import pytest
 
 from gpumlp.config import Loaded, load
 from gpumlp.errors import DataError, RunError
-from gpumlp.training import Listener, files, train
+from gpumlp.training import Listener, evaluate, files, load_trained, train
 from gpumlp.training.run import Progress
 from gpumlp.training.trainer import Trainer
 
@@ -78,7 +78,7 @@ class KillAfter(Listener):
 SETTINGS = [
     (),
     ("optimizer.averaging=0.9", "optimizer.clip_norm=0.5", "model.dropout=0.3", "model.norm=batch"),
-    ("schedule=plateau", "schedule.patience=0", "training.early_stopping={patience: 2}", "optimizer=momentum"),
+    ("schedule=plateau", "schedule.patience=1", "training.early_stopping={patience: 2}", "optimizer=momentum"),
 ]
 
 
@@ -163,7 +163,7 @@ def test_resuming_a_complete_run_changes_nothing(task: Task, tmp_path: Path) -> 
 def test_an_existing_run_is_safe(task: Task, tmp_path: Path) -> None:
     train(task(), tmp_path / "run")
     before = (tmp_path / "run/summary.json").read_bytes()
-    with pytest.raises(RunError, match="in use") as caught:
+    with pytest.raises(RunError, match="there is a run already") as caught:
         train(task(), tmp_path / "run")
     assert "--force" in str(caught.value)
     assert (tmp_path / "run/summary.json").read_bytes() == before
@@ -177,9 +177,115 @@ def test_force_deletes_nothing_but_runs(task: Task, tmp_path: Path) -> None:
     precious = tmp_path / "thesis" / "chapter.txt"
     precious.parent.mkdir()
     precious.write_text("words")
-    with pytest.raises(RunError, match="not a run"):
+    with pytest.raises(RunError, match="not by a run"):
         train(task(), tmp_path / "thesis", force=True)
     assert precious.read_text() == "words"
+
+
+def test_a_configuration_by_that_name_makes_no_run(task: Task, tmp_path: Path) -> None:
+    """The folder of one's own project, with a config.yaml in it, is not for gpumlp to empty."""
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("config.yaml", "thesis.txt"):
+        (project / name).write_text("precious")
+    with pytest.raises(RunError, match="not by a run") as caught:
+        train(task(), project, force=True)
+    assert "--force" not in str(caught.value)
+    assert {p.name: p.read_text() for p in project.iterdir()} == {"config.yaml": "precious", "thesis.txt": "precious"}
+
+
+def test_force_replaces_what_gpumlp_wrote_and_nothing_else(task: Task, tmp_path: Path) -> None:
+    train(task(), tmp_path / "run")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    (tmp_path / "run" / "model" / "notes.txt").write_text("mine")
+    train(task("training.epochs=2"), tmp_path / "run", force=True)
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "run" / "model" / "notes.txt").read_text() == "mine"
+    assert len(history(tmp_path / "run")) == 2
+
+
+def test_force_deletes_nothing_before_the_new_run_is_sure(task: Task, tmp_path: Path) -> None:
+    train(task(), tmp_path / "run")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    with pytest.raises(DataError):
+        train(task("data.target=clas"), tmp_path / "run", force=True)
+    with pytest.raises(DataError):
+        train(task("loss.class_weight={q: 5}"), tmp_path / "run", force=True)
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.usefixtures("every_epoch")
+def test_changed_data_are_noticed(task: Task, tmp_path: Path) -> None:
+    train(task(), tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train(task(), tmp_path / "cut", listener=KillAfter(2))
+    rows = (tmp_path / "points.csv").read_text().splitlines()
+    (tmp_path / "points.csv").write_text("\n".join(rows[:-9]) + "\n")
+    with pytest.raises(RunError, match="data have changed"):
+        train(task(), tmp_path / "cut", resume=True)
+    _, notes = evaluate(tmp_path / "whole")
+    assert notes == ("the data have changed since this run was trained",)
+
+
+def test_evaluate_measures_the_model_by_its_own_encoding(tmp_path: Path) -> None:
+    """Targets moved by 1000 must show in the error, not vanish in an encoding fitted anew."""
+    lines = [f"{i % 17},{i % 17 + (i % 3) / 10}" for i in range(120)]
+    (tmp_path / "t.csv").write_text("\n".join(["x,y", *lines]) + "\n")
+    (tmp_path / "t.yaml").write_text("task: regression\ndata: {train: t.csv, target: y}\n")
+    train(load(tmp_path / "t.yaml"), tmp_path / "run")
+    moved = [f"{x},{float(y) + 1000}" for x, y in (line.split(",") for line in lines)]
+    (tmp_path / "t.csv").write_text("\n".join(["x,y", *moved]) + "\n")
+    metrics, notes = evaluate(tmp_path / "run")
+    assert metrics["test"]["rmse"] == pytest.approx(1000, rel=0.05)
+    assert len(notes) == 1
+
+
+@pytest.mark.usefixtures("every_epoch")
+def test_what_a_killed_process_left_half_written_is_cleared(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        train(task(), tmp_path / "cut", listener=KillAfter(2))
+    (tmp_path / "cut" / "checkpoints" / ".epoch-000003.safetensors.123.part").write_bytes(b"half")
+    train(task(), tmp_path / "cut", resume=True)
+    assert not list((tmp_path / "cut").rglob("*.part"))
+
+
+def test_a_history_that_is_gone_is_named(task: Task, tmp_path: Path) -> None:
+    train(task(), tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text("{")
+    with pytest.raises(RunError, match=r"summary\.json"):
+        train(task(), tmp_path / "run", resume=True)
+
+
+def test_a_network_that_comes_apart_late_keeps_its_best_weights(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_epoch = Trainer.run_epoch
+
+    def poisoned(self: Trainer, on_batch: Any = None) -> Any:
+        report = run_epoch(self, on_batch)
+        if report.epoch == 4:
+            self.model.parameters.values[0] = np.nan
+        return report
+
+    monkeypatch.setattr(Trainer, "run_epoch", poisoned)
+    for split in ("{validation: 0.2, test: 0.2}", "{validation: 0, test: 0.2}"):
+        folder = tmp_path / str(len(split))
+        with pytest.raises(RunError, match="in epoch 4; the weights of epoch 3 are kept"):
+            train(task(f"data.split={split}", "optimizer.learning_rate=1e-3"), folder)
+        assert json.loads((folder / "summary.json").read_text())["status"] == "diverged"
+        assert np.isfinite(load_trained(folder).network.parameters.values).all()
+
+
+def test_rows_without_weight_do_no_harm(task: Task, tmp_path: Path) -> None:
+    """Batches of one row, most of them weighing nothing."""
+    rows = (tmp_path / "points.csv").read_text().splitlines()
+    light = [rows[0], *(",".join([*row.split(",")[:2], str(int(i % 5 == 0)), row.split(",")[3]])
+                        for i, row in enumerate(rows[1:]))]  # fmt: skip
+    (tmp_path / "points.csv").write_text("\n".join(light) + "\n")
+    result = train(task("data.drop=[]", "data.weights=w", "training.batch_size=1"), tmp_path / "run")
+    assert result.summary["metrics"]["test"]["accuracy"] > 0.6
+    last = history(tmp_path / "run")[-1]
+    assert last["train_accuracy"] == pytest.approx(result.summary["metrics"]["train"]["accuracy"], abs=0.1)
 
 
 def test_nothing_to_resume(task: Task, tmp_path: Path) -> None:
@@ -194,7 +300,7 @@ def test_wrong_data_leave_no_folder(task: Task, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(task: Task, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"training loss became (nan|inf) in epoch") as caught:
+    with pytest.raises(RunError, match=r"the train loss became (nan|inf) in epoch") as caught:
         train(task("optimizer={name: sgd, learning_rate: 1e30}", "model.activation=relu"), tmp_path / "run")
     assert "learning_rate" in str(caught.value)
 
@@ -219,8 +325,6 @@ def test_early_stopping_keeps_the_best_epoch(task: Task, tmp_path: Path, monkeyp
     assert result.summary["status"] == "stopped early"
     assert result.summary["best_epoch"] == int(np.argmin(losses)) + 1
     assert result.summary["epochs"] == result.summary["best_epoch"] + 3
-    from gpumlp.training import load_trained
-
     kept = load_trained(tmp_path / "run").network.parameters.values
     np.testing.assert_array_equal(kept, weights[result.summary["best_epoch"] - 1])
 
@@ -242,8 +346,6 @@ def test_row_weights_and_class_weights_change_the_outcome(task: Task, tmp_path: 
 
 
 def test_float64_trains_in_float64(task: Task, tmp_path: Path) -> None:
-    from gpumlp.training import load_trained
-
     train(task("precision=float64"), tmp_path / "run")
     assert load_trained(tmp_path / "run").network.parameters.values.dtype == np.float64
 
