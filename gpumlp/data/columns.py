@@ -7,6 +7,7 @@ for each category of each column of text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ Features = NDArray[np.float32 | np.uint8]
 _FEW_ROWS = 50
 # One-hot features of one column: worth a remark, and beyond all reason.
 _MANY_CATEGORIES = 255
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _NAMED_COLUMNS = 5  # further columns that a note names
 _MOST_CATEGORIES = 10_000
 # No array is believed to be wider than this, whatever a model file says.
@@ -418,6 +420,10 @@ def _fit_one_hot(name: str, column: Column, path: str) -> tuple[list[OneHot], st
     if len(categories) > _MOST_CATEGORIES:
         what = f"column {name!r} has {len(categories)} different texts, too many for categories"
         raise DataError(what, where=path, hint="drop the column")
+    commas = sum(bool(_DECIMAL_COMMA.fullmatch(text)) for text in categories)
+    if commas > len(categories) / 2:
+        what = f"column {name!r} has numbers with a decimal comma, such as {categories[0]!r}"
+        raise DataError(what, where=path, hint="write them with a decimal point")
     many = f"has {len(categories)} categories; consider dropping it" if len(categories) > _MANY_CATEGORIES else None
     return [OneHot(name, tuple(categories), gaps)], many
 

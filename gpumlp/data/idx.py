@@ -36,7 +36,7 @@ def read_idx(path: Path) -> ArrayTable:
         arrays["labels"] = _read(sibling)
         if arrays["labels"].ndim != 1:
             raise DataError("this should be a file of labels, but it holds images", where=str(sibling))
-    hint = f"the labels were looked for in {sibling.name}, in the same folder"
+    hint = f"its target is called 'labels'; they were looked for in {sibling.name}, in the same folder"
     return ArrayTable(str(path), arrays, target="labels", hint=hint)
 
 

@@ -117,6 +117,11 @@ def test_one_note_speaks_of_all_columns_of_a_kind():
     assert notes == [f"column 'c0' is left out: it is 0 in every training row (also {others} and 3 more)"]
 
 
+def test_decimal_commas_are_no_categories():
+    with pytest.raises(DataError, match=r"column 'a' has numbers with a decimal comma, such as '0,5'\n.*point"):
+        fit(table("a;b", "0,5;1", "1,5;2", "2,25;3"))
+
+
 def test_many_categories_are_reported_and_too_many_refused():
     _, notes = fit(table("a", *(f"c{i % 300}" for i in range(600))))
     assert notes == ["column 'a' has 300 categories; consider dropping it"]

@@ -54,7 +54,10 @@ def test_missing_labels_matter_only_if_they_are_needed(tmp_path, write):
     write(idx(IMAGES), "test-images-idx3-ubyte")
     found = read(tmp_path / "test-images-idx3-ubyte")
     assert found.block("images").shape == (10, 6)
-    with pytest.raises(DataError, match=r"no array 'labels'\n  the labels were looked for in test-labels-idx1-ubyte"):
+    with pytest.raises(
+        DataError,
+        match=r"no array 'labels'\n  its target is called 'labels'; they were looked for in test-labels-idx1-ubyte",
+    ):
         found.resolve(None)
 
 
