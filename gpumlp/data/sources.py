@@ -10,6 +10,7 @@ from gpumlp.data.cells import DEFAULT_MISSING
 from gpumlp.data.delimited import Table, read_delimited
 from gpumlp.data.files import existing
 from gpumlp.data.idx import read_idx
+from gpumlp.data.parquet import read_parquet
 from gpumlp.errors import DataError
 
 Source = Table | ArrayTable
@@ -26,9 +27,15 @@ _ARRAY_READERS: dict[str, Callable[[Path], ArrayTable]] = {
     ".idx3": read_idx,
     ".idx3.gz": read_idx,
 }
-_TABLE_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+_TABLE_READERS: dict[str, Callable[..., Table]] = {
+    ".csv": read_delimited,
+    ".csv.gz": read_delimited,
+    ".tsv": read_delimited,
+    ".tsv.gz": read_delimited,
+    ".parquet": read_parquet,
+}
 
-ENDINGS: tuple[str, ...] = (*_TABLE_ENDINGS, *_ARRAY_READERS)
+ENDINGS: tuple[str, ...] = (*_TABLE_READERS, *_ARRAY_READERS)
 """The endings of file names that can be read."""
 
 
@@ -53,6 +60,6 @@ def read(path: str | Path, *, missing: Iterable[str] = DEFAULT_MISSING) -> Sourc
             hint="the name must end in one of: " + " ".join(ENDINGS),
         )
     existing(path)
-    if ending in _TABLE_ENDINGS:
-        return read_delimited(path, missing=missing)
+    if ending in _TABLE_READERS:
+        return _TABLE_READERS[ending](path, missing=missing)
     return _ARRAY_READERS[ending](path)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpumlp.data import prepare, read
+from gpumlp.errors import DataError
+
+
+def test_the_extra_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"needs pyarrow\n  pip install 'gpumlp\[parquet\]'"):
+        read(tmp_path / "a.parquet")
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is in the extra 'parquet'")
+    from pyarrow import parquet
+
+    def write(**columns):
+        parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+        return tmp_path / "a.parquet"
+
+    return write
+
+
+def test_the_same_rows_as_csv_and_as_parquet_are_encoded_alike(write, tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(60)
+    text = [None if i % 7 == 0 else "abc"[i % 3] + " " for i in range(60)]
+    whole, truth, y = np.arange(60) % 5, np.arange(60) % 2 == 0, x * 2 + 1
+    path = write(x=x, text=text, whole=whole, truth=truth, y=y)
+    lines = [f"{a!r},{t or ''},{w},{str(bool(b)).lower()},{v!r}"
+             for a, t, w, b, v in zip(x.tolist(), text, whole, truth, y.tolist(), strict=True)]  # fmt: skip
+    (tmp_path / "a.csv").write_text("\n".join(["x,text,whole,truth,y", *lines]) + "\n")
+    one, other = (prepare(name, task="regression", target="y", folder=tmp_path) for name in (path.name, "a.csv"))
+    assert one.encoder.features == other.encoder.features
+    assert one.fingerprint() == other.fingerprint()
+
+
+def test_null_numbers_are_gaps(write):
+    table = read(write(a=[1.5, None, 2.5], b=["x", "y", "z"]))
+    np.testing.assert_array_equal(table.numbers("a"), [1.5, np.nan, 2.5])
+    assert table.where(1).endswith("a.parquet:2")
+
+
+def test_dictionary_columns_keep_only_what_occurs(write):
+    import pyarrow as pa
+
+    column = pa.DictionaryArray.from_arrays(pa.array([0, 2, None]), pa.array(["x", "unused", "y "]))
+    assert sorted(read(write(a=column)).column("a").texts) == ["", "x", "y"]
+
+
+def test_what_is_no_parquet_or_no_table(write, tmp_path):
+    (tmp_path / "b.parquet").write_bytes(b"not parquet at all")
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read(write(a=[[1, 2], [3]]))
+    with pytest.raises(DataError, match="no rows"):
+        read(write(a=np.zeros(0)))
