@@ -30,13 +30,13 @@ __version__ = "0.1.0"
 
 _FROM = {
     "gpumlp.autodiff": (
-        "GradientTape Tensor Variable gradcheck abs concat exp expm1 log log1p matmul max maximum mean minimum "
-        "reshape sign sqrt stack sum transpose where"
+        "GradientTape Tensor Variable gradcheck abs add concat div exp expm1 log log1p matmul max maximum mean minimum mul "
+        "power reshape sign sqrt stack sub sum transpose where"
     ),
     "gpumlp.config": "load",
     "gpumlp.nn": "Activation BatchNorm Dense Dropout Layer LayerNorm Loss Model Sequential",
     "gpumlp.optim": "Optimizer Schedule",
-    "gpumlp.training": "evaluate load_trained train",
+    "gpumlp.training": "evaluate load_trained plot train",
 }
 _HOME = {name: module for module, names in _FROM.items() for name in names.split()}
 

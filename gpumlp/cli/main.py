@@ -103,6 +103,15 @@ def inspect(**options: Any) -> None:
 
 
 @main.command()
+@click.argument("run", type=PATH)
+@click.option("-o", "--output", type=PATH, help="A .png, .svg or .pdf file  [default: plot.png in the run folder]")
+@click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
+def plot(**options: Any) -> None:
+    """Draw the learning curves and the predictions of RUN."""
+    call("plot", **options)
+
+
+@main.command()
 @click.argument("config", type=PATH)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated.")
 @click.option("--print-config", is_flag=True, help="Print all settings, defaults included.")

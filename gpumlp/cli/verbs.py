@@ -103,13 +103,10 @@ def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
 
 def predict(run: Path, file: Path, output: Path | None, proba: bool, force: bool) -> None:
     """Predict the rows of a file and write them as CSV."""
-    if output is not None and output.is_file():
-        if file.is_file() and output.samefile(file):
+    if output is not None:
+        if output.is_file() and file.is_file() and output.samefile(file):
             raise click.UsageError("the output would replace the rows it is made from")
-        if not force:
-            raise RunError(
-                "the file exists", where=str(output), hint="choose another -o, or overwrite it with --force"
-            )
+        _check_output(output, force=force)
     model = training.load_trained(run)
     classes = model.encoder.classes
     if proba and classes is None:
@@ -131,6 +128,19 @@ def predict(run: Path, file: Path, output: Path | None, proba: bool, force: bool
     else:
         write_text(output, text.getvalue())
         say(f"{len(values):,} predictions in {output}")
+
+
+def _check_output(output: Path, *, force: bool) -> None:
+    if output.is_file() and not force:
+        raise RunError("the file exists", where=str(output), hint="choose another, or overwrite it with --force")
+
+
+def plot(run: Path, output: Path | None, force: bool) -> None:
+    """Draw a run."""
+    output = output or run / "plot.png"
+    _check_output(output, force=force)
+    training.plot(run, output)
+    tell(str(output))
 
 
 def inspect(what: Path, overrides: Sequence[str]) -> None:

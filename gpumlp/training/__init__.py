@@ -1,5 +1,6 @@
 """Training: from a configuration to a run folder, and from a run folder to predictions."""
 
+from gpumlp.training.plots import plot
 from gpumlp.training.run import Listener, Result, train
 from gpumlp.training.saved import SavedModel, load_model
 from gpumlp.training.trainer import EpochReport, Trainer
@@ -16,5 +17,6 @@ __all__ = [
     "load_model",
     "load_run",
     "load_trained",
+    "plot",
     "train",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpumlp import backend as backends
 from gpumlp.config import Loaded, load
-from gpumlp.data import read
+from gpumlp.data import Dataset, read
 from gpumlp.errors import RunError
 from gpumlp.training.build import build_loss, load_data
 from gpumlp.training.files import read_json
@@ -18,6 +18,7 @@ from gpumlp.training.run import resume_command
 from gpumlp.training.saved import DESCRIPTION, SavedModel, load_model
 
 Metrics = dict[str, dict[str, float]]
+Parts = dict[str, Dataset]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,15 @@ def load_trained(folder: str | Path, backend: str = "auto") -> SavedModel:
     return load_model(place, backends.get(backend))
 
 
+def own_parts(run: Run, model: SavedModel) -> tuple[Parts, tuple[str, ...]]:
+    """Return the parts of a run's own data, encoded by its model, and notes on them."""
+    own = load_data(run.loaded.settings, model.encoder)
+    found = {"train": own.train, "validation": own.validation, "test": own.test}
+    changed = own.fingerprint() != run.summary.get("data")
+    notes = (*own.notes, "the data have changed since this run was trained") if changed else own.notes
+    return {name: part for name, part in found.items() if part is not None}, notes
+
+
 def evaluate(folder: str | Path, data: str | Path | None = None) -> tuple[Metrics, tuple[str, ...]]:
     """Measure a finished run on a file, or again on the parts of its own data. Return metrics and notes.
 
@@ -56,16 +66,14 @@ def evaluate(folder: str | Path, data: str | Path | None = None) -> tuple[Metric
     """
     run, model = load_run(folder), load_trained(folder)
     settings = run.loaded.settings
-    balanced = getattr(settings.loss, "class_weight", None) == "balanced"
-    own = load_data(settings, model.encoder) if data is None or balanced else None
-    loss = build_loss(settings, model.network, model.encoder, own.train if own else None)
-    if data is not None:
+    parts: Parts
+    notes: tuple[str, ...]
+    if data is None:
+        parts, notes = own_parts(run, model)
+    else:
         dataset, remarks = model.encoder.encode(read(data, missing=settings.data.missing), targets=True)
         parts, notes = {Path(data).name: dataset}, tuple(remarks)
-    else:
-        assert own is not None
-        found = {"train": own.train, "validation": own.validation, "test": own.test}
-        parts, notes = {name: part for name, part in found.items() if part is not None}, own.notes
-        if own.fingerprint() != run.summary.get("data"):
-            notes = (*notes, "the data have changed since this run was trained")
+    balanced = getattr(settings.loss, "class_weight", None) == "balanced"
+    train = parts.get("train") or (own_parts(run, model)[0]["train"] if balanced else None)
+    loss = build_loss(settings, model.network, model.encoder, train)
     return {name: Measurement(model.network, loss, part, model.encoder)() for name, part in parts.items()}, notes

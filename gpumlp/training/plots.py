@@ -1,0 +1,96 @@
+"""Pictures of a run, drawn by matplotlib, which is in the extra ``plot``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpumlp.data import Dataset, Encoder
+from gpumlp.errors import RunError, choices
+from gpumlp.training.folder import RunFolder
+from gpumlp.training.metrics import most_probable
+from gpumlp.training.use import Parts, load_run, load_trained, own_parts
+
+FORMATS = ("png", "svg", "pdf")
+TRAIN, VALIDATION = "#1f77b4", "#d62728"
+DECADES = 20  # ratio of losses from which a straight scale would hide the small ones
+LARGEST_NAMED = 20  # classes whose names fit along an axis
+
+
+def plot(folder: str | Path, output: Path) -> None:
+    """Draw the learning curves of a finished run beside what it predicts on rows it was not trained on.
+
+    On the right stands a confusion matrix for classes, predictions against the truth for numbers.
+    Raises RunError where matplotlib is not installed or the format is none that it draws.
+    """
+    ending = output.suffix.lstrip(".").lower()
+    if ending not in FORMATS:
+        raise RunError(f"cannot draw {output.suffix or 'a file without ending'}", hint=choices(ending, FORMATS))
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise RunError("drawing needs matplotlib", hint="pip install 'gpumlp[plot]'") from None
+    run, model = load_run(folder), load_trained(folder)
+    parts, _ = own_parts(run, model)
+    name, data = _unseen(parts)
+    assert data.targets is not None
+    outputs = model.network.predict(data.inputs, scale=model.encoder.input_scale)
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _curves(left, RunFolder(run.folder).read_history(run.summary["epochs"]), run.summary["best_epoch"])
+    if model.encoder.task == "classification":
+        _confusion(right, most_probable(outputs), data.targets, model.encoder.classes or ())
+    else:
+        _scatter(right, model.encoder, outputs, data.targets)
+    right.set_title(f"{name} rows")
+    figure.suptitle(str(run.folder))
+    figure.savefig(output, dpi=150)
+
+
+def _unseen(parts: Parts) -> tuple[str, Dataset]:
+    """Return the rows that say most about the model: test, else validation, else training."""
+    name = next(name for name in ("test", "validation", "train") if name in parts)
+    return name, parts[name]
+
+
+def _curves(axes: Any, history: list[dict[str, Any]], best: int) -> None:
+    epochs = [row["epoch"] for row in history]
+    losses: list[float] = []
+    for part, colour in (("train", TRAIN), ("validation", VALIDATION)):
+        if f"{part}_loss" in history[0]:
+            curve = [row[f"{part}_loss"] for row in history]
+            axes.plot(epochs, curve, color=colour, label=part)
+            losses += curve
+    axes.axvline(best, color="grey", linewidth=0.8, linestyle=":", label=f"best epoch, {best}")
+    axes.set(xlabel="epoch", ylabel="loss", title="learning curves")
+    if max(losses) > DECADES * min(losses) > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def _confusion(axes: Any, predicted: Any, labels: Any, classes: tuple[str, ...]) -> None:
+    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(counts, (labels, predicted), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(classes) > LARGEST_NAMED:
+        return
+    long = max(map(len, classes)) > 3
+    axes.set_xticks(range(len(classes)), classes, rotation=45 if long else 0, ha="right" if long else "center")
+    axes.set_yticks(range(len(classes)), classes)
+    for i, j in np.argwhere(counts):
+        axes.text(j, i, counts[i, j], ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
+
+
+def _scatter(axes: Any, encoder: Encoder, outputs: Any, targets: Any) -> None:
+    truth, predicted = encoder.restore(targets), encoder.restore(outputs)
+    axes.scatter(truth, predicted, s=12, alpha=0.5, color=TRAIN, linewidths=0)
+    ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
+    axes.plot(ends, ends, color="grey", linewidth=0.8, linestyle=":")
+    axes.set(xlabel=f"true {encoder.target_name}", ylabel=f"predicted {encoder.target_name}")
+    axes.grid(alpha=0.3)
