@@ -30,8 +30,8 @@ __version__ = "0.1.0"
 
 _FROM = {
     "gpumlp.autodiff": (
-        "GradientTape Tensor Variable gradcheck abs add concat div exp expm1 log log1p matmul max maximum mean minimum mul "
-        "power reshape sign sqrt stack sub sum transpose where"
+        "GradientTape Tensor Variable gradcheck abs add concat div exp expm1 log log1p matmul max maximum mean "
+        "minimum mul power reshape sign sqrt stack sub sum transpose where"
     ),
     "gpumlp.config": "load",
     "gpumlp.nn": "Activation BatchNorm Dense Dropout Layer LayerNorm Loss Model Sequential",
