@@ -91,9 +91,9 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
     xa, Wa, ba = dense_array(x, backend), raw(W, backend), dense_array(b, backend)
     if xa.shape[-1:] != Wa.shape[:1] or Wa.shape[1:] != ba.shape:
         raise ShapeError(f"dense: x {xa.shape}, W {Wa.shape} and b {ba.shape} do not fit")
-    out, *rest = backend.run(op, "bias_forward", (backend.matmul(xa, Wa), ba))
+    out, z = backend.run(op, "bias_forward", (backend.matmul(xa, Wa), ba))
     y = Tensor(out, backend)
-    saved = rest[0] if rest else out
+    saved = out if z is None else z
 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         if recording():

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from gpumlp.backend.base import Backend
 from gpumlp.backend.capture import Call, Plan
+from gpumlp.backend.native import NativeBackend
 from gpumlp.errors import BackendError, ConfigError, choices
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"numpy": Backend}
-PLANNED = ("native", "cupy")
+BACKENDS: dict[str, Callable[[], Backend]] = {"native": NativeBackend, "numpy": Backend}
+"""The fastest first: ``auto`` takes the first that this machine can have."""
+PLANNED = ("cupy",)
 
 
 def get(name: str) -> Backend:
-    """Return a new backend: ``numpy``, or ``auto`` for the fastest this machine has.
+    """Return a new backend: ``native``, ``numpy``, or ``auto`` for the fastest this machine has.
 
-    Raises ConfigError for an unknown name, BackendError for one that this version does not have yet.
+    Raises ConfigError for an unknown name, BackendError for one that this machine or this version does not have.
+    Where ``auto`` passes over a backend, the reason is logged.
     """
     if name in PLANNED:
         raise BackendError(
             f"the backend {name!r} is not in this version of gpumlp",
             where="backend",
-            hint="use 'numpy', or 'auto' for the fastest there is",
+            hint="use 'auto' for the fastest there is",
         )
     if name == "auto":
-        name = next(iter(BACKENDS))
+        return _fastest()
     if name not in BACKENDS:
         raise ConfigError(f"unknown backend {name!r}", where="backend", hint=choices(name, ["auto", *BACKENDS]))
     return BACKENDS[name]()
 
 
-__all__ = ["BACKENDS", "PLANNED", "Backend", "Call", "Plan", "get"]
+def _fastest() -> Backend:
+    for name, make in BACKENDS.items():
+        try:
+            return make()
+        except BackendError as error:
+            logging.getLogger("gpumlp").warning("not computing with %s: %s", name, error.what)
+    raise BackendError("no backend can be had")
+
+
+__all__ = ["BACKENDS", "PLANNED", "Backend", "Call", "NativeBackend", "Plan", "get"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -50,6 +51,20 @@ def remarks(notes: Iterable[object]) -> None:
     """Print notes on stderr."""
     for note in notes:
         remark(note)
+
+
+class Notices(logging.Handler):
+    """Says on stderr what the library logs, each thing once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self._said:
+            self._said.add(text)
+            remark(text)
 
 
 def number(value: float | None) -> str:

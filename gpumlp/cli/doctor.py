@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,10 @@ import numpy as np
 
 import gpumlp
 from gpumlp import backend
+from gpumlp.backend.builder import cache_folder, compiler
 from gpumlp.backend.kernels import folder
+from gpumlp.backend.native import NativeBackend
+from gpumlp.errors import BackendError
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ def examine() -> list[Finding]:
         Finding("BLAS threads", _threads()),
         _kernels(),
         _compiler(),
+        Finding("kernel cache", str(cache_folder())),
         _cupy(),
         Finding("backends", f"{', '.join(backend.BACKENDS)}; auto takes {backend.get('auto').name}"),
     ]
@@ -73,8 +76,14 @@ def _kernels() -> Finding:
 
 
 def _compiler() -> Finding:
-    found = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
-    return Finding("C++ compiler", f"{found or 'none'} (not used by this version)")
+    found = compiler()
+    if found is None:
+        return Finding("C++ compiler", "none: operations run in NumPy", "install g++ or clang for the backend native")
+    try:
+        NativeBackend()
+    except BackendError as error:
+        return Finding("C++ compiler", f"{found}, but {error.what}", error.hint or "")
+    return Finding("C++ compiler", f"{found}; kernels compile and load")
 
 
 def _cupy() -> Finding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import click
 from gpumlp import config as configuration
 from gpumlp import training
 from gpumlp.cli import doctor as clinic
-from gpumlp.cli.display import Announcer, print_metrics, remark, remarks, say, tell
+from gpumlp.cli.display import Announcer, Notices, print_metrics, remark, remarks, say, tell
 from gpumlp.cli.main import INTERRUPTED
 from gpumlp.data import read, read_lines
 from gpumlp.errors import RunError
@@ -46,6 +47,10 @@ def train(
     loaded = configuration.load(config, overrides)
     folder = run_dir or _run_folder(config, resume=resume)
     announcer = None if quiet else Announcer()
+    log = logging.getLogger("gpumlp")
+    notices = logging.NullHandler() if quiet else Notices()
+    log.setLevel(logging.INFO)
+    log.addHandler(notices)
     try:
         result = training.train(loaded, folder, resume=resume, force=force, listener=announcer)
     except KeyboardInterrupt:
@@ -56,6 +61,7 @@ def train(
         say(f"interrupted; to go on from the last checkpoint: {resume_command(folder)}")
         sys.exit(INTERRUPTED)
     finally:
+        log.removeHandler(notices)
         if announcer:
             announcer.close()
     if as_json:

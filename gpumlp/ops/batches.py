@@ -6,6 +6,7 @@ Everything that changes from step to step reads it, so a captured step needs no 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from gpumlp.ops.random import permute
@@ -70,7 +71,17 @@ ADVANCE = Op(
 SHUFFLE = Op(
     "shuffle",
     "order = the permutation of 0..n-1 keyed by (key, epoch)",
-    {"forward": Direction(_shuffle, ("clock",), ("order",), lambda clock, *, n, key: (((n,), "int64"),), "flat")},
+    {
+        "forward": Direction(
+            _shuffle,
+            ("clock",),
+            ("order",),
+            lambda clock, *, n, key: (((n,), "int64"),),
+            "flat",
+            over="order",
+            scalars=lambda _, params: (params["key"],),
+        )
+    },
 )
 GATHER = Op(
     "gather",
@@ -82,6 +93,13 @@ GATHER = Op(
             ("batch_inputs", "batch_targets", "batch_weights?"),
             _gather_specs,
             "rows",
+            over="batch_inputs",
+            types=("batch_inputs", "inputs", "targets"),
+            scalars=lambda inputs, params: (
+                math.prod(inputs[3].shape[1:]),
+                params["stride"],
+                params["scale"],
+            ),
         )
     },
 )

@@ -14,12 +14,13 @@ all the loss and the gradient are 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from gpumlp.ops.record import Array, Direction, Hyper, Op, Spec
+from gpumlp.ops.record import Array, Direction, Hyper, Op, Scalar, Spec, settle
 from gpumlp.ops.special import sigmoid
 
 Rows = tuple[Array, Array, Array]  # losses (N,), masses (N,), gradients (N, K)
@@ -47,6 +48,7 @@ def loss(
     link: str,
     hits: Callable[[Any, Array, Array], Array] | None = None,
     hyper: Mapping[str, Hyper] = MappingProxyType({}),
+    accepts: Callable[[Sequence[Array]], bool] = lambda inputs: True,
 ) -> Loss:
     """Make the record of a loss from ``rows(xp, outputs, targets, class_weights, **params)``."""
 
@@ -81,13 +83,19 @@ def loss(
     def specs(outputs: Array, *_: Array, **__: float) -> tuple[Spec, ...]:
         return ((), outputs.dtype), ((4,), "float64"), (outputs.shape, outputs.dtype)
 
+    def scalars(_: Sequence[Array], params: Mapping[str, float]) -> list[Scalar]:
+        return [next(iter(settle(name, params, hyper).values()), 0.0)]
+
     inputs = ("outputs", "targets", "row_weights?", "class_weights?")
+    direction = partial(
+        Direction, inputs=inputs, launch="block", types=("outputs", "targets"), scalars=scalars, accepts=accepts
+    )
     return Loss(
         name,
         meaning,
         {
-            "forward": Direction(forward, inputs, ("loss", "sums", "gradient"), specs, "rows"),
-            "evaluate": Direction(evaluate, inputs, ("loss", "sums"), lambda *a, **p: specs(*a, **p)[:2], "rows"),
+            "forward": direction(forward, outputs=("loss", "sums", "gradient"), specs=specs),
+            "evaluate": direction(evaluate, outputs=("loss", "sums"), specs=lambda *a, **p: specs(*a, **p)[:2]),
         },
         link=link,
         value=value,
@@ -117,6 +125,12 @@ def _softmax_cross_entropy(
     # Where a class has no mass its logit may be -inf: 0·inf must not enter the sum.
     losses = xp.sum(xp.where(t == 0, 0.0, t * (lse - z)), axis=-1)
     return losses, mass, xp.exp(z - lse) * mass[:, None] - t
+
+
+def _labels_or_soft(inputs: Sequence[Array]) -> bool:
+    """A kernel tells labels from soft targets by their dtype: whole numbers are labels, one for each row."""
+    targets = inputs[1]
+    return bool(targets.dtype.kind == "f" if targets.ndim == 2 else targets.dtype.name in ("int32", "int64"))
 
 
 def _right_class(xp: Any, logits: Array, targets: Array) -> Array:
@@ -177,6 +191,7 @@ SOFTMAX_CROSS_ENTROPY = loss(
     _softmax_cross_entropy,
     link="softmax",
     hits=_right_class,
+    accepts=_labels_or_soft,
     hyper={"label_smoothing": _SMOOTHING},
 )
 BINARY_CROSS_ENTROPY = loss(

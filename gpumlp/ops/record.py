@@ -9,7 +9,7 @@ A formula never writes into its inputs and returns one array for each declared o
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,9 +19,16 @@ Array = Any  # an array of whichever module the backend uses
 Spec = tuple[tuple[int, ...], Any] | None
 """Shape and dtype of an array that does not exist yet; None for an optional output that is not wanted."""
 
-Launch = Literal["elementwise", "rows", "columns", "flat"]
-"""How a kernel walks its arrays: each element alone; a row (last axis) at a time; down the columns; or
-over one flat buffer."""
+Launch = Literal["elementwise", "rows", "columns", "flat", "block"]
+"""How a kernel walks its arrays: each element alone; a row (last axis) at a time; down the columns; over one
+flat buffer; or, where all of it is summed up, in a single block."""
+
+Scalar = int | float
+
+
+def spread(values: Iterable[Any]) -> list[Scalar]:
+    """Return numbers in a row: those of a tuple one by one, 0 in place of None."""
+    return [0 if v is None else v for value in values for v in (value if isinstance(value, tuple) else (value,))]
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,12 @@ class Direction:
     ``formula(xp, *inputs, **params)`` returns a tuple of arrays, one for each name in ``outputs``;
     ``specs(*inputs, **params)`` gives their shapes and dtypes without computing them.
     Inputs and outputs named with a trailing ``?`` may be None.
+
+    A kernel of the direction takes pointers to the inputs, then to the outputs (null for None), then the rows and
+    columns of the array named ``over`` (by default the first input), then ``scalars(inputs, params)`` (by default
+    the values of ``params`` in order, a tuple spread out, None as 0). The dtypes of the arrays named in ``types`` (by
+    default that of ``over``) are the arguments of its template. ``accepts`` tells whether the kernel takes the shapes
+    of these inputs; what it does not take, the formula does.
     """
 
     formula: Callable[..., tuple[Array, ...]]
@@ -38,6 +51,18 @@ class Direction:
     outputs: tuple[str, ...]
     specs: Callable[..., tuple[Spec, ...]]
     launch: Launch
+    over: str = ""
+    types: tuple[str, ...] = ()
+    scalars: Callable[[Sequence[Array], Mapping[str, Any]], Sequence[Scalar]] = field(
+        default=lambda inputs, params: spread(params.values())
+    )
+
+    accepts: Callable[[Sequence[Array]], bool] = field(default=lambda inputs: True)
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The names of inputs and outputs, without the mark of what is optional."""
+        return tuple(name.rstrip("?") for name in (*self.inputs, *self.outputs))
 
 
 @dataclass(frozen=True)
@@ -124,16 +149,18 @@ def activation(
 ) -> Activation:
     """Make the record of an activation from ``function(xp, x)`` and ``backward(xp, saved, dy)``."""
 
-    def bias_forward(xp: Any, x: Array, b: Array) -> tuple[Array, ...]:
+    def bias_forward(xp: Any, x: Array, b: Array) -> tuple[Array | None, ...]:
         z = x + b
-        y = function(xp, z)
-        return (y,) if saves == "output" else (y, z)
+        return function(xp, z), z if saves == "input" else None
+
+    def bias_specs(x: Array, b: Array) -> tuple[Spec, ...]:
+        spec = (x.shape, x.dtype)
+        return spec, spec if saves == "input" else None
 
     def bias_backward(xp: Any, saved: Array, dy: Array) -> tuple[Array, ...]:
         dx = backward(xp, saved, dy)
         return dx, xp.sum(dx, axis=tuple(range(dx.ndim - 1)))
 
-    kept = ("y",) if saves == "output" else ("y", "z")
     return Activation(
         name,
         meaning,
@@ -142,7 +169,7 @@ def activation(
             "backward": Direction(
                 lambda xp, saved, dy: (backward(xp, saved, dy),), ("saved", "dy"), ("dx",), like(1), launch
             ),
-            "bias_forward": Direction(bias_forward, ("x", "b"), kept, like(*(0 for _ in kept)), launch),
+            "bias_forward": Direction(bias_forward, ("x", "b"), ("y", "z?"), bias_specs, launch),
             "bias_backward": Direction(
                 bias_backward,
                 ("saved", "dy"),

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpumlp.ops.batches import BATCH, STEP
-from gpumlp.ops.record import Array, Direction, Hyper, Op, Spec
+from gpumlp.ops.record import Array, Direction, Hyper, Op, Spec, spread
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,16 @@ def update(
     return Update(
         name,
         meaning,
-        {"forward": Direction(forward, inputs, outputs, specs, "flat")},
+        {
+            "forward": Direction(
+                forward,
+                inputs,
+                outputs,
+                specs,
+                "flat",
+                scalars=lambda given, params: (given[2].shape[0], *spread(params.values())),
+            )
+        },
         slots=slots,
         hyper=hyper,
     )
@@ -187,5 +196,5 @@ def _norm(xp: Any, gradient: Array) -> tuple[Array, ...]:
 GRADIENT_NORM = Op(
     "gradient_norm",
     "norm = √Σ g²",
-    {"forward": Direction(_norm, ("gradient",), ("norm",), lambda g: (((1,), g.dtype),), "flat")},
+    {"forward": Direction(_norm, ("gradient",), ("norm",), lambda g: (((1,), g.dtype),), "block")},
 )

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import gpumlp
+from gpumlp.backend.builder import compiler
 from gpumlp.cli import main
 from gpumlp.training import Listener
 
@@ -78,6 +79,17 @@ def test_train_ends_with_a_table_the_folder_and_the_next_command(
     assert "run folder  runs/breast_cancer-2" in run("train", CANCER, *SHORT).stdout
 
 
+def test_compiling_kernels_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if compiler() is None:
+        pytest.skip("no C++ compiler")
+    monkeypatch.setenv("GPUMLP_CACHE", str(tmp_path / "cache"))
+    first = run("train", CANCER, *SHORT, "--run-dir", str(tmp_path / "a"), "--backend", "native")
+    assert first.stderr.count("note: compiling kernels for this processor, once") == 1
+    assert "on native" in first.stdout
+    again = run("train", CANCER, *SHORT, "--run-dir", str(tmp_path / "b"), "--backend", "native")
+    assert "compiling" not in again.stderr
+
+
 def test_quiet_is_quiet_and_json_is_json(tmp_path: Path) -> None:
     result = run("train", CANCER, *SHORT, "--run-dir", str(tmp_path / "r"), "--quiet", "--json")
     assert result.stderr == ""
@@ -94,7 +106,7 @@ def test_exit_codes_and_one_message(tmp_path: Path) -> None:
     assert "Traceback" not in wrong.stderr
     data = run("train", CANCER, "--set", "data.target=targte", "--run-dir", str(tmp_path / "r"), code=3)
     assert "did you mean 'target'" in data.stderr
-    later = run("train", CANCER, "--backend", "native", "--run-dir", str(tmp_path / "r"), code=2)
+    later = run("train", CANCER, "--backend", "cupy", "--run-dir", str(tmp_path / "r"), code=2)
     assert "not in this version" in later.stderr
     assert run("train", CANCER, "--resume", "--force", code=2).stderr
     assert not (tmp_path / "r").exists()

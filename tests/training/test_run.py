@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpumlp import backend
 from gpumlp.config import Loaded, load
 from gpumlp.errors import DataError, RunError
 from gpumlp.training import Listener, evaluate, files, load_trained, train
@@ -38,7 +39,7 @@ def test_the_folder_of_a_run(task: Task, tmp_path: Path) -> None:
     assert summary == result.summary
     assert summary["status"] == "completed"
     assert summary["epochs"] == 6
-    assert summary["backend"] == "numpy"
+    assert summary["backend"] == backend.get("auto").name
     assert summary["parameters"] == (2 + 1) * 8 + (8 + 1) * 3
     assert set(summary["metrics"]) == {"train", "validation", "test"}
     assert summary["metrics"]["test"]["accuracy"] > 0.7

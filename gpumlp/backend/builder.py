@@ -1,0 +1,163 @@
+"""From the text of a kernel to a function that can be called: compiled once, kept in the user's cache."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from gpumlp.backend.kernels import folder
+from gpumlp.errors import BackendError
+from gpumlp.ops.record import Op
+
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fPIC",
+    "-shared",
+    "-fopenmp-simd",
+    # Of -ffast-math only what leaves NaN, infinity and the order of sums as they are written.
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+)
+SHARED = ("prelude.cuh", "activation.cuh", "elementwise_loss.cuh", "philox.cuh", "update.cuh")
+MACROS = {
+    "ACTIVATION": ("forward", "backward", "bias_forward", "bias_backward"),
+    "ELEMENTWISE_LOSS": ("forward", "evaluate"),
+}
+"""Macros of the shared texts that define kernels, and which."""
+MATHEMATICS = ("exp", "expm1", "log", "log1p", "tanh", "normal_cdf")
+
+Function = Callable[[ctypes.c_void_p, int, int], None]
+log = logging.getLogger("gpumlp")
+
+
+def cache_folder() -> Path:
+    """Return where compiled kernels are kept: ``GPUMLP_CACHE``, or ``gpumlp`` in the user's cache folder."""
+    if given := os.environ.get("GPUMLP_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpumlp"
+
+
+@cache
+def compiler() -> str | None:
+    """Return the path of the machine's C++ compiler, or None. ``CXX`` has the first word."""
+    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+@cache
+def _machine(path: str) -> str:
+    """Return what compiled code depends on besides its text: the compiler and the processor."""
+    version = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return "\n".join([path, version, platform.machine(), platform.processor(), features])
+
+
+def entries_of(text: str) -> set[str]:
+    """Return the names of the kernels that a file defines, by itself or by a macro."""
+    found = set(re.findall(r"__global__ void (\w+)\(", text))
+    for macro, name in re.findall(r"^(\w+)\((\w+), \w+\)", text, flags=re.MULTILINE):
+        found |= {f"{name}_{direction}" for direction in MACROS.get(macro, ())}
+    return found
+
+
+class Builder:
+    """Compiles kernels when they are first asked for, each file once for each set of types."""
+
+    def __init__(self, kernels: Path | None = None) -> None:
+        place = kernels or folder()
+        if place is None:
+            raise BackendError("the kernel files are missing", hint="install gpumlp again")
+        self._folder = place
+        self._libraries: dict[tuple[str, tuple[str, ...]], dict[str, Function]] = {}
+
+    def check(self) -> None:
+        """Raise BackendError, with the mend, unless a kernel can be compiled and loaded."""
+        if compiler() is None:
+            raise BackendError("there is no C++ compiler", hint="install g++ or clang, or use backend: numpy")
+        self._load("accumulate", ["accumulate_forward"], ("double",))
+
+    def find(self, op: Op, direction: str, types: tuple[str, ...]) -> Function | None:
+        """Return the compiled kernel of a direction, or None where the record has none."""
+        key = op.name, types
+        if key not in self._libraries:
+            file = self._folder / f"{op.name}.cu"
+            known = entries_of(file.read_text(encoding="utf-8")) if file.exists() else set()
+            entries = [entry for entry in map(op.entry, op.directions) if entry in known]
+            self._libraries[key] = self._load(op.name, entries, types) if entries else {}
+        return self._libraries[key].get(op.entry(direction))
+
+    def _load(self, name: str, entries: list[str], types: tuple[str, ...]) -> dict[str, Function]:
+        path = self._build(name, self._source(name, entries, types))
+        try:
+            library = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise BackendError(f"a compiled kernel cannot be loaded: {error}", hint=f"delete {path}") from None
+        functions: dict[str, Function] = {}
+        for entry in entries:
+            function = getattr(library, entry)
+            function.argtypes = (ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong)
+            function.restype = None
+            functions[entry] = function
+        return functions
+
+    def _source(self, name: str, entries: list[str], types: tuple[str, ...]) -> str:
+        """Return one text of all that is needed: nothing is included, so its hash is the hash of everything."""
+        own = folder() or self._folder  # the shared texts, also where the kernels of somebody else are built
+        shared = [(own / each).read_text(encoding="utf-8") for each in SHARED]
+        return "\n".join(
+            [
+                *((own / each).read_text(encoding="utf-8") for each in ("host_math.h", "host.h")),
+                "namespace gpumlp {",
+                *(f"using gpumlp_math::{function};" for function in MATHEMATICS),
+                "using std::sqrt; using std::fabs; using std::pow; using std::rint;",
+                *shared,
+                (self._folder / f"{name}.cu").read_text(encoding="utf-8"),
+                "}",
+                *(f"GPUMLP_ENTRY({entry}, {entry}<{', '.join(types)}>)" for entry in entries),
+            ]
+        )
+
+    @staticmethod
+    def _build(name: str, source: str) -> Path:
+        """Return the shared library of a source: from the cache, or compiled and put there in one step.
+
+        Two processes that build the same kernel at once both end with a whole library.
+        """
+        path = compiler()
+        assert path is not None
+        digest = hashlib.sha256("\n".join([source, *FLAGS, _machine(path)]).encode()).hexdigest()[:24]
+        target = cache_folder() / f"{name}-{digest}.so"
+        if target.exists():
+            return target
+        log.info("compiling kernels for this processor, once")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+                (Path(scratch) / "kernel.cpp").write_text(source, encoding="utf-8")
+                command = [path, *FLAGS, "kernel.cpp", "-o", "kernel.so"]
+                result = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
+                if result.returncode:
+                    raise BackendError(
+                        f"the kernel {name} does not compile with {path}",
+                        hint=f"use backend: numpy; the compiler says\n{result.stderr[:1500]}",
+                    )
+                os.replace(Path(scratch) / "kernel.so", target)
+        except OSError as error:
+            hint = "set GPUMLP_CACHE to a folder that can be written"
+            raise BackendError(f"compiled kernels cannot be kept: {error}", hint=hint) from None
+        return target
