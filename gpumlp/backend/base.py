@@ -31,6 +31,11 @@ class Backend:
     def __init__(self) -> None:
         self._recording: list[Call] | None = None
 
+    @property
+    def seconds_building(self) -> float:
+        """How long this backend has spent on making its kernels: once on a machine, and no part of any training."""
+        return 0.0
+
     # ---- memory ----------------------------------------------------------------------------------
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:

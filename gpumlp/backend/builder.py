@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -83,6 +84,7 @@ class Builder:
         if place is None:
             raise BackendError("the kernel files are missing", hint="install gpumlp again")
         self._folder = place
+        self.seconds = 0.0  # spent on compiling
         self._libraries: dict[tuple[str, tuple[str, ...]], dict[str, Function]] = {}
 
     def check(self) -> None:
@@ -102,7 +104,9 @@ class Builder:
         return self._libraries[key].get(op.entry(direction))
 
     def _load(self, name: str, entries: list[str], types: tuple[str, ...]) -> dict[str, Function]:
+        started = time.perf_counter()
         path = self._build(name, self._source(name, entries, types))
+        self.seconds += time.perf_counter() - started
         try:
             library = ctypes.CDLL(str(path))
         except OSError as error:

@@ -33,6 +33,10 @@ class NativeBackend(Backend):
         self._builder = builder or Builder()
         self._builder.check()
 
+    @property
+    def seconds_building(self) -> float:
+        return self._builder.seconds
+
     def bind(
         self, op: Op, direction: str, inputs: Sequence[Array], outputs: Sequence[Array], params: dict[str, Any]
     ) -> Callable[[], None]:

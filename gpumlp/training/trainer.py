@@ -70,7 +70,7 @@ class Trainer:
 
     def run_epoch(self, on_batch: Callable[[int], None] | None = None) -> EpochReport:
         """Train for one epoch; ``on_batch`` is told how many batches are done."""
-        started = time.perf_counter()
+        started = time.perf_counter() - self.backend.seconds_building
         backend, clock = self.backend, self.model.context.clock
         rates = self.schedule.rates(self.epoch, self.batches, self.epochs)
         backend.write(clock, [self.epoch * self.batches, 0, self.epoch])
@@ -85,7 +85,7 @@ class Trainer:
         self.epoch += 1
         return EpochReport(
             epoch=self.epoch,
-            seconds=time.perf_counter() - started,
+            seconds=time.perf_counter() - self.backend.seconds_building - started,
             loss=float(loss / mass),
             accuracy=float(hits / rows) if self.loss.record.counts_hits else None,
             learning_rate=float(rates[-1]),
