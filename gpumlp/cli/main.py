@@ -10,10 +10,9 @@ from typing import Any
 import click
 
 from gpumlp import __version__
-from gpumlp.errors import GpumlpError
+from gpumlp.errors import INTERRUPTED, GpumlpError
 
 PATH = click.Path(path_type=Path)
-INTERRUPTED = 130
 
 
 class Main(click.Group):

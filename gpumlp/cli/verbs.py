@@ -18,9 +18,8 @@ from gpumlp import config as configuration
 from gpumlp import training
 from gpumlp.cli import doctor as clinic
 from gpumlp.cli.display import Announcer, Notices, print_metrics, remark, remarks, say, tell
-from gpumlp.cli.main import INTERRUPTED
 from gpumlp.data import read, read_lines
-from gpumlp.errors import RunError
+from gpumlp.errors import INTERRUPTED, RunError
 from gpumlp.training.build import build, load_data
 from gpumlp.training.files import to_json, write_text
 from gpumlp.training.folder import CONFIG, RunFolder
