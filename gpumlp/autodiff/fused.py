@@ -100,10 +100,7 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
             return through_formula(op.name, lambda xp, x, W, b: op.function(xp, x @ W + b), inputs, g, wants)
         want_x, want_W, want_b = wants
         dy = dense_array(g, backend)
-        if op.name == "identity":
-            dz, db = dy, _sum_rows(backend, dy, _place(want_b)) if want_b is not False else None
-        else:
-            dz, db = backend.run(op, "bias_backward", (saved, dy), (None, _place(want_b)))
+        dz, db = backend.run(op, "bias_backward", (saved, dy), (None, _place(want_b)))
         rows, dz_rows = xa.reshape(-1, xa.shape[-1]), dz.reshape(-1, dz.shape[-1])
         dx = backend.matmul(dz, Wa.T) if want_x is not False else None
         dW = backend.matmul(rows.T, dz_rows, out=_place(want_W)) if want_W is not False else None
@@ -115,10 +112,6 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
 
 def _place(want: Want) -> Array | None:
     return None if isinstance(want, bool) else want
-
-
-def _sum_rows(backend: Backend, dy: Array, out: Array | None) -> Array:
-    return backend.compute("sum", backend.xp.sum, dy, axis=tuple(range(dy.ndim - 1)), out=out)
 
 
 def loss_value(
