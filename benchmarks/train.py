@@ -3,8 +3,8 @@
     pip install -e '.[bench]'
     python benchmarks/train.py [--rounds N] [--only NAME ...] [--json FILE]
 
-Every peer trains float32 networks with Adam (rate 1e-3) on the same random rows, shuffled anew in each epoch, from the
-same weights (scikit-learn: drawn alike). Rows are cut to whole batches, so that all take the same steps. After a
+Every peer trains float32 networks with Adam (rate 1e-3) on the same random rows, shuffled anew in each epoch, from
+the same weights (scikit-learn: drawn alike). Rows are cut to whole batches, so that all take the same steps. After a
 warm-up of two epochs, in which anything is compiled, all losses must agree to a quarter: the orders differ, and some
 losses fall by half in an epoch. Then epochs are timed in turns, each peer in a process of its own, so that none meets
 the threads of another; the median is printed with the ratio to gpumlp. A peer that is not installed is left out.

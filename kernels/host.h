@@ -22,7 +22,7 @@ typedef unsigned long long u64;
 typedef unsigned char u8;
 
 constexpr int WARP = 1;
-constexpr int OWN = 256;  // sums of a tile of columns: within the first cache, long enough for vectors
+constexpr int OWN = 1024;  // sums of a tile of columns: within the first cache, long enough for vectors
 
 struct Part { i64 index, count; };
 inline thread_local Part part = {0, 1};

@@ -269,3 +269,13 @@ def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("GPUMLP_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(BackendError, match="GPUMLP_CACHE"):
         Builder().check()
+
+
+def test_denormals_are_flushed_in_kernels_and_nowhere_else(native: NativeBackend) -> None:
+    """As on a GPU. The formula keeps them, and so does NumPy after a kernel has run."""
+    tiny = np.full(40, 1e-40, np.float32)
+    accumulate, tanh = RECORDS["accumulate"], RECORDS["tanh"]
+    assert not native.run(tanh, "forward", (tiny,))[0].any()
+    assert Backend().run(tanh, "forward", (tiny,))[0].all()
+    assert (tiny * np.float32(2)).all()
+    assert not native.run(accumulate, "forward", (tiny.astype(np.float64) * 1e-280, np.zeros(40)))[0].any()
