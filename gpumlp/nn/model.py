@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Model:
         """Return the layers by name, in the order they were put into the model."""
         return dict(_find(self))
 
-    def build(self, *widths: int, backend: Backend = REFERENCE, dtype: Any = np.float32, seed: int = 0) -> Any:
+    def build(self, *widths: int, backend: Backend = REFERENCE, dtype: Any = np.float32, seed: int = 0) -> Self:
         """Make all parameters for inputs of the given widths, and return the model.
 
         One row of zeros is sent through ``forward`` so that each layer learns its width; then the variables
@@ -113,13 +113,10 @@ class Model:
 
         ``scale`` multiplies the inputs first, as for images kept in bytes.
         """
-        count = len(inputs[0])
-        parts = [
-            self(
-                *(t * scale if scale != 1.0 else t for t in self._as_tensors([x[i : i + batch] for x in inputs]))
-            ).numpy()
-            for i in range(0, count, batch)
-        ]
+        parts = []
+        for start in range(0, len(inputs[0]), batch):
+            rows = self._as_tensors([x[start : start + batch] for x in inputs])
+            parts.append(self(*(x * scale if scale != 1.0 else x for x in rows)).numpy())
         return np.concatenate(parts) if parts else np.empty((0, self.units), self.context.dtype)
 
     def summary(self) -> str:
