@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import logging
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -40,32 +42,50 @@ MACROS = {
 """Macros of the shared texts that define kernels, and which."""
 MATHEMATICS = ("exp", "expm1", "log", "log1p", "tanh", "normal_cdf")
 
+CHECKSUM = hashlib.sha256().digest_size
+
 Function = Callable[[ctypes.c_void_p, int, int], None]
 log = logging.getLogger("gpumlp")
 
 
-def cache_folder() -> Path:
-    """Return where compiled kernels are kept: ``GPUMLP_CACHE``, or ``gpumlp`` in the user's cache folder."""
+def cache_folder() -> Path | None:
+    """Return where compiled kernels are kept: ``GPUMLP_CACHE``, or ``gpumlp`` in the user's cache folder if any."""
     if given := os.environ.get("GPUMLP_CACHE"):
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpumlp"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpumlp"
+    except RuntimeError:  # a user without a home
+        return None
 
 
 @cache
-def compiler() -> str | None:
-    """Return the path of the machine's C++ compiler, or None. ``CXX`` has the first word."""
-    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
-    return next((path for name in names if name and (path := shutil.which(name))), None)
+def _private_folder() -> Path:
+    """Return a folder of this process alone, for where nothing can be kept; it goes with the process."""
+    place = tempfile.TemporaryDirectory(prefix="gpumlp-")
+    atexit.register(place.cleanup)
+    return Path(place.name)
 
 
 @cache
-def _machine(path: str) -> str:
+def compiler() -> tuple[str, ...] | None:
+    """Return the command of the machine's C++ compiler, or None. ``CXX`` decides if it is set."""
+    if given := shlex.split(os.environ.get("CXX", "")):
+        path = shutil.which(given[0])
+        return (path, *given[1:]) if path else None
+    return next(((path,) for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
+
+
+@cache
+def _machine(command: tuple[str, ...]) -> str:
     """Return what compiled code depends on besides its text: the compiler and the processor."""
-    version = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
+    try:
+        version = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
+    except OSError as error:
+        raise BackendError(f"the C++ compiler {command[0]} cannot be run: {error.strerror}") from None
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return "\n".join([path, version, platform.machine(), platform.processor(), features])
+    return "\n".join([*command, version, platform.machine(), platform.processor(), features])
 
 
 def entries_of(text: str) -> set[str]:
@@ -90,7 +110,9 @@ class Builder:
     def check(self) -> None:
         """Raise BackendError, with the mend, unless a kernel can be compiled and loaded."""
         if compiler() is None:
-            raise BackendError("there is no C++ compiler", hint="install g++ or clang, or use backend: numpy")
+            raise BackendError(
+                "there is no C++ compiler", hint="install g++ or clang (CXX may name it), or use backend: numpy"
+            )
         self._load("accumulate", ["accumulate_forward"], ("double",))
 
     def find(self, op: Op, direction: str, types: tuple[str, ...]) -> Function | None:
@@ -140,28 +162,55 @@ class Builder:
     def _build(name: str, source: str) -> Path:
         """Return the shared library of a source: from the cache, or compiled and put there in one step.
 
-        Two processes that build the same kernel at once both end with a whole library.
+        A library ends with the checksum of what is before it: a damaged one is made again. Two processes that
+        build the same kernel at once both end with a whole library.
         """
-        path = compiler()
-        assert path is not None
-        digest = hashlib.sha256("\n".join([source, *FLAGS, _machine(path)]).encode()).hexdigest()[:24]
-        target = cache_folder() / f"{name}-{digest}.so"
-        if target.exists():
-            return target
+        command = compiler()
+        assert command is not None
+        digest = hashlib.sha256("\n".join([source, *FLAGS, _machine(command)]).encode()).hexdigest()[:24]
+        file = f"{name}-{digest}.so"
+        place = cache_folder()
+        for kept in (_private_folder() / file, *([place / file] if place else [])):
+            if _is_whole(kept):
+                return kept
         log.info("compiling kernels for this processor, once")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-                (Path(scratch) / "kernel.cpp").write_text(source, encoding="utf-8")
-                command = [path, *FLAGS, "kernel.cpp", "-o", "kernel.so"]
-                result = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
-                if result.returncode:
-                    raise BackendError(
-                        f"the kernel {name} does not compile with {path}",
-                        hint=f"use backend: numpy; the compiler says\n{result.stderr[:1500]}",
-                    )
-                os.replace(Path(scratch) / "kernel.so", target)
-        except OSError as error:
-            hint = "set GPUMLP_CACHE to a folder that can be written"
-            raise BackendError(f"compiled kernels cannot be kept: {error}", hint=hint) from None
-        return target
+        content = _compile(command, name, source)
+        for keep in (place, _private_folder()):
+            if keep is None:
+                continue
+            try:
+                keep.mkdir(parents=True, exist_ok=True)
+                beside = keep / f".{file}.{os.getpid()}"
+                with beside.open("wb") as out:
+                    out.write(content + hashlib.sha256(content).digest())
+                    out.flush()
+                    os.fsync(out.fileno())
+                os.replace(beside, keep / file)
+                return keep / file
+            except OSError as error:
+                reason = f"{keep}: {error.strerror}"
+                log.warning("compiled kernels cannot be kept (%s); GPUMLP_CACHE may name another folder", reason)
+        raise BackendError("compiled kernels can be written nowhere", hint="set GPUMLP_CACHE to a folder that can")
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether a library is there and as it was written: loading half of one would kill the process."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return len(content) > CHECKSUM and hashlib.sha256(content[:-CHECKSUM]).digest() == content[-CHECKSUM:]
+
+
+def _compile(command: tuple[str, ...], name: str, source: str) -> bytes:
+    """Return the shared library that the compiler makes of a source."""
+    with tempfile.TemporaryDirectory(prefix="gpumlp-") as scratch:
+        made = Path(scratch) / "kernel.so"
+        (Path(scratch) / "kernel.cpp").write_text(source, encoding="utf-8")
+        build = [*command, *FLAGS, "kernel.cpp", "-o", made.name]
+        result = subprocess.run(build, cwd=scratch, capture_output=True, text=True)
+        if result.returncode or not made.exists():
+            said = result.stderr.strip()[:1500] or "nothing"
+            hint = f"use backend: numpy; the compiler says\n{said}"
+            raise BackendError(f"the kernel {name} does not compile with {' '.join(command)}", hint=hint)
+        return made.read_bytes()

@@ -41,7 +41,7 @@ def examine() -> list[Finding]:
         Finding("BLAS threads", _threads()),
         _kernels(),
         _compiler(),
-        Finding("kernel cache", str(cache_folder())),
+        Finding("kernel cache", str(cache_folder() or "none: there is no home folder; set GPUMLP_CACHE to have one")),
         _cupy(),
         Finding("backends", f"{', '.join(backend.BACKENDS)}; auto takes {backend.get('auto').name}"),
     ]
@@ -82,8 +82,8 @@ def _compiler() -> Finding:
     try:
         NativeBackend()
     except BackendError as error:
-        return Finding("C++ compiler", f"{found}, but {error.what}", error.hint or "")
-    return Finding("C++ compiler", f"{found}; kernels compile and load")
+        return Finding("C++ compiler", f"{' '.join(found)}, but {error.what}", error.hint or "")
+    return Finding("C++ compiler", f"{' '.join(found)}; kernels compile and load")
 
 
 def _cupy() -> Finding:

@@ -144,7 +144,7 @@ def plot(run: Path, output: Path | None, force: bool) -> None:
     """Draw a run."""
     output = output or run / "plot.png"
     _check_output(output, force=force)
-    training.plot(run, output)
+    remarks(training.plot(run, output))
     tell(str(output))
 
 

@@ -22,7 +22,7 @@ MAX_BYTES = 1 << 18
 MAX_SHOWN = 50
 """Problems that are shown of one file: more of them only hide the first."""
 
-_HEADER = "# All settings of a run: those that were given, and the defaults of all others.\n"
+HEADER = "# All settings of a run: those that were given, and the defaults of all others.\n"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def dump(settings: Settings, *, folder: str | os.PathLike[str]) -> str:
 
     ``folder`` is where a relative ``data.folder`` starts; the text holds an absolute one.
     """
-    return _HEADER + render(_with_absolute_folder(settings, folder).model_dump(mode="json"))
+    return HEADER + render(_with_absolute_folder(settings, folder).model_dump(mode="json"))
 
 
 def json_schema() -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Data(Section):
         description="folder that the paths of train and split start from, itself relative to the folder of "
         "the configuration; null for just that folder",
     )
-    train: Text = Field(description="file of rows: csv, tsv or idx, also gzipped (.gz), npz or npy")
+    train: Text = Field(description="file of rows: csv, tsv or idx, also gzipped (.gz), npz or parquet")
     target: Column = Field(description="what to predict: a column's name or index, or an array's name")
     split: Split = Field(default=Split(), description="shares or files of rows for validation and test")
     scaling: Annotated[str, NameIn(SCALINGS)] | None = Field(

@@ -31,12 +31,15 @@ def read_parquet(path: Path, *, missing: Iterable[str] = DEFAULT_MISSING) -> Tab
         ) from None
     try:
         table = parquet.read_table(path)
+        if len(set(table.column_names)) < len(table.column_names):
+            raise DataError("two columns have the same name", where=str(path))
+        for field in table.schema:
+            if pa.types.is_nested(field.type):
+                raise DataError(f"column {field.name!r} holds {field.type}, not single values", where=str(path))
         columns = {name: _column(table.column(name).combine_chunks(), pa) for name in table.column_names}
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"cannot be read as Parquet: {reason}", where=str(path)) from None
-    if len(columns) < len(table.column_names):
-        raise DataError("two columns have the same name", where=str(path))
     if not table.num_rows:
         raise DataError("there are column names but no rows", where=str(path))
     lines = np.arange(1, table.num_rows + 1)

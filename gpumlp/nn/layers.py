@@ -81,9 +81,12 @@ class Dense(Layer):
     units : H
     activation : the name of f, any of gpumlp.ops.ACTIVATIONS
     initializer : a name of gpumlp.nn.INITIALIZERS, or ``auto`` for the one that suits f
+    bias : False leaves b out
     """
 
-    def __init__(self, units: int, activation: str = "identity", *, initializer: str = "auto") -> None:
+    def __init__(
+        self, units: int, activation: str = "identity", *, initializer: str = "auto", bias: bool = True
+    ) -> None:
         super().__init__()
         if units < 1:
             raise ConfigError(f"a dense layer needs at least 1 unit, not {units}")
@@ -91,20 +94,22 @@ class Dense(Layer):
             raise ConfigError(f"unknown initializer {initializer!r}", hint=choices(initializer, INITIALIZERS))
         self.units, self.activation = units, record_of(activation).name
         self.initializer = default_initializer(activation) if initializer == "auto" else initializer
+        self.bias = bias
 
     def build(self, context: Context, inputs: int) -> None:
         rng = generator(context.seed, WEIGHTS, context.index)
         W = INITIALIZERS[self.initializer](rng, inputs, self.units)
         self.weights["W"] = Variable(W.astype(context.dtype), context.backend, name="W")
-        self.offsets["b"] = Variable(np.zeros(self.units, context.dtype), context.backend, name="b")
+        if self.bias:
+            self.offsets["b"] = Variable(np.zeros(self.units, context.dtype), context.backend, name="b")
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
-        return dense(x, self.weights["W"], self.offsets["b"], self.activation)
+        return dense(x, self.weights["W"], self.offsets.get("b"), self.activation)
 
     def linear(self, x: Tensor) -> Tensor:
         """Return x W + b, before the activation."""
         self.ensure_built(x)
-        return dense(x, self.weights["W"], self.offsets["b"])
+        return dense(x, self.weights["W"], self.offsets.get("b"))
 
 
 class Activation(Layer):

@@ -33,7 +33,9 @@ def mlp(hidden: Sequence[Hidden], outputs: int, link: str, *, initializer: str =
             # The signal still goes through h.activation, so that is what the first weights must suit.
             suited = default_initializer(h.activation) if initializer == "auto" else initializer
             norm = LayerNorm() if h.norm == "layer" else BatchNorm()
-            layers += [Dense(h.units, initializer=suited), norm, Activation(h.activation)]
+            # Batch norm takes every bias away: its gradient would be rounding alone, which Adam turns into steps.
+            bias = h.norm != "batch"
+            layers += [Dense(h.units, initializer=suited, bias=bias), norm, Activation(h.activation)]
         if h.dropout:
             layers.append(Dropout(h.dropout))
     return Sequential([*layers, Dense(outputs, link, initializer=initializer)])

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpumlp.config import HEADER
 from gpumlp.errors import RunError
 from gpumlp.training.files import PART, write_text
 from gpumlp.training.saved import DESCRIPTION, WEIGHTS
 
 CONFIG, HISTORY, SUMMARY, MODEL, CHECKPOINTS = "config.yaml", "metrics.jsonl", "summary.json", "model", "checkpoints"
+
+CHECKPOINT = re.compile(r"epoch-\d+\.safetensors")
+LEFTOVER = re.compile(rf"\..+\.\d+{re.escape(PART)}")
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,12 @@ class RunFolder:
 
     @property
     def is_run(self) -> bool:
-        """True where gpumlp has trained: a configuration alone may be anybody's."""
-        return self.config.is_file() and self.history.is_file() and (self.path / CHECKPOINTS).is_dir()
+        """True where gpumlp has trained: files by these names may be anybody's, so ours must say that it is ours."""
+        try:
+            begins = self.config.read_text(encoding="utf-8").startswith(HEADER)
+        except (OSError, UnicodeDecodeError):
+            return False
+        return begins and self.history.is_file() and (self.path / CHECKPOINTS).is_dir()
 
     def checkpoint(self, epoch: int) -> Path:
         """Return the file of the checkpoint after so many epochs."""
@@ -44,7 +53,8 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """Return the checkpoints there are, the latest first."""
-        return sorted((self.path / CHECKPOINTS).glob("epoch-*.safetensors"), reverse=True)
+        found = {p: CHECKPOINT.fullmatch(p.name) for p in (self.path / CHECKPOINTS).glob("epoch-*.safetensors")}
+        return sorted((p for p, name in found.items() if name), key=lambda p: int(p.stem.split("-")[1]), reverse=True)
 
     def read_history(self, epochs: int) -> list[dict[str, Any]]:
         """Return the first lines of the history. Raises RunError where they are not there."""
@@ -80,18 +90,31 @@ class RunFolder:
                 hint=f"resume it as it was: {command}",
             )
 
-    def prepare(self, config: str, history: str) -> None:
-        """Make the folder ready: an earlier run gives way unless ``history`` continues it."""
+    def prepare(self, config: str, history: str, *, existed: bool) -> None:
+        """Make the folder ready: an earlier run gives way unless ``history`` continues it.
+
+        Raises RunError where the folder has come into being since it was looked at: another run has taken it.
+        """
         try:
-            (self.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=existed)
+            (self.path / CHECKPOINTS).mkdir(exist_ok=True)
             if not history:
                 self._delete_run()
-            for leftover in self.path.rglob(f"*{PART}"):  # of a process that was killed while it wrote
-                leftover.unlink(missing_ok=True)
+            self._delete_leftovers()
+        except FileExistsError:
+            hint = "start again, or give --run-dir"
+            raise RunError("another run has just begun here", where=str(self.path), hint=hint) from None
         except OSError as error:
             raise RunError(f"cannot be made: {error.strerror}", where=str(self.path)) from None
         write_text(self.config, config)
         write_text(self.history, history)
+
+    def _delete_leftovers(self) -> None:
+        """Delete what a process that was killed had half written."""
+        for place in (self.path, self.path / MODEL, self.path / CHECKPOINTS):
+            for path in place.glob(f".*{PART}"):
+                if LEFTOVER.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def _delete_run(self) -> None:
         """Delete the files that gpumlp writes, and no other."""

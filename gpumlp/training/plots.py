@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from gpumlp.data import Dataset, Encoder
 from gpumlp.errors import RunError, choices
+from gpumlp.training.files import write_bytes
 from gpumlp.training.folder import RunFolder
 from gpumlp.training.metrics import most_probable
 from gpumlp.training.use import Parts, load_run, load_trained, own_parts
@@ -19,10 +21,11 @@ DECADES = 20  # ratio of losses from which a straight scale would hide the small
 LARGEST_NAMED = 20  # classes whose names fit along an axis
 
 
-def plot(folder: str | Path, output: Path) -> None:
+def plot(folder: str | Path, output: Path) -> tuple[str, ...]:
     """Draw the learning curves of a finished run beside what it predicts on rows it was not trained on.
 
-    On the right stands a confusion matrix for classes, predictions against the truth for numbers.
+    On the right stands a confusion matrix for classes, predictions against the truth for numbers. Returns notes
+    on the data.
     Raises RunError where matplotlib is not installed or the format is none that it draws.
     """
     ending = output.suffix.lstrip(".").lower()
@@ -33,7 +36,7 @@ def plot(folder: str | Path, output: Path) -> None:
     except ImportError:
         raise RunError("drawing needs matplotlib", hint="pip install 'gpumlp[plot]'") from None
     run, model = load_run(folder), load_trained(folder)
-    parts, _ = own_parts(run, model)
+    parts, notes = own_parts(run, model)
     name, data = _unseen(parts)
     assert data.targets is not None
     outputs = model.network.predict(data.inputs, scale=model.encoder.input_scale)
@@ -46,7 +49,10 @@ def plot(folder: str | Path, output: Path) -> None:
         _scatter(right, model.encoder, outputs, data.targets)
     right.set_title(f"{name} rows")
     figure.suptitle(str(run.folder))
-    figure.savefig(output, dpi=150)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, format=ending)
+    write_bytes(output, drawn.getvalue())
+    return notes
 
 
 def _unseen(parts: Parts) -> tuple[str, Dataset]:

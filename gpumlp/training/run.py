@@ -82,6 +82,7 @@ def train(
     """
     listener = listener or Listener()
     place = RunFolder(Path(folder))
+    existed = place.path.exists()
     text = dump(loaded.settings, folder=loaded.path.resolve().parent)
     if resume:
         place.check_resumable(text)
@@ -92,7 +93,7 @@ def train(
     parts = build(loaded.settings, load_data(loaded.settings))
     run = _Run(place, parts, loaded.settings.training.early_stopping)
     history = run.restore() if resume else []
-    place.prepare(text, "".join(json_line(row) for row in history))
+    place.prepare(text, "".join(json_line(row) for row in history), existed=existed)
     listener.prepared(parts, place.path)
     return Result(place.path, run.finish(run.loop(listener)))
 
@@ -207,6 +208,7 @@ class _Run:
             "progress": asdict(self.progress),
             "schedule": parts.schedule.state,
             "data": parts.data.fingerprint(),
+            "backend": backend.name,
         }
         write_arrays(self.folder.checkpoint(self.progress.epoch), arrays, meta)
         for old in self.folder.checkpoints()[KEPT_CHECKPOINTS:]:
@@ -226,6 +228,12 @@ class _Run:
                     "the data have changed since the run began, so it cannot go on as it would have",
                     where=str(self.folder.path),
                     hint="bring the data back, or start a new run",
+                )
+            if meta["backend"] != self.parts.backend.name:
+                raise RunError(
+                    f"the run was computed by {meta['backend']}; by {self.parts.backend.name} it would end otherwise",
+                    where=str(self.folder.path),
+                    hint=f"bring {meta['backend']} back (gpumlp doctor tells what it lacks), or start a new run",
                 )
             self._put(arrays, meta)
             return self.folder.read_history(self.progress.epoch)

@@ -60,7 +60,7 @@ def test_what_is_no_parquet_or_no_table(write, tmp_path):
     (tmp_path / "b.parquet").write_bytes(b"not parquet at all")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         read(tmp_path / "b.parquet")
-    with pytest.raises(DataError, match="cannot be read as Parquet"):
+    with pytest.raises(DataError, match="column 'a' holds list"):
         read(write(a=[[1, 2], [3]]))
     with pytest.raises(DataError, match="no rows"):
         read(write(a=np.zeros(0)))

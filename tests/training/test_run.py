@@ -13,6 +13,7 @@ from gpumlp import backend
 from gpumlp.config import Loaded, load
 from gpumlp.errors import DataError, RunError
 from gpumlp.training import Listener, evaluate, files, load_trained, train
+from gpumlp.training.build import load_data
 from gpumlp.training.run import Progress
 from gpumlp.training.trainer import Trainer
 
@@ -189,18 +190,24 @@ def test_a_configuration_by_that_name_makes_no_run(task: Task, tmp_path: Path) -
     project.mkdir()
     for name in ("config.yaml", "thesis.txt"):
         (project / name).write_text("precious")
+    (project / "metrics.jsonl").write_text("precious")
+    (project / "checkpoints").mkdir()
     with pytest.raises(RunError, match="not by a run") as caught:
         train(task(), project, force=True)
     assert "--force" not in str(caught.value)
-    assert {p.name: p.read_text() for p in project.iterdir()} == {"config.yaml": "precious", "thesis.txt": "precious"}
+    assert {p.read_text() for p in project.iterdir() if p.is_file()} == {"precious"}
 
 
 def test_force_replaces_what_gpumlp_wrote_and_nothing_else(task: Task, tmp_path: Path) -> None:
     train(task(), tmp_path / "run")
     (tmp_path / "run" / "notes.txt").write_text("mine")
     (tmp_path / "run" / "model" / "notes.txt").write_text("mine")
+    own = [tmp_path / "run" / "film.part", tmp_path / "run" / "checkpoints" / "epoch-best.safetensors"]
+    for path in own:
+        path.write_text("mine")
     train(task("training.epochs=2"), tmp_path / "run", force=True)
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    assert all(path.read_text() == "mine" for path in own)
     assert (tmp_path / "run" / "model" / "notes.txt").read_text() == "mine"
     assert len(history(tmp_path / "run")) == 2
 
@@ -287,6 +294,31 @@ def test_rows_without_weight_do_no_harm(task: Task, tmp_path: Path) -> None:
     assert result.summary["metrics"]["test"]["accuracy"] > 0.6
     last = history(tmp_path / "run")[-1]
     assert last["train_accuracy"] == pytest.approx(result.summary["metrics"]["train"]["accuracy"], abs=0.1)
+
+
+@pytest.mark.usefixtures("every_epoch")
+def test_a_run_goes_on_by_the_backend_it_began_with(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend.get("auto").name == "numpy":
+        pytest.skip("only one backend here")
+    with pytest.raises(KilledError):
+        train(task(), tmp_path / "cut", listener=KillAfter(2))
+    monkeypatch.setattr("gpumlp.backend.builder.compiler", lambda: None)
+    with pytest.raises(RunError, match="computed by native; by numpy it would end otherwise"):
+        train(task(), tmp_path / "cut", resume=True)
+
+
+def test_a_folder_that_another_run_takes_meanwhile(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*_: Any) -> Any:
+        (tmp_path / "run").mkdir()
+        return load_data(*_)
+
+    monkeypatch.setattr("gpumlp.training.run.load_data", slow)
+    with pytest.raises(RunError, match="another run has just begun"):
+        train(task(), tmp_path / "run")
 
 
 def test_nothing_to_resume(task: Task, tmp_path: Path) -> None:
