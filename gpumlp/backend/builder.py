@@ -170,27 +170,28 @@ class Builder:
         digest = hashlib.sha256("\n".join([source, *FLAGS, _machine(command)]).encode()).hexdigest()[:24]
         file = f"{name}-{digest}.so"
         place = cache_folder()
-        for kept in (_private_folder() / file, *([place / file] if place else [])):
-            if _is_whole(kept):
-                return kept
+        if place is not None and _is_whole(place / file):
+            return place / file
         log.info("compiling kernels for this processor, once")
         content = _compile(command, name, source)
-        for keep in (place, _private_folder()):
-            if keep is None:
-                continue
-            try:
-                keep.mkdir(parents=True, exist_ok=True)
-                beside = keep / f".{file}.{os.getpid()}"
-                with beside.open("wb") as out:
-                    out.write(content + hashlib.sha256(content).digest())
-                    out.flush()
-                    os.fsync(out.fileno())
-                os.replace(beside, keep / file)
-                return keep / file
-            except OSError as error:
-                reason = f"{keep}: {error.strerror}"
-                log.warning("compiled kernels cannot be kept (%s); GPUMLP_CACHE may name another folder", reason)
-        raise BackendError("compiled kernels can be written nowhere", hint="set GPUMLP_CACHE to a folder that can")
+        try:
+            return _keep(content, (place or _private_folder()) / file)
+        except OSError as error:
+            reason = f"{place}: {error.strerror}"
+            log.warning("compiled kernels cannot be kept (%s); GPUMLP_CACHE may name another folder", reason)
+            return _keep(content, _private_folder() / file)
+
+
+def _keep(content: bytes, path: Path) -> Path:
+    """Write a library with its checksum, so that another process finds all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("wb") as out:
+        out.write(content + hashlib.sha256(content).digest())
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(beside, path)
+    return path
 
 
 def _is_whole(path: Path) -> bool:
