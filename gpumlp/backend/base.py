@@ -11,15 +11,13 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from gpumlp.backend.capture import Call, Plan, raw
 from gpumlp.errors import CaptureError, ShapeError
 from gpumlp.ops.record import Array, Op
-
-T = TypeVar("T")
 
 
 class Backend:

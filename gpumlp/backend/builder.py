@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from gpumlp.atomic import replace_file
 from gpumlp.backend.kernels import folder
 from gpumlp.errors import BackendError
 from gpumlp.ops.record import Op
@@ -185,12 +186,7 @@ class Builder:
 def _keep(content: bytes, path: Path) -> Path:
     """Write a library with its checksum, so that another process finds all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as out:
-        out.write(content + hashlib.sha256(content).digest())
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(beside, path)
+    replace_file(path, content + hashlib.sha256(content).digest())
     return path
 
 

@@ -114,11 +114,7 @@ class Announcer(Listener):
     def prepared(self, parts: Parts, folder: Path) -> None:
         data, trainer = parts.data, parts.trainer
         remarks(data.notes)
-        sizes = [f"{len(data.train):,} training rows"]
-        for name in ("validation", "test"):
-            part = getattr(data, name)
-            if part is not None:
-                sizes.append(f"{len(part):,} {name}")
+        sizes = [f"{len(part):,} {'training rows' if name == 'train' else name}" for name, part in data.parts.items()]
         widths = " → ".join(
             str(w) for w in (data.encoder.width, *(h.units for h in parts.hidden), data.encoder.outputs)
         )

@@ -23,7 +23,6 @@ from gpumlp.errors import INTERRUPTED, RunError
 from gpumlp.training.build import build, load_data
 from gpumlp.training.files import to_json, write_text
 from gpumlp.training.folder import CONFIG, RunFolder
-from gpumlp.training.run import resume_command
 
 RUNS = Path("runs")
 
@@ -55,9 +54,10 @@ def train(
     except KeyboardInterrupt:
         if announcer:
             announcer.close()
-        if not RunFolder(folder).checkpoints():
+        place = RunFolder(folder)
+        if not place.checkpoints():
             raise  # nothing to go on from yet
-        say(f"interrupted; to go on from the last checkpoint: {resume_command(folder)}")
+        say(f"interrupted; to go on from the last checkpoint: {place.resume_command}")
         sys.exit(INTERRUPTED)
     finally:
         log.removeHandler(notices)

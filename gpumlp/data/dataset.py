@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -197,12 +198,19 @@ class Prepared:
     encoder: Encoder
     notes: tuple[str, ...]
 
+    @property
+    def parts(self) -> dict[str, Dataset]:
+        """The parts that there are, by name: train, validation, test."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: part for name, part in named.items() if part is not None}
+
+    @cached_property
     def fingerprint(self) -> str:
-        """Return a checksum of all rows as they were encoded: equal for equal data, divided in the same way."""
+        """A checksum of all rows as they were encoded: equal for equal data, divided in the same way."""
         digest = hashlib.blake2b(digest_size=16)
-        for part in (self.train, self.validation, self.test):
-            arrays = () if part is None else (part.inputs, part.targets, part.weights)
-            for array in arrays:
+        for name, part in self.parts.items():
+            digest.update(name.encode())
+            for array in (part.inputs, part.targets, part.weights):
                 digest.update(b"none" if array is None else f"{array.dtype.str}{array.shape}".encode())
                 if array is not None:
                     digest.update(np.ascontiguousarray(array).data)

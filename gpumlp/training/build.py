@@ -13,7 +13,7 @@ from gpumlp.backend import Backend
 from gpumlp.config import ClassificationLoss, Settings
 from gpumlp.data import Dataset, Encoder, Prepared, prepare
 from gpumlp.errors import DataError, choices
-from gpumlp.nn import Hidden, Loss, Model, Sequential, mlp
+from gpumlp.nn import LOSSES, Hidden, Loss, Model, Sequential, mlp
 from gpumlp.optim import Optimizer, Schedule
 from gpumlp.training.trainer import Trainer
 
@@ -55,19 +55,13 @@ def load_data(settings: Settings, encoder: Encoder | None = None) -> Prepared:
     )
 
 
-def link_for(encoder: Encoder) -> str:
-    """Return the activation of the output layer: softmax, sigmoid for two classes, identity for numbers."""
-    if encoder.task == "regression":
-        return "identity"
-    return "sigmoid" if encoder.outputs == 1 else "softmax"
-
-
 def build(settings: Settings, data: Prepared) -> Parts:
     """Return all parts of a run on these data, ready to train."""
     backend = backends.get(settings.backend)
     encoder, training = data.encoder, settings.training
     hidden = tuple(Hidden(**block.model_dump()) for block in settings.model.blocks)
-    model = mlp(hidden, encoder.outputs, link_for(encoder), initializer=settings.model.initializer)
+    link = LOSSES[settings.loss.name].record(encoder.outputs).link
+    model = mlp(hidden, encoder.outputs, link, initializer=settings.model.initializer)
     model.build(encoder.width, backend=backend, dtype=settings.precision, seed=training.seed)
     loss = build_loss(settings, model, encoder, data.train)
     wanted = settings.optimizer

@@ -1,12 +1,10 @@
-"""Files that are whole or not there: written beside their place, flushed to disk, then renamed."""
+"""The files of runs and models: text, JSON, and arrays with a checksum, each written whole or not at all."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as format_safetensors
 
+from gpumlp.atomic import replace_file
 from gpumlp.errors import RunError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 _HEADER_LENGTH = 8  # safetensors: a little-endian u64 length, a JSON header, then the tensors
-
-
-PART = ".part"
-"""How the names of files end that are being written."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -37,18 +32,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         if path.exists() and not path.is_file():
             path.write_bytes(content)
             return
-        beside = path.with_name(f".{path.name}.{os.getpid()}{PART}")
-        try:
-            with beside.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                beside.unlink()
-            raise
-        _flush_folder(path.parent)
+        replace_file(path, content)
     except OSError as error:
         raise RunError(f"cannot be written: {error.strerror or error}", where=str(path)) from None
 
@@ -131,13 +115,3 @@ def _checksum(arrays: Mapping[str, np.ndarray[Any, Any]], meta: Mapping[str, Any
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape};".encode())
         digest.update(arrays[name].tobytes())
     return digest.hexdigest()
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where the system can open folders."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpumlp.atomic import PART
 from gpumlp.config import HEADER
 from gpumlp.errors import RunError
-from gpumlp.training.files import PART, write_text
+from gpumlp.training.files import write_text
 from gpumlp.training.saved import DESCRIPTION, WEIGHTS
 
 CONFIG, HISTORY, SUMMARY, MODEL, CHECKPOINTS = "config.yaml", "metrics.jsonl", "summary.json", "model", "checkpoints"
@@ -46,6 +47,11 @@ class RunFolder:
         except (OSError, UnicodeDecodeError):
             return False
         return begins and self.history.is_file() and (self.path / CHECKPOINTS).is_dir()
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues an interrupted run, as one would type it."""
+        return shlex.join(["gpumlp", "train", str(self.config), "--run-dir", str(self.path), "--resume"])
 
     def checkpoint(self, epoch: int) -> Path:
         """Return the file of the checkpoint after so many epochs."""
@@ -83,11 +89,10 @@ class RunFolder:
         if not self.is_run:
             raise RunError("there is no run to resume", where=str(self.path), hint="leave --resume away to start one")
         if self.config.read_text(encoding="utf-8") != config:
-            command = shlex.join(["gpumlp", "train", str(self.config), "--run-dir", str(self.path), "--resume"])
             raise RunError(
                 "the run was started with another configuration",
                 where=str(self.config),
-                hint=f"resume it as it was: {command}",
+                hint=f"resume it as it was: {self.resume_command}",
             )
 
     def prepare(self, config: str, history: str, *, existed: bool) -> None:

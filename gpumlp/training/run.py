@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from gpumlp.data import Dataset
 from gpumlp.errors import RunError
 from gpumlp.training.build import Parts, build, load_data
 from gpumlp.training.files import Arrays, json_line, read_arrays, read_json, write_arrays, write_json
-from gpumlp.training.folder import CONFIG, MODEL, RunFolder
+from gpumlp.training.folder import MODEL, RunFolder
 from gpumlp.training.measure import Measurement
 from gpumlp.training.saved import save_model
 from gpumlp.training.trainer import weights_in_place
@@ -105,7 +104,8 @@ class _Run:
         self.folder, self.parts, self.stopping = folder, parts, stopping
         self.progress = Progress()
         self.best: Arrays = parts.model.arrays()
-        self.validation = self._measurement(parts.data.validation)
+        validation = parts.data.validation
+        self.validation = None if validation is None else self._measurement(validation)
         self._checkpoint_due = time.monotonic() + CHECKPOINT_SECONDS
 
     def loop(self, listener: Listener) -> str:
@@ -176,11 +176,6 @@ class _Run:
         parts, progress = self.parts, self.progress
         save_model(self.folder.path / MODEL, parts.model, parts.hidden, parts.data.encoder, self.best)
         parts.model.load(self.best)
-        measured = {}
-        for name in ("train", "validation", "test"):
-            measurement = self._measurement(getattr(parts.data, name))
-            if measurement is not None:
-                measured[name] = measurement()
         seconds = progress.seconds
         summary = {
             "status": status,
@@ -190,8 +185,8 @@ class _Run:
             "samples_per_second": progress.epoch * parts.trainer.rows / seconds if seconds else None,
             "backend": parts.backend.name,
             "parameters": len(parts.model.parameters),
-            "data": parts.data.fingerprint(),
-            "metrics": measured,
+            "data": parts.data.fingerprint,
+            "metrics": {name: self._measurement(part)() for name, part in parts.data.parts.items()},
         }
         write_json(self.folder.summary, summary)
         return summary
@@ -207,7 +202,7 @@ class _Run:
         meta = {
             "progress": asdict(self.progress),
             "schedule": parts.schedule.state,
-            "data": parts.data.fingerprint(),
+            "data": parts.data.fingerprint,
             "backend": backend.name,
         }
         write_arrays(self.folder.checkpoint(self.progress.epoch), arrays, meta)
@@ -223,7 +218,7 @@ class _Run:
                 arrays, meta = read_arrays(path)
             except RunError:
                 continue  # cut short or damaged: the one before it will do
-            if meta["data"] != self.parts.data.fingerprint():
+            if meta["data"] != self.parts.data.fingerprint:
                 raise RunError(
                     "the data have changed since the run began, so it cannot go on as it would have",
                     where=str(self.folder.path),
@@ -253,10 +248,5 @@ class _Run:
         parts.schedule.state = meta["schedule"]
         parts.trainer.epoch = self.progress.epoch
 
-    def _measurement(self, data: Dataset | None) -> Measurement | None:
-        return None if data is None else Measurement(self.parts.model, self.parts.loss, data, self.parts.data.encoder)
-
-
-def resume_command(folder: Path) -> str:
-    """Return the command that continues an interrupted run, as one would type it."""
-    return shlex.join(["gpumlp", "train", str(folder / CONFIG), "--run-dir", str(folder), "--resume"])
+    def _measurement(self, data: Dataset) -> Measurement:
+        return Measurement(self.parts.model, self.parts.loss, data, self.parts.data.encoder)

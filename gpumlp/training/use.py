@@ -14,7 +14,6 @@ from gpumlp.training.build import build_loss, load_data
 from gpumlp.training.files import read_json
 from gpumlp.training.folder import MODEL, RunFolder
 from gpumlp.training.measure import Measurement
-from gpumlp.training.run import resume_command
 from gpumlp.training.saved import DESCRIPTION, SavedModel, load_model
 
 Metrics = dict[str, dict[str, float]]
@@ -36,7 +35,7 @@ def load_run(folder: str | Path) -> Run:
     if not place.is_run:
         raise RunError("this is no run folder", where=str(folder), hint="give one, such as runs/digits")
     if not place.summary.exists():
-        hint = f"continue it: {resume_command(place.path)}"
+        hint = f"continue it: {place.resume_command}"
         raise RunError("the run has not finished", where=str(folder), hint=hint)
     return Run(place.path, load(place.config), read_json(place.summary))
 
@@ -53,10 +52,9 @@ def load_trained(folder: str | Path, backend: str = "auto") -> SavedModel:
 def own_parts(run: Run, model: SavedModel) -> tuple[Parts, tuple[str, ...]]:
     """Return the parts of a run's own data, encoded by its model, and notes on them."""
     own = load_data(run.loaded.settings, model.encoder)
-    found = {"train": own.train, "validation": own.validation, "test": own.test}
-    changed = own.fingerprint() != run.summary.get("data")
+    changed = own.fingerprint != run.summary.get("data")
     notes = (*own.notes, "the data have changed since this run was trained") if changed else own.notes
-    return {name: part for name, part in found.items() if part is not None}, notes
+    return own.parts, notes
 
 
 def evaluate(folder: str | Path, data: str | Path | None = None) -> tuple[Metrics, tuple[str, ...]]:

@@ -40,7 +40,7 @@ def test_the_same_rows_as_csv_and_as_parquet_are_encoded_alike(write, tmp_path):
     (tmp_path / "a.csv").write_text("\n".join(["x,text,whole,truth,y", *lines]) + "\n")
     one, other = (prepare(name, task="regression", target="y", folder=tmp_path) for name in (path.name, "a.csv"))
     assert one.encoder.features == other.encoder.features
-    assert one.fingerprint() == other.fingerprint()
+    assert one.fingerprint == other.fingerprint
 
 
 def test_null_numbers_are_gaps(write):

@@ -72,3 +72,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="No such file"):
         files.write_text(tmp_path / "no" / "x.txt", "new")
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / f".x.txt.{os.getpid()}.part").write_text("half")
+    files.write_text(tmp_path / "x.txt", "whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
+    assert (tmp_path / "x.txt").read_text() == "whole"
