@@ -1,4 +1,4 @@
-// The four kernels of every activation, from a struct with two functions.
+// The kernels of every activation, from a struct with two functions.
 //
 //   struct Name {
 //       static constexpr bool saves_input = ...;               which of z and y `backward` reads
@@ -7,41 +7,45 @@
 //   };
 //   ACTIVATION(name, Name)
 //
-// Shapes: x, y, z, saved, dy, dx (rows, cols); b, db (cols,).
+// Shapes: x, y, z, saved, dy, dx (rows, cols); b, db (cols,); scratch (parts, cols).
 // Bytes moved per element of T: forward 2, backward 3, bias_forward 2 (3 where z is saved), bias_backward 3.
 
-template <class F, class T> __device__ void activation_forward(const T* x, T* y, i64 rows, i64 cols) {
-    EACH(i, rows * cols) y[i] = F::forward(x[i]);
+template <class F, class T> __device__ void activation_forward(const T* x, T* y, i64 n) {
+    packs<T>(over_grid(), n, alone(n, x, y), [=](auto width, i64 i) {
+        auto v = load(width, x + i);
+        for (int k = 0; k < width.count; ++k) v[k] = F::forward(v[k]);
+        store(y + i, v);
+    });
 }
 
-template <class F, class T>
-__device__ void activation_backward(const T* saved, const T* dy, T* dx, i64 rows, i64 cols) {
-    EACH(i, rows * cols) dx[i] = F::backward(saved[i], dy[i]);
+template <class F, class T> __device__ void activation_backward(const T* saved, const T* dy, T* dx, i64 n) {
+    packs<T>(over_grid(), n, alone(n, saved, dy, dx), [=](auto width, i64 i) {
+        auto s = load(width, saved + i), d = load(width, dy + i);
+        for (int k = 0; k < width.count; ++k) d[k] = F::backward(s[k], d[k]);
+        store(dx + i, d);
+    });
 }
 
 template <class F, class T>
 __device__ void activation_bias_forward(const T* x, const T* b, T* y, T* z, i64 rows, i64 cols) {
-    EACH_ROW(r, rows) {
+    ROWS(r, rows) {
         const T* from = x + r * cols;
-        T* to = y + r * cols;
-        if (F::saves_input) {
-            T* kept = z + r * cols;
-            EACH_COLUMN(c, cols) {
-                T sum = from[c] + b[c];
-                kept[c] = sum;
-                to[c] = F::forward(sum);
-            }
-        } else {
-            EACH_COLUMN(c, cols) to[c] = F::forward(from[c] + b[c]);
-        }
+        T *to = y + r * cols, *kept = F::saves_input ? z + r * cols : to;
+        packs<T>(over_team(), cols, alone(cols, from, b, to, kept), [=](auto width, i64 c) {
+            auto v = load(width, from + c), bias = load(width, b + c);
+            for (int k = 0; k < width.count; ++k) v[k] += bias[k];
+            if (F::saves_input) store(kept + c, v);
+            for (int k = 0; k < width.count; ++k) v[k] = F::forward(v[k]);
+            store(to + c, v);
+        });
     }
 }
 
 template <class F, class T>
-__device__ void activation_bias_backward(const T* saved, const T* dy, T* dx, T* db, i64 rows, i64 cols) {
+__device__ void activation_bias_backward(const T* saved, const T* dy, T* dx, i64 rows, i64 cols, double* scratch) {
     COLUMN_TILES(c0, cols) {
         T sum[OWN] = {};
-        for (i64 r = warp(); r < rows; r += warps()) {
+        PART_ROWS(r, rows) {
             const T *s = saved + r * cols, *g = dy + r * cols;
             T* to = dx + r * cols;
             OWNED(k, c, c0, cols) {
@@ -50,24 +54,42 @@ __device__ void activation_bias_backward(const T* saved, const T* dy, T* dx, T* 
                 sum[k] += d;
             }
         }
-        block_sum_of_lanes(sum);
-        if (warp() == 0) OWNED(k, c, c0, cols) db[c] = sum[k];
+        sum_over_teams(sum);
+        if (team() == 0) OWNED(k, c, c0, cols) scratch[part() * cols + c] = (double)sum[k];
+    }
+}
+
+// sums[c] = Σ_p scratch[p, c], for one or several arrays of sums: they lie behind each other in a row of scratch.
+template <class T> __device__ void finish_columns(T* sums, i64 cols, const double* scratch, i64 parts, i64 pitch) {
+    COLUMN_TILES(c0, cols) {
+        double sum[OWN] = {};
+        TEAM_PARTS(p, parts) OWNED(k, c, c0, cols) sum[k] += scratch[p * pitch + c];
+        sum_over_teams(sum);
+        if (team() == 0) OWNED(k, c, c0, cols) sums[c] = (T)sum[k];
     }
 }
 
 #define ACTIVATION(name, F)                                                                                      \
     template <class T> __global__ void name##_forward(const T* x, T* y, i64 rows, i64 cols) {                    \
-        activation_forward<F>(x, y, rows, cols);                                                                 \
+        activation_forward<F>(x, y, rows * cols);                                                                \
     }                                                                                                            \
     template <class T>                                                                                           \
     __global__ void name##_backward(const T* saved, const T* dy, T* dx, i64 rows, i64 cols) {                    \
-        activation_backward<F>(saved, dy, dx, rows, cols);                                                       \
+        activation_backward<F>(saved, dy, dx, rows * cols);                                                      \
     }                                                                                                            \
     template <class T>                                                                                           \
     __global__ void name##_bias_forward(const T* x, const T* b, T* y, T* z, i64 rows, i64 cols) {                \
         activation_bias_forward<F>(x, b, y, z, rows, cols);                                                      \
     }                                                                                                            \
     template <class T>                                                                                           \
-    __global__ void name##_bias_backward(const T* saved, const T* dy, T* dx, T* db, i64 rows, i64 cols) {        \
-        activation_bias_backward<F>(saved, dy, dx, db, rows, cols);                                              \
+    __global__ void name##_bias_backward(                                                                        \
+        const T* saved, const T* dy, T* dx, T*, i64 rows, i64 cols, double* scratch, i64                         \
+    ) {                                                                                                          \
+        activation_bias_backward<F>(saved, dy, dx, rows, cols, scratch);                                         \
+    }                                                                                                            \
+    template <class T>                                                                                           \
+    __global__ void name##_bias_backward_finish(                                                                 \
+        const T*, const T*, T*, T* db, i64, i64 cols, double* scratch, i64 parts                                 \
+    ) {                                                                                                          \
+        finish_columns(db, cols, scratch, parts, cols);                                                          \
     }

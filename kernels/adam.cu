@@ -4,15 +4,14 @@ __global__ void adam_forward(
     UPDATE_INPUTS, const T* m, const T* v, UPDATE_OUTPUTS, T* m_out, T* v_out, UPDATE_SCALARS, double beta1,
     double beta2, double epsilon
 ) {
-    UPDATE_STEP;
+    double t = (double)(clock[0] + 1);
     T old1 = (T)beta1, fresh1 = (T)(1.0 - beta1), old2 = (T)beta2, fresh2 = (T)(1.0 - beta2), small = (T)epsilon;
     // In double: 1 - β^t would lose four of the seven digits of a float in the first steps.
-    T c1 = (T)(1.0 - pow(beta1, step.t)), c2 = (T)(1.0 - pow(beta2, step.t));
-    auto direction = [=](T g, i64 i) {
-        T first = old1 * m[i] + fresh1 * g, second = old2 * v[i] + fresh2 * (g * g);
-        m_out[i] = first;
-        v_out[i] = second;
+    T c1 = (T)(1.0 - pow(beta1, t)), c2 = (T)(1.0 - pow(beta2, t));
+    auto rule = [=](T g, T& first, T& second) {
+        first = old1 * first + fresh1 * g;
+        second = old2 * second + fresh2 * (g * g);
         return first / c1 / (sqrt(second / c2) + small);
     };
-    UPDATE_RUN(direction);
+    UPDATE_RUN(2, SLOT(m), SLOT(v), rule);
 }

@@ -1,60 +1,107 @@
 // y = gain (x - mean) / sqrt(var + ε) + bias over each column (Ioffe and Szegedy 2015, arXiv:1502.03167)
 //
-// Shapes: x, y, dy, dx (rows, cols); gain, bias, dgain, dbias (cols,); mean, variance (1, cols).
-// Elements of T moved: forward 3 + 1, backward 2 · 2 + 1.
+// Each part of the rows finds its own mean and its squares around that; they are put together without the difference
+// of two large sums (Chan, Golub and LeVeque 1979).
+//
+// Shapes: x, y, dy, dx (rows, cols); gain, bias, dgain, dbias (cols,); mean, variance (1, cols);
+// scratch (parts, 2 cols). Elements of T moved: forward 2 + 2, backward 2 + 3.
 
 constexpr double batch_norm_epsilon = 1e-5;
 
+#define BATCH_NORM_INPUTS const T *x, const T *gain, const T *bias
+#define BATCH_NORM_OUTPUTS T *y, T *mean, T *variance
+
 template <class T>
-__global__ void batch_norm_forward(
-    const T* x, const T* gain, const T* bias, T* y, T* mean, T* variance, i64 rows, i64 cols
-) {
+__global__ void batch_norm_forward(BATCH_NORM_INPUTS, BATCH_NORM_OUTPUTS, i64 rows, i64 cols, double* scratch, i64) {
+    T count = (T)(last_of(rows) - first_of(rows));
     COLUMN_TILES(c0, cols) {
-        T m[OWN] = {}, v[OWN] = {};
-        for (i64 r = warp(); r < rows; r += warps()) OWNED(k, c, c0, cols) m[k] += x[r * cols + c];
-        block_sum_of_lanes(m);
-        for (int k = 0; k < OWN; ++k) m[k] /= rows;
-        for (i64 r = warp(); r < rows; r += warps()) OWNED(k, c, c0, cols) {
+        T m[OWN] = {}, squares[OWN] = {};
+        PART_ROWS(r, rows) OWNED(k, c, c0, cols) m[k] += x[r * cols + c];
+        sum_over_teams(m);
+        for (int k = 0; k < OWN; ++k) m[k] /= count;
+        PART_ROWS(r, rows) OWNED(k, c, c0, cols) {
             T d = x[r * cols + c] - m[k];
-            v[k] += d * d;
+            squares[k] += d * d;
         }
-        block_sum_of_lanes(v);
-        for (int k = 0; k < OWN; ++k) v[k] /= rows;
-        for (i64 r = warp(); r < rows; r += warps()) OWNED(k, c, c0, cols) {
-            T scale = 1 / sqrt(v[k] + (T)batch_norm_epsilon);
-            y[r * cols + c] = (x[r * cols + c] - m[k]) * scale * gain[c] + bias[c];
-        }
-        if (warp() == 0) OWNED(k, c, c0, cols) {
-            mean[c] = m[k];
-            variance[c] = v[k];
+        sum_over_teams(squares);
+        if (team() == 0) OWNED(k, c, c0, cols) {
+            scratch[part() * 2 * cols + c] = (double)m[k];
+            scratch[part() * 2 * cols + cols + c] = (double)squares[k];
         }
     }
 }
 
 template <class T>
+__global__ void batch_norm_forward_finish(
+    BATCH_NORM_INPUTS, BATCH_NORM_OUTPUTS, i64 rows, i64 cols, double* scratch, i64 parts
+) {
+    COLUMN_TILES(c0, cols) {
+        double m[OWN] = {}, squares[OWN] = {};
+        TEAM_PARTS(p, parts) OWNED(k, c, c0, cols) {
+            m[k] += scratch[p * 2 * cols + c] * (double)size_of_part(rows, p, parts);
+        }
+        sum_over_teams(m);
+        for (int k = 0; k < OWN; ++k) m[k] /= (double)rows;
+        TEAM_PARTS(p, parts) OWNED(k, c, c0, cols) {
+            double d = scratch[p * 2 * cols + c] - m[k];
+            squares[k] += scratch[p * 2 * cols + cols + c] + d * d * (double)size_of_part(rows, p, parts);
+        }
+        sum_over_teams(squares);
+        if (team() == 0) OWNED(k, c, c0, cols) {
+            mean[c] = (T)m[k];
+            variance[c] = (T)(squares[k] / (double)rows);
+        }
+    }
+}
+
+template <class T>
+__global__ void batch_norm_forward_rows(BATCH_NORM_INPUTS, BATCH_NORM_OUTPUTS, i64 rows, i64 cols, double*, i64) {
+    ROWS(r, rows) LANES(c, cols) {
+        T scale = 1 / sqrt(variance[c] + (T)batch_norm_epsilon);
+        y[r * cols + c] = (x[r * cols + c] - mean[c]) * scale * gain[c] + bias[c];
+    }
+}
+
+#define BATCH_NORM_BACKWARD_INPUTS const T *x, const T *gain, const T *mean, const T *variance, const T *dy
+#define BATCH_NORM_BACKWARD_OUTPUTS T *dx, T *dgain, T *dbias
+
+template <class T>
 __global__ void batch_norm_backward(
-    const T* x, const T* gain, const T* mean, const T* variance, const T* dy, T* dx, T* dgain, T* dbias, i64 rows,
-    i64 cols
+    BATCH_NORM_BACKWARD_INPUTS, BATCH_NORM_BACKWARD_OUTPUTS, i64 rows, i64 cols, double* scratch, i64
 ) {
     COLUMN_TILES(c0, cols) {
         T of_gain[OWN] = {}, of_bias[OWN] = {};
-        for (i64 r = warp(); r < rows; r += warps()) OWNED(k, c, c0, cols) {
+        PART_ROWS(r, rows) OWNED(k, c, c0, cols) {
             T scale = 1 / sqrt(variance[c] + (T)batch_norm_epsilon);
             of_gain[k] += dy[r * cols + c] * ((x[r * cols + c] - mean[c]) * scale);
             of_bias[k] += dy[r * cols + c];
         }
-        block_sum_of_lanes(of_gain);
-        block_sum_of_lanes(of_bias);
-        for (i64 r = warp(); r < rows; r += warps()) OWNED(k, c, c0, cols) {
-            T scale = 1 / sqrt(variance[c] + (T)batch_norm_epsilon);
-            T h = (x[r * cols + c] - mean[c]) * scale;
-            // The means of dh and of dh·h over the column: gain is the same in all of its rows.
-            T inner = dy[r * cols + c] - of_bias[k] / rows - h * (of_gain[k] / rows);
-            dx[r * cols + c] = scale * gain[c] * inner;
+        sum_over_teams(of_gain);
+        sum_over_teams(of_bias);
+        if (team() == 0) OWNED(k, c, c0, cols) {
+            scratch[part() * 2 * cols + c] = (double)of_gain[k];
+            scratch[part() * 2 * cols + cols + c] = (double)of_bias[k];
         }
-        if (warp() == 0) OWNED(k, c, c0, cols) {
-            dgain[c] = of_gain[k];
-            dbias[c] = of_bias[k];
-        }
+    }
+}
+
+template <class T>
+__global__ void batch_norm_backward_finish(
+    BATCH_NORM_BACKWARD_INPUTS, BATCH_NORM_BACKWARD_OUTPUTS, i64 rows, i64 cols, double* scratch, i64 parts
+) {
+    finish_columns(dgain, cols, scratch, parts, 2 * cols);
+    finish_columns(dbias, cols, scratch + cols, parts, 2 * cols);
+}
+
+template <class T>
+__global__ void batch_norm_backward_rows(
+    BATCH_NORM_BACKWARD_INPUTS, BATCH_NORM_BACKWARD_OUTPUTS, i64 rows, i64 cols, double*, i64
+) {
+    ROWS(r, rows) LANES(c, cols) {
+        T scale = 1 / sqrt(variance[c] + (T)batch_norm_epsilon);
+        T h = (x[r * cols + c] - mean[c]) * scale;
+        // The means of dh and of dh·h over the column: gain is the same in all of its rows.
+        T inner = dy[r * cols + c] - dbias[c] / rows - h * (dgain[c] / rows);
+        dx[r * cols + c] = scale * gain[c] * inner;
     }
 }

@@ -1,5 +1,4 @@
-// A loss that is a mean over columns of a function of each output and its target, with its gradient, in one launch
-// of one block. From a struct:
+// A loss that is a mean over columns of a function of each output and its target, with its gradient. From a struct:
 //
 //   struct Name {
 //       template <class T> static ElementLoss<T> at(T z, T t, const T* w, double setting);
@@ -8,28 +7,38 @@
 //
 //   l_i = mean_k loss(z_ik, t_ik), loss = Σ s l / Σ s m, gradient_ik = s_i slope(z_ik, t_ik) / (cols Σ s m)
 //
-// Shapes: z, targets, gradient (rows, cols); s (rows,) and w (2,) may be null.
+// Shapes: z, targets, gradient (rows, cols); s (rows,) and w (2,) may be null; scratch (parts, 4).
+// Elements of T moved: 2 for the masses, 3 for loss and gradient.
 
 template <class T> struct ElementLoss { T loss, slope, mass, hit; };
 
 template <class F, class T, class Y>
-__device__ void elementwise_loss(
-    const T* z, const Y* targets, const T* s, const T* w, T* value, double* sums, T* gradient, i64 rows, i64 cols,
-    double setting
+__device__ void elementwise_mass(
+    const T* z, const Y* targets, const T* s, const T* w, i64 rows, i64 cols, double setting, double* scratch
 ) {
-    double mass = 0, loss = 0, hits = 0, count = 0;
-    BLOCK_ROWS(r, rows) {
+    double mass = 0, count = 0;
+    PART_ROWS(r, rows) {
         T m = 0, weight = s ? s[r] : (T)1;
         LANES_SUM(c, cols, m) {
             i64 i = r * cols + c;
             m += F::at(z[i], (T)targets[i], w, setting).mass;
         }
-        mass += (double)(weight * (warp_sum(m) / cols));
-        count += (double)weight;
+        m = team_sum(m);
+        if (lane() == 0) {
+            mass += (double)(weight * (m / cols));
+            count += (double)weight;
+        }
     }
-    mass = block_sum_of_warps(mass);
-    count = block_sum_of_warps(count);
-    BLOCK_ROWS(r, rows) {
+    leave(scratch, 1, mass, 3, count);
+}
+
+template <class F, class T, class Y>
+__device__ void elementwise_loss(
+    const T* z, const Y* targets, const T* s, const T* w, T* gradient, i64 rows, i64 cols, double setting,
+    double* scratch, i64 parts
+) {
+    double mass = total_of(scratch, parts, 1), loss = 0, hits = 0;
+    PART_ROWS(r, rows) {
         T weight = s ? s[r] : (T)1, scale = mass == 0 ? (T)0 : weight / (T)mass / cols, l = 0, h = 0;
         LANES_SUM2(c, cols, l, h) {
             i64 i = r * cols + c;
@@ -38,24 +47,14 @@ __device__ void elementwise_loss(
             h += e.hit;
             if (gradient) gradient[i] = scale * e.slope;
         }
-        loss += (double)(weight * (warp_sum(l) / cols));
-        hits += (double)(weight * (warp_sum(h) / cols));
+        l = team_sum(l);
+        h = team_sum(h);
+        if (lane() == 0) {
+            loss += (double)(weight * (l / cols));
+            hits += (double)(weight * (h / cols));
+        }
     }
-    report(block_sum_of_warps(loss), mass, block_sum_of_warps(hits), count, value, sums);
+    leave(scratch, 0, loss, 2, hits);
 }
 
-#define ELEMENTWISE_LOSS(name, F)                                                                                \
-    template <class T, class Y>                                                                                  \
-    __global__ void name##_forward(                                                                              \
-        const T* z, const Y* targets, const T* s, const T* w, T* value, double* sums, T* gradient, i64 rows,     \
-        i64 cols, double setting                                                                                 \
-    ) {                                                                                                          \
-        elementwise_loss<F>(z, targets, s, w, value, sums, gradient, rows, cols, setting);                       \
-    }                                                                                                            \
-    template <class T, class Y>                                                                                  \
-    __global__ void name##_evaluate(                                                                             \
-        const T* z, const Y* targets, const T* s, const T* w, T* value, double* sums, i64 rows, i64 cols,        \
-        double setting                                                                                           \
-    ) {                                                                                                          \
-        elementwise_loss<F>(z, targets, s, w, value, sums, (T*)0, rows, cols, setting);                          \
-    }
+#define ELEMENTWISE_LOSS(name, F) LOSS_KERNELS(name, elementwise_mass<F>, elementwise_loss<F>)

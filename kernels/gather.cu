@@ -9,7 +9,7 @@ __global__ void gather_forward(
     Y* batch_targets, T* batch_weights, i64 rows, i64 cols, i64 width, i64 stride, double scale
 ) {
     T factor = (T)scale;
-    WARP_ROWS(r, rows) {
+    ROWS(r, rows) {
         i64 at = order[clock[1] * stride + r];
         const X* from = inputs + at * cols;
         LANES(c, cols) batch_inputs[r * cols + c] = (T)from[c] * factor;

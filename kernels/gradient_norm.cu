@@ -1,13 +1,17 @@
-// norm = √Σ g², by one block; g (n,), norm (1,). The sum is taken in double.
-template <class T> __global__ void gradient_norm_forward(const T* g, T* norm, i64 rows, i64 cols) {
+// norm = √Σ g²; g (n,), norm (1,), scratch (parts,). The sum is taken in double: a square may be beyond float.
+
+template <class T>
+__global__ void gradient_norm_forward(const T* g, T*, i64 rows, i64 cols, double* scratch, i64) {
+    double sum = 0;
+    PART_SUM(i, rows * cols, sum) sum += (double)g[i] * (double)g[i];
+    sum = block_sum(sum);
+    if (thread() == 0) scratch[part()] = sum;
+}
+
+template <class T>
+__global__ void gradient_norm_forward_finish(const T*, T* norm, i64, i64, double* scratch, i64 parts) {
     double total = 0;
-    i64 n = rows * cols, chunk = 1024;
-    BLOCK_ROWS(part, (n + chunk - 1) / chunk) {
-        i64 start = part * chunk, length = n - start < chunk ? n - start : chunk;
-        double sum = 0;
-        LANES_SUM(c, length, sum) sum += (double)g[start + c] * (double)g[start + c];
-        total += warp_sum(sum);
-    }
-    total = block_sum_of_warps(total);
-    if (warp() == 0 && lane() == 0) *norm = (T)sqrt(total);
+    EACH_PART(p, parts) total += scratch[p];
+    total = block_sum(total);
+    if (thread() == 0) *norm = (T)sqrt(total);
 }

@@ -1,8 +1,8 @@
-// The fast form of the kernels on a CPU: a block is one thread, a warp is one lane.
+// The fast form of the kernels on a CPU: a block is one thread, a team is one lane.
 //
 // Everything of prelude.cuh in which that shows is defined here, so that a kernel's loops become plain ones, marked
-// for the vectoriser, and its reductions over lanes and warps vanish. What a launch spreads over a grid is spread
-// over `parts`: each works on a run of neighbouring elements, rows or columns, wherever it is run.
+// for the vectoriser, and its reductions over lanes and teams vanish. What a launch spreads over a grid is spread
+// over parts: each works on a run of neighbouring elements or rows, wherever it is run.
 
 #include <cmath>
 #include <cstdint>
@@ -21,46 +21,61 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef unsigned char u8;
 
-constexpr int WARP = 1;
 constexpr int OWN = 1024;  // sums of a tile of columns: within the first cache, long enough for vectors
 
 struct Part { i64 index, count; };
-inline thread_local Part part = {0, 1};
+inline thread_local Part this_part = {0, 1};
 
-inline i64 first_of(i64 n) { return n * part.index / part.count; }
-inline i64 last_of(i64 n) { return n * (part.index + 1) / part.count; }
+inline i64 part() { return this_part.index; }
+inline i64 first_of(i64 n) { return n * this_part.index / this_part.count; }
+inline i64 last_of(i64 n) { return n * (this_part.index + 1) / this_part.count; }
+inline i64 size_of_part(i64 n, i64 p, i64 parts) { return n * (p + 1) / parts - n * p / parts; }
 inline i64 at_most(i64 a, i64 b) { return a < b ? a : b; }
 
 inline int lane() { return 0; }
-inline int warp() { return 0; }
-inline int warps() { return 1; }
+inline int team() { return 0; }
+inline int thread() { return 0; }
 
 #define EACH(i, n) GPUMLP_PRAGMA(omp simd) for (i64 i = first_of(n); i < last_of(n); ++i)
-#define EACH_ROW(r, rows) for (i64 r = first_of(rows), r##_end = last_of(rows); r < r##_end; ++r)
-#define EACH_COLUMN(c, cols) GPUMLP_PRAGMA(omp simd) for (i64 c = 0; c < (cols); ++c)
-#define WARP_ROWS(r, rows) EACH_ROW(r, rows)
-#define BLOCK_ROWS(r, rows) for (i64 r = 0; r < (rows); ++r)
+#define ROWS(r, rows) for (i64 r = first_of(rows), r##_end = last_of(rows); r < r##_end; ++r)
+#define PART_ROWS(r, rows) ROWS(r, rows)
+#define PART_SUM(i, n, s) GPUMLP_PRAGMA(omp simd reduction(+ : s)) for (i64 i = first_of(n); i < last_of(n); ++i)
 #define LANES(c, cols) GPUMLP_PRAGMA(omp simd) for (i64 c = 0; c < (cols); ++c)
 #define LANES_SUM(c, cols, s) GPUMLP_PRAGMA(omp simd reduction(+ : s)) for (i64 c = 0; c < (cols); ++c)
 #define LANES_SUM2(c, cols, s, t) GPUMLP_PRAGMA(omp simd reduction(+ : s, t)) for (i64 c = 0; c < (cols); ++c)
 #define LANES_MAX(c, cols, m) GPUMLP_PRAGMA(omp simd reduction(max : m)) for (i64 c = 0; c < (cols); ++c)
-#define COLUMN_TILES(c0, cols) for (i64 c0 = first_of(cols), c0##_end = last_of(cols); c0 < c0##_end; c0 += OWN)
+#define COLUMN_TILES(c0, cols) for (i64 c0 = 0, c0##_end = (cols); c0 < c0##_end; c0 += OWN)
 #define OWNED(k, c, c0, cols)                                                                    \
     GPUMLP_PRAGMA(omp simd)                                                                      \
     for (int k = 0; k < (int)at_most(OWN, c0##_end - c0); ++k)                                   \
         if (i64 c = c0 + k; true)
+#define EACH_PART(p, parts) for (i64 p = 0; p < (parts); ++p)
+#define TEAM_PARTS(p, parts) EACH_PART(p, parts)
 
-template <class T> inline T warp_sum(T x) { return x; }
-template <class T> inline T warp_max(T x) { return x; }
-template <class T> inline T block_sum_of_warps(T x) { return x; }
-template <class T> inline void block_sum_of_lanes(T (&)[OWN]) {}
+template <class T> inline T team_sum(T x) { return x; }
+template <class T> inline T team_max(T x) { return x; }
+template <class T> inline T block_sum(T x) { return x; }
+template <class T> inline void sum_over_teams(T (&)[OWN]) {}
 
-// The place of the largest value in a row, the first of equal ones; NaN is larger than any number.
-template <class T> inline i64 argmax(const T* row, i64 cols) {
+template <class T> struct Best { T value; i64 at; };
+
+// The largest number of a row of at least one, and its place: of equal ones the first; NaN is larger than any number.
+template <class T> inline Best<T> row_best(const T* row, i64 cols) {
     i64 best = 0;
     for (i64 c = 1; c < cols; ++c)
         if (row[c] > row[best] || (row[c] != row[c] && row[best] == row[best])) best = c;
-    return best;
+    return {row[best], best};
+}
+
+// A vector is the compiler's business here: elements go one by one, in a loop that it may take in any order.
+template <int N> struct Width { static constexpr int count = N; };
+struct Walk { bool of_part; };
+inline Walk over_grid() { return {true}; }
+inline Walk over_team() { return {false}; }
+template <class T, class... More> inline i64 alone(i64 n, const T*, const More*...) { return n; }
+template <class T, class Body> inline void packs(Walk walk, i64 n, i64, Body body) {
+    i64 first = walk.of_part ? first_of(n) : 0, last = walk.of_part ? last_of(n) : n;
+    GPUMLP_PRAGMA(omp simd) for (i64 i = first; i < last; ++i) body(Width<1>(), i);
 }
 
 // ---- launching -------------------------------------------------------------------------------------------------
@@ -97,7 +112,7 @@ struct FlushDenormals {
 
 template <class... A> inline void launch(void (*kernel)(A...), const u64* slots, i64 index, i64 count) {
     FlushDenormals while_it_runs;
-    part = {index, count};
+    this_part = {index, count};
     call(kernel, slots, std::index_sequence_for<A...>{});
 }
 

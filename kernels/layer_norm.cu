@@ -1,6 +1,7 @@
 // y = gain (x - mean) / sqrt(var + ε) + bias over each row (Ba et al. 2016, arXiv:1607.06450)
 //
-// Shapes: x, y, dy, dx (rows, cols); gain, bias, dgain, dbias (cols,); mean, variance (rows, 1).
+// Shapes: x, y, dy, dx (rows, cols); gain, bias, dgain, dbias (cols,); mean, variance (rows, 1);
+// scratch (parts, 2 cols).
 // Elements of T moved: forward 4, backward 2 · 2 + 1.
 
 constexpr double layer_norm_epsilon = 1e-5;
@@ -9,13 +10,13 @@ template <class T>
 __global__ void layer_norm_forward(
     const T* x, const T* gain, const T* bias, T* y, T* mean, T* variance, i64 rows, i64 cols
 ) {
-    WARP_ROWS(r, rows) {
+    ROWS(r, rows) {
         const T* row = x + r * cols;
         T sum = 0, squares = 0;
         LANES_SUM(c, cols, sum) sum += row[c];
-        T m = warp_sum(sum) / cols;
+        T m = team_sum(sum) / cols;
         LANES_SUM(c, cols, squares) squares += (row[c] - m) * (row[c] - m);
-        T v = warp_sum(squares) / cols;
+        T v = team_sum(squares) / cols;
         T scale = 1 / sqrt(v + (T)layer_norm_epsilon);
         LANES(c, cols) y[r * cols + c] = (row[c] - m) * scale * gain[c] + bias[c];
         if (lane() == 0) {
@@ -25,12 +26,13 @@ __global__ void layer_norm_forward(
     }
 }
 
+#define LAYER_NORM_BACKWARD_INPUTS const T *x, const T *gain, const T *mean, const T *variance, const T *dy
+
 template <class T>
-__global__ void layer_norm_backward(
-    const T* x, const T* gain, const T* mean, const T* variance, const T* dy, T* dx, T* dgain, T* dbias, i64 rows,
-    i64 cols
+__global__ void layer_norm_backward_rows(
+    LAYER_NORM_BACKWARD_INPUTS, T* dx, T*, T*, i64 rows, i64 cols, double*, i64
 ) {
-    WARP_ROWS(r, rows) {
+    ROWS(r, rows) {
         const T *row = x + r * cols, *g = dy + r * cols;
         T m = mean[r], scale = 1 / sqrt(variance[r] + (T)layer_norm_epsilon), a = 0, b = 0;
         LANES_SUM2(c, cols, a, b) {
@@ -38,13 +40,19 @@ __global__ void layer_norm_backward(
             a += dh;
             b += dh * ((row[c] - m) * scale);
         }
-        a = warp_sum(a) / cols;
-        b = warp_sum(b) / cols;
+        a = team_sum(a) / cols;
+        b = team_sum(b) / cols;
         LANES(c, cols) dx[r * cols + c] = scale * (g[c] * gain[c] - a - (row[c] - m) * scale * b);
     }
+}
+
+template <class T>
+__global__ void layer_norm_backward_columns(
+    LAYER_NORM_BACKWARD_INPUTS, T*, T*, T*, i64 rows, i64 cols, double* scratch, i64
+) {
     COLUMN_TILES(c0, cols) {
         T of_gain[OWN] = {}, of_bias[OWN] = {};
-        for (i64 r = warp(); r < rows; r += warps()) {
+        PART_ROWS(r, rows) {
             const T *row = x + r * cols, *g = dy + r * cols;
             T m = mean[r], scale = 1 / sqrt(variance[r] + (T)layer_norm_epsilon);
             OWNED(k, c, c0, cols) {
@@ -52,11 +60,19 @@ __global__ void layer_norm_backward(
                 of_bias[k] += g[c];
             }
         }
-        block_sum_of_lanes(of_gain);
-        block_sum_of_lanes(of_bias);
-        if (warp() == 0) OWNED(k, c, c0, cols) {
-            dgain[c] = of_gain[k];
-            dbias[c] = of_bias[k];
+        sum_over_teams(of_gain);
+        sum_over_teams(of_bias);
+        if (team() == 0) OWNED(k, c, c0, cols) {
+            scratch[part() * 2 * cols + c] = (double)of_gain[k];
+            scratch[part() * 2 * cols + cols + c] = (double)of_bias[k];
         }
     }
+}
+
+template <class T>
+__global__ void layer_norm_backward_finish(
+    LAYER_NORM_BACKWARD_INPUTS, T*, T* dgain, T* dbias, i64, i64 cols, double* scratch, i64 parts
+) {
+    finish_columns(dgain, cols, scratch, parts, 2 * cols);
+    finish_columns(dbias, cols, scratch + cols, parts, 2 * cols);
 }

@@ -1,16 +1,19 @@
-// The dialect that gpumlp's kernels are written in: a few loops and reductions over CUDA's threads.
+// The dialect that gpumlp's kernels are written in: a few loops, loads and sums over CUDA's threads.
 //
-// The same text runs in several forms. On a GPU a block has warps of 32 lanes. On a CPU (host.h) a block is one
-// thread, a warp is one lane, and each of these loops is a plain loop that the compiler vectorises.
-// A file never includes this one: whoever compiles puts the text in front.
+// The same text runs in several forms. On a GPU the threads of a block form teams, threadIdx.x counting within a team
+// and threadIdx.y the teams: a few lanes where rows are short, a warp, or the whole block where they are long
+// (gpumlp/backend/launch.py decides). On a CPU (host.h) a block is one thread, a team is one lane, and each of these
+// loops is a plain loop that the compiler vectorises. A file never includes this one: whoever compiles puts the text
+// in front.
 //
-//   EACH(i, n)                 all elements, spread over the grid
-//   EACH_ROW(r, rows)          rows spread over the y of the grid, EACH_COLUMN(c, cols) columns over its x
-//   WARP_ROWS(r, rows)         a row to each warp, LANES(c, cols) its columns to the lanes
-//   BLOCK_ROWS(r, rows)        a row to each warp of one block: for what must be summed over all rows
-//   COLUMN_TILES(c0, cols)     a tile of WARP * OWN columns to each block, OWNED(k, c, c0, cols) those of a lane
+//   EACH(i, n)                  all elements, spread over the grid; packs<T>(over_grid(), ...) the same by 16 bytes
+//   ROWS(r, rows)               a row to each team, LANES(c, cols) its columns to the lanes
+//   PART_ROWS(r, rows)          the rows of one part, for what is summed over rows; PART_SUM(i, n, s) its elements
+//   COLUMN_TILES(c0, cols)      a tile of columns to each block, OWNED(k, c, c0, cols) those of a lane
+//   EACH_PART(p, parts)         what the parts have left in scratch memory
 //
-// Sums are taken in an order that depends on the shape alone. There are no atomics.
+// A sum over rows takes several launches: each part of the rows leaves its sums in `scratch`, and a launch whose name
+// ends in _finish adds them up. The order of every sum depends on the shape alone. There are no atomics.
 
 #ifndef GPUMLP_HOST
 
@@ -25,88 +28,139 @@ constexpr int OWN = 1;
 __device__ inline float normal_cdf(float x) { return normcdff(x); }
 __device__ inline double normal_cdf(double x) { return normcdf(x); }
 
-__device__ inline int lane() { return threadIdx.x % WARP; }
-__device__ inline int warp() { return threadIdx.x / WARP; }
-__device__ inline int warps() { return blockDim.x / WARP; }
+__device__ inline int lane() { return threadIdx.x; }
+__device__ inline int lanes() { return blockDim.x; }
+__device__ inline int team() { return threadIdx.y; }
+__device__ inline int teams() { return blockDim.y; }
+__device__ inline int thread() { return threadIdx.y * blockDim.x + threadIdx.x; }
+__device__ inline int threads() { return blockDim.x * blockDim.y; }
+__device__ inline i64 part() { return blockIdx.y; }
+__device__ inline i64 first_of(i64 n) { return n * blockIdx.y / gridDim.y; }
+__device__ inline i64 last_of(i64 n) { return n * (blockIdx.y + (i64)1) / gridDim.y; }
+__device__ inline i64 size_of_part(i64 n, i64 p, i64 parts) { return n * (p + 1) / parts - n * p / parts; }
 
-#define EACH(i, n) \
-    for (i64 i = blockIdx.x * (i64)blockDim.x + threadIdx.x; i < (n); i += (i64)gridDim.x * blockDim.x)
-#define EACH_ROW(r, rows) \
-    for (i64 r = blockIdx.y * (i64)blockDim.y + threadIdx.y; r < (rows); r += (i64)gridDim.y * blockDim.y)
-#define EACH_COLUMN(c, cols) EACH(c, cols)
-#define WARP_ROWS(r, rows) \
-    for (i64 r = blockIdx.x * (i64)warps() + warp(); r < (rows); r += (i64)gridDim.x * warps())
-#define BLOCK_ROWS(r, rows) for (i64 r = warp(); r < (rows); r += warps())
-#define LANES(c, cols) for (i64 c = lane(); c < (cols); c += WARP)
+#define EACH(i, n) for (i64 i = blockIdx.x * (i64)threads() + thread(); i < (n); i += gridDim.x * (i64)threads())
+#define ROWS(r, rows) for (i64 r = blockIdx.x * (i64)teams() + team(); r < (rows); r += gridDim.x * (i64)teams())
+#define PART_ROWS(r, rows) for (i64 r = first_of(rows) + team(), r##_end = last_of(rows); r < r##_end; r += teams())
+#define PART_SUM(i, n, s) for (i64 i = first_of(n) + thread(), i##_end = last_of(n); i < i##_end; i += threads())
+#define LANES(c, cols) for (i64 c = lane(); c < (cols); c += lanes())
 #define LANES_SUM(c, cols, s) LANES(c, cols)
 #define LANES_SUM2(c, cols, s, t) LANES(c, cols)
 #define LANES_MAX(c, cols, m) LANES(c, cols)
 #define COLUMN_TILES(c0, cols) \
-    for (i64 c0 = blockIdx.x * (i64)(WARP * OWN); c0 < (cols); c0 += (i64)gridDim.x * WARP * OWN)
+    for (i64 c0 = blockIdx.x * (i64)(WARP * OWN); c0 < (cols); c0 += gridDim.x * (i64)(WARP * OWN))
 #define OWNED(k, c, c0, cols) \
     for (int k = 0; k < OWN; ++k) \
         if (i64 c = (c0) + k * WARP + lane(); c < (cols))
+#define EACH_PART(p, parts) for (i64 p = thread(); p < (parts); p += threads())
+#define TEAM_PARTS(p, parts) for (i64 p = team(); p < (parts); p += teams())
 
-template <class T> __device__ T warp_sum(T x) {
-    for (int d = WARP / 2; d > 0; d /= 2) x += __shfl_xor_sync(0xffffffffu, x, d);
+struct Sum { template <class T> __device__ T operator()(T a, T b) const { return a + b; } };
+struct Max { template <class T> __device__ T operator()(T a, T b) const { return b > a ? b : a; } };
+
+// The value of all threads that this one shares `width` neighbours with, folded; each of them gets it.
+template <class T, class Fold> __device__ T fold_neighbours(T x, int width, Fold fold) {
+    u32 mask = width == WARP ? 0xffffffffu : ((1u << width) - 1) << (thread() % WARP / width * width);
+    for (int d = width / 2; d > 0; d /= 2) x = fold(x, __shfl_xor_sync(mask, x, d));
     return x;
 }
 
-template <class T> __device__ T warp_max(T x) {
-    for (int d = WARP / 2; d > 0; d /= 2) {
-        T y = __shfl_xor_sync(0xffffffffu, x, d);
-        x = y > x ? y : x;
-    }
+// The same over all warps of a block, which all call it together.
+template <class T, class Fold> __device__ T fold_block(T x, Fold fold) {
+    __shared__ T of_warp[32];
+    x = fold_neighbours(x, WARP, fold);
+    __syncthreads();  // the last user of `of_warp` is done
+    if (thread() % WARP == 0) of_warp[thread() / WARP] = x;
+    __syncthreads();
+    x = of_warp[0];
+    for (int w = 1; w < threads() / WARP; ++w) x = fold(x, of_warp[w]);
     return x;
 }
 
-// The sum over all warps of a block of a value that is equal in the lanes of a warp; every thread gets it.
-template <class T> __device__ T block_sum_of_warps(T x) {
-    __shared__ T part[32];
-    __syncthreads();  // the last user of `part` is done
-    if (lane() == 0) part[warp()] = x;
-    __syncthreads();
-    T total = 0;
-    for (int w = 0; w < warps(); ++w) total += part[w];
-    return total;
+// A team is a part of one warp, or the whole block.
+template <class T> __device__ T team_sum(T x) {
+    return lanes() > WARP ? fold_block(x, Sum()) : fold_neighbours(x, lanes(), Sum());
+}
+template <class T> __device__ T team_max(T x) {
+    return lanes() > WARP ? fold_block(x, Max()) : fold_neighbours(x, lanes(), Max());
 }
 
-// The same for what each lane owns, lane by lane.
-template <class T> __device__ void block_sum_of_lanes(T (&x)[OWN]) {
-    __shared__ T part[32][OWN][WARP];
+// The sum of what every thread of the block holds; every thread gets it.
+template <class T> __device__ T block_sum(T x) { return fold_block(x, Sum()); }
+
+// The sum over the teams of a block of what each lane owns, lane by lane. Teams have 32 lanes.
+template <class T> __device__ void sum_over_teams(T (&x)[OWN]) {
+    __shared__ T of_team[32][OWN][WARP];
     __syncthreads();
-    for (int k = 0; k < OWN; ++k) part[warp()][k][lane()] = x[k];
+    for (int k = 0; k < OWN; ++k) of_team[team()][k][lane()] = x[k];
     __syncthreads();
     for (int k = 0; k < OWN; ++k) {
         x[k] = 0;
-        for (int w = 0; w < warps(); ++w) x[k] += part[w][k][lane()];
+        for (int t = 0; t < teams(); ++t) x[k] += of_team[t][k][lane()];
     }
 }
 
 template <class T> struct Best { T value; i64 at; };
 
-// The place of the largest value in a row, the first of equal ones; NaN is larger than any number.
-template <class T> __device__ bool beats(Best<T> a, Best<T> b) {
-    if (b.at < 0 || a.at < 0) return a.at >= 0;
-    bool a_nan = a.value != a.value, b_nan = b.value != b.value;
-    if (a_nan != b_nan) return a_nan;
-    return (!a_nan && a.value > b.value) || ((a_nan || a.value == b.value) && a.at < b.at);
+// The larger of two; of equal ones the first; NaN is larger than any number. A place of -1 is none.
+struct Better {
+    template <class T> __device__ Best<T> operator()(Best<T> a, Best<T> b) const {
+        if (a.at < 0 || b.at < 0) return a.at < 0 ? b : a;
+        bool a_nan = a.value != a.value, b_nan = b.value != b.value;
+        if (a_nan != b_nan) return a_nan ? a : b;
+        if (a_nan || a.value == b.value) return a.at < b.at ? a : b;
+        return a.value > b.value ? a : b;
+    }
+};
+
+template <class T> __device__ Best<T> __shfl_xor_sync(u32 mask, Best<T> x, int d) {
+    return {__shfl_xor_sync(mask, x.value, d), __shfl_xor_sync(mask, x.at, d)};
 }
 
-template <class T> __device__ i64 argmax(const T* row, i64 cols) {
+// The largest number of a row of at least one, and its place.
+template <class T> __device__ Best<T> row_best(const T* row, i64 cols) {
     Best<T> best = {0, -1};
-    LANES(c, cols) {
-        Best<T> here = {row[c], c};
-        if (beats(here, best)) best = here;
-    }
-    for (int d = WARP / 2; d > 0; d /= 2) {
-        Best<T> other = {__shfl_xor_sync(0xffffffffu, best.value, d), __shfl_xor_sync(0xffffffffu, best.at, d)};
-        if (beats(other, best)) best = other;
-    }
-    return best.at;
+    LANES(c, cols) best = Better()(best, Best<T>{row[c], c});
+    return lanes() > WARP ? fold_block(best, Better()) : fold_neighbours(best, lanes(), Better());
+}
+
+// ---- Sixteen bytes at a time -----------------------------------------------------------------------------------
+
+template <class T> constexpr int PACK = 16 / sizeof(T);
+
+template <int N> struct Width { static constexpr int count = N; };
+struct Walk { i64 first, step; };
+__device__ inline Walk over_grid() { return {blockIdx.x * (i64)threads() + thread(), gridDim.x * (i64)threads()}; }
+__device__ inline Walk over_team() { return {lane(), lanes()}; }
+
+// How many elements go alone before all these addresses are multiples of 16: all n where that never happens.
+template <class T, class... More> __device__ i64 alone(i64 n, const T* p, const More*... more) {
+    int at = (int)((u64)p / sizeof(T) % PACK<T>);
+    bool together = true;
+    ((together = together && (!more || (int)((u64)more / sizeof(T) % PACK<T>) == at)), ...);
+    i64 head = (PACK<T> - at) % PACK<T>;
+    return together && head < n ? head : n;
+}
+
+// Calls body(Width<N>(), i) for runs of N elements from i that together are 0..n-1: N = 1 before `head` and at the
+// end, 16 bytes' worth between.
+template <class T, class Body> __device__ void packs(Walk walk, i64 n, i64 head, Body body) {
+    i64 whole = (n - head) / PACK<T>, tail = head + whole * PACK<T>;
+    for (i64 j = walk.first; j < whole; j += walk.step) body(Width<PACK<T>>(), head + j * PACK<T>);
+    for (i64 j = walk.first; j < head + n - tail; j += walk.step) body(Width<1>(), j < head ? j : tail + j - head);
 }
 
 #endif  // GPUMLP_HOST
+
+// N neighbours in registers, read and written at once: the address is a multiple of their size.
+template <class T, int N> struct alignas(sizeof(T) * N) Values {
+    T at[N];
+    __device__ inline T& operator[](int k) { return at[k]; }
+};
+template <class W, class T> __device__ inline Values<T, W::count> load(W, const T* p) {
+    return *(const Values<T, W::count>*)p;
+}
+template <class T, int N> __device__ inline void store(T* p, const Values<T, N>& v) { *(Values<T, N>*)p = v; }
 
 // The larger of two; NaN goes through, as in NumPy and unlike fmax.
 template <class T> __device__ inline T larger(T a, T b) { return (a > b || a != a) ? a : b; }
@@ -119,22 +173,11 @@ template <class T> __device__ inline T sigmoid_of(T x) {
     return x >= 0 ? 1 / (1 + e) : small;
 }
 
+template <class T> __device__ inline T softplus_of(T x) { return larger(x, (T)0) + log1p(exp(-fabs(x))); }
+
 // The largest number of a row of at least one. NaN is passed over: what is computed from the row turns NaN anyway.
 template <class T> __device__ inline T row_max(const T* row, i64 cols) {
     T top = row[0];
     LANES_MAX(c, cols, top) top = row[c] > top ? row[c] : top;
-    return warp_max(top);
-}
-
-template <class T> __device__ inline T softplus_of(T x) { return larger(x, (T)0) + log1p(exp(-fabs(x))); }
-
-// What every loss leaves behind: the mean, 0 where nothing counts, and the sums it was made of.
-template <class T>
-__device__ inline void report(double loss, double mass, double hits, double count, T* value, double* sums) {
-    if (warp() != 0 || lane() != 0) return;
-    *value = (T)(mass == 0 ? 0.0 : loss / mass);
-    sums[0] = loss;
-    sums[1] = mass;
-    sums[2] = hits;
-    sums[3] = count;
+    return team_max(top);
 }

@@ -3,12 +3,10 @@ template <class T>
 __global__ void rmsprop_forward(
     UPDATE_INPUTS, const T* squares, UPDATE_OUTPUTS, T* squares_out, UPDATE_SCALARS, double decay, double epsilon
 ) {
-    UPDATE_STEP;
     T small = (T)epsilon, old = (T)decay, fresh = (T)(1.0 - decay);
-    auto direction = [=](T g, i64 i) {
-        T s = old * squares[i] + fresh * (g * g);
-        squares_out[i] = s;
+    auto rule = [=](T g, T& s, T&) {
+        s = old * s + fresh * (g * g);
         return g / (sqrt(s) + small);
     };
-    UPDATE_RUN(direction);
+    UPDATE_RUN(1, SLOT(squares), Slot<T>(), rule);
 }

@@ -3,7 +3,7 @@
 // Shapes: x, y, dy, dx (rows, cols). Elements read and written: forward 3 + 2, backward 3 + 1 of T.
 
 template <class T> __global__ void softmax_forward(const T* x, T* y, i64 rows, i64 cols) {
-    WARP_ROWS(r, rows) {
+    ROWS(r, rows) {
         const T* from = x + r * cols;
         T* to = y + r * cols;
         T top = row_max(from, cols), sum = 0;
@@ -12,17 +12,17 @@ template <class T> __global__ void softmax_forward(const T* x, T* y, i64 rows, i
             to[c] = e;
             sum += e;
         }
-        T scale = 1 / warp_sum(sum);
+        T scale = 1 / team_sum(sum);
         LANES(c, cols) to[c] *= scale;
     }
 }
 
 template <class T> __global__ void softmax_backward(const T* y, const T* dy, T* dx, i64 rows, i64 cols) {
-    WARP_ROWS(r, rows) {
+    ROWS(r, rows) {
         const T *p = y + r * cols, *g = dy + r * cols;
         T inner = 0;
         LANES_SUM(c, cols, inner) inner += p[c] * g[c];
-        inner = warp_sum(inner);
+        inner = team_sum(inner);
         LANES(c, cols) dx[r * cols + c] = p[c] * (g[c] - inner);
     }
 }

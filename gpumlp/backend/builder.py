@@ -8,18 +8,17 @@ import hashlib
 import logging
 import os
 import platform
-import re
 import shlex
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
 from gpumlp.atomic import replace_file
-from gpumlp.backend.kernels import folder
+from gpumlp.backend.kernels import Texts, shared_text
 from gpumlp.errors import BackendError
 from gpumlp.ops.record import Op
 
@@ -35,12 +34,6 @@ FLAGS = (
     "-fno-trapping-math",
     "-ffp-contract=fast",
 )
-SHARED = ("prelude.cuh", "activation.cuh", "elementwise_loss.cuh", "philox.cuh", "update.cuh")
-MACROS = {
-    "ACTIVATION": ("forward", "backward", "bias_forward", "bias_backward"),
-    "ELEMENTWISE_LOSS": ("forward", "evaluate"),
-}
-"""Macros of the shared texts that define kernels, and which."""
 MATHEMATICS = ("exp", "expm1", "log", "log1p", "tanh", "normal_cdf")
 
 CHECKSUM = hashlib.sha256().digest_size
@@ -89,22 +82,11 @@ def _machine(command: tuple[str, ...]) -> str:
     return "\n".join([*command, version, platform.machine(), platform.processor(), features])
 
 
-def entries_of(text: str) -> set[str]:
-    """Return the names of the kernels that a file defines, by itself or by a macro."""
-    found = set(re.findall(r"__global__ void (\w+)\(", text))
-    for macro, name in re.findall(r"^(\w+)\((\w+), \w+\)", text, flags=re.MULTILINE):
-        found |= {f"{name}_{direction}" for direction in MACROS.get(macro, ())}
-    return found
-
-
 class Builder:
     """Compiles kernels when they are first asked for, each file once for each set of types."""
 
     def __init__(self, kernels: Path | None = None) -> None:
-        place = kernels or folder()
-        if place is None:
-            raise BackendError("the kernel files are missing", hint="install gpumlp again")
-        self._folder = place
+        self.texts = Texts(kernels)
         self.seconds = 0.0  # spent on compiling
         self._libraries: dict[tuple[str, tuple[str, ...]], dict[str, Function]] = {}
 
@@ -114,48 +96,44 @@ class Builder:
             raise BackendError(
                 "there is no C++ compiler", hint="install g++ or clang (CXX may name it), or use backend: numpy"
             )
-        self._load("accumulate", ["accumulate_forward"], ("double",))
+        self._load("accumulate", ("accumulate_forward",), ("double",))
 
-    def find(self, op: Op, direction: str, types: tuple[str, ...]) -> Function | None:
-        """Return the compiled kernel of a direction, or None where the record has none."""
+    def find(self, op: Op, direction: str, types: tuple[str, ...]) -> dict[str, Function]:
+        """Return the compiled kernels of a direction by name, in the order they are launched; none without any."""
+        wanted = self.texts.stages(op, direction)
         key = op.name, types
-        if key not in self._libraries:
-            file = self._folder / f"{op.name}.cu"
-            known = entries_of(file.read_text(encoding="utf-8")) if file.exists() else set()
-            entries = [entry for entry in map(op.entry, op.directions) if entry in known]
-            self._libraries[key] = self._load(op.name, entries, types) if entries else {}
-        return self._libraries[key].get(op.entry(direction))
+        if wanted and key not in self._libraries:
+            self._libraries[key] = self._load(op.name, self.texts.kernels(op), types)
+        return {name: self._libraries[key][name] for name in wanted}
 
-    def _load(self, name: str, entries: list[str], types: tuple[str, ...]) -> dict[str, Function]:
+    def _load(self, name: str, kernels: Sequence[str], types: tuple[str, ...]) -> dict[str, Function]:
         started = time.perf_counter()
-        path = self._build(name, self._source(name, entries, types))
+        path = self._build(name, self._source(name, kernels, types))
         self.seconds += time.perf_counter() - started
         try:
             library = ctypes.CDLL(str(path))
         except OSError as error:
             raise BackendError(f"a compiled kernel cannot be loaded: {error}", hint=f"delete {path}") from None
         functions: dict[str, Function] = {}
-        for entry in entries:
-            function = getattr(library, entry)
+        for kernel in kernels:
+            function = getattr(library, kernel)
             function.argtypes = (ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong)
             function.restype = None
-            functions[entry] = function
+            functions[kernel] = function
         return functions
 
-    def _source(self, name: str, entries: list[str], types: tuple[str, ...]) -> str:
-        """Return one text of all that is needed: nothing is included, so its hash is the hash of everything."""
-        own = folder() or self._folder  # the shared texts, also where the kernels of somebody else are built
-        shared = [(own / each).read_text(encoding="utf-8") for each in SHARED]
+    def _source(self, name: str, kernels: Sequence[str], types: tuple[str, ...]) -> str:
+        """Return one text of all that is needed."""
         return "\n".join(
             [
-                *((own / each).read_text(encoding="utf-8") for each in ("host_math.h", "host.h")),
+                shared_text(("host_math.h", "host.h")),
                 "namespace gpumlp {",
                 *(f"using gpumlp_math::{function};" for function in MATHEMATICS),
                 "using std::sqrt; using std::fabs; using std::pow; using std::rint;",
-                *shared,
-                (self._folder / f"{name}.cu").read_text(encoding="utf-8"),
+                shared_text(),
+                self.texts.text(name),
                 "}",
-                *(f"GPUMLP_ENTRY({entry}, {entry}<{', '.join(types)}>)" for entry in entries),
+                *(f"GPUMLP_ENTRY({kernel}, {kernel}<{', '.join(types)}>)" for kernel in kernels),
             ]
         )
 

@@ -1,11 +1,131 @@
-"""Where the kernel texts lie: inside the package when installed, beside it in a checkout."""
+"""The kernel texts: where they lie, which kernels they define, what a kernel is made for and called with."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from gpumlp.errors import BackendError
+from gpumlp.ops.record import Array, Direction, Op, Scalar
+
+SHARED = ("prelude.cuh", "activation.cuh", "loss.cuh", "elementwise_loss.cuh", "philox.cuh", "update.cuh")
+_LOSS = tuple(f"{direction}{stage}" for direction in ("forward", "evaluate") for stage in ("", "_loss", "_finish"))
+MACROS = {
+    "ACTIVATION": ("forward", "backward", "bias_forward", "bias_backward", "bias_backward_finish"),
+    "ELEMENTWISE_LOSS": _LOSS,
+    "LOSS_KERNELS": _LOSS,
+}
+"""Macros of the shared texts that define kernels, and which."""
+
+TYPES = {"float32": "float", "float64": "double", "int32": "int", "int64": "long long", "uint8": "unsigned char"}
+ALWAYS = {"sums": "float64", "totals": "float64", "clock": "int64", "order": "int64"}
+"""Arrays whose dtype is the same in every kernel; the others have that of the array a kernel runs over."""
+SUMMED = ("columns", "total")
+"""Launches that sum over rows: their kernels take scratch memory and the number of parts behind all else."""
 
 
 def folder() -> Path | None:
     """Return the folder of the kernel texts, or None where the installation has lost it."""
     package = Path(__file__).parent.parent
     return next((place for place in (package / "kernels", package.parent / "kernels") if place.is_dir()), None)
+
+
+def required_folder() -> Path:
+    """Return the folder of the kernel texts. Raises BackendError where the installation has lost it."""
+    place = folder()
+    if place is None:
+        raise BackendError("the kernel files are missing", hint="install gpumlp again")
+    return place
+
+
+def shared_text(names: Sequence[str] = SHARED) -> str:
+    """Return the texts that stand in front of every kernel's own.
+
+    Nothing is included by a compiler, so that the hash of a text is the hash of everything in it.
+    """
+    return "\n".join((required_folder() / name).read_text(encoding="utf-8") for name in names)
+
+
+def kernels_of(text: str) -> list[str]:
+    """Return the names of the kernels that a file defines, by itself or by a macro, in their order."""
+    found: list[str] = []
+    for kernel, macro, name in re.findall(
+        r"__global__ void (\w+)\(|^(\w+)\((\w+), [^\n]*\)$", text, flags=re.MULTILINE
+    ):
+        found += [kernel] if kernel else [f"{name}_{each}" for each in MACROS.get(macro, ())]
+    return found
+
+
+class Texts:
+    """The kernels of one folder, by record."""
+
+    def __init__(self, place: Path | None = None) -> None:
+        self._folder = place or required_folder()
+        self._kernels = cache(self._read)
+
+    def text(self, name: str) -> str:
+        """Return the text of a record's kernels; nothing where it has none."""
+        file = self._folder / f"{name}.cu"
+        return file.read_text(encoding="utf-8") if file.exists() else ""
+
+    def _read(self, name: str) -> tuple[str, ...]:
+        return tuple(kernels_of(self.text(name)))
+
+    def kernels(self, op: Op) -> tuple[str, ...]:
+        """Return the kernels of a record, in the order of its text."""
+        return self._kernels(op.name)
+
+    def stages(self, op: Op, direction: str) -> tuple[str, ...]:
+        """Return the kernels that are launched one after the other for a direction; none where it has none."""
+        entry = op.entry(direction)
+        return tuple(name for name in self.kernels(op) if name == entry or name.startswith(f"{entry}_"))
+
+
+# ---- calling -----------------------------------------------------------------------------------------------------
+
+
+def template_types(made: Direction, inputs: Sequence[Array], outputs: Sequence[Array]) -> tuple[str, ...] | None:
+    """Return the C++ types that the kernels are to be made for, or None where they do not take these arrays."""
+    run_over = over(made, inputs, outputs)
+    generic = made.types or (made.over or made.arrays[0],)
+    if run_over.size == 0 or not made.accepts(inputs):
+        return None
+    arrays = dict(zip(made.arrays, (*inputs, *outputs), strict=True))
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        source = name.removeprefix("batch_")  # a batch has the dtype of what it is gathered from
+        free = name in generic or source in generic
+        fits = array.dtype.name in TYPES if free else array.dtype.name == ALWAYS.get(name, run_over.dtype.name)
+        if not fits or not array.flags.c_contiguous or address(array) % array.dtype.itemsize:
+            return None
+    return tuple(TYPES[arrays[name].dtype.name] for name in generic)
+
+
+def address(array: Array) -> int:
+    """Return where an array begins in memory, on the host or the device."""
+    place: int = array.ctypes.data if hasattr(array, "ctypes") else array.data.ptr
+    return place
+
+
+def over(made: Direction, inputs: Sequence[Array], outputs: Sequence[Array]) -> Array:
+    """Return the array that the kernels run over."""
+    return (*inputs, *outputs)[made.arrays.index(made.over)] if made.over else inputs[0]
+
+
+def shape_of(made: Direction, inputs: Sequence[Array], outputs: Sequence[Array]) -> tuple[int, int]:
+    """Return the rows and columns that the kernels run over."""
+    array = over(made, inputs, outputs)
+    cols = array.shape[-1] if array.ndim else 1
+    return array.size // cols, cols
+
+
+def arguments(
+    made: Direction, inputs: Sequence[Array], outputs: Sequence[Array], params: Mapping[str, Any]
+) -> list[Array | Scalar]:
+    """Return the arguments of the kernels: arrays (0 for one that is not given), rows and columns, then numbers."""
+    arrays = [0 if array is None else array for array in (*inputs, *outputs)]
+    return [*arrays, *shape_of(made, inputs, outputs), *made.scalars(inputs, params)]

@@ -66,7 +66,7 @@ def _gather_specs(
 ADVANCE = Op(
     "advance",
     "clock ← clock + (1, 1, 0)",
-    {"forward": Direction(_advance, ("clock",), ("clock",), like(0), "flat")},
+    {"forward": Direction(_advance, ("clock",), ("clock",), like(0), "elementwise")},
 )
 SHUFFLE = Op(
     "shuffle",
@@ -77,7 +77,7 @@ SHUFFLE = Op(
             ("clock",),
             ("order",),
             lambda clock, *, n, key: (((n,), "int64"),),
-            "flat",
+            "elementwise",
             over="order",
             scalars=lambda _, params: (params["key"],),
         )
@@ -108,7 +108,7 @@ ACCUMULATE = Op(
     "totals ← totals + sums",
     {
         "forward": Direction(
-            lambda xp, totals, sums: (totals + sums,), ("totals", "sums"), ("totals",), like(0), "flat"
+            lambda xp, totals, sums: (totals + sums,), ("totals", "sums"), ("totals",), like(0), "elementwise"
         )
     },
 )

@@ -59,7 +59,7 @@ def _norm(name: str, meaning: str, axes: Any, statistic: Any, launch: Any) -> Op
                 ("x", "gain", "mean", "variance", "dy"),
                 ("dx", "dgain", "dbias"),
                 like(0, 1, 1),
-                launch,
+                "columns",
             ),
         },
     )

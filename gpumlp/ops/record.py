@@ -19,9 +19,9 @@ Array = Any  # an array of whichever module the backend uses
 Spec = tuple[tuple[int, ...], Any] | None
 """Shape and dtype of an array that does not exist yet; None for an optional output that is not wanted."""
 
-Launch = Literal["elementwise", "rows", "columns", "flat", "block"]
-"""How a kernel walks its arrays: each element alone; a row (last axis) at a time; down the columns; over one
-flat buffer; or, where all of it is summed up, in a single block."""
+Launch = Literal["elementwise", "rows", "columns", "total"]
+"""How the kernels of an operation walk its arrays: each element alone; a row (last axis) at a time; down the columns,
+which are summed up; or over rows whose sums make a few numbers."""
 
 Scalar = int | float
 

@@ -96,7 +96,7 @@ def update(
                 inputs,
                 outputs,
                 specs,
-                "flat",
+                "elementwise",
                 scalars=lambda given, params: (given[2].shape[0], *spread(params.values())),
             )
         },
@@ -196,5 +196,5 @@ def _norm(xp: Any, gradient: Array) -> tuple[Array, ...]:
 GRADIENT_NORM = Op(
     "gradient_norm",
     "norm = √Σ g²",
-    {"forward": Direction(_norm, ("gradient",), ("norm",), lambda g: (((1,), g.dtype),), "block")},
+    {"forward": Direction(_norm, ("gradient",), ("norm",), lambda g: (((1,), g.dtype),), "total")},
 )

@@ -11,8 +11,7 @@ import subprocess
 
 import pytest
 
-from gpumlp.backend.builder import SHARED, entries_of
-from gpumlp.backend.kernels import folder
+from gpumlp.backend.kernels import Texts, folder, kernels_of, shared_text
 from gpumlp.ops import RECORDS
 
 NVCC = shutil.which("nvcc")
@@ -38,11 +37,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     wanted = []
     for path in kernels:
         record = RECORDS[path.stem]
-        for entry in sorted(entries_of(path.read_text())):
-            made = record.directions[entry.removeprefix(f"{path.stem}_")]
+        for direction, made in record.directions.items():
             forms = TYPES.get(path.stem, LOSS_TYPES if made.types else ["{T}"])
-            wanted += sorted({f"{entry}<{form.format(T=t)}>" for form in forms for t in ("float", "double")})
-    texts = [(place / name).read_text() for name in SHARED] + [path.read_text() for path in kernels]
+            for kernel in Texts().stages(record, direction):
+                wanted += sorted({f"{kernel}<{form.format(T=t)}>" for form in forms for t in ("float", "double")})
+    texts = [shared_text(), *(path.read_text() for path in kernels)]
     uses = ",\n".join(f"    (void*){each}" for each in wanted)  # taking its address makes a kernel of the template
     source = scratch / "all.cu"
     source.write_text("\n".join([*texts, f"void* kernels[] = {{\n{uses}\n}};"]))
@@ -57,7 +56,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_every_kernel_compiles_for_every_architecture(report: str) -> None:
     place = folder()
     assert place is not None
-    entries = set().union(*(entries_of(path.read_text()) for path in place.glob("*.cu")))
+    entries = [kernel for path in place.glob("*.cu") for kernel in kernels_of(path.read_text())]
     for architecture in ARCHITECTURES:
         found = re.findall(rf"Compiling entry function '(\w+)' for 'sm_{architecture}'", report)
         for entry in entries:

@@ -16,9 +16,8 @@ from support import FLOATS, assert_close, bits, directions, examples
 from gpumlp import backend as backends
 from gpumlp.autodiff import GradientTape, Tensor
 from gpumlp.backend import Backend, NativeBackend, builder
-from gpumlp.backend.builder import Builder, entries_of
-from gpumlp.backend.kernels import folder
-from gpumlp.backend.native import template_types
+from gpumlp.backend.builder import Builder
+from gpumlp.backend.kernels import Texts, folder, kernels_of, template_types
 from gpumlp.errors import BackendError
 from gpumlp.nn import BatchNorm, Dense, Dropout, LayerNorm, Loss, Sequential
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS
@@ -49,7 +48,7 @@ def guarded(shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray[Any, Any], n
 def has_kernel(native: NativeBackend, name: str, direction: str, inputs: Any, outputs: Any) -> bool:
     made = RECORDS[name].directions[direction]
     types = template_types(made, inputs, outputs)
-    return types is not None and native._builder.find(RECORDS[name], direction, types) is not None
+    return types is not None and native._builder.find(RECORDS[name], direction, types) != {}
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -170,14 +169,15 @@ def test_training_agrees_with_the_reference_and_replays_bit_for_bit(native: Nati
 
 
 def test_every_kernel_belongs_to_a_record_and_every_record_has_its_kernels() -> None:
-    place = folder()
+    place, texts = folder(), Texts()
     assert place is not None
-    entries = {path.stem: entries_of(path.read_text()) for path in place.glob("*.cu")}
-    for name, found in entries.items():
-        assert found <= {RECORDS[name].entry(d) for d in RECORDS[name].directions}
-        assert found
-    every = {op.entry(d) for op in RECORDS.values() for d in op.directions}
-    assert every - set().union(*entries.values()) == FORMULA_ONLY
+    found = {path.stem: kernels_of(path.read_text()) for path in place.glob("*.cu")}
+    for name, kernels in found.items():
+        op = RECORDS[name]
+        stages = [stage for direction in op.directions for stage in texts.stages(op, direction)]
+        assert sorted(stages) == sorted(kernels) != []
+    without = {op.entry(d) for op in RECORDS.values() for d in op.directions if not texts.stages(op, d)}
+    assert without == FORMULA_ONLY
 
 
 def test_a_new_activation_is_a_record_and_a_device_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_a_new_activation_is_a_record_and_a_device_function(tmp_path: Path, monk
     dx, db = native.run(cube, "bias_backward", (z, y))
     np.testing.assert_allclose(dx, 3 * z * z * y, rtol=1e-6)
     np.testing.assert_allclose(db, dx.sum(axis=0), rtol=1e-5)
-    assert made.find(cube, "bias_forward", ("float",)) is not None
+    assert list(made.find(cube, "bias_forward", ("float",))) == ["cube_bias_forward"]
 
 
 # ---- building ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,82 @@
+"""How a kernel is launched: on a GPU its grid and its blocks, on a CPU its parts, by the shape alone.
+
+On a GPU a block is THREADS threads in teams (``kernels/prelude.cuh``): ``block = (lanes of a team, teams)``. A short
+row has a few lanes, a longer one a warp, a long one the whole block. ``grid = (blocks, parts)``: what is summed over
+rows is cut into parts, each of which leaves its sums in scratch memory. Their number depends on the shape alone, so
+the order of every sum does too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpumlp.backend.kernels import SUMMED
+
+THREADS = 256
+WARP = 32
+LONG_ROW = 1024
+"""Columns beyond which a row has a whole block."""
+MOST_BLOCKS = 2048
+"""Enough to fill any device with blocks of 256 threads twice; more rows or elements are done in turns."""
+MOST_PARTS = 512
+PER_THREAD = 4
+"""Elements that a thread takes at a time: 16 bytes of float32."""
+SUMS = 4
+"""Numbers of float64 that a part leaves behind: of a loss four, of a pair of column sums two for each column."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The two dimensions of a launch: blocks and parts, lanes and teams."""
+
+    grid: tuple[int, int]
+    block: tuple[int, int]
+
+
+def kind(kernel: str, launch: str) -> str:
+    """Return how a kernel walks its arrays: as its direction does, or as the last word of its name says."""
+    last = kernel.rsplit("_", 1)[-1]
+    return last if last in ("rows", "columns", "finish") else launch
+
+
+def geometry(kernel: str, launch: str, rows: int, cols: int) -> Geometry:
+    """Return the launch of one kernel of a direction over an array of (rows, cols)."""
+    tiles = _ceil(cols, WARP)
+    match kind(kernel, launch):
+        case "elementwise":
+            return Geometry((min(_ceil(rows * cols, THREADS * PER_THREAD), MOST_BLOCKS), 1), (THREADS, 1))
+        case "rows":
+            lanes = _lanes(cols)
+            return Geometry((min(_ceil(rows, THREADS // lanes), MOST_BLOCKS), 1), (lanes, THREADS // lanes))
+        case "columns":
+            return Geometry((min(tiles, MOST_BLOCKS), parts(launch, rows, cols)), (WARP, THREADS // WARP))
+        case "total":
+            lanes = _lanes(cols)
+            return Geometry((1, parts(launch, rows, cols)), (lanes, THREADS // lanes))
+        case "finish":
+            return Geometry((min(tiles, MOST_BLOCKS) if launch != "total" else 1, 1), (WARP, THREADS // WARP))
+        case other:
+            raise AssertionError(f"no launch is called {other}")
+
+
+def parts(launch: str, rows: int, cols: int) -> int:
+    """Return into how many parts of the rows a sum is cut on a GPU."""
+    if launch == "total":
+        wanted = max(_ceil(rows, THREADS // _lanes(cols)), rows * cols // (16 * THREADS))
+        return min(wanted, MOST_PARTS)
+    return max(1, min(_ceil(rows, WARP), 2 * MOST_PARTS // _ceil(cols, WARP)))
+
+
+def scratch(launch: str, cols: int, pieces: int) -> int:
+    """Return how many numbers of float64 the parts of a sum need."""
+    return 0 if launch not in SUMMED else pieces * (SUMS if launch == "total" else 2 * cols)
+
+
+def _lanes(cols: int) -> int:
+    if cols > LONG_ROW:
+        return THREADS
+    return min(WARP, 1 << (cols - 1).bit_length())
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
