@@ -93,25 +93,7 @@ inline void call(void (*kernel)(A...), const u64* slots, std::index_sequence<I..
     kernel(from_slot<A>(slots[I])...);
 }
 
-// Numbers too small for a full mantissa count as 0 while a kernel runs, as they do on a GPU. Momentum of a unit that
-// has died decays into them, and a processor takes a hundred times as long for each.
-struct FlushDenormals {
-#if defined(__SSE2__)
-    unsigned before = __builtin_ia32_stmxcsr();
-    FlushDenormals() { __builtin_ia32_ldmxcsr(before | 0x8040u); }  // FTZ and DAZ
-    ~FlushDenormals() { __builtin_ia32_ldmxcsr(before); }
-#elif defined(__aarch64__)
-    u64 before;
-    FlushDenormals() {
-        asm volatile("mrs %0, fpcr" : "=r"(before));
-        asm volatile("msr fpcr, %0" : : "r"(before | (1ull << 24)));  // FZ
-    }
-    ~FlushDenormals() { asm volatile("msr fpcr, %0" : : "r"(before)); }
-#endif
-};
-
 template <class... A> inline void launch(void (*kernel)(A...), const u64* slots, i64 index, i64 count) {
-    FlushDenormals while_it_runs;
     this_part = {index, count};
     call(kernel, slots, std::index_sequence_for<A...>{});
 }

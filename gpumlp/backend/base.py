@@ -176,7 +176,11 @@ class Backend:
             result = step(*again)
         if not calls:
             raise CaptureError(f"the step made no call on the backend {self.name!r}: nothing to replay")
-        return Plan(self, tuple(calls), held, result)
+        return Plan(self, tuple(calls), tuple(self.joined([call.launch for call in calls])), held, result)
+
+    def joined(self, launches: Sequence[Callable[[], None]]) -> Sequence[Callable[[], None]]:
+        """Return what a replay calls instead of these: fewer where the backend can make several in one."""
+        return launches
 
     @property
     def capturing(self) -> bool:

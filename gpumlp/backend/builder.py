@@ -13,9 +13,10 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from gpumlp.atomic import replace_file
 from gpumlp.backend.kernels import Texts, shared_text
@@ -28,6 +29,7 @@ FLAGS = (
     "-march=native",
     "-fPIC",
     "-shared",
+    "-pthread",
     "-fopenmp-simd",
     # Of -ffast-math only what leaves NaN, infinity and the order of sums as they are written.
     "-fno-math-errno",
@@ -38,7 +40,7 @@ MATHEMATICS = ("exp", "expm1", "log", "log1p", "tanh", "normal_cdf")
 
 CHECKSUM = hashlib.sha256().digest_size
 
-Function = Callable[[ctypes.c_void_p, int, int], None]
+Function = Any  # of a shared library: (slots, part, parts) as the nodes of kernels/host_program.h want it
 log = logging.getLogger("gpumlp")
 
 
@@ -88,42 +90,26 @@ class Builder:
     def __init__(self, kernels: Path | None = None) -> None:
         self.texts = Texts(kernels)
         self.seconds = 0.0  # spent on compiling
-        self._libraries: dict[tuple[str, tuple[str, ...]], dict[str, Function]] = {}
+        self._libraries: dict[tuple[str, tuple[str, ...]], ctypes.CDLL] = {}
 
     def check(self) -> None:
-        """Raise BackendError, with the mend, unless a kernel can be compiled and loaded."""
+        """Raise BackendError, with the mend, unless kernels can be compiled and loaded."""
         if compiler() is None:
             raise BackendError(
                 "there is no C++ compiler", hint="install g++ or clang (CXX may name it), or use backend: numpy"
             )
-        self._load("accumulate", ("accumulate_forward",), ("double",))
+        self.program()
 
     def find(self, op: Op, direction: str, types: tuple[str, ...]) -> dict[str, Function]:
         """Return the compiled kernels of a direction by name, in the order they are launched; none without any."""
         wanted = self.texts.stages(op, direction)
-        key = op.name, types
-        if wanted and key not in self._libraries:
-            self._libraries[key] = self._load(op.name, self.texts.kernels(op), types)
-        return {name: self._libraries[key][name] for name in wanted}
+        if not wanted:
+            return {}
+        library = self._load(op.name, types, lambda: self._kernels_source(op, types))
+        return {name: getattr(library, name) for name in wanted}
 
-    def _load(self, name: str, kernels: Sequence[str], types: tuple[str, ...]) -> dict[str, Function]:
-        started = time.perf_counter()
-        path = self._build(name, self._source(name, kernels, types))
-        self.seconds += time.perf_counter() - started
-        try:
-            library = ctypes.CDLL(str(path))
-        except OSError as error:
-            raise BackendError(f"a compiled kernel cannot be loaded: {error}", hint=f"delete {path}") from None
-        functions: dict[str, Function] = {}
-        for kernel in kernels:
-            function = getattr(library, kernel)
-            function.argtypes = (ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong)
-            function.restype = None
-            functions[kernel] = function
-        return functions
-
-    def _source(self, name: str, kernels: Sequence[str], types: tuple[str, ...]) -> str:
-        """Return one text of all that is needed."""
+    def _kernels_source(self, op: Op, types: tuple[str, ...]) -> str:
+        """Return one text of all that the kernels of a record need."""
         return "\n".join(
             [
                 shared_text(("host_math.h", "host.h")),
@@ -131,11 +117,38 @@ class Builder:
                 *(f"using gpumlp_math::{function};" for function in MATHEMATICS),
                 "using std::sqrt; using std::fabs; using std::pow; using std::rint;",
                 shared_text(),
-                self.texts.text(name),
+                self.texts.text(op.name),
                 "}",
-                *(f"GPUMLP_ENTRY({kernel}, {kernel}<{', '.join(types)}>)" for kernel in kernels),
+                *(f"GPUMLP_ENTRY({kernel}, {kernel}<{', '.join(types)}>)" for kernel in self.texts.kernels(op)),
             ]
         )
+
+    def product(self, type_: str) -> Function:
+        """Return the product of two matrices of a C++ type."""
+        entry = f"GPUMLP_PRODUCT({type_})"
+        library = self._load("product", (type_,), lambda: f"{shared_text(('host_products.h',))}\n{entry}")
+        function: Function = library.multiply
+        return function
+
+    def program(self) -> Callable[[int, int, int], None]:
+        """Return the function that runs a list of nodes: its address, its length, the number of threads."""
+        run = self._load("program", (), lambda: shared_text(("host_program.h",))).gpumlp_run
+        run.argtypes = (ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong)
+        run.restype = None
+        result: Callable[[int, int, int], None] = run
+        return result
+
+    def _load(self, name: str, types: tuple[str, ...], source: Callable[[], str]) -> ctypes.CDLL:
+        key = name, types
+        if key not in self._libraries:
+            started = time.perf_counter()
+            path = self._build(name, source())
+            self.seconds += time.perf_counter() - started
+            try:
+                self._libraries[key] = ctypes.CDLL(str(path))
+            except OSError as error:
+                raise BackendError(f"a compiled kernel cannot be loaded: {error}", hint=f"delete {path}") from None
+        return self._libraries[key]
 
     @staticmethod
     def _build(name: str, source: str) -> Path:

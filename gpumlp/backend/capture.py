@@ -38,10 +38,12 @@ class Plan:
 
     ``plan(*arrays)`` copies the arrays into the captured inputs, makes every call again and returns what the
     step returned, whose arrays now hold the new results. The plan owns every array that its calls touch.
+    ``runs`` are what a replay makes: the calls, or fewer that do the same.
     """
 
     backend: Host
     calls: tuple[Call, ...]
+    runs: tuple[Callable[[], None], ...]
     inputs: tuple[Array, ...]
     result: Any
 
@@ -51,8 +53,8 @@ class Plan:
         for position, (captured, given) in enumerate(zip(self.inputs, inputs, strict=True)):
             self._refill(position, captured, raw(given))
         with self.backend.quiet():
-            for call in self.calls:
-                call.launch()
+            for run in self.runs:
+                run()
         return self.result
 
     def _refill(self, position: int, captured: Array, given: Array) -> None:

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpumlp.errors import BackendError
 from gpumlp.ops.record import Array, Direction, Op, Scalar
 
@@ -20,8 +22,9 @@ MACROS = {
 }
 """Macros of the shared texts that define kernels, and which."""
 
-TYPES = {"float32": "float", "float64": "double", "int32": "int", "int64": "long long", "uint8": "unsigned char"}
-ALWAYS = {"sums": "float64", "totals": "float64", "clock": "int64", "order": "int64"}
+TYPES = {"<f4": "float", "<f8": "double", "<i4": "int", "<i8": "long long", "|u1": "unsigned char"}
+"""The C++ type of each ``dtype.str`` that kernels take."""
+ALWAYS = {"sums": "<f8", "totals": "<f8", "clock": "<i8", "order": "<i8"}
 """Arrays whose dtype is the same in every kernel; the others have that of the array a kernel runs over."""
 SUMMED = ("columns", "total")
 """Launches that sum over rows: their kernels take scratch memory and the number of parts behind all else."""
@@ -93,21 +96,26 @@ def template_types(made: Direction, inputs: Sequence[Array], outputs: Sequence[A
     generic = made.types or (made.over or made.arrays[0],)
     if run_over.size == 0 or not made.accepts(inputs):
         return None
-    arrays = dict(zip(made.arrays, (*inputs, *outputs), strict=True))
-    for name, array in arrays.items():
+    expected, codes = run_over.dtype.str, {}
+    for name, array in zip(made.arrays, (*inputs, *outputs), strict=True):
         if array is None:
             continue
-        source = name.removeprefix("batch_")  # a batch has the dtype of what it is gathered from
-        free = name in generic or source in generic
-        fits = array.dtype.name in TYPES if free else array.dtype.name == ALWAYS.get(name, run_over.dtype.name)
-        if not fits or not array.flags.c_contiguous or address(array) % array.dtype.itemsize:
+        code = array.dtype.str
+        # A batch has the dtype of what it is gathered from.
+        free = name in generic or name.removeprefix("batch_") in generic
+        fits = code in TYPES if free else code == ALWAYS.get(name, expected)
+        if not fits or not array.flags.c_contiguous or address(array) % array.itemsize:
             return None
-    return tuple(TYPES[arrays[name].dtype.name] for name in generic)
+        codes[name] = code
+    return tuple(TYPES[codes[name]] for name in generic)
 
 
 def address(array: Array) -> int:
     """Return where an array begins in memory, on the host or the device."""
-    place: int = array.ctypes.data if hasattr(array, "ctypes") else array.data.ptr
+    if isinstance(array, np.ndarray):
+        place: int = array.__array_interface__["data"][0]
+    else:
+        place = array.data.ptr
     return place
 
 

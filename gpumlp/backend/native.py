@@ -5,7 +5,7 @@ What has no kernel, or comes in a shape or dtype that its kernel does not take, 
 
 from __future__ import annotations
 
-import ctypes
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,16 +13,26 @@ import numpy as np
 
 from gpumlp.backend.base import Backend
 from gpumlp.backend.builder import Builder
-from gpumlp.backend.kernels import SUMMED, address, arguments, shape_of, template_types
+from gpumlp.backend.kernels import SUMMED, TYPES, address, arguments, shape_of, template_types
 from gpumlp.backend.launch import kind, scratch
+from gpumlp.backend.program import NODE, Program, joined, node, threads
 from gpumlp.ops.record import Array, Op, Scalar
 
-PART = 1 << 16
-"""Elements of one part of a sum over rows."""
+PART = 1 << 15
+"""Elements of one part of a kernel's work: some ten microseconds."""
+MOST_PARTS = 64
+TASK = 4_000_000
+"""Operations of one part of a product: some tens of microseconds."""
+MOST_TASKS = 32
+PANEL, SLICE, RUN = 32, 128, 128
+"""Columns of the narrowest and of a good slice of a product, and the rows below which a slice is not cut again."""
 
 
 class NativeBackend(Backend):
-    """Arrays on the host, operations by compiled kernels.
+    """Arrays on the host, operations and products compiled for its processor.
+
+    A captured step is one call into compiled code. Threads share what is large; how it is cut, and so the order of
+    every sum, depends on the shape alone.
 
     Raises BackendError, with the mend, where there is no compiler or it fails.
     """
@@ -33,6 +43,8 @@ class NativeBackend(Backend):
         super().__init__()
         self._builder = builder or Builder()
         self._builder.check()
+        self._run = self._builder.program()
+        self.threads = threads()
 
     @property
     def seconds_building(self) -> float:
@@ -46,40 +58,67 @@ class NativeBackend(Backend):
         functions = self._builder.find(op, direction, types) if types else {}
         if not functions:
             return super().bind(op, direction, inputs, outputs, params)
+        rows, cols = shape_of(made, inputs, outputs)
+        parts = max(1, min(rows * cols // PART, MOST_PARTS, rows if made.launch == "columns" else MOST_PARTS))
         values = arguments(made, inputs, outputs, params)
-        pieces, room = 1, None
+        room = None
         if made.launch in SUMMED:
-            rows, cols = shape_of(made, inputs, outputs)
-            pieces = max(1, min(rows * cols // PART, 64))
-            room = np.empty(scratch(made.launch, cols, pieces))
-            values += [room, pieces]
+            room = np.empty(scratch(made.launch, cols, parts))
+            values += [room, parts]
         slots = np.array([as_bits(value) for value in values], np.uint64)
-        place = ctypes.c_void_p(slots.ctypes.data)
-        kept = (slots, inputs, outputs, room)  # what the addresses point to must stay
-        calls = [
-            (function, part, count)
+        nodes = [
+            node(function, slots, 1 if kind(name, made.launch) == "finish" else parts)
             for name, function in functions.items()
-            for count in [1 if kind(name, made.launch) not in SUMMED else pieces]
-            for part in range(count)
         ]
-        if len(calls) == 1:
-            ((only, _, _),) = calls
+        return self._program(nodes, (slots, inputs, outputs, room))
 
-            def launch_once(kept: Any = kept) -> None:
-                only(place, 0, 1)
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        plain = a.ndim == b.ndim == 2 and a.dtype == b.dtype and a.dtype.str in ("<f4", "<f8")
+        if not plain or a.shape[1] != b.shape[0] or a.size * b.size == 0 or not (out is None or _fits(out, a, b)):
+            return super().matmul(a, b, out)
+        if out is None:
+            out = self.allocate((a.shape[0], b.shape[1]), a.dtype)
+        left, right, result = a, b, out
+        if right.strides[1] != right.itemsize and a.shape[0] <= b.shape[1]:
+            left, right, result = (
+                b.T,
+                a.T,
+                out.T,
+            )  # what is copied should be the smaller
+        rows, cols, inner = left.shape[0], right.shape[1], left.shape[1]
+        runs, slices = cut(rows, cols, inner)
+        steps = [step // array.itemsize for array in (left, right, result) for step in array.strides]
+        values = [address(left), address(right), address(result), rows, cols, inner, *steps, runs, slices]
+        slots = np.array(values, np.int64)
+        function = self._builder.product(TYPES[a.dtype.str])
+        self._call("matmul", self._program([node(function, slots, runs * slices)], (slots, a, b, out)))
+        return out
 
-            return launch_once
+    def _program(self, nodes: list[tuple[int, int, int]], kept: Any) -> Program:
+        return Program(self._run, self.threads, np.array(nodes, NODE), kept)
 
-        def launch(kept: Any = kept) -> None:
-            for function, part, count in calls:
-                function(place, part, count)
+    def joined(self, launches: Sequence[Callable[[], None]]) -> Sequence[Callable[[], None]]:
+        return joined(launches)
 
-        return launch
+
+def cut(rows: int, cols: int, inner: int) -> tuple[int, int]:
+    """Return into how many runs of rows and slices of columns a product is cut."""
+    wanted = max(1, min(2 * rows * cols * inner // TASK, MOST_TASKS))
+    slices = -(-cols // SLICE)
+    runs = max(1, min(wanted // slices, rows // RUN))
+    if runs * slices < wanted:
+        slices = min(-(-cols // PANEL), -(-wanted // runs))
+    return runs, slices
+
+
+def _fits(out: Array, a: Array, b: Array) -> bool:
+    return bool(out.shape == (a.shape[0], b.shape[1]) and out.dtype == a.dtype and out.flags.c_contiguous)
 
 
 def as_bits(value: Array | Scalar) -> int:
     """Return an argument as the eight bytes a kernel finds it in: an address, a whole number or a double."""
     if isinstance(value, np.ndarray):
         return address(value)
-    number = np.float64(value) if isinstance(value, float) else np.int64(value)
-    return int(number.view(np.uint64))
+    kind, number = ("<d", value) if isinstance(value, float) else ("<q", int(value))
+    bits: int = struct.unpack("<Q", struct.pack(kind, number))[0]
+    return bits

@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from gpumlp.errors import ConfigError, choices
@@ -59,7 +60,7 @@ class Direction:
 
     accepts: Callable[[Sequence[Array]], bool] = field(default=lambda inputs: True)
 
-    @property
+    @cached_property
     def arrays(self) -> tuple[str, ...]:
         """The names of inputs and outputs, without the mark of what is optional."""
         return tuple(name.rstrip("?") for name in (*self.inputs, *self.outputs))
@@ -169,7 +170,7 @@ def activation(
             "backward": Direction(
                 lambda xp, saved, dy: (backward(xp, saved, dy),), ("saved", "dy"), ("dx",), like(1), launch
             ),
-            "bias_forward": Direction(bias_forward, ("x", "b"), ("y", "z?"), bias_specs, launch),
+            "bias_forward": Direction(bias_forward, ("x", "b"), ("y", "z?"), bias_specs, "rows"),
             "bias_backward": Direction(
                 bias_backward,
                 ("saved", "dy"),

@@ -1,0 +1,85 @@
+"""Kernels and products bound to their arrays: what a native step is made of, and the threads that run it."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpumlp.backend.kernels import address
+
+Runner = Callable[[int, int, int], None]
+NODE = np.dtype([("run", np.uint64), ("slots", np.uint64), ("parts", np.int64)])
+"""``struct Node`` of ``kernels/host_program.h``."""
+
+
+class Program:
+    """A list of nodes; calling it runs them one after the other, without Python in between."""
+
+    def __init__(self, run: Runner, threads: int, nodes: np.ndarray[Any, Any], kept: Any) -> None:
+        self._run, self._threads, self.nodes = run, threads, nodes
+        self._kept = kept  # what the addresses point to must stay
+        self._address, self._length = address(nodes), len(nodes)
+
+    def __call__(self) -> None:
+        self._run(self._address, self._length, self._threads)
+
+    def followed_by(self, others: Sequence[Program]) -> Program:
+        """Return one program that runs this one and then the others."""
+        nodes = np.concatenate([self.nodes, *(other.nodes for other in others)])
+        return Program(self._run, self._threads, nodes, (self._kept, [other._kept for other in others]))
+
+
+def node(function: Any, slots: np.ndarray[Any, Any], parts: int) -> tuple[int, int, int]:
+    """Return a node: a function of a shared library, its arguments, and into how many parts it is cut."""
+    return ctypes.cast(function, ctypes.c_void_p).value or 0, address(slots), parts
+
+
+def joined(launches: Sequence[Callable[[], None]]) -> list[Callable[[], None]]:
+    """Return the same calls with every run of programs made one."""
+    result: list[Callable[[], None]] = []
+    waiting: list[Program] = []
+
+    def settle() -> None:
+        if waiting:
+            result.append(waiting[0].followed_by(waiting[1:]))
+            waiting.clear()
+
+    for launch in launches:
+        if isinstance(launch, Program):
+            waiting.append(launch)
+        else:
+            settle()
+            result.append(launch)
+    settle()
+    return result
+
+
+def threads() -> int:
+    """Return how many threads may compute: what ``OMP_NUM_THREADS`` says, else the cores this process is given.
+
+    The cores are those of its affinity, and no more than its control group's quota pays for.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _quota())))
+
+
+def _quota() -> float:
+    """Return how many cores' time the control group (version 2, then 1) gives this process; infinity for all."""
+    try:
+        used, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            used = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text()
+            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text()
+        except OSError:
+            return math.inf
+    return math.inf if used.strip() in ("max", "-1") else int(used) / int(period)

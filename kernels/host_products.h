@@ -1,0 +1,140 @@
+// Matrix products on a CPU: C = A B, cut into tasks that any thread may take.
+//
+// A task makes some rows of C times a slice of its columns. It copies its slice of B, at most DEPTH rows at a time, into
+// panels of neighbouring columns that stay in the second cache, and takes them through tiles of C that stay in
+// registers (Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication"). A is read where it lies,
+// by rows or by columns: a tile wants one number of it for each of its rows.
+//
+// Every number of C is summed in an order that the shape alone decides, by whichever thread.
+#pragma once
+
+#include <cstring>
+#include <utility>
+#include <vector>
+
+namespace gpumlp {
+
+typedef long long i64;
+typedef unsigned long long u64;
+
+#if defined(__AVX512F__)
+constexpr int VECTOR = 64, REGISTERS = 32;
+#elif defined(__AVX__)
+constexpr int VECTOR = 32, REGISTERS = 16;
+#elif defined(__aarch64__)
+constexpr int VECTOR = 16, REGISTERS = 32;
+#else
+constexpr int VECTOR = 16, REGISTERS = 16;
+#endif
+
+constexpr int ACROSS = 2;                                     // vectors across a tile
+constexpr int HIGH = (REGISTERS - ACROSS - 1) / ACROSS;       // rows of a tile: 14, or 6
+constexpr i64 DEPTH = 512;
+
+template <class T> struct Vector { typedef T type __attribute__((vector_size(VECTOR), aligned(sizeof(T)), may_alias)); };
+template <class T> constexpr int NUMBERS = VECTOR / sizeof(T);
+
+// A matrix in memory: how far it is from one row to the next, and from one column to the next.
+template <class T> struct Matrix {
+    T* data;
+    i64 down, right;
+    T* at(i64 row, i64 col) const { return data + row * down + col * right; }
+    Matrix from(i64 row, i64 col) const { return {at(row, col), down, right}; }
+    Matrix turned() const { return {data, right, down}; }
+};
+
+// C = or += A times one panel, for ROWS rows and the first `cols` columns of the panel.
+template <class T, int ROWS, int VECTORS>
+void tile(Matrix<const T> a, const T* panel, i64 depth, Matrix<T> c, int cols, bool add) {
+    typedef typename Vector<T>::type V;
+    constexpr int N = NUMBERS<T>;
+    V sum[ROWS][VECTORS] = {};
+    const T* column = a.data;
+    for (i64 p = 0; p < depth; ++p, panel += VECTORS * N, column += a.right) {
+        V b[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) b[v] = *(const V*)(panel + v * N);
+#pragma GCC unroll 16
+        for (int i = 0; i < ROWS; ++i)
+            for (int v = 0; v < VECTORS; ++v) sum[i][v] += column[i * a.down] * b[v];
+    }
+    if (c.right == 1 && cols == VECTORS * N) {
+#pragma GCC unroll 16
+        for (int i = 0; i < ROWS; ++i)
+            for (int v = 0; v < VECTORS; ++v) {
+                V& to = *(V*)c.at(i, v * N);
+                to = add ? to + sum[i][v] : sum[i][v];
+            }
+        return;
+    }
+    T numbers[ROWS][VECTORS * N];
+    std::memcpy(numbers, sum, sizeof sum);
+    for (int j = 0; j < cols; ++j)
+        for (int i = 0; i < ROWS; ++i) {
+            T& to = *c.at(i, j);
+            to = add ? to + numbers[i][j] : numbers[i][j];
+        }
+}
+
+template <class T> using Tile = void (*)(Matrix<const T>, const T*, i64, Matrix<T>, int, bool);
+
+template <class T, int VECTORS, int... I> inline Tile<T> tile_of(i64 rows, std::integer_sequence<int, I...>) {
+    static constexpr Tile<T> tiles[] = {&tile<T, I + 1, VECTORS>...};
+    return tiles[rows - 1];
+}
+
+// Rows and columns of B into panels of `width` columns, with 0 beyond the last.
+template <class T> inline void copy_panels(Matrix<const T> b, i64 rows, i64 cols, i64 width, T* to) {
+    for (i64 j0 = 0; j0 < cols; j0 += width, to += rows * width) {
+        i64 wide = cols - j0 < width ? cols - j0 : width;
+        if (wide < width) std::memset(to, 0, rows * width * sizeof(T));
+        if (b.right == 1)
+            for (i64 p = 0; p < rows; ++p) std::memcpy(to + p * width, b.at(p, j0), wide * sizeof(T));
+        else
+            for (i64 j = 0; j < wide; ++j)
+                for (i64 p = 0; p < rows; ++p) to[p * width + j] = *b.at(p, j0 + j);
+    }
+}
+
+template <class T>
+void multiply_block(Matrix<const T> a, Matrix<const T> b, Matrix<T> c, i64 rows, i64 cols, i64 inner) {
+    constexpr int N = NUMBERS<T>;
+    static thread_local std::vector<T> room;
+    const i64 rounds = inner > DEPTH ? (inner + DEPTH - 1) / DEPTH : 1, width = cols <= N ? N : ACROSS * N;
+    const i64 panels = (cols + width - 1) / width, tiles = (rows + HIGH - 1) / HIGH;
+    room.resize((inner / rounds + 1) * panels * width + N);
+    T* copy = (T*)(((u64)room.data() + VECTOR - 1) / VECTOR * VECTOR);
+    for (i64 round = 0; round < rounds; ++round) {
+        const i64 p0 = inner * round / rounds, depth = inner * (round + 1) / rounds - p0;
+        copy_panels(b.from(p0, 0), depth, cols, width, copy);
+        for (i64 t = 0; t < tiles; ++t) {
+            const i64 i0 = rows * t / tiles, high = rows * (t + 1) / tiles - i0;
+            const auto run = width == N ? tile_of<T, 1>(high, std::make_integer_sequence<int, HIGH>())
+                                        : tile_of<T, ACROSS>(high, std::make_integer_sequence<int, HIGH>());
+            for (i64 j0 = 0; j0 < cols; j0 += width) {
+                const int wide = (int)(cols - j0 < width ? cols - j0 : width);
+                run(a.from(i0, p0), copy + j0 * depth, depth, c.from(i0, j0), wide, round > 0);
+            }
+        }
+    }
+}
+
+// slots: A, B, C, then rows, cols, inner, the steps (down, right) of A, B and C, and how C is cut: into so many runs of
+// rows, and so many of whole panels of columns. Task `index` of `count`, which is the one times the other.
+template <class T> inline void multiply(const u64* slots, i64 index, i64) {
+    const i64* n = (const i64*)slots + 3;
+    const i64 rows = n[0], cols = n[1], inner = n[2], of_rows = n[9], of_cols = n[10];
+    const Matrix<const T> a = {(const T*)slots[0], n[3], n[4]}, b = {(const T*)slots[1], n[5], n[6]};
+    const Matrix<T> c = {(T*)slots[2], n[7], n[8]};
+    const i64 down = index % of_rows, right = index / of_rows;
+    const i64 i0 = rows * down / of_rows, i1 = rows * (down + 1) / of_rows;
+    const i64 width = ACROSS * NUMBERS<T>, panels = (cols + width - 1) / width;
+    const i64 j0 = panels * right / of_cols * width, end = panels * (right + 1) / of_cols * width;
+    multiply_block<T>(a.from(i0, 0), b.from(0, j0), c.from(i0, j0), i1 - i0, (end < cols ? end : cols) - j0, inner);
+}
+
+}  // namespace gpumlp
+
+#define GPUMLP_PRODUCT(T)                                                                                 \
+    extern "C" void multiply(const unsigned long long* slots, long long index, long long count) {         \
+        gpumlp::multiply<T>(slots, index, count);                                                         \
+    }

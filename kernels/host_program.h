@@ -1,0 +1,144 @@
+// Runs a list of kernels and products one after the other, each of them cut into parts that all threads share.
+//
+// The threads are the process's own few, and sleep when nothing has come for a while. Parts are taken one by one by
+// whoever is free: a thread that the system has put aside keeps one part waiting, not its share of everything. The
+// thread that calls takes parts like the others, so where a list has no parts worth sharing it runs alone.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
+namespace gpumlp {
+
+typedef long long i64;
+typedef unsigned long long u64;
+
+struct Node {
+    void (*run)(const u64* slots, i64 index, i64 count);
+    const u64* slots;
+    i64 parts;
+};
+
+inline void breathe() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// Numbers too small for a full mantissa count as 0, as they do on a GPU. Momentum of a unit that has died decays into
+// them, and a processor takes a hundred times as long for each.
+struct FlushDenormals {
+#if defined(__SSE2__)
+    unsigned before = __builtin_ia32_stmxcsr();
+    FlushDenormals() { __builtin_ia32_ldmxcsr(before | 0x8040u); }  // FTZ and DAZ
+    ~FlushDenormals() { __builtin_ia32_ldmxcsr(before); }
+#elif defined(__aarch64__)
+    u64 before;
+    FlushDenormals() {
+        asm volatile("mrs %0, fpcr" : "=r"(before));
+        asm volatile("msr fpcr, %0" : : "r"(before | (1ull << 24)));  // FZ
+    }
+    ~FlushDenormals() { asm volatile("msr fpcr, %0" : : "r"(before)); }
+#endif
+};
+
+class Crew {
+    // What is to be taken: in 32 bits the parts of a node, in 32 the next of them. Whoever has taken a part knows that
+    // the node is not done, so `node_` is the one that it belongs to.
+    static constexpr int PATIENCE = 1000;  // looks before a thread sleeps: some 50 microseconds
+
+    std::atomic<u64> ticket_{0};
+    std::atomic<const Node*> node_{nullptr};
+    std::atomic<i64> done_{0};
+    std::atomic<int> asleep_{0};
+    std::atomic_flag taken_ = ATOMIC_FLAG_INIT;
+    std::mutex door_;
+    std::condition_variable bell_;
+    int helpers_ = 0;
+
+    static bool open(u64 ticket) { return (ticket & 0xFFFFFFFF) < ticket >> 32; }
+
+    void work() {
+        while (open(ticket_.load(std::memory_order_relaxed))) {
+            const u64 mine = ticket_.fetch_add(1);
+            if (!open(mine)) return;
+            const Node* node = node_.load();
+            node->run(node->slots, (i64)(mine & 0xFFFFFFFF), node->parts);
+            done_.fetch_add(1);
+        }
+    }
+
+    void help() {
+        FlushDenormals always;
+        for (;;) {
+            for (int look = 0; look < PATIENCE && !open(ticket_.load(std::memory_order_relaxed)); ++look) breathe();
+            if (!open(ticket_.load())) {
+                std::unique_lock<std::mutex> lock(door_);
+                asleep_.fetch_add(1);
+                bell_.wait(lock, [this] { return open(ticket_.load()); });
+                asleep_.fetch_sub(1);
+            }
+            work();
+        }
+    }
+
+    void share(const Node& node) {
+        node_.store(&node);
+        done_.store(0);
+        ticket_.store((u64)node.parts << 32);
+        if (asleep_.load() > 0) {
+            std::lock_guard<std::mutex> lock(door_);
+            bell_.notify_all();
+        }
+        work();
+        for (int look = 0; done_.load() < node.parts; ++look) {
+            if (look < PATIENCE) breathe();
+            else std::this_thread::yield();
+        }
+    }
+
+  public:
+    // `threads` counts the one that calls.
+    void run(const Node* nodes, i64 count, int threads) {
+        FlushDenormals while_it_runs;
+        const bool shared = !taken_.test_and_set();  // another thread's list has the helpers: this one goes alone
+        for (const Node* node = nodes; node < nodes + count; ++node) {
+            if (shared && threads > 1 && node->parts > 1) {
+                for (; helpers_ < threads - 1; ++helpers_) std::thread(&Crew::help, this).detach();
+                share(*node);
+            } else {
+                for (i64 part = 0; part < node->parts; ++part) node->run(node->slots, part, node->parts);
+            }
+        }
+        if (shared) taken_.clear();
+    }
+};
+
+inline Crew*& crew() {  // never deleted: its threads live as long as the process
+    static Crew* only = nullptr;
+    return only;
+}
+
+inline void renew() { crew() = new Crew; }  // in a process made by fork, too: threads do not come along
+
+}  // namespace gpumlp
+
+extern "C" void gpumlp_run(const gpumlp::Node* nodes, long long count, long long threads) {
+    static const bool ready = [] {
+        gpumlp::renew();
+#if defined(__unix__) || defined(__APPLE__)
+        pthread_atfork(nullptr, nullptr, gpumlp::renew);
+#endif
+        return true;
+    }();
+    (void)ready;
+    gpumlp::crew()->run(nodes, count, (int)threads);
+}

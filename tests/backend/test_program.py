@@ -1,0 +1,219 @@
+"""Matrix products of our own, and the threads that run a native step."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import FLOATS, assert_close, bits, poison
+
+from gpumlp.backend import NativeBackend, builder, program
+from gpumlp.backend.native import MOST_TASKS, cut
+from gpumlp.ops import ACTIVATIONS, GATHER
+from gpumlp.ops.updates import GRADIENT_NORM
+
+pytestmark = pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
+
+SHAPES = [
+    (1, 1, 1), (1, 10, 1), (2, 3, 5), (14, 32, 64), (15, 33, 65), (13, 16, 31), (29, 17, 1), (1, 513, 33),
+    (128, 784, 256), (64, 1025, 10), (300, 10, 300), (257, 511, 130),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def native() -> NativeBackend:
+    return NativeBackend()
+
+
+def with_threads(count: int) -> NativeBackend:
+    backend = NativeBackend()
+    backend.threads = count
+    return backend
+
+
+def matrices(rows: int, inner: int, cols: int, dtype: Any) -> tuple[Any, Any]:
+    rng = np.random.default_rng([rows, inner, cols])
+    return rng.standard_normal((rows, inner)).astype(dtype), rng.standard_normal((inner, cols)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("rows", "inner", "cols"), SHAPES)
+def test_a_product_in_every_layout(native: NativeBackend, rows: int, inner: int, cols: int, dtype: Any) -> None:
+    a, b = matrices(rows, inner, cols, dtype)
+    want = a.astype(np.float64) @ b.astype(np.float64)
+    for left in (a, np.asfortranarray(a)):
+        for right in (b, np.asfortranarray(b)):
+            out = poison((rows, cols), dtype)
+            assert native.matmul(left, right, out) is out
+            assert_close(out, want, "reduction", scale=inner**0.5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 70), st.booleans(), st.booleans())
+def test_a_product_of_any_shape(rows: int, inner: int, cols: int, turn_left: bool, turn_right: bool) -> None:
+    a, b = matrices(rows, inner, cols, np.float64)
+    left = np.asfortranarray(a) if turn_left else a
+    right = np.asfortranarray(b) if turn_right else b
+    memory = poison((rows * cols + 16,), np.float64)
+    out = memory[8:-8].reshape(rows, cols)
+    NativeBackend().matmul(left, right, out)
+    np.testing.assert_allclose(out, a @ b, rtol=1e-12, atol=1e-12)
+    assert bits(memory[:8]) == bits(memory[-8:]) == b"\xff" * 64
+
+
+def test_views_with_steps_and_what_is_left_to_numpy(native: NativeBackend) -> None:
+    a, b = matrices(40, 50, 60, np.float32)
+    np.testing.assert_allclose(native.matmul(a[::2, 5:45], b[5:45, ::3]), a[::2, 5:45] @ b[5:45, ::3], rtol=1e-4)
+    stack = np.stack([a, a])
+    np.testing.assert_allclose(native.matmul(stack, b), stack @ b, rtol=1e-4, atol=1e-5)
+    assert native.matmul(a[:0], b).shape == (0, 60)
+    np.testing.assert_array_equal(native.matmul(a[:, :0], b[:0]), np.zeros((40, 60)))
+    assert native.matmul(a.astype(np.float64), b).dtype == np.float64
+    with pytest.raises(ValueError, match="mismatch"):
+        native.matmul(a, a)
+
+
+def test_not_a_number_reaches_its_row_and_no_other(native: NativeBackend) -> None:
+    a, b = matrices(20, 40, 50, np.float32)
+    a[3, 7], a[5, 1] = np.nan, np.inf
+    got, want = native.matmul(a, b), a @ b
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_threads_change_no_bit(dtype: Any) -> None:
+    """Sums are cut by the shape, never by who computes them."""
+    rng = np.random.default_rng(0)
+    a, b = matrices(300, 700, 500, dtype)
+    x, g = rng.standard_normal((3000, 130)).astype(dtype), rng.standard_normal(1_000_003).astype(dtype)
+    found = set()
+    for count in (1, 2, 3, 7):
+        backend = with_threads(count)
+        for _ in range(3):
+            relu = backend.run(ACTIVATIONS["relu"], "bias_backward", (x, x))
+            norm = backend.run(GRADIENT_NORM, "forward", (g,))
+            found.add((bits(backend.matmul(a, b)), *map(bits, (*relu, *norm))))
+    assert len(found) == 1
+    np.testing.assert_allclose(norm[0], np.linalg.norm(g.astype(np.float64)), rtol=1e-6)
+
+
+def test_many_short_steps_on_more_threads_than_cores() -> None:
+    """Parts are handed out a hundred thousand times; none may be lost or done twice."""
+    backend = with_threads(6)
+    counter, one = np.zeros(200_000, np.float32), np.ones(200_000, np.float32)
+    add = ACTIVATIONS["identity"]
+
+    def step() -> None:
+        backend.run(add, "bias_forward", (counter.reshape(-1, 1), one[:1]), (counter.reshape(-1, 1), None))
+
+    plan = backend.capture(step)
+    for _ in range(2000):
+        plan()
+    np.testing.assert_array_equal(counter, 2001)
+
+
+def test_a_replay_is_one_call(native: NativeBackend) -> None:
+    a, b = matrices(8, 9, 10, np.float32)
+    out = np.empty((8, 10), np.float32)
+
+    def step() -> None:
+        native.matmul(a, b, out)
+        native.run(ACTIVATIONS["tanh"], "forward", (out,), (out,))
+
+    plan = native.capture(step)
+    assert plan.names() == ["matmul", "tanh_forward"]
+    assert len(plan.runs) == 1
+    out[...] = np.nan
+    plan()
+    np.testing.assert_allclose(out, np.tanh(a @ b), rtol=1e-5)
+
+    def mixed() -> None:
+        step()
+        native.compute("negative", np.negative, out, out=out)
+        step()
+
+    assert len(native.capture(mixed).runs) == 3
+
+
+def test_two_callers_at_once() -> None:
+    """One has the threads, the other goes alone; both are right."""
+    a, b = matrices(256, 256, 256, np.float32)
+    backend, wrong = with_threads(3), []
+    want = bits(backend.matmul(a, b))
+
+    def call() -> None:
+        wrong.extend(1 for _ in range(200) if bits(backend.matmul(a, b)) != want)
+
+    callers = [threading.Thread(target=call) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+def _product(_: int) -> bytes:
+    return bits(with_threads(3).matmul(*matrices(256, 256, 256, np.float32)))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    here = _product(0)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map_async(_product, range(4)).get(timeout=60) == [here] * 4
+
+
+def test_how_a_product_is_cut() -> None:
+    assert cut(32, 32, 64) == (1, 1)
+    for shape in ((128, 256, 784), (1024, 1024, 1024), (784, 1024, 1024), (60000, 10, 256)):
+        runs, slices = cut(*shape)
+        assert 2 <= runs * slices <= 2 * MOST_TASKS
+        assert shape[0] // runs >= 16
+
+
+@pytest.mark.parametrize(
+    ("variable", "quota", "cores", "expected"),
+    [
+        ("3", None, 8, 3),
+        ("4,2", None, 8, 4),
+        (None, None, 8, 8),
+        ("0", "max 100000", 8, 8),
+        ("many", "150000 100000", 8, 2),
+        (None, "50000 100000", 8, 1),
+        (None, "400000 100000", 2, 2),
+    ],
+)
+def test_threads_are_those_that_are_given(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, quota: str | None, cores: int, expected: int
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    monkeypatch.setattr(program.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+
+    def read(path: Path) -> str:
+        if quota is None or path.name != "cpu.max":
+            raise FileNotFoundError(path)
+        return quota + "\n"
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert program.threads() == expected
+
+
+def test_a_batch_gathered_by_several_threads(native: NativeBackend) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((5000, 90), np.float32), rng.integers(0, 3, 5000).astype(np.int32)
+    order, clock = rng.permutation(5000), np.array([1, 1, 0])
+    got = with_threads(4).run(
+        GATHER, "forward", (clock, order, x, y, None), rows=2000, stride=2000, scale=1.0, dtype="<f4"
+    )
+    np.testing.assert_array_equal(got[0], x[order[2000:4000]])
+    np.testing.assert_array_equal(got[1], y[order[2000:4000]])
