@@ -1,267 +1,202 @@
 """An epoch of training, here and in other libraries: the same networks, batches and optimizer, on one machine.
 
     pip install -e '.[bench]'
-    python benchmarks/train.py [--rounds N] [--only NAME ...] [--json FILE]
+    python benchmarks/train.py [--rounds N] [--only NAME ...] [--peers NAME ...] [--json FILE] [--plot FILE]
 
 Every peer trains float32 networks with Adam (rate 1e-3) on the same random rows, shuffled anew in each epoch, from
 the same weights (scikit-learn: drawn alike). Rows are cut to whole batches, so that all take the same steps. After a
 warm-up of two epochs, in which anything is compiled, all losses must agree to a quarter: the orders differ, and some
 losses fall by half in an epoch. Then epochs are timed in turns, each peer in a process of its own, so that none meets
-the threads of another; the median is printed with the ratio to gpumlp. A peer that is not installed is left out.
+the threads of another. The table gives the median seconds, and below them how many times gpumlp's.
 
-    gpumlp     the backend `auto`, one captured step replayed
+    gpumlp     the backend `auto` (`cupy` with --device gpu), one captured step replayed
     jax        one jitted lax.scan over the whole epoch
-    pytorch    eager, fused Adam
+    pytorch    eager, fused Adam            compiled   the same with torch.compile
+    graph      the same as one hand-captured CUDA graph, on a GPU only
     keras      model.fit on the JAX backend, verbose=0
-    sklearn    MLPClassifier.partial_fit
+    sklearn    MLPClassifier.partial_fit, on a CPU only
+
+`first` is the time from the start of a process to the end of a first step: loading, compiling, one batch. `peak` is
+the most memory (resident set, MB) that a process had, libraries and data included. With --busy N, N other processes
+compute all the while: what sharing a machine costs. A peer that is not installed is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import importlib.util
 import json
 import multiprocessing
 import os
 import platform
+import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).parent))
 
-from gpumlp import backend
-from gpumlp.data import Dataset
-from gpumlp.nn import Dense, Loss, Sequential
-from gpumlp.optim import Optimizer, Schedule
-from gpumlp.training import Trainer
+from peers import PEERS, WORK, Work
 
-RATE = 1e-3
+SPAWN = multiprocessing.get_context("spawn")
 
 
-@dataclass(frozen=True)
-class Work:
-    """A network and its data. ``widths`` are inputs, hidden layers, classes."""
-
-    rows: int
-    widths: tuple[int, ...]
-    activation: str
-    batch: int
-
-    def data(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return normal inputs, and labels that a random linear rule gives them."""
-        rng = np.random.default_rng(0)
-        rows = self.rows // self.batch * self.batch
-        x = rng.standard_normal((rows, self.widths[0]), np.float32)
-        rule = rng.standard_normal((self.widths[0], self.widths[-1]), np.float32)
-        return x, (x @ rule).argmax(axis=1).astype(np.int32)
-
-
-WORK = {
-    "tiny": Work(1797, (64, 32, 10), "tanh", 32),
-    "mnist": Work(60000, (784, 256, 10), "relu", 128),
-    "tabular": Work(100000, (54, 256, 256, 256, 7), "relu", 256),
-    "wide": Work(16384, (784, 1024, 1024, 10), "relu", 1024),
-    "optimizer": Work(4096, (784, 1024, 1024, 10), "relu", 64),
-}
-
-Epoch = Callable[[], float]
-"""Trains for one epoch and returns its mean training loss."""
-
-
-def weights(work: Work) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    """Return Glorot-uniform weights and zero biases of each layer."""
-    rng = np.random.default_rng(1)
-    made = []
-    for i, o in zip(work.widths, work.widths[1:], strict=False):
-        limit = (6.0 / (i + o)) ** 0.5
-        made.append((rng.uniform(-limit, limit, (i, o)).astype(np.float32), np.zeros(o, np.float32)))
-    return made
-
-
-def gpumlp(work: Work) -> Epoch:
-    x, y = work.data()
-    hidden = [Dense(units, work.activation) for units in work.widths[1:-1]]
-    model = Sequential([*hidden, Dense(work.widths[-1], "softmax")])
-    model.build(work.widths[0], backend=backend.get("auto"))
-    for number, (W, b) in enumerate(weights(work), 1):
-        model.parameters.variables[f"dense_{number}.W"].assign(W)
-        model.parameters.variables[f"dense_{number}.b"].assign(b)
-    trainer = Trainer(
-        model,
-        Loss("cross_entropy", model),
-        Optimizer("adam", model.parameters, model.context.clock, learning_rate=RATE),
-        Schedule("constant", learning_rate=RATE),
-        Dataset(x, y, None),
-        epochs=10**6,
-        batch_size=work.batch,
-    )
-    return lambda: trainer.run_epoch().loss
-
-
-def jax(work: Work) -> Epoch:
-    import jax
-    import jax.numpy as jnp
-
-    act = {"tanh": jnp.tanh, "relu": jax.nn.relu}[work.activation]
-    x, y = (jnp.asarray(a) for a in work.data())
-
-    def loss(parameters: Any, xb: Any, yb: Any) -> Any:
-        h = xb
-        for W, b in parameters[:-1]:
-            h = act(h @ W + b)
-        W, b = parameters[-1]
-        logits = h @ W + b
-        top = jax.nn.logsumexp(logits, axis=1)
-        return jnp.mean(top - jnp.take_along_axis(logits, yb[:, None], axis=1)[:, 0])
-
-    def step(state: Any, rows: Any) -> Any:
-        parameters, m, v, t = state
-        value, g = jax.value_and_grad(loss)(parameters, x[rows], y[rows])
-        t = t + 1
-        m = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, m, g)
-        v = jax.tree.map(lambda a, b: 0.999 * a + 0.001 * b * b, v, g)
-        rate, root = RATE / (1 - 0.9**t), 1 / jnp.sqrt(1 - 0.999**t)
-        parameters = jax.tree.map(lambda p, a, b: p - rate * a / (jnp.sqrt(b) * root + 1e-8), parameters, m, v)
-        return (parameters, m, v, t), value
-
-    def epoch(state: Any, key: Any) -> Any:
-        order = jax.random.permutation(key, len(x)).reshape(-1, work.batch)
-        state, losses = jax.lax.scan(step, state, order)
-        return state, jnp.mean(losses)
-
-    compiled = jax.jit(epoch, donate_argnums=0)
-    parameters = [(jnp.asarray(W), jnp.asarray(b)) for W, b in weights(work)]
-    zeros = jax.tree.map(jnp.zeros_like, parameters)
-    box = {"state": (parameters, zeros, jax.tree.map(jnp.zeros_like, parameters), jnp.float32(0)), "count": 0}
-
-    def run() -> float:
-        box["count"] += 1
-        box["state"], value = compiled(box["state"], jax.random.key(box["count"]))
-        return float(value)
-
-    return run
-
-
-def pytorch(work: Work) -> Epoch:
-    import torch
-
-    x, y = (torch.from_numpy(a) for a in work.data())
-    y = y.long()
-    act = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}[work.activation]
-    layers: list[Any] = []
-    for W, b in weights(work):
-        linear = torch.nn.Linear(*W.shape)
-        with torch.no_grad():
-            linear.weight.copy_(torch.from_numpy(W.T.copy()))
-            linear.bias.copy_(torch.from_numpy(b))
-        layers += [linear, act()]
-    model = torch.nn.Sequential(*layers[:-1])
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
-
-    def run() -> float:
-        total = torch.zeros(())
-        order = torch.randperm(len(x))
-        for rows in order.split(work.batch):
-            optimizer.zero_grad(set_to_none=True)
-            value = torch.nn.functional.cross_entropy(model(x[rows]), y[rows])
-            value.backward()
-            optimizer.step()
-            total += value.detach()
-        return float(total) * work.batch / len(x)
-
-    return run
-
-
-def keras(work: Work) -> Epoch:
-    os.environ["KERAS_BACKEND"] = "jax"
-    import keras
-
-    x, y = work.data()
-    hidden = [keras.layers.Dense(units, activation=work.activation) for units in work.widths[1:-1]]
-    model = keras.Sequential([keras.Input((work.widths[0],)), *hidden, keras.layers.Dense(work.widths[-1])])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.set_weights([array for pair in weights(work) for array in pair])
-    model.compile(optimizer=keras.optimizers.Adam(RATE), loss=loss)
-    return lambda: float(model.fit(x, y, batch_size=work.batch, epochs=1, verbose=0).history["loss"][0])
-
-
-def sklearn(work: Work) -> Epoch:
-    from sklearn.neural_network import MLPClassifier
-
-    x, y = work.data()
-    model = MLPClassifier(
-        work.widths[1:-1], activation=work.activation, batch_size=work.batch, alpha=0.0, learning_rate_init=RATE
-    )
-
-    def run() -> float:
-        model.partial_fit(x, y, classes=np.arange(work.widths[-1]))
-        return float(model.loss_)
-
-    return run
-
-
-PEERS = {"gpumlp": gpumlp, "jax": jax, "pytorch": pytorch, "keras": keras, "sklearn": sklearn}
-MODULES = {"pytorch": "torch"}
-
-
-def serve(name: str, work: Work, pipe: Connection) -> None:
-    """Train in a process of one's own: an epoch for each message, answered by its seconds and its loss."""
-    epoch = PEERS[name](work)
+def serve(name: str, work: Work, device: str, pipe: Connection) -> None:
+    """Train in a process of one's own: an epoch for each message, answered by seconds, loss and peak memory."""
+    epoch = PEERS[name].make(work, device)
     while pipe.recv():
         started = time.perf_counter()
         loss = epoch()
-        pipe.send((time.perf_counter() - started, loss))
+        seconds = time.perf_counter() - started
+        pipe.send((seconds, loss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 
-def measure(work: Work, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each peer's epochs, taken in turns."""
-    context = multiprocessing.get_context("spawn")
+@contextlib.contextmanager
+def trainers(names: Sequence[str], work: Work, device: str) -> Iterator[dict[str, Connection]]:
+    """Start a process for each peer."""
     pipes: dict[str, Connection] = {}
-    for name in PEERS:
-        if importlib.util.find_spec(MODULES.get(name, name)) is not None:
-            pipes[name], end = context.Pipe()
-            context.Process(target=serve, args=(name, work, end), daemon=True).start()
+    processes = []
+    for name in names:
+        pipes[name], end = SPAWN.Pipe()
+        processes.append(SPAWN.Process(target=serve, args=(name, work, device, end), daemon=True))
+        processes[-1].start()
+    try:
+        yield pipes
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
 
-    def epoch(name: str) -> tuple[float, float]:
-        pipes[name].send(True)
-        return pipes[name].recv()
 
-    losses = {name: [epoch(name), epoch(name)][-1][1] for name in pipes}
-    own = losses["gpumlp"]
-    assert all(abs(loss - own) <= 0.25 * own for loss in losses.values()), losses
-    times: dict[str, list[float]] = {name: [] for name in pipes}
-    for _ in range(rounds):
-        for name in pipes:
-            times[name].append(epoch(name)[0])
-    for pipe in pipes.values():
-        pipe.send(False)
-    return times
+def epoch(pipe: Connection) -> tuple[float, float, float]:
+    pipe.send(True)
+    return pipe.recv()
+
+
+def compute_forever() -> None:
+    number = 1.0
+    while True:
+        number = number * 1.0000001 + 1e-9
+
+
+@contextlib.contextmanager
+def beside(count: int) -> Iterator[None]:
+    """Keep that many other processes busy."""
+    others = [SPAWN.Process(target=compute_forever, daemon=True) for _ in range(count)]
+    for other in others:
+        other.start()
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.join()
+
+
+def measure(names: Sequence[str], work: Work, device: str, rounds: int, busy: int) -> dict[str, Any]:
+    """Return for each peer the seconds of its epochs, taken in turns, its losses and its peak memory."""
+    with trainers(names, work, device) as pipes:
+        losses = {name: [epoch(pipe), epoch(pipe)][-1][1] for name, pipe in pipes.items()}
+        own = losses[names[0]]
+        assert all(abs(loss - own) <= 0.25 * own for loss in losses.values()), losses
+        found: dict[str, Any] = {name: {"seconds": [], "second_loss": loss} for name, loss in losses.items()}
+        with beside(busy):
+            for _ in range(rounds):
+                for name, pipe in pipes.items():
+                    seconds, _, peak = epoch(pipe)
+                    found[name]["seconds"].append(seconds)
+                    found[name]["peak_mb"] = peak
+    return found
+
+
+def first_step(name: str, work: Work, device: str) -> float:
+    """Return the seconds from the start of a process to the end of its first step."""
+    one = dataclasses.replace(work, rows=work.batch)
+    started = time.perf_counter()
+    with trainers([name], one, device) as pipes:
+        epoch(pipes[name])
+        return time.perf_counter() - started
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Draw the medians as multiples of the first peer's, with the spread of the rounds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    names = list(next(iter(found.values())))
+    for number, name in enumerate(names):
+        places, ratios = [], []
+        for place, peers in enumerate(found.values()):
+            own = statistics.median(peers[names[0]]["seconds"])
+            ratios.append(statistics.median(peers[name]["seconds"]) / own)
+            places.append(place + (number - (len(names) - 1) / 2) * 0.8 / len(names))
+        bars = axes.bar(places, ratios, 0.75 / len(names), label=name)
+        axes.bar_label(bars, [f"{ratio:.2g}" for ratio in ratios], fontsize=7, padding=2)
+    axes.set_xticks(range(len(found)), list(found))
+    axes.set_yscale("log")
+    axes.axhline(1.0, color="0.5", linewidth=0.8)
+    axes.set_ylabel(f"seconds an epoch, {names[0]} = 1")
+    axes.legend(ncols=len(names), loc="upper right", frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="timed epochs of each peer (default: 7)")
     parser.add_argument("--only", nargs="+", choices=WORK, default=list(WORK), help="these workloads only")
-    parser.add_argument("--json", type=Path, help="write all times here")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="these peers only")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where all compute (default: cpu)")
+    parser.add_argument("--busy", type=int, default=0, help="other processes that compute meanwhile (default: 0)")
+    parser.add_argument("--first", action="store_true", help="also measure the time to the first step")
+    parser.add_argument("--json", type=Path, help="write everything here")
+    parser.add_argument("--plot", type=Path, help="draw the ratios here (.png, .svg)")
     options = parser.parse_args()
-    found = {}
-    print(f"{'seconds an epoch':16}" + "".join(f"{name:>22}" for name in PEERS))
-    for name in options.only:
-        times = found[name] = measure(WORK[name], options.rounds)
-        own = statistics.median(times["gpumlp"])
-        cells = []
-        for peer in PEERS:
-            middle = statistics.median(times[peer]) if peer in times else float("nan")
-            cells.append(f"{middle:.4f} ({middle / own:.2f} x)" if peer in times else "–")
-        print(f"{name:16}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
+    names = [
+        name
+        for name in dict.fromkeys(["gpumlp", *options.peers])
+        if options.device in PEERS[name].devices and importlib.util.find_spec(PEERS[name].module) is not None
+    ]
+    found: dict[str, Any] = {}
+    print(f"{'seconds an epoch':18}" + "".join(f"{name:>11}" for name in names))
+    for workload in options.only:
+        peers = found[workload] = measure(names, WORK[workload], options.device, options.rounds, options.busy)
+        middle = {name: statistics.median(peers[name]["seconds"]) for name in names}
+        print(f"{workload:18}" + "".join(f"{middle[name]:11.4f}" for name in names))
+        print(f"{'  x gpumlp':18}" + "".join(f"{middle[name] / middle['gpumlp']:11.2f}" for name in names))
+        print(f"{'  peak':18}" + "".join(f"{peers[name]['peak_mb']:11.0f}" for name in names), flush=True)
+        if options.first:
+            for name in names:
+                peers[name]["first_step"] = first_step(name, WORK[workload], options.device)
+            print(f"{'  first':18}" + "".join(f"{peers[name]['first_step']:11.2f}" for name in names), flush=True)
+    ratios = {
+        name: [
+            statistics.median(peers["gpumlp"]["seconds"]) / statistics.median(peers[name]["seconds"])
+            for peers in found.values()
+        ]
+        for name in names
+    }
+    print(f"{'gpumlp / peer':18}" + "".join(f"{statistics.geometric_mean(ratios[name]):11.2f}" for name in names))
     if options.json:
-        about = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "seconds": found}
+        about = {
+            "machine": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "device": options.device,
+            "busy": options.busy,
+            "found": found,
+        }
         options.json.write_text(json.dumps(about, indent=2) + "\n")
+    if options.plot:
+        draw(found, options.plot)
 
 
 if __name__ == "__main__":
