@@ -4,8 +4,8 @@
 
 Each point is a process of its own: a network `inputs - width x depth - 10` with relu, batch 256, Adam, float32, on
 random rows. `step` is the median time of a step; `memory` is what training took besides the rows, and `state` what a
-step cannot do without: four numbers for each parameter (value, gradient and Adam's two) and two for each activation of
-a batch (value and gradient). The last two lines are the same network after 2 and after 40 epochs.
+step cannot do without: four numbers for each parameter (value, gradient and Adam's two) and two for each activation
+of a batch (value and gradient). The last two lines are the same network after 2 and after 40 epochs.
 """
 
 from __future__ import annotations
