@@ -149,7 +149,8 @@ class GradientTape:
         intermediate results. With ``into``, one array for each source, the gradients are written there
         (zeros where a source does not matter), which spares a copy where the last operation can do so.
 
-        Raises TapeError where the tape has answered already, or never watched a source.
+        Raises TapeError where the tape has answered already, never watched a source, or the target has no gradient
+        because it is no floating point.
         """
         single = not isinstance(sources, Sequence)
         listed: list[V] = [sources] if single else list(sources)  # type: ignore[list-item, arg-type]
@@ -174,6 +175,11 @@ class GradientTape:
             )
         if not hasattr(target, "is_variable"):
             raise TapeError(f"the target is a {type(target).__name__}, not a Tensor")
+        if not target.differentiable:
+            raise TapeError(
+                f"the target, {target.dtype} {target.shape}{self._made(target)}, has no gradient: "
+                "only floating point has one"
+            )
         for position, source in enumerate(sources):
             if not hasattr(source, "is_variable"):
                 raise TapeError(f"source {position} is a {type(source).__name__}, not a Tensor or Variable")
@@ -194,6 +200,13 @@ class GradientTape:
                 f"into has shapes {[tuple(place.shape) for place in into]}, "
                 f"the sources have {[source.shape for source in sources]}"
             )
+
+    def _made(self, value: V) -> str:
+        """Return by which operation on which shapes a value came about, if this tape knows."""
+        node = next((node for node in self.nodes if node.output is value), None)
+        if node is None:
+            return ""
+        return f", made by {node.name} of {', '.join(str(getattr(v, 'shape', ())) for v in node.inputs)}"
 
     def _walk(self, target: V, seed: V, sources: Sequence[V], places: dict[int, Array]) -> dict[int, V]:
         wanted = {id(source) for source in sources}

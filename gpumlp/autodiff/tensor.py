@@ -236,7 +236,8 @@ def on_backend(value: Any, backend: Backend) -> Tensor:
 def primitive(name: str, *rules: Function | None) -> Callable[[Callable[..., Array]], Function]:
     """Turn ``forward(backend, *arrays, **params)`` into a taped function with one gradient rule per argument.
 
-    None in place of a rule: no gradient flows to that argument (an index, a condition).
+    None in place of a rule: no gradient flows to that argument (an index, a condition). Without any rule the function
+    has no derivative; a tape that is asked for one says so.
     """
 
     def decorate(forward: Callable[..., Array]) -> Function:
@@ -252,12 +253,11 @@ def primitive(name: str, *rules: Function | None) -> Callable[[Callable[..., Arr
 
             def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
                 return [
-                    rules[i](g, y, *arguments, **params) if want is not False and rules[i] else None  # type: ignore[misc]
-                    for i, want in enumerate(wants)
+                    None if want is False or part is None else part(g, y, *arguments, **params)
+                    for want, part in zip(wants, rules or (None,) * len(wants), strict=True)
                 ]
 
-            if any(rules):
-                record(name, arguments, y, rule)
+            record(name, arguments, y, rule)
             return y
 
         return function

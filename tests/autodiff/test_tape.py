@@ -97,6 +97,24 @@ def test_whole_numbers_have_no_gradient():
         tape.gradient(y, count)
 
 
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda x: x > 0.0, r"bool \(2, 3\), made by greater of \(2, 3\), \(\),"),
+        (lambda x: x >= np.zeros(3), r"bool \(2, 3\), made by greater_equal of \(2, 3\), \(3,\),"),
+        (lambda x: x.astype(np.int64), r"int64 \(2, 3\), made by cast of \(2, 3\),"),
+    ],
+)
+def test_a_target_that_cannot_be_differentiated_is_named_with_its_operation(function, told):
+    x = Variable(np.ones((2, 3)))
+    with GradientTape() as tape:
+        y = function(x)
+    with pytest.raises(TapeError, match=told):
+        tape.gradient(y, x)
+    with GradientTape() as tape, pytest.raises(TapeError, match=r"int64 \(1,\), has no gradient"):
+        tape.gradient(Tensor(np.array([1])), x)
+
+
 def test_targets_and_weights_of_a_loss_have_no_gradient():
     z, t = Variable(np.ones((2, 3))), Variable(np.zeros((2, 3)))
     op = LOSS_RECORDS["squared_error"]
