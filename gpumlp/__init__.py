@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpumlp import convert
     from gpumlp.autodiff import GradientTape, Tensor, Variable, gradcheck
     from gpumlp.config import load
     from gpumlp.nn import (
@@ -38,14 +39,17 @@ _FROM = {
     "gpumlp.optim": "Optimizer Schedule",
     "gpumlp.training": "evaluate load_trained plot train",
 }
+_MODULES = ("convert",)
 _HOME = {name: module for module, names in _FROM.items() for name in names.split()}
 
-__all__ = [*_HOME]
+__all__ = [*_HOME, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"gpumlp.{name}")
     if not name.startswith("_"):
         fused = importlib.import_module("gpumlp.autodiff").FUSED
         if name in fused:
@@ -54,4 +58,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, *importlib.import_module("gpumlp.autodiff").FUSED})
+    return sorted({*globals(), *__all__, *importlib.import_module("gpumlp.autodiff").FUSED})

@@ -157,22 +157,42 @@ class Sequential(Model):
         model = Sequential([Dense(32, activation="tanh"), Dense(10, activation="softmax")]).build(64)
         print(model.summary())
 
-    The activation of a last Dense layer becomes the model's link: losses see the values before it.
+    The activation of a last Dense layer, or a last Activation, becomes the model's link: losses see the values
+    before it.
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        if not layers:
+    def __init__(self, layers: Sequence[Layer] = ()) -> None:
+        self.chain: list[Layer] = []
+        for layer in layers:
+            self.add(layer)
+
+    def add(self, layer: Layer) -> None:
+        """Put a layer at the end, of a model that is not built yet or is to be built anew."""
+        self.chain.append(layer)
+        match layer:
+            case Dense():
+                self.link = layer.activation
+            case Activation():
+                self.link = layer.name
+            case _:
+                self.link = "identity"
+
+    def build(self, *widths: int, backend: Backend = REFERENCE, dtype: Any = np.float32, seed: int = 0) -> Self:
+        if not self.chain:
             raise ConfigError("a model needs at least one layer")
-        self.chain = list(layers)
-        last = self.chain[-1]
-        self.link = last.activation if isinstance(last, Dense) else "identity"
+        return super().build(*widths, backend=backend, dtype=dtype, seed=seed)
 
     def forward(self, *inputs: Tensor, training: bool = False) -> Tensor:
         (x,) = inputs
         for layer in self.chain[:-1]:
             x = layer(x, training=training)
-        last = self.chain[-1]
-        return last.linear(x) if isinstance(last, Dense) else last(x, training=training)
+        match self.chain[-1]:
+            case Dense() as last:
+                return last.linear(x)
+            case Activation():
+                return x
+            case last:
+                return last(x, training=training)
 
     def layers(self) -> dict[str, Layer]:
         counts: dict[str, int] = {}

@@ -81,7 +81,7 @@ def test_a_sequential_may_end_in_another_layer():
     assert model.link == "identity"
     np.testing.assert_array_equal(model(np.ones((1, 2))).numpy(), model.forward(Tensor([[1.0, 1.0]])).numpy())
     with pytest.raises(ConfigError, match="at least one layer"):
-        Sequential([])
+        Sequential([]).build(2)
 
 
 def test_a_layer_that_stands_twice_in_a_sequential_is_one_layer():

@@ -1,0 +1,177 @@
+"""Weights from Keras and PyTorch, and back: mappings of arrays, matched by order, checked by name and shape.
+
+    from gpumlp import Dense, Sequential, convert
+
+    model = Sequential([Dense(32, "tanh"), Dense(10, "softmax")]).build(64)
+    convert.read(model, torch_model.state_dict(), "pytorch")
+    convert.read(model, {w.path: w.numpy() for w in keras_model.weights}, "keras")
+
+Only numbers travel. What a layer does with them is the model's: its activation, and the epsilon of a norm (1e-5 here
+and in PyTorch; in Keras 1e-3, unless it is told).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpumlp.errors import ConfigError, ShapeError, choices
+from gpumlp.nn import Layer, Model
+
+IGNORED = ("num_batches_tracked", "seed_generator_state")  # counters of the others' batch norm and dropout
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a framework names the arrays of a layer and how it lays out its weights."""
+
+    separator: str  # between the name of a layer and that of an array
+    names: Mapping[str, str]  # of the arrays, by ours
+    transposed: bool  # a dense layer's weights are (out, in), not (in, out)
+
+
+LAYOUTS = {
+    "keras": Layout(
+        "/",
+        {
+            "W": "kernel",
+            "b": "bias",
+            "gain": "gamma",
+            "bias": "beta",
+            "mean": "moving_mean",
+            "variance": "moving_variance",
+        },
+        transposed=False,
+    ),
+    "pytorch": Layout(
+        ".",
+        {
+            "W": "weight",
+            "b": "bias",
+            "gain": "weight",
+            "bias": "bias",
+            "mean": "running_mean",
+            "variance": "running_var",
+        },
+        transposed=True,
+    ),
+}
+
+
+def read(model: Model, arrays: Mapping[str, Any], layout: str, *, layers: Sequence[str] | None = None) -> None:
+    """Overwrite the parameters and running averages of a built model with those of another framework.
+
+    arrays : by names such as ``0.weight`` or ``sequential/dense_1/kernel``; the layers in the order of the model's
+    layout : ``keras`` or ``pytorch``. It must be said: a square matrix does not tell whether it is transposed
+    layers : the names of their layers in the order of the model's, where the mapping has another
+
+    Raises ShapeError, naming both sides, where layers, names or shapes do not agree; the model is unchanged then.
+    """
+    form, ours = _layout(layout), _parts(model)
+    theirs = _grouped(arrays, form.separator)
+    order = _ordered(theirs) if layers is None else list(layers)
+    if sorted(order) != sorted(theirs):
+        raise ShapeError(f"layers names {_listed(order)}; the {layout} mapping has {_listed(theirs)}")
+    if len(order) != len(ours):
+        raise ShapeError(
+            f"the {layout} mapping has the layers {_listed(theirs)}; those of the model are {_listed(ours)}",
+            hint=f"each must have its counterpart; {layout} writes LAYER{form.separator}ARRAY",
+        )
+    converted = {}
+    for (name, parts), other in zip(ours.items(), order, strict=True):
+        wanted, given = {form.names[part]: part for part in parts}, theirs[other]
+        if set(wanted) != set(given):
+            raise ShapeError(
+                f"the layer {other!r} of the {layout} mapping has {', '.join(given)}; "
+                f"for {name} it needs {', '.join(wanted)}",
+                hint=f"is {layout} the right layout? There are: {', '.join(LAYOUTS)}",
+            )
+        for key, part in wanted.items():
+            turned = form.transposed and part == "W"
+            array, shape = _array(given[key], other, key), parts[part][::-1] if turned else parts[part]
+            if array.shape != shape:
+                raise ShapeError(
+                    f"{key} of {other!r} has shape {array.shape}; "
+                    f"for {name}.{part} {parts[part]} it must be {shape} in {layout}",
+                    hint="PyTorch keeps weights as (out, in), Keras and gpumlp as (in, out)" if part == "W" else None,
+                )
+            converted[f"{name}.{part}"] = array.T if turned else array
+    model.load(converted)
+
+
+def write(model: Model, layout: str, *, layers: Sequence[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the parameters and running averages of a built model as another framework names and lays them out.
+
+    ``layers`` are the names of their layers, in order; without it they have the model's own.
+    Raises ShapeError where there are not as many names as layers with parameters.
+    """
+    form, ours, arrays = _layout(layout), _parts(model), model.arrays()
+    names = list(ours) if layers is None else list(layers)
+    if len(names) != len(ours):
+        raise ShapeError(f"{len(names)} names were given for {len(ours)} layers: {', '.join(ours)}")
+    found = {}
+    for (name, parts), other in zip(ours.items(), names, strict=True):
+        for part in parts:
+            array = arrays[f"{name}.{part}"]
+            turned = form.transposed and part == "W"
+            found[f"{other}{form.separator}{form.names[part]}"] = np.ascontiguousarray(array.T) if turned else array
+    return found
+
+
+def _layout(name: str) -> Layout:
+    if name not in LAYOUTS:
+        raise ConfigError(f"unknown layout {name!r}", hint=choices(name, LAYOUTS))
+    return LAYOUTS[name]
+
+
+def _parts(model: Model) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Return the shapes of all arrays of each layer that has any, by the names of both."""
+    if not model.is_built:
+        raise ConfigError("the model has no parameters yet", hint="build it first: model.build(p)")
+
+    def shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
+        return {key: tuple(a.shape) for key, a in (layer.weights | layer.offsets | layer.state).items()}
+
+    return {name: shapes(layer) for name, layer in model.layers().items() if layer.parameters}
+
+
+def _grouped(arrays: Mapping[str, Any], separator: str) -> dict[str, dict[str, Any]]:
+    """Return the arrays by layer, then by their own name."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, array in arrays.items():
+        layer, _, own = name.removesuffix(":0").rpartition(separator)  # Keras 2 ends its names so
+        if own not in IGNORED:
+            groups.setdefault(layer, {})[own] = array
+    return groups
+
+
+def _ordered(groups: Mapping[str, Any]) -> list[str]:
+    """Return the names of the layers. Raises ShapeError where their numbers say that they were sorted as texts."""
+    last: dict[str, tuple[str, list[int]]] = {}
+    for name in groups:
+        stem, numbers = re.sub(r"\d+", "#", name), [int(digits) for digits in re.findall(r"\d+", name)]
+        if stem in last and numbers < last[stem][1]:
+            raise ShapeError(
+                f"in the mapping the layer {name!r} comes after {last[stem][0]!r}",
+                hint="if that is right, say so: layers=[...] names them in the order of the model's",
+            )
+        last[stem] = name, numbers
+    return list(groups)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _array(values: Any, layer: str, name: str) -> np.ndarray[Any, Any]:
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # such as a tensor that still belongs to a graph
+        raise ShapeError(f"{name} of {layer!r} cannot be read as an array: {error}") from None
+    if array.dtype.kind not in "fiu":
+        raise ShapeError(f"{name} of {layer!r} holds {array.dtype}, not numbers")
+    return array
