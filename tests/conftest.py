@@ -1,1 +1,48 @@
-"""Puts this folder on the path, so that every test finds ``support``."""
+"""What all tests share. This file also puts its folder on the path, so that every test finds ``support``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpumlp import backend as backends
+from gpumlp.backend import BACKENDS, Backend
+from gpumlp.config import Loaded, load
+from gpumlp.errors import BackendError
+
+
+@pytest.fixture(params=[*BACKENDS])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend that this machine can have."""
+    try:
+        return backends.get(request.param)
+    except BackendError as error:
+        pytest.skip(f"no backend {request.param} here: {error.what}")
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Callable[..., Loaded]:
+    """Return a function that writes a small task with three classes and loads its configuration."""
+    rng = np.random.default_rng(0)
+    centres = np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 3.0]])
+    labels = rng.integers(0, 3, 150)
+    points = centres[labels] + rng.standard_normal((150, 2))
+    rows = [
+        f"{a:.4f},{b:.4f},{i % 3 + 1},{'xyz'[c]}" for i, ((a, b), c) in enumerate(zip(points, labels, strict=True))
+    ]
+    (tmp_path / "points.csv").write_text("\n".join(["a,b,w,class", *rows]) + "\n")
+    (tmp_path / "points.yaml").write_text(
+        "task: classification\n"
+        "data: {train: points.csv, target: class, drop: [w]}\n"
+        "model: {hidden: [8], activation: tanh}\n"
+        "optimizer: {name: adam, learning_rate: 1e-2}\n"
+        "training: {epochs: 6, batch_size: 16}\n"
+    )
+
+    def make(*overrides: str) -> Loaded:
+        return load(tmp_path / "points.yaml", overrides)
+
+    return make

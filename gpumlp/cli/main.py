@@ -37,9 +37,9 @@ class Main(click.Group):
         ctx.exit(code)
 
 
-def call(verb: str, **options: Any) -> None:
-    """Run a verb of :mod:`gpumlp.cli.verbs`."""
-    getattr(importlib.import_module("gpumlp.cli.verbs"), verb)(**options)
+def call(verb: str, module: str = "verbs", **options: Any) -> None:
+    """Run a verb of a module of :mod:`gpumlp.cli`."""
+    getattr(importlib.import_module(f"gpumlp.cli.{module}"), verb)(**options)
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -108,6 +108,40 @@ def inspect(**options: Any) -> None:
 def plot(**options: Any) -> None:
     """Draw the learning curves and the predictions of RUN."""
     call("plot", **options)
+
+
+@main.command()
+@click.argument("what", metavar="CONFIG|RUN", type=PATH)
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of CONFIG.")
+@click.option("--row", type=click.IntRange(min=0), default=0, help="Which training row, from 0  [default: 0]")
+@click.option("--backend", help="What computes  [default: that of CONFIG or RUN]")
+@click.option("--json", "as_json", is_flag=True, help="Print every number as JSON.")
+def backprop(**options: Any) -> None:
+    """Show one row's gradients, each with its equation and beside its finite difference."""
+    call("backprop", "seen", **options)
+
+
+@main.command()
+@click.argument("what", metavar="CONFIG|RUN", type=PATH)
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of CONFIG.")
+@click.option("--backend", help="What computes  [default: that of CONFIG or RUN]")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+def gradcheck(**options: Any) -> None:
+    """Check the gradient of every parameter against finite differences.
+
+    Exit code 0 where all agree, 1 where one does not.
+    """
+    call("gradcheck", "seen", **options)
+
+
+@main.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("-o", "--output", type=PATH, required=True, help="A .png, .svg or .pdf file.")
+@click.option("--backend", default="numpy", help="What computes the curves  [default: numpy]")
+@click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
+def activations(**options: Any) -> None:
+    """Draw activations, all or those of these NAMEs: the function in blue, its derivative in green."""
+    call("activations", "seen", **options)
 
 
 @main.command()

@@ -21,7 +21,7 @@ from gpumlp.cli.display import Announcer, Notices, print_metrics, remark, remark
 from gpumlp.data import read, read_lines
 from gpumlp.errors import INTERRUPTED, RunError
 from gpumlp.training.build import build, load_data
-from gpumlp.training.files import to_json, write_text
+from gpumlp.training.files import check_free, to_json, write_text
 from gpumlp.training.folder import CONFIG, RunFolder
 
 RUNS = Path("runs")
@@ -111,7 +111,7 @@ def predict(run: Path, file: Path, output: Path | None, proba: bool, force: bool
     if output is not None:
         if output.is_file() and file.is_file() and output.samefile(file):
             raise click.UsageError("the output would replace the rows it is made from")
-        _check_output(output, force=force)
+        check_free(output, force=force)
     model = training.load_trained(run)
     classes = model.encoder.classes
     if proba and classes is None:
@@ -135,15 +135,10 @@ def predict(run: Path, file: Path, output: Path | None, proba: bool, force: bool
         say(f"{len(values):,} predictions in {output}")
 
 
-def _check_output(output: Path, *, force: bool) -> None:
-    if output.is_file() and not force:
-        raise RunError("the file exists", where=str(output), hint="choose another, or overwrite it with --force")
-
-
 def plot(run: Path, output: Path | None, force: bool) -> None:
     """Draw a run."""
     output = output or run / "plot.png"
-    _check_output(output, force=force)
+    check_free(output, force=force)
     remarks(training.plot(run, output))
     tell(str(output))
 

@@ -30,11 +30,14 @@ Rows = tuple[Array, Array, Array]  # losses (N,), masses (N,), gradients (N, K)
 class Loss(Op):
     """A loss record. ``link`` is the activation that turns the network's last linear values into predictions.
 
+    ``slope`` is the gradient of the loss of one row with respect to these values as a reader would write it, with
+    f(x) for the prediction, y for the target and e(y) for a label as a distribution over the classes.
     ``value(xp, outputs, targets, row_weights, class_weights, **params)`` returns the mean loss alone, written so
     that it can be differentiated again.
     """
 
     link: str = field(kw_only=True)
+    slope: str = field(kw_only=True)
     value: Callable[..., Array] = field(kw_only=True)
     hyper: Mapping[str, Hyper] = field(kw_only=True)
     counts_hits: bool = field(kw_only=True)  # the third of the sums counts right answers, else it is 0
@@ -46,6 +49,7 @@ def loss(
     rows: Callable[..., Rows],
     *,
     link: str,
+    slope: str,
     hits: Callable[[Any, Array, Array], Array] | None = None,
     hyper: Mapping[str, Hyper] = MappingProxyType({}),
     accepts: Callable[[Sequence[Array]], bool] = lambda inputs: True,
@@ -98,6 +102,7 @@ def loss(
             "evaluate": direction(evaluate, outputs=("loss", "sums"), specs=lambda *a, **p: specs(*a, **p)[:2]),
         },
         link=link,
+        slope=slope,
         value=value,
         hyper=hyper,
         counts_hits=hits is not None,
@@ -190,6 +195,7 @@ SOFTMAX_CROSS_ENTROPY = loss(
     "l = Σ_k w_k t_k (log Σ_j exp(z_j) - z_k), t one-hot, soft or smoothed",
     _softmax_cross_entropy,
     link="softmax",
+    slope="f(x) - e(y)",
     hits=_right_class,
     accepts=_labels_or_soft,
     hyper={"label_smoothing": _SMOOTHING},
@@ -199,6 +205,7 @@ BINARY_CROSS_ENTROPY = loss(
     "l = -w_1 t log sigmoid(z) - w_0 (1 - t) log(1 - sigmoid(z)), mean over columns",
     _binary_cross_entropy,
     link="sigmoid",
+    slope="f(x) - y",
     hits=_right_side,
     hyper={"label_smoothing": _SMOOTHING},
 )
@@ -207,18 +214,21 @@ SQUARED_ERROR = loss(
     "l = (y - t)², mean over columns",
     _regression(lambda xp, r: (r * r, 2.0 * r)),
     link="identity",
+    slope="2 (f(x) - y)",
 )
 ABSOLUTE_ERROR = loss(
     "absolute_error",
     "l = |y - t|, mean over columns; slope 0 at 0",
     _regression(lambda xp, r: (xp.abs(r), xp.sign(r))),
     link="identity",
+    slope="sign(f(x) - y)",
 )
 HUBER = loss(
     "huber",
     "l = r²/2 where |r| <= δ, else δ (|r| - δ/2), mean over columns (Huber 1964)",
     _regression(_huber),
     link="identity",
+    slope="f(x) - y, cut off at ±δ",
     hyper={
         "delta": Hyper(
             1.0,

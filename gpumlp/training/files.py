@@ -21,6 +21,12 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 _HEADER_LENGTH = 8  # safetensors: a little-endian u64 length, a JSON header, then the tensors
 
 
+def check_free(path: Path, *, force: bool) -> None:
+    """See that writing there would overwrite no file, unless it may. Raises RunError."""
+    if path.is_file() and not force:
+        raise RunError("the file exists", where=str(path), hint="choose another, or overwrite it with --force")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that a reader finds the old content or the new, never a part.
 

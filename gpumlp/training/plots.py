@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpumlp.data import Dataset, Encoder
-from gpumlp.errors import RunError, choices
-from gpumlp.training.files import write_bytes
 from gpumlp.training.folder import RunFolder
 from gpumlp.training.metrics import most_probable
+from gpumlp.training.picture import new_figure, save
 from gpumlp.training.use import Parts, load_run, load_trained, own_parts
 
-FORMATS = ("png", "svg", "pdf")
 TRAIN, VALIDATION = "#1f77b4", "#d62728"
 DECADES = 20  # ratio of losses from which a straight scale would hide the small ones
 LARGEST_NAMED = 20  # classes whose names fit along an axis
@@ -28,19 +25,12 @@ def plot(folder: str | Path, output: Path) -> tuple[str, ...]:
     on the data.
     Raises RunError where matplotlib is not installed or the format is none that it draws.
     """
-    ending = output.suffix.lstrip(".").lower()
-    if ending not in FORMATS:
-        raise RunError(f"cannot draw {output.suffix or 'a file without ending'}", hint=choices(ending, FORMATS))
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise RunError("drawing needs matplotlib", hint="pip install 'gpumlp[plot]'") from None
+    figure = new_figure(output, 11, 4.5)
     run, model = load_run(folder), load_trained(folder)
     parts, notes = own_parts(run, model)
     name, data = _unseen(parts)
     assert data.targets is not None
     outputs = model.network.predict(data.inputs, scale=model.encoder.input_scale)
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     _curves(left, RunFolder(run.folder).read_history(run.summary["epochs"]), run.summary["best_epoch"])
     if model.encoder.task == "classification":
@@ -49,9 +39,7 @@ def plot(folder: str | Path, output: Path) -> tuple[str, ...]:
         _scatter(right, model.encoder, outputs, data.targets)
     right.set_title(f"{name} rows")
     figure.suptitle(str(run.folder))
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=150, format=ending)
-    write_bytes(output, drawn.getvalue())
+    save(figure, output)
     return notes
 
 

@@ -1,0 +1,182 @@
+"""What the verbs do that show what happens inside: gradients and activations."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from gpumlp import backend as backends
+from gpumlp.cli.display import remarks, stdout, tell
+from gpumlp.errors import ConfigError
+from gpumlp.explain.activations import draw_activations
+from gpumlp.explain.backprop import SHOWN, Backprop, backpropagate, shown
+from gpumlp.explain.differences import MOST, TOLERANCE, Comparison
+from gpumlp.explain.parameters import check_parameters
+from gpumlp.explain.subject import Subject, load_subject
+from gpumlp.training.files import check_free, to_json
+
+ROWS = 16  # training rows in a gradient check: enough for batch norm, few enough for thousands of differences
+WIDTH = 100  # columns of a page
+CELL = 9  # columns of a number
+BLOCK = 48  # columns of as many numbers as are shown of a gradient, and a gap: two blocks stand on a page
+VALUES = 10  # numbers that are shown of a value: the width of a page
+
+
+def backprop(what: Path, overrides: Sequence[str], row: int, backend: str | None, as_json: bool) -> None:
+    """Print what happens to one training row, forward and back."""
+    subject = load_subject(what, overrides, backend)
+    if row >= len(subject.data):
+        raise ConfigError(f"there is no row {row}", where="--row", hint=f"the last is {len(subject.data) - 1}")
+    rows = slice(row, row + 1)
+    found = backpropagate(subject.network, subject.loss, subject.inputs(rows), subject.targets(rows))
+    if as_json:
+        click.echo(to_json({"row": row, "backend": subject.network.context.backend.name, **_as_dict(found)}))
+        return
+    remarks(subject.notes)
+    _print(subject, row, found)
+
+
+def _as_dict(found: Backprop) -> dict[str, Any]:
+    return {
+        "loss": found.loss,
+        "values": [
+            {"symbol": v.symbol, "equation": v.equation, "shape": v.array.shape, "value": v.array.tolist()}
+            for v in found.values
+        ],
+        "gradients": [
+            {
+                "of": g.symbol,
+                "equation": g.equation,
+                "shape": g.comparison.taped.shape,
+                "gradient": g.comparison.taped.tolist(),
+                "finite_difference": g.comparison.numeric.tolist(),
+                "relative_error": g.comparison.error,
+            }
+            for g in found.gradients
+        ],
+    }
+
+
+def _print(subject: Subject, row: int, found: Backprop) -> None:
+    tell(f"training row {row}, {_target(subject, row)}; in float64 on {subject.network.context.backend.name}\n")
+    tell("forward, as in prediction")
+    for value in found.values:
+        _print_head(value.symbol, value.equation, value.array)
+        for line in _lines(value.array, VALUES):
+            tell(f"    {line}")
+    record = subject.loss.record
+    tell(f"  L = {record.name} = {found.loss:.6g}\n    {record.meaning}\n")
+    tell("backward: ∇v is the gradient of L with respect to v")
+    tell(f"    {'by the tape':<{BLOCK}}by finite differences")
+    for gradient in found.gradients:
+        comparison = gradient.comparison
+        _print_head(f"∇{gradient.symbol}", gradient.equation, comparison.taped)
+        for taped, numeric in zip(_lines(comparison.taped), _lines(comparison.numeric), strict=True):
+            tell(f"    {taped:<{BLOCK}}{numeric}")
+    worst = max(found.gradients, key=lambda gradient: _size(gradient.comparison))
+    verdict = (
+        "all agree" if worst.comparison.passed else "they do not agree; next to a kink of an activation none can"
+    )
+    tell(f"\n{verdict}: the largest relative error is {worst.comparison.error:.1e}, in ∇{worst.symbol}")
+
+
+def _target(subject: Subject, row: int) -> str:
+    """Return the target of a row in the words of the data."""
+    (target,) = np.ravel(subject.targets(slice(row, row + 1)))
+    name, classes = subject.encoder.target_name, subject.encoder.classes
+    if classes:
+        return f"{name} = {classes[target]} (class {target} of 0 to {len(classes) - 1})"
+    number = subject.encoder.restore(np.array([target]))[0]
+    return f"{name} = {number:.6g}, {target:.6g} when standardized"
+
+
+def _print_head(symbol: str, equation: str, array: np.ndarray[Any, Any]) -> None:
+    shape = " × ".join(str(n) for n in array.shape) or "1"
+    told = f"  {symbol} = {equation}" if equation else f"  {symbol}"
+    tell(f"{told:<{WIDTH - 12}}{shape:>12}")
+
+
+def _lines(array: np.ndarray[Any, Any], most: int = SHOWN) -> list[str]:
+    """Return an array as text, one line for each row, with a sign for what is left out."""
+    matrix = np.atleast_2d(array)
+    part, lines = shown(matrix, most), []
+    pattern = _pattern(part)
+    for row in part:
+        cells = [pattern.format(value).rjust(CELL) for value in row]
+        lines.append("".join([*cells[:-1], " …", cells[-1]] if matrix.shape[1] > most else cells))
+    if len(matrix) > most:
+        lines.insert(-1, "…".rjust(CELL))
+    return lines
+
+
+def _pattern(array: np.ndarray[Any, Any]) -> str:
+    """Return the one format that suits all numbers of an array, of less than CELL columns."""
+    largest = np.abs(array).max(initial=0.0)
+    if largest < 1e6 and (array == array.round()).all():
+        return "{:.0f}"
+    return "{:.5f}" if 1e-3 <= largest < 10 else "{:.3f}" if 10 <= largest < 1e3 else "{:.1e}"
+
+
+def _size(comparison: Comparison) -> float:
+    return float(np.nan_to_num(comparison.error, nan=np.inf))
+
+
+def gradcheck(what: Path, overrides: Sequence[str], backend: str | None, as_json: bool) -> None:
+    """Print how far each parameter's gradient is from its finite differences; exit with 1 where one is too far."""
+    subject = load_subject(what, overrides, backend)
+    rows = slice(0, min(ROWS, len(subject.data)))
+    weights = None if subject.data.weights is None else subject.data.weights[rows].astype(np.float64)
+    found = check_parameters(subject.network, subject.loss, subject.inputs(rows), subject.targets(rows), weights)
+    passed = all(comparison.passed for comparison in found.values())
+    if as_json:
+        click.echo(to_json({"passed": passed, "tolerance": TOLERANCE, "parameters": _table(found)}))
+    else:
+        remarks(subject.notes)
+        _print_check(subject, found, rows.stop)
+    if not passed:
+        sys.exit(1)
+
+
+def _table(found: dict[str, Comparison]) -> dict[str, Any]:
+    return {
+        name: {
+            "shape": comparison.taped.shape,
+            "elements": comparison.taped.size,
+            "checked_one_by_one": comparison.checked,
+            "worst_relative_error": comparison.error,
+            "passed": comparison.passed,
+        }
+        for name, comparison in found.items()
+    }
+
+
+def _print_check(subject: Subject, found: dict[str, Comparison], rows: int) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("parameter", "shape", "one by one", "worst relative error", ""):
+        table.add_column(title, justify="left" if title in ("parameter", "") else "right")
+    for name, comparison in found.items():
+        shape, size = " × ".join(map(str, comparison.taped.shape)), comparison.taped.size
+        moved = "all" if comparison.checked == size else f"{comparison.checked:,} of {size:,}"
+        verdict = "pass" if comparison.passed else "FAIL"
+        table.add_row(name, shape, moved, f"{comparison.error:.1e}", verdict)
+    stdout.print(table, width=max(stdout.width, WIDTH), crop=False)
+    failed = [name for name, comparison in found.items() if not comparison.passed]
+    tell(
+        f"{rows} training rows, in float64 on {subject.network.context.backend.name}; tolerance {TOLERANCE:g} of the "
+        f"largest element.\nEach element was moved by itself, of many {MOST}, then all in a random direction."
+    )
+    tell(f"FAIL: {', '.join(failed)}" if failed else f"pass: all {len(found)} parameters")
+
+
+def activations(names: Sequence[str], output: Path, backend: str, force: bool) -> None:
+    """Draw the activations."""
+    check_free(output, force=force)
+    draw_activations(names, output, backends.get(backend))
+    tell(str(output))

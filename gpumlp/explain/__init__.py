@@ -1,0 +1,1 @@
+"""What happens inside, for people to look at: gradients beside finite differences, activations, graphs."""

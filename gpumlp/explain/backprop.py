@@ -1,0 +1,196 @@
+"""Backpropagation of one row, step by step: each value, each gradient, and the equation it comes from.
+
+Rows are vectors here, as everywhere in gpumlp: z = x W + b, with W (p, H). ``∇v`` is the gradient of the loss with
+respect to v. The names are those of a lecture: z before an activation and h after it, with o for the output layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gpumlp.autodiff import GradientTape, Tensor, Variable, activate
+from gpumlp.errors import ConfigError
+from gpumlp.explain.differences import Comparison, Values, compare, compare_variable
+from gpumlp.nn import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm, Loss, Sequential
+from gpumlp.ops import ACTIVATIONS
+
+SHOWN = 5
+"""Elements of an axis that a person is shown of a gradient: all of so many, else the first and the last of them."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value on the way forward: its symbol, the equation it comes from (none for what is given), its numbers."""
+
+    symbol: str
+    equation: str
+    array: np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A gradient on the way back, beside its finite differences."""
+
+    symbol: str
+    equation: str
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
+class Backprop:
+    """One row on its way forward and back. ``gradients`` stand in the order in which they are computed."""
+
+    values: tuple[Value, ...]
+    gradients: tuple[Gradient, ...]
+    loss: float
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A variable of a step: its symbol, and its gradient as an equation."""
+
+    symbol: str
+    variable: Variable
+    slope: str
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step forward, ``symbol = equation``; ``slope`` is the gradient of its input as an equation."""
+
+    symbol: str
+    equation: str
+    slope: str
+    function: Callable[[Tensor], Tensor]
+    parts: tuple[_Part, ...] = ()
+
+
+def backpropagate(network: Sequential, loss: Loss, inputs: Values, targets: np.ndarray[Any, Any]) -> Backprop:
+    """Send one row through a network of float64 and back. Inputs (1, p); targets (1,) labels or (1, K) numbers.
+
+    The network computes as it predicts: nothing is dropped out, batch norm takes its running averages.
+    """
+    steps, backend = list(_steps(network.chain)), network.context.backend
+    goal = backend.asarray(targets)
+
+    def forward(value: Tensor, start: int = 0) -> list[Tensor]:
+        values = [value]
+        for step in steps[start:]:
+            values.append(step.function(values[-1]))
+        return values
+
+    def from_value(start: int, array: Values) -> float:
+        return float(loss(forward(Tensor(array, backend), start)[-1], goal)[0])
+
+    given = Tensor(inputs, backend)
+    with GradientTape(persistent=True) as tape:
+        tape.watch(given)
+        values = forward(given)
+        total, _ = loss(values[-1], goal)
+
+    def slope_of(source: Tensor) -> Values:
+        found = tape.gradient(total, source)
+        return np.zeros(source.shape) if found is None else found.numpy()
+
+    gradients = []
+    equation = _equation_of(loss, network.units)
+    for position in range(len(steps), 0, -1):
+        step, output = steps[position - 1], values[position]
+        function = partial(from_value, position)
+        compared = compare(function, output.numpy(), slope_of(output), shown=_indices_shown(output.shape))
+        gradients.append(Gradient(step.symbol, equation, compared))
+        for part in step.parts:
+            seen, slope = _indices_shown(part.variable.shape), slope_of(part.variable)
+            compared = compare_variable(lambda: from_value(0, inputs), part.variable, slope, shown=seen)
+            gradients.append(Gradient(part.symbol, part.slope, compared))
+        equation = step.slope
+    told = [Value("x", "", inputs)]
+    told += [Value(step.symbol, step.equation, v.numpy()) for step, v in zip(steps, values[1:], strict=True)]
+    link, last = loss.record.link, values[-1]
+    told.append(Value("f(x)", f"{link}({told[-1].symbol})", activate(link, last).numpy()))
+    told.append(Value("e(y)", "", np.eye(network.units)[targets]) if link == "softmax" else Value("y", "", targets))
+    return Backprop(tuple(told), tuple(gradients), float(total))
+
+
+def _steps(chain: Sequence[Layer]) -> Iterator[_Step]:
+    """Return the steps from the inputs to the last linear values."""
+    count = sum(isinstance(layer, Dense) for layer in chain)
+    value, place, number = "x", "", 0
+    last = len(chain) - 1
+    for position, layer in enumerate(chain):
+        match layer:
+            case Dense():
+                number += 1
+                place = "o" if number == count else "h" if count == 2 else f"h{number}"
+                yield _linear(layer, value, place)
+                value = f"z_{place}"
+                if position != last and layer.activation != "identity":
+                    yield _activation(layer.activation, value, place)
+                    value = f"{place}(x)"
+            case Activation() if position == last:
+                pass  # the link: the loss sees the values before it
+            case Activation():
+                yield _activation(layer.name, value, place)
+                value = f"{place}(x)"
+            case LayerNorm() | BatchNorm():
+                yield _norm(layer, value, place)
+                value = f"n_{place}"
+            case Dropout():
+                pass  # lets everything through in prediction
+            case _:
+                raise ConfigError(f"backpropagation through a {type(layer).__name__} has no equation to be shown")
+
+
+def _linear(layer: Dense, value: str, place: str) -> _Step:
+    z, W, b = f"z_{place}", f"W_{place}", f"b_{place}"
+    parts = [_Part(W, layer.weights["W"], f"{value}ᵀ ∇{z}")]
+    if layer.bias:
+        parts.append(_Part(b, layer.offsets["b"], f"∇{z}"))
+    return _Step(z, f"{value} {W}{f' + {b}' * layer.bias}", f"∇{z} {W}ᵀ", layer.linear, tuple(parts))
+
+
+def _activation(name: str, value: str, place: str) -> _Step:
+    h = f"{place}(x)"
+    of_a_row = ACTIVATIONS[name].directions["forward"].launch == "rows"
+    slope = f"∇{h} J, J the Jacobian of {name} at {value}" if of_a_row else f"∇{h} ⊙ {name}'({value})"
+    return _Step(h, f"{name}({value})", slope, partial(activate, name))
+
+
+def _norm(layer: LayerNorm | BatchNorm, value: str, place: str) -> _Step:
+    n, gain, bias = f"n_{place}", f"gain_{place}", f"bias_{place}"
+    if isinstance(layer, LayerNorm):
+        normal, slope = f"({value} - mean) / σ over the row", f"(g - mean g - u mean(g ⊙ u)) / σ, g = ∇{n} ⊙ {gain}"
+    else:
+        normal, slope = f"({value} - running mean) / σ, σ the running one", f"∇{n} ⊙ {gain} / σ"
+    parts = (_Part(gain, layer.offsets["gain"], f"∇{n} ⊙ u"), _Part(bias, layer.offsets["bias"], f"∇{n}"))
+    return _Step(n, f"{gain} ⊙ u + {bias}, u = {normal}", slope, layer, parts)
+
+
+def _equation_of(loss: Loss, outputs: int) -> str:
+    """Return the gradient of a loss with respect to the last linear values as an equation."""
+    slope, smoothing = loss.record.slope, loss.hyper.get("label_smoothing")
+    if outputs > 1 and loss.record.link != "softmax":
+        slope = f"({slope}) / {outputs}"
+    if smoothing:
+        goal = "e(y)" if "e(y)" in slope else "y"
+        slope += f", {goal} smoothed by {smoothing:g}"
+    return slope
+
+
+def shown(array: np.ndarray[Any, Any], most: int = SHOWN) -> np.ndarray[Any, Any]:
+    """Return the part of an array that a person is shown: of an axis longer than ``most`` the first and the last."""
+    for axis, length in enumerate(array.shape):
+        if length > most:
+            array = np.take(array, [*range(most - 2), length - 1], axis=axis)
+    return array
+
+
+def _indices_shown(shape: tuple[int, ...]) -> list[int]:
+    """Return the flat indices of the elements that a person is shown of an array of this shape."""
+    indices: list[int] = shown(np.arange(np.prod(shape)).reshape(shape)).ravel().tolist()
+    return indices

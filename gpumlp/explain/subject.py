@@ -1,0 +1,69 @@
+"""What is to be explained: the network of a configuration as it starts, or of a run as it ended, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpumlp.config import load
+from gpumlp.data import Dataset, Encoder
+from gpumlp.errors import ConfigError
+from gpumlp.nn import Loss, Sequential
+from gpumlp.training import load_run, load_trained
+from gpumlp.training.build import build, build_loss, load_data
+from gpumlp.training.use import own_parts
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and its loss, in float64, with the training rows to show them on. ``notes`` are for the user."""
+
+    network: Sequential
+    loss: Loss
+    encoder: Encoder
+    data: Dataset
+    notes: tuple[str, ...]
+
+    def inputs(self, rows: slice) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return the inputs of some training rows as the network takes them, (N, p) float64."""
+        return self.data.inputs[rows].astype(np.float64) * self.encoder.input_scale
+
+    def targets(self, rows: slice) -> np.ndarray[Any, Any]:
+        """Return the targets of some training rows: class numbers (N,), or standardised values (N, 1) float64."""
+        assert self.data.targets is not None
+        targets = self.data.targets[rows]
+        return targets if targets.dtype.kind == "i" else targets.astype(np.float64)
+
+
+def load_subject(path: Path, overrides: Sequence[str] = (), backend: str | None = None) -> Subject:
+    """Read a configuration file, or the folder of a finished run; ``backend`` is used in place of theirs.
+
+    A run keeps its settings: ``overrides`` (KEY=VALUE) are for configurations.
+    Raises ConfigError, DataError or RunError where one of them does not fit.
+    """
+    if path.is_dir():
+        if overrides:
+            raise ConfigError("settings of a run cannot be changed", where=str(path), hint="give its configuration")
+        run = load_run(path)
+        settings = run.loaded.settings
+        model = load_trained(path, backend or settings.backend)
+        parts, notes = own_parts(run, model)
+        network, encoder, train = model.network, model.encoder, parts["train"]
+    else:
+        settings = load(path, [*overrides, f"backend={backend}"] if backend else overrides).settings
+        data = load_data(settings)
+        network = build(settings, data).model
+        encoder, train, notes = data.encoder, data.train, data.notes
+    _widen(network)
+    return Subject(network, build_loss(settings, network, encoder, train), encoder, train, notes)
+
+
+def _widen(network: Sequential) -> None:
+    """Give the network the same numbers in float64, in which a finite difference has digits to spare."""
+    context, arrays = network.context, network.arrays()
+    network.build(*network.widths, backend=context.backend, dtype=np.float64, seed=context.seed)
+    network.load(arrays)

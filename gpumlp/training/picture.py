@@ -1,0 +1,38 @@
+"""A picture as a file, drawn by matplotlib (extra ``plot``) without pyplot, so that no window system is touched."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from gpumlp.errors import RunError, choices
+from gpumlp.training.files import write_bytes
+
+FORMATS = ("png", "svg", "pdf")
+
+
+def new_figure(output: Path, width: float, height: float) -> Any:
+    """Return an empty matplotlib figure of this size in inches, for a picture that :func:`save` is to write there.
+
+    Raises RunError where matplotlib is not installed or the ending is none that it draws, before any work is done.
+    """
+    ending = _ending(output)
+    if ending not in FORMATS:
+        raise RunError(f"cannot draw {output.suffix or 'a file without ending'}", hint=choices(ending, FORMATS))
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise RunError("drawing needs matplotlib", hint="pip install 'gpumlp[plot]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Any, output: Path) -> None:
+    """Write a figure in the format of the file's ending, whole or not at all."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, format=_ending(output))
+    write_bytes(output, drawn.getvalue())
+
+
+def _ending(output: Path) -> str:
+    return output.suffix.lstrip(".").lower()
