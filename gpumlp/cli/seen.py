@@ -132,8 +132,8 @@ def gradcheck(what: Path, overrides: Sequence[str], backend: str | None, as_json
     """Print how far each parameter's gradient is from its finite differences; exit with 1 where one is too far."""
     subject = load_subject(what, overrides, backend)
     rows = slice(0, min(ROWS, len(subject.data)))
-    weights = None if subject.data.weights is None else subject.data.weights[rows].astype(np.float64)
-    found = check_parameters(subject.network, subject.loss, subject.inputs(rows), subject.targets(rows), weights)
+    batch = subject.inputs(rows), subject.targets(rows), subject.weights(rows)
+    found = check_parameters(subject.network, subject.loss, *batch)
     passed = all(comparison.passed for comparison in found.values())
     if as_json:
         click.echo(to_json({"passed": passed, "tolerance": TOLERANCE, "parameters": _table(found)}))

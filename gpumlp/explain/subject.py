@@ -38,6 +38,10 @@ class Subject:
         targets = self.data.targets[rows]
         return targets if targets.dtype.kind == "i" else targets.astype(np.float64)
 
+    def weights(self, rows: slice) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+        """Return how much some training rows count, (N,) float64; None where all count alike."""
+        return None if self.data.weights is None else self.data.weights[rows].astype(np.float64)
+
 
 def load_subject(path: Path, overrides: Sequence[str] = (), backend: str | None = None) -> Subject:
     """Read a configuration file, or the folder of a finished run; ``backend`` is used in place of theirs.

@@ -269,6 +269,18 @@ def test_every_parameter_of_a_step_with_everything_in_it(backend: Backend) -> No
         np.testing.assert_array_equal(network.parameters.arrays()[name], before[name])
 
 
+def test_a_row_of_weight_0_is_no_row() -> None:
+    rng = np.random.default_rng(0)
+    network = Sequential([Dense(5, "tanh"), Dense(1)]).build(3, dtype=np.float64)
+    of(network)
+    x, y = rng.standard_normal((6, 3)), rng.standard_normal((6, 1))
+    loss = Loss("squared_error", network)
+    weighted = check_parameters(network, loss, x, y, np.array([1.0, 0, 0, 1, 1, 0]))
+    fewer = check_parameters(network, loss, x[[0, 3, 4]], y[[0, 3, 4]])
+    for name, comparison in weighted.items():
+        np.testing.assert_allclose(comparison.taped, fewer[name].taped, **EXACT)
+
+
 # ---- configurations and runs ---------------------------------------------------------------------
 
 
@@ -294,3 +306,26 @@ def test_a_configuration_is_shown_as_it_starts(task) -> None:
     assert subject.network.context.backend.name == "numpy"
     for name, array in again.arrays().items():
         np.testing.assert_array_equal(subject.network.arrays()[name], array.astype(np.float64))
+
+
+def test_the_rows_are_those_that_the_network_was_trained_on(tmp_path: Path) -> None:
+    """Bytes are scaled, targets standardized, weights kept."""
+    (tmp_path / "rows.csv").write_text("a,w,y\n1,1,0.5\n2,0,1.5\n4,2,1\n")
+    (tmp_path / "rows.yaml").write_text(
+        "task: regression\n"
+        "data: {train: rows.csv, target: y, weights: w, scaling: none, split: {validation: 0, test: 0}}\n"
+    )
+    rows = slice(1, 3)
+    numbers = load_subject(tmp_path / "rows.yaml")
+    assert numbers.inputs(rows).tolist() == [[2], [4]]
+    np.testing.assert_allclose(numbers.targets(rows), [[1.224744871], [0]], rtol=1e-6)
+    assert numbers.weights(rows).tolist() == [0, 2]
+
+    np.savez(tmp_path / "bytes.npz", x=np.array([[0, 255], [51, 102], [204, 0]], np.uint8), y=np.array([0, 1, 1]))
+    (tmp_path / "bytes.yaml").write_text(
+        "task: classification\ndata: {train: bytes.npz, target: y, split: {validation: 0, test: 0}}\n"
+    )
+    images = load_subject(tmp_path / "bytes.yaml")
+    np.testing.assert_allclose(images.inputs(rows), [[0.2, 0.4], [0.8, 0]], rtol=1e-12)
+    assert images.targets(rows).tolist() == [1, 1]
+    assert images.weights(rows) is None
