@@ -253,11 +253,11 @@ def primitive(name: str, *rules: Function | None) -> Callable[[Callable[..., Arr
 
             def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
                 return [
-                    None if want is False or part is None else part(g, y, *arguments, **params)
-                    for want, part in zip(wants, rules or (None,) * len(wants), strict=True)
+                    of_argument(g, y, *arguments, **params) if want is not False and of_argument else None
+                    for of_argument, want in zip(rules or (None,) * len(wants), wants, strict=True)
                 ]
 
-            record(name, arguments, y, rule)
+            record(name, arguments, y, rule)  # what has no gradient, too, for a tape is there to be looked at
             return y
 
         return function
