@@ -28,8 +28,10 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.chdir(tmp_path)
     code = blocks("python")
     assert len(code) == 2
-    for block in code:
-        exec(compile(block, "README.md", "exec"), {})
+    first, second = ({} for _ in code)
+    for block, names in zip(code, (first, second), strict=True):
+        exec(compile(block, "README.md", "exec"), names)
+    assert first["dW"].shape == (3, 3)
     out = capsys.readouterr().out
     assert f"{(64 + 1) * 32 + (32 + 1) * 10:,}" in out
     assert float(out.splitlines()[-1]) > 0.9

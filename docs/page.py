@@ -1,0 +1,132 @@
+"""Run every command and every line of Python in a page, and put what they print behind them.
+
+    python docs/page.py docs/lecture.md            write the page and its pictures anew
+    python docs/page.py docs/lecture.md --check    say where the page is not what comes out; exit code 1
+
+A block ```console holds `$ gpumlp ...` lines, each followed by its output. A block ```python is run, all blocks of a
+page as one program, and the block ```text that follows holds what it prints. Both run in a folder of their own with
+`configs` and `data` of this repository; a picture that they write to `PAGE/` (the page's name) is kept beside it.
+In a check, numbers may differ by what another processor rounds otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import math
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```(console|python)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+NUMBER = re.compile(r"(?<![\w.])[-−+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
+RELATIVE, ABSOLUTE = 0.02, 1e-5
+"""How far a number may be from the page's: results of training differ in the last digits between processors."""
+
+
+def run_console(text: str, folder: Path) -> str:
+    """Return the block with the output that its commands have now."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("$ "):
+            continue
+        words = shlex.split(line[2:])
+        if words[0] != "gpumlp":
+            raise SystemExit(f"only gpumlp is run here, not {words[0]}")
+        result = subprocess.run(
+            [sys.executable, "-m", "gpumlp", *words[1:]],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
+        )
+        if result.returncode:
+            raise SystemExit(f"{line[2:]}\n{result.stderr}")
+        lines += [line, *(each.rstrip() for each in result.stdout.splitlines())]
+    return "\n".join(lines) + "\n"
+
+
+def run_python(text: str, names: dict[str, object]) -> str:
+    """Return what the lines print."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(text, "page", "exec"), names)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def rendered(page: str, folder: Path) -> str:
+    """Return the page with every output as it comes out now."""
+    names: dict[str, object] = {"__name__": "page"}
+
+    def block(found: re.Match[str]) -> str:
+        language, text, _ = found.groups()
+        if language == "console":
+            return f"```console\n{run_console(text, folder)}```\n"
+        printed = run_python(text, names).strip("\n")
+        return f"```python\n{text}```\n" + (f"\n```text\n{printed}\n```\n" if printed else "")
+
+    with contextlib.chdir(folder):
+        return BLOCK.sub(block, page)
+
+
+def same(ours: str, theirs: str) -> bool:
+    """Tell whether two lines agree but for rounding."""
+    if "relative error" in ours and "relative error" in theirs:
+        return True  # nothing but rounding: the places of the largest, too
+    if NUMBER.sub("#", ours).split() != NUMBER.sub("#", theirs).split():
+        return False
+    pairs = zip(NUMBER.findall(ours), NUMBER.findall(theirs), strict=True)
+    return all(math.isclose(number(a), number(b), rel_tol=RELATIVE, abs_tol=ABSOLUTE) for a, b in pairs)
+
+
+def number(text: str) -> float:
+    return float(text.replace(",", "").replace("−", "-"))
+
+
+def differences(page: str, now: str) -> list[str]:
+    """Return where a page is not what comes out now."""
+    ours, theirs = page.splitlines(), now.splitlines()
+    wrong = [
+        f"line {at}: the page has\n    {a}\nnow comes\n    {b}"
+        for at, (a, b) in enumerate(zip(ours, theirs, strict=False), 1)
+        if not same(a, b)
+    ]
+    return wrong if len(ours) == len(theirs) else [*wrong, f"the page has {len(ours)} lines, now come {len(theirs)}"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    options = parser.parse_args()
+    page, pictures = options.page.read_text(encoding="utf-8"), options.page.with_suffix("")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for name in ("configs", "data"):
+            (folder / name).symlink_to(ROOT / name)
+        (folder / pictures.name).mkdir()
+        now = rendered(page, folder)
+        made = sorted((folder / pictures.name).iterdir())
+        kept = {path.name for path in pictures.iterdir()} if pictures.exists() else set()
+        if options.check:
+            wrong = differences(page, now)
+            wrong += [f"{pictures.name}/{name} is not made by the page" for name in kept - {p.name for p in made}]
+            wrong += [f"{pictures.name}/{p.name} is not kept" for p in made if p.name not in kept]
+            wrong += [f"{p.name} is shown nowhere" for p in made if f"{pictures.name}/{p.name})" not in page]
+            print("\n".join(wrong) or f"{options.page} is what comes out")
+            return 1 if wrong else 0
+        options.page.write_text(now, encoding="utf-8")
+        shutil.rmtree(pictures, ignore_errors=True)
+        shutil.copytree(folder / pictures.name, pictures)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
