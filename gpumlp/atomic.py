@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
 
 PART = ".part"
 """How the names of files end that are being written."""
+
+LEFTOVER = re.compile(rf"\.(?P<name>.+)\.(?P<process>\d+){re.escape(PART)}")
+"""Such names in full: of which file, and by which process."""
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -16,7 +20,7 @@ def replace_file(path: Path, content: bytes) -> None:
     Raises OSError where it cannot be written; nothing is left behind then.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}{PART}")
-    beside.unlink(missing_ok=True)  # of a process that was killed and had the same number
+    _clear(path)
     try:
         with beside.open("xb") as file:
             file.write(content)
@@ -28,6 +32,42 @@ def replace_file(path: Path, content: bytes) -> None:
             beside.unlink()
         raise
     _flush_folder(path.parent)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to the end of a file, all or nothing. Raises OSError where it cannot be written."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        rest = memoryview(content)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except BaseException:
+            file.truncate(before)
+            raise
+
+
+def _clear(path: Path) -> None:
+    """Delete what processes that were killed while they wrote this file left beside it."""
+    for other in path.parent.glob(f".*{PART}"):
+        found = LEFTOVER.fullmatch(other.name)
+        if found and found["name"] == path.name and not _is_at_work(int(found["process"])):
+            other.unlink(missing_ok=True)
+
+
+def _is_at_work(process: int) -> bool:
+    """Tell whether another process with this number may be running."""
+    if process == os.getpid():
+        return False  # it is the number of one that is gone
+    if os.name != "posix":
+        return True  # signal 0 is no question there
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _flush_folder(folder: Path) -> None:

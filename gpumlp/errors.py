@@ -7,10 +7,8 @@ for one of these. Anything else that escapes is a defect in gpumlp.
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
-
-INTERRUPTED = 130
-"""The exit code after Ctrl-C: 128 and the number of the signal, as shells have it."""
 
 
 class GpumlpError(Exception):
@@ -61,6 +59,22 @@ class TapeError(GpumlpError):
 
 class RunError(GpumlpError):
     """A run folder or a model file is missing, damaged or in the way, or a run could not go on."""
+
+
+class SignalError(KeyboardInterrupt):
+    """SIGINT (Ctrl-C) or SIGTERM has ended a run. What it had done is saved where it had begun.
+
+    Like any KeyboardInterrupt this is no Exception: it is not what is caught where errors are dealt with.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def exit_code(interrupt: KeyboardInterrupt) -> int:
+    """Return 128 and the number of the signal, as shells have it: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + (interrupt.number if isinstance(interrupt, SignalError) else signal.SIGINT)
 
 
 def nearest(name: object, allowed: Iterable[str]) -> str | None:

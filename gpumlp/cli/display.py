@@ -54,17 +54,20 @@ def remarks(notes: Iterable[object]) -> None:
 
 
 class Notices(logging.Handler):
-    """Says on stderr what the library logs, each thing once."""
+    """Says on stderr what the library logs from ``level`` on, each thing once."""
 
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
+    def __init__(self, level: int = logging.INFO) -> None:
+        super().__init__(level)
         self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if text not in self._said:
             self._said.add(text)
-            remark(text)
+            if record.levelno < logging.WARNING:
+                remark(text)
+            else:
+                say(f"warning: {text}", style="yellow")
 
 
 def number(value: float | None) -> str:

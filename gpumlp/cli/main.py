@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from gpumlp import __version__
-from gpumlp.errors import INTERRUPTED, GpumlpError
+from gpumlp.errors import GpumlpError, exit_code
 
 PATH = click.Path(path_type=Path)
 
@@ -27,8 +27,8 @@ class Main(click.Group):
             if error.errno == errno.EPIPE:  # the reader has had enough, as in `| head`: click ends quietly
                 raise
             self._fail(ctx, f"{error.filename or 'output'}: {error.strerror or error}", 1)
-        except KeyboardInterrupt:
-            self._fail(ctx, "interrupted", INTERRUPTED)
+        except KeyboardInterrupt as interrupt:
+            self._fail(ctx, "interrupted", exit_code(interrupt))
 
     @staticmethod
     def _fail(ctx: click.Context, message: str, code: int) -> None:
@@ -52,7 +52,8 @@ def main() -> None:
       gpumlp evaluate runs/digits           measure it again
       gpumlp predict runs/digits new.csv    predict raw rows
 
-    Exit codes: 0 done, 2 wrong usage or configuration, 3 wrong data, 1 anything else, 130 interrupted.
+    Exit codes: 0 done, 2 wrong usage or configuration, 3 wrong data, 1 anything else, 130 interrupted (143 by
+    SIGTERM).
     """
 
 
@@ -61,7 +62,9 @@ def main() -> None:
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated.")
 @click.option("--run-dir", type=PATH, help="Folder of the run  [default: runs/NAME, numbered]")
 @click.option("--backend", help="What computes; the same as --set backend=NAME.")
-@click.option("--resume", is_flag=True, help="Continue an interrupted run from its last checkpoint.")
+@click.option(
+    "--resume", is_flag=True, help="Continue an interrupted run from its last checkpoint; begin it if need be."
+)
 @click.option("--force", is_flag=True, help="Delete an earlier run in the folder first.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")

@@ -19,10 +19,10 @@ from gpumlp import training
 from gpumlp.cli import doctor as clinic
 from gpumlp.cli.display import Announcer, Notices, print_metrics, remark, remarks, say, tell
 from gpumlp.data import read, read_lines
-from gpumlp.errors import INTERRUPTED, RunError
+from gpumlp.errors import RunError, exit_code
 from gpumlp.training.build import build, load_data
 from gpumlp.training.files import check_free, to_json, write_text
-from gpumlp.training.folder import CONFIG, RunFolder
+from gpumlp.training.folder import CONFIG, PICTURE, RunFolder
 
 RUNS = Path("runs")
 
@@ -46,28 +46,28 @@ def train(
     folder = run_dir or _run_folder(config, resume=resume)
     announcer = None if quiet else Announcer()
     log = logging.getLogger("gpumlp")
-    notices = logging.NullHandler() if quiet else Notices()
+    notices = Notices(logging.WARNING if quiet else logging.INFO)
     log.setLevel(logging.INFO)
     log.addHandler(notices)
     try:
         result = training.train(loaded, folder, resume=resume, force=force, listener=announcer)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if announcer:
             announcer.close()
         place = RunFolder(folder)
         if not place.checkpoints():
             raise  # nothing to go on from yet
         say(f"interrupted; to go on from the last checkpoint: {place.resume_command}")
-        sys.exit(INTERRUPTED)
+        sys.exit(exit_code(interrupt))
     finally:
         log.removeHandler(notices)
         if announcer:
             announcer.close()
+    remarks(result.notes)
     if as_json:
         click.echo(to_json({"run": str(folder), **result.summary}))
-        return
-    remarks(result.notes)
-    _report(result)
+    else:
+        _report(result)
 
 
 def _run_folder(config: Path, *, resume: bool) -> Path:
@@ -137,7 +137,7 @@ def predict(run: Path, file: Path, output: Path | None, proba: bool, force: bool
 
 def plot(run: Path, output: Path | None, force: bool) -> None:
     """Draw a run."""
-    output = output or run / "plot.png"
+    output = output or run / PICTURE
     check_free(output, force=force)
     remarks(training.plot(run, output))
     tell(str(output))

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from gpumlp.config.problems import explain
 from gpumlp.config.section import section_of_name
-from gpumlp.config.settings import Settings, block_of_width
+from gpumlp.config.settings import VERSION, Settings, block_of_width
 from gpumlp.config.yaml_text import KeyPath, Value, parse, render
 from gpumlp.errors import ConfigError, nearest
 
@@ -74,6 +74,7 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Loaded:
             draft.override(override)
         except ConfigError as error:
             problems.append((draft.last, error))
+    _check_version(draft)
     try:
         settings = Settings.model_validate(draft.value)
     except ValidationError as error:
@@ -184,6 +185,14 @@ class _Draft:
             self.places[*path, key] = self.places[path]
         node[path[-1]] = section
         return section
+
+
+def _check_version(draft: _Draft) -> None:
+    """Raise ConfigError alone for a file of a later version: all else that is wrong with it may be right there."""
+    version = draft.value.get("version")
+    if type(version) is int and version > VERSION:
+        what = f"the file is written for version {version} of the settings, this gpumlp knows up to {VERSION}"
+        raise ConfigError(what, where=draft.place(("version",)).text, hint="update gpumlp")
 
 
 def _read(path: Path) -> str:

@@ -187,6 +187,11 @@ class Training(Section):
     early_stopping: EarlyStopping | None = Field(
         default=None, description="stop when the validation loss no longer falls; null: run all epochs"
     )
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="steps between two checkpoints, also in the middle of an epoch; null: at the end of epochs only, "
+        "every two seconds",
+    )
 
 
 LATER = {
@@ -208,9 +213,16 @@ def _all_defaults() -> Any:
     return {}
 
 
+VERSION = 1
+"""Version of the settings: one more when what a file says would no longer mean the same."""
+
+
 class Settings(Section):
     """Everything that a run depends on."""
 
+    version: Annotated[int, Field(ge=1, le=VERSION)] = Field(
+        default=VERSION, description="version of the settings that the file was written for"
+    )
     task: Task = Field(description="what is predicted: one of several classes (two: binary), or numbers")
     data: Data = Field(description="the rows: at least train (a file) and target (a column)")
     model: Model = Field(default=Model(), description="the network")
@@ -247,5 +259,8 @@ class Settings(Section):
             if SCHEDULES[self.schedule.name].watches:
                 path = ("schedule", "name")
                 problems.append(Problem(path, f"{self.schedule.name} {what}", f"{hint}choose another schedule"))
+        if self.training.batch_size == 1 and any(block.norm == "batch" for block in self.model.blocks):
+            what = "batch norm cannot learn from batches of 1 row: each would be its own mean"
+            problems.append(Problem(("training", "batch_size"), what, "allowed: at least 2, or norm: layer"))
         refuse("Settings", problems)
         return self

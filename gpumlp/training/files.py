@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,28 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as format_safetensors
 
-from gpumlp.atomic import replace_file
+from gpumlp.atomic import append, replace_file
 from gpumlp.errors import RunError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 _HEADER_LENGTH = 8  # safetensors: a little-endian u64 length, a JSON header, then the tensors
+
+
+class DamageError(RunError):
+    """A file of a run or of a model is missing, or not as it was written."""
+
+
+class WriteError(RunError):
+    """A file or folder of a run cannot be written: the disk is full, or it is not ours to write."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says against writing ``path`` into a WriteError."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"cannot be written: {error.strerror or error}", where=str(path)) from None
 
 
 def check_free(path: Path, *, force: bool) -> None:
@@ -31,21 +49,31 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that a reader finds the old content or the new, never a part.
 
     A link is followed; what is no regular file (a pipe, a device) is written to as it is.
-    Raises RunError where the disk is full or the folder cannot be written; nothing is left behind then.
+    Raises WriteError where the disk is full or the folder cannot be written; nothing is left behind then.
     """
-    try:
+    with writing(path):
         path = path.resolve()
         if path.exists() and not path.is_file():
             path.write_bytes(content)
-            return
-        replace_file(path, content)
-    except OSError as error:
-        raise RunError(f"cannot be written: {error.strerror or error}", where=str(path)) from None
+        else:
+            replace_file(path, content)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file as :func:`write_bytes` does."""
     write_bytes(path, text.encode())
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Add a value to a file of JSON lines, or raise WriteError and leave the file as it was."""
+    with writing(path):
+        append(path, json_line(value).encode())
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless they are there. Raises WriteError."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -75,13 +103,23 @@ def _without_nan(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Raises RunError where it is missing or damaged."""
+    """Return the content of a JSON file. Raises DamageError where it is missing or damaged."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise RunError("the file is missing", where=str(path)) from None
+        raise DamageError("the file is missing", where=str(path)) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"cannot be read: {error}", where=str(path)) from None
+        raise DamageError(f"cannot be read: {error}", where=str(path)) from None
+
+
+def sealed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return JSON-able fields with one more, ``sha256``: a checksum of the others."""
+    return {**fields, "sha256": _checksum({}, fields)}
+
+
+def is_whole(fields: Mapping[str, Any]) -> bool:
+    """Tell whether fields are as :func:`sealed` left them."""
+    return fields.get("sha256") == _checksum({}, {k: v for k, v in fields.items() if k != "sha256"})
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], meta: Mapping[str, Any]) -> str:
@@ -97,7 +135,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], meta: M
 def read_arrays(path: Path) -> tuple[Arrays, dict[str, Any]]:
     """Return the arrays and metadata that :func:`write_arrays` wrote, the checksum under ``sha256``.
 
-    Raises RunError where the file is missing, cut short, or does not have the checksum it was written with.
+    Raises DamageError where the file is missing, cut short, or does not have the checksum it was written with.
     """
     try:
         content = path.read_bytes()
@@ -107,11 +145,11 @@ def read_arrays(path: Path) -> tuple[Arrays, dict[str, Any]]:
         text = json.loads(header["__metadata__"]["gpumlp"])
         meta, checksum = dict(text["meta"]), text["sha256"]
     except FileNotFoundError:
-        raise RunError("the file is missing", where=str(path)) from None
+        raise DamageError("the file is missing", where=str(path)) from None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(f"not a file of gpumlp, or damaged: {error}", where=str(path)) from None
+        raise DamageError(f"not a file of gpumlp, or damaged: {error}", where=str(path)) from None
     if checksum != _checksum(arrays, meta):
-        raise RunError("the content does not match its checksum: the file is damaged", where=str(path))
+        raise DamageError("the content does not match its checksum: the file is damaged", where=str(path))
     return arrays, meta | {"sha256": checksum}
 
 

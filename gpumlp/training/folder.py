@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import os
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpumlp.atomic import PART
+from gpumlp.atomic import LEFTOVER, PART
 from gpumlp.config import HEADER
 from gpumlp.errors import RunError
-from gpumlp.training.files import write_text
+from gpumlp.training.files import DamageError, WriteError, append_line, write_text, writing
 from gpumlp.training.saved import DESCRIPTION, WEIGHTS
 
 CONFIG, HISTORY, SUMMARY, MODEL, CHECKPOINTS = "config.yaml", "metrics.jsonl", "summary.json", "model", "checkpoints"
+PICTURE = "plot.png"
+DIVERGED = "diverged"
+"""The status in the summary of a run that came apart; its ``reason`` says how."""
 
-CHECKPOINT = re.compile(r"epoch-\d+\.safetensors")
-LEFTOVER = re.compile(rf"\..+\.\d+{re.escape(PART)}")
+CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -49,34 +54,54 @@ class RunFolder:
         return begins and self.history.is_file() and (self.path / CHECKPOINTS).is_dir()
 
     @property
+    def picture(self) -> Path:
+        return self.path / PICTURE
+
+    @property
     def resume_command(self) -> str:
         """The command that continues an interrupted run, as one would type it."""
         return shlex.join(["gpumlp", "train", str(self.config), "--run-dir", str(self.path), "--resume"])
 
-    def checkpoint(self, epoch: int) -> Path:
-        """Return the file of the checkpoint after so many epochs."""
-        return self.path / CHECKPOINTS / f"epoch-{epoch:06d}.safetensors"
+    def checkpoint(self, steps: int) -> Path:
+        """Return the file of the checkpoint after so many steps."""
+        return self.path / CHECKPOINTS / f"step-{steps:09d}.safetensors"
 
     def checkpoints(self) -> list[Path]:
         """Return the checkpoints there are, the latest first."""
-        found = {p: CHECKPOINT.fullmatch(p.name) for p in (self.path / CHECKPOINTS).glob("epoch-*.safetensors")}
-        return sorted((p for p, name in found.items() if name), key=lambda p: int(p.stem.split("-")[1]), reverse=True)
+        found = {p: CHECKPOINT.fullmatch(p.name) for p in (self.path / CHECKPOINTS).glob("step-*.safetensors")}
+        steps = {path: int(name[1]) for path, name in found.items() if name}
+        return sorted(steps, key=lambda path: steps[path], reverse=True)
+
+    def keep_checkpoints(self, number: int) -> None:
+        """Delete all but the latest ones."""
+        for old in self.checkpoints()[number:]:
+            with writing(old):
+                old.unlink(missing_ok=True)
 
     def read_history(self, epochs: int) -> list[dict[str, Any]]:
-        """Return the first lines of the history. Raises RunError where they are not there."""
+        """Return the first lines of the history. Raises DamageError where they are not there."""
         try:
             lines = self.history.read_text(encoding="utf-8").splitlines()
             return [json.loads(lines[i]) for i in range(epochs)]
         except (OSError, ValueError, IndexError) as error:
-            raise RunError(f"the history is damaged: {error}", where=str(self.history)) from None
+            raise DamageError(f"the history is damaged: {error}", where=str(self.history)) from None
+
+    def add_to_history(self, row: dict[str, Any]) -> None:
+        """Add the line of an epoch."""
+        append_line(self.history, row)
+
+    def flush_history(self) -> None:
+        """Bring the history to the disk: a checkpoint must not survive a power cut that its history does not."""
+        with writing(self.history), self.history.open("rb") as file:
+            os.fsync(file.fileno())
 
     def check_free(self, *, force: bool) -> None:
         """Raise RunError unless a new run may be written here; ``force`` allows to replace one."""
         try:
-            empty = not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+            free = not self.path.exists() or (self.path.is_dir() and self._holds_nothing())
         except OSError as error:
             raise RunError(f"cannot be looked into: {error.strerror}", where=str(self.path)) from None
-        if empty or (force and self.is_run):
+        if free or (force and self.is_run):
             return
         if self.is_run:
             hint = "choose another --run-dir, continue it with --resume, or replace it with --force"
@@ -84,10 +109,17 @@ class RunFolder:
         what = "the folder is in use, and not by a run" if self.path.is_dir() else "this is a file"
         raise RunError(what, where=str(self.path), hint="choose another --run-dir")
 
+    def _holds_nothing(self) -> bool:
+        """Tell whether the folder is empty, or holds just what is left of a run killed before it had begun."""
+        places = [self.path, *(path for path in (self.path / CHECKPOINTS,) if path.is_dir())]
+        for path in itertools.chain.from_iterable(place.iterdir() for place in places):
+            is_empty_history = path == self.history and path.stat().st_size == 0
+            if path not in places and not is_empty_history and not LEFTOVER.fullmatch(path.name):
+                return False
+        return True
+
     def check_resumable(self, config: str) -> None:
-        """Raise RunError unless this is a run with this configuration."""
-        if not self.is_run:
-            raise RunError("there is no run to resume", where=str(self.path), hint="leave --resume away to start one")
+        """Raise RunError unless this run has this configuration."""
         if self.config.read_text(encoding="utf-8") != config:
             raise RunError(
                 "the run was started with another configuration",
@@ -95,24 +127,38 @@ class RunFolder:
                 hint=f"resume it as it was: {self.resume_command}",
             )
 
-    def prepare(self, config: str, history: str, *, existed: bool) -> None:
-        """Make the folder ready: an earlier run gives way unless ``history`` continues it.
+    def prepare(self, config: str, history: str | None, *, existed: bool) -> None:
+        """Make the folder ready: an earlier run gives way unless there is a ``history`` to continue it with.
 
-        Raises RunError where the folder has come into being since it was looked at: another run has taken it.
+        The configuration is written last: it makes the folder a run. Raises WriteError where that cannot be, and
+        RunError where the folder has come into being since it was looked at: another run has taken it.
         """
         try:
+            with writing(self.path):
+                self._make(existed)
+                if history is None:
+                    self._delete_run()
+                self._delete_leftovers()
+            write_text(self.history, history or "")
+            write_text(self.config, config)
+        except WriteError:
+            if not existed:
+                self._unmake()
+            raise
+
+    def _make(self, existed: bool) -> None:
+        try:
             self.path.mkdir(parents=True, exist_ok=existed)
-            (self.path / CHECKPOINTS).mkdir(exist_ok=True)
-            if not history:
-                self._delete_run()
-            self._delete_leftovers()
         except FileExistsError:
             hint = "start again, or give --run-dir"
             raise RunError("another run has just begun here", where=str(self.path), hint=hint) from None
-        except OSError as error:
-            raise RunError(f"cannot be made: {error.strerror}", where=str(self.path)) from None
-        write_text(self.config, config)
-        write_text(self.history, history)
+        (self.path / CHECKPOINTS).mkdir(exist_ok=True)
+
+    def _unmake(self) -> None:
+        """Take away a folder that was made a moment ago, if nothing but what :meth:`prepare` made is in it."""
+        for undo in (self.history.unlink, (self.path / CHECKPOINTS).rmdir, self.path.rmdir):
+            with contextlib.suppress(OSError):
+                undo()
 
     def _delete_leftovers(self) -> None:
         """Delete what a process that was killed had half written."""
@@ -124,5 +170,5 @@ class RunFolder:
     def _delete_run(self) -> None:
         """Delete the files that gpumlp writes, and no other."""
         model = self.path / MODEL
-        for path in (self.summary, model / DESCRIPTION, model / WEIGHTS, *self.checkpoints()):
+        for path in (self.summary, *self.checkpoints(), model / DESCRIPTION, model / WEIGHTS, self.picture):
             path.unlink(missing_ok=True)

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpumlp.config import EarlyStopping, Loaded, dump
+from gpumlp.config import Loaded, Training, dump
 from gpumlp.data import Dataset
-from gpumlp.errors import RunError
+from gpumlp.errors import RunError, SignalError
 from gpumlp.training.build import Parts, build, load_data
-from gpumlp.training.files import Arrays, json_line, read_arrays, read_json, write_arrays, write_json
-from gpumlp.training.folder import MODEL, RunFolder
+from gpumlp.training.files import (
+    Arrays,
+    DamageError,
+    WriteError,
+    json_line,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+)
+from gpumlp.training.folder import DIVERGED, MODEL, RunFolder
 from gpumlp.training.measure import Measurement
 from gpumlp.training.saved import save_model
-from gpumlp.training.trainer import weights_in_place
+from gpumlp.training.signals import Signals, signals
+from gpumlp.training.trainer import EpochReport, weights_in_place
 
-KEPT_CHECKPOINTS = 2
+FORMAT = 1  # of checkpoints
+KEPT_CHECKPOINTS = 3
 CHECKPOINT_SECONDS = 2.0  # what an interruption may cost at most, besides the epoch it falls into
 CHECKPOINT_SHARE = 0.05  # of the time that saving may take, where it is slow
+NOTHING_KEPT = "no epoch before it is worth keeping"
+REMEDY = "try a lower optimizer.learning_rate, optimizer.clip_norm=1, or schedule.warmup=0.05"
+
+log = logging.getLogger(__name__)
 
 
 class Listener:
@@ -38,7 +54,7 @@ class Listener:
 
 @dataclass
 class Progress:
-    """How far a run is and what its best epoch was: all that decides when it ends."""
+    """How many epochs a run has done and which was the best: all that decides when it ends."""
 
     epoch: int = 0
     seconds: float = 0.0
@@ -72,36 +88,56 @@ def train(
 ) -> Result:
     """Train as the configuration says and leave everything in ``folder``.
 
-    ``resume`` continues an interrupted run from its last checkpoint and ends where it would have ended;
-    ``force`` replaces an earlier run in the folder. Nothing is written or deleted before data and
-    configuration have been found good.
+    ``resume`` continues an interrupted run from its last checkpoint and ends where it would have ended; where
+    no run has begun yet, it begins. ``force`` replaces an earlier run in the folder. Nothing is written or deleted
+    before data and configuration have been found good.
 
-    Raises RunError where the folder is in use, where a run to be resumed had another configuration or other
-    data, or where the loss stops being finite; DataError where the data do not fit.
+    Raises RunError where the folder is in use or cannot be written, where a run to be resumed had another
+    configuration or other data, or where the loss stops being finite; DataError where the data do not fit;
+    SignalError where SIGINT or SIGTERM arrives: in training after the step of the moment, which is saved.
     """
     listener = listener or Listener()
     place = RunFolder(Path(folder))
     existed = place.path.exists()
     text = dump(loaded.settings, folder=loaded.path.resolve().parent)
+    if resume and not place.is_run:
+        log.info("there is no run in %s yet: it begins", place.path)
+        resume = False
     if resume:
         place.check_resumable(text)
         if place.summary.exists():
-            return Result(place.path, read_json(place.summary), ("this run is complete already",))
+            return _finished(place)
     else:
         place.check_free(force=force)
-    parts = build(loaded.settings, load_data(loaded.settings))
-    run = _Run(place, parts, loaded.settings.training.early_stopping)
-    history = run.restore() if resume else []
-    place.prepare(text, "".join(json_line(row) for row in history), existed=existed)
-    listener.prepared(parts, place.path)
-    return Result(place.path, run.finish(run.loop(listener)))
+    with signals() as watched:
+        parts = build(loaded.settings, load_data(loaded.settings))
+        run = _Run(place, parts, loaded.settings.training, watched)
+        history = run.restore() if resume else None
+        lines = None if history is None else "".join(json_line(row) for row in history)
+        place.prepare(text, lines, existed=existed)
+        listener.prepared(parts, place.path)
+        try:
+            return Result(place.path, run.finish(run.loop(listener)))
+        except WriteError as error:
+            hint = f"mend that, then go on: {place.resume_command}"
+            raise WriteError(error.what, where=error.where, hint=hint) from None
+
+
+def _finished(place: RunFolder) -> Result:
+    """Return what a run that has ended came to. Raises RunError where it came apart."""
+    summary = read_json(place.summary)
+    if summary["status"] == DIVERGED:
+        what = f"this run came apart, and would again: {summary['reason']}"
+        raise RunError(what, where=str(place.path), hint=f"{REMEDY}, in another folder or with --force")
+    return Result(place.path, summary, ("this run is complete already",))
 
 
 class _Run:
     """The loop over epochs, with what it must remember."""
 
-    def __init__(self, folder: RunFolder, parts: Parts, stopping: EarlyStopping | None) -> None:
-        self.folder, self.parts, self.stopping = folder, parts, stopping
+    def __init__(self, folder: RunFolder, parts: Parts, settings: Training, watched: Signals) -> None:
+        self.folder, self.parts, self.signals = folder, parts, watched
+        self.stopping, self.every = settings.early_stopping, settings.checkpoint_every
         self.progress = Progress()
         self.best: Arrays = parts.model.arrays()
         validation = parts.data.validation
@@ -111,10 +147,12 @@ class _Run:
     def loop(self, listener: Listener) -> str:
         """Train until the epochs are over or early stopping says so; return the status of the run."""
         trainer, progress = self.parts.trainer, self.progress
+        self.signals.hold = True
         while progress.epoch < trainer.epochs:
             if self._should_stop():
                 return "stopped early"
-            report = trainer.run_epoch(lambda done: listener.batch(done, trainer.batches))
+            self._end_if_asked()
+            report = self._train_epoch(listener)
             row: dict[str, Any] = {"epoch": report.epoch, "seconds": report.seconds, "train_loss": report.loss}
             if report.accuracy is not None:
                 row["train_accuracy"] = report.accuracy
@@ -124,12 +162,36 @@ class _Run:
             self._check_finite(row)
             progress.epoch, progress.seconds = report.epoch, progress.seconds + report.seconds
             best = self._keep_best(measured)
-            with self.folder.history.open("a", encoding="utf-8") as file:
-                file.write(json_line(row))
-            if time.monotonic() >= self._checkpoint_due:
+            self.folder.add_to_history(row)
+            if time.monotonic() >= self._checkpoint_due or self._is_due(trainer.steps):
                 self._save_checkpoint()
             listener.epoch(row, best)
         return "completed"
+
+    def _train_epoch(self, listener: Listener) -> EpochReport:
+        """Train to the end of the epoch, and save on the way what is to be saved."""
+        trainer = self.parts.trainer
+        first = trainer.epoch * trainer.batches
+
+        def pauses(done: int) -> bool:
+            listener.batch(done, trainer.batches)
+            return self.signals.received is not None or self._is_due(first + done)
+
+        while (report := trainer.run_epoch(pauses)) is None:
+            if self._is_due(trainer.steps):
+                self._save_checkpoint()
+            self._end_if_asked()
+        return report
+
+    def _is_due(self, steps: int) -> bool:
+        """Tell whether so many steps are a whole number of times the steps between two checkpoints."""
+        return self.every is not None and steps % self.every == 0
+
+    def _end_if_asked(self) -> None:
+        """Save and raise SignalError if a signal has arrived."""
+        if self.signals.received is not None:
+            self._save_checkpoint()
+            raise SignalError(self.signals.received)
 
     def _validate(self) -> dict[str, float]:
         """Measure the weights of the moment, or their average, on the validation rows if there are any."""
@@ -156,26 +218,27 @@ class _Run:
         if broken is None and self.parts.model.parameters.are_finite():
             return
         what = f"the {broken.replace('_', ' ')} became {row[broken]}" if broken else "a weight is no longer finite"
-        kept = "no epoch before it is worth keeping"
-        if self.progress.best_epoch:
-            self.finish("diverged")
-            kept = f"the weights of epoch {self.progress.best_epoch} are kept in {self.folder.path / MODEL}"
-        raise RunError(
-            f"{what} in epoch {row['epoch']}; {kept}",
-            where=str(self.folder.path),
-            hint="try a lower optimizer.learning_rate, optimizer.clip_norm=1, or schedule.warmup=0.05",
-        )
+        reason = f"{what} in epoch {row['epoch']}"
+        self.finish(DIVERGED, reason=reason)
+        best = self.progress.best_epoch
+        kept = f"the weights of epoch {best} are kept in {self.folder.path / MODEL}" if best else NOTHING_KEPT
+        raise RunError(f"{reason}; {kept}", where=str(self.folder.path), hint=REMEDY)
 
     def _should_stop(self) -> bool:
         if self.stopping is None or self.validation is None:
             return False
         return self.progress.epoch >= self.progress.best_epoch + self.stopping.patience
 
-    def finish(self, status: str) -> dict[str, Any]:
-        """Write the model with its best weights, measure it on every part of the data, write summary.json."""
+    def finish(self, status: str, **more: str) -> dict[str, Any]:
+        """Write the model with its best weights, measure it on every part of the data, write summary.json.
+
+        Where no epoch was worth keeping there is no model, and nothing to measure.
+        """
         parts, progress = self.parts, self.progress
-        save_model(self.folder.path / MODEL, parts.model, parts.hidden, parts.data.encoder, self.best)
-        parts.model.load(self.best)
+        measured = parts.data.parts if progress.best_epoch else {}
+        if measured:
+            save_model(self.folder.path / MODEL, parts.model, parts.hidden, parts.data.encoder, self.best)
+            parts.model.load(self.best)
         seconds = progress.seconds
         summary = {
             "status": status,
@@ -186,7 +249,8 @@ class _Run:
             "backend": parts.backend.name,
             "parameters": len(parts.model.parameters),
             "data": parts.data.fingerprint,
-            "metrics": {name: self._measurement(part)() for name, part in parts.data.parts.items()},
+            "metrics": {name: self._measurement(part)() for name, part in measured.items()},
+            **more,
         }
         write_json(self.folder.summary, summary)
         return summary
@@ -195,29 +259,37 @@ class _Run:
 
     def _save_checkpoint(self) -> None:
         started = time.monotonic()
-        parts, backend = self.parts, self.parts.backend
+        parts, trainer, backend = self.parts, self.parts.trainer, self.parts.backend
         arrays = {f"model/{k}": v for k, v in parts.model.arrays().items()}
         arrays |= {f"best/{k}": v for k, v in self.best.items()}
         arrays |= {f"optimizer/{k}": backend.to_host(v) for k, v in parts.optimizer.state.items()}
+        arrays["trainer/totals"] = backend.to_host(trainer.totals)
         meta = {
+            "format": FORMAT,
             "progress": asdict(self.progress),
+            "trainer": {"epoch": trainer.epoch, "batch": trainer.batch, "seconds": trainer.seconds},
             "schedule": parts.schedule.state,
             "data": parts.data.fingerprint,
             "backend": backend.name,
         }
-        write_arrays(self.folder.checkpoint(self.progress.epoch), arrays, meta)
-        for old in self.folder.checkpoints()[KEPT_CHECKPOINTS:]:
-            old.unlink(missing_ok=True)
+        self.folder.flush_history()
+        write_arrays(self.folder.checkpoint(trainer.steps), arrays, meta)
+        self.folder.keep_checkpoints(KEPT_CHECKPOINTS)
         ended = time.monotonic()
         self._checkpoint_due = ended + max(CHECKPOINT_SECONDS, (ended - started) / CHECKPOINT_SHARE)
 
-    def restore(self) -> list[dict[str, Any]]:
-        """Go back to the last whole checkpoint; return the history up to there."""
+    def restore(self) -> list[dict[str, Any]] | None:
+        """Go back to the last whole checkpoint; return the history up to there, or None where there is none."""
         for path in self.folder.checkpoints():
             try:
                 arrays, meta = read_arrays(path)
-            except RunError:
-                continue  # cut short or damaged: the one before it will do
+                if meta["format"] != FORMAT:
+                    what = f"the checkpoint has format {meta['format']!r}, this gpumlp goes on from {FORMAT}"
+                    raise RunError(what, where=str(path), hint="take the gpumlp that the run began with")
+                history = self.folder.read_history(meta["progress"]["epoch"])
+            except DamageError as error:
+                log.warning("%s; going back to the checkpoint before it", error)
+                continue
             if meta["data"] != self.parts.data.fingerprint:
                 raise RunError(
                     "the data have changed since the run began, so it cannot go on as it would have",
@@ -231,12 +303,13 @@ class _Run:
                     hint=f"bring {meta['backend']} back (gpumlp doctor tells what it lacks), or start a new run",
                 )
             self._put(arrays, meta)
-            return self.folder.read_history(self.progress.epoch)
-        return []
+            return history
+        log.info("there is no checkpoint to go on from: the run begins again")
+        return None
 
     def _put(self, arrays: Arrays, meta: dict[str, Any]) -> None:
         parts = self.parts
-        groups: dict[str, Arrays] = {"model": {}, "best": {}, "optimizer": {}}
+        groups: dict[str, Arrays] = {"model": {}, "best": {}, "optimizer": {}, "trainer": {}}
         for name, array in arrays.items():
             group, _, key = name.partition("/")
             groups[group][key] = array
@@ -246,7 +319,7 @@ class _Run:
         self.best = groups["best"]
         self.progress = Progress(**meta["progress"])
         parts.schedule.state = meta["schedule"]
-        parts.trainer.epoch = self.progress.epoch
+        parts.trainer.go_to(**meta["trainer"], totals=groups["trainer"]["totals"])
 
     def _measurement(self, data: Dataset) -> Measurement:
         return Measurement(self.parts.model, self.parts.loss, data, self.parts.data.encoder)

@@ -17,7 +17,16 @@ from gpumlp.backend import Backend
 from gpumlp.data import Encoder, Source
 from gpumlp.errors import GpumlpError, RunError
 from gpumlp.nn import Hidden, Sequential, mlp
-from gpumlp.training.files import Arrays, read_arrays, read_json, write_arrays, write_json
+from gpumlp.training.files import (
+    Arrays,
+    is_whole,
+    make_folder,
+    read_arrays,
+    read_json,
+    sealed,
+    write_arrays,
+    write_json,
+)
 from gpumlp.training.metrics import most_probable
 
 FORMAT = 1
@@ -59,25 +68,23 @@ def save_model(
     The description is written last and names the checksum of the weights, so a pair that does not belong
     together is found when it is read.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     fields, fitted = encoder.to_state()
     arrays = {f"network/{k}": v for k, v in weights.items()} | {f"encoder/{k}": v for k, v in fitted.items()}
     checksum = write_arrays(folder / WEIGHTS, arrays, {"format": FORMAT})
-    write_json(
-        folder / DESCRIPTION,
-        {
-            "format": FORMAT,
-            "weights": checksum,
-            "network": {
-                "inputs": encoder.width,
-                "hidden": [asdict(h) for h in hidden],
-                "outputs": encoder.outputs,
-                "link": network.link,
-                "dtype": network.context.dtype.name,
-            },
-            "encoder": fields,
+    description = {
+        "format": FORMAT,
+        "weights": checksum,
+        "network": {
+            "inputs": encoder.width,
+            "hidden": [asdict(h) for h in hidden],
+            "outputs": encoder.outputs,
+            "link": network.link,
+            "dtype": network.context.dtype.name,
         },
-    )
+        "encoder": fields,
+    }
+    write_json(folder / DESCRIPTION, sealed(description))
 
 
 def load_model(folder: Path, backend: Backend) -> SavedModel:
@@ -93,6 +100,8 @@ def load_model(folder: Path, backend: Backend) -> SavedModel:
                 where=str(path),
                 hint="update gpumlp",
             )
+        if not is_whole(description):
+            raise RunError("the content does not match its checksum: the file is damaged", where=str(path))
         if description["weights"] != meta["sha256"]:
             raise RunError("model.json and the weights do not belong together", where=str(folder))
         net = description["network"]

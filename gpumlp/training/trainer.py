@@ -40,6 +40,10 @@ class Trainer:
     Each epoch visits every row once, in an order that depends on ``seed`` and the epoch alone. The last batch
     may be shorter. The host writes the clock and the learning rates when an epoch begins and reads four sums
     when it ends; in between it only replays.
+
+    epoch, batch : epochs done, and batches done of the one after them
+    seconds : spent on these batches so far
+    totals : (4,) on the device: the sums of loss, mass, hits and rows over these batches
     """
 
     def __init__(
@@ -61,28 +65,45 @@ class Trainer:
         self.rows, self.epochs = len(data), epochs
         self.batch_size = min(batch_size, self.rows)
         self.batches = math.ceil(self.rows / self.batch_size)
-        self.epoch = 0  # epochs done
+        self.epoch = self.batch = 0
+        self.seconds = 0.0
         self._key = int(generator(seed, ORDER).integers(2**32))
         self._order = self.backend.zeros((self.rows,), np.int64)
-        self._totals = self.backend.zeros((4,), np.float64)
+        self.totals = self.backend.zeros((4,), np.float64)
         self._plans: dict[int, Plan] = {}
         optimizer.rates = self.backend.zeros((self.batches,), self.dtype)
 
-    def run_epoch(self, on_batch: Callable[[int], None] | None = None) -> EpochReport:
-        """Train for one epoch; ``on_batch`` is told how many batches are done."""
-        started = time.perf_counter() - self.backend.seconds_building
+    @property
+    def steps(self) -> int:
+        """How many steps are done."""
+        return self.epoch * self.batches + self.batch
+
+    def go_to(self, epoch: int, batch: int, seconds: float, totals: Any) -> None:
+        """Take the place of a trainer that has come so far; the arguments are its attributes of these names."""
+        self.epoch, self.batch, self.seconds = epoch, batch, seconds
+        self.backend.write(self.totals, totals)
+
+    def run_epoch(self, on_batch: Callable[[int], bool | None] | None = None) -> EpochReport | None:
+        """Train to the end of the epoch and report on it.
+
+        ``on_batch`` is told how many batches are done. Where it answers True before the last one, training pauses:
+        the result is None, and the next call goes on as if there had been no pause, in this process or another.
+        """
+        started = time.perf_counter() - self.backend.seconds_building - self.seconds
         backend, clock = self.backend, self.model.context.clock
         rates = self.schedule.rates(self.epoch, self.batches, self.epochs)
-        backend.write(clock, [self.epoch * self.batches, 0, self.epoch])
+        backend.write(clock, [self.steps, self.batch, self.epoch])
         backend.write(self.optimizer.rates, rates)
-        backend.write(self._totals, np.zeros(4))
+        if self.batch == 0:
+            backend.write(self.totals, np.zeros(4))
         backend.run(SHUFFLE, "forward", (clock,), (self._order,), n=self.rows, key=self._key)
-        for batch in range(self.batches):
+        for batch in range(self.batch, self.batches):
             self._step(min(self.batch_size, self.rows - batch * self.batch_size))
-            if on_batch is not None:
-                on_batch(batch + 1)
-        loss, mass, hits, rows = backend.to_host(self._totals)
-        self.epoch += 1
+            if on_batch is not None and on_batch(batch + 1) and batch + 1 < self.batches:
+                self.batch, self.seconds = batch + 1, time.perf_counter() - self.backend.seconds_building - started
+                return None
+        loss, mass, hits, rows = backend.to_host(self.totals)
+        self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
         return EpochReport(
             epoch=self.epoch,
             seconds=time.perf_counter() - self.backend.seconds_building - started,
@@ -114,7 +135,7 @@ class Trainer:
             loss, sums = self.loss(outputs, y, weights)
         tape.gradient(loss, list(parameters.variables.values()), into=parameters.views)
         self.optimizer.step()
-        backend.run(ACCUMULATE, "forward", (self._totals, sums.array), (self._totals,))
+        backend.run(ACCUMULATE, "forward", (self.totals, sums.array), (self.totals,))
 
 
 class DeviceData:

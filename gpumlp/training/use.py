@@ -12,7 +12,7 @@ from gpumlp.data import Dataset, read
 from gpumlp.errors import RunError
 from gpumlp.training.build import build_loss, load_data
 from gpumlp.training.files import read_json
-from gpumlp.training.folder import MODEL, RunFolder
+from gpumlp.training.folder import DIVERGED, MODEL, RunFolder
 from gpumlp.training.measure import Measurement
 from gpumlp.training.saved import DESCRIPTION, SavedModel, load_model
 
@@ -45,6 +45,10 @@ def load_trained(folder: str | Path, backend: str = "auto") -> SavedModel:
     folder = Path(folder)
     place = folder if (folder / DESCRIPTION).exists() else folder / MODEL
     if not place.is_dir():
+        summary = load_run(folder).summary if RunFolder(folder).is_run else {}
+        if summary.get("status") == DIVERGED:
+            what = f"there is no model: {summary['reason']}, and no epoch before it was worth keeping"
+            raise RunError(what, where=str(folder))
         raise RunError("there is no model", where=str(folder), hint="give a run folder, such as runs/digits")
     return load_model(place, backends.get(backend))
 

@@ -169,7 +169,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_lines(write: Write) -> No
         "run.yaml:7:5: training.epochs: got 'ten', needs a whole number (at least 1)\n"
         "  passes over the training rows\n"
         "--set training.epoch: unknown setting\n"
-        "  did you mean 'epochs'? allowed: epochs, batch_size, seed, early_stopping\n"
+        "  did you mean 'epochs'? allowed: epochs, batch_size, seed, early_stopping, checkpoint_every\n"
         "--set backend: got 'gpu', needs one of auto, native, numpy\n"
         "  what computes; auto: the fastest there is"
     )
@@ -294,7 +294,7 @@ model:
 loss: {class_weight: {0: 1, "no": 2.5}, label_smoothing: 1e-7}
 optimizer: {name: momentum, momentum: 0, clip_norm: 1, averaging: 0.99}
 schedule: {name: one_cycle, warmup: 0.1}
-training: {epochs: 1, batch_size: 1, seed: 4294967295, early_stopping: null}
+training: {epochs: 1, batch_size: 2, seed: 4294967295, early_stopping: null, checkpoint_every: 3}
 backend: numpy
 precision: float64
 """
@@ -458,3 +458,14 @@ def test_a_damaged_configuration_loads_or_is_refused(scratch: Path, data: st.Dat
     insert = data.draw(st.text(" \n\t:[]{}&*!'\"#-,1ea", max_size=4))
     scratch.write_text(FULL[:start] + insert + FULL[end:], encoding="utf-8")
     loads_or_refuses(scratch)
+
+
+def test_a_file_of_a_later_version_is_told_by_that_alone(write: Write) -> None:
+    path = write("colour: blue\nversion: 2\ntask: clustering\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert str(caught.value) == (
+        f"{path}:2:1: the file is written for version 2 of the settings, this gpumlp knows up to 1\n  update gpumlp"
+    )
+    with pytest.raises(ConfigError, match="version: got 0, needs"):
+        load(write(FULL.replace("task:", "version: 0\ntask:", 1)))

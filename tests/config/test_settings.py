@@ -142,6 +142,7 @@ def test_every_scaling_can_be_chosen(name: str | None) -> None:
         ("training", "epochs", [1], [0, 1.0, "1", True, None]),
         ("training", "batch_size", [1], [0, 64.0]),
         ("training", "seed", [0, 2**32 - 1], [-1, 2**32]),
+        ("training", "checkpoint_every", [None, 1, 10**9], [0, -1, 1.5, "2"]),
         ("training", "early_stopping", [None, {}, {"patience": 1, "min_delta": 0}], [0, {"patience": 0}]),
         ("optimizer", "learning_rate", [1e-9], [0, -1, "1e-3"]),
         ("optimizer", "weight_decay", [0], [-1e-9]),
@@ -201,6 +202,15 @@ def test_who_watches_the_validation_loss_needs_validation_rows() -> None:
     assert places(data=data, **watching) == [("training", "early_stopping"), ("schedule", "name")]
     make(data=data)
     make(**watching)
+
+
+def test_batch_norm_needs_batches() -> None:
+    one = {"training": {"batch_size": 1}}
+    for model in ({"norm": "batch"}, {"hidden": [8, {"units": 8, "norm": "batch"}]}):
+        assert places(model=model, **one) == [("training", "batch_size")]
+        make(model=model, training={"batch_size": 2})
+    make(model={"norm": "layer"}, **one)
+    make(model={"norm": "batch", "hidden": [{"units": 8, "norm": "none"}]}, **one)
 
 
 @pytest.mark.parametrize("name", LATER)

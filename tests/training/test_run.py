@@ -106,14 +106,19 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(
 
 
 @pytest.mark.usefixtures("every_epoch")
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(task: Task, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     whole = train(task(), tmp_path / "whole")
     with pytest.raises(KilledError):
         train(task(), tmp_path / "cut", listener=KillAfter(4))
     checkpoints = sorted((tmp_path / "cut" / "checkpoints").iterdir())
-    assert [p.name for p in checkpoints] == ["epoch-000003.safetensors", "epoch-000004.safetensors"]
+    assert [p.name for p in checkpoints] == [f"step-{7 * epoch:09d}.safetensors" for epoch in (2, 3, 4)]
     checkpoints[-1].write_bytes(checkpoints[-1].read_bytes()[:-7])
-    resumed = train(task(), tmp_path / "cut", resume=True)
+    with caplog.at_level("WARNING", "gpumlp"):
+        resumed = train(task(), tmp_path / "cut", resume=True)
+    assert [r.message.partition(": ")[0] for r in caplog.records] == [str(checkpoints[-1])]
+    assert "going back to the checkpoint before it" in caplog.text
     assert resumed.summary["metrics"] == whole.summary["metrics"]
     assert [row["epoch"] for row in history(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6]
 
@@ -143,7 +148,7 @@ def test_checkpoints_keep_their_distance(task: Task, tmp_path: Path, monkeypatch
         nonlocal now
         if path.parent.name == "checkpoints":
             now += cost
-            saved.append(int(path.stem.split("-")[1]))
+            saved.append(int(path.stem.split("-")[1]) // 7)  # of 7 steps an epoch
         return write_arrays(path, *rest)
 
     monkeypatch.setattr("gpumlp.training.run.write_arrays", slow)
@@ -202,7 +207,7 @@ def test_force_replaces_what_gpumlp_wrote_and_nothing_else(task: Task, tmp_path:
     train(task(), tmp_path / "run")
     (tmp_path / "run" / "notes.txt").write_text("mine")
     (tmp_path / "run" / "model" / "notes.txt").write_text("mine")
-    own = [tmp_path / "run" / "film.part", tmp_path / "run" / "checkpoints" / "epoch-best.safetensors"]
+    own = [tmp_path / "run" / "film.part", tmp_path / "run" / "checkpoints" / "step-best.safetensors"]
     for path in own:
         path.write_text("mine")
     train(task("training.epochs=2"), tmp_path / "run", force=True)
@@ -252,7 +257,7 @@ def test_evaluate_measures_the_model_by_its_own_encoding(tmp_path: Path) -> None
 def test_what_a_killed_process_left_half_written_is_cleared(task: Task, tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         train(task(), tmp_path / "cut", listener=KillAfter(2))
-    (tmp_path / "cut" / "checkpoints" / ".epoch-000003.safetensors.123.part").write_bytes(b"half")
+    (tmp_path / "cut" / "checkpoints" / ".step-000000021.safetensors.123.part").write_bytes(b"half")
     train(task(), tmp_path / "cut", resume=True)
     assert not list((tmp_path / "cut").rglob("*.part"))
 
@@ -278,10 +283,13 @@ def test_a_network_that_comes_apart_late_keeps_its_best_weights(
     monkeypatch.setattr(Trainer, "run_epoch", poisoned)
     for split in ("{validation: 0.2, test: 0.2}", "{validation: 0, test: 0.2}"):
         folder = tmp_path / str(len(split))
+        config = task(f"data.split={split}", "optimizer.learning_rate=1e-3")
         with pytest.raises(RunError, match="in epoch 4; the weights of epoch 3 are kept"):
-            train(task(f"data.split={split}", "optimizer.learning_rate=1e-3"), folder)
+            train(config, folder)
         assert json.loads((folder / "summary.json").read_text())["status"] == "diverged"
         assert np.isfinite(load_trained(folder).network.parameters.values).all()
+        with pytest.raises(RunError, match="came apart, and would again: .* in epoch 4"):
+            train(config, folder, resume=True)
 
 
 def test_rows_without_weight_do_no_harm(task: Task, tmp_path: Path) -> None:
@@ -321,9 +329,21 @@ def test_a_folder_that_another_run_takes_meanwhile(
         train(task(), tmp_path / "run")
 
 
-def test_nothing_to_resume(task: Task, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no run to resume"):
-        train(task(), tmp_path / "run", resume=True)
+def test_to_resume_what_has_not_begun_is_to_begin(task: Task, tmp_path: Path) -> None:
+    assert train(task(), tmp_path / "run", resume=True).summary["status"] == "completed"
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "metrics.jsonl").write_text("mine")
+    with pytest.raises(RunError, match="not by a run"):
+        train(task(), tmp_path / "thesis", resume=True)
+    assert [p.read_text() for p in (tmp_path / "thesis").iterdir()] == ["mine"]
+
+
+def test_a_run_killed_before_it_had_begun_is_in_nobodys_way(task: Task, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    for name in (".config.yaml.123.part", "metrics.jsonl", "checkpoints/.step-000000003.safetensors.123.part"):
+        (tmp_path / "run" / name).touch()
+    train(task(), tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.part"))
 
 
 def test_wrong_data_leave_no_folder(task: Task, tmp_path: Path) -> None:
@@ -333,9 +353,24 @@ def test_wrong_data_leave_no_folder(task: Task, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(task: Task, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"the train loss became (nan|inf) in epoch") as caught:
-        train(task("optimizer={name: sgd, learning_rate: 1e30}", "model.activation=relu"), tmp_path / "run")
+    config = task("optimizer={name: sgd, learning_rate: 1e30}", "model.activation=relu")
+    with pytest.raises(RunError, match=r"the train loss became (nan|inf) in epoch 1; no epoch") as caught:
+        train(config, tmp_path / "run")
     assert "learning_rate" in str(caught.value)
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert (summary["status"], summary["epochs"], summary["best_epoch"], summary["metrics"]) == ("diverged", 0, 0, {})
+    for use in (load_trained, evaluate, lambda run: train(config, run, resume=True)):
+        with pytest.raises(RunError, match="the train loss became") as caught:
+            use(tmp_path / "run")
+        assert "continue it" not in str(caught.value)
+    train(task(), tmp_path / "run", force=True)
+
+
+def test_a_picture_of_the_run_before_goes_with_it(task: Task, tmp_path: Path) -> None:
+    train(task(), tmp_path / "run")
+    (tmp_path / "run" / "plot.png").touch()
+    train(task(), tmp_path / "run", force=True)
+    assert not (tmp_path / "run" / "plot.png").exists()
 
 
 def test_early_stopping_keeps_the_best_epoch(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

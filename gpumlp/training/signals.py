@@ -1,0 +1,48 @@
+"""Ctrl-C and SIGTERM: while a run trains they are noted, so that the step ends and is saved; a second one ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from gpumlp.errors import SignalError
+
+
+class Signals:
+    """The signals that asked this process to end.
+
+    received : the number of the first one that was held back, or None
+    hold : whether a signal is noted, or raised as a SignalError at once
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.hold = False
+
+    def take(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal. Whoever asks twice does not want to wait."""
+        if not self.hold or self.received is not None:
+            raise SignalError(number)
+        self.received = number
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[Signals]:
+    """Watch for SIGINT and SIGTERM; afterwards they are handled as before.
+
+    What the process ignores (SIGINT, in a background job) stays ignored. Only the main thread can watch; in
+    another nothing is received.
+    """
+    watched, before = Signals(), {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, watched.take)
+    try:
+        yield watched
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
