@@ -79,8 +79,8 @@ def start() -> Callable[..., BaseProcess]:
 
 @pytest.fixture
 def whole(task: Callable[..., Loaded], tmp_path: Path) -> dict[str, bytes]:
-    """The model of a run that was left alone."""
-    train(task(*SETTINGS), tmp_path / "whole")
+    """The model of a run that was left alone, and never paused for a checkpoint either."""
+    train(task(*SETTINGS, "training.checkpoint_every=null"), tmp_path / "whole")
     return model(tmp_path / "whole")
 
 
@@ -99,6 +99,7 @@ def finish(start: Callable[..., BaseProcess], folder: Path) -> dict[str, bytes]:
 def test_killed_at_random_moments(start: Callable[..., BaseProcess], whole: dict[str, bytes], tmp_path: Path) -> None:
     """Fifty kills that hit, each by SIGKILL; a run is resumed and killed again until it survives one."""
     random_ = random.Random(6)
+    start(tmp_path / "first", resume=False).join()  # starts the server, too
     began = time.perf_counter()
     start(tmp_path / "timed", resume=False).join()
     span = time.perf_counter() - began

@@ -288,7 +288,7 @@ def test_a_network_that_comes_apart_late_keeps_its_best_weights(
             train(config, folder)
         assert json.loads((folder / "summary.json").read_text())["status"] == "diverged"
         assert np.isfinite(load_trained(folder).network.parameters.values).all()
-        with pytest.raises(RunError, match="came apart, and would again: .* in epoch 4"):
+        with pytest.raises(RunError, match=r"came apart, and would again: .* in epoch 4"):
             train(config, folder, resume=True)
 
 

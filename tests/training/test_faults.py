@@ -1,0 +1,300 @@
+"""What goes wrong with files and signals while a run is trained: one clear error each, and nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpumlp.backend import Backend
+from gpumlp.config import Loaded
+from gpumlp.errors import RunError, SignalError
+from gpumlp.training import Listener, load_model, train
+from gpumlp.training.files import read_arrays
+from gpumlp.training.folder import RunFolder
+
+Task = Callable[..., Loaded]
+SETTINGS = ("training.epochs=3", "training.checkpoint_every=5", "model.norm=batch", "optimizer.averaging=0.9")
+
+
+def model(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "model").iterdir()}
+
+
+class Stop(Listener):
+    """Sends a signal after so many batches."""
+
+    def __init__(self, number: int, batches: int, again: bool = False) -> None:
+        self.number, self.batches, self.again = number, batches, again
+
+    def batch(self, done: int, of: int) -> None:
+        self.batches -= 1
+        if self.batches == 0:
+            os.kill(os.getpid(), self.number)
+            if self.again:
+                os.kill(os.getpid(), self.number)
+
+
+# ---- signals -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("batches", [1, 3, 7, 9])
+def test_a_signal_ends_the_step_and_saves_it(
+    task: Task, tmp_path: Path, number: signal.Signals, batches: int
+) -> None:
+    settings = SETTINGS[2:]
+    train(task(*settings), tmp_path / "whole")
+    before = signal.getsignal(number)
+    with pytest.raises(SignalError) as caught:
+        train(task(*settings), tmp_path / "cut", listener=Stop(number, batches))
+    assert caught.value.number == number
+    assert signal.getsignal(number) is before
+    assert [p.name for p in RunFolder(tmp_path / "cut").checkpoints()] == [f"step-{batches:09d}.safetensors"]
+    train(task(*settings), tmp_path / "cut", resume=True)
+    assert model(tmp_path / "cut") == model(tmp_path / "whole")
+
+
+def test_a_second_signal_does_not_wait(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(SignalError):
+        train(task(*SETTINGS[2:]), tmp_path / "cut", listener=Stop(signal.SIGINT, 3, again=True))
+    assert RunFolder(tmp_path / "cut").checkpoints() == []
+
+
+def test_a_signal_in_the_last_step_lets_the_run_end(task: Task, tmp_path: Path) -> None:
+    result = train(task("training.epochs=1"), tmp_path / "run", listener=Stop(signal.SIGTERM, 7))
+    assert result.summary["status"] == "completed"
+
+
+def test_what_is_ignored_stays_ignored(task: Task, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert train(task(), tmp_path / "run", listener=Stop(signal.SIGINT, 3)).summary["status"] == "completed"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_command_says_how_to_go_on(task: Task, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    task()
+    arguments = ["train", str(tmp_path / "points.yaml"), "--run-dir", str(tmp_path / "run"), "--set"]
+    command = [sys.executable, "-m", "gpumlp", *arguments, "training={epochs: 1000000, checkpoint_every: 50}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not RunFolder(tmp_path / "run").checkpoints():
+        assert process.poll() is None
+    process.send_signal(number)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert told.splitlines()[-1].startswith("interrupted; to go on from the last checkpoint: gpumlp train ")
+    assert told.splitlines()[-1].endswith("--resume")
+    assert "Traceback" not in told
+
+
+# ---- a disk that is full, a folder that is read-only ---------------------------------------------------
+
+
+@contextmanager
+def failing(monkeypatch: pytest.MonkeyPatch, at: int, code: int) -> Iterator[list[str]]:
+    """Let the ``at``-th call that writes fail, and every one after it; a write leaves half of its bytes."""
+    calls: list[str] = []
+
+    def fails(name: str) -> bool:
+        calls.append(name)
+        return len(calls) >= at
+
+    def broken(owner: Any, name: str) -> Callable[..., Any]:
+        call = getattr(owner, name)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if fails(name):
+                raise OSError(code, os.strerror(code))
+            return call(*args, **kwargs)
+
+        return wrapped
+
+    class Half:
+        """A file that writes half and then fails."""
+
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __enter__(self) -> Half:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, content: bytes) -> int:
+            if fails("write"):
+                self.file.write(content[: len(content) // 2])
+                self.file.flush()
+                raise OSError(code, os.strerror(code))
+            return int(self.file.write(content))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+    open_ = Path.open
+
+    def open_half(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        file = open_(path, mode, *args, **kwargs)
+        return Half(file) if set(mode) & set("xaw") else file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", open_half)
+        for owner, name in ((os, "fsync"), (os, "replace"), (Path, "mkdir")):
+            patch.setattr(owner, name, broken(owner, name))
+        yield calls
+
+
+def is_whole(folder: Path) -> None:
+    """Check that each file there is what it should be: none is cut, none is temporary."""
+    for path in folder.rglob("*"):
+        assert not path.name.endswith(".part")
+        if path.suffix == ".safetensors":
+            read_arrays(path)
+        elif path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".jsonl":
+            assert all(json.loads(line)["epoch"] for line in path.read_text().splitlines())
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_an_error_at_each_write(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # which is slow, and changes nothing here
+    settings = ("training.epochs=2", *SETTINGS[1:])
+    train(task(*settings), tmp_path / "whole")
+    error: RunError | None
+    at, names = 0, set[str]()
+    while True:
+        at += 1
+        folder = tmp_path / str(at)
+        with failing(monkeypatch, at, code) as calls:
+            try:
+                train(task(*settings), folder)
+                break
+            except RunError as caught:
+                error = caught
+        assert os.strerror(code) in str(error)
+        assert error.exit_code == 1
+        if RunFolder(folder).is_run:
+            assert f"--run-dir {folder} --resume" in str(error)
+        else:
+            assert not folder.exists()
+        is_whole(tmp_path)
+        train(task(*settings), folder, resume=True)
+        assert model(folder) == model(tmp_path / "whole"), f"after an error at write {at}, {calls[at - 1]}"
+        names.add(calls[at - 1])
+    assert names == {"write", "fsync", "replace", "mkdir"}
+    assert at > 25
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit on the size of files")
+def test_a_file_that_the_system_lets_grow_no_further(task: Task, tmp_path: Path) -> None:
+    """Not simulated: the system refuses to write beyond a size, in the middle of a file."""
+    import resource
+
+    train(task(*SETTINGS), tmp_path / "whole")
+    sizes = sorted(path.stat().st_size for path in (tmp_path / "whole").rglob("*") if path.is_file())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for number, size in enumerate({1, sizes[len(sizes) // 2] - 1, sizes[-1] - 1}):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            with pytest.raises(RunError, match="File too large"):
+                train(task(*SETTINGS), tmp_path / str(number))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        is_whole(tmp_path)
+        train(task(*SETTINGS), tmp_path / str(number), resume=True)
+        assert model(tmp_path / str(number)) == model(tmp_path / "whole")
+
+
+# ---- bytes that are not what they were -----------------------------------------------------------------
+
+
+def flipped(path: Path, step: int = 1) -> Iterator[int]:
+    """Yield each ``step``-th position of a file while the byte there is another; afterwards it is as it was."""
+    whole = path.read_bytes()
+    for position in range(0, len(whole), step):
+        content = bytearray(whole)
+        content[position] ^= 1 << position % 8
+        path.write_bytes(content)
+        yield position
+    path.write_bytes(whole)
+
+
+def test_a_flipped_byte_of_a_checkpoint_is_seen(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(SignalError):
+        train(task(*SETTINGS), tmp_path / "run", listener=Stop(signal.SIGTERM, 9))
+    path = RunFolder(tmp_path / "run").checkpoints()[0]
+    for position in flipped(path, 3):
+        with pytest.raises(RunError, match="damaged"):
+            pytest.fail(f"byte {position} of {path.name}: {read_arrays(path)}")
+
+
+def test_a_cut_checkpoint_is_seen(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(SignalError):
+        train(task(*SETTINGS), tmp_path / "run", listener=Stop(signal.SIGTERM, 9))
+    path = RunFolder(tmp_path / "run").checkpoints()[0]
+    content = path.read_bytes()
+    for length in range(0, len(content), 31):
+        path.write_bytes(content[:length])
+        with pytest.raises(RunError, match="damaged"):
+            read_arrays(path)
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
+def test_a_flipped_byte_of_a_model_is_seen(task: Task, tmp_path: Path, name: str) -> None:
+    """Unless it is a blank between two items of JSON, and means nothing."""
+    folder = train(task(*SETTINGS), tmp_path / "run").folder / "model"
+    path = folder / name
+    meant = path.read_bytes()
+    for position in flipped(path, 3):
+        if name == "model.json" and _means_the_same(path, json.loads(meant)):
+            continue
+        with pytest.raises(RunError, match=r"damaged|do not belong|not a model|cannot be read|update gpumlp|format"):
+            pytest.fail(f"byte {position} of {name}: {load_model(folder, Backend())}")
+    load_model(folder, Backend())
+
+
+def _means_the_same(path: Path, meant: object) -> bool:
+    try:
+        return bool(json.loads(path.read_bytes()) == meant)
+    except ValueError:
+        return False
+
+
+def test_with_every_checkpoint_damaged_a_run_begins_again(
+    task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(task(*SETTINGS), tmp_path / "whole")
+    with pytest.raises(SignalError):
+        train(task(*SETTINGS), tmp_path / "cut", listener=Stop(signal.SIGTERM, 16))
+    checkpoints = RunFolder(tmp_path / "cut").checkpoints()
+    assert len(checkpoints) == 3
+    for path in checkpoints:
+        path.write_bytes(b"")
+    with caplog.at_level("INFO", "gpumlp"):
+        train(task(*SETTINGS), tmp_path / "cut", resume=True)
+    assert [r.levelname for r in caplog.records if "checkpoint" in r.message] == ["WARNING"] * 3 + ["INFO"]
+    assert model(tmp_path / "cut") == model(tmp_path / "whole")
+
+
+def test_a_history_that_was_lost_counts_as_damage(task: Task, tmp_path: Path) -> None:
+    """As after a power cut, when the disk had not kept what a program had written."""
+    train(task(*SETTINGS), tmp_path / "whole")
+    with pytest.raises(SignalError):
+        train(task(*SETTINGS), tmp_path / "cut", listener=Stop(signal.SIGTERM, 9))
+    (tmp_path / "cut" / "metrics.jsonl").write_text("")
+    train(task(*SETTINGS), tmp_path / "cut", resume=True)
+    assert model(tmp_path / "cut") == model(tmp_path / "whole")
+    assert len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()) == 3
