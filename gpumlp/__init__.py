@@ -1,5 +1,6 @@
 """gpumlp trains multilayer perceptrons: from one YAML file, or in a few lines of Python.
 
+    from gpumlp import configure, load_trained, train      # a whole run: see docs/python.md
     from gpumlp import Dense, GradientTape, Sequential, Variable
 
 Names are imported when they are first used, so ``import gpumlp`` costs nothing and needs no NumPy yet.
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gpumlp import convert
     from gpumlp.autodiff import GradientTape, Tensor, Variable, gradcheck
-    from gpumlp.config import load
+    from gpumlp.config import configure, load
     from gpumlp.nn import (
         BatchNorm,
         Dense,
@@ -34,7 +35,7 @@ _FROM = {
         "GradientTape Tensor Variable gradcheck abs add concat div exp expm1 log log1p matmul max maximum mean "
         "minimum mul power reshape sign sqrt stack sub sum transpose where"
     ),
-    "gpumlp.config": "load",
+    "gpumlp.config": "configure load",
     "gpumlp.nn": "Activation BatchNorm Dense Dropout Layer LayerNorm Loss Model Sequential",
     "gpumlp.optim": "Optimizer Schedule",
     "gpumlp.training": "evaluate load_trained plot train",

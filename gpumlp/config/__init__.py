@@ -1,6 +1,6 @@
 """Configuration: one YAML file to validated settings, with the line that each of them came from."""
 
-from gpumlp.config.load import HEADER, Loaded, dump, json_schema, load
+from gpumlp.config.load import HEADER, Loaded, configure, dump, json_schema, load
 from gpumlp.config.settings import ClassificationLoss, EarlyStopping, Settings, Training
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Loaded",
     "Settings",
     "Training",
+    "configure",
     "dump",
     "json_schema",
     "load",

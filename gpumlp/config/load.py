@@ -22,6 +22,9 @@ MAX_BYTES = 1 << 18
 MAX_SHOWN = 50
 """Problems that are shown of one file: more of them only hide the first."""
 
+IN_PYTHON = "<python>"
+"""What stands for the path of a configuration that was made without a file."""
+
 HEADER = "# All settings of a run: those that were given, and the defaults of all others.\n"
 
 
@@ -83,15 +86,51 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Loaded:
             setting = ".".join(map(str, problem.path))
             where = place.text if place.text == f"--set {setting}" else f"{place.text}: {setting}"
             problems.append((place, ConfigError(problem.what, where=where, hint=problem.hint)))
+    _refuse([error for _, error in sorted(problems, key=lambda found: found[0])], str(path))
+    places = {".".join(map(str, keys)): place.text for keys, place in draft.places.items() if keys}
+    return Loaded(_with_absolute_folder(settings, path.parent), path, places)
+
+
+def configure(**settings: Any) -> Loaded:
+    """Return the configuration that a file with these settings would be, sections as dictionaries.
+
+        configure(task="regression", data={"train": "points.csv", "target": "y"}, training={"epochs": 10})
+
+    Paths start from the working folder, and may be objects as well as texts.
+
+    Raises
+    ------
+    ConfigError : with all problems
+    """
+    given = _plain(settings)
+    try:
+        checked = Settings.model_validate(given)
+    except ValidationError as error:
+        found = explain(error, given)
+        _refuse([ConfigError(p.what, where=".".join(map(str, p.path)), hint=p.hint) for p in found], "the settings")
+    return Loaded(_with_absolute_folder(checked, os.getcwd()), Path(IN_PYTHON), {})
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with paths as texts."""
+    match value:
+        case dict():
+            return {key: _plain(child) for key, child in value.items()}
+        case list() | tuple():
+            return [_plain(child) for child in value]
+        case os.PathLike():
+            return os.fspath(value)
+    return value
+
+
+def _refuse(problems: list[ConfigError], where: str) -> None:
+    """Raise all problems as one ConfigError, if there are any."""
     if problems:
-        problems.sort(key=lambda found: found[0])
-        blocks = [str(error) for _, error in problems[:MAX_SHOWN]]
+        blocks = [str(error) for error in problems[:MAX_SHOWN]]
         if hidden := len(problems) - len(blocks):
             blocks.append(f"and {hidden} more")
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ConfigError("\n".join([f"{count} in {path}", *blocks]))
-    places = {".".join(map(str, keys)): place.text for keys, place in draft.places.items() if keys}
-    return Loaded(_with_absolute_folder(settings, path.parent), path, places)
+        raise ConfigError("\n".join([f"{count} in {where}", *blocks]))
 
 
 def dump(settings: Settings, *, folder: str | os.PathLike[str]) -> str:

@@ -170,12 +170,13 @@ class _Run:
 
     def _train_epoch(self, listener: Listener) -> EpochReport:
         """Train to the end of the epoch, and save on the way what is to be saved."""
-        trainer = self.parts.trainer
-        first = trainer.epoch * trainer.batches
+        trainer, signals = self.parts.trainer, self.signals
+        batches, every = trainer.batches, self.every
+        first = trainer.epoch * batches
 
-        def pauses(done: int) -> bool:
-            listener.batch(done, trainer.batches)
-            return self.signals.received is not None or self._is_due(first + done)
+        def pauses(done: int) -> bool:  # after every step, so it looks up little
+            listener.batch(done, batches)
+            return signals.received is not None or (every is not None and (first + done) % every == 0)
 
         while (report := trainer.run_epoch(pauses)) is None:
             if self._is_due(trainer.steps):

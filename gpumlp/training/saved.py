@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend import Backend
-from gpumlp.data import Encoder, Source
+from gpumlp.data import Encoder, Source, read
 from gpumlp.errors import GpumlpError, RunError
 from gpumlp.nn import Hidden, Sequential, mlp
 from gpumlp.training.files import (
@@ -42,12 +42,14 @@ class SavedModel:
     network: Sequential
     hidden: tuple[Hidden, ...]
 
-    def predict(self, source: Source) -> tuple[np.ndarray[Any, Any], list[str]]:
-        """Return predictions (N, K) for a raw source, and notes on it.
+    def predict(self, source: Source | str | Path) -> tuple[np.ndarray[Any, Any], list[str]]:
+        """Return predictions (N, K) for a raw source or the file of one, and notes on it.
 
         For classes these are probabilities (of the second class where there are two); for numbers they are
         (N, 1) in units of the target.
         """
+        if isinstance(source, str | Path):
+            source = read(source, missing=self.encoder.missing)
         data, notes = self.encoder.encode(source, targets=False)
         outputs = self.network.predict(data.inputs, scale=self.encoder.input_scale)
         if self.encoder.task == "regression":

@@ -211,6 +211,56 @@ def test_predict_names_a_missing_column(trained: str, tmp_path: Path) -> None:
     assert "mean texture" in message
 
 
+def test_predict_tells_of_what_is_new(tmp_path: Path) -> None:
+    """Another column and an unseen category are remarks; a missing column is an error, and no file is written."""
+    lines = [f"{i % 7},{'red' if i % 7 > 3 else 'blue'},{'yes' if i % 7 > 3 else 'no'}" for i in range(70)]
+    (tmp_path / "t.csv").write_text("\n".join(["size,colour,target", *lines]) + "\n")
+    (tmp_path / "t.yaml").write_text("task: classification\ndata: {train: t.csv, target: target}\n")
+    folder, out = str(tmp_path / "r"), tmp_path / "out.csv"
+    run("train", str(tmp_path / "t.yaml"), *SHORT, "--run-dir", folder, "-q")
+    (tmp_path / "new.csv").write_text("colour,price,size\nred,9,1\ngreen,9,2\n")
+    result = run("predict", folder, str(tmp_path / "new.csv"))
+    assert "not used, because not in the training data: 'price'" in result.stderr
+    assert "column 'colour': 1 row has a value not seen in training, such as 'green'" in result.stderr
+    assert len(table(result.stdout)) == 1 + 2
+    (tmp_path / "short.csv").write_text("colour,price\nred,9\n")
+    message = run("predict", folder, str(tmp_path / "short.csv"), "-o", str(out), code=3).stderr
+    assert message.count("error: ") == 1
+    assert "there is no column 'size', which the model was trained on" in message
+    assert not out.exists()
+
+
+def test_a_run_that_came_apart(tmp_path: Path) -> None:
+    folder = str(tmp_path / "r")
+    hot = ("--set", "optimizer={name: sgd, learning_rate: 1e30}", "--set", "model.activation=relu")
+    assert "try a lower optimizer.learning_rate" in run("train", CANCER, *hot, "--run-dir", folder, code=1).stderr
+    for verb in (("evaluate", folder), ("inspect", folder), ("predict", folder, "-")):
+        message = run(*verb, code=1).stderr
+        assert "no epoch before it was worth keeping" in message
+        assert "--resume" not in message
+    assert "would again" in run("train", CANCER, *hot, "--run-dir", folder, "--resume", code=1).stderr
+
+
+def test_a_damaged_checkpoint_is_a_warning_even_when_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "r"
+    steps = (*SHORT, "--set", "training.checkpoint_every=5", "--run-dir", str(folder), "-q")
+    run("train", CANCER, *steps)
+    (folder / "summary.json").unlink()
+    last = max((folder / "checkpoints").iterdir())
+    last.write_bytes(last.read_bytes()[:100])
+    told = run("train", CANCER, *steps, "--resume").stderr.splitlines()
+    assert len(told) == 1
+    assert told[0].startswith(f"warning: {last}: ")
+
+
+def test_a_configuration_of_a_later_version(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text("version: 99\nfuture: true\n")
+    message = run("train", str(tmp_path / "t.yaml"), "--run-dir", str(tmp_path / "r"), code=2).stderr
+    assert "update gpumlp" in message
+    assert "future" not in message
+    assert not (tmp_path / "r").exists()
+
+
 def test_predict_numbers(tmp_path: Path) -> None:
     folder = str(tmp_path / "r")
     run("train", str(ROOT / "configs/diabetes.yaml"), *SHORT, "--run-dir", folder, "-q")

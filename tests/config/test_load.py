@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gpumlp.config import Settings, dump, json_schema, load
+from gpumlp.config import Settings, configure, dump, json_schema, load
 from gpumlp.config.load import MAX_BYTES, MAX_SHOWN
 from gpumlp.errors import ConfigError
 from gpumlp.ops import Hyper
@@ -469,3 +469,28 @@ def test_a_file_of_a_later_version_is_told_by_that_alone(write: Write) -> None:
     )
     with pytest.raises(ConfigError, match="version: got 0, needs"):
         load(write(FULL.replace("task:", "version: 0\ntask:", 1)))
+
+
+def test_settings_in_python_are_those_of_a_file(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = configure(
+        task="regression",
+        data={"train": Path("points.csv"), "target": "y", "drop": ("a", 3)},
+        model={"hidden": (8, {"units": 4, "activation": "tanh"})},
+        optimizer="sgd",
+    )
+    text = (
+        "task: regression\ndata: {train: points.csv, target: y, drop: [a, 3]}\n"
+        "model: {hidden: [8, {units: 4, activation: tanh}]}\noptimizer: sgd\n"
+    )
+    assert made.settings == load(write(text)).settings
+
+
+def test_all_problems_of_settings_in_python_come_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        configure(task="regression", data={"train": "a.csv", "target": "y"}, modle={}, training={"epochs": 0})
+    assert str(caught.value).startswith("2 problems in the settings\n")
+    assert "training.epochs: got 0" in str(caught.value)
+    assert "did you mean 'model'" in str(caught.value)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +81,27 @@ def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path:
     files.write_text(tmp_path / "x.txt", "whole")
     assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
     assert (tmp_path / "x.txt").read_text() == "whole"
+
+
+def test_what_killed_processes_left_beside_a_file_goes_when_it_is_written(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    kept = [tmp_path / f".x.txt.{os.getppid()}.part", tmp_path / f".y.txt.{gone.pid}.part", tmp_path / ".x.txt.part"]
+    for path in (*kept, tmp_path / f".x.txt.{gone.pid}.part"):
+        path.touch()
+    files.write_text(tmp_path / "x.txt", "whole")
+    assert set(tmp_path.iterdir()) == {tmp_path / "x.txt", *kept}
+
+
+def test_a_line_is_added_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    files.append_line(path, {"epoch": 1})
+    resource = pytest.importorskip("resource", reason="there is no limit on the size of files")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, hard))
+    try:
+        with pytest.raises(files.WriteError, match="File too large"):
+            files.append_line(path, {"epoch": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text() == '{"epoch": 1}\n'

@@ -113,3 +113,32 @@ def test_other_weights_for_a_while() -> None:
         np.testing.assert_array_equal(values, average)
     np.testing.assert_array_equal(values, kept)
     assert not np.array_equal(kept, average)
+
+
+@pytest.mark.parametrize("bytes_", [False, True])
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_pause_leaves_no_trace(bytes_: bool, every: int) -> None:
+    """Pause after so many batches, and go on in a trainer that is new."""
+    whole, first, second = (make(bytes_=bytes_, weights=True) for _ in range(3))
+    expected = [whole.run_epoch() for _ in range(2)]
+    assert first.run_epoch(lambda done: done == every) is None
+    assert (first.epoch, first.batch, first.steps) == (0, every, every)
+    second.model.load(first.model.arrays())
+    for name, state in first.optimizer.state.items():
+        second.optimizer.state[name][...] = state
+    second.go_to(first.epoch, first.batch, first.seconds, first.totals)
+    for trainer in (first, second):
+        batches: list[int] = []
+        reports = [trainer.run_epoch(batches.append), trainer.run_epoch()]
+        assert batches == list(range(every + 1, 5))
+        for report, wanted in zip(reports, expected, strict=True):
+            assert report is not None
+            assert wanted is not None
+            assert (report.epoch, report.loss, report.accuracy) == (wanted.epoch, wanted.loss, wanted.accuracy)
+        np.testing.assert_array_equal(trainer.model.parameters.values, whole.model.parameters.values)
+        np.testing.assert_array_equal(trainer.optimizer.average, whole.optimizer.average)
+        assert trainer.steps == 8
+
+
+def test_no_pause_after_the_last_batch() -> None:
+    assert make().run_epoch(lambda done: done == 4) is not None
