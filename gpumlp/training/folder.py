@@ -15,7 +15,7 @@ from typing import Any
 from gpumlp.atomic import LEFTOVER, PART
 from gpumlp.config import HEADER
 from gpumlp.errors import RunError
-from gpumlp.training.files import DamageError, WriteError, append_line, write_text, writing
+from gpumlp.training.files import DamageError, WriteError, append_line, read_json, write_text, writing
 from gpumlp.training.saved import DESCRIPTION, WEIGHTS
 
 CONFIG, HISTORY, SUMMARY, MODEL, CHECKPOINTS = "config.yaml", "metrics.jsonl", "summary.json", "model", "checkpoints"
@@ -85,6 +85,13 @@ class RunFolder:
             return [json.loads(lines[i]) for i in range(epochs)]
         except (OSError, ValueError, IndexError) as error:
             raise DamageError(f"the history is damaged: {error}", where=str(self.history)) from None
+
+    def read_summary(self) -> dict[str, Any]:
+        """Return what a run that has ended came to. Raises DamageError where that is not there."""
+        summary = read_json(self.summary)
+        if not isinstance(summary, dict) or not {"status", "epochs", "best_epoch", "metrics"} <= summary.keys():
+            raise DamageError("this is no summary of a run", where=str(self.summary))
+        return summary
 
     def add_to_history(self, row: dict[str, Any]) -> None:
         """Add the line of an epoch."""

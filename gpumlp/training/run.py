@@ -19,7 +19,6 @@ from gpumlp.training.files import (
     WriteError,
     json_line,
     read_arrays,
-    read_json,
     write_arrays,
     write_json,
 )
@@ -125,9 +124,9 @@ def train(
 
 def _finished(place: RunFolder) -> Result:
     """Return what a run that has ended came to. Raises RunError where it came apart."""
-    summary = read_json(place.summary)
+    summary = place.read_summary()
     if summary["status"] == DIVERGED:
-        what = f"this run came apart, and would again: {summary['reason']}"
+        what = f"this run came apart, and would again: {summary.get('reason')}"
         raise RunError(what, where=str(place.path), hint=f"{REMEDY}, in another folder or with --force")
     return Result(place.path, summary, ("this run is complete already",))
 

@@ -11,7 +11,6 @@ from gpumlp.config import Loaded, load
 from gpumlp.data import Dataset, read
 from gpumlp.errors import RunError
 from gpumlp.training.build import build_loss, load_data
-from gpumlp.training.files import read_json
 from gpumlp.training.folder import DIVERGED, MODEL, RunFolder
 from gpumlp.training.measure import Measurement
 from gpumlp.training.saved import DESCRIPTION, SavedModel, load_model
@@ -37,7 +36,7 @@ def load_run(folder: str | Path) -> Run:
     if not place.summary.exists():
         hint = f"continue it: {place.resume_command}"
         raise RunError("the run has not finished", where=str(folder), hint=hint)
-    return Run(place.path, load(place.config), read_json(place.summary))
+    return Run(place.path, load(place.config), place.read_summary())
 
 
 def load_trained(folder: str | Path, backend: str = "auto") -> SavedModel:
@@ -47,7 +46,7 @@ def load_trained(folder: str | Path, backend: str = "auto") -> SavedModel:
     if not place.is_dir():
         summary = load_run(folder).summary if RunFolder(folder).is_run else {}
         if summary.get("status") == DIVERGED:
-            what = f"there is no model: {summary['reason']}, and no epoch before it was worth keeping"
+            what = f"there is no model: {summary.get('reason')}, and no epoch before it was worth keeping"
             raise RunError(what, where=str(folder))
         raise RunError("there is no model", where=str(folder), hint="give a run folder, such as runs/digits")
     return load_model(place, backends.get(backend))

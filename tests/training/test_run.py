@@ -262,11 +262,13 @@ def test_what_a_killed_process_left_half_written_is_cleared(task: Task, tmp_path
     assert not list((tmp_path / "cut").rglob("*.part"))
 
 
-def test_a_history_that_is_gone_is_named(task: Task, tmp_path: Path) -> None:
-    train(task(), tmp_path / "run")
-    (tmp_path / "run" / "summary.json").write_text("{")
-    with pytest.raises(RunError, match=r"summary\.json"):
-        train(task(), tmp_path / "run", resume=True)
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "3", ""])
+def test_a_damaged_summary_is_named(task: Task, tmp_path: Path, content: str) -> None:
+    train(task("training.epochs=1"), tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text(content)
+    for use in (evaluate, lambda run: train(task("training.epochs=1"), run, resume=True)):
+        with pytest.raises(RunError, match=r"summary\.json"):
+            use(tmp_path / "run")
 
 
 def test_a_network_that_comes_apart_late_keeps_its_best_weights(
