@@ -1,4 +1,4 @@
-"""The pages in docs/ say what is so: their Python runs, and the tests they name exist."""
+"""docs/python.md and docs/guarantees.md say what is so: the Python runs, and the tests that are named exist."""
 
 from __future__ import annotations
 

@@ -220,9 +220,6 @@ VERSION = 1
 class Settings(Section):
     """Everything that a run depends on."""
 
-    version: Annotated[int, Field(ge=1, le=VERSION)] = Field(
-        default=VERSION, description="version of the settings that the file was written for"
-    )
     task: Task = Field(description="what is predicted: one of several classes (two: binary), or numbers")
     data: Data = Field(description="the rows: at least train (a file) and target (a column)")
     model: Model = Field(default=Model(), description="the network")
@@ -241,6 +238,9 @@ class Settings(Section):
     )
     precision: Annotated[Literal["float32", "float64"], BeforeValidator(_offered)] = Field(
         default="float32", description="type of every number in the network"
+    )
+    version: Annotated[int, Field(ge=1, le=VERSION)] = Field(
+        default=VERSION, description="version of the settings that the file was written for"
     )
 
     @model_validator(mode="after")
