@@ -10,8 +10,8 @@ import numpy as np
 
 from gpumlp import backend as backends
 from gpumlp.backend import Backend
-from gpumlp.config import ClassificationLoss, Settings
-from gpumlp.data import Dataset, Encoder, Prepared, prepare
+from gpumlp.config import ClassificationLoss, Loaded, Settings
+from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, prepare
 from gpumlp.errors import DataError, choices
 from gpumlp.nn import LOSSES, Hidden, Loss, Model, Sequential, mlp
 from gpumlp.optim import Optimizer, Schedule
@@ -32,27 +32,31 @@ class Parts:
     trainer: Trainer
 
 
-def load_data(settings: Settings, encoder: Encoder | None = None) -> Prepared:
-    """Read, divide and encode the data of settings that were loaded from a file.
+def load_data(loaded: Loaded, encoder: Encoder | None = None) -> Prepared:
+    """Read, divide and encode the data of a configuration.
 
-    The encoding is fitted to the training rows, unless there is one already.
+    The encoding is fitted to the training rows, unless there is one already. Raises DataError; where a setting does
+    not fit the data, it names the place of the setting.
     """
-    data = settings.data
+    settings, data = loaded.settings, loaded.settings.data
     assert data.folder is not None  # loading made it absolute
-    return prepare(
-        data.train,
-        task=settings.task,
-        target=data.target,
-        folder=data.folder,
-        validation=data.split.validation,
-        test=data.split.test,
-        scaling=data.scaling,
-        missing=data.missing,
-        drop=data.drop,
-        weights=data.weights,
-        seed=settings.training.seed,
-        encoder=encoder,
-    )
+    try:
+        return prepare(
+            data.train,
+            task=settings.task,
+            target=data.target,
+            folder=data.folder,
+            validation=data.split.validation,
+            test=data.split.test,
+            scaling=data.scaling,
+            dialect=data.dialect,
+            drop=data.drop,
+            weights=data.weights,
+            seed=settings.training.seed,
+            encoder=encoder,
+        )
+    except MisfitError as error:
+        raise DataError(loaded.report(error.problems)) from None
 
 
 def build(settings: Settings, data: Prepared) -> Parts:

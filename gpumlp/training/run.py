@@ -89,7 +89,7 @@ def train(
             return Result(place.path, read_json(place.summary), ("this run is complete already",))
     else:
         place.check_free(force=force)
-    parts = build(loaded.settings, load_data(loaded.settings))
+    parts = build(loaded.settings, load_data(loaded))
     run = _Run(place, parts, loaded.settings.training.early_stopping)
     history = run.restore() if resume else []
     place.prepare(text, "".join(json_line(row) for row in history), existed=existed)

@@ -33,6 +33,8 @@ Write = Callable[[str], Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
+    (tmp_path / "a.csv").write_text("x,w,y\n1,1,a\n2,1,b\n", encoding="utf-8")
+
     def write(text: str) -> Path:
         path = tmp_path / "run.yaml"
         path.write_text(text, encoding="utf-8")
@@ -161,7 +163,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_lines(write: Write) -> No
         "  did you mean 'learning_rate'? allowed: name, learning_rate, weight_decay, clip_norm, averaging, "
         "beta1, beta2, epsilon\n"
         "run.yaml:3:1: data.train: required, but missing\n"
-        "  file of rows: csv, tsv or idx, also gzipped (.gz), npz or parquet\n"
+        "  file of rows: csv, tsv, txt, data or idx, also gzipped (.gz), npz or parquet\n"
         "run.yaml:5:22: model.hidden.1.units: got 0, needs a whole number (at least 1)\n"
         "  width of the layer, in units\n"
         "run.yaml:5:34: model.dropout: got 2, needs a number (at least 0, below 1)\n"

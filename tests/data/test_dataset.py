@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpumlp.data import SCALINGS, Encoder, Prepared, prepare, read
+from gpumlp.data import SCALINGS, Dialect, Encoder, Missing, Prepared, prepare, read
 from gpumlp.data.splits import split
 from gpumlp.errors import DataError, RunError
 
@@ -21,8 +21,8 @@ SHIPPED = [
     ("iris.csv", "target", "classification", (), 150, 4, 3),
     ("wine.csv", -1, "classification", (), 178, 13, 3),
     ("diabetes.csv", "target", "regression", (), 442, 10, 1),
-    ("adult_train.csv.gz", "income-per-year", "classification", (), 32561, 116, 1),
-    ("diamonds.csv.gz", "price", "regression", (), 53940, 29, 1),
+    ("adult_train.csv.gz", "income-per-year", "classification", (), 32561, 108, 1),
+    ("diamonds.csv.gz", "price", "regression", (), 53940, 26, 1),
     ("bikeshare.csv.gz", "bikers", "regression", ("casual", "registered"), 8645, None, 1),
 ]
 
@@ -149,7 +149,7 @@ def test_files_in_place_of_shares(tmp_path, write):
     )
     assert len(prepared.train) == 4
     assert prepared.validation is None
-    assert prepared.test.inputs.tolist() == [[1, 0, 0, 1], [5, 0, 1, 0]]
+    assert prepared.test.inputs.tolist() == [[1, 0, 0], [5, 0, 1]]
     assert prepared.test.targets.tolist() == [0, 1]
     assert prepared.notes == (
         "test: not used, because not in the training data: 'extra'",
@@ -171,8 +171,10 @@ def test_a_class_that_only_another_file_has(tmp_path, write):
         ({"target": None}, r"needs the name of its target"),
         ({"drop": ["q"]}, r"there is no column 'q'"),
         ({"weights": "w"}, r"there is no column 'w'"),
-        ({"drop": ["y"]}, r"must be two columns, and not dropped"),
-        ({"weights": "y"}, r"must be two columns, and not dropped"),
+        ({"drop": ["y"]}, r"a\.csv: 'y' is the target already\n  each column can be one thing"),
+        ({"weights": "y"}, r"a\.csv: 'y' is the target already"),
+        ({"weights": "b", "drop": ["b"]}, r"a\.csv: 'b' is the weights already"),
+        ({"target": "z", "drop": ["a", "q"], "test": "b.csv"}, r"(?s)no such file.*no column 'z'.*no column 'q'"),
         ({"drop": ["a", "b", "c", "d"]}, r"no column is left to learn from"),
         ({"target": "c"}, r"a\.csv:2: column 'c' should be numeric, but this cell is 'a'"),
         ({"target": "d"}, r"a\.csv:\d+: the target is missing"),
@@ -232,7 +234,14 @@ def test_prediction_needs_neither_target_nor_weights(tmp_path, write):
 def test_prediction_uses_the_missing_markers_of_training(tmp_path, write):
     write("x,y\n1,1\n-9,2\n3,3\n")
     encoder = prepare(
-        "a.csv", folder=tmp_path, task="regression", target="y", missing=["-9"], scaling="none", validation=0, test=0
+        "a.csv",
+        folder=tmp_path,
+        task="regression",
+        target="y",
+        dialect=Dialect(missing=Missing(frozenset(["-9"]))),
+        scaling="none",
+        validation=0,
+        test=0,
     ).encoder
     write("x\n-9\n", "new.csv")
     found, _ = saved(encoder).encode(read(tmp_path / "new.csv"), targets=False)
