@@ -19,7 +19,7 @@ from gpumlp import training
 from gpumlp.cli import doctor as clinic
 from gpumlp.cli.display import Announcer, Notices, print_metrics, remark, remarks, say, tell
 from gpumlp.data import read, read_bytes
-from gpumlp.errors import INTERRUPTED, RunError
+from gpumlp.errors import INTERRUPTED, DataError, RunError
 from gpumlp.training.build import build, load_data
 from gpumlp.training.files import check_free, to_json, write_text
 from gpumlp.training.folder import CONFIG, RunFolder
@@ -179,10 +179,12 @@ def _inspect_run(folder: Path) -> None:
 
 
 def validate(config: Path, overrides: Sequence[str], print_config: bool) -> None:
-    """Check a configuration, or raise the ConfigError that lists its problems."""
+    """Check a configuration, the names of files and columns in it too, or raise the error that lists its problems."""
     loaded = configuration.load(config, overrides)
     if print_config:
         click.echo(configuration.dump(loaded.settings, folder=loaded.path.resolve().parent), nl=False)
+    elif problems := loaded.settings.data.misfits(Path()):
+        raise DataError(loaded.report(problems))
     else:
         click.echo(f"{config}: no problems")
 

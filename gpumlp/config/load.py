@@ -14,7 +14,6 @@ from gpumlp.config.problems import explain
 from gpumlp.config.section import section_of_name
 from gpumlp.config.settings import VERSION, Data, Settings, block_of_width
 from gpumlp.config.yaml_text import KeyPath, Value, parse, render
-from gpumlp.data import misfits
 from gpumlp.errors import ConfigError, GpumlpError, nearest
 
 MAX_BYTES = 1 << 18
@@ -143,16 +142,8 @@ def _misfits(draft: _Draft, start: Path) -> list[tuple[Place, ConfigError]]:
         data = Data.model_validate(draft.value.get("data"))
     except ValidationError:
         return []  # reported by now, and there is nothing to read
-    found = misfits(
-        Path(start, os.path.expanduser(data.folder or "")),
-        data.files,
-        target=data.target,
-        weights=data.weights,
-        drop=data.drop,
-        dialect=data.dialect,
-    )
     problems = []
-    for name, error in found:
+    for name, error in data.misfits(start):
         setting = f"data.{name}"
         place = draft.place(tuple(int(key) if key.isdigit() else key for key in setting.split(".")))
         problems.append((place, _misfit(place, setting, error)))

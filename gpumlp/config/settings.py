@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_serializer, model_validator
@@ -18,9 +20,11 @@ from gpumlp.data import (
     SCALINGS,
     USUAL_MISSING,
     Dialect,
+    MisfitProblems,
     Missing,
     is_encoding,
     is_separator,
+    misfits,
 )
 from gpumlp.errors import choices
 from gpumlp.nn import INITIALIZERS, LOSSES
@@ -66,7 +70,7 @@ COMMON_ENCODINGS = (
     "shift_jis",
     "gb18030",
 )
-Separator = Annotated[Text, AfterValidator(_separator)]
+Separator = Annotated[Text, AfterValidator(_separator), Field(json_schema_extra={"maxLength": 1})]
 Encoding = Annotated[Text, AfterValidator(_encoding)]
 
 
@@ -133,12 +137,6 @@ class Data(Section):
     )
 
     @property
-    def files(self) -> dict[str, str]:
-        """The files that are named, by setting: train, and what of split is no share."""
-        parts = {"split.validation": self.split.validation, "split.test": self.split.test}
-        return {"train": self.train} | {name: part for name, part in parts.items() if isinstance(part, str)}
-
-    @property
     def dialect(self) -> Dialect:
         """How the files of text are written, as far as the settings say."""
         return Dialect(
@@ -148,6 +146,18 @@ class Data(Section):
             encoding=self.encoding,
             decimal=self.decimal,
             missing=USUAL_MISSING if self.missing is None else Missing(frozenset(self.missing)),
+        )
+
+    def misfits(self, start: Path) -> MisfitProblems:
+        """Return the settings that name a file or a column that is not there; ``start`` is where folder starts."""
+        parts = {"split.validation": self.split.validation, "split.test": self.split.test}
+        return misfits(
+            start / os.path.expanduser(self.folder or ""),
+            {"train": self.train} | {name: part for name, part in parts.items() if isinstance(part, str)},
+            target=self.target,
+            weights=self.weights,
+            drop=self.drop,
+            dialect=self.dialect,
         )
 
     @model_validator(mode="after")

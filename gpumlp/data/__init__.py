@@ -5,7 +5,7 @@ from gpumlp.data.cells import FLOAT32_MAX, FLOAT32_TINY, USUAL_MISSING, Missing
 from gpumlp.data.dataset import Dataset, Encoder, Prepared, Task, prepare
 from gpumlp.data.delimited import read_bytes, read_lines
 from gpumlp.data.dialect import DECIMALS, DETECT, QUOTES, Dialect, is_encoding, is_separator
-from gpumlp.data.roles import MisfitError, Roles, misfits
+from gpumlp.data.roles import MisfitError, MisfitProblems, Roles, misfits
 from gpumlp.data.scaling import SCALINGS
 from gpumlp.data.sources import ENDINGS, Source, read
 from gpumlp.data.table import Table
@@ -24,6 +24,7 @@ __all__ = [
     "Dialect",
     "Encoder",
     "MisfitError",
+    "MisfitProblems",
     "Missing",
     "Prepared",
     "Roles",

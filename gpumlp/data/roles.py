@@ -10,7 +10,7 @@ from gpumlp.data.dialect import DETECT, Dialect
 from gpumlp.data.sources import Source, read_start, readable
 from gpumlp.errors import DataError
 
-Problems = list[tuple[str, DataError]]
+MisfitProblems = list[tuple[str, DataError]]
 """Settings, such as ``target`` or ``drop.0``, each with what is wrong with it."""
 
 
@@ -22,7 +22,7 @@ class MisfitError(DataError):
     problems : one or more, in the order of the settings
     """
 
-    def __init__(self, problems: Problems) -> None:
+    def __init__(self, problems: MisfitProblems) -> None:
         self.problems = tuple(problems)
         first = problems[0][1]
         super().__init__(first.what, where=first.where, hint=first.hint)
@@ -63,7 +63,7 @@ class Roles:
         if weights is not None:
             wanted["weights"] = weights
         wanted |= {f"drop.{i}": name for i, name in enumerate(drop)}
-        problems: Problems = []
+        problems: MisfitProblems = []
         found: dict[str, str] = {}  # the setting that each column was first named by
         for setting, name in wanted.items():
             try:
@@ -90,7 +90,7 @@ def misfits(
     weights: str | int | None,
     drop: Sequence[str | int],
     dialect: Dialect = DETECT,
-) -> Problems:
+) -> MisfitProblems:
     """Return what does not fit, as far as names of files and first lines tell.
 
     Parameters
@@ -109,9 +109,9 @@ def misfits(
     return problems
 
 
-def absent(folder: Path, files: Mapping[str, str]) -> Problems:
+def absent(folder: Path, files: Mapping[str, str]) -> MisfitProblems:
     """Return the settings whose file is not there, or of an unknown kind."""
-    problems: Problems = []
+    problems: MisfitProblems = []
     for setting, name in files.items():
         try:
             readable(folder / name)
