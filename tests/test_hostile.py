@@ -87,8 +87,7 @@ def hostile(rng: random.Random, text: str, pieces: list[str]) -> bytes:
                 "utf-8", "replace"
             )
         case 2 | 3:
-            lines = text.splitlines(keepends=True)
-            return "".join(rng.sample(lines, rng.randrange(len(lines) - 3, len(lines) + 1))).encode()
+            return "".join(line for line in text.splitlines(keepends=True) if rng.random() > 0.1).encode()
         case _:
             return mangled(rng, text, pieces)
 
