@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.cells import Strings
+from gpumlp.data.cells import Strings, is_number
 from gpumlp.data.state import Fields, StateReader
-from gpumlp.data.table import Column, Table
+from gpumlp.data.table import Table
 from gpumlp.errors import DataError
 
 # Up to so many rows, texts that are all different may still be categories; above, they are names.
@@ -20,6 +20,8 @@ _FEW_ROWS = 50
 _MANY_CATEGORIES = 255
 _MOST_CATEGORIES = 10_000
 _NUMBER_WITH_COMMAS = re.compile(r"[+-]?[\d.]*\d,\d+[\d.,]*")
+# A column of so many different numbers, and of other texts so few and in so few rows, is no column of categories.
+_MANY_NUMBERS, _FEW_STRAYS, _STRAY_SHARE = 10, 3, 0.1
 _TRUTHS = frozenset(("true", "false"))
 
 
@@ -47,13 +49,14 @@ class OneHot:
     gaps: bool
 
     @classmethod
-    def fit(cls, name: str, column: Column, path: str) -> tuple[OneHot | None, str | None]:
+    def fit(cls, name: str, table: Table) -> tuple[OneHot | None, str | None]:
         """Return the encoding of a column of text, None where it says nothing, and a remark on it.
 
         Raises
         ------
         DataError : if the texts cannot be categories
         """
+        column = table.column(name)
         sizes = np.bincount(column.codes, minlength=len(column.texts)).tolist()
         counts: Counter[str] = Counter()
         for text, size in zip(_plain(column.texts), sizes, strict=True):
@@ -61,16 +64,12 @@ class OneHot:
         gaps = counts.pop("", 0) > 0
         if len(counts) == 1 and not gaps:
             return None, f"is left out: it is {next(iter(counts))!r} in every training row"
-        commas = [text for text in counts if _NUMBER_WITH_COMMAS.fullmatch(text)]
-        if len(commas) > len(counts) / 2:
-            what = f"column {name!r} has numbers with commas in them, such as {commas[0]!r}"
-            hint = "set data.decimal to ',' if that is what they mean; else write the numbers without commas"
-            raise DataError(what, where=path, hint=hint)
+        _require_words(name, table, counts)
         if len(counts) == counts.total() > _FEW_ROWS:
             return None, f"is left out: all its {len(counts)} texts are different"
         if len(counts) > _MOST_CATEGORIES:
             what = f"column {name!r} has {len(counts)} different texts, too many for categories"
-            raise DataError(what, where=path, hint="drop the column")
+            raise DataError(what, where=table.path, hint="drop the column")
         rare = sorted(text for text, count in counts.items() if count == 1)
         if len(rare) == len(counts) and not gaps:
             rare = []
@@ -124,6 +123,23 @@ class OneHot:
         if not one_hot.width or not set(categories).isdisjoint(rare):
             raise state.wrong("categories", "must be some, each once")
         return one_hot
+
+
+def _require_words(name: str, table: Table, counts: Counter[str]) -> None:
+    """Raise the error for a column that was to be one of numbers: some have commas, or a few cells are no numbers."""
+    commas = [text for text in counts if _NUMBER_WITH_COMMAS.fullmatch(text)]
+    strays = [text for text in counts if not is_number(text) and text not in commas]
+    numbers = len(counts) - len(strays)
+    if commas and len(strays) <= numbers:
+        what = f"column {name!r} has numbers with commas in them, such as {commas[0]!r}"
+        hint = "set data.decimal to ',' if that is what they mean; else write the numbers without commas"
+        raise DataError(what, where=table.path, hint=hint)
+    rows = sum(counts[text] for text in strays)
+    if numbers >= _MANY_NUMBERS and 0 < len(strays) <= _FEW_STRAYS and rows <= _STRAY_SHARE * counts.total():
+        row = int(np.argmax(table.labels(name) == strays[0]))
+        what = f"column {name!r} should be numeric, but this cell is {strays[0]!r}"
+        hint = "correct the cell, name it as a marker of missing values, or drop the column"
+        raise DataError(what, where=table.where(row), hint=hint)
 
 
 def _plain(texts: Strings) -> Strings:

@@ -60,7 +60,7 @@ class TableInputs:
             values = table.try_numbers(name)
             one_hot = remark = None
             if values is None:
-                one_hot, remark = OneHot.fit(name, table.column(name), table.path)
+                one_hot, remark = OneHot.fit(name, table)
             elif np.isnan(values).all():
                 remark = "is left out: it is empty in every training row"
             elif np.ptp(values) == 0:

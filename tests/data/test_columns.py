@@ -289,3 +289,27 @@ def test_arrays_that_do_not_fit():
         floats.encode(table("a", "1"), others=())
     with pytest.raises(DataError, match="this file holds arrays, but the model was trained on a table"):
         fit(table("a", "1", "2"))[0].encode(source(np.eye(2)), others=())
+
+
+# Few other texts among many numbers.
+
+
+def mixed(strays: list[str], numbers: int = 40, distinct: int = 10) -> Table:
+    return table(
+        "x,y", *(f"{each},{i % 3}" for i, each in enumerate([*(i % distinct for i in range(numbers)), *strays]))
+    )
+
+
+@pytest.mark.parametrize("strays", [["abc"], ["a", "b", "c"], ["abc"] * 4])
+def test_a_few_texts_among_numbers_are_mistakes(strays):
+    with pytest.raises(DataError, match=rf"^a\.csv:42: column 'x' should be numeric, but this cell is '{strays[0]}'"):
+        fit(mixed(strays))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [mixed(["a", "b", "c", "d"]), mixed(["abc"] * 5), mixed(["abc"], distinct=9)],
+    ids=["many texts", "many rows", "few numbers"],
+)
+def test_else_they_are_categories(source):
+    assert "x" in [one_hot.name for one_hot in fit(source)[0].one_hots]
