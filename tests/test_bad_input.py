@@ -128,7 +128,11 @@ DATA: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
     ),
     "wrong columns": ({"a.csv": GOOD}, ("data.target=Y", "data.drop=[q, 9]"), "3 problems in {folder}/run.yaml\n"),
     "no column left": ({"a.csv": GOOD}, ("data.drop=[x, c]",), "no column is left to learn from"),
-    "unknown class": ({"a.csv": GOOD}, ("loss.class_weight.z=2",), "loss.class_weight: there is no class 'z'"),
+    "unknown class": (
+        {"a.csv": GOOD},
+        ("loss.class_weight.z=2",),
+        "--set loss.class_weight.z: a.csv: there is no class 'z'",
+    ),
     "class in the test file alone": (
         {"a.csv": GOOD, "t.csv": changed("1,u,z")},
         ("data.split.test=t.csv",),

@@ -58,12 +58,9 @@ class Loaded:
         return self._place(setting).text
 
     def report(self, misfits: Iterable[tuple[str, GpumlpError]]) -> str:
-        """Return a message on settings of ``data`` that do not fit the files, in the order of the lines."""
-        problems = []
-        for setting, error in misfits:
-            place = self._place(f"data.{setting}")
-            problems.append((place, _misfit(place, f"data.{setting}", error)))
-        return _report(self.path, problems)
+        """Return a message on settings that do not fit the files, in the order of the lines."""
+        placed = ((self._place(setting), setting, error) for setting, error in misfits)
+        return _report(self.path, [(place, _misfit(place, setting, error)) for place, setting, error in placed])
 
     def _place(self, setting: str) -> Place:
         default = Place(0, 0, 0, str(self.path))
@@ -143,8 +140,7 @@ def _misfits(draft: _Draft, start: Path) -> list[tuple[Place, ConfigError]]:
     except ValidationError:
         return []  # reported by now, and there is nothing to read
     problems = []
-    for name, error in data.misfits(start):
-        setting = f"data.{name}"
+    for setting, error in data.misfits(start):
         place = draft.place(tuple(int(key) if key.isdigit() else key for key in setting.split(".")))
         problems.append((place, _misfit(place, setting, error)))
     return problems

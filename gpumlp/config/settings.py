@@ -151,7 +151,7 @@ class Data(Section):
     def misfits(self, start: Path) -> MisfitProblems:
         """Return the settings that name a file or a column that is not there; ``start`` is where folder starts."""
         parts = {"split.validation": self.split.validation, "split.test": self.split.test}
-        return misfits(
+        found = misfits(
             start / os.path.expanduser(self.folder or ""),
             {"train": self.train} | {name: part for name, part in parts.items() if isinstance(part, str)},
             target=self.target,
@@ -159,6 +159,7 @@ class Data(Section):
             drop=self.drop,
             dialect=self.dialect,
         )
+        return [(f"data.{setting}", error) for setting, error in found]
 
     @model_validator(mode="after")
     def _tell_decimals_from_cells(self) -> Self:
