@@ -168,8 +168,10 @@ class ArrayInputs:
     block: NumericBlock | None
 
     @classmethod
-    def fit(cls, source: ArrayTable, name: str, *, scaling: str | None) -> ArrayInputs:
+    def fit(cls, source: ArrayTable, name: str, *, scaling: str | None) -> tuple[ArrayInputs, list[str]]:
         """Fit to the rows of ``source``; ``scaling`` None means robust, but leaves bytes as they are.
+
+        Returns the encoding, and notes on the columns that say nothing: they are kept, as arrays are.
 
         Raises
         ------
@@ -177,13 +179,15 @@ class ArrayInputs:
         """
         block = source.block(name)
         if block.dtype == np.uint8 and scaling is None:
-            return cls(name, block.shape[1], None)
+            return cls(name, block.shape[1], None), []
         _require_finite(block, name, source.where)
         empty = np.isnan(block).all(axis=0)
         if empty.any():
             what = f"array {name!r}: column {int(np.argmax(empty))} has no value in any training row"
             raise DataError(what, where=source.path, hint="take such columns out of the array")
-        return cls(name, block.shape[1], NumericBlock.fit(block, scaling or "robust"))
+        constant = np.flatnonzero(np.nanmax(block, axis=0) == np.nanmin(block, axis=0)).tolist()
+        notes = [_note([f"{name}[{column}]" for column in constant], "has one value only")] if constant else []
+        return cls(name, block.shape[1], NumericBlock.fit(block, scaling or "robust")), notes
 
     @property
     def names(self) -> tuple[str, ...]:

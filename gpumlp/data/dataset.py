@@ -344,7 +344,7 @@ def _fit_inputs(train: Source, roles: Roles, scaling: str | None) -> tuple[Table
         names = [name for name in train.names if name not in roles.named and name not in roles.dropped]
         return TableInputs.fit(train, names, scaling=scaling or "robust")
     name = train.choose_inputs(exclude={*roles.named, *roles.dropped})
-    return ArrayInputs.fit(train, name, scaling=scaling), []
+    return ArrayInputs.fit(train, name, scaling=scaling)
 
 
 def _weights(source: Source, name: str) -> NDArray[np.float32]:

@@ -228,7 +228,7 @@ def test_columns_are_found_by_name_not_by_place():
 def test_portions_of_rows_join_without_a_seam():
     values = np.random.default_rng(0).normal(size=(65536 + 3, 2)).astype(np.float32)
     source = ArrayTable("a.npz", {"x": values})
-    inputs = ArrayInputs.fit(source, "x", scaling="none")
+    inputs, _ = ArrayInputs.fit(source, "x", scaling="none")
     assert (inputs.encode(source, others=())[0] == values).all()
 
 
@@ -237,12 +237,12 @@ def test_portions_of_rows_join_without_a_seam():
 
 def test_bytes_stay_bytes_unless_a_scaling_is_asked_for():
     source = ArrayTable("a.npz", {"x": np.array([[0, 10], [255, 10], [5, 30]], np.uint8)})
-    inputs = ArrayInputs.fit(source, "x", scaling=None)
+    inputs, _ = ArrayInputs.fit(source, "x", scaling=None)
     encoded, _ = inputs.encode(source, others=())
     assert encoded.dtype == np.uint8
     assert inputs.input_scale == 1 / 255
     for name in ("none", "robust", "standard", "quantile"):
-        inputs = ArrayInputs.fit(source, "x", scaling=name)
+        inputs, _ = ArrayInputs.fit(source, "x", scaling=name)
         encoded, _ = inputs.encode(source, others=())
         assert encoded.dtype == np.float32
         assert inputs.input_scale == 1
@@ -253,7 +253,7 @@ def test_bytes_stay_bytes_unless_a_scaling_is_asked_for():
 def test_arrays_of_numbers_are_scaled_robustly_unless_told_otherwise(dtype):
     values = (np.arange(20) % 7).reshape(10, 2).astype(dtype)
     source = ArrayTable("a.npz", {"x": values})
-    inputs = ArrayInputs.fit(source, "x", scaling=None)
+    inputs, _ = ArrayInputs.fit(source, "x", scaling=None)
     encoded, _ = inputs.encode(source, others=())
     assert inputs.block is not None
     np.testing.assert_allclose(encoded, inputs.block.scaling.apply(values.astype(np.float64)), rtol=1e-6)
@@ -262,7 +262,7 @@ def test_arrays_of_numbers_are_scaled_robustly_unless_told_otherwise(dtype):
 
 def test_nan_is_a_gap_in_an_array():
     source = ArrayTable("a.npz", {"x": np.array([[1, np.nan], [2, 5], [6, 7]], np.float32)})
-    inputs = ArrayInputs.fit(source, "x", scaling="none")
+    inputs, _ = ArrayInputs.fit(source, "x", scaling="none")
     assert inputs.features == ("x[0]", "x[1]", "x[1] is missing")
     assert inputs.encode(source, others=())[0].tolist() == [[1, 6, 1], [2, 5, 0], [6, 7, 0]]
 
@@ -277,8 +277,8 @@ def test_arrays_that_do_not_fit():
         ArrayInputs.fit(source(np.array([[1, np.inf]], np.float16)), "x", scaling=None)
     with pytest.raises(DataError, match="array 'x': column 1 has no value in any training row"):
         ArrayInputs.fit(source([[1.0, np.nan], [2.0, np.nan]]), "x", scaling=None)
-    floats = ArrayInputs.fit(source([[1.0, 2.0], [2.0, 3.0]]), "x", scaling=None)
-    whole = ArrayInputs.fit(source(np.eye(2, dtype=np.uint8)), "x", scaling=None)
+    floats, _ = ArrayInputs.fit(source([[1.0, 2.0], [2.0, 3.0]]), "x", scaling=None)
+    whole, _ = ArrayInputs.fit(source(np.eye(2, dtype=np.uint8)), "x", scaling=None)
     with pytest.raises(DataError, match="array 'y' has 3 columns, but the model was trained on 2"):
         floats.encode(source(np.eye(3), "y"), others=())
     with pytest.raises(DataError, match="array 'x' holds float64, but the model was trained on bytes"):
@@ -313,3 +313,10 @@ def test_a_few_texts_among_numbers_are_mistakes(strays):
 )
 def test_else_they_are_categories(source):
     assert "x" in [one_hot.name for one_hot in fit(source)[0].one_hots]
+
+
+def test_constant_columns_of_an_array_are_reported_and_kept():
+    values = np.array([[1, 2, np.nan], [1, 3, 5.0], [1, 4, 5.0]])
+    inputs, notes = ArrayInputs.fit(ArrayTable("a.npz", {"x": values}), "x", scaling=None)
+    assert inputs.columns == 3
+    assert notes == ["column 'x[0]' has one value only (also 'x[2]')"]
