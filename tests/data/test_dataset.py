@@ -431,3 +431,31 @@ def test_wine_is_separated_by_semicolons(larger):
     prepared = prepare("winequality-red.csv", folder=larger / "wine_quality", task="regression", target="quality")
     assert prepared.encoder.features[0] == "fixed acidity"
     assert prepared.encoder.width == 11
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "columns", "separator", "header"),
+    [
+        ("uci_regression/yacht/data.txt.gz", 308, 7, " ", False),
+        ("uci_regression/concrete/data.txt.gz", 1030, 9, "\t", False),
+        ("wine_quality/winequality-white.csv", 4898, 12, ";", True),
+        ("covertype/covtype.20k.data.gz", 20000, 55, ",", False),
+        ("connect4/connect4.csv.gz", 67557, 43, ",", True),
+        ("adult/adult.data.gz", 32561, 15, ",", False),
+        ("adult/adult.test.gz", 16281, 15, ",", False),
+        ("churn/Churn_Modelling.csv.gz", 10000, 14, ",", True),
+    ],
+)
+def test_published_files_are_read_as_they_are(larger, name, rows, columns, separator, header):
+    found = read(larger / name)
+    assert (len(found), len(found.names)) == (rows, columns)
+    assert (found.dialect.separator, found.dialect.header, found.dialect.decimal) == (separator, header, ".")
+    if name.startswith("adult"):
+        assert sorted(found.column("column_14").texts) == ["<=50K", ">50K"]
+
+
+def test_ids_of_churn_are_reported(larger):
+    prepared = prepare("Churn_Modelling.csv.gz", folder=larger / "churn", task="classification", target="Exited")
+    (ids,) = (note for note in prepared.notes if "looks like an id" in note)
+    assert "'RowNumber'" in ids
+    assert "'CustomerId'" in ids
