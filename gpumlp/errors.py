@@ -10,6 +10,9 @@ import difflib
 import signal
 from collections.abc import Iterable
 
+LISTED = 40
+"""Names that a message lists at most: a table may have thousands of columns."""
+
 
 class GpumlpError(Exception):
     """Base of all errors that gpumlp raises on purpose.
@@ -84,10 +87,11 @@ def nearest(name: object, allowed: Iterable[str]) -> str | None:
 
 
 def choices(name: object, allowed: Iterable[str]) -> str:
-    """Return a hint for a wrong name: the nearest right one first, then all that are allowed."""
+    """Return a hint for a wrong name: the nearest right one first, then what is allowed (the first ``LISTED``)."""
     allowed = list(allowed)
     if not allowed:
         return "there is nothing to choose from"
     close = nearest(name, allowed)
-    listing = "allowed: " + ", ".join(allowed)
+    more = f" and {len(allowed) - LISTED} more" if len(allowed) > LISTED else ""
+    listing = "allowed: " + ", ".join(allowed[:LISTED]) + more
     return f"did you mean {close!r}? {listing}" if close else listing

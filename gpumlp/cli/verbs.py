@@ -18,8 +18,8 @@ from gpumlp import config as configuration
 from gpumlp import training
 from gpumlp.cli import doctor as clinic
 from gpumlp.cli.display import Announcer, Notices, print_metrics, remark, remarks, say, tell
-from gpumlp.data import read, read_lines
-from gpumlp.errors import RunError, exit_code
+from gpumlp.data import read, read_bytes
+from gpumlp.errors import DataError, RunError, exit_code
 from gpumlp.training.build import build, load_data
 from gpumlp.training.files import check_free, to_json, write_text
 from gpumlp.training.folder import CONFIG, PICTURE, RunFolder
@@ -116,8 +116,8 @@ def predict(run: Path, file: Path, output: Path | None, proba: bool, force: bool
     classes = model.encoder.classes
     if proba and classes is None:
         raise click.UsageError("--proba is for classification; this run predicts numbers")
-    missing = model.encoder.missing
-    source = read_lines(sys.stdin, missing=missing) if str(file) == "-" else read(file, missing=missing)
+    dialect = model.encoder.dialect
+    source = read_bytes(sys.stdin.buffer.read(), dialect) if str(file) == "-" else read(file, dialect)
     values, notes = model.predict(source)
     remarks(notes)
     header, columns = ["prediction"], [model.labels(values) if classes else values[:, 0]]
@@ -150,8 +150,8 @@ def inspect(what: Path, overrides: Sequence[str]) -> None:
             raise click.UsageError("--set changes a configuration; this is a run")
         _inspect_run(what)
         return
-    settings = configuration.load(what, overrides).settings
-    data = load_data(settings)
+    loaded = configuration.load(what, overrides)
+    settings, data = loaded.settings, load_data(loaded)
     remarks(data.notes)
     parts = build(settings, data)
     click.echo(parts.model.summary())
@@ -179,10 +179,12 @@ def _inspect_run(folder: Path) -> None:
 
 
 def validate(config: Path, overrides: Sequence[str], print_config: bool) -> None:
-    """Check a configuration, or raise the ConfigError that lists its problems."""
+    """Check a configuration, the names of files and columns in it too, or raise the error that lists its problems."""
     loaded = configuration.load(config, overrides)
     if print_config:
         click.echo(configuration.dump(loaded.settings, folder=loaded.path.resolve().parent), nl=False)
+    elif problems := loaded.settings.data.misfits(Path()):
+        raise DataError(loaded.report(problems))
     else:
         click.echo(f"{config}: no problems")
 

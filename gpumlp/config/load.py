@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from gpumlp.config.problems import explain
 from gpumlp.config.section import section_of_name
-from gpumlp.config.settings import VERSION, Settings, block_of_width
+from gpumlp.config.settings import VERSION, Data, Settings, block_of_width
 from gpumlp.config.yaml_text import KeyPath, Value, parse, render
-from gpumlp.errors import ConfigError, nearest
+from gpumlp.errors import ConfigError, GpumlpError, nearest
 
 MAX_BYTES = 1 << 18
 """The longest configuration that is read: a data file given by mistake should fail in a moment."""
@@ -28,6 +28,19 @@ IN_PYTHON = "<python>"
 HEADER = "# All settings of a run: those that were given, and the defaults of all others.\n"
 
 
+class Place(NamedTuple):
+    """A place that can set values. Places sort as they should be reported: the file by lines, then overrides."""
+
+    rank: int
+    line: int
+    column: int
+    text: str
+
+    def before(self, setting: str) -> str:
+        """Return what a message on a setting begins with."""
+        return self.text if self.text == f"--set {setting}" else f"{self.text}: {setting}"
+
+
 @dataclass(frozen=True)
 class Loaded:
     """The settings of a run, and where each was set.
@@ -37,7 +50,7 @@ class Loaded:
 
     settings: Settings
     path: Path
-    places: Mapping[str, str]  # by dotted setting, for those that were set
+    places: Mapping[str, Place]  # by dotted setting, for those that were set
 
     def where(self, setting: str) -> str:
         """Return where a setting such as ``data.target`` got its value.
@@ -45,6 +58,15 @@ class Loaded:
         This is ``file.yaml:4:3`` (line and column, from 1), ``--set data.target`` for an override, and the name
         of the file alone for a default.
         """
+        return self._place(setting).text
+
+    def report(self, misfits: Iterable[tuple[str, GpumlpError]]) -> str:
+        """Return a message on settings that do not fit the files, in the order of the lines."""
+        placed = ((self._place(setting), setting, error) for setting, error in misfits)
+        return _report(self.path, [(place, _misfit(place, setting, error)) for place, setting, error in placed])
+
+    def _place(self, setting: str) -> Place:
+        default = Place(0, 0, 0, str(self.path))
         if setting in self.places:
             return self.places[setting]
         section = setting
@@ -52,8 +74,8 @@ class Loaded:
             if section in self.places:
                 # A bare name, or an override of a whole section, sets everything below it.
                 is_divided = any(other.startswith(f"{section}.") for other in self.places)
-                return str(self.path) if is_divided else self.places[section]
-        return str(self.path)
+                return default if is_divided else self.places[section]
+        return default
 
 
 def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Loaded:
@@ -71,23 +93,23 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Loaded:
     """
     path = Path(path)
     draft = _Draft(path)
-    problems = []
+    problems: list[tuple[Place, ConfigError]] = []
     for override in overrides:
         try:
             draft.override(override)
         except ConfigError as error:
             problems.append((draft.last, error))
-    _check_version(draft)
+    draft.require_known_version()
     try:
         settings = Settings.model_validate(draft.value)
     except ValidationError as error:
         for problem in explain(error, draft.value):
             place = draft.place(problem.path)
-            setting = ".".join(map(str, problem.path))
-            where = place.text if place.text == f"--set {setting}" else f"{place.text}: {setting}"
+            where = place.before(".".join(map(str, problem.path)))
             problems.append((place, ConfigError(problem.what, where=where, hint=problem.hint)))
-    _refuse([error for _, error in sorted(problems, key=lambda found: found[0])], str(path))
-    places = {".".join(map(str, keys)): place.text for keys, place in draft.places.items() if keys}
+    if problems:
+        raise ConfigError(_report(path, [*problems, *_misfits(draft, path.parent)]))
+    places = {".".join(map(str, keys)): place for keys, place in draft.places.items() if keys}
     return Loaded(_with_absolute_folder(settings, path.parent), path, places)
 
 
@@ -107,7 +129,9 @@ def configure(**settings: Any) -> Loaded:
         checked = Settings.model_validate(given)
     except ValidationError as error:
         found = explain(error, given)
-        _refuse([ConfigError(p.what, where=".".join(map(str, p.path)), hint=p.hint) for p in found], "the settings")
+        place = Place(0, 0, 0, "")
+        problems = [(place, ConfigError(p.what, where=".".join(map(str, p.path)), hint=p.hint)) for p in found]
+        raise ConfigError(_report("the settings", problems)) from None
     return Loaded(_with_absolute_folder(checked, os.getcwd()), Path(IN_PYTHON), {})
 
 
@@ -123,16 +147,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _refuse(problems: list[ConfigError], where: str) -> None:
-    """Raise all problems as one ConfigError, if there are any."""
-    if problems:
-        blocks = [str(error) for error in problems[:MAX_SHOWN]]
-        if hidden := len(problems) - len(blocks):
-            blocks.append(f"and {hidden} more")
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ConfigError("\n".join([f"{count} in {where}", *blocks]))
-
-
 def dump(settings: Settings, *, folder: str | os.PathLike[str]) -> str:
     """Return YAML text with every setting, which loads as the same settings from any place.
 
@@ -146,18 +160,37 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Settings.model_json_schema()}
 
 
+def _report(source: Path | str, problems: Sequence[tuple[Place, GpumlpError]]) -> str:
+    """Return all problems of a configuration as one message, in the order of the lines."""
+    ordered = sorted(problems, key=lambda found: found[0])
+    blocks = [str(error) for _, error in ordered[:MAX_SHOWN]]
+    if hidden := len(ordered) - len(blocks):
+        blocks.append(f"and {hidden} more")
+    count = "1 problem" if len(ordered) == 1 else f"{len(ordered)} problems"
+    return "\n".join([f"{count} in {source}", *blocks])
+
+
+def _misfits(draft: _Draft, start: Path) -> list[tuple[Place, ConfigError]]:
+    """Return what else is wrong with a configuration that fails: names of files and columns in its data."""
+    try:
+        data = Data.model_validate(draft.value.get("data"))
+    except ValidationError:
+        return []  # reported by now, and there is nothing to read
+    problems = []
+    for setting, error in data.misfits(start):
+        place = draft.place(tuple(int(key) if key.isdigit() else key for key in setting.split(".")))
+        problems.append((place, _misfit(place, setting, error)))
+    return problems
+
+
+def _misfit(place: Place, setting: str, error: GpumlpError) -> ConfigError:
+    """Return the error of a file in the words of the setting that names it."""
+    return ConfigError(f"{error.where}: {error.what}", where=place.before(setting), hint=error.hint)
+
+
 def _with_absolute_folder(settings: Settings, start: str | os.PathLike[str]) -> Settings:
     folder = os.path.abspath(os.path.join(start, os.path.expanduser(settings.data.folder or "")))
     return settings.model_copy(update={"data": settings.data.model_copy(update={"folder": folder})})
-
-
-class _Place(NamedTuple):
-    """A place that can set values. Places sort as they should be reported: the file by lines, then overrides."""
-
-    rank: int
-    line: int
-    column: int
-    text: str
 
 
 class _Draft:
@@ -172,12 +205,19 @@ class _Draft:
             hint = "begin with task: classification or task: regression"
             raise ConfigError("a configuration is a mapping from settings to values", where=f"{name}:1:1", hint=hint)
         self.value: dict[str, Value] = document.value
-        self.places: dict[KeyPath, _Place] = {(): _Place(0, 0, 0, name)}
+        self.places: dict[KeyPath, Place] = {(): Place(0, 0, 0, name)}
         for keys, (line, column) in document.positions.items():
-            self.places[keys] = _Place(0, line, column, f"{name}:{line}:{column}")
+            self.places[keys] = Place(0, line, column, f"{name}:{line}:{column}")
         self.last = self.places[()]
 
-    def place(self, path: KeyPath) -> _Place:
+    def require_known_version(self) -> None:
+        """Raise ConfigError for a file of a later version: what it means by its settings cannot be known."""
+        version = self.value.get("version")
+        if isinstance(version, int) and version > VERSION:
+            what = f"version {version} of the settings; this gpumlp knows up to {VERSION}"
+            raise ConfigError(what, where=self.place(("version",)).before("version"), hint="update gpumlp")
+
+    def place(self, path: KeyPath) -> Place:
         """Return where a setting stands, or else the innermost section that it belongs to."""
         while path not in self.places:
             path = path[:-1]
@@ -187,7 +227,7 @@ class _Draft:
         """Set one value by ``key.key=value``."""
         setting, equals, value = text.partition("=")
         setting = setting.strip()
-        self.last = _Place(self.last.rank + 1, 0, 0, f"--set {setting}")
+        self.last = Place(self.last.rank + 1, 0, 0, f"--set {setting}")
         keys = setting.split(".")
         if not equals or not all(keys):
             raise ConfigError("not of the form setting=value", where=self.last.text, hint="as in training.epochs=10")
@@ -224,14 +264,6 @@ class _Draft:
             self.places[*path, key] = self.places[path]
         node[path[-1]] = section
         return section
-
-
-def _check_version(draft: _Draft) -> None:
-    """Raise ConfigError alone for a file of a later version: all else that is wrong with it may be right there."""
-    version = draft.value.get("version")
-    if type(version) is int and version > VERSION:
-        what = f"the file is written for version {version} of the settings, this gpumlp knows up to {VERSION}"
-        raise ConfigError(what, where=draft.place(("version",)).text, hint="update gpumlp")
 
 
 def _read(path: Path) -> str:

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_serializer, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_serializer, model_validator
 
 from gpumlp.backend import BACKENDS, PLANNED
 from gpumlp.config.section import Choice, NameIn, OneOf, Problem, Row, Section, refuse
-from gpumlp.data import DEFAULT_MISSING, SCALINGS
+from gpumlp.config.yaml_text import KeyPath
+from gpumlp.data import (
+    DECIMALS,
+    FLOAT32_MAX,
+    FLOAT32_TINY,
+    QUOTES,
+    SCALINGS,
+    USUAL_MISSING,
+    Dialect,
+    MisfitProblems,
+    Missing,
+    is_encoding,
+    is_separator,
+    misfits,
+)
+from gpumlp.errors import choices
 from gpumlp.nn import INITIALIZERS, LOSSES
 from gpumlp.ops import ACTIVATIONS, Hyper
 from gpumlp.optim import OPTIMIZERS, SCHEDULES
+
+VERSION = 1
+"""The version of the settings that this gpumlp writes."""
 
 Task = Literal["classification", "regression"]
 Norm = Literal["none", "layer", "batch"]
@@ -22,6 +43,35 @@ Activation = Annotated[str, NameIn(ACTIVATIONS)]
 # Strict tuples refuse lists, and YAML has no tuples; what is inside stays strict.
 Columns = Annotated[tuple[Column, ...], Field(strict=False)]
 Markers = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+def _separator(given: str) -> str:
+    if not is_separator(given):
+        what = f"got {given!r}, needs one character that is no letter, digit, quote or line end"
+        refuse("Data", [Problem((), what, r"such as ',' or ';'; a tab is written as \"\t\"")])
+    return given
+
+
+def _encoding(given: str) -> str:
+    if not is_encoding(given):
+        hint = f"{choices(given, COMMON_ENCODINGS)}, or any other that Python knows"
+        refuse("Data", [Problem((), f"unknown encoding {given!r}", hint)])
+    return given
+
+
+COMMON_ENCODINGS = (
+    "utf-8",
+    "utf-16",
+    "latin-1",
+    "cp1252",
+    "cp1250",
+    "iso8859-15",
+    "mac_roman",
+    "shift_jis",
+    "gb18030",
+)
+Separator = Annotated[Text, AfterValidator(_separator), Field(json_schema_extra={"maxLength": 1})]
+Encoding = Annotated[Text, AfterValidator(_encoding)]
 
 
 class Split(Section):
@@ -49,18 +99,74 @@ class Data(Section):
         description="folder that the paths of train and split start from, itself relative to the folder of "
         "the configuration; null for just that folder",
     )
-    train: Text = Field(description="file of rows: csv, tsv or idx, also gzipped (.gz), npz or parquet")
+    train: Text = Field(description="file of rows: csv, tsv, txt, data or idx, also gzipped (.gz), npz or parquet")
     target: Column = Field(description="what to predict: a column's name or index, or an array's name")
     split: Split = Field(default=Split(), description="shares or files of rows for validation and test")
     scaling: Annotated[str, NameIn(SCALINGS)] | None = Field(
         default=None,
         description="how numeric columns are scaled, fitted on the training rows; null: what suits them",
     )
-    missing: Markers = Field(default=DEFAULT_MISSING, description="texts in a cell that mean: no value")
+    separator: Separator | None = Field(
+        default=None,
+        description="character between the cells of a text file, a blank for any number of them; null: found",
+    )
+    quote: Annotated[str, NameIn(QUOTES)] | None = Field(
+        default=None, description="marks around a cell, inside which a separator is plain text; null: found"
+    )
+    header: bool | None = Field(
+        default=None,
+        description="whether the first line of a text file holds the column names (else they are column_0, "
+        "column_1, ...); null: found",
+    )
+    encoding: Encoding | None = Field(
+        default=None, description="how letters are stored in a text file, such as utf-8 or latin-1; null: found"
+    )
+    decimal: Annotated[str, NameIn(dict.fromkeys(DECIMALS))] | None = Field(
+        default=None, description="mark before the decimals of a number in a text file; null: found"
+    )
+    missing: Markers | None = Field(
+        default=None,
+        description="texts in a cell that mean: no value, as the empty cell always does; null: the usual ones, "
+        + " ".join(sorted(USUAL_MISSING.anywhere - {""}))
+        + ", and among numbers "
+        + " ".join(sorted(USUAL_MISSING.among_numbers)),
+    )
     drop: Columns = Field(default=(), description="columns to leave out, by name or index")
     weights: Column | None = Field(
         default=None, description="column that says how much each row counts, at least 0; null: all alike"
     )
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the files of text are written, as far as the settings say."""
+        return Dialect(
+            separator=self.separator,
+            quote=self.quote,
+            header=self.header,
+            encoding=self.encoding,
+            decimal=self.decimal,
+            missing=USUAL_MISSING if self.missing is None else Missing(frozenset(self.missing)),
+        )
+
+    def misfits(self, start: Path) -> MisfitProblems:
+        """Return the settings that name a file or a column that is not there; ``start`` is where folder starts."""
+        parts = {"split.validation": self.split.validation, "split.test": self.split.test}
+        found = misfits(
+            start / os.path.expanduser(self.folder or ""),
+            {"train": self.train} | {name: part for name, part in parts.items() if isinstance(part, str)},
+            target=self.target,
+            weights=self.weights,
+            drop=self.drop,
+            dialect=self.dialect,
+        )
+        return [(f"data.{setting}", error) for setting, error in found]
+
+    @model_validator(mode="after")
+    def _tell_decimals_from_cells(self) -> Self:
+        if self.decimal is not None and self.decimal == self.separator:
+            hint = "choose another separator, or leave both out to have them found"
+            refuse("Data", [Problem(("decimal",), f"{self.decimal!r} cannot be the separator too", hint)])
+        return self
 
 
 def block_of_width(given: object) -> object:
@@ -239,8 +345,8 @@ class Settings(Section):
     precision: Annotated[Literal["float32", "float64"], BeforeValidator(_offered)] = Field(
         default="float32", description="type of every number in the network"
     )
-    version: Annotated[int, Field(ge=1, le=VERSION)] = Field(
-        default=VERSION, description="version of the settings that the file was written for"
+    version: int = Field(
+        default=VERSION, ge=1, le=VERSION, description="of the meaning of these settings; a later one is refused"
     )
 
     @model_validator(mode="after")
@@ -262,5 +368,17 @@ class Settings(Section):
         if self.training.batch_size == 1 and any(block.norm == "batch" for block in self.model.blocks):
             what = "batch norm cannot learn from batches of 1 row: each would be its own mean"
             problems.append(Problem(("training", "batch_size"), what, "allowed: at least 2, or norm: layer"))
+        if self.precision == "float32":
+            problems += _beyond_float32(self.model_dump(mode="json"))
         refuse("Settings", problems)
         return self
+
+
+def _beyond_float32(value: object, path: KeyPath = ()) -> Iterator[Problem]:
+    """Yield a problem for each number that a 32-bit float cannot hold."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _beyond_float32(each, (*path, key))
+    elif isinstance(value, float) and not (value == 0 or FLOAT32_TINY <= abs(value) <= FLOAT32_MAX):
+        limit = f"at most {FLOAT32_MAX:.3g}" if abs(value) > 1 else f"at least {FLOAT32_TINY:.3g}"
+        yield Problem(path, f"got {value:g}, which no 32-bit float can hold ({limit})", "or set precision to float64")

@@ -1,24 +1,41 @@
 """Data: files to arrays. Sources are read, rows divided, columns encoded by what the training rows say."""
 
 from gpumlp.data.arrays import ArrayTable
-from gpumlp.data.cells import DEFAULT_MISSING
+from gpumlp.data.cells import FLOAT32_MAX, FLOAT32_TINY, USUAL_MISSING, Missing
 from gpumlp.data.dataset import Dataset, Encoder, Prepared, Task, prepare
-from gpumlp.data.delimited import Table, read_lines
+from gpumlp.data.delimited import read_bytes, read_lines
+from gpumlp.data.dialect import DECIMALS, DETECT, QUOTES, Dialect, is_encoding, is_separator
+from gpumlp.data.roles import MisfitError, MisfitProblems, Roles, misfits
 from gpumlp.data.scaling import SCALINGS
 from gpumlp.data.sources import ENDINGS, Source, read
+from gpumlp.data.table import Table
 
 __all__ = [
-    "DEFAULT_MISSING",
+    "DECIMALS",
+    "DETECT",
     "ENDINGS",
+    "FLOAT32_MAX",
+    "FLOAT32_TINY",
+    "QUOTES",
     "SCALINGS",
+    "USUAL_MISSING",
     "ArrayTable",
     "Dataset",
+    "Dialect",
     "Encoder",
+    "MisfitError",
+    "MisfitProblems",
+    "Missing",
     "Prepared",
+    "Roles",
     "Source",
     "Table",
     "Task",
+    "is_encoding",
+    "is_separator",
+    "misfits",
     "prepare",
     "read",
+    "read_bytes",
     "read_lines",
 ]

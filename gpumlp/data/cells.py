@@ -2,26 +2,63 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 Strings = NDArray[np.object_]
 Floats = NDArray[np.float64]
 
-DEFAULT_MISSING: tuple[str, ...] = ("", "?", "NA", "N/A", "NaN", "nan", "null")
-"""Cells that mean "no value", compared after blanks at both ends are cut off."""
-
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 
-def parse_numbers(cells: Strings) -> Floats | None:
+
+@dataclass(frozen=True)
+class Missing:
+    """The cells that mean "no value", compared after blanks at both ends are cut off. The empty cell always does.
+
+    Parameters
+    ----------
+    anywhere : in every column
+    among_numbers : only in a column whose other cells are numbers; in a column of text they may well be a category
+    """
+
+    anywhere: frozenset[str]
+    among_numbers: frozenset[str] = frozenset()
+
+    def __contains__(self, cell: str) -> bool:
+        """Tell whether a cell may mean "no value"."""
+        return not cell or cell in self.anywhere or cell in self.among_numbers
+
+
+USUAL_MISSING = Missing(
+    frozenset(("", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null")),
+    frozenset(("-", "--", ".", "..", "*", "none", "None", "NONE", "missing", "unknown", "n.a.", "nil")),
+)
+"""What is taken for "no value" where nobody says otherwise."""
+
+
+def is_number(cell: str) -> bool:
+    """Tell whether a cell is written as a number, with a decimal point or a decimal comma."""
+    return _NUMBER.fullmatch(cell) is not None
+
+
+def parse_numbers(cells: Strings, decimal: str = ".") -> Floats | None:
     """Return the cells as numbers, or None if any of them is not written as one.
 
-    Python would read ``1_2`` as 12; here it is text, because in data it is a code and not a number.
+    Python would read ``1_2`` as 12; here it is text, because in data it is a code and not a number. With a decimal
+    comma a point has no place in a number.
     """
+    together = "".join(cells)
+    if "_" in together or (decimal == "," and "." in together):
+        return None
+    if decimal == "," and "," in together:
+        cells = np.array([cell.replace(",", ".") for cell in cells], object)
     try:
-        values = cells.astype(np.float64)
+        return cells.astype(np.float64)
     except ValueError:
         return None
-    return None if "_" in "".join(cells) else values

@@ -16,152 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.data.arrays import ArrayTable
+from gpumlp.data.categories import OneHot
 from gpumlp.data.cells import FLOAT32_MAX, Floats
-from gpumlp.data.delimited import Column, Table
-from gpumlp.data.scaling import Scaling
+from gpumlp.data.numeric import NumericBlock
 from gpumlp.data.sources import Source
 from gpumlp.data.state import Fields, StateReader, prefixed
+from gpumlp.data.table import Table
 from gpumlp.errors import DataError, choices
 
 Features = NDArray[np.float32 | np.uint8]
 
-# A column with more than this many different texts, all different, holds names and not categories.
-_FEW_ROWS = 50
-# One-hot features of one column: worth a remark, and beyond all reason.
-_MANY_CATEGORIES = 255
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+_FEW_ROWS = 50  # up to so many, whole numbers that are all different mean nothing
 _NAMED_COLUMNS = 5  # further columns that a note names
-_MOST_CATEGORIES = 10_000
+_NAME_OF_ID = re.compile(r"(?i:(.*[\W_])?id)|.*[a-z]I[dD]", re.DOTALL)
 # No array is believed to be wider than this, whatever a model file says.
 _WIDEST = 2**24
-# Float64 copies are made of this many rows at a time.
-_ROWS_AT_ONCE = 65536
-
-
-@dataclass(frozen=True, eq=False)
-class NumericBlock:
-    """Numeric columns, encoded all at once: gaps filled, scaled, then the flags of gaps.
-
-    Parameters
-    ----------
-    medians : (p,) float64, of the training rows; they fill the gaps
-    flagged : (f,) int64, the columns that had gaps in training; each gets a flag
-    scaling : fitted to the p columns
-    """
-
-    medians: Floats
-    flagged: NDArray[np.int64]
-    scaling: Scaling
-
-    @classmethod
-    def fit(cls, block: NDArray[Any], scaling: str) -> NumericBlock:
-        """Fit to (N, p) real numbers, NaN for a gap, no column without a value."""
-        return cls(
-            medians=np.nanmedian(block, axis=0).astype(np.float64),
-            flagged=np.flatnonzero(np.isnan(block).any(axis=0)),
-            scaling=Scaling.fit(scaling, block),
-        )
-
-    @property
-    def width(self) -> int:
-        """Features made of the p columns: p + f."""
-        return len(self.medians) + len(self.flagged)
-
-    def features(self, names: Sequence[str]) -> list[str]:
-        """Return the names of the features, given those of the p columns."""
-        return [*names, *(f"{names[column]} is missing" for column in self.flagged)]
-
-    def encode(
-        self,
-        block: NDArray[Any],
-        out: NDArray[np.float32],
-        *,
-        where: Callable[[int], str],
-        name: Callable[[int], str],
-    ) -> None:
-        """Write the features of (N, p) real numbers to ``out``, (N, p + f) float32.
-
-        ``where`` and ``name`` give the place of a row and the name of a column, for messages.
-
-        Raises
-        ------
-        DataError : if a value lies so far from the training values that its scaled value overflows
-        """
-        p = len(self.medians)
-        for start in range(0, len(block), _ROWS_AT_ONCE):
-            rows = slice(start, start + _ROWS_AT_ONCE)
-            gaps = np.isnan(block[rows])
-            filled = np.where(gaps, self.medians, block[rows])
-            with np.errstate(over="ignore", invalid="ignore"):  # found below, and named
-                out[rows, :p] = self.scaling.apply(filled)
-            out[rows, p:] = gaps[:, self.flagged]
-        finite = np.isfinite(out[:, :p])
-        if not finite.all():
-            row, column = (int(i) for i in np.argwhere(~finite)[0])
-            what = f"column {name(column)!r}: {block[row, column]} is too far from the training values"
-            raise DataError(what, where=where(row))
-
-    def to_state(self) -> tuple[Fields, dict[str, NDArray[Any]]]:
-        """Return the fields and arrays that ``from_state`` takes back."""
-        fields, arrays = self.scaling.to_state()
-        own = {"medians": self.medians, "flagged": self.flagged}
-        return {"scaling": fields}, {**own, **prefixed("scaling", arrays)}
-
-    @classmethod
-    def from_state(cls, state: StateReader, width: int) -> NumericBlock:
-        """Restore the block of ``width`` columns.
-
-        Raises
-        ------
-        RunError : if the state is damaged
-        """
-        flagged = state.array("flagged", np.int64, (None,))
-        if (np.diff(flagged) <= 0).any() or (flagged < 0).any() or (flagged >= width).any():
-            raise state.wrong("flagged", "must be sorted numbers of columns")
-        medians = state.array("medians", np.float64, (width,))
-        return cls(medians, flagged, Scaling.from_state(state.section("scaling"), width))
-
-
-@dataclass(frozen=True)
-class OneHot:
-    """A column of text: one feature for each category seen in training, and one for any other text.
-
-    Parameters
-    ----------
-    name : of the column
-    categories : seen in training, sorted
-    gaps : whether a missing value was seen in training too, and so is a category of its own
-    """
-
-    name: str
-    categories: tuple[str, ...]
-    gaps: bool
-
-    @property
-    def width(self) -> int:
-        """Features made of this column."""
-        return len(self.features)
-
-    @property
-    def features(self) -> list[str]:
-        """Names of the features: the categories, missing if that is one, unknown."""
-        values = [*self.categories, *(["(missing)"] if self.gaps else []), "(unknown)"]
-        return [f"{self.name}={value}" for value in values]
-
-    def encode(self, table: Table, out: NDArray[np.float32]) -> list[str]:
-        """Set the feature of each row's category in ``out``, (N, width) zeros; note what is unknown."""
-        known = [*self.categories, *([""] if self.gaps else [])]
-        codes_of = {category: code for code, category in enumerate(known)}
-        unknown = len(known)
-        column = table.column(self.name)
-        codes = np.array([codes_of.get(text, unknown) for text in column.texts])[column.codes]
-        out[np.arange(len(codes)), codes] = 1.0
-        strangers = column.texts[column.codes[codes == unknown]]
-        if not len(strangers):
-            return []
-        rows = "1 row has" if len(strangers) == 1 else f"{len(strangers)} rows have"
-        example = repr(strangers[0]) if strangers[0] else "a missing value"
-        return [f"column {self.name!r}: {rows} a value not seen in training, such as {example}"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,20 +57,19 @@ class TableInputs:
         one_hots: list[OneHot] = []
         remarks: dict[str, list[str]] = {}  # what is to be said, and of which columns
         for name in names:
-            column = table.column(name)
             values = table.try_numbers(name)
-            remark = None
-            if not any(column.texts):
+            one_hot = remark = None
+            if values is None:
+                one_hot, remark = OneHot.fit(name, table)
+            elif np.isnan(values).all():
                 remark = "is left out: it is empty in every training row"
-            elif values is not None and np.ptp(values) == 0:
+            elif np.ptp(values) == 0:
                 remark = f"is left out: it is {values[0]:g} in every training row"
-            elif values is not None:
-                numbers[name] = values
-                if _counts_rows(table, values):
-                    remark = "looks like a row number; consider dropping it"
             else:
-                one_hot, remark = _fit_one_hot(name, column, table.path)
-                one_hots += one_hot
+                numbers[name] = values
+                remark = _remark(name, values, table.gap_markers(name))
+            if one_hot is not None:
+                one_hots.append(one_hot)
             if remark is not None:
                 remarks.setdefault(remark, []).append(name)
         notes = [_note(columns, remark) for remark, columns in remarks.items()]
@@ -263,9 +131,7 @@ class TableInputs:
     def to_state(self) -> tuple[Fields, dict[str, NDArray[Any]]]:
         """Return the fields and arrays that ``from_state`` takes back."""
         fields, arrays = self.block.to_state() if self.block else (None, {})
-        one_hots = [
-            {"name": each.name, "categories": list(each.categories), "gaps": each.gaps} for each in self.one_hots
-        ]
+        one_hots = [each.to_state() for each in self.one_hots]
         state = {"numeric": list(self.numeric), "block": fields, "one_hots": one_hots}
         return state, prefixed("block", arrays)
 
@@ -279,10 +145,7 @@ class TableInputs:
         """
         numeric = state.texts("numeric")
         block = NumericBlock.from_state(state.section("block"), len(numeric)) if numeric else None
-        one_hots = tuple(
-            OneHot(each.text("name"), each.texts("categories"), each.flag("gaps"))
-            for each in state.sections("one_hots")
-        )
+        one_hots = tuple(map(OneHot.from_state, state.sections("one_hots")))
         inputs = cls(numeric, block, one_hots)
         if not inputs.names or len(set(inputs.names)) < len(inputs.names):
             raise state.wrong("", "must name each column once, and at least one")
@@ -305,8 +168,10 @@ class ArrayInputs:
     block: NumericBlock | None
 
     @classmethod
-    def fit(cls, source: ArrayTable, name: str, *, scaling: str | None) -> ArrayInputs:
+    def fit(cls, source: ArrayTable, name: str, *, scaling: str | None) -> tuple[ArrayInputs, list[str]]:
         """Fit to the rows of ``source``; ``scaling`` None means robust, but leaves bytes as they are.
+
+        Returns the encoding, and notes on the columns that say nothing: they are kept, as arrays are.
 
         Raises
         ------
@@ -314,13 +179,15 @@ class ArrayInputs:
         """
         block = source.block(name)
         if block.dtype == np.uint8 and scaling is None:
-            return cls(name, block.shape[1], None)
+            return cls(name, block.shape[1], None), []
         _require_finite(block, name, source.where)
         empty = np.isnan(block).all(axis=0)
         if empty.any():
             what = f"array {name!r}: column {int(np.argmax(empty))} has no value in any training row"
             raise DataError(what, where=source.path, hint="take such columns out of the array")
-        return cls(name, block.shape[1], NumericBlock.fit(block, scaling or "robust"))
+        constant = np.flatnonzero(np.nanmax(block, axis=0) == np.nanmin(block, axis=0)).tolist()
+        notes = [_note([f"{name}[{column}]" for column in constant], "has one value only")] if constant else []
+        return cls(name, block.shape[1], NumericBlock.fit(block, scaling or "robust")), notes
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -394,9 +261,27 @@ class ArrayInputs:
         return f"{self.name}[{column}]"
 
 
-def _counts_rows(table: Table, values: Floats) -> bool:
-    """Tell whether the values count the lines of the file, from whatever start: an id, not a quantity."""
-    return len(values) > _FEW_ROWS and bool(np.ptp(values - table.lines) == 0)
+def _remark(name: str, values: Floats, gap_markers: Sequence[str]) -> str | None:
+    """Return what is to be said of a column of numbers that is used."""
+    if _is_id(name, values):
+        return "looks like an id; consider dropping it"
+    if gap_markers:
+        return f"has {', '.join(map(repr, gap_markers))} between numbers, taken for missing"
+    return None
+
+
+def _is_id(name: str, values: Floats) -> bool:
+    """Tell whether the values only tell rows apart: whole numbers, all different.
+
+    By chance, n numbers below R are all different with a probability of about exp(-n² / 2R). Where that could not
+    have happened, or the name says so, they were given out one by one.
+    """
+    count = len(values)
+    if count <= _FEW_ROWS or np.isnan(values).any() or (values != np.floor(values)).any():
+        return False
+    if len(np.unique(values)) < count:
+        return False
+    return bool(_NAME_OF_ID.fullmatch(name) or count**2 > 20 * np.ptp(values))
 
 
 def _note(columns: Sequence[str], remark: str) -> str:
@@ -406,26 +291,6 @@ def _note(columns: Sequence[str], remark: str) -> str:
     more = len(others) - _NAMED_COLUMNS
     also = f" (also {told}{f' and {more} more' if more > 0 else ''})" if others else ""
     return f"column {first!r} {remark}{also}"
-
-
-def _fit_one_hot(name: str, column: Column, path: str) -> tuple[list[OneHot], str | None]:
-    """Return the encoding of a column of text, or none, and a remark on it."""
-    categories = sorted({text for text in column.texts if text})
-    gaps = len(categories) < len(column.texts)
-    if len(categories) == 1 and not gaps:
-        return [], f"is left out: it is {categories[0]!r} in every training row"
-    present = int(np.count_nonzero(column.texts[column.codes] != ""))
-    if len(categories) == present > _FEW_ROWS:
-        return [], f"is left out: all its {present} texts are different"
-    if len(categories) > _MOST_CATEGORIES:
-        what = f"column {name!r} has {len(categories)} different texts, too many for categories"
-        raise DataError(what, where=path, hint="drop the column")
-    commas = sum(bool(_DECIMAL_COMMA.fullmatch(text)) for text in categories)
-    if commas > len(categories) / 2:
-        what = f"column {name!r} has numbers with a decimal comma, such as {categories[0]!r}"
-        raise DataError(what, where=path, hint="write them with a decimal point")
-    many = f"has {len(categories)} categories; consider dropping it" if len(categories) > _MANY_CATEGORIES else None
-    return [OneHot(name, tuple(categories), gaps)], many
 
 
 def _require_finite(block: NDArray[Any], name: str, where: Callable[[int], str]) -> None:

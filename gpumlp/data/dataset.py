@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.data.arrays import ArrayTable
-from gpumlp.data.cells import DEFAULT_MISSING
 from gpumlp.data.columns import ArrayInputs, Features, TableInputs
-from gpumlp.data.delimited import Table
+from gpumlp.data.dialect import DETECT, Dialect
+from gpumlp.data.roles import MisfitError, Roles, absent
 from gpumlp.data.sources import Source, read
 from gpumlp.data.splits import split
 from gpumlp.data.state import StateReader, prefixed
+from gpumlp.data.table import Table
 from gpumlp.data.targets import ClassTarget, NumberTarget
 from gpumlp.errors import DataError
 
@@ -49,14 +50,22 @@ class Dataset:
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """All that was learnt from the training rows about how to turn a file into arrays, and back."""
+    """All that was learnt from the training file about how to turn a file into arrays, and back.
+
+    Parameters
+    ----------
+    inputs, target : fitted to the training rows
+    target_name, weights_name : of the column, or the array; None for no weights
+    ignored : columns that may be there and are not used
+    dialect : how the training file was written, by which others are to be read: ``read(path, encoder.dialect)``
+    """
 
     inputs: TableInputs | ArrayInputs
     target: ClassTarget | NumberTarget
     target_name: str
     weights_name: str | None
     ignored: tuple[str, ...]
-    missing: frozenset[str]
+    dialect: Dialect
 
     @property
     def task(self) -> Task:
@@ -126,9 +135,11 @@ class Encoder:
         DataError : if the source does not fit
         """
         if isinstance(source, Table):
-            source = replace(source, missing=self.missing)
+            source = replace(source, dialect=replace(source.dialect, missing=self.dialect.missing))
         others = {self.target_name, *self.ignored, *([self.weights_name] if self.weights_name else [])}
         inputs, notes = self.inputs.encode(source, others=others)
+        if isinstance(source, Table):
+            notes = [*source.notes, *notes]
         if not targets:
             return Dataset(inputs, None, None), notes
         encoded = self._encode_target(source)
@@ -150,7 +161,7 @@ class Encoder:
             "target": {"name": self.target_name, **self.target.to_state()},
             "weights": self.weights_name,
             "ignored": list(self.ignored),
-            "missing": sorted(self.missing),
+            "dialect": self.dialect.to_state(),
         }, prefixed("inputs", arrays)
 
     @classmethod
@@ -173,7 +184,7 @@ class Encoder:
             target_name=target.text("name"),
             weights_name=state.optional_text("weights"),
             ignored=state.texts("ignored"),
-            missing=frozenset(state.texts("missing")),
+            dialect=Dialect.from_state(state.section("dialect")),
         )
 
     def _encode_target(self, source: Source) -> Targets:
@@ -226,7 +237,7 @@ def prepare(
     validation: float | str = 0.15,
     test: float | str = 0.15,
     scaling: str | None = None,
-    missing: Iterable[str] = DEFAULT_MISSING,
+    dialect: Dialect = DETECT,
     drop: Sequence[str | int] = (),
     weights: str | int | None = None,
     seed: int = 0,
@@ -242,7 +253,7 @@ def prepare(
         for IDX files, which have only one
     validation, test : a share of the rows of ``train`` (0: no such part), or another file
     scaling : a name in ``SCALINGS``; None means robust, but leaves bytes as they are
-    missing : the cells of a text file that mean "no value"; the empty cell always does
+    dialect : how the training file is written, if it is text; what is found out holds for the other files, too
     drop : columns, or arrays, to leave out
     weights : the column of row weights
     seed : decides which rows are drawn
@@ -250,33 +261,44 @@ def prepare(
 
     Raises
     ------
+    MisfitError : if ``train``, ``split.validation``, ``split.test``, ``target``, ``weights`` or ``drop`` (these
+        are the names it uses) do not fit the files
     DataError : if a file cannot be read or does not fit the task
     """
-    folder, missing = Path(folder), frozenset(missing)
-    source = read(folder / train, missing=missing)
-    target = source.resolve(target)
-    weights = None if weights is None else source.resolve(weights)
-    roles = [target] if weights is None else [target, weights]
-    dropped = {source.resolve(name) for name in drop}
-    if len({*roles, *dropped}) < len(roles) + len(dropped):
-        raise DataError("the target and the weights must be two columns, and not dropped", where=source.path)
+    folder, given = Path(folder), {"validation": validation, "test": test}
+    names = {part: value for part, value in given.items() if isinstance(value, str)}
+    shares = {part: 0.0 if isinstance(value, str) else value for part, value in given.items()}
+    problems = absent(folder, {"train": train, **{f"split.{part}": name for part, name in names.items()}})
+    if any(setting == "train" for setting, _ in problems):
+        raise MisfitError(problems)
+    source = read(folder / train, dialect if encoder is None else encoder.dialect)
+    try:
+        roles = Roles.find(source, target, weights, drop)
+    except MisfitError as error:
+        problems += error.problems
+    if problems:
+        raise MisfitError(problems)
     if isinstance(source, ArrayTable):
-        source.require_same_rows([source.choose_inputs(exclude={*roles, *dropped}), *roles])
-
-    given = {"validation": validation, "test": test}
-    files = {k: read(folder / v, missing=missing) for k, v in given.items() if isinstance(v, str)}
-    shares = {k: 0.0 if isinstance(v, str) else v for k, v in given.items()}
-    parts, goal = _divide(source, task, target, shares["validation"], shares["test"], seed)
+        source.require_same_rows([source.choose_inputs(exclude={*roles.named, *roles.dropped}), *roles.named])
     notes: list[str] = []
+    if isinstance(source, Table):
+        dialect = source.dialect if source.dialect.separator else dialect  # None is found only in text
+        notes += source.notes
+        source = replace(source, notes=())
+    files = {part: read(folder / name, dialect) for part, name in names.items()}
+
+    parts, goal, remarks = _divide(source, task, roles.target, shares["validation"], shares["test"], seed)
+    notes += remarks
     if encoder is None:
-        inputs, notes = _fit_inputs(parts["train"], roles, dropped, scaling)
+        inputs, remarks = _fit_inputs(parts["train"], roles, scaling)
+        notes += remarks
         encoder = Encoder(
             inputs=inputs,
             target=goal,
-            target_name=target,
-            weights_name=weights,
-            ignored=tuple(name for name in source.names if name not in (*inputs.names, *roles)),
-            missing=missing,
+            target_name=roles.target,
+            weights_name=roles.weights,
+            ignored=tuple(name for name in source.names if name not in (*inputs.names, *roles.named)),
+            dialect=dialect,
         )
     datasets: dict[str, Dataset] = {}
     for part, each in {**parts, **files}.items():
@@ -293,15 +315,19 @@ def prepare(
 
 def _divide(
     source: Source, task: Task, target: str, validation: float, test: float, seed: int
-) -> tuple[dict[str, Source], ClassTarget | NumberTarget]:
-    """Return the parts that are shares of ``source``, and the target fitted."""
+) -> tuple[dict[str, Source], ClassTarget | NumberTarget, list[str]]:
+    """Return the parts that are shares of ``source``, the target fitted, and notes on it."""
     goal: ClassTarget | NumberTarget
+    notes: list[str] = []
     if task == "classification":
         # The classes may be taken from all rows: the split leaves each of them a training row.
         labels = source.labels(target)
         goal = ClassTarget.fit(labels, source.where)
         codes = goal.encode(labels, source.where).astype(np.int64)
         rows = split(len(codes), validation=validation, test=test, seed=seed, labels=codes)
+        single = [name for name, size in zip(goal.classes, np.bincount(codes), strict=True) if size == 1]
+        if single and (validation or test):
+            notes.append(f"classes with one row, which is in the training part: {', '.join(single[:5])}")
     else:
         rows = split(len(source.numbers(target)), validation=validation, test=test, seed=seed)
     parts: dict[str, Source] = {"train": source}
@@ -309,18 +335,16 @@ def _divide(
         parts = {part: source.take(each) for part, each in rows._asdict().items() if len(each)}
     if task == "regression":
         goal = NumberTarget.fit(parts["train"].numbers(target), parts["train"].where)
-    return parts, goal
+    return parts, goal, notes
 
 
-def _fit_inputs(
-    train: Source, roles: Sequence[str], dropped: Collection[str], scaling: str | None
-) -> tuple[TableInputs | ArrayInputs, list[str]]:
+def _fit_inputs(train: Source, roles: Roles, scaling: str | None) -> tuple[TableInputs | ArrayInputs, list[str]]:
     """Return the input encoding fitted to the training rows, and the notes on it."""
     if isinstance(train, Table):
-        names = [name for name in train.names if name not in roles and name not in dropped]
+        names = [name for name in train.names if name not in roles.named and name not in roles.dropped]
         return TableInputs.fit(train, names, scaling=scaling or "robust")
-    name = train.choose_inputs(exclude={*roles, *dropped})
-    return ArrayInputs.fit(train, name, scaling=scaling), []
+    name = train.choose_inputs(exclude={*roles.named, *roles.dropped})
+    return ArrayInputs.fit(train, name, scaling=scaling)
 
 
 def _weights(source: Source, name: str) -> NDArray[np.float32]:

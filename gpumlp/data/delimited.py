@@ -1,265 +1,190 @@
-"""Delimited text: a header line of column names, then one row per line."""
+"""Delimited text: perhaps a line of column names, then one row per line. How it is written is found out."""
 
 from __future__ import annotations
 
-import csv
-import re
+import codecs
+import contextlib
+import io
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gpumlp.data.cells import DEFAULT_MISSING, FLOAT32_MAX, Floats, Strings, parse_numbers
+from gpumlp.data.dialect import DETECT, Dialect
 from gpumlp.data.files import open_binary
-from gpumlp.errors import DataError, choices
+from gpumlp.data.sniff import SAMPLE, Row, find_decimal, find_separator, sniffed, split_rows
+from gpumlp.data.table import Column, Table
+from gpumlp.errors import DataError
 
 # Rows become columns in portions of this size: the whole file is never held as lists of cells.
 _PORTION = 8192
 
+# What a text is that is not UTF-8, more often than anything else.
+_FALLBACK = "cp1252"
 
-@dataclass(frozen=True, eq=False)
-class Column:
-    """A column of text, each distinct text kept once: what costs time is done per text, not per cell.
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
+_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+          codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
 
-    Parameters
-    ----------
-    texts : (u,) str, without blanks at the ends; all of them occur
-    codes : (N,) int32, for each row which of the texts it has
-    """
-
-    texts: Strings
-    codes: NDArray[np.int32]
-
-    def take(self, rows: NDArray[np.int64]) -> Column:
-        """Return the column of these rows."""
-        codes = self.codes[rows]
-        used = np.bincount(codes, minlength=len(self.texts)) > 0
-        return Column(self.texts[used], (np.cumsum(used) - 1).astype(np.int32)[codes])
-
-    def blank(self, missing: Collection[str]) -> Column:
-        """Return the column with the empty text in place of every text that means "no value"."""
-        return replace(self, texts=np.array([t if t not in missing else "" for t in self.texts], object))
+Opened = Callable[[], AbstractContextManager[IO[bytes]]]
 
 
-@dataclass(frozen=True, eq=False)
-class Table:
-    """The cells of a delimited text file, still text.
+def read_delimited(path: Path, dialect: Dialect = DETECT, *, limit: int | None = None) -> Table:
+    """Read a delimited file, gzip if its name ends in ``.gz``; ``.tsv`` is separated by tabs unless told otherwise.
+
+    In ``.data`` and ``.test``, which are C4.5 files, a line that begins with ``|`` is a comment, and a point at the
+    end of a line is no part of the last cell (Quinlan 1993, C4.5).
 
     Parameters
     ----------
-    path : what to call the source in messages
-    columns : by name, in file order
-    lines : (N,) int64, the line of the file on which each row starts, counted from 1
-    missing : the cells that mean "no value"; the empty cell always does
-    """
-
-    path: str
-    columns: Mapping[str, Column]
-    lines: NDArray[np.int64]
-    missing: frozenset[str]
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The column names, in file order."""
-        return tuple(self.columns)
-
-    def take(self, rows: NDArray[np.int64]) -> Table:
-        """Return the table of these rows."""
-        columns = {name: column.take(rows) for name, column in self.columns.items()}
-        return replace(self, columns=columns, lines=self.lines[rows])
-
-    def where(self, row: int) -> str:
-        """Return ``file:line`` for a row."""
-        return f"{self.path}:{self.lines[row]}"
-
-    def resolve(self, column: str | int | None) -> str:
-        """Return the name of a column given by name or by position (negative: from the end).
-
-        Raises
-        ------
-        DataError : if there is no such column
-        """
-        names = self.names
-        if column is None:
-            hint = "name one of the columns: " + ", ".join(names)
-            raise DataError("a table needs the name of its target", where=self.path, hint=hint)
-        if isinstance(column, str):
-            if column not in names:
-                hint = choices(column, names)
-                raise DataError(f"there is no column {column!r}", where=self.path, hint=hint)
-            return column
-        if not -len(names) <= column < len(names):
-            hint = f"the file has {len(names)} columns: 0 to {len(names) - 1}, or -1 for the last"
-            raise DataError(f"there is no column number {column}", where=self.path, hint=hint)
-        return names[column]
-
-    def column(self, name: str) -> Column:
-        """Return a column with the empty text for every missing value."""
-        return self.columns[name].blank(self.missing)
-
-    def labels(self, name: str) -> Strings:
-        """Return the cells of a column, (N,) str, the empty text where the value is missing."""
-        column = self.column(name)
-        labels: Strings = column.texts[column.codes]
-        return labels
-
-    def try_numbers(self, name: str) -> Floats | None:
-        """Return a column as numbers, (N,) float64, NaN where the value is missing; None if it has text.
-
-        Raises
-        ------
-        DataError : if a number is not finite, or beyond the range of 32-bit floats
-        """
-        column = self.column(name)
-        missing = column.texts == ""
-        values = parse_numbers(np.where(missing, "nan", column.texts))
-        if values is None:
-            return None
-        # A comparison with NaN is false, so this one test finds NaN, infinities and overflow.
-        bad = ~(np.abs(values) <= FLOAT32_MAX) & ~missing
-        if bad.any():
-            row = int(np.argmax(bad[column.codes]))
-            raise DataError(
-                f"column {name!r} has {self._cell(name, row)!r}, which is not a finite 32-bit float",
-                where=self.where(row),
-                hint="correct the cell, or name it as a marker of missing values",
-            )
-        numbers: Floats = values[column.codes]
-        return numbers
-
-    def numbers(self, name: str) -> Floats:
-        """Return a column that must be numeric, (N,) float64, NaN where the value is missing.
-
-        Raises
-        ------
-        DataError : if a cell is text, not finite, or beyond the range of 32-bit floats
-        """
-        values = self.try_numbers(name)
-        if values is not None:
-            return values
-        column = self.column(name)
-        bad = np.array([text != "" and parse_numbers(np.array([text], object)) is None for text in column.texts])
-        row = int(np.argmax(bad[column.codes]))
-        raise DataError(
-            f"column {name!r} should be numeric, but this cell is {self._cell(name, row)!r}",
-            where=self.where(row),
-            hint="correct the cell, name it as a marker of missing values, or drop the column",
-        )
-
-    def _cell(self, name: str, row: int) -> str:
-        column = self.columns[name]
-        return str(column.texts[column.codes[row]])
-
-
-def read_delimited(path: Path, *, missing: Iterable[str] = DEFAULT_MISSING) -> Table:
-    """Read a comma-, semicolon- or tab-separated file, UTF-8, gzip if its name ends in ``.gz``.
+    path : of the file
+    dialect : how it is written, as far as that is known
+    limit : lines to read; None for all
 
     Raises
     ------
     DataError : if the file cannot be read as a table; the message names the line
     """
-    tabs = path.name.lower().removesuffix(".gz").endswith(".tsv")
-    with open_binary(path) as stream:
-        lines = _decoded(stream, str(path))
-        return read_lines(lines, name=str(path), separator="\t" if tabs else None, missing=missing)
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith(".tsv") and dialect.separator is None:
+        dialect = replace(dialect, separator="\t")
+    clean = _c45 if name.endswith((".data", ".test")) else iter
+    return _read(lambda: open_binary(path), str(path), dialect, lambda lines: islice(clean(lines), limit))
 
 
-def read_lines(
-    lines: Iterable[str],
-    *,
-    name: str = "standard input",
-    separator: str | None = None,
-    missing: Iterable[str] = DEFAULT_MISSING,
-) -> Table:
-    """Read a table from lines of text, such as an open text stream.
+def read_bytes(content: bytes, dialect: Dialect = DETECT, *, name: str = "standard input") -> Table:
+    """Read a table from the bytes of a delimited file.
 
-    Parameters
-    ----------
-    lines : the lines with their ends; the first one holds the column names
-    name : what to call the source in messages
-    separator : None finds ``,``, ``;`` or a tab from the first line
-    missing : the cells that mean "no value"; the empty cell always does
+    Raises
+    ------
+    DataError : as ``read_delimited`` does
+    """
+    return _read(lambda: contextlib.nullcontext(io.BytesIO(content)), name, dialect, iter)
+
+
+def read_lines(lines: Iterable[str], dialect: Dialect = DETECT, *, name: str = "standard input") -> Table:
+    r"""Read a table from lines of text with their ends, each ``\n`` or ``\r\n``.
 
     Raises
     ------
     DataError : if the lines are not a table
     """
-    rows = _rows(iter(lines), separator, name)
-    names = _column_names(next(rows)[1], name)
+    lines = iter(lines)
+    head = list(islice(lines, SAMPLE))
+    if head:
+        head[0] = head[0].removeprefix("\ufeff")
+    if "\0" in "".join(head):
+        hint = "give data.encoding, such as utf-16, if it is text"
+        raise DataError("there are NUL characters, so this is no text, or in another encoding", where=name, hint=hint)
+    found = sniffed(head, dialect)
+    rows = split_rows(chain(head, lines), found, name)
+    first = next((row for row in rows if any(cell.strip() for cell in row[1])), None)
+    if first is None:
+        raise DataError("the file is empty", where=name, hint="a table has a line of column names, then rows")
+    if found.header:
+        names = _column_names(first[1], f"{name}:{first[0]}")
+    else:
+        names = tuple(f"column_{i}" for i in range(len(first[1])))
+        rows = chain([first], rows)
+    if len(names) == 1 and dialect.separator is not None:
+        _require_separator(head, found, f"{name}:{first[0]}")
     columns, starts = _columns(rows, len(names), name)
     if not starts:
-        raise DataError("there are column names but no rows", where=name)
+        hint = "if they are a row, set data.header to false"
+        raise DataError("there are column names but no rows", where=name, hint=hint)
+    if found.decimal is None:
+        found = replace(found, decimal=find_decimal([c.texts for c in columns], found.missing))
     return Table(
         path=name,
         columns=dict(zip(names, columns, strict=True)),
         lines=np.array(starts, dtype=np.int64),
-        missing=frozenset(missing),
+        dialect=found,
+        notes=_told(name, dialect, found, len(names)),
     )
 
 
-def _decoded(stream: IO[bytes], name: str) -> Iterator[str]:
-    """Decode line by line, so that a byte that is not UTF-8 can be named with its line and offset."""
-    offset = 0
-    for number, line in enumerate(stream, 1):
-        try:
-            yield line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"byte {offset + error.start} (0x{line[error.start]:02x}) is not UTF-8",
-                where=f"{name}:{number}",
-                hint="save the file as UTF-8",
-            ) from error
-        offset += len(line)
+def _read(opened: Opened, name: str, dialect: Dialect, clean: Callable[[Iterable[str]], Iterator[str]]) -> Table:
+    """Decode and read: by the encoding that is given, or by its mark, or as UTF-8, or else as what is usual."""
 
+    def attempt(encoding: str) -> Table:
+        with opened() as stream, io.TextIOWrapper(stream, encoding, newline="\n") as lines:
+            return read_lines(clean(lines), replace(dialect, encoding=encoding), name=name)
 
-def _rows(lines: Iterator[str], separator: str | None, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the cells of each row that is not blank, the header first, with the line that it starts on."""
-    start = 1
+    with opened() as stream:
+        start = stream.read(4)
+    marked = next((encoding for mark, encoding in _MARKS.items() if start.startswith(mark)), "utf-8")
+    encoding = dialect.encoding or marked
     try:
-        head = next(lines, "").removeprefix("\ufeff")
-        if not head.strip():
-            raise DataError("the first line is empty", where=name, hint="it must hold the column names")
-        reader = csv.reader(
-            chain([head], lines),
-            delimiter=separator or _sniffed(head),
-            skipinitialspace=True,
-            strict=True,  # else one unclosed quote swallows the rest of the file into a cell
-        )
-        for row in reader:
-            if row:  # the csv module gives [] for a blank line
-                yield start, row
-            start = reader.line_num + 1  # a quoted cell may hold line ends, so a row can span lines
-    except csv.Error as error:
-        raise DataError(f"broken quoting or line end ({error})", where=f"{name}:{start}") from error
-    except UnicodeDecodeError as error:  # from a text stream, which decodes by itself
-        raise DataError(f"the text is not UTF-8 ({error.reason})", where=f"{name}:{start}") from error
+        return attempt(encoding)
+    except UnicodeError as error:
+        undecodable = _undecodable(opened, name, encoding, error)
+        if dialect.encoding or marked != "utf-8":
+            raise undecodable from error
+    try:
+        table = attempt(_FALLBACK)
+    except UnicodeError as error:
+        raise undecodable from error
+    note = f"{undecodable.where}: {undecodable.what}, so the file is read as {_FALLBACK}"
+    return replace(table, notes=(*table.notes, f"{note}; set data.encoding if that is wrong"))
 
 
-def _sniffed(head: str) -> str:
-    """Return the separator of a header line: the first of comma, semicolon, tab that it has unquoted."""
-    bare = re.sub(r'"[^"]*"', "", head)
-    return next((each for each in ",;\t" if each in bare), ",")
+def _undecodable(opened: Opened, name: str, encoding: str, error: UnicodeError) -> DataError:
+    """Return the error that names the first byte that cannot be decoded, by its line and its place in the file."""
+    with opened() as stream:
+        content = stream.read()
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError as found:
+        start = found.start
+        where = f"{name}:{content.count(10, 0, start) + 1}"
+        what = f"byte {start} (0x{content[start]:02x}) is not {encoding.upper()}"
+        return DataError(what, where=where, hint="save the file as UTF-8, or set data.encoding")
+    except UnicodeError:
+        pass
+    return DataError(f"the text is not {encoding.upper()} ({error})", where=name, hint="set data.encoding")
+
+
+def _c45(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a C4.5 file: comments blank, the point at the end of a line cut off."""
+    for line in lines:
+        body = line.rstrip()
+        yield "\n" if body.startswith("|") else body.removesuffix(".") + "\n"
+
+
+def _require_separator(head: list[str], found: Dialect, where: str) -> None:
+    """Raise the error for lines that are not separated as was said, but evidently otherwise."""
+    assert found.separator is not None
+    seems = find_separator(head, found)
+    if seems != found.separator and seems in head[0]:
+        what = f"the cells are not separated by {found.separator!r} but, it seems, by {seems!r}"
+        raise DataError(what, where=where, hint="it is given by data.separator, or by the file that was trained on")
+
+
+def _told(name: str, given: Dialect, found: Dialect, width: int) -> tuple[str, ...]:
+    """Return what a user should know of what was found: nothing, for a file as most are."""
+    told = []
+    if given.header is None and not found.header:
+        told.append(f"no line of column names, so they are column_0 to column_{width - 1} (data.header)")
+    if given.decimal is None and found.decimal == ",":
+        told.append("decimal commas (data.decimal)")
+    if given.quote is None and found.quote == "single":
+        told.append("single quotes (data.quote)")
+    return (f"{name}: found " + "; ".join(told),) if told else ()
 
 
 def _column_names(header: list[str], where: str) -> tuple[str, ...]:
-    """Check the header. A nameless column, such as the row names that R writes, is called by its number."""
-    names = [name.strip() or f"column {number}" for number, name in enumerate(header, 1)]
+    """Check the header. A nameless column, such as the row names that R writes, is called by its index."""
+    names = [name.strip() or f"column_{index}" for index, name in enumerate(header)]
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise DataError(
-                f"two columns are called {name!r}",
-                where=f"{where}:1",
-                hint="the first line must hold the column names, each one once",
-            )
+            hint = "column names must differ; if this line is a row, set data.header to false"
+            raise DataError(f"two columns are called {name!r}", where=where, hint=hint)
         seen.add(name)
     return tuple(names)
 
@@ -272,7 +197,7 @@ class _Texts(dict[str, int]):
         return number
 
 
-def _columns(rows: Iterator[tuple[int, list[str]]], width: int, where: str) -> tuple[list[Column], list[int]]:
+def _columns(rows: Iterator[Row], width: int, where: str) -> tuple[list[Column], list[int]]:
     """Turn rows into columns, and return these with the line that each row starts on."""
     texts = [_Texts() for _ in range(width)]
     codes = [array("i") for _ in range(width)]
@@ -287,8 +212,9 @@ def _columns(rows: Iterator[tuple[int, list[str]]], width: int, where: str) -> t
     for start, row in rows:
         if len(row) != width:
             raise DataError(
-                f"expected {width} cells, as in the first line, but found {len(row)}",
+                f"expected {width} cells, as in the first row, but found {len(row)}",
                 where=f"{where}:{start}",
+                hint="a cell that holds the separator needs quotes",
             )
         starts.append(start)
         portion.append(row)

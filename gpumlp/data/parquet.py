@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpumlp.data.cells import DEFAULT_MISSING
-from gpumlp.data.delimited import Column, Table
+from gpumlp.data.dialect import DETECT, Dialect
+from gpumlp.data.table import Column, Table
 from gpumlp.errors import DataError
 
 
-def read_parquet(path: Path, *, missing: Iterable[str] = DEFAULT_MISSING) -> Table:
+def read_parquet(path: Path, dialect: Dialect = DETECT) -> Table:
     """Read a Parquet file as a table of text, as a CSV would give it. Rows are counted from 1 in messages.
 
-    Numbers become the shortest text that stands for them, so none is changed; null is the empty text.
+    Numbers become the shortest text that stands for them, so none is changed; null is the empty text. Of the dialect
+    only the markers of missing values matter; it is kept for a file of text that comes later.
 
     Raises
     ------
@@ -43,7 +44,7 @@ def read_parquet(path: Path, *, missing: Iterable[str] = DEFAULT_MISSING) -> Tab
     if not table.num_rows:
         raise DataError("there are column names but no rows", where=str(path))
     lines = np.arange(1, table.num_rows + 1)
-    return Table(path=str(path), columns=columns, lines=lines, missing=frozenset(missing))
+    return Table(path=str(path), columns=columns, lines=lines, dialect=replace(dialect, decimal=None))
 
 
 def _column(array: Any, pa: Any) -> Column:

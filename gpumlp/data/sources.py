@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from gpumlp.data.arrays import ArrayTable, read_npy, read_npz
-from gpumlp.data.cells import DEFAULT_MISSING
-from gpumlp.data.delimited import Table, read_delimited
+from gpumlp.data.delimited import read_delimited
+from gpumlp.data.dialect import DETECT, Dialect
 from gpumlp.data.files import existing
 from gpumlp.data.idx import read_idx
 from gpumlp.data.parquet import read_parquet
+from gpumlp.data.sniff import SAMPLE
+from gpumlp.data.table import Table
 from gpumlp.errors import DataError
 
 Source = Table | ArrayTable
@@ -27,11 +29,9 @@ _ARRAY_READERS: dict[str, Callable[[Path], ArrayTable]] = {
     ".idx3": read_idx,
     ".idx3.gz": read_idx,
 }
-_TABLE_READERS: dict[str, Callable[..., Table]] = {
-    ".csv": read_delimited,
-    ".csv.gz": read_delimited,
-    ".tsv": read_delimited,
-    ".tsv.gz": read_delimited,
+_TEXT = (".csv", ".tsv", ".txt", ".data", ".test")
+_TABLE_READERS: dict[str, Callable[[Path, Dialect], Table]] = {
+    **{ending + packed: read_delimited for ending in _TEXT for packed in ("", ".gz")},
     ".parquet": read_parquet,
 }
 
@@ -39,19 +39,45 @@ ENDINGS: tuple[str, ...] = (*_TABLE_READERS, *_ARRAY_READERS)
 """The endings of file names that can be read."""
 
 
-def read(path: str | Path, *, missing: Iterable[str] = DEFAULT_MISSING) -> Source:
+def read(path: str | Path, dialect: Dialect = DETECT) -> Source:
     """Read a data file.
 
     Parameters
     ----------
     path : a file whose name ends in one of ``ENDINGS``
-    missing : the cells of a text file that mean "no value"
+    dialect : how a text file is written, as far as that is known
 
     Raises
     ------
     DataError : if the file is absent, of an unknown kind, or damaged
     """
     path = Path(path)
+    ending = readable(path)
+    if ending in _TABLE_READERS:
+        return _TABLE_READERS[ending](path, dialect)
+    return _ARRAY_READERS[ending](path)
+
+
+def read_start(path: str | Path, dialect: Dialect = DETECT) -> Source:
+    """Read a data file as far as its columns are told: of a text file, only the first lines.
+
+    Raises
+    ------
+    DataError : as ``read`` does
+    """
+    path = Path(path)
+    if _TABLE_READERS.get(readable(path)) is read_delimited:
+        return read_delimited(path, dialect, limit=SAMPLE)
+    return read(path, dialect)
+
+
+def readable(path: Path) -> str:
+    """Return the ending of the name of a file that can be read.
+
+    Raises
+    ------
+    DataError : if the file is absent or of an unknown kind
+    """
     ending = next((each for each in ENDINGS if path.name.lower().endswith(each)), None)
     if ending is None:
         raise DataError(
@@ -60,6 +86,4 @@ def read(path: str | Path, *, missing: Iterable[str] = DEFAULT_MISSING) -> Sourc
             hint="the name must end in one of: " + " ".join(ENDINGS),
         )
     existing(path)
-    if ending in _TABLE_READERS:
-        return _TABLE_READERS[ending](path, missing=missing)
-    return _ARRAY_READERS[ending](path)
+    return ending

@@ -60,9 +60,9 @@ class StateReader:
             raise self.wrong(key, f"must be {'one of ' + ', '.join(allowed) if allowed else 'a text'}")
         return value
 
-    def optional_text(self, key: str) -> str | None:
+    def optional_text(self, key: str, *, allowed: tuple[str, ...] | None = None) -> str | None:
         """Return a text or None."""
-        return None if self._get(key) is None else self.text(key)
+        return None if self._get(key) is None else self.text(key, allowed=allowed)
 
     def texts(self, key: str, *, distinct: bool = True) -> tuple[str, ...]:
         """Return texts, by default no two of them equal."""
@@ -77,6 +77,10 @@ class StateReader:
         if not isinstance(value, bool):
             raise self.wrong(key, "must be true or false")
         return value
+
+    def optional_flag(self, key: str) -> bool | None:
+        """Return a truth value or None."""
+        return None if self._get(key) is None else self.flag(key)
 
     def count(self, key: str, *, largest: int) -> int:
         """Return a whole number from 1 to ``largest``."""

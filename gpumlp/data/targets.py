@@ -42,6 +42,9 @@ class ClassTarget:
         names = sorted(set(labels.tolist()))
         values = parse_numbers(np.array(names, dtype=object))
         if values is not None:
+            if not np.isfinite(values).all():
+                row = int(np.argmax(labels == names[int(np.argmin(np.isfinite(values)))]))
+                raise DataError(f"the class {labels[row]!r} is no finite number", where=where(row))
             names = [names[i] for i in np.argsort(values, kind="stable")]
         if len(names) == 1:
             raise DataError(

@@ -58,8 +58,8 @@ def load_subject(path: Path, overrides: Sequence[str] = (), backend: str | None 
         parts, notes = own_parts(run, model)
         network, encoder, train = model.network, model.encoder, parts["train"]
     else:
-        settings = load(path, [*overrides, f"backend={backend}"] if backend else overrides).settings
-        data = load_data(settings)
+        loaded = load(path, [*overrides, f"backend={backend}"] if backend else overrides)
+        settings, data = loaded.settings, load_data(loaded)
         network = build(settings, data).model
         encoder, train, notes = data.encoder, data.train, data.notes
     _widen(network)

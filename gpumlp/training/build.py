@@ -10,8 +10,8 @@ import numpy as np
 
 from gpumlp import backend as backends
 from gpumlp.backend import Backend
-from gpumlp.config import ClassificationLoss, Settings
-from gpumlp.data import Dataset, Encoder, Prepared, prepare
+from gpumlp.config import ClassificationLoss, Loaded, Settings
+from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, prepare
 from gpumlp.errors import DataError, choices
 from gpumlp.nn import LOSSES, Hidden, Loss, Model, Sequential, mlp
 from gpumlp.optim import Optimizer, Schedule
@@ -32,27 +32,46 @@ class Parts:
     trainer: Trainer
 
 
-def load_data(settings: Settings, encoder: Encoder | None = None) -> Prepared:
-    """Read, divide and encode the data of settings that were loaded from a file.
+def load_data(loaded: Loaded, encoder: Encoder | None = None) -> Prepared:
+    """Read, divide and encode the data of a configuration.
 
-    The encoding is fitted to the training rows, unless there is one already.
+    The encoding is fitted to the training rows, unless there is one already. Raises DataError; where a setting does
+    not fit the data, it names the place of the setting.
     """
-    data = settings.data
+    settings, data = loaded.settings, loaded.settings.data
     assert data.folder is not None  # loading made it absolute
-    return prepare(
-        data.train,
-        task=settings.task,
-        target=data.target,
-        folder=data.folder,
-        validation=data.split.validation,
-        test=data.split.test,
-        scaling=data.scaling,
-        missing=data.missing,
-        drop=data.drop,
-        weights=data.weights,
-        seed=settings.training.seed,
-        encoder=encoder,
-    )
+    try:
+        prepared = prepare(
+            data.train,
+            task=settings.task,
+            target=data.target,
+            folder=data.folder,
+            validation=data.split.validation,
+            test=data.split.test,
+            scaling=data.scaling,
+            dialect=data.dialect,
+            drop=data.drop,
+            weights=data.weights,
+            seed=settings.training.seed,
+            encoder=encoder,
+        )
+    except MisfitError as error:
+        raise DataError(loaded.report((f"data.{setting}", each) for setting, each in error.problems)) from None
+    if unknown := _unknown_classes(settings, prepared.encoder.classes or ()):
+        raise DataError(loaded.report(unknown))
+    return prepared
+
+
+def _unknown_classes(settings: Settings, classes: Sequence[str]) -> list[tuple[str, DataError]]:
+    """Return the class weights of classes that are not in the data, by setting."""
+    wanted = settings.loss.class_weight if isinstance(settings.loss, ClassificationLoss) else None
+    if wanted is None or wanted == "balanced":
+        return []
+    what = {name: f"there is no class {name!r}" for name in wanted if name not in classes}
+    return [
+        (f"loss.class_weight.{name}", DataError(told, where=settings.data.train, hint=choices(name, classes)))
+        for name, told in what.items()
+    ]
 
 
 def build(settings: Settings, data: Prepared) -> Parts:
@@ -105,14 +124,11 @@ def class_weights(
     """Return one weight for each class, float64 (C,).
 
     ``balanced`` gives a class of n_c rows among n the weight n / (C n_c), rows counted by their weights.
-    Raises DataError for an unknown class.
+    A class that ``wanted`` does not name has the weight 1.
     """
     if wanted == "balanced":
         assert train is not None
         assert train.targets is not None
         counts = np.bincount(train.targets, train.weights, minlength=len(classes))
         return np.asarray(counts.sum() / (len(classes) * np.where(counts > 0, counts, 1.0)))
-    for name in wanted:
-        if name not in classes:
-            raise DataError(f"there is no class {name!r}", where="loss.class_weight", hint=choices(name, classes))
     return np.array([wanted.get(name, 1.0) for name in classes])

@@ -109,7 +109,7 @@ def train(
     else:
         place.check_free(force=force)
     with signals() as watched:
-        parts = build(loaded.settings, load_data(loaded.settings))
+        parts = build(loaded.settings, load_data(loaded))
         run = _Run(place, parts, loaded.settings.training, watched)
         history = run.restore() if resume else None
         lines = None if history is None else "".join(json_line(row) for row in history)

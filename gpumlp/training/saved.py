@@ -49,7 +49,7 @@ class SavedModel:
         (N, 1) in units of the target.
         """
         if isinstance(source, str | Path):
-            source = read(source, missing=self.encoder.missing)
+            source = read(source, self.encoder.dialect)
         data, notes = self.encoder.encode(source, targets=False)
         outputs = self.network.predict(data.inputs, scale=self.encoder.input_scale)
         if self.encoder.task == "regression":

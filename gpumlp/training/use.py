@@ -54,7 +54,7 @@ def load_trained(folder: str | Path, backend: str = "auto") -> SavedModel:
 
 def own_parts(run: Run, model: SavedModel) -> tuple[Parts, tuple[str, ...]]:
     """Return the parts of a run's own data, encoded by its model, and notes on them."""
-    own = load_data(run.loaded.settings, model.encoder)
+    own = load_data(run.loaded, model.encoder)
     changed = own.fingerprint != run.summary.get("data")
     notes = (*own.notes, "the data have changed since this run was trained") if changed else own.notes
     return own.parts, notes
@@ -72,7 +72,7 @@ def evaluate(folder: str | Path, data: str | Path | None = None) -> tuple[Metric
     if data is None:
         parts, notes = own_parts(run, model)
     else:
-        dataset, remarks = model.encoder.encode(read(data, missing=settings.data.missing), targets=True)
+        dataset, remarks = model.encoder.encode(read(data, model.encoder.dialect), targets=True)
         parts, notes = {Path(data).name: dataset}, tuple(remarks)
     balanced = getattr(settings.loss, "class_weight", None) == "balanced"
     train = parts.get("train") or (own_parts(run, model)[0]["train"] if balanced else None)

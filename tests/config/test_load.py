@@ -33,6 +33,8 @@ Write = Callable[[str], Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
+    (tmp_path / "a.csv").write_text("x,w,y\n1,1,a\n2,1,b\n", encoding="utf-8")
+
     def write(text: str) -> Path:
         path = tmp_path / "run.yaml"
         path.write_text(text, encoding="utf-8")
@@ -161,7 +163,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_lines(write: Write) -> No
         "  did you mean 'learning_rate'? allowed: name, learning_rate, weight_decay, clip_norm, averaging, "
         "beta1, beta2, epsilon\n"
         "run.yaml:3:1: data.train: required, but missing\n"
-        "  file of rows: csv, tsv or idx, also gzipped (.gz), npz or parquet\n"
+        "  file of rows: csv, tsv, txt, data or idx, also gzipped (.gz), npz or parquet\n"
         "run.yaml:5:22: model.hidden.1.units: got 0, needs a whole number (at least 1)\n"
         "  width of the layer, in units\n"
         "run.yaml:5:34: model.dropout: got 2, needs a number (at least 0, below 1)\n"
@@ -285,6 +287,11 @@ data:
   target: -1
   split: {validation: 0, test: "1e-3"}
   scaling: quantile
+  separator: "\t"
+  quote: none
+  header: false
+  encoding: latin-1
+  decimal: ","
   missing: ["", "~", "0x1F", "- a", "é"]
   drop: [a, 3]
   weights: w
@@ -460,17 +467,6 @@ def test_a_damaged_configuration_loads_or_is_refused(scratch: Path, data: st.Dat
     loads_or_refuses(scratch)
 
 
-def test_a_file_of_a_later_version_is_told_by_that_alone(write: Write) -> None:
-    path = write("colour: blue\nversion: 2\ntask: clustering\n")
-    with pytest.raises(ConfigError) as caught:
-        load(path)
-    assert str(caught.value) == (
-        f"{path}:2:1: the file is written for version 2 of the settings, this gpumlp knows up to 1\n  update gpumlp"
-    )
-    with pytest.raises(ConfigError, match="version: got 0, needs"):
-        load(write(FULL.replace("task:", "version: 0\ntask:", 1)))
-
-
 def test_settings_in_python_are_those_of_a_file(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,3 +490,85 @@ def test_all_problems_of_settings_in_python_come_at_once() -> None:
     assert str(caught.value).startswith("2 problems in the settings\n")
     assert "training.epochs: got 0" in str(caught.value)
     assert "did you mean 'model'" in str(caught.value)
+
+
+# --- names in the data ---------------------------------------------------------------------------------------
+
+
+def test_names_that_are_not_in_the_data_are_reported_with_all_else(write: Write) -> None:
+    path = write(
+        "task: classification\n"
+        "data:\n"
+        "  train: a.csv\n"
+        "  target: Y\n"
+        "  drop: [x, ww]\n"
+        "  split: {test: b.csv}\n"
+        "training: {epochs: 0}\n"
+    )
+    assert failure(path, "data.weights=7") == (
+        "5 problems in run.yaml\n"
+        "run.yaml:4:3: data.target: a.csv: there is no column 'Y'\n"
+        "  did you mean 'y'? allowed: x, w, y\n"
+        "run.yaml:5:13: data.drop.1: a.csv: there is no column 'ww'\n"
+        "  did you mean 'w'? allowed: x, w, y\n"
+        "run.yaml:6:11: data.split.test: b.csv: no such file\n"
+        "  did you mean 'a.csv'?\n"
+        "run.yaml:7:12: training.epochs: got 0, needs a whole number (at least 1)\n"
+        "  passes over the training rows\n"
+        "--set data.weights: a.csv: there is no column number 7\n"
+        "  the file has 3 columns: 0 to 2, or -1 for the last"
+    )
+
+
+def test_a_configuration_that_is_right_is_loaded_without_its_data(write: Write) -> None:
+    assert load(write(MINIMAL.replace("a.csv", "nowhere.csv"))).settings.data.train == "nowhere.csv"
+
+
+@pytest.mark.parametrize(("train", "message"), [("b.csv", "no such file"), ("a.xls", "cannot tell the kind of file")])
+def test_a_wrong_file_is_reported_with_all_else(write: Write, train: str, message: str) -> None:
+    found = failure(write(MINIMAL.replace("a.csv", train)), "training.epochs=0").splitlines()
+    assert found[0] == "2 problems in run.yaml"
+    assert found[1].startswith(f"run.yaml:3:3: data.train: {train}: {message}")
+
+
+def test_columns_that_do_not_fit_are_reported_by_their_place(write: Write) -> None:
+    loaded = load(write(MINIMAL + "  weights: y\n"), ["data.drop=[q]"])
+    problems = loaded.settings.data.misfits(Path())
+    message = loaded.report(problems).replace(f"{loaded.path.parent}{os.sep}", "")
+    assert message == (
+        "2 problems in run.yaml\n"
+        "run.yaml:5:3: data.weights: a.csv: 'y' is the target already\n"
+        "  each column can be one thing\n"
+        "--set data.drop: data.drop.0: a.csv: there is no column 'q'\n"
+        "  allowed: x, w, y"
+    )
+
+
+# --- versions and sizes --------------------------------------------------------------------------------------
+
+
+def test_a_file_of_a_later_version_is_refused_with_one_message(write: Write) -> None:
+    path = write(MINIMAL + "future: 1\nversion: 2\n")
+    assert failure(path) == (
+        "run.yaml:6:1: version: version 2 of the settings; this gpumlp knows up to 1\n  update gpumlp"
+    )
+    assert "version: got 0, needs a whole number (at least 1, at most 1)" in failure(write(MINIMAL + "version: 0\n"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "limit"),
+    [
+        ("optimizer.learning_rate=1e39", "got 1e+39, which no 32-bit float can hold (at most 3.4e+38)"),
+        ("optimizer.learning_rate=1e-39", "got 1e-39, which no 32-bit float can hold (at least 1.18e-38)"),
+        ("optimizer.weight_decay=1e300", "got 1e+300, which no"),
+        ("optimizer.epsilon=1e-300", "got 1e-300, which no"),
+        ("optimizer.clip_norm=1e40", "got 1e+40, which no"),
+        ("loss.class_weight.a=1e40", "got 1e+40, which no"),
+    ],
+)
+def test_a_number_must_fit_the_precision(write: Write, setting: str, limit: str) -> None:
+    path, name = write(MINIMAL), setting.partition("=")[0]
+    message = failure(path, setting)
+    assert f"--set {name}: {limit}" in message
+    assert message.endswith("or set precision to float64")
+    load(path, [setting, "precision=float64"])

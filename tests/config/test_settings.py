@@ -168,7 +168,12 @@ def test_ranges(section: str, key: str, allowed: list[object], refused: list[obj
         ("train", ["a.npz"], ["", None, 1]),
         ("target", ["y", -1, 0], ["", None, 1.0, True, ["y"]]),
         ("drop", [[], ["a", 0]], ["a", [1.5], [None]]),
-        ("missing", [[], ["", "-"]], ["-", [-999], None]),
+        ("missing", [None, [], ["", "-"]], ["-", [-999]]),
+        ("separator", [None, ",", "\t", " ", "~"], ["", ";;", "a", "1", '"', "\n", 1]),
+        ("quote", [None, "double", "single", "none"], ['"', "", True]),
+        ("header", [None, True, False], ["no", 0]),
+        ("encoding", [None, "utf-8", "UTF-16", "latin-1", "shift_jis"], ["", "utf-88", "rot13", "idna", "é", 8]),
+        ("decimal", [None, ".", ","], ["", ";", 0]),
         ("weights", [None, "w", 3], ["", True]),
     ],
 )

@@ -21,7 +21,7 @@ def fit(source: Table, scaling: str = "none") -> tuple[TableInputs, list[str]]:
 
 
 def test_numbers_then_flags_then_categories_in_file_order():
-    source = table("city,a,size,b", "york,1,s,?", "bath,2,?,4", "york,4,l,6")
+    source = table("city,a,size,b", "york,1,s,?", "bath,2,?,4", "york,4,l,6", "bath,4,l,6", "hull,4,s,5")
     inputs, notes = fit(source)
     assert not notes
     assert inputs.features == (
@@ -30,33 +30,56 @@ def test_numbers_then_flags_then_categories_in_file_order():
         "b is missing",
         "city=bath",
         "city=york",
-        "city=(unknown)",
+        "city=(other)",
         "size=l",
         "size=s",
         "size=(missing)",
-        "size=(unknown)",
     )
-    assert inputs.width == 10
+    assert inputs.width == 9
     encoded, notes = inputs.encode(source, others=())
     assert not notes
     assert encoded.dtype == np.float32
     assert encoded.flags.c_contiguous
     assert encoded.tolist() == [
-        [1, 5, 1, 0, 1, 0, 0, 1, 0, 0],
-        [2, 4, 0, 1, 0, 0, 0, 0, 1, 0],
-        [4, 6, 0, 0, 1, 0, 1, 0, 0, 0],
+        [1, 5.5, 1, 0, 1, 0, 0, 1, 0],
+        [2, 4, 0, 1, 0, 0, 0, 0, 1],
+        [4, 6, 0, 0, 1, 0, 1, 0, 0],
+        [4, 6, 0, 1, 0, 0, 1, 0, 0],
+        [4, 5, 0, 0, 0, 1, 0, 1, 0],
     ]
 
 
-def test_one_hot_agrees_with_scikit_learn():
+@pytest.mark.filterwarnings("ignore:Found unknown categories")
+@pytest.mark.parametrize("once", [(), ("e",), ("e", "f", "g")])
+def test_one_hot_agrees_with_scikit_learn(once):
+    """Its ``infrequent_if_exist`` with a frequency of 2: what is new goes where the rare are, or nowhere."""
     preprocessing = pytest.importorskip("sklearn.preprocessing")
     cells = np.random.default_rng(0).choice(["a", "b", "c", "dd"], (40, 2))
-    source = table("x,y", *map(",".join, cells))
-    encoded, _ = fit(source)[0].encode(source, others=())
-    judge = preprocessing.OneHotEncoder(sparse_output=False).fit_transform(cells)
-    unknown = [4, 9]
-    assert (np.delete(encoded, unknown, axis=1) == judge).all()
-    assert not encoded[:, unknown].any()
+    cells[: len(once), 1] = once
+    encoder = preprocessing.OneHotEncoder(
+        min_frequency=2, handle_unknown="infrequent_if_exist", sparse_output=False
+    ).fit(cells)
+    inputs, _ = fit(table("x,y", *map(",".join, cells)))
+    new = np.array([["a", "b"], ["new", "b"], ["dd", "new"], ["b", "e"]])
+    for rows in (cells, new):
+        encoded, _ = inputs.encode(table("x,y", *map(",".join, rows)), others=())
+        assert (encoded == encoder.transform(rows)).all()
+
+
+def test_categories_of_one_row_each_are_kept_where_nothing_else_is():
+    inputs, _ = fit(table("c,d", "x,u", "y,u", "z,v", ",v"))
+    assert inputs.features == ("c=(missing)", "c=(other)", "d=u", "d=v")
+    assert fit(table("c", "x", "y"))[0].features == ("c=x", "c=y")
+
+
+def test_truth_values_are_the_same_however_they_are_written():
+    inputs, _ = fit(table("c", "True", "FALSE", "true", "false"))
+    assert inputs.features == ("c=false", "c=true")
+    encoded, notes = inputs.encode(table("c", "TRUE", "False", "perhaps"), others=())
+    assert encoded.tolist() == [[0, 1], [1, 0], [0, 0]]
+    assert len(notes) == 1
+    inputs, _ = fit(table("c", "True", "FALSE", "perhaps", "True"))
+    assert inputs.features == ("c=True", "c=(other)")
 
 
 def test_a_gap_gets_the_training_median_and_a_flag_only_if_training_had_gaps():
@@ -75,8 +98,8 @@ def test_scaling_sees_the_values_that_are_there():
 
 @pytest.mark.parametrize("cell", ["x", "1_0"])
 def test_one_text_makes_a_column_categorical(cell):
-    inputs, _ = fit(table("a", "1", cell, "?"))
-    assert inputs.features == ("a=1", f"a={cell}", "a=(missing)", "a=(unknown)")
+    inputs, _ = fit(table("a", "1", cell, "1", cell, "?"))
+    assert inputs.features == ("a=1", f"a={cell}", "a=(missing)")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +130,32 @@ def test_a_row_number_is_reported_and_kept():
     # Whichever rows are drawn for training.
     inputs, notes = fit(source.take(np.arange(0, 200, 3)))
     assert inputs.features == ("id", "a")
-    assert notes == ["column 'id' looks like a row number; consider dropping it"]
+    assert notes == ["column 'id' looks like an id; consider dropping it"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "told"),
+    [
+        ("x", range(300), True),
+        ("x", np.random.default_rng(0).permutation(1000)[:300], True),
+        ("x", np.random.default_rng(0).integers(0, 1000, 300), False),  # some come again
+        ("x", np.arange(300) / 2, False),  # no whole numbers
+        ("x", np.arange(300) * 977, False),  # that could well be chance
+        ("customer_id", np.arange(300) * 977, True),
+        ("CustomerId", np.arange(300) * 977, True),
+        ("humid", np.arange(300) * 977, False),
+        ("id", range(50), False),  # too few to tell
+    ],
+)
+def test_ids_are_told_by_their_values_or_their_name(name, values, told):
+    _, notes = fit(table(f"{name},y", *(f"{value},{value % 7}" for value in values)))
+    assert notes == ([f"column {name!r} looks like an id; consider dropping it"] if told else [])
+
+
+def test_dashes_between_numbers_are_gaps_and_reported():
+    inputs, notes = fit(table("a,b", "1,none", "-,few", "3,none", "2,few"))
+    assert notes == ["column 'a' has '-' between numbers, taken for missing"]
+    assert inputs.features == ("a", "a is missing", "b=few", "b=none")  # between texts it is one of them
 
 
 def test_one_note_speaks_of_all_columns_of_a_kind():
@@ -118,8 +166,9 @@ def test_one_note_speaks_of_all_columns_of_a_kind():
 
 
 def test_decimal_commas_are_no_categories():
-    with pytest.raises(DataError, match=r"column 'a' has numbers with a decimal comma, such as '0,5'\n.*point"):
-        fit(table("a;b", "0,5;1", "1,5;2", "2,25;3"))
+    message = r"column 'a' has numbers with commas in them, such as '1,234'\n.*data\.decimal"
+    with pytest.raises(DataError, match=message):
+        fit(table("a;b", "1,234;1", "2,345;2", "3,456;3"))
 
 
 def test_many_categories_are_reported_and_too_many_refused():
@@ -154,10 +203,10 @@ def test_new_columns_are_noted_unless_they_are_expected():
 
 
 def test_unseen_categories_are_noted_with_counts_and_share_a_feature():
-    inputs, _ = fit(table("c", "x", "y", "x"))
-    encoded, notes = inputs.encode(table("c", "z", "x", "?"), others=())
+    inputs, _ = fit(table("c", "x", "y", "x", "y", "once"))
+    encoded, notes = inputs.encode(table("c", "z", "x", "?", "once"), others=())
     assert notes == ["column 'c': 2 rows have a value not seen in training, such as 'z'"]
-    assert encoded.tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 1]]
+    assert encoded.tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 1], [0, 0, 1]]
     _, notes = inputs.encode(table("c,d", ",1"), others={"d"})
     assert notes == ["column 'c': 1 row has a value not seen in training, such as a missing value"]
 
@@ -179,7 +228,7 @@ def test_columns_are_found_by_name_not_by_place():
 def test_portions_of_rows_join_without_a_seam():
     values = np.random.default_rng(0).normal(size=(65536 + 3, 2)).astype(np.float32)
     source = ArrayTable("a.npz", {"x": values})
-    inputs = ArrayInputs.fit(source, "x", scaling="none")
+    inputs, _ = ArrayInputs.fit(source, "x", scaling="none")
     assert (inputs.encode(source, others=())[0] == values).all()
 
 
@@ -188,12 +237,12 @@ def test_portions_of_rows_join_without_a_seam():
 
 def test_bytes_stay_bytes_unless_a_scaling_is_asked_for():
     source = ArrayTable("a.npz", {"x": np.array([[0, 10], [255, 10], [5, 30]], np.uint8)})
-    inputs = ArrayInputs.fit(source, "x", scaling=None)
+    inputs, _ = ArrayInputs.fit(source, "x", scaling=None)
     encoded, _ = inputs.encode(source, others=())
     assert encoded.dtype == np.uint8
     assert inputs.input_scale == 1 / 255
     for name in ("none", "robust", "standard", "quantile"):
-        inputs = ArrayInputs.fit(source, "x", scaling=name)
+        inputs, _ = ArrayInputs.fit(source, "x", scaling=name)
         encoded, _ = inputs.encode(source, others=())
         assert encoded.dtype == np.float32
         assert inputs.input_scale == 1
@@ -204,7 +253,7 @@ def test_bytes_stay_bytes_unless_a_scaling_is_asked_for():
 def test_arrays_of_numbers_are_scaled_robustly_unless_told_otherwise(dtype):
     values = (np.arange(20) % 7).reshape(10, 2).astype(dtype)
     source = ArrayTable("a.npz", {"x": values})
-    inputs = ArrayInputs.fit(source, "x", scaling=None)
+    inputs, _ = ArrayInputs.fit(source, "x", scaling=None)
     encoded, _ = inputs.encode(source, others=())
     assert inputs.block is not None
     np.testing.assert_allclose(encoded, inputs.block.scaling.apply(values.astype(np.float64)), rtol=1e-6)
@@ -213,7 +262,7 @@ def test_arrays_of_numbers_are_scaled_robustly_unless_told_otherwise(dtype):
 
 def test_nan_is_a_gap_in_an_array():
     source = ArrayTable("a.npz", {"x": np.array([[1, np.nan], [2, 5], [6, 7]], np.float32)})
-    inputs = ArrayInputs.fit(source, "x", scaling="none")
+    inputs, _ = ArrayInputs.fit(source, "x", scaling="none")
     assert inputs.features == ("x[0]", "x[1]", "x[1] is missing")
     assert inputs.encode(source, others=())[0].tolist() == [[1, 6, 1], [2, 5, 0], [6, 7, 0]]
 
@@ -228,8 +277,8 @@ def test_arrays_that_do_not_fit():
         ArrayInputs.fit(source(np.array([[1, np.inf]], np.float16)), "x", scaling=None)
     with pytest.raises(DataError, match="array 'x': column 1 has no value in any training row"):
         ArrayInputs.fit(source([[1.0, np.nan], [2.0, np.nan]]), "x", scaling=None)
-    floats = ArrayInputs.fit(source([[1.0, 2.0], [2.0, 3.0]]), "x", scaling=None)
-    whole = ArrayInputs.fit(source(np.eye(2, dtype=np.uint8)), "x", scaling=None)
+    floats, _ = ArrayInputs.fit(source([[1.0, 2.0], [2.0, 3.0]]), "x", scaling=None)
+    whole, _ = ArrayInputs.fit(source(np.eye(2, dtype=np.uint8)), "x", scaling=None)
     with pytest.raises(DataError, match="array 'y' has 3 columns, but the model was trained on 2"):
         floats.encode(source(np.eye(3), "y"), others=())
     with pytest.raises(DataError, match="array 'x' holds float64, but the model was trained on bytes"):
@@ -240,3 +289,34 @@ def test_arrays_that_do_not_fit():
         floats.encode(table("a", "1"), others=())
     with pytest.raises(DataError, match="this file holds arrays, but the model was trained on a table"):
         fit(table("a", "1", "2"))[0].encode(source(np.eye(2)), others=())
+
+
+# Few other texts among many numbers.
+
+
+def mixed(strays: list[str], numbers: int = 40, distinct: int = 10) -> Table:
+    return table(
+        "x,y", *(f"{each},{i % 3}" for i, each in enumerate([*(i % distinct for i in range(numbers)), *strays]))
+    )
+
+
+@pytest.mark.parametrize("strays", [["abc"], ["a", "b", "c"], ["abc"] * 4])
+def test_a_few_texts_among_numbers_are_mistakes(strays):
+    with pytest.raises(DataError, match=rf"^a\.csv:42: column 'x' should be numeric, but this cell is '{strays[0]}'"):
+        fit(mixed(strays))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [mixed(["a", "b", "c", "d"]), mixed(["abc"] * 5), mixed(["abc"], distinct=9)],
+    ids=["many texts", "many rows", "few numbers"],
+)
+def test_else_they_are_categories(source):
+    assert "x" in [one_hot.name for one_hot in fit(source)[0].one_hots]
+
+
+def test_constant_columns_of_an_array_are_reported_and_kept():
+    values = np.array([[1, 2, np.nan], [1, 3, 5.0], [1, 4, 5.0]])
+    inputs, notes = ArrayInputs.fit(ArrayTable("a.npz", {"x": values}), "x", scaling=None)
+    assert inputs.columns == 3
+    assert notes == ["column 'x[0]' has one value only (also 'x[2]')"]

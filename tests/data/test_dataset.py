@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpumlp.data import SCALINGS, Encoder, Prepared, prepare, read
+from gpumlp.data import SCALINGS, Dialect, Encoder, Missing, Prepared, prepare, read
 from gpumlp.data.splits import split
 from gpumlp.errors import DataError, RunError
 
@@ -21,8 +21,8 @@ SHIPPED = [
     ("iris.csv", "target", "classification", (), 150, 4, 3),
     ("wine.csv", -1, "classification", (), 178, 13, 3),
     ("diabetes.csv", "target", "regression", (), 442, 10, 1),
-    ("adult_train.csv.gz", "income-per-year", "classification", (), 32561, 116, 1),
-    ("diamonds.csv.gz", "price", "regression", (), 53940, 29, 1),
+    ("adult_train.csv.gz", "income-per-year", "classification", (), 32561, 108, 1),
+    ("diamonds.csv.gz", "price", "regression", (), 53940, 26, 1),
     ("bikeshare.csv.gz", "bikers", "regression", ("casual", "registered"), 8645, None, 1),
 ]
 
@@ -149,7 +149,7 @@ def test_files_in_place_of_shares(tmp_path, write):
     )
     assert len(prepared.train) == 4
     assert prepared.validation is None
-    assert prepared.test.inputs.tolist() == [[1, 0, 0, 1], [5, 0, 1, 0]]
+    assert prepared.test.inputs.tolist() == [[1, 0, 0], [5, 0, 1]]
     assert prepared.test.targets.tolist() == [0, 1]
     assert prepared.notes == (
         "test: not used, because not in the training data: 'extra'",
@@ -171,8 +171,10 @@ def test_a_class_that_only_another_file_has(tmp_path, write):
         ({"target": None}, r"needs the name of its target"),
         ({"drop": ["q"]}, r"there is no column 'q'"),
         ({"weights": "w"}, r"there is no column 'w'"),
-        ({"drop": ["y"]}, r"must be two columns, and not dropped"),
-        ({"weights": "y"}, r"must be two columns, and not dropped"),
+        ({"drop": ["y"]}, r"a\.csv: 'y' is the target already\n  each column can be one thing"),
+        ({"weights": "y"}, r"a\.csv: 'y' is the target already"),
+        ({"weights": "b", "drop": ["b"]}, r"a\.csv: 'b' is the weights already"),
+        ({"target": "z", "drop": ["a", "q"], "test": "b.csv"}, r"(?s)no such file.*no column 'z'.*no column 'q'"),
         ({"drop": ["a", "b", "c", "d"]}, r"no column is left to learn from"),
         ({"target": "c"}, r"a\.csv:2: column 'c' should be numeric, but this cell is 'a'"),
         ({"target": "d"}, r"a\.csv:\d+: the target is missing"),
@@ -232,7 +234,14 @@ def test_prediction_needs_neither_target_nor_weights(tmp_path, write):
 def test_prediction_uses_the_missing_markers_of_training(tmp_path, write):
     write("x,y\n1,1\n-9,2\n3,3\n")
     encoder = prepare(
-        "a.csv", folder=tmp_path, task="regression", target="y", missing=["-9"], scaling="none", validation=0, test=0
+        "a.csv",
+        folder=tmp_path,
+        task="regression",
+        target="y",
+        dialect=Dialect(missing=Missing(frozenset(["-9"]))),
+        scaling="none",
+        validation=0,
+        test=0,
     ).encoder
     write("x\n-9\n", "new.csv")
     found, _ = saved(encoder).encode(read(tmp_path / "new.csv"), targets=False)
@@ -422,3 +431,31 @@ def test_wine_is_separated_by_semicolons(larger):
     prepared = prepare("winequality-red.csv", folder=larger / "wine_quality", task="regression", target="quality")
     assert prepared.encoder.features[0] == "fixed acidity"
     assert prepared.encoder.width == 11
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "columns", "separator", "header"),
+    [
+        ("uci_regression/yacht/data.txt.gz", 308, 7, " ", False),
+        ("uci_regression/concrete/data.txt.gz", 1030, 9, "\t", False),
+        ("wine_quality/winequality-white.csv", 4898, 12, ";", True),
+        ("covertype/covtype.20k.data.gz", 20000, 55, ",", False),
+        ("connect4/connect4.csv.gz", 67557, 43, ",", True),
+        ("adult/adult.data.gz", 32561, 15, ",", False),
+        ("adult/adult.test.gz", 16281, 15, ",", False),
+        ("churn/Churn_Modelling.csv.gz", 10000, 14, ",", True),
+    ],
+)
+def test_published_files_are_read_as_they_are(larger, name, rows, columns, separator, header):
+    found = read(larger / name)
+    assert (len(found), len(found.names)) == (rows, columns)
+    assert (found.dialect.separator, found.dialect.header, found.dialect.decimal) == (separator, header, ".")
+    if name.startswith("adult"):
+        assert sorted(found.column("column_14").texts) == ["<=50K", ">50K"]
+
+
+def test_ids_of_churn_are_reported(larger):
+    prepared = prepare("Churn_Modelling.csv.gz", folder=larger / "churn", task="classification", target="Exited")
+    (ids,) = (note for note in prepared.notes if "looks like an id" in note)
+    assert "'RowNumber'" in ids
+    assert "'CustomerId'" in ids

@@ -1,0 +1,148 @@
+"""Columns of text as 0/1 features."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpumlp.data.cells import Strings, is_number
+from gpumlp.data.state import Fields, StateReader
+from gpumlp.data.table import Table
+from gpumlp.errors import DataError
+
+# Up to so many rows, texts that are all different may still be categories; above, they are names.
+_FEW_ROWS = 50
+# One-hot features of one column: worth a remark, and beyond all reason.
+_MANY_CATEGORIES = 255
+_MOST_CATEGORIES = 10_000
+_NUMBER_WITH_COMMAS = re.compile(r"[+-]?[\d.]*\d,\d+[\d.,]*")
+# A column of so many different numbers, and of other texts so few and in so few rows, is no column of categories.
+_MANY_NUMBERS, _FEW_STRAYS, _STRAY_SHARE = 10, 3, 0.1
+_TRUTHS = frozenset(("true", "false"))
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """A column of text: one feature for each category, perhaps one for missing values, perhaps one for all others.
+
+    A value that training has never seen must not meet weights that training has never changed. What is not known
+    therefore shares a feature with the values that only one training row has: how often such values come is the
+    best estimate of how often a new one will (Good 1953, The population frequencies of species). Where there are
+    none, a new value has 0 in every feature of the column.
+
+    Parameters
+    ----------
+    name : of the column
+    categories : the values with a feature of their own, sorted
+    rare : the values that one training row has, sorted, if they share a feature; where nothing else would be left,
+        they are categories
+    gaps : whether a missing value was seen in training, and so is a category of its own
+    """
+
+    name: str
+    categories: tuple[str, ...]
+    rare: tuple[str, ...]
+    gaps: bool
+
+    @classmethod
+    def fit(cls, name: str, table: Table) -> tuple[OneHot | None, str | None]:
+        """Return the encoding of a column of text, None where it says nothing, and a remark on it.
+
+        Raises
+        ------
+        DataError : if the texts cannot be categories
+        """
+        column = table.column(name)
+        sizes = np.bincount(column.codes, minlength=len(column.texts)).tolist()
+        counts: Counter[str] = Counter()
+        for text, size in zip(_plain(column.texts), sizes, strict=True):
+            counts[text] += size
+        gaps = counts.pop("", 0) > 0
+        if len(counts) == 1 and not gaps:
+            return None, f"is left out: it is {next(iter(counts))!r} in every training row"
+        _require_words(name, table, counts)
+        if len(counts) == counts.total() > _FEW_ROWS:
+            return None, f"is left out: all its {len(counts)} texts are different"
+        if len(counts) > _MOST_CATEGORIES:
+            what = f"column {name!r} has {len(counts)} different texts, too many for categories"
+            raise DataError(what, where=table.path, hint="drop the column")
+        rare = sorted(text for text, count in counts.items() if count == 1)
+        if len(rare) == len(counts) and not gaps:
+            rare = []
+        one_hot = cls(name, tuple(sorted(counts.keys() - set(rare))), tuple(rare), gaps)
+        many = f"has {len(counts)} categories; consider dropping it" if len(counts) > _MANY_CATEGORIES else None
+        return one_hot, many
+
+    @property
+    def width(self) -> int:
+        """Features made of this column."""
+        return len(self.features)
+
+    @property
+    def features(self) -> list[str]:
+        """Names of the features: the categories, missing if that is one, and all others if some were seen."""
+        values = [*self.categories, *(["(missing)"] if self.gaps else []), *(["(other)"] if self.rare else [])]
+        return [f"{self.name}={value}" for value in values]
+
+    def encode(self, table: Table, out: NDArray[np.float32]) -> list[str]:
+        """Set the feature of each row's category in ``out``, (N, width) zeros; note what is new."""
+        known = [*self.categories, *([""] if self.gaps else [])]
+        codes_of = {category: code for code, category in enumerate(known)} | dict.fromkeys(self.rare, len(known))
+        column = table.column(self.name)
+        truths = _TRUTHS.issuperset((*self.categories, *self.rare))
+        texts = [text.lower() for text in column.texts] if truths else column.texts
+        codes = np.array([codes_of.get(text, -1) for text in texts])[column.codes]
+        strangers = column.texts[column.codes[codes < 0]]
+        codes[codes < 0] = len(known)
+        rows = np.flatnonzero(codes < out.shape[1])
+        out[rows, codes[rows]] = 1.0
+        if not len(strangers):
+            return []
+        told = "1 row has" if len(strangers) == 1 else f"{len(strangers)} rows have"
+        example = repr(strangers[0]) if strangers[0] else "a missing value"
+        return [f"column {self.name!r}: {told} a value not seen in training, such as {example}"]
+
+    def to_state(self) -> Fields:
+        """Return what ``from_state`` takes back."""
+        return {"name": self.name, "categories": list(self.categories), "rare": list(self.rare), "gaps": self.gaps}
+
+    @classmethod
+    def from_state(cls, state: StateReader) -> OneHot:
+        """Restore.
+
+        Raises
+        ------
+        RunError : if the state is damaged
+        """
+        categories, rare = state.texts("categories"), state.texts("rare")
+        one_hot = cls(state.text("name"), categories, rare, state.flag("gaps"))
+        if not one_hot.width or not set(categories).isdisjoint(rare):
+            raise state.wrong("categories", "must be some, each once")
+        return one_hot
+
+
+def _require_words(name: str, table: Table, counts: Counter[str]) -> None:
+    """Raise the error for a column that was to be one of numbers: some have commas, or a few cells are no numbers."""
+    commas = [text for text in counts if _NUMBER_WITH_COMMAS.fullmatch(text)]
+    strays = [text for text in counts if not is_number(text) and text not in commas]
+    numbers = len(counts) - len(strays)
+    if commas and len(strays) <= numbers:
+        what = f"column {name!r} has numbers with commas in them, such as {commas[0]!r}"
+        hint = "set data.decimal to ',' if that is what they mean; else write the numbers without commas"
+        raise DataError(what, where=table.path, hint=hint)
+    rows = sum(counts[text] for text in strays)
+    if numbers >= _MANY_NUMBERS and 0 < len(strays) <= _FEW_STRAYS and rows <= _STRAY_SHARE * counts.total():
+        row = int(np.argmax(table.labels(name) == strays[0]))
+        what = f"column {name!r} should be numeric, but this cell is {strays[0]!r}"
+        hint = "correct the cell, name it as a marker of missing values, or drop the column"
+        raise DataError(what, where=table.where(row), hint=hint)
+
+
+def _plain(texts: Strings) -> Strings:
+    """Return the texts; in small letters where they are truth values: programs write ``True``, ``TRUE``, ``true``."""
+    small = [text.lower() for text in texts]
+    return np.array(small, object) if _TRUTHS.issuperset(filter(None, small)) else texts

@@ -1,0 +1,102 @@
+"""Columns of numbers as features: gaps filled, values scaled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpumlp.data.cells import Floats
+from gpumlp.data.scaling import Scaling
+from gpumlp.data.state import Fields, StateReader, prefixed
+from gpumlp.errors import DataError
+
+# Float64 copies are made of this many rows at a time.
+_ROWS_AT_ONCE = 65536
+
+
+@dataclass(frozen=True, eq=False)
+class NumericBlock:
+    """Numeric columns, encoded all at once: gaps filled, scaled, then the flags of gaps.
+
+    Parameters
+    ----------
+    medians : (p,) float64, of the training rows; they fill the gaps
+    flagged : (f,) int64, the columns that had gaps in training; each gets a flag
+    scaling : fitted to the p columns
+    """
+
+    medians: Floats
+    flagged: NDArray[np.int64]
+    scaling: Scaling
+
+    @classmethod
+    def fit(cls, block: NDArray[Any], scaling: str) -> NumericBlock:
+        """Fit to (N, p) real numbers, NaN for a gap, no column without a value."""
+        return cls(
+            medians=np.nanmedian(block, axis=0).astype(np.float64),
+            flagged=np.flatnonzero(np.isnan(block).any(axis=0)),
+            scaling=Scaling.fit(scaling, block),
+        )
+
+    @property
+    def width(self) -> int:
+        """Features made of the p columns: p + f."""
+        return len(self.medians) + len(self.flagged)
+
+    def features(self, names: Sequence[str]) -> list[str]:
+        """Return the names of the features, given those of the p columns."""
+        return [*names, *(f"{names[column]} is missing" for column in self.flagged)]
+
+    def encode(
+        self,
+        block: NDArray[Any],
+        out: NDArray[np.float32],
+        *,
+        where: Callable[[int], str],
+        name: Callable[[int], str],
+    ) -> None:
+        """Write the features of (N, p) real numbers to ``out``, (N, p + f) float32.
+
+        ``where`` and ``name`` give the place of a row and the name of a column, for messages.
+
+        Raises
+        ------
+        DataError : if a value lies so far from the training values that its scaled value overflows
+        """
+        p = len(self.medians)
+        for start in range(0, len(block), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            gaps = np.isnan(block[rows])
+            filled = np.where(gaps, self.medians, block[rows])
+            with np.errstate(over="ignore", invalid="ignore"):  # found below, and named
+                out[rows, :p] = self.scaling.apply(filled)
+            out[rows, p:] = gaps[:, self.flagged]
+        finite = np.isfinite(out[:, :p])
+        if not finite.all():
+            row, column = (int(i) for i in np.argwhere(~finite)[0])
+            what = f"column {name(column)!r}: {block[row, column]} is too far from the training values"
+            raise DataError(what, where=where(row))
+
+    def to_state(self) -> tuple[Fields, dict[str, NDArray[Any]]]:
+        """Return the fields and arrays that ``from_state`` takes back."""
+        fields, arrays = self.scaling.to_state()
+        own = {"medians": self.medians, "flagged": self.flagged}
+        return {"scaling": fields}, {**own, **prefixed("scaling", arrays)}
+
+    @classmethod
+    def from_state(cls, state: StateReader, width: int) -> NumericBlock:
+        """Restore the block of ``width`` columns.
+
+        Raises
+        ------
+        RunError : if the state is damaged
+        """
+        flagged = state.array("flagged", np.int64, (None,))
+        if (np.diff(flagged) <= 0).any() or (flagged < 0).any() or (flagged >= width).any():
+            raise state.wrong("flagged", "must be sorted numbers of columns")
+        medians = state.array("medians", np.float64, (width,))
+        return cls(medians, flagged, Scaling.from_state(state.section("scaling"), width))

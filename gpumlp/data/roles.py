@@ -1,0 +1,120 @@
+"""What each column is for. All that does not fit the files is found at once, by the setting that it stands in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpumlp.data.dialect import DETECT, Dialect
+from gpumlp.data.sources import Source, read_start, readable
+from gpumlp.errors import DataError
+
+MisfitProblems = list[tuple[str, DataError]]
+"""Settings, such as ``target`` or ``drop.0``, each with what is wrong with it."""
+
+
+class MisfitError(DataError):
+    """Settings that do not fit the files: a wrong file name, a wrong column name.
+
+    Parameters
+    ----------
+    problems : one or more, in the order of the settings
+    """
+
+    def __init__(self, problems: MisfitProblems) -> None:
+        self.problems = tuple(problems)
+        first = problems[0][1]
+        super().__init__(first.what, where=first.where, hint=first.hint)
+        self.args = ("\n".join(str(error) for _, error in problems),)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The columns of a table, or the arrays of a file, that are no inputs.
+
+    Parameters
+    ----------
+    target : what is predicted
+    weights : how much each row counts; None where all count the same
+    dropped : what is left out
+    """
+
+    target: str
+    weights: str | None
+    dropped: frozenset[str]
+
+    @property
+    def named(self) -> list[str]:
+        """The target, and the weights where there are any."""
+        return [self.target] if self.weights is None else [self.target, self.weights]
+
+    @classmethod
+    def find(
+        cls, source: Source, target: str | int | None, weights: str | int | None, drop: Sequence[str | int]
+    ) -> Roles:
+        """Find the columns in the training file.
+
+        Raises
+        ------
+        MisfitError : with all that are not there, or are meant to be two things
+        """
+        wanted: dict[str, str | int | None] = {"target": target}
+        if weights is not None:
+            wanted["weights"] = weights
+        wanted |= {f"drop.{i}": name for i, name in enumerate(drop)}
+        problems: MisfitProblems = []
+        found: dict[str, str] = {}  # the setting that each column was first named by
+        for setting, name in wanted.items():
+            try:
+                column = source.resolve(name)
+            except DataError as error:
+                problems.append((setting, error))
+                continue
+            first = found.setdefault(column, setting)
+            if first != setting and not (first.startswith("drop") and setting.startswith("drop")):
+                what = f"{column!r} is the {first} already"
+                problems.append((setting, DataError(what, where=source.path, hint="each column can be one thing")))
+        if problems:
+            raise MisfitError(problems)
+        by_setting = {setting: column for column, setting in found.items()}
+        dropped = frozenset(column for column, setting in found.items() if setting.startswith("drop"))
+        return cls(by_setting["target"], by_setting.get("weights"), dropped)
+
+
+def misfits(
+    folder: Path,
+    files: Mapping[str, str],
+    *,
+    target: str | int | None,
+    weights: str | int | None,
+    drop: Sequence[str | int],
+    dialect: Dialect = DETECT,
+) -> MisfitProblems:
+    """Return what does not fit, as far as names of files and first lines tell.
+
+    Parameters
+    ----------
+    folder : where the paths of the files start
+    files : by setting; ``train`` is the one that has the columns
+    """
+    problems = absent(folder, files)
+    if not any(setting == "train" for setting, _ in problems):
+        try:
+            Roles.find(read_start(folder / files["train"], dialect), target, weights, drop)
+        except MisfitError as error:
+            problems += error.problems
+        except DataError:
+            pass  # no setting is wrong but the file itself, or the end of what was read
+    return problems
+
+
+def absent(folder: Path, files: Mapping[str, str]) -> MisfitProblems:
+    """Return the settings whose file is not there, or of an unknown kind."""
+    problems: MisfitProblems = []
+    for setting, name in files.items():
+        try:
+            readable(folder / name)
+        except DataError as error:
+            problems.append((setting, error))
+    return problems

@@ -1,0 +1,135 @@
+"""Finding out how a delimited file is written, from its first lines and, for the decimal comma, from its columns."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from gpumlp.data.cells import Missing, Strings, is_number, parse_numbers
+from gpumlp.data.dialect import Dialect
+from gpumlp.errors import DataError
+
+SAMPLE = 200
+"""Lines that are looked at."""
+
+# In the order of trust: a tab hardly ever stands inside a cell, a comma often does.
+_SEPARATORS = "\t;|,"
+_SINGLE_QUOTED = re.compile(r"(?:(?<=[,;|\t ])|^)'[^']*'(?=[,;|\t ]|$)")
+_DECIMAL_COMMA = re.compile(r"[+-]?(\d+(,\d*)?|,\d+)([eE][+-]?\d+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+
+Row = tuple[int, list[str]]
+"""The line on which a row starts, counted from 1, and its cells."""
+
+
+def split_rows(lines: Iterable[str], dialect: Dialect, name: str) -> Iterator[Row]:
+    """Yield the rows, without blank lines. Separator and quote must be known; ``name`` is for messages.
+
+    Raises
+    ------
+    DataError : if quotes or line ends are broken
+    """
+    if dialect.separator == " ":
+        lines = (re.sub(r"[ \t]+", " ", line.strip()) + "\n" for line in lines)
+    reader = csv.reader(lines, **dialect.csv_options)
+    start = 1
+    try:
+        for row in reader:
+            if row:  # the csv module gives [] for a blank line
+                yield start, row
+            start = reader.line_num + 1  # a quoted cell may hold line ends, so a row can span lines
+    except csv.Error as error:
+        hint = "double a quote inside quotes; where quotes are plain text, set data.quote to none"
+        raise DataError(f"broken quoting or line end ({error})", where=f"{name}:{start}", hint=hint) from error
+
+
+def sniffed(lines: Sequence[str], given: Dialect) -> Dialect:
+    """Return the dialect of a file that begins with ``lines``: separator, quote and header, where not given."""
+    quote = given.quote or _quote(lines)
+    separator = given.separator or find_separator(lines, replace(given, quote=quote))
+    dialect = replace(given, quote=quote, separator=separator)
+    if given.header is None:
+        dialect = replace(dialect, header=_has_header(_sample(lines, dialect), given.missing))
+    return dialect
+
+
+def find_separator(lines: Sequence[str], dialect: Dialect) -> str:
+    """Return the separator by which most lines have as many cells as the first, and more than one."""
+    best, agreement = ",", 0.0
+    for separator in _SEPARATORS:
+        rows = _sample(lines, replace(dialect, separator=separator))
+        if rows and len(rows[0]) > 1:
+            share = sum(len(row) == len(rows[0]) and not _is_torn(row) for row in rows) / len(rows)
+            if share > agreement:
+                best, agreement = separator, share
+    if agreement < 1:
+        # Blanks stand between words, too: only rows of numbers are taken to be separated by them.
+        rows = _sample(lines, replace(dialect, separator=" "))
+        even = bool(rows) and len(rows[0]) > 1 and all(len(row) == len(rows[0]) for row in rows)
+        if even and all(is_number(cell) or cell in dialect.missing for row in rows[1:] or rows for cell in row):
+            best = " "
+    return best
+
+
+def find_decimal(columns: Iterable[Strings], missing: Missing) -> str:
+    """Return the decimal mark, given the distinct texts of each column.
+
+    It is a comma where some column says so clearly and none has decimal points. ``1,234`` says nothing: it may be a
+    thousand and more.
+    """
+    marked = {mark: [texts for texts in columns if mark in "".join(texts)] for mark in ",."}
+    clear = any(_has_decimal_commas([text for text in texts if text not in missing]) for texts in marked[","])
+    pointed = (np.array([text for text in texts if text not in missing], object) for texts in marked["."])
+    return "," if clear and all(parse_numbers(texts) is None for texts in pointed) else "."
+
+
+def _has_decimal_commas(texts: Sequence[str]) -> bool:
+    whole = all(_DECIMAL_COMMA.fullmatch(text) for text in texts)
+    return whole and any("," in text and not _THOUSANDS.fullmatch(text) for text in texts)
+
+
+def _sample(lines: Sequence[str], dialect: Dialect) -> list[list[str]]:
+    """Return the cells of the rows, up to the first that cannot be read: the last may well be cut in two."""
+    rows: list[list[str]] = []
+    with contextlib.suppress(DataError):
+        for _, row in split_rows(lines, dialect, ""):
+            if any(cell.strip() for cell in row):
+                rows.append([cell.strip() for cell in row])
+    return rows
+
+
+def _is_torn(row: Sequence[str]) -> bool:
+    """Tell whether a cell has lost one of its quotes to another: the separator was not one."""
+    return any(cell.count('"') % 2 for cell in row)
+
+
+def _quote(lines: Sequence[str]) -> str:
+    """Return single where apostrophes do nothing but enclose cells, and there are no double quotes."""
+    marked = [line.strip() for line in lines if "'" in line]
+    if not marked or any('"' in line for line in lines):
+        return "double"
+    return "double" if any("'" in _SINGLE_QUOTED.sub("", line) for line in marked) else "single"
+
+
+def _has_header(rows: Sequence[Sequence[str]], missing: Missing) -> bool:
+    """Tell whether the first row holds names: text over numbers, or, where all is text, nothing that comes again."""
+    if not rows:
+        return True
+    first, rest = rows[0], rows[1:]
+    counted = [cell for cell in first if cell]
+    if len(counted) > 2 and counted == [str(i) for i in range(len(counted))]:
+        return True  # pandas calls nameless columns so
+    if not rest:
+        return not any(map(is_number, first))
+    votes = repeated = 0
+    for column, cell in enumerate(first):
+        values = [row[column] for row in rest if column < len(row) and row[column] not in missing]
+        if values and cell not in missing and all(map(is_number, values)):
+            votes += -1 if is_number(cell) else 1
+        repeated += cell in values
+    return votes > 0 if votes else repeated <= len(first) / 2
