@@ -18,7 +18,7 @@ class Node:
     """A box: a leaf of the graph, an operation, or a result.
 
     ``label`` is a symbol or a short name, ``name`` says in words what it is, ``note`` stands below. ``gradient`` is
-    that of all losses with respect to ``value``. ``share`` is that of a call in the time of a step, from 0 to 1.
+    that of all losses with respect to ``value``. A call takes ``seconds`` and, of all calls, a ``share`` from 0 to 1.
     """
 
     kind: Kind
@@ -27,6 +27,7 @@ class Node:
     note: str = ""
     value: Values | None = None
     gradient: Values | None = None
+    seconds: float = 0.0
     share: float | None = None
 
     @property
@@ -64,7 +65,7 @@ def captions(node: Node, *, values: bool, gradients: bool) -> list[tuple[str, bo
     if gradients and node.is_leaf and node.gradient is not None:
         lines.append((f"∇ {numbers(node.gradient)}", True))
     if node.share is not None:
-        lines.append((f"{100 * node.share:.1f} %", False))
+        lines.append((f"{1e6 * node.seconds:.1f} µs, {100 * node.share:.1f} %", False))
     return lines
 
 
@@ -77,6 +78,9 @@ def numbers(array: Values) -> str:
         return number(flat[0])
     if flat.size <= FEW:
         return f"({', '.join(map(number, flat))})"
+    unknown = int(np.isnan(flat).sum()) if flat.dtype.kind == "f" else 0
+    if unknown:
+        return f"{unknown} of {flat.size} are NaN"
     least, most = number(flat.min()), number(flat.max())
     return f"all {least}" if least == most else f"{least} … {most}"
 

@@ -64,11 +64,12 @@ def trace(
     Raises TapeError where the function returns something else, or where nothing was recorded.
     """
     tensors = [value if isinstance(value, Tensor) else Tensor(value, backend) for value in inputs]
-    names = {id(t): name for name, t in [*_outside(function), *zip(_arguments(function), tensors, strict=False)]}
+    told = zip(_arguments(function), tensors, strict=False)
+    names = {id(value): name for name, value in (*_around(function), *_outside(function), *told)}
     with GradientTape(persistent=True) as tape:
         tape.watch(*tensors, *(value for _, value in _outside(function) if isinstance(value, Tensor)))
         returned = function(*tensors)
-    results = _results(function, returned)
+    results = results_of(function, returned)
     if not tape.nodes:
         raise TapeError(f"{_name(function)} computes nothing from its inputs that a tape could record")
     diagram = read_tape(tape, results, names, gradients=gradients, fused=summary)
@@ -79,6 +80,11 @@ def trace(
 
 def _name(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(function).__name__)
+
+
+def _around(function: Callable[..., Any]) -> list[tuple[str, Any]]:
+    """Return the tensors and arrays of the function's module: what it calls may use them."""
+    return [(k, v) for k, v in getattr(function, "__globals__", {}).items() if hasattr(v, "dtype")]
 
 
 def _outside(function: Callable[..., Any]) -> list[tuple[str, Any]]:
@@ -103,8 +109,8 @@ def _arguments(function: Callable[..., Any]) -> Iterator[str]:
         yield f"x{number}"
 
 
-def _results(function: Callable[..., Any], returned: Any) -> dict[str, Tensor]:
-    """Return the tensors of a result by name."""
+def results_of(function: Callable[..., Any], returned: Any) -> dict[str, Tensor]:
+    """Return the tensors that a function returned, by name. Raises TapeError where it is something else."""
     if isinstance(returned, Tensor):
         return {"loss" if returned.shape == () else "output": returned}
     named: dict[str, Any] = {}

@@ -20,7 +20,7 @@ GAP_X, GAP_Y = 34.0, 16.0  # between columns, and between what stands in one
 LANE = 16.0  # between the lines that lead from the end of one band to the start of the next
 CORNER = 8.0  # radius where these lines turn
 SWEEPS = 12
-UNEVEN = 8.0  # how many broken links a band of twice the fair width, or of none, is as bad as
+UNEVEN = 4.0  # how many broken links a band of twice the fair width, or of none, is as bad as
 STRAIGHT, SPINE, BEND = 8.0, 4.0, 0.25  # how much a link of two points, of two boxes, of both wants to be level
 LIGHT = 1e-3  # how much it matters where what only follows comes to stand
 

@@ -165,7 +165,7 @@ class _Draft:
             wide, low = max(self.width, widest), self.height / 2 + LINE * len(lines)
             self.size = Size(wide, self.height / 2, low, self.width / 2)
         else:
-            self.height = 22.0 + LINE * len(lines)
+            self.height = 22.0 + LINE * len(lines) + (2 * INNER if node.kind == "output" else 0.0)
             self.width = max(34.0, label + 16.0, widest + 14.0)
             if node.kind == "loss":
                 self.width += 14.0  # the slanted sides of a hexagon

@@ -34,8 +34,6 @@ SYMBOLS = {
     "greater": ">",
     "greater_equal": "≥",
     "cross_entropy": "cross-entropy",
-    "softmax_cross_entropy": "softmax, cross-entropy",
-    "binary_cross_entropy": "sigmoid, cross-entropy",
 }
 """How operations are written; all others go by their names."""
 
@@ -43,7 +41,7 @@ AFTER = {"mul": "· {}", "div": "÷ {}", "power": "^ {}"}
 BEFORE = {"mul": "{} ·", "div": "{} ÷", "power": "{} ^"}
 """How an operation with one number is written, by the side on which the number stands."""
 
-LOSS_INPUTS = ("outputs", "targets", "row weights", "class weights")
+LOSS_INPUTS = ("targets", "row weights", "class weights")
 DENSE = "dense "
 PREDICTION = "f(x)"
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
@@ -59,7 +57,7 @@ def read_tape(
     """Return the diagram of all that led to the results.
 
     ``names`` are those of the inputs, by identity. With ``gradients`` the tape, which must be persistent, is walked
-    back from the scalar results, or from all where none is scalar. ``fused`` leaves operations as they were recorded.
+    back from the scalar results, or from all where none is scalar. ``fused`` leaves dense layers in one piece.
 
     Raises TapeError where a gradient is asked for that there is none of.
     """
@@ -120,13 +118,12 @@ class _Reader:
     def read(self, node: Node) -> None:
         """Draw one recorded operation."""
         record = LOSS_RECORDS.get(node.name)
-        if record is not None and not self.fused:
+        if record is not None:
             self._read_loss(node, record.link)
         elif node.name.startswith(DENSE) and not self.fused:
             self._read_dense(node, ACTIVATIONS[node.name.removeprefix(DENSE)])
         else:
-            roles = LOSS_INPUTS if record else ()
-            self._operation(node, symbol(node), [self.place(v, r) for v, r in self._drawn(node, roles)])
+            self._operation(node, symbol(node), [self.place(value) for value in node.inputs if not is_number(value)])
 
     # ---- nodes -----------------------------------------------------------------------------------
 
@@ -177,11 +174,6 @@ class _Reader:
             return [None] * len(node.inputs)
         return [None if part is None else part.numpy() for part in node.rule(g, wants)]
 
-    def _drawn(self, node: Node, roles: Sequence[str] = ()) -> list[tuple[Any, str]]:
-        """Return the inputs that get arrows, with what they are to the operation: all but numbers."""
-        named = [*roles, *[""] * (len(node.inputs) - len(roles))]
-        return [(v, r) for v, r in zip(node.inputs, named, strict=False) if not is_number(v)]
-
     def _operation(self, node: Node, label: str, sources: Sequence[int]) -> None:
         parts = [p for v, p in zip(node.inputs, self._parts(node), strict=True) if not is_number(v)]
         output = node.output
@@ -220,7 +212,8 @@ class _Reader:
         """Draw a loss of linear values as the link, the prediction f(x) and the loss of that."""
         part = self._parts(node)[0]
         prediction = self._prediction(node.inputs[0], link, part)
-        others = [self.place(value, role) for value, role in self._drawn(node, LOSS_INPUTS)[1:]]
+        roles = zip(LOSS_INPUTS, node.inputs[1:], strict=True)
+        others = [self.place(value, role) for role, value in roles if value is not None]
         label = written(node.name.removeprefix("softmax_").removeprefix("binary_"))  # the link is drawn by itself
         loss = self._gradient(node.output)
         at = self._add("operation", label, node.name, _host(node.output), gradient=loss)

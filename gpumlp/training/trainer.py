@@ -71,17 +71,12 @@ class Trainer:
     def run_epoch(self, on_batch: Callable[[int], None] | None = None) -> EpochReport:
         """Train for one epoch; ``on_batch`` is told how many batches are done."""
         started = time.perf_counter() - self.backend.seconds_building
-        backend, clock = self.backend, self.model.context.clock
-        rates = self.schedule.rates(self.epoch, self.batches, self.epochs)
-        backend.write(clock, [self.epoch * self.batches, 0, self.epoch])
-        backend.write(self.optimizer.rates, rates)
-        backend.write(self._totals, np.zeros(4))
-        backend.run(SHUFFLE, "forward", (clock,), (self._order,), n=self.rows, key=self._key)
+        rates = self._begin()
         for batch in range(self.batches):
             self._step(min(self.batch_size, self.rows - batch * self.batch_size))
             if on_batch is not None:
                 on_batch(batch + 1)
-        loss, mass, hits, rows = backend.to_host(self._totals)
+        loss, mass, hits, rows = self.backend.to_host(self._totals)
         self.epoch += 1
         return EpochReport(
             epoch=self.epoch,
@@ -90,6 +85,27 @@ class Trainer:
             accuracy=float(hits / rows) if self.loss.record.counts_hits else None,
             learning_rate=float(rates[-1]),
         )
+
+    def captured(self) -> Plan:
+        """Go back to the start of the epoch and return the step for its first batch, captured.
+
+        To capture a step is to run it: this is for looking at a step, not for a model that is wanted.
+        """
+        self._begin()
+        if self.batch_size not in self._plans:
+            self._step(self.batch_size)
+            self._begin()
+        return self._plans[self.batch_size]
+
+    def _begin(self) -> np.ndarray[Any, Any]:
+        """Write what changes from epoch to epoch; return the learning rate of each batch."""
+        backend, clock = self.backend, self.model.context.clock
+        rates = self.schedule.rates(self.epoch, self.batches, self.epochs)
+        backend.write(clock, [self.epoch * self.batches, 0, self.epoch])
+        backend.write(self.optimizer.rates, rates)
+        backend.write(self._totals, np.zeros(4))
+        backend.run(SHUFFLE, "forward", (clock,), (self._order,), n=self.rows, key=self._key)
+        return rates
 
     def _step(self, rows: int) -> None:
         plan = self._plans.get(rows)
