@@ -79,7 +79,7 @@ def chain(calls: Sequence[Call], seconds: Sequence[float]) -> Graph:
         )
         for number, (call, taken) in enumerate(zip(calls, seconds, strict=True), 1)
     ]
-    return Graph(tuple(nodes), tuple(Edge(i, i + 1) for i in range(len(nodes) - 1)))
+    return Graph(tuple(nodes), tuple(Edge(i, i + 1) for i in range(len(nodes) - 1)), summary=True)
 
 
 def _operands(call: Call) -> str:

@@ -51,10 +51,17 @@ class Edge:
 
 @dataclass(frozen=True, eq=False)
 class Diagram:
-    """Nodes, and edges that each lead to a later node."""
+    """Nodes, and edges that each lead to a later node. ``summary`` tells that there is none in fewer boxes."""
 
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
+    summary: bool = False
+
+    @property
+    def way_out(self) -> str:
+        """What to do where this is too large to be drawn."""
+        dot = "write it as .dot, which has no limit"
+        return dot if self.summary else f"ask for its summary (--summary, or trace(..., summary=True)), or {dot}"
 
 
 def captions(node: Node, *, values: bool, gradients: bool) -> list[tuple[str, bool]]:

@@ -75,7 +75,7 @@ def trace(
     diagram = read_tape(tape, results, names, gradients=gradients, fused=summary)
     if summary:
         diagram = summarised(diagram)
-    return Graph(diagram.nodes, diagram.edges)
+    return Graph(diagram.nodes, diagram.edges, summary)
 
 
 def _name(function: Callable[..., Any]) -> str:

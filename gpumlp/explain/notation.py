@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from gpumlp.errors import ConfigError
 from gpumlp.explain.diagram import Diagram, Kind, Node, captions, numbers
-from gpumlp.explain.picture import FILLS, INK, RED
+from gpumlp.explain.picture import FILLS, INK, RED, fill_of
 
 MOST_EDGES = 500  # that Mermaid draws unless its settings say otherwise
 
@@ -36,7 +36,7 @@ def to_dot(diagram: Diagram, *, values: bool = False, gradients: bool = False) -
     lines = ["digraph gpumlp {", '  rankdir=LR; node [fontname="DejaVu Sans"]; edge [fontname="DejaVu Sans"];']
     for i, node in enumerate(diagram.nodes):
         text = _label(node, _escaped_for_dot, "\\n", values=values, gradients=gradients)
-        look = f'shape={SHAPES[node.kind]}, fillcolor="{FILLS[node.kind]}", color="{INK}"'
+        look = f'shape={SHAPES[node.kind]}, fillcolor="{fill_of(node)}", color="{INK}"'
         lines.append(f'  n{i} [label="{text}", tooltip="{_escaped_for_dot(node.name)}", {look}];')
     for edge in diagram.edges:
         lines.append(f"  n{edge.source} -> n{edge.target};")
@@ -55,13 +55,15 @@ def to_mermaid(diagram: Diagram, *, values: bool = False, gradients: bool = Fals
     if len(diagram.edges) > MOST_EDGES:
         raise ConfigError(
             f"the graph has {len(diagram.edges):,} edges; Mermaid draws up to {MOST_EDGES}",
-            hint="ask for its summary: --summary, or trace(..., summary=True); or for .dot, which has no limit",
+            hint=diagram.way_out,
         )
     lines = ["flowchart LR"]
     for i, node in enumerate(diagram.nodes):
         opening, closing = BRACKETS[node.kind]
         text = _label(node, _escaped_for_mermaid, "<br/>", values=values, gradients=gradients)
-        lines.append(f'  n{i}{opening}"{text}"{closing}:::{node.kind}')
+        lines.append(f'  n{i}{opening}"{text}"{closing}:::{node.kind}Box')
+        if node.share is not None:
+            lines.append(f"  style n{i} fill:{fill_of(node)}")
     red, drawn = [], 0
     for edge in diagram.edges:
         lines.append(f"  n{edge.source} --> n{edge.target}")
@@ -74,7 +76,8 @@ def to_mermaid(diagram: Diagram, *, values: bool = False, gradients: bool = Fals
     if red:
         lines.append(f"  linkStyle {','.join(red)} stroke:{RED},color:{RED}")
     kinds = dict.fromkeys(node.kind for node in diagram.nodes)
-    lines += [f"  classDef {kind} fill:{FILLS[kind]},stroke:{INK},color:{INK}" for kind in kinds]
+    # A class by the name of the kind alone would not do: "call" is a word of the language.
+    lines += [f"  classDef {kind}Box fill:{FILLS[kind]},stroke:{INK},color:{INK}" for kind in kinds]
     return "\n".join(lines) + "\n"
 
 

@@ -127,7 +127,7 @@ def compose(diagram: Diagram, *, values: bool = False, gradients: bool = False) 
     if len(diagram.nodes) > LARGEST:
         raise ConfigError(
             f"the graph has {len(diagram.nodes):,} boxes, more than can be drawn to be read ({LARGEST})",
-            hint="ask for its summary: --summary, or trace(..., summary=True); or for .dot, which has no limit",
+            hint=diagram.way_out,
         )
     drafts = [_Draft(node, captions(node, values=values, gradients=gradients)) for node in diagram.nodes]
     firm = _firm(diagram)
@@ -151,6 +151,14 @@ def text_width(text: str, size: float) -> float:
     return LETTER * size * len(text)
 
 
+def fill_of(node: Node) -> str:
+    """Return the colour of a box: that of its kind, or for a call, between white and hot by its share of the time."""
+    if node.share is None:
+        return FILLS[node.kind]
+    mixed = (round(255 + (part - 255) * node.share**0.5) for part in HOT)
+    return "#" + "".join(f"{part:02x}" for part in mixed)
+
+
 class _Draft:
     """A node with its sizes. An operation's captions stand below its shape, those of other nodes in it."""
 
@@ -172,9 +180,8 @@ class _Draft:
             self.size = Size(self.width, self.height / 2, self.height / 2, self.width / 2)
 
     def box(self, x: float, y: float) -> Box:
-        fill = FILLS[self.node.kind] if self.node.share is None else _heat(self.node.share)
         about = self.node.name or self.node.label
-        return Box(FORMS[self.node.kind], x, y, self.width, self.height, fill, about)
+        return Box(FORMS[self.node.kind], x, y, self.width, self.height, fill_of(self.node), about)
 
     def texts(self, x: float, y: float) -> list[Text]:
         first = y if self.below else y - LINE * len(self.lines) / 2
@@ -225,9 +232,3 @@ def _gradient_texts(edges: Sequence[Edge], layout: Layout) -> list[Text]:
             x, y = _moved(route.label)
             texts.append(Text(x, y - LINE / 2, numbers(edge.gradient), TEXT, RED))
     return texts
-
-
-def _heat(share: float) -> str:
-    """Return a fill between white and hot."""
-    mixed = (round(255 + (part - 255) * min(1.0, max(0.0, share)) ** 0.5) for part in HOT)
-    return "#" + "".join(f"{part:02x}" for part in mixed)

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from support import BACKENDS
 
 from gpumlp import backend as backends
 from gpumlp.autodiff import FUSED, GradientTape, Tensor, Variable, concat, exp, gradcheck, mean, where
@@ -19,7 +20,6 @@ from gpumlp.explain.picture import compose
 from gpumlp.nn import Dense, Loss, Model, Sequential
 from gpumlp.optim import Optimizer
 
-BACKENDS = ["numpy", "native"]
 softmax, relu, squared_error = FUSED["softmax"], FUSED["relu"], FUSED["squared_error"]
 
 
@@ -302,6 +302,18 @@ def test_too_large_a_graph_is_refused_with_what_to_do() -> None:
         with pytest.raises(ConfigError, match=r"the graph has \d+ (boxes|edges)[^\0]*--summary"):
             draw()
     assert graph.dot().count("->") == 601
+
+
+def test_too_large_a_summary_is_not_answered_with_a_summary() -> None:
+    W = Variable(np.eye(2))
+
+    def f(x: Tensor) -> Tensor:
+        for _ in range(500):
+            x = x @ W
+        return x
+
+    with pytest.raises(ConfigError, match=r"502 boxes[^\0]*\n  write it as .dot, which has no limit$"):
+        trace(f, np.ones((1, 2)), summary=True).svg()
 
 
 # ---- formats -------------------------------------------------------------------------------------
