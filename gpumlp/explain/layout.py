@@ -20,6 +20,7 @@ GAP_X, GAP_Y = 34.0, 16.0  # between columns, and between what stands in one
 LANE = 16.0  # between the lines that lead from the end of one band to the start of the next
 CORNER = 8.0  # radius where these lines turn
 SWEEPS = 12
+STRAIGHTENINGS, STILL = 150, 0.01  # at most so many, or until nothing moves by more pixels
 UNEVEN = 4.0  # how many broken links a band of twice the fair width, or of none, is as bad as
 STRAIGHT, SPINE, BEND = 8.0, 4.0, 0.25  # how much a link of two points, of two boxes, of both wants to be level
 LIGHT = 1e-3  # how much it matters where what only follows comes to stand
@@ -85,7 +86,6 @@ def arrange(sizes: Sequence[Size], links: Sequence[Link], *, widest: float = 150
     """Return the layout of an acyclic graph, whose links all go from a box of a lower number to one of a higher."""
     grid = _Grid(sizes, links, _layers(len(sizes), links))
     grid.reduce_crossings()
-    grid.level()
     return _Bands(grid, widest).layout(len(sizes))
 
 
@@ -191,42 +191,47 @@ class _Grid:
 
     # ---- heights ---------------------------------------------------------------------------------
 
-    def level(self) -> None:
-        """Give each vertex a height: as level with its neighbours as the order of its column allows.
+    def level(self, band: range) -> None:
+        """Give each vertex of some columns a height: as level with its neighbours there as its column's order allows.
 
         The lines come to rest where their ends pull them; then each is straightened wherever it can be, by
         projecting in turn on what is straight and on what does not overlap.
         """
-        for column in self.columns:
-            self._settle(column, [0.0] * len(column), [1.0] * len(column))
+        columns = [self.columns[i] for i in band]
+        here = {vertex for column in columns for vertex in column}
+        before = {v: [pair for pair in self.before[v] if pair[0] in here] for v in here}
+        after = {v: [pair for pair in self.after[v] if pair[0] in here] for v in here}
+        both = {v: [*before[v], *after[v]] for v in here}
+        for column in columns:
+            self._settle(column, [(0.0, 1.0)] * len(column))
         for sweep in range(2 * SWEEPS):
-            sides = (self.before,) if sweep == 0 else (self.before, self.after)
-            for column in self.columns if sweep % 2 == 0 else reversed(self.columns):
-                self._settle(column, *self._wishes(column, sides))
-        for _ in range(5 * SWEEPS):
-            means = {id(line): sum(self.y[v] for v in line) / len(line) for line in self.lines}
-            for column in self.columns:
+            near = before if sweep == 0 else both
+            for column in columns if sweep % 2 == 0 else reversed(columns):
+                self._settle(column, [self._wish(v, near[v] or both[v]) for v in column])
+        lines = {v: [other for other in self.lines[v] if other in here] for v in here}
+        for _ in range(STRAIGHTENINGS):
+            kept = {v: self.y[v] for v in here}
+            for column in columns:
                 self._settle(
                     column,
-                    [means[id(self.lines[v])] if len(self.lines[v]) > 1 else self._wish(v)[0] for v in column],
-                    [float(len(self.lines[v])) if len(self.lines[v]) > 1 else LIGHT for v in column],
+                    [
+                        (sum(kept[other] for other in lines[v]) / len(lines[v]), float(len(lines[v])))
+                        if len(lines[v]) > 1
+                        else (self._wish(v, both[v])[0], LIGHT)
+                        for v in column
+                    ],
                 )
+            if max(abs(self.y[v] - kept[v]) for v in here) < STILL:
+                break
 
-    def _wishes(
-        self, column: Sequence[int], sides: Sequence[Sequence[Sequence[tuple[int, float]]]]
-    ) -> tuple[list[float], list[float]]:
-        pairs = [self._wish(vertex, [pair for side in sides for pair in side[vertex]]) for vertex in column]
-        return [wish for wish, _ in pairs], [mass for _, mass in pairs]
-
-    def _wish(self, vertex: int, near: Sequence[tuple[int, float]] = ()) -> tuple[float, float]:
+    def _wish(self, vertex: int, near: Sequence[tuple[int, float]]) -> tuple[float, float]:
         """Return the height at which a vertex would be level with its neighbours, and how much that matters."""
-        near = near or [*self.before[vertex], *self.after[vertex]]
         mass = sum(weight for _, weight in near)
         if mass:
             return sum(self.y[v] * weight for v, weight in near) / mass, mass
         return (sum(self.y[v] for v, _ in near) / len(near) if near else self.y[vertex]), LIGHT
 
-    def _settle(self, column: Sequence[int], wishes: Sequence[float], masses: Sequence[float]) -> None:
+    def _settle(self, column: Sequence[int], wishes: Sequence[tuple[float, float]]) -> None:
         """Set the heights of a column to the nearest to its wishes, by least squares, in which nothing overlaps.
 
         With the room that the ones above need taken off, heights need only not decrease: isotonic regression, which
@@ -238,7 +243,7 @@ class _Grid:
                 room += self.sizes[above].below + GAP_Y + self.sizes[vertex].above
             offsets.append(room)
         pools: list[tuple[float, float, int]] = []  # mean, mass, count
-        for wish, mass, offset in zip(wishes, masses, offsets, strict=True):
+        for (wish, mass), offset in zip(wishes, offsets, strict=True):
             pool = (wish - offset, mass, 1)
             while pools and pools[-1][0] > pool[0]:
                 mean, other, count = pools.pop()
@@ -258,6 +263,8 @@ class _Bands:
         self.widths = [max(grid.sizes[v].width for v in column) for column in grid.columns]
         self.cuts = [sum(len(grid.after[v]) for v in column) for column in grid.columns]  # links to the next column
         self.bands = self._fold(widest)
+        for band in self.bands:
+            grid.level(band)
         self.band_of = {column: number for number, band in enumerate(self.bands) for column in band}
         lanes = max((self.cuts[band[-1]] for band in self.bands[:-1]), default=0)
         self.margin = LANE * (1 + lanes) if lanes else 0.0
