@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from gpumlp.autodiff import FUSED, GradientTape, Tensor, Variable, concat, exp, 
 from gpumlp.errors import ConfigError, TapeError
 from gpumlp.explain.diagram import Edge, Node, number, numbers
 from gpumlp.explain.graph import Graph, trace
-from gpumlp.explain.picture import compose
+from gpumlp.explain.picture import Text, compose, text_width
 from gpumlp.nn import Dense, Loss, Model, Sequential
 from gpumlp.optim import Optimizer
 
@@ -126,6 +127,9 @@ def test_a_fused_layer_is_drawn_as_its_formula(name: str) -> None:
     for node, value in zip(steps, (x @ W1, z, h, h @ W2, o, f), strict=False):
         np.testing.assert_allclose(node.value, value, rtol=1e-12)
     into_softmax = next(e for e in graph.edges if graph.nodes[e.target].label == "softmax")
+    (into_loss,) = (e for e in graph.edges if graph.nodes[e.source].label == "f(x)")
+    assert into_loss.flows
+    assert into_loss.gradient is None  # never formed
     dz_o = f - np.eye(3)[[2]]
     dz_h = (dz_o @ W2.T) * (1 - h * h)
     np.testing.assert_allclose(into_softmax.gradient, dz_o, rtol=1e-11)  # f(x) - e(y)
@@ -296,6 +300,14 @@ def long_chain(steps: int) -> Graph:
     return trace(f, np.ones(2))
 
 
+def test_a_summary_joins_no_operation_that_is_used_twice() -> None:
+    def f(x: Tensor) -> Tensor:
+        h = x + 1.0
+        return exp(h * 2.0) + h
+
+    assert labels(trace(f, np.ones(2), summary=True)) == ["+ 1", "· 2, exp", "+"]
+
+
 def test_too_large_a_graph_is_refused_with_what_to_do() -> None:
     graph = long_chain(300)
     for draw in (graph.svg, graph.png, graph.mermaid):
@@ -342,6 +354,30 @@ def test_svg_boxes_and_texts_lie_on_the_page() -> None:
         for x, y in (curve.start, *(point for step in curve.steps for point in step)):
             assert 0 < x < picture.width
             assert 0 < y < picture.height
+
+
+@pytest.mark.parametrize("options", [{}, {"values": True}, {"values": True, "gradients": True}])
+def test_texts_have_room(options: dict[str, bool]) -> None:
+    """No text stands on another, or on a box that is not its own."""
+    model, losses, data = knot("numpy")
+    picture = compose(trace(losses, *data, backend=model.context.backend), **options)
+
+    def extent(text: Text) -> tuple[float, float, float, float]:
+        half = 0.9 * text_width(text.text, text.size) / 2
+        return text.x - half, text.y - 0.5 * text.size, text.x + half, text.y + 0.5 * text.size
+
+    def apart(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+        return a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+
+    extents = [extent(text) for text in picture.texts]
+    for one, two in itertools.combinations(extents, 2):
+        assert apart(one, two)
+    for box in picture.boxes:
+        w, h = box.width / 2, box.height / 2
+        room = (box.x - w, box.y - h, box.x + w, box.y + h)
+        for x, y, x2, y2 in extents:
+            inside = room[0] <= x and room[1] <= y and x2 <= room[2] and y2 <= room[3]
+            assert inside or apart(room, (x, y, x2, y2))
 
 
 def test_red_is_only_where_gradients_were_asked_for() -> None:

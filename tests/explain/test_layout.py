@@ -176,6 +176,18 @@ def test_a_wide_graph_is_folded_where_few_links_run() -> None:
     assert {(link.source % 4, link.target % 4) for link in back} == {(3, 0)}
 
 
+def test_links_to_the_next_band_run_side_by_side_and_do_not_cross() -> None:
+    links = [Link(i, i + 4) for i in range(36)]  # four chains beside each other
+    layout = arrange(boxes_of(links), links, widest=500.0)
+    check(boxes_of(links), links, layout)
+    back = [[*points(route)] for route in layout.routes if route.end[0] < route.start[0]]
+    assert len(back) % 4 == 0
+    assert len(back) >= 4
+    for one, two in itertools.combinations(back, 2):
+        away = min((a - c) ** 2 + (b - d) ** 2 for a, b in one[::5] for c, d in two[::5])
+        assert away > (LANE / 4) ** 2
+
+
 def test_empty_and_single() -> None:
     assert arrange([], []) == Layout((), (), 0.0, 0.0)
     layout = arrange([BOX], [])
