@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
@@ -14,7 +15,7 @@ from support import BACKENDS
 
 from gpumlp import backend as backends
 from gpumlp.autodiff import FUSED, GradientTape, Tensor, Variable, concat, exp, gradcheck, mean, where
-from gpumlp.errors import ConfigError, TapeError
+from gpumlp.errors import ConfigError, RunError, TapeError
 from gpumlp.explain.diagram import Edge, Node, number, numbers
 from gpumlp.explain.graph import Graph, trace
 from gpumlp.explain.picture import Text, compose, text_width
@@ -358,7 +359,7 @@ def test_svg_boxes_and_texts_lie_on_the_page() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"values": True}, {"values": True, "gradients": True}])
 def test_texts_have_room(options: dict[str, bool]) -> None:
-    """No text stands on another, or on a box that is not its own."""
+    """No text stands on another, or on a box that is not its own, and no line goes through one."""
     model, losses, data = knot("numpy")
     picture = compose(trace(losses, *data, backend=model.context.backend), **options)
 
@@ -378,6 +379,11 @@ def test_texts_have_room(options: dict[str, bool]) -> None:
         for x, y, x2, y2 in extents:
             inside = room[0] <= x and room[1] <= y and x2 <= room[2] and y2 <= room[3]
             assert inside or apart(room, (x, y, x2, y2))
+    for curve in picture.curves:
+        corners = [curve.start, *(step[-1] for step in curve.steps)]
+        for (ax, ay), (bx, by) in itertools.pairwise(corners):
+            line = (min(ax, bx), min(ay, by), max(ax, bx), max(ay, by))
+            assert ay != by or all(apart(line, text) for text in extents)  # those that are level
 
 
 def test_red_is_only_where_gradients_were_asked_for() -> None:
@@ -416,6 +422,12 @@ def test_png_is_a_picture_of_the_same_size() -> None:
     width, height = (int.from_bytes(drawn[i : i + 4], "big") for i in (16, 20))
     picture = compose(graph, values=True, gradients=True)
     assert (width, height) == pytest.approx((picture.width * 1.5, picture.height * 1.5), abs=1)
+
+
+def test_png_says_that_it_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(RunError, match=r"PNG needs matplotlib; SVG does not\n  pip install 'gpumlp\[plot\]'"):
+        awkward().png()
 
 
 def test_numbers_are_told_shortly() -> None:
