@@ -46,8 +46,8 @@ def graph(
             )
         drawn = _of_function(what, gradients=gradients, captured=captured, summary=summary)
     elif captured:
-        drawn, name = time_step(Path(what), overrides, backend)
-        tell(_timed(drawn, name))
+        drawn, seconds, name = time_step(Path(what), overrides, backend)
+        tell(_timed(drawn, seconds, name))
     else:
         subject = load_subject(Path(what), overrides, backend)
         remarks(subject.notes)
@@ -62,18 +62,18 @@ def _of_function(what: str, *, gradients: bool, captured: bool, summary: bool) -
         if not captured:
             return trace(source.function, *source.inputs, gradients=gradients, summary=summary)
         plan = capture_step(source.function, *source.inputs)
-        drawn = time_calls(plan)
-    tell(_timed(drawn, plan.backend.name))
+        drawn, seconds = time_calls(plan)
+    tell(_timed(drawn, seconds, plan.backend.name))
     return drawn
 
 
-def _timed(drawn: Graph, backend: str) -> str:
-    """Return what a captured step takes in all, and the call that takes most of it."""
-    seconds = sum(node.seconds for node in drawn.nodes)
+def _timed(drawn: Graph, seconds: float, backend: str) -> str:
+    """Return what a captured step takes, call by call and as a whole, and the call that takes most of it."""
+    singly = sum(node.seconds for node in drawn.nodes)
     longest = max(drawn.nodes, key=lambda node: node.seconds)
     return (
-        f"{len(drawn.nodes)} calls, {1e6 * seconds:,.1f} µs a step on {backend}; "
-        f"the longest is {longest.label} ({longest.note}), {100 * (longest.share or 0):.0f} %"
+        f"{len(drawn.nodes)} calls on {backend}: {1e6 * singly:,.1f} µs one by one, {1e6 * seconds:,.1f} µs as a "
+        f"replay; the longest is {longest.label} ({longest.note}), {100 * (longest.share or 0):.0f} %"
     )
 
 

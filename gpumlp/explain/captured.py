@@ -17,7 +17,7 @@ from gpumlp.explain.graph import Graph, results_of
 
 WARM_UP = 5  # replays that are not counted
 REPLAYS = 200  # at most, and
-SECONDS = 2.0  # at most
+SECONDS = 1.0  # at most
 
 
 def capture_step(function: Callable[..., Any], *inputs: Tensor) -> Plan:
@@ -44,25 +44,31 @@ def capture_step(function: Callable[..., Any], *inputs: Tensor) -> Plan:
     return next(iter(returned.values())).backend.capture(step, *inputs)
 
 
-def time_calls(plan: Plan, before: Callable[[], object] = lambda: None) -> Graph:
-    """Replay a step many times and return its calls as a chain, each with its median time and its share of the sum.
+def time_calls(plan: Plan, before: Callable[[], object] = lambda: None) -> tuple[Graph, float]:
+    """Return the calls of a step as a chain, each with its median time and its share, and the time of a replay.
 
-    ``before`` is called ahead of every replay, for a step that moves on by itself. The times are those of the host
-    from call to call: on a device that works behind the host's back they would be those of asking it.
+    Both are medians over many replays, in seconds: first of each call made by itself, then of all as a replay makes
+    them, which may be fewer and is faster than the sum. ``before`` is called ahead of every replay, for a step that
+    moves on by itself. The times are those of the host from call to call: on a device that works behind the host's
+    back they would be those of asking it.
     """
-    times: list[list[float]] = [[] for _ in plan.calls]
+    singly = _median_times([call.launch for call in plan.calls], plan, before)
+    return chain(plan.calls, singly), sum(_median_times(plan.runs, plan, before))
+
+
+def _median_times(launches: Sequence[Callable[[], None]], plan: Plan, before: Callable[[], object]) -> list[float]:
+    times: list[list[float]] = [[] for _ in launches]
     started = time.perf_counter()
     for replay in range(WARM_UP + REPLAYS):
         before()
         with plan.backend.quiet():
-            for call, taken in zip(plan.calls, times, strict=True):
+            for launch, taken in zip(launches, times, strict=True):
                 begun = time.perf_counter()
-                call.launch()
+                launch()
                 taken.append(time.perf_counter() - begun)
         if replay > WARM_UP and time.perf_counter() - started > SECONDS:
             break
-    medians = [statistics.median(taken[WARM_UP:]) for taken in times]
-    return chain(plan.calls, medians)
+    return [statistics.median(taken[WARM_UP:]) for taken in times]
 
 
 def chain(calls: Sequence[Call], seconds: Sequence[float]) -> Graph:

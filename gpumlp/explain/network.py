@@ -33,8 +33,8 @@ def trace_row(subject: Subject, row: int, *, gradients: bool, summary: bool) -> 
     )
 
 
-def time_step(path: Path, overrides: Sequence[str], backend: str | None) -> tuple[Graph, str]:
-    """Return the calls of a captured training step of a configuration or run, timed, and the backend's name.
+def time_step(path: Path, overrides: Sequence[str], backend: str | None) -> tuple[Graph, float, str]:
+    """Return the calls of a captured training step of a configuration or run, the time of a replay, the backend.
 
     The step is that of a full batch, as training replays it, on a network as it starts.
     """
@@ -44,4 +44,5 @@ def time_step(path: Path, overrides: Sequence[str], backend: str | None) -> tupl
         path = load_run(path).loaded.path
     settings = load(path, [*overrides, f"backend={backend}"] if backend else overrides).settings
     parts = build(settings, load_data(settings))
-    return time_calls(parts.trainer.captured(), parts.trainer.captured), parts.backend.name
+    drawn, seconds = time_calls(parts.trainer.captured(), parts.trainer.captured)
+    return drawn, seconds, parts.backend.name

@@ -69,8 +69,11 @@ def test_each_call_is_timed_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
     calls = (call("matmul", 0.001, (4, 3), (3, 2)), call("tanh_forward", 0.02, (4, 2), (2,)), call("advance", 0.0))
     before: list[int] = []
-    graph = time_calls(Plan(Backend(), calls, (), None), lambda: before.append(1))
-    assert ran == ["matmul", "tanh_forward", "advance"] * len(before)
+    whole = (lambda: (ran.append("whole"), time.sleep(0.003)),)
+    graph, seconds = time_calls(Plan(Backend(), calls, whole, (), None), lambda: before.append(1))
+    replays = len(before) // 2
+    assert ran == ["matmul", "tanh_forward", "advance"] * replays + ["whole"] * replays
+    assert 0.003 <= seconds < 0.019
     assert [node.label for node in graph.nodes] == ["matmul", "tanh forward", "advance"]
     assert [node.note for node in graph.nodes] == ["4×3 · 3×2", "4 × 2", ""]
     assert [(edge.source, edge.target) for edge in graph.edges] == [(0, 1), (1, 2)]
