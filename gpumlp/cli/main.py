@@ -158,8 +158,8 @@ def activations(**options: Any) -> None:
 def graph(**options: Any) -> None:
     """Draw the graph of a computation: of one training row, or of a Python function.
 
-    FILE.py:FUNCTION runs the file, and then the function under a tape. Arguments without a default are what the
-    file has under their names.
+    FILE.py:FUNCTION runs the file, as python would, so name only what you would run; then the function, under a
+    tape. Arguments without a default are what the file has under their names.
     """
     call("graph", "graphs", **options)
 

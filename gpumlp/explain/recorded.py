@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.autodiff import GradientTape, Node, Tensor
+from gpumlp.backend import Backend
 from gpumlp.explain import diagram
 from gpumlp.explain.diagram import Diagram, Edge, Kind, Values, number, shape_text
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, Activation
@@ -97,7 +98,8 @@ def _gradients(tape: GradientTape, nodes: Sequence[Node], results: Sequence[Tens
     values = {id(v): v for node in nodes for v in (*node.inputs, node.output) if id(v) not in fixed}
     sources = [v for v in values.values() if isinstance(v, Tensor) and tape.tracks(v) and v.differentiable]
     found: Gradients = {}
-    for result in [r for r in results if r.shape == ()] or results:
+    ends = [result for result in results if result.differentiable]
+    for result in [end for end in ends if end.shape == ()] or ends:
         for source, part in zip(sources, tape.gradient(result, sources), strict=True):
             if part is not None:
                 found[id(source)] = found[id(source)] + part if id(source) in found else part
@@ -114,6 +116,7 @@ class _Reader:
         self.edges: list[Edge] = []
         self._places: dict[int, int] = {}  # the node that stands for a value, by identity
         self._predictions: dict[tuple[int, str], tuple[int, int]] = {}
+        self._backend = next(iter(results.values())).backend
 
     def read(self, node: Node) -> None:
         """Draw one recorded operation."""
@@ -136,16 +139,13 @@ class _Reader:
             elif id(value) in self.names:
                 kind = "input"
             label = getattr(value, "name", "") or self.names.get(id(value)) or role or kind
-            shape = " × ".join(map(str, np.shape(getattr(value, "array", value))))
-            leaf = self._add(kind, label, f"{kind} {label}", _host(value), shape, gradient=self._gradient(value))
+            host = _host(value, self._backend)
+            leaf = self._add(kind, label, f"{kind} {label}", host, gradient=self._gradient(value))
             self._keep(value, leaf)
         return self._places[id(value)]
 
-    def _add(
-        self, kind: Kind, label: str, name: str, value: Values, note: str | None = None, *, gradient: Values | None
-    ) -> int:
-        note = shape_text(value) if note is None else note
-        self.nodes.append(diagram.Node(kind, label, name, note, value, gradient))
+    def _add(self, kind: Kind, label: str, name: str, value: Values, *, gradient: Values | None) -> int:
+        self.nodes.append(diagram.Node(kind, label, name, shape_text(value), value, gradient))
         return len(self.nodes) - 1
 
     def _keep(self, value: Any, node: int) -> None:
@@ -153,7 +153,7 @@ class _Reader:
         if id(value) in self.results:
             scalar = value.shape == ()
             name = self.results[id(value)]
-            host, gradient = _host(value), self._gradient(value)
+            host, gradient = value.numpy(), self._gradient(value)
             box = self._add("loss" if scalar else "output", name, name, host, gradient=gradient)
             self._connect(node, box, gradient)
             node = box
@@ -177,7 +177,7 @@ class _Reader:
     def _operation(self, node: Node, label: str, sources: Sequence[int]) -> None:
         parts = [p for v, p in zip(node.inputs, self._parts(node), strict=True) if not is_number(v)]
         output = node.output
-        at = self._add("operation", label, node.name, _host(output), gradient=self._gradient(output))
+        at = self._add("operation", label, node.name, _host(output, self._backend), gradient=self._gradient(output))
         for source, part in zip(sources, parts, strict=True):
             self._connect(source, at, part)
         self._keep(output, at)
@@ -186,11 +186,11 @@ class _Reader:
 
     def _read_dense(self, node: Node, activation: Activation) -> None:
         """Draw f(x W + b) as a product, a sum and f."""
-        x, W, b = (_host(value) for value in node.inputs)
+        x, W, b = (_host(value, self._backend) for value in node.inputs)
         of_x, of_W, of_b = self._parts(node)
         product = x @ W
         linear = product + b
-        y, dy = _host(node.output), self._gradient(node.output)
+        y, dy = _host(node.output, self._backend), self._gradient(node.output)
         dz = dy
         if dy is not None and activation.name != "identity":
             saved = y if activation.saves == "output" else linear
@@ -216,7 +216,7 @@ class _Reader:
         others = [self.place(value, role) for role, value in roles if value is not None]
         label = written(node.name.removeprefix("softmax_").removeprefix("binary_"))  # the link is drawn by itself
         loss = self._gradient(node.output)
-        at = self._add("operation", label, node.name, _host(node.output), gradient=loss)
+        at = self._add("operation", label, node.name, _host(node.output, self._backend), gradient=loss)
         # With a link, the gradient of f(x) is never formed: it goes from the loss to the linear values in one step.
         self._connect(prediction, at, part if link == "identity" else None, flows=part is not None)
         for other in others:
@@ -230,7 +230,7 @@ class _Reader:
             return before
         key = id(outputs), link
         if key not in self._predictions:
-            value = _host(outputs)
+            value = outputs.numpy()
             told = len(self.edges)  # the edge with the gradient of the linear values
             if link != "identity":
                 value = ACTIVATIONS[link].function(np, value)
@@ -273,5 +273,8 @@ def is_number(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | np.generic)
 
 
-def _host(value: Any) -> Values:
-    return value.numpy() if isinstance(value, Tensor) else np.asarray(value)
+def _host(value: Any, backend: Backend) -> Values:
+    """Return a copy on the host of a tensor, of an array of the backend, or of anything that makes an array."""
+    if isinstance(value, Tensor):
+        return value.numpy()
+    return backend.to_host(value) if backend.owns(value) else np.asarray(value)

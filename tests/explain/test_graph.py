@@ -249,6 +249,12 @@ def test_what_has_no_gradient_is_drawn_and_nothing_flows_back() -> None:
     assert flows["x", "exp"]
 
 
+def test_a_result_without_a_gradient_is_drawn() -> None:
+    graph = trace(lambda x: x > 0.0, np.ones(2))
+    assert labels(graph) == ["> 0"]
+    assert not any(edge.flows for edge in graph.edges)
+
+
 def test_an_operand_that_stands_twice_has_two_edges() -> None:
     graph = trace(lambda x: x * x, np.array(3.0))
     assert [(edge.source, edge.target) for edge in graph.edges] == [(0, 1), (0, 1), (1, 2)]
