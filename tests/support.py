@@ -10,12 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 from gpumlp.backend import Backend
+from gpumlp.backend.builder import compiler
 from gpumlp.ops import RECORDS, Activation, Op, Update
 from gpumlp.ops.losses import Loss
 
 FLOATS = (np.float32, np.float64)
+WITH_COMPILER = pytest.mark.skipif(compiler() is None, reason="no C++ compiler: install g++ or clang")
+BACKENDS = ("numpy", pytest.param("native", marks=WITH_COMPILER))
+"""The names of all backends, for tests that need no kernel of their own."""
 
 # In units of the dtype's epsilon: absolute, and per |reference|. One table for all tests of numbers.
 TOLERANCES = {

@@ -128,7 +128,7 @@ class Backend:
                     f"the array to write into is {out.dtype} {out.shape}"
                 )
             results.append(out)
-        self._call(op.entry(direction), self.bind(op, direction, tuple(inputs), tuple(results), params))
+        self._call(op.entry(direction), self.bind(op, direction, tuple(inputs), tuple(results), params), inputs)
         return tuple(results)
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
@@ -142,18 +142,18 @@ class Backend:
         with self.quiet():
             result = self.xp.asarray(function(*inputs, out=out, **params))
         if self._recording is not None:
-            self._recording.append(Call(name, partial(function, *inputs, out=result, **params)))
+            self._recording.append(Call(name, partial(function, *inputs, out=result, **params), _shapes(inputs)))
         return result
 
     def copy(self, source: Array, target: Array) -> None:
         """Copy a device array into another of the same shape."""
-        self._call("copy", partial(target.__setitem__, ..., source))
+        self._call("copy", partial(target.__setitem__, ..., source), (source,))
 
-    def _call(self, name: str, launch: Callable[[], None]) -> None:
+    def _call(self, name: str, launch: Callable[[], None], inputs: Sequence[Any]) -> None:
         with self.quiet():
             launch()
         if self._recording is not None:
-            self._recording.append(Call(name, launch))
+            self._recording.append(Call(name, launch, _shapes(inputs)))
 
     # ---- capture ---------------------------------------------------------------------------------
 
@@ -202,3 +202,7 @@ class Backend:
                 f"the step makes {act}, which cannot be replayed",
                 hint="do it before capture, and let the step read and write arrays that stay",
             )
+
+
+def _shapes(inputs: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(array.shape) for array in inputs if hasattr(array, "shape"))

@@ -14,6 +14,8 @@ from gpumlp.ops.record import Array
 class Host(Protocol):
     """What a plan needs of the backend it was captured on."""
 
+    name: str
+
     def write(self, target: Array, values: Any) -> None: ...
 
     def quiet(self) -> AbstractContextManager[Any]: ...
@@ -26,10 +28,11 @@ def raw(value: Any) -> Array:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a captured step: its name and the bound function that makes it."""
+    """One call of a captured step: its name, the bound function that makes it, and the shapes of what it reads."""
 
     name: str
     launch: Callable[[], None]
+    shapes: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class NativeBackend(Backend):
         values = [address(left), address(right), address(result), rows, cols, inner, *steps, runs, slices]
         slots = np.array(values, np.int64)
         function = self._builder.product(TYPES[a.dtype.str])
-        self._call("matmul", self._program([node(function, slots, runs * slices)], (slots, a, b, out)))
+        self._call("matmul", self._program([node(function, slots, runs * slices)], (slots, a, b, out)), (a, b))
         return out
 
     def _program(self, nodes: list[tuple[int, int, int]], kept: Any) -> Program:

@@ -148,6 +148,26 @@ def activations(**options: Any) -> None:
 
 
 @main.command()
+@click.argument("what", metavar="CONFIG|RUN|FILE.py:FUNCTION")
+@click.option("-o", "--output", type=PATH, required=True, help="A .svg, .png, .dot or .mermaid file.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of CONFIG.")
+@click.option("--values", is_flag=True, help="Show values: a few numbers, else the smallest and the largest.")
+@click.option("--gradients", is_flag=True, help="Show gradients flowing back, in red.")
+@click.option("--row", type=click.IntRange(min=0), help="Which training row, from 0  [default: 0]")
+@click.option("--summary", is_flag=True, help="One box for each layer.")
+@click.option("--captured", is_flag=True, help="The calls of a captured training step, with the time of each.")
+@click.option("--backend", help="What computes  [default: that of CONFIG or RUN]")
+@click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
+def graph(**options: Any) -> None:
+    """Draw the graph of a computation: of one training row, or of a Python function.
+
+    FILE.py:FUNCTION runs the file, as python would, so name only what you would run; then the function, under a
+    tape. Arguments without a default are what the file has under their names.
+    """
+    call("graph", "graphs", **options)
+
+
+@main.command()
 @click.argument("config", type=PATH)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated.")
 @click.option("--print-config", is_flag=True, help="Print all settings, defaults included.")

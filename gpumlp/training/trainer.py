@@ -90,19 +90,13 @@ class Trainer:
         the result is None, and the next call goes on as if there had been no pause, in this process or another.
         """
         started = time.perf_counter() - self.backend.seconds_building - self.seconds
-        backend, clock = self.backend, self.model.context.clock
-        rates = self.schedule.rates(self.epoch, self.batches, self.epochs)
-        backend.write(clock, [self.steps, self.batch, self.epoch])
-        backend.write(self.optimizer.rates, rates)
-        if self.batch == 0:
-            backend.write(self.totals, np.zeros(4))
-        backend.run(SHUFFLE, "forward", (clock,), (self._order,), n=self.rows, key=self._key)
+        rates = self._begin()
         for batch in range(self.batch, self.batches):
             self._step(min(self.batch_size, self.rows - batch * self.batch_size))
             if on_batch is not None and on_batch(batch + 1) and batch + 1 < self.batches:
                 self.batch, self.seconds = batch + 1, time.perf_counter() - self.backend.seconds_building - started
                 return None
-        loss, mass, hits, rows = backend.to_host(self.totals)
+        loss, mass, hits, rows = self.backend.to_host(self.totals)
         self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
         return EpochReport(
             epoch=self.epoch,
@@ -111,6 +105,29 @@ class Trainer:
             accuracy=float(hits / rows) if self.loss.record.counts_hits else None,
             learning_rate=float(rates[-1]),
         )
+
+    def captured(self) -> Plan:
+        """Go back to the start of the epoch and return the step for its first batch, captured.
+
+        To capture a step is to run it: this is for looking at a step, not for a model that is wanted.
+        """
+        self.batch = 0
+        self._begin()
+        if self.batch_size not in self._plans:
+            self._step(self.batch_size)
+            self._begin()
+        return self._plans[self.batch_size]
+
+    def _begin(self) -> np.ndarray[Any, Any]:
+        """Write where the epoch stands and what is its own; return the learning rate of each batch."""
+        backend, clock = self.backend, self.model.context.clock
+        rates = self.schedule.rates(self.epoch, self.batches, self.epochs)
+        backend.write(clock, [self.steps, self.batch, self.epoch])
+        backend.write(self.optimizer.rates, rates)
+        if self.batch == 0:
+            backend.write(self.totals, np.zeros(4))
+        backend.run(SHUFFLE, "forward", (clock,), (self._order,), n=self.rows, key=self._key)
+        return rates
 
     def _step(self, rows: int) -> None:
         plan = self._plans.get(rows)

@@ -142,3 +142,26 @@ def test_a_pause_leaves_no_trace(bytes_: bool, every: int) -> None:
 
 def test_no_pause_after_the_last_batch() -> None:
     assert make().run_epoch(lambda done: done == 4) is not None
+
+
+def test_the_captured_step_starts_the_epoch_again_each_time() -> None:
+    trainer, twin = make(), make()
+    plan = trainer.captured()
+    names = plan.names()
+    assert names[0] == "gather_forward"
+    assert names[-1] == "accumulate_forward"
+    assert {len(call.shapes) for call in plan.calls if call.name == "matmul"} == {2}
+    for _ in range(10):  # more than there are batches: each is the first of its epoch
+        assert trainer.captured() is plan
+        clock = trainer.model.context.clock.copy()
+        plan()
+    twin.run_epoch()
+    assert clock.tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(trainer._order, twin._order)
+
+
+def test_a_captured_step_is_the_one_that_training_replays() -> None:
+    trainer = make()
+    plan = trainer.captured()
+    trainer.run_epoch()
+    assert trainer.captured() is plan
