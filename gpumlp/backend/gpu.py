@@ -23,7 +23,8 @@ from gpumlp.errors import BackendError
 from gpumlp.ops.batches import ADVANCE
 from gpumlp.ops.record import Array, Op
 
-OPTIONS = ("-std=c++17",)
+# Without the second, NVRTC takes a generic lambda of a device function for a function of the host.
+OPTIONS = ("-std=c++17", "--device-as-default-execution-space")
 
 
 class CupyBackend(Backend):

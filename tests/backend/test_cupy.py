@@ -158,7 +158,7 @@ def test_a_module_is_the_shared_texts_and_the_records_own(fake: Cupy, cupy: Cupy
     assert [module.names[0] for module in fake.modules] == ["tanh_forward<float>", "tanh_forward<double>"]
     for module in fake.modules:
         assert module.code == f"{shared_text()}\n{Texts().text('tanh')}"
-        assert module.options == ("-std=c++17",)
+        assert module.options == ("-std=c++17", "--device-as-default-execution-space")
         assert len(module.names) == 5
     assert cupy.seconds_building > 0
 
