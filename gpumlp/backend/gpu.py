@@ -17,11 +17,11 @@ import numpy as np
 from gpumlp.backend import device as devices
 from gpumlp.backend.base import Backend
 from gpumlp.backend.device import explain, explained
-from gpumlp.backend.kernels import SUMMED, Texts, arguments, number, shape_of, shared_text, template_types
+from gpumlp.backend.kernels import SUMMED, Texts, arguments, shape_of, shared_text, template_types
 from gpumlp.backend.launch import geometry, parts, scratch
 from gpumlp.errors import BackendError
 from gpumlp.ops.batches import ADVANCE
-from gpumlp.ops.record import Array, Op
+from gpumlp.ops.record import Array, Op, Scalar
 
 # Without the second, NVRTC takes a generic lambda of a device function for a function of the host.
 OPTIONS = ("-std=c++17", "--device-as-default-execution-space")
@@ -165,3 +165,8 @@ class Launcher:
                 self._functions[key] = {kernel: module.get_function(name) for kernel, name in names.items()}
             self.seconds += time.perf_counter() - started
         return self._functions[key]
+
+
+def number(value: Scalar) -> np.int64 | np.float64:
+    """Return a number in the eight bytes that a kernel finds it in; 0 is the null pointer, too."""
+    return np.float64(value) if isinstance(value, float) else np.int64(value)

@@ -110,11 +110,6 @@ def template_types(made: Direction, inputs: Sequence[Array], outputs: Sequence[A
     return tuple(TYPES[codes[name]] for name in generic)
 
 
-def number(value: Scalar) -> np.int64 | np.float64:
-    """Return a number in the eight bytes that a kernel finds it in."""
-    return np.float64(value) if isinstance(value, float | np.floating) else np.int64(value)
-
-
 def address(array: Array) -> int:
     """Return where an array begins in memory, on the host or the device."""
     if isinstance(array, np.ndarray):

@@ -74,6 +74,7 @@ class ndarray:  # noqa: N801
     dtype = property(lambda self: self.memory.dtype)
     ndim = property(lambda self: self.memory.ndim)
     size = property(lambda self: self.memory.size)
+    itemsize = property(lambda self: self.memory.itemsize)
     flags = property(lambda self: self.memory.flags)
     data = property(lambda self: SimpleNamespace(ptr=self.memory.ctypes.data))
 
@@ -191,7 +192,9 @@ class RawModule:
 def _native(builder: Builder, op: Op, kernel: str, types: tuple[str, ...]) -> Callable[..., None]:
     for direction in op.directions:
         if kernel in (found := builder.find(op, direction, types)):
-            return found[kernel]
+            function: Callable[..., None] = found[kernel]
+            function.argtypes = ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong  # type: ignore[attr-defined]
+            return function
     raise AssertionError(kernel)
 
 
