@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backend.test_native import training_run
 
+from backend.test_native import training_run
 from gpumlp.backend import Backend, CupyBackend
 from gpumlp.config import load
 from gpumlp.errors import BackendError
@@ -65,7 +65,8 @@ def test_the_same_bits_every_time(cupy: CupyBackend, rows: int, cols: int) -> No
         results = {b"".join(cupy.to_host(a).tobytes() for a in cupy.run(op, "forward", inputs)) for _ in range(20)}
         assert len(results) == 1
     pairs = {
-        tuple(cupy.to_host(a).tobytes() for a in cupy.run(RECORDS["tanh"], "bias_backward", (z, z))) for _ in range(20)
+        tuple(cupy.to_host(a).tobytes() for a in cupy.run(RECORDS["tanh"], "bias_backward", (z, z)))
+        for _ in range(20)
     }
     assert len(pairs) == 1
 
