@@ -117,8 +117,8 @@ def choose(xp: Any, number: int) -> Any:
     with explained("backend cupy"):
         count = xp.cuda.runtime.getDeviceCount()
         if not 0 <= number < count:
-            there = "one, 0" if count == 1 else f"{count}, 0 to {count - 1}"
-            raise BackendError(f"there is no device {number}", where="backend cupy", hint=f"this machine has {there}")
+            hint = f"devices here: {', '.join(map(str, range(count)))}"
+            raise BackendError(f"there is no device {number}", where="backend cupy", hint=hint)
         device = xp.cuda.Device(number)
         with device:
             xp.cuda.runtime.memGetInfo()

@@ -324,10 +324,10 @@ def test_what_stands_in_the_way_of_a_device(fake: Cupy, error: str, message: str
 
 
 def test_a_device_that_is_not_there(fake: Cupy) -> None:
-    with pytest.raises(BackendError, match=r"there is no device 1\n  this machine has one, 0"):
+    with pytest.raises(BackendError, match=r"there is no device 1\n  devices here: 0"):
         CupyBackend(device=1)
     fake.devices = 3
-    with pytest.raises(BackendError, match=r"there is no device -1\n  this machine has 3, 0 to 2"):
+    with pytest.raises(BackendError, match=r"there is no device -1\n  devices here: 0, 1, 2"):
         CupyBackend(device=-1)
 
 

@@ -6,10 +6,12 @@ What it makes is not run here. Its report shows the registers and the memory, it
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 from support import FLOATS, examples
 
+from gpumlp.atomic import replace_file
 from gpumlp.backend import Backend
 from gpumlp.backend.gpu import OPTIONS, number
 from gpumlp.backend.kernels import SUMMED, Texts, arguments, shared_text, template_types
@@ -51,16 +54,20 @@ def library() -> Path | None:
 pytestmark = pytest.mark.skipif(library() is None, reason="no NVRTC here: pip install nvidia-cuda-nvrtc-cu12")
 
 
-@dataclass
-class Compiled:
-    """What became of one record: the mangled name of each kernel, the assembler's report on it, its PTX."""
+@dataclass(frozen=True)
+class Kernel:
+    """What the compiler made of one kernel: bytes of shared memory and on the stack, what it takes, what it moves.
 
-    names: dict[str, str]
-    registers: dict[str, int] = field(default_factory=dict)
-    shared: dict[str, int] = field(default_factory=dict)
-    spilled: dict[str, int] = field(default_factory=dict)
-    ptx: dict[str, str] = field(default_factory=dict)
-    """From the name of the kernel on: its parameters, then its instructions."""
+    ``parameters`` has an ``n`` for a pointer or a whole number of eight bytes and a ``d`` for a double; ``loads`` and
+    ``stores`` count those of sixteen bytes at once.
+    """
+
+    registers: int
+    shared: int
+    spilled: int
+    parameters: str
+    loads: int
+    stores: int
 
 
 def wanted(op: Op, architecture: int) -> list[str]:
@@ -78,10 +85,13 @@ def wanted(op: Op, architecture: int) -> list[str]:
 
 
 class Compiler:
-    """NVRTC, without CuPy."""
+    """NVRTC, without CuPy. What it says is kept under a hash of everything that it depends on."""
 
-    def __init__(self) -> None:
-        self._library = ctypes.CDLL(str(library()))
+    def __init__(self, kept: Path) -> None:
+        self._library, self._kept = ctypes.CDLL(str(library())), kept
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        self._call("Version", ctypes.byref(major), ctypes.byref(minor))
+        self._version = f"{major.value}.{minor.value} {library()}"
 
     def _call(self, name: str, *arguments: Any) -> None:
         code = getattr(self._library, f"nvrtc{name}")(*arguments)
@@ -94,115 +104,116 @@ class Compiler:
         self._call(f"Get{what}", program, text)
         return text.value.decode()
 
-    def compile(self, op: Op, architecture: int) -> Compiled:
-        """Compile the kernels of a record to machine code. Fails with what the compiler says."""
-        program, names = ctypes.c_void_p(), wanted(op, architecture)
-        source = f"{shared_text()}\n{Texts().text(op.name)}".encode()
-        self._call("CreateProgram", ctypes.byref(program), source, f"{op.name}.cu".encode(), 0, None, None)
-        for name in names:
-            self._call("AddNameExpression", program, name.encode())
+    def kernels(self, op: Op, architecture: int) -> dict[str, Kernel]:
+        """Return the kernels of a record, compiled to machine code, by name expression."""
+        source, names = f"{shared_text()}\n{Texts().text(op.name)}", wanted(op, architecture)
         options = [*OPTIONS, f"-arch=sm_{architecture}", "-ftz=true", "--ptxas-options=-v"]
+        facts = [self._version, Path(__file__).read_text(), source, *names, *options]
+        file = self._kept / f"{op.name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.json"
+        if not file.exists():
+            made = self._compile(op.name, source, names, options)
+            replace_file(file, json.dumps({name: asdict(kernel) for name, kernel in made.items()}).encode())
+        return {name: Kernel(**facts) for name, facts in json.loads(file.read_text()).items()}
+
+    def _compile(self, name: str, source: str, names: list[str], options: list[str]) -> dict[str, Kernel]:
+        program = ctypes.c_void_p()
+        self._call("CreateProgram", ctypes.byref(program), source.encode(), f"{name}.cu".encode(), 0, None, None)
+        for each in names:
+            self._call("AddNameExpression", program, each.encode())
         encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         code = self._library.nvrtcCompileProgram(program, len(options), encoded)
         log = self._text(program, "ProgramLog")
-        assert code == 0, f"{op.name} for sm_{architecture}: {log[:3000]}"
+        assert code == 0, f"{name} with {options}: {log[:3000]}"
         assert "warning" not in log, log[:3000]
-        lowered = {}
-        for name in names:
+        entries = {piece.partition("(")[0].strip(): piece for piece in self._text(program, "PTX").split(".entry ")}
+        reports = {piece.partition("'")[0]: piece for piece in log.split("Compiling entry function '")}
+        made = {}
+        for each in names:
             mangled = ctypes.c_char_p()
-            self._call("GetLoweredName", program, name.encode(), ctypes.byref(mangled))
-            lowered[name] = (mangled.value or b"").decode()
-        made = Compiled(lowered)
-        pieces = re.split(r"\.entry ", self._text(program, "PTX"))[1:]
-        of_entry = {piece.partition("(")[0].strip(): piece for piece in pieces}
-        reports = re.split(r"Compiling entry function '", log)[1:]
-        of_report = {report.partition("'")[0]: report for report in reports}
-        for name, mangled_name in lowered.items():
-            said = of_report[mangled_name]
-            made.ptx[name] = of_entry[mangled_name]
-            made.registers[name] = int(re.findall(r"Used (\d+) registers", said)[0])
-            made.shared[name] = sum(map(int, re.findall(r"(\d+) bytes smem", said)))
-            made.spilled[name] = sum(map(int, re.findall(r"(\d+) bytes (?:stack frame|spill \w+)", said)))
+            self._call("GetLoweredName", program, each.encode(), ctypes.byref(mangled))
+            key = (mangled.value or b"").decode()
+            made[each] = read(each, entries[key], reports[key])
         self._call("DestroyProgram", ctypes.byref(program))
         return made
 
 
+def read(name: str, ptx: str, report: str) -> Kernel:
+    """Return what is told of a kernel by its PTX, from its name on, and by the assembler's report."""
+    kinds = {"u64": "n", "s64": "n", "b64": "n", "f64": "d"}
+    width = r"v2\.\w?64" if "<double" in name else r"v4\.\w?32"
+    return Kernel(
+        registers=int(re.findall(r"Used (\d+) registers", report)[0]),
+        shared=sum(map(int, re.findall(r"(\d+) bytes smem", report))),
+        spilled=sum(map(int, re.findall(r"(\d+) bytes (?:stack frame|spill \w+)", report))),
+        parameters="".join(kinds[kind] for kind in re.findall(r"\.param \.(\w+)", ptx.partition("{")[0])),
+        loads=len(re.findall(rf"ld\.global[\w.:]*\.{width}", ptx)),
+        stores=len(re.findall(rf"st\.global[\w.:]*\.{width}", ptx)),
+    )
+
+
+Everything = dict[tuple[int, str], dict[str, Kernel]]
+
+
 @pytest.fixture(scope="module")
-def compiled() -> dict[tuple[int, str], Compiled]:
+def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Everything:
     """Every record for every architecture, compiled two at a time; the longest first."""
-    compiler = Compiler()
+    cache = getattr(request.config, "cache", None)
+    compiler = Compiler(cache.mkdir("nvrtc") if cache else tmp_path_factory.mktemp("nvrtc"))
     work = [(architecture, op) for op in RECORDS.values() if Texts().kernels(op) for architecture in ARCHITECTURES]
     work.sort(key=lambda item: -len(wanted(item[1], item[0])))
     with ThreadPoolExecutor(2) as pool:
-        made = pool.map(lambda item: compiler.compile(item[1], item[0]), work)
+        made = pool.map(lambda item: compiler.kernels(item[1], item[0]), work)
         return {(architecture, op.name): one for (architecture, op), one in zip(work, made, strict=True)}
-
-
-Everything = dict[tuple[int, str], Compiled]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_kernel_compiles_within_its_budget(compiled: Everything, architecture: int) -> None:
     """No register spilled to memory; two blocks of 256 threads fit a multiprocessor; no shared memory on request."""
-    kernels = 0
-    for (for_architecture, name), made in compiled.items():
+    found: dict[str, Kernel] = {}
+    for (for_architecture, name), kernels in compiled.items():
         if for_architecture == architecture:
-            kernels += len(made.names)
-            assert set(made.names) == set(wanted(RECORDS[name], architecture))
-            assert {kernel: n for kernel, n in made.spilled.items() if n} == {}
-            assert {kernel: n for kernel, n in made.registers.items() if not 0 < n <= MOST_REGISTERS} == {}
-            assert {kernel: n for kernel, n in made.shared.items() if n > MOST_SHARED} == {}
-    assert kernels > 100
-    assert MOST_REGISTERS * THREADS <= 65536
-
-
-def by_sixteen(ptx: str, what: str, kernel: str) -> int:
-    """Count the loads or stores of sixteen bytes at once."""
-    width = r"v2\.\w?64" if "<double" in kernel else r"v4\.\w?32"
-    return len(re.findall(rf"{what}\.global[\w.:]*\.{width}", ptx))
+            assert set(kernels) == set(wanted(RECORDS[name], architecture))
+            found |= kernels
+    assert len(found) > 100
+    assert {name: each.spilled for name, each in found.items() if each.spilled} == {}
+    assert {name: each.registers for name, each in found.items() if not 0 < each.registers <= MOST_REGISTERS} == {}
+    assert {name: each.shared for name, each in found.items() if each.shared > MOST_SHARED} == {}
+    assert 2 * MOST_REGISTERS * THREADS <= 65536
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_memory_is_moved_sixteen_bytes_at_a_time_where_promised(compiled: Everything, architecture: int) -> None:
     """At least one load for each array read in full, and one store for each written."""
-    for name in ACTIVATIONS:
-        if (architecture, name) not in compiled or name == "softmax":
-            continue
-        for kernel, ptx in compiled[architecture, name].ptx.items():
-            moved = {"_forward<": (1, 1), "_backward<": (1 if name == "identity" else 2, 1)}
-            moved["_bias_forward<"] = 2, 1 + (ACTIVATIONS[name].saves == "input")
-            for ending, (loads, stores) in moved.items():
-                if kernel.startswith(f"{name}{ending}"):
-                    assert by_sixteen(ptx, "ld", kernel) >= loads, kernel
-                    assert by_sixteen(ptx, "st", kernel) >= stores, kernel
-    for name, op in UPDATES.items():
-        for kernel, ptx in compiled[architecture, name].ptx.items():
-            assert by_sixteen(ptx, "ld", kernel) >= 2 + len(op.slots), kernel
-            assert by_sixteen(ptx, "st", kernel) >= 1 + len(op.slots), kernel
-
-
-def parameters(ptx: str) -> list[str]:
-    """Return the parameters of a kernel: ``n`` for a pointer or a whole number of eight bytes, ``d`` for a double."""
-    head = ptx.partition("{")[0]
-    kinds = {"u64": "n", "s64": "n", "b64": "n", "f64": "d"}
-    return [kinds[kind] for kind in re.findall(r"\.param \.(\w+)", head)]
+    least: dict[str, tuple[int, int]] = {}
+    for name, op in ACTIVATIONS.items():
+        least[f"{name}_forward"] = 1, 1
+        least[f"{name}_backward"] = 1 if name == "identity" else 2, 1
+        least[f"{name}_bias_forward"] = 2, 1 + (op.saves == "input")
+    least |= {f"{name}_forward": (2 + len(op.slots), 1 + len(op.slots)) for name, op in UPDATES.items()}
+    checked = 0
+    for name in (*ACTIVATIONS, *UPDATES):
+        for expression, kernel in compiled[architecture, name].items() if name != "softmax" else ():
+            if (entry := expression.partition("<")[0]) in least:
+                checked += 1
+                assert kernel.loads >= least[entry][0], expression
+                assert kernel.stores >= least[entry][1], expression
+    assert checked == (3 * (len(ACTIVATIONS) - 1) + len(UPDATES)) * (1 if architecture in LIKE_80 else 2)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", [name for name, op in RECORDS.items() if Texts().kernels(op)])
 def test_a_kernel_is_given_what_it_takes(compiled: Everything, name: str, dtype: Any) -> None:
-    """As many arguments as parameters, double where double is wanted, for every example; whole numbers included."""
-    op, made = RECORDS[name], compiled[MAIN, name]
-    for direction, one in op.directions.items():
+    """As many arguments as parameters, double where double is wanted, for every example."""
+    op, kernels = RECORDS[name], compiled[MAIN, name]
+    for direction, made in op.directions.items():
         for inputs, params in examples(op, direction, 6, 5, dtype):
             outputs = Backend().run(op, direction, inputs, None, **params)
-            types = template_types(one, inputs, outputs)
+            types = template_types(made, inputs, outputs) or ()
             for kernel in Texts().stages(op, direction) if types else ():
-                values = arguments(one, inputs, outputs, params)
+                values = arguments(made, inputs, outputs, params)
                 given = ["n" if isinstance(a, np.ndarray) else "nd"[number(a).dtype.kind == "f"] for a in values]
-                given += ["n", "n"] if one.launch in SUMMED else []
-                assert types is not None
-                assert parameters(made.ptx[f"{kernel}<{', '.join(types)}>"]) == given, kernel
+                given += ["n", "n"] if made.launch in SUMMED else []
+                assert kernels[f"{kernel}<{', '.join(types)}>"].parameters == "".join(given), kernel
 
 
 def test_the_texts_include_nothing() -> None:
