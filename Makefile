@@ -18,9 +18,10 @@ test:
 bench:
 	$(PYTHON) benchmarks/capture.py
 
-# This version has no backend for a GPU, so there is nothing that could run on one yet.
+# On a machine with a GPU: what there is, then every test that needs one.
 gpu:
-	@echo "gpumlp $$($(PYTHON) -c 'import gpumlp; print(gpumlp.__version__)') computes on the CPU only: nothing to run on a GPU"
+	$(PYTHON) -m gpumlp doctor
+	$(PYTHON) -m pytest -m gpu
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

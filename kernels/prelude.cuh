@@ -161,6 +161,14 @@ template <class W, class T> __device__ inline Values<T, W::count> load(W, const 
     return *(const Values<T, W::count>*)p;
 }
 template <class T, int N> __device__ inline void store(T* p, const Values<T, N>& v) { *(Values<T, N>*)p = v; }
+#ifdef __CUDACC__  // NVIDIA's compilers take some stores of a struct apart, but never this one
+__device__ inline void store(float* p, const Values<float, 4>& v) {
+    __stwb((float4*)p, make_float4(v.at[0], v.at[1], v.at[2], v.at[3]));
+}
+__device__ inline void store(double* p, const Values<double, 2>& v) {
+    __stwb((double2*)p, make_double2(v.at[0], v.at[1]));
+}
+#endif
 
 // The larger of two; NaN goes through, as in NumPy and unlike fmax.
 template <class T> __device__ inline T larger(T a, T b) { return (a > b || a != a) ? a : b; }

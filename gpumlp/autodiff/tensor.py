@@ -84,7 +84,8 @@ class Tensor:
 
     def ones_like(self, *, unit: bool = False) -> Tensor:
         """Return ones of this shape and dtype; ``unit`` marks them as the start of a backward pass."""
-        array = self.backend.xp.ones(self.shape, self.dtype)  # a constant: as true in a replay as now
+        with self.backend.quiet():
+            array = self.backend.xp.ones(self.shape, self.dtype)  # a constant: as true in a replay as now
         ones = Tensor(array, self.backend)
         ones.unit = unit
         return ones
@@ -193,7 +194,7 @@ class Variable(Tensor):
 
     def __init__(self, values: Any, backend: Backend | None = None, *, dtype: Any = None, name: str = "") -> None:
         super().__init__(values, backend, dtype=dtype, name=name)
-        self.array = self.array.astype(self.dtype if self.differentiable else np.float32, copy=True)
+        self.array = self.backend.asarray(self.array, self.dtype if self.differentiable else np.float32, copy=True)
 
     def assign(self, values: Any) -> None:
         """Overwrite the values in place; the shape must agree."""

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 from gpumlp.backend.base import Backend
 from gpumlp.backend.capture import Call, Plan
+from gpumlp.backend.gpu import CupyBackend
 from gpumlp.backend.native import NativeBackend
 from gpumlp.errors import BackendError, ConfigError, choices
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"native": NativeBackend, "numpy": Backend}
+BACKENDS: dict[str, type[Backend]] = {"cupy": CupyBackend, "native": NativeBackend, "numpy": Backend}
 """The fastest first: ``auto`` takes the first that this machine can have."""
-PLANNED = ("cupy",)
 
 
 def get(name: str) -> Backend:
-    """Return a new backend: ``native``, ``numpy``, or ``auto`` for the fastest this machine has.
+    """Return a new backend: ``cupy``, ``native``, ``numpy``, or ``auto`` for the fastest this machine has.
 
-    Raises ConfigError for an unknown name, BackendError for one that this machine or this version does not have.
-    Where ``auto`` passes over a backend, the reason is logged.
+    Raises ConfigError for an unknown name, BackendError for one that this machine does not have. Where ``auto``
+    passes over a backend whose package is installed, the reason is logged.
     """
-    if name in PLANNED:
-        raise BackendError(
-            f"the backend {name!r} is not in this version of gpumlp",
-            where="backend",
-            hint="use 'auto' for the fastest there is",
-        )
     if name == "auto":
         return _fastest()
     if name not in BACKENDS:
@@ -36,6 +29,8 @@ def get(name: str) -> Backend:
 
 def _fastest() -> Backend:
     for name, make in BACKENDS.items():
+        if not make.is_installed():
+            continue
         try:
             return make()
         except BackendError as error:
@@ -43,4 +38,4 @@ def _fastest() -> Backend:
     raise BackendError("no backend can be had")
 
 
-__all__ = ["BACKENDS", "PLANNED", "Backend", "Call", "NativeBackend", "Plan", "get"]
+__all__ = ["BACKENDS", "Backend", "Call", "CupyBackend", "NativeBackend", "Plan", "get"]

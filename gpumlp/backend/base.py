@@ -29,6 +29,11 @@ class Backend:
     def __init__(self) -> None:
         self._recording: list[Call] | None = None
 
+    @staticmethod
+    def is_installed() -> bool:
+        """Tell whether the package that this backend stands on is installed: if not, ``auto`` says nothing."""
+        return True
+
     @property
     def seconds_building(self) -> float:
         """How long this backend has spent on making its kernels: once on a machine, and no part of any training."""
@@ -43,17 +48,24 @@ class Backend:
 
     def allocate(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return memory for the output of an operation: while a step is being captured, the plan's own."""
-        return self.xp.empty(shape, dtype)
+        with self.quiet():
+            return self.xp.empty(shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return an array of zeros on the device."""
         self._refuse_while_capturing("an allocation")
-        return self.xp.zeros(shape, dtype)
+        with self.quiet():
+            return self.xp.zeros(shape, dtype)
 
-    def asarray(self, values: Any, dtype: Any = None) -> Array:
-        """Return host values (or an array of this backend) as a C-contiguous array on the device."""
+    def asarray(self, values: Any, dtype: Any = None, *, copy: bool = False) -> Array:
+        """Return host values (or an array of this backend) as a C-contiguous array on the device.
+
+        ``copy`` makes it a new one in any case.
+        """
         self._refuse_while_capturing("a copy from the host")
-        return self.xp.ascontiguousarray(values, dtype).reshape(np.shape(values))
+        with self.quiet():
+            array = self.xp.ascontiguousarray(values, dtype).reshape(np.shape(values))
+            return array.copy() if copy else array
 
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
         """Return a copy of a device array as a NumPy array."""
@@ -63,17 +75,18 @@ class Backend:
     def write(self, target: Array, values: Any) -> None:
         """Overwrite a device array with host or device values of the same shape."""
         self._refuse_while_capturing("a write from the host")
-        values = self.xp.asarray(values, target.dtype)
-        if values.shape != target.shape:
-            raise ShapeError(f"values of shape {values.shape} were written to an array of shape {target.shape}")
-        target[...] = values
+        with self.quiet():
+            values = self.xp.asarray(values, target.dtype)
+            if values.shape != target.shape:
+                raise ShapeError(f"values of shape {values.shape} were written to an array of shape {target.shape}")
+            target[...] = values
 
     def owns(self, value: object) -> bool:
         """Tell whether ``value`` is an array of this backend."""
         return isinstance(value, self.xp.ndarray)
 
     def quiet(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which overflow and NaN are results, not warnings."""
+        """Return the context that the array module is used in: overflow and NaN are results, not warnings."""
         return np.errstate(all="ignore")
 
     # ---- operations ------------------------------------------------------------------------------
@@ -170,7 +183,7 @@ class Backend:
         """
         if self._recording is not None:
             raise CaptureError("a step is being captured already", hint="a captured step cannot capture another")
-        held = tuple(self.asarray(raw(given)).copy() for given in inputs)
+        held = tuple(self.asarray(raw(given), copy=True) for given in inputs)
         again = [type(x)(a, self) if raw(x) is not x else a for x, a in zip(inputs, held, strict=True)]
         with self._record() as calls:
             result = step(*again)

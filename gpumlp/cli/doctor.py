@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import gpumlp
 from gpumlp import backend
+from gpumlp.backend import device
 from gpumlp.backend.builder import cache_folder, compiler
+from gpumlp.backend.gpu import CupyBackend
 from gpumlp.backend.kernels import folder
 from gpumlp.backend.native import NativeBackend
-from gpumlp.errors import BackendError
+from gpumlp.backend.program import threads
+from gpumlp.errors import BackendError, GpumlpError
+
+PACKAGES = ("numpy", "click", "pyyaml", "pydantic", "rich", "safetensors", "pyarrow", "matplotlib")
+MEMORY = Path("/proc/meminfo")
+DRIVER = Path("/proc/driver/nvidia/version")
+GIGA = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -36,15 +46,24 @@ def examine() -> list[Finding]:
         Finding("python", f"{platform.python_version()} ({sys.executable})"),
         Finding("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
         Finding("cores", _cores()),
+        Finding("memory", _memory()),
         Finding("packages", ", ".join(_versions())),
         Finding("numpy's BLAS", _blas()),
-        Finding("BLAS threads", _threads()),
+        Finding("threads", _threads()),
         _kernels(),
         _compiler(),
         Finding("kernel cache", str(cache_folder() or "none: there is no home folder; set GPUMLP_CACHE to have one")),
-        _cupy(),
-        Finding("backends", f"{', '.join(backend.BACKENDS)}; auto takes {backend.get('auto').name}"),
+        *_gpu(),
+        Finding("backends", f"{', '.join(backend.BACKENDS)}; auto takes {_told(lambda: backend.get('auto').name)}"),
     ]
+
+
+def _told(find: Callable[[], str]) -> str:
+    """Return what a question to the machine brings, or that it has no answer: a page with a gap is still a page."""
+    try:
+        return find()
+    except Exception as error:
+        return f"cannot be found out ({type(error).__name__})"
 
 
 def _cores() -> str:
@@ -52,20 +71,39 @@ def _cores() -> str:
     return f"{usable} of {os.cpu_count()} may be used"
 
 
+def _memory() -> str:
+    def find() -> str:
+        sizes = {key: int(kilo) << 10 for key, kilo in re.findall(r"^(\w+): +(\d+) kB", MEMORY.read_text(), re.M)}
+        return _free(sizes["MemAvailable"], sizes["MemTotal"])
+
+    return _told(find)
+
+
+def _free(free: int, total: int) -> str:
+    return f"{free / GIGA:.1f} of {total / GIGA:.1f} GiB free"
+
+
 def _versions() -> Iterator[str]:
-    for name in ("numpy", "click", "pyyaml", "pydantic", "rich", "safetensors"):
-        yield f"{name} {importlib.metadata.version(name)}"
+    for name in PACKAGES:
+        try:
+            yield f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            yield f"no {name}"
 
 
 def _blas() -> str:
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()
+    def find() -> str:
+        blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+        return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()
+
+    return _told(find)
 
 
 def _threads() -> str:
     names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
     given = [f"{name}={os.environ[name]}" for name in names if name in os.environ]
-    return ", ".join(given) if given else "one for each core (set OMP_NUM_THREADS to change it)"
+    blas = ", ".join(given) if given else "one for each core (set OMP_NUM_THREADS to change it)"
+    return f"kernels {threads()}; BLAS {blas}"
 
 
 def _kernels() -> Finding:
@@ -86,6 +124,47 @@ def _compiler() -> Finding:
     return Finding("C++ compiler", f"{' '.join(found)}; kernels compile and load")
 
 
-def _cupy() -> Finding:
-    found = importlib.util.find_spec("cupy") is not None
-    return Finding("CuPy", f"{'installed' if found else 'not installed'} (not used by this version)")
+# ---- the GPU -----------------------------------------------------------------------------------------------------
+
+
+def _gpu() -> Iterator[Finding]:
+    driver = device.has_driver()
+    version = re.search(r"Module[^\n]*?  (\d[\d.]+)", DRIVER.read_text()) if DRIVER.exists() else None
+    yield Finding("NVIDIA driver", (version[1] if version else "found") if driver else "none")
+    if not device.is_installed():
+        yield Finding("CuPy", "not installed", f"to compute on the GPU: {device.INSTALL}" if driver else "")
+        return
+    yield Finding("CuPy", ", ".join(device.packages()) or "found, but no package brought it")
+    try:
+        made = CupyBackend()
+    except GpumlpError as error:
+        yield Finding("GPU", error.what, error.hint or "")
+        return
+    except Exception as error:  # the page goes on, whatever a broken driver does
+        yield Finding("GPU", f"{type(error).__name__}: {error}", device.INSTEAD)
+        return
+    yield Finding("CUDA", _told(lambda: _cuda(made.xp)))
+    yield Finding("NVRTC", _told(lambda: f"{_dotted(made.xp.cuda.nvrtc.getVersion())}; kernels compile and run"))
+    for number in range(made.xp.cuda.runtime.getDeviceCount()):
+        yield Finding(f"GPU {number}", _told(lambda number=number: _device(made.xp, number)))  # type: ignore[misc]
+    yield Finding("CuPy's cache", os.environ.get("CUPY_CACHE_DIR") or str(Path("~/.cupy/kernel_cache").expanduser()))
+
+
+def _cuda(xp: Any) -> str:
+    driver, runtime = (xp.cuda.runtime.driverGetVersion(), xp.cuda.runtime.runtimeGetVersion())
+    return f"driver for {driver // 1000}.{driver % 1000 // 10}, runtime {runtime // 1000}.{runtime % 1000 // 10}"
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _device(xp: Any, number: int) -> str:
+    found = xp.cuda.runtime.getDeviceProperties(number)
+    capability = xp.cuda.Device(number).compute_capability
+    with xp.cuda.Device(number):
+        free, total = xp.cuda.runtime.memGetInfo()
+    return (
+        f"{found['name'].decode()}, compute capability {capability[:-1]}.{capability[-1]}, "
+        f"{found['multiProcessorCount']} multiprocessors, {_free(free, total)}"
+    )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_serializer, model_validator
 
-from gpumlp.backend import BACKENDS, PLANNED
+from gpumlp.backend import BACKENDS
 from gpumlp.config.section import Choice, NameIn, OneOf, Problem, Row, Section, refuse
 from gpumlp.config.yaml_text import KeyPath
 from gpumlp.data import (
@@ -303,7 +303,6 @@ class Training(Section):
 LATER = {
     "tf32": "use float32 or float64",
     "bf16": "use float32 or float64",
-    **dict.fromkeys(PLANNED, f"use auto or {' or '.join(BACKENDS)}"),
 }
 """Choices that gpumlp will offer and this version does not, and what to use instead."""
 
@@ -339,7 +338,7 @@ class Settings(Section):
         default_factory=_all_defaults, description="how the learning rate changes from step to step"
     )
     training: Training = Field(default=Training(), description="epochs, batches, seed and early stopping")
-    backend: Annotated[str, NameIn(BACKENDS, ("auto",)), BeforeValidator(_offered)] = Field(
+    backend: Annotated[str, NameIn(BACKENDS, ("auto",))] = Field(
         default="auto", description="what computes; auto: the fastest there is"
     )
     precision: Annotated[Literal["float32", "float64"], BeforeValidator(_offered)] = Field(

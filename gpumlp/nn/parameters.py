@@ -62,7 +62,9 @@ class Parameters:
 
     def are_finite(self) -> bool:
         """Tell whether no value is NaN or infinite: one number comes to the host."""
-        return bool(self.backend.to_host(self.backend.xp.isfinite(self.values).all()))
+        with self.backend.quiet():
+            finite = self.backend.xp.isfinite(self.values).all()
+        return bool(self.backend.to_host(finite))
 
     def load(self, arrays: Mapping[str, Any], buffer: Array | None = None) -> None:
         """Overwrite the values (or another buffer of the same layout) by name; names and shapes must agree."""

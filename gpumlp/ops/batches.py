@@ -98,7 +98,7 @@ GATHER = Op(
             scalars=lambda inputs, params: (
                 math.prod(inputs[3].shape[1:]),
                 params["stride"],
-                params["scale"],
+                float(params["scale"]),
             ),
         )
     },

@@ -22,7 +22,14 @@ def _apply(xp: Any, x: Array, clock: Array, *, rate: float, stream: int, key: tu
     return (xp.where(keep, x * (1.0 / (1.0 - rate)), 0.0),)
 
 
-_direction = Direction(_apply, ("x", "clock"), ("y",), like(0), "elementwise")
+_direction = Direction(
+    _apply,
+    ("x", "clock"),
+    ("y",),
+    like(0),
+    "elementwise",
+    scalars=lambda _, params: (float(params["rate"]), params["stream"], *params["key"]),
+)
 
 DROPOUT = Op(
     "dropout",

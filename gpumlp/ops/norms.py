@@ -89,6 +89,13 @@ MOVING_AVERAGE = Op(
     "moving_average",
     "average ← (1 - momentum) average + momentum scale value",
     {
-        "forward": Direction(_moving_average, ("average", "value"), ("average",), like(0), "elementwise"),
+        "forward": Direction(
+            _moving_average,
+            ("average", "value"),
+            ("average",),
+            like(0),
+            "elementwise",
+            scalars=lambda _, params: (float(params["momentum"]), float(params["scale"])),
+        ),
     },
 )

@@ -9,7 +9,7 @@ A formula never writes into its inputs and returns one array for each declared o
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -27,11 +27,6 @@ which are summed up; or over rows whose sums make a few numbers."""
 Scalar = int | float
 
 
-def spread(values: Iterable[Any]) -> list[Scalar]:
-    """Return numbers in a row: those of a tuple one by one, 0 in place of None."""
-    return [0 if v is None else v for value in values for v in (value if isinstance(value, tuple) else (value,))]
-
-
 @dataclass(frozen=True)
 class Direction:
     """One launch of an operation.
@@ -41,10 +36,10 @@ class Direction:
     Inputs and outputs named with a trailing ``?`` may be None.
 
     A kernel of the direction takes pointers to the inputs, then to the outputs (null for None), then the rows and
-    columns of the array named ``over`` (by default the first input), then ``scalars(inputs, params)`` (by default
-    the values of ``params`` in order, a tuple spread out, None as 0). The dtypes of the arrays named in ``types`` (by
-    default that of ``over``) are the arguments of its template. ``accepts`` tells whether the kernel takes the shapes
-    of these inputs; what it does not take, the formula does.
+    columns of the array named ``over`` (by default the first input), then ``scalars(inputs, params)``: a whole number
+    as int where the kernel says so, anything else as float (by default none). The dtypes of the arrays named in
+    ``types`` (by default that of ``over``) are the arguments of its template. ``accepts`` tells whether the kernel
+    takes the shapes of these inputs; what it does not take, the formula does.
     """
 
     formula: Callable[..., tuple[Array, ...]]
@@ -55,9 +50,8 @@ class Direction:
     over: str = ""
     types: tuple[str, ...] = ()
     scalars: Callable[[Sequence[Array], Mapping[str, Any]], Sequence[Scalar]] = field(
-        default=lambda inputs, params: spread(params.values())
+        default=lambda inputs, params: ()
     )
-
     accepts: Callable[[Sequence[Array]], bool] = field(default=lambda inputs: True)
 
     @cached_property
@@ -91,7 +85,7 @@ class Hyper:
     le: float | None = None
 
     def check(self, name: str, value: float) -> float:
-        """Return the value. Raises ConfigError where it is out of range."""
+        """Return the value as a float, as kernels take it. Raises ConfigError where it is out of range."""
         bounds = (
             (self.gt, ">", operator.gt),
             (self.ge, ">=", operator.ge),
@@ -101,7 +95,7 @@ class Hyper:
         wanted = [(f"{sign} {bound:g}", holds(value, bound)) for bound, sign, holds in bounds if bound is not None]
         if not all(fits for _, fits in wanted):
             raise ConfigError(f"{name} is {value}", hint=f"allowed: {' and '.join(text for text, _ in wanted)}")
-        return value
+        return float(value)
 
 
 def settle(owner: str, given: Mapping[str, float], declared: Mapping[str, Hyper]) -> dict[str, float]:

@@ -13,12 +13,12 @@ Decoupled decay: Loshchilov and Hutter 2017, arXiv:1711.05101. Clipping: Pascanu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gpumlp.ops.batches import BATCH, STEP
-from gpumlp.ops.record import Array, Direction, Hyper, Op, Spec, spread
+from gpumlp.ops.record import Array, Direction, Hyper, Op, Scalar, Spec
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,10 @@ def update(
         spec = (parameters.shape, parameters.dtype)
         return spec, None if average is None else spec, *(spec for _ in state)
 
+    def scalars(given: Sequence[Array], params: Mapping[str, Any]) -> list[Scalar]:
+        names = ("weight_decay", "clip_norm", "averaging", *hyper)
+        return [given[2].shape[0], params["decayed"], *(float(params[name] or 0.0) for name in names)]
+
     inputs = ("parameters", "gradient", "rates", "clock", "norm?", "average?", *slots)
     outputs = ("parameters", "average?", *slots)
     return Update(
@@ -97,7 +101,7 @@ def update(
                 outputs,
                 specs,
                 "elementwise",
-                scalars=lambda given, params: (given[2].shape[0], *spread(params.values())),
+                scalars=scalars,
             )
         },
         slots=slots,

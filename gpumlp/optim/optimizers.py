@@ -83,7 +83,7 @@ class Optimizer:
         self.learning_rate = spec.learning_rate if learning_rate is None else learning_rate
         self.rates = backend.asarray(np.full(1, self.learning_rate), like.dtype)
         self.slots = {slot: backend.zeros(like.shape, like.dtype) for slot in spec.update.slots}
-        self.average = None if averaging is None else backend.asarray(like).copy()
+        self.average = None if averaging is None else backend.asarray(like, copy=True)
         self.norm = None if clip_norm is None else backend.zeros((1,), like.dtype)
         self.settings: dict[str, Any] = {
             "decayed": parameters.decayed,

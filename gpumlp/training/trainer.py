@@ -181,7 +181,7 @@ def weights_in_place(model: Model, weights: Array) -> Iterator[None]:
         yield
         return
     backend = model.context.backend
-    kept = backend.asarray(values).copy()
+    kept = backend.asarray(values, copy=True)
     backend.write(values, weights)
     try:
         yield

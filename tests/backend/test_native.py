@@ -153,7 +153,7 @@ def training_run(backend: Backend, optimizer: str, captured: bool) -> tuple[list
         else:
             value = step()
         losses.append(float(value))
-    return losses, bits(model.parameters.values)
+    return losses, bits(backend.to_host(model.parameters.values))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

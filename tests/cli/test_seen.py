@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gpumlp import training
-from gpumlp.backend import BACKENDS, Backend
+from gpumlp.backend import Backend
 from gpumlp.cli import main
 from gpumlp.ops import ACTIVATIONS, Direction
 
@@ -134,11 +134,16 @@ def test_gradcheck_takes_few_rows_and_row_weights(tmp_path: Path) -> None:
     assert "3 training rows" in run("gradcheck", str(tmp_path / "rows.yaml")).stdout
 
 
+def test_activations_on_each_backend(backend: Backend, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is in the extra 'plot'")
+    file = tmp_path / "sheet.svg"
+    assert run("activations", "relu", "tanh", "-o", str(file), "--backend", backend.name).stdout == f"{file}\n"
+
+
 def test_activations(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is in the extra 'plot'")
     file = tmp_path / "sheet.svg"
-    for name in BACKENDS:
-        assert run("activations", "relu", "tanh", "-o", str(file), "--backend", name, "--force").stdout == f"{file}\n"
+    assert run("activations", "relu", "tanh", "-o", str(file), "--backend", "numpy").stdout == f"{file}\n"
     error = run("activations", "-o", str(file), code=1).stderr
     assert "the file exists" in error
     assert "--force" in error

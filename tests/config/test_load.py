@@ -172,7 +172,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_lines(write: Write) -> No
         "  passes over the training rows\n"
         "--set training.epoch: unknown setting\n"
         "  did you mean 'epochs'? allowed: epochs, batch_size, seed, early_stopping, checkpoint_every\n"
-        "--set backend: got 'gpu', needs one of auto, native, numpy\n"
+        "--set backend: got 'gpu', needs one of auto, cupy, native, numpy\n"
         "  what computes; auto: the fastest there is"
     )
 

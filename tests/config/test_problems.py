@@ -52,7 +52,7 @@ def problem(**sections: Any) -> Problem:
         ),
         ({"model": {"hidden": [{}]}}, "model.hidden.0.units", "required, but missing", "width of the layer"),
         ({"model": {"activation": "than"}}, "model.activation", "got 'than', needs one of", "did you mean 'tanh'?"),
-        ({"backend": "qq"}, "backend", "got 'qq', needs one of auto, native, numpy", "what computes"),
+        ({"backend": "qq"}, "backend", "got 'qq', needs one of auto, cupy, native, numpy", "what computes"),
         ({"optimizer": "adm"}, "optimizer", "unknown name 'adm'", "did you mean 'adam'? allowed: sgd, "),
         ({"optimizer": {"name": "adm"}}, "optimizer.name", "unknown name 'adm'", "did you mean 'adam'?"),
         ({"optimizer": {"name": None}}, "optimizer.name", "unknown name nothing (null)", "allowed: sgd, "),

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gpumlp.backend import PLANNED
 from gpumlp.config.settings import LATER, Block, ClassificationLoss, Settings
 from gpumlp.data import SCALINGS
 from gpumlp.nn import INITIALIZERS, LOSSES
@@ -220,6 +219,5 @@ def test_batch_norm_needs_batches() -> None:
 
 @pytest.mark.parametrize("name", LATER)
 def test_a_choice_of_a_later_version_is_named(name: str) -> None:
-    setting = "backend" if name in PLANNED else "precision"
     with pytest.raises(ValidationError, match=f"{name} is not in this version; {LATER[name]}"):
-        make(**{setting: name})
+        make(precision=name)

@@ -1,0 +1,222 @@
+"""NVIDIA's run-time compiler takes every kernel, as CuPy would call it, for every architecture; no GPU is needed.
+
+What it makes is not run here. Its report shows the registers and the memory, its PTX the parameters and the loads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import FLOATS, examples
+
+from gpumlp.atomic import replace_file
+from gpumlp.backend import Backend
+from gpumlp.backend.gpu import OPTIONS, number
+from gpumlp.backend.kernels import SUMMED, Texts, arguments, shared_text, template_types
+from gpumlp.backend.launch import THREADS
+from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS, UPDATES
+from gpumlp.ops.record import Op
+
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+MAIN, LIKE_80 = 90, (86, 89)
+"""Where a loss is compiled for every kind of target, elsewhere for one; and sm_80's kin, compiled for float alone.
+
+So everything takes a minute on two cores.
+"""
+MOST_REGISTERS = 128  # of 65536 for a multiprocessor: two blocks of 256 threads fit at the least
+MOST_SHARED = 48 << 10  # what a kernel may have without asking for more
+TYPES = {
+    "shuffle": ["long long"],
+    "advance": ["long long"],
+    "accumulate": ["double"],
+    "gather": [f"{{T}}, {inputs}, {targets}" for inputs in ("{T}", "unsigned char") for targets in ("int", "{T}")],
+}
+
+
+def library() -> Path | None:
+    """Return where the wheel nvidia-cuda-nvrtc-cu12, or its successor for CUDA 13, has put the compiler."""
+    spec = importlib.util.find_spec("nvidia")
+    places = [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
+    found = [path for place in places for path in place.glob("*/lib/libnvrtc.so.*") if ".alt" not in path.name]
+    return found[0] if found else None
+
+
+pytestmark = pytest.mark.skipif(library() is None, reason="no NVRTC here: pip install nvidia-cuda-nvrtc-cu12")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What the compiler made of one kernel: bytes of shared memory and on the stack, what it takes, what it moves.
+
+    ``parameters`` has an ``n`` for a pointer or a whole number of eight bytes and a ``d`` for a double; ``loads`` and
+    ``stores`` count those of sixteen bytes at once.
+    """
+
+    registers: int
+    shared: int
+    spilled: int
+    parameters: str
+    loads: int
+    stores: int
+
+
+def wanted(op: Op, architecture: int) -> list[str]:
+    """Return the name expressions of every kernel of a record, as the backend could ask for them."""
+    forms = TYPES.get(op.name, ["{T}"])
+    if op.name in LOSS_RECORDS:
+        labels = op in (LOSS_RECORDS["softmax_cross_entropy"], LOSS_RECORDS["binary_cross_entropy"])
+        forms = ["{T}, int"] if labels else ["{T}, {T}"]
+        if architecture == MAIN:
+            forms = ["{T}, int", "{T}, {T}", *(["{T}, long long"] if op.name == "softmax_cross_entropy" else [])]
+    kernels = [kernel for direction in op.directions for kernel in Texts().stages(op, direction)]
+    floats = ("float",) if architecture in LIKE_80 else ("float", "double")
+    types = [form.format(T=t) for form in forms for t in floats]
+    return sorted({f"{kernel}<{each}>" for kernel in kernels for each in types})
+
+
+class Compiler:
+    """NVRTC, without CuPy. What it says is kept under a hash of everything that it depends on."""
+
+    def __init__(self, kept: Path) -> None:
+        self._library, self._kept = ctypes.CDLL(str(library())), kept
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        self._call("Version", ctypes.byref(major), ctypes.byref(minor))
+        self._version = f"{major.value}.{minor.value} {library()}"
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        code = getattr(self._library, f"nvrtc{name}")(*arguments)
+        assert code == 0, f"nvrtc{name} returned {code}"
+
+    def _text(self, program: ctypes.c_void_p, what: str) -> str:
+        size = ctypes.c_size_t()
+        self._call(f"Get{what}Size", program, ctypes.byref(size))
+        text = ctypes.create_string_buffer(size.value)
+        self._call(f"Get{what}", program, text)
+        return text.value.decode()
+
+    def kernels(self, op: Op, architecture: int) -> dict[str, Kernel]:
+        """Return the kernels of a record, compiled to machine code, by name expression."""
+        source, names = f"{shared_text()}\n{Texts().text(op.name)}", wanted(op, architecture)
+        options = [*OPTIONS, f"-arch=sm_{architecture}", "-ftz=true", "--ptxas-options=-v"]
+        facts = [self._version, Path(__file__).read_text(), source, *names, *options]
+        file = self._kept / f"{op.name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}.json"
+        if not file.exists():
+            made = self._compile(op.name, source, names, options)
+            replace_file(file, json.dumps({name: asdict(kernel) for name, kernel in made.items()}).encode())
+        return {name: Kernel(**facts) for name, facts in json.loads(file.read_text()).items()}
+
+    def _compile(self, name: str, source: str, names: list[str], options: list[str]) -> dict[str, Kernel]:
+        program = ctypes.c_void_p()
+        self._call("CreateProgram", ctypes.byref(program), source.encode(), f"{name}.cu".encode(), 0, None, None)
+        for each in names:
+            self._call("AddNameExpression", program, each.encode())
+        encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+        code = self._library.nvrtcCompileProgram(program, len(options), encoded)
+        log = self._text(program, "ProgramLog")
+        assert code == 0, f"{name} with {options}: {log[:3000]}"
+        assert "warning" not in log, log[:3000]
+        entries = {piece.partition("(")[0].strip(): piece for piece in self._text(program, "PTX").split(".entry ")}
+        reports = {piece.partition("'")[0]: piece for piece in log.split("Compiling entry function '")}
+        made = {}
+        for each in names:
+            mangled = ctypes.c_char_p()
+            self._call("GetLoweredName", program, each.encode(), ctypes.byref(mangled))
+            key = (mangled.value or b"").decode()
+            made[each] = read(each, entries[key], reports[key])
+        self._call("DestroyProgram", ctypes.byref(program))
+        return made
+
+
+def read(name: str, ptx: str, report: str) -> Kernel:
+    """Return what is told of a kernel by its PTX, from its name on, and by the assembler's report."""
+    kinds = {"u64": "n", "s64": "n", "b64": "n", "f64": "d"}
+    width = r"v2\.\w?64" if "<double" in name else r"v4\.\w?32"
+    return Kernel(
+        registers=int(re.findall(r"Used (\d+) registers", report)[0]),
+        shared=sum(map(int, re.findall(r"(\d+) bytes smem", report))),
+        spilled=sum(map(int, re.findall(r"(\d+) bytes (?:stack frame|spill \w+)", report))),
+        parameters="".join(kinds[kind] for kind in re.findall(r"\.param \.(\w+)", ptx.partition("{")[0])),
+        loads=len(re.findall(rf"ld\.global[\w.:]*\.{width}", ptx)),
+        stores=len(re.findall(rf"st\.global[\w.:]*\.{width}", ptx)),
+    )
+
+
+Everything = dict[tuple[int, str], dict[str, Kernel]]
+
+
+@pytest.fixture(scope="module")
+def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Everything:
+    """Every record for every architecture, compiled two at a time; the longest first."""
+    cache = getattr(request.config, "cache", None)
+    compiler = Compiler(cache.mkdir("nvrtc") if cache else tmp_path_factory.mktemp("nvrtc"))
+    work = [(architecture, op) for op in RECORDS.values() if Texts().kernels(op) for architecture in ARCHITECTURES]
+    work.sort(key=lambda item: -len(wanted(item[1], item[0])))
+    with ThreadPoolExecutor(2) as pool:
+        made = pool.map(lambda item: compiler.kernels(item[1], item[0]), work)
+        return {(architecture, op.name): one for (architecture, op), one in zip(work, made, strict=True)}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_kernel_compiles_within_its_budget(compiled: Everything, architecture: int) -> None:
+    """No register spilled to memory; two blocks of 256 threads fit a multiprocessor; no shared memory on request."""
+    found: dict[str, Kernel] = {}
+    for (for_architecture, name), kernels in compiled.items():
+        if for_architecture == architecture:
+            assert set(kernels) == set(wanted(RECORDS[name], architecture))
+            found |= kernels
+    assert len(found) > 100
+    assert {name: each.spilled for name, each in found.items() if each.spilled} == {}
+    assert {name: each.registers for name, each in found.items() if not 0 < each.registers <= MOST_REGISTERS} == {}
+    assert {name: each.shared for name, each in found.items() if each.shared > MOST_SHARED} == {}
+    assert 2 * MOST_REGISTERS * THREADS <= 65536
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_memory_is_moved_sixteen_bytes_at_a_time_where_promised(compiled: Everything, architecture: int) -> None:
+    """At least one load for each array read in full, and one store for each written."""
+    least: dict[str, tuple[int, int]] = {}
+    for name, op in ACTIVATIONS.items():
+        least[f"{name}_forward"] = 1, 1
+        least[f"{name}_backward"] = 1 if name == "identity" else 2, 1
+        least[f"{name}_bias_forward"] = 2, 1 + (op.saves == "input")
+    least |= {f"{name}_forward": (2 + len(op.slots), 1 + len(op.slots)) for name, op in UPDATES.items()}
+    checked = 0
+    for name in (*ACTIVATIONS, *UPDATES):
+        for expression, kernel in compiled[architecture, name].items() if name != "softmax" else ():
+            if (entry := expression.partition("<")[0]) in least:
+                checked += 1
+                assert kernel.loads >= least[entry][0], expression
+                assert kernel.stores >= least[entry][1], expression
+    assert checked == (3 * (len(ACTIVATIONS) - 1) + len(UPDATES)) * (1 if architecture in LIKE_80 else 2)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", [name for name, op in RECORDS.items() if Texts().kernels(op)])
+def test_a_kernel_is_given_what_it_takes(compiled: Everything, name: str, dtype: Any) -> None:
+    """As many arguments as parameters, double where double is wanted, for every example."""
+    op, kernels = RECORDS[name], compiled[MAIN, name]
+    for direction, made in op.directions.items():
+        for inputs, params in examples(op, direction, 6, 5, dtype):
+            outputs = Backend().run(op, direction, inputs, None, **params)
+            types = template_types(made, inputs, outputs) or ()
+            for kernel in Texts().stages(op, direction) if types else ():
+                values = arguments(made, inputs, outputs, params)
+                given = ["n" if isinstance(a, np.ndarray) else "nd"[number(a).dtype.kind == "f"] for a in values]
+                given += ["n", "n"] if made.launch in SUMMED else []
+                assert kernels[f"{kernel}<{', '.join(types)}>"].parameters == "".join(given), kernel
+
+
+def test_the_texts_include_nothing() -> None:
+    """So that neither the headers of CUDA nor those of C++ are needed, and the key of a cache is the text."""
+    for op in RECORDS.values():
+        assert "#include" not in f"{shared_text()}{Texts().text(op.name)}"

@@ -1,0 +1,88 @@
+"""The page of `gpumlp doctor`, on machines that have a GPU, a broken one, or none: made of fakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from backend.fake_cupy import CUDARuntimeError, Cupy, installed
+from click.testing import CliRunner
+
+from gpumlp.backend import builder, device
+from gpumlp.cli import doctor
+from gpumlp.cli.main import main
+from gpumlp.errors import BackendError
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cupy]:
+    if builder.compiler() is None:
+        pytest.skip("no C++ compiler: install g++ or clang")
+    with installed(monkeypatch) as module:
+        yield module
+
+
+def page() -> dict[str, tuple[str, str]]:
+    """Return the findings by name: the text and the mend."""
+    return {finding.name: (finding.text, finding.mend) for finding in doctor.examine()}
+
+
+def test_a_machine_with_a_device(fake: Cupy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu Jan 23 UTC\n")
+    monkeypatch.setattr(doctor, "DRIVER", tmp_path / "version")
+    fake.devices = 2
+    found = page()
+    assert found["NVIDIA driver"] == ("570.86.15", "")
+    assert found["CuPy"] == ("cupy-cuda12x 14.2.0", "")
+    assert found["CUDA"] == ("driver for 12.8, runtime 12.9", "")
+    assert found["NVRTC"] == ("12.9; kernels compile and run", "")
+    for number in (0, 1):
+        text = f"Fake {number}, compute capability 9.0, 132 multiprocessors, 60.0 of 80.0 GiB free"
+        assert found[f"GPU {number}"] == (text, "")
+    assert found["backends"] == ("cupy, native, numpy; auto takes cupy", "")
+    assert "CuPy's cache" in found
+
+
+def test_a_device_that_does_not_answer_has_a_mend(fake: Cupy) -> None:
+    fake.device_error = CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+    text, mend = page()["GPU"]
+    assert text.startswith("the NVIDIA driver finds no device")
+    assert "nvidia-smi" in mend
+    assert page()["backends"][0].endswith("auto takes native")
+    fake.device_error = KeyError("whatever")
+    assert page()["GPU"] == ("KeyError: 'whatever'", device.INSTEAD)
+
+
+def test_a_driver_without_cupy_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "is_installed", lambda: False)
+    for driver, mend in ((True, f"to compute on the GPU: {device.INSTALL}"), (False, "")):
+        monkeypatch.setattr(device, "has_driver", lambda driver=driver: driver)
+        assert page()["CuPy"] == ("not installed", mend)
+        assert "GPU" not in page()
+
+
+def test_a_question_without_an_answer_leaves_a_gap_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "MEMORY", tmp_path / "none")
+    monkeypatch.setattr(doctor.np, "show_config", lambda mode: {})
+    monkeypatch.setattr(doctor, "PACKAGES", ("numpy", "no-such-package"))
+
+    def broken() -> None:
+        raise BackendError("it fails", hint="mend it")
+
+    monkeypatch.setattr(doctor, "NativeBackend", broken)
+    monkeypatch.setattr(doctor, "compiler", lambda: ("g++",))
+    found = page()
+    assert found["memory"][0] == "cannot be found out (FileNotFoundError)"
+    assert found["numpy's BLAS"][0] == "cannot be found out (KeyError)"
+    assert found["packages"][0].endswith(", no no-such-package")
+    assert found["C++ compiler"] == ("g++, but it fails", "mend it")
+
+
+def test_the_page_ends_well_and_has_a_line_for_each_finding() -> None:
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 0, result.output
+    for name in ("cores", "memory", "packages", "numpy's BLAS", "threads", "kernel cache", "NVIDIA driver", "CuPy"):
+        assert f"\n{name} " in result.output
