@@ -13,8 +13,7 @@ constexpr double batch_norm_epsilon = 1e-5;
 
 template <class T>
 __global__ void batch_norm_forward(BATCH_NORM_INPUTS, BATCH_NORM_OUTPUTS, i64 rows, i64 cols, double* scratch, i64) {
-    i64 own = last_of(rows) - first_of(rows);
-    T count = (T)(own > 0 ? own : 1);  // with more parts than rows some have none, and no weight in the end
+    T count = (T)(last_of(rows) - first_of(rows));
     COLUMN_TILES(c0, cols) {
         T m[OWN] = {}, squares[OWN] = {};
         PART_ROWS(r, rows) OWNED(k, c, c0, cols) m[k] += x[r * cols + c];

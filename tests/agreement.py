@@ -13,6 +13,8 @@ from gpumlp.backend import Backend
 from gpumlp.backend.kernels import Texts, template_types
 from gpumlp.ops import Op
 
+FORMULA_ONLY = {"softmax_bias_forward", "softmax_bias_backward"}
+"""Directions without a kernel: softmax inside a network is rare, and at its end it is not fused with a bias."""
 GUARD = 64  # bytes
 
 Shift = Callable[[int], int]

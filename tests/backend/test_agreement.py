@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agreement import alike, askew, check_agreement, check_values
+from agreement import FORMULA_ONLY, alike, askew, check_agreement, check_values
 from support import FLOATS, assert_close, bits, directions, examples
 
 from gpumlp.backend import Backend
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS, Op, Update
 
-FORMULA_ONLY = {"softmax_bias_forward", "softmax_bias_backward"}
-"""Directions without a kernel: softmax inside a network is rare, and at its end it is not fused with a bias."""
 # Teams of 1, 2, 4, ... 32 lanes and of a block; one part and several; one block and several; none, some and all of a
 # row in vectors.
 SHAPES = [(1, 1), (3, 1), (33, 2), (65, 3), (1, 5), (40, 9), (2, 31), (31, 32), (5, 33), (7, 255), (3, 257), (65, 64)]
@@ -53,9 +51,7 @@ def in_place(op: Op, direction: str, inputs: Sequence[Any], outputs: Sequence[An
 
 @each_dtype
 @each_kernel
-def test_an_output_may_be_the_very_array_of_an_input(
-    kernels: Backend, name: str, direction: str, dtype: Any
-) -> None:
+def test_an_output_may_be_the_very_array_of_an_input(kernels: Backend, name: str, direction: str, dtype: Any) -> None:
     op = RECORDS[name]
     for rows, cols in ((4, 40), (2, 1030), (70, 5)):
         for inputs, params in examples(op, direction, rows, cols, dtype):

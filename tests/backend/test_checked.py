@@ -134,7 +134,12 @@ BUGS = {
         (1, 40),
     ),
     "one vector too many": Bug(
-        PRELUDE, "(n - head) / PACK<T>, tail", "(n - head + 3) / PACK<T>, tail", "tanh_forward", "out of bounds", (5, 7)
+        PRELUDE,
+        "(n - head) / PACK<T>, tail",
+        "(n - head + 3) / PACK<T>, tail",
+        "tanh_forward",
+        "out of bounds",
+        (5, 7),
     ),
     "no tail": Bug(
         PRELUDE, "j < head + n - tail;", "j < head;", "tanh_forward", r"output not written: y\[32\] of 35", (5, 7)
@@ -274,7 +279,9 @@ def test_a_planted_bug_is_found_and_named(machine: Machine, name: str) -> None:
         run_with(machine, bug.file, TEXTS[bug.file].replace(bug.right, bug.wrong), bug.kernel, bug.shape, bug.shift)
 
 
-BARRIERS = [(file, match.start()) for file, text in TEXTS.items() for match in re.finditer(r"__syncthreads\(\);", text)]
+BARRIERS = [
+    (file, match.start()) for file, text in TEXTS.items() for match in re.finditer(r"__syncthreads\(\);", text)
+]
 
 
 @pytest.mark.parametrize(("file", "at"), BARRIERS)

@@ -41,7 +41,7 @@ from gpumlp.backend.native import as_bits
 from gpumlp.ops.record import Array, Op, Scalar
 
 HERE = Path(__file__).parent
-FLAGS = ("-std=c++17", "-g1", "-fPIC", "-w")
+FLAGS = ("-std=c++17", "-g1", "-gdwarf-4", "-fPIC", "-w")
 KERNEL_FLAGS = (
     "-O1",
     "-fno-strict-aliasing",
@@ -107,7 +107,7 @@ class Library:
         command = [tool, "-i", "-e", str(self._path), f"0x{place}"]
         lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
         names = [Path(line).name for line in lines if ".cu" in line]
-        return ", called from ".join([names[0], names[-1]] if len(names) > 1 else names) or "an unknown line"
+        return ", called from ".join([names[0], names[-1]] if len(names) > 1 else names) or f"address {place}"
 
 
 @cache
@@ -137,21 +137,18 @@ class Machine:
             self._libraries[key] = self._workers.submit(self._make, op, types)
         return self._libraries[key]
 
-    def _text(self, name: str) -> str:
-        """Return a file's text, so marked that the compiler knows its lines by its name."""
-        text = self._changed.get(name) or (required_folder() / name).read_text(encoding="utf-8")
-        return f'#line 1 "{name}"\n{text}'
-
     def _make(self, op: Op, types: tuple[str, ...]) -> Library:
         entries = [f"CHECKED_ENTRY({kernel}, {kernel}<{', '.join(types)}>)" for kernel in self.texts.kernels(op)]
-        files = [(HERE / "cuda.h").read_text(), *(self._text(name) for name in (*SHARED, f"{op.name}.cu"))]
-        text = "\n".join([*files, '#line 1 "entries"', *entries])
+        files = {"cuda.h": (HERE / "cuda.h").read_text()}
+        for name in (*SHARED, f"{op.name}.cu"):
+            files[name] = self._changed.get(name) or (required_folder() / name).read_text(encoding="utf-8")
+        files["kernels.cpp"] = "\n".join([*(f'#include "{name}"' for name in files), *entries])
         runtime = self._runtime.result()
-        path = self.folder / f"{op.name}-{_hash(text, runtime.name, *KERNEL_FLAGS)}.so"
+        path = self.folder / f"{op.name}-{_hash(*files.values(), runtime.name, *KERNEL_FLAGS)}.so"
         if path.exists():
             path.touch()
         else:
-            replace_file(path, _compile(text, runtime))
+            replace_file(path, _compile(files, runtime))
         return Library(path)
 
     def close(self) -> None:
@@ -168,21 +165,23 @@ def _runtime(folder: Path) -> Path:
     path = folder / f"runtime-{_hash(text, *FLAGS, *RUNTIME_FLAGS, *_command())}.o"
     if not path.exists():
         with tempfile.TemporaryDirectory() as place:
-            made = Path(place) / "runtime.o"
-            _call([*FLAGS, *RUNTIME_FLAGS, "-c", str(HERE / "runtime.cpp"), "-o", str(made)])
-            replace_file(path, made.read_bytes())
+            _call(place, [*FLAGS, *RUNTIME_FLAGS, "-c", str(HERE / "runtime.cpp"), "-o", "runtime.o"])
+            replace_file(path, (Path(place) / "runtime.o").read_bytes())
     return path
 
 
-def _compile(text: str, runtime: Path) -> bytes:
-    """Return the library of a text, linked with the runtime in the place of the sanitizers' own."""
+def _compile(files: Mapping[str, str], runtime: Path) -> bytes:
+    """Return the library of kernels, linked with the runtime in the place of the sanitizers' own.
+
+    They are files, as nowhere else, so that the compiler knows each line by the name of its file.
+    """
     unique = [] if "clang" in _command()[0] else ["-fno-gnu-unique"]  # a library's variables are its own
     with tempfile.TemporaryDirectory() as place:
-        source, library = Path(place) / "kernels.cpp", Path(place) / "kernels.so"
-        source.write_text(text, encoding="utf-8")
-        _call([*FLAGS, *KERNEL_FLAGS, *unique, "-c", str(source), "-o", f"{source}.o"])
-        _call(["-shared", f"{source}.o", str(runtime), "-o", str(library)])
-        return library.read_bytes()
+        for name, text in files.items():
+            (Path(place) / name).write_text(text, encoding="utf-8")
+        _call(place, [*FLAGS, *KERNEL_FLAGS, *unique, "-c", "kernels.cpp", "-o", "kernels.o"])
+        _call(place, ["-shared", "kernels.o", str(runtime), "-o", "kernels.so"])
+        return (Path(place) / "kernels.so").read_bytes()
 
 
 def _command() -> tuple[str, ...]:
@@ -191,8 +190,8 @@ def _command() -> tuple[str, ...]:
     return command
 
 
-def _call(options: Sequence[str]) -> None:
-    result = subprocess.run([*_command(), *options], capture_output=True, text=True)
+def _call(place: str, options: Sequence[str]) -> None:
+    result = subprocess.run([*_command(), *options], cwd=place, capture_output=True, text=True)
     assert result.returncode == 0, f"{' '.join(options)}\n{result.stderr[:3000]}"
 
 
@@ -253,7 +252,14 @@ class Memory:
                     self._add(name, array, writable)
         self.regions = (_Region * len(self._known))(
             *(
-                _Region(k.name.encode(), address(k.array), k.array.nbytes, k.array.itemsize, k.writable, k.written.ctypes.data)
+                _Region(
+                    k.name.encode(),
+                    address(k.array),
+                    k.array.nbytes,
+                    k.array.itemsize,
+                    k.writable,
+                    k.written.ctypes.data,
+                )
                 for k in self._known
             )
         )
