@@ -1,7 +1,7 @@
 """The checked form of the kernels: CUDA's own text on a CPU, where every access to memory is seen.
 
-``Machine`` compiles a record's kernels behind ``cuda.h`` and runs them on ``runtime.cpp``. ``CheckedBackend`` launches
-them as a GPU would be told to, by the geometry of :mod:`gpumlp.backend.launch`.
+``Machine`` compiles a record's kernels behind ``cuda.h`` and runs them on ``runtime.cpp``. ``CheckedBackend``
+launches them as a GPU would be told to, by the geometry of :mod:`gpumlp.backend.launch`.
 """
 
 from __future__ import annotations
@@ -55,9 +55,10 @@ STEPS = 1 << 20
 FORWARD, BACKWARD = 0, 1
 """Orders of blocks and threads; a larger number is the seed of a shuffled one."""
 WEEK = 7 * 24 * 3600
+SCRATCH = "scratch"
 
 
-class Finding(AssertionError):
+class KernelError(AssertionError):
     """What the checked form has found wrong in a launch."""
 
 
@@ -88,7 +89,7 @@ class Library:
         return text.value.decode()
 
     def run(self, kernel: str, slots: Array, shape: Geometry, memory: Memory, order: int) -> None:
-        """Run one launch. Raises Finding, which names kernel, block, thread, array and line."""
+        """Run one launch. Raises KernelError, which names kernel, block, thread, array and line."""
         entry = ctypes.cast(getattr(self._handle, f"{kernel}_entry"), ctypes.c_void_p)
         pair, regions = ctypes.c_uint * 2, memory.regions
         grid, block = pair(*shape.grid), pair(*shape.block)
@@ -98,7 +99,7 @@ class Library:
         )
         if report := self._run(ctypes.byref(launch)):
             text = re.sub(r"@([0-9a-f]+)", lambda match: self._line(match[1]), report.decode())
-            raise Finding(f"{kernel}: {text}")
+            raise KernelError(f"{kernel}: {text}")
 
     def _line(self, place: str) -> str:
         """Return the lines that an address of the library stems from: the innermost, then whence that was called."""
@@ -237,6 +238,11 @@ class _Known:
     writable: bool
     written: Array
 
+    def region(self) -> _Region:
+        size, item = self.array.nbytes, self.array.itemsize
+        written = self.written.ctypes.data
+        return _Region(self.name.encode(), address(self.array), size, item, self.writable, written)
+
 
 class Memory:
     """The arrays that a direction may touch: inputs to read, outputs and scratch memory to write before any reading.
@@ -250,19 +256,7 @@ class Memory:
             for name, array in given:
                 if array is not None and array.nbytes:
                     self._add(name, array, writable)
-        self.regions = (_Region * len(self._known))(
-            *(
-                _Region(
-                    k.name.encode(),
-                    address(k.array),
-                    k.array.nbytes,
-                    k.array.itemsize,
-                    k.writable,
-                    k.written.ctypes.data,
-                )
-                for k in self._known
-            )
-        )
+        self.regions = (_Region * len(self._known))(*(known.region() for known in self._known))
 
     def _add(self, name: str, array: Array, writable: bool) -> None:
         for known in self._known:
@@ -276,14 +270,12 @@ class Memory:
         self._known.append(_Known(name, array, writable, np.full(array.nbytes, not writable, np.uint8)))
 
     def check_all_written(self, kernel: str) -> None:
-        """Raise Finding where a byte of an output has no value yet. Scratch memory may have."""
+        """Raise KernelError where a byte of an output has no value yet. Scratch memory may have."""
         for known in self._known:
             if known.name != SCRATCH and not known.written.all():
                 at = int(np.argmin(known.written)) // known.array.itemsize
-                raise Finding(f"{kernel}: output not written: {known.name}[{at}] of {known.array.size}")
+                raise KernelError(f"{kernel}: output not written: {known.name}[{at}] of {known.array.size}")
 
-
-SCRATCH = "scratch"
 
 # ---- the backend -------------------------------------------------------------------------------------------------
 
@@ -334,7 +326,7 @@ class CheckedBackend(Backend):
 
 
 def _check_call(kernel: str, signature: str, values: Sequence[Array | Scalar], inputs: int) -> None:
-    """Raise Finding unless a kernel takes these arguments: inputs as pointers to what is constant, dtypes as they are.
+    """Raise KernelError unless a kernel takes these arguments: dtypes as they are, inputs as pointers to constants.
 
     A pointer that is not given may be of any dtype.
     """
@@ -349,4 +341,4 @@ def _check_call(kernel: str, signature: str, values: Sequence[Array | Scalar], i
             fits &= parameter == "int64" or value == 0
     if not fits:
         taken = ", ".join(v.dtype.name + "*" if isinstance(v, np.ndarray) else type(v).__name__ for v in values)
-        raise Finding(f"{kernel}: wrong arguments: it takes ({signature}), it is called with ({taken})")
+        raise KernelError(f"{kernel}: wrong arguments: it takes ({signature}), it is called with ({taken})")

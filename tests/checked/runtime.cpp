@@ -13,6 +13,7 @@
 #include <cxxabi.h>
 #include <dlfcn.h>
 #include <link.h>
+#include <ucontext.h>
 
 #include <cstdarg>
 #include <cstdint>
@@ -126,8 +127,6 @@ void* prepare(Fibre& fibre, void (*body)()) {
 
 #else
 
-#include <ucontext.h>
-
 std::vector<ucontext_t> contexts(MOST_THREADS + 1);
 
 void* prepare(Fibre& fibre, void (*body)()) {
@@ -180,7 +179,7 @@ struct Place {
 Place place_of(const Region& region, u64 at) {
     Place place;
     u64 offset = at - region.base;
-    snprintf(place.text, sizeof place.text, "%s[%llu]", region.name, (offset / region.item));
+    snprintf(place.text, sizeof place.text, "%s[%llu]", region.name, offset / region.item);
     return place;
 }
 
@@ -192,7 +191,7 @@ Place place_in_shared(u64 at) {
         char* clear = abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, &status);
         snprintf(
             place.text, sizeof place.text, "shared memory (%.150s + %llu bytes)", clear ? clear : info.dli_sname,
-            (at - (u64)info.dli_saddr)
+            at - (u64)info.dli_saddr
         );
         free(clear);
     } else {
@@ -219,7 +218,7 @@ bool ordered(const Access& before, u32 thread) {
     return before.thread == thread || before.epoch != epoch;
 }
 
-// Marks an access to one byte. False: it races, with `other`.
+// Marks an access to one byte. False where it races with another.
 bool mark(Cell& cell, bool write, u32 line, const Access*& other, const char*& did) {
     u32 thread = thread_number();
     if (!ordered(cell.write, thread)) {
@@ -281,7 +280,6 @@ void access_region(u64 number, u64 at, u64 size, bool write, u32 line) {
         const Region& region = launch.regions[i];
         bool before = at < region.base;
         u64 end = region.base + region.size, distance = before ? region.base - at : at + size - end;
-        if (at + size <= end && !before) distance = 0;
         if (distance < least) {
             least = distance;
             nearest = &region;
@@ -290,8 +288,8 @@ void access_region(u64 number, u64 at, u64 size, bool write, u32 line) {
     }
     if (!at || !nearest) found("out of bounds", "%s %llu bytes at null at @%x", verb, size, line);
     found(
-        "out of bounds", "%s %llu bytes, %llu of them or more %s %s, at @%x", verb, size,
-        least, side, nearest->name, line
+        "out of bounds", "%s %llu bytes, reaching %llu bytes %s %s, at @%x", verb, size, least, side, nearest->name,
+        line
     );
 }
 
@@ -322,7 +320,7 @@ u64 random_below(u64 n) {
     return seed % n;
 }
 
-// 0..n-1 in the order of the launch; `order` is kept between calls of the same n.
+// Makes 0..n-1 of `order`, as the launch says.
 void arrange(std::vector<u32>& order, u64 n) {
     order.resize(n);
     for (u64 i = 0; i < n; ++i) order[i] = (u32)(launch.order == 1 ? n - 1 - i : i);
@@ -359,9 +357,8 @@ void report_stall() {
             ++alike;
         }
         used += snprintf(
-            report + used, sizeof report - used, ", %llu threads from (%u, %u) wait %s %s:%d",
-            alike, one.index.x, one.index.y,
-            one.state == AT_SHUFFLE ? "in the shuffle at" : "at the barrier at", one.file, one.line
+            report + used, sizeof report - used, ", %llu threads from (%u, %u) wait %s %s:%d", alike, one.index.x,
+            one.index.y, one.state == AT_SHUFFLE ? "in the shuffle at" : "at the barrier at", one.file, one.line
         );
         if (one.state == AT_SHUFFLE) used += snprintf(report + used, sizeof report - used, " for lanes %#x", one.mask);
     }
@@ -564,8 +561,8 @@ void __ubsan_handle_type_mismatch_v1(Mismatch* data, u64 at) {
     for (u64 i = 0; i < launch.count; ++i)
         if (at - launch.regions[i].base < launch.regions[i].size) name = (place = place_of(launch.regions[i], at)).text;
     found(
-        "misaligned", "uses %s as one of %llu bytes at once, %llu past such a place, at %s:%u", name,
-        alignment, (at % alignment), data->source.file, data->source.line
+        "misaligned", "uses %s as one of %llu bytes at once, %llu past such a place, at %s:%u", name, alignment,
+        at % alignment, data->source.file, data->source.line
     );
 }
 
