@@ -28,24 +28,7 @@ __global__ void layer_norm_forward(
 
 #define LAYER_NORM_BACKWARD_INPUTS const T *x, const T *gain, const T *mean, const T *variance, const T *dy
 
-template <class T>
-__global__ void layer_norm_backward_rows(
-    LAYER_NORM_BACKWARD_INPUTS, T* dx, T*, T*, i64 rows, i64 cols, double*, i64
-) {
-    ROWS(r, rows) {
-        const T *row = x + r * cols, *g = dy + r * cols;
-        T m = mean[r], scale = 1 / sqrt(variance[r] + (T)layer_norm_epsilon), a = 0, b = 0;
-        LANES_SUM2(c, cols, a, b) {
-            T dh = g[c] * gain[c];
-            a += dh;
-            b += dh * ((row[c] - m) * scale);
-        }
-        a = team_sum(a) / cols;
-        b = team_sum(b) / cols;
-        LANES(c, cols) dx[r * cols + c] = scale * (g[c] * gain[c] - a - (row[c] - m) * scale * b);
-    }
-}
-
+// The columns come first: dx may be the very array of x or dy.
 template <class T>
 __global__ void layer_norm_backward_columns(
     LAYER_NORM_BACKWARD_INPUTS, T*, T*, T*, i64 rows, i64 cols, double* scratch, i64
@@ -66,6 +49,24 @@ __global__ void layer_norm_backward_columns(
             scratch[part() * 2 * cols + c] = (double)of_gain[k];
             scratch[part() * 2 * cols + cols + c] = (double)of_bias[k];
         }
+    }
+}
+
+template <class T>
+__global__ void layer_norm_backward_rows(
+    LAYER_NORM_BACKWARD_INPUTS, T* dx, T*, T*, i64 rows, i64 cols, double*, i64
+) {
+    ROWS(r, rows) {
+        const T *row = x + r * cols, *g = dy + r * cols;
+        T m = mean[r], scale = 1 / sqrt(variance[r] + (T)layer_norm_epsilon), a = 0, b = 0;
+        LANES_SUM2(c, cols, a, b) {
+            T dh = g[c] * gain[c];
+            a += dh;
+            b += dh * ((row[c] - m) * scale);
+        }
+        a = team_sum(a) / cols;
+        b = team_sum(b) / cols;
+        LANES(c, cols) dx[r * cols + c] = scale * (g[c] * gain[c] - a - (row[c] - m) * scale * b);
     }
 }
 

@@ -184,8 +184,9 @@ template <class T> __device__ inline T sigmoid_of(T x) {
 template <class T> __device__ inline T softplus_of(T x) { return larger(x, (T)0) + log1p(exp(-fabs(x))); }
 
 // The largest number of a row of at least one. NaN is passed over: what is computed from the row turns NaN anyway.
+// A lane reads no column but its own: once a lane has all of the row's sums, it may write in the row's place.
 template <class T> __device__ inline T row_max(const T* row, i64 cols) {
-    T top = row[0];
+    T top = -(T)__builtin_huge_val();
     LANES_MAX(c, cols, top) top = row[c] > top ? row[c] : top;
     return team_max(top);
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import subprocess
@@ -11,119 +10,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import FLOATS, assert_close, bits, directions, examples
+from agreement import FORMULA_ONLY
+from support import bits
 
 from gpumlp import backend as backends
 from gpumlp.autodiff import GradientTape, Tensor
 from gpumlp.backend import Backend, NativeBackend, builder
 from gpumlp.backend.builder import Builder
-from gpumlp.backend.kernels import Texts, folder, kernels_of, template_types
+from gpumlp.backend.kernels import Texts, folder, kernels_of
 from gpumlp.errors import BackendError
 from gpumlp.nn import BatchNorm, Dense, Dropout, LayerNorm, Loss, Sequential
-from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS
+from gpumlp.ops import RECORDS
 from gpumlp.ops.record import activation
 from gpumlp.optim import OPTIMIZERS, Optimizer
 
 pytestmark = pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
 
-FORMULA_ONLY = {"softmax_bias_forward", "softmax_bias_backward"}
-"""Directions without a kernel: softmax inside a network is rare, and at its end it is not fused with a bias."""
-SHAPES = [(1, 1), (3, 1), (1, 5), (2, 31), (31, 32), (5, 33), (7, 255), (3, 257), (3, 1023), (2, 1025), (65, 64)]
-GUARD = 64  # bytes
-
 
 @pytest.fixture(scope="module")
 def native() -> NativeBackend:
     return NativeBackend()
-
-
-def guarded(shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return an array of 0xFF between two guards, and the bytes around it all."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.full(size + 2 * GUARD, 0xFF, np.uint8)
-    memory[:GUARD] = memory[GUARD + size :] = 0xA5
-    return memory[GUARD : GUARD + size].view(dtype).reshape(shape), memory
-
-
-def has_kernel(native: NativeBackend, name: str, direction: str, inputs: Any, outputs: Any) -> bool:
-    made = RECORDS[name].directions[direction]
-    types = template_types(made, inputs, outputs)
-    return types is not None and native._builder.find(RECORDS[name], direction, types) != {}
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("name", "direction"), list(directions()))
-def test_a_kernel_agrees_with_the_formula(native: NativeBackend, name: str, direction: str, dtype: Any) -> None:
-    """Values, dtypes and shapes; outputs wholly written, nothing around them, no input touched."""
-    op, reference, ran = RECORDS[name], Backend(), 0
-    for rows, cols in SHAPES:
-        for inputs, params in examples(op, direction, rows, cols, dtype):
-            arrays = [None if a is None else np.ascontiguousarray(a) for a in inputs]
-            expected = reference.run(op, direction, arrays, None, **params)
-            if not has_kernel(native, name, direction, arrays, expected):
-                continue
-            ran += 1
-            before = [None if a is None else bits(a) for a in arrays]
-            places = [None if e is None else guarded(e.shape, e.dtype) for e in expected]
-            found = native.run(op, direction, arrays, [None if p is None else p[0] for p in places], **params)
-            assert [None if a is None else bits(a) for a in arrays] == before
-            for got, want, place in zip(found, expected, places, strict=True):
-                if want is None:
-                    assert got is None
-                    continue
-                memory = place[1]
-                assert (memory[:GUARD] == 0xA5).all()
-                assert (memory[-GUARD:] == 0xA5).all()
-                if want.dtype.kind != "f":
-                    np.testing.assert_array_equal(got, want)
-                    continue
-                scale = max(1.0, float(np.abs(want).max()), rows / 8)
-                # The sums of a loss are kept in float64 and computed from values of `dtype`.
-                assert_close(got.astype(dtype), want.astype(np.float64), "reduction", scale=scale)
-    assert ran or op.entry(direction) in FORMULA_ONLY, "no example reached the kernel"
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_extreme_values(native: NativeBackend, name: str, dtype: Any) -> None:
-    op, reference = ACTIVATIONS[name], Backend()
-    x = np.array([[0.0, -0.0, 300, -300, np.inf, -np.inf, np.nan, 1e-30, -1e-30, 20, -20]], dtype).T.copy()
-    for direction in ("forward", "bias_forward", "backward"):
-        saved = x if op.saves == "input" else reference.run(op, "forward", (x,))[0]
-        inputs = {"forward": (x,), "bias_forward": (x, np.zeros(1, dtype))}.get(direction, (saved, np.ones_like(x)))
-        got, want = (b.run(op, direction, inputs)[0] for b in (native, reference))
-        np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
-        np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
-        finite = np.isfinite(want)
-        assert_close(got[finite], want[finite].astype(np.float64), "reduction")
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_losses_of_extreme_logits(native: NativeBackend, dtype: Any) -> None:
-    z = np.array([[0, 0], [1e4, 1e4], [-np.inf, 3], [1e30, -1e30], [np.nan, 1]], dtype)
-    labels, reference = np.array([0, 1, 1, 0, 1], np.int32), Backend()
-    op = LOSS_RECORDS["softmax_cross_entropy"]
-    for rows in (slice(0, 4), slice(0, 5)):
-        inputs = (z[rows], labels[rows], None, None)
-        got, want = (b.run(op, "forward", inputs, None, label_smoothing=0.0) for b in (native, reference))
-        for a, b in zip(got, want, strict=True):
-            np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
-            np.testing.assert_allclose(a, b, rtol=1e-5 if dtype is np.float32 else 1e-12)
-
-
-def test_what_a_kernel_does_not_take_the_formula_does(native: NativeBackend) -> None:
-    tanh, entropy = ACTIVATIONS["tanh"], LOSS_RECORDS["softmax_cross_entropy"]
-    x = np.arange(12, dtype=np.float32).reshape(3, 4)
-    np.testing.assert_allclose(native.run(tanh, "forward", (x.T,))[0], np.tanh(x.T), rtol=1e-6)
-    np.testing.assert_allclose(native.run(tanh, "forward", (x.astype(np.float16),))[0], np.tanh(x), rtol=1e-2)
-    assert native.run(tanh, "forward", (np.zeros((0, 4), np.float32),))[0].shape == (0, 4)
-    for labels in (
-        np.array([0, 1, 2], np.uint8),
-        np.array([0.0, 1.0, 2.0], np.float32),
-        np.eye(3, 4, dtype=np.int64),
-    ):
-        got, want = (b.run(entropy, "forward", (x, labels, None, None)) for b in (native, Backend()))
-        np.testing.assert_allclose(got[0], want[0], rtol=1e-6)
 
 
 def training_run(backend: Backend, optimizer: str, captured: bool) -> tuple[list[float], bytes]:
