@@ -44,13 +44,13 @@ __device__ void activation_bias_forward(const T* x, const T* b, T* y, T* z, i64 
 template <class F, class T>
 __device__ void activation_bias_backward(const T* saved, const T* dy, T* dx, i64 rows, i64 cols, double* scratch) {
     COLUMN_TILES(c0, cols) {
-        T sum[OWN] = {};
+        wide<T> sum[OWN] = {};
         PART_ROWS(r, rows) {
             const T *s = saved + r * cols, *g = dy + r * cols;
             T* to = dx + r * cols;
             OWNED(k, c, c0, cols) {
-                T d = F::backward(s[c], g[c]);
-                to[c] = d;
+                wide<T> d = F::backward((wide<T>)s[c], (wide<T>)g[c]);
+                to[c] = (T)d;
                 sum[k] += d;
             }
         }

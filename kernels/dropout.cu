@@ -10,14 +10,14 @@ __device__ void dropout(
     i64 n = rows * cols;
     double limit = rate * 4294967296.0;
     u32 threshold = limit < 4294967295.0 ? (u32)rint(limit) : 4294967295u;
-    T scale = (T)(1.0 / (1.0 - rate));
+    wide<T> scale = (wide<T>)(1.0 / (1.0 - rate));
     u64 step = (u64)clock[0];
     EACH(j, (n + 3) / 4) {
         u32 words[4] = {(u32)j, (u32)stream, (u32)step, (u32)(step >> 32)};
         philox(words, (u32)key0, (u32)key1);
         for (int q = 0; q < 4; ++q) {
             i64 i = 4 * j + q;
-            if (i < n) y[i] = words[q] >= threshold ? x[i] * scale : (T)0;
+            if (i < n) y[i] = (T)(words[q] >= threshold ? (wide<T>)x[i] * scale : (wide<T>)0);
         }
     }
 }

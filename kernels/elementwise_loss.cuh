@@ -1,7 +1,7 @@
 // A loss that is a mean over columns of a function of each output and its target, with its gradient. From a struct:
 //
 //   struct Name {
-//       template <class T> static ElementLoss<T> at(T z, T t, const T* w, double setting);
+//       template <class T, class S> static ElementLoss<T> at(T z, T t, const S* w, double setting);
 //   };
 //   ELEMENTWISE_LOSS(name, Name)
 //
@@ -16,12 +16,13 @@ template <class F, class T, class Y>
 __device__ void elementwise_mass(
     const T* z, const Y* targets, const T* s, const T* w, i64 rows, i64 cols, double setting, double* scratch
 ) {
+    typedef wide<T> W;
     double mass = 0, count = 0;
     PART_ROWS(r, rows) {
-        T m = 0, weight = s ? s[r] : (T)1;
+        W m = 0, weight = s ? (W)s[r] : (W)1;
         LANES_SUM(c, cols, m) {
             i64 i = r * cols + c;
-            m += F::at(z[i], (T)targets[i], w, setting).mass;
+            m += F::at((W)z[i], (W)targets[i], w, setting).mass;
         }
         m = team_sum(m);
         if (lane() == 0) {
@@ -37,15 +38,16 @@ __device__ void elementwise_loss(
     const T* z, const Y* targets, const T* s, const T* w, T* gradient, i64 rows, i64 cols, double setting,
     double* scratch, i64 parts
 ) {
+    typedef wide<T> W;
     double mass = total_of(scratch, parts, 1), loss = 0, hits = 0;
     PART_ROWS(r, rows) {
-        T weight = s ? s[r] : (T)1, scale = mass == 0 ? (T)0 : weight / (T)mass / cols, l = 0, h = 0;
+        W weight = s ? (W)s[r] : (W)1, scale = mass == 0 ? (W)0 : weight / (W)mass / cols, l = 0, h = 0;
         LANES_SUM2(c, cols, l, h) {
             i64 i = r * cols + c;
-            ElementLoss<T> e = F::at(z[i], (T)targets[i], w, setting);
+            ElementLoss<W> e = F::at((W)z[i], (W)targets[i], w, setting);
             l += e.loss;
             h += e.hit;
-            if (gradient) gradient[i] = scale * e.slope;
+            if (gradient) gradient[i] = (T)(scale * e.slope);
         }
         l = team_sum(l);
         h = team_sum(h);

@@ -8,11 +8,11 @@ __global__ void gather_forward(
     const i64* clock, const i64* order, const X* inputs, const Y* targets, const T* weights, T* batch_inputs,
     Y* batch_targets, T* batch_weights, i64 rows, i64 cols, i64 width, i64 stride, double scale
 ) {
-    T factor = (T)scale;
+    wide<T> factor = (wide<T>)scale;
     ROWS(r, rows) {
         i64 at = order[clock[1] * stride + r];
         const X* from = inputs + at * cols;
-        LANES(c, cols) batch_inputs[r * cols + c] = (T)from[c] * factor;
+        LANES(c, cols) batch_inputs[r * cols + c] = (T)((wide<T>)from[c] * factor);
         LANES(c, width) batch_targets[r * width + c] = targets[at * width + c];
         if (weights && lane() == 0) batch_weights[r] = weights[at];
     }

@@ -21,6 +21,17 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef unsigned char u8;
 
+inline u32 bits_of(float x) {
+    u32 bits;
+    std::memcpy(&bits, &x, 4);
+    return bits;
+}
+inline float from_bits(u32 bits) {
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+}
+
 constexpr int OWN = 1024;  // sums of a tile of columns: within the first cache, long enough for vectors
 
 struct Part { i64 index, count; };

@@ -22,6 +22,30 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef unsigned char u8;
 
+__device__ inline u32 bits_of(float x) { return __float_as_uint(x); }
+__device__ inline float from_bits(u32 x) { return __uint_as_float(x); }
+
+#endif  // GPUMLP_HOST
+
+// Sixteen bits of storage, the upper half of a float (bfloat16). Whatever is stored so is computed in float.
+struct bf16 {
+    unsigned short bits;
+    bf16() = default;
+    __device__ inline bf16(float x) {  // to the nearest, of two equally near ones to the even
+        u32 all = bits_of(x);
+        u32 rounded = (all + 0x7FFFu + (all >> 16 & 1u)) >> 16;
+        bits = (unsigned short)(x != x ? 0x7FC0u : rounded);
+    }
+    __device__ inline operator float() const { return from_bits((u32)bits << 16); }
+};
+
+// What numbers stored as T are computed in.
+template <class T> struct Wide { typedef T type; };
+template <> struct Wide<bf16> { typedef float type; };
+template <class T> using wide = typename Wide<T>::type;
+
+#ifndef GPUMLP_HOST
+
 constexpr int WARP = 32;
 constexpr int OWN = 1;
 
@@ -113,6 +137,7 @@ struct Better {
     }
 };
 
+__device__ inline bf16 __shfl_xor_sync(u32 mask, bf16 x, int d) { return __shfl_xor_sync(mask, (float)x, d); }
 template <class T> __device__ Best<T> __shfl_xor_sync(u32 mask, Best<T> x, int d) {
     return {__shfl_xor_sync(mask, x.value, d), __shfl_xor_sync(mask, x.at, d)};
 }
@@ -137,7 +162,7 @@ __device__ inline Walk over_team() { return {lane(), lanes()}; }
 template <class T, class... More> __device__ i64 alone(i64 n, const T* p, const More*... more) {
     int at = (int)((u64)p / sizeof(T) % PACK<T>);
     bool together = true;
-    ((together = together && (!more || (int)((u64)more / sizeof(T) % PACK<T>) == at)), ...);
+    ((together = together && (!more || (int)((u64)more / sizeof(More) % PACK<T>) == at)), ...);
     i64 head = (PACK<T> - at) % PACK<T>;
     return together && head < n ? head : n;
 }
@@ -157,16 +182,28 @@ template <class T, int N> struct alignas(sizeof(T) * N) Values {
     T at[N];
     __device__ inline T& operator[](int k) { return at[k]; }
 };
-template <class W, class T> __device__ inline Values<T, W::count> load(W, const T* p) {
-    return *(const Values<T, W::count>*)p;
+template <class W, class T> __device__ inline Values<wide<T>, W::count> load(W, const T* p) {
+    Values<T, W::count> stored = *(const Values<T, W::count>*)p;
+    Values<wide<T>, W::count> v;
+    for (int k = 0; k < W::count; ++k) v[k] = (wide<T>)stored[k];
+    return v;
 }
-template <class T, int N> __device__ inline void store(T* p, const Values<T, N>& v) { *(Values<T, N>*)p = v; }
+template <class T, class W, int N> __device__ inline void store(T* p, Values<W, N> v) {
+    Values<T, N> stored;
+    for (int k = 0; k < N; ++k) stored[k] = (T)v[k];
+    *(Values<T, N>*)p = stored;
+}
 #ifdef __CUDACC__  // NVIDIA's compilers take some stores of a struct apart, but never this one
-__device__ inline void store(float* p, const Values<float, 4>& v) {
+__device__ inline void store(float* p, Values<float, 4> v) {
     __stwb((float4*)p, make_float4(v.at[0], v.at[1], v.at[2], v.at[3]));
 }
-__device__ inline void store(double* p, const Values<double, 2>& v) {
+__device__ inline void store(double* p, Values<double, 2> v) {
     __stwb((double2*)p, make_double2(v.at[0], v.at[1]));
+}
+__device__ inline void store(bf16* p, Values<float, 8> v) {
+    u32 pairs[4];
+    for (int k = 0; k < 4; ++k) pairs[k] = bf16(v[2 * k]).bits | (u32)bf16(v[2 * k + 1]).bits << 16;
+    __stwb((uint4*)p, make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
 }
 #endif
 
@@ -185,8 +222,11 @@ template <class T> __device__ inline T softplus_of(T x) { return larger(x, (T)0)
 
 // The largest number of a row of at least one. NaN is passed over: what is computed from the row turns NaN anyway.
 // A lane reads no column but its own: once a lane has all of the row's sums, it may write in the row's place.
-template <class T> __device__ inline T row_max(const T* row, i64 cols) {
-    T top = -(T)__builtin_huge_val();
-    LANES_MAX(c, cols, top) top = row[c] > top ? row[c] : top;
+template <class T> __device__ inline wide<T> row_max(const T* row, i64 cols) {
+    wide<T> top = (wide<T>)from_bits(0xFF800000u);
+    LANES_MAX(c, cols, top) {
+        wide<T> x = (wide<T>)row[c];
+        top = x > top ? x : top;
+    }
     return team_max(top);
 }

@@ -6,23 +6,23 @@ template <class T> __global__ void softmax_forward(const T* x, T* y, i64 rows, i
     ROWS(r, rows) {
         const T* from = x + r * cols;
         T* to = y + r * cols;
-        T top = row_max(from, cols), sum = 0;
+        wide<T> top = row_max(from, cols), sum = 0;
         LANES_SUM(c, cols, sum) {
-            T e = exp(from[c] - top);
-            to[c] = e;
+            wide<T> e = exp((wide<T>)from[c] - top);
+            to[c] = (T)e;
             sum += e;
         }
-        T scale = 1 / team_sum(sum);
-        LANES(c, cols) to[c] *= scale;
+        wide<T> scale = 1 / team_sum(sum);
+        LANES(c, cols) to[c] = (T)((wide<T>)to[c] * scale);
     }
 }
 
 template <class T> __global__ void softmax_backward(const T* y, const T* dy, T* dx, i64 rows, i64 cols) {
     ROWS(r, rows) {
         const T *p = y + r * cols, *g = dy + r * cols;
-        T inner = 0;
-        LANES_SUM(c, cols, inner) inner += p[c] * g[c];
+        wide<T> inner = 0;
+        LANES_SUM(c, cols, inner) inner += (wide<T>)p[c] * (wide<T>)g[c];
         inner = team_sum(inner);
-        LANES(c, cols) dx[r * cols + c] = p[c] * (g[c] - inner);
+        LANES(c, cols) dx[r * cols + c] = (T)((wide<T>)p[c] * ((wide<T>)g[c] - inner));
     }
 }

@@ -7,36 +7,37 @@
 // scratch (parts, 4). `value` is the loss, `sums` (Σ s l, Σ s m, Σ s h, Σ s) in double.
 // The logits of a row are read three times, from cache after the first; the gradient is written once.
 
-template <class T, class Y> struct Target {  // soft targets
+template <class W, class Y> struct Target {  // soft targets
     const Y* row;
     i64 cols;
     __device__ Target(const Y* targets, i64 r, i64 cols) : row(targets + r * cols), cols(cols) {}
-    __device__ T operator()(i64 c) const { return (T)row[c]; }
+    __device__ W operator()(i64 c) const { return (W)row[c]; }
     __device__ i64 label() const { return row_best(row, cols).at; }
 };
 
-template <class T> struct LabelTarget {
+template <class W> struct LabelTarget {
     i64 at;
-    __device__ T operator()(i64 c) const { return c == at ? (T)1 : (T)0; }
+    __device__ W operator()(i64 c) const { return c == at ? (W)1 : (W)0; }
     __device__ i64 label() const { return at; }
 };
-template <class T> struct Target<T, int> : LabelTarget<T> {
-    __device__ Target(const int* targets, i64 r, i64) : LabelTarget<T>{targets[r]} {}
+template <class W> struct Target<W, int> : LabelTarget<W> {
+    __device__ Target(const int* targets, i64 r, i64) : LabelTarget<W>{targets[r]} {}
 };
-template <class T> struct Target<T, i64> : LabelTarget<T> {
-    __device__ Target(const i64* targets, i64 r, i64) : LabelTarget<T>{targets[r]} {}
+template <class W> struct Target<W, i64> : LabelTarget<W> {
+    __device__ Target(const i64* targets, i64 r, i64) : LabelTarget<W>{targets[r]} {}
 };
 
 template <class T, class Y>
 __device__ void softmax_cross_entropy_mass(
     const T*, const Y* targets, const T* s, const T* w, i64 rows, i64 cols, double label_smoothing, double* scratch
 ) {
-    T keep = (T)(1.0 - label_smoothing), spread = (T)(label_smoothing / cols);
+    typedef wide<T> W;
+    W keep = (W)(1.0 - label_smoothing), spread = (W)(label_smoothing / cols);
     double mass = 0, count = 0;
     PART_ROWS(r, rows) {
-        Target<T, Y> target(targets, r, cols);
-        T m = 0, weight = s ? s[r] : (T)1;
-        LANES_SUM(c, cols, m) m += (keep * target(c) + spread) * (w ? w[c] : (T)1);
+        Target<W, Y> target(targets, r, cols);
+        W m = 0, weight = s ? (W)s[r] : (W)1;
+        LANES_SUM(c, cols, m) m += (keep * target(c) + spread) * (w ? (W)w[c] : (W)1);
         m = team_sum(m);
         if (lane() == 0) {
             mass += (double)(weight * m);
@@ -51,35 +52,36 @@ __device__ void softmax_cross_entropy_loss(
     const T* z, const Y* targets, const T* s, const T* w, T* gradient, i64 rows, i64 cols, double label_smoothing,
     double* scratch, i64 parts
 ) {
-    T keep = (T)(1.0 - label_smoothing), spread = (T)(label_smoothing / cols);
+    typedef wide<T> W;
+    W keep = (W)(1.0 - label_smoothing), spread = (W)(label_smoothing / cols);
     double mass = total_of(scratch, parts, 1), loss = 0, hits = 0;
     PART_ROWS(r, rows) {
-        Target<T, Y> target(targets, r, cols);
+        Target<W, Y> target(targets, r, cols);
         const T* row = z + r * cols;
         // All is taken from the row maximum: next to a huge logit log K would round away.
         Best<T> best = row_best(row, cols);
-        T top = best.value, sum = 0;
-        LANES_SUM(c, cols, sum) sum += exp(row[c] - top);
-        T lse = log(team_sum(sum)), l = 0, m = 0;
+        W top = (W)best.value, sum = 0;
+        LANES_SUM(c, cols, sum) sum += exp((W)row[c] - top);
+        W lse = log(team_sum(sum)), l = 0, m = 0;
         LANES_SUM2(c, cols, l, m) {
-            T t = (keep * target(c) + spread) * (w ? w[c] : (T)1);
-            T part = t * (lse - (row[c] - top));
-            l += t == 0 ? (T)0 : part;  // where a class has no mass its logit may be -inf
+            W t = (keep * target(c) + spread) * (w ? (W)w[c] : (W)1);
+            W part = t * (lse - ((W)row[c] - top));
+            l += t == 0 ? (W)0 : part;  // where a class has no mass its logit may be -inf
             m += t;
         }
         l = team_sum(l);
         m = team_sum(m);
-        T weight = s ? s[r] : (T)1;
+        W weight = s ? (W)s[r] : (W)1;
         bool hit = best.at == target.label();
         if (lane() == 0) {
             loss += (double)(weight * l);
             hits += hit ? (double)weight : 0.0;
         }
         if (gradient) {
-            T scale = mass == 0 ? (T)0 : weight / (T)mass;
+            W scale = mass == 0 ? (W)0 : weight / (W)mass;
             LANES(c, cols) {
-                T t = (keep * target(c) + spread) * (w ? w[c] : (T)1);
-                gradient[r * cols + c] = scale * (exp(row[c] - top - lse) * m - t);
+                W t = (keep * target(c) + spread) * (w ? (W)w[c] : (W)1);
+                gradient[r * cols + c] = (T)(scale * (exp((W)row[c] - top - lse) * m - t));
             }
         }
     }

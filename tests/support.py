@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -109,11 +110,16 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
             state = tuple(np.abs(normal(rows * cols)) for _ in op.slots)
             rates, clock = np.array([0.1, 0.05, 0.01], dtype), np.array([7, 1, 0])
             hyper = {key: h.default for key, h in op.hyper.items()}
-            for norm, average, decay in ((None, None, 0.0), (np.array([2.0], dtype), normal(rows * cols), 0.1)):
+            narrow = normal(rows * cols).astype(ml_dtypes.bfloat16)
+            for norm, average, shadow, decay in (
+                (None, None, None, 0.0),
+                (np.array([2.0], dtype), normal(rows * cols), None, 0.1),
+                (None, None, narrow, 0.1),
+            ):
                 shared = {"decayed": len(p) // 2, "weight_decay": decay}
                 shared |= {"clip_norm": 1.5 if norm is not None else None}
                 shared |= {"averaging": 0.9 if average is not None else None}
-                yield (p, g, rates, clock, norm, average, *state), {**shared, **hyper}
+                yield (p, g, rates, clock, norm, average, shadow, *state), {**shared, **hyper}
         case Op(name="layer_norm" | "batch_norm"):
             x, gain = normal(rows, cols), positive(cols)
             statistic = (rows, 1) if op.name == "layer_norm" else (1, cols)

@@ -118,7 +118,8 @@ class Builder:
                 "using std::sqrt; using std::fabs; using std::pow; using std::rint;",
                 shared_text(),
                 self.texts.text(op.name),
-                "}",
+                "}  // namespace gpumlp",
+                "using gpumlp::bf16;",
                 *(f"GPUMLP_ENTRY({kernel}, {kernel}<{', '.join(types)}>)" for kernel in self.texts.kernels(op)),
             ]
         )

@@ -24,7 +24,9 @@ MACROS = {
 
 TYPES = {"<f4": "float", "<f8": "double", "<i4": "int", "<i8": "long long", "|u1": "unsigned char"}
 """The C++ type of each ``dtype.str`` that kernels take."""
-ALWAYS = {"sums": "<f8", "totals": "<f8", "clock": "<i8", "order": "<i8"}
+NARROW = "<V2"
+"""The ``dtype.str`` of ml_dtypes' bfloat16, which NumPy itself does not know: 16 bits stored, computed in float."""
+ALWAYS = {"sums": "<f8", "totals": "<f8", "clock": "<i8", "order": "<i8", "shadow": NARROW}
 """Arrays whose dtype is the same in every kernel; the others have that of the array a kernel runs over."""
 SUMMED = ("columns", "total")
 """Launches that sum over rows: their kernels take scratch memory and the number of parts behind all else."""
@@ -96,6 +98,7 @@ def template_types(made: Direction, inputs: Sequence[Array], outputs: Sequence[A
     generic = made.types or (made.over or made.arrays[0],)
     if run_over.size == 0 or not made.accepts(inputs):
         return None
+    known = TYPES | {NARROW: "bf16"} if made.narrow else TYPES
     expected, codes = run_over.dtype.str, {}
     for name, array in zip(made.arrays, (*inputs, *outputs), strict=True):
         if array is None:
@@ -103,11 +106,11 @@ def template_types(made: Direction, inputs: Sequence[Array], outputs: Sequence[A
         code = array.dtype.str
         # A batch has the dtype of what it is gathered from.
         free = name in generic or name.removeprefix("batch_") in generic
-        fits = code in TYPES if free else code == ALWAYS.get(name, expected)
+        fits = code in known if free else code == ALWAYS.get(name, expected)
         if not fits or not array.flags.c_contiguous or address(array) % array.itemsize:
             return None
         codes[name] = code
-    return tuple(TYPES[codes[name]] for name in generic)
+    return tuple(known[codes[name]] for name in generic)
 
 
 def address(array: Array) -> int:

@@ -95,6 +95,7 @@ GATHER = Op(
             "rows",
             over="batch_inputs",
             types=("batch_inputs", "inputs", "targets"),
+            narrow=True,
             scalars=lambda inputs, params: (
                 math.prod(inputs[3].shape[1:]),
                 params["stride"],

@@ -28,6 +28,7 @@ _direction = Direction(
     ("y",),
     like(0),
     "elementwise",
+    narrow=True,
     scalars=lambda _, params: (float(params["rate"]), params["stream"], *params["key"]),
 )
 

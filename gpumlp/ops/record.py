@@ -38,8 +38,9 @@ class Direction:
     A kernel of the direction takes pointers to the inputs, then to the outputs (null for None), then the rows and
     columns of the array named ``over`` (by default the first input), then ``scalars(inputs, params)``: a whole number
     as int where the kernel says so, anything else as float (by default none). The dtypes of the arrays named in
-    ``types`` (by default that of ``over``) are the arguments of its template. ``accepts`` tells whether the kernel
-    takes the shapes of these inputs; what it does not take, the formula does.
+    ``types`` (by default that of ``over``) are the arguments of its template; ``narrow`` kernels also take them as
+    bfloat16. ``accepts`` tells whether the kernel takes the shapes of these inputs; what it does not take, the formula
+    does.
     """
 
     formula: Callable[..., tuple[Array, ...]]
@@ -49,6 +50,7 @@ class Direction:
     launch: Launch
     over: str = ""
     types: tuple[str, ...] = ()
+    narrow: bool = False
     scalars: Callable[[Sequence[Array], Mapping[str, Any]], Sequence[Scalar]] = field(
         default=lambda inputs, params: ()
     )
@@ -160,17 +162,18 @@ def activation(
         name,
         meaning,
         {
-            "forward": Direction(lambda xp, x: (function(xp, x),), ("x",), ("y",), like(0), launch),
+            "forward": Direction(lambda xp, x: (function(xp, x),), ("x",), ("y",), like(0), launch, narrow=True),
             "backward": Direction(
-                lambda xp, saved, dy: (backward(xp, saved, dy),), ("saved", "dy"), ("dx",), like(1), launch
+                lambda xp, saved, dy: (backward(xp, saved, dy),), ("saved", "dy"), ("dx",), like(1), launch, narrow=True
             ),
-            "bias_forward": Direction(bias_forward, ("x", "b"), ("y", "z?"), bias_specs, "rows"),
+            "bias_forward": Direction(bias_forward, ("x", "b"), ("y", "z?"), bias_specs, "rows", narrow=True),
             "bias_backward": Direction(
                 bias_backward,
                 ("saved", "dy"),
                 ("dx", "db"),
                 lambda saved, dy: ((dy.shape, dy.dtype), (dy.shape[-1:], dy.dtype)),
                 "columns",
+                narrow=True,
             ),
         },
         function=function,

@@ -7,6 +7,7 @@ optimizers share, in this order: clip, direction, decoupled weight decay, step, 
     d, slots ← rule(g, slots, t)
     p ← p - η (d + λ p)             λ on the first ``decayed`` elements only: weights, not biases or gains
     a ← β a + (1 - β) p             β = min(averaging, (1 + t) / (10 + t)), so that early weights are forgotten
+    shadow ← p                      rounded to bfloat16, for products that take their weights so
 
 Decoupled decay: Loshchilov and Hutter 2017, arXiv:1711.05101. Clipping: Pascanu et al. 2013, arXiv:1211.5063.
 """
@@ -50,6 +51,7 @@ def update(
         clock: Array,
         norm: Array | None,
         average: Array | None,
+        shadow: Array | None,
         *state: Array,
         decayed: int,
         weight_decay: float,
@@ -67,10 +69,11 @@ def update(
         if weight_decay:
             step[:decayed] += (rate * weight_decay) * parameters[:decayed]
         result = parameters - step
-        if average is None:
-            return result, average, *state_after
-        beta = xp.minimum(averaging, (1.0 + t) / (10.0 + t)).astype(dtype)
-        return result, beta * average + (1.0 - beta) * result, *state_after
+        if average is not None:
+            beta = xp.minimum(averaging, (1.0 + t) / (10.0 + t)).astype(dtype)
+            average = beta * average + (1.0 - beta) * result
+        narrow = None if shadow is None else result.astype(shadow.dtype)
+        return result, average, narrow, *state_after
 
     def specs(
         parameters: Array,
@@ -79,18 +82,20 @@ def update(
         clock: Array,
         norm: Array | None,
         average: Array | None,
+        shadow: Array | None,
         *state: Array,
         **_: Any,
     ) -> tuple[Spec, ...]:
         spec = (parameters.shape, parameters.dtype)
-        return spec, None if average is None else spec, *(spec for _ in state)
+        narrow = None if shadow is None else (shadow.shape, shadow.dtype)
+        return spec, None if average is None else spec, narrow, *(spec for _ in state)
 
     def scalars(given: Sequence[Array], params: Mapping[str, Any]) -> list[Scalar]:
         names = ("weight_decay", "clip_norm", "averaging", *hyper)
         return [given[2].shape[0], params["decayed"], *(float(params[name] or 0.0) for name in names)]
 
-    inputs = ("parameters", "gradient", "rates", "clock", "norm?", "average?", *slots)
-    outputs = ("parameters", "average?", *slots)
+    inputs = ("parameters", "gradient", "rates", "clock", "norm?", "average?", "shadow?", *slots)
+    outputs = ("parameters", "average?", "shadow?", *slots)
     return Update(
         name,
         meaning,

@@ -41,6 +41,17 @@ CHECKED_SHUFFLE(unsigned long long)
 CHECKED_SHUFFLE(float)
 CHECKED_SHUFFLE(double)
 
+inline unsigned __float_as_uint(float x) {
+    unsigned bits;
+    __builtin_memcpy(&bits, &x, 4);
+    return bits;
+}
+inline float __uint_as_float(unsigned bits) {
+    float x;
+    __builtin_memcpy(&x, &bits, 4);
+    return x;
+}
+
 inline float normcdff(float x) { return 0.5f * erfcf(-x * 0.70710678f); }
 inline double normcdf(double x) { return 0.5 * erfc(-x * 0.7071067811865476); }
 
@@ -58,6 +69,8 @@ CHECKED_POINTER(double, "float64")
 CHECKED_POINTER(int, "int32")
 CHECKED_POINTER(long long, "int64")
 CHECKED_POINTER(unsigned char, "uint8")
+struct bf16;
+CHECKED_POINTER(bf16, "bfloat16")
 CHECKED_PARAMETER(long long, "int64,")
 CHECKED_PARAMETER(double, "double,")
 

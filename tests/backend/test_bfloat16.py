@@ -1,0 +1,79 @@
+"""What is stored in sixteen bits is computed in float: bfloat16 arrays, and the narrow shadow of the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from agreement import has_kernel
+from support import directions, examples
+
+from gpumlp.backend import Backend
+from gpumlp.ops import GATHER, RECORDS, UPDATES
+
+NARROW = np.dtype(ml_dtypes.bfloat16)
+ULP = 2.0**-8
+DIRECTIONS = [(name, d) for name, d in directions() if RECORDS[name].directions[d].narrow]
+
+
+def widened(array: Any) -> Any:
+    return array.astype(np.float64) if isinstance(array, np.ndarray) and array.dtype == NARROW else array
+
+
+def narrowed(array: Any) -> Any:
+    return array.astype(NARROW) if array.dtype.kind == "f" else array
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (9, 32), (33, 65), (5, 300)])
+@pytest.mark.parametrize(("name", "direction"), DIRECTIONS)
+def test_a_narrow_kernel_agrees_with_the_formula_in_float64(
+    kernels: Backend, name: str, direction: str, shape: tuple[int, int]
+) -> None:
+    """To the rounding of what is stored: twice where a result is stored in between."""
+    op, ran = RECORDS[name], 0
+    for inputs, params in examples(op, direction, *shape, NARROW):
+        arrays = [None if a is None else narrowed(np.ascontiguousarray(a)) for a in inputs]
+        wide = params
+        if "dtype" in params:
+            wide, params = {**params, "dtype": "<f8"}, {**params, "dtype": NARROW}
+        expected = Backend().run(op, direction, [widened(a) for a in arrays], None, **wide)
+        specs = op.directions[direction].specs(*arrays, **params)
+        outputs = [None if spec is None else np.empty(*spec) for spec in specs]
+        if not has_kernel(op, direction, arrays, outputs):
+            continue
+        ran += 1
+        found = kernels.run(op, direction, arrays, None, **params)
+        for got, want in zip(found, expected, strict=True):
+            if want is None or want.dtype.kind != "f":
+                continue
+            # Sums are taken in float and rounded once; their terms may cancel.
+            scale = max(1.0, float(np.abs(want).max()))
+            np.testing.assert_allclose(got.astype(np.float64), want, rtol=2 * ULP, atol=ULP * scale / 2)
+    assert ran or op.name == "softmax", "no example reached the kernel"
+
+
+@pytest.mark.parametrize("shift", [0, 1, 4])
+@pytest.mark.parametrize("name", UPDATES)
+def test_the_shadow_is_the_parameters_rounded(kernels: Backend, name: str, shift: int) -> None:
+    """In the same launch, bit for bit what a cast would make of them."""
+    op, n = UPDATES[name], 301
+    rng = np.random.default_rng(0)
+    p, g = rng.standard_normal((2, n), np.float32)
+    slots = [np.abs(rng.standard_normal(n, np.float32)) for _ in op.slots]
+    shadow = np.zeros(n + 8, NARROW)[shift : shift + n]
+    inputs = (p, g, np.array([0.1], np.float32), np.array([3, 0, 0]), None, None, shadow, *slots)
+    params = {"decayed": 100, "weight_decay": 0.1, "clip_norm": None, "averaging": None}
+    hyper = {key: value.default for key, value in op.hyper.items()}
+    found = kernels.run(op, "forward", inputs, (p, None, shadow, *slots), **params, **hyper)
+    assert found[2] is shadow
+    np.testing.assert_array_equal(shadow, p.astype(NARROW))
+
+
+def test_rounding_is_to_the_nearest_and_of_two_to_the_even(kernels: Backend) -> None:
+    x = np.array([1, 1 + ULP, 1 + ULP / 2, 1 + 3 * ULP / 2, -1e38, 3.4e38, np.inf, -np.inf, np.nan, 0, -0.0], np.float32)
+    order, labels = np.arange(len(x)), np.zeros(len(x), np.int32)
+    inputs = (np.zeros(3, np.int64), order, x.reshape(-1, 1), labels, None)
+    batch, *_ = kernels.run(GATHER, "forward", inputs, rows=len(x), stride=len(x), scale=1.0, dtype=NARROW)
+    np.testing.assert_array_equal(batch.ravel().view(np.uint16), x.astype(NARROW).view(np.uint16))
