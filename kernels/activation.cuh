@@ -50,7 +50,7 @@ __device__ void activation_bias_backward(const T* saved, const T* dy, T* dx, i64
             T* to = dx + r * cols;
             OWNED(k, c, c0, cols) {
                 wide<T> d = F::backward((wide<T>)s[c], (wide<T>)g[c]);
-                to[c] = (T)d;
+                to[c] = stored<T>(d);
                 sum[k] += d;
             }
         }
@@ -65,7 +65,7 @@ template <class T> __device__ void finish_columns(T* sums, i64 cols, const doubl
         double sum[OWN] = {};
         TEAM_PARTS(p, parts) OWNED(k, c, c0, cols) sum[k] += scratch[p * pitch + c];
         sum_over_teams(sum);
-        if (team() == 0) OWNED(k, c, c0, cols) sums[c] = (T)sum[k];
+        if (team() == 0) OWNED(k, c, c0, cols) sums[c] = stored<T>((wide<T>)sum[k]);
     }
 }
 

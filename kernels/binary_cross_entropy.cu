@@ -1,6 +1,7 @@
 // l = -w_1 t log sigmoid(z) - w_0 (1 - t) log(1 - sigmoid(z)), t smoothed to (1 - ε) t + ε / 2
 struct BinaryCrossEntropy {
-    template <class T, class S> __device__ static inline ElementLoss<T> at(T z, T t, const S* w, double label_smoothing) {
+    template <class T, class S>
+    __device__ static inline ElementLoss<T> at(T z, T t, const S* w, double label_smoothing) {
         T soft = t * (T)(1.0 - label_smoothing) + (T)(0.5 * label_smoothing);
         T positive = soft * (w ? (T)w[1] : (T)1), negative = (1 - soft) * (w ? (T)w[0] : (T)1);
         // -log sigmoid(z) = max(-z, 0) + log(1 + exp(-|z|)), and the other likewise

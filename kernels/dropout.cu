@@ -17,7 +17,7 @@ __device__ void dropout(
         philox(words, (u32)key0, (u32)key1);
         for (int q = 0; q < 4; ++q) {
             i64 i = 4 * j + q;
-            if (i < n) y[i] = (T)(words[q] >= threshold ? (wide<T>)x[i] * scale : (wide<T>)0);
+            if (i < n) y[i] = stored<T>(words[q] >= threshold ? (wide<T>)x[i] * scale : (wide<T>)0);
         }
     }
 }

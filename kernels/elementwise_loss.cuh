@@ -47,7 +47,7 @@ __device__ void elementwise_loss(
             ElementLoss<W> e = F::at((W)z[i], (W)targets[i], w, setting);
             l += e.loss;
             h += e.hit;
-            if (gradient) gradient[i] = (T)(scale * e.slope);
+            if (gradient) gradient[i] = stored<T>(scale * e.slope);
         }
         l = team_sum(l);
         h = team_sum(h);

@@ -12,7 +12,7 @@ __global__ void gather_forward(
     ROWS(r, rows) {
         i64 at = order[clock[1] * stride + r];
         const X* from = inputs + at * cols;
-        LANES(c, cols) batch_inputs[r * cols + c] = (T)((wide<T>)from[c] * factor);
+        LANES(c, cols) batch_inputs[r * cols + c] = stored<T>((wide<T>)from[c] * factor);
         LANES(c, width) batch_targets[r * width + c] = targets[at * width + c];
         if (weights && lane() == 0) batch_weights[r] = weights[at];
     }

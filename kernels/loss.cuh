@@ -24,7 +24,7 @@ template <class T> __device__ void finish_loss(T* value, double* sums, const dou
     for (int k = 0; k < SUMS; ++k) found[k] = total_of(scratch, parts, k);
     if (thread() != 0) return;
     for (int k = 0; k < SUMS; ++k) sums[k] = found[k];
-    *value = (T)(wide<T>)(found[1] == 0 ? 0.0 : found[0] / found[1]);
+    *value = stored<T>((wide<T>)(found[1] == 0 ? 0.0 : found[0] / found[1]));
 }
 
 // The six kernels of a loss: the masses of the rows, their losses and gradients, and the sums, with a gradient or

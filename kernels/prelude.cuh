@@ -30,19 +30,20 @@ __device__ inline float from_bits(u32 x) { return __uint_as_float(x); }
 // Sixteen bits of storage, the upper half of a float (bfloat16). Whatever is stored so is computed in float.
 struct bf16 {
     unsigned short bits;
-    bf16() = default;
-    __device__ inline bf16(float x) {  // to the nearest, of two equally near ones to the even
-        u32 all = bits_of(x);
-        u32 rounded = (all + 0x7FFFu + (all >> 16 & 1u)) >> 16;
-        bits = (unsigned short)(x != x ? 0x7FC0u : rounded);
-    }
     __device__ inline operator float() const { return from_bits((u32)bits << 16); }
 };
 
-// What numbers stored as T are computed in.
+// What numbers stored as T are computed in, and back: to the nearest, of two equally near ones to the even.
 template <class T> struct Wide { typedef T type; };
 template <> struct Wide<bf16> { typedef float type; };
 template <class T> using wide = typename Wide<T>::type;
+
+template <class T> __device__ inline T stored(wide<T> x) { return x; }
+template <> __device__ inline bf16 stored<bf16>(float x) {
+    u32 all = bits_of(x);
+    u32 rounded = (all + 0x7FFFu + (all >> 16 & 1u)) >> 16;
+    return {(unsigned short)(x != x ? 0x7FC0u : rounded)};
+}
 
 #ifndef GPUMLP_HOST
 
@@ -137,7 +138,9 @@ struct Better {
     }
 };
 
-__device__ inline bf16 __shfl_xor_sync(u32 mask, bf16 x, int d) { return __shfl_xor_sync(mask, (float)x, d); }
+__device__ inline bf16 __shfl_xor_sync(u32 mask, bf16 x, int d) {
+    return {(unsigned short)__shfl_xor_sync(mask, (u32)x.bits, d)};
+}
 template <class T> __device__ Best<T> __shfl_xor_sync(u32 mask, Best<T> x, int d) {
     return {__shfl_xor_sync(mask, x.value, d), __shfl_xor_sync(mask, x.at, d)};
 }
@@ -183,15 +186,15 @@ template <class T, int N> struct alignas(sizeof(T) * N) Values {
     __device__ inline T& operator[](int k) { return at[k]; }
 };
 template <class W, class T> __device__ inline Values<wide<T>, W::count> load(W, const T* p) {
-    Values<T, W::count> stored = *(const Values<T, W::count>*)p;
+    Values<T, W::count> narrow = *(const Values<T, W::count>*)p;
     Values<wide<T>, W::count> v;
-    for (int k = 0; k < W::count; ++k) v[k] = (wide<T>)stored[k];
+    for (int k = 0; k < W::count; ++k) v[k] = (wide<T>)narrow[k];
     return v;
 }
 template <class T, class W, int N> __device__ inline void store(T* p, Values<W, N> v) {
-    Values<T, N> stored;
-    for (int k = 0; k < N; ++k) stored[k] = (T)v[k];
-    *(Values<T, N>*)p = stored;
+    Values<T, N> narrow;
+    for (int k = 0; k < N; ++k) narrow[k] = stored<T>((wide<T>)v[k]);
+    *(Values<T, N>*)p = narrow;
 }
 #ifdef __CUDACC__  // NVIDIA's compilers take some stores of a struct apart, but never this one
 __device__ inline void store(float* p, Values<float, 4> v) {
@@ -202,7 +205,7 @@ __device__ inline void store(double* p, Values<double, 2> v) {
 }
 __device__ inline void store(bf16* p, Values<float, 8> v) {
     u32 pairs[4];
-    for (int k = 0; k < 4; ++k) pairs[k] = bf16(v[2 * k]).bits | (u32)bf16(v[2 * k + 1]).bits << 16;
+    for (int k = 0; k < 4; ++k) pairs[k] = stored<bf16>(v[2 * k]).bits | (u32)stored<bf16>(v[2 * k + 1]).bits << 16;
     __stwb((uint4*)p, make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
 }
 #endif

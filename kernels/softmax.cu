@@ -9,11 +9,11 @@ template <class T> __global__ void softmax_forward(const T* x, T* y, i64 rows, i
         wide<T> top = row_max(from, cols), sum = 0;
         LANES_SUM(c, cols, sum) {
             wide<T> e = exp((wide<T>)from[c] - top);
-            to[c] = (T)e;
+            to[c] = stored<T>(e);
             sum += e;
         }
         wide<T> scale = 1 / team_sum(sum);
-        LANES(c, cols) to[c] = (T)((wide<T>)to[c] * scale);
+        LANES(c, cols) to[c] = stored<T>((wide<T>)to[c] * scale);
     }
 }
 
@@ -23,6 +23,6 @@ template <class T> __global__ void softmax_backward(const T* y, const T* dy, T* 
         wide<T> inner = 0;
         LANES_SUM(c, cols, inner) inner += (wide<T>)p[c] * (wide<T>)g[c];
         inner = team_sum(inner);
-        LANES(c, cols) dx[r * cols + c] = (T)((wide<T>)p[c] * ((wide<T>)g[c] - inner));
+        LANES(c, cols) dx[r * cols + c] = stored<T>((wide<T>)p[c] * ((wide<T>)g[c] - inner));
     }
 }

@@ -81,7 +81,7 @@ __device__ void softmax_cross_entropy_loss(
             W scale = mass == 0 ? (W)0 : weight / (W)mass;
             LANES(c, cols) {
                 W t = (keep * target(c) + spread) * (w ? (W)w[c] : (W)1);
-                gradient[r * cols + c] = (T)(scale * (exp((W)row[c] - top - lse) * m - t));
+                gradient[r * cols + c] = stored<T>(scale * (exp((W)row[c] - top - lse) * m - t));
             }
         }
     }

@@ -8,7 +8,8 @@
 //   shadow ← p in 16 bits, for products that take them so           shadow null: none
 //
 // Shapes: parameters, gradient, average and slots (n,); rates (batches,); clock int64 (3,); norm (1,).
-// Elements of T moved: 3 + 2 for each slot + 2 with an average, and two bytes of shadow. Outputs are the arrays of the inputs, in place.
+// Elements of T moved: 3 + 2 for each slot + 2 with an average, and two bytes of shadow.
+// Outputs are the arrays of the inputs, in place.
 
 template <class T> struct Slot {
     const T* from;

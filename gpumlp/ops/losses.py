@@ -92,7 +92,13 @@ def loss(
 
     inputs = ("outputs", "targets", "row_weights?", "class_weights?")
     direction = partial(
-        Direction, inputs=inputs, launch="total", types=("outputs", "targets"), narrow=True, scalars=scalars, accepts=accepts
+        Direction,
+        inputs=inputs,
+        launch="total",
+        types=("outputs", "targets"),
+        narrow=True,
+        scalars=scalars,
+        accepts=accepts,
     )
     return Loss(
         name,

@@ -164,7 +164,12 @@ def activation(
         {
             "forward": Direction(lambda xp, x: (function(xp, x),), ("x",), ("y",), like(0), launch, narrow=True),
             "backward": Direction(
-                lambda xp, saved, dy: (backward(xp, saved, dy),), ("saved", "dy"), ("dx",), like(1), launch, narrow=True
+                lambda xp, saved, dy: (backward(xp, saved, dy),),
+                ("saved", "dy"),
+                ("dx",),
+                like(1),
+                launch,
+                narrow=True,
             ),
             "bias_forward": Direction(bias_forward, ("x", "b"), ("y", "z?"), bias_specs, "rows", narrow=True),
             "bias_backward": Direction(

@@ -51,7 +51,7 @@ def test_a_narrow_kernel_agrees_with_the_formula_in_float64(
             # Sums are taken in float and rounded once; their terms may cancel.
             scale = max(1.0, float(np.abs(want).max()))
             np.testing.assert_allclose(got.astype(np.float64), want, rtol=2 * ULP, atol=ULP * scale / 2)
-    assert ran or op.name == "softmax", "no example reached the kernel"
+    assert ran or op.name == "softmax" or shape == (1, 1), "no example reached the kernel"
 
 
 @pytest.mark.parametrize("shift", [0, 1, 4])
@@ -72,7 +72,9 @@ def test_the_shadow_is_the_parameters_rounded(kernels: Backend, name: str, shift
 
 
 def test_rounding_is_to_the_nearest_and_of_two_to_the_even(kernels: Backend) -> None:
-    x = np.array([1, 1 + ULP, 1 + ULP / 2, 1 + 3 * ULP / 2, -1e38, 3.4e38, np.inf, -np.inf, np.nan, 0, -0.0], np.float32)
+    x = np.array(
+        [1, 1 + ULP, 1 + ULP / 2, 1 + 3 * ULP / 2, -1e38, 3.4e38, np.inf, -np.inf, np.nan, 0, -0.0], np.float32
+    )
     order, labels = np.arange(len(x)), np.zeros(len(x), np.int32)
     inputs = (np.zeros(3, np.int64), order, x.reshape(-1, 1), labels, None)
     batch, *_ = kernels.run(GATHER, "forward", inputs, rows=len(x), stride=len(x), scale=1.0, dtype=NARROW)

@@ -257,10 +257,10 @@ BUGS = {
         r"uninitialised read: .* reads totals\[\d\] at accumulate.cu:3",
     ),
     "an accumulator that does not begin at 0": Bug(
-        "softmax.cu", "T inner = 0;", "T inner;", "softmax_backward", "differ"
+        "softmax.cu", "wide<T> inner = 0;", "wide<T> inner;", "softmax_backward", "differ"
     ),
     "columns that do not begin at 0": Bug(
-        "activation.cuh", "T sum[OWN] = {};", "T sum[OWN];", "tanh_bias_backward", "differ"
+        "activation.cuh", "wide<T> sum[OWN] = {};", "wide<T> sum[OWN];", "tanh_bias_backward", "differ"
     ),
     "a loop that does not end": Bug(
         PRELUDE, "i += gridDim.x * (i64)threads()", "i += 0", "accumulate_forward", "no end: .* at accumulate.cu"

@@ -29,7 +29,7 @@ from gpumlp.ops.record import Op
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 MAIN, LIKE_80 = 90, (86, 89)
-"""Where a loss is compiled for every kind of target, elsewhere for one; and sm_80's kin, compiled for float alone.
+"""Where a loss is compiled for every kind of target, and what can be stored as bfloat16 is, elsewhere for one; and sm_80's kin, compiled for float alone.
 
 So everything takes a minute on two cores.
 """
@@ -80,6 +80,8 @@ def wanted(op: Op, architecture: int) -> list[str]:
             forms = ["{T}, int", "{T}, {T}", *(["{T}, long long"] if op.name == "softmax_cross_entropy" else [])]
     kernels = [kernel for direction in op.directions for kernel in Texts().stages(op, direction)]
     floats = ("float",) if architecture in LIKE_80 else ("float", "double")
+    if architecture == MAIN and any(made.narrow for made in op.directions.values()):
+        floats += ("bf16",)
     types = [form.format(T=t) for form in forms for t in floats]
     return sorted({f"{kernel}<{each}>" for kernel in kernels for each in types})
 
@@ -197,7 +199,8 @@ def test_memory_is_moved_sixteen_bytes_at_a_time_where_promised(compiled: Everyt
                 checked += 1
                 assert kernel.loads >= least[entry][0], expression
                 assert kernel.stores >= least[entry][1], expression
-    assert checked == (3 * (len(ACTIVATIONS) - 1) + len(UPDATES)) * (1 if architecture in LIKE_80 else 2)
+    types = {MAIN: 3}.get(architecture, 1 if architecture in LIKE_80 else 2)
+    assert checked == 3 * (len(ACTIVATIONS) - 1) * types + len(UPDATES) * min(types, 2)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
