@@ -1,0 +1,103 @@
+"""Whether a backend computes what the formulas say: one table of tolerances, and a look at every operation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpumlp.backend import Backend
+from gpumlp.backend.kernels import over
+from gpumlp.bench.examples import directions, examples
+from gpumlp.ops import RECORDS
+from gpumlp.ops.record import Array, Direction
+
+TOLERANCES = {
+    "elementwise": (8.0, 16.0),
+    "reduction": (64.0, 64.0),  # sums over up to a thousand elements
+    "training": (500.0, 500.0),  # tens of steps, whose rounding errors feed each other
+}
+"""In units of the dtype's epsilon: absolute, and per |reference|."""
+
+SHAPES = ((1, 1), (3, 1), (1, 5), (7, 33), (5, 255), (3, 257), (2, 1025), (65, 64), (300, 40))
+"""Rows and columns on both sides of where kernels change their way."""
+
+
+def allowance(dtype: Any, size: Any, kind: str, *, scale: float = 1.0) -> Any:
+    """Return by how much a result of ``dtype`` may differ from a reference of absolute value ``size``.
+
+    ``scale`` is the size of the values that entered, where the result is a small difference of large ones.
+    """
+    absolute, relative = TOLERANCES[kind]
+    return float(np.finfo(dtype).eps) * (absolute * scale + relative * size)
+
+
+def wrong(xp: Any, actual: Array, reference: Array, kind: str, *, scale: float = 1.0) -> Array:
+    """Return where a result is not the reference, NaN and infinity included, to the tolerance of ``kind``."""
+    exact, reference = actual.astype(xp.float64), reference.astype(xp.float64)
+    with np.errstate(all="ignore"):
+        near = xp.abs(exact - reference) <= allowance(actual.dtype, xp.abs(reference), kind, scale=scale)
+        same = (exact == reference) | (xp.isnan(exact) & xp.isnan(reference))
+    return ~(same | (xp.isfinite(reference) & near))
+
+
+def fault(
+    xp: Any,
+    made: Direction,
+    inputs: Sequence[Array],
+    found: Sequence[Array | None],
+    expected: Sequence[Array | None],
+) -> str:
+    """Return what is wrong with the outputs of a direction, in a few words; nothing where they are as expected."""
+    walked = over(made, inputs, found)
+    for name, got, want in zip(made.outputs, found, expected, strict=True):
+        if got is None or want is None:
+            if got is not want:
+                return f"{name} is {'missing' if got is None else 'there, and should not be'}"
+        elif got.shape != want.shape:
+            return f"{name} has the shape {got.shape}, not {want.shape}"
+        elif want.dtype.kind != "f":
+            if not bool((got == want).all()):
+                return f"{name}: {int((got != want).sum())} of {got.size} differ"
+        elif got.size:
+            largest = float(xp.max(xp.abs(xp.nan_to_num(want))))
+            scale = max(1.0, largest, walked.shape[0] / 8 if walked.ndim else 0.0)
+            # The sums of a loss are kept in float64 and computed from values of the dtype that is walked over.
+            bad = wrong(
+                xp, got.astype(walked.dtype) if walked.dtype.kind == "f" else got, want, "reduction", scale=scale
+            )
+            if bool(bad.any()):
+                return f"{name}: {int(bad.sum())} of {got.size} differ"
+    return ""
+
+
+def faults(backend: Backend, only: str = "") -> Iterator[tuple[str, str]]:
+    """Run every direction of every operation in each of its forms; yield its entry and what is wrong, if anything.
+
+    Against the reference backend, in float32 and float64, on small shapes. Outputs hold bytes 0xFF beforehand, so
+    that what is not written shows.
+    """
+    reference = Backend()
+    for name, direction in directions():
+        op = RECORDS[name]
+        if only not in op.entry(direction):
+            continue
+        made, found = op.directions[direction], ""
+        for dtype in (np.float32, np.float64):
+            for rows, cols in SHAPES:
+                for inputs, params in examples(op, direction, rows, cols, dtype):
+                    expected = reference.run(op, direction, inputs, None, **params)
+                    given = [None if a is None else backend.asarray(a) for a in inputs]
+                    places = [None if e is None else backend.asarray(_poisoned(e)) for e in expected]
+                    outputs = backend.run(op, direction, given, places, **params)
+                    host = [None if a is None else backend.to_host(a) for a in outputs]
+                    said = fault(np, made, inputs, host, expected)
+                    found = found or (said and f"{np.dtype(dtype)} ({rows}, {cols}): {said}")
+        yield op.entry(direction), found
+
+
+def _poisoned(like: Array) -> Array:
+    array = np.empty(like.shape, like.dtype)
+    array.reshape(-1).view(np.uint8)[...] = 0xFF
+    return array
