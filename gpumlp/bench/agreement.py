@@ -20,6 +20,7 @@ TOLERANCES = {
 }
 """In units of the dtype's epsilon: absolute, and per |reference|."""
 
+FLOATS = (np.float32, np.float64)
 SHAPES = ((1, 1), (3, 1), (1, 5), (7, 33), (5, 255), (3, 257), (2, 1025), (65, 64), (300, 40))
 """Rows and columns on both sides of where kernels change their way."""
 
@@ -72,11 +73,12 @@ def fault(
     return ""
 
 
-def faults(backend: Backend, only: str = "") -> Iterator[tuple[str, str]]:
+def faults(
+    backend: Backend, only: str = "", shapes: Sequence[tuple[int, int]] = SHAPES, dtypes: Sequence[Any] = FLOATS
+) -> Iterator[tuple[str, str]]:
     """Run every direction of every operation in each of its forms; yield its entry and what is wrong, if anything.
 
-    Against the reference backend, in float32 and float64, on small shapes. Outputs hold bytes 0xFF beforehand, so
-    that what is not written shows.
+    The judge is the reference backend. Outputs hold bytes 0xFF beforehand, so that what is not written shows.
     """
     reference = Backend()
     for name, direction in directions():
@@ -84,8 +86,8 @@ def faults(backend: Backend, only: str = "") -> Iterator[tuple[str, str]]:
         if only not in op.entry(direction):
             continue
         made, found = op.directions[direction], ""
-        for dtype in (np.float32, np.float64):
-            for rows, cols in SHAPES:
+        for dtype in dtypes:
+            for rows, cols in shapes:
                 for inputs, params in examples(op, direction, rows, cols, dtype):
                     expected = reference.run(op, direction, inputs, None, **params)
                     given = [None if a is None else backend.asarray(a) for a in inputs]

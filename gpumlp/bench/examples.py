@@ -26,7 +26,7 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
     rng = np.random.default_rng([seed, rows, cols])
 
     def normal(*shape: int) -> np.ndarray[Any, Any]:
-        return rng.standard_normal(shape).astype(dtype)
+        return rng.standard_normal(shape, dtype)
 
     def positive(*shape: int) -> np.ndarray[Any, Any]:
         return rng.uniform(0.5, 2.0, shape).astype(dtype)

@@ -117,8 +117,10 @@ def entries(only: str | None = None) -> list[Entry]:
     return chosen
 
 
-def bench(backend: Backend, chosen: Sequence[Entry], *, quick: bool = False) -> Iterator[Row]:
-    """Check and time kernels, the sizes of one after the other.
+def bench(
+    backend: Backend, chosen: Sequence[Entry], sizes: Sequence[int] = LADDER, seconds: float = SECONDS
+) -> Iterator[Row]:
+    """Check and time kernels, the sizes of one after the other, each time for about so many seconds.
 
     Raises ConfigError for a backend without kernels, BackendError where a kernel does not agree with its formula.
     """
@@ -126,10 +128,10 @@ def bench(backend: Backend, chosen: Sequence[Entry], *, quick: bool = False) -> 
         raise ConfigError(
             f"the backend {backend.name} has no kernels", hint="--backend native has, where it can be had"
         )
-    clock = Clock(backend, QUICK_SECONDS if quick else SECONDS)
+    clock = Clock(backend, seconds)
     copies = Copies(backend, clock)
     for entry in chosen:
-        for size in (0,) if entry.op.name in COUNTERS else QUICK if quick else LADDER:
+        for size in (0,) if entry.op.name in COUNTERS else sizes:
             yield _measure(backend, clock, entry, size, copies.at(size) if size else None)
 
 
@@ -187,4 +189,4 @@ def bytes_moved(made: Direction, inputs: Sequence[Array], outputs: Sequence[Arra
     for name, array in zip(made.inputs, inputs, strict=True):
         if array is not None:
             read += int(batch.get(name.rstrip("?"), array).size) * array.dtype.itemsize
-    return read + sum(a.nbytes for a in outputs if a is not None)
+    return read + sum(int(a.nbytes) for a in outputs if a is not None)

@@ -14,7 +14,7 @@ from gpumlp import __version__
 from gpumlp import backend as backends
 from gpumlp.bench import machine
 from gpumlp.bench.goals import TEXT, missed, size_text
-from gpumlp.bench.kernels import Row, bench, entries
+from gpumlp.bench.kernels import LADDER, QUICK, QUICK_SECONDS, SECONDS, Row, bench, entries
 from gpumlp.bench.record import ACROSS, DOWN, as_json, draw, families
 from gpumlp.cli.display import Notices, say, stdout, tell
 from gpumlp.training.files import check_free, write_json
@@ -39,7 +39,9 @@ def kernels(
         on_device, facts = machine.on_device(having), {"gpumlp": __version__, **machine.facts(having)}
         say(f"{len(chosen)} kernels on {machine.name(having)}, backend {having.name}; a copy is the best of several")
         rows: list[Row] = []
-        for _, own in groupby(bench(having, chosen, quick=quick), key=lambda row: row.entry):
+        for _, own in groupby(
+            bench(having, chosen, *(QUICK, QUICK_SECONDS) if quick else (LADDER, SECONDS)), key=lambda row: row.entry
+        ):
             found = list(own)
             rows += found
             _print(_table(found))

@@ -29,9 +29,7 @@ needs_compiler = pytest.mark.skipif(builder.compiler() is None, reason="no C++ c
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little time for each kernel, one size, and a cache that is soon read through."""
-    monkeypatch.setattr(kernels, "QUICK", (4096,))
-    monkeypatch.setattr(kernels, "QUICK_SECONDS", 1e-6)
+    """Little time for each kernel, and a cache that is soon read through."""
     monkeypatch.setattr(clocks, "TICK", 1e-6)
     monkeypatch.setattr(clocks, "last_cache", lambda backend: 1 << 16)
 
@@ -54,7 +52,7 @@ def test_every_kernel_is_part_of_an_entry() -> None:
 
 @needs_compiler
 def test_every_entry_is_checked_and_timed(small: None) -> None:
-    rows = list(bench(NativeBackend(), entries(), quick=True))
+    rows = list(bench(NativeBackend(), entries(), (4096,), 1e-6))
     assert [row.entry.name for row in rows] == [e.name for e in entries()]
     for row in rows:
         counts = row.entry.op.name in kernels.COUNTERS
@@ -129,7 +127,7 @@ class Wrong(NativeBackend if builder.compiler() else Backend):  # type: ignore[m
 @needs_compiler
 def test_a_wrong_kernel_is_not_timed(small: None) -> None:
     with pytest.raises(BackendError, match=r"tanh_forward on \(32, 32\) does not agree with its formula: y: 1 of"):
-        list(bench(Wrong(), entries("tanh_forward"), quick=True))
+        list(bench(Wrong(), entries("tanh_forward"), (4096,), 1e-6))
 
 
 @needs_compiler
@@ -207,8 +205,11 @@ def test_sizes_are_told_in_the_units_of_memory() -> None:
 
 
 @needs_compiler
-def test_the_command_prints_a_table_and_writes_what_it_is_asked_for(small: None, tmp_path: Path) -> None:
+def test_the_command_prints_a_table_and_writes_what_it_is_asked_for(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("matplotlib")
+    monkeypatch.setattr("gpumlp.cli.bench.QUICK", (4096,))
     file, picture = tmp_path / "k.json", tmp_path / "k.png"
     command = ["bench", "kernels", "--only", "relu_*", "--quick", "--json", str(file), "--plot", str(picture)]
     result = CliRunner().invoke(main, [*command, "--backend", "native"])
