@@ -14,13 +14,13 @@ import pytest
 
 from gpumlp.backend import Backend
 from gpumlp.backend.builder import compiler
+from gpumlp.bench.agreement import FLOATS as FLOATS
 from gpumlp.bench.agreement import allowance, wrong
 from gpumlp.bench.examples import directions as directions
 from gpumlp.bench.examples import examples as examples
 from gpumlp.ops import RECORDS, Op
 from gpumlp.ops.losses import Loss
 
-FLOATS = (np.float32, np.float64)
 WITH_COMPILER = pytest.mark.skipif(compiler() is None, reason="no C++ compiler: install g++ or clang")
 BACKENDS = ("numpy", pytest.param("native", marks=WITH_COMPILER))
 """The names of all backends, for tests that need no kernel of their own."""

@@ -14,7 +14,7 @@ from typing import Any
 from gpumlp.backend import Backend
 from gpumlp.backend.builder import compiler
 
-PACKAGES = ("numpy", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax")
+PACKAGES = ("numpy", "cupy", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax")
 USUAL_CACHE = 32 << 20
 """Bytes of last-level cache where the system does not tell."""
 
