@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,48 @@ def test_cold_calls_find_nothing_in_a_cache(monkeypatch: pytest.MonkeyPatch) -> 
     assert clock.turns(1 << 20) == 2
     assert clock.turns(1 << 19) == 3
     assert clock.turns(8) == clocks.MOST
+
+
+class Event:
+    """An event on a device on which every launch takes a millisecond."""
+
+    now = 0.0
+
+    def record(self) -> None:
+        self.at = Event.now
+
+    def synchronize(self) -> None:
+        pass
+
+
+class Device(ModuleType):
+    """As much of CuPy as a clock needs, on the host."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def RawKernel(self, text: str, name: str) -> Any:  # noqa: N802
+        return lambda *_: self.launch("ahead")
+
+    def launch(self, name: str) -> None:
+        self.launched.append(name)
+        Event.now += 1e-3
+
+
+def test_a_device_is_timed_by_its_events_while_the_host_runs_ahead() -> None:
+    device = Device("cupy")
+    device.launched, backend = [], Backend()
+    backend.xp = device
+    runtime = SimpleNamespace(
+        getDevice=lambda: 0,
+        getDeviceProperties=lambda _: {"l2CacheSize": 4096},
+        memGetInfo=lambda: (1 << 20, 1 << 20),
+    )
+    elapsed = lambda start, stop: 1e3 * (stop.at - start.at)  # noqa: E731
+    device.cuda = SimpleNamespace(Event=Event, get_elapsed_time=elapsed, runtime=runtime)
+    taken = Clock(backend, 0.01).warm(lambda: device.launch("kernel"))
+    assert taken.median == pytest.approx(1e-3)
+    assert device.launched[:4] == ["kernel", "ahead", "kernel", "ahead"]
 
 
 # ---- goals -------------------------------------------------------------------------------------------------------
