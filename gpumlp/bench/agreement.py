@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend import Backend
-from gpumlp.backend.kernels import over
+from gpumlp.backend.kernels import over, shape_of
 from gpumlp.bench.examples import directions, examples
 from gpumlp.ops import RECORDS
 from gpumlp.ops.record import Array, Direction
@@ -21,6 +21,8 @@ TOLERANCES = {
 """In units of the dtype's epsilon: absolute, and per |reference|."""
 
 FLOATS = (np.float32, np.float64)
+ROW_SUMS = ("db", "dgain", "dbias")
+"""Outputs that are sums over all rows."""
 SHAPES = ((1, 1), (3, 1), (1, 5), (7, 33), (5, 255), (3, 257), (2, 1025), (65, 64), (300, 40))
 """Rows and columns on both sides of where kernels change their way."""
 
@@ -51,7 +53,7 @@ def fault(
     expected: Sequence[Array | None],
 ) -> str:
     """Return what is wrong with the outputs of a direction, in a few words; nothing where they are as expected."""
-    walked = over(made, inputs, found)
+    walked, (rows, cols) = over(made, inputs, found).dtype, shape_of(made, inputs, found)
     for name, got, want in zip(made.outputs, found, expected, strict=True):
         if got is None or want is None:
             if got is not want:
@@ -62,15 +64,20 @@ def fault(
             if not bool((got == want).all()):
                 return f"{name}: {int((got != want).sum())} of {got.size} differ"
         elif got.size:
-            largest = float(xp.max(xp.abs(xp.nan_to_num(want))))
-            scale = max(1.0, largest, walked.shape[0] / 8 if walked.ndim else 0.0)
             # The sums of a loss are kept in float64 and computed from values of the dtype that is walked over.
-            bad = wrong(
-                xp, got.astype(walked.dtype) if walked.dtype.kind == "f" else got, want, "reduction", scale=scale
-            )
+            computed = got.astype(walked) if walked.kind == "f" else got
+            scale = max(_entered(name, rows, cols), float(xp.max(xp.abs(xp.nan_to_num(want)))))
+            bad = wrong(xp, computed, want, "reduction", scale=scale)
             if bool(bad.any()):
                 return f"{name}: {int(bad.sum())} of {got.size} differ"
     return ""
+
+
+def _entered(name: str, rows: int, cols: int) -> float:
+    """Return the size of the values that an output is made of, in an example of about standard normal numbers."""
+    if name == "gradient":  # of a mean over rows and, in a regression, over columns
+        return 1 / (rows * cols)
+    return max(1.0, rows / 8) if name in ROW_SUMS else 1.0
 
 
 def faults(

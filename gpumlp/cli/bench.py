@@ -37,7 +37,7 @@ def kernels(
     try:
         having = backends.get(backend)
         on_device, facts = machine.on_device(having), {"gpumlp": __version__, **machine.facts(having)}
-        say(f"{len(chosen)} kernels on {machine.name(having)}, backend {having.name}; a copy is the best of several")
+        say(f"{len(chosen)} kernels on {machine.name(having)}, backend {having.name}")
         rows: list[Row] = []
         for _, own in groupby(
             bench(having, chosen, *(QUICK, QUICK_SECONDS) if quick else (LADDER, SECONDS)), key=lambda row: row.entry

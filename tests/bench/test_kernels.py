@@ -16,7 +16,7 @@ from gpumlp.backend import Backend, NativeBackend, builder
 from gpumlp.backend.kernels import folder, kernels_of
 from gpumlp.bench import clock as clocks
 from gpumlp.bench import kernels
-from gpumlp.bench.agreement import faults
+from gpumlp.bench.agreement import fault, faults
 from gpumlp.bench.clock import Clock, Times, times
 from gpumlp.bench.copies import Copy
 from gpumlp.bench.goals import missed, size_text
@@ -136,6 +136,28 @@ def test_faults_are_found_and_none_where_there_is_none() -> None:
     assert dict(faults(Wrong(), "tanh_forward")) == {"tanh_forward": "float32 (1, 1): y: 1 of 1 differ"}
     found = dict(faults(NativeBackend(), "layer_norm"))
     assert found == {"layer_norm_forward": "", "layer_norm_backward": ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "factor"),
+    [
+        ("softmax_cross_entropy_forward", 2, 1.0001),  # a gradient has small values, the smaller the more rows
+        ("squared_error_forward", 2, 1.0001),
+        ("adam_forward", 0, 1.0001),
+        ("batch_norm_forward", 1, 1.5),
+        ("relu_bias_backward", 0, 1.0001),
+        ("relu_bias_backward", 1, 1.01),
+    ],
+)
+def test_a_small_fault_shows_at_any_size(name: str, output: int, factor: float) -> None:
+    chosen = entry(name)
+    for size in (4096, 1 << 22):
+        inputs, params = chosen.example(size)
+        right = Backend().run(chosen.op, chosen.direction, inputs, None, **params)
+        assert fault(np, chosen.made, inputs, right, right) == ""
+        off = [a if i != output or a is None else a * np.asarray(factor, a.dtype) for i, a in enumerate(right)]
+        name_of_output = chosen.made.outputs[output].rstrip("?")
+        assert fault(np, chosen.made, inputs, off, right).startswith(name_of_output), size
 
 
 def test_the_reference_has_nothing_to_time() -> None:
