@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from gpumlp import __version__
@@ -58,7 +59,7 @@ def kernels(
 
 
 def _print(table: Table) -> None:
-    stdout.print(table, width=max(stdout.width, WIDTH), crop=False)
+    Console(width=max(stdout.width, WIDTH), highlight=False).print(table)
 
 
 def _table(rows: list[Row]) -> Table:
