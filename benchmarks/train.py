@@ -66,6 +66,7 @@ def trainers(names: Sequence[str], work: Work, device: str) -> Iterator[dict[str
         pipes[name], end = SPAWN.Pipe()
         processes.append(SPAWN.Process(target=serve, args=(name, work, device, end), daemon=True))
         processes[-1].start()
+        end.close()  # so that the end of the process is the end of the pipe
     try:
         yield pipes
     finally:
@@ -100,16 +101,26 @@ def beside(count: int) -> Iterator[None]:
 
 
 def measure(names: Sequence[str], work: Work, device: str, rounds: int, busy: int) -> dict[str, Any]:
-    """Return for each peer the seconds of its epochs, taken in turns, its losses and its peak memory."""
+    """Return for each peer the seconds of its epochs, taken in turns, its losses and its peak memory.
+
+    A peer that cannot run here is left out.
+    """
     with trainers(names, work, device) as pipes:
-        losses = {name: [epoch(pipe), epoch(pipe)][-1][1] for name, pipe in pipes.items()}
+        losses: dict[str, float] = {}
+        for name, pipe in pipes.items():
+            try:
+                losses[name] = [epoch(pipe), epoch(pipe)][-1][1]
+            except (EOFError, OSError):  # it has said why
+                if name == names[0]:
+                    raise
+                print(f"{name} does not run here", file=sys.stderr)
         own = losses[names[0]]
         assert all(abs(loss - own) <= 0.25 * own for loss in losses.values()), losses
         found: dict[str, Any] = {name: {"seconds": [], "second_loss": loss} for name, loss in losses.items()}
         with beside(busy):
             for _ in range(rounds):
-                for name, pipe in pipes.items():
-                    seconds, _, peak = epoch(pipe)
+                for name in losses:
+                    seconds, _, peak = epoch(pipes[name])
                     found[name]["seconds"].append(seconds)
                     found[name]["peak_mb"] = peak
     return found
@@ -132,7 +143,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    names = list(next(iter(found.values())))
+    first, *others = found.values()
+    names = [name for name in first if all(name in peers for peers in others)]
     for number, name in enumerate(names):
         places, ratios = [], []
         for place, peers in enumerate(found.values()):
@@ -170,6 +182,7 @@ def main() -> None:
     print(f"{'seconds an epoch':18}" + "".join(f"{name:>11}" for name in names))
     for workload in options.only:
         peers = found[workload] = measure(names, WORK[workload], options.device, options.rounds, options.busy)
+        names = [name for name in names if name in peers]
         middle = {name: statistics.median(peers[name]["seconds"]) for name in names}
         print(f"{workload:18}" + "".join(f"{middle[name]:11.4f}" for name in names))
         print(f"{'  x gpumlp':18}" + "".join(f"{middle[name] / middle['gpumlp']:11.2f}" for name in names))

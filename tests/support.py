@@ -1,4 +1,4 @@
-"""What the tests of the core share: the tolerances, an example of every operation, independent references.
+"""What the tests of the core share: close numbers, an example of every operation, independent references.
 
 The references use Python numbers or other formulas than the records do, always in float64.
 """
@@ -6,29 +6,24 @@ The references use Python numbers or other formulas than the records do, always 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 from gpumlp.backend import Backend
 from gpumlp.backend.builder import compiler
-from gpumlp.ops import RECORDS, Activation, Op, Update
+from gpumlp.bench.agreement import FLOATS as FLOATS
+from gpumlp.bench.agreement import allowance, wrong
+from gpumlp.bench.examples import directions as directions
+from gpumlp.bench.examples import examples as examples
+from gpumlp.ops import RECORDS, Op
 from gpumlp.ops.losses import Loss
 
-FLOATS = (np.float32, np.float64)
 WITH_COMPILER = pytest.mark.skipif(compiler() is None, reason="no C++ compiler: install g++ or clang")
 BACKENDS = ("numpy", pytest.param("native", marks=WITH_COMPILER))
 """The names of all backends, for tests that need no kernel of their own."""
-
-# In units of the dtype's epsilon: absolute, and per |reference|. One table for all tests of numbers.
-TOLERANCES = {
-    "elementwise": (8.0, 16.0),
-    "reduction": (64.0, 64.0),  # sums over up to a thousand elements
-    "training": (500.0, 500.0),  # tens of steps, whose rounding errors feed each other
-}
 
 
 def assert_close(actual: Any, reference: Any, kind: str = "elementwise", *, scale: float = 1.0) -> None:
@@ -38,18 +33,14 @@ def assert_close(actual: Any, reference: Any, kind: str = "elementwise", *, scal
     """
     actual, reference = np.asarray(actual), np.asarray(reference, np.float64)
     assert actual.shape == reference.shape
-    absolute, relative = TOLERANCES[kind]
-    epsilon = float(np.finfo(actual.dtype).eps)
-    with np.errstate(all="ignore"):
-        error = np.abs(actual.astype(np.float64) - reference)
-        bound = epsilon * (absolute * scale + relative * np.abs(reference))
-        same = (actual.astype(np.float64) == reference) | (np.isnan(actual) & np.isnan(reference))
-    wrong = ~(same | (np.isfinite(reference) & (error <= bound)))
-    if wrong.any():
-        at = tuple(int(i) for i in np.argwhere(wrong)[0]) if actual.ndim else ()
+    bad = wrong(np, actual, reference, kind, scale=scale)
+    if bad.any():
+        at = tuple(int(i) for i in np.argwhere(bad)[0]) if actual.ndim else ()
+        error = abs(float(actual[at]) - reference[at])
+        allowed = allowance(actual.dtype, abs(reference[at]), kind, scale=scale)
         raise AssertionError(
-            f"{wrong.sum()} of {actual.size} differ; at {at} {actual[at]!r} is not {reference[at]!r} "
-            f"(error {error[at]:.3g}, allowed {bound[at]:.3g})"
+            f"{bad.sum()} of {actual.size} differ; at {at} {actual[at]!r} is not {reference[at]!r} "
+            f"(error {error:.3g}, allowed {allowed:.3g})"
         )
 
 
@@ -73,102 +64,6 @@ def slopes(function: Callable[[float], float], x: np.ndarray[Any, Any], step: fl
         return (8 * near - far) / (12 * step)
 
     return np.array([slope(float(v)) for v in x.ravel()]).reshape(x.shape)
-
-
-# ---- an example of every operation ---------------------------------------------------------------
-
-Example = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-def directions() -> Iterator[tuple[str, str]]:
-    """Every operation with each of its directions."""
-    return ((name, direction) for name, op in RECORDS.items() for direction in op.directions)
-
-
-def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int = 0) -> Iterator[Example]:
-    """Inputs and parameters for one direction of any operation, in each form that it takes."""
-    rng = np.random.default_rng([seed, rows, cols])
-
-    def normal(*shape: int) -> np.ndarray[Any, Any]:
-        return rng.standard_normal(shape).astype(dtype)
-
-    def positive(*shape: int) -> np.ndarray[Any, Any]:
-        return rng.uniform(0.5, 2.0, shape).astype(dtype)
-
-    match op:
-        case Activation():
-            x, b, dy = normal(rows, cols), normal(cols), normal(rows, cols)
-            saved = x if op.saves == "input" else op.function(np, x)
-            yield {"forward": (x,), "bias_forward": (x, b)}.get(direction, (saved, dy)), {}
-        case Loss():
-            z = normal(rows, cols)
-            for number, (targets, classes) in enumerate(loss_targets(op, rows, cols, dtype, rng)):
-                params = {key: {"label_smoothing": 0.1, "delta": 0.7}[key] for key in op.hyper} if number % 2 else {}
-                yield (z, targets, positive(rows) if number else None, classes), params
-        case Update():
-            p, g = normal(rows * cols), normal(rows * cols)
-            state = tuple(np.abs(normal(rows * cols)) for _ in op.slots)
-            rates, clock = np.array([0.1, 0.05, 0.01], dtype), np.array([7, 1, 0])
-            hyper = {key: h.default for key, h in op.hyper.items()}
-            narrow = normal(rows * cols).astype(ml_dtypes.bfloat16)
-            for norm, average, shadow, decay in (
-                (None, None, None, 0.0),
-                (np.array([2.0], dtype), normal(rows * cols), None, 0.1),
-                (None, None, narrow, 0.1),
-            ):
-                shared = {"decayed": len(p) // 2, "weight_decay": decay}
-                shared |= {"clip_norm": 1.5 if norm is not None else None}
-                shared |= {"averaging": 0.9 if average is not None else None}
-                yield (p, g, rates, clock, norm, average, shadow, *state), {**shared, **hyper}
-        case Op(name="layer_norm" | "batch_norm"):
-            x, gain = normal(rows, cols), positive(cols)
-            statistic = (rows, 1) if op.name == "layer_norm" else (1, cols)
-            yield (
-                (
-                    (x, gain, normal(cols))
-                    if direction == "forward"
-                    else (x, gain, normal(*statistic), positive(*statistic), normal(rows, cols))
-                ),
-                {},
-            )
-        case Op(name="moving_average"):
-            yield (normal(cols), normal(1, cols)), {"momentum": 0.1, "scale": 1.25}
-        case Op(name="dropout"):
-            yield (normal(rows, cols), np.array([5, 0, 0])), {"rate": 0.3, "stream": 2, "key": (11, 12)}
-        case Op(name="shuffle"):
-            yield (np.array([5, 2, 3]),), {"n": rows, "key": 99}
-        case Op(name="gather"):
-            order = rng.permutation(rows)
-            take = {"rows": rows // 2, "stride": rows // 2, "dtype": np.dtype(dtype).str}
-            clock, labels = np.array([9, 1, 0]), rng.integers(0, 3, rows).astype(np.int32)
-            yield (clock, order, normal(rows, cols), labels, None), {"scale": 1.0, **take}
-            image = rng.integers(0, 256, (rows, cols)).astype(np.uint8)
-            yield (clock, order, image, normal(rows, 2), positive(rows)), {"scale": 1 / 255, **take}
-        case Op(name="advance"):
-            yield (np.array([3, 1, 2]),), {}
-        case Op(name="accumulate"):
-            yield (rng.standard_normal(3), rng.standard_normal(3)), {}
-        case Op(name="gradient_norm"):
-            yield (normal(rows * cols),), {}
-        case _:
-            raise AssertionError(f"tests/support.py has no example of the operation {op.name}")
-
-
-def loss_targets(op: Loss, rows: int, cols: int, dtype: Any, rng: np.random.Generator) -> Iterator[tuple[Any, Any]]:
-    """Targets and class weights of each kind that a loss takes."""
-    if op.link == "softmax":
-        weights = rng.uniform(0.5, 2.0, cols).astype(dtype)
-        labels = rng.integers(0, cols, rows)
-        soft = rng.uniform(0.1, 1.0, (rows, cols)).astype(dtype)
-        yield labels.astype(np.int32), None
-        yield labels, weights
-        yield (soft / soft.sum(axis=-1, keepdims=True)).astype(dtype), weights
-    elif op.link == "sigmoid":
-        yield rng.integers(0, 2, (rows, cols)).astype(np.int32), None
-        yield rng.uniform(0, 1, (rows, cols)).astype(dtype), np.array([0.5, 2.0], dtype)
-    else:
-        yield rng.standard_normal((rows, cols)).astype(dtype), None
-        yield rng.standard_normal((rows, cols)).astype(dtype), None
 
 
 def in_float64(values: Sequence[Any]) -> tuple[Any, ...]:

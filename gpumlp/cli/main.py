@@ -186,3 +186,25 @@ def schema() -> None:
 def doctor() -> None:
     """Show what gpumlp finds on this machine."""
     call("doctor")
+
+
+@main.group()
+def bench() -> None:
+    """Time what gpumlp is made of on this machine."""
+
+
+@bench.command()
+@click.option("--backend", default="auto", help="Whose kernels  [default: auto, the fastest there is]")
+@click.option(
+    "--only", metavar="PATTERN", help="Only kernels whose names contain or match this, as in adam or *_loss*."
+)
+@click.option("--quick", is_flag=True, help="Three sizes and less time for each.")
+@click.option("--json", "json_file", metavar="FILE", type=PATH, help="Write every figure here, as they come.")
+@click.option("--plot", metavar="FILE", type=PATH, help="Draw bandwidth against size: a .png, .svg or .pdf file.")
+@click.option("--force", is_flag=True, help="Overwrite the files if they exist.")
+def kernels(**options: Any) -> None:
+    """Time every kernel over a ladder of sizes, after checking that it is right.
+
+    Beside it stand the machine's own copy of an array as large, the same operation unfused, and PyTorch's.
+    """
+    call("kernels", "bench", **options)

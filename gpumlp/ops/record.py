@@ -39,8 +39,8 @@ class Direction:
     columns of the array named ``over`` (by default the first input), then ``scalars(inputs, params)``: a whole number
     as int where the kernel says so, anything else as float (by default none). The dtypes of the arrays named in
     ``types`` (by default that of ``over``) are the arguments of its template; ``narrow`` kernels also take them as
-    bfloat16. ``accepts`` tells whether the kernel takes the shapes of these inputs; what it does not take, the formula
-    does.
+    bfloat16. ``accepts`` tells whether the kernel takes the shapes of these inputs; what it does not take, the
+    formula does.
     """
 
     formula: Callable[..., tuple[Array, ...]]

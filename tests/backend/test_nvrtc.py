@@ -29,7 +29,8 @@ from gpumlp.ops.record import Op
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 MAIN, LIKE_80 = 90, (86, 89)
-"""Where a loss is compiled for every kind of target, and what can be stored as bfloat16 is, elsewhere for one; and sm_80's kin, compiled for float alone.
+"""Where a loss is compiled for every kind of target (elsewhere for one), and for bfloat16 what can be stored so; and
+sm_80's kin, compiled for float alone.
 
 So everything takes a minute on two cores.
 """

@@ -1,0 +1,169 @@
+"""What a machine and its libraries really do: rates of copies and matrix products, costs of launches and graphs.
+
+Each fact stands alone: one that cannot be had is told by what was raised, and the next one is asked for. Medians, on
+random data. A host has the first two groups only.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gpumlp.backend import Backend
+from gpumlp.bench.clock import Clock
+from gpumlp.bench.copies import Copies
+from gpumlp.bench.machine import on_device
+
+TINY = 'extern "C" __global__ void tiny(float* x, int n) { if (threadIdx.x < n) x[threadIdx.x] += 1.f; }'
+MAXIMUM = (
+    'extern "C" __global__ void maximum(float* x) { float y; '
+    'asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(y) : "f"(x[threadIdx.x])); x[threadIdx.x] = y; }'
+)
+WGMMA = (
+    'extern "C" __global__ void fence(float* d) { asm volatile("wgmma.fence.sync.aligned;\\n'
+    'wgmma.commit_group.sync.aligned;\\nwgmma.wait_group.sync.aligned 0;\\n"); d[threadIdx.x] = 1; }'
+)
+Fact = Callable[[], Any]
+
+
+def examine(backend: Backend, *, small: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield each fact by its name, with its unit in it; ``small`` asks for little of each."""
+    clock = Clock(backend, 0.02 if small else 0.2)
+    asked = [*_copies(backend, clock, small), *_products(backend, clock, small)]
+    if on_device(backend):
+        asked += _launches(backend.xp)
+    for name, fact in asked:
+        try:
+            with backend.quiet():
+                yield name, fact()
+        except Exception as error:
+            yield name, f"{type(error).__name__}: {str(error)[:300]}"
+
+
+def _copies(backend: Backend, clock: Clock, small: bool) -> Iterator[tuple[str, Fact]]:
+    copies = Copies(backend, clock)
+
+    def rate(megabytes: int) -> dict[str, float | str]:
+        best = copies.at(megabytes << 20)
+        return {"warm": round(best.warm / 1e9, 1), "cold": round(best.cold / 1e9, 1), "by": best.cold_by}
+
+    for megabytes in (1,) if small else (1, 4, 16, 64, 256, 1024) if on_device(backend) else (1, 16, 64):
+        yield f"copy of {megabytes} MiB, GB/s", partial(rate, megabytes)
+
+
+def _products(backend: Backend, clock: Clock, small: bool) -> Iterator[tuple[str, Fact]]:
+    xp = backend.xp
+    shapes = [(64, 64, 64)] if small else [(1024, 784, 1024), (1024, 1024, 1024), (256, 256, 256), (4096, 256, 256)]
+    if on_device(backend):
+        shapes.append((8192, 8192, 8192))
+
+    def rate(shape: tuple[int, int, int], dtype: str, tf32: bool) -> dict[str, float]:
+        m, k, n = shape
+        rng = np.random.default_rng(0)
+        a, b = (backend.asarray(rng.standard_normal(size, np.float32).astype(dtype)) for size in ((m, k), (k, n)))
+        out = backend.empty((m, n), dtype)
+        if tf32:
+            xp._core.set_compute_type(xp.float32, xp._core.COMPUTE_TYPE_TF32)
+        try:
+            seconds = clock.warm(partial(xp.matmul, a, b, out=out)).median
+        finally:
+            if tf32:
+                xp._core.set_compute_type(xp.float32, xp._core.COMPUTE_TYPE_DEFAULT)
+        return {"µs": round(1e6 * seconds, 2), "TFLOP/s": round(2 * m * k * n / seconds / 1e12, 3)}
+
+    ways = [("float32", "float32", False)]
+    if on_device(backend):
+        ways += [("tf32", "float32", True), ("float16", "float16", False)]
+    for name, dtype, tf32 in ways:
+        for shape in shapes:
+            yield f"{name} product {shape[0]} x {shape[1]} x {shape[2]}", partial(rate, shape, dtype, tf32)
+
+
+def _launches(cp: Any) -> Iterator[tuple[str, Fact]]:
+    """What launching costs, and what a captured graph of launches costs and may hold."""
+    tiny = cp.RawKernel(TINY, "tiny")
+    x, y, a = cp.zeros(256, cp.float32), cp.zeros(256, cp.float32), cp.zeros((256, 256), cp.float32)
+    b = cp.zeros_like(a)
+
+    def launch() -> None:
+        tiny((1,), (256,), (x, np.int32(256)))
+
+    def on_host(call: Callable[[], object], count: int = 2000) -> float:
+        call()
+        cp.cuda.Device().synchronize()
+        started = time.perf_counter()
+        for _ in range(count):
+            call()
+        taken = time.perf_counter() - started
+        cp.cuda.Device().synchronize()
+        return round(1e6 * taken / count, 3)
+
+    def graph(nodes: int, call: Callable[[], object] = launch) -> tuple[Any, Any]:
+        stream = cp.cuda.Stream(non_blocking=True)
+        with stream:
+            call()
+            stream.synchronize()
+            stream.begin_capture()
+            for _ in range(nodes):
+                call()
+            return stream.end_capture(), stream
+
+    def replay(nodes: int) -> float:
+        captured, stream = graph(nodes)
+        taken = []
+        for _ in range(30):
+            start, stop = cp.cuda.Event(), cp.cuda.Event()
+            start.record(stream)
+            captured.launch(stream)
+            stop.record(stream)
+            stop.synchronize()
+            taken.append(1e3 * cp.cuda.get_elapsed_time(start, stop))
+        return round(statistics.median(taken), 3)
+
+    def launch_graph() -> float:
+        captured, stream = graph(17)
+        return on_host(lambda: captured.launch(stream), 500)
+
+    def fork() -> str:
+        one, two = cp.cuda.Stream(non_blocking=True), cp.cuda.Stream(non_blocking=True)
+        there, back = cp.cuda.Event(disable_timing=True), cp.cuda.Event(disable_timing=True)
+        with one:
+            one.begin_capture()
+            launch()
+            there.record(one)
+            two.wait_event(there)
+            with two:
+                tiny((1,), (256,), (y, np.int32(256)))
+                back.record(two)
+            one.wait_event(back)
+            captured = one.end_capture()
+            captured.launch(one)
+            one.synchronize()
+        return "works"
+
+    def maximum() -> list[str]:
+        values = cp.asarray(np.array([np.nan, -1.0, 2.0, -0.0], np.float32))
+        cp.RawKernel(MAXIMUM, "maximum")((1,), (4,), (values,))
+        return [str(value) for value in cp.asnumpy(values)]
+
+    def wgmma() -> bool:
+        target = cp.zeros(128, cp.float32)
+        cp.RawModule(code=WGMMA, options=("-arch=sm_90a",)).get_function("fence")((1,), (128,), (target,))
+        return bool((target == 1).all())
+
+    yield "launch of a kernel, µs of the host", partial(on_host, launch)
+    yield "CuPy's add, µs of the host", partial(on_host, lambda: cp.add(x, 1, out=y))
+    yield "CuPy's matmul, µs of the host", partial(on_host, lambda: cp.matmul(a, a, out=b))
+    for nodes in (1, 10, 100, 700):
+        yield f"graph of {nodes} kernels, µs", partial(replay, nodes)
+    yield "gap between kernels of a graph, µs", lambda: round((replay(700) - replay(100)) / 600, 3)
+    yield "launch of a graph of 17 kernels, µs of the host", launch_graph
+    yield "capture of CuPy's matmul", lambda: str(graph(1, lambda: cp.matmul(a, a, out=b))[0])
+    yield "capture of a forked stream", fork
+    yield "max.NaN.f32 of NaN, -1, 2, -0", maximum
+    yield "sm_90a with wgmma compiles and runs", wgmma

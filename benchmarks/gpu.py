@@ -1,0 +1,194 @@
+"""Everything that only a machine with a GPU can show, in one go and within nine minutes: ``make gpu``.
+
+    python benchmarks/gpu.py [--backend NAME] [--parts NAME ...] [--minutes N] [--results FOLDER] [--tiny]
+
+    agreement  every operation against the NumPy reference
+    training   each shipped configuration, its losses beside those of the CPU
+    facts      rates of copies and products, costs of launches and graphs
+    tests      pytest -m gpu
+    kernels    the kernel benchmark
+    sanitizer  NVIDIA's compute-sanitizer over every kernel, where it is installed
+    peers      benchmarks/train.py on the device
+
+Each part runs in a process of its own, for as long as its share of the time and what the parts before it have left
+over. One that fails or is late is reported, with what it had found until then, and the next one runs. It needs this
+checkout, NumPy and CuPy; what else is missing is said, and what needs it is left out. One JSON file and one readable
+report are written, named by device and date, to benchmarks/results and, where that is set, to the folder $OUT.
+
+With ``--backend native`` all that can runs on the CPU; with ``--tiny`` only little of each, to try this program.
+The exit code is 0 where every part passed or was left out with a reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+SHARES = {"agreement": 110, "training": 70, "facts": 30, "tests": 70, "kernels": 130, "sanitizer": 70, "peers": 40}
+"""The parts in the order in which they run, and how the time is shared out: in seconds, of 520."""
+SKIPPED = 4
+"""The exit code of a part that cannot run here."""
+MINUTES = 8.7
+"""Of nine, so that the report is written in time."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part: its name, its share of the time, its command but for the file that it keeps its findings in."""
+
+    name: str
+    share: float
+    command: tuple[str, ...]
+
+
+def parts(backend: str, names: Sequence[str], *, tiny: bool) -> list[Part]:
+    """Return the parts as commands."""
+    own = (sys.executable, str(HERE / "gpu.py"), "--backend", backend, *(("--tiny",) if tiny else ()))
+    return [Part(name, SHARES.get(name, 1), (*own, "--part", name, "--keep")) for name in names]
+
+
+def run(chosen: Sequence[Part], seconds: float) -> dict[str, dict[str, Any]]:
+    """Run parts one after the other within so many seconds; return the outcome of each."""
+    deadline, outcomes = time.monotonic() + seconds, {}
+    total = sum(part.share for part in chosen)
+    for number, part in enumerate(chosen):
+        later = sum(other.share for other in chosen[number + 1 :]) / total * seconds
+        outcome = outcomes[part.name] = run_part(part, deadline - time.monotonic() - later)
+        print(f"{part.name:10} {outcome['status']:8} {outcome['seconds']:6.1f} s  {outcome['said'][:80]}", flush=True)
+    return outcomes
+
+
+def run_part(part: Part, seconds: float) -> dict[str, Any]:
+    """Run one part for at most so many seconds, and everything that it starts; return its outcome."""
+    started = time.monotonic()
+    paths = [str(ROOT), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # JAX would otherwise take most of the memory of the device, and leave the others none.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    with tempfile.TemporaryDirectory(prefix="gpumlp-") as folder:
+        kept, log = Path(folder) / "found.json", Path(folder) / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*part.command, str(kept)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+            try:
+                code = process.wait(max(seconds, 1.0))
+                status = {0: "passed", SKIPPED: "skipped"}.get(code, "failed")
+            except subprocess.TimeoutExpired:
+                status = "late"
+            finally:
+                stop(process)
+        said = log.read_text(errors="replace").strip()
+        try:
+            found = json.loads(kept.read_text())
+        except (OSError, ValueError):
+            found = {}
+    return {
+        "status": status,
+        "seconds": round(time.monotonic() - started, 1),
+        "said": said.splitlines()[-1] if said and status != "passed" else "",
+        "log": said[-4000:] if status in ("failed", "late") else "",
+        "found": found,
+    }
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a part and what it has started: the group of processes that it leads."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def do(name: str, backend: str, tiny: bool, kept: Path | None) -> int:
+    """Run a part in this process; return its exit code."""
+    import parts as doing
+
+    from gpumlp.atomic import replace_file
+
+    def keep(found: dict[str, Any]) -> None:
+        if kept is not None:
+            replace_file(kept, json.dumps(found, indent=1, default=str).encode())
+
+    try:
+        found = getattr(doing, name)(doing.Task(backend, tiny, keep))
+    except doing.NotHereError as reason:
+        print(reason)
+        return SKIPPED
+    except Exception as error:
+        traceback.print_exc()
+        print(f"{type(error).__name__}: {error}".replace("\n", " "))
+        return 1
+    keep(found)
+    for place, said in found.get("wrong", {}).items():
+        print(f"{place}: {str(said)[-300:]}")
+    return 1 if found.get("wrong") else 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", default="cupy", help="what computes (default: cupy)")
+    parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES), help="these parts only")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"time for all of it (default: {MINUTES})")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="where the report goes")
+    parser.add_argument("--tiny", action="store_true", help="little of each part, to try this program")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--keep", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.part:
+        sys.exit(do(options.part, options.backend, options.tiny, options.keep))
+    started = time.monotonic()
+    (about,) = run(parts(options.backend, ["machine"], tiny=options.tiny), 60.0).values()
+    if about["status"] != "passed":
+        print(about["log"], file=sys.stderr)
+        sys.exit(f"the backend {options.backend} cannot be had here: nothing to run")
+    if missing := about["found"]["missing"]:
+        print(f"not installed: {', '.join(missing)}")
+    left = 60 * options.minutes - (time.monotonic() - started)
+    outcomes = run(parts(options.backend, options.parts, tiny=options.tiny), left)
+    report = {"machine": about["found"], "parts": outcomes}
+    for place in write(report, options.results):
+        print(place)
+    sys.exit(any(outcome["status"] in ("failed", "late") for outcome in outcomes.values()))
+
+
+def write(report: dict[str, Any], results: Path) -> list[Path]:
+    """Write the report as JSON and as text, beside any earlier one of the day; return the files."""
+    about = report["machine"]
+    device = re.sub(r"[^a-z0-9]+", "-", about["name"].lower()).strip("-")
+    name = f"{about['backend']}-{device}-{datetime.now(UTC):%Y-%m-%d}"
+    texts = {".json": json.dumps(report, indent=1) + "\n", ".md": importlib.import_module("report").markdown(report)}
+    written = []
+    for folder in filter(None, (results, os.environ.get("OUT"))):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        number, stem = 1, name
+        while any((Path(folder) / (stem + ending)).exists() for ending in texts):
+            number += 1
+            stem = f"{name}-{number}"
+        for ending, text in texts.items():
+            written.append(Path(folder) / (stem + ending))
+            written[-1].write_text(text, encoding="utf-8")
+    return written
+
+
+if __name__ == "__main__":
+    main()

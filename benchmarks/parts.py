@@ -1,0 +1,222 @@
+"""The parts of ``make gpu``: each runs in a process of its own and keeps what it finds as it finds it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from device import examine
+
+from gpumlp import __version__
+from gpumlp import backend as backends
+from gpumlp.bench import machine as machines
+from gpumlp.bench.agreement import SHAPES, faults
+from gpumlp.bench.goals import TEXT
+from gpumlp.bench.kernels import LADDER, QUICK, QUICK_SECONDS, SECONDS, Row, bench, entries
+from gpumlp.bench.record import as_json
+from gpumlp.errors import BackendError, DataError
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("GPUMLP_DATA", ROOT.parent / "shared" / "data"))
+NEEDED = ("numpy", "cupy", "torch", "jax", "pytest", "click", "pydantic", "rich", "yaml", "safetensors")
+EPOCHS = 5
+"""Epochs of a shipped configuration; of those with 60000 images, which come last, only one."""
+IMAGES = {"mnist": "mnist", "fashion_mnist": "fashion-mnist"}
+"""Where their data lie below DATA, if they do."""
+APART = 1e-2
+"""Relative difference of an epoch's loss from the CPU's that is no longer rounding."""
+PEERS = ("jax", "pytorch", "graph", "keras", "sklearn")
+"""Of those in ``peers.py`` the ones that compile in seconds."""
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+SANITIZED = ((3, 1), (7, 33), (2, 1025))
+
+Found = dict[str, Any]
+Keep = Callable[[Found], None]
+
+
+class NotHereError(Exception):
+    """A part that cannot run here, and why."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a part is asked for: the backend, as little as possible or all, and where it keeps what it finds."""
+
+    backend: str
+    tiny: bool
+    keep: Keep
+
+
+def machine(task: Task) -> Found:
+    """Say what this machine is, and which packages are missing."""
+    having = backends.get(task.backend)
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    return {"name": machines.name(having), "gpumlp": __version__, **machines.facts(having), "missing": missing}
+
+
+def agreement(task: Task, shapes: tuple[tuple[int, int], ...] = SHAPES) -> Found:
+    """Compare every direction of every operation with the reference."""
+    checked, wrong = 0, {}
+    for entry, said in faults(backends.get(task.backend), "relu" if task.tiny else "", shapes):
+        checked += 1
+        wrong |= {entry: said} if said else {}
+        task.keep({"checked": checked, "wrong": wrong})
+    return {"checked": checked, "wrong": wrong}
+
+
+def sanitized(task: Task) -> Found:
+    """Compare on few shapes, every array in memory of its own, so that a checker sees where it ends."""
+    having = backends.get(task.backend)
+    if machines.on_device(having):
+        having.xp.cuda.set_allocator(None)
+    wrong = {entry: said for entry, said in faults(having, "relu" if task.tiny else "", SANITIZED) if said}
+    return {"wrong": wrong}
+
+
+def sanitizer(task: Task) -> Found:
+    """Run :func:`sanitized` under each tool of NVIDIA's compute-sanitizer."""
+    if task.backend != "cupy":
+        raise NotHereError("compute-sanitizer watches a GPU")
+    places = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer"])
+    checker = shutil.which("compute-sanitizer", path=places)
+    if checker is None:
+        raise NotHereError("compute-sanitizer is not here")
+    found: Found = {"wrong": {}}
+    for tool in TOOLS:
+        own = [
+            sys.executable,
+            str(Path(__file__).parent / "gpu.py"),
+            "--part",
+            "sanitized",
+            "--backend",
+            task.backend,
+        ]
+        result = subprocess.run(
+            [checker, "--tool", tool, "--error-exitcode", "9", *own, *(["--tiny"] if task.tiny else [])],
+            capture_output=True,
+            text=True,
+        )
+        found[tool] = "clean" if result.returncode == 0 else result.stdout[-3000:] + result.stderr[-1000:]
+        if result.returncode:
+            found["wrong"][tool] = f"exit code {result.returncode}"
+        task.keep(found)
+    return found
+
+
+def tests(task: Task) -> Found:
+    """Run the tests that are marked ``gpu``; on a CPU those of the backends instead."""
+    if importlib.util.find_spec("pytest") is None:
+        raise NotHereError("pytest is not installed")
+    chosen = ["-m", "gpu"] if task.backend == "cupy" else ["tests/backend"]
+    if task.tiny:
+        chosen = ["tests/backend/test_run.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if result.returncode == 5:  # pytest's code for an empty selection
+        raise NotHereError(f"no test is chosen by {' '.join(chosen)}")
+    last = (result.stdout.strip().splitlines() or [""])[-1]
+    return {"summary": last, "wrong": {"pytest": result.stdout[-3000:]} if result.returncode else {}}
+
+
+def kernels(task: Task) -> Found:
+    """Check and time every kernel."""
+    having = backends.get(task.backend)
+    on_device, about = machines.on_device(having), machines.facts(having)
+    chosen = entries("relu_forward" if task.tiny else None)
+    sizes, seconds = (LADDER, SECONDS) if on_device else (QUICK, QUICK_SECONDS)
+    sizes = LADDER[:1] if task.tiny else sizes
+    rows: list[Row] = []
+    found: Found = {}
+    for _, own in groupby(bench(having, chosen, sizes, seconds), key=lambda row: row.entry):
+        rows += own
+        found = {"goals": TEXT[on_device], "wanted": len(chosen), **as_json(about, rows, on_device=on_device)}
+        task.keep(found)
+    return found
+
+
+def training(task: Task) -> Found:
+    """Train each shipped configuration here and on the CPU, and compare the losses of their epochs."""
+    if missing := [name for name in ("pydantic", "yaml", "safetensors") if importlib.util.find_spec(name) is None]:
+        raise NotHereError(f"configurations need {', '.join(missing)}")
+    judge = _judge(task.backend)
+    found: Found = {"wrong": {}, "judge": judge, "runs": {}}
+    paths = sorted((ROOT / "configs").glob("**/*.yaml"), key=lambda path: (path.stem in IMAGES, path))
+    for path in paths:
+        if task.tiny and path.stem != "breast_cancer":
+            continue
+        try:
+            (own, seconds), (other, judged) = (_trained(path, name, task.tiny) for name in (task.backend, judge))
+        except DataError as error:
+            found["runs"][path.stem] = {"skipped": error.what}
+            continue
+        apart = float(np.max(np.abs(np.subtract(own, other)) / np.abs(other)))
+        found["runs"][path.stem] = {"losses": own, "judge": other, "apart": apart, "seconds": [seconds, judged]}
+        if not apart <= APART:
+            found["wrong"][path.stem] = f"losses are {apart:.2%} apart"
+        task.keep(found)
+    return found
+
+
+def _judge(backend: str) -> str:
+    """Return the backend that the losses of another are compared with: on the CPU, and another."""
+    try:
+        return "numpy" if backend == "native" else backends.get("native").name
+    except BackendError:  # no compiler
+        return "numpy"
+
+
+def _trained(path: Path, backend: str, tiny: bool) -> tuple[list[float], float]:
+    """Return the training losses of the first epochs of a configuration, and the seconds that they took."""
+    from gpumlp import config
+    from gpumlp.training import train
+    from gpumlp.training.folder import RunFolder
+
+    epochs = 1 if path.stem in IMAGES else 2 if tiny else EPOCHS
+    changes = [f"backend={backend}", f"training.epochs={epochs}", "training.early_stopping=null"]
+    if (place := DATA / IMAGES.get(path.stem, "")) != DATA and place.exists():
+        changes.append(f"data.folder={place}")
+    with tempfile.TemporaryDirectory(prefix="gpumlp-") as folder:
+        started = time.perf_counter()
+        train(config.load(path, changes), Path(folder) / "run")
+        seconds = time.perf_counter() - started
+        return [row["train_loss"] for row in RunFolder(Path(folder) / "run").read_history(epochs)], seconds
+
+
+def peers(task: Task) -> Found:
+    """Time epochs here and in the libraries that are installed."""
+    found: Found = {"seconds": {}}
+    with tempfile.TemporaryDirectory(prefix="gpumlp-") as folder:
+        for work in ("tiny",) if task.tiny else ("tiny", "mnist", "tabular", "wide"):
+            file = Path(folder) / f"{work}.json"
+            command = [sys.executable, str(Path(__file__).parent / "train.py"), "--only", work, "--rounds", "3"]
+            command += ["--device", "gpu" if task.backend == "cupy" else "cpu", "--json", str(file)]
+            command += ["--peers", "sklearn"] if task.tiny else ["--peers", *PEERS]
+            result = subprocess.run(command, capture_output=True, text=True)
+            if result.returncode:
+                found.setdefault("wrong", {})[work] = result.stderr[-1500:]
+            else:
+                measured = json.loads(file.read_text())["found"][work]
+                found["seconds"][work] = {name: peer["seconds"] for name, peer in measured.items()}
+            task.keep(found)
+    return found
+
+
+def facts(task: Task) -> Found:
+    """Ask for every fact of :mod:`device`."""
+    found: Found = {}
+    for name, value in examine(backends.get(task.backend), small=task.tiny):
+        found[name] = value
+        task.keep(found)
+    return found

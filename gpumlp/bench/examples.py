@@ -1,0 +1,104 @@
+"""An example of every operation, in each form that it takes: what the tests run and the benchmark times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gpumlp.ops import RECORDS, Activation, Op, Update
+from gpumlp.ops.losses import Loss
+
+Example = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def directions() -> Iterator[tuple[str, str]]:
+    """Return every operation with each of its directions."""
+    return ((name, direction) for name, op in RECORDS.items() for direction in op.directions)
+
+
+def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int = 0) -> Iterator[Example]:
+    """Yield inputs and parameters for one direction of any operation, in each form that it takes, the plainest first.
+
+    ``rows`` and ``cols`` are those of the array that is worked on; values are random, drawn from ``seed`` and shape.
+    """
+    rng = np.random.default_rng([seed, rows, cols])
+
+    def normal(*shape: int) -> np.ndarray[Any, Any]:
+        return rng.standard_normal(shape, np.float64 if dtype == np.float64 else np.float32).astype(dtype, copy=False)
+
+    def positive(*shape: int) -> np.ndarray[Any, Any]:
+        return rng.uniform(0.5, 2.0, shape).astype(dtype)
+
+    match op:
+        case Activation():
+            x = normal(rows, cols)
+            if direction.endswith("backward"):
+                yield (x if op.saves == "input" else op.function(np, x), normal(rows, cols)), {}
+            else:
+                yield (x, normal(cols))[: len(op.directions[direction].inputs)], {}
+        case Loss():
+            z = normal(rows, cols)
+            for number, (targets, classes) in enumerate(_loss_targets(op, rows, cols, dtype, rng)):
+                params = {key: {"label_smoothing": 0.1, "delta": 0.7}[key] for key in op.hyper} if number % 2 else {}
+                yield (z, targets, positive(rows) if number else None, classes), params
+        case Update():
+            p, g = normal(rows * cols), normal(rows * cols)
+            state = tuple(np.abs(normal(rows * cols)) for _ in op.slots)
+            rates, clock = np.array([0.1, 0.05, 0.01], dtype), np.array([7, 1, 0])
+            hyper = {key: h.default for key, h in op.hyper.items()}
+            for norm, average, decay in ((None, None, 0.0), (np.array([2.0], dtype), normal(rows * cols), 0.1)):
+                shared: dict[str, Any] = {"decayed": len(p) // 2, "weight_decay": decay}
+                shared |= {"clip_norm": 1.5 if norm is not None else None}
+                shared |= {"averaging": 0.9 if average is not None else None}
+                yield (p, g, rates, clock, norm, average, None, *state), {**shared, **hyper}
+        case Op(name="layer_norm" | "batch_norm"):
+            x, gain = normal(rows, cols), positive(cols)
+            statistic = (rows, 1) if op.name == "layer_norm" else (1, cols)
+            yield (
+                (
+                    (x, gain, normal(cols))
+                    if direction == "forward"
+                    else (x, gain, normal(*statistic), positive(*statistic), normal(rows, cols))
+                ),
+                {},
+            )
+        case Op(name="moving_average"):
+            yield (normal(cols), normal(1, cols)), {"momentum": 0.1, "scale": 1.25}
+        case Op(name="dropout"):
+            yield (normal(rows, cols), np.array([5, 0, 0])), {"rate": 0.3, "stream": 2, "key": (11, 12)}
+        case Op(name="shuffle"):
+            yield (np.array([5, 2, 3]),), {"n": rows, "key": 99}
+        case Op(name="gather"):
+            order = rng.permutation(rows)
+            take = {"rows": rows // 2, "stride": rows // 2, "dtype": np.dtype(dtype).str}
+            clock, labels = np.array([9, 1, 0]), rng.integers(0, 3, rows).astype(np.int32)
+            yield (clock, order, normal(rows, cols), labels, None), {"scale": 1.0, **take}
+            image = rng.integers(0, 256, (rows, cols)).astype(np.uint8)
+            yield (clock, order, image, normal(rows, 2), positive(rows)), {"scale": 1 / 255, **take}
+        case Op(name="advance"):
+            yield (np.array([3, 1, 2]),), {}
+        case Op(name="accumulate"):
+            yield (rng.standard_normal(3), rng.standard_normal(3)), {}
+        case Op(name="gradient_norm"):
+            yield (normal(rows * cols),), {}
+        case _:
+            raise AssertionError(f"gpumlp/bench/examples.py has no example of the operation {op.name}")
+
+
+def _loss_targets(op: Loss, rows: int, cols: int, dtype: Any, rng: np.random.Generator) -> Iterator[tuple[Any, Any]]:
+    """Targets and class weights of each kind that a loss takes."""
+    if op.link == "softmax":
+        weights = rng.uniform(0.5, 2.0, cols).astype(dtype)
+        labels = rng.integers(0, cols, rows)
+        yield labels.astype(np.int32), None
+        yield labels, weights
+        soft = rng.uniform(0.1, 1.0, (rows, cols)).astype(dtype)
+        yield (soft / soft.sum(axis=-1, keepdims=True)).astype(dtype), weights
+    elif op.link == "sigmoid":
+        yield rng.integers(0, 2, (rows, cols)).astype(np.int32), None
+        yield rng.uniform(0, 1, (rows, cols)).astype(dtype), np.array([0.5, 2.0], dtype)
+    else:
+        yield rng.standard_normal((rows, cols)).astype(dtype), None
+        yield rng.standard_normal((rows, cols)).astype(dtype), None

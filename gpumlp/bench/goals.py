@@ -1,0 +1,49 @@
+"""What the kernels are meant to reach, and which of it they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gpumlp.bench.kernels import LADDER, Row
+
+GAIN = 2.0
+"""Over the formula, on a CPU, from the smallest size up."""
+SHARE = 0.85
+"""Of the bandwidth of a cold copy at the largest size, on a CPU."""
+SHARE_ON_DEVICE = 0.97
+SHARE_OF_SOFTMAX_ON_DEVICE = 0.95
+SOFTMAX = ("softmax", "softmax_cross_entropy")
+
+TEXT = {
+    False: f"elementwise kernels and updates: {GAIN:g} x the formula at every size, "
+    f"{SHARE:.0%} of the copy bandwidth at 64 MiB (cold)",
+    True: f"of the copy bandwidth at 64 MiB (cold): elementwise kernels and updates {SHARE_ON_DEVICE:.0%}, "
+    f"softmax and cross-entropy {SHARE_OF_SOFTMAX_ON_DEVICE:.0%}",
+}
+"""The goals in words, on a CPU and on a device."""
+
+
+def wanted_share(row: Row, on_device: bool) -> float | None:
+    """Return the share of the copy bandwidth that is the goal of a kernel at this size, or None without a goal."""
+    if row.size != LADDER[-1]:
+        return None
+    if row.entry.made.launch == "elementwise":
+        return SHARE_ON_DEVICE if on_device else SHARE
+    return SHARE_OF_SOFTMAX_ON_DEVICE if on_device and row.entry.op.name in SOFTMAX else None
+
+
+def missed(rows: Iterable[Row], on_device: bool) -> list[str]:
+    """Return what the rows of one kernel miss, in a few words each."""
+    found = []
+    for row in rows:
+        goal, share, gain = wanted_share(row, on_device), row.share("cold"), row.gain("formula")
+        if goal is not None and share is not None and share < goal:
+            found.append(f"{share:.0%} of copy at {size_text(row.size)}")
+        if row.size and not on_device and row.entry.made.launch == "elementwise" and gain is not None and gain < GAIN:
+            found.append(f"{gain:.1f} x at {size_text(row.size)}")
+    return found
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes that is a power of two in KiB or MiB."""
+    return f"{size >> 10} KiB" if size < 1 << 20 else f"{size >> 20} MiB"

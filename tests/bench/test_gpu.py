@@ -1,0 +1,122 @@
+"""``make gpu``, on a CPU: every part that can run does, and one that fails or hangs stops none of the others."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from gpumlp.backend import builder
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("gpu")
+
+
+@pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
+def test_every_part_that_can_run_on_a_cpu_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: ModuleType
+) -> None:
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--backend", "native", "--tiny"]
+    result = subprocess.run([*command, "--results", str(tmp_path / "here")], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (file,) = (tmp_path / "here").glob("native-*.json")
+    report = json.loads(file.read_text())
+    status = {name: part["status"] for name, part in report["parts"].items()}
+    assert status == dict.fromkeys(gpu.SHARES, "passed") | {"sanitizer": "skipped"}
+    found = {name: part["found"] for name, part in report["parts"].items()}
+    assert found["agreement"]["checked"] == 8
+    assert "passed" in found["tests"]["summary"]
+    assert [k["kernel"] for k in found["kernels"]["kernels"]] == ["relu_forward", "leaky_relu_forward"]
+    assert found["training"]["runs"]["breast_cancer"]["apart"] < 1e-4
+    assert any(name.startswith("copy of") for name in found["facts"])
+    text = file.with_suffix(".md").read_text()
+    for heading in (name for name, state in status.items() if state == "passed"):
+        assert f"\n## {heading}\n" in text
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {file.name, file.with_suffix(".md").name}
+
+
+def test_a_part_that_fails_hangs_or_dies_stops_no_other(gpu: ModuleType, tmp_path: Path) -> None:
+    def python(code: str) -> tuple[str, ...]:
+        return sys.executable, "-c", f"import sys, time; {code}"
+
+    keep = "open(sys.argv[1], 'w').write('{\"half\": 1}'); "
+    late = f"import subprocess; {keep} subprocess.run(['sleep', '60'])"
+    chosen = [
+        gpu.Part("fails", 1, python("print('why'); sys.exit(3)")),
+        gpu.Part("hangs", 1, python(late)),
+        gpu.Part("dies", 1, python("import os; os.abort()")),
+        gpu.Part("garbles", 1, python("open(sys.argv[1], 'w').write('{')")),
+        gpu.Part("leaves out", 1, python("print('not here'); sys.exit(4)")),
+        gpu.Part("passes", 1, python(keep)),
+    ]
+    started = time.monotonic()
+    outcomes = gpu.run(chosen, 12.0)
+    assert time.monotonic() - started < 30
+    status = {name: outcome["status"] for name, outcome in outcomes.items()}
+    assert status == {
+        "fails": "failed",
+        "hangs": "late",
+        "dies": "failed",
+        "garbles": "passed",
+        "leaves out": "skipped",
+        "passes": "passed",
+    }
+    assert outcomes["fails"]["said"] == "why"
+    assert outcomes["hangs"]["found"] == {"half": 1}
+    assert outcomes["garbles"]["found"] == {}
+    assert outcomes["leaves out"]["said"] == "not here"
+
+
+def test_time_left_over_goes_to_the_parts_that_follow(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    def note(part: Any, seconds: float) -> dict[str, Any]:
+        given.append(round(seconds))
+        return {"status": "passed", "seconds": 0.0, "said": ""}
+
+    monkeypatch.setattr(gpu, "run_part", note)
+    gpu.run([gpu.Part(name, share, ()) for name, share in (("a", 1), ("b", 2), ("c", 1))], 400.0)
+    assert given == [100, 300, 400]
+
+
+def test_a_wrong_result_fails_its_part(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    parts = importlib.import_module("parts")
+    monkeypatch.setattr(parts, "faults", lambda *_: iter([("tanh_forward", "y differs"), ("tanh_backward", "")]))
+    kept = tmp_path / "kept.json"
+    assert gpu.do("agreement", "numpy", False, kept) == 1
+    assert json.loads(kept.read_text()) == {"checked": 2, "wrong": {"tanh_forward": "y differs"}}
+    monkeypatch.setattr(parts, "faults", lambda *_: 1 / 0)
+    assert gpu.do("agreement", "numpy", False, kept) == 1
+
+
+def test_without_a_device_there_is_one_message(tmp_path: Path) -> None:
+    if importlib.util.find_spec("cupy") is not None:
+        pytest.skip("there is a CuPy here")
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--results", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "cupy cannot be had here" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_earlier_report_of_the_day_stays(gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OUT", raising=False)
+    report = {"machine": {"name": "GPU (R) 9", "backend": "cupy", "missing": ["pytest"]}, "parts": {}}
+    names = [path.stem for _ in range(3) for path in gpu.write(report, tmp_path) if path.suffix == ".md"]
+    assert names[0].startswith("cupy-gpu-r-9-20")
+    assert names[1:] == [f"{names[0]}-2", f"{names[0]}-3"]
+    assert "not installed: pytest" in (tmp_path / f"{names[0]}.md").read_text()
