@@ -1,9 +1,9 @@
 """Many small networks trained in one pass: their units stand side by side, and masks keep them apart.
 
 A layer holds the units of all networks, so a step is one product, one activation and one update, however many
-networks there are. Weights from one network to another are 0, and a mask keeps their gradients 0 too. Small arrays
-are all overhead: the products with zeros cost less than as many calls would. The networks may differ in width
-and in depth: each has its own row of the output weights, in the layer where it ends.
+networks there are. Weights from one network to another are 0, and a mask keeps their gradients 0 too. The networks
+may differ in width and in depth: each has its own column of output weights, in the layer where it ends. It saves
+calls and pays for them with products with zeros; ``benchmarks/approximate.py`` shows what that comes to.
 """
 
 from __future__ import annotations

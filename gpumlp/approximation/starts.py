@@ -74,13 +74,19 @@ def _outputs(rng: np.random.Generator, activation: Activation, z: Values, terms:
 def _straight_place(activation: Activation) -> tuple[float, float, float]:
     """Return a point a near which the activation is straight but not level, and its value and slope there."""
 
+    def tangent(a: float) -> tuple[float, float]:
+        at = np.array([a])
+        value = activation.function(np, at)
+        saved = value if activation.saves == "output" else at
+        (slope,) = activation.directions["backward"].formula(np, saved, np.ones(1))
+        return float(value[0]), float(slope[0])
+
     def bent(a: float) -> float:
-        low, middle, high = activation.function(np, np.array([a - CARRY, a, a + CARRY]))
-        return abs(low + high - 2.0 * middle) / max(abs(high - low), 1e-12) if high != low else np.inf
+        """Return how far the activation leaves its tangent, as a share of the step."""
+        value, slope = tangent(a)
+        steps = np.array([-CARRY, CARRY])
+        away = activation.function(np, a + steps) - value - slope * steps
+        return float(np.abs(away).max() / abs(CARRY * slope)) if slope else np.inf
 
     a = min((0.0, 1.0), key=bent)
-    backward = activation.directions["backward"].formula
-    at = np.array([a])
-    value = activation.function(np, at)
-    (slope,) = backward(np, value if activation.saves == "output" else at, np.ones(1))
-    return a, float(value[0]), float(slope[0])
+    return a, *tangent(a)
