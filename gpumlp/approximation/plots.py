@@ -100,6 +100,7 @@ def _images(figure: Any, row: Any, found: Study, curve: Curve) -> None:
     for axes, (title, image, colours, scale) in zip(row, panels, strict=True):
         shown = axes.imshow(image.reshape(side, side).T, origin="lower", extent=(-1, 1, -1, 1), cmap=colours, **scale)
         axes.set_title(title, fontsize="medium")
+        axes.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))
         figure.colorbar(shown, ax=axes)
 
 

@@ -19,7 +19,7 @@ from gpumlp.approximation.plots import draw_errors, draw_fits
 from gpumlp.approximation.study import SIZES, Kind, check_sizes
 from gpumlp.cli.display import NARROW, say, stdout, tell
 from gpumlp.errors import ConfigError, RunError
-from gpumlp.training.files import to_json, write_json
+from gpumlp.training.files import check_free, to_json, write_json
 from gpumlp.training.picture import new_figure
 
 NUMBERS, ERRORS, FITS = "approximation.json", "errors.png", "fits-{kind}.png"
@@ -121,13 +121,8 @@ def _check_output(folder: Path, wanted: dict[Kind, Any], *, force: bool) -> None
     new_figure(folder / ERRORS, 1, 1)  # is there matplotlib?
     if folder.exists() and not folder.is_dir():
         raise RunError("is a file; the output is a folder", where=str(folder))
-    taken = [name for name in (NUMBERS, *_pictures(wanted)) if (folder / name).exists()]
-    if taken and not force:
-        raise RunError(
-            "the file exists",
-            where=str(folder / taken[0]),
-            hint="choose another folder, or overwrite it with --force",
-        )
+    for name in (NUMBERS, *_pictures(wanted)):
+        check_free(folder / name, force=force)
 
 
 def _write(folder: Path, studies: Sequence[Study], numbers: dict[str, Any]) -> None:
