@@ -48,7 +48,7 @@ def approximate(
         activation_of(name)
     wanted = _wanted(widths, depths)
     if output is not None:
-        _check_output(output, wanted, force=force)
+        _prepare_output(output, wanted, force=force)
     machine = backends.get(backend)
     began = time.perf_counter()
     studies = [
@@ -116,17 +116,17 @@ def _pictures(kinds: Sequence[Kind] | dict[Kind, Any]) -> list[str]:
     return [ERRORS, *(FITS.format(kind=kind) for kind in kinds)]
 
 
-def _check_output(folder: Path, wanted: dict[Kind, Any], *, force: bool) -> None:
-    """Raise RunError, before anything is trained, where the output cannot be written."""
+def _prepare_output(folder: Path, wanted: dict[Kind, Any], *, force: bool) -> None:
+    """Make the folder; raise RunError or OSError, before anything is trained, where it cannot be written."""
     new_figure(folder / ERRORS, 1, 1)  # is there matplotlib?
     if folder.exists() and not folder.is_dir():
         raise RunError("is a file; the output is a folder", where=str(folder))
     for name in (NUMBERS, *_pictures(wanted)):
         check_free(folder / name, force=force)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _write(folder: Path, studies: Sequence[Study], numbers: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / NUMBERS, numbers)
     draw_errors(studies, folder / ERRORS)
     for found in studies:
