@@ -19,7 +19,7 @@ FLOORS = [  # a module may import from floors below its own, never from above
     ["nn", "optim"],
     ["config", "convert"],
     ["training"],
-    ["explain", "bench"],
+    ["explain", "bench", "approximation"],
     ["__init__"],
     ["cli"],
     ["__main__"],

@@ -136,7 +136,7 @@ def _dropout(torch: Any, params: Any, x: Tensor, *_: Tensor) -> Call:
 
 
 def _update(make: Callable[..., Any], **state: int) -> Maker:
-    """Make the maker of a fused update; ``state`` says which input each array of PyTorch's state is."""
+    """Make the maker of a fused update; ``state`` says which input each array of PyTorch's state is; the slots are the last."""
 
     def maker(torch: Any, params: Any, *inputs: Tensor) -> Call:
         p, gradient, rates, clock = inputs[:4]
@@ -192,9 +192,9 @@ PEERS: dict[str, Maker] = {
     "dropout_forward": _dropout,
     "gradient_norm_forward": lambda torch, params, g: lambda: torch.linalg.vector_norm(g),
     "sgd_forward": _update(_sgd),
-    "momentum_forward": _update(_sgd, momentum_buffer=6),
-    "nesterov_forward": _update(partial(_sgd, nesterov=True), momentum_buffer=6),
-    "adam_forward": _update(_adam, exp_avg=6, exp_avg_sq=7),
+    "momentum_forward": _update(_sgd, momentum_buffer=-1),
+    "nesterov_forward": _update(partial(_sgd, nesterov=True), momentum_buffer=-1),
+    "adam_forward": _update(_adam, exp_avg=-2, exp_avg_sq=-1),
 }
 RANDOM = ("dropout_forward",)
 """What draws other random numbers, and so has other results."""

@@ -168,6 +168,24 @@ def graph(**options: Any) -> None:
 
 
 @main.command()
+@click.option("--target", default="sine", help="The function to approximate; see --list  [default: sine]")
+@click.option("--activation", "activations", metavar="NAME", multiple=True, help="An activation; may be repeated.")
+@click.option("--widths", help="Units of one hidden layer, as in 4,8,16; without --depths, only these.")
+@click.option("--depths", help="Hidden layers of p + K + 2 units, as in 1,2,4; without --widths, only these.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Where the starts come from  [default: 0]")
+@click.option("--restarts", type=click.IntRange(1, 100), default=3, help="Starts of each size  [default: 3]")
+@click.option("--steps", type=click.IntRange(1, 1_000_000), default=3000, help="Steps of Adam  [default: 3000]")
+@click.option("--backend", default="auto", help="What computes  [default: auto]")
+@click.option("-o", "--output", type=PATH, help="Write numbers (JSON) and pictures (PNG) into this folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+@click.option("--force", is_flag=True, help="Overwrite the files in the folder if they exist.")
+@click.option("--list", "list_targets", is_flag=True, help="List the targets and stop.")
+def approximate(**options: Any) -> None:
+    """Measure how near networks come to a function as they grow wider, and deeper."""
+    call("approximate", "approximation", **options)
+
+
+@main.command()
 @click.argument("config", type=PATH)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated.")
 @click.option("--print-config", is_flag=True, help="Print all settings, defaults included.")

@@ -1,0 +1,117 @@
+"""Pictures of a study, drawn by matplotlib, which is in the extra ``plot``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpumlp.approximation.study import FINER, POINTS, Curve, Study
+from gpumlp.approximation.targets import grid
+from gpumlp.training.picture import new_figure, save
+
+COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
+SWING = 1e-3  # share of the smallest largest error below which the dips to 0 are cut off
+SHOWN = 3  # sizes of one activation in the picture of a function of one input
+
+
+def draw_errors(studies: Sequence[Study], output: Path) -> None:
+    """Draw the errors against width and against depth, both scales logarithmic, one panel for each study."""
+    figure = new_figure(output, 6.5 * len(studies), 5)
+    for axes, found in zip(np.ravel(figure.subplots(1, len(studies))), studies, strict=True):
+        _errors(axes, found)
+    figure.suptitle(_name(studies[0]))
+    save(figure, output)
+
+
+def _errors(axes: Any, found: Study) -> None:
+    for number, curve in enumerate(found.curves):
+        colour = COLOURS[number % len(COLOURS)]
+        sizes = [fit.size for fit in curve.fits]
+        axes.plot(sizes, [fit.error for fit in curve.fits], "o-", color=colour, label=curve.activation)
+        axes.plot(sizes, [fit.trained for fit in curve.fits], ":", color=colour, alpha=0.7)
+        if curve.floor is not None:
+            label = f"floor of degree {curve.degree}"
+            axes.axhline(curve.floor, color=colour, linestyle="--", linewidth=1, label=label)
+    axes.plot([], [], ":", color="grey", label="before the output is solved")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    ticks = sorted({fit.size for curve in found.curves for fit in curve.fits})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    unit = "units of one hidden layer" if found.kind == "width" else f"hidden layers of {_width(found)} units"
+    axes.set(xlabel=unit, ylabel="sup-norm error", title=found.kind)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+
+
+def draw_fits(found: Study, output: Path) -> None:
+    """Draw target, fit and error: a row for each activation."""
+    draw = _lines if found.target.inputs == 1 else _images
+    figure = new_figure(output, 11, 3 * len(found.curves))
+    columns = 2 if found.target.inputs == 1 else 3
+    rows = figure.subplots(len(found.curves), columns, squeeze=False)
+    for row, curve in zip(rows, found.curves, strict=True):
+        draw(figure, row, found, curve)
+    figure.suptitle(f"{_name(found)}: {found.kind}")
+    save(figure, output)
+
+
+def _lines(figure: Any, row: Any, found: Study, curve: Curve) -> None:
+    """Of one input: the target with a few fits on the left, their errors on the right."""
+    x = _points(found)
+    y = found.target(x)
+    left, right = row
+    left.plot(x[:, 0], y, color="black", linewidth=2.5, alpha=0.35, label="target")
+    chosen = sorted({round(i) for i in np.linspace(0, len(curve.fits) - 1, SHOWN)})
+    for colour, index in zip(COLOURS, chosen, strict=False):
+        fit = curve.fits[index]
+        values = fit.network(x)
+        label = f"{found.kind} {fit.size}, error {fit.error:.1e}"
+        left.plot(x[:, 0], values, color=colour, linewidth=1.2, label=label)
+        right.semilogy(x[:, 0], np.abs(values - y), color=colour, linewidth=1)
+    if curve.floor is not None:
+        right.axhline(curve.floor, color="black", linestyle="--", linewidth=1, label=f"floor {curve.floor:.1e}")
+        right.legend(fontsize="x-small", loc="lower right")
+    right.set_ylim(bottom=SWING * min(fit.error for fit in curve.fits))
+    left.set(title=curve.activation, ylabel="f(x)")
+    right.set(title=f"|error| with {curve.activation}")
+    left.legend(fontsize="x-small")
+    for axes in row:
+        axes.grid(alpha=0.3)
+
+
+def _images(figure: Any, row: Any, found: Study, curve: Curve) -> None:
+    """Of two inputs: target, the largest network's fit, and its error."""
+    x = _points(found)
+    y = found.target(x)
+    side = round(np.sqrt(len(x)))
+    fit = curve.fits[-1]
+    values = fit.network(x)
+    largest = np.abs(values - y).max()
+    limits = {"vmin": y.min(), "vmax": y.max()}
+    panels = (
+        ("target", y, "viridis", limits),
+        (f"{curve.activation}, {found.kind} {fit.size}", values, "viridis", limits),
+        (f"error, largest {fit.error:.1e}", values - y, "RdBu_r", {"vmin": -largest, "vmax": largest}),
+    )
+    for axes, (title, image, colours, scale) in zip(row, panels, strict=True):
+        shown = axes.imshow(image.reshape(side, side).T, origin="lower", extent=(-1, 1, -1, 1), cmap=colours, **scale)
+        axes.set_title(title, fontsize="medium")
+        axes.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+        figure.colorbar(shown, ax=axes)
+
+
+def _points(found: Study) -> Any:
+    inputs = found.target.inputs
+    return grid(inputs, FINER * (POINTS[inputs] - 1) + 1)
+
+
+def _width(found: Study) -> int:
+    return int(found.curves[0].fits[0].network.v.size)
+
+
+def _name(found: Study) -> str:
+    return f"{found.target.name}, {found.target.formula}"
