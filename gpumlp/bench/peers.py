@@ -136,7 +136,7 @@ def _dropout(torch: Any, params: Any, x: Tensor, *_: Tensor) -> Call:
 
 
 def _update(make: Callable[..., Any], **state: int) -> Maker:
-    """Make the maker of a fused update; ``state`` says which input each array of PyTorch's state is; the slots are the last."""
+    """Make the maker of a fused update; ``state`` says where PyTorch's state is among the inputs: slots are last."""
 
     def maker(torch: Any, params: Any, *inputs: Tensor) -> Call:
         p, gradient, rates, clock = inputs[:4]
