@@ -4,7 +4,6 @@
 // for the vectoriser, and its reductions over lanes and teams vanish. What a launch spreads over a grid is spread
 // over parts: each works on a run of neighbouring elements or rows, wherever it is run.
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <utility>

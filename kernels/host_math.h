@@ -15,7 +15,6 @@
 // The reductions are fdlibm's (Sun, 1993) in idea; other sources are named where they are used.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -23,6 +22,17 @@
 #define GPUMLP_INLINE __attribute__((always_inline)) inline  // a call left in a loop would leave the loop scalar
 
 namespace gpumlp_math {
+
+// ---- What <cmath> has: that header takes longer to read than all the rest -----------------------------------------
+
+GPUMLP_INLINE float fabs(float x) { return __builtin_fabsf(x); }
+GPUMLP_INLINE double fabs(double x) { return __builtin_fabs(x); }
+GPUMLP_INLINE float sqrt(float x) { return __builtin_sqrtf(x); }
+GPUMLP_INLINE double sqrt(double x) { return __builtin_sqrt(x); }
+GPUMLP_INLINE float copysign(float x, float y) { return __builtin_copysignf(x, y); }
+GPUMLP_INLINE double copysign(double x, double y) { return __builtin_copysign(x, y); }
+GPUMLP_INLINE double pow(double x, double y) { return __builtin_pow(x, y); }
+GPUMLP_INLINE double rint(double x) { return __builtin_rint(x); }
 
 // ---- Bits and polynomials ---------------------------------------------------------------------------------------
 
@@ -119,25 +129,25 @@ template <class T> GPUMLP_INLINE T expm1_of(T x) {
     using F = Format<T>;
     // Half the result, for 2^n itself overflows before e^x does.
     const T half = expm1_scaled(x, T(0.5), F::bias - 1);
-    const T y = std::fabs(x) < std::numeric_limits<T>::epsilon() / 4 ? x : half + half;  // keeps -0 and denormals
+    const T y = fabs(x) < std::numeric_limits<T>::epsilon() / 4 ? x : half + half;  // keeps -0 and denormals
     return within(x, F::expm1_low, F::expm1_high, y, T(-1), std::numeric_limits<T>::infinity());
 }
 
 // float: x + x^3 P(x^2), wrong by less than 3.8e-8, up to 0.55, from where on 1 - 2 / (e^(2|x|) + 1) loses nothing.
 GPUMLP_INLINE float tanh(float x) {
-    const float a = std::fabs(x), z = a * a;
+    const float a = fabs(x), z = a * a;
     const Reduced<float> e = reduce(a + a, 127);
     const float s = from_bits<float>(e.n << 23);
     const float large = 1 - 2 / ((s + s * (e.r + e.r * e.r * exp_tail(e.r))) + 1);
     const float small = a + a * z * horner(z, -0x1.555452p-2f, 0x1.10cef2p-3f, -0x1.af7bd2p-5f, 0x1.0d4ae2p-6f);
     const float y = a < 0.55f ? small : large;
-    return std::copysign(a > 10 ? 1 : y, x);
+    return copysign(a > 10 ? 1 : y, x);
 }
 
 // double: tanh |x| = e / (e + 2) with e = e^(2|x|) - 1; the quotient damps the error of e as it grows.
 GPUMLP_INLINE double tanh(double x) {
-    const double a = std::fabs(x), e = expm1_scaled(a + a, 1.0, 1023);
-    return std::copysign(a > 20 ? 1 : e / (e + 2), x);
+    const double a = fabs(x), e = expm1_scaled(a + a, 1.0, 1023);
+    return copysign(a > 20 ? 1 : e / (e + 2), x);
 }
 
 // ---- Logarithms -------------------------------------------------------------------------------------------------
@@ -221,7 +231,7 @@ GPUMLP_INLINE double mills(double a) {
 // Phi(-a) = mills(a) e^(-a^2/2). An error in the exponent is one in the result, so a^2 is formed in two parts: the
 // square of a's leading half, which is exact, and the rest, which corrects the reduced argument.
 template <class T> GPUMLP_INLINE T normal_cdf_of(T x, T limit, Bits<T> leading) {
-    const T a = std::fabs(x), head = from_bits<T>(to_bits(a) & leading);
+    const T a = fabs(x), head = from_bits<T>(to_bits(a) & leading);
     const T hi = T(-0.5) * head * head, lo = T(-0.5) * (a - head) * (a + head), sum = hi + lo;
     const Reduced<T> e = reduce(sum, 2 * Format<T>::bias);
     const T r = e.r + ((hi - sum) + lo);

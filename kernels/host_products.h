@@ -40,8 +40,17 @@ template <class T> struct Matrix {
     i64 down, right;
     T* at(i64 row, i64 col) const { return data + row * down + col * right; }
     Matrix from(i64 row, i64 col) const { return {at(row, col), down, right}; }
-    Matrix turned() const { return {data, right, down}; }
 };
+
+// C = or += what a tile has found, where C has other steps or fewer columns: once for all heights of a tile.
+template <class T, int PITCH>
+__attribute__((noinline)) void store(const T* found, Matrix<T> c, int rows, int cols, bool add) {
+    for (int j = 0; j < cols; ++j, ++found, c.data += c.right) {
+        T* to = c.data;
+        const T* from = found;
+        for (int i = 0; i < rows; ++i, from += PITCH, to += c.down) *to = add ? *to + *from : *from;
+    }
+}
 
 // C = or += A times one panel, for ROWS rows and the first `cols` columns of the panel.
 template <class T, int ROWS, int VECTORS>
@@ -57,22 +66,17 @@ void tile(Matrix<const T> a, const T* panel, i64 depth, Matrix<T> c, int cols, b
         for (int i = 0; i < ROWS; ++i)
             for (int v = 0; v < VECTORS; ++v) sum[i][v] += column[i * a.down] * b[v];
     }
-    if (c.right == 1 && cols == VECTORS * N) {
+    T found[ROWS][VECTORS * N];
+    const bool whole = c.right == 1 && cols == VECTORS * N;
+    const Matrix<T> to = whole ? c : Matrix<T>{found[0], VECTORS * N, 1};
+    const bool more = whole && add;
 #pragma GCC unroll 16
-        for (int i = 0; i < ROWS; ++i)
-            for (int v = 0; v < VECTORS; ++v) {
-                V& to = *(V*)c.at(i, v * N);
-                to = add ? to + sum[i][v] : sum[i][v];
-            }
-        return;
-    }
-    T numbers[ROWS][VECTORS * N];
-    std::memcpy(numbers, sum, sizeof sum);
-    for (int j = 0; j < cols; ++j)
-        for (int i = 0; i < ROWS; ++i) {
-            T& to = *c.at(i, j);
-            to = add ? to + numbers[i][j] : numbers[i][j];
+    for (int i = 0; i < ROWS; ++i)
+        for (int v = 0; v < VECTORS; ++v) {
+            V& there = *(V*)to.at(i, v * N);
+            there = more ? there + sum[i][v] : sum[i][v];
         }
+    if (!whole) store<T, VECTORS * N>(found[0], c, ROWS, cols, add);
 }
 
 template <class T> using Tile = void (*)(Matrix<const T>, const T*, i64, Matrix<T>, int, bool);

@@ -6,13 +6,8 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
-#include <mutex>
-#include <thread>
-#if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #include <sched.h>
-#endif
 
 namespace gpumlp {
 
@@ -60,9 +55,10 @@ class Crew {
     std::atomic<i64> done_{0};
     std::atomic<int> asleep_{0};
     std::atomic_flag taken_ = ATOMIC_FLAG_INIT;
-    std::mutex door_;
-    std::condition_variable bell_;
+    pthread_mutex_t door_ = PTHREAD_MUTEX_INITIALIZER;
+    pthread_cond_t bell_ = PTHREAD_COND_INITIALIZER;
     int helpers_ = 0;
+    bool full_ = false;  // the system gives no more threads: those there are will do, or the one that calls
 
     static bool open(u64 ticket) { return (ticket & 0xFFFFFFFF) < ticket >> 32; }
 
@@ -81,12 +77,28 @@ class Crew {
         for (;;) {
             for (int look = 0; look < PATIENCE && !open(ticket_.load(std::memory_order_relaxed)); ++look) breathe();
             if (!open(ticket_.load())) {
-                std::unique_lock<std::mutex> lock(door_);
+                pthread_mutex_lock(&door_);
                 asleep_.fetch_add(1);
-                bell_.wait(lock, [this] { return open(ticket_.load()); });
+                while (!open(ticket_.load())) pthread_cond_wait(&bell_, &door_);
                 asleep_.fetch_sub(1);
+                pthread_mutex_unlock(&door_);
             }
             work();
+        }
+    }
+
+    static void* start(void* crew) {
+        ((Crew*)crew)->help();
+        return nullptr;
+    }
+
+    void hire(int wanted) {
+        pthread_t helper;
+        while (helpers_ < wanted && !full_) {
+            full_ = pthread_create(&helper, nullptr, start, this) != 0;
+            if (full_) return;
+            pthread_detach(helper);
+            ++helpers_;
         }
     }
 
@@ -95,24 +107,25 @@ class Crew {
         done_.store(0);
         ticket_.store((u64)node.parts << 32);
         if (asleep_.load() > 0) {
-            std::lock_guard<std::mutex> lock(door_);
-            bell_.notify_all();
+            pthread_mutex_lock(&door_);
+            pthread_cond_broadcast(&bell_);
+            pthread_mutex_unlock(&door_);
         }
         work();
         for (int look = 0; done_.load() < node.parts; ++look) {
             if (look < PATIENCE) breathe();
-            else std::this_thread::yield();
+            else sched_yield();
         }
     }
 
   public:
-    // `threads` counts the one that calls.
+    // `threads` counts the one that calls. Helpers stay, and help with whatever list comes next.
     void run(const Node* nodes, i64 count, int threads) {
         FlushDenormals while_it_runs;
         const bool shared = !taken_.test_and_set();  // another thread's list has the helpers: this one goes alone
         for (const Node* node = nodes; node < nodes + count; ++node) {
             if (shared && threads > 1 && node->parts > 1) {
-                for (; helpers_ < threads - 1; ++helpers_) std::thread(&Crew::help, this).detach();
+                hire(threads - 1);
                 share(*node);
             } else {
                 for (i64 part = 0; part < node->parts; ++part) node->run(node->slots, part, node->parts);

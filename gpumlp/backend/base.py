@@ -119,8 +119,9 @@ class Backend:
     ) -> tuple[Array, ...]:
         """Run one direction of an operation and return its outputs.
 
-        ``outputs`` are arrays to write into, None for those that are to be made. An output may be the very
-        array of an input: formulas never write before they have read.
+        ``outputs`` are arrays to write into, None for those that are to be made. An output may be the very array
+        of the input whose place it takes: an activation's, an update's own state. No other memory is shared: a
+        formula reads everything before it writes, a kernel does not.
 
         Raises ShapeError where the outputs do not have the shapes or dtypes the record gives.
         """
@@ -155,7 +156,7 @@ class Backend:
         with self.quiet():
             result = self.xp.asarray(function(*inputs, out=out, **params))
         if self._recording is not None:
-            self._recording.append(Call(name, partial(function, *inputs, out=result, **params), _shapes(inputs)))
+            self._note(name, partial(function, *inputs, out=result, **params), inputs)
         return result
 
     def copy(self, source: Array, target: Array) -> None:
@@ -165,6 +166,9 @@ class Backend:
     def _call(self, name: str, launch: Callable[[], None], inputs: Sequence[Any]) -> None:
         with self.quiet():
             launch()
+        self._note(name, launch, inputs)
+
+    def _note(self, name: str, launch: Callable[[], None], inputs: Sequence[Any]) -> None:
         if self._recording is not None:
             self._recording.append(Call(name, launch, _shapes(inputs)))
 

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from gpumlp.atomic import replace_file
 from gpumlp.backend.kernels import Texts, shared_text
@@ -36,11 +35,11 @@ FLAGS = (
     "-fno-trapping-math",
     "-ffp-contract=fast",
 )
-MATHEMATICS = ("exp", "expm1", "log", "log1p", "tanh", "normal_cdf")
+MATHEMATICS = ("exp", "expm1", "log", "log1p", "tanh", "normal_cdf", "sqrt", "fabs", "pow", "rint")
 
 CHECKSUM = hashlib.sha256().digest_size
 
-Function = Any  # of a shared library: (slots, part, parts) as the nodes of kernels/host_program.h want it
+Function = int  # the address of a function of (slots, part, parts), as the nodes of kernels/host_program.h want it
 log = logging.getLogger("gpumlp")
 
 
@@ -91,6 +90,7 @@ class Builder:
         self.texts = Texts(kernels)
         self.seconds = 0.0  # spent on compiling
         self._libraries: dict[tuple[str, tuple[str, ...]], ctypes.CDLL] = {}
+        self._found: dict[tuple[str, str, tuple[str, ...]], dict[str, Function]] = {}
 
     def check(self) -> None:
         """Raise BackendError, with the mend, unless kernels can be compiled and loaded."""
@@ -102,11 +102,13 @@ class Builder:
 
     def find(self, op: Op, direction: str, types: tuple[str, ...]) -> dict[str, Function]:
         """Return the compiled kernels of a direction by name, in the order they are launched; none without any."""
-        wanted = self.texts.stages(op, direction)
-        if not wanted:
-            return {}
-        library = self._load(op.name, types, lambda: self._kernels_source(op, types))
-        return {name: getattr(library, name) for name in wanted}
+        key = op.name, direction, types
+        if key not in self._found:
+            found = {}
+            for name in self.texts.stages(op, direction):
+                found[name] = _function(self._load(op.name, types, lambda: self._kernels_source(op, types)), name)
+            self._found[key] = found
+        return self._found[key]
 
     def _kernels_source(self, op: Op, types: tuple[str, ...]) -> str:
         """Return one text of all that the kernels of a record need."""
@@ -115,7 +117,6 @@ class Builder:
                 shared_text(("host_math.h", "host.h")),
                 "namespace gpumlp {",
                 *(f"using gpumlp_math::{function};" for function in MATHEMATICS),
-                "using std::sqrt; using std::fabs; using std::pow; using std::rint;",
                 shared_text(),
                 self.texts.text(op.name),
                 "}  // namespace gpumlp",
@@ -126,10 +127,7 @@ class Builder:
 
     def product(self, type_: str) -> Function:
         """Return the product of two matrices of a C++ type."""
-        entry = f"GPUMLP_PRODUCT({type_})"
-        library = self._load("product", (type_,), lambda: f"{shared_text(('host_products.h',))}\n{entry}")
-        function: Function = library.multiply
-        return function
+        return _function(self._load("product", (type_,), lambda: _product_source(type_)), "multiply")
 
     def program(self) -> Callable[[int, int, int], None]:
         """Return the function that runs a list of nodes: its address, its length, the number of threads."""
@@ -173,6 +171,17 @@ class Builder:
             reason = f"{place}: {error.strerror}"
             log.warning("compiled kernels cannot be kept (%s); GPUMLP_CACHE may name another folder", reason)
             return _keep(content, _private_folder() / file)
+
+
+def _product_source(type_: str) -> str:
+    return f"{shared_text(('host_products.h',))}\nGPUMLP_PRODUCT({type_})"
+
+
+@cache
+def _function(library: ctypes.CDLL, name: str) -> Function:
+    address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+    assert address is not None
+    return address
 
 
 def _keep(content: bytes, path: Path) -> Path:

@@ -6,7 +6,9 @@ What has no kernel, or comes in a shape or dtype that its kernel does not take, 
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from gpumlp.backend.base import Backend
 from gpumlp.backend.builder import Builder
 from gpumlp.backend.kernels import SUMMED, TYPES, address, arguments, shape_of, template_types
 from gpumlp.backend.launch import kind, scratch
-from gpumlp.backend.program import NODE, Program, joined, node, threads
+from gpumlp.backend.program import Program, joined, threads
 from gpumlp.ops.record import Array, Op, Scalar
 
 PART = 1 << 15
@@ -26,6 +28,7 @@ TASK = 4_000_000
 MOST_TASKS = 32
 PANEL, SLICE, RUN = 32, 128, 128
 """Columns of the narrowest and of a good slice of a product, and the rows below which a slice is not cut again."""
+DOUBLE, BITS = struct.Struct("<d"), struct.Struct("<q")
 
 
 class NativeBackend(Backend):
@@ -54,7 +57,7 @@ class NativeBackend(Backend):
         self, op: Op, direction: str, inputs: Sequence[Array], outputs: Sequence[Array], params: dict[str, Any]
     ) -> Callable[[], None]:
         made = op.directions[direction]
-        types = template_types(made, inputs, outputs)
+        types = template_types(made, inputs, outputs) if _writeable(outputs) else None
         functions = self._builder.find(op, direction, types) if types else {}
         if not functions:
             return super().bind(op, direction, inputs, outputs, params)
@@ -65,42 +68,46 @@ class NativeBackend(Backend):
         if made.launch in SUMMED:
             room = np.empty(scratch(made.launch, cols, parts))
             values += [room, parts]
-        slots = np.array([as_bits(value) for value in values], np.uint64)
-        nodes = [
-            node(function, slots, 1 if kind(name, made.launch) == "finish" else parts)
-            for name, function in functions.items()
-        ]
-        return self._program(nodes, (slots, inputs, outputs, room))
+        slots = array("q", map(as_bits, values))
+        place, nodes = slots.buffer_info()[0], array("q")
+        for name, function in functions.items():
+            nodes.extend((function, place, 1 if kind(name, made.launch) == "finish" else parts))
+        return Program(self._run, self.threads, nodes, (slots, inputs, outputs, room))
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        plain = a.ndim == b.ndim == 2 and a.dtype == b.dtype and a.dtype.str in ("<f4", "<f8")
-        if not plain or a.shape[1] != b.shape[0] or a.size * b.size == 0 or not (out is None or _fits(out, a, b)):
+        if not _is_plain(a, b) or not (out is None or _fits(out, a, b)):
             return super().matmul(a, b, out)
         if out is None:
             out = self.allocate((a.shape[0], b.shape[1]), a.dtype)
         left, right, result = a, b, out
-        if right.strides[1] != right.itemsize and a.shape[0] <= b.shape[1]:
-            left, right, result = (
-                b.T,
-                a.T,
-                out.T,
-            )  # what is copied should be the smaller
+        if b.strides[1] != b.itemsize and a.shape[0] <= b.shape[1]:
+            left, right, result = b.T, a.T, out.T  # what is copied should be the smaller
         rows, cols, inner = left.shape[0], right.shape[1], left.shape[1]
         runs, slices = cut(rows, cols, inner)
-        steps = [step // array.itemsize for array in (left, right, result) for step in array.strides]
+        steps = [step // a.itemsize for matrix in (left, right, result) for step in matrix.strides]
         values = [address(left), address(right), address(result), rows, cols, inner, *steps, runs, slices]
-        slots = np.array(values, np.int64)
-        function = self._builder.product(TYPES[a.dtype.str])
-        self._call("matmul", self._program([node(function, slots, runs * slices)], (slots, a, b, out)), (a, b))
+        slots = array("q", values)
+        nodes = array("q", (self._builder.product(TYPES[a.dtype.str]), slots.buffer_info()[0], runs * slices))
+        self._call("matmul", Program(self._run, self.threads, nodes, (slots, a, b, out)), (a, b))
         return out
 
-    def _program(self, nodes: list[tuple[int, int, int]], kept: Any) -> Program:
-        return Program(self._run, self.threads, np.array(nodes, NODE), kept)
+    def _call(self, name: str, launch: Callable[[], None], inputs: Sequence[Any]) -> None:
+        if not isinstance(launch, Program):
+            super()._call(name, launch, inputs)
+            return
+        launch()  # compiled code warns of nothing
+        self._note(name, launch, inputs)
 
     def joined(self, launches: Sequence[Callable[[], None]]) -> Sequence[Callable[[], None]]:
         return joined(launches)
 
 
+def _writeable(outputs: Sequence[Array | None]) -> bool:
+    """Tell whether a kernel may write here: it would do so unasked, or die of it."""
+    return all(out is None or out.flags.writeable for out in outputs)
+
+
+@lru_cache(1024)
 def cut(rows: int, cols: int, inner: int) -> tuple[int, int]:
     """Return into how many runs of rows and slices of columns a product is cut."""
     wanted = max(1, min(2 * rows * cols * inner // TASK, MOST_TASKS))
@@ -111,14 +118,35 @@ def cut(rows: int, cols: int, inner: int) -> tuple[int, int]:
     return runs, slices
 
 
+def _is_plain(a: Array, b: Array) -> bool:
+    """Tell whether two arrays are matrices that there is a product of our own for, with any steps."""
+    return bool(
+        a.ndim == b.ndim == 2
+        and a.dtype == b.dtype
+        and a.dtype.str in ("<f4", "<f8")
+        and a.shape[1] == b.shape[0]
+        and a.size * b.size > 0
+        and a.flags.aligned
+        and b.flags.aligned
+    )
+
+
 def _fits(out: Array, a: Array, b: Array) -> bool:
-    return bool(out.shape == (a.shape[0], b.shape[1]) and out.dtype == a.dtype and out.flags.c_contiguous)
+    """Tell whether a product can be written here. Where memory is shared NumPy makes a copy first."""
+    return bool(
+        out.shape == (a.shape[0], b.shape[1])
+        and out.dtype == a.dtype
+        and out.flags.carray
+        and not np.may_share_memory(out, a)
+        and not np.may_share_memory(out, b)
+    )
 
 
 def as_bits(value: Array | Scalar) -> int:
     """Return an argument as the eight bytes a kernel finds it in: an address, a whole number or a double."""
     if isinstance(value, np.ndarray):
         return address(value)
-    kind, number = ("<d", value) if isinstance(value, float) else ("<q", int(value))
-    bits: int = struct.unpack("<Q", struct.pack(kind, number))[0]
-    return bits
+    if isinstance(value, float):
+        bits: int = BITS.unpack(DOUBLE.pack(value))[0]
+        return bits
+    return int(value)

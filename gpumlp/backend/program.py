@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
+from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from gpumlp.backend.kernels import address
-
 Runner = Callable[[int, int, int], None]
-NODE = np.dtype([("run", np.uint64), ("slots", np.uint64), ("parts", np.int64)])
-"""``struct Node`` of ``kernels/host_program.h``."""
+WORDS = 3
+"""Eight bytes each in ``struct Node`` of ``kernels/host_program.h``: a function, its arguments, its parts."""
 
 
 class Program:
     """A list of nodes; calling it runs them one after the other, without Python in between."""
 
-    def __init__(self, run: Runner, threads: int, nodes: np.ndarray[Any, Any], kept: Any) -> None:
+    def __init__(self, run: Runner, threads: int, nodes: array[int], kept: Any) -> None:
         self._run, self._threads, self.nodes = run, threads, nodes
         self._kept = kept  # what the addresses point to must stay
-        self._address, self._length = address(nodes), len(nodes)
+        self._address, self._length = nodes.buffer_info()[0], len(nodes) // WORDS
 
     def __call__(self) -> None:
         self._run(self._address, self._length, self._threads)
 
     def followed_by(self, others: Sequence[Program]) -> Program:
         """Return one program that runs this one and then the others."""
-        nodes = np.concatenate([self.nodes, *(other.nodes for other in others)])
+        nodes = self.nodes[:]
+        for other in others:
+            nodes += other.nodes
         return Program(self._run, self._threads, nodes, (self._kept, [other._kept for other in others]))
-
-
-def node(function: Any, slots: np.ndarray[Any, Any], parts: int) -> tuple[int, int, int]:
-    """Return a node: a function of a shared library, its arguments, and into how many parts it is cut."""
-    return ctypes.cast(function, ctypes.c_void_p).value or 0, address(slots), parts
 
 
 def joined(launches: Sequence[Callable[[], None]]) -> list[Callable[[], None]]:

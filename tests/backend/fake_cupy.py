@@ -192,9 +192,7 @@ class RawModule:
 def _native(builder: Builder, op: Op, kernel: str, types: tuple[str, ...]) -> Callable[..., None]:
     for direction in op.directions:
         if kernel in (found := builder.find(op, direction, types)):
-            function: Callable[..., None] = found[kernel]
-            function.argtypes = ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong  # type: ignore[attr-defined]
-            return function
+            return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong)(found[kernel])
     raise AssertionError(kernel)
 
 

@@ -162,8 +162,10 @@ def test_a_compiler_that_fails(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "accumulate.cu").write_text(
         "template <class T> __global__ void accumulate_forward(T x) { nonsense }\n"
     )
-    with pytest.raises(BackendError, match=r"accumulate does not compile(.|\n)*nonsense"):
-        Builder(tmp_path).find(RECORDS["accumulate"], "forward", ("double",))
+    made = Builder(tmp_path)
+    for _ in range(2):
+        with pytest.raises(BackendError, match=r"accumulate does not compile(.|\n)*nonsense"):
+            made.find(RECORDS["accumulate"], "forward", ("double",))
     assert not cache.exists() or list(cache.iterdir()) == []
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,40 @@ def test_views_with_steps_and_what_is_left_to_numpy(native: NativeBackend) -> No
         native.matmul(a, a)
 
 
+def test_steps_of_any_sign_and_size(native: NativeBackend) -> None:
+    """Backwards, the same row again and again, a column that is one number, a field of a record."""
+    a, b = matrices(40, 50, 60, np.float32)
+    packed = np.zeros((50, 60), [("tag", "u1"), ("value", "<f4")])
+    packed["value"] = b
+    record = np.zeros((50, 60), [("tag", "<f4"), ("value", "<f4")])
+    record["value"] = b
+    row, column = np.broadcast_to(a[0], a.shape), np.broadcast_to(b[:, :1], b.shape)
+    for left in (a, a[::-1, ::-1], np.asfortranarray(a)[:, ::-1], row):
+        for right in (b, b[::-1], b[:, ::-1], column, packed["value"], record["value"]):
+            want = left.astype(np.float64) @ right.astype(np.float64)
+            assert_close(native.matmul(left, right), want, "reduction", scale=10)
+
+
+def test_an_output_that_is_an_input_or_may_not_be_written(native: NativeBackend) -> None:
+    """As NumPy has it: what is read is not overwritten first, and what is read-only is refused."""
+    a, b = matrices(300, 300, 300, np.float64)
+    memory = np.zeros((301, 300))
+    for place, left, right in ((a.copy(), None, b), (b.copy(), a, None), (memory[1:], memory[:-1], b)):
+        memory[:-1] = a
+        want = (place if left is None else left) @ (place if right is None else right)
+        native.matmul(place if left is None else left, place if right is None else right, place)
+        np.testing.assert_allclose(place, want, rtol=1e-10, atol=1e-10)
+    fixed = np.zeros((300, 300))
+    fixed.flags.writeable = False
+    for call in (
+        lambda: native.matmul(a, b, fixed),
+        lambda: native.run(ACTIVATIONS["tanh"], "forward", (a,), (fixed,)),
+    ):
+        with pytest.raises(ValueError, match="read-only"):
+            call()
+    assert not fixed.any()
+
+
 def test_not_a_number_reaches_its_row_and_no_other(native: NativeBackend) -> None:
     a, b = matrices(20, 40, 50, np.float32)
     a[3, 7], a[5, 1] = np.nan, np.inf
@@ -140,6 +177,36 @@ def test_a_replay_is_one_call(native: NativeBackend) -> None:
         step()
 
     assert len(native.capture(mixed).runs) == 3
+
+
+NO_THREADS = """
+import threading
+import numpy as np
+from gpumlp.backend import NativeBackend
+try:
+    threading.Thread(target=int).start()
+except RuntimeError:
+    print("none")
+backend = NativeBackend()
+backend.threads = 4
+a = np.ones((300, 300))
+print(backend.matmul(a, a).sum())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of a thread's stack is limited otherwise there")
+def test_where_the_system_gives_no_threads_the_caller_does_it_all() -> None:
+    """A stack of 64 TiB is one that no thread gets."""
+    resource = pytest.importorskip("resource")
+
+    def stack() -> None:
+        resource.setrlimit(resource.RLIMIT_STACK, (1 << 46, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_THREADS], capture_output=True, text=True, env=variables, preexec_fn=stack
+    )
+    assert (done.stdout, done.returncode) == ("none\n27000000.0\n", 0), done.stderr
 
 
 def test_two_callers_at_once() -> None:
