@@ -86,6 +86,20 @@ template <class T, int VECTORS, int... I> inline Tile<T> tile_of(i64 rows, std::
     return tiles[rows - 1];
 }
 
+// The same where B is stored by columns: four of them at a time, so that what is written lies together.
+template <class T> inline void copy_turned(Matrix<const T> b, i64 rows, i64 cols, i64 width, T* to) {
+    i64 j = 0;
+    for (; j + 4 <= cols; j += 4) {
+        const T *c0 = b.at(0, j), *c1 = b.at(0, j + 1), *c2 = b.at(0, j + 2), *c3 = b.at(0, j + 3);
+        for (i64 p = 0; p < rows; ++p) {
+            const T four[] = {c0[p * b.down], c1[p * b.down], c2[p * b.down], c3[p * b.down]};
+            std::memcpy(to + p * width + j, four, sizeof four);
+        }
+    }
+    for (; j < cols; ++j)
+        for (i64 p = 0; p < rows; ++p) to[p * width + j] = *b.at(p, j);
+}
+
 // Rows and columns of B into panels of `width` columns, with 0 beyond the last.
 template <class T> inline void copy_panels(Matrix<const T> b, i64 rows, i64 cols, i64 width, T* to) {
     for (i64 j0 = 0; j0 < cols; j0 += width, to += rows * width) {
@@ -94,9 +108,21 @@ template <class T> inline void copy_panels(Matrix<const T> b, i64 rows, i64 cols
         if (b.right == 1)
             for (i64 p = 0; p < rows; ++p) std::memcpy(to + p * width, b.at(p, j0), wide * sizeof(T));
         else
-            for (i64 j = 0; j < wide; ++j)
-                for (i64 p = 0; p < rows; ++p) to[p * width + j] = *b.at(p, j0 + j);
+            copy_turned(b.from(0, j0), rows, wide, width, to);
     }
+}
+
+// The columns of a tile's rows of A one behind the other, where A is stored by columns: its numbers are used once for
+// each panel, and a column is otherwise a cache line or two of which most is not wanted.
+template <class T, int ROWS> void copy_columns(const T* from, i64 right, i64 depth, T* to) {
+    for (i64 p = 0; p < depth; ++p) std::memcpy(to + p * ROWS, from + p * right, ROWS * sizeof(T));
+}
+
+template <class T> using Copy = void (*)(const T*, i64, i64, T*);
+
+template <class T, int... I> inline Copy<T> copy_of(i64 rows, std::integer_sequence<int, I...>) {
+    static constexpr Copy<T> copies[] = {&copy_columns<T, I + 1>...};
+    return copies[rows - 1];
 }
 
 template <class T>
@@ -105,18 +131,26 @@ void multiply_block(Matrix<const T> a, Matrix<const T> b, Matrix<T> c, i64 rows,
     static thread_local std::vector<T> room;
     const i64 rounds = inner > DEPTH ? (inner + DEPTH - 1) / DEPTH : 1, width = cols <= N ? N : ACROSS * N;
     const i64 panels = (cols + width - 1) / width, tiles = (rows + HIGH - 1) / HIGH;
-    room.resize((inner / rounds + 1) * panels * width + N);
+    const i64 deepest = inner / rounds + 1, needed = deepest * (panels * width + HIGH) + N;
+    const bool by_columns = a.down == 1 && a.right != 1 && panels > 1;
+    if ((i64)room.size() < needed) room.resize(needed);
     T* copy = (T*)(((u64)room.data() + VECTOR - 1) / VECTOR * VECTOR);
+    T* columns = copy + deepest * panels * width;
     for (i64 round = 0; round < rounds; ++round) {
         const i64 p0 = inner * round / rounds, depth = inner * (round + 1) / rounds - p0;
         copy_panels(b.from(p0, 0), depth, cols, width, copy);
         for (i64 t = 0; t < tiles; ++t) {
             const i64 i0 = rows * t / tiles, high = rows * (t + 1) / tiles - i0;
+            Matrix<const T> left = a.from(i0, p0);
+            if (by_columns) {
+                copy_of<T>(high, std::make_integer_sequence<int, HIGH>())(left.data, left.right, depth, columns);
+                left = {columns, 1, high};
+            }
             const auto run = width == N ? tile_of<T, 1>(high, std::make_integer_sequence<int, HIGH>())
                                         : tile_of<T, ACROSS>(high, std::make_integer_sequence<int, HIGH>());
             for (i64 j0 = 0; j0 < cols; j0 += width) {
                 const int wide = (int)(cols - j0 < width ? cols - j0 : width);
-                run(a.from(i0, p0), copy + j0 * depth, depth, c.from(i0, j0), wide, round > 0);
+                run(left, copy + j0 * depth, depth, c.from(i0, j0), wide, round > 0);
             }
         }
     }

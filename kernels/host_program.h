@@ -46,44 +46,54 @@ struct FlushDenormals {
 };
 
 class Crew {
-    // What is to be taken: in 32 bits the parts of a node, in 32 the next of them. Whoever has taken a part knows that
-    // the node is not done, so `node_` is the one that it belongs to.
     static constexpr int PATIENCE = 1000;  // looks before a thread sleeps: some 50 microseconds
+    static constexpr int MOST = 64;        // threads that have parts of their own; more only help
 
-    std::atomic<u64> ticket_{0};
+    // What one thread is to take: in 32 bits the end of its parts, in 32 the next of them. A thread takes its own parts
+    // first, the same ones of every node of that many: what it wrote lies in its cache. Then it takes others'. Whoever
+    // has taken a part knows that the node is not done, so `node_` is the one that the part belongs to.
+    struct alignas(64) Ticket { std::atomic<u64> next{0}; };
+
+    Ticket tickets_[MOST];
     std::atomic<const Node*> node_{nullptr};
+    std::atomic<int> owners_{1};
+    std::atomic<u64> calls_{0};
     std::atomic<i64> done_{0};
     std::atomic<int> asleep_{0};
     std::atomic_flag taken_ = ATOMIC_FLAG_INIT;
     pthread_mutex_t door_ = PTHREAD_MUTEX_INITIALIZER;
     pthread_cond_t bell_ = PTHREAD_COND_INITIALIZER;
     int helpers_ = 0;
+    std::atomic<int> numbers_{0};
     bool full_ = false;  // the system gives no more threads: those there are will do, or the one that calls
 
     static bool open(u64 ticket) { return (ticket & 0xFFFFFFFF) < ticket >> 32; }
 
-    void work() {
-        while (open(ticket_.load(std::memory_order_relaxed))) {
-            const u64 mine = ticket_.fetch_add(1);
-            if (!open(mine)) return;
-            const Node* node = node_.load();
-            node->run(node->slots, (i64)(mine & 0xFFFFFFFF), node->parts);
-            done_.fetch_add(1);
+    void work(int number) {
+        const int owners = owners_.load();
+        for (int k = 0; k < owners; ++k) {
+            std::atomic<u64>& next = tickets_[(number + k) % owners].next;
+            while (open(next.load(std::memory_order_relaxed))) {
+                const u64 mine = next.fetch_add(1);
+                if (!open(mine)) break;
+                const Node* node = node_.load();
+                node->run(node->slots, (i64)(mine & 0xFFFFFFFF), node->parts);
+                done_.fetch_add(1);
+            }
         }
     }
 
     void help() {
         FlushDenormals always;
-        for (;;) {
-            for (int look = 0; look < PATIENCE && !open(ticket_.load(std::memory_order_relaxed)); ++look) breathe();
-            if (!open(ticket_.load())) {
-                pthread_mutex_lock(&door_);
-                asleep_.fetch_add(1);
-                while (!open(ticket_.load())) pthread_cond_wait(&bell_, &door_);
-                asleep_.fetch_sub(1);
-                pthread_mutex_unlock(&door_);
-            }
-            work();
+        const int number = numbers_.fetch_add(1) + 1;
+        for (u64 heard = 0;; heard = calls_.load(), work(number)) {
+            for (int look = 0; look < PATIENCE && calls_.load(std::memory_order_relaxed) == heard; ++look) breathe();
+            if (calls_.load() != heard) continue;
+            pthread_mutex_lock(&door_);
+            asleep_.fetch_add(1);
+            while (calls_.load() == heard) pthread_cond_wait(&bell_, &door_);
+            asleep_.fetch_sub(1);
+            pthread_mutex_unlock(&door_);
         }
     }
 
@@ -102,16 +112,19 @@ class Crew {
         }
     }
 
-    void share(const Node& node) {
+    void share(const Node& node, int owners) {
         node_.store(&node);
         done_.store(0);
-        ticket_.store((u64)node.parts << 32);
+        owners_.store(owners);
+        for (int k = 0; k < owners; ++k)
+            tickets_[k].next.store((u64)(node.parts * (k + 1) / owners) << 32 | (u64)(node.parts * k / owners));
+        calls_.fetch_add(1);
         if (asleep_.load() > 0) {
             pthread_mutex_lock(&door_);
             pthread_cond_broadcast(&bell_);
             pthread_mutex_unlock(&door_);
         }
-        work();
+        work(0);
         for (int look = 0; done_.load() < node.parts; ++look) {
             if (look < PATIENCE) breathe();
             else sched_yield();
@@ -126,7 +139,7 @@ class Crew {
         for (const Node* node = nodes; node < nodes + count; ++node) {
             if (shared && threads > 1 && node->parts > 1) {
                 hire(threads - 1);
-                share(*node);
+                share(*node, threads < MOST ? threads : MOST);
             } else {
                 for (i64 part = 0; part < node->parts; ++part) node->run(node->slots, part, node->parts);
             }

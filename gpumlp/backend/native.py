@@ -26,7 +26,7 @@ MOST_PARTS = 64
 TASK = 4_000_000
 """Operations of one part of a product: some tens of microseconds."""
 MOST_TASKS = 32
-PANEL, SLICE, RUN = 32, 128, 128
+PANEL, SLICE, RUN = 32, 128, 256
 """Columns of the narrowest and of a good slice of a product, and the rows below which a slice is not cut again."""
 DOUBLE, BITS = struct.Struct("<d"), struct.Struct("<q")
 
