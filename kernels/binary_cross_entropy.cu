@@ -1,9 +1,9 @@
 // l = -w_1 t log sigmoid(z) - w_0 (1 - t) log(1 - sigmoid(z)), t smoothed to (1 - ε) t + ε / 2
 struct BinaryCrossEntropy {
-    template <class T, class S>
-    __device__ static inline ElementLoss<T> at(T z, T t, const S* w, double label_smoothing) {
+    template <class T>
+    __device__ static inline ElementLoss<T> at(T z, T t, Sides<T> weight, double label_smoothing) {
         T soft = t * (T)(1.0 - label_smoothing) + (T)(0.5 * label_smoothing);
-        T positive = soft * (w ? (T)w[1] : (T)1), negative = (1 - soft) * (w ? (T)w[0] : (T)1);
+        T positive = soft * weight.of_1, negative = (1 - soft) * weight.of_0;
         // -log sigmoid(z) = max(-z, 0) + log(1 + exp(-|z|)), and the other likewise
         T tail = log1p(exp(-fabs(z)));
         T of_positive = positive * (larger(-z, (T)0) + tail), of_negative = negative * (larger(z, (T)0) + tail);

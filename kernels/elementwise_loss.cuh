@@ -1,7 +1,7 @@
 // A loss that is a mean over columns of a function of each output and its target, with its gradient. From a struct:
 //
 //   struct Name {
-//       template <class T, class S> static ElementLoss<T> at(T z, T t, const S* w, double setting);
+//       template <class T> static ElementLoss<T> at(T z, T t, Sides<T> weight, double setting);
 //   };
 //   ELEMENTWISE_LOSS(name, Name)
 //
@@ -12,17 +12,24 @@
 
 template <class T> struct ElementLoss { T loss, slope, mass, hit; };
 
+// What the two sides of a target weigh, 0 and 1: 1 where nothing else is given.
+template <class W> struct Sides { W of_0, of_1; };
+template <class W, class T> __device__ inline Sides<W> sides(const T* w) {
+    return {w ? (W)w[0] : (W)1, w ? (W)w[1] : (W)1};
+}
+
 template <class F, class T, class Y>
 __device__ void elementwise_mass(
     const T* z, const Y* targets, const T* s, const T* w, i64 rows, i64 cols, double setting, double* scratch
 ) {
     typedef wide<T> W;
+    const Sides<W> both = sides<W>(w);
     double mass = 0, count = 0;
     PART_ROWS(r, rows) {
         W m = 0, weight = s ? (W)s[r] : (W)1;
         LANES_SUM(c, cols, m) {
             i64 i = r * cols + c;
-            m += F::at((W)z[i], (W)targets[i], w, setting).mass;
+            m += F::at((W)z[i], (W)targets[i], both, setting).mass;
         }
         m = team_sum(m);
         if (lane() == 0) {
@@ -39,12 +46,13 @@ __device__ void elementwise_loss(
     double* scratch, i64 parts
 ) {
     typedef wide<T> W;
+    const Sides<W> both = sides<W>(w);
     double mass = total_of(scratch, parts, 1), loss = 0, hits = 0;
     PART_ROWS(r, rows) {
         W weight = s ? (W)s[r] : (W)1, scale = mass == 0 ? (W)0 : weight / (W)mass / cols, l = 0, h = 0;
         LANES_SUM2(c, cols, l, h) {
             i64 i = r * cols + c;
-            ElementLoss<W> e = F::at((W)z[i], (W)targets[i], w, setting);
+            ElementLoss<W> e = F::at((W)z[i], (W)targets[i], both, setting);
             l += e.loss;
             h += e.hit;
             if (gradient) gradient[i] = stored<T>(scale * e.slope);

@@ -210,9 +210,9 @@ __device__ inline void store(bf16* p, Values<float, 8> v) {
 }
 #endif
 
-// The larger of two; NaN goes through, as in NumPy and unlike fmax.
-template <class T> __device__ inline T larger(T a, T b) { return (a > b || a != a) ? a : b; }
-template <class T> __device__ inline T smaller(T a, T b) { return (a < b || a != a) ? a : b; }
+// The larger and the smaller of x and a bound that is a number; where x is NaN it goes through, unlike in fmax.
+template <class T> __device__ inline T larger(T x, T bound) { return x <= bound ? bound : x; }
+template <class T> __device__ inline T smaller(T x, T bound) { return x >= bound ? bound : x; }
 
 // 1 / (1 + exp(-x)) without overflow, to full relative accuracy on both sides.
 template <class T> __device__ inline T sigmoid_of(T x) {

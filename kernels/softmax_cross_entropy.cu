@@ -27,9 +27,18 @@ template <class W> struct Target<W, i64> : LabelTarget<W> {
     __device__ Target(const i64* targets, i64 r, i64) : LabelTarget<W>{targets[r]} {}
 };
 
-template <class T, class Y>
-__device__ void softmax_cross_entropy_mass(
-    const T*, const Y* targets, const T* s, const T* w, i64 rows, i64 cols, double label_smoothing, double* scratch
+// What a class weighs: asked once for all rows, not at every element.
+template <class T> struct Given {
+    const T* w;
+    __device__ wide<T> operator()(i64 c) const { return (wide<T>)w[c]; }
+};
+template <class T> struct Alike {
+    __device__ wide<T> operator()(i64) const { return 1; }
+};
+
+template <class T, class Y, class Weight>
+__device__ void mass_of_rows(
+    const Y* targets, const T* s, Weight weight_of, i64 rows, i64 cols, double label_smoothing, double* scratch
 ) {
     typedef wide<T> W;
     W keep = (W)(1.0 - label_smoothing), spread = (W)(label_smoothing / cols);
@@ -37,7 +46,7 @@ __device__ void softmax_cross_entropy_mass(
     PART_ROWS(r, rows) {
         Target<W, Y> target(targets, r, cols);
         W m = 0, weight = s ? (W)s[r] : (W)1;
-        LANES_SUM(c, cols, m) m += (keep * target(c) + spread) * (w ? (W)w[c] : (W)1);
+        LANES_SUM(c, cols, m) m += (keep * target(c) + spread) * weight_of(c);
         m = team_sum(m);
         if (lane() == 0) {
             mass += (double)(weight * m);
@@ -47,9 +56,9 @@ __device__ void softmax_cross_entropy_mass(
     leave(scratch, 1, mass, 3, count);
 }
 
-template <class T, class Y>
-__device__ void softmax_cross_entropy_loss(
-    const T* z, const Y* targets, const T* s, const T* w, T* gradient, i64 rows, i64 cols, double label_smoothing,
+template <class T, class Y, class Weight>
+__device__ void loss_of_rows(
+    const T* z, const Y* targets, const T* s, Weight weight_of, T* gradient, i64 rows, i64 cols, double label_smoothing,
     double* scratch, i64 parts
 ) {
     typedef wide<T> W;
@@ -64,7 +73,7 @@ __device__ void softmax_cross_entropy_loss(
         LANES_SUM(c, cols, sum) sum += exp((W)row[c] - top);
         W lse = log(team_sum(sum)), l = 0, m = 0;
         LANES_SUM2(c, cols, l, m) {
-            W t = (keep * target(c) + spread) * (w ? (W)w[c] : (W)1);
+            W t = (keep * target(c) + spread) * weight_of(c);
             W part = t * (lse - ((W)row[c] - top));
             l += t == 0 ? (W)0 : part;  // where a class has no mass its logit may be -inf
             m += t;
@@ -80,12 +89,29 @@ __device__ void softmax_cross_entropy_loss(
         if (gradient) {
             W scale = mass == 0 ? (W)0 : weight / (W)mass;
             LANES(c, cols) {
-                W t = (keep * target(c) + spread) * (w ? (W)w[c] : (W)1);
+                W t = (keep * target(c) + spread) * weight_of(c);
                 gradient[r * cols + c] = stored<T>(scale * (exp((W)row[c] - top - lse) * m - t));
             }
         }
     }
     leave(scratch, 0, loss, 2, hits);
+}
+
+template <class T, class Y>
+__device__ void softmax_cross_entropy_mass(
+    const T*, const Y* targets, const T* s, const T* w, i64 rows, i64 cols, double label_smoothing, double* scratch
+) {
+    if (w) mass_of_rows(targets, s, Given<T>{w}, rows, cols, label_smoothing, scratch);
+    else mass_of_rows(targets, s, Alike<T>(), rows, cols, label_smoothing, scratch);
+}
+
+template <class T, class Y>
+__device__ void softmax_cross_entropy_loss(
+    const T* z, const Y* targets, const T* s, const T* w, T* gradient, i64 rows, i64 cols, double label_smoothing,
+    double* scratch, i64 parts
+) {
+    if (w) loss_of_rows(z, targets, s, Given<T>{w}, gradient, rows, cols, label_smoothing, scratch, parts);
+    else loss_of_rows(z, targets, s, Alike<T>(), gradient, rows, cols, label_smoothing, scratch, parts);
 }
 
 LOSS_KERNELS(softmax_cross_entropy, softmax_cross_entropy_mass, softmax_cross_entropy_loss)
