@@ -44,7 +44,7 @@ def _errors(axes: Any, found: Study) -> None:
     unit = "units of one hidden layer" if found.kind == "width" else f"hidden layers of {_width(found)} units"
     axes.set(xlabel=unit, ylabel="sup-norm error", title=found.kind)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)  # below, off the curves
 
 
 def draw_fits(found: Study, output: Path) -> None:

@@ -57,6 +57,7 @@ def _curves(axes: Any, history: list[dict[str, Any]], best: int) -> None:
             curve = [row[f"{part}_loss"] for row in history]
             axes.plot(epochs, curve, color=colour, label=part)
             losses += curve
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.axvline(best, color="grey", linewidth=0.8, linestyle=":", label=f"best epoch, {best}")
     axes.set(xlabel="epoch", ylabel="loss", title="learning curves")
     if max(losses) > DECADES * min(losses) > 0:
