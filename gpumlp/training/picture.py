@@ -28,9 +28,13 @@ def new_figure(output: Path, width: float, height: float) -> Any:
 
 
 def save(figure: Any, output: Path) -> None:
-    """Write a figure in the format of the file's ending, whole or not at all."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=150, format=_ending(output))
+    """Write a figure in the format of the file's ending, whole or not at all; the same figure, the same bytes."""
+    from matplotlib import rc_context
+
+    drawn, ending = io.BytesIO(), _ending(output)
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with rc_context({"svg.hashsalt": "gpumlp"}):  # the names of shapes in an SVG are random otherwise
+        figure.savefig(drawn, dpi=150, format=ending, metadata=undated.get(ending))
     write_bytes(output, drawn.getvalue())
 
 

@@ -35,6 +35,18 @@ def test_a_classification(run: Path, tmp_path: Path, ending: str, magic: bytes) 
 
 
 @pytest.mark.usefixtures("matplotlib")
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_a_picture_drawn_again_is_the_same_file(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    for date in ("1000000000", "2000000000"):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", date)  # what matplotlib takes for now
+        plot(run, tmp_path / f"{date}.{ending}")
+    one, other = (path.read_bytes() for path in tmp_path.glob(f"*.{ending}"))
+    assert one == other
+
+
+@pytest.mark.usefixtures("matplotlib")
 def test_a_regression_without_validation_or_test(tmp_path: Path) -> None:
     short = ["training={epochs: 2}", "data.split={validation: 0, test: 0}"]
     folder = train(load(ROOT / "configs/diabetes.yaml", short), tmp_path / "run").folder
