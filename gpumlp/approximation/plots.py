@@ -73,11 +73,11 @@ def _lines(figure: Any, row: Any, found: Study, curve: Curve) -> None:
         left.plot(x[:, 0], values, color=colour, linewidth=1.2, label=label)
         right.semilogy(x[:, 0], np.abs(values - y), color=colour, linewidth=1)
     if curve.floor is not None:
-        right.axhline(curve.floor, color="black", linestyle="--", linewidth=1, label=f"floor {curve.floor:.1e}")
-        right.legend(fontsize="x-small", loc="lower right")
+        right.axhline(curve.floor, color="black", linestyle="--", linewidth=1)
     right.set_ylim(bottom=SWING * min(fit.error for fit in curve.fits))
     left.set(title=curve.activation, ylabel="f(x)")
-    right.set(title=f"|error| with {curve.activation}")
+    floor = "" if curve.floor is None else f", and the floor {curve.floor:.1e} (dashed)"
+    right.set(title=f"|error| with {curve.activation}{floor}")
     left.legend(fontsize="x-small")
     for axes in row:
         axes.grid(alpha=0.3)
