@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 
 from gpumlp.cli.display import remarks, tell
-from gpumlp.errors import ConfigError, choices
 from gpumlp.explain.captured import capture_step, time_calls
 from gpumlp.explain.graph import Graph, trace
 from gpumlp.explain.network import time_step, trace_row
 from gpumlp.explain.source import is_source, load_source
 from gpumlp.explain.subject import load_subject
 from gpumlp.training.files import check_free, write_bytes
+from gpumlp.training.picture import ending_of
 
 FORMATS = ("svg", "png", "dot", "mermaid")
 
@@ -32,9 +32,7 @@ def graph(
     force: bool,
 ) -> None:
     """Draw a computation."""
-    ending = output.suffix.lstrip(".").lower()
-    if ending not in FORMATS:
-        raise ConfigError(f"cannot draw {output.suffix or 'a file without ending'}", hint=choices(ending, FORMATS))
+    ending = ending_of(output, FORMATS)
     if captured and (values or gradients or summary or row is not None):
         raise click.UsageError("--captured shows calls: it goes without --values, --gradients, --row and --summary")
     check_free(output, force=force)

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from gpumlp.errors import RunError, choices
+from gpumlp.errors import ConfigError, RunError, choices
 from gpumlp.training.files import write_bytes
 
 FORMATS = ("png", "svg", "pdf")
 
 
+def ending_of(output: Path, formats: Collection[str]) -> str:
+    """Return the ending of the name of a picture, without its point.
+
+    Raises ConfigError where it is none of the formats.
+    """
+    ending = output.suffix.lstrip(".").lower()
+    if ending not in formats:
+        raise ConfigError(f"cannot draw {output.suffix or 'a file without ending'}", hint=choices(ending, formats))
+    return ending
+
+
 def new_figure(output: Path, width: float, height: float) -> Any:
     """Return an empty matplotlib figure of this size in inches, for a picture that :func:`save` is to write there.
 
-    Raises RunError where matplotlib is not installed or the ending is none that it draws, before any work is done.
+    Raises ConfigError where the ending is none that matplotlib draws, RunError where it is not installed, before any
+    work is done.
     """
-    ending = _ending(output)
-    if ending not in FORMATS:
-        raise RunError(f"cannot draw {output.suffix or 'a file without ending'}", hint=choices(ending, FORMATS))
+    ending_of(output, FORMATS)
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -31,12 +42,8 @@ def save(figure: Any, output: Path) -> None:
     """Write a figure in the format of the file's ending, whole or not at all; the same figure, the same bytes."""
     from matplotlib import rc_context
 
-    drawn, ending = io.BytesIO(), _ending(output)
+    drawn, ending = io.BytesIO(), ending_of(output, FORMATS)
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with rc_context({"svg.hashsalt": "gpumlp"}):  # the names of shapes in an SVG are random otherwise
         figure.savefig(drawn, dpi=150, format=ending, metadata=undated.get(ending))
     write_bytes(output, drawn.getvalue())
-
-
-def _ending(output: Path) -> str:
-    return output.suffix.lstrip(".").lower()

@@ -302,7 +302,7 @@ def test_the_command_prints_a_table_and_writes_what_it_is_asked_for(
     [
         (["--only", "nothing"], 2, "no kernel is called 'nothing'"),
         (["--backend", "numpy"], 2, "has no kernels"),
-        (["--plot", "k.bmp"], 1, "cannot draw .bmp"),
+        (["--plot", "k.bmp"], 2, "cannot draw .bmp"),
     ],
 )
 def test_what_the_command_refuses(options: list[str], code: int, said: str) -> None:

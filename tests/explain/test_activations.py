@@ -76,7 +76,7 @@ def test_png_and_its_size(tmp_path: Path) -> None:
 def test_what_cannot_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"unknown activation 'rellu'\n.*'relu'"):
         draw_activations(["tanh", "rellu"], tmp_path / "x.png", Backend())
-    with pytest.raises(RunError, match=r"cannot draw \.bmp"):
+    with pytest.raises(ConfigError, match=r"cannot draw \.bmp"):
         draw_activations(["tanh"], tmp_path / "x.bmp", Backend())
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(RunError, match=r"pip install 'gpumlp\[plot\]'"):
