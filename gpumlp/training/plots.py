@@ -23,7 +23,7 @@ def plot(folder: str | Path, output: Path) -> tuple[str, ...]:
 
     On the right stands a confusion matrix for classes, predictions against the truth for numbers. Returns notes
     on the data.
-    Raises RunError where matplotlib is not installed or the format is none that it draws.
+    Raises ConfigError where the format is none that matplotlib draws, RunError where it is not installed.
     """
     figure = new_figure(output, 11, 4.5)
     run, model = load_run(folder), load_trained(folder)
@@ -60,6 +60,7 @@ def _curves(axes: Any, history: list[dict[str, Any]], best: int) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.axvline(best, color="grey", linewidth=0.8, linestyle=":", label=f"best epoch, {best}")
     axes.set(xlabel="epoch", ylabel="loss", title="learning curves")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if max(losses) > DECADES * min(losses) > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")

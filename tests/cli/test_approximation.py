@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from gpumlp.approximation import TARGETS
+from gpumlp.approximation import TARGETS, study, target_of
+from gpumlp.approximation.plots import draw_errors
+from gpumlp.backend import Backend
 from gpumlp.cli import main
 
 QUICK = ("approximate", "--steps", "20", "--restarts", "1", "--backend", "numpy")
@@ -64,6 +67,15 @@ def test_numbers_and_pictures_are_written_and_not_overwritten_unasked(tmp_path: 
     assert (folder / "errors.png").stat().st_mtime_ns == before
     run(*command, "-o", str(folder), "--force")
     assert "is a file" in run(*command, "-o", str(folder / "errors.png"), code=1).stderr
+
+
+def test_errors_within_one_decade_lie_beside_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    found = study("width", target_of("sine"), Backend(), sizes=[2, 3], activations=["identity"], restarts=1, steps=2)
+    errors = [error for fit in found.curves[0].fits for error in (fit.error, fit.trained)]
+    assert max(errors) < 10 * min(errors)
+    draw_errors([found], tmp_path / "errors.svg")
+    assert len(re.findall(r"<!-- \$.*10\^\{.*\$ -->", (tmp_path / "errors.svg").read_text())) >= 2
 
 
 def test_without_matplotlib_the_mend_is_told_before_anything_is_trained(

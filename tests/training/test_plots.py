@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpumlp.config import Loaded, load
-from gpumlp.errors import RunError
+from gpumlp.errors import ConfigError, RunError
 from gpumlp.training import plot, train
 
 ROOT = Path(__file__).parents[2]
@@ -55,8 +56,18 @@ def test_a_regression_without_validation_or_test(tmp_path: Path) -> None:
     assert b"train rows" in (tmp_path / "p.svg").read_bytes()
 
 
+@pytest.mark.usefixtures("matplotlib")
+def test_epochs_are_whole_numbers(tmp_path: Path) -> None:
+    short = ["training.epochs=20", "training.early_stopping=null"]
+    plot(train(load(ROOT / "configs/iris.yaml", short), tmp_path / "run").folder, tmp_path / "p.svg")
+    curves = (tmp_path / "p.svg").read_text().partition("<!-- learning curves -->")[0]
+    ticks = re.findall(r"<!-- (\S+) -->", curves.partition("<!-- epoch -->")[0])
+    assert len(ticks) > 2
+    assert all(tick.isdigit() for tick in ticks)
+
+
 def test_what_cannot_be_drawn(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RunError, match=r"cannot draw \.gif\n.*allowed: png, svg, pdf"):
+    with pytest.raises(ConfigError, match=r"cannot draw \.gif\n.*allowed: png, svg, pdf"):
         plot(run, tmp_path / "p.gif")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
