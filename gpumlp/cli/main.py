@@ -16,7 +16,7 @@ PATH = click.Path(path_type=Path)
 
 
 class Main(click.Group):
-    """A group that turns the errors gpumlp raises on purpose into one message and an exit code."""
+    """A group that turns what gpumlp raises on purpose, and what the system refuses, into a message and exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -27,6 +27,8 @@ class Main(click.Group):
             if error.errno == errno.EPIPE:  # the reader has had enough, as in `| head`: click ends quietly
                 raise
             self._fail(ctx, f"{error.filename or 'output'}: {error.strerror or error}", 1)
+        except MemoryError as error:
+            self._fail(ctx, f"there is not enough memory: {error}" if str(error) else "there is not enough memory", 1)
         except KeyboardInterrupt as interrupt:
             self._fail(ctx, "interrupted", exit_code(interrupt))
 
