@@ -93,5 +93,5 @@ def choices(name: object, allowed: Iterable[str]) -> str:
         return "there is nothing to choose from"
     close = nearest(name, allowed)
     more = f" and {len(allowed) - LISTED} more" if len(allowed) > LISTED else ""
-    listing = "allowed: " + ", ".join(allowed[:LISTED]) + more
+    listing = "allowed: " + ", ".join(repr(a) if "," in a else a for a in allowed[:LISTED]) + more
     return f"did you mean {close!r}? {listing}" if close else listing

@@ -197,6 +197,13 @@ def test_what_the_system_refuses_is_one_message(trained: str, tmp_path: Path) ->
                                       "-o", str(tmp_path / "no" / "x.csv"), code=1).stderr  # fmt: skip
 
 
+def test_a_network_beyond_memory_is_one_message(tmp_path: Path) -> None:
+    huge = ("--set", "model.hidden=[1000000000, 1000000000]")  # 4e18 bytes: no machine hands them out
+    message = run("train", CANCER, *huge, "--run-dir", str(tmp_path / "run"), code=1).stderr
+    assert message.startswith("error: there is not enough memory")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_number_that_is_none_is_null_in_json(trained: str, tmp_path: Path) -> None:
     lines = (ROOT / "data/breast_cancer.csv").read_text().splitlines(keepends=True)
     (tmp_path / "one.csv").write_text("".join(lines[:3]))  # both rows malignant: no AUC
@@ -206,9 +213,10 @@ def test_a_number_that_is_none_is_null_in_json(trained: str, tmp_path: Path) -> 
 
 
 def test_predict_names_a_missing_column(trained: str, tmp_path: Path) -> None:
-    (tmp_path / "new.csv").write_text("mean radius,mean textur\n1,2\n")
+    (tmp_path / "new.csv").write_text('mean radius,mean textur,"area, worst"\n1,2,3\n')
     message = run("predict", trained, str(tmp_path / "new.csv"), code=3).stderr
     assert "mean texture" in message
+    assert "allowed: mean radius, mean textur, 'area, worst'" in message  # three columns, not four
 
 
 def test_predict_tells_of_what_is_new(tmp_path: Path) -> None:
