@@ -78,6 +78,8 @@ def readable(path: Path) -> str:
     ------
     DataError : if the file is absent or of an unknown kind
     """
+    if path.is_dir():
+        existing(path)  # a folder is told as one, whatever its name
     ending = next((each for each in ENDINGS if path.name.lower().endswith(each)), None)
     if ending is None:
         raise DataError(

@@ -46,6 +46,12 @@ def split(count: int, *, validation: float, test: float, seed: int, labels: Rows
     from_validation = _apportion(sizes, validation, sizes - 1 - from_test)
     for name, share, given in (("validation", validation, from_validation), ("test", test, from_test)):
         if share > 0 and not given.any():
+            if round(share * count) > 0:
+                raise DataError(
+                    f"{count} rows of {len(sizes)} classes are too few for a share of {share} for {name}: each class "
+                    "keeps a training row",
+                    hint=f"use more data, or {name}: 0; if the target is a number, set the task to regression",
+                )
             raise DataError(
                 f"{count} rows are too few: a share of {share} for {name} is no row at all",
                 hint=f"use more data, a larger share, or {name}: 0",

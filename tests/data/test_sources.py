@@ -30,8 +30,9 @@ def test_a_missing_folder_is_named(tmp_path):
 
 def test_a_folder_is_not_a_file(tmp_path):
     (tmp_path / "a.csv").mkdir()
-    with pytest.raises(DataError, match="this is a folder"):
-        read(tmp_path / "a.csv")
+    for folder in (tmp_path / "a.csv", tmp_path):
+        with pytest.raises(DataError, match="this is a folder"):
+            read(folder)
 
 
 def test_errors_of_data_exit_with_3(tmp_path):
