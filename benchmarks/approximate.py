@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--activation", default="tanh")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--steps", type=int, default=200, help="steps in a round (default: 200)")
-    parser.add_argument("--repeats", type=int, default=7, help="rounds of timing (default: 7)")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds of timing, at least 2 (default: 7)")
     given = parser.parse_args()
     backend = backends.get(given.backend)
     for kind in KINDS:

@@ -80,7 +80,7 @@ def steps(description: tuple[Any, ...]) -> dict[str, Callable[[], object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=9, help="rounds of timing (default: 9)")
+    parser.add_argument("--repeats", type=int, default=9, help="rounds of timing, at least 2 (default: 9)")
     repeats = parser.parse_args().repeats
     for name, description in NETWORKS.items():
         ways = steps(description)
