@@ -120,7 +120,8 @@ def _read(opened: Opened, name: str, dialect: Dialect, clean: Callable[[Iterable
     marked = next((encoding for mark, encoding in _MARKS.items() if start.startswith(mark)), "utf-8")
     encoding = dialect.encoding or marked
     try:
-        return attempt(encoding)
+        table = attempt(encoding)
+        return replace(table, notes=(*table.notes, *_doubts(opened, name, encoding)))
     except UnicodeError as error:
         undecodable = _undecodable(opened, name, encoding, error)
         if dialect.encoding or marked != "utf-8":
@@ -147,6 +148,21 @@ def _undecodable(opened: Opened, name: str, encoding: str, error: UnicodeError) 
     except UnicodeError:
         pass
     return DataError(f"the text is not {encoding.upper()} ({error})", where=name, hint="set data.encoding")
+
+
+def _doubts(opened: Opened, name: str, encoding: str) -> tuple[str, ...]:
+    """Return a note where bytes beyond ASCII make sense as UTF-8, which hardly any other text does by chance."""
+    if codecs.lookup(encoding).name.startswith("utf"):
+        return ()
+    with opened() as stream:
+        content = stream.read()
+    try:
+        if content.isascii() or not content.decode("utf-8"):
+            return ()
+    except UnicodeDecodeError:
+        return ()
+    told = "by data.encoding, or as the file that was trained on"
+    return (f"{name}: the file seems to be UTF-8, but is read as {encoding}, {told}",)
 
 
 def _c45(lines: Iterable[str]) -> Iterator[str]:

@@ -180,6 +180,14 @@ def test_the_encoding_can_be_set(tmp_path, write):
     assert found.notes == ()
 
 
+def test_utf8_that_is_read_otherwise_is_told():
+    """A model trained on cp1252 would else take every ö in UTF-8 for a value never seen."""
+    told = "standard input: the file seems to be UTF-8, but is read as cp1252"
+    for content, notes in ((TEXT.encode(), 1), (TEXT.encode("cp1252"), 0), (b"x,y\n1,2\n", 0)):
+        found = read_bytes(content, Dialect(encoding="cp1252")).notes
+        assert [note[: len(told)] for note in found] == [told] * notes
+
+
 def test_bytes_that_are_no_text_are_refused():
     with pytest.raises(DataError, match="there are NUL characters, so this is no text, or in another encoding"):
         read_bytes("x,y\n1,2\n".encode("utf-16-le"))
