@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpumlp.approximation.starts import width_of_deep
 from gpumlp.approximation.study import FINER, POINTS, Curve, Study
 from gpumlp.approximation.targets import grid
 from gpumlp.training.picture import new_figure, save
@@ -41,7 +42,8 @@ def _errors(axes: Any, found: Study) -> None:
     ticks = sorted({fit.size for curve in found.curves for fit in curve.fits})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_xticks([], minor=True)  # not along y: errors within one decade would lie beside no number
-    unit = "units of one hidden layer" if found.kind == "width" else f"hidden layers of {_width(found)} units"
+    deep = f"hidden layers of {width_of_deep(found.target.inputs)} units"
+    unit = "units of one hidden layer" if found.kind == "width" else deep
     axes.set(xlabel=unit, ylabel="sup-norm error", title=found.kind)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)  # below, off the curves
@@ -107,10 +109,6 @@ def _images(figure: Any, row: Any, found: Study, curve: Curve) -> None:
 def _points(found: Study) -> Any:
     inputs = found.target.inputs
     return grid(inputs, FINER * (POINTS[inputs] - 1) + 1)
-
-
-def _width(found: Study) -> int:
-    return int(found.curves[0].fits[0].network.v.size)
 
 
 def _name(found: Study) -> str:

@@ -38,6 +38,7 @@ def deep(rng: np.random.Generator, activation: Activation, x: Values, depth: int
     carriers of the inputs, the carrier of the sum, and the fresh ones.
     """
     p = x.shape[1]
+    units = width_of_deep(p)
     a, value, slope = _straight_place(activation)
     scale = 1.0 / (CARRY * slope)
     layers: list[tuple[Values, Values]] = []
@@ -46,7 +47,7 @@ def deep(rng: np.random.Generator, activation: Activation, x: Values, depth: int
         bends, offsets = _bends(rng, p, FRESH)
         read = np.eye(p) if index == 0 else np.eye(p) * scale  # from what the layer gets to the inputs of the net
         ground = 0.0 if index == 0 else -value * scale
-        W, b = np.zeros((p if index == 0 else p + 1 + FRESH, p + 1 + FRESH)), np.full(p + 1 + FRESH, a)
+        W, b = np.zeros((p if index == 0 else units, units)), np.full(units, a)
         W[:p, :p], b[:p] = CARRY * read, a + CARRY * ground
         W[:p, p + 1 :], b[p + 1 :] = read @ bends, offsets + ground * bends.sum(axis=0)
         if index > 0:

@@ -16,6 +16,7 @@ from gpumlp import backend as backends
 from gpumlp.approximation import TARGETS, Curve, Study, study, target_of
 from gpumlp.approximation.activations import activation_of
 from gpumlp.approximation.plots import draw_errors, draw_fits
+from gpumlp.approximation.starts import width_of_deep
 from gpumlp.approximation.study import SIZES, Kind, check_sizes
 from gpumlp.cli.display import NARROW, say, stdout, tell
 from gpumlp.errors import ConfigError, RunError
@@ -175,9 +176,8 @@ def _print_study(found: Study) -> None:
         table.add_section()
         table.add_row("floor", "", *floors)
     stdout.print(table, width=max(stdout.width, NARROW), crop=False)
-    units = found.curves[0].fits[0].network.v.size
     if found.kind == "depth":
-        tell(f"Each hidden layer has p + K + 2 = {units} units.")
+        tell(f"Each hidden layer has p + K + 2 = {width_of_deep(found.target.inputs)} units.")
     for curve in found.curves:
         if curve.floor is not None:
             tell(_reason(found.kind, curve))

@@ -97,16 +97,6 @@ class Encoder:
         """The number of the network's outputs: 1 for regression and for two classes, else one per class."""
         return self.target.outputs
 
-    @property
-    def target_scale(self) -> float:
-        """The standard deviation of the training targets: an error of 1 in these units.
-
-        Raises
-        ------
-        TypeError : if the task is not regression
-        """
-        return self._number_target().deviation
-
     def restore(self, outputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Return network outputs, (N, 1), in the units of the target, (N,) float64.
 
@@ -114,7 +104,9 @@ class Encoder:
         ------
         TypeError : if the task is not regression
         """
-        return self._number_target().restore(outputs)
+        if not isinstance(self.target, NumberTarget):
+            raise TypeError("only a regression has a target with a scale")
+        return self.target.restore(outputs)
 
     def encode(self, source: Source, *, targets: bool) -> tuple[Dataset, list[str]]:
         """Encode a source of the same columns as the training file.
@@ -192,11 +184,6 @@ class Encoder:
         if isinstance(self.target, ClassTarget):
             return self.target.encode(source.labels(name), source.where)
         return self.target.encode(source.numbers(name), source.where)
-
-    def _number_target(self) -> NumberTarget:
-        if not isinstance(self.target, NumberTarget):
-            raise TypeError("only a regression has a target with a scale")
-        return self.target
 
 
 @dataclass(frozen=True, eq=False)
