@@ -316,7 +316,12 @@ def _divide(
         if single and (validation or test):
             notes.append(f"classes with one row, which is in the training part: {', '.join(single[:5])}")
     else:
-        rows = split(len(source.numbers(target)), validation=validation, test=test, seed=seed)
+        try:
+            count = len(source.numbers(target))
+        except DataError as error:  # the usual way out, to drop the column, is none for a target
+            hint = "correct the value; if the target names classes, set the task to classification"
+            raise DataError(error.what, where=error.where, hint=hint) from None
+        rows = split(count, validation=validation, test=test, seed=seed)
     parts: dict[str, Source] = {"train": source}
     if validation or test:
         parts = {part: source.take(each) for part, each in rows._asdict().items() if len(each)}

@@ -173,7 +173,7 @@ def test_a_class_that_only_another_file_has(tmp_path, write):
         ({"weights": "b", "drop": ["b"]}, r"a\.csv: 'b' is the weights already"),
         ({"target": "z", "drop": ["a", "q"], "test": "b.csv"}, r"(?s)no such file.*no column 'z'.*no column 'q'"),
         ({"drop": ["a", "b", "c", "d"]}, r"no column is left to learn from"),
-        ({"target": "c"}, r"a\.csv:2: column 'c' should be numeric, but this cell is 'a'"),
+        ({"target": "c"}, r"a\.csv:2: column 'c' should be numeric, but this cell is 'a'\n.*classification$"),
         ({"target": "d"}, r"a\.csv:\d+: the target is missing"),
         ({"target": "d", "task": "classification"}, r"a\.csv:2: the target is missing, as it is in 8 more rows"),
         ({"validation": 0.9}, r"the shares 0\.9 for validation and 0\.15 for test are not possible"),
