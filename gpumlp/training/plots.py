@@ -60,7 +60,6 @@ def _curves(axes: Any, history: list[dict[str, Any]], best: int) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.axvline(best, color="grey", linewidth=0.8, linestyle=":", label=f"best epoch, {best}")
     axes.set(xlabel="epoch", ylabel="loss", title="learning curves")
-    axes.xaxis.get_major_locator().set_params(integer=True)
     if max(losses) > DECADES * min(losses) > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
