@@ -28,6 +28,8 @@ TASK = 4_000_000
 MOST_TASKS = 32
 PANEL, SLICE, RUN = 32, 128, 256
 """Columns of the narrowest and of a good slice of a product, and the rows below which a slice is not cut again."""
+LONG_RUN, WIDE_SLICE = 192, 512
+"""The same for the gradient of weights."""
 DOUBLE, BITS = struct.Struct("<d"), struct.Struct("<q")
 
 
@@ -80,10 +82,10 @@ class NativeBackend(Backend):
         if out is None:
             out = self.allocate((a.shape[0], b.shape[1]), a.dtype)
         left, right, result = a, b, out
-        if b.strides[1] != b.itemsize and a.shape[0] <= b.shape[1]:
+        if b.strides[1] != b.itemsize and a.shape[0] <= b.shape[1] and a.shape[1] > PANEL:
             left, right, result = b.T, a.T, out.T  # what is copied should be the smaller
         rows, cols, inner = left.shape[0], right.shape[1], left.shape[1]
-        runs, slices = cut(rows, cols, inner)
+        runs, slices = cut(rows, cols, inner, by_columns=left.strides[0] == left.itemsize)
         steps = [step // a.itemsize for matrix in (left, right, result) for step in matrix.strides]
         values = [address(left), address(right), address(result), rows, cols, inner, *steps, runs, slices]
         slots = array("q", values)
@@ -108,9 +110,15 @@ def _writeable(outputs: Sequence[Array | None]) -> bool:
 
 
 @lru_cache(1024)
-def cut(rows: int, cols: int, inner: int) -> tuple[int, int]:
-    """Return into how many runs of rows and slices of columns a product is cut."""
+def cut(rows: int, cols: int, inner: int, by_columns: bool = False) -> tuple[int, int]:
+    """Return into how many runs of rows and slices of columns a product is cut.
+
+    Where the left matrix is stored by columns, the product is a gradient of weights: it is rather cut into runs, as
+    the optimizer's pass over it will be, so that each thread finds there what it has written here.
+    """
     wanted = max(1, min(2 * rows * cols * inner // TASK, MOST_TASKS))
+    if by_columns and (runs := rows // LONG_RUN) * (slices := -(-cols // WIDE_SLICE)) >= 4:
+        return min(runs, wanted), slices
     slices = -(-cols // SLICE)
     runs = max(1, min(wanted // slices, rows // RUN))
     if runs * slices < wanted:
