@@ -59,16 +59,6 @@ __device__ void activation_bias_backward(const T* saved, const T* dy, T* dx, i64
     }
 }
 
-// sums[c] = Σ_p scratch[p, c], for one or several arrays of sums: they lie behind each other in a row of scratch.
-template <class T> __device__ void finish_columns(T* sums, i64 cols, const double* scratch, i64 parts, i64 pitch) {
-    COLUMN_TILES(c0, cols) {
-        double sum[OWN] = {};
-        TEAM_PARTS(p, parts) OWNED(k, c, c0, cols) sum[k] += scratch[p * pitch + c];
-        sum_over_teams(sum);
-        if (team() == 0) OWNED(k, c, c0, cols) sums[c] = stored<T>((wide<T>)sum[k]);
-    }
-}
-
 #define ACTIVATION(name, F)                                                                                      \
     template <class T> __global__ void name##_forward(const T* x, T* y, i64 rows, i64 cols) {                    \
         activation_forward<F>(x, y, rows * cols);                                                                \

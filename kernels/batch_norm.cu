@@ -24,10 +24,7 @@ __global__ void batch_norm_forward(BATCH_NORM_INPUTS, BATCH_NORM_OUTPUTS, i64 ro
             squares[k] += d * d;
         }
         sum_over_teams(squares);
-        if (team() == 0) OWNED(k, c, c0, cols) {
-            scratch[part() * 2 * cols + c] = (double)m[k];
-            scratch[part() * 2 * cols + cols + c] = (double)squares[k];
-        }
+        leave_columns(m, squares, c0, cols, scratch);
     }
 }
 
@@ -78,10 +75,7 @@ __global__ void batch_norm_backward(
         }
         sum_over_teams(of_gain);
         sum_over_teams(of_bias);
-        if (team() == 0) OWNED(k, c, c0, cols) {
-            scratch[part() * 2 * cols + c] = (double)of_gain[k];
-            scratch[part() * 2 * cols + cols + c] = (double)of_bias[k];
-        }
+        leave_columns(of_gain, of_bias, c0, cols, scratch);
     }
 }
 

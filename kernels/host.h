@@ -54,10 +54,10 @@ inline int thread() { return 0; }
 #define LANES_SUM(c, cols, s) GPUMLP_PRAGMA(omp simd reduction(+ : s)) for (i64 c = 0; c < (cols); ++c)
 #define LANES_SUM2(c, cols, s, t) GPUMLP_PRAGMA(omp simd reduction(+ : s, t)) for (i64 c = 0; c < (cols); ++c)
 #define LANES_MAX(c, cols, m) GPUMLP_PRAGMA(omp simd reduction(max : m)) for (i64 c = 0; c < (cols); ++c)
-#define COLUMN_TILES(c0, cols) for (i64 c0 = 0, c0##_end = (cols); c0 < c0##_end; c0 += OWN)
+#define COLUMN_TILES(c0, cols) for (i64 c0 = 0; c0 < (cols); c0 += OWN)
 #define OWNED(k, c, c0, cols)                                                                    \
     GPUMLP_PRAGMA(omp simd)                                                                      \
-    for (int k = 0; k < (int)at_most(OWN, c0##_end - c0); ++k)                                   \
+    for (int k = 0; k < (int)at_most(OWN, (cols) - (c0)); ++k)                                   \
         if (i64 c = c0 + k; true)
 #define EACH_PART(p, parts) for (i64 p = 0; p < (parts); ++p)
 #define TEAM_PARTS(p, parts) EACH_PART(p, parts)

@@ -45,10 +45,7 @@ __global__ void layer_norm_backward_columns(
         }
         sum_over_teams(of_gain);
         sum_over_teams(of_bias);
-        if (team() == 0) OWNED(k, c, c0, cols) {
-            scratch[part() * 2 * cols + c] = (double)of_gain[k];
-            scratch[part() * 2 * cols + cols + c] = (double)of_bias[k];
-        }
+        leave_columns(of_gain, of_bias, c0, cols, scratch);
     }
 }
 

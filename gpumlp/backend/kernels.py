@@ -14,7 +14,15 @@ import numpy as np
 from gpumlp.errors import BackendError
 from gpumlp.ops.record import Array, Direction, Op, Scalar
 
-SHARED = ("prelude.cuh", "activation.cuh", "loss.cuh", "elementwise_loss.cuh", "philox.cuh", "update.cuh")
+SHARED = (
+    "prelude.cuh",
+    "columns.cuh",
+    "activation.cuh",
+    "loss.cuh",
+    "elementwise_loss.cuh",
+    "philox.cuh",
+    "update.cuh",
+)
 _LOSS = tuple(f"{direction}{stage}" for direction in ("forward", "evaluate") for stage in ("", "_loss", "_finish"))
 MACROS = {
     "ACTIVATION": ("forward", "backward", "bias_forward", "bias_backward", "bias_backward_finish"),

@@ -234,7 +234,7 @@ BUGS = {
         (77, 40),
     ),
     "scratch memory read at another place": Bug(
-        "activation.cuh",
+        "columns.cuh",
         "scratch[p * pitch + c]",
         "scratch[p * pitch + c + 1]",
         "tanh_bias_backward",
