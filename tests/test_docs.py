@@ -25,6 +25,7 @@ def test_a_page_is_what_comes_out(page: str) -> None:
     [
         ("total                                   2,410", "total                                   2,999", "line"),
         ("2625 2625\n", "2625 2625\nmore\n", "lines"),
+        ("2625 2625\n", "2626 2625\n", "now comes"),
         ("lecture/activations.svg)", "lecture/other.svg)", "is shown nowhere"),
     ],
 )
