@@ -1,9 +1,9 @@
 // Matrix products on a CPU: C = A B, cut into tasks that any thread may take.
 //
-// A task makes some rows of C times a slice of its columns. It copies its slice of B, at most DEPTH rows at a time, into
-// panels of neighbouring columns that stay in the second cache, and takes them through tiles of C that stay in
-// registers (Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication"). A is read where it lies,
-// by rows or by columns: a tile wants one number of it for each of its rows.
+// A task makes some rows of C times a slice of its columns. It takes its slice of B, at most DEPTH rows at a time, through
+// tiles of C that stay in registers, in panels of neighbouring columns that are copied together as they are first read
+// and stay in the second cache (Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication"). A is
+// read where it lies, by rows or by columns: a tile wants one number of it for each of its rows.
 //
 // Every number of C is summed in an order that the shape alone decides, by whichever thread.
 #pragma once
@@ -52,19 +52,29 @@ __attribute__((noinline)) void store(const T* found, Matrix<T> c, int rows, int 
     }
 }
 
-// C = or += A times one panel, for ROWS rows and the first `cols` columns of the panel.
-template <class T, int ROWS, int VECTORS>
-void tile(Matrix<const T> a, const T* panel, i64 depth, Matrix<T> c, int cols, bool add) {
+// C = or += A times one panel of B, for ROWS rows and the first `cols` columns of the panel. The first tile to need a
+// panel reads it where it lies, and leaves in `copy` what the others will read, unless there is no other.
+template <class T, int ROWS, int VECTORS, bool FIRST>
+void tile(Matrix<const T> a, Matrix<const T> b, T* copy, i64 depth, Matrix<T> c, int cols, bool add) {
     typedef typename Vector<T>::type V;
     constexpr int N = NUMBERS<T>;
+    constexpr i64 AHEAD = 8;  // rows of B that are asked for before they are needed: each may lie in a page of its own
     V sum[ROWS][VECTORS] = {};
-    const T* column = a.data;
-    for (i64 p = 0; p < depth; ++p, panel += VECTORS * N, column += a.right) {
-        V b[VECTORS];
-        for (int v = 0; v < VECTORS; ++v) b[v] = *(const V*)(panel + v * N);
+    if (c.right == 1)
+        for (int i = 0; i < ROWS; ++i)
+            for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(c.at(i, v * N), 1);
+    const T *column = a.data, *panel = b.data;
+    for (i64 p = 0; p < depth; ++p, panel += b.down, column += a.right) {
+        V row[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) row[v] = *(const V*)(panel + v * N);
+        if (FIRST) {
+            for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(panel + AHEAD * b.down + v * N);
+            if (copy)
+                for (int v = 0; v < VECTORS; ++v) *(V*)(copy + (p * VECTORS + v) * N) = row[v];
+        }
 #pragma GCC unroll 16
         for (int i = 0; i < ROWS; ++i)
-            for (int v = 0; v < VECTORS; ++v) sum[i][v] += column[i * a.down] * b[v];
+            for (int v = 0; v < VECTORS; ++v) sum[i][v] += column[i * a.down] * row[v];
     }
     T found[ROWS][VECTORS * N];
     const bool whole = c.right == 1 && cols == VECTORS * N;
@@ -79,14 +89,20 @@ void tile(Matrix<const T> a, const T* panel, i64 depth, Matrix<T> c, int cols, b
     if (!whole) store<T, VECTORS * N>(found[0], c, ROWS, cols, add);
 }
 
-template <class T> using Tile = void (*)(Matrix<const T>, const T*, i64, Matrix<T>, int, bool);
+template <class T> using Tile = void (*)(Matrix<const T>, Matrix<const T>, T*, i64, Matrix<T>, int, bool);
 
-template <class T, int VECTORS, int... I> inline Tile<T> tile_of(i64 rows, std::integer_sequence<int, I...>) {
-    static constexpr Tile<T> tiles[] = {&tile<T, I + 1, VECTORS>...};
+template <class T, int VECTORS, bool FIRST, int... I>
+inline Tile<T> tile_of(i64 rows, std::integer_sequence<int, I...>) {
+    static constexpr Tile<T> tiles[] = {&tile<T, I + 1, VECTORS, FIRST>...};
     return tiles[rows - 1];
 }
 
-// The same where B is stored by columns: four of them at a time, so that what is written lies together.
+template <class T, bool FIRST> inline Tile<T> tile_of(i64 rows, i64 width) {
+    const auto heights = std::make_integer_sequence<int, HIGH>();
+    return width == NUMBERS<T> ? tile_of<T, 1, FIRST>(rows, heights) : tile_of<T, ACROSS, FIRST>(rows, heights);
+}
+
+// A panel of B where it is stored by columns: four of them at a time, so that what is written lies together.
 template <class T> inline void copy_turned(Matrix<const T> b, i64 rows, i64 cols, i64 width, T* to) {
     i64 j = 0;
     for (; j + 4 <= cols; j += 4) {
@@ -100,7 +116,7 @@ template <class T> inline void copy_turned(Matrix<const T> b, i64 rows, i64 cols
         for (i64 p = 0; p < rows; ++p) to[p * width + j] = *b.at(p, j);
 }
 
-// Rows and columns of B into panels of `width` columns, with 0 beyond the last.
+// Panels of `width` columns of B, with 0 beyond the last.
 template <class T> inline void copy_panels(Matrix<const T> b, i64 rows, i64 cols, i64 width, T* to) {
     for (i64 j0 = 0; j0 < cols; j0 += width, to += rows * width) {
         i64 wide = cols - j0 < width ? cols - j0 : width;
@@ -136,9 +152,11 @@ void multiply_block(Matrix<const T> a, Matrix<const T> b, Matrix<T> c, i64 rows,
     if ((i64)room.size() < needed) room.resize(needed);
     T* copy = (T*)(((u64)room.data() + VECTOR - 1) / VECTOR * VECTOR);
     T* columns = copy + deepest * panels * width;
+    // Panels that lie in B as a tile wants them are copied by the first tile; the others, beforehand.
+    const i64 ready = b.right == 1 ? cols / width * width : 0;
     for (i64 round = 0; round < rounds; ++round) {
         const i64 p0 = inner * round / rounds, depth = inner * (round + 1) / rounds - p0;
-        copy_panels(b.from(p0, 0), depth, cols, width, copy);
+        copy_panels(b.from(p0, ready), depth, cols - ready, width, copy + ready * depth);
         for (i64 t = 0; t < tiles; ++t) {
             const i64 i0 = rows * t / tiles, high = rows * (t + 1) / tiles - i0;
             Matrix<const T> left = a.from(i0, p0);
@@ -146,11 +164,14 @@ void multiply_block(Matrix<const T> a, Matrix<const T> b, Matrix<T> c, i64 rows,
                 copy_of<T>(high, std::make_integer_sequence<int, HIGH>())(left.data, left.right, depth, columns);
                 left = {columns, 1, high};
             }
-            const auto run = width == N ? tile_of<T, 1>(high, std::make_integer_sequence<int, HIGH>())
-                                        : tile_of<T, ACROSS>(high, std::make_integer_sequence<int, HIGH>());
+            const auto first = tile_of<T, true>(high, width), later = tile_of<T, false>(high, width);
             for (i64 j0 = 0; j0 < cols; j0 += width) {
                 const int wide = (int)(cols - j0 < width ? cols - j0 : width);
-                run(left, copy + j0 * depth, depth, c.from(i0, j0), wide, round > 0);
+                T* panel = copy + j0 * depth;
+                if (t == 0 && j0 < ready)
+                    first(left, b.from(p0, j0), tiles > 1 ? panel : nullptr, depth, c.from(i0, j0), wide, round > 0);
+                else
+                    later(left, {panel, width, 1}, nullptr, depth, c.from(i0, j0), wide, round > 0);
             }
         }
     }

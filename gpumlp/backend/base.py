@@ -54,8 +54,9 @@ class Backend:
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return an array of zeros on the device."""
         self._refuse_while_capturing("an allocation")
-        with self.quiet():
-            return self.xp.zeros(shape, dtype)
+        made = self.allocate(shape, dtype)
+        made.fill(0)
+        return made
 
     def asarray(self, values: Any, dtype: Any = None, *, copy: bool = False) -> Array:
         """Return host values (or an array of this backend) as a C-contiguous array on the device.
@@ -65,7 +66,11 @@ class Backend:
         self._refuse_while_capturing("a copy from the host")
         with self.quiet():
             array = self.xp.ascontiguousarray(values, dtype).reshape(np.shape(values))
-            return array.copy() if copy else array
+            if not copy:
+                return array
+            made = self.allocate(array.shape, array.dtype)
+            made[...] = array
+            return made
 
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
         """Return a copy of a device array as a NumPy array."""

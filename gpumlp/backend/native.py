@@ -5,6 +5,7 @@ What has no kernel, or comes in a shape or dtype that its kernel does not take, 
 
 from __future__ import annotations
 
+import math
 import struct
 from array import array
 from collections.abc import Callable, Sequence
@@ -20,24 +21,26 @@ from gpumlp.backend.launch import kind, scratch
 from gpumlp.backend.program import Program, joined, threads
 from gpumlp.ops.record import Array, Op, Scalar
 
+LINE = 64
+"""Bytes of a line of the cache, and of the longest vector."""
 PART = 1 << 15
 """Elements of one part of a kernel's work: some ten microseconds."""
 MOST_PARTS = 64
 TASK = 4_000_000
 """Operations of one part of a product: some tens of microseconds."""
 MOST_TASKS = 32
-PANEL, SLICE, RUN = 32, 128, 256
-"""Columns of the narrowest and of a good slice of a product, and the rows below which a slice is not cut again."""
-LONG_RUN, WIDE_SLICE = 192, 512
-"""The same for the gradient of weights."""
+PANEL, SLICE, WIDEST = 32, 128, 512
+"""Columns of the narrowest, of a good and of the widest slice of a product."""
+RUN = 512
+"""Rows of a run where there are many: the slice of the right matrix is copied for each run."""
 DOUBLE, BITS = struct.Struct("<d"), struct.Struct("<q")
 
 
 class NativeBackend(Backend):
     """Arrays on the host, operations and products compiled for its processor.
 
-    A captured step is one call into compiled code. Threads share what is large; how it is cut, and so the order of
-    every sum, depends on the shape alone.
+    A captured step is one call into compiled code. Threads share what is large; the order of every sum depends on the
+    shape alone.
 
     Raises BackendError, with the mend, where there is no compiler or it fails.
     """
@@ -54,6 +57,14 @@ class NativeBackend(Backend):
     @property
     def seconds_building(self) -> float:
         return self._builder.seconds
+
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Return memory that begins with a line of the cache: a vector that lies in two of them costs twice."""
+        dtype = np.dtype(dtype)
+        size = math.prod(shape) * dtype.itemsize
+        room = np.empty(size + LINE, np.uint8)
+        start = -address(room) % LINE
+        return room[start : start + size].view(dtype).reshape(shape)
 
     def bind(
         self, op: Op, direction: str, inputs: Sequence[Array], outputs: Sequence[Array], params: dict[str, Any]
@@ -85,7 +96,7 @@ class NativeBackend(Backend):
         if b.strides[1] != b.itemsize and a.shape[0] <= b.shape[1] and a.shape[1] > PANEL:
             left, right, result = b.T, a.T, out.T  # what is copied should be the smaller
         rows, cols, inner = left.shape[0], right.shape[1], left.shape[1]
-        runs, slices = cut(rows, cols, inner, by_columns=left.strides[0] == left.itemsize)
+        runs, slices = cut(rows, cols, inner, self.threads, by_columns=left.strides[0] == left.itemsize)
         steps = [step // a.itemsize for matrix in (left, right, result) for step in matrix.strides]
         values = [address(left), address(right), address(result), rows, cols, inner, *steps, runs, slices]
         slots = array("q", values)
@@ -110,20 +121,28 @@ def _writeable(outputs: Sequence[Array | None]) -> bool:
 
 
 @lru_cache(1024)
-def cut(rows: int, cols: int, inner: int, by_columns: bool = False) -> tuple[int, int]:
+def cut(rows: int, cols: int, inner: int, threads: int, by_columns: bool = False) -> tuple[int, int]:
     """Return into how many runs of rows and slices of columns a product is cut.
 
     Where the left matrix is stored by columns, the product is a gradient of weights: it is rather cut into runs, as
-    the optimizer's pass over it will be, so that each thread finds there what it has written here.
+    the optimizer's pass over it will be, so that each thread finds there what it has written here. No number depends
+    on the cut: each is summed as a whole.
     """
     wanted = max(1, min(2 * rows * cols * inner // TASK, MOST_TASKS))
-    if by_columns and (runs := rows // LONG_RUN) * (slices := -(-cols // WIDE_SLICE)) >= 4:
-        return min(runs, wanted), slices
-    slices = -(-cols // SLICE)
+    if by_columns and wanted > threads:
+        slices = _ceil(cols, WIDEST)
+        runs = max(_ceil(2 * threads, slices), min(rows // RUN, MOST_TASKS // slices))
+        if rows >= runs * SLICE:
+            return runs, slices
+    slices = _ceil(cols, SLICE if rows < RUN else 2 * SLICE)
     runs = max(1, min(wanted // slices, rows // RUN))
     if runs * slices < wanted:
-        slices = min(-(-cols // PANEL), -(-wanted // runs))
+        slices = min(_ceil(cols, PANEL), _ceil(wanted, runs))
     return runs, slices
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
 
 
 def _is_plain(a: Array, b: Array) -> bool:

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from support import FLOATS, assert_close, bits, poison
 
 from gpumlp.backend import NativeBackend, builder, program
+from gpumlp.backend import native as native_module
+from gpumlp.backend.kernels import address
 from gpumlp.backend.native import MOST_TASKS, cut
 from gpumlp.ops import ACTIVATIONS, GATHER
 from gpumlp.ops.updates import GRADIENT_NORM
@@ -238,12 +240,43 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
         assert pool.map_async(_product, range(4)).get(timeout=60) == [here] * 4
 
 
-def test_how_a_product_is_cut() -> None:
-    assert cut(32, 32, 64) == (1, 1)
-    for shape in ((128, 256, 784), (1024, 1024, 1024), (784, 1024, 1024), (60000, 10, 256)):
-        runs, slices = cut(*shape)
-        assert 2 <= runs * slices <= 2 * MOST_TASKS
+@pytest.mark.parametrize("threads", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("by_columns", [False, True])
+def test_how_a_product_is_cut(threads: int, by_columns: bool) -> None:
+    assert cut(32, 32, 64, threads, by_columns) == (1, 1)
+    for shape in ((128, 256, 784), (1024, 1024, 1024), (784, 1024, 1024), (60000, 10, 256), (4096, 4096, 8192)):
+        runs, slices = cut(*shape, threads, by_columns)
+        assert 2 <= runs * slices <= max(2 * MOST_TASKS, 4 * threads)
         assert shape[0] // runs >= 16
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("order", ["CC", "CF", "FC", "FF"])
+def test_the_cut_changes_no_bit(dtype: Any, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = matrices(200, 1100, 150, dtype)
+    a, b = np.asarray(a, order=order[0]), np.asarray(b, order=order[1])
+    found = set()
+    for way in ((1, 1), (1, 3), (7, 1), (3, 2)):
+        monkeypatch.setattr(native_module, "cut", lambda *_, way=way, **__: way)
+        found.add(bits(with_threads(2).matmul(a, b)))
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, np.int64, np.uint8])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5), (1000, 7)])
+def test_memory_begins_with_a_line_of_the_cache(native: NativeBackend, shape: tuple[int, ...], dtype: Any) -> None:
+    made = (
+        native.empty(shape, dtype),
+        native.zeros(shape, dtype),
+        native.asarray(np.ones(shape, dtype), copy=True),
+    )
+    for array in made:
+        assert array.shape == shape
+        assert array.dtype == dtype
+        assert array.flags.carray
+        assert not array.size or address(array) % 64 == 0
+    assert not made[1].any()
+    np.testing.assert_array_equal(made[2], 1)
 
 
 @pytest.mark.parametrize(
