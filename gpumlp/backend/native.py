@@ -31,6 +31,8 @@ TASK = 4_000_000
 MOST_TASKS = 32
 PANEL, SLICE, WIDEST = 32, 128, 512
 """Columns of the narrowest, of a good and of the widest slice of a product."""
+NARROW = 16
+"""Columns of a right matrix that is not worth the copying, if the left one can be read by rows in its place."""
 RUN = 512
 """Rows of a run where there are many: the slice of the right matrix is copied for each run."""
 DOUBLE, BITS = struct.Struct("<d"), struct.Struct("<q")
@@ -93,8 +95,8 @@ class NativeBackend(Backend):
         if out is None:
             out = self.allocate((a.shape[0], b.shape[1]), a.dtype)
         left, right, result = a, b, out
-        if b.strides[1] != b.itemsize and a.shape[0] <= b.shape[1] and a.shape[1] > PANEL:
-            left, right, result = b.T, a.T, out.T  # what is copied should be the smaller
+        if _is_better_turned(a, b):
+            left, right, result = b.T, a.T, out.T
         rows, cols, inner = left.shape[0], right.shape[1], left.shape[1]
         runs, slices = cut(rows, cols, inner, self.threads, by_columns=left.strides[0] == left.itemsize)
         steps = [step // a.itemsize for matrix in (left, right, result) for step in matrix.strides]
@@ -139,6 +141,14 @@ def cut(rows: int, cols: int, inner: int, threads: int, by_columns: bool = False
     if runs * slices < wanted:
         slices = min(_ceil(cols, PANEL), _ceil(wanted, runs))
     return runs, slices
+
+
+def _is_better_turned(a: Array, b: Array) -> bool:
+    """Tell whether the product is better made as (b.T @ a.T).T: the right matrix is copied, the left one is not."""
+    (rows, inner), cols = a.shape, b.shape[1]
+    if b.strides[1] != b.itemsize:
+        return rows <= cols and inner > PANEL
+    return cols <= NARROW < rows and a.strides[0] == a.itemsize
 
 
 def _ceil(a: int, b: int) -> int:
