@@ -178,13 +178,14 @@ void multiply_block(Matrix<const T> a, Matrix<const T> b, Matrix<T> c, i64 rows,
 }
 
 // slots: A, B, C, then rows, cols, inner, the steps (down, right) of A, B and C, and how C is cut: into so many runs of
-// rows, and so many of whole panels of columns. Task `index` of `count`, which is the one times the other.
+// rows, and so many slices of whole panels of columns. Task `index` of `count`, which is the one times the other. Those
+// of a run follow each other: a thread that takes the first half of them takes the first half of the rows, where it can.
 template <class T> inline void multiply(const u64* slots, i64 index, i64) {
     const i64* n = (const i64*)slots + 3;
     const i64 rows = n[0], cols = n[1], inner = n[2], of_rows = n[9], of_cols = n[10];
     const Matrix<const T> a = {(const T*)slots[0], n[3], n[4]}, b = {(const T*)slots[1], n[5], n[6]};
     const Matrix<T> c = {(T*)slots[2], n[7], n[8]};
-    const i64 down = index % of_rows, right = index / of_rows;
+    const i64 down = index / of_cols, right = index % of_cols;
     const i64 i0 = rows * down / of_rows, i1 = rows * (down + 1) / of_rows;
     const i64 width = ACROSS * NUMBERS<T>, panels = (cols + width - 1) / width;
     const i64 j0 = panels * right / of_cols * width, end = panels * (right + 1) / of_cols * width;

@@ -46,7 +46,8 @@ struct FlushDenormals {
 };
 
 class Crew {
-    static constexpr int PATIENCE = 1000;  // looks before a thread sleeps: some 50 microseconds
+    static constexpr int PATIENCE = 1000;  // looks before a thread lets others go first: some 50 microseconds
+    static constexpr int YIELDS = 500;     // times it does so before it sleeps: some 200 more; to wake it takes 30
     static constexpr int MOST = 64;        // threads that have parts of their own; more only help
 
     // What one thread is to take: in 32 bits the end of its parts, in 32 the next of them. A thread takes its own parts
@@ -66,6 +67,13 @@ class Crew {
     int helpers_ = 0;
     std::atomic<int> numbers_{0};
     bool full_ = false;  // the system gives no more threads: those there are will do, or the one that calls
+
+    // A step has stretches for one thread alone. A helper that slept through them would come late to what follows; one
+    // that only looked would hold a core that another process could use.
+    static void wait(int look) {
+        if (look < PATIENCE) breathe();
+        else sched_yield();
+    }
 
     static bool open(u64 ticket) { return (ticket & 0xFFFFFFFF) < ticket >> 32; }
 
@@ -87,7 +95,8 @@ class Crew {
         FlushDenormals always;
         const int number = numbers_.fetch_add(1) + 1;
         for (u64 heard = 0;; heard = calls_.load(), work(number)) {
-            for (int look = 0; look < PATIENCE && calls_.load(std::memory_order_relaxed) == heard; ++look) breathe();
+            for (int look = 0; look < PATIENCE + YIELDS && calls_.load(std::memory_order_relaxed) == heard; ++look)
+                wait(look);
             if (calls_.load() != heard) continue;
             pthread_mutex_lock(&door_);
             asleep_.fetch_add(1);
@@ -125,10 +134,7 @@ class Crew {
             pthread_mutex_unlock(&door_);
         }
         work(0);
-        for (int look = 0; done_.load() < node.parts; ++look) {
-            if (look < PATIENCE) breathe();
-            else sched_yield();
-        }
+        for (int look = 0; done_.load() < node.parts; ++look) wait(look);
     }
 
   public:

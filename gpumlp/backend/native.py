@@ -147,8 +147,8 @@ def _is_better_turned(a: Array, b: Array) -> bool:
     """Tell whether the product is better made as (b.T @ a.T).T: the right matrix is copied, the left one is not."""
     (rows, inner), cols = a.shape, b.shape[1]
     if b.strides[1] != b.itemsize:
-        return rows <= cols and inner > PANEL
-    return cols <= NARROW < rows and a.strides[0] == a.itemsize
+        return bool(rows <= cols and inner > PANEL)
+    return bool(cols <= NARROW < rows and a.strides[0] == a.itemsize)
 
 
 def _ceil(a: int, b: int) -> int:
