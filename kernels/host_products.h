@@ -9,8 +9,11 @@
 #pragma once
 
 #include <cstring>
+#include <stdlib.h>
 #include <utility>
-#include <vector>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace gpumlp {
 
@@ -141,16 +144,35 @@ template <class T, int... I> inline Copy<T> copy_of(i64 rows, std::integer_seque
     return copies[rows - 1];
 }
 
+// A thread's memory for copies: whole large pages where the system has them, since a product walks all over it.
+struct Room {
+    static constexpr size_t PAGE = 2 << 20;
+    void* begin = nullptr;
+    size_t size = 0;
+    ~Room() { free(begin); }
+
+    template <class T> T* of(i64 numbers) {
+        if (numbers * sizeof(T) > size) {
+            free(begin);
+            size = (numbers * sizeof(T) + PAGE - 1) / PAGE * PAGE;
+            if (posix_memalign(&begin, PAGE, size)) abort();
+#if defined(MADV_HUGEPAGE)
+            madvise(begin, size, MADV_HUGEPAGE);
+#endif
+        }
+        return (T*)begin;
+    }
+};
+
 template <class T>
 void multiply_block(Matrix<const T> a, Matrix<const T> b, Matrix<T> c, i64 rows, i64 cols, i64 inner) {
     constexpr int N = NUMBERS<T>;
-    static thread_local std::vector<T> room;
+    static thread_local Room room;
     const i64 rounds = inner > DEPTH ? (inner + DEPTH - 1) / DEPTH : 1, width = cols <= N ? N : ACROSS * N;
     const i64 panels = (cols + width - 1) / width, tiles = (rows + HIGH - 1) / HIGH;
-    const i64 deepest = inner / rounds + 1, needed = deepest * (panels * width + HIGH) + N;
+    const i64 deepest = inner / rounds + 1, needed = deepest * (panels * width + HIGH);
     const bool by_columns = a.down == 1 && a.right != 1 && panels > 1;
-    if ((i64)room.size() < needed) room.resize(needed);
-    T* copy = (T*)(((u64)room.data() + VECTOR - 1) / VECTOR * VECTOR);
+    T* copy = room.of<T>(needed);
     T* columns = copy + deepest * panels * width;
     // Panels that lie in B as a tile wants them are copied by the first tile; the others, beforehand.
     const i64 ready = b.right == 1 ? cols / width * width : 0;
