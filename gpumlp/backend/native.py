@@ -78,6 +78,8 @@ class NativeBackend(Backend):
             return super().bind(op, direction, inputs, outputs, params)
         rows, cols = shape_of(made, inputs, outputs)
         parts = max(1, min(rows * cols // PART, MOST_PARTS, rows if made.launch == "columns" else MOST_PARTS))
+        if made.launch not in SUMMED and parts > 1:  # the order of a sum must not depend on the threads
+            parts = _ceil(parts, self.threads) * self.threads
         values = arguments(made, inputs, outputs, params)
         room = None
         if made.launch in SUMMED:
@@ -147,7 +149,7 @@ def _is_better_turned(a: Array, b: Array) -> bool:
     """Tell whether the product is better made as (b.T @ a.T).T: the right matrix is copied, the left one is not."""
     (rows, inner), cols = a.shape, b.shape[1]
     if b.strides[1] != b.itemsize:
-        return bool(rows <= cols and inner > PANEL)
+        return bool(4 * rows <= cols and inner > PANEL)
     return bool(cols <= NARROW < rows and a.strides[0] == a.itemsize)
 
 
