@@ -5,10 +5,10 @@ What has no kernel, or comes in a shape or dtype that its kernel does not take, 
 
 from __future__ import annotations
 
-import math
+import contextlib
 import struct
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,13 +16,13 @@ import numpy as np
 
 from gpumlp.backend.base import Backend
 from gpumlp.backend.builder import Builder
+from gpumlp.backend.capture import Call
 from gpumlp.backend.kernels import SUMMED, TYPES, address, arguments, shape_of, template_types
 from gpumlp.backend.launch import kind, scratch
+from gpumlp.backend.memory import Pool, aligned, owners, shaped, size_of
 from gpumlp.backend.program import Program, joined, threads
 from gpumlp.ops.record import Array, Op, Scalar
 
-LINE = 64
-"""Bytes of a line of the cache, and of the longest vector."""
 PART = 1 << 15
 """Elements of one part of a kernel's work: some ten microseconds."""
 MOST_PARTS = 64
@@ -61,12 +61,14 @@ class NativeBackend(Backend):
         return self._builder.seconds
 
     def allocate(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return memory that begins with a line of the cache: a vector that lies in two of them costs twice."""
-        dtype = np.dtype(dtype)
-        size = math.prod(shape) * dtype.itemsize
-        room = np.empty(size + LINE, np.uint8)
-        start = -address(room) % LINE
-        return room[start : start + size].view(dtype).reshape(shape)
+        size = size_of(shape, dtype)
+        return shaped(self._pool.lend(size) if self.capturing and size else aligned(size), shape, dtype)
+
+    @contextlib.contextmanager
+    def _record(self) -> Iterator[list[Call]]:
+        self._pool = Pool()
+        with super()._record() as calls:
+            yield calls
 
     def bind(
         self, op: Op, direction: str, inputs: Sequence[Array], outputs: Sequence[Array], params: dict[str, Any]
@@ -89,7 +91,7 @@ class NativeBackend(Backend):
         place, nodes = slots.buffer_info()[0], array("q")
         for name, function in functions.items():
             nodes.extend((function, place, 1 if kind(name, made.launch) == "finish" else parts))
-        return Program(self._run, self.threads, nodes, (slots, inputs, outputs, room))
+        return Program(self._run, self.threads, nodes, (slots, room, owners((*inputs, *outputs))))
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         if not _is_plain(a, b) or not (out is None or _fits(out, a, b)):
@@ -105,7 +107,7 @@ class NativeBackend(Backend):
         values = [address(left), address(right), address(result), rows, cols, inner, *steps, runs, slices]
         slots = array("q", values)
         nodes = array("q", (self._builder.product(TYPES[a.dtype.str]), slots.buffer_info()[0], runs * slices))
-        self._call("matmul", Program(self._run, self.threads, nodes, (slots, a, b, out)), (a, b))
+        self._call("matmul", Program(self._run, self.threads, nodes, (slots, owners((a, b, out)))), (a, b))
         return out
 
     def _call(self, name: str, launch: Callable[[], None], inputs: Sequence[Any]) -> None:
