@@ -55,7 +55,8 @@ class Backend:
         """Return an array of zeros on the device."""
         self._refuse_while_capturing("an allocation")
         made = self.allocate(shape, dtype)
-        made.fill(0)
+        with self.quiet():
+            made[...] = 0
         return made
 
     def asarray(self, values: Any, dtype: Any = None, *, copy: bool = False) -> Array:
