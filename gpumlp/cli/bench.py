@@ -38,11 +38,10 @@ def kernels(
     try:
         having = backends.get(backend)
         on_device, facts = machine.on_device(having), {"gpumlp": __version__, **machine.facts(having)}
+        measured = bench(having, chosen, *(QUICK, QUICK_SECONDS) if quick else (LADDER, SECONDS))
         say(f"{len(chosen)} kernels on {machine.name(having)}, backend {having.name}")
         rows: list[Row] = []
-        for _, own in groupby(
-            bench(having, chosen, *(QUICK, QUICK_SECONDS) if quick else (LADDER, SECONDS)), key=lambda row: row.entry
-        ):
+        for _, own in groupby(measured, key=lambda row: row.entry):
             found = list(own)
             rows += found
             _print(_table(found))
