@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import click
@@ -20,7 +21,7 @@ from gpumlp.approximation.starts import width_of_deep
 from gpumlp.approximation.study import SIZES, Kind, check_sizes
 from gpumlp.cli.display import NARROW, say, stdout, tell
 from gpumlp.errors import ConfigError, RunError
-from gpumlp.training.files import check_free, to_json, write_json
+from gpumlp.training.files import check_free, make_folder, to_json, write_json, writing
 from gpumlp.training.picture import new_figure
 
 NUMBERS, ERRORS, FITS = "approximation.json", "errors.png", "fits-{kind}.png"
@@ -118,16 +119,25 @@ def _pictures(kinds: Sequence[Kind] | dict[Kind, Any]) -> list[str]:
 
 
 def _prepare_output(folder: Path, wanted: dict[Kind, Any], *, force: bool) -> None:
-    """Make the folder; raise RunError or OSError, before anything is trained, where it cannot be written."""
+    """Raise RunError or OSError, before anything is trained, where it cannot be written.
+
+    Where there is no such folder one is made, and taken away again: an interruption leaves nothing behind.
+    """
     new_figure(folder / ERRORS, 1, 1)  # is there matplotlib?
     if folder.exists() and not folder.is_dir():
         raise RunError("is a file; the output is a folder", where=str(folder))
     for name in (NUMBERS, *_pictures(wanted)):
         check_free(folder / name, force=force)
-    folder.mkdir(parents=True, exist_ok=True)
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_folder(folder)
+    with writing(folder), TemporaryFile(dir=folder):
+        pass
+    for path in new:
+        path.rmdir()
 
 
 def _write(folder: Path, studies: Sequence[Study], numbers: dict[str, Any]) -> None:
+    make_folder(folder)
     write_json(folder / NUMBERS, numbers)
     draw_errors(studies, folder / ERRORS)
     for found in studies:
