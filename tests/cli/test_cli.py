@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,19 @@ def test_interrupting_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     command = shlex.split(result.stderr.splitlines()[-1].split(": ")[-1])
     assert command[:2] == ["gpumlp", "train"]
     assert "accuracy" in run(*command[1:]).stdout
+
+
+def test_a_run_is_no_configuration(trained: str, tmp_path: Path) -> None:
+    for verb in ("train", "validate"):
+        message = run(verb, trained, code=2).stderr
+        said = f"{trained}: this is a run, not a configuration\n  its settings are {trained}/config.yaml\n"
+        assert message == f"error: {said}"
+    run("validate", f"{trained}/config.yaml")
+    half = tmp_path / "half"
+    shutil.copytree(trained, half, ignore=shutil.ignore_patterns("summary.json"))
+    command = shlex.split(run("train", str(half), code=2).stderr.splitlines()[-1].split(": ")[-1])
+    assert command[0] == "gpumlp"
+    assert "run folder" in run(*command[1:]).stdout
 
 
 def test_evaluate_repeats_the_summary(trained: str) -> None:

@@ -104,7 +104,8 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    assert failure(tmp_path).endswith("cannot be read: Is a directory")
+    (tmp_path / "b.yaml").touch()
+    assert failure(tmp_path).endswith(f"this is a folder, not a file\n  configurations in {tmp_path.name!r}: b.yaml")
 
 
 def test_an_unreadable_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
