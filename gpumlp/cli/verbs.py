@@ -16,11 +16,12 @@ import click
 
 from gpumlp import config as configuration
 from gpumlp import training
+from gpumlp.backend import BACKENDS, Backend
 from gpumlp.cli import doctor as clinic
 from gpumlp.cli.display import Announcer, Notices, print_metrics, remark, remarks, say, tell
 from gpumlp.data import read, read_bytes
 from gpumlp.errors import ConfigError, DataError, RunError, exit_code
-from gpumlp.training.build import build, load_data
+from gpumlp.training.build import build, load_data, require_memory
 from gpumlp.training.files import check_free, to_json, write_text
 from gpumlp.training.folder import CONFIG, PICTURE, RunFolder
 
@@ -192,12 +193,15 @@ def _inspect_run(folder: Path) -> None:
 def validate(config: Path, overrides: Sequence[str], print_config: bool) -> None:
     """Check a configuration, the names of files and columns in it too, or raise the error that lists its problems."""
     loaded = _load(config, overrides)
+    settings = loaded.settings
     if print_config:
-        click.echo(configuration.dump(loaded.settings, folder=loaded.path.resolve().parent), nl=False)
-    elif problems := loaded.settings.data.misfits(Path()):
+        click.echo(configuration.dump(settings, folder=loaded.path.resolve().parent), nl=False)
+        return
+    if problems := settings.data.misfits(Path()):
         raise DataError(loaded.report(problems))
-    else:
-        click.echo(f"{config}: no problems")
+    if settings.backend not in ("auto", "cupy") or not BACKENDS["cupy"].is_installed():
+        require_memory(settings, Backend().memory)  # the memory of a device is asked for when it is to train
+    click.echo(f"{config}: no problems")
 
 
 def schema() -> None:

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import gpumlp
+from gpumlp.backend import Backend
 from gpumlp.backend.builder import compiler
 from gpumlp.cli import main
 from gpumlp.training import Listener
@@ -211,10 +212,19 @@ def test_what_the_system_refuses_is_one_message(trained: str, tmp_path: Path) ->
                                       "-o", str(tmp_path / "no" / "x.csv"), code=1).stderr  # fmt: skip
 
 
-def test_a_network_beyond_memory_is_one_message(tmp_path: Path) -> None:
-    huge = ("--set", "model.hidden=[1000000000, 1000000000]")  # 4e18 bytes: no machine hands them out
-    message = run("train", CANCER, *huge, "--run-dir", str(tmp_path / "run"), code=1).stderr
-    assert message.startswith("error: there is not enough memory")
+def test_a_network_beyond_memory_is_refused_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge = ("--set", "model.hidden=[1000000000, 1000000000]")  # no machine hands out so much
+    train = ("train", CANCER, *huge, "--run-dir", str(tmp_path / "run"))
+    count = (30 + 1) * 10**9 + (10**9 + 1) * 10**9 + 10**9 + 1
+    message = run(*train, code=2).stderr
+    assert f"a network of {count:,} parameters takes at least {16 * count:,} bytes to train with adam" in message
+    assert message.splitlines()[0].endswith(f"this machine has {Backend().memory:,}")
+    count = 2 * 10**9 + (10**9 + 1) * 10**9 + 10**9 + 1
+    assert f"a network of at least {count:,} parameters" in run("validate", CANCER, *huge, code=2).stderr
+    monkeypatch.setattr("gpumlp.backend.base.host_memory", lambda: None)  # a system that does not tell
+    assert run(*train, code=1).stderr.startswith("error: there is not enough memory")
     assert not (tmp_path / "run").exists()
 
 

@@ -165,7 +165,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_lines(write: Write) -> No
         "beta1, beta2, epsilon\n"
         "run.yaml:3:1: data.train: required, but missing\n"
         "  file of rows: csv, tsv, txt, data or idx, also gzipped (.gz), npz or parquet\n"
-        "run.yaml:5:22: model.hidden.1.units: got 0, needs a whole number (at least 1)\n"
+        "run.yaml:5:22: model.hidden.1.units: got 0, needs a whole number (at least 1, at most 2147483647)\n"
         "  width of the layer, in units\n"
         "run.yaml:5:34: model.dropout: got 2, needs a number (at least 0, below 1)\n"
         "  share of each hidden layer's units dropped in training\n"
