@@ -53,6 +53,11 @@ def remarks(notes: Iterable[object]) -> None:
         remark(note)
 
 
+def warn(text: str) -> None:
+    """Print a warning on stderr."""
+    say(f"warning: {text}", style="yellow")
+
+
 class Notices(logging.Handler):
     """Says on stderr what the library logs from ``level`` on, each thing once."""
 
@@ -67,7 +72,7 @@ class Notices(logging.Handler):
             if record.levelno < logging.WARNING:
                 remark(text)
             else:
-                say(f"warning: {text}", style="yellow")
+                warn(text)
 
 
 def number(value: float | None) -> str:

@@ -18,10 +18,10 @@ from gpumlp import config as configuration
 from gpumlp import training
 from gpumlp.backend import BACKENDS, Backend
 from gpumlp.cli import doctor as clinic
-from gpumlp.cli.display import Announcer, Notices, print_metrics, remark, remarks, say, tell
+from gpumlp.cli.display import Announcer, Notices, print_metrics, remark, remarks, say, tell, warn
 from gpumlp.data import read, read_bytes
 from gpumlp.errors import ConfigError, DataError, RunError, exit_code
-from gpumlp.training.build import build, load_data, require_memory
+from gpumlp.training.build import build, load_data, lone_row, require_memory
 from gpumlp.training.files import check_free, to_json, write_text
 from gpumlp.training.folder import CONFIG, PICTURE, RunFolder
 
@@ -166,6 +166,8 @@ def inspect(what: Path, overrides: Sequence[str]) -> None:
     settings, data = loaded.settings, load_data(loaded)
     remarks(data.notes)
     parts = build(settings, data)
+    if doubt := lone_row(parts):
+        warn(doubt)
     click.echo(parts.model.summary())
     trainer = parts.trainer
     click.echo(

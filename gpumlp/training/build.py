@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -109,6 +110,23 @@ def build(settings: Settings, data: Prepared) -> Parts:
         seed=training.seed,
     )
     return Parts(backend, data, hidden, model, loss, optimizer, schedule, trainer)
+
+
+def lone_row(parts: Parts) -> str | None:
+    """Return a warning where an epoch ends with a batch of one row, of which batch norm leaves no more than a bias.
+
+    PyTorch refuses such a batch. A whole run is not to fail for one of its batches, but it is to be known.
+    """
+    trainer = parts.trainer
+    last = trainer.rows - (trainer.batches - 1) * trainer.batch_size
+    if last > 1 or all(h.norm != "batch" for h in parts.hidden):
+        return None
+    better = next(size for size in itertools.count(trainer.batch_size + 1) if trainer.rows % size != 1)
+    return (
+        f"each epoch ends with a batch of 1 row ({trainer.rows:,} training rows, training.batch_size "
+        f"{trainer.batch_size}), from which batch norm cannot learn: it is its own mean; set training.batch_size to "
+        f"{better}, or norm to layer"
+    )
 
 
 def require_memory(settings: Settings, has: int | None, encoder: Encoder | None = None) -> None:

@@ -228,6 +228,11 @@ def test_a_network_beyond_memory_is_refused_before_it_is_made(
     assert not (tmp_path / "run").exists()
 
 
+def test_inspect_warns_of_a_last_batch_of_one_row() -> None:
+    rows = ("--set", "training.batch_size=199", "--set", "model.norm=batch")  # 399 = 2 · 199 + 1
+    assert "warning: each epoch ends with a batch of 1 row (399" in run("inspect", CANCER, *rows).stderr
+
+
 def test_a_number_that_is_none_is_null_in_json(trained: str, tmp_path: Path) -> None:
     lines = (ROOT / "data/breast_cancer.csv").read_text().splitlines(keepends=True)
     (tmp_path / "one.csv").write_text("".join(lines[:3]))  # both rows malignant: no AUC
