@@ -19,7 +19,7 @@ from gpumlp.approximation.activations import activation_of
 from gpumlp.approximation.plots import draw_errors, draw_fits
 from gpumlp.approximation.starts import width_of_deep
 from gpumlp.approximation.study import SIZES, Kind, check_sizes
-from gpumlp.cli.display import NARROW, say, stdout, tell
+from gpumlp.cli.display import print_table, say, stdout, tell
 from gpumlp.errors import ConfigError, RunError
 from gpumlp.training.files import check_free, make_folder, to_json, write_json, writing
 from gpumlp.training.picture import new_figure
@@ -185,7 +185,7 @@ def _print_study(found: Study) -> None:
     if any(curve.floor is not None for curve in found.curves):
         table.add_section()
         table.add_row("floor", "", *floors)
-    stdout.print(table, width=max(stdout.width, NARROW), crop=False)
+    print_table(table)
     if found.kind == "depth":
         tell(f"Each hidden layer has p + K + 2 = {width_of_deep(found.target.inputs)} units.")
     for curve in found.curves:
@@ -210,4 +210,4 @@ def _print_targets() -> None:
         table.add_column(heading)
     for target in TARGETS.values():
         table.add_row(target.name, str(target.inputs), "yes" if target.smooth else "no", target.formula)
-    stdout.print(table, width=max(stdout.width, NARROW), crop=False)
+    stdout.print(table)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 import gpumlp
 from gpumlp.backend import Backend
@@ -153,6 +154,12 @@ def test_evaluate_repeats_the_summary(trained: str) -> None:
     metrics = json.loads(run("evaluate", trained, "--json").stdout)
     assert metrics == summary["metrics"]
     assert "AUC" in run("evaluate", trained).stdout
+
+
+def test_no_digit_is_lost_on_a_narrow_terminal(trained: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = run("evaluate", trained).stdout
+    monkeypatch.setattr("gpumlp.cli.display.stdout", Console(width=20))
+    assert run("evaluate", trained).stdout == wide
 
 
 def test_evaluate_a_file(trained: str) -> None:
