@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ class Main(click.Group):
     """A group that turns what gpumlp raises on purpose, and what the system refuses, into a message and exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal has no letter for is no reason to fail
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except GpumlpError as error:

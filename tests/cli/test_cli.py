@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -160,6 +161,14 @@ def test_no_digit_is_lost_on_a_narrow_terminal(trained: str, monkeypatch: pytest
     wide = run("evaluate", trained).stdout
     monkeypatch.setattr("gpumlp.cli.display.stdout", Console(width=20))
     assert run("evaluate", trained).stdout == wide
+
+
+def test_a_letter_that_the_terminal_does_not_have_is_escaped(trained: str) -> None:
+    command = [sys.executable, "-m", "gpumlp", "inspect", trained]
+    variables = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, check=True)
+    assert "\\u2500" in done.stdout
+    assert "accuracy" in done.stdout
 
 
 def test_evaluate_a_file(trained: str) -> None:
