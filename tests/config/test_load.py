@@ -532,6 +532,23 @@ def test_a_wrong_file_is_reported_with_all_else(write: Write, train: str, messag
     assert found[1].startswith(f"run.yaml:3:3: data.train: {train}: {message}")
 
 
+def test_data_that_cannot_be_read_are_reported(write: Write) -> None:
+    loaded = load(write(MINIMAL))
+    for content, said in (
+        ("", "the file is empty"),
+        ("x,w,y\n", "no rows"),
+        ("x,w,y\n1,2,3\n4\n", "expected 3 cells"),
+    ):
+        (loaded.path.parent / "a.csv").write_text(content)
+        ((setting, error),) = loaded.settings.data.misfits(Path())
+        assert setting == "data.train"
+        assert said in error.what
+    (loaded.path.parent / "a.csv").write_text(
+        'x,w,y\n1,1,"a\n' + "\n" * 300 + '"\n'
+    )  # a cell of more than SAMPLE lines
+    assert loaded.settings.data.misfits(Path()) == []
+
+
 def test_columns_that_do_not_fit_are_reported_by_their_place(write: Write) -> None:
     loaded = load(write(MINIMAL + "  weights: y\n"), ["data.drop=[q]"])
     problems = loaded.settings.data.misfits(Path())
