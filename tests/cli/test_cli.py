@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +149,22 @@ def test_a_run_is_no_configuration(trained: str, tmp_path: Path) -> None:
     command = shlex.split(run("train", str(half), code=2).stderr.splitlines()[-1].split(": ")[-1])
     assert command[0] == "gpumlp"
     assert "run folder" in run(*command[1:]).stdout
+
+
+IMPORT = """
+import os, signal, sys
+from types import SimpleNamespace
+from gpumlp.cli import main
+interrupt = lambda _: os.kill(os.getpid(), signal.SIGINT)
+sys.modules["gpumlp.cli.main"].importlib = SimpleNamespace(import_module=interrupt)
+main(["schema"])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are others there")
+def test_ctrl_c_while_a_verb_is_imported_is_no_exception() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_evaluate_repeats_the_summary(trained: str) -> None:
