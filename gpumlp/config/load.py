@@ -14,6 +14,7 @@ from gpumlp.config.problems import explain
 from gpumlp.config.section import section_of_name
 from gpumlp.config.settings import VERSION, Data, Settings, block_of_width
 from gpumlp.config.yaml_text import KeyPath, Value, parse, render
+from gpumlp.data import ENDINGS
 from gpumlp.errors import ConfigError, GpumlpError, nearest
 
 MAX_BYTES = 1 << 18
@@ -202,7 +203,10 @@ class _Draft:
         if document.value is None:
             raise ConfigError("the file is empty", where=name, hint="a run needs task, data.train and data.target")
         if not isinstance(document.value, dict):
-            hint = "begin with task: classification or task: regression"
+            is_data = path.name.lower().endswith(ENDINGS)
+            hint = (
+                "name data in one, under data.train" if is_data else "begin with task: classification or regression"
+            )
             raise ConfigError("a configuration is a mapping from settings to values", where=f"{name}:1:1", hint=hint)
         self.value: dict[str, Value] = document.value
         self.places: dict[KeyPath, Place] = {(): Place(0, 0, 0, name)}

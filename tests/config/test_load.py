@@ -139,6 +139,11 @@ def test_the_top_is_a_mapping(write: Write, text: str) -> None:
     assert failure(write(text)).startswith("run.yaml:1:1: a configuration is a mapping from settings to values")
 
 
+def test_data_in_place_of_a_configuration_are_told_where_they_belong(write: Write) -> None:
+    data = write(MINIMAL).with_name("a.csv")
+    assert failure(data).endswith("from settings to values\n  name data in one, under data.train")
+
+
 def test_a_syntax_error_is_placed(write: Write) -> None:
     assert failure(write(MINIMAL + "model: [")).startswith("run.yaml:5:9: ")
 
