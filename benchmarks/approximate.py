@@ -55,6 +55,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="steps in a round (default: 200)")
     parser.add_argument("--repeats", type=int, default=7, help="rounds of timing, at least 2 (default: 7)")
     given = parser.parse_args()
+    if given.repeats < 2 or given.steps < 1:
+        parser.error("quartiles need at least 2 repeats, and a round at least 1 step")
     backend = backends.get(given.backend)
     for kind in KINDS:
         every = networks(kind, given.activation, given.target)

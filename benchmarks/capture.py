@@ -82,6 +82,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9, help="rounds of timing, at least 2 (default: 9)")
     repeats = parser.parse_args().repeats
+    if repeats < 2:
+        parser.error("quartiles need at least 2 repeats")
     for name, description in NETWORKS.items():
         ways = steps(description)
         count = max(int(0.05 / seconds(ways["numpy, replayed"], 3)), 2)

@@ -108,15 +108,16 @@ class Tensor:
         return self.shape[0]
 
     def __bool__(self) -> bool:
-        return bool(self._scalar("a branch on its value"))
+        return bool(self._scalar("branches on {}"))
 
     def __float__(self) -> float:
-        return float(self._scalar("a read of its value on the host"))
+        return float(self._scalar("reads {} on the host"))
 
     def _scalar(self, act: str) -> Any:
         if self.backend.capturing:
+            value = f"the value of {self.name or 'a tensor'}"
             raise CaptureError(
-                f"the step makes {act} of {self.name or 'a tensor'} {self.shape}, which cannot be replayed",
+                f"the step {act.format(value)}, which cannot be replayed",
                 hint="use where(), or decide before capture",
             )
         if self.size != 1:

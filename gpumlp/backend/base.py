@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend.capture import Call, Plan, raw
+from gpumlp.backend.limits import host_memory
 from gpumlp.errors import CaptureError, ShapeError
 from gpumlp.ops.record import Array, Op
 
@@ -40,6 +41,11 @@ class Backend:
         return 0.0
 
     # ---- memory ----------------------------------------------------------------------------------
+
+    @property
+    def memory(self) -> int | None:
+        """The bytes of memory that arrays live in, free or not; None where the system does not tell."""
+        return host_memory()
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return an array on the device whose contents are undefined."""

@@ -55,6 +55,11 @@ class CupyBackend(Backend):
         return self._launcher.seconds
 
     @property
+    def memory(self) -> int | None:
+        with self.quiet():
+            return int(self.xp.cuda.runtime.memGetInfo()[1])
+
+    @property
     def _where(self) -> str:
         return f"device {self.device.id}"
 

@@ -120,9 +120,10 @@ def entries(only: str | None = None) -> list[Entry]:
 def bench(
     backend: Backend, chosen: Sequence[Entry], sizes: Sequence[int] = LADDER, seconds: float = SECONDS
 ) -> Iterator[Row]:
-    """Check and time kernels, the sizes of one after the other, each time for about so many seconds.
+    """Return a row for each kernel and size, checked and timed for about so many seconds when it is asked for.
 
-    Raises ConfigError for a backend without kernels, BackendError where a kernel does not agree with its formula.
+    Raises ConfigError for a backend without kernels; the rows raise BackendError where a kernel does not agree with
+    its formula.
     """
     if type(backend) is Backend:
         raise ConfigError(
@@ -130,9 +131,11 @@ def bench(
         )
     clock = Clock(backend, seconds)
     copies = Copies(backend, clock)
-    for entry in chosen:
-        for size in (0,) if entry.op.name in COUNTERS else sizes:
-            yield _measure(backend, clock, entry, size, copies.at(size) if size else None)
+    return (
+        _measure(backend, clock, entry, size, copies.at(size) if size else None)
+        for entry in chosen
+        for size in ((0,) if entry.op.name in COUNTERS else sizes)
+    )
 
 
 def _measure(backend: Backend, clock: Clock, entry: Entry, size: int, copy: Copy | None) -> Row:

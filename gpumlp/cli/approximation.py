@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import click
@@ -18,9 +19,9 @@ from gpumlp.approximation.activations import activation_of
 from gpumlp.approximation.plots import draw_errors, draw_fits
 from gpumlp.approximation.starts import width_of_deep
 from gpumlp.approximation.study import SIZES, Kind, check_sizes
-from gpumlp.cli.display import NARROW, say, stdout, tell
+from gpumlp.cli.display import print_table, say, stdout, tell
 from gpumlp.errors import ConfigError, RunError
-from gpumlp.training.files import check_free, to_json, write_json
+from gpumlp.training.files import check_free, make_folder, to_json, write_json, writing
 from gpumlp.training.picture import new_figure
 
 NUMBERS, ERRORS, FITS = "approximation.json", "errors.png", "fits-{kind}.png"
@@ -118,16 +119,25 @@ def _pictures(kinds: Sequence[Kind] | dict[Kind, Any]) -> list[str]:
 
 
 def _prepare_output(folder: Path, wanted: dict[Kind, Any], *, force: bool) -> None:
-    """Make the folder; raise RunError or OSError, before anything is trained, where it cannot be written."""
+    """Raise RunError or OSError, before anything is trained, where it cannot be written.
+
+    Where there is no such folder one is made, and taken away again: an interruption leaves nothing behind.
+    """
     new_figure(folder / ERRORS, 1, 1)  # is there matplotlib?
     if folder.exists() and not folder.is_dir():
         raise RunError("is a file; the output is a folder", where=str(folder))
     for name in (NUMBERS, *_pictures(wanted)):
         check_free(folder / name, force=force)
-    folder.mkdir(parents=True, exist_ok=True)
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_folder(folder)
+    with writing(folder), TemporaryFile(dir=folder):
+        pass
+    for path in new:
+        path.rmdir()
 
 
 def _write(folder: Path, studies: Sequence[Study], numbers: dict[str, Any]) -> None:
+    make_folder(folder)
     write_json(folder / NUMBERS, numbers)
     draw_errors(studies, folder / ERRORS)
     for found in studies:
@@ -175,7 +185,7 @@ def _print_study(found: Study) -> None:
     if any(curve.floor is not None for curve in found.curves):
         table.add_section()
         table.add_row("floor", "", *floors)
-    stdout.print(table, width=max(stdout.width, NARROW), crop=False)
+    print_table(table)
     if found.kind == "depth":
         tell(f"Each hidden layer has p + K + 2 = {width_of_deep(found.target.inputs)} units.")
     for curve in found.curves:
@@ -200,4 +210,4 @@ def _print_targets() -> None:
         table.add_column(heading)
     for target in TARGETS.values():
         table.add_row(target.name, str(target.inputs), "yes" if target.smooth else "no", target.formula)
-    stdout.print(table, width=max(stdout.width, NARROW), crop=False)
+    stdout.print(table)

@@ -8,7 +8,6 @@ from itertools import groupby
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from gpumlp import __version__
@@ -17,11 +16,9 @@ from gpumlp.bench import machine
 from gpumlp.bench.goals import TEXT, missed, size_text
 from gpumlp.bench.kernels import LADDER, QUICK, QUICK_SECONDS, SECONDS, Row, bench, entries
 from gpumlp.bench.record import ACROSS, DOWN, as_json, draw, families
-from gpumlp.cli.display import Notices, say, stdout, tell
+from gpumlp.cli.display import Notices, print_table, say, tell
 from gpumlp.training.files import check_free, write_json
 from gpumlp.training.picture import new_figure, save
-
-WIDTH = 100
 
 
 def kernels(
@@ -38,28 +35,23 @@ def kernels(
     try:
         having = backends.get(backend)
         on_device, facts = machine.on_device(having), {"gpumlp": __version__, **machine.facts(having)}
+        measured = bench(having, chosen, *(QUICK, QUICK_SECONDS) if quick else (LADDER, SECONDS))
         say(f"{len(chosen)} kernels on {machine.name(having)}, backend {having.name}")
         rows: list[Row] = []
-        for _, own in groupby(
-            bench(having, chosen, *(QUICK, QUICK_SECONDS) if quick else (LADDER, SECONDS)), key=lambda row: row.entry
-        ):
+        for _, own in groupby(measured, key=lambda row: row.entry):
             found = list(own)
             rows += found
-            _print(_table(found))
+            print_table(_table(found))
             if json_file:
                 write_json(json_file, as_json(facts, rows, on_device=on_device))
     finally:
         log.removeHandler(notices)
-    _print(_summary(rows, on_device))
+    print_table(_summary(rows, on_device))
     tell(f"goals: {TEXT[on_device]}")
     tell(f"noise: {_noise(rows)} (half the distance of the quartiles, median of all rows)")
     if plot and figure is not None:
         draw(figure, rows, machine.name(having))
         save(figure, plot)
-
-
-def _print(table: Table) -> None:
-    Console(width=max(stdout.width, WIDTH), highlight=False).print(table)
 
 
 def _table(rows: list[Row]) -> Table:

@@ -26,6 +26,7 @@ NAMES = {
     "r2": "R²",
 }
 NARROW = 60  # columns below which a bar would leave no room for what it says
+WIDTH = 100  # columns that a table may have anywhere
 SECONDS_BETWEEN_LINES = 1.0  # where no bar can be drawn, so that a log stays readable
 
 stdout = Console(highlight=False)
@@ -53,6 +54,11 @@ def remarks(notes: Iterable[object]) -> None:
         remark(note)
 
 
+def warn(text: str) -> None:
+    """Print a warning on stderr."""
+    say(f"warning: {text}", style="yellow")
+
+
 class Notices(logging.Handler):
     """Says on stderr what the library logs from ``level`` on, each thing once."""
 
@@ -67,7 +73,7 @@ class Notices(logging.Handler):
             if record.levelno < logging.WARNING:
                 remark(text)
             else:
-                say(f"warning: {text}", style="yellow")
+                warn(text)
 
 
 def number(value: float | None) -> str:
@@ -75,6 +81,11 @@ def number(value: float | None) -> str:
     if value is None or value != value:
         return "–"
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.4g}"
+
+
+def print_table(table: Table) -> None:
+    """Print a table on stdout, wide enough for every number: better a terminal wraps lines than that digits go."""
+    Console(width=max(stdout.width, WIDTH), highlight=False).print(table)
 
 
 def print_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> None:
@@ -85,8 +96,7 @@ def print_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> None:
         table.add_column(part, justify="right", style="bold" if part == "test" else "")
     for name in next(iter(metrics.values())):
         table.add_row(NAMES[name], *(number(values[name]) for values in metrics.values()))
-    # Wide enough for every number: a terminal narrower than that wraps lines, which is better than losing digits.
-    stdout.print(table, width=max(stdout.width, NARROW), crop=False)
+    print_table(table)
 
 
 def epoch_line(row: Mapping[str, Any]) -> str:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
+import io
+import signal
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +25,8 @@ class Main(click.Group):
     """A group that turns what gpumlp raises on purpose, and what the system refuses, into a message and exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal has no letter for is no reason to fail
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except GpumlpError as error:
@@ -41,7 +49,23 @@ class Main(click.Group):
 
 def call(verb: str, module: str = "verbs", **options: Any) -> None:
     """Run a verb of a module of :mod:`gpumlp.cli`."""
-    getattr(importlib.import_module(f"gpumlp.cli.{module}"), verb)(**options)
+    with _no_handler():
+        found = importlib.import_module(f"gpumlp.cli.{module}")
+    getattr(found, verb)(**options)
+
+
+@contextlib.contextmanager
+def _no_handler() -> Iterator[None]:
+    """Let Ctrl-C end the process at once: in an import, pydantic would take the exception for a fault of a schema."""
+    watched = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not watched or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

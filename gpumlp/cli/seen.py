@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from gpumlp import backend as backends
-from gpumlp.cli.display import remarks, stdout, tell
+from gpumlp.cli.display import WIDTH, print_table, remarks, tell
 from gpumlp.errors import ConfigError
 from gpumlp.explain.activations import draw_activations
 from gpumlp.explain.backprop import SHOWN, Backprop, backpropagate, shown
@@ -23,7 +23,6 @@ from gpumlp.explain.subject import Subject, load_subject
 from gpumlp.training.files import check_free, to_json
 
 ROWS = 16  # training rows in a gradient check: enough for batch norm, few enough for thousands of differences
-WIDTH = 100  # columns of a page
 CELL = 9  # columns of a number
 BLOCK = 48  # columns of as many numbers as are shown of a gradient, and a gap: two blocks stand on a page
 VALUES = 10  # numbers that are shown of a value: the width of a page
@@ -166,7 +165,7 @@ def _print_check(subject: Subject, found: dict[str, Comparison], rows: int) -> N
         moved = "all" if comparison.checked == size else f"{comparison.checked:,} of {size:,}"
         verdict = "pass" if comparison.passed else "FAIL"
         table.add_row(name, shape, moved, f"{comparison.error:.1e}", verdict)
-    stdout.print(table, width=max(stdout.width, WIDTH), crop=False)
+    print_table(table)
     failed = [name for name, comparison in found.items() if not comparison.passed]
     tell(
         f"{rows} training rows, in float64 on {subject.network.context.backend.name}; tolerance {TOLERANCE:g} of the "

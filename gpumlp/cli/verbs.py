@@ -16,11 +16,12 @@ import click
 
 from gpumlp import config as configuration
 from gpumlp import training
+from gpumlp.backend import BACKENDS, Backend
 from gpumlp.cli import doctor as clinic
-from gpumlp.cli.display import Announcer, Notices, print_metrics, remark, remarks, say, tell
+from gpumlp.cli.display import Announcer, Notices, print_metrics, remark, remarks, say, tell, warn
 from gpumlp.data import read, read_bytes
-from gpumlp.errors import DataError, RunError, exit_code
-from gpumlp.training.build import build, load_data
+from gpumlp.errors import ConfigError, DataError, RunError, exit_code
+from gpumlp.training.build import build, load_data, lone_row, require_memory
 from gpumlp.training.files import check_free, to_json, write_text
 from gpumlp.training.folder import CONFIG, PICTURE, RunFolder
 
@@ -42,7 +43,7 @@ def train(
         raise click.UsageError("--resume continues a run, --force deletes it: choose one")
     if backend is not None:
         overrides = [*overrides, f"backend={backend}"]
-    loaded = configuration.load(config, overrides)
+    loaded = _load(config, overrides)
     folder = run_dir or _run_folder(config, resume=resume)
     announcer = None if quiet else Announcer()
     log = logging.getLogger("gpumlp")
@@ -68,6 +69,17 @@ def train(
         click.echo(to_json({"run": str(folder), **result.summary}))
     else:
         _report(result)
+
+
+def _load(config: Path, overrides: Sequence[str]) -> configuration.Loaded:
+    """Read a configuration. Raises ConfigError where it is wrong, or the folder of a run."""
+    place = RunFolder(config)
+    if place.is_run:
+        hint = f"its settings are {place.config}"
+        if not place.summary.exists():
+            hint += f"; to continue it: {place.resume_command}"
+        raise ConfigError("this is a run, not a configuration", where=str(config), hint=hint)
+    return configuration.load(config, overrides)
 
 
 def _run_folder(config: Path, *, resume: bool) -> Path:
@@ -154,6 +166,8 @@ def inspect(what: Path, overrides: Sequence[str]) -> None:
     settings, data = loaded.settings, load_data(loaded)
     remarks(data.notes)
     parts = build(settings, data)
+    if doubt := lone_row(parts):
+        warn(doubt)
     click.echo(parts.model.summary())
     trainer = parts.trainer
     click.echo(
@@ -180,13 +194,16 @@ def _inspect_run(folder: Path) -> None:
 
 def validate(config: Path, overrides: Sequence[str], print_config: bool) -> None:
     """Check a configuration, the names of files and columns in it too, or raise the error that lists its problems."""
-    loaded = configuration.load(config, overrides)
+    loaded = _load(config, overrides)
+    settings = loaded.settings
     if print_config:
-        click.echo(configuration.dump(loaded.settings, folder=loaded.path.resolve().parent), nl=False)
-    elif problems := loaded.settings.data.misfits(Path()):
+        click.echo(configuration.dump(settings, folder=loaded.path.resolve().parent), nl=False)
+        return
+    if problems := settings.data.misfits(Path()):
         raise DataError(loaded.report(problems))
-    else:
-        click.echo(f"{config}: no problems")
+    if settings.backend not in ("auto", "cupy") or not BACKENDS["cupy"].is_installed():
+        require_memory(settings, Backend().memory)  # the memory of a device is asked for when it is to train
+    click.echo(f"{config}: no problems")
 
 
 def schema() -> None:

@@ -14,6 +14,7 @@ from gpumlp.config.problems import explain
 from gpumlp.config.section import section_of_name
 from gpumlp.config.settings import VERSION, Data, Settings, block_of_width
 from gpumlp.config.yaml_text import KeyPath, Value, parse, render
+from gpumlp.data import ENDINGS
 from gpumlp.errors import ConfigError, GpumlpError, nearest
 
 MAX_BYTES = 1 << 18
@@ -202,7 +203,10 @@ class _Draft:
         if document.value is None:
             raise ConfigError("the file is empty", where=name, hint="a run needs task, data.train and data.target")
         if not isinstance(document.value, dict):
-            hint = "begin with task: classification or task: regression"
+            is_data = path.name.lower().endswith(ENDINGS)
+            hint = (
+                "name data in one, under data.train" if is_data else "begin with task: classification or regression"
+            )
             raise ConfigError("a configuration is a mapping from settings to values", where=f"{name}:1:1", hint=hint)
         self.value: dict[str, Value] = document.value
         self.places: dict[KeyPath, Place] = {(): Place(0, 0, 0, name)}
@@ -277,7 +281,9 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise ConfigError("no such file", where=str(path), hint=_neighbours(path)) from None
+        raise ConfigError("no such file", where=str(path), hint=_neighbours(path.parent, path.name)) from None
+    except IsADirectoryError:
+        raise ConfigError("this is a folder, not a file", where=str(path), hint=_neighbours(path)) from None
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
     if len(content) > MAX_BYTES:
@@ -291,14 +297,13 @@ def _read(path: Path) -> str:
         raise ConfigError(what, where=f"{path}:{line}", hint="save the file as UTF-8") from None
 
 
-def _neighbours(path: Path) -> str:
-    """Say what there is in place of a missing file."""
-    folder = path.parent
+def _neighbours(folder: Path, name: str = "") -> str:
+    """Say what there is in a folder in place of the file that was meant."""
     try:
         files = sorted(file.name for file in folder.iterdir() if file.is_file())
     except OSError:
         return f"there is no folder {str(folder)!r} that can be read"
-    if close := nearest(path.name, files):
+    if close := nearest(name, files):
         return f"did you mean {str(folder / close)!r}?"
     configurations = [name for name in files if name.endswith((".yaml", ".yml"))]
     return f"configurations in {str(folder)!r}: {', '.join(configurations) or 'none'}"

@@ -27,7 +27,7 @@ from gpumlp.data import (
     misfits,
 )
 from gpumlp.errors import choices
-from gpumlp.nn import INITIALIZERS, LOSSES
+from gpumlp.nn import INITIALIZERS, LOSSES, MAX_UNITS
 from gpumlp.ops import ACTIVATIONS, Hyper
 from gpumlp.optim import OPTIMIZERS, SCHEDULES
 
@@ -174,7 +174,7 @@ def block_of_width(given: object) -> object:
     return {"units": given} if isinstance(given, int) else given
 
 
-Units = Annotated[int, Field(ge=1)]
+Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 

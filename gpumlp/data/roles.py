@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpumlp.data.dialect import DETECT, Dialect
-from gpumlp.data.sources import Source, read_start, readable
+from gpumlp.data.sources import Source, read, read_start, readable
 from gpumlp.errors import DataError
 
 MisfitProblems = list[tuple[str, DataError]]
@@ -101,12 +101,20 @@ def misfits(
     problems = absent(folder, files)
     if not any(setting == "train" for setting, _ in problems):
         try:
-            Roles.find(read_start(folder / files["train"], dialect), target, weights, drop)
+            Roles.find(_read_columns(folder / files["train"], dialect), target, weights, drop)
         except MisfitError as error:
             problems += error.problems
-        except DataError:
-            pass  # no setting is wrong but the file itself, or the end of what was read
+        except DataError as error:
+            problems.append(("train", error))
     return problems
+
+
+def _read_columns(path: Path, dialect: Dialect) -> Source:
+    """Read a file as far as its columns are told; all of it where the first lines seem wrong, as within a cell."""
+    try:
+        return read_start(path, dialect)
+    except DataError:
+        return read(path, dialect)
 
 
 def absent(folder: Path, files: Mapping[str, str]) -> MisfitProblems:

@@ -10,6 +10,9 @@ from gpumlp.nn.initializers import default_initializer
 from gpumlp.nn.layers import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm
 from gpumlp.nn.model import Sequential
 
+MAX_UNITS = 2**31 - 1
+"""The widest layer: none that could be meant is wider, and a damaged file must not ask for all memory."""
+
 Norm = Literal["none", "layer", "batch"]
 
 
@@ -21,6 +24,16 @@ class Hidden:
     activation: str = "relu"
     dropout: float = 0.0
     norm: Norm = "none"
+
+
+def count_parameters(hidden: Sequence[Hidden], inputs: int, outputs: int) -> int:
+    """Return how many numbers are trained in the network that :func:`mlp` returns, without making any of them."""
+    offsets = {"none": 1, "layer": 3, "batch": 2}  # of each unit: bias, gain and shift, or these two
+    count = 0
+    for h in hidden:
+        count += (inputs + offsets[h.norm]) * h.units
+        inputs = h.units
+    return count + (inputs + 1) * outputs
 
 
 def mlp(hidden: Sequence[Hidden], outputs: int, link: str, *, initializer: str = "auto") -> Sequential:

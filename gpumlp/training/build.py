@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,9 +13,9 @@ from gpumlp import backend as backends
 from gpumlp.backend import Backend
 from gpumlp.config import ClassificationLoss, Loaded, Settings
 from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, prepare
-from gpumlp.errors import DataError, choices
-from gpumlp.nn import LOSSES, Hidden, Loss, Model, Sequential, mlp
-from gpumlp.optim import Optimizer, Schedule
+from gpumlp.errors import ConfigError, DataError, choices
+from gpumlp.nn import LOSSES, Hidden, Loss, Model, Sequential, count_parameters, mlp
+from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
 from gpumlp.training.trainer import Trainer
 
 
@@ -77,8 +78,9 @@ def _unknown_classes(settings: Settings, classes: Sequence[str]) -> list[tuple[s
 def build(settings: Settings, data: Prepared) -> Parts:
     """Return all parts of a run on these data, ready to train."""
     backend = backends.get(settings.backend)
+    require_memory(settings, backend.memory, data.encoder)
     encoder, training = data.encoder, settings.training
-    hidden = tuple(Hidden(**block.model_dump()) for block in settings.model.blocks)
+    hidden = _hidden(settings)
     link = LOSSES[settings.loss.name].record(encoder.outputs).link
     model = mlp(hidden, encoder.outputs, link, initializer=settings.model.initializer)
     model.build(encoder.width, backend=backend, dtype=settings.precision, seed=training.seed)
@@ -108,6 +110,48 @@ def build(settings: Settings, data: Prepared) -> Parts:
         seed=training.seed,
     )
     return Parts(backend, data, hidden, model, loss, optimizer, schedule, trainer)
+
+
+def lone_row(parts: Parts) -> str | None:
+    """Return a warning where an epoch ends with a batch of one row, of which batch norm leaves no more than a bias.
+
+    PyTorch refuses such a batch. A whole run is not to fail for one of its batches, but it is to be known.
+    """
+    trainer = parts.trainer
+    last = trainer.rows - (trainer.batches - 1) * trainer.batch_size
+    if last > 1 or all(h.norm != "batch" for h in parts.hidden):
+        return None
+    better = next(size for size in itertools.count(trainer.batch_size + 1) if trainer.rows % size != 1)
+    return (
+        f"each epoch ends with a batch of 1 row ({trainer.rows:,} training rows, training.batch_size "
+        f"{trainer.batch_size}), from which batch norm cannot learn: it is its own mean; set training.batch_size to "
+        f"{better}, or norm to layer"
+    )
+
+
+def require_memory(settings: Settings, has: int | None, encoder: Encoder | None = None) -> None:
+    """Raise ConfigError where the numbers that training moves in each step take more than ``has`` bytes.
+
+    These are the parameters, their gradients, and what the optimizer keeps of each. Without an encoder the network
+    has at least one input and one output.
+    """
+    inputs, outputs = (encoder.width, encoder.outputs) if encoder else (1, 1)
+    count, wanted = count_parameters(_hidden(settings), inputs, outputs), settings.optimizer
+    copies = 2 + len(OPTIMIZERS[wanted.name].update.slots) + (wanted.averaging is not None)
+    needed = copies * count * np.dtype(settings.precision).itemsize
+    if has is None or needed <= has:
+        return
+    least = "" if encoder else "at least "
+    raise ConfigError(
+        f"a network of {least}{count:,} parameters takes at least {needed:,} bytes to train with {wanted.name}; "
+        f"this machine has {has:,}",
+        where="model.hidden",
+        hint="choose fewer units",
+    )
+
+
+def _hidden(settings: Settings) -> tuple[Hidden, ...]:
+    return tuple(Hidden(**block.model_dump()) for block in settings.model.blocks)
 
 
 def build_loss(settings: Settings, model: Model, encoder: Encoder, train: Dataset | None) -> Loss:

@@ -12,7 +12,7 @@ from typing import Any
 from gpumlp.config import Loaded, Training, dump
 from gpumlp.data import Dataset
 from gpumlp.errors import RunError, SignalError
-from gpumlp.training.build import Parts, build, load_data
+from gpumlp.training.build import Parts, build, load_data, lone_row
 from gpumlp.training.files import (
     Arrays,
     DamageError,
@@ -114,6 +114,8 @@ def train(
         history = run.restore() if resume else None
         lines = None if history is None else "".join(json_line(row) for row in history)
         place.prepare(text, lines, existed=existed)
+        if doubt := lone_row(parts):
+            log.warning(doubt)
         listener.prepared(parts, place.path)
         try:
             return Result(place.path, run.finish(run.loop(listener)))

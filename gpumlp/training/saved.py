@@ -16,7 +16,7 @@ import numpy as np
 from gpumlp.backend import Backend
 from gpumlp.data import Encoder, Source, read
 from gpumlp.errors import GpumlpError, RunError
-from gpumlp.nn import Hidden, Sequential, mlp
+from gpumlp.nn import MAX_UNITS, Hidden, Sequential, mlp
 from gpumlp.training.files import (
     Arrays,
     is_whole,
@@ -31,7 +31,6 @@ from gpumlp.training.metrics import most_probable
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
-MAX_UNITS = 2**31  # wider than any network that could be meant: a damaged file must not ask for all memory
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def _under(prefix: str, arrays: Mapping[str, Any]) -> Arrays:
 
 def _check_sizes(net: Mapping[str, Any], hidden: tuple[Hidden, ...]) -> None:
     for size in (net["inputs"], net["outputs"], *(h.units for h in hidden)):
-        if type(size) is not int or not 0 < size < MAX_UNITS:
+        if type(size) is not int or not 0 < size <= MAX_UNITS:
             raise ValueError(f"a layer of width {size!r}")
     if net["dtype"] not in ("float32", "float64"):
         raise ValueError(f"dtype {net['dtype']!r}")

@@ -187,9 +187,9 @@ def hold(backend):
 
 
 REFUSED = {
-    "float()": (lambda b, v: float(autodiff.sum(v)), "a read of its value on the host"),
-    "bool()": (lambda b, v: bool(autodiff.sum(v) > 0), "a branch on its value"),
-    "if": (lambda b, v: v if v[0] > 0 else -v, "a branch on its value"),
+    "float()": (lambda b, v: float(autodiff.sum(v)), "the step reads the value of a tensor on the host, which"),
+    "bool()": (lambda b, v: bool(autodiff.sum(v) > 0), "the step branches on the value of a tensor, which"),
+    "if": (lambda b, v: v if v[0] > 0 else -v, "branches on the value of a tensor"),
     "numpy()": (lambda b, v: (v * 2.0).numpy(), "a read on the host"),
     "to_host": (lambda b, v: b.to_host(v.array), "a read on the host"),
     "zeros": (lambda b, v: b.zeros((2,), np.float32), "an allocation"),

@@ -255,6 +255,10 @@ def test_arrays_from_elsewhere_are_refused_by_name(fake: Cupy) -> None:
 MEMORY = r"the device has no memory left .*\n  lower training.batch_size or the widths of model.hidden"
 
 
+def test_the_memory_is_the_device_s(cupy: CupyBackend) -> None:
+    assert cupy.memory == 80 << 30
+
+
 def test_out_of_memory_is_told_with_what_to_lower(fake: Cupy, cupy: CupyBackend) -> None:
     x = cupy.zeros((4, 4), F)
     plan = cupy.capture(lambda: cupy.run(ACTIVATIONS["tanh"], "forward", (x,)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,47 @@ SHAPES = [
     (1, 1, 1), (1, 10, 1), (2, 3, 5), (14, 32, 64), (15, 33, 65), (13, 16, 31), (29, 17, 1), (1, 513, 33),
     (128, 784, 256), (64, 1025, 10), (300, 10, 300), (257, 511, 130),
 ]  # fmt: skip
+
+
+SECONDS = 120.0
+"""What a test may take: many times what the slowest needs on a busy machine."""
+
+
+@pytest.fixture(autouse=True)
+def limit(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """End the tests, and say where they were, if one takes too long.
+
+    A thread that waits for a part that was lost does so in compiled code, which no exception interrupts.
+    """
+    with capfd.disabled():
+        terminal = os.dup(2)
+    faulthandler.dump_traceback_later(SECONDS, exit=True, file=terminal)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+    os.close(terminal)
+
+
+HANGS = """
+import ctypes
+from backend import test_program
+from backend.test_program import limit
+test_program.SECONDS = 0.2
+
+def test_that_hangs():
+    ctypes.CDLL(None).sleep(100)
+"""
+
+
+def test_a_test_that_hangs_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "test_hang.py").write_text(HANGS)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
+    assert "in test_that_hangs" in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,25 @@ def test_numbers_and_pictures_are_written_and_not_overwritten_unasked(tmp_path: 
     assert "is a file" in run(*command, "-o", str(folder / "errors.png"), code=1).stderr
 
 
+def test_interrupted_it_leaves_no_folder_and_one_that_cannot_be_written_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    began = []
+
+    def interrupt(*_: object, **__: object) -> None:
+        began.append(True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpumlp.cli.approximation.study", interrupt)
+    run(*QUICK, "-o", str(tmp_path / "new" / "folder"), code=130)
+    assert (began, list(tmp_path.iterdir())) == ([True], [])
+    (tmp_path / "file").touch()
+    for folder in (Path("/proc/self"), tmp_path / "file" / "new", tmp_path / ("x" * 300)):
+        assert run(*QUICK, "-o", str(folder), code=1).stderr.startswith(f"error: {folder}")
+    assert began == [True]
+
+
 def test_errors_within_one_decade_lie_beside_numbers(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     found = study("width", target_of("sine"), Backend(), sizes=[2, 3], activations=["identity"], restarts=1, steps=2)

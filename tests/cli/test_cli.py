@@ -3,15 +3,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 import gpumlp
+from gpumlp.backend import Backend
 from gpumlp.backend.builder import compiler
 from gpumlp.cli import main
 from gpumlp.training import Listener
@@ -133,11 +138,54 @@ def test_interrupting_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert "accuracy" in run(*command[1:]).stdout
 
 
+def test_a_run_is_no_configuration(trained: str, tmp_path: Path) -> None:
+    for verb in ("train", "validate"):
+        message = run(verb, trained, code=2).stderr
+        said = f"{trained}: this is a run, not a configuration\n  its settings are {trained}/config.yaml\n"
+        assert message == f"error: {said}"
+    run("validate", f"{trained}/config.yaml")
+    half = tmp_path / "half"
+    shutil.copytree(trained, half, ignore=shutil.ignore_patterns("summary.json"))
+    command = shlex.split(run("train", str(half), code=2).stderr.splitlines()[-1].split(": ")[-1])
+    assert command[0] == "gpumlp"
+    assert "run folder" in run(*command[1:]).stdout
+
+
+IMPORT = """
+import os, signal, sys
+from types import SimpleNamespace
+from gpumlp.cli import main
+interrupt = lambda _: os.kill(os.getpid(), signal.SIGINT)
+sys.modules["gpumlp.cli.main"].importlib = SimpleNamespace(import_module=interrupt)
+main(["schema"])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are others there")
+def test_ctrl_c_while_a_verb_is_imported_is_no_exception() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
 def test_evaluate_repeats_the_summary(trained: str) -> None:
     summary = json.loads((Path(trained) / "summary.json").read_text())
     metrics = json.loads(run("evaluate", trained, "--json").stdout)
     assert metrics == summary["metrics"]
     assert "AUC" in run("evaluate", trained).stdout
+
+
+def test_no_digit_is_lost_on_a_narrow_terminal(trained: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = run("evaluate", trained).stdout
+    monkeypatch.setattr("gpumlp.cli.display.stdout", Console(width=20))
+    assert run("evaluate", trained).stdout == wide
+
+
+def test_a_letter_that_the_terminal_does_not_have_is_escaped(trained: str) -> None:
+    command = [sys.executable, "-m", "gpumlp", "inspect", trained]
+    variables = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, check=True)
+    assert "\\u2500" in done.stdout
+    assert "accuracy" in done.stdout
 
 
 def test_evaluate_a_file(trained: str) -> None:
@@ -197,11 +245,25 @@ def test_what_the_system_refuses_is_one_message(trained: str, tmp_path: Path) ->
                                       "-o", str(tmp_path / "no" / "x.csv"), code=1).stderr  # fmt: skip
 
 
-def test_a_network_beyond_memory_is_one_message(tmp_path: Path) -> None:
-    huge = ("--set", "model.hidden=[1000000000, 1000000000]")  # 4e18 bytes: no machine hands them out
-    message = run("train", CANCER, *huge, "--run-dir", str(tmp_path / "run"), code=1).stderr
-    assert message.startswith("error: there is not enough memory")
+def test_a_network_beyond_memory_is_refused_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge = ("--set", "model.hidden=[1000000000, 1000000000]")  # no machine hands out so much
+    train = ("train", CANCER, *huge, "--run-dir", str(tmp_path / "run"))
+    count = (30 + 1) * 10**9 + (10**9 + 1) * 10**9 + 10**9 + 1
+    message = run(*train, code=2).stderr
+    assert f"a network of {count:,} parameters takes at least {16 * count:,} bytes to train with adam" in message
+    assert message.splitlines()[0].endswith(f"this machine has {Backend().memory:,}")
+    count = 2 * 10**9 + (10**9 + 1) * 10**9 + 10**9 + 1
+    assert f"a network of at least {count:,} parameters" in run("validate", CANCER, *huge, code=2).stderr
+    monkeypatch.setattr("gpumlp.backend.base.host_memory", lambda: None)  # a system that does not tell
+    assert run(*train, code=1).stderr.startswith("error: there is not enough memory")
     assert not (tmp_path / "run").exists()
+
+
+def test_inspect_warns_of_a_last_batch_of_one_row() -> None:
+    rows = ("--set", "training.batch_size=199", "--set", "model.norm=batch")  # 399 = 2 · 199 + 1
+    assert "warning: each epoch ends with a batch of 1 row (399" in run("inspect", CANCER, *rows).stderr
 
 
 def test_a_number_that_is_none_is_null_in_json(trained: str, tmp_path: Path) -> None:

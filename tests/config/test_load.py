@@ -104,7 +104,8 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    assert failure(tmp_path).endswith("cannot be read: Is a directory")
+    (tmp_path / "b.yaml").touch()
+    assert failure(tmp_path).endswith(f"this is a folder, not a file\n  configurations in {tmp_path.name!r}: b.yaml")
 
 
 def test_an_unreadable_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +139,11 @@ def test_the_top_is_a_mapping(write: Write, text: str) -> None:
     assert failure(write(text)).startswith("run.yaml:1:1: a configuration is a mapping from settings to values")
 
 
+def test_data_in_place_of_a_configuration_are_told_where_they_belong(write: Write) -> None:
+    data = write(MINIMAL).with_name("a.csv")
+    assert failure(data).endswith("from settings to values\n  name data in one, under data.train")
+
+
 def test_a_syntax_error_is_placed(write: Write) -> None:
     assert failure(write(MINIMAL + "model: [")).startswith("run.yaml:5:9: ")
 
@@ -164,7 +170,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_lines(write: Write) -> No
         "beta1, beta2, epsilon\n"
         "run.yaml:3:1: data.train: required, but missing\n"
         "  file of rows: csv, tsv, txt, data or idx, also gzipped (.gz), npz or parquet\n"
-        "run.yaml:5:22: model.hidden.1.units: got 0, needs a whole number (at least 1)\n"
+        "run.yaml:5:22: model.hidden.1.units: got 0, needs a whole number (at least 1, at most 2147483647)\n"
         "  width of the layer, in units\n"
         "run.yaml:5:34: model.dropout: got 2, needs a number (at least 0, below 1)\n"
         "  share of each hidden layer's units dropped in training\n"
@@ -529,6 +535,23 @@ def test_a_wrong_file_is_reported_with_all_else(write: Write, train: str, messag
     found = failure(write(MINIMAL.replace("a.csv", train)), "training.epochs=0").splitlines()
     assert found[0] == "2 problems in run.yaml"
     assert found[1].startswith(f"run.yaml:3:3: data.train: {train}: {message}")
+
+
+def test_data_that_cannot_be_read_are_reported(write: Write) -> None:
+    loaded = load(write(MINIMAL))
+    for content, said in (
+        ("", "the file is empty"),
+        ("x,w,y\n", "no rows"),
+        ("x,w,y\n1,2,3\n4\n", "expected 3 cells"),
+    ):
+        (loaded.path.parent / "a.csv").write_text(content)
+        ((setting, error),) = loaded.settings.data.misfits(Path())
+        assert setting == "data.train"
+        assert said in error.what
+    (loaded.path.parent / "a.csv").write_text(
+        'x,w,y\n1,1,"a\n' + "\n" * 300 + '"\n'
+    )  # a cell of more than SAMPLE lines
+    assert loaded.settings.data.misfits(Path()) == []
 
 
 def test_columns_that_do_not_fit_are_reported_by_their_place(write: Write) -> None:

@@ -43,7 +43,12 @@ def problem(**sections: Any) -> Problem:
         ({"model": {"dropout": float("inf")}}, "model.dropout", "got .inf, needs a number (at least", "share of"),
         ({"model": {"dropout": float("-inf")}}, "model.dropout", "got -.inf, needs a number", "share of"),
         ({"model": {"hidden": 64}}, "model.hidden", "got 64, needs a list", "hidden layers, first to last"),
-        ({"model": {"hidden": [8, -3]}}, "model.hidden.1", "got -3, needs a whole number (at least 1)", "width"),
+        (
+            {"model": {"hidden": [8, -3]}},
+            "model.hidden.1",
+            "got -3, needs a whole number (at least 1, at most 2147483647)",
+            "width",
+        ),
         (
             {"model": {"hidden": [{"units": 8, "norm": "layr"}]}},
             "model.hidden.0.norm",

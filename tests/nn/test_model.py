@@ -9,7 +9,7 @@ from support import activation_reference
 from gpumlp.autodiff import GradientTape, Tensor, concat
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, ShapeError
-from gpumlp.nn import BatchNorm, Dense, Dropout, LayerNorm, Model, Sequential
+from gpumlp.nn import BatchNorm, Dense, Dropout, Hidden, LayerNorm, Model, Sequential, count_parameters, mlp
 from gpumlp.nn.parameters import ALIGNMENT
 
 
@@ -239,6 +239,12 @@ def test_predict_goes_batch_by_batch():
     assert model.predict(x[:0]).shape == (0, 2)
     image = np.full((2, 4), 255, np.uint8)
     np.testing.assert_allclose(model.predict(image, scale=1 / 255), model.predict(np.ones((2, 4))), rtol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["none", "layer", "batch"])
+def test_parameters_are_counted_without_making_them(norm):
+    for hidden in ([], [Hidden(5, norm=norm)], [Hidden(5, norm=norm, dropout=0.5), Hidden(3), Hidden(4, norm=norm)]):
+        assert count_parameters(hidden, 7, 2) == len(mlp(hidden, 2, "softmax").build(7).parameters)
 
 
 def test_a_model_computes_in_its_own_dtype():

@@ -420,6 +420,25 @@ def test_float64_trains_in_float64(task: Task, tmp_path: Path) -> None:
     assert load_trained(tmp_path / "run").network.parameters.values.dtype == np.float64
 
 
+@pytest.mark.parametrize(
+    ("norm", "batch_size", "better"),
+    [("batch", 149, 150), ("layer", 149, None), ("batch", 148, None), ("batch", 150, None)],
+)
+def test_batch_norm_on_a_batch_of_one_row_is_told_once(
+    task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture, norm: str, batch_size: int, better: int | None
+) -> None:
+    whole = ("data.split.validation=0", "data.split.test=0", "training.epochs=2")  # 150 rows
+    with caplog.at_level("WARNING", "gpumlp"):
+        train(task(*whole, f"model.norm={norm}", f"training.batch_size={batch_size}"), tmp_path / "run")
+    told = [record.message for record in caplog.records]
+    if better is None:
+        assert told == []
+    else:
+        (message,) = told
+        assert "150 training rows, training.batch_size 149" in message
+        assert f"set training.batch_size to {better}" in message
+
+
 def test_progress_wants_more_than_min_delta() -> None:
     progress = Progress(epoch=1)
     assert progress.observe(1.0, 0.1)
