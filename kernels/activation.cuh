@@ -7,7 +7,7 @@
 //   };
 //   ACTIVATION(name, Name)
 //
-// Shapes: x, y, z, saved, dy, dx (rows, cols); b, db (cols,); scratch (parts, cols).
+// Shapes: x, y, z, saved, dy, dx (rows, cols); b (cols,); db (cols,) of wide<T>; scratch (parts, cols).
 // Bytes moved per element of T: forward 2, backward 3, bias_forward 2 (3 where z is saved), bias_backward 3.
 
 template <class F, class T> __device__ void activation_forward(const T* x, T* y, i64 n) {
@@ -73,13 +73,13 @@ __device__ void activation_bias_backward(const T* saved, const T* dy, T* dx, i64
     }                                                                                                            \
     template <class T>                                                                                           \
     __global__ void name##_bias_backward(                                                                        \
-        const T* saved, const T* dy, T* dx, T*, i64 rows, i64 cols, double* scratch, i64                         \
+        const T* saved, const T* dy, T* dx, wide<T>*, i64 rows, i64 cols, double* scratch, i64                   \
     ) {                                                                                                          \
         activation_bias_backward<F>(saved, dy, dx, rows, cols, scratch);                                         \
     }                                                                                                            \
     template <class T>                                                                                           \
     __global__ void name##_bias_backward_finish(                                                                 \
-        const T*, const T*, T*, T* db, i64, i64 cols, double* scratch, i64 parts                                 \
+        const T*, const T*, T*, wide<T>* db, i64, i64 cols, double* scratch, i64 parts                           \
     ) {                                                                                                          \
         finish_columns(db, cols, scratch, parts, cols);                                                          \
     }

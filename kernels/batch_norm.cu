@@ -3,24 +3,25 @@
 // Each part of the rows finds its own mean and its squares around that; they are put together without the difference
 // of two large sums (Chan, Golub and LeVeque 1979).
 //
-// Shapes: x, y, dy, dx (rows, cols); gain, bias, dgain, dbias (cols,); mean, variance (1, cols);
+// Shapes: x, y, dy, dx (rows, cols) of T; of wide<T> gain, bias, dgain, dbias (cols,) and mean, variance (1, cols);
 // scratch (parts, 2 cols). Elements of T moved: forward 2 + 2, backward 2 + 3.
 
 constexpr double batch_norm_epsilon = 1e-5;
 
-#define BATCH_NORM_INPUTS const T *x, const T *gain, const T *bias
-#define BATCH_NORM_OUTPUTS T *y, T *mean, T *variance
+#define BATCH_NORM_INPUTS const T *x, const wide<T> *gain, const wide<T> *bias
+#define BATCH_NORM_OUTPUTS T *y, wide<T> *mean, wide<T> *variance
 
 template <class T>
 __global__ void batch_norm_forward(BATCH_NORM_INPUTS, BATCH_NORM_OUTPUTS, i64 rows, i64 cols, double* scratch, i64) {
-    T count = (T)(last_of(rows) - first_of(rows));
+    typedef wide<T> W;
+    W count = (W)(last_of(rows) - first_of(rows));
     COLUMN_TILES(c0, cols) {
-        T m[OWN] = {}, squares[OWN] = {};
-        PART_ROWS(r, rows) OWNED(k, c, c0, cols) m[k] += x[r * cols + c];
+        W m[OWN] = {}, squares[OWN] = {};
+        PART_ROWS(r, rows) OWNED(k, c, c0, cols) m[k] += (W)x[r * cols + c];
         sum_over_teams(m);
         for (int k = 0; k < OWN; ++k) m[k] /= count;
         PART_ROWS(r, rows) OWNED(k, c, c0, cols) {
-            T d = x[r * cols + c] - m[k];
+            W d = (W)x[r * cols + c] - m[k];
             squares[k] += d * d;
         }
         sum_over_teams(squares);
@@ -45,33 +46,36 @@ __global__ void batch_norm_forward_finish(
         }
         sum_over_teams(squares);
         if (team() == 0) OWNED(k, c, c0, cols) {
-            mean[c] = (T)m[k];
-            variance[c] = (T)(squares[k] / (double)rows);
+            mean[c] = (wide<T>)m[k];
+            variance[c] = (wide<T>)(squares[k] / (double)rows);
         }
     }
 }
 
 template <class T>
 __global__ void batch_norm_forward_rows(BATCH_NORM_INPUTS, BATCH_NORM_OUTPUTS, i64 rows, i64 cols, double*, i64) {
+    typedef wide<T> W;
     ROWS(r, rows) LANES(c, cols) {
-        T scale = 1 / sqrt(variance[c] + (T)batch_norm_epsilon);
-        y[r * cols + c] = (x[r * cols + c] - mean[c]) * scale * gain[c] + bias[c];
+        W scale = 1 / sqrt(variance[c] + (W)batch_norm_epsilon);
+        y[r * cols + c] = stored<T>(((W)x[r * cols + c] - mean[c]) * scale * gain[c] + bias[c]);
     }
 }
 
-#define BATCH_NORM_BACKWARD_INPUTS const T *x, const T *gain, const T *mean, const T *variance, const T *dy
-#define BATCH_NORM_BACKWARD_OUTPUTS T *dx, T *dgain, T *dbias
+#define BATCH_NORM_BACKWARD_INPUTS \
+    const T *x, const wide<T> *gain, const wide<T> *mean, const wide<T> *variance, const T *dy
+#define BATCH_NORM_BACKWARD_OUTPUTS T *dx, wide<T> *dgain, wide<T> *dbias
 
 template <class T>
 __global__ void batch_norm_backward(
     BATCH_NORM_BACKWARD_INPUTS, BATCH_NORM_BACKWARD_OUTPUTS, i64 rows, i64 cols, double* scratch, i64
 ) {
+    typedef wide<T> W;
     COLUMN_TILES(c0, cols) {
-        T of_gain[OWN] = {}, of_bias[OWN] = {};
+        W of_gain[OWN] = {}, of_bias[OWN] = {};
         PART_ROWS(r, rows) OWNED(k, c, c0, cols) {
-            T scale = 1 / sqrt(variance[c] + (T)batch_norm_epsilon);
-            of_gain[k] += dy[r * cols + c] * ((x[r * cols + c] - mean[c]) * scale);
-            of_bias[k] += dy[r * cols + c];
+            W scale = 1 / sqrt(variance[c] + (W)batch_norm_epsilon);
+            of_gain[k] += (W)dy[r * cols + c] * (((W)x[r * cols + c] - mean[c]) * scale);
+            of_bias[k] += (W)dy[r * cols + c];
         }
         sum_over_teams(of_gain);
         sum_over_teams(of_bias);
@@ -91,11 +95,12 @@ template <class T>
 __global__ void batch_norm_backward_rows(
     BATCH_NORM_BACKWARD_INPUTS, BATCH_NORM_BACKWARD_OUTPUTS, i64 rows, i64 cols, double*, i64
 ) {
+    typedef wide<T> W;
     ROWS(r, rows) LANES(c, cols) {
-        T scale = 1 / sqrt(variance[c] + (T)batch_norm_epsilon);
-        T h = (x[r * cols + c] - mean[c]) * scale;
+        W scale = 1 / sqrt(variance[c] + (W)batch_norm_epsilon);
+        W h = ((W)x[r * cols + c] - mean[c]) * scale;
         // The means of dh and of dh·h over the column: gain is the same in all of its rows.
-        T inner = dy[r * cols + c] - dbias[c] / rows - h * (dgain[c] / rows);
-        dx[r * cols + c] = scale * gain[c] * inner;
+        W inner = (W)dy[r * cols + c] - dbias[c] / rows - h * (dgain[c] / rows);
+        dx[r * cols + c] = stored<T>(scale * gain[c] * inner);
     }
 }

@@ -7,26 +7,26 @@
 //
 //   l_i = mean_k loss(z_ik, t_ik), loss = Σ s l / Σ s m, gradient_ik = s_i slope(z_ik, t_ik) / (cols Σ s m)
 //
-// Shapes: z, targets, gradient (rows, cols); s (rows,) and w (2,) may be null; scratch (parts, 4).
+// Shapes: z, targets, gradient (rows, cols); s (rows,) and w (2,), both of wide<T>, may be null; scratch (parts, 4).
 // Elements of T moved: 2 for the masses, 3 for loss and gradient.
 
 template <class T> struct ElementLoss { T loss, slope, mass, hit; };
 
 // What the two sides of a target weigh, 0 and 1: 1 where nothing else is given.
 template <class W> struct Sides { W of_0, of_1; };
-template <class W, class T> __device__ inline Sides<W> sides(const T* w) {
-    return {w ? (W)w[0] : (W)1, w ? (W)w[1] : (W)1};
+template <class W> __device__ inline Sides<W> sides(const W* w) {
+    return {w ? w[0] : (W)1, w ? w[1] : (W)1};
 }
 
 template <class F, class T, class Y>
 __device__ void elementwise_mass(
-    const T* z, const Y* targets, const T* s, const T* w, i64 rows, i64 cols, double setting, double* scratch
+    const T* z, const Y* targets, const wide<T>* s, const wide<T>* w, i64 rows, i64 cols, double setting, double* scratch
 ) {
     typedef wide<T> W;
-    const Sides<W> both = sides<W>(w);
+    const Sides<W> both = sides(w);
     double mass = 0, count = 0;
     PART_ROWS(r, rows) {
-        W m = 0, weight = s ? (W)s[r] : (W)1;
+        W m = 0, weight = s ? s[r] : (W)1;
         LANES_SUM(c, cols, m) {
             i64 i = r * cols + c;
             m += F::at((W)z[i], (W)targets[i], both, setting).mass;
@@ -42,14 +42,14 @@ __device__ void elementwise_mass(
 
 template <class F, class T, class Y>
 __device__ void elementwise_loss(
-    const T* z, const Y* targets, const T* s, const T* w, T* gradient, i64 rows, i64 cols, double setting,
+    const T* z, const Y* targets, const wide<T>* s, const wide<T>* w, T* gradient, i64 rows, i64 cols, double setting,
     double* scratch, i64 parts
 ) {
     typedef wide<T> W;
-    const Sides<W> both = sides<W>(w);
+    const Sides<W> both = sides(w);
     double mass = total_of(scratch, parts, 1), loss = 0, hits = 0;
     PART_ROWS(r, rows) {
-        W weight = s ? (W)s[r] : (W)1, scale = mass == 0 ? (W)0 : weight / (W)mass / cols, l = 0, h = 0;
+        W weight = s ? s[r] : (W)1, scale = mass == 0 ? (W)0 : weight / (W)mass / cols, l = 0, h = 0;
         LANES_SUM2(c, cols, l, h) {
             i64 i = r * cols + c;
             ElementLoss<W> e = F::at((W)z[i], (W)targets[i], both, setting);

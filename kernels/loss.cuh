@@ -19,17 +19,18 @@ __device__ inline void leave(double* scratch, int which, double first, int other
 }
 
 // The mean, 0 where nothing counts, and the sums it is made of.
-template <class T> __device__ void finish_loss(T* value, double* sums, const double* scratch, i64 parts) {
+template <class W> __device__ void finish_loss(W* value, double* sums, const double* scratch, i64 parts) {
     double found[SUMS];
     for (int k = 0; k < SUMS; ++k) found[k] = total_of(scratch, parts, k);
     if (thread() != 0) return;
     for (int k = 0; k < SUMS; ++k) sums[k] = found[k];
-    *value = stored<T>((wide<T>)(found[1] == 0 ? 0.0 : found[0] / found[1]));
+    *value = (W)(found[1] == 0 ? 0.0 : found[0] / found[1]);
 }
 
 // The six kernels of a loss: the masses of the rows, their losses and gradients, and the sums, with a gradient or
 // without. `name_mass(targets, ...)` and `name_rows(...)` are device functions.
-#define LOSS_ARGUMENTS const T *z, const Y *targets, const T *s, const T *w, T *value, double *sums
+#define LOSS_ARGUMENTS \
+    const T *z, const Y *targets, const wide<T> *s, const wide<T> *w, wide<T> *value, double *sums
 #define LOSS_SHAPE i64 rows, i64 cols, double setting, double *scratch, i64 parts
 #define LOSS_KERNELS(name, mass, loss)                                                                           \
     template <class T, class Y> __global__ void name##_forward(LOSS_ARGUMENTS, T*, LOSS_SHAPE) {                 \

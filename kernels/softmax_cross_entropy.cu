@@ -3,8 +3,8 @@
 //   t  one-hot from labels (Y a whole number) or soft targets (Y = T), then (1 - ε) t + ε / K
 //   m_i = Σ_k w_k t_ik, loss = Σ s l / Σ s m, gradient_ik = s_i (m_i softmax(z_i)_k - w_k t_ik) / Σ s m
 //
-// Shapes: z, gradient (rows, cols); targets (rows,) or (rows, cols); s (rows,) and w (cols,) may be null;
-// scratch (parts, 4). `value` is the loss, `sums` (Σ s l, Σ s m, Σ s h, Σ s) in double.
+// Shapes: z, gradient (rows, cols); targets (rows,) or (rows, cols); s (rows,) and w (cols,), both of
+// wide<T>, may be null; scratch (parts, 4). `value` is the loss, `sums` (Σ s l, Σ s m, Σ s h, Σ s) in double.
 // The logits of a row are read three times, from cache after the first; the gradient is written once.
 
 template <class W, class Y> struct Target {  // soft targets
@@ -28,24 +28,24 @@ template <class W> struct Target<W, i64> : LabelTarget<W> {
 };
 
 // What a class weighs: asked once for all rows, not at every element.
-template <class T> struct Given {
-    const T* w;
-    __device__ wide<T> operator()(i64 c) const { return (wide<T>)w[c]; }
+template <class W> struct Given {
+    const W* w;
+    __device__ W operator()(i64 c) const { return w[c]; }
 };
-template <class T> struct Alike {
-    __device__ wide<T> operator()(i64) const { return 1; }
+template <class W> struct Alike {
+    __device__ W operator()(i64) const { return 1; }
 };
 
 template <class T, class Y, class Weight>
 __device__ void mass_of_rows(
-    const Y* targets, const T* s, Weight weight_of, i64 rows, i64 cols, double label_smoothing, double* scratch
+    const Y* targets, const wide<T>* s, Weight weight_of, i64 rows, i64 cols, double label_smoothing, double* scratch
 ) {
     typedef wide<T> W;
     W keep = (W)(1.0 - label_smoothing), spread = (W)(label_smoothing / cols);
     double mass = 0, count = 0;
     PART_ROWS(r, rows) {
         Target<W, Y> target(targets, r, cols);
-        W m = 0, weight = s ? (W)s[r] : (W)1;
+        W m = 0, weight = s ? s[r] : (W)1;
         LANES_SUM(c, cols, m) m += (keep * target(c) + spread) * weight_of(c);
         m = team_sum(m);
         if (lane() == 0) {
@@ -58,7 +58,7 @@ __device__ void mass_of_rows(
 
 template <class T, class Y, class Weight>
 __device__ void loss_of_rows(
-    const T* z, const Y* targets, const T* s, Weight weight_of, T* gradient, i64 rows, i64 cols, double label_smoothing,
+    const T* z, const Y* targets, const wide<T>* s, Weight weight_of, T* gradient, i64 rows, i64 cols, double label_smoothing,
     double* scratch, i64 parts
 ) {
     typedef wide<T> W;
@@ -80,7 +80,7 @@ __device__ void loss_of_rows(
         }
         l = team_sum(l);
         m = team_sum(m);
-        W weight = s ? (W)s[r] : (W)1;
+        W weight = s ? s[r] : (W)1;
         bool hit = best.at == target.label();
         if (lane() == 0) {
             loss += (double)(weight * l);
@@ -99,19 +99,19 @@ __device__ void loss_of_rows(
 
 template <class T, class Y>
 __device__ void softmax_cross_entropy_mass(
-    const T*, const Y* targets, const T* s, const T* w, i64 rows, i64 cols, double label_smoothing, double* scratch
+    const T*, const Y* targets, const wide<T>* s, const wide<T>* w, i64 rows, i64 cols, double label_smoothing, double* scratch
 ) {
-    if (w) mass_of_rows(targets, s, Given<T>{w}, rows, cols, label_smoothing, scratch);
-    else mass_of_rows(targets, s, Alike<T>(), rows, cols, label_smoothing, scratch);
+    if (w) mass_of_rows<T>(targets, s, Given<wide<T>>{w}, rows, cols, label_smoothing, scratch);
+    else mass_of_rows<T>(targets, s, Alike<wide<T>>(), rows, cols, label_smoothing, scratch);
 }
 
 template <class T, class Y>
 __device__ void softmax_cross_entropy_loss(
-    const T* z, const Y* targets, const T* s, const T* w, T* gradient, i64 rows, i64 cols, double label_smoothing,
+    const T* z, const Y* targets, const wide<T>* s, const wide<T>* w, T* gradient, i64 rows, i64 cols, double label_smoothing,
     double* scratch, i64 parts
 ) {
-    if (w) loss_of_rows(z, targets, s, Given<T>{w}, gradient, rows, cols, label_smoothing, scratch, parts);
-    else loss_of_rows(z, targets, s, Alike<T>(), gradient, rows, cols, label_smoothing, scratch, parts);
+    if (w) loss_of_rows(z, targets, s, Given<wide<T>>{w}, gradient, rows, cols, label_smoothing, scratch, parts);
+    else loss_of_rows(z, targets, s, Alike<wide<T>>(), gradient, rows, cols, label_smoothing, scratch, parts);
 }
 
 LOSS_KERNELS(softmax_cross_entropy, softmax_cross_entropy_mass, softmax_cross_entropy_loss)

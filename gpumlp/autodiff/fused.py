@@ -11,13 +11,14 @@ from typing import Any
 
 from gpumlp.autodiff.functions import TapedModule
 from gpumlp.autodiff.tape import GradientTape, Want, record, recording
-from gpumlp.autodiff.tensor import Function, Tensor, _contiguous, backend_of, raw
+from gpumlp.autodiff.tensor import Function, Tensor, _contiguous, as_dtype, backend_of, on_backend, raw
 from gpumlp.backend.base import Backend
 from gpumlp.errors import CaptureError, ConfigError, ShapeError, TapeError, choices
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS
 from gpumlp.ops.dropout import DROPOUT
 from gpumlp.ops.losses import Loss
 from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM
+from gpumlp.ops.precision import is_narrow
 from gpumlp.ops.record import Activation, Array, Op
 
 Formula = Callable[..., Any]
@@ -36,6 +37,7 @@ def through_formula(
 ) -> list[Tensor | None]:
     """Return the gradients of ``formula(taped module, *inputs)`` by differentiating it step by step."""
     backend = g.backend
+    _refuse_narrow(name, g, *inputs)
     if backend.capturing:
         raise CaptureError(
             f"the second derivative of {name} cannot be replayed",
@@ -48,6 +50,23 @@ def through_formula(
     found = {id(source): part for source, part in zip(sources, tape.gradient(y, sources, g), strict=True)}
     # An input that stands twice has one gradient, the sum over both places: it must be given once.
     return [found.pop(id(v), None) if want is not False else None for v, want in zip(inputs, wants, strict=True)]
+
+
+def _refuse_narrow(name: str, *values: Any) -> None:
+    """Refuse what is stored in bfloat16: rounding at every step would leave little of a second derivative."""
+    if any(is_narrow(value.dtype) for value in values if isinstance(value, Tensor)):
+        raise TapeError(
+            f"the second derivative of {name} is not taken in bfloat16", hint="build the model in float32 or float64"
+        )
+
+
+def operand(value: Any, like: Array, backend: Backend) -> Array:
+    """Return the array behind weights as a product with ``like`` reads them: as narrow as that is."""
+    array: Array = raw(value, backend)
+    if array.dtype == like.dtype or not is_narrow(like.dtype):
+        return array
+    shadow = getattr(value, "shadow", None)
+    return backend.cast(array, like.dtype) if shadow is None else shadow
 
 
 def record_of(name: str | Activation) -> Activation:
@@ -81,14 +100,17 @@ def activate(activation: str | Activation, x: Any) -> Tensor:
 def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> Tensor:
     """Return f(x W + b): one product, then bias and activation in one launch.
 
-    ``x`` (..., p), ``W`` (p, H), ``b`` (H,) or None; the result is (..., H).
+    ``x`` (..., p), ``W`` (p, H), ``b`` (H,) or None; the result is (..., H). Where ``x`` is bfloat16 so is the
+    result, W and b are read so, too, and their gradients have their own dtype.
     """
     op = record_of(activation)
     backend = backend_of((x, W, b))
     if b is None:
-        return activate(op, x @ W) if op.name != "identity" else x @ W
+        z = product(x, W)
+        return activate(op, z) if op.name != "identity" else z
     inputs = (x, W, b)
-    xa, Wa, ba = dense_array(x, backend), raw(W, backend), dense_array(b, backend)
+    xa = dense_array(x, backend)
+    Wa, ba = operand(W, xa, backend), dense_array(operand(b, xa, backend), backend)
     if xa.shape[-1:] != Wa.shape[:1] or Wa.shape[1:] != ba.shape:
         raise ShapeError(f"dense: x {xa.shape}, W {Wa.shape} and b {ba.shape} do not fit")
     out, z = backend.run(op, "bias_forward", (backend.matmul(xa, Wa), ba))
@@ -101,13 +123,48 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
         want_x, want_W, want_b = wants
         dy = dense_array(g, backend)
         dz, db = backend.run(op, "bias_backward", (saved, dy), (None, _place(want_b)))
-        rows, dz_rows = xa.reshape(-1, xa.shape[-1]), dz.reshape(-1, dz.shape[-1])
-        dx = backend.matmul(dz, Wa.T) if want_x is not False else None
-        dW = backend.matmul(rows.T, dz_rows, out=_place(want_W)) if want_W is not False else None
-        return [None if a is None else Tensor(a, backend) for a in (dx, dW, db if want_b is not False else None)]
+        of_product = _through_product(backend, xa, Wa, dz, (want_x, want_W), raw(W, backend).dtype)
+        return [*of_product, Tensor(db, backend) if want_b is not False else None]
 
     record(f"dense {op.name}", inputs, y, rule)
     return y
+
+
+def product(x: Any, W: Any) -> Tensor:
+    """Return x W for ``x`` (..., p) and weights ``W`` (p, H), which are read in bfloat16 where ``x`` is."""
+    backend = backend_of((x, W))
+    x = on_backend(x, backend)
+    if not is_narrow(x.dtype):
+        plain: Tensor = x @ W
+        return plain
+    xa = dense_array(x, backend)
+    Wa = operand(W, xa, backend)
+    y = Tensor(backend.matmul(xa, Wa), backend)
+
+    def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
+        if recording():
+            _refuse_narrow("matmul", g)
+        return _through_product(backend, xa, Wa, dense_array(g, backend), wants, raw(W, backend).dtype)
+
+    record("matmul", (x, W), y, rule)
+    return y
+
+
+def _through_product(
+    backend: Backend, x: Array, W: Array, dz: Array, wants: Sequence[Want], dtype: Any
+) -> list[Tensor | None]:
+    """Return the gradients of x W by its factors, that of W in ``dtype``, from the gradient ``dz`` of the product."""
+    want_x, want_W = wants
+    dx = dW = None
+    if want_x is not False:
+        dx = Tensor(backend.matmul(dz, W.T), backend)
+    if want_W is not False:
+        place = _place(want_W)
+        if place is None and dtype != dz.dtype:
+            place = backend.allocate(W.shape, dtype)
+        rows, dz_rows = x.reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])
+        dW = Tensor(backend.matmul(rows.T, dz_rows, out=place), backend)
+    return [dx, dW]
 
 
 def _place(want: Want) -> Array | None:
@@ -142,7 +199,7 @@ def loss_value(
                 op.name, lambda xp, z: op.value(xp, z, *rest, **params), (outputs,), g, wants[:1]
             ) + [None] * (len(wants) - 1)
         dz = Tensor(gradient, backend)
-        return [dz if g.unit else dz * g, *[None] * (len(wants) - 1)]
+        return [dz if g.unit else as_dtype(dz * g, dz.dtype), *[None] * (len(wants) - 1)]
 
     record(op.name, (outputs, targets, row_weights, class_weights), y, rule)
     return y, Tensor(sums, backend)

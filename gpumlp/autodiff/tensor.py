@@ -17,6 +17,7 @@ import numpy as np
 from gpumlp.autodiff.tape import Want, record
 from gpumlp.backend.base import Backend
 from gpumlp.errors import BackendError, CaptureError, ShapeError
+from gpumlp.ops.precision import is_floating
 from gpumlp.ops.record import Array
 
 REFERENCE = Backend()
@@ -68,7 +69,7 @@ class Tensor:
     @property
     def differentiable(self) -> bool:
         """True for floating point: only there does a derivative mean anything."""
-        return self.dtype.kind == "f"
+        return is_floating(self.dtype)
 
     @property
     def T(self) -> Tensor:  # noqa: N802
@@ -92,7 +93,7 @@ class Tensor:
 
     def astype(self, dtype: Any) -> Tensor:
         """Return the values in another dtype."""
-        return cast(self, dtype=np.dtype(dtype).str)
+        return cast(self, dtype=np.dtype(dtype))
 
     def reshape(self, *shape: Any) -> Tensor:
         """Return the same values in another shape, given as numbers or as one tuple."""
@@ -187,15 +188,17 @@ class Tensor:
 class Variable(Tensor):
     """A tensor that every tape watches and that can be assigned to: a parameter.
 
-    The values are copied; whole numbers become float32.
+    The values are copied; whole numbers become float32. ``shadow`` has them once more in a narrower dtype, where a
+    model computes in one: whoever writes the values writes them there, too.
     """
 
-    __slots__ = ()
+    __slots__ = ("shadow",)
     is_variable = True
 
     def __init__(self, values: Any, backend: Backend | None = None, *, dtype: Any = None, name: str = "") -> None:
         super().__init__(values, backend, dtype=dtype, name=name)
         self.array = self.backend.asarray(self.array, self.dtype if self.differentiable else np.float32, copy=True)
+        self.shadow: Array | None = None
 
     def assign(self, values: Any) -> None:
         """Overwrite the values in place; the shape must agree."""
@@ -203,6 +206,8 @@ class Variable(Tensor):
         if given != self.shape:
             raise ShapeError(f"values of shape {given} were assigned to {self.name or 'a variable'} {self.shape}")
         self.backend.write(self.array, values.array if isinstance(values, Tensor) else values)
+        if self.shadow is not None:
+            self.backend.write(self.shadow, self.array)
 
 
 def _default_dtype(values: Any) -> Any:
@@ -228,6 +233,11 @@ def raw(value: Any, backend: Backend) -> Any:
     if isinstance(value, bool | int | float) or backend.owns(value):
         return value
     return Tensor(value, backend).array
+
+
+def as_dtype(x: Tensor, dtype: Any) -> Tensor:
+    """Return a tensor as it is where it has the dtype, else its values in it."""
+    return x if x.dtype == dtype else x.astype(dtype)
 
 
 def on_backend(value: Any, backend: Backend) -> Tensor:
@@ -408,16 +418,9 @@ def broadcast_to(backend: Backend, x: Array, *, shape: tuple[int, ...]) -> Array
 
 
 @primitive("cast", lambda g, y, x, dtype: g.astype(x.dtype))
-def cast(backend: Backend, x: Array, *, dtype: str) -> Array:
+def cast(backend: Backend, x: Array, *, dtype: Any) -> Array:
     """Return the values in another dtype."""
-    return backend.compute("cast", _cast, x, dtype=dtype)
-
-
-def _cast(x: Array, *, dtype: str, out: Array | None) -> Array:
-    if out is None:
-        return x.astype(dtype)
-    out[...] = x
-    return out
+    return backend.cast(x, dtype)
 
 
 def _is_view(index: Any) -> bool:

@@ -14,8 +14,10 @@ BACKENDS: dict[str, type[Backend]] = {"cupy": CupyBackend, "native": NativeBacke
 """The fastest first: ``auto`` takes the first that this machine can have."""
 
 
-def get(name: str) -> Backend:
+def get(name: str, *, tf32: bool = False) -> Backend:
     """Return a new backend: ``cupy``, ``native``, ``numpy``, or ``auto`` for the fastest this machine has.
+
+    ``tf32`` lets products of float32 round their operands where the device is faster so; a CPU is not.
 
     Raises ConfigError for an unknown name, BackendError for one that this machine does not have. Where ``auto``
     passes over a backend whose package is installed, the reason is logged.

@@ -18,6 +18,7 @@ import numpy as np
 from gpumlp.backend.capture import Call, Plan, raw
 from gpumlp.backend.limits import host_memory
 from gpumlp.errors import CaptureError, ShapeError
+from gpumlp.ops.precision import is_narrow, wide
 from gpumlp.ops.record import Array, Op
 
 
@@ -26,6 +27,7 @@ class Backend:
 
     name = "numpy"
     xp: ModuleType = np
+    tf32 = False  # whether products of float32 round their operands to TF32
 
     def __init__(self) -> None:
         self._recording: list[Call] | None = None
@@ -112,10 +114,13 @@ class Backend:
         params: dict[str, Any],
     ) -> Callable[[], None]:
         """Return a function without arguments that runs one direction of an operation into ``outputs``."""
-        formula, xp = op.directions[direction].formula, self.xp
+        made, xp = op.directions[direction], self.xp
+        # What is narrow is computed in float32, as in a kernel, and rounded once, when it is written.
+        widened = {i for i in made.computed if inputs[i] is not None and is_narrow(inputs[i].dtype)}
 
         def launch() -> None:
-            for out, result in zip(outputs, formula(xp, *inputs, **params), strict=True):
+            given = [wider(a) if i in widened else a for i, a in enumerate(inputs)] if widened else inputs
+            for out, result in zip(outputs, made.formula(xp, *given, **params), strict=True):
                 if out is not None:
                     out[...] = result
 
@@ -158,8 +163,33 @@ class Backend:
         return tuple(results)
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """Return the matrix product a @ b over the last two axes."""
+        """Return the matrix product a @ b over the last two axes.
+
+        The product of two bfloat16 matrices is summed up in float32 and rounded once; ``out`` may be float32 there,
+        and takes the sums as they are. Raises ShapeError where bfloat16 meets another dtype.
+        """
+        if is_narrow(a.dtype) or is_narrow(b.dtype):
+            return self._narrow_product(a, b, out)
         return self.compute("matmul", self.xp.matmul, a, b, out=out)
+
+    def _narrow_product(self, a: Array, b: Array, out: Array | None) -> Array:
+        if a.dtype != b.dtype or not (out is None or out.dtype in (a.dtype, wide(a.dtype))):
+            into = "" if out is None else f", into {out.dtype}"
+            raise ShapeError(
+                f"matmul is given {a.dtype} and {b.dtype}{into}",
+                hint="two matrices of bfloat16 have a product in bfloat16 or float32",
+            )
+        sums = out if out is not None and out.dtype != a.dtype else None
+        sums = self.matmul(self.cast(a, wide(a.dtype)), self.cast(b, wide(b.dtype)), sums)
+        if out is None:
+            return self.cast(sums, a.dtype)
+        if sums is not out:
+            self.copy(sums, out)
+        return out
+
+    def cast(self, array: Array, dtype: Any) -> Array:
+        """Return the values in another dtype, in a new array."""
+        return self.compute("cast", _cast, array, dtype=np.dtype(dtype))
 
     def compute(
         self, name: str, function: Callable[..., Array], *inputs: Any, out: Array | None = None, **params: Any
@@ -231,6 +261,18 @@ class Backend:
                 f"the step makes {act}, which cannot be replayed",
                 hint="do it before capture, and let the step read and write arrays that stay",
             )
+
+
+def wider(array: Array) -> Array:
+    """Return a narrow array in the dtype that it is computed in."""
+    return array.astype(wide(array.dtype))
+
+
+def _cast(x: Array, *, dtype: np.dtype[Any], out: Array | None) -> Array:
+    if out is None:
+        return x.astype(dtype)
+    out[...] = x
+    return out
 
 
 def _shapes(inputs: Sequence[Any]) -> tuple[tuple[int, ...], ...]:

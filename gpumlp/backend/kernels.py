@@ -35,6 +35,8 @@ TYPES = {"<f4": "float", "<f8": "double", "<i4": "int", "<i8": "long long", "|u1
 """The C++ type of each ``dtype.str`` that kernels take."""
 NARROW = "<V2"
 """The ``dtype.str`` of ml_dtypes' bfloat16, which NumPy itself does not know: 16 bits stored, computed in float."""
+WIDE = {NARROW: "<f4"}
+"""What numbers are computed in where that is not what they are stored as."""
 ALWAYS = {"sums": "<f8", "totals": "<f8", "clock": "<i8", "order": "<i8", "shadow": NARROW}
 """Arrays whose dtype is the same in every kernel; the others have that of the array a kernel runs over."""
 SUMMED = ("columns", "total")
@@ -113,7 +115,7 @@ def template_types(made: Direction, inputs: Sequence[Array], outputs: Sequence[A
             return None
         dtypes.append(None if array is None else array.dtype)
     main = made.over or made.arrays[0]
-    return _types_of(made.arrays, main, made.types or (main,), made.narrow, tuple(dtypes))
+    return _types_of(made.arrays, main, made.types or (main,), made.wide, made.narrow, tuple(dtypes))
 
 
 @lru_cache(1024)
@@ -121,6 +123,7 @@ def _types_of(
     names: tuple[str, ...],
     main: str,
     generic: tuple[str, ...],
+    wide: tuple[str, ...],
     narrow: bool,
     dtypes: tuple[np.dtype[Any] | None, ...],
 ) -> tuple[str, ...] | None:
@@ -131,7 +134,8 @@ def _types_of(
     for name, code in given:
         # A batch has the dtype of what it is gathered from.
         free = name in generic or name.removeprefix("batch_") in generic
-        if not (code in known if free else code == ALWAYS.get(name, codes[main])):
+        like = WIDE.get(codes[main], codes[main]) if name in wide else codes[main]
+        if not (code in known if free else code == ALWAYS.get(name, like)):
             return None
     return tuple(known[codes[name]] for name in generic)
 

@@ -72,7 +72,7 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
             yield (np.array([5, 2, 3]),), {"n": rows, "key": 99}
         case Op(name="gather"):
             order = rng.permutation(rows)
-            take = {"rows": rows // 2, "stride": rows // 2, "dtype": np.dtype(dtype).str}
+            take = {"rows": rows // 2, "stride": rows // 2, "dtype": np.dtype(dtype)}
             clock, labels = np.array([9, 1, 0]), rng.integers(0, 3, rows).astype(np.int32)
             yield (clock, order, normal(rows, cols), labels, None), {"scale": 1.0, **take}
             image = rng.integers(0, 256, (rows, cols)).astype(np.uint8)

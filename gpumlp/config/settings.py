@@ -29,6 +29,7 @@ from gpumlp.data import (
 from gpumlp.errors import choices
 from gpumlp.nn import INITIALIZERS, LOSSES, MAX_UNITS
 from gpumlp.ops import ACTIVATIONS, Hyper
+from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import OPTIMIZERS, SCHEDULES
 
 VERSION = 1
@@ -300,19 +301,6 @@ class Training(Section):
     )
 
 
-LATER = {
-    "tf32": "use float32 or float64",
-    "bf16": "use float32 or float64",
-}
-"""Choices that gpumlp will offer and this version does not, and what to use instead."""
-
-
-def _offered(given: object) -> object:
-    if isinstance(given, str) and given in LATER:
-        refuse("Settings", [Problem((), f"{given} is not in this version", LATER[given])])
-    return given
-
-
 def _all_defaults() -> Any:
     """Return a section with nothing set, for validation to fill in."""
     return {}
@@ -341,8 +329,10 @@ class Settings(Section):
     backend: Annotated[str, NameIn(BACKENDS, ("auto",))] = Field(
         default="auto", description="what computes; auto: the fastest there is"
     )
-    precision: Annotated[Literal["float32", "float64"], BeforeValidator(_offered)] = Field(
-        default="float32", description="type of every number in the network"
+    precision: Annotated[str, NameIn(PRECISIONS)] = Field(
+        default="float32",
+        description="what the network computes with: "
+        + "; ".join(f"{name}: {precision.meaning}" for name, precision in PRECISIONS.items()),
     )
     version: int = Field(
         default=VERSION, ge=1, le=VERSION, description="of the meaning of these settings; a later one is refused"
@@ -367,7 +357,7 @@ class Settings(Section):
         if self.training.batch_size == 1 and any(block.norm == "batch" for block in self.model.blocks):
             what = "batch norm cannot learn from batches of 1 row: each would be its own mean"
             problems.append(Problem(("training", "batch_size"), what, "allowed: at least 2, or norm: layer"))
-        if self.precision == "float32":
+        if self.precision != "float64":
             problems += _beyond_float32(self.model_dump(mode="json"))
         refuse("Settings", problems)
         return self

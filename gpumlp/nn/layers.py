@@ -13,10 +13,12 @@ import numpy as np
 
 from gpumlp.autodiff import Tensor, Variable, activate, batch_norm, dense, dropout, layer_norm, power
 from gpumlp.autodiff.fused import record_of
+from gpumlp.autodiff.tensor import as_dtype
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, choices
 from gpumlp.nn.initializers import INITIALIZERS, default_initializer, generator
 from gpumlp.ops.norms import EPSILON, MOVING_AVERAGE
+from gpumlp.ops.precision import wide
 from gpumlp.ops.record import Array
 
 WEIGHTS, DROPOUT = 0, 1  # purposes that random numbers are drawn for
@@ -27,10 +29,15 @@ class Context:
     """What a layer needs to know of the model it stands in. ``index`` is its place among the layers."""
 
     backend: Backend
-    dtype: Any
+    dtype: Any  # of inputs and activations
     seed: int
     clock: Array  # int64 (3,) on the backend: see gpumlp.ops.batches
     index: int = 0
+
+    @property
+    def wide(self) -> Any:
+        """The dtype of what is trained, remembered and predicted: float32 where ``dtype`` is bfloat16."""
+        return wide(self.dtype)
 
 
 class Layer:
@@ -99,9 +106,9 @@ class Dense(Layer):
     def build(self, context: Context, inputs: int) -> None:
         rng = generator(context.seed, WEIGHTS, context.index)
         W = INITIALIZERS[self.initializer](rng, inputs, self.units)
-        self.weights["W"] = Variable(W.astype(context.dtype), context.backend, name="W")
+        self.weights["W"] = Variable(W.astype(context.wide), context.backend, name="W")
         if self.bias:
-            self.offsets["b"] = Variable(np.zeros(self.units, context.dtype), context.backend, name="b")
+            self.offsets["b"] = Variable(np.zeros(self.units, context.wide), context.backend, name="b")
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
         return dense(x, self.weights["W"], self.offsets.get("b"), self.activation)
@@ -142,8 +149,8 @@ class Dropout(Layer):
 
 class _Norm(Layer):
     def build(self, context: Context, inputs: int) -> None:
-        self.offsets["gain"] = Variable(np.ones(inputs, context.dtype), context.backend, name="gain")
-        self.offsets["bias"] = Variable(np.zeros(inputs, context.dtype), context.backend, name="bias")
+        self.offsets["gain"] = Variable(np.ones(inputs, context.wide), context.backend, name="gain")
+        self.offsets["bias"] = Variable(np.zeros(inputs, context.wide), context.backend, name="bias")
 
 
 class LayerNorm(_Norm):
@@ -166,15 +173,16 @@ class BatchNorm(_Norm):
 
     def build(self, context: Context, inputs: int) -> None:
         super().build(context, inputs)
-        self.state["mean"] = context.backend.zeros((inputs,), context.dtype)
-        self.state["variance"] = context.backend.asarray(np.ones(inputs, context.dtype))
+        self.state["mean"] = context.backend.zeros((inputs,), context.wide)
+        self.state["variance"] = context.backend.asarray(np.ones(inputs, context.wide))
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
         gain, bias = self.offsets["gain"], self.offsets["bias"]
         if not training:
             backend = x.backend
             mean, variance = Tensor(self.state["mean"], backend), Tensor(self.state["variance"], backend)
-            return (x - mean) * power(variance + EPSILON, -0.5) * gain + bias
+            y = (as_dtype(x, wide(x.dtype)) - mean) * power(variance + EPSILON, -0.5) * gain + bias
+            return as_dtype(y, x.dtype)
         y, mean, variance = batch_norm(x, gain, bias)
         if len(x) < 2:
             return y  # one row has no variance that could be remembered

@@ -73,7 +73,7 @@ class Loss:
             raise ConfigError(f"the loss {name} has no classes to weight", hint="give row weights instead")
         self.hyper = settle(f"the loss {name}", hyper, self.record.hyper)
         context = model.context
-        self.class_weights = None if class_weights is None else context.backend.asarray(class_weights, context.dtype)
+        self.class_weights = None if class_weights is None else context.backend.asarray(class_weights, context.wide)
 
     def __call__(self, outputs: Tensor, targets: Any, row_weights: Any = None) -> tuple[Tensor, Tensor]:
         """Return the mean loss, a scalar, and the sums (Σ s l, Σ s m, Σ s h, Σ s), float64 ``(4,)``."""

@@ -9,11 +9,12 @@ from typing import Any, Self
 import numpy as np
 
 from gpumlp.autodiff import Tensor, Variable, activate
-from gpumlp.autodiff.tensor import REFERENCE
+from gpumlp.autodiff.tensor import REFERENCE, as_dtype
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, ShapeError
 from gpumlp.nn.layers import Activation, Context, Dense, Dropout, Layer
 from gpumlp.nn.parameters import Parameters
+from gpumlp.ops.precision import dtype_of
 from gpumlp.ops.record import Array
 
 
@@ -46,7 +47,11 @@ class Model:
 
     def __call__(self, *inputs: Any, training: bool = False) -> Tensor:
         """Return predictions (N, K) for inputs (N, p): probabilities where the link is softmax or sigmoid."""
-        return activate(self.link, self.forward(*self._as_tensors(inputs), training=training))
+        return self.answer(self.forward(*self._as_tensors(inputs), training=training))
+
+    def answer(self, outputs: Tensor) -> Tensor:
+        """Return the predictions that last linear values stand for, never in less than 32 bits."""
+        return activate(self.link, as_dtype(outputs, self.context.wide))
 
     def layers(self) -> dict[str, Layer]:
         """Return the layers by name, in the order they were put into the model."""
@@ -57,10 +62,14 @@ class Model:
 
         One row of zeros is sent through ``forward`` so that each layer learns its width; then the variables
         move into one buffer. Weights depend on ``seed`` and the place of their layer alone.
+
+        ``dtype`` is float32, float64 or "bfloat16". The last is that of inputs, activations and the weights that
+        products read; the parameters themselves are float32 then, and so are their gradients.
         """
         if not widths:
             raise ConfigError("build needs the width of each input: model.build(p)")
-        self.context = Context(backend, np.dtype(dtype), seed, backend.zeros((3,), np.int64))
+        dtype = dtype_of(dtype)
+        self.context = Context(backend, dtype, seed, backend.zeros((3,), np.int64))
         layers = self.layers()
         for index, layer in enumerate(layers.values()):
             layer.place(replace(self.context, index=index))
@@ -115,9 +124,9 @@ class Model:
         """
         parts = []
         for start in range(0, len(inputs[0]), batch):
-            rows = self._as_tensors([x[start : start + batch] for x in inputs])
+            rows = self._as_tensors([x[start : start + batch] for x in inputs], wide=scale != 1.0)
             parts.append(self(*(x * scale if scale != 1.0 else x for x in rows)).numpy())
-        return np.concatenate(parts) if parts else np.empty((0, self.units), self.context.dtype)
+        return np.concatenate(parts) if parts else np.empty((0, self.units), self.context.wide)
 
     def summary(self) -> str:
         """Return the layers with their output widths and parameter counts, and the total, as text.
@@ -135,15 +144,13 @@ class Model:
         rule = "─" * len(lines[0])
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
-    def _as_tensors(self, inputs: Sequence[Any]) -> list[Tensor]:
+    def _as_tensors(self, inputs: Sequence[Any], *, wide: bool = False) -> list[Tensor]:
         if not self.is_built:
             self.build(*(np.shape(getattr(x, "array", x))[-1] for x in inputs))
-        dtype, backend = self.context.dtype, self.context.backend
+        backend = self.context.backend
+        dtype = self.context.wide if wide else self.context.dtype
         tensors = [
-            (x if x.dtype == dtype else x.astype(dtype))
-            if isinstance(x, Tensor)
-            else Tensor(np.asarray(x, dtype), backend)
-            for x in inputs
+            as_dtype(x, dtype) if isinstance(x, Tensor) else Tensor(np.asarray(x, dtype), backend) for x in inputs
         ]
         for tensor, width in zip(tensors, self.widths, strict=True):
             if tensor.ndim != 2 or tensor.shape[1] != width:

@@ -14,6 +14,7 @@ import numpy as np
 from gpumlp.autodiff import Variable
 from gpumlp.backend import Backend
 from gpumlp.errors import ShapeError
+from gpumlp.ops.precision import wide
 from gpumlp.ops.record import Array
 
 ALIGNMENT = 64
@@ -24,6 +25,7 @@ class Parameters:
     """The trainable variables of a model, laid out flat.
 
     values, gradients : arrays ``(P',)`` on the backend; P' counts the padding between parameters, which stays 0
+    shadow : the values in ``dtype`` where that is narrower, None elsewhere; what writes the one writes the other
     views : one view of ``gradients`` for each variable, in its shape
     decayed : how many leading elements weight decay applies to
     """
@@ -33,6 +35,7 @@ class Parameters:
         self.backend = backend
         self.variables = {name: named[name][0] for name in order}
         unit = max(ALIGNMENT // np.dtype(dtype).itemsize, 1)
+        kept = wide(dtype)
         self._places: dict[str, slice] = {}
         end = self.decayed = 0
         for name, variable in self.variables.items():
@@ -40,12 +43,15 @@ class Parameters:
             end += -(-variable.size // unit) * unit
             if named[name][1]:
                 self.decayed = end
-        self.values = backend.zeros((end,), dtype)
-        self.gradients = backend.zeros((end,), dtype)
+        self.values = backend.zeros((end,), kept)
+        self.gradients = backend.zeros((end,), kept)
+        self.shadow = None if kept == dtype else backend.zeros((end,), dtype)
         for name, variable in self.variables.items():
             place = self.view(name, self.values)
             backend.write(place, variable.array)
             variable.array = place
+            variable.shadow = None if self.shadow is None else self.view(name, self.shadow)
+        self._round()
         self.views = [self.view(name, self.gradients) for name in self.variables]
 
     def __len__(self) -> int:
@@ -59,6 +65,16 @@ class Parameters:
         """Return host copies by name, of the values or of another buffer of the same layout (an average)."""
         source = self.values if buffer is None else buffer
         return {name: self.backend.to_host(self.view(name, source)) for name in self.variables}
+
+    def write(self, values: Array) -> None:
+        """Overwrite all values with those of another buffer of this layout."""
+        self.backend.write(self.values, values)
+        self._round()
+
+    def _round(self) -> None:
+        """Bring the shadow up to the values, as every step of an optimizer does."""
+        if self.shadow is not None:
+            self.backend.write(self.shadow, self.values)
 
     def are_finite(self) -> bool:
         """Tell whether no value is NaN or infinite: one number comes to the host."""
@@ -76,3 +92,4 @@ class Parameters:
                 raise ShapeError(f"{name} has shape {np.shape(arrays[name])}, the model needs {variable.shape}")
         for name, values in arrays.items():
             self.backend.write(self.view(name, self.values if buffer is None else buffer), values)
+        self._round()

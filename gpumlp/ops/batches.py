@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gpumlp.ops.precision import wide
 from gpumlp.ops.random import permute
 from gpumlp.ops.record import Array, Direction, Op, Spec, like
 
@@ -35,12 +36,12 @@ def _gather(
     rows: int,
     stride: int,
     scale: float,
-    dtype: str,
+    dtype: Any,
 ) -> tuple[Array | None, ...]:
     chosen = xp.take(order, clock[BATCH : BATCH + 1] * stride + xp.arange(rows))
     x, y = xp.take(inputs, chosen, axis=0), xp.take(targets, chosen, axis=0)
     # Bytes are scaled on the way; whatever is stored as floating point is already as the network wants it.
-    x = x.astype(dtype) * scale if scale != 1.0 else x.astype(dtype, copy=False)
+    x = x.astype(wide(dtype)) * scale if scale != 1.0 else x.astype(dtype, copy=False)
     return x, y, None if weights is None else xp.take(weights, chosen, axis=0)
 
 
@@ -54,7 +55,7 @@ def _gather_specs(
     rows: int,
     stride: int,
     scale: float,
-    dtype: str,
+    dtype: Any,
 ) -> tuple[Spec, ...]:
     return (
         ((rows, *inputs.shape[1:]), dtype),
@@ -96,6 +97,7 @@ GATHER = Op(
             over="batch_inputs",
             types=("batch_inputs", "inputs", "targets"),
             narrow=True,
+            wide=("row_weights", "batch_weights"),
             scalars=lambda inputs, params: (
                 math.prod(inputs[3].shape[1:]),
                 params["stride"],

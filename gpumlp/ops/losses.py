@@ -20,6 +20,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from gpumlp.ops.precision import wide
 from gpumlp.ops.record import Array, Direction, Hyper, Op, Scalar, Spec, settle
 from gpumlp.ops.special import sigmoid
 
@@ -85,7 +86,7 @@ def loss(
         return value.astype(outputs.dtype), sums, gradients * scale[:, None].astype(outputs.dtype)
 
     def specs(outputs: Array, *_: Array, **__: float) -> tuple[Spec, ...]:
-        return ((), outputs.dtype), ((4,), "float64"), (outputs.shape, outputs.dtype)
+        return ((), wide(outputs.dtype)), ((4,), "float64"), (outputs.shape, outputs.dtype)
 
     def scalars(_: Sequence[Array], params: Mapping[str, float]) -> list[Scalar]:
         return [next(iter(settle(name, params, hyper).values()), 0.0)]
@@ -97,6 +98,7 @@ def loss(
         launch="total",
         types=("outputs", "targets"),
         narrow=True,
+        wide=("row_weights", "class_weights", "loss"),
         scalars=scalars,
         accepts=accepts,
     )

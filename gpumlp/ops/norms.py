@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpumlp.ops.precision import wide
 from gpumlp.ops.record import Array, Direction, Op, Spec, like
 
 EPSILON = 1e-5
@@ -41,7 +42,7 @@ def _columns(x: Array) -> tuple[int, ...]:
 
 def _norm(name: str, meaning: str, axes: Any, statistic: Any, launch: Any) -> Op:
     def specs(x: Array, gain: Array, bias: Array) -> tuple[Spec, ...]:
-        return (x.shape, x.dtype), (statistic(x), x.dtype), (statistic(x), x.dtype)
+        return (x.shape, x.dtype), (statistic(x), wide(x.dtype)), (statistic(x), wide(x.dtype))
 
     return Op(
         name,
@@ -53,6 +54,8 @@ def _norm(name: str, meaning: str, axes: Any, statistic: Any, launch: Any) -> Op
                 ("y", "mean", "variance"),
                 specs,
                 launch,
+                narrow=True,
+                wide=("gain", "bias", "mean", "variance"),
             ),
             "backward": Direction(
                 lambda xp, x, gain, mean, variance, dy: _backward(xp, x, gain, mean, variance, dy, axes(x)),
@@ -60,6 +63,8 @@ def _norm(name: str, meaning: str, axes: Any, statistic: Any, launch: Any) -> Op
                 ("dx", "dgain", "dbias"),
                 like(0, 1, 1),
                 "columns",
+                narrow=True,
+                wide=("gain", "mean", "variance", "dgain", "dbias"),
             ),
         },
     )

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from gpumlp.errors import ConfigError, choices
+from gpumlp.ops.precision import wide
 
 Array = Any  # an array of whichever module the backend uses
 Spec = tuple[tuple[int, ...], Any] | None
@@ -39,8 +40,8 @@ class Direction:
     columns of the array named ``over`` (by default the first input), then ``scalars(inputs, params)``: a whole number
     as int where the kernel says so, anything else as float (by default none). The dtypes of the arrays named in
     ``types`` (by default that of ``over``) are the arguments of its template; ``narrow`` kernels also take them as
-    bfloat16. ``accepts`` tells whether the kernel takes the shapes of these inputs; what it does not take, the
-    formula does.
+    bfloat16, and the arrays named in ``wide`` are float32 then. ``accepts`` tells whether the kernel takes the shapes
+    of these inputs; what it does not take, the formula does.
     """
 
     formula: Callable[..., tuple[Array, ...]]
@@ -51,6 +52,7 @@ class Direction:
     over: str = ""
     types: tuple[str, ...] = ()
     narrow: bool = False
+    wide: tuple[str, ...] = ()
     scalars: Callable[[Sequence[Array], Mapping[str, Any]], Sequence[Scalar]] = field(
         default=lambda inputs, params: ()
     )
@@ -60,6 +62,13 @@ class Direction:
     def arrays(self) -> tuple[str, ...]:
         """The names of inputs and outputs, without the mark of what is optional."""
         return tuple(name.rstrip("?") for name in (*self.inputs, *self.outputs))
+
+    @cached_property
+    def computed(self) -> tuple[int, ...]:
+        """Which inputs of a ``narrow`` direction are computed with in the dtype of the array walked over."""
+        main = self.over or self.arrays[0]
+        names = self.arrays[: len(self.inputs)] if self.narrow else ()
+        return tuple(i for i, name in enumerate(names) if name == main or name not in self.types)
 
 
 @dataclass(frozen=True)
@@ -176,9 +185,10 @@ def activation(
                 bias_backward,
                 ("saved", "dy"),
                 ("dx", "db"),
-                lambda saved, dy: ((dy.shape, dy.dtype), (dy.shape[-1:], dy.dtype)),
+                lambda saved, dy: ((dy.shape, dy.dtype), (dy.shape[-1:], wide(dy.dtype))),
                 "columns",
                 narrow=True,
+                wide=("db",),
             ),
         },
         function=function,

@@ -44,6 +44,7 @@ class _Parameters(Protocol):
     backend: Backend
     values: Array
     gradients: Array
+    shadow: Array | None
     decayed: int
 
 
@@ -99,8 +100,8 @@ class Optimizer:
         if self.norm is not None:
             backend.run(GRADIENT_NORM, "forward", (p.gradients,), (self.norm,))
         state = tuple(self.slots.values())
-        inputs = (p.values, p.gradients, self.rates, self.clock, self.norm, self.average, None, *state)
-        backend.run(self.update, "forward", inputs, (p.values, self.average, None, *state), **self.settings)
+        inputs = (p.values, p.gradients, self.rates, self.clock, self.norm, self.average, p.shadow, *state)
+        backend.run(self.update, "forward", inputs, (p.values, self.average, p.shadow, *state), **self.settings)
         backend.run(ADVANCE, "forward", (self.clock,), (self.clock,))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,8 +16,11 @@ from gpumlp.config import ClassificationLoss, Loaded, Settings
 from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, prepare
 from gpumlp.errors import ConfigError, DataError, choices
 from gpumlp.nn import LOSSES, Hidden, Loss, Model, Sequential, count_parameters, mlp
+from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
 from gpumlp.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,16 @@ def _unknown_classes(settings: Settings, classes: Sequence[str]) -> list[tuple[s
 
 def build(settings: Settings, data: Prepared) -> Parts:
     """Return all parts of a run on these data, ready to train."""
-    backend = backends.get(settings.backend)
+    precision = PRECISIONS[settings.precision]
+    backend = backends.get(settings.backend, tf32=precision.tf32)
+    if precision.tf32 and not backend.tf32:
+        log.info("precision tf32: %s computes products in float32, for only GPUs have TF32", backend.name)
     require_memory(settings, backend.memory, data.encoder)
     encoder, training = data.encoder, settings.training
     hidden = _hidden(settings)
     link = LOSSES[settings.loss.name].record(encoder.outputs).link
     model = mlp(hidden, encoder.outputs, link, initializer=settings.model.initializer)
-    model.build(encoder.width, backend=backend, dtype=settings.precision, seed=training.seed)
+    model.build(encoder.width, backend=backend, dtype=precision.dtype, seed=training.seed)
     loss = build_loss(settings, model, encoder, data.train)
     wanted = settings.optimizer
     optimizer = Optimizer(
@@ -138,7 +145,7 @@ def require_memory(settings: Settings, has: int | None, encoder: Encoder | None 
     inputs, outputs = (encoder.width, encoder.outputs) if encoder else (1, 1)
     count, wanted = count_parameters(_hidden(settings), inputs, outputs), settings.optimizer
     copies = 2 + len(OPTIMIZERS[wanted.name].update.slots) + (wanted.averaging is not None)
-    needed = copies * count * np.dtype(settings.precision).itemsize
+    needed = copies * count * PRECISIONS[settings.precision].trained.itemsize
     if has is None or needed <= has:
         return
     least = "" if encoder else "at least "

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.autodiff import Tensor, activate
+from gpumlp.autodiff import Tensor
+from gpumlp.autodiff.tensor import as_dtype
 from gpumlp.data import Dataset, Encoder
 from gpumlp.nn import Loss, Model
 from gpumlp.training import metrics
@@ -35,15 +36,18 @@ class Measurement:
 
     def _run(self) -> tuple[float, np.ndarray[Any, Any]]:
         """Return the mean loss and the predictions (N, K)."""
-        backend, dtype = self.model.context.backend, self.model.context.dtype
+        backend, dtype, scale = self.model.context.backend, self.model.context.dtype, self.device.scale
         sums, parts = np.zeros(4), []
         inputs, targets, weights = self.device.arrays
         for start in range(0, len(inputs), self.batch):
             rows = slice(start, start + self.batch)
-            x = Tensor(backend.asarray(inputs[rows], dtype), backend)
-            outputs = self.model.forward(x * self.device.scale if self.device.scale != 1.0 else x)
+            if scale == 1.0:
+                x = Tensor(backend.asarray(inputs[rows], dtype), backend)
+            else:
+                x = as_dtype(Tensor(backend.asarray(inputs[rows], self.model.context.wide), backend) * scale, dtype)
+            outputs = self.model.forward(x)
             sums += backend.to_host(
                 self.loss.evaluate(outputs, targets[rows], None if weights is None else weights[rows])
             )
-            parts.append(activate(self.model.link, outputs).numpy())
+            parts.append(self.model.answer(outputs).numpy())
         return float(sums[0] / sums[1]), np.concatenate(parts)

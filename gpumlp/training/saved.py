@@ -17,6 +17,7 @@ from gpumlp.backend import Backend
 from gpumlp.data import Encoder, Source, read
 from gpumlp.errors import GpumlpError, RunError
 from gpumlp.nn import MAX_UNITS, Hidden, Sequential, mlp
+from gpumlp.ops.precision import PRECISIONS
 from gpumlp.training.files import (
     Arrays,
     is_whole,
@@ -131,7 +132,7 @@ def _check_sizes(net: Mapping[str, Any], hidden: tuple[Hidden, ...]) -> None:
     for size in (net["inputs"], net["outputs"], *(h.units for h in hidden)):
         if type(size) is not int or not 0 < size <= MAX_UNITS:
             raise ValueError(f"a layer of width {size!r}")
-    if net["dtype"] not in ("float32", "float64"):
+    if net["dtype"] not in {precision.stored for precision in PRECISIONS.values()}:
         raise ValueError(f"dtype {net['dtype']!r}")
 
 

@@ -60,7 +60,7 @@ class Trainer:
         seed: int = 0,
     ) -> None:
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
-        self.backend, self.dtype = model.context.backend, model.context.dtype
+        self.backend = model.context.backend
         self.data = DeviceData(model, data, input_scale)
         self.rows, self.epochs = len(data), epochs
         self.batch_size = min(batch_size, self.rows)
@@ -71,7 +71,7 @@ class Trainer:
         self._order = self.backend.zeros((self.rows,), np.int64)
         self.totals = self.backend.zeros((4,), np.float64)
         self._plans: dict[int, Plan] = {}
-        optimizer.rates = self.backend.zeros((self.batches,), self.dtype)
+        optimizer.rates = self.backend.zeros((self.batches,), model.context.wide)
 
     @property
     def steps(self) -> int:
@@ -145,7 +145,7 @@ class Trainer:
             rows=rows,
             stride=self.batch_size,
             scale=data.scale,
-            dtype=self.dtype.str,
+            dtype=self.model.context.dtype,
         )
         with GradientTape() as tape:
             outputs = self.model.forward(Tensor(x, backend), training=True)
@@ -159,10 +159,10 @@ class DeviceData:
     """A dataset on the device: ``arrays`` are inputs, targets, and row weights or None."""
 
     def __init__(self, model: Model, data: Dataset, scale: float) -> None:
-        backend, dtype = model.context.backend, model.context.dtype
+        backend, dtype, wide = model.context.backend, model.context.dtype, model.context.wide
         assert data.targets is not None
-        targets = data.targets if data.targets.dtype.kind == "i" else data.targets.astype(dtype, copy=False)
-        weights = None if data.weights is None else data.weights.astype(dtype, copy=False)
+        targets = data.targets if data.targets.dtype.kind == "i" else data.targets.astype(wide, copy=False)
+        weights = None if data.weights is None else data.weights.astype(wide, copy=False)
         host = (_floats(data.inputs, dtype), targets, weights)
         self.arrays: tuple[Array, ...] = tuple(None if a is None else backend.asarray(a) for a in host)
         self.scale = scale
@@ -176,14 +176,13 @@ def _floats(inputs: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:
 @contextlib.contextmanager
 def weights_in_place(model: Model, weights: Array) -> Iterator[None]:
     """Let the model compute with other weights (the moving average) for a while."""
-    values = model.parameters.values
-    if weights is values:
+    parameters = model.parameters
+    if weights is parameters.values:
         yield
         return
-    backend = model.context.backend
-    kept = backend.asarray(values, copy=True)
-    backend.write(values, weights)
+    kept = parameters.backend.asarray(parameters.values, copy=True)
+    parameters.write(weights)
     try:
         yield
     finally:
-        backend.write(values, kept)
+        parameters.write(kept)

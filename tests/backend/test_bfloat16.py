@@ -11,7 +11,8 @@ from agreement import has_kernel
 from support import directions, examples
 
 from gpumlp.backend import Backend
-from gpumlp.ops import GATHER, RECORDS, UPDATES
+from gpumlp.ops import GATHER, RECORDS, UPDATES, Op
+from gpumlp.ops.precision import is_floating
 
 NARROW = np.dtype(ml_dtypes.bfloat16)
 ULP = 2.0**-8
@@ -22,8 +23,15 @@ def widened(array: Any) -> Any:
     return array.astype(np.float64) if isinstance(array, np.ndarray) and array.dtype == NARROW else array
 
 
-def narrowed(array: Any) -> Any:
-    return array.astype(NARROW) if array.dtype.kind == "f" else array
+def narrowed(op: Op, direction: str, inputs: Any) -> list[Any]:
+    """Return inputs in the dtypes that a narrow model gives them: what is wide in float32, all else in 16 bits."""
+    made = op.directions[direction]
+    return [
+        np.ascontiguousarray(a, np.float32 if name in made.wide else NARROW)
+        if a is not None and is_floating(a.dtype)
+        else a
+        for name, a in zip(made.arrays, inputs, strict=False)
+    ]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (9, 32), (33, 65), (5, 300)])
@@ -34,7 +42,7 @@ def test_a_narrow_kernel_agrees_with_the_formula_in_float64(
     """To the rounding of what is stored: twice where a result is stored in between."""
     op, ran = RECORDS[name], 0
     for inputs, params in examples(op, direction, *shape, NARROW):
-        arrays = [None if a is None else narrowed(np.ascontiguousarray(a)) for a in inputs]
+        arrays = narrowed(op, direction, inputs)
         wide = params
         if "dtype" in params:
             wide, params = {**params, "dtype": "<f8"}, {**params, "dtype": NARROW}

@@ -111,8 +111,8 @@ def test_exit_codes_and_one_message(tmp_path: Path) -> None:
     assert "Traceback" not in wrong.stderr
     data = run("train", CANCER, "--set", "data.target=targte", "--run-dir", str(tmp_path / "r"), code=3)
     assert "did you mean 'target'" in data.stderr
-    later = run("train", CANCER, "--set", "precision=bf16", "--run-dir", str(tmp_path / "r"), code=2)
-    assert "not in this version" in later.stderr
+    other = run("train", CANCER, "--set", "precision=fp16", "--run-dir", str(tmp_path / "r"), code=2)
+    assert "did you mean 'bf16'?" in other.stderr
     assert run("train", CANCER, "--resume", "--force", code=2).stderr
     assert not (tmp_path / "r").exists()
 

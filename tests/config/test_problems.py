@@ -96,7 +96,7 @@ def problem(**sections: Any) -> Problem:
             "did you mean 'optimizer.learning_rate'? allowed here: epochs, batch_size",
         ),
         ({"patience": 3}, "patience", "unknown setting", "did you mean 'schedule.patience'?"),
-        ({"precision": "bf16"}, "precision", "bf16 is not in this version", "use float32 or float64"),
+        ({"precision": "bf61"}, "precision", "got 'bf61'", "did you mean 'bf16'?"),
     ],
 )
 def test_words(section: dict[str, Any], setting: str, what: str, hint: str) -> None:

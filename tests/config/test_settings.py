@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gpumlp.config.settings import LATER, Block, ClassificationLoss, Settings
+from gpumlp.config.settings import Block, ClassificationLoss, Settings
 from gpumlp.data import SCALINGS
 from gpumlp.nn import INITIALIZERS, LOSSES
 from gpumlp.ops import ACTIVATIONS
+from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import OPTIMIZERS, SCHEDULES
 
 REQUIRED: dict[str, Any] = {"task": "classification", "data": {"train": "a.csv", "target": "y"}}
@@ -217,7 +218,9 @@ def test_batch_norm_needs_batches() -> None:
     make(model={"norm": "batch", "hidden": [{"units": 8, "norm": "none"}]}, **one)
 
 
-@pytest.mark.parametrize("name", LATER)
-def test_a_choice_of_a_later_version_is_named(name: str) -> None:
-    with pytest.raises(ValidationError, match=f"{name} is not in this version; {LATER[name]}"):
-        make(precision=name)
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_every_precision_may_be_chosen_and_is_explained(name: str) -> None:
+    assert make(precision=name).precision == name
+    described = Settings.model_json_schema()["properties"]["precision"]
+    assert described["enum"] == list(PRECISIONS)
+    assert f"{name}: {PRECISIONS[name].meaning}" in described["description"]

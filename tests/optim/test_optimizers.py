@@ -22,7 +22,8 @@ SIZE, DECAYED = 33, 20
 
 def flat(dtype, seed=0):
     values = np.random.default_rng(seed).standard_normal(SIZE).astype(dtype)
-    return SimpleNamespace(backend=Backend(), values=values, gradients=np.zeros(SIZE, dtype), decayed=DECAYED)
+    gradients = np.zeros(SIZE, dtype)
+    return SimpleNamespace(backend=Backend(), values=values, gradients=gradients, shadow=None, decayed=DECAYED)
 
 
 def clock():

@@ -1,0 +1,87 @@
+"""What numbers are stored as and computed in: the precisions a run may choose, and what goes with bfloat16.
+
+bfloat16 is the upper half of a float32: its range, eight bits of its mantissa (Kalamkar et al. 2019,
+arXiv:1905.12322). It is a way to store what products read and write. Whatever is trained, remembered or summed up is
+wider, and so is all arithmetic: a result is rounded once, when it is stored. NumPy has no such dtype; ml_dtypes has.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpumlp.errors import ConfigError
+
+BFLOAT16 = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a run computes with.
+
+    stored : the name of the dtype of inputs, activations and the weights that products read
+    tf32 : products may round their operands to ten bits of mantissa, where a device is faster so
+    """
+
+    name: str
+    meaning: str
+    stored: str
+    tf32: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of ``stored``. Raises ConfigError where the package that it takes is missing."""
+        return dtype_of(self.stored)
+
+    @property
+    def trained(self) -> np.dtype[Any]:
+        """The dtype of parameters, their gradients and what an optimizer keeps, for which no package is missing."""
+        return np.dtype(np.float32 if self.stored == BFLOAT16 else self.stored)
+
+
+PRECISIONS = {
+    record.name: record
+    for record in (
+        Precision("float32", "every number has 32 bits", "float32"),
+        Precision("float64", "every number has 64 bits, for checks of gradients", "float64"),
+        Precision("tf32", "float32, but a GPU's products round their operands to 10 bits", "float32", tf32=True),
+        Precision("bf16", "activations and products in 16 bits; weights, sums and optimizer in float32", BFLOAT16),
+    )
+}
+
+
+def dtype_of(given: Any) -> np.dtype[Any]:
+    """Return a dtype, given by itself or by name, bfloat16 among them.
+
+    Raises ConfigError where the package that bfloat16 takes is missing.
+    """
+    if isinstance(given, str) and given == BFLOAT16:
+        try:
+            importlib.import_module("ml_dtypes")  # makes the name known to NumPy
+        except ImportError:
+            raise ConfigError(
+                "NumPy has no bfloat16 without the package ml_dtypes",
+                where="precision",
+                hint="pip install 'gpumlp[bf16]', or choose float32",
+            ) from None
+    dtype: np.dtype[Any] = np.dtype(given)
+    return dtype
+
+
+def is_narrow(dtype: Any) -> bool:
+    """Tell whether a dtype is only stored in, and not computed in."""
+    found: np.dtype[Any] = np.dtype(dtype)
+    return found.kind == "V" and found.name == BFLOAT16
+
+
+def wide(dtype: Any) -> np.dtype[Any]:
+    """Return the dtype that numbers stored as ``dtype`` are computed, trained and summed up in."""
+    return np.dtype(np.float32) if is_narrow(dtype) else np.dtype(dtype)
+
+
+def is_floating(dtype: Any) -> bool:
+    """Tell whether a dtype is floating point, which bfloat16 does not say of itself."""
+    return np.dtype(dtype).kind == "f" or is_narrow(dtype)
