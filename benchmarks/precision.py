@@ -8,8 +8,8 @@ number is measured on the test rows of a run: the median over the seeds, and beh
 
 The numbers of a run depend on the precision and not on who computes, so all is computed on this processor. It has no
 TF32: its products are emulated, their operands rounded to 10 bits of mantissa as `cvt.rna.tf32.f32` does (to the
-nearest, of two equally near ones away from zero), their sums float32. MNIST is read from the folder in GPUMLP_DATA. `--read` shows the figures of earlier calls
-instead of training.
+nearest, of two equally near ones away from zero), their sums float32. MNIST is read from the folder in GPUMLP_DATA.
+`--read` shows the figures of earlier calls instead of training.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Networks in bfloat16 against PyTorch's: weights in float32, read as bfloat16, activations bfloat16.
 
 PyTorch adds a bias before it rounds a product, and rounds the gradients of weights, which are float32 here. Both
-round whatever they store by at most u = 2^-8 of its size. What a gradient goes through is stored two or three times on
+round what they store by at most u = 2^-8 of its size. What a gradient goes through is stored two or three times on
 either side, with errors of any sign, so that two gradients differ by a few u of their size. Where the slope of an
 activation jumps, at the kink of relu, rounding may turn a unit on or off; there only whole runs are compared.
 """
