@@ -1,6 +1,7 @@
 """What each precision costs in accuracy: whole runs of the shipped configurations, from several seeds.
 
-    python benchmarks/precision.py [--only digits ...] [--seeds 3] [--json FILE] [--read FILE ...]
+    python benchmarks/precision.py [--only digits ...] [--precisions bf16 ...] [--seeds 3] [--json FILE]
+    python benchmarks/precision.py --read FILE ...
 
 A seed decides the split, the first weights and the order of batches; the same seeds are run in every precision. Each
 number is measured on the test rows of a run: the median over the seeds, and behind it the lowest and the highest.
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=(*ALL, "fashion_mnist"), default=ALL, help="these configurations"
     )
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="besides float32")
     parser.add_argument("--seeds", type=int, default=3, help="how many runs of each (default: 3)")
     parser.add_argument("--json", type=Path, help="write every figure here")
     parser.add_argument("--read", type=Path, nargs="+", help="show the figures of these files, and train nothing")
@@ -111,7 +113,7 @@ def main() -> None:
     for file in options.read or ():
         found |= json.loads(file.read_text())["found"]
     for name in () if options.read else options.only:
-        found[name] = {precision: [] for precision in PRECISIONS}
+        found[name] = {precision: [] for precision in (REFERENCE, *options.precisions)}
         for seed in range(options.seeds):
             for precision, runs in found[name].items():
                 runs.append(run(name, precision, seed))
