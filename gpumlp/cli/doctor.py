@@ -24,7 +24,7 @@ from gpumlp.backend.native import NativeBackend
 from gpumlp.backend.program import threads
 from gpumlp.errors import BackendError, GpumlpError
 
-PACKAGES = ("numpy", "click", "pyyaml", "pydantic", "rich", "safetensors", "pyarrow", "matplotlib")
+PACKAGES = ("numpy", "click", "pyyaml", "pydantic", "rich", "safetensors", "pyarrow", "matplotlib", "ml_dtypes")
 MEMORY = Path("/proc/meminfo")
 DRIVER = Path("/proc/driver/nvidia/version")
 GIGA = 1 << 30

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from agreement import has_kernel
-from support import directions, examples
+from support import bits, directions, examples
 
 from gpumlp.backend import Backend
 from gpumlp.ops import GATHER, RECORDS, UPDATES, Op
@@ -60,6 +60,22 @@ def test_a_narrow_kernel_agrees_with_the_formula_in_float64(
             scale = max(1.0, float(np.abs(want).max()))
             np.testing.assert_allclose(got.astype(np.float64), want, rtol=2 * ULP, atol=ULP * scale / 2)
     assert ran or op.name == "softmax" or shape == (1, 1), "no example reached the kernel"
+
+
+SIMPLE = ("identity", "relu", "leaky_relu", "dropout", "gather")
+"""Operations whose every number is exact or rounded as IEEE 754 says, before it is stored."""
+
+
+@pytest.mark.parametrize(("name", "direction"), [(n, d) for n, d in DIRECTIONS if n in SIMPLE])
+def test_a_narrow_kernel_of_simple_arithmetic_leaves_the_bits_of_the_formula(
+    kernels: Backend, name: str, direction: str
+) -> None:
+    op = RECORDS[name]
+    for inputs, params in examples(op, direction, 33, 65, NARROW):
+        arrays = narrowed(op, direction, inputs)
+        expected, found = (each.run(op, direction, arrays, None, **params) for each in (Backend(), kernels))
+        for made, got, want in zip(op.directions[direction].outputs, found, expected, strict=True):
+            assert want is None or made == "db" or bits(got) == bits(want)  # db is a sum, taken in parts
 
 
 @pytest.mark.parametrize("shift", [0, 1, 4])
