@@ -23,6 +23,7 @@ from gpumlp.ops.precision import PRECISIONS, dtype_of, is_floating, is_narrow, w
 def test_what_each_precision_stores_and_keeps(name: str, stored: str, kept: str, tf32: bool) -> None:
     precision = PRECISIONS[name]
     assert (precision.dtype.name, wide(precision.dtype).name, precision.tf32) == (stored, kept, tf32)
+    assert precision.trained == wide(precision.dtype)
     assert is_narrow(precision.dtype) == (stored != kept)
     assert is_floating(precision.dtype)
 

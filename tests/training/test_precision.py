@@ -17,6 +17,7 @@ from gpumlp.config import Loaded, load
 from gpumlp.errors import ConfigError
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.training import evaluate, load_trained, train
+from gpumlp.training.build import require_memory
 
 Task = Callable[..., Loaded]
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
@@ -113,3 +114,12 @@ def test_without_ml_dtypes_nothing_is_begun(task: Task, tmp_path: Path, monkeypa
 def test_a_model_can_be_read_in_the_precision_it_was_trained_in(task: Task, tmp_path: Path, precision: str) -> None:
     train(task(f"precision={precision}"), tmp_path / "run")
     assert load_trained(tmp_path / "run").network.context.dtype == PRECISIONS[precision].dtype
+
+
+def test_memory_is_asked_for_by_what_is_trained(task: Task) -> None:
+    """Values, gradients and Adam's two: 4 numbers of 4 bytes for each of 25 parameters, by one input and output."""
+    for precision, needed in (("bf16", 400), ("tf32", 400), ("float32", 400), ("float64", 800)):
+        settings = task(f"precision={precision}").settings
+        require_memory(settings, needed)
+        with pytest.raises(ConfigError, match=rf"at least {needed:,} bytes"):
+            require_memory(settings, needed - 1)
