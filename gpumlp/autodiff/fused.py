@@ -106,8 +106,8 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
     op = record_of(activation)
     backend = backend_of((x, W, b))
     if b is None:
-        z = product(x, W)
-        return activate(op, z) if op.name != "identity" else z
+        linear = product(x, W)
+        return activate(op, linear) if op.name != "identity" else linear
     inputs = (x, W, b)
     xa = dense_array(x, backend)
     Wa, ba = operand(W, xa, backend), dense_array(operand(b, xa, backend), backend)

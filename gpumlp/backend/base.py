@@ -172,6 +172,24 @@ class Backend:
             return self._narrow_product(a, b, out)
         return self.compute("matmul", self.xp.matmul, a, b, out=out)
 
+    def compute(
+        self, name: str, function: Callable[..., Array], *inputs: Any, out: Array | None = None, **params: Any
+    ) -> Array:
+        """Run a function of the array module that takes ``out=``; return its result, as an array always."""
+        with self.quiet():
+            result = self.xp.asarray(function(*inputs, out=out, **params))
+        if self._recording is not None:
+            self._note(name, partial(function, *inputs, out=result, **params), inputs)
+        return result
+
+    def copy(self, source: Array, target: Array) -> None:
+        """Copy a device array into another of the same shape."""
+        self._call("copy", partial(target.__setitem__, ..., source), (source,))
+
+    def cast(self, array: Array, dtype: Any) -> Array:
+        """Return the values in another dtype, in a new array."""
+        return self.compute("cast", _cast, array, dtype=np.dtype(dtype))
+
     def _narrow_product(self, a: Array, b: Array, out: Array | None) -> Array:
         if a.dtype != b.dtype or not (out is None or out.dtype in (a.dtype, wide(a.dtype))):
             into = "" if out is None else f", into {out.dtype}"
@@ -186,24 +204,6 @@ class Backend:
         if sums is not out:
             self.copy(sums, out)
         return out
-
-    def cast(self, array: Array, dtype: Any) -> Array:
-        """Return the values in another dtype, in a new array."""
-        return self.compute("cast", _cast, array, dtype=np.dtype(dtype))
-
-    def compute(
-        self, name: str, function: Callable[..., Array], *inputs: Any, out: Array | None = None, **params: Any
-    ) -> Array:
-        """Run a function of the array module that takes ``out=``; return its result, as an array always."""
-        with self.quiet():
-            result = self.xp.asarray(function(*inputs, out=out, **params))
-        if self._recording is not None:
-            self._note(name, partial(function, *inputs, out=result, **params), inputs)
-        return result
-
-    def copy(self, source: Array, target: Array) -> None:
-        """Copy a device array into another of the same shape."""
-        self._call("copy", partial(target.__setitem__, ..., source), (source,))
 
     def _call(self, name: str, launch: Callable[[], None], inputs: Sequence[Any]) -> None:
         with self.quiet():
