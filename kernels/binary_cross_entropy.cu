@@ -5,7 +5,7 @@ struct BinaryCrossEntropy {
         T soft = t * (T)(1.0 - label_smoothing) + (T)(0.5 * label_smoothing);
         T positive = soft * weight.of_1, negative = (1 - soft) * weight.of_0;
         // -log sigmoid(z) = max(-z, 0) + log(1 + exp(-|z|)), and the other likewise
-        T tail = log1p(exp(-fabs(z)));
+        T tail = log1p_unit(exp(-fabs(z)));
         T of_positive = positive * (larger(-z, (T)0) + tail), of_negative = negative * (larger(z, (T)0) + tail);
         // A side without mass may be at infinity.
         T loss = (positive == 0 ? (T)0 : of_positive) + (negative == 0 ? (T)0 : of_negative);

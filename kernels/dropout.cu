@@ -12,13 +12,21 @@ __device__ void dropout(
     u32 threshold = limit < 4294967295.0 ? (u32)rint(limit) : 4294967295u;
     wide<T> scale = (wide<T>)(1.0 / (1.0 - rate));
     u64 step = (u64)clock[0];
-    EACH(j, (n + 3) / 4) {
-        u32 words[4] = {(u32)j, (u32)stream, (u32)step, (u32)(step >> 32)};
-        philox(words, (u32)key0, (u32)key1);
-        for (int q = 0; q < 4; ++q) {
-            i64 i = 4 * j + q;
-            if (i < n) y[i] = stored<T>(words[q] >= threshold ? (wide<T>)x[i] * scale : (wide<T>)0);
-        }
+    auto kept = [=](u32 word, wide<T> value) {
+        wide<T> scaled = value * scale;
+        return word >= threshold ? scaled : (wide<T>)0;
+    };
+    constexpr int RUN = 4 * COUNTERS;
+    EACH_RUN(j, (n + RUN - 1) / RUN) {
+        Words c[4] = {counting(j * COUNTERS), alike(stream), alike(step), alike(step >> 32)};
+        philox(c, (u32)key0, (u32)key1);
+        u32 words[RUN];
+        in_turn(c, words);
+        i64 i = j * RUN;
+        if (i + RUN <= n)
+            OF_RUN(q, RUN) y[i + q] = stored<T>(kept(words[q], x[i + q]));
+        else
+            OF_RUN(q, RUN) if (i + q < n) y[i + q] = stored<T>(kept(words[q], x[i + q]));
     }
 }
 

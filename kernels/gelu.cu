@@ -2,6 +2,6 @@
 struct Gelu {
     static constexpr bool saves_input = true;
     template <class T> __device__ static inline T forward(T x) { return x * normal_cdf(x); }
-    template <class T> __device__ static inline T backward(T x, T d) { return d * (normal_cdf(x) + x * ((T)0.3989422804014327 * exp((T)-0.5 * x * x))); }
+    template <class T> __device__ static inline T backward(T x, T d) { return d * (normal_cdf(x) + x * normal_pdf(x)); }
 };
 ACTIVATION(gelu, Gelu)

@@ -32,6 +32,7 @@ inline float from_bits(u32 bits) {
 }
 
 constexpr int OWN = 1024;  // sums of a tile of columns: within the first cache, long enough for vectors
+constexpr int ROW_RUN = 64;
 
 struct Part { i64 index, count; };
 inline thread_local Part this_part = {0, 1};
@@ -47,7 +48,13 @@ inline int team() { return 0; }
 inline int thread() { return 0; }
 
 #define EACH(i, n) GPUMLP_PRAGMA(omp simd) for (i64 i = first_of(n); i < last_of(n); ++i)
+#define EACH_RUN(j, n) for (i64 j = first_of(n), j##_end = last_of(n); j < j##_end; ++j)
+#define OF_RUN(q, count) GPUMLP_PRAGMA(omp simd) for (int q = 0; q < (count); ++q)
+#define OF_RUN_SUM(q, count, s) GPUMLP_PRAGMA(omp simd reduction(+ : s)) for (int q = 0; q < (count); ++q)
 #define ROWS(r, rows) for (i64 r = first_of(rows), r##_end = last_of(rows); r < r##_end; ++r)
+#define ROW_RUNS(r, count, rows)                                                                 \
+    for (i64 r = first_of(rows), r##_end = last_of(rows); r < r##_end; r += ROW_RUN)             \
+        if (const int count = (int)at_most(ROW_RUN, r##_end - r); true)
 #define PART_ROWS(r, rows) ROWS(r, rows)
 #define PART_SUM(i, n, s) GPUMLP_PRAGMA(omp simd reduction(+ : s)) for (i64 i = first_of(n); i < last_of(n); ++i)
 #define LANES(c, cols) GPUMLP_PRAGMA(omp simd) for (i64 c = 0; c < (cols); ++c)
@@ -75,6 +82,46 @@ template <class T> inline Best<T> row_best(const T* row, i64 cols) {
     for (i64 c = 1; c < cols; ++c)
         if (row[c] > row[best] || (row[c] != row[c] && row[best] == row[best])) best = c;
     return {row[best], best};
+}
+
+// Numbers of 64 bits side by side, as many as fit a vector of this processor: what compilers find no vectors for.
+#if defined(__AVX512F__)
+constexpr int COUNTERS = 8;
+#elif defined(__AVX2__)
+constexpr int COUNTERS = 4;
+#else
+constexpr int COUNTERS = 2;
+#endif
+typedef u64 Words __attribute__((vector_size(8 * COUNTERS)));
+
+inline Words alike(u64 x) { return Words{} + x; }
+inline Words counting(u64 first) {
+    Words x{};
+    for (int k = 0; k < COUNTERS; ++k) x[k] = first + k;
+    return x;
+}
+
+// The lower halves: those of the first number of each of the four, then those of the second. Two of them go together as
+// one of 64 bits, the first below, where it also lies first in memory.
+inline void in_turn(const Words (&c)[4], u32 (&words)[4 * COUNTERS]) {
+    const Words low = alike(0xFFFFFFFFu), pairs[2] = {(c[0] & low) | c[1] << 32, (c[2] & low) | c[3] << 32};
+    u64 all[2 * COUNTERS];
+    for (int k = 0; k < COUNTERS; ++k) {
+        all[2 * k] = pairs[0][k];
+        all[2 * k + 1] = pairs[1][k];
+    }
+    std::memcpy(words, all, sizeof all);
+}
+
+// The lower half of each times m. The instruction that does so is one that g++ does not think of.
+inline Words product(Words x, u32 m) {
+#if defined(__AVX2__)
+    Words result, by = alike(m);
+    asm("vpmuludq %2, %1, %0" : "=v"(result) : "v"(x), "v"(by));
+    return result;
+#else
+    return (x & alike(0xFFFFFFFFu)) * alike(m);
+#endif
 }
 
 // A vector is the compiler's business here: elements go one by one, in a loop that it may take in any order.

@@ -30,6 +30,8 @@ GPUMLP_INLINE double fabs(double x) { return __builtin_fabs(x); }
 GPUMLP_INLINE float sqrt(float x) { return __builtin_sqrtf(x); }
 GPUMLP_INLINE double sqrt(double x) { return __builtin_sqrt(x); }
 GPUMLP_INLINE float copysign(float x, float y) { return __builtin_copysignf(x, y); }
+GPUMLP_INLINE float fma(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
+GPUMLP_INLINE double fma(double x, double y, double z) { return __builtin_fma(x, y, z); }
 GPUMLP_INLINE double copysign(double x, double y) { return __builtin_copysign(x, y); }
 GPUMLP_INLINE double pow(double x, double y) { return __builtin_pow(x, y); }
 GPUMLP_INLINE double rint(double x) { return __builtin_rint(x); }
@@ -46,6 +48,8 @@ template <> struct Format<float> {
     static constexpr float ln2_lo = 0x1.7f7d1cp-20f;             // ln 2 - ln2_hi
     static constexpr float exp_low = -104, exp_high = 89;        // below is 0, above is infinity
     static constexpr float expm1_low = -20, expm1_high = 88.9f;  // below is -1, above is infinity
+    static constexpr float normal_limit = 14.6f;
+    static constexpr Bits leading = 0xfffff000u;
 };
 
 template <> struct Format<double> {
@@ -56,6 +60,8 @@ template <> struct Format<double> {
     static constexpr double ln2_lo = 0x1.a39ef35793c76p-33;
     static constexpr double exp_low = -746, exp_high = 710;
     static constexpr double expm1_low = -40, expm1_high = 709.9;
+    static constexpr double normal_limit = 39;
+    static constexpr Bits leading = ~Bits(0x7ffffff);
 };
 
 template <class T> using Bits = typename Format<T>::Bits;
@@ -208,6 +214,14 @@ template <class T> GPUMLP_INLINE T log1p_of(T x) {
     return x == 0 ? x : log_limits(x, T(1) + x, y);  // x itself for the sake of -0
 }
 
+// log(1 + x) for 0 <= x <= 1, as after an exponential: above sqrt(2) - 1 it is log 2 + log(1 + (x - 1) / 2). Which of the
+// two, 0 or a half, is found by rounding: of a question compilers make two paths, and then take both.
+template <class T> GPUMLP_INLINE T log1p_unit_of(T x) {
+    const T shifter = T(3) * T(Bits<T>(1) << (Format<T>::mantissa - 2));  // its last digit is a half
+    const T half = (x * T(0.60355339) + shifter) - shifter;
+    return log_sum((x - half * x) - half, half + half);
+}
+
 // ---- The normal distribution ------------------------------------------------------------------------------------
 
 // Phi(-a) e^(a^2/2) as (k/2 + a P(t) / (a + k)) / (a + k) with t = (a - k) / (a + k), up to where Phi(-a) vanishes:
@@ -228,15 +242,42 @@ GPUMLP_INLINE double mills(double a) {
         0x1.551b2a4c40511p-21, 0x1.8733b8e2f48e4p-23, -0x1.22ad71b9e8ceap-24, -0x1.848ea20379bcep-26));
 }
 
-// Phi(-a) = mills(a) e^(-a^2/2). An error in the exponent is one in the result, so a^2 is formed in two parts: the
-// square of a's leading half, which is exact, and the rest, which corrects the reduced argument.
-template <class T> GPUMLP_INLINE T normal_cdf_of(T x, T limit, Bits<T> leading) {
-    const T a = fabs(x), head = from_bits<T>(to_bits(a) & leading);
-    const T hi = T(-0.5) * head * head, lo = T(-0.5) * (a - head) * (a + head), sum = hi + lo;
-    const Reduced<T> e = reduce(sum, 2 * Format<T>::bias);
-    const T r = e.r + ((hi - sum) + lo);
-    const T y = scale(mills(a) * (T(1) + (r + r * r * exp_tail(r))), e.n), tail = a > limit ? T(0) : y;
+// -a^2/2 in two parts, the second of which is what the first has lost by rounding.
+template <class T> struct Halves { T hi, lo; };
+
+template <class T> GPUMLP_INLINE Halves<T> half_square(T a) {
+#ifdef __FP_FAST_FMAF
+    const T hi = T(-0.5) * a * a;
+    return {hi, fma(T(-0.5) * a, a, -hi)};
+#else
+    const T head = from_bits<T>(to_bits(a) & Format<T>::leading);  // its square is exact
+    const T most = T(-0.5) * head * head, rest = T(-0.5) * (a - head) * (a + head), hi = most + rest;
+    return {hi, (most - hi) + rest};
+#endif
+}
+
+// e^(-a^2/2) as e^r 2^n: e^r, and n with the offset that scale wants. An error in the exponent is one in the result.
+template <class T> GPUMLP_INLINE Reduced<T> exp_half_square(T a) {
+    const Halves<T> square = half_square(a);
+    const Reduced<T> e = reduce(square.hi, 2 * Format<T>::bias);
+    const T r = e.r + square.lo;
+    return {T(1) + (r + r * r * exp_tail(r)), e.n};
+}
+
+// Phi(-a) = mills(a) e^(-a^2/2), which is 0 beyond the limit.
+template <class T> GPUMLP_INLINE T normal_cdf_of(T x) {
+    const T a = fabs(x);
+    const Reduced<T> e = exp_half_square(a);
+    const T y = scale(mills(a) * e.r, e.n), tail = a > Format<T>::normal_limit ? T(0) : y;
     return x > 0 ? T(1) - tail : tail;
+}
+
+// e^(-x^2/2) / sqrt(2 pi). Beside normal_cdf it costs little, for the compiler sees that e is the same.
+template <class T> GPUMLP_INLINE T normal_pdf_of(T x) {
+    const T a = fabs(x);
+    const Reduced<T> e = exp_half_square(a);
+    const T y = scale(T(0.3989422804014327) * e.r, e.n);
+    return a > Format<T>::normal_limit ? T(0) : y;
 }
 
 // ---- The functions ----------------------------------------------------------------------------------------------
@@ -248,9 +289,9 @@ GPUMLP_BOTH(exp)
 GPUMLP_BOTH(expm1)
 GPUMLP_BOTH(log)
 GPUMLP_BOTH(log1p)
+GPUMLP_BOTH(log1p_unit)
+GPUMLP_BOTH(normal_cdf)
+GPUMLP_BOTH(normal_pdf)
 #undef GPUMLP_BOTH
-
-GPUMLP_INLINE float normal_cdf(float x) { return normal_cdf_of(x, 14.6f, 0xfffff000u); }
-GPUMLP_INLINE double normal_cdf(double x) { return normal_cdf_of(x, 39.0, ~std::uint64_t(0x7ffffff)); }
 
 }  // namespace gpumlp_math

@@ -7,7 +7,9 @@
 // in front.
 //
 //   EACH(i, n)                  all elements, spread over the grid; packs<T>(over_grid(), ...) the same by 16 bytes
+//   EACH_RUN(j, n)              the same for runs of elements, OF_RUN(q, count) those of one
 //   ROWS(r, rows)               a row to each team, LANES(c, cols) its columns to the lanes
+//   ROW_RUNS(r, count, rows)    `count` rows from r to each team: ROW_RUN at the most, here one
 //   PART_ROWS(r, rows)          the rows of one part, for what is summed over rows; PART_SUM(i, n, s) its elements
 //   COLUMN_TILES(c0, cols)      a tile of columns to each block, OWNED(k, c, c0, cols) those of a lane
 //   EACH_PART(p, parts)         what the parts have left in scratch memory
@@ -49,9 +51,12 @@ template <> __device__ inline bf16 stored<bf16>(float x) {
 
 constexpr int WARP = 32;
 constexpr int OWN = 1;
+enum { ROW_RUN = 1 };  // not all texts use it, and NVRTC warns of constants that are not used
 
 __device__ inline float normal_cdf(float x) { return normcdff(x); }
 __device__ inline double normal_cdf(double x) { return normcdf(x); }
+template <class T> __device__ inline T normal_pdf(T x) { return (T)0.3989422804014327 * exp((T)-0.5 * x * x); }
+template <class T> __device__ inline T log1p_unit(T x) { return log1p(x); }  // for 0 <= x <= 1
 
 __device__ inline int lane() { return threadIdx.x; }
 __device__ inline int lanes() { return blockDim.x; }
@@ -65,7 +70,11 @@ __device__ inline i64 last_of(i64 n) { return n * (blockIdx.y + (i64)1) / gridDi
 __device__ inline i64 size_of_part(i64 n, i64 p, i64 parts) { return n * (p + 1) / parts - n * p / parts; }
 
 #define EACH(i, n) for (i64 i = blockIdx.x * (i64)threads() + thread(); i < (n); i += gridDim.x * (i64)threads())
+#define EACH_RUN(j, n) EACH(j, n)
+#define OF_RUN(q, count) for (int q = 0; q < (count); ++q)
+#define OF_RUN_SUM(q, count, s) OF_RUN(q, count)
 #define ROWS(r, rows) for (i64 r = blockIdx.x * (i64)teams() + team(); r < (rows); r += gridDim.x * (i64)teams())
+#define ROW_RUNS(r, count, rows) ROWS(r, rows) if (constexpr int count = 1; true)
 #define PART_ROWS(r, rows) for (i64 r = first_of(rows) + team(), r##_end = last_of(rows); r < r##_end; r += teams())
 #define PART_SUM(i, n, s) for (i64 i = first_of(n) + thread(), i##_end = last_of(n); i < i##_end; i += threads())
 #define LANES(c, cols) for (i64 c = lane(); c < (cols); c += lanes())
@@ -152,6 +161,16 @@ template <class T> __device__ Best<T> row_best(const T* row, i64 cols) {
     return lanes() > WARP ? fold_block(best, Better()) : fold_neighbours(best, lanes(), Better());
 }
 
+// Numbers of 64 bits side by side: COUNTERS of them, here one.
+typedef u64 Words;
+enum { COUNTERS = 1 };
+__device__ inline Words counting(u64 first) { return first; }
+__device__ inline Words alike(u64 x) { return x; }
+__device__ inline void in_turn(const Words (&c)[4], u32 (&words)[4]) {
+    for (int k = 0; k < 4; ++k) words[k] = (u32)c[k];
+}
+__device__ inline Words product(Words x, u32 m) { return (u64)(u32)x * m; }
+
 // ---- Sixteen bytes at a time -----------------------------------------------------------------------------------
 
 template <class T> constexpr int PACK = 16 / sizeof(T);
@@ -214,14 +233,10 @@ __device__ inline void store(bf16* p, Values<float, 8> v) {
 template <class T> __device__ inline T larger(T x, T bound) { return x <= bound ? bound : x; }
 template <class T> __device__ inline T smaller(T x, T bound) { return x >= bound ? bound : x; }
 
-// 1 / (1 + exp(-x)) without overflow, to full relative accuracy on both sides.
-template <class T> __device__ inline T sigmoid_of(T x) {
-    T e = exp(-fabs(x));
-    T small = e / (1 + e);
-    return x >= 0 ? 1 / (1 + e) : small;
-}
+// To full relative accuracy on both sides: exp(-x) is infinite where the quotient is below all normal numbers.
+template <class T> __device__ inline T sigmoid_of(T x) { return 1 / (1 + exp(-x)); }
 
-template <class T> __device__ inline T softplus_of(T x) { return larger(x, (T)0) + log1p(exp(-fabs(x))); }
+template <class T> __device__ inline T softplus_of(T x) { return larger(x, (T)0) + log1p_unit(exp(-fabs(x))); }
 
 // The largest number of a row of at least one. NaN is passed over: what is computed from the row turns NaN anyway.
 // A lane reads no column but its own: once a lane has all of the row's sums, it may write in the row's place.

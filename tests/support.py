@@ -193,6 +193,29 @@ def update_reference(
     return result
 
 
+def permutation_reference(x: int, n: int, epoch: int, key: int) -> int:
+    """Return where the permutation of 0..n-1 sends x, in Python's integers, each round by exchanging the halves."""
+    low = 0xFFFFFFFF
+
+    def mix(word: int) -> int:
+        word = (word ^ word >> 16) * 0x85EBCA6B & low
+        word = (word ^ word >> 13) * 0xC2B2AE35 & low
+        return word ^ word >> 16
+
+    bits = (n - 1).bit_length()
+    seed = mix(mix(epoch & low) + key & low)
+    while True:
+        right_bits, left_bits = bits - bits // 2, bits // 2
+        left, right = x >> right_bits, x & (1 << right_bits) - 1
+        for r in range(1, 7):
+            mixed = mix(right ^ mix(seed + 0x9E3779B9 * r & low)) & (1 << left_bits) - 1
+            left, right = right, left ^ mixed
+            left_bits, right_bits = right_bits, left_bits
+        x = left << right_bits | right
+        if x < n:
+            return x
+
+
 def philox_reference(counter: Sequence[int], key: Sequence[int]) -> list[int]:
     """Philox4x32-10 in Python integers."""
     c, k = list(counter), list(key)

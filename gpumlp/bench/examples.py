@@ -68,15 +68,12 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
             yield (normal(cols), normal(1, cols)), {"momentum": 0.1, "scale": 1.25}
         case Op(name="dropout"):
             yield (normal(rows, cols), np.array([5, 0, 0])), {"rate": 0.3, "stream": 2, "key": (11, 12)}
-        case Op(name="shuffle"):
-            yield (np.array([5, 2, 3]),), {"n": rows, "key": 99}
         case Op(name="gather"):
-            order = rng.permutation(rows)
-            take = {"rows": rows // 2, "stride": rows // 2, "dtype": np.dtype(dtype)}
+            take = {"rows": rows // 2, "stride": rows // 2, "key": 99, "dtype": np.dtype(dtype)}
             clock, labels = np.array([9, 1, 0]), rng.integers(0, 3, rows).astype(np.int32)
-            yield (clock, order, normal(rows, cols), labels, None), {"scale": 1.0, **take}
+            yield (clock, normal(rows, cols), labels, None), {"scale": 1.0, **take}
             image = rng.integers(0, 256, (rows, cols)).astype(np.uint8)
-            yield (clock, order, image, normal(rows, 2), positive(rows)), {"scale": 1 / 255, **take}
+            yield (clock, image, normal(rows, 2), positive(rows)), {"scale": 1 / 255, **take}
         case Op(name="advance"):
             yield (np.array([3, 1, 2]),), {}
         case Op(name="accumulate"):

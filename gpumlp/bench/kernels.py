@@ -60,12 +60,10 @@ class Entry:
 
         Up to 1024 columns the arrays are about as long as they are wide.
         """
-        elements = size // (8 if self.op.name == "shuffle" else 4)
+        elements = size // 4
         cols = min(WIDEST, 1 << (elements.bit_length() // 2))
         rows = elements // cols
-        if self.op.name == "shuffle":
-            rows, cols = elements, 1
-        elif self.op.name == "moving_average":
+        if self.op.name == "moving_average":
             rows, cols = 1, elements
         elif self.op.name == "gather":
             rows *= 2  # a batch is half of the example's rows

@@ -1,4 +1,4 @@
-"""What surrounds a training step: the clock, the order of an epoch, the gathering of a batch, running sums.
+"""What surrounds a training step: the clock, the gathering of a batch in the order of the epoch, running sums.
 
 The clock is one int64 array on the device, ``(3,)``: optimizer steps so far, batch within the epoch, epoch.
 Everything that changes from step to step reads it, so a captured step needs no host.
@@ -20,25 +20,21 @@ def _advance(xp: Any, clock: Array) -> tuple[Array, ...]:
     return (clock + xp.asarray([1, 1, 0]),)
 
 
-def _shuffle(xp: Any, clock: Array, *, n: int, key: int) -> tuple[Array, ...]:
-    positions = xp.arange(n, dtype=xp.int64)
-    return (permute(xp, positions, n, clock[EPOCH : EPOCH + 1], key),)
-
-
 def _gather(
     xp: Any,
     clock: Array,
-    order: Array,
     inputs: Array,
     targets: Array,
     weights: Array | None,
     *,
     rows: int,
     stride: int,
+    key: int,
     scale: float,
     dtype: Any,
 ) -> tuple[Array | None, ...]:
-    chosen = xp.take(order, clock[BATCH : BATCH + 1] * stride + xp.arange(rows))
+    positions = clock[BATCH : BATCH + 1] * stride + xp.arange(rows)
+    chosen = permute(xp, positions, len(inputs), clock[EPOCH : EPOCH + 1], key)
     x, y = xp.take(inputs, chosen, axis=0), xp.take(targets, chosen, axis=0)
     # Bytes are scaled on the way; whatever is stored as floating point is already as the network wants it.
     x = x.astype(wide(dtype)) * scale if scale != 1.0 else x.astype(dtype, copy=False)
@@ -47,13 +43,13 @@ def _gather(
 
 def _gather_specs(
     clock: Array,
-    order: Array,
     inputs: Array,
     targets: Array,
     weights: Array | None,
     *,
     rows: int,
     stride: int,
+    key: int,
     scale: float,
     dtype: Any,
 ) -> tuple[Spec, ...]:
@@ -69,28 +65,13 @@ ADVANCE = Op(
     "clock ← clock + (1, 1, 0)",
     {"forward": Direction(_advance, ("clock",), ("clock",), like(0), "elementwise")},
 )
-SHUFFLE = Op(
-    "shuffle",
-    "order = the permutation of 0..n-1 keyed by (key, epoch)",
-    {
-        "forward": Direction(
-            _shuffle,
-            ("clock",),
-            ("order",),
-            lambda clock, *, n, key: (((n,), "int64"),),
-            "elementwise",
-            over="order",
-            scalars=lambda _, params: (params["key"],),
-        )
-    },
-)
 GATHER = Op(
     "gather",
-    "batch[i] = scale · inputs[order[batch · stride + i]], targets and row weights alike",
+    "batch[i] = scale · inputs[p(batch · stride + i)], p keyed by (key, epoch), targets and row weights alike",
     {
         "forward": Direction(
             _gather,
-            ("clock", "order", "inputs", "targets", "row_weights?"),
+            ("clock", "inputs", "targets", "row_weights?"),
             ("batch_inputs", "batch_targets", "batch_weights?"),
             _gather_specs,
             "rows",
@@ -99,8 +80,10 @@ GATHER = Op(
             narrow=True,
             wide=("row_weights", "batch_weights"),
             scalars=lambda inputs, params: (
-                math.prod(inputs[3].shape[1:]),
+                math.prod(inputs[2].shape[1:]),
+                len(inputs[1]),
                 params["stride"],
+                params["key"],
                 float(params["scale"]),
             ),
         )

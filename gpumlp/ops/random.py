@@ -5,7 +5,10 @@ All arithmetic is on unsigned 32-bit arrays and wraps around, as it does in a ke
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from gpumlp.ops.record import Array
 
@@ -50,30 +53,43 @@ def mix(x: Array) -> Array:
     return x ^ (x >> 16)
 
 
+@lru_cache(4)
+def _mixed_in(bits: int, epoch: int, key: int) -> np.ndarray[Any, Any]:
+    """Return what the network of an epoch mixes into one half for each value of the other: int64, a row a round."""
+    wide, narrow = bits - bits // 2, bits // 2
+    seed = mix(mix(np.array([epoch], np.uint32)) + np.uint32(key))
+    keys = mix(seed + np.arange(1, ROUNDS + 1, dtype=np.uint32) * np.uint32(0x9E3779B9))
+    tables: np.ndarray[Any, Any] = mix(np.arange(1 << wide, dtype=np.uint32) ^ keys[:, None]).astype(np.int64)
+    tables[0::2] &= (1 << narrow) - 1
+    tables[1::2] &= (1 << wide) - 1
+    tables.setflags(write=False)
+    return tables
+
+
 def permute(xp: Any, positions: Array, n: int, epoch: Array, key: int) -> Array:
-    """Send each position in [0, n) to another: a permutation keyed by (key, epoch), no table needed.
+    """Send each position in [0, n) to another: a permutation keyed by (key, epoch).
 
     A Feistel network on the smallest power of two that holds ``n``, walked until it lands inside [0, n)
     (cycle walking: Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). The halves may differ
-    by a bit, so the domain is smaller than 2n and a walk takes under two steps on average.
+    by a bit, so the domain is smaller than 2n and a walk takes under two steps on average. A kernel mixes anew for
+    each position; here all that a round can mix in, some √n numbers, is made once an epoch.
 
     ``positions`` int64 ``(m,)``, ``epoch`` int64 ``(1,)``, ``n`` <= 2³¹, ``key`` 32 bits. Returns int64 ``(m,)``.
     """
     bits = max(n - 1, 0).bit_length()
-    wide, narrow = bits - bits // 2, bits // 2
-    seed = mix(mix((epoch & 0xFFFFFFFF).astype(xp.uint32)) + xp.uint32(key))
-    keys = [mix(seed + xp.uint32(0x9E3779B9 * (r + 1) & 0xFFFFFFFF)) for r in range(ROUNDS)]
+    wide = bits - bits // 2
+    tables = xp.asarray(_mixed_in(bits, int(epoch[0]) & 0xFFFFFFFF, key))
 
     def network(x: Array) -> Array:
-        left, right, left_bits, right_bits = x >> wide, x & ((1 << wide) - 1), narrow, wide
-        for k in keys:
-            left, right = right, left ^ (mix(right ^ k) & ((1 << left_bits) - 1))
-            left_bits, right_bits = right_bits, left_bits
+        left, right = x >> wide, x & ((1 << wide) - 1)
+        for r in range(0, ROUNDS, 2):
+            left = left ^ tables[r][right]
+            right = right ^ tables[r + 1][left]
         return (left << wide) | right
 
-    result = network(positions.astype(xp.uint32))
-    outside = xp.flatnonzero(result >= n)
+    result = network(positions)
+    (outside,) = (result >= n).nonzero()
     while outside.size:
-        result[outside] = network(result[outside])
-        outside = outside[result[outside] >= n]
-    return result.astype(xp.int64)
+        result[outside] = walked = network(result[outside])
+        outside = outside[walked >= n]
+    return result

@@ -16,7 +16,7 @@ from gpumlp.backend import Plan
 from gpumlp.data import Dataset
 from gpumlp.nn import Loss, Model
 from gpumlp.nn.initializers import generator
-from gpumlp.ops.batches import ACCUMULATE, GATHER, SHUFFLE
+from gpumlp.ops.batches import ACCUMULATE, GATHER
 from gpumlp.ops.record import Array
 from gpumlp.optim import Optimizer, Schedule
 
@@ -68,7 +68,6 @@ class Trainer:
         self.epoch = self.batch = 0
         self.seconds = 0.0
         self._key = int(generator(seed, ORDER).integers(2**32))
-        self._order = self.backend.zeros((self.rows,), np.int64)
         self.totals = self.backend.zeros((4,), np.float64)
         self._plans: dict[int, Plan] = {}
         optimizer.rates = self.backend.zeros((self.batches,), model.context.wide)
@@ -126,7 +125,6 @@ class Trainer:
         backend.write(self.optimizer.rates, rates)
         if self.batch == 0:
             backend.write(self.totals, np.zeros(4))
-        backend.run(SHUFFLE, "forward", (clock,), (self._order,), n=self.rows, key=self._key)
         return rates
 
     def _step(self, rows: int) -> None:
@@ -141,9 +139,10 @@ class Trainer:
         x, y, weights = backend.run(
             GATHER,
             "forward",
-            (self.model.context.clock, self._order, *data.arrays),
+            (self.model.context.clock, *data.arrays),
             rows=rows,
             stride=self.batch_size,
+            key=self._key,
             scale=data.scale,
             dtype=self.model.context.dtype,
         )

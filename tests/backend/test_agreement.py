@@ -12,6 +12,7 @@ from support import FLOATS, assert_close, bits, directions, examples
 
 from gpumlp.backend import Backend
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS, Op, Update
+from gpumlp.ops.random import permute
 
 # Teams of 1, 2, 4, ... 32 lanes and of a block; one part and several; one block and several; none, some and all of a
 # row in vectors.
@@ -95,6 +96,22 @@ def test_losses_of_extreme_logits(kernels: Backend, dtype: Any) -> None:
         for a, b in zip(map(kernels.to_host, got), want, strict=True):
             np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
             np.testing.assert_allclose(a, b, rtol=1e-5 if dtype is np.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 1000, 65536, 65537])
+def test_batches_are_the_permutation_cut_into_pieces(kernels: Backend, n: int) -> None:
+    """Up to 70 rows a batch: more than the host takes at a time, and a last batch that is shorter."""
+    rows, labels = np.arange(n, dtype=np.float64)[:, None], kernels.asarray(np.arange(n))
+    order = permute(np, np.arange(n), n, np.array([4]), 3_000_000_000)
+    stride = min(70, n)
+    for batch in {0, n // stride - 1, (n - 1) // stride}:
+        expected = order[batch * stride : (batch + 1) * stride]
+        clock, count = kernels.asarray(np.array([9, batch, 4])), len(expected)
+        take = {"rows": count, "stride": stride, "key": 3_000_000_000, "scale": 1.0, "dtype": "<f8"}
+        given = clock, kernels.asarray(rows), labels, None
+        x, y, _ = kernels.run(RECORDS["gather"], "forward", given, None, **take)
+        np.testing.assert_array_equal(kernels.to_host(x)[:, 0], expected)
+        np.testing.assert_array_equal(kernels.to_host(y), expected)
 
 
 @each_dtype

@@ -207,7 +207,7 @@ def test_a_whole_run(fake: Cupy, tmp_path: Path) -> None:
         assert result.summary["backend"] == name
         found[name] = result.summary["metrics"]["train"]["loss"]
     assert found["cupy"] == pytest.approx(found["numpy"], rel=1e-4)
-    assert {"gather_forward", "shuffle_forward"} <= {one.kernel.partition("<")[0] for one in fake.launched}
+    assert {"gather_forward", "adam_forward"} <= {one.kernel.partition("<")[0] for one in fake.launched}
 
 
 def test_capture_refuses_a_read_on_the_host(cupy: CupyBackend) -> None:

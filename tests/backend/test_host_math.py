@@ -19,7 +19,8 @@ COMPILER = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-ffp-contract=fast", "-fPIC"]
 # With and without fused multiply-add.
 TARGETS = [["-march=native"], ["-march=x86-64"]] if platform.machine() in ("x86_64", "AMD64") else [[]]
-NAMES = ["exp", "expm1", "log", "log1p", "tanh", "normal_cdf"]
+NAMES = ["exp", "expm1", "log", "log1p", "log1p_unit", "tanh", "normal_cdf", "normal_pdf"]
+NORMAL = ("normal_cdf", "normal_pdf")  # where the error is counted in units of the value itself
 INF, NAN = math.inf, math.nan
 EPS32, EPS64 = 2.0**-23, 2.0**-52
 
@@ -65,8 +66,12 @@ def exact(name, x):
         # erfc multiplies what the rounding of z loses by z²; e^(z² - x²/2) puts that right.
         right = math.exp(float(Fraction(z) ** 2 - Fraction(x) ** 2 / 2)) if -40 < x < 0 else 1
         return 0.5 * math.erfc(-z) * right
+    if name == "normal_pdf":
+        half = -(Fraction(x) ** 2) / 2 if abs(x) < 40 else Fraction(-800)
+        rounded = float(half)
+        return math.exp(rounded) * (1 + float(half - Fraction(rounded))) / math.sqrt(2 * math.pi)
     try:
-        return getattr(math, name)(x)
+        return getattr(math, name.removesuffix("_unit"))(x)
     except OverflowError:
         return INF
     except ValueError:
@@ -74,7 +79,10 @@ def exact(name, x):
 
 
 def arguments(name, dtype, count):
-    """Any bit pattern, numbers of everyday size, and the range where the function is neither 0 nor a constant."""
+    """Any bit pattern, numbers of everyday size, and the range where the function is neither 0 nor a constant.
+
+    Those between 0 and 1, or NaN, where the function is for these alone.
+    """
     rng = np.random.default_rng(7)
     bits = np.uint32 if dtype == np.float32 else np.uint64
     x = [rng.integers(0, np.iinfo(bits).max, count, bits, endpoint=True).view(dtype)]
@@ -83,11 +91,12 @@ def arguments(name, dtype, count):
     if name in ("log", "log1p"):
         x = [*x, np.abs(x[1]), np.abs(x[2])]
     with np.errstate(all="ignore"):  # signalling NaNs
-        return np.concatenate([part.astype(dtype) for part in x])
+        everything = np.concatenate([part.astype(dtype) for part in x])
+    return np.abs(everything[~(np.abs(everything) > 1)]) if name == "log1p_unit" else everything
 
 
 def compare(name, x, y, expected):
-    """The largest error in units in the last place or, for normal_cdf, in eps of the value; the rest must agree."""
+    """The largest error, in units in the last place or (of the normal distribution) in eps; the rest must agree."""
     dtype = x.dtype.type
     with np.errstate(all="ignore"):
         rounded = expected.astype(dtype)
@@ -98,7 +107,7 @@ def compare(name, x, y, expected):
         special = ~usual & ~np.isnan(rounded) & ~edge
         np.testing.assert_array_equal(y[special], rounded[special])
         unit = np.spacing(np.abs(rounded)).astype(np.float64)
-        if name == "normal_cdf":
+        if name in NORMAL:
             unit = np.maximum(unit, np.abs(expected) * np.finfo(dtype).eps)
         error = np.abs(y.astype(np.float64) - expected) / unit
     error, at = error[usual], x[usual]
@@ -111,19 +120,20 @@ def test_float_accuracy(call, name):
     x = arguments(name, np.float32, 50_001)
     with np.errstate(all="ignore"):
         wide = x.astype(np.float64)
-        if name == "normal_cdf":
-            expected = np.array([exact(name, v) for v in wide.tolist()])
+        if name in NORMAL:
+            expected = np.array([exact(name, v) if v == v else NAN for v in wide.tolist()])
         else:
-            expected = getattr(np, name)(wide)
+            expected = getattr(np, name.removesuffix("_unit"))(wide)
     error, message = compare(name, x, call(name, x), expected)
-    assert error * EPS32 <= (1e-6 if name == "normal_cdf" else 2 * EPS32), message
+    assert error * EPS32 <= (1e-6 if name in NORMAL else 2 * EPS32), message
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_double_accuracy(call, name):
     x = arguments(name, np.float64, 5_001)
-    error, message = compare(name, x, call(name, x), np.array([exact(name, v) for v in x.tolist()]))
-    assert error * EPS64 <= (5e-15 if name == "normal_cdf" else 4 * EPS64), message
+    expected = np.array([exact(name, v) if v == v else NAN for v in x.tolist()])
+    error, message = compare(name, x, call(name, x), expected)
+    assert error * EPS64 <= (5e-15 if name in NORMAL else 4 * EPS64), message
 
 
 CONSTANTS = [  # from mpmath, 40 digits
@@ -147,6 +157,10 @@ CONSTANTS = [  # from mpmath, 40 digits
     ("log1p", -0.999, -6.9077552789821362),
     ("log1p", 1e-10, 9.9999999995000004e-11),
     ("log1p", 1e300, 690.77552789821371),
+    ("log1p_unit", 0.4142, 0.34656400018800339),
+    ("log1p_unit", 1.0, 0.69314718055994531),
+    ("normal_pdf", 0.0, 0.39894228040143268),
+    ("normal_pdf", -10.5, 4.5753755905208053e-25),
     ("normal_cdf", -0.5, 0.3085375387259869),
     ("normal_cdf", -3.0, 0.0013498980316300945),
     ("normal_cdf", -10.0, 7.6198530241605261e-24),
@@ -158,7 +172,7 @@ CONSTANTS = [  # from mpmath, 40 digits
 @pytest.mark.parametrize(("name", "x", "expected"), CONSTANTS)
 def test_doubles_from_mpmath(call, name, x, expected):
     (y,) = call(name, np.array([x]))
-    assert y == pytest.approx(expected, rel=5e-15 if name == "normal_cdf" else 8e-16, abs=0)
+    assert y == pytest.approx(expected, rel=5e-15 if name in NORMAL else 8e-16, abs=0)
 
 
 SPECIAL = [
@@ -167,6 +181,8 @@ SPECIAL = [
     ("log", [INF, -INF, NAN, 0.0, -0.0, -1e-30, 1.0], [INF, NAN, NAN, -INF, -INF, NAN, 0.0]),
     ("log1p", [INF, -INF, NAN, 0.0, -0.0, -1.0, -1.5], [INF, NAN, NAN, 0.0, -0.0, -INF, NAN]),
     ("tanh", [INF, -INF, NAN, 0.0, -0.0, 1e30, -1e30], [1.0, -1.0, NAN, 0.0, -0.0, 1.0, -1.0]),
+    ("log1p_unit", [NAN, 0.0, 1e-30], [NAN, 0.0, 1e-30]),
+    ("normal_pdf", [INF, -INF, NAN, 1e30, -1e30], [0.0, 0.0, NAN, 0.0, 0.0]),
     ("normal_cdf", [INF, -INF, NAN, 0.0, -0.0, 1e30, -1e30], [1.0, 0.0, NAN, 0.5, 0.5, 1.0, 0.0]),
 ]
 
@@ -182,12 +198,13 @@ def test_special_values(call, name, x, expected, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", ["expm1", "log1p", "tanh"])
+@pytest.mark.parametrize("name", ["expm1", "log1p", "log1p_unit", "tanh"])
 def test_the_smallest_numbers_come_back_unchanged(call, name, dtype):
     limits = np.finfo(dtype)
     tiny = np.array([1e-30, limits.tiny, limits.smallest_subnormal, 7 * limits.smallest_subnormal, 1e-20] * 5, dtype)
     np.testing.assert_array_equal(call(name, tiny), tiny)
-    np.testing.assert_array_equal(call(name, -tiny), -tiny)
+    if name != "log1p_unit":
+        np.testing.assert_array_equal(call(name, -tiny), -tiny)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -37,7 +37,6 @@ So everything takes a minute on two cores.
 MOST_REGISTERS = 128  # of 65536 for a multiprocessor: two blocks of 256 threads fit at the least
 MOST_SHARED = 48 << 10  # what a kernel may have without asking for more
 TYPES = {
-    "shuffle": ["long long"],
     "advance": ["long long"],
     "accumulate": ["double"],
     "gather": [f"{{T}}, {inputs}, {targets}" for inputs in ("{T}", "unsigned char") for targets in ("int", "{T}")],

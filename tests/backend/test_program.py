@@ -23,6 +23,7 @@ from gpumlp.backend import native as native_module
 from gpumlp.backend.kernels import address
 from gpumlp.backend.native import MOST_TASKS, cut
 from gpumlp.ops import ACTIVATIONS, GATHER
+from gpumlp.ops.random import permute
 from gpumlp.ops.updates import GRADIENT_NORM
 
 pytestmark = pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
@@ -354,9 +355,8 @@ def test_threads_are_those_that_are_given(
 def test_a_batch_gathered_by_several_threads(native: NativeBackend) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((5000, 90), np.float32), rng.integers(0, 3, 5000).astype(np.int32)
-    order, clock = rng.permutation(5000), np.array([1, 1, 0])
-    got = with_threads(4).run(
-        GATHER, "forward", (clock, order, x, y, None), rows=2000, stride=2000, scale=1.0, dtype="<f4"
-    )
+    order = permute(np, np.arange(5000), 5000, np.array([3]), 7)
+    take = {"rows": 2000, "stride": 2000, "key": 7, "scale": 1.0, "dtype": "<f4"}
+    got = with_threads(4).run(GATHER, "forward", (np.array([1, 1, 3]), x, y, None), **take)
     np.testing.assert_array_equal(got[0], x[order[2000:4000]])
     np.testing.assert_array_equal(got[1], y[order[2000:4000]])

@@ -7,22 +7,26 @@ import pytest
 from support import FLOATS, run
 
 from gpumlp.ops import RECORDS
+from gpumlp.ops.random import permute
 
 GATHER = RECORDS["gather"]
 
 
-def gather(batch, *sources, rows=3, stride=3, scale=1.0, dtype="<f4", order=None):
-    order = np.array([4, 2, 0, 6, 1, 3, 5]) if order is None else order
-    inputs = (np.array([50, batch, 1]), order, *sources)
-    return run(GATHER, "forward", *inputs, rows=rows, stride=stride, scale=scale, dtype=dtype)
+ORDER = permute(np, np.arange(7), 7, np.array([1]), 11)
+
+
+def gather(batch, *sources, rows=3, stride=3, scale=1.0, dtype="<f4"):
+    take = {"rows": rows, "stride": stride, "key": 11, "scale": scale, "dtype": dtype}
+    return run(GATHER, "forward", np.array([50, batch, 1]), *sources, **take)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_gather_follows_the_order_from_the_batch_on_the_clock(dtype):
     x, y, w = np.arange(14.0).reshape(7, 2), np.arange(7, dtype=np.int32), np.arange(7, dtype=np.float32) / 10
-    for batch, rows in ((0, [4, 2, 0]), (1, [6, 1, 3])):
+    for batch in (0, 1):
         gx, gy, gw = gather(batch, x.astype(dtype), y, w, dtype=np.dtype(dtype).str)
         assert (gx.dtype, gy.dtype, gw.dtype) == (dtype, np.int32, np.float32)
+        rows = ORDER[3 * batch : 3 * batch + 3]
         np.testing.assert_array_equal(gx, x[rows])
         np.testing.assert_array_equal(gy, rows)
         np.testing.assert_array_equal(gw, w[rows])
@@ -30,14 +34,14 @@ def test_gather_follows_the_order_from_the_batch_on_the_clock(dtype):
 
 def test_the_last_batch_may_be_short_and_weights_absent():
     gx, gy, gw = gather(2, np.arange(7.0)[:, None], np.arange(7), None, rows=1)
-    assert (gx.tolist(), gy.tolist(), gw) == ([[5.0]], [5], None)
+    assert (gx.tolist(), gy.tolist(), gw) == ([[float(ORDER[6])]], [ORDER[6]], None)
 
 
 def test_bytes_are_scaled_on_the_way():
     image = np.arange(7, dtype=np.uint8)[:, None] * 40
     (gx, *_) = gather(0, image, np.arange(7), None, scale=1 / 255)
     assert gx.dtype == np.float32
-    np.testing.assert_allclose(gx.ravel(), np.array([160, 80, 0]) / 255, rtol=1e-7)
+    np.testing.assert_allclose(gx.ravel(), ORDER[:3] * 40 / 255, rtol=1e-7)
 
 
 def test_the_clock_counts_steps_and_batches_and_leaves_the_epoch():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import FLOATS, philox_reference, run
+from support import FLOATS, permutation_reference, philox_reference, run
 
 from gpumlp.ops import RECORDS
 from gpumlp.ops.random import permute, philox, uniform_words
@@ -66,6 +66,19 @@ def test_permute_is_a_bijection_for_any_key(n, epoch, key):
     assert sorted(got.tolist()) == list(range(n))
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 10, 16, 17, 1000])
+def test_permute_agrees_with_python_integers(n):
+    for epoch, key in ((0, 0), (2**32 + 3, ONES)):
+        assert permutation(n, epoch, key).tolist() == [permutation_reference(i, n, epoch, key) for i in range(n)]
+
+
+@pytest.mark.parametrize("n", [65536, 65537, 10**6, 2**31 - 1, 2**31])
+def test_permute_agrees_with_python_integers_where_there_are_many(n):
+    positions = np.append(np.random.default_rng(n).integers(0, n, 50), [0, n - 1])
+    got = permute(np, positions, n, np.array([5]), 4_000_000_000)
+    assert got.tolist() == [permutation_reference(i, n, 5, 4_000_000_000) for i in positions.tolist()]
+
+
 def test_a_part_of_a_permutation_is_the_same_part_of_the_whole():
     whole = permute(np, np.arange(1000), 1000, np.array([4]), 5)
     part = permute(np, np.array([999, 3, 500]), 1000, np.array([4]), 5)
@@ -108,11 +121,13 @@ def test_neighbours_do_not_stay_together():
 
 
 def test_the_order_of_an_epoch_depends_on_the_epoch_and_not_on_the_step():
-    def order(*clock):
-        return run(RECORDS["shuffle"], "forward", np.array(clock), n=100, key=7)[0].tolist()
+    rows, take = np.arange(100), {"rows": 25, "stride": 25, "key": 7, "scale": 1.0, "dtype": "<f4"}
 
-    assert order(0, 0, 2) == order(55, 3, 2) == permutation(100, 2, 7).tolist()
-    assert order(0, 0, 2) != order(0, 0, 3)
+    def batch(*clock):
+        return run(RECORDS["gather"], "forward", np.array(clock), rows[:, None], rows, None, **take)[1].tolist()
+
+    assert batch(0, 3, 2) == batch(55, 3, 2) == permutation(100, 2, 7)[75:].tolist()
+    assert batch(0, 3, 2) != batch(0, 3, 3)
 
 
 DROPOUT = RECORDS["dropout"]
