@@ -60,6 +60,7 @@ inline int thread() { return 0; }
 #define LANES(c, cols) GPUMLP_PRAGMA(omp simd) for (i64 c = 0; c < (cols); ++c)
 #define LANES_SUM(c, cols, s) GPUMLP_PRAGMA(omp simd reduction(+ : s)) for (i64 c = 0; c < (cols); ++c)
 #define LANES_SUM2(c, cols, s, t) GPUMLP_PRAGMA(omp simd reduction(+ : s, t)) for (i64 c = 0; c < (cols); ++c)
+#define LANES_SUM3(c, cols, s, t, u) GPUMLP_PRAGMA(omp simd reduction(+ : s, t, u)) for (i64 c = 0; c < (cols); ++c)
 #define LANES_MAX(c, cols, m) GPUMLP_PRAGMA(omp simd reduction(max : m)) for (i64 c = 0; c < (cols); ++c)
 #define COLUMN_TILES(c0, cols) for (i64 c0 = 0; c0 < (cols); c0 += OWN)
 #define OWNED(k, c, c0, cols)                                                                    \
@@ -79,8 +80,14 @@ template <class T> struct Best { T value; i64 at; };
 // The largest number of a row of at least one, and its place: of equal ones the first; NaN is larger than any number.
 template <class T> inline Best<T> row_best(const T* row, i64 cols) {
     i64 best = 0;
-    for (i64 c = 1; c < cols; ++c)
-        if (row[c] > row[best] || (row[c] != row[c] && row[best] == row[best])) best = c;
+    for (i64 from = 0; from < cols; from += ROW_RUN) {  // behind the first few runs, most have nothing better
+        const i64 to = at_most(from + ROW_RUN, cols);
+        const T top = row[best];
+        int better = from == 0;
+        GPUMLP_PRAGMA(omp simd reduction(| : better)) for (i64 c = from; c < to; ++c) better |= !(row[c] <= top);
+        for (i64 c = from; better && c < to; ++c)
+            if (row[c] > row[best] || (row[c] != row[c] && row[best] == row[best])) best = c;
+    }
     return {row[best], best};
 }
 

@@ -80,6 +80,7 @@ __device__ inline i64 size_of_part(i64 n, i64 p, i64 parts) { return n * (p + 1)
 #define LANES(c, cols) for (i64 c = lane(); c < (cols); c += lanes())
 #define LANES_SUM(c, cols, s) LANES(c, cols)
 #define LANES_SUM2(c, cols, s, t) LANES(c, cols)
+#define LANES_SUM3(c, cols, s, t, u) LANES(c, cols)
 #define LANES_MAX(c, cols, m) LANES(c, cols)
 #define COLUMN_TILES(c0, cols) \
     for (i64 c0 = blockIdx.x * (i64)(WARP * OWN); c0 < (cols); c0 += gridDim.x * (i64)(WARP * OWN))

@@ -5,7 +5,8 @@
 //
 // Shapes: z, gradient (rows, cols); targets (rows,) or (rows, cols); s (rows,) and w (cols,), both of
 // wide<T>, may be null; scratch (parts, 4). `value` is the loss, `sums` (Σ s l, Σ s m, Σ s h, Σ s) in double.
-// The logits of a row are read three times, from cache after the first; the gradient is written once.
+// The logits of a row are read three times, from cache after the first; the gradient is written once. (The log of the
+// sum is not needed for what a class adds, so that one walk finds both.)
 
 template <class W, class Y> struct Target {  // soft targets
     const Y* row;
@@ -69,17 +70,17 @@ __device__ void loss_of_rows(
         const T* row = z + r * cols;
         // All is taken from the row maximum: next to a huge logit log K would round away.
         Best<T> best = row_best(row, cols);
-        W top = (W)best.value, sum = 0;
-        LANES_SUM(c, cols, sum) sum += exp((W)row[c] - top);
-        W lse = log(team_sum(sum)), l = 0, m = 0;
-        LANES_SUM2(c, cols, l, m) {
-            W t = (keep * target(c) + spread) * weight_of(c);
-            W part = t * (lse - ((W)row[c] - top));
-            l += t == 0 ? (W)0 : part;  // where a class has no mass its logit may be -inf
+        W top = (W)best.value, sum = 0, below = 0, m = 0;
+        LANES_SUM3(c, cols, sum, below, m) {
+            W z_c = (W)row[c] - top, t = (keep * target(c) + spread) * weight_of(c), part = t * z_c;
+            sum += exp(z_c);
+            below -= t == 0 ? (W)0 : part;  // where a class has no mass its logit may be -inf
             m += t;
         }
-        l = team_sum(l);
+        W lse = log(team_sum(sum));
+        below = team_sum(below);
         m = team_sum(m);
+        W l = m == 0 ? (W)0 : m * lse + below;  // neither term is negative: nothing cancels
         W weight = s ? s[r] : (W)1;
         bool hit = best.at == target.label();
         if (lane() == 0) {

@@ -36,8 +36,8 @@ FLAGS = (
     "-ffp-contract=fast",
 )
 WIDEST = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
-"""For kernels that take each element alone: where there are vectors of 64 bytes g++ prefers those of 32, which take half
-as long again for an exponential. Rows are often too short for the longer ones."""
+"""For what is long: where there are vectors of 64 bytes g++ prefers those of 32, which take half as long again for an
+exponential. In a row of ten classes there would be none of the longer ones."""
 MATHEMATICS = (
     *("exp", "expm1", "log", "log1p", "log1p_unit", "tanh", "normal_cdf", "normal_pdf"),
     *("sqrt", "fabs", "pow", "rint"),
@@ -89,20 +89,14 @@ def _machine(command: tuple[str, ...]) -> str:
     return "\n".join([*command, version, platform.machine(), platform.processor(), features])
 
 
-def flags_for(op: Op) -> tuple[str, ...]:
-    """Return what the compiler is told for the kernels of a record."""
-    alone = any(made.launch == "elementwise" for made in op.directions.values())
-    return FLAGS + WIDEST if alone else FLAGS
-
-
 class Builder:
     """Compiles kernels when they are first asked for, each file once for each set of types."""
 
     def __init__(self, kernels: Path | None = None) -> None:
         self.texts = Texts(kernels)
         self.seconds = 0.0  # spent on compiling
-        self._libraries: dict[tuple[str, tuple[str, ...]], ctypes.CDLL] = {}
-        self._found: dict[tuple[str, str, tuple[str, ...]], dict[str, Function]] = {}
+        self._libraries: dict[tuple[str, tuple[str, ...], tuple[str, ...]], ctypes.CDLL] = {}
+        self._found: dict[tuple[str, str, tuple[str, ...], bool], dict[str, Function]] = {}
 
     def check(self) -> None:
         """Raise BackendError, with the mend, unless kernels can be compiled and loaded."""
@@ -112,13 +106,16 @@ class Builder:
             )
         self.program()
 
-    def find(self, op: Op, direction: str, types: tuple[str, ...]) -> dict[str, Function]:
-        """Return the compiled kernels of a direction by name, in the order they are launched; none without any."""
-        key = op.name, direction, types
+    def find(self, op: Op, direction: str, types: tuple[str, ...], long: bool = True) -> dict[str, Function]:
+        """Return the compiled kernels of a direction by name, in the order they are launched; none without any.
+
+        ``long`` tells whether their loops are long enough for the widest vectors of the processor.
+        """
+        key = op.name, direction, types, long
         if key not in self._found:
-            found = {}
+            found, flags = {}, FLAGS + WIDEST if long else FLAGS
             for name in self.texts.stages(op, direction):
-                library = self._load(op.name, types, lambda: self._kernels_source(op, types), flags_for(op))
+                library = self._load(op.name, types, lambda: self._kernels_source(op, types), flags)
                 found[name] = _function(library, name)
             self._found[key] = found
         return self._found[key]
@@ -151,9 +148,9 @@ class Builder:
         return result
 
     def _load(
-        self, name: str, types: tuple[str, ...], source: Callable[[], str], flags: Sequence[str] = FLAGS
+        self, name: str, types: tuple[str, ...], source: Callable[[], str], flags: tuple[str, ...] = FLAGS
     ) -> ctypes.CDLL:
-        key = name, types
+        key = name, types, flags
         if key not in self._libraries:
             started = time.perf_counter()
             path = self._build(name, source(), flags)

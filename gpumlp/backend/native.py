@@ -26,6 +26,8 @@ from gpumlp.ops.record import Array, Op, Scalar
 PART = 1 << 15
 """Elements of one part of a kernel's work: some ten microseconds."""
 MOST_PARTS = 64
+LONG_ROW = 64
+"""Columns from which on a loop over them fills the widest vectors."""
 TASK = 4_000_000
 """Operations of one part of a product: some tens of microseconds."""
 MOST_TASKS = 32
@@ -75,10 +77,11 @@ class NativeBackend(Backend):
     ) -> Callable[[], None]:
         made = op.directions[direction]
         types = template_types(made, inputs, outputs) if _writeable(outputs) else None
-        functions = self._builder.find(op, direction, types) if types else {}
+        rows, cols = shape_of(made, inputs, outputs) if types else (0, 0)
+        long = made.launch == "elementwise" or cols >= LONG_ROW
+        functions = self._builder.find(op, direction, types, long) if types else {}
         if not functions:
             return super().bind(op, direction, inputs, outputs, params)
-        rows, cols = shape_of(made, inputs, outputs)
         parts = max(1, min(rows * cols // PART, MOST_PARTS, rows if made.launch == "columns" else MOST_PARTS))
         if made.launch not in SUMMED and parts > 1:  # the order of a sum must not depend on the threads
             parts = _ceil(parts, self.threads) * self.threads
