@@ -99,7 +99,7 @@ def test_rounding_is_to_the_nearest_and_of_two_to_the_even(kernels: Backend) -> 
     x = np.array(
         [1, 1 + ULP, 1 + ULP / 2, 1 + 3 * ULP / 2, -1e38, 3.4e38, np.inf, -np.inf, np.nan, 0, -0.0], np.float32
     )
-    order, labels = np.arange(len(x)), np.zeros(len(x), np.int32)
-    inputs = (np.zeros(3, np.int64), order, x.reshape(-1, 1), labels, None)
-    batch, *_ = kernels.run(GATHER, "forward", inputs, rows=len(x), stride=len(x), scale=1.0, dtype=NARROW)
-    np.testing.assert_array_equal(batch.ravel().view(np.uint16), x.astype(NARROW).view(np.uint16))
+    inputs = (np.zeros(3, np.int64), x.reshape(-1, 1), np.arange(len(x)), None)
+    take = {"rows": len(x), "stride": len(x), "key": 1, "scale": 1.0, "dtype": NARROW}
+    batch, chosen, _ = kernels.run(GATHER, "forward", inputs, **take)
+    np.testing.assert_array_equal(batch.ravel().view(np.uint16), x[chosen].astype(NARROW).view(np.uint16))

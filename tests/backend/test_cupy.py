@@ -104,10 +104,10 @@ LAUNCHES = [  # record, direction, inputs, params; kernels with grid and block; 
         ["p", "p", 0, "p", "p", "p", 64, 10, 0.0, "p", 4],
     ),
     (
-        "gather", "forward", [((3,), I64), ((50,), I64), ((50, 2000), np.uint8), ((50, 2), F), None],
-        {"rows": 8, "stride": 8, "scale": 2, "dtype": "<f4"},
+        "gather", "forward", [((3,), I64), ((50, 2000), np.uint8), ((50, 2), F), None],
+        {"rows": 8, "stride": 8, "key": 7, "scale": 2, "dtype": "<f4"},
         [("gather_forward<float, unsigned char, float>", (8, 1), (256, 1))],
-        ["p", "p", "p", "p", 0, "p", "p", 0, 8, 2000, 2, 8, 2.0],
+        ["p", "p", "p", 0, "p", "p", 0, 8, 2000, 2, 50, 8, 7, 2.0],
     ),
     (
         "huber", "forward", [((9, 2), F), ((9, 2), F), ((9,), F), None], {"delta": 1},
