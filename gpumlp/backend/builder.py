@@ -36,8 +36,8 @@ FLAGS = (
     "-ffp-contract=fast",
 )
 WIDEST = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()
-"""For what is long: where there are vectors of 64 bytes g++ prefers those of 32, which take up to half as long again for an
-exponential. In a row of ten classes there would be none of the longer ones."""
+"""For what is long: where there are vectors of 64 bytes g++ prefers those of 32, with which an exponential takes
+up to half as long again. In a row of ten classes there would be none of the longer ones."""
 MATHEMATICS = (
     *("exp", "expm1", "log", "log1p", "log1p_unit", "tanh", "normal_cdf", "normal_pdf"),
     *("sqrt", "fabs", "pow", "rint"),
