@@ -113,7 +113,7 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
     Wa, ba = operand(W, xa, backend), dense_array(operand(b, xa, backend), backend)
     if xa.shape[-1:] != Wa.shape[:1] or Wa.shape[1:] != ba.shape:
         raise ShapeError(f"dense: x {xa.shape}, W {Wa.shape} and b {ba.shape} do not fit")
-    out, z = backend.run(op, "bias_forward", (backend.matmul(xa, Wa), ba))
+    out, z = backend.dense(op, xa, Wa, ba)
     y = Tensor(out, backend)
     saved = out if z is None else z
 

@@ -14,27 +14,34 @@ BACKENDS: dict[str, type[Backend]] = {"cupy": CupyBackend, "native": NativeBacke
 """The fastest first: ``auto`` takes the first that this machine can have."""
 
 
-def get(name: str, *, tf32: bool = False) -> Backend:
+def get(name: str, *, device: int = 0, tf32: bool = False) -> Backend:
     """Return a new backend: ``cupy``, ``native``, ``numpy``, or ``auto`` for the fastest this machine has.
 
-    ``tf32`` lets products of float32 round their operands where the device is faster so; a CPU is not.
+    ``device`` is the number of the GPU that computes; a backend of the host has only 0. ``tf32`` lets products of
+    float32 be computed in TF32 where there is such a thing; elsewhere it is float32.
 
-    Raises ConfigError for an unknown name, BackendError for one that this machine does not have. Where ``auto``
-    passes over a backend whose package is installed, the reason is logged.
+    Raises ConfigError for an unknown name, BackendError for a backend or a device that this machine does not have.
+    Where ``auto`` passes over a backend whose package is installed, the reason is logged.
     """
-    if name == "auto":
-        return _fastest()
-    if name not in BACKENDS:
+    if name == "auto" and device == 0:
+        return _fastest(tf32)
+    if name not in ("auto", *BACKENDS):
         raise ConfigError(f"unknown backend {name!r}", where="backend", hint=choices(name, ["auto", *BACKENDS]))
+    if name in ("auto", CupyBackend.name):  # who asks for another device means a GPU
+        return CupyBackend(device, tf32=tf32)
+    if device != 0:
+        raise BackendError(
+            f"{name} computes on the CPU: there is no device {device}", where="device", hint="choose backend: cupy"
+        )
     return BACKENDS[name]()
 
 
-def _fastest() -> Backend:
-    for name, make in BACKENDS.items():
-        if not make.is_installed():
+def _fastest(tf32: bool) -> Backend:
+    for name, kind in BACKENDS.items():
+        if not kind.is_installed():
             continue
         try:
-            return make()
+            return get(name, tf32=tf32)
         except BackendError as error:
             logging.getLogger("gpumlp").warning("not computing with %s: %s", name, error.what)
     raise BackendError("no backend can be had")

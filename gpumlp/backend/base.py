@@ -99,6 +99,24 @@ class Backend:
         """Tell whether ``value`` is an array of this backend."""
         return isinstance(value, self.xp.ndarray)
 
+    def synchronize(self) -> None:
+        """Wait until everything that was asked for is done: on the host, it always is."""
+
+    @property
+    def device_name(self) -> str | None:
+        """The name of the device that the arrays lie on; None for the host."""
+        return None
+
+    @property
+    def memory_held(self) -> int | None:
+        """The most bytes of the device's memory that were held; None for the host."""
+        return None
+
+    @property
+    def together(self) -> int:
+        """How many steps are best replayed at once: more than one where each launch costs the host something."""
+        return 1
+
     def quiet(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context that the array module is used in: overflow and NaN are results, not warnings."""
         return np.errstate(all="ignore")
@@ -171,6 +189,11 @@ class Backend:
         if is_narrow(a.dtype) or is_narrow(b.dtype):
             return self._narrow_product(a, b, out)
         return self.compute("matmul", self.xp.matmul, a, b, out=out)
+
+    def dense(self, op: Op, x: Array, W: Array, b: Array) -> tuple[Array, Array | None]:
+        """Return y = f(x W + b) of an activation, and x W + b where it saves that: a product, then one launch."""
+        y, z = self.run(op, "bias_forward", (self.matmul(x, W), b))
+        return y, z
 
     def compute(
         self, name: str, function: Callable[..., Array], *inputs: Any, out: Array | None = None, **params: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from gpumlp.errors import CaptureError
@@ -19,6 +19,8 @@ class Host(Protocol):
     def write(self, target: Array, values: Any) -> None: ...
 
     def quiet(self) -> AbstractContextManager[Any]: ...
+
+    def joined(self, launches: Sequence[Callable[[], None]]) -> Sequence[Callable[[], None]]: ...
 
 
 def raw(value: Any) -> Array:
@@ -68,6 +70,12 @@ class Plan:
                 hint="capture the step again for the new shape",
             )
         self.backend.write(captured, given)
+
+    def times(self, count: int) -> Plan:
+        """Return the plan of so many of these steps, one after the other, on the same arrays: bit for bit as many
+        replays. What changes from step to step is on the device, so a step is the same calls each time."""
+        calls = self.calls * count
+        return replace(self, calls=calls, runs=tuple(self.backend.joined([call.launch for call in calls])))
 
     def names(self) -> Sequence[str]:
         """Return the names of the calls in the order they are made."""

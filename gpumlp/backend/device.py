@@ -26,8 +26,8 @@ INSTEAD = "backend: native computes on the CPU"
 MENDS: dict[tuple[str, ...], tuple[str, str]] = {
     ("OutOfMemoryError", "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "STATUS_ALLOC_FAILED"): (
         "the device has no memory left",
-        "lower training.batch_size or the widths of model.hidden, or set precision: float32; nvidia-smi tells "
-        "whether another program holds the memory",
+        "lower training.batch_size or the widths of model.hidden, or set precision: bf16; nvidia-smi tells whether "
+        "another program holds the memory",
     ),
     ("cannot open source file", "could not open source file", "Failed to find CUDA headers"): (
         "the headers of CUDA, which CuPy compiles with, are missing",
@@ -143,12 +143,19 @@ def explain(error: Exception, where: str) -> BackendError | None:
     from_cupy = kind.__module__.split(".")[0] in ("cupy", "cupy_backends", "cuda")
     if not from_cupy and not (isinstance(error, ImportError | RuntimeError | OSError) and "lib" in text):
         return None
-    for signs, (what, hint) in MENDS.items():
-        if any(sign in text for sign in signs):
-            return BackendError(f"{what} ({said})", where=where, hint=hint)
+    if known := meant(text, where, said):
+        return known
     if not from_cupy:
         return None
     return BackendError(f"the device failed: {said}", where=where, hint=f"gpumlp doctor tests it; {INSTEAD}")
+
+
+def meant(text: str, where: str, said: str = "") -> BackendError | None:
+    """Return what a message of CUDA's libraries means by the signs in it, or None for one that has none."""
+    for signs, (what, hint) in MENDS.items():
+        if any(sign in text for sign in signs):
+            return BackendError(f"{what} ({said or text})", where=where, hint=hint)
+    return None
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,22 +1,35 @@
 """The CuPy backend: the kernels' text, compiled by NVRTC for the device at hand, and launched by CuPy.
 
 What has no kernel, or comes in a shape or dtype that its kernel does not take, runs in the reference's formula on
-CuPy's arrays; products of matrices are cuBLAS's. Nothing is copied to the host unasked.
+CuPy's arrays; products of matrices are cuBLASLt's, or CuPy's where it has none. Nothing is copied to the host
+unasked.
+
+Everything runs on one stream of the backend's own, in the order in which it was asked for; only reading a value waits
+for it. A captured step is a CUDA graph, interrupted by whatever only CuPy can do.
+
+``GPUMLP_GRAPHS=0``, ``GPUMLP_EPILOGUES=0`` and ``GPUMLP_CUBLASLT=0`` in the environment switch off what they name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gpumlp.backend import cublaslt
 from gpumlp.backend import device as devices
 from gpumlp.backend.base import Backend
+from gpumlp.backend.cublaslt import Epilogue, Lt, Product
 from gpumlp.backend.device import explain, explained
+from gpumlp.backend.graph import Launch, joined
 from gpumlp.backend.kernels import SUMMED, Texts, arguments, shape_of, shared_text, template_types
 from gpumlp.backend.launch import geometry, parts, scratch
 from gpumlp.errors import BackendError
@@ -25,21 +38,45 @@ from gpumlp.ops.record import Array, Op, Scalar
 
 # Without the second, NVRTC takes a generic lambda of a device function for a function of the host.
 OPTIONS = ("-std=c++17", "--device-as-default-execution-space")
+TOGETHER = 16
+"""Steps in one graph where many follow each other: a launch, some µs of the host, is little beside as many."""
+FUSED = {"identity": Epilogue.BIAS, "relu": Epilogue.RELU_BIAS}
+"""The activations that cuBLASLt applies in the same launch as a product and its bias."""
+
+log = logging.getLogger(__name__)
 
 
 class CupyBackend(Backend):
     """Arrays and operations on one NVIDIA device, by its number.
+
+    tf32 : whether products of float32 may round their operands to the 10 bits of TF32
+    graphs, epilogues : whether a captured step becomes a CUDA graph, and whether a product takes its bias and ReLU
+        along; None for what the environment says. Graphs change no bit of any result.
 
     Raises BackendError, with the mend, where there is no CuPy, no driver, no device that answers, or no compiler.
     """
 
     name = "cupy"
 
-    def __init__(self, device: int = 0, kernels: Path | None = None) -> None:
+    def __init__(
+        self,
+        device: int = 0,
+        kernels: Path | None = None,
+        *,
+        tf32: bool = False,
+        graphs: bool | None = None,
+        epilogues: bool | None = None,
+    ) -> None:
         super().__init__()
         self.xp = devices.load()
         self.device = devices.choose(self.xp, device)
+        self.tf32 = tf32
+        self.graphs = _switched_on("GRAPHS") if graphs is None else graphs
+        self.epilogues = _switched_on("EPILOGUES") if epilogues is None else epilogues
+        with explained(self._where), self.device:
+            self.stream = self.xp.cuda.Stream(non_blocking=True)
         self._launcher = Launcher(self.xp, kernels)
+        self._nan_kept: dict[Any, bool] = {}
         # One kernel and one of CuPy's own: both of their compilers are there, and the device runs what they make.
         clock = self.zeros((3,), np.int64)
         self.run(ADVANCE, "forward", (clock,), (clock,))
@@ -65,13 +102,34 @@ class CupyBackend(Backend):
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
-        """Return a context in which arrays are made on this device, and what CuPy raises is explained."""
-        with explained(self._where), self.device:
+        """Return a context of this device and this stream, in which what CuPy raises is explained."""
+        with explained(self._where), self.device, self.stream:
             yield
+
+    @property
+    def device_name(self) -> str:
+        with self.quiet():
+            return str(self.xp.cuda.runtime.getDeviceProperties(self.device.id)["name"].decode())
+
+    @property
+    def memory_held(self) -> int:
+        """Bytes that CuPy's pool has taken from the device. It gives none back, so this is the most there was."""
+        with self.quiet():
+            return int(self.xp.get_default_memory_pool().total_bytes())
+
+    @property
+    def together(self) -> int:
+        return TOGETHER if self.graphs else 1
+
+    def synchronize(self) -> None:
+        with self.quiet():
+            self.stream.synchronize()
 
     def asarray(self, values: Any, dtype: Any = None, *, copy: bool = False) -> Array:
         if self.owns(values):
             self._refuse_strangers("asarray", values)
+            with explained(self._where), self.device:  # it may still be in the making, on the stream of who gives it
+                self.stream.wait_event(self.xp.cuda.get_current_stream().record())
         return super().asarray(values, dtype, copy=copy)
 
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
@@ -94,6 +152,74 @@ class CupyBackend(Backend):
             launch = types and self._launcher.bind(op, direction, types, inputs, outputs, params)
         return launch or super().bind(op, direction, inputs, outputs, params)
 
+    # ---- products --------------------------------------------------------------------------------
+
+    @cached_property
+    def lt(self) -> Lt | None:
+        """cuBLASLt on this stream, or None where it is switched off or cannot be loaded; the log says why."""
+        if not _switched_on("CUBLASLT"):
+            return None
+        try:
+            with self.quiet():
+                library = cublaslt.load(self.xp.cuda.runtime.runtimeGetVersion() // 1000)
+                return Lt(library, self.stream.ptr, lambda size: self.xp.empty(size, np.uint8), tf32=self.tf32)
+        except BackendError as error:
+            log.warning("%s: CuPy multiplies instead, in float32 and between the graphs", error.what)
+            return None
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        self._refuse_strangers("matmul", a, b, out)
+        if out is None and a.ndim == b.ndim == 2:
+            out = self.allocate((a.shape[0], b.shape[1]), a.dtype)
+        if product := self._product(a, b, out):
+            self._call("matmul", product, (a, b))
+            return product.out
+        if out is not None and out.dtype != a.dtype:
+            return self.compute("matmul", partial(_wide_product, self.xp), a, b, out=out)
+        return super().matmul(a, b, out)
+
+    def dense(self, op: Op, x: Array, W: Array, b: Array) -> tuple[Array, Array | None]:
+        alike = x.ndim == W.ndim == 2 and x.dtype == W.dtype == b.dtype
+        if self.epilogues and op.name in FUSED and alike and (op.name != "relu" or self._keeps_nan(x.dtype)):
+            self._refuse_strangers("dense", x, W, b)
+            out = self.allocate((x.shape[0], W.shape[1]), x.dtype)
+            if product := self._product(x, W, out, FUSED[op.name], b):
+                self._call(f"dense_{op.name}", product, (x, W))
+                return out, None
+        return super().dense(op, x, W, b)
+
+    def _keeps_nan(self, dtype: Any) -> bool:
+        """Tell whether cuBLASLt's ReLU lets NaN through, as ours does: the device is asked once for each dtype."""
+        if dtype not in self._nan_kept:
+            with self.quiet():
+                zeros, out = (self.xp.zeros((16, 16), dtype) for _ in range(2))
+                bias = self.xp.zeros(16, dtype)
+                bias[...] = np.nan
+                product = self._product(zeros, zeros, out, Epilogue.RELU_BIAS, bias)
+                if product is not None:
+                    product()
+                self._nan_kept[dtype] = product is not None and bool(np.isnan(self.xp.asnumpy(out)).all())
+        return self._nan_kept[dtype]
+
+    def _product(self, a: Array, b: Array, out: Array | None, *epilogue: Any) -> Product | None:
+        if out is None or self.lt is None or (a.shape[1:], b.shape[1:]) != (b.shape[:1], out.shape[1:]):
+            return None
+        with self.quiet():
+            return self.lt.product(a, b, out, *epilogue)
+
+    def copy(self, source: Array, target: Array) -> None:
+        alike = source.shape == target.shape and source.dtype == target.dtype
+        if alike and source.flags.c_contiguous and target.flags.c_contiguous:
+            self._call("copy", Copy(self.xp.cuda.runtime, self.stream, source, target), (source,))
+        else:
+            super().copy(source, target)
+
+    def joined(self, launches: Sequence[Callable[[], None]]) -> Sequence[Callable[[], None]]:
+        if not self.graphs:
+            return launches
+        with self.quiet():
+            return joined(self.xp, self.stream, launches)
+
     def _refuse_strangers(self, name: str, *values: Any) -> None:
         """Refuse arrays of the host or of another device: a kernel would read whatever has their address here."""
         for value in values:
@@ -109,6 +235,37 @@ class CupyBackend(Backend):
                     where=self._where,
                     hint="bring it here through the host: backend.asarray(other.to_host(array))",
                 )
+
+
+@dataclass(frozen=True, eq=False)
+class Copy(Launch):
+    """Bytes from one array to another, both in one piece."""
+
+    runtime: Any
+    stream: Any
+    source: Array
+    target: Array
+
+    def __call__(self) -> None:
+        places = self.target.data.ptr, self.source.data.ptr
+        self.runtime.memcpyAsync(*places, self.target.nbytes, self.runtime.memcpyDeviceToDevice, self.stream.ptr)
+
+
+@dataclass(frozen=True, eq=False)
+class Kernels(Launch):
+    """The kernels of a direction, each with its function, its grid and its block, and the arguments of all."""
+
+    stages: Sequence[tuple[str, Callable[..., None], tuple[int, int], tuple[int, int]]]
+    arguments: tuple[Any, ...]
+
+    def __call__(self) -> None:
+        for kernel, function, grid, block in self.stages:
+            try:
+                function(grid, block, self.arguments)
+            except Exception as error:
+                if (known := explain(error, f"kernel {kernel}")) is None:
+                    raise
+                raise known from error
 
 
 class Launcher:
@@ -127,8 +284,8 @@ class Launcher:
         inputs: Sequence[Array],
         outputs: Sequence[Array],
         params: dict[str, Any],
-    ) -> Callable[[], None] | None:
-        """Return a function without arguments that launches the kernels of a direction; None where it has none."""
+    ) -> Kernels | None:
+        """Return the kernels of a direction, bound to their arguments; None where it has none."""
         stages = self._texts.stages(op, direction)
         if not stages:
             return None
@@ -139,21 +296,11 @@ class Launcher:
             values += [self._xp.empty(scratch(made.launch, cols, pieces)), pieces]
         # Nothing is left to CuPy's choice: a Python number could have another size than the kernel's parameter.
         given = tuple(value if isinstance(value, self._xp.ndarray) else number(value) for value in values)
-        functions, launches = self._compiled(op, types), []
+        functions, found = self._compiled(op, types), []
         for kernel in stages:
             shape = geometry(kernel, made.launch, rows, cols)
-            launches.append((kernel, functions[kernel], shape.grid, shape.block))
-
-        def launch() -> None:
-            for kernel, function, grid, block in launches:
-                try:
-                    function(grid, block, given)
-                except Exception as error:
-                    if (known := explain(error, f"kernel {kernel}")) is None:
-                        raise
-                    raise known from error
-
-        return launch
+            found.append((kernel, functions[kernel], shape.grid, shape.block))
+        return Kernels(found, given)
 
     def _compiled(self, op: Op, types: tuple[str, ...]) -> dict[str, Any]:
         """Return all kernels of a record by name, for one set of types."""
@@ -175,3 +322,12 @@ class Launcher:
 def number(value: Scalar) -> np.int64 | np.float64:
     """Return a number in the eight bytes that a kernel finds it in; 0 is the null pointer, too."""
     return np.float64(value) if isinstance(value, float) else np.int64(value)
+
+
+def _wide_product(xp: Any, a: Array, b: Array, out: Array) -> Array:
+    """Return a product of narrow numbers in the wider ones of ``out``."""
+    return xp.matmul(a.astype(out.dtype), b.astype(out.dtype), out=out)
+
+
+def _switched_on(what: str) -> bool:
+    return os.environ.get(f"GPUMLP_{what}", "") != "0"

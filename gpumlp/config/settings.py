@@ -329,6 +329,7 @@ class Settings(Section):
     backend: Annotated[str, NameIn(BACKENDS, ("auto",))] = Field(
         default="auto", description="what computes; auto: the fastest there is"
     )
+    device: int = Field(default=0, ge=0, description="number of the GPU that computes, where there are several")
     precision: Annotated[str, NameIn(PRECISIONS)] = Field(
         default="float32",
         description="what the network computes with: "

@@ -82,7 +82,7 @@ def _unknown_classes(settings: Settings, classes: Sequence[str]) -> list[tuple[s
 def build(settings: Settings, data: Prepared) -> Parts:
     """Return all parts of a run on these data, ready to train."""
     precision = PRECISIONS[settings.precision]
-    backend = backends.get(settings.backend, tf32=precision.tf32)
+    backend = backends.get(settings.backend, device=settings.device, tf32=precision.tf32)
     if precision.tf32 and not backend.tf32:
         log.info("precision tf32: %s computes products in float32, for only GPUs have TF32", backend.name)
     require_memory(settings, backend.memory, data.encoder)

@@ -175,11 +175,11 @@ class _Run:
         batches, every = trainer.batches, self.every
         first = trainer.epoch * batches
 
-        def pauses(done: int) -> bool:  # after every step, so it looks up little
+        def pauses(done: int) -> bool:  # for every step, so it looks up little
             listener.batch(done, batches)
             return signals.received is not None or (every is not None and (first + done) % every == 0)
 
-        while (report := trainer.run_epoch(pauses)) is None:
+        while (report := trainer.run_epoch(pauses, every=every)) is None:
             if self._is_due(trainer.steps):
                 self._save_checkpoint()
             self._end_if_asked()
@@ -241,14 +241,17 @@ class _Run:
         if measured:
             save_model(self.folder.path / MODEL, parts.model, parts.hidden, parts.data.encoder, self.best)
             parts.model.load(self.best)
-        seconds = progress.seconds
+        seconds, steps = progress.seconds, progress.epoch * parts.trainer.batches
         summary = {
             "status": status,
             "epochs": progress.epoch,
             "best_epoch": progress.best_epoch,
             "seconds": seconds,
+            "seconds_per_step": seconds / steps if steps else None,
             "samples_per_second": progress.epoch * parts.trainer.rows / seconds if seconds else None,
             "backend": parts.backend.name,
+            "device": parts.backend.device_name,
+            "device_memory": parts.backend.memory_held,
             "parameters": len(parts.model.parameters),
             "data": parts.data.fingerprint,
             "metrics": {name: self._measurement(part)() for name, part in measured.items()},

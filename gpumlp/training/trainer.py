@@ -39,7 +39,8 @@ class Trainer:
 
     Each epoch visits every row once, in an order that depends on ``seed`` and the epoch alone. The last batch
     may be shorter. The host writes the clock and the learning rates when an epoch begins and reads four sums
-    when it ends; in between it only replays.
+    when it ends; in between it only replays, up to ``together`` steps at once (by default as many as the backend
+    likes best): that changes when it looks up, and no bit of any result.
 
     epoch, batch : epochs done, and batches done of the one after them
     seconds : spent on these batches so far
@@ -58,6 +59,7 @@ class Trainer:
         batch_size: int,
         input_scale: float = 1.0,
         seed: int = 0,
+        together: int | None = None,
     ) -> None:
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
         self.backend = model.context.backend
@@ -69,7 +71,8 @@ class Trainer:
         self.seconds = 0.0
         self._key = int(generator(seed, ORDER).integers(2**32))
         self.totals = self.backend.zeros((4,), np.float64)
-        self._plans: dict[int, Plan] = {}
+        self._together = together or self.backend.together
+        self._plans: dict[tuple[int, int], Plan] = {}  # by the rows of a batch, and how many of them are replayed
         optimizer.rates = self.backend.zeros((self.batches,), model.context.wide)
 
     @property
@@ -82,18 +85,25 @@ class Trainer:
         self.epoch, self.batch, self.seconds = epoch, batch, seconds
         self.backend.write(self.totals, totals)
 
-    def run_epoch(self, on_batch: Callable[[int], bool | None] | None = None) -> EpochReport | None:
+    def run_epoch(
+        self, on_batch: Callable[[int], bool | None] | None = None, *, every: int | None = None
+    ) -> EpochReport | None:
         """Train to the end of the epoch and report on it.
 
-        ``on_batch`` is told how many batches are done. Where it answers True before the last one, training pauses:
-        the result is None, and the next call goes on as if there had been no pause, in this process or another.
+        ``on_batch`` is told of each batch, how many are done with it. Where it answers True before the last one,
+        training pauses: the result is None, and the next call goes on as if there had been no pause, in this process
+        or another. Steps that are replayed together are told of when the last of them is; none is passed over whose
+        number, counted over all epochs, is a multiple of ``every``. A device may still be at work on them.
         """
         started = time.perf_counter() - self.backend.seconds_building - self.seconds
         rates = self._begin()
-        for batch in range(self.batch, self.batches):
-            self._step(min(self.batch_size, self.rows - batch * self.batch_size))
-            if on_batch is not None and on_batch(batch + 1) and batch + 1 < self.batches:
-                self.batch, self.seconds = batch + 1, time.perf_counter() - self.backend.seconds_building - started
+        while self.batch < self.batches:
+            before = self.batch
+            self._advance(every)
+            told = [] if on_batch is None else [on_batch(done + 1) for done in range(before, self.batch)]
+            if any(told) and self.batch < self.batches:
+                self.backend.synchronize()
+                self.seconds = time.perf_counter() - self.backend.seconds_building - started
                 return None
         loss, mass, hits, rows = self.backend.to_host(self.totals)
         self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
@@ -112,10 +122,10 @@ class Trainer:
         """
         self.batch = 0
         self._begin()
-        if self.batch_size not in self._plans:
+        if (self.batch_size, 1) not in self._plans:
             self._step(self.batch_size)
             self._begin()
-        return self._plans[self.batch_size]
+        return self._plans[self.batch_size, 1]
 
     def _begin(self) -> np.ndarray[Any, Any]:
         """Write where the epoch stands and what is its own; return the learning rate of each batch."""
@@ -127,12 +137,22 @@ class Trainer:
             backend.write(self.totals, np.zeros(4))
         return rates
 
-    def _step(self, rows: int) -> None:
-        plan = self._plans.get(rows)
-        if plan is None:
-            self._plans[rows] = self.backend.capture(lambda: self._define_step(rows))  # runs it, too
-        else:
-            plan()
+    def _advance(self, every: int | None) -> None:
+        """Make the steps that come next, as many at once as may be: a power of two, so that there are few plans."""
+        rows = min(self.batch_size, self.rows - self.batch * self.batch_size)
+        alike = max(1, self.rows // self.batch_size - self.batch)  # the last batch may be shorter
+        most = min(self._together, alike, every - self.steps % every if every else alike)
+        count = 1 if (rows, 1) not in self._plans else 1 << most.bit_length() - 1
+        self._step(rows, count)
+        self.batch += count
+
+    def _step(self, rows: int, count: int = 1) -> None:
+        if (rows, 1) not in self._plans:
+            self._plans[rows, 1] = self.backend.capture(lambda: self._define_step(rows))  # runs it, too
+            return
+        if (rows, count) not in self._plans:
+            self._plans[rows, count] = self._plans[rows, 1].times(count)
+        self._plans[rows, count]()
 
     def _define_step(self, rows: int) -> None:
         backend, data, parameters = self.backend, self.data, self.model.parameters

@@ -3,6 +3,10 @@
 It has the functions of CuPy that gpumlp's formulas use and no others, so that a test on it fails where a formula
 needs more, or where an array would silently be copied to the host. ``RawModule`` keeps what it is given; a launch is
 noted, checked as a driver would, and then made by the same kernel compiled for this processor.
+
+Streams run what they are given at once, and note it. While one is captured it refuses what CuPy refuses and keeps the
+rest as a graph: of the arrays it keeps nothing but their addresses, and a launch of the graph fails where an array is
+gone by then.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import ctypes
 import importlib.machinery
 import operator
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
@@ -20,8 +25,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backend.fake_cublaslt import CublasLt
+from gpumlp.backend import cublaslt
 from gpumlp.backend import device as devices
 from gpumlp.backend.builder import Builder
+from gpumlp.errors import BackendError
 from gpumlp.ops import RECORDS
 from gpumlp.ops.record import Op
 
@@ -33,7 +41,7 @@ FUNCTIONS = {
     *("broadcast_to", "concatenate", "stack", "take", "where"),
 }
 FROM_HOST = {"asarray", "array", "ascontiguousarray"}
-DTYPES = {"float32", "float64", "int64", "uint32", "uint64"}
+DTYPES = {"float32", "float64", "int64", "uint8", "uint32", "uint64"}
 
 
 class OutOfMemoryError(MemoryError):
@@ -54,12 +62,37 @@ for error in (OutOfMemoryError, CompileException, CUDARuntimeError):
 
 @dataclass
 class Launched:
-    """One launch: the name expression of the kernel, its grid, its block, its arguments."""
+    """One launch: the name expression of the kernel, its grid, its block, its arguments, the number of its stream."""
 
     kernel: str
     grid: tuple[int, ...]
     block: tuple[int, ...]
     arguments: tuple[Any, ...]
+    stream: int
+
+
+PLACES: dict[int, tuple[int, weakref.ref[Any]]] = {}
+"""The allocations of the device: where each begins, its bytes, and who has it as long as anybody does."""
+
+
+def keep(memory: np.ndarray[Any, Any]) -> None:
+    """Remember an allocation."""
+    while isinstance(memory.base, np.ndarray):
+        memory = memory.base
+    if len(PLACES) > 2000:
+        for place in [place for place, (_, alive) in PLACES.items() if alive() is None]:
+            del PLACES[place]
+    PLACES[memory.ctypes.data] = memory.nbytes, weakref.ref(memory)
+
+
+def check_alive(place: int, size: int) -> None:
+    """Fail where so many bytes from a place do not lie in one living array."""
+    kept = PLACES.get(place)
+    candidates = [(place, kept)] if kept and kept[0] >= size else PLACES.items()
+    for start, (length, alive) in candidates:
+        if start <= place and place + size <= start + length and alive() is not None:
+            return
+    raise AssertionError(f"{size} bytes from {place:#x} belong to no array, or to one that is gone")
 
 
 class ndarray:  # noqa: N801
@@ -69,12 +102,15 @@ class ndarray:  # noqa: N801
 
     def __init__(self, memory: np.ndarray[Any, Any], number: int) -> None:
         self.memory, self.device = memory, SimpleNamespace(id=number)
+        keep(memory)
 
     shape = property(lambda self: self.memory.shape)
     dtype = property(lambda self: self.memory.dtype)
     ndim = property(lambda self: self.memory.ndim)
     size = property(lambda self: self.memory.size)
     itemsize = property(lambda self: self.memory.itemsize)
+    nbytes = property(lambda self: self.memory.nbytes)
+    strides = property(lambda self: self.memory.strides)
     flags = property(lambda self: self.memory.flags)
     data = property(lambda self: SimpleNamespace(ptr=self.memory.ctypes.data))
 
@@ -143,14 +179,18 @@ class Function:
         self.cupy, self.name, self.function = cupy, name, getattr(np, name)
 
     def __call__(self, *arguments: Any, **params: Any) -> ndarray:
-        if self.cupy.memory_left == 0:
-            raise OutOfMemoryError("Out of memory allocating 4,096 bytes (allocated so far: 1,024 bytes).")
+        self.cupy.allocator(4096)
+        self.cupy.stream.use(self.name)
         if self.name not in FROM_HOST:
             arguments, params = unwrap(arguments), {key: unwrap(value) for key, value in params.items()}
         elif isinstance(arguments[0], ndarray):
             arguments = (arguments[0].memory, *arguments[1:])
+        elif isinstance(arguments[0], np.ndarray):
+            arguments = (arguments[0].copy(), *arguments[1:])  # other memory
         with np.errstate(all="ignore"):
-            return ndarray(np.asarray(self.function(*arguments, **params)), self.cupy.current)
+            result = np.asarray(self.function(*arguments, **params))
+        self.cupy.held += result.nbytes
+        return ndarray(result, self.cupy.current)
 
     def at(self, target: ndarray, index: Any, values: ndarray) -> None:
         self.function.at(target.memory, unwrap(index), values.memory)
@@ -177,14 +217,24 @@ class RawModule:
             assert all(n > 0 for n in (*grid, *block))
             assert grid[1] <= 65535
             assert np.prod(block) <= 1024
-            self.cupy.launched.append(Launched(name, grid, block, arguments))
-            bits = []
+            stream = self.cupy.stream
+            stream.use(name)
+            bits, arrays = [], []
             for value in arguments:
                 assert isinstance(value, ndarray | np.int64 | np.float64), f"{kernel}: {type(value)}"
                 bits.append(value.data.ptr if isinstance(value, ndarray) else int(value.view(np.uint64)))
+                arrays += [(value.data.ptr, value.nbytes)] if isinstance(value, ndarray) else []
             slots = np.array(bits, np.uint64)
-            for part in range(grid[1]):
-                function(ctypes.c_void_p(slots.ctypes.data), part, grid[1])
+
+            def work() -> None:
+                for place, size in arrays:
+                    check_alive(place, size)
+                for part in range(grid[1]):
+                    function(ctypes.c_void_p(slots.ctypes.data), part, grid[1])
+
+            if not stream.is_capturing():
+                self.cupy.launched.append(Launched(name, grid, block, arguments, stream.ptr))
+            stream.give(name, work)
 
         return launch
 
@@ -194,6 +244,84 @@ def _native(builder: Builder, op: Op, kernel: str, types: tuple[str, ...]) -> Ca
         if kernel in (found := builder.find(op, direction, types)):
             return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong)(found[kernel])
     raise AssertionError(kernel)
+
+
+class Graph:
+    """What a stream was given while it was captured."""
+
+    def __init__(self, cupy: Cupy, nodes: list[tuple[str, Callable[[], None]]]) -> None:
+        self.cupy, self.nodes = cupy, nodes
+
+    names = property(lambda self: [name for name, _ in self.nodes])
+
+    def launch(self, stream: Stream) -> None:
+        assert not stream.is_capturing()
+        self.cupy.graphs.append(self)
+        stream.use("graph")
+        for _, work in self.nodes:
+            work()
+
+
+class Stream:
+    """A stream, by its number; entered, it is the one that everything runs on. 0 is that of all who name none."""
+
+    def __init__(self, cupy: Cupy, *, non_blocking: bool = False) -> None:
+        self.cupy, self.ptr, self.non_blocking = cupy, len(cupy.streams), non_blocking
+        self.device, self.before = cupy.current, list[Stream]()
+        self.nodes: list[tuple[str, Callable[[], None]]] | None = None
+        self.used: list[str] = []
+        self.waited: list[Any] = []
+        cupy.streams.append(self)
+
+    def __enter__(self) -> Stream:
+        assert self.cupy.current == self.device, "a stream is used on the device that it was made on"
+        self.before.append(self.cupy.stream)
+        self.cupy.stream = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cupy.stream = self.before.pop()
+
+    def use(self, name: str) -> None:
+        """Note what is done here; refuse what CuPy cannot capture."""
+        if self.nodes is None:
+            self.used.append(name)
+        elif name == "matmul":
+            raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+        elif name in FROM_HOST or name == "asnumpy":
+            raise RuntimeError("the current stream is capturing, so synchronous API calls are disallowed")
+
+    def give(self, name: str, work: Callable[[], None]) -> None:
+        """Do some work, or keep it for a graph."""
+        if self.nodes is None:
+            work()
+        else:
+            self.nodes.append((name, work))
+
+    def begin_capture(self) -> None:
+        assert self.ptr != 0, "cannot capture on the default (legacy) stream"
+        assert self.nodes is None
+        self.nodes = []
+
+    def end_capture(self) -> Graph:
+        assert self.nodes is not None
+        nodes, self.nodes = self.nodes, None
+        if self.cupy.capture_error:
+            raise self.cupy.capture_error
+        return Graph(self.cupy, nodes)
+
+    def is_capturing(self) -> bool:
+        return self.nodes is not None
+
+    def synchronize(self) -> None:
+        assert self.nodes is None, "a stream that is captured cannot be waited for"
+
+    def record(self) -> tuple[str, int]:
+        return ("event", self.ptr)
+
+    def wait_event(self, event: tuple[str, int]) -> None:
+        assert self.nodes is None
+        self.waited.append(event)
 
 
 class Device:
@@ -215,7 +343,7 @@ class Device:
 
 @dataclass
 class Cupy(ModuleType):
-    """The module. ``device_error``, ``compile_error`` and ``launch_error`` are raised where a real one would."""
+    """The module. ``device_error``, ``compile_error`` and so on are raised where a real one would."""
 
     devices: int = 1
     current: int = 0
@@ -223,6 +351,11 @@ class Cupy(ModuleType):
     device_error: Exception | None = None
     compile_error: Exception | None = None
     launch_error: Exception | None = None
+    capture_error: Exception | None = None
+    lt: CublasLt | None = None
+    streams: list[Stream] = field(default_factory=list)
+    graphs: list[Graph] = field(default_factory=list)
+    held: int = 0
     modules: list[RawModule] = field(default_factory=list)
     launched: list[Launched] = field(default_factory=list)
 
@@ -232,7 +365,12 @@ class Cupy(ModuleType):
         self.__version__, self.__file__ = "14.2.0", "/fake/cupy/__init__.py"
         self.ndarray = ndarray
         self.builder = Builder()
+        self.allocator = self._allocate
+        self.stream = Stream(self)
+        self.lt, self.check_alive = CublasLt(self), check_alive
         runtime = SimpleNamespace(
+            memcpyDeviceToDevice=3,
+            memcpyAsync=self._copy,
             getDeviceCount=self._count,
             memGetInfo=lambda: (60 << 30, 80 << 30),
             driverGetVersion=lambda: 12080,
@@ -242,8 +380,40 @@ class Cupy(ModuleType):
         self.cuda = SimpleNamespace(
             runtime=runtime,
             Device=lambda number: Device(self, number),
+            Stream=lambda **given: Stream(self, **given),
+            get_current_stream=lambda: self.stream,
+            using_allocator=self._using,
             nvrtc=SimpleNamespace(getVersion=lambda: (12, 9)),
         )
+
+    # ---- memory ----------------------------------------------------------------------------------
+
+    def _allocate(self, size: int) -> None:
+        if self.memory_left == 0:
+            raise OutOfMemoryError("Out of memory allocating 4,096 bytes (allocated so far: 1,024 bytes).")
+
+    @contextlib.contextmanager
+    def _using(self, allocator: Callable[[int], Any]) -> Iterator[None]:
+        before, self.allocator = self.allocator, allocator
+        try:
+            yield
+        finally:
+            self.allocator = before
+
+    def get_default_memory_pool(self) -> SimpleNamespace:
+        return SimpleNamespace(total_bytes=lambda: self.held)
+
+    def _copy(self, target: int, source: int, size: int, kind: int, stream: int) -> None:
+        assert kind == 3
+        assert self.streams[stream] is self.stream
+
+        def work() -> None:
+            check_alive(target, size)
+            check_alive(source, size)
+            ctypes.memmove(target, source, size)
+
+        self.stream.use("copy")
+        self.stream.give("copy", work)
 
     def _count(self) -> int:
         if self.device_error:
@@ -254,7 +424,15 @@ class Cupy(ModuleType):
         return RawModule(self, **given)
 
     def asnumpy(self, array: ndarray) -> np.ndarray[Any, Any]:
+        self.stream.use("asnumpy")
         return array.memory.copy()
+
+    def load_lt(self, major: int) -> CublasLt:
+        """Stand in for gpumlp's own search for the library."""
+        assert major == 12
+        if self.lt is None:
+            raise BackendError("cuBLASLt for CUDA 12 cannot be loaded")
+        return self.lt
 
     def __getattr__(self, name: str) -> Any:
         if name in DTYPES:
@@ -272,4 +450,5 @@ def installed(monkeypatch: pytest.MonkeyPatch, **how: Any) -> Iterator[Cupy]:
         patch.setitem(sys.modules, "cupy", fake)
         patch.setattr(devices, "has_driver", lambda: True)
         patch.setattr(devices, "packages", lambda: ["cupy-cuda12x 14.2.0"])
+        patch.setattr(cublaslt, "load", fake.load_lt)
         yield fake

@@ -98,7 +98,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(
     resumed = train(task(*settings), tmp_path / "cut", resume=True)
     for name in ("model.json", "weights.safetensors"):
         assert (tmp_path / "whole/model" / name).read_bytes() == (tmp_path / "cut/model" / name).read_bytes()
-    timed = ("seconds", "samples_per_second")
+    timed = ("seconds", "seconds_per_step", "samples_per_second")
     assert {k: v for k, v in whole.summary.items() if k not in timed} == {
         k: v for k, v in resumed.summary.items() if k not in timed
     }

@@ -1,0 +1,362 @@
+"""cuBLASLt by ctypes: products of matrices that may be captured, with a bias and ReLU in the same launch.
+
+CuPy refuses cuBLAS while a stream is captured, and has no cuBLASLt. Twelve functions are all that a product takes.
+
+cuBLASLt stores matrices by columns, NumPy by rows; the same memory is the one matrix or the other transposed. So
+C = A B is computed as Cᵀ = Bᵀ Aᵀ: nothing is moved, the operands change places.
+
+Numbers, sizes and signatures are those of ``cublasLt.h``, ``cublas_api.h`` and ``library_types.h`` of CUDA 12.9.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from ctypes import POINTER, byref, c_double, c_float, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gpumlp.backend.device import INSTALL, meant
+from gpumlp.backend.graph import Launch
+from gpumlp.backend.kernels import NARROW, address
+from gpumlp.errors import BackendError
+from gpumlp.ops.record import Array
+
+WORKSPACE = 32 << 20
+"""Bytes that the products of a stream share, one after the other: what NVIDIA recommends for Hopper."""
+MOST_ALIGNED = 256
+"""Bytes: a larger alignment gains nothing."""
+
+OP_N, OP_T = 0, 1  # cublasOperation_t
+R_32F, R_64F, R_16BF = 0, 1, 14  # cudaDataType_t
+COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77  # cublasComputeType_t
+DESC_TRANSA, DESC_TRANSB, DESC_EPILOGUE, DESC_BIAS_POINTER = 3, 4, 7, 8  # cublasLtMatmulDescAttributes_t
+PREF_MAX_WORKSPACE = 1  # cublasLtMatmulPreferenceAttributes_t
+PREF_MIN_ALIGNMENT = (5, 6, 7, 8)  # of A, B, C and D
+SUCCESS, INVALID_VALUE, NOT_SUPPORTED = 0, 7, 15  # cublasStatus_t
+STATUS = {
+    1: "CUBLAS_STATUS_NOT_INITIALIZED",
+    3: "CUBLAS_STATUS_ALLOC_FAILED",
+    INVALID_VALUE: "CUBLAS_STATUS_INVALID_VALUE",
+    8: "CUBLAS_STATUS_ARCH_MISMATCH",
+    11: "CUBLAS_STATUS_MAPPING_ERROR",
+    13: "CUBLAS_STATUS_EXECUTION_FAILED",
+    14: "CUBLAS_STATUS_INTERNAL_ERROR",
+    NOT_SUPPORTED: "CUBLAS_STATUS_NOT_SUPPORTED",
+    16: "CUBLAS_STATUS_LICENSE_ERROR",
+}
+
+CUDA_TYPE = {"<f4": R_32F, "<f8": R_64F, NARROW: R_16BF}
+RESULTS = {(R_32F, R_32F), (R_64F, R_64F), (R_16BF, R_16BF), (R_16BF, R_32F)}
+"""The types of operands and result that there is a product for."""
+
+
+log = logging.getLogger(__name__)
+
+
+class Epilogue(IntEnum):
+    """What is done with a product before it is stored (cublasLtEpilogue_t). A vector goes with all but the first."""
+
+    DEFAULT = 1
+    BIAS = 4
+    RELU_BIAS = 6
+
+
+class Algorithm(ctypes.Structure):
+    """cublasLtMatmulAlgo_t: 64 bytes."""
+
+    _fields_ = (("data", c_uint64 * 8),)
+
+
+class Heuristic(ctypes.Structure):
+    """cublasLtMatmulHeuristicResult_t: 96 bytes."""
+
+    _fields_ = (
+        ("algo", Algorithm),
+        ("workspace", c_size_t),
+        ("state", c_int),
+        ("waves", c_float),
+        ("reserved", c_int * 4),
+    )
+
+
+_CREATED = POINTER(c_void_p)
+_SET = (c_void_p, c_int, c_void_p, c_size_t)
+SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "cublasLtCreate": (_CREATED,),
+    "cublasLtDestroy": (c_void_p,),
+    "cublasLtMatmulDescCreate": (_CREATED, c_int, c_int),
+    "cublasLtMatmulDescDestroy": (c_void_p,),
+    "cublasLtMatmulDescSetAttribute": _SET,
+    "cublasLtMatrixLayoutCreate": (_CREATED, c_int, c_uint64, c_uint64, c_int64),
+    "cublasLtMatrixLayoutDestroy": (c_void_p,),
+    "cublasLtMatmulPreferenceCreate": (_CREATED,),
+    "cublasLtMatmulPreferenceDestroy": (c_void_p,),
+    "cublasLtMatmulPreferenceSetAttribute": _SET,
+    # handle, description, layouts of A, B, C and D, preference, how many are wanted; results, how many there are
+    "cublasLtMatmulAlgoGetHeuristic": (*(c_void_p,) * 7, c_int, POINTER(Heuristic), POINTER(c_int)),
+    # handle, description; alpha; A, B, each with its layout; beta; C, D, each with its layout; algorithm; workspace,
+    # its size; stream
+    "cublasLtMatmul": (*(c_void_p,) * 14, c_size_t, c_void_p),
+}
+"""The arguments of every function that is called here; each returns a cublasStatus_t."""
+
+
+# ---- the library -------------------------------------------------------------------------------------------------
+
+
+def load(major: int) -> Any:
+    """Return the library for a major version of CUDA, its functions declared.
+
+    It is looked for where CuPy's own libraries are, in NVIDIA's wheels, in the toolkit, and where the system looks.
+    Raises BackendError where it is in none of these places.
+    """
+    for place in places(major):
+        try:
+            return declared(ctypes.CDLL(place))
+        except (OSError, AttributeError):  # not there, or too old to have every function
+            continue
+    raise BackendError(f"cuBLASLt for CUDA {major} cannot be loaded", where="backend cupy", hint=INSTALL)
+
+
+def declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Tell ctypes the arguments of the functions: an address must not be taken for an int."""
+    for name, arguments in SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, c_int
+    return library
+
+
+def places(major: int) -> Iterator[str]:
+    """Yield where the library may be, the likeliest first."""
+    windows = sys.platform == "win32"
+    name = f"cublasLt64_{major}.dll" if windows else f"libcublasLt.so.{major}"
+    with contextlib.suppress(Exception):  # it comes with CuPy; whatever it cannot find is looked for below
+        found = importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cublasLt").abs_path
+        if name in found:  # CuPy's, and not that of another major version beside it
+            yield found
+    spec = importlib.util.find_spec("nvidia")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for package in ("cublas", f"cu{major}"):
+            yield str(Path(folder) / package / ("bin" if windows else "lib") / name)
+    if toolkit := os.environ.get("CUDA_PATH"):
+        yield str(Path(toolkit) / ("bin" if windows else "lib64") / name)
+    yield name
+
+
+def check(function: str, status: int) -> None:
+    """Raise BackendError where a function has not succeeded."""
+    if status != SUCCESS:
+        said = f"{function}: {STATUS.get(status, f'status {status}')}"
+        hint = "GPUMLP_CUBLASLT=0 has CuPy multiply instead; gpumlp doctor tests the device"
+        raise meant(said, "cuBLASLt") or BackendError(f"cuBLASLt failed: {said}", hint=hint)
+
+
+class Owned:
+    """Something that the library has made, by its address; destroyed with this object."""
+
+    def __init__(self, library: Any, kind: str, *arguments: int) -> None:
+        self._library, self._kind, made = library, kind, c_void_p()
+        check(f"cublasLt{kind}Create", getattr(library, f"cublasLt{kind}Create")(byref(made), *arguments))
+        self.address = made.value
+        weakref.finalize(self, getattr(library, f"cublasLt{kind}Destroy"), self.address)
+
+    def set(self, attribute: int, value: Any) -> None:
+        """Set an attribute to a number of ctypes, of exactly the size that the header gives it."""
+        name = f"cublasLt{self._kind}SetAttribute"
+        check(name, getattr(self._library, name)(self.address, attribute, byref(value), ctypes.sizeof(value)))
+
+
+# ---- products ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A matrix as cuBLASLt is told of it: stored by columns, ``ld`` elements from one to the next.
+
+    ``op`` says whether it, or its transpose, is the transpose of the matrix by rows that it was made from.
+    """
+
+    type: int
+    rows: int
+    cols: int
+    ld: int
+    op: int
+    alignment: int
+
+
+def layout(array: Array) -> Layout | None:
+    """Return the layout of a matrix, or None where its elements do not lie so that there is one."""
+    kind = CUDA_TYPE.get(array.dtype.str)
+    if array.ndim != 2 or kind is None or array.size == 0:
+        return None
+    (rows, cols), (down, across) = array.shape, (step // array.itemsize for step in array.strides)
+    alignment = aligned(address(array))
+    # The step along an axis of one element means nothing.
+    if (across == 1 or cols == 1) and (down >= cols or rows == 1):
+        return Layout(kind, cols, rows, down if rows > 1 else cols, OP_N, alignment)
+    if (down == 1 or rows == 1) and (across >= rows or cols == 1):
+        return Layout(kind, rows, cols, across if cols > 1 else rows, OP_T, alignment)
+    return None
+
+
+def apart(out: Array, *others: Array) -> bool:
+    """Tell whether no byte of a matrix in one piece lies between the first and the last of the others."""
+    end = address(out) + out.nbytes
+    for other in others:
+        first = address(other)
+        last = first + sum((n - 1) * step for n, step in zip(other.shape, other.strides, strict=True))
+        if first < end and address(out) < last + other.itemsize:
+            return False
+    return True
+
+
+def aligned(place: int) -> int:
+    """Return the largest power of two, up to a limit, that an address is a multiple of."""
+    return min(place & -place, MOST_ALIGNED)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """All that an algorithm is chosen by. The operands are in cuBLASLt's order: ``left`` is the second matrix."""
+
+    left: Layout
+    right: Layout
+    result: Layout
+    epilogue: Epilogue
+    vector: int
+    """The alignment of the vector that goes with the epilogue; 0 for none."""
+
+
+class Recipe:
+    """How products of one shape are computed: descriptions that stay, and the algorithm that was chosen."""
+
+    def __init__(self, library: Any, handle: Owned, shape: Shape, compute: int, workspace: int) -> None:
+        scale = R_64F if compute == COMPUTE_64F else R_32F
+        number = c_double if scale == R_64F else c_float
+        self.one, self.zero = number(1), number(0)
+        self.description = Owned(library, "MatmulDesc", compute, scale)
+        self.description.set(DESC_TRANSA, c_int(shape.left.op))
+        self.description.set(DESC_TRANSB, c_int(shape.right.op))
+        self.description.set(DESC_EPILOGUE, c_uint32(shape.epilogue))
+        if shape.vector:  # what its alignment is, is asked of the address
+            self.description.set(DESC_BIAS_POINTER, c_void_p(shape.vector))
+        self.layouts = [
+            Owned(library, "MatrixLayout", each.type, each.rows, each.cols, each.ld)
+            for each in (shape.left, shape.right, shape.result)
+        ]
+        preference = Owned(library, "MatmulPreference")
+        preference.set(PREF_MAX_WORKSPACE, c_uint64(workspace))
+        sides = (shape.left, shape.right, shape.result, shape.result)
+        for attribute, side in zip(PREF_MIN_ALIGNMENT, sides, strict=True):
+            preference.set(attribute, c_uint32(side.alignment))
+        self.algorithm = self._choose(library, handle, preference)
+
+    def _choose(self, library: Any, handle: Owned, preference: Owned) -> Algorithm | None:
+        """Return the algorithm that the library thinks the fastest, or None where it has none."""
+        found, count = Heuristic(), c_int()
+        left, right, result = (each.address for each in self.layouts)
+        status = library.cublasLtMatmulAlgoGetHeuristic(
+            handle.address,
+            self.description.address,
+            left,
+            right,
+            result,
+            result,
+            preference.address,
+            1,
+            byref(found),
+            byref(count),
+        )
+        if status in (INVALID_VALUE, NOT_SUPPORTED):
+            return None
+        check("cublasLtMatmulAlgoGetHeuristic", status)
+        return found.algo if count.value and found.state == SUCCESS else None
+
+
+class Product(Launch):
+    """A product bound to its arrays: ``out = a b``, then the epilogue."""
+
+    def __init__(
+        self, lt: Lt, recipe: Recipe, algorithm: Algorithm, a: Array, b: Array, out: Array, vector: Array | None
+    ) -> None:
+        self.a, self.b, self.out, self.vector = a, b, out, vector
+        self._lt, self._recipe, self._algorithm = lt, recipe, algorithm
+
+    def __call__(self) -> None:
+        lt, recipe = self._lt, self._recipe
+        if self.vector is not None:  # products of one shape share the description
+            recipe.description.set(DESC_BIAS_POINTER, c_void_p(address(self.vector)))
+        left, right, result = (each.address for each in recipe.layouts)
+        out = address(self.out)
+        status = lt.library.cublasLtMatmul(
+            lt.handle.address,
+            recipe.description.address,
+            byref(recipe.one),
+            address(self.b),
+            left,
+            address(self.a),
+            right,
+            byref(recipe.zero),
+            out,
+            result,
+            out,
+            result,
+            byref(self._algorithm),
+            address(lt.workspace),
+            WORKSPACE,
+            lt.stream,
+        )
+        check("cublasLtMatmul", status)
+
+
+class Lt:
+    """cuBLASLt for one stream, by its address. ``empty(bytes)`` makes its workspace, once."""
+
+    def __init__(self, library: Any, stream: int, empty: Callable[[int], Array], *, tf32: bool = False) -> None:
+        self.library, self.stream, self._empty = library, stream, empty
+        self.handle = Owned(library, "")
+        self._compute = {R_64F: COMPUTE_64F, R_32F: COMPUTE_32F_FAST_TF32 if tf32 else COMPUTE_32F}
+        self._recipes: dict[Shape, Recipe] = {}
+
+    @cached_property
+    def workspace(self) -> Array:
+        return self._empty(WORKSPACE)
+
+    def product(
+        self,
+        a: Array,
+        b: Array,
+        out: Array,
+        epilogue: Epilogue = Epilogue.DEFAULT,
+        vector: Array | None = None,
+    ) -> Product | None:
+        """Return the product bound to its arrays, or None where the library has none for them.
+
+        a (m, k), b (k, n), out (m, n); the epilogue's vector (n,) is of the dtype of ``out`` and in one piece.
+        """
+        left, right, result = layout(b), layout(a), layout(out)
+        if left is None or right is None or result is None or not out.flags.c_contiguous or not apart(out, a, b):
+            return None
+        if left.type != right.type or (left.type, result.type) not in RESULTS:
+            return None
+        shape = Shape(left, right, result, epilogue, 0 if vector is None else aligned(address(vector)))
+        if shape not in self._recipes:
+            compute = self._compute.get(left.type, COMPUTE_32F)
+            self.workspace  # noqa: B018 - made now: a captured launch may not
+            self._recipes[shape] = Recipe(self.library, self.handle, shape, compute, WORKSPACE)
+            if self._recipes[shape].algorithm is None and epilogue == Epilogue.DEFAULT:
+                log.warning("cuBLASLt has no product of %s %s and %s: CuPy's is used", a.dtype, a.shape, b.shape)
+        recipe = self._recipes[shape]
+        algorithm = recipe.algorithm
+        return None if algorithm is None else Product(self, recipe, algorithm, a, b, out, vector)
