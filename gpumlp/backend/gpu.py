@@ -73,6 +73,7 @@ class CupyBackend(Backend):
         self.tf32 = tf32
         self.graphs = _switched_on("GRAPHS") if graphs is None else graphs
         self.epilogues = _switched_on("EPILOGUES") if epilogues is None else epilogues
+        self._uses_lt = _switched_on("CUBLASLT")
         with explained(self._where), self.device:
             self.stream = self.xp.cuda.Stream(non_blocking=True)
         self._launcher = Launcher(self.xp, kernels)
@@ -157,7 +158,7 @@ class CupyBackend(Backend):
     @cached_property
     def lt(self) -> Lt | None:
         """cuBLASLt on this stream, or None where it is switched off or cannot be loaded; the log says why."""
-        if not _switched_on("CUBLASLT"):
+        if not self._uses_lt:
             return None
         try:
             with self.quiet():

@@ -146,6 +146,68 @@ def test_a_pause_leaves_no_trace(bytes_: bool, every: int) -> None:
         assert trainer.steps == 8
 
 
+@pytest.mark.parametrize("together", [2, 3, 4, 16])
+@pytest.mark.parametrize(("rows", "batch"), [(50, 4), (48, 4), (7, 16), (33, 32)])
+def test_steps_replayed_together_are_steps_one_at_a_time(rows: int, batch: int, together: int) -> None:
+    """Every buffer and every report, byte for byte; every batch is told of, in order."""
+    single, several = make(rows, batch, together=1), make(rows, batch, together=together)
+    for _ in range(3):
+        told: list[list[int]] = [[], []]
+        reports = [own.run_epoch(list_.append) for own, list_ in zip((single, several), told, strict=True)]
+        assert told == [list(range(1, single.batches + 1))] * 2
+        assert len({(r.loss, r.accuracy, r.learning_rate) for r in reports if r}) == 1
+        for name in ("values", "gradients"):
+            a, b = (getattr(own.model.parameters, name) for own in (single, several))
+            np.testing.assert_array_equal(a, b)
+        for name, array in single.optimizer.state.items():
+            np.testing.assert_array_equal(array, several.optimizer.state[name])
+        np.testing.assert_array_equal(single.model.context.clock, several.model.context.clock)
+
+
+def test_few_plans_serve_every_number_of_steps() -> None:
+    """Powers of two, whatever is left of an epoch: 48 batches and a short one, from any of them on."""
+    trainer = make(194, 4, together=16)
+    for first in range(49):
+        trainer.go_to(0, first, 0.0, np.zeros(4))
+        trainer.run_epoch()
+    assert sorted(trainer._plans) == [(2, 1), *((4, count) for count in (1, 2, 4, 8, 16))]
+
+
+@pytest.mark.parametrize("every", [1, 3, 5, 16, 20])
+def test_a_pause_falls_exactly_where_it_is_due(every: int) -> None:
+    """At each multiple of `every`, counted over epochs, and nowhere else but at the end of an epoch."""
+    trainer, whole = make(50, 4, together=16), make(50, 4)
+    pauses = []
+    while trainer.epoch < 3:
+        first = trainer.epoch * trainer.batches
+        if trainer.run_epoch(lambda done, first=first: (first + done) % every == 0, every=every) is None:  # type: ignore[misc]
+            pauses.append(trainer.steps)
+    ends = {trainer.batches * n for n in (1, 2, 3)}
+    assert pauses == [step for step in range(every, 39, every) if step not in ends]
+    for _ in range(3):
+        whole.run_epoch()
+    np.testing.assert_array_equal(trainer.model.parameters.values, whole.model.parameters.values)
+
+
+@pytest.mark.parametrize("at", [1, 2, 7, 12])
+def test_a_pause_unasked_for_falls_behind_the_steps_of_its_launch(at: int) -> None:
+    """A signal: training stops soon after, at a place that another process goes on from to the same bytes."""
+    trainer, whole, second = make(50, 4, together=4), make(50, 4), make(50, 4, together=16)
+    for own in (trainer, whole):
+        own.run_epoch()
+    assert trainer.run_epoch(lambda done: done >= at) is None
+    assert at <= trainer.batch < at + 4
+    second.model.load(trainer.model.arrays())
+    for name, array in trainer.optimizer.state.items():
+        second.optimizer.state[name][...] = array
+    second.go_to(trainer.epoch, trainer.batch, trainer.seconds, trainer.totals)
+    found, wanted = second.run_epoch(), whole.run_epoch()
+    assert found is not None
+    assert wanted is not None
+    assert (found.loss, found.accuracy) == (wanted.loss, wanted.accuracy)
+    np.testing.assert_array_equal(second.model.parameters.values, whole.model.parameters.values)
+
+
 def test_no_pause_after_the_last_batch() -> None:
     assert make().run_epoch(lambda done: done == 4) is not None
 

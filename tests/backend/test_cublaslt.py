@@ -1,0 +1,458 @@
+"""The binding of cuBLASLt: what it describes, on a fake that computes from the descriptions alone, and on the real one."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from ctypes import byref, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.fake_cupy import Cupy, installed
+from gpumlp.backend import CupyBackend, builder, cublaslt
+from gpumlp.backend.cublaslt import Epilogue, Layout, Owned, layout, places
+from gpumlp.errors import BackendError
+from gpumlp.ops import ACTIVATIONS
+
+pytestmark = pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cupy]:
+    with installed(monkeypatch) as module:
+        yield module
+
+
+@pytest.fixture
+def cupy(fake: Cupy) -> CupyBackend:
+    return CupyBackend()
+
+
+# ---- layouts -----------------------------------------------------------------------------------------------------
+
+VIEWS = {
+    "in one piece": lambda rows, cols: np.zeros((rows, cols)),
+    "transposed": lambda rows, cols: np.zeros((cols, rows)).T,
+    "some columns": lambda rows, cols: np.zeros((rows, cols + 3))[:, 1 : cols + 1],
+    "some columns, transposed": lambda rows, cols: np.zeros((cols, rows + 5))[:, 2 : rows + 2].T,
+    "every other row": lambda rows, cols: np.zeros((2 * rows, cols))[::2],
+    "of a flat buffer": lambda rows, cols: np.zeros(rows * cols + 7)[7:].reshape(rows, cols),
+}
+NONE = {
+    "every other column": np.zeros((4, 6))[:, ::2],
+    "backwards": np.zeros((4, 6))[::-1],
+    "one row for all": np.broadcast_to(np.zeros(6), (4, 6)),
+    "overlapping rows": np.lib.stride_tricks.as_strided(np.zeros(20), (4, 6), (16, 8)),
+    "empty": np.zeros((0, 3)),
+    "of integers": np.zeros((2, 2), np.int64),
+    "half": np.zeros((2, 2), np.float16),
+    "three axes": np.zeros((2, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (1, 4), (4, 1), (1, 1), (2, 7)])
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_layout_by_columns_holds_the_transpose(view: str, shape: tuple[int, int]) -> None:
+    """Every element is where the layout says, by the rule of cublasLt.h: (i, j) lies i + j ld behind the first."""
+    array = VIEWS[view](*shape)
+    array[...] = np.arange(array.size).reshape(shape)
+    found = layout(array)
+    assert found is not None
+    assert found.ld >= found.rows
+    steps = (array.itemsize, found.ld * array.itemsize)
+    stored = np.lib.stride_tricks.as_strided(array, (found.rows, found.cols), steps)
+    np.testing.assert_array_equal(stored if found.op == cublaslt.OP_N else stored.T, array.T)
+
+
+@pytest.mark.parametrize("view", NONE)
+def test_what_has_no_layout(view: str) -> None:
+    assert layout(NONE[view]) is None
+
+
+def test_layouts_by_hand() -> None:
+    floats = np.zeros(64, np.float32)
+    place = -floats.ctypes.data // 4 % 16  # elements up to a multiple of 64 bytes
+    a = floats[place : place + 12].reshape(3, 4)
+    found = layout(a)
+    assert found is not None
+    assert found == Layout(0, rows=4, cols=3, ld=4, op=0, alignment=found.alignment)
+    assert found.alignment in (64, 128, 256)
+    assert layout(a.T) == Layout(0, rows=4, cols=3, ld=4, op=1, alignment=found.alignment)
+    assert layout(a[:, 1:]) == Layout(0, rows=3, cols=3, ld=4, op=0, alignment=4)
+    assert layout(a[1:]) == Layout(0, rows=4, cols=2, ld=4, op=0, alignment=16)
+
+
+# ---- products ----------------------------------------------------------------------------------------------------
+
+ORDERS = {
+    "forward": lambda a, b: (a, b),
+    "gradient of x": lambda a, b: (a, np.ascontiguousarray(b.T).T),
+    "gradient of W": lambda a, b: (np.ascontiguousarray(a.T).T, b),
+    "both transposed": lambda a, b: (np.ascontiguousarray(a.T).T, np.ascontiguousarray(b.T).T),
+}
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(5, 3, 4), (1, 6, 2), (6, 1, 2), (4, 5, 1), (1, 1, 1), (33, 17, 8)])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_a_product_is_numpys(fake: Cupy, cupy: CupyBackend, dtype: str, order: str, m: int, k: int, n: int) -> None:
+    kind = pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-8, 9, shape).astype(kind) for shape in ((m, k), (k, n)))  # exact in every type
+    wanted = a.astype(np.float64) @ b.astype(np.float64)
+    left, right = ORDERS[order](a, b)
+    on_device = [cupy.asarray(each.T).T if not each.flags.c_contiguous else cupy.asarray(each) for each in (left, right)]
+    assert fake.lt is not None
+    outs = [None, np.dtype(np.float32)] if dtype == "bfloat16" else [None]
+    for narrow in outs:
+        fake.lt.products.clear()
+        out = None if narrow is None else cupy.empty((m, n), narrow)
+        found = cupy.matmul(*on_device, out=out)
+        assert found.dtype == (narrow or np.dtype(kind))
+        np.testing.assert_array_equal(cupy.to_host(found).astype(np.float64), wanted.astype(found.dtype))
+        assert fake.lt.products == [(1, 70 if dtype == "float64" else 68)]
+
+
+def test_views_of_one_buffer(fake: Cupy, cupy: CupyBackend) -> None:
+    """As parameters and gradients lie: at their places in a flat array, the gradient written where it belongs."""
+    rng = np.random.default_rng(0)
+    flat, gradients = cupy.asarray(rng.standard_normal(100)), cupy.zeros((100,), np.float64)
+    W, dW = flat[16:64].reshape(6, 8), gradients[16:64].reshape(6, 8)
+    x, dy = (cupy.asarray(rng.standard_normal(shape)) for shape in ((5, 6), (5, 8)))
+    host = [cupy.to_host(each) for each in (x, W, dy)]
+    np.testing.assert_allclose(cupy.to_host(cupy.matmul(x, W)), host[0] @ host[1], rtol=1e-12)
+    np.testing.assert_allclose(cupy.to_host(cupy.matmul(dy, W.T)), host[2] @ host[1].T, rtol=1e-12)
+    assert cupy.matmul(x.T, dy, out=dW) is dW
+    expected = np.zeros(100)
+    expected[16:64] = (host[0].T @ host[2]).ravel()
+    np.testing.assert_allclose(cupy.to_host(gradients), expected, rtol=1e-12)
+    assert fake.lt is not None
+    assert len(fake.lt.products) == 3
+
+
+def test_an_algorithm_is_chosen_once_for_each_shape_and_alignment(fake: Cupy, cupy: CupyBackend) -> None:
+    lt, x = fake.lt, cupy.zeros((4, 4), np.float32)
+    assert lt is not None
+    for _ in range(5):
+        cupy.matmul(x, x)
+    cupy.matmul(x, x.T)
+    assert len(lt.chosen) == 2
+    buffer = cupy.zeros((17,), np.float32)
+    cupy.matmul(x, buffer[1:].reshape(4, 4))  # four bytes off: not every algorithm can
+    assert len(lt.chosen) == 3
+    assert len(lt.products) == 7
+
+
+def test_tf32_is_for_float32_alone(fake: Cupy) -> None:
+    cupy = CupyBackend(tf32=True)
+    for dtype in (np.float32, np.float64, pytest.importorskip("ml_dtypes").bfloat16):
+        cupy.matmul(cupy.zeros((2, 2), dtype), cupy.zeros((2, 2), dtype))
+    assert fake.lt is not None
+    assert [compute for _, compute in fake.lt.products] == [77, 70, 68]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda b: (b.zeros((2, 3, 4), np.float32), b.zeros((4, 2), np.float32), None),
+        lambda b: (b.zeros((0, 4), np.float32), b.zeros((4, 2), np.float32), None),
+        lambda b: (b.zeros((4, 4), np.float32)[:, ::2], b.zeros((2, 2), np.float32), None),
+        lambda b: (b.zeros((2, 4), np.float32), b.zeros((4, 2), np.float64), b.zeros((2, 2), np.float64)),
+        lambda b: (b.zeros((2, 4), np.float16), b.zeros((4, 2), np.float16), None),
+        lambda b: (b.zeros((2, 2), np.float32), b.zeros((2, 2), np.float32), b.zeros((2, 2), np.float32).T),
+    ],
+)
+def test_what_cublaslt_does_not_take_is_cupys(fake: Cupy, cupy: CupyBackend, given: Any) -> None:
+    a, b, out = given(cupy)
+    found = cupy.matmul(a, b, out)
+    assert found.shape == (*a.shape[:-1], b.shape[1])
+    assert fake.lt is not None
+    assert fake.lt.products == []
+
+
+def test_a_product_into_its_own_operand_is_cupys(fake: Cupy, cupy: CupyBackend) -> None:
+    a = cupy.asarray(np.arange(8.0).reshape(2, 4))
+    cupy.matmul(a[:, :2], a[:, 2:], out=cupy.zeros((2, 2), np.float64))
+    assert fake.lt is not None
+    assert len(fake.lt.products) == 1
+    square = cupy.asarray(np.arange(9.0).reshape(3, 3))
+    cupy.matmul(square, square, out=square)
+    assert len(fake.lt.products) == 1
+    np.testing.assert_array_equal(cupy.to_host(square), np.arange(9.0).reshape(3, 3) @ np.arange(9.0).reshape(3, 3))
+
+
+def test_products_by_cupy_are_the_same(fake: Cupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUMLP_CUBLASLT", "0")
+    plain = CupyBackend()
+    monkeypatch.delenv("GPUMLP_CUBLASLT")
+    rng = np.random.default_rng(1)
+    a, b = rng.integers(-8, 9, (7, 5)).astype(np.float32), rng.integers(-8, 9, (5, 3)).astype(np.float32)
+    found = [
+        backend.to_host(backend.matmul(backend.asarray(a), backend.asarray(b))) for backend in (plain, CupyBackend())
+    ]
+    np.testing.assert_array_equal(*found)
+    assert plain.lt is None
+    narrow = pytest.importorskip("ml_dtypes").bfloat16
+    out = plain.zeros((7, 3), np.float32)
+    plain.matmul(plain.asarray(a.astype(narrow)), plain.asarray(b.astype(narrow)), out=out)
+    np.testing.assert_array_equal(plain.to_host(out), a @ b)
+
+
+# ---- bias and ReLU in the same launch ----------------------------------------------------------------------------
+
+
+def dense(backend: CupyBackend, name: str, dtype: Any = np.float32) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return what the backend makes of a small layer, and what NumPy does."""
+    rng = np.random.default_rng(0)
+    x, W, b = (rng.standard_normal(shape).astype(dtype) for shape in ((6, 5), (5, 4), (4,)))
+    y, z = backend.dense(ACTIVATIONS[name], *(backend.asarray(each) for each in (x, W, b)))
+    wanted = x.astype(np.float64) @ W + b
+    assert (z is None) == (ACTIVATIONS[name].saves == "output")
+    return backend.to_host(y), ACTIVATIONS[name].function(np, wanted)
+
+
+@pytest.mark.parametrize(("name", "epilogue"), [("identity", 4), ("relu", 6), ("tanh", 1), ("gelu", 1)])
+def test_a_layer_in_one_launch_where_there_is_an_epilogue(
+    fake: Cupy, cupy: CupyBackend, name: str, epilogue: int
+) -> None:
+    lt = fake.lt
+    assert lt is not None
+    fake.launched.clear()
+    for dtype in (np.float32, np.float64):
+        found, wanted = dense(cupy, name, dtype)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        assert lt.products[-1][0] == epilogue
+    assert len(fake.launched) == (0 if epilogue > 1 else 2)
+
+
+def test_layers_of_one_shape_keep_their_own_bias(fake: Cupy, cupy: CupyBackend) -> None:
+    """They share a description, in which the bias is set anew for each launch: in a graph, too."""
+    x, W = cupy.asarray(np.eye(4, dtype=np.float32)), cupy.asarray(np.eye(4, dtype=np.float32))
+    biases = [cupy.asarray(np.full(4, float(n), np.float32)) for n in range(3)]
+    plan = cupy.capture(lambda: [cupy.dense(ACTIVATIONS["identity"], x, W, b)[0] for b in biases])
+    assert len(plan.runs) == 1
+    for n, y in enumerate(plan()):
+        np.testing.assert_array_equal(cupy.to_host(y), np.eye(4, dtype=np.float32) + n)
+
+
+@pytest.mark.parametrize("reason", ["switched off", "not offered", "drops NaN", "no library", "another dtype"])
+def test_a_layer_in_two_launches_where_there_is_none(fake: Cupy, reason: str) -> None:
+    assert fake.lt is not None
+    if reason == "not offered":
+        fake.lt.offered = {1}
+    if reason == "drops NaN":
+        fake.lt.keeps_nan = False
+    if reason == "no library":
+        fake.lt = None
+    cupy = CupyBackend(epilogues=False) if reason == "switched off" else CupyBackend()
+    fake.launched.clear()
+    if reason == "another dtype":
+        x, b = cupy.zeros((2, 2), np.float64), cupy.zeros((2,), np.float32)
+        cupy.dense(ACTIVATIONS["identity"], x, x, b)
+        assert all(epilogue == 1 for epilogue, _ in fake.lt.products)  # type: ignore[union-attr]
+        return
+    found, wanted = dense(cupy, "relu")
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    assert [one.kernel for one in fake.launched] == ["relu_bias_forward<float>"]
+
+
+def test_nan_goes_through_a_layer_whatever_the_library_does(fake: Cupy) -> None:
+    assert fake.lt is not None
+    for keeps in (True, False):
+        fake.lt.keeps_nan = keeps
+        cupy = CupyBackend()
+        x = cupy.asarray(np.array([[np.nan, 1.0], [-1.0, 2.0]], np.float32))
+        (y, _) = cupy.dense(ACTIVATIONS["relu"], x, cupy.asarray(np.eye(2, dtype=np.float32)), cupy.zeros((2,), "f4"))
+        assert np.isnan(cupy.to_host(y)).tolist() == [[True, True], [False, False]]
+
+
+# ---- what can go wrong -------------------------------------------------------------------------------------------
+
+
+def test_without_the_library_there_is_one_message(fake: Cupy, caplog: pytest.LogCaptureFixture) -> None:
+    fake.lt = None
+    cupy = CupyBackend()
+    x = cupy.asarray(np.eye(3))
+    with caplog.at_level(logging.WARNING, "gpumlp"):
+        for _ in range(3):
+            np.testing.assert_array_equal(cupy.to_host(cupy.matmul(x, x)), np.eye(3))
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.startswith("cuBLASLt for CUDA 12 cannot be loaded: CuPy multiplies instead")
+
+
+def test_a_shape_that_the_library_has_nothing_for(
+    fake: Cupy, cupy: CupyBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert fake.lt is not None
+    fake.lt.offered = set()
+    x = cupy.asarray(np.eye(3))
+    with caplog.at_level(logging.WARNING, "gpumlp"):
+        for _ in range(3):
+            np.testing.assert_array_equal(cupy.to_host(cupy.matmul(x, x)), np.eye(3))
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line == "cuBLASLt has no product of float64 (3, 3) and (3, 3): CuPy's is used"
+
+
+@pytest.mark.parametrize(
+    ("function", "status", "message"),
+    [
+        ("cublasLtMatmul", 13, "cuBLASLt failed: cublasLtMatmul: CUBLAS_STATUS_EXECUTION_FAILED"),
+        ("cublasLtMatmul", 99, "cuBLASLt failed: cublasLtMatmul: status 99"),
+        ("cublasLtMatmulAlgoGetHeuristic", 14, "CUBLAS_STATUS_INTERNAL_ERROR"),
+        ("cublasLtMatmulDescSetAttribute", 7, "SetAttribute: CUBLAS_STATUS_INVALID_VALUE"),
+        ("cublasLtMatrixLayoutCreate", 3, r"no memory left .*\n  lower training.batch_size"),
+    ],
+)
+def test_a_function_that_fails_is_named(
+    fake: Cupy, cupy: CupyBackend, function: str, status: int, message: str
+) -> None:
+    assert fake.lt is not None
+    fake.lt.fails[function] = status
+    x = cupy.zeros((3, 3), np.float32)
+    with pytest.raises(BackendError, match=message):
+        cupy.matmul(x, x)
+    fake.lt.fails.clear()
+    cupy.matmul(x, x)
+
+
+def test_a_library_that_does_not_start_is_done_without(fake: Cupy, caplog: pytest.LogCaptureFixture) -> None:
+    assert fake.lt is not None
+    fake.lt.fails["cublasLtCreate"] = 1
+    with caplog.at_level(logging.WARNING, "gpumlp"):
+        assert CupyBackend().lt is None
+    assert "CUBLAS_STATUS_NOT_INITIALIZED: CuPy multiplies" in caplog.text
+
+
+def test_what_was_made_is_destroyed(fake: Cupy) -> None:
+    assert fake.lt is not None
+    cupy = CupyBackend()
+    cupy.matmul(cupy.zeros((2, 2), np.float32), cupy.zeros((2, 2), np.float32))
+    assert len(fake.lt.made) == 5  # the handle, a description, three layouts
+    del cupy
+    gc.collect()
+    assert fake.lt.made == {}
+
+
+def test_where_the_library_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("the names are those of Linux")
+    monkeypatch.setenv("CUDA_PATH", "/opt/cuda")
+    monkeypatch.setattr(cublaslt.importlib.util, "find_spec", lambda _: SimpleNamespace(submodule_search_locations=["/w"]))
+    found = [place for place in places(13) if "pathfinder" not in place]
+    assert found[-4:] == [
+        "/w/cublas/lib/libcublasLt.so.13",
+        "/w/cu13/lib/libcublasLt.so.13",
+        "/opt/cuda/lib64/libcublasLt.so.13",
+        "libcublasLt.so.13",
+    ]
+    monkeypatch.setattr(cublaslt, "places", lambda major: [str(tmp_path / "none.so"), "libc.so.6"])
+    with pytest.raises(BackendError, match=r"cuBLASLt for CUDA 12 cannot be loaded\n  pip install"):
+        cublaslt.load(12)
+
+
+def test_pathfinder_must_not_bring_that_of_another_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    finder = SimpleNamespace(load_nvidia_dynamic_lib=lambda name: SimpleNamespace(abs_path=f"/x/lib{name}.so.13"))
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", finder)
+    assert next(iter(places(13))) == "/x/libcublasLt.so.13"
+    assert "/x/libcublasLt.so.13" not in places(12)
+
+
+# ---- the real one ------------------------------------------------------------------------------------------------
+
+
+def test_sizes_of_structures() -> None:
+    """As cublasLt.h has them: eight words; those, a size, a status, a float and four ints."""
+    assert ctypes.sizeof(cublaslt.Algorithm) == 64
+    assert ctypes.sizeof(cublaslt.Heuristic) == 96
+    assert (cublaslt.Heuristic.workspace.offset, cublaslt.Heuristic.state.offset) == (64, 72)
+
+
+@pytest.fixture(scope="module")
+def real() -> ctypes.CDLL:
+    """NVIDIA's library, which makes descriptions without a driver."""
+    for major in (12, 13):
+        try:
+            return cublaslt.load(major)
+        except BackendError:
+            continue
+    pytest.skip("there is no cuBLASLt here: pip install nvidia-cublas-cu12")
+
+
+def read(library: ctypes.CDLL, owned: Owned, kind: str, attribute: int, value: Any) -> int:
+    function, written = getattr(library, f"cublasLt{kind}GetAttribute"), c_size_t()
+    function.argtypes = (c_void_p, c_int, c_void_p, c_size_t, ctypes.POINTER(c_size_t))
+    assert function(owned.address, attribute, byref(value), ctypes.sizeof(value), byref(written)) == 0
+    assert written.value == ctypes.sizeof(value)
+    return int(value.value or 0)
+
+
+def test_the_real_library_takes_the_descriptions(real: ctypes.CDLL) -> None:
+    """Each attribute is set with the size that the library wants, and read back as it was meant."""
+    for compute, scale in ((68, 0), (77, 0), (70, 1)):
+        made = Owned(real, "MatmulDesc", compute, scale)
+        assert read(real, made, "MatmulDesc", 0, c_int()) == compute
+        assert read(real, made, "MatmulDesc", 1, c_int()) == scale
+    for epilogue in Epilogue:
+        made.set(cublaslt.DESC_EPILOGUE, c_uint32(epilogue))
+        assert read(real, made, "MatmulDesc", 7, c_uint32()) == epilogue
+    made.set(cublaslt.DESC_TRANSA, c_int(cublaslt.OP_T))
+    made.set(cublaslt.DESC_BIAS_POINTER, c_void_p(1 << 40))
+    assert [read(real, made, "MatmulDesc", at, c_int()) for at in (3, 4)] == [1, 0]
+    assert read(real, made, "MatmulDesc", 8, c_uint64()) == 1 << 40
+    for kind in (0, 1, 14):
+        matrix = Owned(real, "MatrixLayout", kind, 3, 5, 7)
+        values = [(0, c_uint32, kind), (1, c_int, 0), (2, c_uint64, 3), (3, c_uint64, 5), (4, c_int64, 7)]
+        assert all(read(real, matrix, "MatrixLayout", at, number()) == wanted for at, number, wanted in values)
+    preference = Owned(real, "MatmulPreference")
+    preference.set(cublaslt.PREF_MAX_WORKSPACE, c_uint64(cublaslt.WORKSPACE))
+    assert read(real, preference, "MatmulPreference", 1, c_uint64()) == 32 << 20
+    for attribute in cublaslt.PREF_MIN_ALIGNMENT:
+        preference.set(attribute, c_uint32(16))
+        assert read(real, preference, "MatmulPreference", attribute, c_uint32()) == 16
+
+
+def test_the_real_library_refuses_a_wrong_size(real: ctypes.CDLL) -> None:
+    made = Owned(real, "MatmulDesc", 68, 0)
+    with pytest.raises(BackendError, match="MatmulDescSetAttribute: CUBLAS_STATUS_INVALID_VALUE"):
+        made.set(cublaslt.DESC_TRANSA, c_uint64(1))
+
+
+def test_the_real_header_has_these_numbers(real: ctypes.CDLL) -> None:
+    """The wheel brings the header: names and numbers in it, as they are here."""
+    library = next((Path(place) for place in places(12) if Path(place).is_file()), None)
+    include = library and library.parent.parent / "include"
+    if include is None or not (include / "cublasLt.h").exists():
+        pytest.skip("there is no cublasLt.h beside the library")
+    text = (include / "cublasLt.h").read_text() + (include / "cublas_api.h").read_text()
+    for name, number in {
+        "CUBLASLT_MATMUL_DESC_TRANSA": cublaslt.DESC_TRANSA,
+        "CUBLASLT_MATMUL_DESC_TRANSB": cublaslt.DESC_TRANSB,
+        "CUBLASLT_MATMUL_DESC_EPILOGUE": cublaslt.DESC_EPILOGUE,
+        "CUBLASLT_MATMUL_DESC_BIAS_POINTER": cublaslt.DESC_BIAS_POINTER,
+        "CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES": cublaslt.PREF_MAX_WORKSPACE,
+        **{
+            f"CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_{side}_BYTES": number
+            for side, number in zip("ABCD", cublaslt.PREF_MIN_ALIGNMENT, strict=True)
+        },
+        "CUBLASLT_EPILOGUE_DEFAULT": Epilogue.DEFAULT,
+        "CUBLASLT_EPILOGUE_BIAS": Epilogue.BIAS,
+        "CUBLAS_COMPUTE_32F": cublaslt.COMPUTE_32F,
+        "CUBLAS_COMPUTE_64F": cublaslt.COMPUTE_64F,
+        "CUBLAS_COMPUTE_32F_FAST_TF32": cublaslt.COMPUTE_32F_FAST_TF32,
+        "CUBLAS_OP_N": cublaslt.OP_N,
+        "CUBLAS_OP_T": cublaslt.OP_T,
+        **{name: number for number, name in cublaslt.STATUS.items()},
+    }.items():
+        found = re.search(rf"\b{name}\s*=\s*(\d+)\b", text)
+        assert found, name
+        assert int(found[1]) == number, name
+    assert "CUBLASLT_EPILOGUE_RELU_BIAS = (CUBLASLT_EPILOGUE_RELU | CUBLASLT_EPILOGUE_BIAS)" in text
+    assert "CUBLASLT_EPILOGUE_RELU = 2," in text

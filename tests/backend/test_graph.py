@@ -1,0 +1,381 @@
+"""Steps as CUDA graphs, on a fake that captures: what is in them, what stays between, and what happens if one fails."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import bits
+
+from backend import fake_cupy
+from backend.fake_cupy import CUDARuntimeError, Cupy, OutOfMemoryError, installed
+from backend.test_native import training_run
+from gpumlp.autodiff import Tensor
+from gpumlp.backend import Backend, CupyBackend, Plan, builder, gpu
+from gpumlp.backend.graph import Graph, Launch
+from gpumlp.config import load
+from gpumlp.data import Dataset
+from gpumlp.errors import BackendError
+from gpumlp.nn import Dense, Loss, Sequential
+from gpumlp.ops import ACTIVATIONS
+from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
+from gpumlp.training import Listener, train
+from gpumlp.training.trainer import Trainer
+
+pytestmark = pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+TANH = ACTIVATIONS["tanh"]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cupy]:
+    with installed(monkeypatch) as module:
+        yield module
+
+
+def trainer(backend: Backend, *, activation: str = "relu", rows: int = 50, **options: Any) -> Trainer:
+    """Return a trainer of a plain network on random rows, in batches of 8; the last has 2."""
+    rng = np.random.default_rng(3)
+    data = Dataset(rng.standard_normal((rows, 5)).astype(np.float32), rng.integers(0, 3, rows).astype(np.int32), None)
+    model = Sequential([Dense(16, activation), Dense(8, activation), Dense(3, "softmax")]).build(5, backend=backend)
+    optimizer = Optimizer("adamw", model.parameters, model.context.clock, clip_norm=1.0, averaging=0.9)
+    schedule = Schedule("cosine", learning_rate=1e-2, warmup=0.1)
+    return Trainer(model, Loss("cross_entropy", model), optimizer, schedule, data, epochs=4, batch_size=8, **options)
+
+
+def state(given: Trainer) -> list[bytes]:
+    backend = given.backend
+    arrays = (given.model.parameters.values, *given.optimizer.state.values(), given.totals, given.model.context.clock)
+    return [bits(backend.to_host(array)) for array in arrays]
+
+
+# ---- what a graph holds ------------------------------------------------------------------------------------------
+
+
+def test_a_whole_step_is_one_graph(fake: Cupy) -> None:
+    """Gather, three layers forward, the loss, three back, the norm, the update, the clock, the sums: in this order."""
+    own = trainer(CupyBackend())
+    plan = own.captured()
+    (graph,) = plan.runs
+    assert isinstance(graph, Graph)
+    assert graph._graph.names == [
+        "gather_forward<float, float, int>",
+        *("product", "product", "product"),
+        *(f"softmax_cross_entropy_forward{stage}<float, int>" for stage in ("", "_loss", "_finish")),
+        *("identity_bias_backward<float>", "identity_bias_backward_finish<float>", "product", "product"),
+        *("relu_bias_backward<float>", "relu_bias_backward_finish<float>", "product", "product"),
+        *("relu_bias_backward<float>", "relu_bias_backward_finish<float>", "product"),
+        *("gradient_norm_forward<float>", "gradient_norm_forward_finish<float>"),
+        *("adam_forward<float>", "advance_forward<long long>", "accumulate_forward<double>"),
+    ]
+    assert plan.names()[1:4] == ["dense_relu", "dense_relu", "dense_identity"]
+
+
+def test_a_replay_is_one_call_on_the_backends_own_stream(fake: Cupy) -> None:
+    own = trainer(CupyBackend())
+    plan = own.captured()
+    (stream,) = [each for each in fake.streams if each.ptr]
+    assert stream.non_blocking
+    fake.launched.clear()
+    stream.used.clear()
+    for _ in range(3):
+        plan()
+    assert stream.used == ["graph"] * 3
+    assert len(fake.graphs) == 3
+    assert fake.launched == []
+
+
+def test_nothing_runs_on_any_other_stream(fake: Cupy, tmp_path: Path) -> None:
+    settings = ["backend=cupy", "training.epochs=2", "model.dropout=0.1", "training.early_stopping=null"]
+    train(load(CONFIGS / "breast_cancer.yaml", settings), tmp_path / "run")
+    assert fake.streams[0].used == []
+    assert {"graph", "asnumpy"} <= set(fake.streams[1].used)
+
+
+def test_a_given_array_is_waited_for_on_the_stream_of_who_gives_it(fake: Cupy) -> None:
+    backend = CupyBackend()
+    x = fake.zeros(3, np.float32)
+    backend.stream.waited.clear()
+    backend.asarray(x)
+    assert backend.stream.waited == [("event", 0)]
+    with backend.quiet():
+        backend.asarray(x)
+    assert backend.stream.waited[1:] == [("event", backend.stream.ptr)]
+
+
+def test_what_only_cupy_can_do_stays_between_the_graphs(fake: Cupy) -> None:
+    backend = CupyBackend()
+    x, z = (backend.asarray(np.ones((4, 6), np.float32)) for _ in range(2))
+
+    def step() -> Any:
+        (y,) = backend.run(TANH, "forward", (x,))
+        (y,) = backend.run(TANH, "forward", (y,), (y,))
+        doubled = backend.compute("add", backend.xp.add, y, y)
+        (alone,) = backend.run(TANH, "forward", (doubled,))
+        backend.run(TANH, "forward", (alone.T,))  # a view: no kernel takes it
+        backend.copy(alone, z)
+        (last,) = backend.run(TANH, "forward", (z,))
+        return last
+
+    plan = backend.capture(step)
+    kinds = [Graph if isinstance(run, Graph) else Launch if isinstance(run, Launch) else None for run in plan.runs]
+    assert kinds == [Graph, None, Launch, None, Graph]
+    assert plan.runs[-1]._graph.names == ["copy", "tanh_forward<float>"]  # type: ignore[attr-defined]
+    backend.write(x, np.full((4, 6), 0.5))
+    wanted = np.tanh(np.tanh(2 * np.tanh(np.tanh(np.float32(0.5)))))
+    np.testing.assert_allclose(backend.to_host(plan()), np.full((4, 6), wanted), rtol=1e-6)
+
+
+def test_a_copy_that_is_no_piece_is_cupys(fake: Cupy) -> None:
+    backend = CupyBackend()
+    a, b = backend.asarray(np.arange(6.0).reshape(2, 3)), backend.zeros((3, 2), np.float64)
+    plan = backend.capture(lambda: backend.copy(a.T, b))
+    backend.write(a, np.ones((2, 3)))
+    plan()
+    assert not isinstance(plan.runs[0], Launch)
+    np.testing.assert_array_equal(backend.to_host(b), np.ones((3, 2)))
+
+
+# ---- the same bits -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_with_graphs_and_without_them_and_eagerly_bit_for_bit(fake: Cupy, optimizer: str) -> None:
+    eager = training_run(CupyBackend(), optimizer, captured=False)
+    assert training_run(CupyBackend(), optimizer, captured=True) == eager
+    assert fake.graphs
+    count = len(fake.graphs)
+    assert training_run(CupyBackend(graphs=False), optimizer, captured=True) == eager
+    assert len(fake.graphs) == count
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+def test_an_epoch_in_graphs_of_many_steps_is_one_step_at_a_time(fake: Cupy, activation: str) -> None:
+    runs = [
+        trainer(CupyBackend(graphs=graphs), activation=activation, together=together)
+        for graphs, together in ((True, 16), (True, 4), (True, 1), (False, 1))
+    ]
+    for _ in range(3):
+        reports = [own.run_epoch() for own in runs]
+        assert len({(r.loss, r.accuracy) for r in reports if r}) == 1
+        assert len({tuple(state(own)) for own in runs}) == 1
+
+
+def test_an_epoch_is_a_few_launches(fake: Cupy) -> None:
+    """Two, where there are as many steps in a graph as whole batches: theirs, and that of the short one."""
+    own = trainer(CupyBackend(), rows=8 * 64 + 2, together=64)
+    own.run_epoch()
+    fake.graphs.clear()
+    for _ in range(2):
+        own.run_epoch()
+    nodes = len(own.captured().runs[0]._graph.nodes)  # type: ignore[attr-defined]
+    assert [len(graph.nodes) // nodes for graph in fake.graphs] == [64, 1] * 2
+
+
+@pytest.mark.parametrize("name", ["GRAPHS", "EPILOGUES", "CUBLASLT"])
+def test_switches_in_the_environment(fake: Cupy, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"GPUMLP_{name}", "0")
+    backend = CupyBackend()
+    assert backend.together == (1 if name == "GRAPHS" else gpu.TOGETHER)
+    plan = trainer(backend).captured()
+    graphs = sum(isinstance(run, Graph) for run in plan.runs)
+    assert graphs == {"GRAPHS": 0, "EPILOGUES": 1}.get(name, graphs)
+    assert ("dense_relu" in plan.names()) == (name == "GRAPHS")
+    if name == "CUBLASLT":
+        assert 1 < graphs < len(plan.runs) < len(plan.calls)
+
+
+# ---- ownership ---------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_owns_what_its_graph_touches(fake: Cupy) -> None:
+    """Every other reference goes, the memory is used again, and the graph still computes the same."""
+    backend = CupyBackend()
+
+    def made(x: Tensor) -> Plan:
+        inputs = [backend.asarray(np.full((8, 4), n, np.float32)) for n in range(3)]
+        square, bias = backend.asarray(np.eye(4, dtype=np.float32)), backend.asarray(np.ones(4, np.float32))
+
+        def step(x: Tensor) -> list[Any]:
+            hidden = [backend.run(TANH, "bias_backward", (each, x.array))[0] for each in inputs]
+            return [backend.dense(ACTIVATIONS["relu"], each, square, bias)[0] for each in hidden]
+
+        return backend.capture(step, x)
+
+    plan = made(Tensor(np.ones((8, 4), np.float32), backend))
+    first = [backend.to_host(y) for y in plan.result]
+    fake.launched.clear()  # it holds the arguments of each launch
+    gc.collect()
+    junk = [np.full(n, np.nan, np.float32) for n in (4, 16, 32, 64) for _ in range(200)]
+    for _ in range(2):
+        again = plan(np.ones((8, 4), np.float32))
+        for y, wanted in zip(again, first, strict=True):
+            np.testing.assert_array_equal(backend.to_host(y), wanted)
+    del junk
+
+
+def test_the_fake_notices_a_graph_that_outlives_its_arrays(fake: Cupy) -> None:
+    """What the test before relies on."""
+    backend = CupyBackend()
+    x = backend.zeros((4, 4), np.float32)
+    plan = backend.capture(lambda: [backend.run(TANH, "forward", (x,))[0] for _ in range(2)])
+    graph = plan.runs[0]._graph  # type: ignore[attr-defined]
+    graph.launch(backend.stream)
+    fake.launched.clear()
+    del plan
+    gc.collect()
+    with pytest.raises(AssertionError, match="belong to no array"):
+        graph.launch(backend.stream)
+
+
+def test_two_plans_take_turns(fake: Cupy) -> None:
+    backend = CupyBackend()
+    mixed = [trainer(backend, activation=name) for name in ("relu", "tanh")]
+    apart = [trainer(CupyBackend(), activation=name) for name in ("relu", "tanh")]
+    for own in apart:
+        own.run_epoch()
+    for own in mixed:
+        own._begin()
+    while any(own.batch < own.batches for own in mixed):
+        for own in mixed:
+            if own.batch < own.batches:
+                own._advance(1)
+    assert [state(own) for own in mixed] == [state(own) for own in apart]
+
+
+# ---- failures ----------------------------------------------------------------------------------------------------
+
+
+class Broken(Launch):
+    """A launch that does while it is captured what it must not."""
+
+    def __init__(self, backend: CupyBackend, act: str) -> None:
+        self.backend, self.act = backend, act
+
+    def __call__(self) -> None:
+        if not self.backend.stream.is_capturing():
+            return
+        if self.act == "allocates":
+            self.backend.xp.zeros(3, np.float32)
+        if self.act == "multiplies":
+            self.backend.xp.matmul(self.backend.xp.zeros, 1)
+        if self.act == "reads":
+            self.backend.xp.asnumpy(None)
+        if self.act == "fails":
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing")
+        if self.act == "has a defect":
+            raise ZeroDivisionError("division by zero")
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        ("allocates", "4096 bytes were asked for while a graph was captured"),
+        ("multiplies", "4096 bytes were asked for"),
+        ("reads", "RuntimeError: the current stream is capturing"),
+        ("fails", "the device failed: cudaErrorStreamCaptureUnsupported"),
+        ("has a defect", "ZeroDivisionError: division by zero"),
+        ("ends badly", "the device failed: cudaErrorStreamCaptureInvalidated"),
+        ("has no room", "the device has no memory left"),
+    ],
+)
+def test_a_capture_that_fails(fake: Cupy, caplog: pytest.LogCaptureFixture, act: str, message: str) -> None:
+    """One message; the plan runs piece by piece, to the same bits; the next capture is as if nothing had been."""
+    fake.capture_error = {
+        "ends badly": CUDARuntimeError("cudaErrorStreamCaptureInvalidated: operation failed due to a previous error"),
+        "has no room": OutOfMemoryError("Out of memory allocating 4,096 bytes"),
+    }.get(act)
+    backend = CupyBackend()
+    x = backend.asarray(np.full((4, 4), 0.5, np.float32))
+
+    def step() -> Any:
+        (y,) = backend.run(TANH, "forward", (x,))
+        backend._call("broken", Broken(backend, act), ())
+        return backend.run(TANH, "forward", (y,))[0]
+
+    with caplog.at_level(logging.WARNING, "gpumlp"):
+        plan = backend.capture(step)
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.startswith(f"no CUDA graph, so each step is launched piece by piece: {message}")
+    assert len(plan.runs) == 3
+    assert not backend.stream.is_capturing()
+    backend.write(x, np.ones((4, 4)))
+    np.testing.assert_array_equal(backend.to_host(plan()), backend.to_host(step()))
+    fake.capture_error = None
+    good = backend.capture(lambda: [backend.run(TANH, "forward", (x,))[0] for _ in range(3)])
+    assert isinstance(good.runs[0], Graph)
+    good()
+
+
+def test_an_interrupt_leaves_the_stream_usable(fake: Cupy) -> None:
+    backend = CupyBackend()
+
+    class Interrupted(Launch):
+        def __call__(self) -> None:
+            if backend.stream.is_capturing():
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        backend.capture(lambda: [backend._call("slow", Interrupted(), ()) for _ in range(2)])
+    assert not backend.stream.is_capturing()
+    assert not backend.capturing
+    assert backend.to_host(backend.zeros((2,), np.float32)).tolist() == [0, 0]
+
+
+def test_the_allocator_is_what_it_was(fake: Cupy) -> None:
+    before = fake.allocator
+    trainer(CupyBackend()).run_epoch()
+    assert fake.allocator == before
+
+
+# ---- memory ------------------------------------------------------------------------------------------------------
+
+
+class Full(Listener):
+    """Takes the device's memory away after an epoch."""
+
+    def __init__(self, fake: Cupy, epoch: int) -> None:
+        self.fake, self.at = fake, epoch
+
+    def epoch(self, row: dict[str, Any], best: bool) -> None:
+        if row["epoch"] == self.at:
+            self.fake.memory_left = 0
+
+
+def test_a_run_that_has_no_memory_left_loses_nothing(fake: Cupy, tmp_path: Path) -> None:
+    settings = ["backend=cupy", "training.epochs=4", "training.early_stopping=null", "training.checkpoint_every=3"]
+    task = load(CONFIGS / "breast_cancer.yaml", settings)
+    whole = train(task, tmp_path / "whole")
+    hint = r"no memory left(.|\n)*batch_size or the widths of model.hidden, or set precision: bf16"
+    with pytest.raises(BackendError, match=hint) as caught:
+        train(task, tmp_path / "cut", listener=Full(fake, 2))
+    assert caught.value.exit_code == 1
+    assert len((tmp_path / "cut/metrics.jsonl").read_text().splitlines()) == 2
+    assert list((tmp_path / "cut/checkpoints").iterdir())
+    fake.memory_left = 1
+    resumed = train(task, tmp_path / "cut", resume=True)
+    for name in ("model/weights.safetensors", "model/model.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert resumed.summary["metrics"] == whole.summary["metrics"]
+
+
+def test_what_the_summary_says_of_the_device(fake: Cupy, tmp_path: Path) -> None:
+    settings = ["backend=cupy", "training.epochs=2", "training.early_stopping=null"]
+    summary = train(load(CONFIGS / "breast_cancer.yaml", settings), tmp_path / "run").summary
+    assert summary["device"] == "Fake 0"
+    assert 32 << 20 < summary["device_memory"] <= fake.held
+    assert 0 < summary["seconds_per_step"] < summary["seconds"]
+
+
+def test_a_run_on_another_device(fake: Cupy, tmp_path: Path) -> None:
+    fake.devices = 2
+    settings = ["backend=cupy", "device=1", "training.epochs=1", "training.early_stopping=null"]
+    assert train(load(CONFIGS / "breast_cancer.yaml", settings), tmp_path / "run").summary["device"] == "Fake 1"
+    assert fake.current == 0
+    assert fake_cupy.PLACES
