@@ -6,6 +6,7 @@ random data. A host has the first two groups only.
 
 from __future__ import annotations
 
+import importlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.backend import Backend
+from gpumlp.backend import Backend, CupyBackend
+from gpumlp.backend.cublaslt import Epilogue
 from gpumlp.bench.clock import Clock
 from gpumlp.bench.copies import Copies
 from gpumlp.bench.machine import on_device
@@ -36,7 +38,7 @@ def examine(backend: Backend, *, small: bool = False) -> Iterator[tuple[str, Any
     clock = Clock(backend, 0.02 if small else 0.2)
     asked = [*_copies(backend, clock, small), *_products(backend, clock, small)]
     if on_device(backend):
-        asked += _launches(backend.xp)
+        asked += [*_launches(backend.xp), *_offers(backend)]
     for name, fact in asked:
         try:
             with backend.quiet():
@@ -167,3 +169,64 @@ def _launches(cp: Any) -> Iterator[tuple[str, Fact]]:
     yield "capture of a forked stream", fork
     yield "max.NaN.f32 of NaN, -1, 2, -0", maximum
     yield "sm_90a with wgmma compiles and runs", wgmma
+
+
+def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
+    """What cuBLASLt has an algorithm for, how fast it is, and whether NaN comes through its ReLU.
+
+    ``backend.lt`` may be of one precision: TF32 is asked of a backend of its own.
+    """
+    shapes = ((1024, 784, 1024), (1024, 1024, 10), (256, 256, 256), (64, 64, 64))
+    narrow = _bfloat16()
+
+    def bound(given: Any, shape: tuple[int, int, int], dtypes: tuple[Any, Any], epilogue: Epilogue) -> Any:
+        if given.lt is None:
+            raise RuntimeError("there is no cuBLASLt")
+        m, k, n = shape
+        rng = np.random.default_rng(0)
+        a, b = (given.asarray(rng.standard_normal(size).astype(dtypes[0])) for size in ((m, k), (k, n)))
+        vector = None if epilogue == Epilogue.DEFAULT else given.zeros((n,), dtypes[1])
+        return given.lt.product(a, b, given.zeros((m, n), dtypes[1]), epilogue, vector)
+
+    def offers(given: Any, dtypes: tuple[Any, Any], epilogue: Epilogue) -> dict[str, str]:
+        found = {}
+        for shape in shapes:
+            product = bound(given, shape, dtypes, epilogue)
+            told = "no" if product is None else f"{1e6 * Clock(given, 0.02).warm(product).median:.2f} µs"
+            found[" x ".join(map(str, shape))] = told
+        return found
+
+    def specials(given: Any, dtypes: tuple[Any, Any]) -> dict[str, str]:
+        """What becomes of NaN, -0, inf and -inf as a bias of zeros: by rights NaN, 0, inf, 0."""
+        found = {}
+        for shape in shapes:
+            product = bound(given, shape, dtypes, Epilogue.RELU_BIAS)
+            if product is None:
+                continue
+            given.write(product.a, np.zeros(product.a.shape))
+            bias = np.resize(np.array([np.nan, -0.0, np.inf, -np.inf]), product.vector.shape)
+            given.write(product.vector, bias)
+            with given.quiet():
+                product()
+            out = given.to_host(product.out).astype(np.float64)
+            same = bool(np.array_equal(out, np.broadcast_to(np.maximum(bias, 0), out.shape), equal_nan=True))
+            found[" x ".join(map(str, shape))] = f"{out[0, :4].tolist()}, {'as NumPy' if same else 'NOT as NumPy'}"
+        return found
+
+    types: dict[str, tuple[Any, Any]] = {"float32": (np.float32, np.float32), "float64": (np.float64, np.float64)}
+    types["tf32"] = types["float32"]
+    if narrow is not None:
+        types |= {"bf16": (narrow, narrow), "bf16 into float32": (narrow, np.float32)}
+    for name, dtypes in types.items():
+        given = CupyBackend(backend.device.id, tf32=True) if name == "tf32" else backend
+        for epilogue in Epilogue:
+            yield f"cuBLASLt {epilogue.name} of {name}", partial(offers, given, dtypes, epilogue)
+        yield f"cuBLASLt RELU_BIAS of {name}: NaN, -0, inf, -inf", partial(specials, given, dtypes)
+
+
+def _bfloat16() -> Any:
+    """Return ml_dtypes' bfloat16, or None where that is not installed."""
+    try:
+        return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+    except ImportError:
+        return None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import steps as step_times
 from device import examine
 
 from gpumlp import __version__
@@ -210,6 +211,16 @@ def peers(task: Task) -> Found:
                 measured = json.loads(file.read_text())["found"][work]
                 found["seconds"][work] = {name: peer["seconds"] for name, peer in measured.items()}
             task.keep(found)
+    return found
+
+
+def steps(task: Task) -> Found:
+    """Time steps of training, and see that a graph computes the bits of an eager step."""
+    found: Found = {"wrong": {}, "workloads": {}}
+    for name, value in step_times.examine(task.backend, tiny=task.tiny):
+        found["workloads"][name] = value
+        found["wrong"] |= {f"{name}, {way}": said for way, said in value.items() if said == "DIFFERS"}
+        task.keep(found)
     return found
 
 

@@ -97,6 +97,11 @@ def facts(found: Found) -> Iterator[str]:
     yield from table(("fact", "value"), rows)
 
 
+def steps(found: Found) -> Iterator[str]:
+    for work, value in found["workloads"].items():
+        yield from ("", f"### {work}", "", *table(("", ""), value.items()))
+
+
 def sanitizer(found: Found) -> Iterator[str]:
     yield from table(("tool", "found"), ((tool, said[-200:]) for tool, said in found.items() if tool != "wrong"))
 
@@ -113,6 +118,7 @@ SECTIONS = {
     "kernels": kernels,
     "training": training,
     "facts": facts,
+    "steps": steps,
     "peers": peers,
     "sanitizer": sanitizer,
 }

@@ -181,7 +181,7 @@ class CupyBackend(Backend):
 
     def dense(self, op: Op, x: Array, W: Array, b: Array) -> tuple[Array, Array | None]:
         alike = x.ndim == W.ndim == 2 and x.dtype == W.dtype == b.dtype
-        if self.epilogues and op.name in FUSED and alike and (op.name != "relu" or self._keeps_nan(x.dtype)):
+        if self.epilogues and op.name in FUSED and alike and (op.name != "relu" or self.keeps_nan(x.dtype)):
             self._refuse_strangers("dense", x, W, b)
             out = self.allocate((x.shape[0], W.shape[1]), x.dtype)
             if product := self._product(x, W, out, FUSED[op.name], b):
@@ -189,7 +189,7 @@ class CupyBackend(Backend):
                 return out, None
         return super().dense(op, x, W, b)
 
-    def _keeps_nan(self, dtype: Any) -> bool:
+    def keeps_nan(self, dtype: Any) -> bool:
         """Tell whether cuBLASLt's ReLU lets NaN through, as ours does: the device is asked once for each dtype."""
         if dtype not in self._nan_kept:
             with self.quiet():

@@ -36,6 +36,7 @@ def approximate(
     restarts: int,
     steps: int,
     backend: str,
+    device: int,
     output: Path | None,
     force: bool,
     as_json: bool,
@@ -51,7 +52,7 @@ def approximate(
     wanted = _wanted(widths, depths)
     if output is not None:
         _prepare_output(output, wanted, force=force)
-    machine = backends.get(backend)
+    machine = backends.get(backend, device=device)
     began = time.perf_counter()
     studies = [
         study(

@@ -22,7 +22,7 @@ from gpumlp.training.picture import new_figure, save
 
 
 def kernels(
-    backend: str, only: str | None, quick: bool, json_file: Path | None, plot: Path | None, force: bool
+    backend: str, device: int, only: str | None, quick: bool, json_file: Path | None, plot: Path | None, force: bool
 ) -> None:
     """Time kernels: a table for each as it comes, then one of them all, and what misses its goal."""
     for file in filter(None, (json_file, plot)):
@@ -33,7 +33,7 @@ def kernels(
     log.setLevel(logging.INFO)
     log.addHandler(notices := Notices())
     try:
-        having = backends.get(backend)
+        having = backends.get(backend, device=device)
         on_device, facts = machine.on_device(having), {"gpumlp": __version__, **machine.facts(having)}
         measured = bench(having, chosen, *(QUICK, QUICK_SECONDS) if quick else (LADDER, SECONDS))
         say(f"{len(chosen)} kernels on {machine.name(having)}, backend {having.name}")

@@ -19,6 +19,7 @@ from gpumlp import backend
 from gpumlp.backend import device
 from gpumlp.backend.builder import cache_folder, compiler
 from gpumlp.backend.gpu import CupyBackend
+from gpumlp.backend.graph import Graph
 from gpumlp.backend.kernels import folder
 from gpumlp.backend.native import NativeBackend
 from gpumlp.backend.program import threads
@@ -145,6 +146,7 @@ def _gpu() -> Iterator[Finding]:
         return
     yield Finding("CUDA", _told(lambda: _cuda(made.xp)))
     yield Finding("NVRTC", _told(lambda: f"{_dotted(made.xp.cuda.nvrtc.getVersion())}; kernels compile and run"))
+    yield Finding("cuBLASLt", _told(lambda: _products(made)))
     for number in range(made.xp.cuda.runtime.getDeviceCount()):
         yield Finding(f"GPU {number}", _told(lambda number=number: _device(made.xp, number)))  # type: ignore[misc]
     yield Finding("CuPy's cache", os.environ.get("CUPY_CACHE_DIR") or str(Path("~/.cupy/kernel_cache").expanduser()))
@@ -153,6 +155,16 @@ def _gpu() -> Iterator[Finding]:
 def _cuda(xp: Any) -> str:
     driver, runtime = (xp.cuda.runtime.driverGetVersion(), xp.cuda.runtime.runtimeGetVersion())
     return f"driver for {driver // 1000}.{driver % 1000 // 10}, runtime {runtime // 1000}.{runtime % 1000 // 10}"
+
+
+def _products(made: CupyBackend) -> str:
+    """Multiply twice as a captured step would; say what came of it."""
+    a = made.zeros((16, 16), "float32")
+    plan = made.capture(lambda: made.matmul(made.matmul(a, a), a))
+    if made.lt is None:
+        return "not there: CuPy multiplies, in float32 and between the graphs"
+    graphs = "works inside a CUDA graph" if isinstance(plan.runs[0], Graph) else "works, but without CUDA graphs"
+    return f"{graphs}; NaN {'passes' if made.keeps_nan(a.dtype) else 'does not pass'} its ReLU"
 
 
 def _dotted(version: tuple[int, ...]) -> str:

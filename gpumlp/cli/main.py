@@ -19,6 +19,13 @@ from gpumlp import __version__
 from gpumlp.errors import GpumlpError, exit_code
 
 PATH = click.Path(path_type=Path)
+DEVICE = click.option(
+    "--device",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Number of the GPU that computes  [default: 0]",
+)
 
 
 class Main(click.Group):
@@ -89,6 +96,9 @@ def main() -> None:
 @click.option("--run-dir", type=PATH, help="Folder of the run  [default: runs/NAME, numbered]")
 @click.option("--backend", help="What computes; the same as --set backend=NAME.")
 @click.option(
+    "--device", metavar="N", type=click.IntRange(min=0), help="Number of the GPU; the same as --set device=N."
+)
+@click.option(
     "--resume", is_flag=True, help="Continue an interrupted run from its last checkpoint; begin it if need be."
 )
 @click.option("--force", is_flag=True, help="Delete an earlier run in the folder first.")
@@ -102,6 +112,7 @@ def train(**options: Any) -> None:
 @main.command()
 @click.argument("run", type=PATH)
 @click.option("--data", type=PATH, help="A file with the target column  [default: the run's own data]")
+@DEVICE
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 def evaluate(**options: Any) -> None:
     """Measure a finished RUN."""
@@ -113,6 +124,7 @@ def evaluate(**options: Any) -> None:
 @click.argument("file", type=PATH)
 @click.option("-o", "--output", type=PATH, help="Write the CSV here  [default: the terminal]")
 @click.option("--proba", is_flag=True, help="Add the probability of each class.")
+@DEVICE
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
 def predict(**options: Any) -> None:
     """Predict the rows of FILE with a finished RUN; - reads CSV from the terminal.
@@ -202,6 +214,7 @@ def graph(**options: Any) -> None:
 @click.option("--restarts", type=click.IntRange(1, 100), default=3, help="Starts of each size  [default: 3]")
 @click.option("--steps", type=click.IntRange(1, 1_000_000), default=3000, help="Steps of Adam  [default: 3000]")
 @click.option("--backend", default="auto", help="What computes  [default: auto]")
+@DEVICE
 @click.option("-o", "--output", type=PATH, help="Write numbers (JSON) and pictures (PNG) into this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option("--force", is_flag=True, help="Overwrite the files in the folder if they exist.")
@@ -239,6 +252,7 @@ def bench() -> None:
 
 @bench.command()
 @click.option("--backend", default="auto", help="Whose kernels  [default: auto, the fastest there is]")
+@DEVICE
 @click.option(
     "--only", metavar="PATTERN", help="Only kernels whose names contain or match this, as in adam or *_loss*."
 )

@@ -33,6 +33,7 @@ def train(
     overrides: Sequence[str],
     run_dir: Path | None,
     backend: str | None,
+    device: int | None,
     resume: bool,
     force: bool,
     quiet: bool,
@@ -43,6 +44,8 @@ def train(
         raise click.UsageError("--resume continues a run, --force deletes it: choose one")
     if backend is not None:
         overrides = [*overrides, f"backend={backend}"]
+    if device is not None:
+        overrides = [*overrides, f"device={device}"]
     loaded = _load(config, overrides)
     folder = run_dir or _run_folder(config, resume=resume)
     announcer = None if quiet else Announcer()
@@ -108,9 +111,9 @@ def _ending(summary: dict[str, Any]) -> str:
     return f"{summary['status']} after {epochs} epoch{'s' * (epochs != 1)}, best epoch {summary['best_epoch']}"
 
 
-def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
+def evaluate(run: Path, data: Path | None, device: int, as_json: bool) -> None:
     """Measure a run and print its metrics."""
-    metrics, notes = training.evaluate(run, data)
+    metrics, notes = training.evaluate(run, data, device=device)
     remarks(notes)
     if as_json:
         click.echo(to_json(metrics))
@@ -118,13 +121,13 @@ def evaluate(run: Path, data: Path | None, as_json: bool) -> None:
         print_metrics(metrics)
 
 
-def predict(run: Path, file: Path, output: Path | None, proba: bool, force: bool) -> None:
+def predict(run: Path, file: Path, output: Path | None, proba: bool, device: int, force: bool) -> None:
     """Predict the rows of a file and write them as CSV."""
     if output is not None:
         if output.is_file() and file.is_file() and output.samefile(file):
             raise click.UsageError("the output would replace the rows it is made from")
         check_free(output, force=force)
-    model = training.load_trained(run)
+    model = training.load_trained(run, device=device)
     classes = model.encoder.classes
     if proba and classes is None:
         raise click.UsageError("--proba is for classification; this run predicts numbers")

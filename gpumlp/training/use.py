@@ -39,8 +39,8 @@ def load_run(folder: str | Path) -> Run:
     return Run(place.path, load(place.config), place.read_summary())
 
 
-def load_trained(folder: str | Path, backend: str = "auto") -> SavedModel:
-    """Read the model of a run folder, or of a model folder by itself."""
+def load_trained(folder: str | Path, backend: str = "auto", *, device: int = 0) -> SavedModel:
+    """Read the model of a run folder, or of a model folder by itself, onto a backend."""
     folder = Path(folder)
     place = folder if (folder / DESCRIPTION).exists() else folder / MODEL
     if not place.is_dir():
@@ -49,7 +49,7 @@ def load_trained(folder: str | Path, backend: str = "auto") -> SavedModel:
             what = f"there is no model: {summary.get('reason')}, and no epoch before it was worth keeping"
             raise RunError(what, where=str(folder))
         raise RunError("there is no model", where=str(folder), hint="give a run folder, such as runs/digits")
-    return load_model(place, backends.get(backend))
+    return load_model(place, backends.get(backend, device=device))
 
 
 def own_parts(run: Run, model: SavedModel) -> tuple[Parts, tuple[str, ...]]:
@@ -60,12 +60,14 @@ def own_parts(run: Run, model: SavedModel) -> tuple[Parts, tuple[str, ...]]:
     return own.parts, notes
 
 
-def evaluate(folder: str | Path, data: str | Path | None = None) -> tuple[Metrics, tuple[str, ...]]:
+def evaluate(
+    folder: str | Path, data: str | Path | None = None, *, device: int = 0
+) -> tuple[Metrics, tuple[str, ...]]:
     """Measure a finished run on a file, or again on the parts of its own data. Return metrics and notes.
 
     The loss is computed with the run's own settings; to balance classes anew that takes its training rows.
     """
-    run, model = load_run(folder), load_trained(folder)
+    run, model = load_run(folder), load_trained(folder, device=device)
     settings = run.loaded.settings
     parts: Parts
     notes: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The binding of cuBLASLt: what it describes, on a fake that computes from the descriptions alone, and on the real one."""
+"""The binding of cuBLASLt: on a fake that computes from the descriptions alone, and on the real library."""
 
 from __future__ import annotations
 
@@ -109,7 +109,9 @@ def test_a_product_is_numpys(fake: Cupy, cupy: CupyBackend, dtype: str, order: s
     a, b = (rng.integers(-8, 9, shape).astype(kind) for shape in ((m, k), (k, n)))  # exact in every type
     wanted = a.astype(np.float64) @ b.astype(np.float64)
     left, right = ORDERS[order](a, b)
-    on_device = [cupy.asarray(each.T).T if not each.flags.c_contiguous else cupy.asarray(each) for each in (left, right)]
+    on_device = [
+        cupy.asarray(each.T).T if not each.flags.c_contiguous else cupy.asarray(each) for each in (left, right)
+    ]
     assert fake.lt is not None
     outs = [None, np.dtype(np.float32)] if dtype == "bfloat16" else [None]
     for narrow in outs:
@@ -209,7 +211,9 @@ def test_products_by_cupy_are_the_same(fake: Cupy, monkeypatch: pytest.MonkeyPat
 # ---- bias and ReLU in the same launch ----------------------------------------------------------------------------
 
 
-def dense(backend: CupyBackend, name: str, dtype: Any = np.float32) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def dense(
+    backend: CupyBackend, name: str, dtype: Any = np.float32
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return what the backend makes of a small layer, and what NumPy does."""
     rng = np.random.default_rng(0)
     x, W, b = (rng.standard_normal(shape).astype(dtype) for shape in ((6, 5), (5, 4), (4,)))
@@ -345,7 +349,9 @@ def test_where_the_library_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_pa
     if sys.platform == "win32":
         pytest.skip("the names are those of Linux")
     monkeypatch.setenv("CUDA_PATH", "/opt/cuda")
-    monkeypatch.setattr(cublaslt.importlib.util, "find_spec", lambda _: SimpleNamespace(submodule_search_locations=["/w"]))
+    monkeypatch.setattr(
+        cublaslt.importlib.util, "find_spec", lambda _: SimpleNamespace(submodule_search_locations=["/w"])
+    )
     found = [place for place in places(13) if "pathfinder" not in place]
     assert found[-4:] == [
         "/w/cublas/lib/libcublasLt.so.13",

@@ -6,17 +6,22 @@ Run with ``pytest -m gpu`` on a machine where one answers; skipped, with the rea
 from __future__ import annotations
 
 import gc
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from backend.test_cublaslt import ORDERS, VIEWS
+from backend.test_graph import state, trainer
 from backend.test_native import training_run
 from gpumlp.backend import Backend, CupyBackend
+from gpumlp.backend.cublaslt import Epilogue
+from gpumlp.backend.graph import Graph, Launch
 from gpumlp.config import load
 from gpumlp.errors import BackendError
-from gpumlp.ops import LOSS_RECORDS, RECORDS
+from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS
 from gpumlp.optim import OPTIMIZERS
 from gpumlp.training import train
 
@@ -87,3 +92,139 @@ def test_more_memory_than_there_is(cupy: CupyBackend) -> None:
     with pytest.raises(BackendError, match="no memory left"):
         cupy.empty((1 << 50,), np.float32)
     assert cupy.to_host(cupy.zeros((2,), np.float32)).tolist() == [0, 0]
+
+
+# ---- cuBLASLt and graphs -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lt(cupy: CupyBackend) -> CupyBackend:
+    if cupy.lt is None:
+        pytest.skip("there is no cuBLASLt")
+    return cupy
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 1, 1), (5, 3, 4), (33, 17, 8), (128, 784, 256), (257, 64, 10)])
+@pytest.mark.parametrize("order", ORDERS)
+def test_products(lt: CupyBackend, order: str, m: int, k: int, n: int, dtype: str) -> None:
+    """Whole numbers, so that every type and every order of summing is exact."""
+    kind = pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-2, 3, shape).astype(kind) for shape in ((m, k), (k, n)))
+    left, right = ORDERS[order](a, b)
+    given = [lt.asarray(each) if each.flags.c_contiguous else lt.asarray(each.T).T for each in (left, right)]
+    wanted = a.astype(np.float64) @ b.astype(np.float64)
+    for narrow in (kind, np.float32) if dtype == "bfloat16" else (kind,):
+        out = lt.asarray(np.full((m, n), np.nan, narrow))
+        assert lt.lt is not None
+        assert lt.lt.product(*given, out) is not None, "cuBLASLt has no algorithm"
+        lt.matmul(*given, out=out)
+        np.testing.assert_array_equal(lt.to_host(out).astype(np.float64), wanted.astype(narrow).astype(np.float64))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_products_of_views(lt: CupyBackend, view: str) -> None:
+    rng = np.random.default_rng(0)
+    flat = lt.asarray(rng.integers(-4, 5, 5000).astype(np.float32))
+    like = VIEWS[view](24, 40)
+    base = like if like.base is None else like.base
+    start = (like.__array_interface__["data"][0] - base.__array_interface__["data"][0]) // like.itemsize
+    steps = tuple(step // like.itemsize * 4 for step in like.strides)
+    a = lt.xp.lib.stride_tricks.as_strided(flat[start:], like.shape, steps)
+    b = lt.asarray(rng.integers(-4, 5, (40, 8)).astype(np.float32))
+    host = np.lib.stride_tricks.as_strided(lt.to_host(flat)[start:], like.shape, steps)
+    np.testing.assert_array_equal(lt.to_host(lt.matmul(a, b)), host @ lt.to_host(b))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("m", "k", "n"), [(16, 16, 16), (64, 64, 64), (256, 256, 256), (1024, 784, 1024), (33, 5, 10)]
+)
+def test_nan_and_zeros_through_the_relu_of_cublaslt(lt: CupyBackend, m: int, k: int, n: int, dtype: Any) -> None:
+    """NaN must come through as it does through ours; only then is the epilogue used at all (one shape is asked)."""
+    assert lt.lt is not None
+    bias = np.resize(np.array([np.nan, -0.0, np.inf, -np.inf, 1.0, -1.0], dtype), n)
+    x, W = lt.zeros((m, k), dtype), lt.zeros((k, n), dtype)
+    product = lt.lt.product(x, W, lt.zeros((m, n), dtype), Epilogue.RELU_BIAS, lt.asarray(bias))
+    if product is None:
+        pytest.skip("this epilogue is not offered")
+    with lt.quiet():
+        product()
+    if not lt.keeps_nan(np.dtype(dtype)):
+        pytest.skip("cuBLASLt drops NaN here, so its ReLU is not used")
+    np.testing.assert_array_equal(lt.to_host(product.out), np.broadcast_to(np.maximum(bias, 0), (m, n)))
+
+
+@pytest.mark.parametrize("name", ["relu", "identity"])
+@pytest.mark.parametrize(("m", "k", "n"), [(7, 5, 3), (64, 64, 64), (1024, 784, 1024)])
+def test_a_layer_in_one_launch_is_one_in_two(lt: CupyBackend, name: str, m: int, k: int, n: int) -> None:
+    rng = np.random.default_rng(0)
+    arrays = [lt.asarray(rng.integers(-2, 3, shape).astype(np.float32)) for shape in ((m, k), (k, n), (n,))]
+    one, _ = lt.dense(ACTIVATIONS[name], *arrays)
+    two, _ = Backend.dense(lt, ACTIVATIONS[name], *arrays)
+    np.testing.assert_array_equal(lt.to_host(one), lt.to_host(two))
+
+
+def test_tf32_is_nearly_float32(lt: CupyBackend) -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((256, 256)).astype(np.float32) for _ in range(2))
+    fast, exact = CupyBackend(lt.device.id, tf32=True), a.astype(np.float64) @ b
+    errors = [
+        np.linalg.norm(each.to_host(each.matmul(each.asarray(a), each.asarray(b))) - exact) / np.linalg.norm(exact)
+        for each in (lt, fast)
+    ]
+    assert errors[0] < 1e-6
+    assert errors[1] < 1e-3
+
+
+def test_a_step_is_one_graph(lt: CupyBackend, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "gpumlp"):
+        plan = trainer(lt).captured()
+    assert not caplog.records
+    assert [type(run) for run in plan.runs] == [Graph]
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+def test_epochs_end_in_the_same_bits_each_way(lt: CupyBackend, activation: str) -> None:
+    """One graph a step, many steps a graph, no graph; twice."""
+    found = set()
+    for graphs, together in ((True, 16), (True, 1), (False, 1), (True, 16)):
+        own = trainer(CupyBackend(lt.device.id, graphs=graphs), activation=activation, together=together)
+        for _ in range(3):
+            own.run_epoch()
+        found.add(tuple(state(own)))
+    assert len(found) == 1
+
+
+def test_graphs_of_two_plans_take_turns(lt: CupyBackend) -> None:
+    mixed, apart = ([trainer(lt, activation=name) for name in ("relu", "tanh")] for _ in range(2))
+    for own in apart:
+        own.run_epoch()
+    for own in mixed:
+        own._begin()
+    for _ in range(mixed[0].batches):
+        for own in mixed:
+            own._advance(1)
+    assert [state(own) for own in mixed] == [state(own) for own in apart]
+
+
+def test_a_capture_that_fails_leaves_the_backend_usable(cupy: CupyBackend, caplog: pytest.LogCaptureFixture) -> None:
+    """CuPy's own product may not be captured; nor may memory be made."""
+    x = cupy.asarray(np.eye(8, dtype=np.float32))
+
+    class Refused(Launch):
+        def __init__(self, act: Any) -> None:
+            self.act = act
+
+        def __call__(self) -> None:
+            self.act()
+
+    for act in (lambda: cupy.xp.matmul(x, x), lambda: cupy.xp.empty(5000), lambda: cupy.xp.asnumpy(x)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "gpumlp"):
+            plan = cupy.capture(lambda act=act: [cupy._call("refused", Refused(act), ()) for _ in range(2)])  # type: ignore[misc]
+        assert len(caplog.records) == 1
+        plan()
+        (y,) = cupy.capture(lambda: [cupy.run(RECORDS["tanh"], "forward", (x,))[0] for _ in range(2)][:1])()
+        np.testing.assert_allclose(cupy.to_host(y), np.tanh(np.eye(8)), rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Steps as CUDA graphs, on a fake that captures: what is in them, what stays between, and what happens if one fails."""
+"""Steps as CUDA graphs, on a fake that captures: what is in them, what stays between, what happens if one fails."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ def state(given: Trainer) -> list[bytes]:
 
 
 def test_a_whole_step_is_one_graph(fake: Cupy) -> None:
-    """Gather, three layers forward, the loss, three back, the norm, the update, the clock, the sums: in this order."""
+    """Gather, three layers forward, the loss, three back, the norm, the update, the clock, the sums: in this order.
+
+    The first layer has no gradient of its inputs.
+    """
     own = trainer(CupyBackend())
     plan = own.captured()
     (graph,) = plan.runs
@@ -268,7 +271,9 @@ class Broken(Launch):
         if self.act == "reads":
             self.backend.xp.asnumpy(None)
         if self.act == "fails":
-            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing")
+            raise CUDARuntimeError(
+                "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
+            )
         if self.act == "has a defect":
             raise ZeroDivisionError("division by zero")
 

@@ -9,12 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gpumlp.backend import builder
+from gpumlp.backend import CupyBackend, builder
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +43,11 @@ def test_every_part_that_can_run_on_a_cpu_does(
     assert [k["kernel"] for k in found["kernels"]["kernels"]] == ["relu_forward", "leaky_relu_forward"]
     assert found["training"]["runs"]["breast_cancer"]["apart"] < 1e-4
     assert any(name.startswith("copy of") for name in found["facts"])
+    steps = found["steps"]["workloads"]
+    assert set(steps["graph and eager"].values()) == {"the same bits"}
+    tiny = steps["16-32-4, batch 32, float32"]
+    assert tiny["launches a step"] == 1 <= tiny["calls a step"]
+    assert tiny["share of the floor"] > 0
     text = file.with_suffix(".md").read_text()
     for heading in (name for name, state in status.items() if state == "passed"):
         assert f"\n## {heading}\n" in text
@@ -120,3 +125,48 @@ def test_an_earlier_report_of_the_day_stays(gpu: ModuleType, tmp_path: Path, mon
     assert names[0].startswith("cupy-gpu-r-9-20")
     assert names[1:] == [f"{names[0]}-2", f"{names[0]}-3"]
     assert "not installed: pytest" in (tmp_path / f"{names[0]}.md").read_text()
+
+
+class Instant:
+    """A clock that makes each call once and finds that it took a microsecond."""
+
+    def __init__(self, backend: Any, *_: object) -> None:
+        self.backend = backend
+
+    def warm(self, call: Any) -> Any:
+        with self.backend.quiet():
+            call()
+        return SimpleNamespace(median=1e-6)
+
+    def at(self, size: int) -> Any:
+        return SimpleNamespace(cold=1e9)
+
+
+@pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
+def test_what_only_a_device_can_tell_is_asked_in_the_right_words(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the device that only records: every question about cuBLASLt and steps can be asked."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+    fake_cupy = importlib.import_module("backend.fake_cupy")
+    device, steps = importlib.import_module("device"), importlib.import_module("steps")
+    monkeypatch.setattr(device, "Clock", Instant)
+    monkeypatch.setattr(steps, "Clock", Instant)
+    monkeypatch.setattr(steps, "Copies", Instant)
+    with fake_cupy.installed(monkeypatch) as fake:
+        fake.lt.offered = {1, 6}
+        backend = CupyBackend()
+        told = {name: fact() for name, fact in device._offers(backend)}
+        fake.lt.keeps_nan = False
+        asked = {name: fact() for name, fact in device._offers(backend) if "NaN" in name}
+        found = dict(steps.examine("cupy", tiny=True))
+    assert set(told["cuBLASLt BIAS of float32"].values()) == {"no"}
+    assert set(told["cuBLASLt RELU_BIAS of tf32"].values()) == {"1.00 µs"}
+    assert len(told) >= 12
+    for name, value in asked.items():
+        assert all(said.endswith(", as NumPy") for said in told[name].values())
+        assert all(said.endswith(", NOT as NumPy") for said in value.values())
+    assert set(found["graph and eager"].values()) == {"the same bits"}
+    work = found["16-32-4, batch 32, tf32"]
+    assert (work["launches a step"], work["launches for many steps"]) == (1, "1 for 16")
+    assert work["kernels and products a step"] > work["calls a step"]

@@ -277,8 +277,8 @@ def test_a_network_that_comes_apart_late_keeps_its_best_weights(
 ) -> None:
     run_epoch = Trainer.run_epoch
 
-    def poisoned(self: Trainer, on_batch: Any = None) -> Any:
-        report = run_epoch(self, on_batch)
+    def poisoned(self: Trainer, on_batch: Any = None, **options: Any) -> Any:
+        report = run_epoch(self, on_batch, **options)
         if report.epoch == 4:
             self.model.parameters.values[0] = np.nan
         return report
@@ -380,8 +380,8 @@ def test_early_stopping_keeps_the_best_epoch(task: Task, tmp_path: Path, monkeyp
     weights: list[np.ndarray[Any, Any]] = []
     run_epoch = Trainer.run_epoch
 
-    def remember(self: Trainer, on_batch: Any = None) -> Any:
-        report = run_epoch(self, on_batch)
+    def remember(self: Trainer, on_batch: Any = None, **options: Any) -> Any:
+        report = run_epoch(self, on_batch, **options)
         weights.append(self.model.parameters.values.copy())
         return report
 
