@@ -7,7 +7,7 @@ import gc
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ctypes import byref, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,14 +38,15 @@ def cupy(fake: Cupy) -> CupyBackend:
 
 # ---- layouts -----------------------------------------------------------------------------------------------------
 
-VIEWS = {
-    "in one piece": lambda rows, cols: np.zeros((rows, cols)),
-    "transposed": lambda rows, cols: np.zeros((cols, rows)).T,
-    "some columns": lambda rows, cols: np.zeros((rows, cols + 3))[:, 1 : cols + 1],
-    "some columns, transposed": lambda rows, cols: np.zeros((cols, rows + 5))[:, 2 : rows + 2].T,
-    "every other row": lambda rows, cols: np.zeros((2 * rows, cols))[::2],
-    "of a flat buffer": lambda rows, cols: np.zeros(rows * cols + 7)[7:].reshape(rows, cols),
+VIEWS: dict[str, Callable[[Callable[[Any], Any], int, int], Any]] = {
+    "in one piece": lambda zeros, rows, cols: zeros((rows, cols)),
+    "transposed": lambda zeros, rows, cols: zeros((cols, rows)).T,
+    "some columns": lambda zeros, rows, cols: zeros((rows, cols + 3))[:, 1 : cols + 1],
+    "some columns, transposed": lambda zeros, rows, cols: zeros((cols, rows + 5))[:, 2 : rows + 2].T,
+    "every other row": lambda zeros, rows, cols: zeros((2 * rows, cols))[::2],
+    "of a flat buffer": lambda zeros, rows, cols: zeros((rows * cols + 7,))[7:].reshape(rows, cols),
 }
+"""Matrices as views of other arrays, of an array module or a backend."""
 NONE = {
     "every other column": np.zeros((4, 6))[:, ::2],
     "backwards": np.zeros((4, 6))[::-1],
@@ -62,7 +63,7 @@ NONE = {
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_layout_by_columns_holds_the_transpose(view: str, shape: tuple[int, int]) -> None:
     """Every element is where the layout says, by the rule of cublasLt.h: (i, j) lies i + j ld behind the first."""
-    array = VIEWS[view](*shape)
+    array = VIEWS[view](np.zeros, *shape)
     array[...] = np.arange(array.size).reshape(shape)
     found = layout(array)
     assert found is not None
@@ -121,6 +122,24 @@ def test_a_product_is_numpys(fake: Cupy, cupy: CupyBackend, dtype: str, order: s
         assert found.dtype == (narrow or np.dtype(kind))
         np.testing.assert_array_equal(cupy.to_host(found).astype(np.float64), wanted.astype(found.dtype))
         assert fake.lt.products == [(1, 70 if dtype == "float64" else 68)]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_products_of_views(fake: Cupy, cupy: CupyBackend, view: str) -> None:
+    check_views(cupy, view)
+    assert fake.lt is not None
+    assert len(fake.lt.products) == 2
+
+
+def check_views(cupy: CupyBackend, view: str) -> None:
+    """Multiply by a view from both sides. Whole numbers, so that every order of summing is exact."""
+    rng = np.random.default_rng(0)
+    values, others = rng.integers(-4, 5, (24, 40)), [rng.integers(-4, 5, shape) for shape in ((40, 8), (6, 24))]
+    a = VIEWS[view](lambda shape: cupy.zeros(shape, np.float32), 24, 40)
+    cupy.write(a, values)
+    right, left = (cupy.asarray(each, np.float32) for each in others)
+    np.testing.assert_array_equal(cupy.to_host(cupy.matmul(a, right)), values @ others[0])
+    np.testing.assert_array_equal(cupy.to_host(cupy.matmul(left, a)), others[1] @ values)
 
 
 def test_views_of_one_buffer(fake: Cupy, cupy: CupyBackend) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.test_cublaslt import ORDERS, VIEWS
+from backend.test_cublaslt import ORDERS, VIEWS, check_views
 from backend.test_graph import state, trainer
 from backend.test_native import training_run
 from gpumlp.backend import Backend, CupyBackend
@@ -125,16 +125,7 @@ def test_products(lt: CupyBackend, order: str, m: int, k: int, n: int, dtype: st
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_products_of_views(lt: CupyBackend, view: str) -> None:
-    rng = np.random.default_rng(0)
-    flat = lt.asarray(rng.integers(-4, 5, 5000).astype(np.float32))
-    like = VIEWS[view](24, 40)
-    base = like if like.base is None else like.base
-    start = (like.__array_interface__["data"][0] - base.__array_interface__["data"][0]) // like.itemsize
-    steps = tuple(step // like.itemsize * 4 for step in like.strides)
-    a = lt.xp.lib.stride_tricks.as_strided(flat[start:], like.shape, steps)
-    b = lt.asarray(rng.integers(-4, 5, (40, 8)).astype(np.float32))
-    host = np.lib.stride_tricks.as_strided(lt.to_host(flat)[start:], like.shape, steps)
-    np.testing.assert_array_equal(lt.to_host(lt.matmul(a, b)), host @ lt.to_host(b))
+    check_views(lt, view)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 import gpumlp
-from gpumlp.backend import Backend
+from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.builder import compiler
 from gpumlp.cli import main
 from gpumlp.training import Listener
@@ -115,6 +115,23 @@ def test_exit_codes_and_one_message(tmp_path: Path) -> None:
     assert "did you mean 'bf16'?" in other.stderr
     assert run("train", CANCER, "--resume", "--force", code=2).stderr
     assert not (tmp_path / "r").exists()
+
+
+def test_a_device_that_is_not_there_is_one_message(trained: str, tmp_path: Path) -> None:
+    result = run("train", CANCER, "--backend", "native", "--device", "1", "--run-dir", str(tmp_path / "r"), code=1)
+    assert (
+        result.stderr == "error: device: native computes on the CPU: there is no device 1\n  choose backend: cupy\n"
+    )
+    assert not (tmp_path / "r").exists()
+    if not CupyBackend.is_installed():
+        for verb in (
+            ("evaluate", trained),
+            ("predict", trained, str(ROOT / "data/breast_cancer.csv")),
+            ("bench", "kernels"),
+        ):
+            result = run(*verb, "--device", "1", code=1)
+            assert result.stderr.startswith("error: backend cupy: CuPy is not installed")
+    assert "--device" in run("train", CANCER, "--device", "-1", code=2).stderr
 
 
 def test_an_existing_run_is_not_overwritten(trained: str) -> None:

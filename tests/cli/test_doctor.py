@@ -37,11 +37,20 @@ def test_a_machine_with_a_device(fake: Cupy, monkeypatch: pytest.MonkeyPatch, tm
     assert found["CuPy"] == ("cupy-cuda12x 14.2.0", "")
     assert found["CUDA"] == ("driver for 12.8, runtime 12.9", "")
     assert found["NVRTC"] == ("12.9; kernels compile and run", "")
+    assert found["cuBLASLt"] == ("works inside a CUDA graph; NaN passes its ReLU", "")
     for number in (0, 1):
         text = f"Fake {number}, compute capability 9.0, 132 multiprocessors, 60.0 of 80.0 GiB free"
         assert found[f"GPU {number}"] == (text, "")
     assert found["backends"] == ("cupy, native, numpy; auto takes cupy", "")
     assert "CuPy's cache" in found
+
+
+def test_what_is_told_of_products(fake: Cupy) -> None:
+    assert fake.lt is not None
+    fake.lt.keeps_nan, fake.capture_error = False, CUDARuntimeError("cudaErrorUnknown: unknown error")
+    assert page()["cuBLASLt"][0] == "works, but without CUDA graphs; NaN does not pass its ReLU"
+    fake.lt = None
+    assert page()["cuBLASLt"][0] == "not there: CuPy multiplies, in float32 and between the graphs"
 
 
 def test_a_device_that_does_not_answer_has_a_mend(fake: Cupy) -> None:
