@@ -15,12 +15,13 @@ from support import bits
 from backend import fake_cupy
 from backend.fake_cupy import CUDARuntimeError, Cupy, OutOfMemoryError, installed
 from backend.test_native import training_run
+from gpumlp import backend as backends
 from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend, CupyBackend, Plan, builder, gpu
 from gpumlp.backend.graph import Graph, Launch
 from gpumlp.config import load
 from gpumlp.data import Dataset
-from gpumlp.errors import BackendError
+from gpumlp.errors import BackendError, ConfigError
 from gpumlp.nn import Dense, Loss, Sequential
 from gpumlp.ops import ACTIVATIONS
 from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
@@ -376,6 +377,26 @@ def test_what_the_summary_says_of_the_device(fake: Cupy, tmp_path: Path) -> None
     assert summary["device"] == "Fake 0"
     assert 32 << 20 < summary["device_memory"] <= fake.held
     assert 0 < summary["seconds_per_step"] < summary["seconds"]
+
+
+def test_a_device_is_got_by_its_number(fake: Cupy, caplog: pytest.LogCaptureFixture) -> None:
+    fake.devices = 2
+    for name in ("cupy", "auto"):
+        made = backends.get(name, device=1, tf32=True)
+        assert isinstance(made, CupyBackend)
+        assert (made.device.id, made.tf32) == (1, True)
+        with pytest.raises(BackendError, match=r"there is no device 2\n  devices here: 0, 1"):
+            backends.get(name, device=2)
+    for name in ("native", "numpy"):
+        assert backends.get(name, tf32=True).name == name
+        with pytest.raises(BackendError, match=f"{name} computes on the CPU: there is no device 1"):
+            backends.get(name, device=1)
+    with pytest.raises(ConfigError, match="unknown backend 'cuda'"):
+        backends.get("cuda", device=1)
+    fake.device_error = CUDARuntimeError("cudaErrorNoDevice: none")
+    assert backends.get("auto", tf32=True).name == "native"
+    with pytest.raises(BackendError, match="finds no device"):  # who asks for another device means a GPU
+        backends.get("auto", device=1)
 
 
 def test_a_run_on_another_device(fake: Cupy, tmp_path: Path) -> None:
