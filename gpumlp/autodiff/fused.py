@@ -12,7 +12,7 @@ from typing import Any
 from gpumlp.autodiff.functions import TapedModule
 from gpumlp.autodiff.tape import GradientTape, Want, record, recording
 from gpumlp.autodiff.tensor import Function, Tensor, _contiguous, as_dtype, backend_of, on_backend, raw
-from gpumlp.backend.base import Backend
+from gpumlp.backend.base import Backend, place_of
 from gpumlp.errors import CaptureError, ConfigError, ShapeError, TapeError, choices
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS
 from gpumlp.ops.dropout import DROPOUT
@@ -120,11 +120,9 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         if recording():
             return through_formula(op.name, lambda xp, x, W, b: op.function(xp, x @ W + b), inputs, g, wants)
-        want_x, want_W, want_b = wants
-        dy = dense_array(g, backend)
-        dz, db = backend.run(op, "bias_backward", (saved, dy), (None, _place(want_b)))
-        of_product = _through_product(backend, xa, Wa, dz, (want_x, want_W), raw(W, backend).dtype)
-        return [*of_product, Tensor(db, backend) if want_b is not False else None]
+        dtype = raw(W, backend).dtype
+        found = backend.dense_backward(op, xa, Wa, saved, dense_array(g, backend), wants, dtype)
+        return [None if a is None else Tensor(a, backend) for a in found]
 
     record(f"dense {op.name}", inputs, y, rule)
     return y
@@ -144,31 +142,11 @@ def product(x: Any, W: Any) -> Tensor:
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         if recording():
             _refuse_narrow("matmul", g)
-        return _through_product(backend, xa, Wa, dense_array(g, backend), wants, raw(W, backend).dtype)
+        found = backend.product_backward(xa, Wa, dense_array(g, backend), wants, raw(W, backend).dtype)
+        return [None if a is None else Tensor(a, backend) for a in found]
 
     record("matmul", (x, W), y, rule)
     return y
-
-
-def _through_product(
-    backend: Backend, x: Array, W: Array, dz: Array, wants: Sequence[Want], dtype: Any
-) -> list[Tensor | None]:
-    """Return the gradients of x W by its factors, that of W in ``dtype``, from the gradient ``dz`` of the product."""
-    want_x, want_W = wants
-    dx = dW = None
-    if want_x is not False:
-        dx = Tensor(backend.matmul(dz, W.T), backend)
-    if want_W is not False:
-        place = _place(want_W)
-        if place is None and dtype != dz.dtype:
-            place = backend.allocate(W.shape, dtype)
-        rows, dz_rows = x.reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])
-        dW = Tensor(backend.matmul(rows.T, dz_rows, out=place), backend)
-    return [dx, dW]
-
-
-def _place(want: Want) -> Array | None:
-    return None if isinstance(want, bool) else want
 
 
 def loss_value(
@@ -273,7 +251,7 @@ def _normalise(op: Op, x: Any, gain: Any, bias: Any) -> tuple[Tensor, Array, Arr
         if recording():
             formula = op.directions["forward"].formula
             return through_formula(op.name, lambda xp, *a: formula(xp, *a)[0], inputs, g, wants)
-        places = (None, *(_place(want) for want in wants[1:]))
+        places = (None, *(place_of(want) for want in wants[1:]))
         outputs = backend.run(op, "backward", (xa, ga, mean, variance, dense_array(g, backend)), places)
         return [Tensor(a, backend) if want is not False else None for a, want in zip(outputs, wants, strict=True)]
 

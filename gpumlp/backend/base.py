@@ -195,6 +195,32 @@ class Backend:
         y, z = self.run(op, "bias_forward", (self.matmul(x, W), b))
         return y, z
 
+    def dense_backward(
+        self, op: Op, x: Array, W: Array, saved: Array, dy: Array, wants: Sequence[Any], dtype: Any
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """Return dx, dW and db of :meth:`dense`, from what it saves and the gradient of y.
+
+        ``wants`` say of each: False for none, True for a new array, or the array to write it into. A new dW is made
+        in ``dtype``.
+        """
+        want_x, want_W, want_b = wants
+        dz, db = self.run(op, "bias_backward", (saved, dy), (None, place_of(want_b)))
+        dx, dW = self.product_backward(x, W, dz, (want_x, want_W), dtype)
+        return dx, dW, db if want_b is not False else None
+
+    def product_backward(
+        self, x: Array, W: Array, dz: Array, wants: Sequence[Any], dtype: Any
+    ) -> tuple[Array | None, Array | None]:
+        """Return the gradients of x W, wanted as in :meth:`dense_backward`, from that of the product."""
+        want_x, want_W = wants
+        dx = self.matmul(dz, W.T) if want_x is not False else None
+        if want_W is False:
+            return dx, None
+        place = place_of(want_W)
+        if place is None and dtype != dz.dtype:
+            place = self.allocate(W.shape, dtype)
+        return dx, self.matmul(x.reshape(-1, x.shape[-1]).T, dz.reshape(-1, dz.shape[-1]), out=place)
+
     def compute(
         self, name: str, function: Callable[..., Array], *inputs: Any, out: Array | None = None, **params: Any
     ) -> Array:
@@ -296,6 +322,11 @@ def _cast(x: Array, *, dtype: np.dtype[Any], out: Array | None) -> Array:
         return x.astype(dtype)
     out[...] = x
     return out
+
+
+def place_of(want: Any) -> Array | None:
+    """Return the array that a result is wanted in, or None where it may be any."""
+    return None if isinstance(want, bool) else want
 
 
 def _shapes(inputs: Sequence[Any]) -> tuple[tuple[int, ...], ...]:

@@ -70,6 +70,8 @@ class Epilogue(IntEnum):
     DEFAULT = 1
     BIAS = 4
     RELU_BIAS = 6
+    BGRADA = 256
+    """The vector becomes the sums of A, which is the second matrix here, over what the product sums over."""
 
 
 class Algorithm(ctypes.Structure):

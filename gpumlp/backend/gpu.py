@@ -18,7 +18,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import numpy as np
 
 from gpumlp.backend import cublaslt
 from gpumlp.backend import device as devices
-from gpumlp.backend.base import Backend
+from gpumlp.backend.base import Backend, place_of
 from gpumlp.backend.cublaslt import Epilogue, Lt, Product
 from gpumlp.backend.device import explain, explained
 from gpumlp.backend.graph import Launch, joined
@@ -175,8 +175,6 @@ class CupyBackend(Backend):
         if product := self._product(a, b, out):
             self._call("matmul", product, (a, b))
             return product.out
-        if out is not None and out.dtype != a.dtype:
-            return self.compute("matmul", partial(_wide_product, self.xp), a, b, out=out)
         return super().matmul(a, b, out)
 
     def dense(self, op: Op, x: Array, W: Array, b: Array) -> tuple[Array, Array | None]:
@@ -188,6 +186,26 @@ class CupyBackend(Backend):
                 self._call(f"dense_{op.name}", product, (x, W))
                 return out, None
         return super().dense(op, x, W, b)
+
+    def dense_backward(
+        self, op: Op, x: Array, W: Array, saved: Array, dy: Array, wants: Sequence[Any], dtype: Any
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """As in the reference; the product that is dW sums up db on the way where cuBLASLt offers that."""
+        want_x, want_W, want_b = wants
+        if self.epilogues and x.ndim == 2 and want_W is not False and want_b is not False:
+            dz = dy if op.name == "identity" else self.allocate(dy.shape, dy.dtype)
+            dW, db = place_of(want_W), place_of(want_b)
+            dW = self.allocate(W.shape, dtype) if dW is None else dW
+            db = self.allocate(dz.shape[1:], dW.dtype) if db is None else db
+            self._refuse_strangers("dense", x, W, dy, dW, db)
+            product = self._product(x.T, dz, dW, Epilogue.BGRADA, db) if db.dtype == dW.dtype else None
+            if product is not None:
+                if dz is not dy:
+                    self.run(op, "backward", (saved, dy), (dz,))
+                dx = self.matmul(dz, W.T) if want_x is not False else None
+                self._call("dense_gradients", product, (x.T, dz))
+                return dx, dW, db
+        return super().dense_backward(op, x, W, saved, dy, wants, dtype)
 
     def keeps_nan(self, dtype: Any) -> bool:
         """Tell whether cuBLASLt's ReLU lets NaN through, as ours does: the device is asked once for each dtype."""
@@ -323,11 +341,6 @@ class Launcher:
 def number(value: Scalar) -> np.int64 | np.float64:
     """Return a number in the eight bytes that a kernel finds it in; 0 is the null pointer, too."""
     return np.float64(value) if isinstance(value, float) else np.int64(value)
-
-
-def _wide_product(xp: Any, a: Array, b: Array, out: Array) -> Array:
-    """Return a product of narrow numbers in the wider ones of ``out``."""
-    return xp.matmul(a.astype(out.dtype), b.astype(out.dtype), out=out)
 
 
 def _switched_on(what: str) -> bool:

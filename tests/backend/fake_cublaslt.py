@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SUCCESS, INVALID_VALUE, NOT_SUPPORTED = 0, 7, 15
 FLOAT, DOUBLE, BF16 = 0, 1, 14
 SIZE = {FLOAT: 4, DOUBLE: 8, BF16: 2}
-RELU, BIAS = 2, 4
+RELU, BIAS, BGRADA = 2, 4, 256
 ALGORITHM = 0xA1607
 DESCRIPTION = {3: 4, 4: 4, 7: 4, 8: 8}  # attribute: bytes, from cublasLt.h
 PREFERENCE = {1: 8, 5: 4, 6: 4, 7: 4, 8: 4}
@@ -38,7 +38,7 @@ class CublasLt:
 
     def __init__(self, cupy: Cupy) -> None:
         self.cupy = cupy
-        self.offered = {1, 4, 6}
+        self.offered = {1, 4, 6, BGRADA}
         self.keeps_nan = True
         self.fails: dict[str, int] = {}
         self.made: dict[int, Made] = {}
@@ -149,6 +149,9 @@ class CublasLt:
                 if settings[7] & RELU:
                     result = np.maximum(result, 0) if self.keeps_nan else np.fmax(result, 0)
                 self._matrix(d, layouts[2])[...] = result
+                if settings[7] == BGRADA:
+                    kind, rows = layouts[2][:2]
+                    self._matrix(settings[8], (kind, rows, 1, rows))[...] = left.sum(axis=1, keepdims=True)
 
         current.use("product")
         current.give("product", work)

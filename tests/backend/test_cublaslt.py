@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from backend.fake_cupy import Cupy, installed
-from gpumlp.backend import CupyBackend, builder, cublaslt
+from gpumlp.backend import Backend, CupyBackend, builder, cublaslt
 from gpumlp.backend.cublaslt import Epilogue, Layout, Owned, layout, places
 from gpumlp.errors import BackendError
 from gpumlp.ops import ACTIVATIONS
@@ -256,6 +256,41 @@ def test_a_layer_in_one_launch_where_there_is_an_epilogue(
     assert len(fake.launched) == (0 if epilogue > 1 else 2)
 
 
+@pytest.mark.parametrize("name", ["identity", "relu", "tanh", "gelu"])
+@pytest.mark.parametrize("wants", ["all", "no x", "no W", "no b", "new ones"])
+def test_gradients_of_a_layer(fake: Cupy, cupy: CupyBackend, name: str, wants: str) -> None:
+    """The sum that is the gradient of the bias is taken along by the product, if both are wanted."""
+    op, reference = ACTIVATIONS[name], Backend()
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in ((7, 5), (5, 4), (7, 4), (7, 4))]
+    on_device = [cupy.asarray(each) for each in arrays]
+    flat = cupy.zeros((64,), np.float32)
+    places = [True, flat[16:36].reshape(5, 4), flat[48:52]] if wants != "new ones" else [True] * 3
+    if wants.startswith("no"):
+        places["xWb".index(wants[-1])] = False
+    expected = reference.dense_backward(op, *arrays, [each is not False for each in places], np.dtype(np.float32))
+    found = cupy.dense_backward(op, *on_device, places, np.dtype(np.float32))
+    for got, want, place in zip(found, expected, places, strict=True):
+        assert (got is None) == (want is None) == (place is False)
+        assert got is place or isinstance(place, bool)
+        if got is not None:
+            np.testing.assert_allclose(cupy.to_host(got), want, rtol=1e-5, atol=1e-6)
+    assert fake.lt is not None
+    assert (256 in [epilogue for epilogue, _ in fake.lt.products]) == (wants not in ("no W", "no b"))
+
+
+@pytest.mark.parametrize("reason", ["not offered", "switched off"])
+def test_gradients_of_a_layer_without_the_epilogue(fake: Cupy, reason: str) -> None:
+    assert fake.lt is not None
+    fake.lt.offered -= {256} if reason == "not offered" else set()
+    cupy = CupyBackend(epilogues=reason == "not offered")
+    x = cupy.zeros((3, 3), np.float32)
+    fake.launched.clear()
+    cupy.dense_backward(ACTIVATIONS["relu"], x, x, x, x, [True] * 3, x.dtype)
+    assert fake.launched[0].kernel == "relu_bias_backward<float>"
+    assert [epilogue for epilogue, _ in fake.lt.products] == [1, 1]
+
+
 def test_layers_of_one_shape_keep_their_own_bias(fake: Cupy, cupy: CupyBackend) -> None:
     """They share a description, in which the bias is set anew for each launch: in a graph, too."""
     x, W = cupy.asarray(np.eye(4, dtype=np.float32)), cupy.asarray(np.eye(4, dtype=np.float32))
@@ -469,6 +504,7 @@ def test_the_real_header_has_these_numbers(real: ctypes.CDLL) -> None:
         },
         "CUBLASLT_EPILOGUE_DEFAULT": Epilogue.DEFAULT,
         "CUBLASLT_EPILOGUE_BIAS": Epilogue.BIAS,
+        "CUBLASLT_EPILOGUE_BGRADA": Epilogue.BGRADA,
         "CUBLAS_COMPUTE_32F": cublaslt.COMPUTE_32F,
         "CUBLAS_COMPUTE_64F": cublaslt.COMPUTE_64F,
         "CUBLAS_COMPUTE_32F_FAST_TF32": cublaslt.COMPUTE_32F_FAST_TF32,

@@ -157,6 +157,19 @@ def test_a_layer_in_one_launch_is_one_in_two(lt: CupyBackend, name: str, m: int,
     np.testing.assert_array_equal(lt.to_host(one), lt.to_host(two))
 
 
+@pytest.mark.parametrize("name", ["relu", "identity", "tanh"])
+@pytest.mark.parametrize(("m", "k", "n"), [(7, 5, 3), (64, 64, 64), (1024, 784, 1024)])
+def test_gradients_of_a_layer_are_the_same_either_way(lt: CupyBackend, name: str, m: int, k: int, n: int) -> None:
+    rng = np.random.default_rng(0)
+    x, W, dy = (lt.asarray(rng.integers(-2, 3, shape).astype(np.float32)) for shape in ((m, k), (k, n), (m, n)))
+    saved = lt.asarray(rng.integers(-1, 2, (m, n)).astype(np.float32))
+    places = [lt.asarray(np.full(shape, np.nan, np.float32)) for shape in ((k, n), (n,))]
+    one = lt.dense_backward(ACTIVATIONS[name], x, W, saved, dy, [True, *places], x.dtype)
+    two = Backend.dense_backward(lt, ACTIVATIONS[name], x, W, saved, dy, [True] * 3, x.dtype)
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(lt.to_host(a), lt.to_host(b))
+
+
 def test_tf32_is_nearly_float32(lt: CupyBackend) -> None:
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((256, 256)).astype(np.float32) for _ in range(2))

@@ -72,13 +72,16 @@ def test_a_whole_step_is_one_graph(fake: Cupy) -> None:
         "gather_forward<float, float, int>",
         *("product", "product", "product"),
         *(f"softmax_cross_entropy_forward{stage}<float, int>" for stage in ("", "_loss", "_finish")),
-        *("identity_bias_backward<float>", "identity_bias_backward_finish<float>", "product", "product"),
-        *("relu_bias_backward<float>", "relu_bias_backward_finish<float>", "product", "product"),
-        *("relu_bias_backward<float>", "relu_bias_backward_finish<float>", "product"),
+        *("product", "product"),
+        *("relu_backward<float>", "product", "product"),
+        *("relu_backward<float>", "product"),
         *("gradient_norm_forward<float>", "gradient_norm_forward_finish<float>"),
         *("adam_forward<float>", "advance_forward<long long>", "accumulate_forward<double>"),
     ]
-    assert plan.names()[1:4] == ["dense_relu", "dense_relu", "dense_identity"]
+    assert plan.names()[1:8] == [
+        *("dense_relu", "dense_relu", "dense_identity", "softmax_cross_entropy_forward"),
+        *("matmul", "dense_gradients", "relu_backward"),
+    ]
 
 
 def test_a_replay_is_one_call_on_the_backends_own_stream(fake: Cupy) -> None:
