@@ -352,6 +352,8 @@ class Lt:
             return None
         if left.type != right.type or (left.type, result.type) not in RESULTS:
             return None
+        if vector is not None and result.rows == 1:  # some versions lose it: github.com/dfyz/cublaslt-bias-epilogue
+            return None
         shape = Shape(left, right, result, epilogue, 0 if vector is None else aligned(address(vector)))
         if shape not in self._recipes:
             compute = self._compute.get(left.type, COMPUTE_32F)

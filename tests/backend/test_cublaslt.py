@@ -322,6 +322,15 @@ def test_a_layer_in_two_launches_where_there_is_none(fake: Cupy, reason: str) ->
     assert [one.kernel for one in fake.launched] == ["relu_bias_forward<float>"]
 
 
+def test_a_layer_of_one_unit_takes_no_bias_along(fake: Cupy, cupy: CupyBackend) -> None:
+    """Some versions of cuBLASLt add it to some of the rows only."""
+    x, W, b = cupy.asarray(np.ones((3, 2))), cupy.asarray(np.ones((2, 1))), cupy.asarray([0.5])
+    y, _ = cupy.dense(ACTIVATIONS["identity"], x, W, b)
+    assert cupy.to_host(y).tolist() == [[2.5]] * 3
+    assert fake.lt is not None
+    assert [epilogue for epilogue, _ in fake.lt.products] == [1]
+
+
 def test_nan_goes_through_a_layer_whatever_the_library_does(fake: Cupy) -> None:
     assert fake.lt is not None
     for keeps in (True, False):

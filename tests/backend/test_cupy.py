@@ -397,6 +397,18 @@ def test_the_fake_has_nothing_that_cupy_lacks() -> None:
     for name in ("astype", "copy", "reshape", "transpose", "all", "any", "sum", "T", "flags", "data", "device"):
         assert hasattr(real.ndarray, name), name
     assert hasattr(real.add, "at")
+    for name in ("nbytes", "strides", "itemsize"):
+        assert hasattr(real.ndarray, name), name
+    for name in ("begin_capture", "end_capture", "is_capturing", "synchronize", "record", "wait_event", "__enter__"):
+        assert hasattr(real.cuda.Stream, name), name
+    for name in ("using_allocator", "get_current_stream", "Graph"):
+        assert hasattr(real.cuda, name), name
+    assert hasattr(real.cuda.MemoryPool, "total_bytes")
+    assert hasattr(real, "get_default_memory_pool")
+    assert real.cuda.runtime.memcpyDeviceToDevice == 3
+    assert real.cuda.runtime.memcpyAsync.__doc__.startswith(
+        "memcpyAsync(intptr_t dst, intptr_t src, size_t size, int"
+    )
 
 
 def test_losses_of_extreme_logits_on_the_device(cupy: CupyBackend) -> None:
