@@ -223,6 +223,15 @@ def apart(out: Array, *others: Array) -> bool:
     return True
 
 
+def _fits(vector: Array, out: Array) -> bool:
+    """Tell whether a vector can go with a product. To a single column some versions lose the bias.
+
+    https://github.com/dfyz/cublaslt-bias-epilogue
+    """
+    alike = vector.shape == out.shape[1:] and vector.dtype == out.dtype
+    return bool(alike and vector.flags.c_contiguous and vector.size > 1)
+
+
 def aligned(place: int) -> int:
     """Return the largest power of two, up to a limit, that an address is a multiple of."""
     return min(place & -place, MOST_ALIGNED)
@@ -352,7 +361,9 @@ class Lt:
             return None
         if left.type != right.type or (left.type, result.type) not in RESULTS:
             return None
-        if vector is not None and result.rows == 1:  # some versions lose it: github.com/dfyz/cublaslt-bias-epilogue
+        if (a.shape[0], *b.shape) != (out.shape[0], a.shape[1], out.shape[1]):
+            return None
+        if vector is not None and not _fits(vector, out):
             return None
         shape = Shape(left, right, result, epilogue, 0 if vector is None else aligned(address(vector)))
         if shape not in self._recipes:

@@ -211,9 +211,8 @@ class CupyBackend(Backend):
         """Tell whether cuBLASLt's ReLU lets NaN through, as ours does: the device is asked once for each dtype."""
         if dtype not in self._nan_kept:
             with self.quiet():
-                zeros, out = (self.xp.zeros((16, 16), dtype) for _ in range(2))
-                bias = self.xp.zeros(16, dtype)
-                bias[...] = np.nan
+                zeros, out = (self.xp.asarray(np.zeros((16, 16), dtype)) for _ in range(2))
+                bias = self.xp.asarray(np.full(16, np.nan, dtype))
                 product = self._product(zeros, zeros, out, Epilogue.RELU_BIAS, bias)
                 if product is not None:
                     product()
@@ -221,7 +220,7 @@ class CupyBackend(Backend):
         return self._nan_kept[dtype]
 
     def _product(self, a: Array, b: Array, out: Array | None, *epilogue: Any) -> Product | None:
-        if out is None or self.lt is None or (a.shape[1:], b.shape[1:]) != (b.shape[:1], out.shape[1:]):
+        if out is None or self.lt is None:
             return None
         with self.quiet():
             return self.lt.product(a, b, out, *epilogue)

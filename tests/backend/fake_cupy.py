@@ -95,6 +95,11 @@ def check_alive(place: int, size: int) -> None:
     raise AssertionError(f"{size} bytes from {place:#x} belong to no array, or to one that is gone")
 
 
+VIEWS = {"reshape", "transpose"}
+NOTED: list[Callable[[str], None]] = []
+"""Where the arrays of the module of the moment tell what is done to them."""
+
+
 class ndarray:  # noqa: N801
     """An array on a device. Nothing of it comes to the host but by ``asnumpy``."""
 
@@ -126,6 +131,7 @@ class ndarray:  # noqa: N801
         return self._like(self.memory[unwrap(index)])
 
     def __setitem__(self, index: Any, values: Any) -> None:
+        NOTED[-1]("setitem")
         self.memory[unwrap(index)] = unwrap(values)
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
@@ -147,6 +153,8 @@ def unwrap(value: Any) -> Any:
 
 def _method(name: str) -> Callable[..., ndarray]:
     def method(self: ndarray, *arguments: Any, **params: Any) -> ndarray:
+        if name not in VIEWS:
+            NOTED[-1](name)
         with np.errstate(all="ignore"):
             return self._like(getattr(self.memory, name)(*unwrap(arguments), **params))
 
@@ -155,6 +163,7 @@ def _method(name: str) -> Callable[..., ndarray]:
 
 def _operator(function: Callable[..., Any], swapped: bool) -> Callable[..., ndarray]:
     def method(self: ndarray, *other: Any) -> ndarray:
+        NOTED[-1](function.__name__)
         operands = (self.memory, *(unwrap(each) for each in other))
         with np.errstate(all="ignore"):
             return self._like(function(*(reversed(operands) if swapped else operands)))
@@ -368,6 +377,7 @@ class Cupy(ModuleType):
         self.allocator = self._allocate
         self.stream = Stream(self)
         self.lt, self.check_alive = CublasLt(self), check_alive
+        NOTED.append(lambda name: self.stream.use(name))
         runtime = SimpleNamespace(
             memcpyDeviceToDevice=3,
             memcpyAsync=self._copy,

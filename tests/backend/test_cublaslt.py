@@ -322,6 +322,19 @@ def test_a_layer_in_two_launches_where_there_is_none(fake: Cupy, reason: str) ->
     assert [one.kernel for one in fake.launched] == ["relu_bias_forward<float>"]
 
 
+def test_shapes_that_do_not_fit(fake: Cupy, cupy: CupyBackend) -> None:
+    lt, square = cupy.lt, cupy.zeros((4, 4), np.float32)
+    assert lt is not None
+    for a, b, out in ((square[:2], square, square), (square, square[:2], square), (square, square[:, :2], square)):
+        assert lt.product(a, b, cupy.zeros(out.shape, np.float32)) is None
+    out = cupy.zeros((4, 4), np.float32)
+    for vector in (square[0][:3], square[:, 0], cupy.zeros((4,), np.float64), square):
+        assert lt.product(square, square, out, Epilogue.BIAS, vector) is None
+    assert lt.product(square, square, out, Epilogue.BIAS, square[0]) is not None
+    with pytest.raises(ValueError, match="matmul"):
+        cupy.matmul(square, square[:2])
+
+
 def test_a_layer_of_one_unit_takes_no_bias_along(fake: Cupy, cupy: CupyBackend) -> None:
     """Some versions of cuBLASLt add it to some of the rows only."""
     x, W, b = cupy.asarray(np.ones((3, 2))), cupy.asarray(np.ones((2, 1))), cupy.asarray([0.5])
