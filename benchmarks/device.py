@@ -30,6 +30,8 @@ WGMMA = (
     'extern "C" __global__ void fence(float* d) { asm volatile("wgmma.fence.sync.aligned;\\n'
     'wgmma.commit_group.sync.aligned;\\nwgmma.wait_group.sync.aligned 0;\\n"); d[threadIdx.x] = 1; }'
 )
+OFFERED = ((1024, 784, 1024), (1024, 1024, 10), (256, 256, 256), (64, 64, 64))
+"""Products, as rows, what is summed over, and columns, that cuBLASLt is asked about."""
 Fact = Callable[[], Any]
 
 
@@ -176,7 +178,6 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
 
     ``backend.lt`` may be of one precision: TF32 is asked of a backend of its own.
     """
-    shapes = ((1024, 784, 1024), (1024, 1024, 10), (256, 256, 256), (64, 64, 64))
     narrow = _bfloat16()
 
     def bound(given: Any, shape: tuple[int, int, int], dtypes: tuple[Any, Any], epilogue: Epilogue) -> Any:
@@ -190,7 +191,7 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
 
     def offers(given: Any, dtypes: tuple[Any, Any], epilogue: Epilogue) -> dict[str, str]:
         found = {}
-        for shape in shapes:
+        for shape in OFFERED:
             product = bound(given, shape, dtypes, epilogue)
             told = "no" if product is None else f"{1e6 * Clock(given, 0.02).warm(product).median:.2f} µs"
             found[" x ".join(map(str, shape))] = told
@@ -199,7 +200,7 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
     def specials(given: Any, dtypes: tuple[Any, Any]) -> dict[str, str]:
         """What becomes of NaN, -0, inf and -inf as a bias of zeros: by rights NaN, 0, inf, 0."""
         found = {}
-        for shape in shapes:
+        for shape in OFFERED:
             product = bound(given, shape, dtypes, Epilogue.RELU_BIAS)
             if product is None:
                 continue

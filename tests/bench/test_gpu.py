@@ -151,6 +151,7 @@ def test_what_only_a_device_can_tell_is_asked_in_the_right_words(
     fake_cupy = importlib.import_module("backend.fake_cupy")
     device, steps = importlib.import_module("device"), importlib.import_module("steps")
     monkeypatch.setattr(device, "Clock", Instant)
+    monkeypatch.setattr(device, "OFFERED", ((16, 8, 12), (7, 5, 3)))
     monkeypatch.setattr(steps, "Clock", Instant)
     monkeypatch.setattr(steps, "Copies", Instant)
     with fake_cupy.installed(monkeypatch) as fake:
