@@ -8,6 +8,7 @@ copy, whichever takes longer; both rates are measured here, in the same precisio
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import statistics
 import time
@@ -26,6 +27,7 @@ from gpumlp.bench.copies import Copies
 from gpumlp.bench.machine import on_device
 from gpumlp.data import Dataset
 from gpumlp.nn import Dense, Loss, Sequential
+from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import Optimizer, Schedule
 from gpumlp.training import Trainer
 
@@ -52,8 +54,10 @@ def examine(name: str, *, tiny: bool = False) -> Iterator[tuple[str, Found]]:
     """Yield what was found for each workload in each precision, by a name that says both."""
     having = backends.get(name)
     works = TINY if tiny else WORKLOADS if on_device(having) else SMALL
-    for precision in ("float32", "tf32") if on_device(having) else ("float32",):
-        machine = Machine(backends.get(name, tf32=precision == "tf32"), small=tiny)
+    wanted = ("float32", "tf32", *(["bf16"] if importlib.util.find_spec("ml_dtypes") else ()))
+    for precision in wanted if on_device(having) else ("float32",):
+        chosen = PRECISIONS[precision]
+        machine = Machine(backends.get(name, tf32=chosen.tf32), chosen.dtype, small=tiny)
         for work, sizes in works.items():
             yield f"{work}, {precision}", measure(machine, sizes, 8 if tiny else STEPS)
     yield "graph and eager", same_bits(name)
@@ -61,9 +65,10 @@ def examine(name: str, *, tiny: bool = False) -> Iterator[tuple[str, Found]]:
 
 @dataclass
 class Machine:
-    """A backend, and the rates that it reaches at best."""
+    """A backend, what it computes with, and the rates that it reaches at best."""
 
     backend: Backend
+    dtype: np.dtype[Any]
     small: bool
 
     @cached_property
@@ -81,17 +86,18 @@ class Machine:
         """Operations of a product in a second."""
         n = 64 if self.small else 8192 if on_device(self.backend) else 1024
         rng = np.random.default_rng(0)
-        a, b = (self.backend.asarray(rng.standard_normal((n, n), np.float32)) for _ in range(2))
-        out = self.backend.empty((n, n), np.float32)
+        a, b = (self.backend.asarray(rng.standard_normal((n, n), np.float32).astype(self.dtype)) for _ in range(2))
+        out = self.backend.empty((n, n), self.dtype)
         return 2 * n**3 / self.clock.warm(partial(self.backend.matmul, a, b, out)).median
 
 
-def trainer(backend: Backend, work: Work, together: int, rows: int | None = None) -> Trainer:
+def trainer(backend: Backend, work: Work, together: int, rows: int | None = None, dtype: Any = np.float32) -> Trainer:
     """Return a trainer of a workload, on all of its rows or so many of them."""
     x, y = work.data()
     data = Dataset(x[:rows], y[:rows], None)
     pairs = zip(work.widths[1:], (*(work.activation for _ in work.widths[2:]), "softmax"), strict=True)
-    model = Sequential([Dense(width, name) for width, name in pairs]).build(work.widths[0], backend=backend)
+    model = Sequential([Dense(width, name) for width, name in pairs])
+    model.build(work.widths[0], backend=backend, dtype=dtype)
     optimizer = Optimizer("adamw", model.parameters, model.context.clock)
     schedule = Schedule("constant", learning_rate=1e-3)
     loss = Loss("cross_entropy", model)
@@ -106,13 +112,13 @@ def floor(machine: Machine, work: Work) -> float:
     operations = 6 * batch * weights - 2 * batch * widths[0] * widths[1]  # the inputs need no gradient
     touched = [batch * p + p * h + batch * h for p, h in pairs]
     numbers = 3 * sum(touched) - touched[0] + 2 * batch * widths[0]
-    moved = 4 * numbers + ADAMW * (weights + sum(widths[1:]))
+    moved = machine.dtype.itemsize * numbers + ADAMW * (weights + sum(widths[1:]))
     return max(operations / machine.product, moved / machine.copy)
 
 
 def measure(machine: Machine, work: Work, steps: int) -> Found:
     """Return counts of calls, the times of a step in µs and of an epoch in ms (medians of five), and the share."""
-    own = trainer(machine.backend, work, TOGETHER)
+    own = trainer(machine.backend, work, TOGETHER, dtype=machine.dtype)
     plan = own.captured()
     many = plan.times(min(TOGETHER, own.batches))
     eager = partial(own._define_step, own.batch_size)

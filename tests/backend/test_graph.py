@@ -40,11 +40,14 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cupy]:
         yield module
 
 
-def trainer(backend: Backend, *, activation: str = "relu", rows: int = 50, **options: Any) -> Trainer:
+def trainer(
+    backend: Backend, *, activation: str = "relu", rows: int = 50, dtype: str = "float32", **options: Any
+) -> Trainer:
     """Return a trainer of a plain network on random rows, in batches of 8; the last has 2."""
     rng = np.random.default_rng(3)
     data = Dataset(rng.standard_normal((rows, 5)).astype(np.float32), rng.integers(0, 3, rows).astype(np.int32), None)
-    model = Sequential([Dense(16, activation), Dense(8, activation), Dense(3, "softmax")]).build(5, backend=backend)
+    layers = [Dense(16, activation), Dense(8, activation), Dense(3, "softmax")]
+    model = Sequential(layers).build(5, backend=backend, dtype=dtype)
     optimizer = Optimizer("adamw", model.parameters, model.context.clock, clip_norm=1.0, averaging=0.9)
     schedule = Schedule("cosine", learning_rate=1e-2, warmup=0.1)
     return Trainer(model, Loss("cross_entropy", model), optimizer, schedule, data, epochs=4, batch_size=8, **options)
@@ -82,6 +85,20 @@ def test_a_whole_step_is_one_graph(fake: Cupy) -> None:
         *("dense_relu", "dense_relu", "dense_identity", "softmax_cross_entropy_forward"),
         *("matmul", "dense_gradients", "relu_backward"),
     ]
+
+
+@pytest.mark.parametrize(("dtype", "compute"), [("float32", 77), ("float64", 70), ("bfloat16", 68)])
+def test_a_step_of_any_precision_is_one_graph(fake: Cupy, dtype: str, compute: int) -> None:
+    """With TF32 where products are of float32; the gradients of what is bfloat16 are summed up in float32."""
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    runs = [trainer(CupyBackend(tf32=True, graphs=graphs), dtype=dtype) for graphs in (True, False)]
+    assert fake.lt is not None
+    for own in runs:
+        own.run_epoch()
+    assert len({tuple(state(own)) for own in runs}) == 1
+    assert {epilogue for epilogue, found in fake.lt.products if found == compute} == {1, 4, 6, 256}
+    assert [type(run) for run in runs[0].captured().runs] == [Graph]
 
 
 def test_a_replay_is_one_call_on_the_backends_own_stream(fake: Cupy) -> None:
