@@ -7,11 +7,11 @@ __global__ void adam_forward(
     double t = (double)(clock[0] + 1);
     T old1 = (T)beta1, fresh1 = (T)(1.0 - beta1), old2 = (T)beta2, fresh2 = (T)(1.0 - beta2), small = (T)epsilon;
     // In double: 1 - β^t would lose four of the seven digits of a float in the first steps.
-    T c1 = (T)(1.0 - pow(beta1, t)), c2 = (T)(1.0 - pow(beta2, t));
+    T unbias1 = (T)(1.0 / (1.0 - pow(beta1, t))), unbias2 = (T)(1.0 / (1.0 - pow(beta2, t)));
     auto rule = [=](T g, T& first, T& second) {
         first = old1 * first + fresh1 * g;
         second = old2 * second + fresh2 * (g * g);
-        return first / c1 / (sqrt(second / c2) + small);
+        return first * unbias1 / (sqrt(second * unbias2) + small);
     };
     UPDATE_RUN(2, SLOT(m), SLOT(v), rule);
 }
