@@ -114,7 +114,7 @@ class Backend:
 
     @property
     def together(self) -> int:
-        """How many steps are best replayed at once: more than one where each launch costs the host something."""
+        """How many steps are at most replayed at once: more than one where each replay costs the host something."""
         return 1
 
     def quiet(self) -> contextlib.AbstractContextManager[Any]:

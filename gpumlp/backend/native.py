@@ -37,6 +37,8 @@ NARROW = 16
 """Columns of a right matrix that is not worth the copying, if the left one can be read by rows in its place."""
 RUN = 512
 """Rows of a run where there are many: the slice of the right matrix is copied for each run."""
+TOGETHER = 64
+"""Steps that are one call where they are short: what is around a call, some µs of Python, is then nothing."""
 DOUBLE, BITS = struct.Struct("<d"), struct.Struct("<q")
 
 
@@ -61,6 +63,10 @@ class NativeBackend(Backend):
     @property
     def seconds_building(self) -> float:
         return self._builder.seconds
+
+    @property
+    def together(self) -> int:
+        return TOGETHER
 
     def allocate(self, shape: tuple[int, ...], dtype: Any) -> Array:
         size = size_of(shape, dtype)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpumlp.atomic import LEFTOVER, PART
-from gpumlp.config import HEADER
+from gpumlp.config import HEADER, Settings, load
 from gpumlp.errors import RunError
 from gpumlp.training.files import DamageError, WriteError, append_line, read_json, write_text, writing
 from gpumlp.training.saved import DESCRIPTION, WEIGHTS
@@ -125,9 +125,10 @@ class RunFolder:
                 return False
         return True
 
-    def check_resumable(self, config: str) -> None:
-        """Raise RunError unless this run has this configuration."""
-        if self.config.read_text(encoding="utf-8") != config:
+    def check_resumable(self, settings: Settings) -> None:
+        """Raise RunError unless this run has this configuration. It may go on on another device."""
+        begun = load(self.config).settings
+        if begun.model_copy(update={"device": settings.device}) != settings:
             raise RunError(
                 "the run was started with another configuration",
                 where=str(self.config),

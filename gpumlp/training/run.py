@@ -103,7 +103,7 @@ def train(
         log.info("there is no run in %s yet: it begins", place.path)
         resume = False
     if resume:
-        place.check_resumable(text)
+        place.check_resumable(loaded.settings)
         if place.summary.exists():
             return _finished(place)
     else:

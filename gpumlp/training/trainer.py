@@ -20,6 +20,8 @@ from gpumlp.ops.batches import ACCUMULATE, GATHER
 from gpumlp.ops.record import Array
 from gpumlp.optim import Optimizer, Schedule
 
+HASTE = 2e-3
+"""Seconds: as long as steps that are replayed together take the host less, twice as many may be."""
 ORDER = 2  # the purpose that the order of batches is drawn for; see gpumlp.nn.layers for the others
 
 
@@ -39,8 +41,8 @@ class Trainer:
 
     Each epoch visits every row once, in an order that depends on ``seed`` and the epoch alone. The last batch
     may be shorter. The host writes the clock and the learning rates when an epoch begins and reads four sums
-    when it ends; in between it only replays, up to ``together`` steps at once (by default as many as the backend
-    likes best): that changes when it looks up, and no bit of any result.
+    when it ends; in between it only replays, ``together`` steps at once (by default more and more, up to what the
+    backend likes best, while they take the host no time to speak of). That changes when it looks up, and no bit.
 
     epoch, batch : epochs done, and batches done of the one after them
     seconds : spent on these batches so far
@@ -71,7 +73,7 @@ class Trainer:
         self.seconds = 0.0
         self._key = int(generator(seed, ORDER).integers(2**32))
         self.totals = self.backend.zeros((4,), np.float64)
-        self._together = together or self.backend.together
+        self._together, self._most = together or 1, together or self.backend.together
         self._plans: dict[tuple[int, int], Plan] = {}  # by the rows of a batch, and how many of them are replayed
         optimizer.rates = self.backend.zeros((self.batches,), model.context.wide)
 
@@ -143,8 +145,11 @@ class Trainer:
         alike = max(1, self.rows // self.batch_size - self.batch)  # the last batch may be shorter
         most = min(self._together, alike, every - self.steps % every if every else alike)
         count = 1 if (rows, 1) not in self._plans else 1 << most.bit_length() - 1
+        started = time.perf_counter()
         self._step(rows, count)
         self.batch += count
+        if count == self._together and time.perf_counter() - started < HASTE:
+            self._together = min(2 * count, self._most)
 
     def _step(self, rows: int, count: int = 1) -> None:
         if (rows, 1) not in self._plans:

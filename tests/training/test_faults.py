@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from gpumlp.backend import Backend
 from gpumlp.config import Loaded
 from gpumlp.errors import RunError, SignalError
-from gpumlp.training import Listener, load_model, train
+from gpumlp.training import Listener, load_model, train, trainer
 from gpumlp.training.files import read_arrays
 from gpumlp.training.folder import RunFolder
 
@@ -50,8 +51,9 @@ class Stop(Listener):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("batches", [1, 3, 7, 9])
 def test_a_signal_ends_the_step_and_saves_it(
-    task: Task, tmp_path: Path, number: signal.Signals, batches: int
+    task: Task, tmp_path: Path, number: signal.Signals, batches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trainer, "HASTE", 0.0)  # step by step
     settings = SETTINGS[2:]
     train(task(*settings), tmp_path / "whole")
     before = signal.getsignal(number)
@@ -61,6 +63,21 @@ def test_a_signal_ends_the_step_and_saves_it(
     assert signal.getsignal(number) is before
     assert [p.name for p in RunFolder(tmp_path / "cut").checkpoints()] == [f"step-{batches:09d}.safetensors"]
     train(task(*settings), tmp_path / "cut", resume=True)
+    assert model(tmp_path / "cut") == model(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("batches", [3, 7, 9])
+def test_a_signal_within_steps_that_are_one_call(
+    task: Task, tmp_path: Path, batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "HASTE", math.inf)
+    monkeypatch.setattr(Backend, "together", 4)
+    train(task(*SETTINGS[2:]), tmp_path / "whole")
+    with pytest.raises(SignalError):
+        train(task(*SETTINGS[2:]), tmp_path / "cut", listener=Stop(signal.SIGINT, batches))
+    (checkpoint,) = RunFolder(tmp_path / "cut").checkpoints()
+    assert batches <= int(checkpoint.stem.removeprefix("step-")) < batches + 4
+    train(task(*SETTINGS[2:]), tmp_path / "cut", resume=True)
     assert model(tmp_path / "cut") == model(tmp_path / "whole")
 
 

@@ -181,6 +181,17 @@ def test_an_existing_run_is_safe(task: Task, tmp_path: Path) -> None:
     assert (tmp_path / "run/summary.json").read_bytes() != before
 
 
+def test_a_run_from_before_a_setting_goes_on_with_its_default(task: Task, tmp_path: Path) -> None:
+    first = train(task(), tmp_path / "run")
+    config = tmp_path / "run/config.yaml"
+    text = config.read_text()
+    assert "\ndevice: 0\n" in text
+    config.write_text(text.replace("\ndevice: 0\n", "\n"))
+    assert train(task(), tmp_path / "run", resume=True).summary == first.summary
+    config.write_text(text.replace("\ndevice: 0\n", "\ndevice: 3\n"))
+    assert train(task(), tmp_path / "run", resume=True).summary == first.summary
+
+
 def test_force_deletes_nothing_but_runs(task: Task, tmp_path: Path) -> None:
     precious = tmp_path / "thesis" / "chapter.txt"
     precious.parent.mkdir()
