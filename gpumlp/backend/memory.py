@@ -16,10 +16,15 @@ LINE = 64
 """Bytes of a line of the cache, and of the longest vector: one that lies in two lines costs twice."""
 
 
+PAGE, LARGE = 2 << 20, 4 << 20
+"""Bytes of a large page, and of memory that NumPy asks the system to give in such pages."""
+
+
 def aligned(size: int) -> np.ndarray[Any, Any]:
-    """Return so many bytes, undefined, that begin with a line of the cache."""
-    room = np.empty(size + LINE, np.uint8)
-    start = -address(room) % LINE
+    """Return so many bytes, undefined, that begin with a line of the cache, or with a large page if they fill some."""
+    unit = LINE if size < LARGE else PAGE
+    room = np.empty(size + unit, np.uint8)
+    start = -address(room) % unit
     return room[start : start + size]
 
 

@@ -25,6 +25,13 @@ def test_memory_begins_with_a_line(size: int) -> None:
     assert size == 0 or place(block) % 64 == 0
 
 
+@pytest.mark.parametrize("size", [4 << 20, (4 << 20) + 1, 7 << 20])
+def test_much_memory_begins_with_a_large_page(size: int) -> None:
+    block = aligned(size)
+    assert block.size == size
+    assert place(block) % (2 << 20) == 0
+
+
 def test_what_is_held_is_not_lent_again() -> None:
     pool = Pool()
     first, second = pool.lend(640), pool.lend(640)
