@@ -21,7 +21,7 @@ PAGE, LARGE = 2 << 20, 4 << 20
 
 
 def aligned(size: int) -> np.ndarray[Any, Any]:
-    """Return so many bytes, undefined, that begin with a line of the cache, or with a large page if they fill some."""
+    """Return so many bytes, undefined, that begin with a line of the cache, or with a large page if they fill it."""
     unit = LINE if size < LARGE else PAGE
     room = np.empty(size + unit, np.uint8)
     start = -address(room) % unit
