@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from agreement import has_kernel
@@ -14,9 +13,17 @@ from gpumlp.backend import Backend
 from gpumlp.ops import GATHER, RECORDS, UPDATES, Op
 from gpumlp.ops.precision import is_floating
 
-NARROW = np.dtype(ml_dtypes.bfloat16)
+NARROW = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
 ULP = 2.0**-8
 DIRECTIONS = [(name, d) for name, d in directions() if RECORDS[name].directions[d].narrow]
+
+
+def there(backend: Backend, arrays: Any) -> list[Any]:
+    return [None if a is None else backend.asarray(a) for a in arrays]
+
+
+def here(backend: Backend, arrays: Any) -> list[Any]:
+    return [None if a is None else backend.to_host(a) for a in arrays]
 
 
 def widened(array: Any) -> Any:
@@ -52,7 +59,7 @@ def test_a_narrow_kernel_agrees_with_the_formula_in_float64(
         if not has_kernel(op, direction, arrays, outputs):
             continue
         ran += 1
-        found = kernels.run(op, direction, arrays, None, **params)
+        found = here(kernels, kernels.run(op, direction, there(kernels, arrays), None, **params))
         for got, want in zip(found, expected, strict=True):
             if want is None or want.dtype.kind != "f":
                 continue
@@ -73,7 +80,9 @@ def test_a_narrow_kernel_of_simple_arithmetic_leaves_the_bits_of_the_formula(
     op = RECORDS[name]
     for inputs, params in examples(op, direction, 33, 65, NARROW):
         arrays = narrowed(op, direction, inputs)
-        expected, found = (each.run(op, direction, arrays, None, **params) for each in (Backend(), kernels))
+        expected, found = (
+            here(each, each.run(op, direction, there(each, arrays), None, **params)) for each in (Backend(), kernels)
+        )
         for made, got, want in zip(op.directions[direction].outputs, found, expected, strict=True):
             assert want is None or made == "db" or bits(got) == bits(want)  # db is a sum, taken in parts
 
@@ -86,13 +95,17 @@ def test_the_shadow_is_the_parameters_rounded(kernels: Backend, name: str, shift
     rng = np.random.default_rng(0)
     p, g = rng.standard_normal((2, n), np.float32)
     slots = [np.abs(rng.standard_normal(n, np.float32)) for _ in op.slots]
-    shadow = np.zeros(n + 8, NARROW)[shift : shift + n]
-    inputs = (p, g, np.array([0.1], np.float32), np.array([3, 0, 0]), None, None, shadow, *slots)
+    p, g, rates, clock, memory, *slots = there(
+        kernels, (p, g, np.array([0.1], np.float32), np.array([3, 0, 0]), np.zeros(n + 8, NARROW), *slots)
+    )
+    shadow = memory[shift : shift + n]
+    inputs = (p, g, rates, clock, None, None, shadow, *slots)
     params = {"decayed": 100, "weight_decay": 0.1, "clip_norm": None, "averaging": None}
     hyper = {key: value.default for key, value in op.hyper.items()}
     found = kernels.run(op, "forward", inputs, (p, None, shadow, *slots), **params, **hyper)
     assert found[2] is shadow
-    np.testing.assert_array_equal(shadow, p.astype(NARROW))
+    stored, trained = here(kernels, (shadow, p))
+    np.testing.assert_array_equal(stored, trained.astype(NARROW))
 
 
 def test_rounding_is_to_the_nearest_and_of_two_to_the_even(kernels: Backend) -> None:
@@ -101,5 +114,5 @@ def test_rounding_is_to_the_nearest_and_of_two_to_the_even(kernels: Backend) -> 
     )
     inputs = (np.zeros(3, np.int64), x.reshape(-1, 1), np.arange(len(x)), None)
     take = {"rows": len(x), "stride": len(x), "key": 1, "scale": 1.0, "dtype": NARROW}
-    batch, chosen, _ = kernels.run(GATHER, "forward", inputs, **take)
+    batch, chosen, _ = here(kernels, kernels.run(GATHER, "forward", there(kernels, inputs), **take))
     np.testing.assert_array_equal(batch.ravel().view(np.uint16), x[chosen].astype(NARROW).view(np.uint16))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backend import test_bfloat16 as narrow
 from backend.fake_cupy import Cupy, installed
 from gpumlp.backend import Backend, CupyBackend, builder
 from gpumlp.data import Dataset
@@ -58,3 +59,15 @@ def test_a_step_has_a_kernel_for_everything_but_products(fake: Cupy, norm: str) 
     launched = {launch.kernel for launch in fake.launched}
     assert {"gather_forward", "adam_forward", "softmax_cross_entropy_forward", "accumulate_forward"} <= set(own)
     assert all(any(kernel.startswith(name) for kernel in launched) for name in own)
+
+
+def test_what_is_asked_of_every_backend_can_be_asked_of_a_device(fake: Cupy) -> None:
+    """The tests of narrow kernels bring their arrays to the device and their results back."""
+    backend = CupyBackend()
+    for name, direction in narrow.DIRECTIONS:
+        narrow.test_a_narrow_kernel_agrees_with_the_formula_in_float64(backend, name, direction, (9, 32))
+        if name in narrow.SIMPLE:
+            narrow.test_a_narrow_kernel_of_simple_arithmetic_leaves_the_bits_of_the_formula(backend, name, direction)
+    narrow.test_the_shadow_is_the_parameters_rounded(backend, "adam", 1)
+    narrow.test_rounding_is_to_the_nearest_and_of_two_to_the_even(backend)
+    assert fake.launched
