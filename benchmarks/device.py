@@ -6,6 +6,7 @@ random data. A host has the first two groups only.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import statistics
 import time
@@ -71,13 +72,8 @@ def _products(backend: Backend, clock: Clock, small: bool) -> Iterator[tuple[str
         rng = np.random.default_rng(0)
         a, b = (backend.asarray(rng.standard_normal(size, np.float32).astype(dtype)) for size in ((m, k), (k, n)))
         out = backend.empty((m, n), dtype)
-        if tf32:
-            xp._core.set_compute_type(xp.float32, xp._core.COMPUTE_TYPE_TF32)
-        try:
+        with _tf32(xp) if tf32 else contextlib.nullcontext():
             seconds = clock.warm(partial(xp.matmul, a, b, out=out)).median
-        finally:
-            if tf32:
-                xp._core.set_compute_type(xp.float32, xp._core.COMPUTE_TYPE_DEFAULT)
         return {"µs": round(1e6 * seconds, 2), "TFLOP/s": round(2 * m * k * n / seconds / 1e12, 3)}
 
     ways = [("float32", "float32", False)]
@@ -86,6 +82,17 @@ def _products(backend: Backend, clock: Clock, small: bool) -> Iterator[tuple[str
     for name, dtype, tf32 in ways:
         for shape in shapes:
             yield f"{name} product {shape[0]} x {shape[1]} x {shape[2]}", partial(rate, shape, dtype, tf32)
+
+
+@contextlib.contextmanager
+def _tf32(cp: Any) -> Iterator[None]:
+    """Let CuPy's products of float32 round their operands to TF32."""
+    linalg = cp._core._routines_linalg
+    linalg.set_compute_type(cp.float32, linalg.COMPUTE_TYPE_TF32)
+    try:
+        yield
+    finally:
+        linalg.set_compute_type(cp.float32, linalg.COMPUTE_TYPE_DEFAULT)
 
 
 def _launches(cp: Any) -> Iterator[tuple[str, Fact]]:
@@ -113,8 +120,13 @@ def _launches(cp: Any) -> Iterator[tuple[str, Fact]]:
             call()
             stream.synchronize()
             stream.begin_capture()
-            for _ in range(nodes):
-                call()
+            try:
+                for _ in range(nodes):
+                    call()
+            except BaseException:
+                with contextlib.suppress(Exception):  # or the device would wait for the end of it
+                    stream.end_capture()
+                raise
             return stream.end_capture(), stream
 
     def replay(nodes: int) -> float:

@@ -141,7 +141,7 @@ def explain(error: Exception, where: str) -> BackendError | None:
     kind, said = type(error), _first_line(error)
     text = f"{kind.__name__} {error}"
     from_cupy = kind.__module__.split(".")[0] in ("cupy", "cupy_backends", "cuda")
-    if not from_cupy and not (isinstance(error, ImportError | RuntimeError | OSError) and "lib" in text):
+    if not from_cupy and not isinstance(error, ImportError | RuntimeError | OSError):
         return None
     if known := meant(text, where, said):
         return known

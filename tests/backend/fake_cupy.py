@@ -365,6 +365,7 @@ class Cupy(ModuleType):
     streams: list[Stream] = field(default_factory=list)
     graphs: list[Graph] = field(default_factory=list)
     held: int = 0
+    compute_types: list[tuple[str, int]] = field(default_factory=list)
     modules: list[RawModule] = field(default_factory=list)
     launched: list[Launched] = field(default_factory=list)
 
@@ -387,6 +388,8 @@ class Cupy(ModuleType):
             runtimeGetVersion=lambda: 12090,
             getDeviceProperties=lambda number: {"name": f"Fake {number}".encode(), "multiProcessorCount": 132},
         )
+        linalg = SimpleNamespace(set_compute_type=self._compute, COMPUTE_TYPE_DEFAULT=1, COMPUTE_TYPE_TF32=7)
+        self._core = SimpleNamespace(_routines_linalg=linalg, set_compute_type=self._compute)
         self.cuda = SimpleNamespace(
             runtime=runtime,
             Device=lambda number: Device(self, number),
@@ -424,6 +427,9 @@ class Cupy(ModuleType):
 
         self.stream.use("copy")
         self.stream.give("copy", work)
+
+    def _compute(self, dtype: Any, kind: int) -> None:
+        self.compute_types.append((np.dtype(dtype).name, kind))
 
     def _count(self) -> int:
         if self.device_error:

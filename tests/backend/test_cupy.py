@@ -293,6 +293,10 @@ def test_an_error_of_a_formula_is_not_disguised(cupy: CupyBackend) -> None:
     [
         (CompileException("x.cu(1): error: identifier"), "kernels of advance: a kernel does not compile .*identif"),
         (CompileException('cannot open source file "cuda_fp16.h"'), "headers of CUDA.*gpumlp.gpu."),
+        (
+            RuntimeError("Failed to find CUDA headers. Please install CUDA toolkit headers"),
+            "headers of CUDA.*gpumlp.gpu.",
+        ),
         (RuntimeError("CuPy failed to load libnvrtc.so.12: OSError: no such file"), "NVRTC, which .*gpumlp.gpu."),
         (OSError('Failure finding "libnvrtc.so.13"'), "NVRTC, which compiles the kernels, is missing"),
         (CUDARuntimeError("cudaErrorNoKernelImageForDevice: none"), "the device failed: cudaErrorNoKernel"),

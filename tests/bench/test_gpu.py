@@ -171,3 +171,22 @@ def test_what_only_a_device_can_tell_is_asked_in_the_right_words(
     work = found["16-32-4, batch 32, tf32"]
     assert (work["launches a step"], work["launches for many steps"]) == (1, "1 for 16")
     assert work["kernels and products a step"] > work["calls a step"]
+
+
+@pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
+def test_what_is_switched_on_for_one_fact_is_off_for_the_next(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TF32 in CuPy's products; a capture that CuPy refuses half way."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+    fake_cupy, device = importlib.import_module("backend.fake_cupy"), importlib.import_module("device")
+    with fake_cupy.installed(monkeypatch) as fake:
+        backend = CupyBackend()
+        products = dict(device._products(backend, Instant(backend), True))
+        assert set(products["tf32 product 64 x 64 x 64"]()) == {"µs", "TFLOP/s"}
+        assert fake.compute_types == [("float32", 7), ("float32", 1)]
+        fake.RawKernel = lambda *_: lambda *_: None
+        launches = dict(device._launches(fake))
+        with pytest.raises(NotImplementedError, match="during stream capture"):
+            launches["capture of CuPy's matmul"]()
+        assert not any(stream.is_capturing() for stream in fake.streams)
