@@ -40,6 +40,8 @@ APART = 1e-2
 """Relative difference of an epoch's loss from the CPU's that is no longer rounding."""
 PEERS = ("jax", "pytorch", "graph", "keras", "sklearn")
 """Of those in ``peers.py`` the ones that compile in seconds."""
+TESTS = tuple(f"tests/backend/test_{name}.py" for name in ("gpu", "bfloat16", "agreement"))
+"""What is marked ``gpu``, the longest last. Of the others some need packages that a GPU's machine may not have."""
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 SANITIZED = ((3, 1), (7, 33), (2, 1025))
 
@@ -120,15 +122,19 @@ def tests(task: Task) -> Found:
     """Run the tests that are marked ``gpu``; on a CPU those of the backends instead."""
     if importlib.util.find_spec("pytest") is None:
         raise NotHereError("pytest is not installed")
-    chosen = ["-m", "gpu"] if task.backend == "cupy" else ["tests/backend"]
+    chosen = ["-m", "gpu", *TESTS] if task.backend == "cupy" else ["tests/backend"]
     if task.tiny:
         chosen = ["tests/backend/test_run.py"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if result.returncode == 5:  # pytest's code for an empty selection
+    lines = []
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout or ():  # said at once: what is late has said something
+            print(line, end="", flush=True)
+            lines.append(line)
+    if process.returncode == 5:  # pytest's code for an empty selection
         raise NotHereError(f"no test is chosen by {' '.join(chosen)}")
-    last = (result.stdout.strip().splitlines() or [""])[-1]
-    return {"summary": last, "wrong": {"pytest": result.stdout[-3000:]} if result.returncode else {}}
+    last = (lines or [""])[-1].strip()
+    return {"summary": last, "wrong": {"pytest": "".join(lines)[-3000:]} if process.returncode else {}}
 
 
 def kernels(task: Task) -> Found:

@@ -1,9 +1,9 @@
 """What a step of training takes: as graphs, call by call and eagerly, beside what the machine needs at least.
 
-A replay is timed over at least 200 steps by a clock that waits for the device before and after. The floor is counted:
-the operations of the products at the rate of a large product, or the bytes (every operand and result of a product
-once, the batch once from the data and once more as a batch, 28 for each parameter of AdamW) at the rate of a large
-copy, whichever takes longer; both rates are measured here, in the same precision.
+A replay is timed over at least 200 steps, or for five seconds, by a clock that waits for the device before and after.
+The floor is counted: the operations of the products at the rate of a large product, or the bytes (every operand and
+result of a product once, the batch once from the data and once more as a batch, 28 for each parameter of AdamW) at
+the rate of a large copy, whichever takes longer; both rates are measured here, in the same precision.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,9 @@ from gpumlp.optim import Optimizer, Schedule
 from gpumlp.training import Trainer
 
 STEPS = 200
-"""Replays that a time is taken over, at least."""
+"""Replays that a time is taken over, at least, unless that takes too long."""
+LONG = 1.0
+"""Seconds after which a sample is long enough, however few its steps."""
 TOGETHER = 16
 ADAMW = 28
 """Bytes for each parameter: it, its gradient and two moments are read, all but the gradient written."""
@@ -46,6 +48,7 @@ SMALL = {
     "784-256-10, batch 128": Work(32 * 128, (784, 256, 10), "relu", 128),
     "64-256x4-10, batch 256": WORKLOADS["64-256x4-10, batch 256"],
 }
+DATA = lru_cache(1)(Work.data)
 TINY = {"16-32-4, batch 32": Work(32 * 32, (16, 32, 4), "relu", 32)}
 Found = dict[str, Any]
 
@@ -54,13 +57,14 @@ def examine(name: str, *, tiny: bool = False) -> Iterator[tuple[str, Found]]:
     """Yield what was found for each workload in each precision, by a name that says both."""
     having = backends.get(name)
     works = TINY if tiny else WORKLOADS if on_device(having) else SMALL
-    wanted = ("float32", "tf32", *(["bf16"] if importlib.util.find_spec("ml_dtypes") else ()))
-    for precision in wanted if on_device(having) else ("float32",):
-        chosen = PRECISIONS[precision]
-        machine = Machine(backends.get(name, tf32=chosen.tf32), chosen.dtype, small=tiny)
-        for work, sizes in works.items():
-            yield f"{work}, {precision}", measure(machine, sizes, 8 if tiny else STEPS)
+    wanted = ("tf32", *(["bf16"] if importlib.util.find_spec("ml_dtypes") else ()), "float32")
+    precisions = [PRECISIONS[each] for each in (wanted if on_device(having) else ("float32",))]
+    machines = [Machine(backends.get(name, tf32=each.tf32), each.dtype, small=tiny) for each in precisions]
+    # What takes the longest comes last: the time may run out.
     yield "graph and eager", same_bits(name)
+    for work, sizes in works.items():
+        for precision, machine in zip(precisions, machines, strict=True):
+            yield f"{work}, {precision.name}", measure(machine, sizes, 8 if tiny else STEPS)
 
 
 @dataclass
@@ -93,7 +97,7 @@ class Machine:
 
 def trainer(backend: Backend, work: Work, together: int, rows: int | None = None, dtype: Any = np.float32) -> Trainer:
     """Return a trainer of a workload, on all of its rows or so many of them."""
-    x, y = work.data()
+    x, y = DATA(work)
     data = Dataset(x[:rows], y[:rows], None)
     pairs = zip(work.widths[1:], (*(work.activation for _ in work.widths[2:]), "softmax"), strict=True)
     model = Sequential([Dense(width, name) for width, name in pairs])
@@ -163,7 +167,7 @@ def _timed(own: Trainer, way: Callable[[], object], count: int, steps: int) -> t
     for _ in range(6):  # the first warms up
         taken = host = 0.0
         done = 0
-        while done * 5 < steps:
+        while done * 5 < steps and taken < LONG:
             own.captured()
             backend.synchronize()
             started = time.perf_counter()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -190,3 +192,49 @@ def test_what_is_switched_on_for_one_fact_is_off_for_the_next(
         with pytest.raises(NotImplementedError, match="during stream capture"):
             launches["capture of CuPy's matmul"]()
         assert not any(stream.is_capturing() for stream in fake.streams)
+
+
+def test_every_test_of_a_device_is_among_the_chosen(gpu: ModuleType) -> None:
+    """What is marked, or asks for the backends of which one is marked; and none of it needs a package for tests."""
+    parts = importlib.import_module("parts")
+    marked = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if path != Path(__file__) and re.search(r"mark\.gpu|\(kernels: Backend|, kernels: Backend", path.read_text())
+    }
+    assert marked == set(parts.TESTS)
+    for name in parts.TESTS:
+        assert not re.search(r"^(?:import|from) (?:hypothesis|ml_dtypes|torch)", (ROOT / name).read_text(), re.M)
+
+
+def test_the_longest_steps_come_last(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+    fake_cupy, steps = importlib.import_module("backend.fake_cupy"), importlib.import_module("steps")
+    monkeypatch.setattr(steps, "measure", lambda *_: {})
+    monkeypatch.setattr(steps, "same_bits", lambda _: {})
+    monkeypatch.setattr(steps, "WORKLOADS", {"small": None, "large": None})
+    with fake_cupy.installed(monkeypatch):
+        names = [name for name, _ in steps.examine("cupy") if not name.endswith("bf16")]
+    assert names == ["graph and eager", "small, tf32", "small, float32", "large, tf32", "large, float32"]
+
+
+def test_long_steps_are_not_timed_longer_than_they_need(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = importlib.import_module("steps")
+    now, made = [0.0], []
+
+    def way() -> None:
+        now[0] += 0.5
+        made.append(now[0])
+
+    monkeypatch.setattr(steps, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    own = SimpleNamespace(backend=SimpleNamespace(synchronize=lambda: None), batches=4, captured=lambda: None)
+    assert steps._timed(own, way, 1, 200) == (0.5, 0.5)
+    assert len(made) == 6 * 4
+
+
+def test_jax_computes_in_the_precision_of_the_others(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = importlib.import_module("peers")
+    for name in ("JAX_PLATFORMS", "JAX_DEFAULT_MATMUL_PRECISION"):
+        monkeypatch.setenv(name, "none")
+    peers._set_up_jax("gpu")
+    assert os.environ["JAX_DEFAULT_MATMUL_PRECISION"] == "highest"
