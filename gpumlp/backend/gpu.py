@@ -127,11 +127,28 @@ class CupyBackend(Backend):
             self.stream.synchronize()
 
     def asarray(self, values: Any, dtype: Any = None, *, copy: bool = False) -> Array:
-        if self.owns(values):
-            self._refuse_strangers("asarray", values)
-            with explained(self._where), self.device:  # it may still be in the making, on the stream of who gives it
-                self.stream.wait_event(self.xp.cuda.get_current_stream().record())
-        return super().asarray(values, dtype, copy=copy)
+        with self._given("asarray", values):
+            return super().asarray(values, dtype, copy=copy)
+
+    def write(self, target: Array, values: Any) -> None:
+        with self._given("write", values):
+            super().write(target, values)
+
+    @contextlib.contextmanager
+    def _given(self, name: str, values: Any) -> Iterator[None]:
+        """Wait, on the device, for an array in the making on the stream of who gives it; that one waits until it is
+        read, as its memory may then be another's."""
+        if not self.owns(values):
+            yield
+            return
+        self._refuse_strangers(name, values)
+        with explained(self._where), self.device:
+            theirs = self.xp.cuda.get_current_stream()
+            self.stream.wait_event(theirs.record())
+        yield
+        if theirs != self.stream:
+            with explained(self._where), self.device:
+                theirs.wait_event(self.stream.record())
 
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
         self._refuse_while_capturing("a read on the host")

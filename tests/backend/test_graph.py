@@ -133,6 +133,17 @@ def test_a_given_array_is_waited_for_on_the_stream_of_who_gives_it(fake: Cupy) -
     assert backend.stream.waited[1:] == [("event", backend.stream.ptr)]
 
 
+def test_an_array_that_is_copied_is_its_givers_again_once_it_is_read(fake: Cupy) -> None:
+    """A captured step's new input, say: it may be made on another stream, and its memory be another's right after."""
+    backend = CupyBackend()
+    plan = backend.capture(lambda x: backend.run(TANH, "forward", (x,)), fake.zeros(3, np.float32))
+    backend.stream.waited.clear()
+    fake.streams[0].waited.clear()
+    plan(fake.zeros(3, np.float32))
+    assert backend.stream.waited == [("event", 0)]
+    assert fake.streams[0].waited == [("event", backend.stream.ptr)]
+
+
 def test_what_only_cupy_can_do_stays_between_the_graphs(fake: Cupy) -> None:
     backend = CupyBackend()
     x, z = (backend.asarray(np.ones((4, 6), np.float32)) for _ in range(2))
