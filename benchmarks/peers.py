@@ -82,6 +82,11 @@ def gpumlp(work: Work, device: str) -> Epoch:
     return lambda: trainer.run_epoch().loss
 
 
+def plain(work: Work, device: str) -> Epoch:
+    os.environ["GPUMLP_TILES"] = "0"
+    return gpumlp(work, device)
+
+
 def _set_up_jax(device: str) -> None:
     """Choose the device, and float32 for products of float32: on a GPU, JAX rounds their operands to TF32 unasked."""
     os.environ.setdefault("JAX_PLATFORMS", "cuda" if device == "gpu" else "cpu")
@@ -275,6 +280,7 @@ class Peer:
 
 PEERS = {
     "gpumlp": Peer(gpumlp, "gpumlp"),
+    "plain": Peer(plain, "gpumlp", ("cpu",)),
     "jax": Peer(jax, "jax"),
     "pytorch": Peer(pytorch, "torch"),
     "compiled": Peer(compiled, "torch"),

@@ -55,7 +55,9 @@ def to_tf32(x: np.ndarray[Any, Any], *, out: np.ndarray[Any, Any] | None) -> np.
 class EmulatedTf32(NativeBackend):
     """This processor, with products that see their operands as TF32 does."""
 
-    tf32 = True
+    def __init__(self, *, tf32: bool) -> None:
+        super().__init__()  # sums and products in float32
+        self.tf32 = tf32
 
     def matmul(self, a: Any, b: Any, out: Any = None) -> Any:
         a, b = (self.compute("round", to_tf32, x) for x in (a, b))

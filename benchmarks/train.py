@@ -10,6 +10,7 @@ losses fall by half in an epoch. Then epochs are timed in turns, each peer in a 
 the threads of another. The table gives the median seconds, and below them how many times gpumlp's.
 
     gpumlp     the backend `auto` (`cupy` with --device gpu), one captured step replayed
+    plain      the same without tile registers (GPUMLP_TILES=0), as on a processor that has none
     jax        one jitted lax.scan over the whole epoch
     pytorch    eager, fused Adam            compiled   the same with torch.compile
     graph      the same as one hand-captured CUDA graph, on a GPU only

@@ -200,23 +200,41 @@ void multiply_block(Matrix<const T> a, Matrix<const T> b, Matrix<T> c, i64 rows,
 }
 
 // slots: A, B, C, then rows, cols, inner, the steps (down, right) of A, B and C, and how C is cut: into so many runs of
-// rows, and so many slices of whole panels of columns. Task `index` of `count`, which is the one times the other. Those
-// of a run follow each other: a thread that takes the first half of them takes the first half of the rows, where it can.
-template <class T> inline void multiply(const u64* slots, i64 index, i64) {
-    const i64* n = (const i64*)slots + 3;
-    const i64 rows = n[0], cols = n[1], inner = n[2], of_rows = n[9], of_cols = n[10];
-    const Matrix<const T> a = {(const T*)slots[0], n[3], n[4]}, b = {(const T*)slots[1], n[5], n[6]};
-    const Matrix<T> c = {(T*)slots[2], n[7], n[8]};
-    const i64 down = index / of_cols, right = index % of_cols;
-    const i64 i0 = rows * down / of_rows, i1 = rows * (down + 1) / of_rows;
-    const i64 width = ACROSS * NUMBERS<T>, panels = (cols + width - 1) / width;
-    const i64 j0 = panels * right / of_cols * width, end = panels * (right + 1) / of_cols * width;
-    multiply_block<T>(a.from(i0, 0), b.from(0, j0), c.from(i0, j0), i1 - i0, (end < cols ? end : cols) - j0, inner);
+// whole groups of rows (`height` of them), and so many slices of whole panels of columns. A task is one run of one slice.
+// Those of a run follow each other: a thread that takes the first half of them takes the first half of the rows.
+template <class T, class OUT> struct Task {
+    Matrix<const T> a, b;
+    Matrix<OUT> c;
+    i64 rows, cols, inner;
+
+    Task(const u64* slots, i64 index, i64 width) {
+        const i64* n = (const i64*)slots + 3;
+        const i64 runs = n[9], slices = n[10], height = n[11];
+        const i64 i0 = part(n[0], height, index / slices, runs), j0 = part(n[1], width, index % slices, slices);
+        rows = part(n[0], height, index / slices + 1, runs) - i0;
+        cols = part(n[1], width, index % slices + 1, slices) - j0;
+        inner = n[2];
+        a = Matrix<const T>{(const T*)slots[0], n[3], n[4]}.from(i0, 0);
+        b = Matrix<const T>{(const T*)slots[1], n[5], n[6]}.from(0, j0);
+        c = Matrix<OUT>{(OUT*)slots[2], n[7], n[8]}.from(i0, j0);
+    }
+
+  private:
+    // Where part `k` of `parts` begins, each of whole groups of `size`, but for the last group.
+    static i64 part(i64 n, i64 size, i64 k, i64 parts) {
+        const i64 begin = (n + size - 1) / size * k / parts * size;
+        return begin < n ? begin : n;
+    }
+};
+
+template <class T> inline void multiply(const u64* slots, i64 index) {
+    const Task<T, T> task(slots, index, ACROSS * NUMBERS<T>);
+    multiply_block<T>(task.a, task.b, task.c, task.rows, task.cols, task.inner);
 }
 
 }  // namespace gpumlp
 
-#define GPUMLP_PRODUCT(T)                                                                                 \
-    extern "C" void multiply(const unsigned long long* slots, long long index, long long count) {         \
-        gpumlp::multiply<T>(slots, index, count);                                                         \
+#define GPUMLP_PRODUCT(T)                                                                       \
+    extern "C" void multiply(const unsigned long long* slots, long long index, long long) {     \
+        gpumlp::multiply<T>(slots, index);                                                      \
     }

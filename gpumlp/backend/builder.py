@@ -43,6 +43,15 @@ MATHEMATICS = (
     *("sqrt", "fabs", "pow", "rint"),
 )
 
+TILES = ("host_products.h", "host_amx.h")
+TILED = {
+    "float_by_3_parts": "float, float, 3",
+    "float_by_2_parts": "float, float, 2",
+    "bfloat16_into_float": "gpumlp::bfloat16, float, 1",
+    "bfloat16_into_bfloat16": "gpumlp::bfloat16, gpumlp::bfloat16, 1",
+}
+"""Products by tiles: the types of what is read and written, and the parts of a number."""
+
 CHECKSUM = hashlib.sha256().digest_size
 
 Function = int  # the address of a function of (slots, part, parts), as the nodes of kernels/host_program.h want it
@@ -135,9 +144,13 @@ class Builder:
             ]
         )
 
-    def product(self, type_: str) -> Function:
-        """Return the product of two matrices of a C++ type."""
-        return _function(self._load("product", (type_,), lambda: _product_source(type_)), "multiply")
+    def product(self, name: str) -> Function:
+        """Return the product of two matrices of a C++ type, or one of ``TILED`` by its name."""
+        return _function(self._load("product", (name,), lambda: _product_source(name)), "multiply")
+
+    def has_tiles(self) -> bool:
+        """Tell whether the processor has tile registers, the compiler knows them and the system gives them to us."""
+        return bool(self._load("tiles", (), lambda: shared_text(TILES)).has_tiles())
 
     def program(self) -> Callable[[int, int, int], None]:
         """Return the function that runs a list of nodes: its address, its length, the number of threads."""
@@ -185,8 +198,10 @@ class Builder:
             return _keep(content, _private_folder() / file)
 
 
-def _product_source(type_: str) -> str:
-    return f"{shared_text(('host_products.h',))}\nGPUMLP_PRODUCT({type_})"
+def _product_source(name: str) -> str:
+    if name in TILED:
+        return f"{shared_text(TILES)}\nGPUMLP_TILED({TILED[name]})"
+    return f"{shared_text(TILES[:1])}\nGPUMLP_PRODUCT({name})"
 
 
 @cache

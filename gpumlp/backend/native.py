@@ -6,18 +6,19 @@ What has no kernel, or comes in a shape or dtype that its kernel does not take, 
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from gpumlp.backend import products
 from gpumlp.backend.base import Backend
 from gpumlp.backend.builder import Builder
 from gpumlp.backend.capture import Call
-from gpumlp.backend.kernels import SUMMED, TYPES, address, arguments, shape_of, template_types
+from gpumlp.backend.kernels import SUMMED, address, arguments, shape_of, template_types
 from gpumlp.backend.launch import kind, scratch
 from gpumlp.backend.memory import Pool, aligned, owners, shaped, size_of
 from gpumlp.backend.program import Program, joined, threads
@@ -28,15 +29,6 @@ PART = 1 << 15
 MOST_PARTS = 64
 LONG_ROW = 64
 """Columns from which on a loop over them fills the widest vectors."""
-TASK = 4_000_000
-"""Operations of one part of a product: some tens of microseconds."""
-MOST_TASKS = 32
-PANEL, SLICE, WIDEST = 32, 128, 512
-"""Columns of the narrowest, of a good and of the widest slice of a product."""
-NARROW = 16
-"""Columns of a right matrix that is not worth the copying, if the left one can be read by rows in its place."""
-RUN = 512
-"""Rows of a run where there are many: the slice of the right matrix is copied for each run."""
 TOGETHER = 64
 """Steps that are one call where they are short: what is around a call, some µs of Python, is then nothing."""
 DOUBLE, BITS = struct.Struct("<d"), struct.Struct("<q")
@@ -48,17 +40,23 @@ class NativeBackend(Backend):
     A captured step is one call into compiled code. Threads share what is large; the order of every sum depends on the
     shape alone.
 
+    Products of float32 go by the tile registers of processors that have them, in three parts of bfloat16, which is as
+    exact, or in two where ``tf32`` is allowed. ``GPUMLP_TILES=0`` in the environment switches them off.
+
     Raises BackendError, with the mend, where there is no compiler or it fails.
     """
 
     name = "native"
 
-    def __init__(self, builder: Builder | None = None) -> None:
+    def __init__(self, builder: Builder | None = None, *, tf32: bool = False) -> None:
         super().__init__()
         self._builder = builder or Builder()
         self._builder.check()
         self._run = self._builder.program()
         self.threads = threads()
+        self.has_tiles = os.environ.get("GPUMLP_TILES") != "0" and self._builder.has_tiles()
+        self.tf32 = tf32 and self.has_tiles
+        self._parts = 0 if not self.has_tiles else 2 if tf32 else 3
 
     @property
     def seconds_building(self) -> float:
@@ -103,19 +101,12 @@ class NativeBackend(Backend):
         return Program(self._run, self.threads, nodes, (slots, room, owners((*inputs, *outputs))))
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        if not _is_plain(a, b) or not (out is None or _fits(out, a, b)):
+        if not products.takes(a, b, out, self._parts):
             return super().matmul(a, b, out)
         if out is None:
             out = self.allocate((a.shape[0], b.shape[1]), a.dtype)
-        left, right, result = a, b, out
-        if _is_better_turned(a, b):
-            left, right, result = b.T, a.T, out.T
-        rows, cols, inner = left.shape[0], right.shape[1], left.shape[1]
-        runs, slices = cut(rows, cols, inner, self.threads, by_columns=left.strides[0] == left.itemsize)
-        steps = [step // a.itemsize for matrix in (left, right, result) for step in matrix.strides]
-        values = [address(left), address(right), address(result), rows, cols, inner, *steps, runs, slices]
-        slots = array("q", values)
-        nodes = array("q", (self._builder.product(TYPES[a.dtype.str]), slots.buffer_info()[0], runs * slices))
+        function, slots, tasks = products.bound(a, b, out, self.threads, self._parts, self._builder.product)
+        nodes = array("q", (function, slots.buffer_info()[0], tasks))
         self._call("matmul", Program(self._run, self.threads, nodes, (slots, owners((a, b, out)))), (a, b))
         return out
 
@@ -135,61 +126,8 @@ def _writeable(outputs: Sequence[Array | None]) -> bool:
     return all(out is None or out.flags.writeable for out in outputs)
 
 
-@lru_cache(1024)
-def cut(rows: int, cols: int, inner: int, threads: int, by_columns: bool = False) -> tuple[int, int]:
-    """Return into how many runs of rows and slices of columns a product is cut.
-
-    Where the left matrix is stored by columns, the product is a gradient of weights: it is rather cut into runs, as
-    the optimizer's pass over it will be, so that each thread finds there what it has written here. No number depends
-    on the cut: each is summed as a whole.
-    """
-    wanted = max(1, min(2 * rows * cols * inner // TASK, MOST_TASKS))
-    if by_columns and wanted > threads:
-        slices = _ceil(cols, WIDEST)
-        runs = max(_ceil(2 * threads, slices), min(rows // RUN, MOST_TASKS // slices))
-        if rows >= runs * SLICE:
-            return runs, slices
-    slices = _ceil(cols, SLICE if rows < RUN else 2 * SLICE)
-    runs = max(1, min(wanted // slices, rows // RUN))
-    if runs * slices < wanted:
-        slices = min(_ceil(cols, PANEL), _ceil(wanted, runs))
-    return runs, slices
-
-
-def _is_better_turned(a: Array, b: Array) -> bool:
-    """Tell whether the product is better made as (b.T @ a.T).T: the right matrix is copied, the left one is not."""
-    (rows, inner), cols = a.shape, b.shape[1]
-    if b.strides[1] != b.itemsize:
-        return bool(4 * rows <= cols and inner > PANEL)
-    return bool(cols <= NARROW < rows and a.strides[0] == a.itemsize)
-
-
 def _ceil(a: int, b: int) -> int:
     return -(-a // b)
-
-
-def _is_plain(a: Array, b: Array) -> bool:
-    """Tell whether two arrays are matrices that there is a product of our own for, with any steps."""
-    return bool(
-        a.ndim == b.ndim == 2
-        and a.dtype == b.dtype
-        and a.dtype.str in ("<f4", "<f8")
-        and a.shape[1] == b.shape[0]
-        and a.size * b.size > 0
-        and a.flags.aligned
-        and b.flags.aligned
-    )
-
-
-def _fits(out: Array, a: Array, b: Array) -> bool:
-    """Tell whether a product can be written here. Where memory is shared NumPy makes a copy first."""
-    return bool(
-        out.shape == (a.shape[0], b.shape[1])
-        and out.dtype == a.dtype
-        and out.flags.carray
-        and not np.may_share_memory(out, a)
-        and not np.may_share_memory(out, b)
-    )
 
 
 def as_bits(value: Array | Scalar) -> int:

@@ -119,10 +119,11 @@ def _compiler() -> Finding:
     if found is None:
         return Finding("C++ compiler", "none: operations run in NumPy", "install g++ or clang for the backend native")
     try:
-        NativeBackend()
+        made = NativeBackend()
     except BackendError as error:
         return Finding("C++ compiler", f"{' '.join(found)}, but {error.what}", error.hint or "")
-    return Finding("C++ compiler", f"{' '.join(found)}; kernels compile and load")
+    products = "tile registers (AMX)" if made.has_tiles else "vectors"
+    return Finding("C++ compiler", f"{' '.join(found)}; kernels compile and load, products by {products}")
 
 
 # ---- the GPU -----------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ class Precision:
     """What a run computes with.
 
     stored : the name of the dtype of inputs, activations and the weights that products read
-    tf32 : products may round their operands to ten bits of mantissa, where a device is faster so
+    tf32 : products may round their operands to ten bits of mantissa or more, where that is faster
     """
 
     name: str
@@ -47,7 +47,12 @@ PRECISIONS = {
     for record in (
         Precision("float32", "every number has 32 bits", "float32"),
         Precision("float64", "every number has 64 bits, for checks of gradients", "float64"),
-        Precision("tf32", "float32, but a GPU's products round their operands to 10 bits", "float32", tf32=True),
+        Precision(
+            "tf32",
+            "float32, but products round their operands to 10 bits or more where that is faster",
+            "float32",
+            tf32=True,
+        ),
         Precision("bf16", "activations and products in 16 bits; weights, sums and optimizer in float32", BFLOAT16),
     )
 }

@@ -84,7 +84,7 @@ def build(settings: Settings, data: Prepared) -> Parts:
     precision = PRECISIONS[settings.precision]
     backend = backends.get(settings.backend, device=settings.device, tf32=precision.tf32)
     if precision.tf32 and not backend.tf32:
-        log.info("precision tf32: %s computes products in float32, for only GPUs have TF32", backend.name)
+        log.info("precision tf32: %s computes products in float32, for nothing is faster here", backend.name)
     require_memory(settings, backend.memory, data.encoder)
     encoder, training = data.encoder, settings.training
     hidden = _hidden(settings)

@@ -18,10 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import FLOATS, assert_close, bits, poison
 
-from gpumlp.backend import NativeBackend, builder, program
-from gpumlp.backend import native as native_module
+from gpumlp.backend import NativeBackend, builder, products, program
 from gpumlp.backend.kernels import address
-from gpumlp.backend.native import MOST_TASKS, cut
+from gpumlp.backend.products import MOST_TASKS, cut
 from gpumlp.ops import ACTIVATIONS, GATHER
 from gpumlp.ops.random import permute
 from gpumlp.ops.updates import GRADIENT_NORM
@@ -75,9 +74,11 @@ def test_a_test_that_hangs_is_ended(tmp_path: Path) -> None:
     assert "in test_that_hangs" in done.stderr
 
 
-@pytest.fixture(scope="module")
-def native() -> NativeBackend:
-    return NativeBackend()
+@pytest.fixture(scope="module", params=["1", "0"], ids=["tiles", "plain"])
+def native(request: pytest.FixtureRequest) -> Iterator[NativeBackend]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPUMLP_TILES", request.param)
+        yield NativeBackend()
 
 
 def with_threads(count: int) -> NativeBackend:
@@ -299,9 +300,10 @@ def test_how_a_product_is_cut(threads: int, by_columns: bool) -> None:
 def test_the_cut_changes_no_bit(dtype: Any, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = matrices(200, 1100, 150, dtype)
     a, b = np.asarray(a, order=order[0]), np.asarray(b, order=order[1])
+    monkeypatch.setenv("GPUMLP_TILES", "0")
     found = set()
     for way in ((1, 1), (1, 3), (7, 1), (3, 2)):
-        monkeypatch.setattr(native_module, "cut", lambda *_, way=way, **__: way)
+        monkeypatch.setattr(products, "cut", lambda *_, way=way, **__: way)
         found.add(bits(with_threads(2).matmul(a, b)))
     assert len(found) == 1
 

@@ -1,0 +1,142 @@
+"""How a native product is made: by which function, from which numbers, and cut into which tasks.
+
+All of it follows from shapes, strides and dtypes, so that the same product is summed up in the same order every time.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from gpumlp.backend.builder import Function
+from gpumlp.backend.kernels import TYPES, address
+from gpumlp.ops.precision import is_narrow
+from gpumlp.ops.record import Array
+
+TASK = 4_000_000
+"""Operations of one part of a product: some tens of microseconds."""
+MOST_TASKS = 32
+PANEL, SLICE, WIDEST = 32, 128, 512
+"""Columns of the narrowest, of a good and of the widest slice of a product."""
+FEW = 16
+"""Columns of a right matrix that is not worth the copying, if the left one can be read by rows in its place."""
+RUN = 512
+"""Rows of a run where there are many: the slice of the right matrix is copied for each run."""
+GROUP = 32
+"""Rows that tiles make at once."""
+TILED_TASK = 1_000_000
+"""Operations of one part of a product by tiles."""
+TILED_SLICE = 256
+"""Columns of a slice that is multiplied by tiles, where there are many."""
+LEAST = 48
+"""Rows, columns and terms of a sum from which on tiles make up for the packing of float32 in parts."""
+
+
+def takes(a: Array, b: Array, out: Array | None, parts: int) -> bool:
+    """Tell whether there is a product of our own for two matrices, and for where it is wanted.
+
+    ``parts`` are those of a float32 where there are tiles, and 0 where there are none: then bfloat16 has no product.
+    Where memory is shared NumPy makes a copy first.
+    """
+    if not (a.ndim == b.ndim == 2 and a.dtype == b.dtype and a.shape[1] == b.shape[0] and a.size * b.size > 0):
+        return False
+    narrow = is_narrow(a.dtype)
+    known = bool(parts) and _has_lines(a, b) if narrow else a.dtype.str in ("<f4", "<f8")
+    if not (known and a.flags.aligned and b.flags.aligned):
+        return False
+    return out is None or bool(
+        out.shape == (a.shape[0], b.shape[1])
+        and (out.dtype == a.dtype or (narrow and out.dtype == np.float32))
+        and out.flags.carray
+        and not np.may_share_memory(out, a)
+        and not np.may_share_memory(out, b)
+    )
+
+
+def bound(
+    a: Array, b: Array, out: Array, threads: int, parts: int, find: Callable[[str], Function]
+) -> tuple[Function, array[int], int]:
+    """Return the function that makes out = a @ b, its arguments and the number of its tasks.
+
+    ``find`` returns a product by its name, a C++ type for one of ``kernels/host_products.h``. The arguments are what it
+    wants in its slots.
+    """
+    tiled = _tiled(a, b, out, parts) if parts else None
+    left, right, result = (b.T, a.T, out.T) if tiled is None and _is_better_turned(a, b) else (a, b, out)
+    sizes = rows, cols, inner = left.shape[0], right.shape[1], left.shape[1]
+    if tiled:
+        runs, slices = cut_tiled(rows, cols, inner, threads)
+    else:
+        runs, slices = cut(rows, cols, inner, threads, by_columns=left.strides[0] == left.itemsize)
+    matrices = left, right, result
+    steps = [step // matrix.itemsize for matrix in matrices for step in matrix.strides]
+    slots = array("q", [*map(address, matrices), *sizes, *steps, runs, slices, GROUP if tiled else 1])
+    if tiled and not is_narrow(a.dtype):
+        slots.append(find(TYPES[a.dtype.str]))  # for what does not come out finite
+    return find(tiled or TYPES[a.dtype.str]), slots, runs * slices
+
+
+@lru_cache(1024)
+def cut(rows: int, cols: int, inner: int, threads: int, by_columns: bool = False) -> tuple[int, int]:
+    """Return into how many runs of rows and slices of columns a product is cut.
+
+    Where the left matrix is stored by columns, the product is a gradient of weights: it is rather cut into runs, as
+    the optimizer's pass over it will be, so that each thread finds there what it has written here. No number depends
+    on the cut: each is summed as a whole.
+    """
+    wanted = max(1, min(2 * rows * cols * inner // TASK, MOST_TASKS))
+    if by_columns and wanted > threads:
+        slices = _ceil(cols, WIDEST)
+        runs = max(_ceil(2 * threads, slices), min(rows // RUN, MOST_TASKS // slices))
+        if rows >= runs * SLICE:
+            return runs, slices
+    slices = _ceil(cols, SLICE if rows < RUN else 2 * SLICE)
+    runs = max(1, min(wanted // slices, rows // RUN))
+    if runs * slices < wanted:
+        slices = min(_ceil(cols, PANEL), _ceil(wanted, runs))
+    return runs, slices
+
+
+@lru_cache(1024)
+def cut_tiled(rows: int, cols: int, inner: int, threads: int) -> tuple[int, int]:
+    """Return the same for a product by tiles, whose tasks pack both of their matrices.
+
+    A task is halved along its longer side, which is what packing costs least, until each thread has one.
+    """
+    wanted = max(1, min(2 * rows * cols * inner // TILED_TASK, threads))
+    runs, slices = max(1, rows // RUN), _ceil(cols, TILED_SLICE)
+    while runs * slices < wanted:
+        if rows // runs >= cols // slices:
+            runs *= 2
+        else:
+            slices *= 2
+    return min(runs, _ceil(rows, GROUP)), min(slices, _ceil(cols, PANEL))
+
+
+def _tiled(a: Array, b: Array, out: Array, parts: int) -> str | None:
+    """Return the product by tiles that is the fastest, or the only one there is; None where that is the other."""
+    if is_narrow(a.dtype):
+        return "bfloat16_into_bfloat16" if is_narrow(out.dtype) else "bfloat16_into_float"
+    if a.dtype.str == "<f4" and min(*a.shape, b.shape[1]) >= LEAST and _has_lines(a, b):
+        return f"float_by_{parts}_parts"
+    return None
+
+
+def _has_lines(a: Array, b: Array) -> bool:
+    """Tell whether the numbers of the rows or of the columns of both matrices lie side by side."""
+    return all(matrix.itemsize in matrix.strides for matrix in (a, b))
+
+
+def _is_better_turned(a: Array, b: Array) -> bool:
+    """Tell whether the product is better made as (b.T @ a.T).T: the right matrix is copied, the left one is not."""
+    (rows, inner), cols = a.shape, b.shape[1]
+    if b.strides[1] != b.itemsize:
+        return bool(4 * rows <= cols and inner > PANEL)
+    return bool(cols <= FEW < rows and a.strides[0] == a.itemsize)
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
