@@ -61,8 +61,8 @@ def bound(
 ) -> tuple[Function, array[int], int]:
     """Return the function that makes out = a @ b, its arguments and the number of its tasks.
 
-    ``find`` returns a product by its name, a C++ type for one of ``kernels/host_products.h``. The arguments are what it
-    wants in its slots.
+    ``find`` returns a product by its name, a C++ type for one of ``kernels/host_products.h``. The arguments are what
+    it wants in its slots.
     """
     tiled = _tiled(a, b, out, parts) if parts else None
     left, right, result = (b.T, a.T, out.T) if tiled is None and _is_better_turned(a, b) else (a, b, out)

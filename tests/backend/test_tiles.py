@@ -42,7 +42,7 @@ def matrices(rows: int, inner: int, cols: int) -> tuple[Any, Any]:
 
 
 def errors(found: Any, a: Any, b: Any) -> Any:
-    """Return how far a product is from the exact one, relative to the sum of what its terms are without their signs."""
+    """Return how far a product is from the exact one, relative to the sum of its terms without their signs."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     return np.abs(found - a @ b) / (np.abs(a) @ np.abs(b))
 
