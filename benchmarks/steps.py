@@ -47,6 +47,7 @@ WORKLOADS = {
 SMALL = {
     "784-256-10, batch 128": Work(32 * 128, (784, 256, 10), "relu", 128),
     "64-256x4-10, batch 256": WORKLOADS["64-256x4-10, batch 256"],
+    "784-1024-1024-10, batch 1024": WORKLOADS["784-1024-1024-10, batch 1024"],
 }
 DATA = lru_cache(1)(Work.data)
 TINY = {"16-32-4, batch 32": Work(32 * 32, (16, 32, 4), "relu", 32)}
@@ -58,7 +59,8 @@ def examine(name: str, *, tiny: bool = False) -> Iterator[tuple[str, Found]]:
     having = backends.get(name)
     works = TINY if tiny else WORKLOADS if on_device(having) else SMALL
     wanted = ("tf32", *(["bf16"] if importlib.util.find_spec("ml_dtypes") else ()), "float32")
-    precisions = [PRECISIONS[each] for each in (wanted if on_device(having) else ("float32",))]
+    faster = on_device(having) or backends.get(name, tf32=True).tf32  # in fewer bits
+    precisions = [PRECISIONS[each] for each in (wanted if faster else ("float32",))]
     machines = [Machine(backends.get(name, tf32=each.tf32), each.dtype, small=tiny) for each in precisions]
     # What takes the longest comes last: the time may run out.
     yield "graph and eager", same_bits(name)

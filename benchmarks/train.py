@@ -7,8 +7,8 @@ Every peer trains float32 networks with Adam (rate 1e-3) on the same random rows
 the same weights (scikit-learn: drawn alike). Rows are cut to whole batches, so that all take the same steps. After a
 warm-up of two epochs, in which anything is compiled, their mean losses must agree to 15 %: the orders differ, and
 some losses fall to a seventh in an epoch. Then epochs are timed in turns, each peer in a process of its own, so that
-none meets the threads of another, and after untimed ones, so that none pays for whoever had the turn before. The table
-gives the median seconds, and below them how many times gpumlp's.
+none meets the threads of another, and after untimed ones, so that none pays for whoever had the turn before. The
+table gives the median seconds, and below them how many times gpumlp's.
 
     gpumlp     the backend `auto` (`cupy` with --device gpu), one captured step replayed
     plain      the same without tile registers (GPUMLP_TILES=0), as on a processor that has none
