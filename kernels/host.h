@@ -6,11 +6,12 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #define GPUMLP_HOST
 #define __global__
-#define __device__
+#define __device__ __attribute__((always_inline))  // as in host_math.h: clang leaves calls where g++ does not
 #define GPUMLP_PRAGMA(text) _Pragma(#text)
 
 namespace gpumlp {
@@ -61,7 +62,6 @@ inline int thread() { return 0; }
 #define LANES_SUM(c, cols, s) GPUMLP_PRAGMA(omp simd reduction(+ : s)) for (i64 c = 0; c < (cols); ++c)
 #define LANES_SUM2(c, cols, s, t) GPUMLP_PRAGMA(omp simd reduction(+ : s, t)) for (i64 c = 0; c < (cols); ++c)
 #define LANES_SUM3(c, cols, s, t, u) GPUMLP_PRAGMA(omp simd reduction(+ : s, t, u)) for (i64 c = 0; c < (cols); ++c)
-#define LANES_MAX(c, cols, m) GPUMLP_PRAGMA(omp simd reduction(max : m)) for (i64 c = 0; c < (cols); ++c)
 #define COLUMN_TILES(c0, cols) for (i64 c0 = 0; c0 < (cols); c0 += OWN)
 #define OWNED(k, c, c0, cols)                                                                    \
     GPUMLP_PRAGMA(omp simd)                                                                      \
@@ -74,6 +74,22 @@ template <class T> inline T team_sum(T x) { return x; }
 template <class T> inline T team_max(T x) { return x; }
 template <class T> inline T block_sum(T x) { return x; }
 template <class T> inline void sum_over_teams(T (&)[OWN]) {}
+
+// The largest number of a row, by lanes of our own: clang finds none for a maximum that passes over NaN.
+template <class W, class T> inline W largest(const T* row, i64 cols) {
+    constexpr int COUNT = 64 / sizeof(W);
+    W top[COUNT];
+    for (int k = 0; k < COUNT; ++k) top[k] = (W)from_bits(0xFF800000u);
+    i64 c = 0;
+    for (; c + COUNT <= cols; c += COUNT)
+        GPUMLP_PRAGMA(omp simd) for (int k = 0; k < COUNT; ++k) {
+            const W x = (W)row[c + k];
+            top[k] = x > top[k] ? x : top[k];
+        }
+    for (int k = 0; c < cols; ++c, ++k) top[k] = (W)row[c] > top[k] ? (W)row[c] : top[k];
+    for (int k = 1; k < COUNT; ++k) top[0] = top[k] > top[0] ? top[k] : top[0];
+    return top[0];
+}
 
 template <class T> struct Best { T value; i64 at; };
 
@@ -140,6 +156,12 @@ template <class T, class... More> inline i64 alone(i64 n, const T*, const More*.
 template <class T, class Body> inline void packs(Walk walk, i64 n, i64, Body body) {
     i64 first = walk.of_part ? first_of(n) : 0, last = walk.of_part ? last_of(n) : n;
     GPUMLP_PRAGMA(omp simd) for (i64 i = first; i < last; ++i) body(Width<1>(), i);
+}
+
+// A question that has one answer for a whole loop: two loops, so that no compiler asks it at every element.
+template <class Body> inline void decide(bool answer, Body body) {
+    if (answer) body(std::true_type());
+    else body(std::false_type());
 }
 
 // ---- launching -------------------------------------------------------------------------------------------------

@@ -3,11 +3,11 @@
 // A float32 is the sum of three bfloat16, x = x0 + x1 + x2, each the next eight bits of it: 24 in all. Of the nine
 // products of parts the six largest are summed up,
 //
-//     a b = a0 b0 + (a0 b1 + a1 b0) + (a1 b1 + a0 b2 + a2 b0) + at most 2^-24 |a b|,
+//     a b = a0 b0 + (a0 b1 + a1 b0) + (a1 b1 + a0 b2 + a2 b0) + at most 2^-23 |a b|, of either sign
 //
-// which is what one rounding to float32 may cost; tests/backend/test_tiles.py holds it against float64 (Henry, Tang and
-// Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations"). Two
-// parts and three products leave 2^-16. A bfloat16 is one part.
+// (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision
+// Computations"). Since 32 terms are summed at once the whole is nearer to the exact product than that of float32 is:
+// tests/backend/test_tiles.py. Two parts and three products leave at most 2^-15. A bfloat16 is one part.
 //
 // Numbers below 2^-110 lose their lower parts, which would be denormal. An infinity has none: it makes NaN of its row
 // or column, as does a NaN, and what does not come out finite is made again without tiles.
@@ -28,8 +28,6 @@ constexpr int SIDE = 16;          // rows and columns of a tile of C
 constexpr int BLOCK = 2 * SIDE;   // those of the four tiles that are made at once; and what a tile of A or B is deep
 constexpr int BYTES = SIDE * 64;  // of a tile
 constexpr i64 STEPS = 48;         // tiles of all parts along the sum that are packed at once
-
-static_assert(BLOCK == ACROSS * NUMBERS<float>, "a task of a product by tiles is one of a product without them");
 
 // The system gives the tiles' eight KiB of every thread to those who ask.
 inline bool has_tiles() {
@@ -235,19 +233,9 @@ inline void put(const float* from, i64 n, bfloat16* to, bool) {
     }
 }
 
-// What is not finite in a block of C makes `wrong` NaN.
-inline __m512 look(const float* c, i64 pitch, i64 rows, i64 cols, __m512 wrong) {
-    for (i64 i = 0; i < rows; ++i)
-        for (i64 j = 0; j < cols; j += SIDE) {
-            const __m512 found = load(c + i * pitch + j, first(cols - j));
-            wrong = _mm512_add_ps(wrong, _mm512_sub_ps(found, found));
-        }
-    return wrong;
-}
-
-// C = A B by tiles. Returns whether all of it is finite. The rows of C lie together: c.right is 1.
+// C = A B by tiles. The rows of C lie together: c.right is 1.
 template <class T, class OUT, int PARTS>
-bool multiply_parts(Matrix<const T> a, Matrix<const T> b, Matrix<OUT> c, i64 rows, i64 cols, i64 inner) {
+void multiply_parts(Matrix<const T> a, Matrix<const T> b, Matrix<OUT> c, i64 rows, i64 cols, i64 inner) {
     static thread_local Room room;
     constexpr bool FLOAT = std::is_same<OUT, float>::value;
     // What is packed at once stays in the second cache, and a sum of sums is rounded less. A bfloat16 is rounded once.
@@ -256,7 +244,6 @@ bool multiply_parts(Matrix<const T> a, Matrix<const T> b, Matrix<OUT> c, i64 row
     char* left = room.of<char>((panels + 1) * panel);
     char* right = left + panel;
     alignas(64) float aside[BLOCK][BLOCK];  // what does not go to C as it is
-    __m512 wrong = _mm512_setzero_ps();
     const Tiles tiles;
     for (i64 round = 0; round < rounds; ++round) {
         const i64 s0 = all * round / rounds, steps = all * (round + 1) / rounds - s0, p0 = s0 * BLOCK;
@@ -271,20 +258,47 @@ bool multiply_parts(Matrix<const T> a, Matrix<const T> b, Matrix<OUT> c, i64 row
                 float* const to = direct ? (float*)c.at(i, j) : aside[0];
                 const i64 pitch = direct ? c.down : BLOCK;
                 multiply_tiles_of<PARTS>(high > SIDE, wide > SIDE)(left, right + j / BLOCK * panel, steps, to, pitch);
-                wrong = look(to, pitch, high, wide, wrong);
                 if (!direct)
                     for (i64 y = 0; y < high; ++y) put(aside[y], wide, c.at(i + y, j), round > 0);
             }
         }
     }
+}
+
+inline bool is_finite(Matrix<float> c, i64 rows, i64 cols) {
+    __m512 wrong = _mm512_setzero_ps();
+    for (i64 i = 0; i < rows; ++i)
+        for (i64 j = 0; j < cols; j += SIDE) {
+            const __m512 found = load(c.at(i, j), first(cols - j));
+            wrong = _mm512_add_ps(wrong, _mm512_sub_ps(found, found));
+        }
     return _mm512_cmp_ps_mask(wrong, wrong, _CMP_UNORD_Q) == 0;
 }
 
+using Product = void (*)(const u64* slots, i64 index, i64 count);
+
+// Makes what is not finite again without tiles: each block of C by itself, so that no bit depends on how C is cut.
+inline void mend(const Task<float, float>& task, Product plain) {
+    for (i64 i = 0; i < task.rows; i += BLOCK)
+        for (i64 j = 0; j < task.cols; j += BLOCK) {
+            const i64 high = task.rows - i < BLOCK ? task.rows - i : BLOCK;
+            const i64 wide = task.cols - j < BLOCK ? task.cols - j : BLOCK;
+            const Matrix<const float> a = task.a.from(i, 0), b = task.b.from(0, j);
+            const Matrix<float> c = task.c.from(i, j);
+            if (is_finite(c, high, wide)) continue;
+            const i64 slots[] = {
+                (i64)a.data, (i64)b.data, (i64)c.data, high, wide, task.inner,
+                a.down, a.right, b.down, b.right, c.down, c.right, 1, 1, 1
+            };
+            plain((const u64*)slots, 0, 1);
+        }
+}
+
 // slots: as those of `multiply` in host_products.h, and that function for what does not come out finite.
-template <class T, class OUT, int PARTS> inline void multiply_by_tiles(const u64* slots, i64 index, i64 count) {
+template <class T, class OUT, int PARTS> inline void multiply_by_tiles(const u64* slots, i64 index, i64) {
     const Task<T, OUT> task(slots, index, BLOCK);
-    const bool finite = multiply_parts<T, OUT, PARTS>(task.a, task.b, task.c, task.rows, task.cols, task.inner);
-    if (PARTS > 1 && !finite) ((void (*)(const u64*, i64, i64))slots[15])(slots, index, count);
+    multiply_parts<T, OUT, PARTS>(task.a, task.b, task.c, task.rows, task.cols, task.inner);
+    if constexpr (PARTS > 1) mend(task, (Product)slots[15]);
 }
 
 #else

@@ -30,6 +30,16 @@ constexpr int VECTOR = 16, REGISTERS = 32;
 constexpr int VECTOR = 16, REGISTERS = 16;
 #endif
 
+// clang makes two of a vector of 64 bytes, unless a function says that it wants whole ones.
+#if defined(__has_attribute) && defined(__AVX512F__)
+#if __has_attribute(min_vector_width)
+#define GPUMLP_WHOLE_VECTORS __attribute__((min_vector_width(512)))
+#endif
+#endif
+#ifndef GPUMLP_WHOLE_VECTORS
+#define GPUMLP_WHOLE_VECTORS
+#endif
+
 constexpr int ACROSS = 2;                                     // vectors across a tile
 constexpr int HIGH = (REGISTERS - ACROSS - 1) / ACROSS;       // rows of a tile: 14, or 6
 constexpr i64 DEPTH = 512;
@@ -58,7 +68,7 @@ __attribute__((noinline)) void store(const T* found, Matrix<T> c, int rows, int 
 // C = or += A times one panel of B, for ROWS rows and the first `cols` columns of the panel. The first tile to need a
 // panel reads it where it lies, and leaves in `copy` what the others will read, unless there is no other.
 template <class T, int ROWS, int VECTORS, bool FIRST>
-void tile(Matrix<const T> a, Matrix<const T> b, T* copy, i64 depth, Matrix<T> c, int cols, bool add) {
+GPUMLP_WHOLE_VECTORS void tile(Matrix<const T> a, Matrix<const T> b, T* copy, i64 depth, Matrix<T> c, int cols, bool add) {
     typedef typename Vector<T>::type V;
     constexpr int N = NUMBERS<T>;
     constexpr i64 AHEAD = 8;  // rows of B that are asked for before they are needed: each may lie in a page of its own

@@ -81,7 +81,6 @@ __device__ inline i64 size_of_part(i64 n, i64 p, i64 parts) { return n * (p + 1)
 #define LANES_SUM(c, cols, s) LANES(c, cols)
 #define LANES_SUM2(c, cols, s, t) LANES(c, cols)
 #define LANES_SUM3(c, cols, s, t, u) LANES(c, cols)
-#define LANES_MAX(c, cols, m) LANES(c, cols)
 #define COLUMN_TILES(c0, cols) \
     for (i64 c0 = blockIdx.x * (i64)(WARP * OWN); c0 < (cols); c0 += gridDim.x * (i64)(WARP * OWN))
 #define OWNED(k, c, c0, cols) \
@@ -198,6 +197,19 @@ template <class T, class Body> __device__ void packs(Walk walk, i64 n, i64 head,
     for (i64 j = walk.first; j < head + n - tail; j += walk.step) body(Width<1>(), j < head ? j : tail + j - head);
 }
 
+// A question that has one answer for a whole loop.
+template <class Body> __device__ inline void decide(bool answer, Body body) { body(answer); }
+
+// The largest number that a lane finds in its columns of a row. NaN is passed over.
+template <class W, class T> __device__ inline W largest(const T* row, i64 cols) {
+    W top = (W)from_bits(0xFF800000u);
+    LANES(c, cols) {
+        W x = (W)row[c];
+        top = x > top ? x : top;
+    }
+    return top;
+}
+
 #endif  // GPUMLP_HOST
 
 // N neighbours in registers, read and written at once: the address is a multiple of their size.
@@ -242,10 +254,5 @@ template <class T> __device__ inline T softplus_of(T x) { return larger(x, (T)0)
 // The largest number of a row of at least one. NaN is passed over: what is computed from the row turns NaN anyway.
 // A lane reads no column but its own: once a lane has all of the row's sums, it may write in the row's place.
 template <class T> __device__ inline wide<T> row_max(const T* row, i64 cols) {
-    wide<T> top = (wide<T>)from_bits(0xFF800000u);
-    LANES_MAX(c, cols, top) {
-        wide<T> x = (wide<T>)row[c];
-        top = x > top ? x : top;
-    }
-    return team_max(top);
+    return team_max(largest<wide<T>>(row, cols));
 }

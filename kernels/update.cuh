@@ -39,15 +39,23 @@ template <class T> struct Step {
         give = 1 - keep;
     }
 
-    // What decays and what does not are two loops, so that neither asks at every element.
+    // What decays and what does not are two loops, as are those with and without shadow or average: none of them asks.
     template <int SLOTS, class Rule>
     __device__ void run(Buffers<T> at, i64 decayed, i64 n, Slot<T> one, Slot<T> two, Rule rule) const {
-        range<SLOTS>(at, 0, decayed, decay, one, two, rule);
-        range<SLOTS>(at, decayed, n, (T)0, one, two, rule);
+        const Step step = *this;
+        decide(at.shadow != 0, [=](auto shadowed) {
+            decide(at.average != 0, [=](auto averaged) {
+                step.template range<SLOTS>(at, 0, decayed, step.decay, one, two, rule, shadowed, averaged);
+                step.template range<SLOTS>(at, decayed, n, (T)0, one, two, rule, shadowed, averaged);
+            });
+        });
     }
 
-    template <int SLOTS, class Rule>
-    __device__ void range(Buffers<T> at, i64 from, i64 to, T shrink, Slot<T> one, Slot<T> two, Rule rule) const {
+    template <int SLOTS, class Rule, class Shadowed, class Averaged>
+    __device__ void range(
+        Buffers<T> at, i64 from, i64 to, T shrink, Slot<T> one, Slot<T> two, Rule rule, Shadowed shadowed,
+        Averaged averaged
+    ) const {
         i64 n = to - from;
         const T* none = 0;
         i64 head = alone(
@@ -70,8 +78,8 @@ template <class T> struct Step {
             if (SLOTS > 0) store(one.to + i, first);
             if (SLOTS > 1) store(two.to + i, second);
             store(at.p_out + i, weight);
-            if (at.shadow) store(at.shadow + i, weight);
-            if (at.average) {
+            if (shadowed) store(at.shadow + i, weight);
+            if (averaged) {
                 auto mean = load(width, at.average + i);
                 for (int k = 0; k < width.count; ++k) mean[k] = step.keep * mean[k] + step.give * weight[k];
                 store(at.average_out + i, mean);

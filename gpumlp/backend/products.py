@@ -1,6 +1,6 @@
 """How a native product is made: by which function, from which numbers, and cut into which tasks.
 
-All of it follows from shapes, strides and dtypes, so that the same product is summed up in the same order every time.
+How it is summed up follows from shapes, strides and dtypes alone. Threads have a say in the cut: it changes no sum.
 """
 
 from __future__ import annotations

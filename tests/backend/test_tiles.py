@@ -150,10 +150,12 @@ def test_what_is_not_finite_comes_out_as_without_tiles(
 
 
 @pytest.mark.parametrize("order", ["CC", "CF", "FC", "FF"])
+@pytest.mark.parametrize("odd", [0.0, np.nan, np.inf])
 def test_neither_cut_nor_threads_change_a_bit(
-    tiled: NativeBackend, order: str, monkeypatch: pytest.MonkeyPatch
+    tiled: NativeBackend, order: str, odd: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = (np.asarray(x, order=each) for x, each in zip(matrices(200, 1100, 150), order, strict=True))
+    a[70, 900], b[5, 90] = odd, odd
     found = set()
     for way in ((1, 1), (1, 3), (7, 1), (3, 2)):
         monkeypatch.setattr(products, "cut_tiled", lambda *_, way=way: way)
