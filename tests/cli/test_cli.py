@@ -130,7 +130,8 @@ def test_a_device_that_is_not_there_is_one_message(trained: str, tmp_path: Path)
             ("bench", "kernels"),
         ):
             result = run(*verb, "--device", "1", code=1)
-            assert result.stderr.startswith("error: backend cupy: CuPy is not installed")
+            said = "error: backend cupy: device 1 asks for a GPU: CuPy is not installed\n  pip install"
+            assert result.stderr.startswith(said)
     assert "--device" in run("train", CANCER, "--device", "-1", code=2).stderr
 
 
@@ -182,6 +183,32 @@ main(["schema"])
 def test_ctrl_c_while_a_verb_is_imported_is_no_exception() -> None:
     done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+EARLY = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+import gpumlp.cli
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are others there")
+def test_ctrl_c_before_there_is_a_command_is_no_exception() -> None:
+    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["doctor"], ["schema"], ["--version"]])
+def test_a_full_disk_is_one_message_whatever_is_written(words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "gpumlp", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: output: No space left on device\n")
 
 
 def test_evaluate_repeats_the_summary(trained: str) -> None:
