@@ -27,7 +27,13 @@ def get(name: str, *, device: int = 0, tf32: bool = False) -> Backend:
         return _fastest(tf32)
     if name not in ("auto", *BACKENDS):
         raise ConfigError(f"unknown backend {name!r}", where="backend", hint=choices(name, ["auto", *BACKENDS]))
-    if name in ("auto", CupyBackend.name):  # who asks for another device means a GPU
+    if name == "auto":  # who asks for another device means a GPU
+        try:
+            return CupyBackend(device, tf32=tf32)
+        except BackendError as error:
+            what = f"device {device} asks for a GPU: {error.what}"
+            raise BackendError(what, where=error.where, hint=error.hint) from error
+    if name == CupyBackend.name:
         return CupyBackend(device, tf32=tf32)
     if device != 0:
         raise BackendError(
