@@ -19,7 +19,7 @@ from gpumlp.approximation.activations import activation_of
 from gpumlp.approximation.plots import draw_errors, draw_fits
 from gpumlp.approximation.starts import width_of_deep
 from gpumlp.approximation.study import SIZES, Kind, check_sizes
-from gpumlp.cli.display import print_table, say, stdout, tell
+from gpumlp.cli.display import duration, print_table, say, stdout, tell
 from gpumlp.errors import ConfigError, RunError
 from gpumlp.training.files import check_free, make_folder, to_json, write_json, writing
 from gpumlp.training.picture import new_figure
@@ -146,7 +146,7 @@ def _write(folder: Path, studies: Sequence[Study], numbers: dict[str, Any]) -> N
 
 
 def _announce(kind: Kind, curve: Curve) -> None:
-    say(f"{kind}, {curve.activation}: {curve.networks} networks side by side, {curve.seconds:.1f} s", style="dim")
+    say(f"{kind}, {curve.activation}: {curve.networks} networks side by side, {duration(curve.seconds)}", style="dim")
 
 
 def _as_numbers(found: Study) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import gpumlp
 from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.builder import compiler
 from gpumlp.cli import main
+from gpumlp.cli.display import duration
 from gpumlp.training import Listener
 
 ROOT = Path(__file__).parents[2]
@@ -222,6 +223,14 @@ def test_no_digit_is_lost_on_a_narrow_terminal(trained: str, monkeypatch: pytest
     wide = run("evaluate", trained).stdout
     monkeypatch.setattr("gpumlp.cli.display.stdout", Console(width=20))
     assert run("evaluate", trained).stdout == wide
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.00317, "0.0032 s"), (0.0874, "0.087 s"), (0.996, "1 s"), (1.04, "1.0 s"), (1234.56, "1234.6 s")],
+)
+def test_a_short_time_is_not_told_as_none(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
 
 
 def test_a_letter_that_the_terminal_does_not_have_is_escaped(trained: str) -> None:
