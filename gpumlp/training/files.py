@@ -36,7 +36,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WriteError(f"cannot be written: {error.strerror or error}", where=str(path)) from None
+        missing = isinstance(error, FileNotFoundError) and not path.parent.exists()
+        hint = f"there is no folder {str(path.parent)!r}: make it first" if missing else None
+        raise WriteError(f"cannot be written: {error.strerror or error}", where=str(path), hint=hint) from None
 
 
 def check_free(path: Path, *, force: bool) -> None:

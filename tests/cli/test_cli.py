@@ -233,6 +233,12 @@ def test_a_short_time_is_not_told_as_none(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = run("graph", CANCER, "-o", "pictures/graph.svg", code=1).stderr
+    assert said.endswith("No such file or directory\n  there is no folder 'pictures': make it first\n")
+
+
 def test_a_letter_that_the_terminal_does_not_have_is_escaped(trained: str) -> None:
     command = [sys.executable, "-m", "gpumlp", "inspect", trained]
     variables = os.environ | {"PYTHONIOENCODING": "latin-1"}
