@@ -127,10 +127,10 @@ def _prepare_output(folder: Path, wanted: dict[Kind, Any], *, force: bool) -> No
     new_figure(folder / ERRORS, 1, 1)  # is there matplotlib?
     if folder.exists() and not folder.is_dir():
         raise RunError("is a file; the output is a folder", where=str(folder))
-    for name in (NUMBERS, *_pictures(wanted)):
-        check_free(folder / name, force=force)
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(folder)
+    for name in (NUMBERS, *_pictures(wanted)):
+        check_free(folder / name, force=force)
     with writing(folder), TemporaryFile(dir=folder):
         pass
     for path in new:

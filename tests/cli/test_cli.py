@@ -233,10 +233,13 @@ def test_a_short_time_is_not_told_as_none(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_not_there_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    said = run("graph", CANCER, "-o", "pictures/graph.svg", code=1).stderr
-    assert said.endswith("No such file or directory\n  there is no folder 'pictures': make it first\n")
+    monkeypatch.setattr("gpumlp.cli.bench.bench", lambda *_: 1 / 0)
+    for words, ending in ((("graph", CANCER, "-o"), "svg"), (("bench", "kernels", "--plot"), "png")):
+        said = run(*words, f"pictures/a.{ending}", code=1).stderr
+        missing = "cannot be written: there is no folder 'pictures'\n  make it first\n"
+        assert said == f"error: pictures/a.{ending}: {missing}"
 
 
 def test_a_letter_that_the_terminal_does_not_have_is_escaped(trained: str) -> None:
