@@ -41,3 +41,10 @@ def test_a_backend_that_cannot_be_had_is_one_message() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: backend cupy: CuPy is not installed\n")
+
+
+def test_figures_that_are_not_there_are_one_message() -> None:
+    command = [sys.executable, str(BENCHMARKS / "precision.py"), "--read", "nosuch.json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("error: no such file: nosuch.json\n")
