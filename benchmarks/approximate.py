@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 
 from gpumlp import backend as backends
 from gpumlp.approximation import TARGETS, grid, starts
-from gpumlp.approximation.activations import activation_of
+from gpumlp.approximation.activations import OFFERED, activation_of
 from gpumlp.approximation.members import Members
 from gpumlp.approximation.network import Network
 from gpumlp.approximation.study import POINTS, RESTARTS, SIZES, Kind
-from gpumlp.backend import Backend
+from gpumlp.backend import BACKENDS, Backend
+from gpumlp.errors import BackendError
 from gpumlp.nn.initializers import generator
 
 KINDS: tuple[Kind, ...] = ("width", "depth")
@@ -50,14 +52,17 @@ def main() -> None:
     """Print the time of a step of all networks both ways, median and quartiles, and the gain."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="sine", choices=TARGETS)
-    parser.add_argument("--activation", default="tanh")
-    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--activation", default="tanh", choices=OFFERED)
+    parser.add_argument("--backend", default="auto", choices=("auto", *BACKENDS))
     parser.add_argument("--steps", type=int, default=200, help="steps in a round (default: 200)")
     parser.add_argument("--repeats", type=int, default=7, help="rounds of timing, at least 2 (default: 7)")
     given = parser.parse_args()
     if given.repeats < 2 or given.steps < 1:
         parser.error("quartiles need at least 2 repeats, and a round at least 1 step")
-    backend = backends.get(given.backend)
+    try:
+        backend = backends.get(given.backend)
+    except BackendError as error:
+        sys.exit(f"error: {error}")
     for kind in KINDS:
         every = networks(kind, given.activation, given.target)
         ways = {"side by side": [every], "one by one": [[network] for network in every]}

@@ -111,6 +111,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every figure here")
     parser.add_argument("--read", type=Path, nargs="+", help="show the figures of these files, and train nothing")
     options = parser.parse_args()
+    if missing := [str(file) for file in options.read or () if not file.is_file()]:
+        parser.error(f"no such file: {', '.join(missing)}")
     found: Found = {}
     for file in options.read or ():
         found |= json.loads(file.read_text())["found"]

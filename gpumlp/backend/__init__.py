@@ -18,7 +18,7 @@ def get(name: str, *, device: int = 0, tf32: bool = False) -> Backend:
     """Return a new backend: ``cupy``, ``native``, ``numpy``, or ``auto`` for the fastest this machine has.
 
     ``device`` is the number of the GPU that computes; a backend of the host has only 0. ``tf32`` lets products of
-    float32 round their operands to ten bits or more where that is faster; elsewhere it is float32.
+    float32 round their operands to ten bits of fraction or more where that is faster; elsewhere it is float32.
 
     Raises ConfigError for an unknown name, BackendError for a backend or a device that this machine does not have.
     Where ``auto`` passes over a backend whose package is installed, the reason is logged.
@@ -27,7 +27,13 @@ def get(name: str, *, device: int = 0, tf32: bool = False) -> Backend:
         return _fastest(tf32)
     if name not in ("auto", *BACKENDS):
         raise ConfigError(f"unknown backend {name!r}", where="backend", hint=choices(name, ["auto", *BACKENDS]))
-    if name in ("auto", CupyBackend.name):  # who asks for another device means a GPU
+    if name == "auto":  # who asks for another device means a GPU
+        try:
+            return CupyBackend(device, tf32=tf32)
+        except BackendError as error:
+            what = f"device {device} asks for a GPU: {error.what}"
+            raise BackendError(what, where=error.where, hint=error.hint) from error
+    if name == CupyBackend.name:
         return CupyBackend(device, tf32=tf32)
     if device != 0:
         raise BackendError(

@@ -27,7 +27,7 @@ class Backend:
 
     name = "numpy"
     xp: ModuleType = np
-    tf32 = False  # whether products of float32 round their operands to TF32
+    tf32 = False  # whether products of float32 round their operands, to ten bits of fraction or more
 
     def __init__(self) -> None:
         self._recording: list[Call] | None = None

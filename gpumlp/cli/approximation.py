@@ -19,7 +19,7 @@ from gpumlp.approximation.activations import activation_of
 from gpumlp.approximation.plots import draw_errors, draw_fits
 from gpumlp.approximation.starts import width_of_deep
 from gpumlp.approximation.study import SIZES, Kind, check_sizes
-from gpumlp.cli.display import print_table, say, stdout, tell
+from gpumlp.cli.display import duration, print_table, say, stdout, tell
 from gpumlp.errors import ConfigError, RunError
 from gpumlp.training.files import check_free, make_folder, to_json, write_json, writing
 from gpumlp.training.picture import new_figure
@@ -127,10 +127,10 @@ def _prepare_output(folder: Path, wanted: dict[Kind, Any], *, force: bool) -> No
     new_figure(folder / ERRORS, 1, 1)  # is there matplotlib?
     if folder.exists() and not folder.is_dir():
         raise RunError("is a file; the output is a folder", where=str(folder))
-    for name in (NUMBERS, *_pictures(wanted)):
-        check_free(folder / name, force=force)
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(folder)
+    for name in (NUMBERS, *_pictures(wanted)):
+        check_free(folder / name, force=force)
     with writing(folder), TemporaryFile(dir=folder):
         pass
     for path in new:
@@ -146,7 +146,7 @@ def _write(folder: Path, studies: Sequence[Study], numbers: dict[str, Any]) -> N
 
 
 def _announce(kind: Kind, curve: Curve) -> None:
-    say(f"{kind}, {curve.activation}: {curve.networks} networks side by side, {curve.seconds:.1f} s", style="dim")
+    say(f"{kind}, {curve.activation}: {curve.networks} networks side by side, {duration(curve.seconds)}", style="dim")
 
 
 def _as_numbers(found: Study) -> dict[str, Any]:

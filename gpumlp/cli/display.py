@@ -33,6 +33,11 @@ stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
 
 
+def duration(seconds: float) -> str:
+    """Return seconds as a person reads them, with two digits where there are few: 12.3 s, 0.046 s."""
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
+
+
 def tell(text: str) -> None:
     """Print a result on stdout, as it is."""
     stdout.print(text, markup=False, soft_wrap=True)

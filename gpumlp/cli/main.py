@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import importlib
 import io
-import signal
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from gpumlp import __version__
+from gpumlp.cli.interrupt import ctrl_c_ends_at_once
 from gpumlp.errors import GpumlpError, exit_code
 
 PATH = click.Path(path_type=Path)
@@ -31,48 +27,39 @@ DEVICE = click.option(
 class Main(click.Group):
     """A group that turns what gpumlp raises on purpose, and what the system refuses, into a message and exit code."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().main(*args, **options)
+        except OSError as error:  # not of a reader who has had enough, as in `| head`: there click ends quietly
+            self._tell(f"{error.filename or 'output'}: {error.strerror or error}")
+            sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:
         if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal has no letter for is no reason to fail
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except GpumlpError as error:
-            self._fail(ctx, str(error), error.exit_code)
-        except OSError as error:
-            if error.errno == errno.EPIPE:  # the reader has had enough, as in `| head`: click ends quietly
-                raise
-            self._fail(ctx, f"{error.filename or 'output'}: {error.strerror or error}", 1)
+            self._tell(str(error))
+            ctx.exit(error.exit_code)
         except MemoryError as error:
-            self._fail(ctx, f"there is not enough memory: {error}" if str(error) else "there is not enough memory", 1)
+            self._tell(f"there is not enough memory: {error}" if str(error) else "there is not enough memory")
+            ctx.exit(1)
         except KeyboardInterrupt as interrupt:
-            self._fail(ctx, "interrupted", exit_code(interrupt))
+            self._tell("interrupted")
+            ctx.exit(exit_code(interrupt))
 
     @staticmethod
-    def _fail(ctx: click.Context, message: str, code: int) -> None:
+    def _tell(message: str) -> None:
         click.secho("error: ", fg="red", bold=True, nl=False, err=True)
         click.echo(message, err=True)
-        ctx.exit(code)
 
 
 def call(verb: str, module: str = "verbs", **options: Any) -> None:
     """Run a verb of a module of :mod:`gpumlp.cli`."""
-    with _no_handler():
+    with ctrl_c_ends_at_once():
         found = importlib.import_module(f"gpumlp.cli.{module}")
     getattr(found, verb)(**options)
-
-
-@contextlib.contextmanager
-def _no_handler() -> Iterator[None]:
-    """Let Ctrl-C end the process at once: in an import, pydantic would take the exception for a fault of a schema."""
-    watched = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not watched or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -18,7 +18,7 @@ from gpumlp import config as configuration
 from gpumlp import training
 from gpumlp.backend import BACKENDS, Backend
 from gpumlp.cli import doctor as clinic
-from gpumlp.cli.display import Announcer, Notices, print_metrics, remark, remarks, say, tell, warn
+from gpumlp.cli.display import Announcer, Notices, duration, print_metrics, remark, remarks, say, tell, warn
 from gpumlp.data import read, read_bytes
 from gpumlp.errors import ConfigError, DataError, RunError, exit_code
 from gpumlp.training.build import build, load_data, lone_row, require_memory
@@ -100,7 +100,7 @@ def _report(result: training.Result) -> None:
     summary, folder = result.summary, result.folder
     rate = summary["samples_per_second"]
     speed = f", {rate:,.0f} rows/s" if rate else ""
-    tell(f"{_ending(summary)}; {summary['seconds']:.1f} s of training on {summary['backend']}{speed}")
+    tell(f"{_ending(summary)}; {duration(summary['seconds'])} of training on {summary['backend']}{speed}")
     print_metrics(summary["metrics"])
     tell(f"run folder  {folder}")
     tell(f"next        {shlex.join(['gpumlp', 'predict', str(folder)])} FILE -o predictions.csv")

@@ -1,6 +1,6 @@
 """What numbers are stored as and computed in: the precisions a run may choose, and what goes with bfloat16.
 
-bfloat16 is the upper half of a float32: its range, eight bits of its mantissa (Kalamkar et al. 2019,
+bfloat16 is the upper half of a float32: its range, and the first seven bits of its fraction (Kalamkar et al. 2019,
 arXiv:1905.12322). It is a way to store what products read and write. Whatever is trained, remembered or summed up is
 wider, and so is all arithmetic: a result is rounded once, when it is stored. NumPy has no such dtype; ml_dtypes has.
 """
@@ -23,7 +23,7 @@ class Precision:
     """What a run computes with.
 
     stored : the name of the dtype of inputs, activations and the weights that products read
-    tf32 : products may round their operands to ten bits of mantissa or more, where that is faster
+    tf32 : products may round their operands to ten bits of fraction or more, where that is faster
     """
 
     name: str
@@ -49,7 +49,7 @@ PRECISIONS = {
         Precision("float64", "every number has 64 bits, for checks of gradients", "float64"),
         Precision(
             "tf32",
-            "float32, but products round their operands to 10 bits or more where that is faster",
+            "float32, but products round their operands to 10 bits of fraction or more where that is faster",
             "float32",
             tf32=True,
         ),

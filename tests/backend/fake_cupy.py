@@ -11,6 +11,7 @@ gone by then.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import ctypes
 import importlib.machinery
@@ -71,26 +72,31 @@ class Launched:
     stream: int
 
 
-PLACES: dict[int, tuple[int, weakref.ref[Any]]] = {}
-"""The allocations of the device: where each begins, its bytes, and who has it as long as anybody does."""
+PLACES: weakref.WeakValueDictionary[int, np.ndarray[Any, Any]] = weakref.WeakValueDictionary()
+"""The allocations of the device by where they begin, as long as anybody has them."""
+STARTS: list[int] = []
+"""Where they begin, in order, and where some did that are gone."""
 
 
 def keep(memory: np.ndarray[Any, Any]) -> None:
     """Remember an allocation."""
     while isinstance(memory.base, np.ndarray):
         memory = memory.base
-    if len(PLACES) > 2000:
-        for place in [place for place, (_, alive) in PLACES.items() if alive() is None]:
-            del PLACES[place]
-    PLACES[memory.ctypes.data] = memory.nbytes, weakref.ref(memory)
+    start = memory.ctypes.data
+    index = bisect.bisect_left(STARTS, start)
+    if STARTS[index : index + 1] != [start]:
+        STARTS.insert(index, start)
+    PLACES[start] = memory
 
 
 def check_alive(place: int, size: int) -> None:
     """Fail where so many bytes from a place do not lie in one living array."""
-    kept = PLACES.get(place)
-    candidates = [(place, kept)] if kept and kept[0] >= size else PLACES.items()
-    for start, (length, alive) in candidates:
-        if start <= place and place + size <= start + length and alive() is not None:
+    for index in range(bisect.bisect_right(STARTS, place) - 1, -1, -1):
+        start = STARTS[index]
+        memory = PLACES.get(start)
+        if memory is None:
+            del STARTS[index]
+        elif place + size <= start + memory.nbytes:
             return
     raise AssertionError(f"{size} bytes from {place:#x} belong to no array, or to one that is gone")
 

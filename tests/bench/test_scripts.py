@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/ that time in rounds take no number of them that they cannot make quartiles of."""
+"""What the scripts of benchmarks/ cannot do is said at once, in one message."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from gpumlp.backend import CupyBackend
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -21,3 +23,28 @@ def test_too_few_rounds_or_steps_are_refused_at_once(script: str, option: str) -
     assert (done.returncode, done.stdout) == (2, "")
     assert "need at least 2 repeats" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--activation=rleu", "--backend=cuda", "--target=sinn"])
+def test_an_unknown_name_is_one_message(option: str) -> None:
+    command = [sys.executable, str(BENCHMARKS / "approximate.py"), option]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "invalid choice" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_backend_that_cannot_be_had_is_one_message() -> None:
+    if CupyBackend.is_installed():
+        pytest.skip("there is a CuPy here")
+    command = [sys.executable, str(BENCHMARKS / "approximate.py"), "--backend=cupy"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: backend cupy: CuPy is not installed\n")
+
+
+def test_figures_that_are_not_there_are_one_message() -> None:
+    command = [sys.executable, str(BENCHMARKS / "precision.py"), "--read", "nosuch.json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("error: no such file: nosuch.json\n")

@@ -19,6 +19,7 @@ import gpumlp
 from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.builder import compiler
 from gpumlp.cli import main
+from gpumlp.cli.display import duration
 from gpumlp.training import Listener
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +131,8 @@ def test_a_device_that_is_not_there_is_one_message(trained: str, tmp_path: Path)
             ("bench", "kernels"),
         ):
             result = run(*verb, "--device", "1", code=1)
-            assert result.stderr.startswith("error: backend cupy: CuPy is not installed")
+            said = "error: backend cupy: device 1 asks for a GPU: CuPy is not installed\n  pip install"
+            assert result.stderr.startswith(said)
     assert "--device" in run("train", CANCER, "--device", "-1", code=2).stderr
 
 
@@ -184,6 +186,32 @@ def test_ctrl_c_while_a_verb_is_imported_is_no_exception() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
+EARLY = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+import gpumlp.cli
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are others there")
+def test_ctrl_c_before_there_is_a_command_is_no_exception() -> None:
+    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["doctor"], ["schema"], ["--version"]])
+def test_a_full_disk_is_one_message_whatever_is_written(words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "gpumlp", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: output: No space left on device\n")
+
+
 def test_evaluate_repeats_the_summary(trained: str) -> None:
     summary = json.loads((Path(trained) / "summary.json").read_text())
     metrics = json.loads(run("evaluate", trained, "--json").stdout)
@@ -195,6 +223,23 @@ def test_no_digit_is_lost_on_a_narrow_terminal(trained: str, monkeypatch: pytest
     wide = run("evaluate", trained).stdout
     monkeypatch.setattr("gpumlp.cli.display.stdout", Console(width=20))
     assert run("evaluate", trained).stdout == wide
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.00317, "0.0032 s"), (0.0874, "0.087 s"), (0.996, "1 s"), (1.04, "1.0 s"), (1234.56, "1234.6 s")],
+)
+def test_a_short_time_is_not_told_as_none(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_a_folder_that_is_not_there_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gpumlp.cli.bench.bench", lambda *_: 1 / 0)
+    for words, ending in ((("graph", CANCER, "-o"), "svg"), (("bench", "kernels", "--plot"), "png")):
+        said = run(*words, f"pictures/a.{ending}", code=1).stderr
+        missing = "cannot be written: there is no folder 'pictures'\n  make it first\n"
+        assert said == f"error: pictures/a.{ending}: {missing}"
 
 
 def test_a_letter_that_the_terminal_does_not_have_is_escaped(trained: str) -> None:

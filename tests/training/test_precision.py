@@ -91,7 +91,7 @@ def test_every_kind_of_run_does_in_bf16_what_it_does_in_float32(
     assert found[1] != found[0]
 
 
-def test_on_a_cpu_tf32_is_float32_and_says_so_once(
+def test_where_nothing_is_faster_tf32_is_float32_and_says_so_once(
     task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "gpumlp"):
