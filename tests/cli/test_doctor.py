@@ -28,6 +28,17 @@ def page() -> dict[str, tuple[str, str]]:
     return {finding.name: (finding.text, finding.mend) for finding in doctor.examine()}
 
 
+@pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
+@pytest.mark.parametrize(
+    ("there", "switch", "told"),
+    [(True, "1", "tile registers (AMX)"), (True, "0", "vectors"), (False, "1", "vectors")],
+)
+def test_what_multiplies_is_told(there: bool, switch: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder.Builder, "has_tiles", lambda _: there)
+    monkeypatch.setenv("GPUMLP_TILES", switch)
+    assert page()["C++ compiler"][0].endswith(f"; kernels compile and load, products by {told}")
+
+
 def test_a_machine_with_a_device(fake: Cupy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu Jan 23 UTC\n")
     monkeypatch.setattr(doctor, "DRIVER", tmp_path / "version")
