@@ -7,7 +7,7 @@
 //
 // (Henry, Tang and Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision
 // Computations"). Since 32 terms are summed at once the whole is nearer to the exact product than that of float32 is:
-// tests/backend/test_tiles.py. Two parts and three products leave at most 2^-15. A bfloat16 is one part.
+// tests/backend/test_tiles.py. Two parts and three products leave at most 2^-14. A bfloat16 is one part.
 //
 // Numbers below 2^-110 lose their lower parts, which would be denormal. An infinity has none: it makes NaN of its row
 // or column, as does a NaN, and what does not come out finite is made again without tiles.
@@ -65,14 +65,13 @@ inline __m512i part_of(__m512 x, bool nearest) {
     return nearest ? _mm512_add_epi32(bits, _mm512_set1_epi32(0x8000)) : bits;
 }
 
-// The parts of 16 pairs of numbers, the largest first, each pair in a lane as an instruction wants it, `next` apart. Of
-// three parts the first is rounded to nearest: what remains then has either sign, and so have the products left out. It
-// has 16 bits, eight for each other part. NaN ends as NaN or infinity.
+// The parts of 16 pairs of numbers, the largest first, each pair in a lane as an instruction wants it, `next` apart. The
+// first is rounded to nearest: what remains has either sign then, and so have the products left out. It has 16 bits,
+// eight for each other part, which are cut off: no NaN gets lost, as one whose bits are all ones does in rounding.
 template <int PARTS> inline void split(__m512 x, __m512 y, __m512i* to, int next) {
 #pragma GCC unroll 3
     for (int p = 0; p < PARTS; ++p, to += next) {
-        const bool nearest = p == 0 || PARTS == 2;
-        const __m512i of_x = part_of(x, nearest), of_y = part_of(y, nearest);
+        const __m512i of_x = part_of(x, p == 0), of_y = part_of(y, p == 0);
         *to = _mm512_or_si512(_mm512_srli_epi32(of_x, 16), upper(of_y));
         x = _mm512_sub_ps(x, _mm512_castsi512_ps(upper(of_x)));
         y = _mm512_sub_ps(y, _mm512_castsi512_ps(upper(of_y)));
