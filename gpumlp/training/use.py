@@ -9,7 +9,7 @@ from typing import Any
 from gpumlp import backend as backends
 from gpumlp.config import Loaded, load
 from gpumlp.data import Dataset, read
-from gpumlp.errors import RunError
+from gpumlp.errors import RunError, choices
 from gpumlp.training.build import build_loss, load_data
 from gpumlp.training.folder import DIVERGED, MODEL, RunFolder
 from gpumlp.training.measure import Measurement
@@ -32,7 +32,7 @@ def load_run(folder: str | Path) -> Run:
     """Read what a run was and what it came to. Raises RunError where the folder is no finished run."""
     place = RunFolder(Path(folder))
     if not place.is_run:
-        raise RunError("this is no run folder", where=str(folder), hint="give one, such as runs/digits")
+        raise RunError("this is no run folder", where=str(folder), hint=_runs_beside(place.path))
     if not place.summary.exists():
         hint = f"continue it: {place.resume_command}"
         raise RunError("the run has not finished", where=str(folder), hint=hint)
@@ -48,8 +48,17 @@ def load_trained(folder: str | Path, backend: str = "auto", *, device: int = 0) 
         if summary.get("status") == DIVERGED:
             what = f"there is no model: {summary.get('reason')}, and no epoch before it was worth keeping"
             raise RunError(what, where=str(folder))
-        raise RunError("there is no model", where=str(folder), hint="give a run folder, such as runs/digits")
+        raise RunError("there is no model", where=str(folder), hint=_runs_beside(folder))
     return load_model(place, backends.get(backend, device=device))
+
+
+def _runs_beside(folder: Path) -> str:
+    """Return the hint for a folder that is no run: those beside it that are, the nearest name first."""
+    try:
+        runs = sorted(str(each) for each in folder.parent.iterdir() if RunFolder(each).is_run)
+    except OSError:
+        runs = []
+    return choices(str(folder), runs) if runs else "give a run folder, such as runs/digits"
 
 
 def own_parts(run: Run, model: SavedModel) -> tuple[Parts, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from gpumlp.data import read
 from gpumlp.errors import RunError
 from gpumlp.training import load_model, load_trained, train
 from gpumlp.training.files import read_arrays, sealed, write_arrays
+from gpumlp.training.use import load_run
 
 Task = Callable[..., Loaded]
 
@@ -39,6 +40,17 @@ def test_a_run_folder_or_its_model_folder(model: Path) -> None:
     np.testing.assert_array_equal(first.network.parameters.values, second.network.parameters.values)
     with pytest.raises(RunError, match="no model"):
         load_trained(model.parent.parent)
+
+
+@pytest.mark.parametrize("read_run", [load_trained, load_run])
+def test_a_misspelt_run_folder_gets_the_nearest_run(model: Path, read_run: Callable[[Path], Any]) -> None:
+    folder = model.parent
+    (folder.parent / "ran").mkdir()  # nearer than nothing, but no run
+    with pytest.raises(RunError) as raised:
+        read_run(folder.with_name("rum"))
+    assert raised.value.hint == f"did you mean {str(folder)!r}? allowed: {folder}"
+    with pytest.raises(RunError, match="such as runs/digits"):
+        read_run(folder / "nowhere" / "run")
 
 
 def changed(model: Path, change: Callable[[dict[str, Any]], None]) -> None:
