@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,13 @@ U = 2.0**-24
 pytestmark = pytest.mark.skipif(
     compiler() is None or not Builder().has_tiles(), reason="needs a processor with AMX, a compiler that knows it"
 )
-Switch = Callable[[str], NativeBackend]
 
 
 @pytest.fixture(scope="module")
 def tiled() -> NativeBackend:
-    return NativeBackend()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("GPUMLP_TILES", raising=False)
+        return NativeBackend()
 
 
 @pytest.fixture
@@ -184,7 +184,8 @@ def test_how_a_product_by_tiles_is_cut(threads: int) -> None:
         assert cols // slices >= 32
 
 
-def test_tf32_takes_two_parts(tiled: NativeBackend) -> None:
+def test_tf32_takes_two_parts(tiled: NativeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GPUMLP_TILES", raising=False)
     backend = backends.get("native", tf32=True)
     assert (backend.tf32, tiled.tf32) == (True, False)
     a, b = matrices(128, 300, 128)
