@@ -5,10 +5,10 @@
 
 Every peer trains float32 networks with Adam (rate 1e-3) on the same random rows, shuffled anew in each epoch, from
 the same weights (scikit-learn: drawn alike). Rows are cut to whole batches, so that all take the same steps. After a
-warm-up of two epochs, in which anything is compiled, their mean losses must agree to 15 %: the orders differ, and
-some losses fall to a seventh in an epoch. Then epochs are timed in turns, each peer in a process of its own, so that
-none meets the threads of another, and after untimed ones, so that none pays for whoever had the turn before. The
-table gives the median seconds, and below them how many times gpumlp's.
+warm-up of two epochs, in which anything is compiled, all losses must agree to a quarter: the orders differ (each is
+seeded), and some losses fall to a seventh in an epoch. Then epochs are timed in turns, each peer in a process of its
+own, so that none meets the threads of another, and after untimed ones, so that none pays for whoever had the turn
+before. The table gives the median seconds, and below them how many times gpumlp's.
 
     gpumlp     the backend `auto` (`cupy` with --device gpu), one captured step replayed
     plain      the same without tile registers (GPUMLP_TILES=0), as on a processor that has none
@@ -123,14 +123,14 @@ def measure(names: Sequence[str], work: Work, device: str, rounds: int, busy: in
         losses: dict[str, float] = {}
         for name, pipe in pipes.items():
             try:
-                losses[name] = (epoch(pipe)[1] + epoch(pipe)[1]) / 2
+                losses[name] = [epoch(pipe), epoch(pipe)][-1][1]
             except (EOFError, OSError):  # it has said why
                 if name == names[0]:
                     raise
                 print(f"{name} does not run here", file=sys.stderr)
         own = losses[names[0]]
-        assert all(abs(loss - own) <= 0.15 * own for loss in losses.values()), losses
-        found: dict[str, Any] = {name: {"seconds": [], "warm_up_loss": loss} for name, loss in losses.items()}
+        assert all(abs(loss - own) <= 0.25 * own for loss in losses.values()), losses
+        found: dict[str, Any] = {name: {"seconds": [], "second_loss": loss} for name, loss in losses.items()}
         with beside(busy):
             for _ in range(rounds):
                 for name in losses:
