@@ -164,7 +164,7 @@ inline void pack_columns(Matrix<const T> b, i64 cols, i64 depth, char* to, i64 p
         for (i64 j = 0; j < cols; j += BLOCK) {
             const Matrix<const T> from = b.from(p, j);
             char* const there = to + j / BLOCK * panel + p / BLOCK * PARTS * 2 * BYTES;
-            const i64 deep = depth - p < most ? depth - p : most;
+            const i64 deep = at_most(depth - p, most);
             if (by_rows) pack<T, PARTS, false, false>(from.data, b.down, cols - j, deep, there);
             else pack<T, PARTS, true, true>(from.data, b.right, cols - j, deep, there);
         }
@@ -246,13 +246,13 @@ void multiply_parts(Matrix<const T> a, Matrix<const T> b, Matrix<OUT> c, i64 row
     const Tiles tiles;
     for (i64 round = 0; round < rounds; ++round) {
         const i64 s0 = all * round / rounds, steps = all * (round + 1) / rounds - s0, p0 = s0 * BLOCK;
-        const i64 depth = inner - p0 < steps * BLOCK ? inner - p0 : steps * BLOCK;
+        const i64 depth = at_most(inner - p0, steps * BLOCK);
         pack_columns<PARTS>(b.from(p0, 0), cols, depth, right, panel);
         for (i64 i = 0; i < rows; i += BLOCK) {
-            const i64 high = rows - i < BLOCK ? rows - i : BLOCK;
+            const i64 high = at_most(rows - i, BLOCK);
             pack_rows<PARTS>(a.from(i, p0), high, depth, left);
             for (i64 j = 0; j < cols; j += BLOCK) {
-                const i64 wide = cols - j < BLOCK ? cols - j : BLOCK;
+                const i64 wide = at_most(cols - j, BLOCK);
                 const bool direct = FLOAT && round == 0 && high % SIDE == 0 && wide % SIDE == 0;
                 float* const to = direct ? (float*)c.at(i, j) : aside[0];
                 const i64 pitch = direct ? c.down : BLOCK;
@@ -280,8 +280,7 @@ using Product = void (*)(const u64* slots, i64 index, i64 count);
 inline void mend(const Task<float, float>& task, Product plain) {
     for (i64 i = 0; i < task.rows; i += BLOCK)
         for (i64 j = 0; j < task.cols; j += BLOCK) {
-            const i64 high = task.rows - i < BLOCK ? task.rows - i : BLOCK;
-            const i64 wide = task.cols - j < BLOCK ? task.cols - j : BLOCK;
+            const i64 high = at_most(task.rows - i, BLOCK), wide = at_most(task.cols - j, BLOCK);
             const Matrix<const float> a = task.a.from(i, 0), b = task.b.from(0, j);
             const Matrix<float> c = task.c.from(i, j);
             if (is_finite(c, high, wide)) continue;

@@ -40,6 +40,8 @@ constexpr int VECTOR = 16, REGISTERS = 16;
 #define GPUMLP_WHOLE_VECTORS
 #endif
 
+inline i64 at_most(i64 a, i64 b) { return a < b ? a : b; }
+
 constexpr int ACROSS = 2;                                     // vectors across a tile
 constexpr int HIGH = (REGISTERS - ACROSS - 1) / ACROSS;       // rows of a tile: 14, or 6
 constexpr i64 DEPTH = 512;
@@ -68,7 +70,8 @@ __attribute__((noinline)) void store(const T* found, Matrix<T> c, int rows, int 
 // C = or += A times one panel of B, for ROWS rows and the first `cols` columns of the panel. The first tile to need a
 // panel reads it where it lies, and leaves in `copy` what the others will read, unless there is no other.
 template <class T, int ROWS, int VECTORS, bool FIRST>
-GPUMLP_WHOLE_VECTORS void tile(Matrix<const T> a, Matrix<const T> b, T* copy, i64 depth, Matrix<T> c, int cols, bool add) {
+GPUMLP_WHOLE_VECTORS
+void tile(Matrix<const T> a, Matrix<const T> b, T* copy, i64 depth, Matrix<T> c, int cols, bool add) {
     typedef typename Vector<T>::type V;
     constexpr int N = NUMBERS<T>;
     constexpr i64 AHEAD = 8;  // rows of B that are asked for before they are needed: each may lie in a page of its own
@@ -132,7 +135,7 @@ template <class T> inline void copy_turned(Matrix<const T> b, i64 rows, i64 cols
 // Panels of `width` columns of B, with 0 beyond the last.
 template <class T> inline void copy_panels(Matrix<const T> b, i64 rows, i64 cols, i64 width, T* to) {
     for (i64 j0 = 0; j0 < cols; j0 += width, to += rows * width) {
-        i64 wide = cols - j0 < width ? cols - j0 : width;
+        i64 wide = at_most(cols - j0, width);
         if (wide < width) std::memset(to, 0, rows * width * sizeof(T));
         if (b.right == 1)
             for (i64 p = 0; p < rows; ++p) std::memcpy(to + p * width, b.at(p, j0), wide * sizeof(T));
@@ -198,7 +201,7 @@ void multiply_block(Matrix<const T> a, Matrix<const T> b, Matrix<T> c, i64 rows,
             }
             const auto first = tile_of<T, true>(high, width), later = tile_of<T, false>(high, width);
             for (i64 j0 = 0; j0 < cols; j0 += width) {
-                const int wide = (int)(cols - j0 < width ? cols - j0 : width);
+                const int wide = (int)at_most(cols - j0, width);
                 T* panel = copy + j0 * depth;
                 if (t == 0 && j0 < ready)
                     first(left, b.from(p0, j0), tiles > 1 ? panel : nullptr, depth, c.from(i0, j0), wide, round > 0);
@@ -210,8 +213,8 @@ void multiply_block(Matrix<const T> a, Matrix<const T> b, Matrix<T> c, i64 rows,
 }
 
 // slots: A, B, C, then rows, cols, inner, the steps (down, right) of A, B and C, and how C is cut: into so many runs of
-// whole groups of rows (`height` of them), and so many slices of whole panels of columns. A task is one run of one slice.
-// Those of a run follow each other: a thread that takes the first half of them takes the first half of the rows.
+// whole groups of rows (`height` of them), and so many slices of whole panels of columns. A task is one run of one
+// slice. Those of a run follow each other: a thread that takes the first half of them takes the first half of the rows.
 template <class T, class OUT> struct Task {
     Matrix<const T> a, b;
     Matrix<OUT> c;
@@ -232,8 +235,7 @@ template <class T, class OUT> struct Task {
   private:
     // Where part `k` of `parts` begins, each of whole groups of `size`, but for the last group.
     static i64 part(i64 n, i64 size, i64 k, i64 parts) {
-        const i64 begin = (n + size - 1) / size * k / parts * size;
-        return begin < n ? begin : n;
+        return at_most((n + size - 1) / size * k / parts * size, n);
     }
 };
 

@@ -8,6 +8,7 @@ not override still works, in formulas on its own array module ``xp``.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import ModuleType
@@ -327,6 +328,11 @@ def _cast(x: Array, *, dtype: np.dtype[Any], out: Array | None) -> Array:
 def place_of(want: Any) -> Array | None:
     """Return the array that a result is wanted in, or None where it may be any."""
     return None if isinstance(want, bool) else want
+
+
+def switched_on(part: str) -> bool:
+    """Tell whether the environment leaves a part of a backend on: ``GPUMLP_`` and its name is not 0."""
+    return os.environ.get(f"GPUMLP_{part}") != "0"
 
 
 def _shapes(inputs: Sequence[Any]) -> tuple[tuple[int, ...], ...]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ import numpy as np
 
 from gpumlp.backend import cublaslt
 from gpumlp.backend import device as devices
-from gpumlp.backend.base import Backend, place_of
+from gpumlp.backend.base import Backend, place_of, switched_on
 from gpumlp.backend.cublaslt import Epilogue, Lt, Product
 from gpumlp.backend.device import explain, explained
 from gpumlp.backend.graph import Launch, joined
@@ -71,9 +70,9 @@ class CupyBackend(Backend):
         self.xp = devices.load()
         self.device = devices.choose(self.xp, device)
         self.tf32 = tf32
-        self.graphs = _switched_on("GRAPHS") if graphs is None else graphs
-        self.epilogues = _switched_on("EPILOGUES") if epilogues is None else epilogues
-        self._uses_lt = _switched_on("CUBLASLT")
+        self.graphs = switched_on("GRAPHS") if graphs is None else graphs
+        self.epilogues = switched_on("EPILOGUES") if epilogues is None else epilogues
+        self._uses_lt = switched_on("CUBLASLT")
         with explained(self._where), self.device:
             self.stream = self.xp.cuda.Stream(non_blocking=True)
         self._launcher = Launcher(self.xp, kernels)
@@ -357,7 +356,3 @@ class Launcher:
 def number(value: Scalar) -> np.int64 | np.float64:
     """Return a number in the eight bytes that a kernel finds it in; 0 is the null pointer, too."""
     return np.float64(value) if isinstance(value, float) else np.int64(value)
-
-
-def _switched_on(what: str) -> bool:
-    return os.environ.get(f"GPUMLP_{what}", "") != "0"

@@ -41,13 +41,13 @@ def kind(kernel: str, launch: str) -> str:
 
 def geometry(kernel: str, launch: str, rows: int, cols: int) -> Geometry:
     """Return the launch of one kernel of a direction over an array of (rows, cols)."""
-    tiles = _ceil(cols, WARP)
+    tiles = ceil_div(cols, WARP)
     match kind(kernel, launch):
         case "elementwise":
-            return Geometry((min(_ceil(rows * cols, THREADS * PER_THREAD), MOST_BLOCKS), 1), (THREADS, 1))
+            return Geometry((min(ceil_div(rows * cols, THREADS * PER_THREAD), MOST_BLOCKS), 1), (THREADS, 1))
         case "rows":
             lanes = _lanes(cols)
-            return Geometry((min(_ceil(rows, THREADS // lanes), MOST_BLOCKS), 1), (lanes, THREADS // lanes))
+            return Geometry((min(ceil_div(rows, THREADS // lanes), MOST_BLOCKS), 1), (lanes, THREADS // lanes))
         case "columns":
             return Geometry((min(tiles, MOST_BLOCKS), parts(launch, rows, cols)), (WARP, THREADS // WARP))
         case "total":
@@ -62,9 +62,9 @@ def geometry(kernel: str, launch: str, rows: int, cols: int) -> Geometry:
 def parts(launch: str, rows: int, cols: int) -> int:
     """Return into how many parts of the rows a sum is cut on a GPU."""
     if launch == "total":
-        wanted = max(_ceil(rows, THREADS // _lanes(cols)), rows * cols // (16 * THREADS))
+        wanted = max(ceil_div(rows, THREADS // _lanes(cols)), rows * cols // (16 * THREADS))
         return min(wanted, MOST_PARTS)
-    return max(1, min(_ceil(rows, WARP), 2 * MOST_PARTS // _ceil(cols, WARP)))
+    return max(1, min(ceil_div(rows, WARP), 2 * MOST_PARTS // ceil_div(cols, WARP)))
 
 
 def scratch(launch: str, cols: int, pieces: int) -> int:
@@ -78,5 +78,6 @@ def _lanes(cols: int) -> int:
     return min(WARP, 1 << (cols - 1).bit_length())
 
 
-def _ceil(a: int, b: int) -> int:
+def ceil_div(a: int, b: int) -> int:
+    """Return a / b, rounded up."""
     return -(-a // b)

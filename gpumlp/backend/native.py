@@ -6,7 +6,6 @@ What has no kernel, or comes in a shape or dtype that its kernel does not take, 
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend import products
-from gpumlp.backend.base import Backend
+from gpumlp.backend.base import Backend, switched_on
 from gpumlp.backend.builder import Builder
 from gpumlp.backend.capture import Call
 from gpumlp.backend.kernels import SUMMED, address, arguments, shape_of, template_types
-from gpumlp.backend.launch import kind, scratch
+from gpumlp.backend.launch import ceil_div, kind, scratch
 from gpumlp.backend.memory import Pool, aligned, owners, shaped, size_of
 from gpumlp.backend.program import Program, joined, threads
 from gpumlp.ops.record import Array, Op, Scalar
@@ -54,7 +53,7 @@ class NativeBackend(Backend):
         self._builder.check()
         self._run = self._builder.program()
         self.threads = threads()
-        self.has_tiles = os.environ.get("GPUMLP_TILES") != "0" and self._builder.has_tiles()
+        self.has_tiles = switched_on("TILES") and self._builder.has_tiles()
         self.tf32 = tf32 and self.has_tiles
         self._parts = 0 if not self.has_tiles else 2 if tf32 else 3
 
@@ -88,7 +87,7 @@ class NativeBackend(Backend):
             return super().bind(op, direction, inputs, outputs, params)
         parts = max(1, min(rows * cols // PART, MOST_PARTS, rows if made.launch == "columns" else MOST_PARTS))
         if made.launch not in SUMMED and parts > 1:  # the order of a sum must not depend on the threads
-            parts = _ceil(parts, self.threads) * self.threads
+            parts = ceil_div(parts, self.threads) * self.threads
         values = arguments(made, inputs, outputs, params)
         room = None
         if made.launch in SUMMED:
@@ -124,10 +123,6 @@ class NativeBackend(Backend):
 def _writeable(outputs: Sequence[Array | None]) -> bool:
     """Tell whether a kernel may write here: it would do so unasked, or die of it."""
     return all(out is None or out.flags.writeable for out in outputs)
-
-
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)
 
 
 def as_bits(value: Array | Scalar) -> int:

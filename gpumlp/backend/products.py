@@ -13,6 +13,7 @@ import numpy as np
 
 from gpumlp.backend.builder import Function
 from gpumlp.backend.kernels import TYPES, address
+from gpumlp.backend.launch import ceil_div
 from gpumlp.ops.precision import is_narrow
 from gpumlp.ops.record import Array
 
@@ -89,14 +90,14 @@ def cut(rows: int, cols: int, inner: int, threads: int, by_columns: bool = False
     """
     wanted = max(1, min(2 * rows * cols * inner // TASK, MOST_TASKS))
     if by_columns and wanted > threads:
-        slices = _ceil(cols, WIDEST)
-        runs = max(_ceil(2 * threads, slices), min(rows // RUN, MOST_TASKS // slices))
+        slices = ceil_div(cols, WIDEST)
+        runs = max(ceil_div(2 * threads, slices), min(rows // RUN, MOST_TASKS // slices))
         if rows >= runs * SLICE:
             return runs, slices
-    slices = _ceil(cols, SLICE if rows < RUN else 2 * SLICE)
+    slices = ceil_div(cols, SLICE if rows < RUN else 2 * SLICE)
     runs = max(1, min(wanted // slices, rows // RUN))
     if runs * slices < wanted:
-        slices = min(_ceil(cols, PANEL), _ceil(wanted, runs))
+        slices = min(ceil_div(cols, PANEL), ceil_div(wanted, runs))
     return runs, slices
 
 
@@ -107,13 +108,13 @@ def cut_tiled(rows: int, cols: int, inner: int, threads: int) -> tuple[int, int]
     A task is halved along its longer side, which is what packing costs least, until each thread has one.
     """
     wanted = max(1, min(2 * rows * cols * inner // TILED_TASK, threads))
-    runs, slices = max(1, rows // RUN), _ceil(cols, TILED_SLICE)
+    runs, slices = max(1, rows // RUN), ceil_div(cols, TILED_SLICE)
     while runs * slices < wanted:
         if rows // runs >= cols // slices:
             runs *= 2
         else:
             slices *= 2
-    return min(runs, _ceil(rows, GROUP)), min(slices, _ceil(cols, PANEL))
+    return min(runs, ceil_div(rows, GROUP)), min(slices, ceil_div(cols, PANEL))
 
 
 def _tiled(a: Array, b: Array, out: Array, parts: int) -> str | None:
@@ -136,7 +137,3 @@ def _is_better_turned(a: Array, b: Array) -> bool:
     if b.strides[1] != b.itemsize:
         return bool(4 * rows <= cols and inner > PANEL)
     return bool(cols <= FEW < rows and a.strides[0] == a.itemsize)
-
-
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)
