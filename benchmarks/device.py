@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend import Backend, CupyBackend
-from gpumlp.backend.cublaslt import Epilogue
+from gpumlp.backend.cublaslt import Epilogue, mask_shape
 from gpumlp.bench.clock import Clock
 from gpumlp.bench.copies import Copies
 from gpumlp.bench.machine import on_device
@@ -198,8 +198,9 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
         m, k, n = shape
         rng = np.random.default_rng(0)
         a, b = (given.asarray(rng.standard_normal(size).astype(dtypes[0])) for size in ((m, k), (k, n)))
-        vector = None if epilogue == Epilogue.DEFAULT else given.zeros((n,), dtypes[1])
-        return given.lt.product(a, b, given.zeros((m, n), dtypes[1]), epilogue, vector)
+        vector = given.zeros((n,), dtypes[1]) if epilogue.has_vector else None
+        mask = given.zeros(mask_shape(m, n), np.uint8) if epilogue.has_mask else None
+        return given.lt.product(a, b, given.zeros((m, n), dtypes[1]), epilogue, vector, mask)
 
     def offers(given: Any, dtypes: tuple[Any, Any], epilogue: Epilogue) -> dict[str, str]:
         found = {}
@@ -209,11 +210,11 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
             found[" x ".join(map(str, shape))] = told
         return found
 
-    def specials(given: Any, dtypes: tuple[Any, Any]) -> dict[str, str]:
+    def specials(given: Any, dtypes: tuple[Any, Any], epilogue: Epilogue) -> dict[str, str]:
         """What becomes of NaN, -0, inf and -inf as a bias of zeros: by rights NaN, 0, inf, 0."""
         found = {}
         for shape in OFFERED:
-            product = bound(given, shape, dtypes, Epilogue.RELU_BIAS)
+            product = bound(given, shape, dtypes, epilogue)
             if product is None:
                 continue
             given.write(product.a, np.zeros(product.a.shape))
@@ -234,7 +235,11 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
         given = CupyBackend(backend.device.id, tf32=True) if name == "tf32" else backend
         for epilogue in Epilogue:
             yield f"cuBLASLt {epilogue.name} of {name}", partial(offers, given, dtypes, epilogue)
-        yield f"cuBLASLt RELU_BIAS of {name}: NaN, -0, inf, -inf", partial(specials, given, dtypes)
+        for epilogue in (Epilogue.RELU_BIAS, Epilogue.RELU_AUX_BIAS):
+            asked = f"cuBLASLt {epilogue.name} of {name}: NaN, -0, inf, -inf"
+            yield asked, partial(specials, given, dtypes, epilogue)
+        if dtypes[0] == dtypes[1]:
+            yield f"masks of {name} are what they should be", partial(given.masks, np.dtype(dtypes[0]))
 
 
 def _bfloat16() -> Any:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar, overload
 
+from gpumlp.backend.base import Through
 from gpumlp.errors import ShapeError, TapeError
 from gpumlp.ops.record import Array
 
@@ -22,6 +24,7 @@ class Value(Protocol):
 
     array: Array
     backend: Any
+    mask: Array | None
 
     @property
     def is_variable(self) -> bool: ...
@@ -43,8 +46,8 @@ class Value(Protocol):
 V = TypeVar("V", bound=Value)
 
 Want = Any
-"""What is asked of a rule for one input: False for nothing, True for its gradient, or an array that the rule
-may write the gradient into instead of making a new one."""
+"""What is asked of a rule for one input: False for nothing, True for its gradient, an array that the rule may write
+the gradient into instead of making a new one, or Through: it may take the gradient through a mask at once."""
 
 Rule = Callable[[Any, Sequence[Want]], Sequence[Any]]
 """A vector-Jacobian product: from the gradient of the output to those of the inputs that are wanted."""
@@ -210,11 +213,9 @@ class GradientTape:
 
     def _walk(self, target: V, seed: V, sources: Sequence[V], places: dict[int, Array]) -> dict[int, V]:
         wanted = {id(source) for source in sources}
-        leads, uses = set(wanted), dict.fromkeys(wanted, 0)
+        leads, uses = set(wanted), Counter[int]()
         for node in self.nodes:  # only what depends on a source can lead back to one
-            for value in node.inputs:
-                if id(value) in uses:
-                    uses[id(value)] += 1
+            uses.update(map(id, node.inputs))
             if any(id(value) in leads for value in node.inputs):
                 leads.add(id(node.output))
 
@@ -224,7 +225,10 @@ class GradientTape:
             g = gradients.get(key) if key in wanted else gradients.pop(key, None)
             if g is None or key not in leads:
                 continue
-            wants = [self._want(value, leads, uses, places) for value in node.inputs]
+            wants = [
+                id(value) in leads and value.differentiable and self._want(value, uses, wanted, gradients, places)
+                for value in node.inputs
+            ]
             if not any(want is not False for want in wants):
                 continue
             for value, part in zip(node.inputs, node.rule(g, wants), strict=True):
@@ -234,11 +238,13 @@ class GradientTape:
         return {key: gradients[key] for key in wanted if key in gradients}
 
     @staticmethod
-    def _want(value: Any, leads: set[int], uses: dict[int, int], places: dict[int, Array]) -> Want:
-        if id(value) not in leads or not value.differentiable:
-            return False
-        # A source used once may have its gradient made in place; the parts of others are summed first.
-        return places.get(id(value), True) if uses.get(id(value)) == 1 else True
+    def _want(value: V, uses: Counter[int], wanted: set[int], found: dict[int, V], places: dict[int, Array]) -> Want:
+        key = id(value)
+        if uses[key] > 1 or key in found:  # the parts are summed up first
+            return True
+        if value.mask is not None and key not in wanted:
+            return Through(value.mask)
+        return places.get(key, True)
 
     def _place(self, source: V, gradient: V | None, place: Array) -> None:
         if gradient is None:

@@ -33,7 +33,7 @@ class Tensor:
     functions of :mod:`gpumlp.autodiff` take tensors, NumPy arrays and numbers, and return tensors.
     """
 
-    __slots__ = ("__weakref__", "array", "backend", "name", "unit")
+    __slots__ = ("__weakref__", "array", "backend", "mask", "name", "unit")
     __array_ufunc__ = None  # numpy_array @ tensor is ours to answer
     is_variable = False
 
@@ -47,6 +47,7 @@ class Tensor:
             values = self.backend.asarray(values, dtype)
         self.array: Array = values
         self.name = name
+        self.mask: Array | None = None  # of a value, what its ReLU has left; of its gradient, that it is through it
         self.unit = False  # True for the ones that a backward pass starts from: multiplying by them is no work
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -191,23 +192,45 @@ class Backend:
             return self._narrow_product(a, b, out)
         return self.compute("matmul", self.xp.matmul, a, b, out=out)
 
-    def dense(self, op: Op, x: Array, W: Array, b: Array) -> tuple[Array, Array | None]:
-        """Return y = f(x W + b) of an activation, and x W + b where it saves that: a product, then one launch."""
+    def dense(
+        self, op: Op, x: Array, W: Array, b: Array, *, training: bool = False
+    ) -> tuple[Array, Array | None, Array | None]:
+        """Return y = f(x W + b) of an activation, x W + b where it saves that, and a mask where there is one.
+
+        A mask may come of a ReLU when ``training``: it says where the gradient of y goes through, in a form that only
+        this backend's :meth:`dense_backward` knows.
+        """
         y, z = self.run(op, "bias_forward", (self.matmul(x, W), b))
-        return y, z
+        return y, z, None
 
     def dense_backward(
-        self, op: Op, x: Array, W: Array, saved: Array, dy: Array, wants: Sequence[Any], dtype: Any
-    ) -> tuple[Array | None, Array | None, Array | None]:
+        self,
+        op: Op,
+        x: Array,
+        W: Array,
+        saved: Array,
+        dy: Array,
+        wants: Sequence[Any],
+        dtype: Any,
+        *,
+        masked: bool = False,
+    ) -> tuple[Array | None, Array | None, Array | None, bool]:
         """Return dx, dW and db of :meth:`dense`, from what it saves and the gradient of y.
 
-        ``wants`` say of each: False for none, True for a new array, or the array to write it into. A new dW is made
-        in ``dtype``.
+        ``wants`` say of each: False for none, True for a new array, the array to write it into, or
+        :class:`Through`. The last result tells whether dx is through that mask already; ``masked`` says it of ``dy``.
+        A new dW is made in ``dtype``.
         """
         want_x, want_W, want_b = wants
+        # What is masked already stays as it is when the slope, 0 or 1, comes once more.
         dz, db = self.run(op, "bias_backward", (saved, dy), (None, place_of(want_b)))
-        dx, dW = self.product_backward(x, W, dz, (want_x, want_W), dtype)
-        return dx, dW, db if want_b is not False else None
+        dx, through = (None, False) if want_x is False else self._input_gradient(dz, W, want_x)
+        _, dW = self.product_backward(x, W, dz, (False, want_W), dtype)
+        return dx, dW, db if want_b is not False else None, through
+
+    def _input_gradient(self, dz: Array, W: Array, want: Any) -> tuple[Array, bool]:
+        """Return dz Wᵀ, and whether it is through the mask that was asked for."""
+        return self.matmul(dz, W.T), False
 
     def product_backward(
         self, x: Array, W: Array, dz: Array, wants: Sequence[Any], dtype: Any
@@ -325,9 +348,19 @@ def _cast(x: Array, *, dtype: np.dtype[Any], out: Array | None) -> Array:
     return out
 
 
+@dataclass(frozen=True)
+class Through:
+    """Asks for the gradient of a value that nothing else adds to, and that a ReLU has made, leaving this mask.
+
+    Whoever gives the gradient may take it through the mask at once.
+    """
+
+    mask: Array
+
+
 def place_of(want: Any) -> Array | None:
     """Return the array that a result is wanted in, or None where it may be any."""
-    return None if isinstance(want, bool) else want
+    return None if isinstance(want, bool | Through) else want
 
 
 def switched_on(part: str) -> bool:

@@ -1,4 +1,4 @@
-"""cuBLASLt by ctypes: products of matrices that may be captured, with a bias and ReLU in the same launch.
+"""cuBLASLt by ctypes: products of matrices that may be captured, with what belongs to a layer in the same launch.
 
 CuPy refuses cuBLAS while a stream is captured, and has no cuBLASLt. Twelve functions are all that a product takes.
 
@@ -36,11 +36,14 @@ WORKSPACE = 32 << 20
 """Bytes that the products of a stream share, one after the other: what NVIDIA recommends for Hopper."""
 MOST_ALIGNED = 256
 """Bytes: a larger alignment gains nothing."""
+MASK_BITS = 128
+"""A row of a mask has a multiple of as many bits."""
 
 OP_N, OP_T = 0, 1  # cublasOperation_t
 R_32F, R_64F, R_16BF = 0, 1, 14  # cudaDataType_t
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77  # cublasComputeType_t
 DESC_TRANSA, DESC_TRANSB, DESC_EPILOGUE, DESC_BIAS_POINTER = 3, 4, 7, 8  # cublasLtMatmulDescAttributes_t
+DESC_MASK_POINTER, DESC_MASK_LD = 11, 12
 PREF_MAX_WORKSPACE = 1  # cublasLtMatmulPreferenceAttributes_t
 PREF_MIN_ALIGNMENT = (5, 6, 7, 8)  # of A, B, C and D
 SUCCESS, INVALID_VALUE, NOT_SUPPORTED = 0, 7, 15  # cublasStatus_t
@@ -65,13 +68,27 @@ log = logging.getLogger(__name__)
 
 
 class Epilogue(IntEnum):
-    """What is done with a product before it is stored (cublasLtEpilogue_t). A vector goes with all but the first."""
+    """What is done with a product before it is stored (cublasLtEpilogue_t)."""
 
     DEFAULT = 1
     BIAS = 4
     RELU_BIAS = 6
+    RELU_AUX_BIAS = 134
+    """The mask becomes a bit for each number of the result: whether ReLU has let it through."""
+    DRELU = 136
+    """What the mask does not let through becomes 0."""
     BGRADA = 256
     """The vector becomes the sums of A, which is the second matrix here, over what the product sums over."""
+
+    @property
+    def has_vector(self) -> bool:
+        """Whether a vector goes with it: a bias, or sums."""
+        return self in (Epilogue.BIAS, Epilogue.RELU_BIAS, Epilogue.RELU_AUX_BIAS, Epilogue.BGRADA)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a mask goes with it."""
+        return self in (Epilogue.RELU_AUX_BIAS, Epilogue.DRELU)
 
 
 class Algorithm(ctypes.Structure):
@@ -232,6 +249,11 @@ def _fits(vector: Array, out: Array) -> bool:
     return bool(alike and vector.flags.c_contiguous and vector.size > 1)
 
 
+def mask_shape(rows: int, cols: int) -> tuple[int, int]:
+    """Return the shape, in bytes, of the mask of a matrix."""
+    return rows, -(-cols // MASK_BITS) * (MASK_BITS // 8)
+
+
 def aligned(place: int) -> int:
     """Return the largest power of two, up to a limit, that an address is a multiple of."""
     return min(place & -place, MOST_ALIGNED)
@@ -247,6 +269,8 @@ class Shape:
     epilogue: Epilogue
     vector: int
     """The alignment of the vector that goes with the epilogue; 0 for none."""
+    mask: int
+    """The same of the mask."""
 
 
 class Recipe:
@@ -262,6 +286,9 @@ class Recipe:
         self.description.set(DESC_EPILOGUE, c_uint32(shape.epilogue))
         if shape.vector:  # what its alignment is, is asked of the address
             self.description.set(DESC_BIAS_POINTER, c_void_p(shape.vector))
+        if shape.mask:
+            self.description.set(DESC_MASK_POINTER, c_void_p(shape.mask))
+            self.description.set(DESC_MASK_LD, c_int64(8 * mask_shape(shape.result.cols, shape.result.rows)[1]))
         self.layouts = [
             Owned(library, "MatrixLayout", each.type, each.rows, each.cols, each.ld)
             for each in (shape.left, shape.right, shape.result)
@@ -299,15 +326,25 @@ class Product(Launch):
     """A product bound to its arrays: ``out = a b``, then the epilogue."""
 
     def __init__(
-        self, lt: Lt, recipe: Recipe, algorithm: Algorithm, a: Array, b: Array, out: Array, vector: Array | None
+        self,
+        lt: Lt,
+        recipe: Recipe,
+        algorithm: Algorithm,
+        a: Array,
+        b: Array,
+        out: Array,
+        vector: Array | None,
+        mask: Array | None,
     ) -> None:
-        self.a, self.b, self.out, self.vector = a, b, out, vector
+        self.a, self.b, self.out, self.vector, self.mask = a, b, out, vector, mask
         self._lt, self._recipe, self._algorithm = lt, recipe, algorithm
 
     def __call__(self) -> None:
         lt, recipe = self._lt, self._recipe
-        if self.vector is not None:  # products of one shape share the description
-            recipe.description.set(DESC_BIAS_POINTER, c_void_p(address(self.vector)))
+        # Products of one shape share the description.
+        for attribute, array in ((DESC_BIAS_POINTER, self.vector), (DESC_MASK_POINTER, self.mask)):
+            if array is not None:
+                recipe.description.set(attribute, c_void_p(address(array)))
         left, right, result = (each.address for each in recipe.layouts)
         out = address(self.out)
         status = lt.library.cublasLtMatmul(
@@ -351,11 +388,14 @@ class Lt:
         out: Array,
         epilogue: Epilogue = Epilogue.DEFAULT,
         vector: Array | None = None,
+        mask: Array | None = None,
     ) -> Product | None:
         """Return the product bound to its arrays, or None where the library has none for them.
 
-        a (m, k), b (k, n), out (m, n); the epilogue's vector (n,) is of the dtype of ``out`` and in one piece.
+        a (m, k), b (k, n), out (m, n); the epilogue's vector (n,) is of the dtype of ``out`` and in one piece, its
+        mask uint8 of the shape that ``mask_shape`` says.
         """
+        assert (vector is not None, mask is not None) == (epilogue.has_vector, epilogue.has_mask)
         left, right, result = layout(b), layout(a), layout(out)
         if left is None or right is None or result is None or not out.flags.c_contiguous or not apart(out, a, b):
             return None
@@ -365,7 +405,10 @@ class Lt:
             return None
         if vector is not None and not _fits(vector, out):
             return None
-        shape = Shape(left, right, result, epilogue, 0 if vector is None else aligned(address(vector)))
+        if mask is not None and mask.shape != mask_shape(*out.shape):
+            return None
+        places = (0 if extra is None else aligned(address(extra)) for extra in (vector, mask))
+        shape = Shape(left, right, result, epilogue, *places)
         if shape not in self._recipes:
             compute = self._compute.get(left.type, COMPUTE_32F)
             self.workspace  # noqa: B018 - made now: a captured launch may not
@@ -374,4 +417,4 @@ class Lt:
                 log.warning("cuBLASLt has no product of %s %s and %s: CuPy's is used", a.dtype, a.shape, b.shape)
         recipe = self._recipes[shape]
         algorithm = recipe.algorithm
-        return None if algorithm is None else Product(self, recipe, algorithm, a, b, out, vector)
+        return None if algorithm is None else Product(self, recipe, algorithm, a, b, out, vector, mask)

@@ -25,8 +25,8 @@ import numpy as np
 
 from gpumlp.backend import cublaslt
 from gpumlp.backend import device as devices
-from gpumlp.backend.base import Backend, place_of, switched_on
-from gpumlp.backend.cublaslt import Epilogue, Lt, Product
+from gpumlp.backend.base import Backend, Through, place_of, switched_on
+from gpumlp.backend.cublaslt import Epilogue, Lt, Product, mask_shape
 from gpumlp.backend.device import explain, explained
 from gpumlp.backend.graph import Launch, joined
 from gpumlp.backend.kernels import SUMMED, Texts, arguments, shape_of, shared_text, template_types
@@ -42,6 +42,9 @@ TOGETHER = 16
 FUSED = {"identity": Epilogue.BIAS, "relu": Epilogue.RELU_BIAS}
 """The activations that cuBLASLt applies in the same launch as a product and its bias."""
 
+ASKED = 40
+"""Rows and columns of what the device is asked with: more than 32, and fewer than a mask has room for."""
+
 log = logging.getLogger(__name__)
 
 
@@ -49,8 +52,8 @@ class CupyBackend(Backend):
     """Arrays and operations on one NVIDIA device, by its number.
 
     tf32 : whether products of float32 may round their operands to the 10 bits of TF32
-    graphs, epilogues : whether a captured step becomes a CUDA graph, and whether a product takes its bias and ReLU
-        along; None for what the environment says. Graphs change no bit of any result.
+    graphs, epilogues : whether a captured step becomes a CUDA graph, and whether a product takes along what belongs
+        to its layer; None for what the environment says. Graphs change no bit of any result.
 
     Raises BackendError, with the mend, where there is no CuPy, no driver, no device that answers, or no compiler.
     """
@@ -76,7 +79,7 @@ class CupyBackend(Backend):
         with explained(self._where), self.device:
             self.stream = self.xp.cuda.Stream(non_blocking=True)
         self._launcher = Launcher(self.xp, kernels)
-        self._nan_kept: dict[Any, bool] = {}
+        self._answers: dict[tuple[str, Any], bool] = {}  # of what cuBLASLt was asked about itself
         # One kernel and one of CuPy's own: both of their compilers are there, and the device runs what they make.
         clock = self.zeros((3,), np.int64)
         self.run(ADVANCE, "forward", (clock,), (clock,))
@@ -193,47 +196,100 @@ class CupyBackend(Backend):
             return product.out
         return super().matmul(a, b, out)
 
-    def dense(self, op: Op, x: Array, W: Array, b: Array) -> tuple[Array, Array | None]:
+    def dense(
+        self, op: Op, x: Array, W: Array, b: Array, *, training: bool = False
+    ) -> tuple[Array, Array | None, Array | None]:
+        """As in the reference; one launch where cuBLASLt adds the bias, and applies ReLU, to the product."""
         alike = x.ndim == W.ndim == 2 and x.dtype == W.dtype == b.dtype
         if self.epilogues and op.name in FUSED and alike and (op.name != "relu" or self.keeps_nan(x.dtype)):
             self._refuse_strangers("dense", x, W, b)
             out = self.allocate((x.shape[0], W.shape[1]), x.dtype)
-            if product := self._product(x, W, out, FUSED[op.name], b):
+            mask = product = None
+            if training and op.name == "relu" and self.masks(x.dtype):
+                mask = self.allocate(mask_shape(*out.shape), np.uint8)
+                product = self._product(x, W, out, Epilogue.RELU_AUX_BIAS, b, mask)
+            product = product or self._product(x, W, out, FUSED[op.name], b)
+            if product is not None:
                 self._call(f"dense_{op.name}", product, (x, W))
-                return out, None
+                return out, None, product.mask
         return super().dense(op, x, W, b)
 
     def dense_backward(
-        self, op: Op, x: Array, W: Array, saved: Array, dy: Array, wants: Sequence[Any], dtype: Any
-    ) -> tuple[Array | None, Array | None, Array | None]:
-        """As in the reference; the product that is dW sums up db on the way where cuBLASLt offers that."""
+        self,
+        op: Op,
+        x: Array,
+        W: Array,
+        saved: Array,
+        dy: Array,
+        wants: Sequence[Any],
+        dtype: Any,
+        *,
+        masked: bool = False,
+    ) -> tuple[Array | None, Array | None, Array | None, bool]:
+        """As in the reference; where cuBLASLt offers that, the product that is dx takes it through the mask of x, and
+        the one that is dW sums up db on the way."""
         want_x, want_W, want_b = wants
-        if self.epilogues and x.ndim == 2 and want_W is not False and want_b is not False:
-            dz = dy if op.name == "identity" else self.allocate(dy.shape, dy.dtype)
-            dW, db = place_of(want_W), place_of(want_b)
-            dW = self.allocate(W.shape, dtype) if dW is None else dW
-            db = self.allocate(dz.shape[1:], dW.dtype) if db is None else db
-            self._refuse_strangers("dense", x, W, dy, dW, db)
-            product = self._product(x.T, dz, dW, Epilogue.BGRADA, db) if db.dtype == dW.dtype else None
-            if product is not None:
-                if dz is not dy:
-                    self.run(op, "backward", (saved, dy), (dz,))
-                dx = self.matmul(dz, W.T) if want_x is not False else None
-                self._call("dense_gradients", product, (x.T, dz))
-                return dx, dW, db
-        return super().dense_backward(op, x, W, saved, dy, wants, dtype)
+        if not self.epilogues or x.ndim != 2 or want_W is False or want_b is False:
+            return super().dense_backward(op, x, W, saved, dy, wants, dtype)
+        dz = dy if masked or op.name == "identity" else self.allocate(dy.shape, dy.dtype)
+        dW, db = place_of(want_W), place_of(want_b)
+        dW = self.allocate(W.shape, dtype) if dW is None else dW
+        db = self.allocate(dz.shape[1:], dW.dtype) if db is None else db
+        self._refuse_strangers("dense", x, W, dy, dW, db)
+        product = self._product(x.T, dz, dW, Epilogue.BGRADA, db) if db.dtype == dW.dtype else None
+        if product is None:
+            return super().dense_backward(op, x, W, saved, dy, wants, dtype)
+        if dz is not dy:
+            self.run(op, "backward", (saved, dy), (dz,))
+        dx, through = (None, False) if want_x is False else self._input_gradient(dz, W, want_x)
+        self._call("dense_gradients", product, (x.T, dz))
+        return dx, dW, db, through
+
+    def _input_gradient(self, dz: Array, W: Array, want: Any) -> tuple[Array, bool]:
+        if isinstance(want, Through):
+            out = self.allocate((dz.shape[0], W.shape[0]), dz.dtype)
+            if product := self._product(dz, W.T, out, Epilogue.DRELU, None, want.mask):
+                self._call("matmul_relu_backward", product, (dz, W.T))
+                return out, True
+        return super()._input_gradient(dz, W, want)
 
     def keeps_nan(self, dtype: Any) -> bool:
         """Tell whether cuBLASLt's ReLU lets NaN through, as ours does: the device is asked once for each dtype."""
-        if dtype not in self._nan_kept:
-            with self.quiet():
-                zeros, out = (self.xp.asarray(np.zeros((16, 16), dtype)) for _ in range(2))
-                bias = self.xp.asarray(np.full(16, np.nan, dtype))
-                product = self._product(zeros, zeros, out, Epilogue.RELU_BIAS, bias)
+        if ("nan", dtype) not in self._answers:
+            y, _ = self._relu(dtype, np.full(ASKED, np.nan), Epilogue.RELU_BIAS)
+            self._answers["nan", dtype] = y is not None and bool(np.isnan(y).all())
+        return self._answers["nan", dtype]
+
+    def masks(self, dtype: Any) -> bool:
+        """Tell whether cuBLASLt's ReLU leaves a mask that it takes a gradient through: asked once, and checked."""
+        if ("mask", dtype) not in self._answers:
+            signs = np.resize([1.0, -1.0, 0.0, 2.0, -3.0, np.nan], ASKED)
+            known = signs == signs  # the gradient of NaN may be what it likes
+            y, dz = self._relu(dtype, signs, Epilogue.RELU_AUX_BIAS)
+            self._answers["mask", dtype] = (
+                y is not None
+                and dz is not None
+                and np.array_equal(y, np.tile(np.maximum(signs, 0), (ASKED, 1)), equal_nan=True)
+                and bool((dz == ASKED * (signs > 0))[:, known].all())
+            )
+        return self._answers["mask", dtype]
+
+    def _relu(self, dtype: Any, bias: Any, epilogue: Epilogue) -> Sequence[np.ndarray[Any, Any] | None]:
+        """Return what cuBLASLt's ReLU makes of zeros and a bias, and what its mask makes of ones times ones.
+
+        Both are (ASKED, ASKED), or None where there is no such product.
+        """
+        found: list[np.ndarray[Any, Any] | None] = []
+        with self.quiet():
+            zeros, ones, y, dz = (self.xp.asarray(np.full((ASKED, ASKED), n, dtype)) for n in (0, 1, 0, 0))
+            mask = self.xp.asarray(np.zeros(mask_shape(ASKED, ASKED), np.uint8)) if epilogue.has_mask else None
+            forward = self._product(zeros, zeros, y, epilogue, self.xp.asarray(bias.astype(dtype)), mask)
+            backward = None if mask is None else self._product(ones, ones, dz, Epilogue.DRELU, None, mask)
+            for product in (forward, backward):
                 if product is not None:
                     product()
-                self._nan_kept[dtype] = product is not None and bool(np.isnan(self.xp.asnumpy(out)).all())
-        return self._nan_kept[dtype]
+                found.append(None if product is None else self.xp.asnumpy(product.out).astype(np.float64))
+        return found
 
     def _product(self, a: Array, b: Array, out: Array | None, *epilogue: Any) -> Product | None:
         if out is None or self.lt is None:

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gpumlp.autodiff as ad
 from backend.fake_cupy import Cupy, installed
+from gpumlp.autodiff import GradientTape, Tensor, Variable, dense
 from gpumlp.backend import Backend, CupyBackend, builder, cublaslt
-from gpumlp.backend.cublaslt import Epilogue, Layout, Owned, layout, places
+from gpumlp.backend.cublaslt import Epilogue, Layout, Owned, layout, mask_shape, places
 from gpumlp.errors import BackendError
 from gpumlp.ops import ACTIVATIONS
 
@@ -230,13 +232,14 @@ def test_products_by_cupy_are_the_same(fake: Cupy, monkeypatch: pytest.MonkeyPat
 # ---- bias and ReLU in the same launch ----------------------------------------------------------------------------
 
 
-def dense(
+def one_layer(
     backend: CupyBackend, name: str, dtype: Any = np.float32
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return what the backend makes of a small layer, and what NumPy does."""
     rng = np.random.default_rng(0)
     x, W, b = (rng.standard_normal(shape).astype(dtype) for shape in ((6, 5), (5, 4), (4,)))
-    y, z = backend.dense(ACTIVATIONS[name], *(backend.asarray(each) for each in (x, W, b)))
+    y, z, mask = backend.dense(ACTIVATIONS[name], *(backend.asarray(each) for each in (x, W, b)))
+    assert mask is None
     wanted = x.astype(np.float64) @ W + b
     assert (z is None) == (ACTIVATIONS[name].saves == "output")
     return backend.to_host(y), ACTIVATIONS[name].function(np, wanted)
@@ -250,7 +253,7 @@ def test_a_layer_in_one_launch_where_there_is_an_epilogue(
     assert lt is not None
     fake.launched.clear()
     for dtype in (np.float32, np.float64):
-        found, wanted = dense(cupy, name, dtype)
+        found, wanted = one_layer(cupy, name, dtype)
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
         assert lt.products[-1][0] == epilogue
     assert len(fake.launched) == (0 if epilogue > 1 else 2)
@@ -268,8 +271,9 @@ def test_gradients_of_a_layer(fake: Cupy, cupy: CupyBackend, name: str, wants: s
     places = [True, flat[16:36].reshape(5, 4), flat[48:52]] if wants != "new ones" else [True] * 3
     if wants.startswith("no"):
         places["xWb".index(wants[-1])] = False
-    expected = reference.dense_backward(op, *arrays, [each is not False for each in places], np.dtype(np.float32))
-    found = cupy.dense_backward(op, *on_device, places, np.dtype(np.float32))
+    *expected, _ = reference.dense_backward(op, *arrays, [each is not False for each in places], np.dtype("f4"))
+    *found, through = cupy.dense_backward(op, *on_device, places, np.dtype("f4"))
+    assert not through
     for got, want, place in zip(found, expected, places, strict=True):
         assert (got is None) == (want is None) == (place is False)
         assert got is place or isinstance(place, bool)
@@ -317,7 +321,7 @@ def test_a_layer_in_two_launches_where_there_is_none(fake: Cupy, reason: str) ->
         cupy.dense(ACTIVATIONS["identity"], x, x, b)
         assert all(epilogue == 1 for epilogue, _ in fake.lt.products)  # type: ignore[union-attr]
         return
-    found, wanted = dense(cupy, "relu")
+    found, wanted = one_layer(cupy, "relu")
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     assert [one.kernel for one in fake.launched] == ["relu_bias_forward<float>"]
 
@@ -338,7 +342,7 @@ def test_shapes_that_do_not_fit(fake: Cupy, cupy: CupyBackend) -> None:
 def test_a_layer_of_one_unit_takes_no_bias_along(fake: Cupy, cupy: CupyBackend) -> None:
     """Some versions of cuBLASLt add it to some of the rows only."""
     x, W, b = cupy.asarray(np.ones((3, 2))), cupy.asarray(np.ones((2, 1))), cupy.asarray([0.5])
-    y, _ = cupy.dense(ACTIVATIONS["identity"], x, W, b)
+    y, _, _ = cupy.dense(ACTIVATIONS["identity"], x, W, b)
     assert cupy.to_host(y).tolist() == [[2.5]] * 3
     assert fake.lt is not None
     assert [epilogue for epilogue, _ in fake.lt.products] == [1]
@@ -350,8 +354,137 @@ def test_nan_goes_through_a_layer_whatever_the_library_does(fake: Cupy) -> None:
         fake.lt.keeps_nan = keeps
         cupy = CupyBackend()
         x = cupy.asarray(np.array([[np.nan, 1.0], [-1.0, 2.0]], np.float32))
-        (y, _) = cupy.dense(ACTIVATIONS["relu"], x, cupy.asarray(np.eye(2, dtype=np.float32)), cupy.zeros((2,), "f4"))
-        assert np.isnan(cupy.to_host(y)).tolist() == [[True, True], [False, False]]
+        W, b = cupy.asarray(np.eye(2, dtype=np.float32)), cupy.zeros((2,), "f4")
+        for training in (False, True):
+            y, _, mask = cupy.dense(ACTIVATIONS["relu"], x, W, b, training=training)
+            assert (mask is not None) == (keeps and training)
+            assert np.isnan(cupy.to_host(y)).tolist() == [[True, True], [False, False]]
+
+
+# ---- masks: the gradient of a ReLU in the product before it -------------------------------------------------------
+
+
+def hidden(
+    backend: Backend, dtype: str = "float32", *, activation: str = "relu", use: Callable[[Any], Any] = lambda h: h
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the gradients of a network of three layers; ``use`` is done with what the first gives the second."""
+    kind = pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype
+    rng = np.random.default_rng(0)
+    shapes = {"x": (7, 5), "W1": (5, 33), "b1": (33,), "W2": (33, 6), "b2": (6,), "W3": (6, 3), "b3": (3,)}
+    values = {name: rng.integers(-2, 3, shape) for name, shape in shapes.items()}
+    v = {
+        name: Variable(value.astype("float32" if kind == dtype else kind), backend) for name, value in values.items()
+    }
+    with GradientTape() as tape:
+        h = use(dense(v["x"], v["W1"], v["b1"], activation))
+        h = dense(h, v["W2"], v["b2"], activation)
+        y = ad.sum(dense(h, v["W3"], v["b3"]))
+    parts = tape.gradient(y, list(v.values()))
+    return {name: part.numpy() for name, part in zip(v, parts, strict=True) if part is not None}
+
+
+def masked(fake: Cupy) -> int:
+    """How many products took a gradient through a mask, but for the one that asks whether they do."""
+    assert fake.lt is not None
+    products = [epilogue for epilogue, _ in fake.lt.products]
+    return products.count(136) - bool(products.count(134))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_gradients_through_masks_are_those_of_two_launches(fake: Cupy, cupy: CupyBackend, dtype: str) -> None:
+    assert fake.lt is not None
+    fake.launched.clear()
+    found = hidden(cupy, dtype)
+    assert masked(fake) == 2
+    assert not [one.kernel for one in fake.launched if "relu" in one.kernel]
+    plain = hidden(CupyBackend(epilogues=False), dtype)
+    fake.lt.offered -= {136}
+    halfway = hidden(CupyBackend(), dtype)
+    assert masked(fake) == 2
+    for name, gradient in hidden(Backend(), dtype).items():
+        for other in (found, plain, halfway):
+            np.testing.assert_array_equal(other[name].astype("f8"), gradient.astype("f8"), err_msg=name)
+
+
+USES: dict[str, tuple[int, Callable[[Any], Any]]] = {
+    "twice": (1, lambda h: h + h),
+    "beside itself": (1, lambda h: h * ad.mean(h)),
+    "by another operation": (1, lambda h: ad.exp(-h)),
+    "as it is": (2, lambda h: h),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_only_who_gives_the_whole_gradient_takes_it_through_the_mask(fake: Cupy, cupy: CupyBackend, use: str) -> None:
+    count, act = USES[use]
+    found, wanted = hidden(cupy, use=act), hidden(Backend(), use=act)
+    assert masked(fake) == count
+    for name, gradient in wanted.items():
+        np.testing.assert_allclose(found[name], gradient, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_who_asks_for_the_gradient_of_a_hidden_value_gets_it(fake: Cupy, cupy: CupyBackend) -> None:
+    """That of the value, not that of what ReLU made it from; and a value that is the target has its own, too."""
+    rng = np.random.default_rng(0)
+    x, W = rng.standard_normal((4, 3)).astype("f4"), rng.standard_normal((3, 3)).astype("f4")
+    found = []
+    for backend in (cupy, Backend()):
+        v, b = Variable(W, backend), np.zeros(3, "f4")
+        with GradientTape(persistent=True) as tape:
+            h = dense(Tensor(x, backend), v, b, "relu")
+            y = dense(h, v, b, "relu")
+        asked = [*tape.gradient(y, [h, v]), tape.gradient(h, v), *tape.gradient(y, [v, h], h * 2.0)]
+        found.append([part.numpy() for part in asked if part is not None])
+    assert masked(fake) == 0
+    for got, wanted in zip(*found, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_second_derivative_knows_no_masks(fake: Cupy, cupy: CupyBackend) -> None:
+    found = []
+    for backend in (cupy, Backend()):
+        x, W, b = Variable(np.array([[0.5, -1.0, 2.0]]), backend), np.eye(3) + 0.5, np.full(3, 0.1)
+        with GradientTape() as outer:
+            with GradientTape() as inner:
+                h = dense(dense(x, W, b, "relu"), W, b, "relu")
+                y = ad.sum(h * h * h)
+            slope = inner.gradient(y, x)
+            total = ad.sum(slope * slope)
+        found.append(outer.gradient(total, x).numpy())
+    assert masked(fake) == 0
+    np.testing.assert_allclose(*found, rtol=1e-12)
+
+
+@pytest.mark.parametrize("reason", ["not offered", "drops NaN", "means something else"])
+def test_no_masks_where_they_are_not_what_they_should_be(fake: Cupy, reason: str) -> None:
+    assert fake.lt is not None
+    if reason == "not offered":
+        fake.lt.offered -= {134}
+    fake.lt.keeps_nan = reason != "drops NaN"
+    fake.lt.inverts_masks = reason == "means something else"
+    cupy = CupyBackend()
+    assert not cupy.masks(np.dtype("f4"))
+    fake.lt.products.clear()
+    found = hidden(cupy)
+    assert masked(fake) == 0
+    for name, gradient in hidden(Backend()).items():
+        np.testing.assert_array_equal(found[name], gradient, err_msg=name)
+
+
+def test_a_network_that_only_answers_makes_no_mask(fake: Cupy, cupy: CupyBackend) -> None:
+    x, W, b = (cupy.asarray(np.ones(shape, "f4")) for shape in ((4, 3), (3, 5), (5,)))
+    dense(Tensor(x, cupy), Tensor(W, cupy), Tensor(b, cupy), "relu")
+    assert fake.lt is not None
+    assert [epilogue for epilogue, _ in fake.lt.products][-1] == 6
+
+
+def test_a_mask_of_another_shape_is_refused(cupy: CupyBackend) -> None:
+    lt, square = cupy.lt, cupy.zeros((4, 4), np.float32)
+    assert lt is not None
+    for shape in ((4, 8), (3, 16), (4, 32)):
+        mask = cupy.zeros(shape, np.uint8)
+        assert lt.product(square, square, cupy.zeros((4, 4), "f4"), Epilogue.DRELU, None, mask) is None
+    assert [mask_shape(3, cols) for cols in (1, 128, 129, 256)] == [(3, 16), (3, 16), (3, 32), (3, 32)]
 
 
 # ---- what can go wrong -------------------------------------------------------------------------------------------
@@ -487,6 +620,12 @@ def test_the_real_library_takes_the_descriptions(real: ctypes.CDLL) -> None:
         assert read(real, made, "MatmulDesc", 7, c_uint32()) == epilogue
     made.set(cublaslt.DESC_TRANSA, c_int(cublaslt.OP_T))
     made.set(cublaslt.DESC_BIAS_POINTER, c_void_p(1 << 40))
+    made.set(cublaslt.DESC_MASK_POINTER, c_void_p(1 << 41))
+    made.set(cublaslt.DESC_MASK_LD, c_int64(384))
+    assert [read(real, made, "MatmulDesc", at, number()) for at, number in ((11, c_uint64), (12, c_int64))] == [
+        1 << 41,
+        384,
+    ]
     assert [read(real, made, "MatmulDesc", at, c_int()) for at in (3, 4)] == [1, 0]
     assert read(real, made, "MatmulDesc", 8, c_uint64()) == 1 << 40
     for kind in (0, 1, 14):
@@ -519,6 +658,8 @@ def test_the_real_header_has_these_numbers(real: ctypes.CDLL) -> None:
         "CUBLASLT_MATMUL_DESC_TRANSB": cublaslt.DESC_TRANSB,
         "CUBLASLT_MATMUL_DESC_EPILOGUE": cublaslt.DESC_EPILOGUE,
         "CUBLASLT_MATMUL_DESC_BIAS_POINTER": cublaslt.DESC_BIAS_POINTER,
+        "CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER": cublaslt.DESC_MASK_POINTER,
+        "CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD": cublaslt.DESC_MASK_LD,
         "CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES": cublaslt.PREF_MAX_WORKSPACE,
         **{
             f"CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_{side}_BYTES": number
@@ -539,3 +680,6 @@ def test_the_real_header_has_these_numbers(real: ctypes.CDLL) -> None:
         assert int(found[1]) == number, name
     assert "CUBLASLT_EPILOGUE_RELU_BIAS = (CUBLASLT_EPILOGUE_RELU | CUBLASLT_EPILOGUE_BIAS)" in text
     assert "CUBLASLT_EPILOGUE_RELU = 2," in text
+    assert "CUBLASLT_EPILOGUE_RELU_AUX = (CUBLASLT_EPILOGUE_RELU | 128)" in text
+    assert "CUBLASLT_EPILOGUE_RELU_AUX_BIAS = (CUBLASLT_EPILOGUE_RELU_AUX | CUBLASLT_EPILOGUE_BIAS)" in text
+    assert "CUBLASLT_EPILOGUE_DRELU = 8 | 128," in text

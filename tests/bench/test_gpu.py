@@ -157,7 +157,7 @@ def test_what_only_a_device_can_tell_is_asked_in_the_right_words(
     monkeypatch.setattr(steps, "Clock", Instant)
     monkeypatch.setattr(steps, "Copies", Instant)
     with fake_cupy.installed(monkeypatch) as fake:
-        fake.lt.offered = {1, 6}
+        fake.lt.offered = {1, 6, 134, 136}
         backend = CupyBackend()
         told = {name: fact() for name, fact in device._offers(backend)}
         fake.lt.keeps_nan = False
@@ -165,6 +165,8 @@ def test_what_only_a_device_can_tell_is_asked_in_the_right_words(
         found = dict(steps.examine("cupy", tiny=True))
     assert set(told["cuBLASLt BIAS of float32"].values()) == {"no"}
     assert set(told["cuBLASLt RELU_BIAS of tf32"].values()) == {"1.00 µs"}
+    assert set(told["cuBLASLt DRELU of float32"].values()) == {"1.00 µs"}
+    assert told["masks of float64 are what they should be"] is True
     assert len(told) >= 12
     for name, value in asked.items():
         assert all(said.endswith(", as NumPy") for said in told[name].values())
