@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from peers import Work
 
 from gpumlp import backend as backends
-from gpumlp.backend import Backend
+from gpumlp.backend import Backend, CupyBackend, Plan
+from gpumlp.backend.graph import Graph
 from gpumlp.bench.clock import Clock
 from gpumlp.bench.copies import Copies
 from gpumlp.bench.machine import on_device
@@ -135,17 +136,20 @@ def measure(machine: Machine, work: Work, steps: int) -> Found:
             for launch in singly:
                 launch()
 
+    count = len(many.calls) // len(plan.calls)
     ways: dict[str, tuple[Callable[[], object], int]] = {
-        "many steps a launch": (many, len(many.calls) // len(plan.calls)),
+        "many steps a launch": (many, count),
+        **({"many steps a launch, in one branch": (in_one_branch(plan, count), count)} if _branches(many) else {}),
         "one step a launch": (plan, 1),
         "call by call": (uncaptured, 1),
         "eager": (eager, 1),
     }
     found: Found = {
         "calls a step": len(plan.calls),
-        "kernels and products a step": sum(len(getattr(call.launch, "stages", (0,))) for call in plan.calls),
+        "kernels and products a step": sum(len(getattr(call.launch, "nodes", (0,))) for call in plan.calls),
         "launches a step": len(plan.runs),
-        "launches for many steps": f"{len(many.runs)} for {len(many.calls) // len(plan.calls)}",
+        "launches for many steps": f"{len(many.runs)} for {count}",
+        "one after the other, a step of many": round(_depth(many) / count, 2),
     }
     for name, (way, count) in ways.items():
         step, host = _timed(own, way, count, steps)
@@ -157,6 +161,25 @@ def measure(machine: Machine, work: Work, steps: int) -> Found:
     found["floor, µs"] = round(1e6 * least, 2)
     found["share of the floor"] = round(1e6 * least / found["many steps a launch, µs"], 3)
     return found
+
+
+def in_one_branch(plan: Plan, count: int) -> Plan:
+    """Return the plan of so many steps in graphs whose launches come one after the other."""
+    backend = cast(CupyBackend, plan.backend)
+    backend.branches = False
+    try:
+        return plan.times(count)
+    finally:
+        backend.branches = True
+
+
+def _branches(plan: Plan) -> bool:
+    return any(isinstance(run, Graph) and run.depth < len(run.nodes) for run in plan.runs)
+
+
+def _depth(plan: Plan) -> int:
+    """Return how many launches come one after the other at the most."""
+    return sum(run.depth if isinstance(run, Graph) else 1 for run in plan.runs)
 
 
 def _timed(own: Trainer, way: Callable[[], object], count: int, steps: int) -> tuple[float, float]:
@@ -184,11 +207,14 @@ def _timed(own: Trainer, way: Callable[[], object], count: int, steps: int) -> t
 
 
 def same_bits(name: str) -> Found:
-    """Train two epochs of a small network in four ways, a short last batch included, and compare every byte."""
+    """Train two epochs of a small network in several ways, a short last batch included, and compare every byte."""
     work = Work(100 * 16, (16, 32, 24, 4), "relu", 16)
     results: dict[str, tuple[bytes, ...]] = {}
-    for way in ("eager", "call by call", "one step a launch", "many steps a launch"):
-        own = trainer(backends.get(name), work, 1 if way != "many steps a launch" else TOGETHER, rows=37 * 16 + 5)
+    for way in ("eager", "call by call", "one step a launch", "many steps a launch", "in one branch"):
+        backend = backends.get(name)
+        if isinstance(backend, CupyBackend):
+            backend.branches = way != "in one branch"
+        own = trainer(backend, work, 1 if way == "one step a launch" else TOGETHER, rows=37 * 16 + 5)
         for _ in range(2):
             if way in ("eager", "call by call"):
                 _epoch_by_hand(own, replayed=way != "eager")

@@ -4,7 +4,7 @@ __global__ void adam_forward(
     UPDATE_INPUTS, const T* m, const T* v, UPDATE_OUTPUTS, T* m_out, T* v_out, UPDATE_SCALARS, double beta1,
     double beta2, double epsilon
 ) {
-    double t = (double)(clock[0] + 1);
+    double t = (double)clock[0];
     T old1 = (T)beta1, fresh1 = (T)(1.0 - beta1), old2 = (T)beta2, fresh2 = (T)(1.0 - beta2), small = (T)epsilon;
     // In double: 1 - β^t would lose four of the seven digits of a float in the first steps.
     T unbias1 = (T)(1.0 / (1.0 - pow(beta1, t))), unbias2 = (T)(1.0 / (1.0 - pow(beta2, t)));

@@ -7,6 +7,8 @@
 //   a ← β a + (1 - β) p, β = min(averaging, (1 + t) / (10 + t))     average null: none
 //   shadow ← p in 16 bits, for products that take them so           shadow null: none
 //
+// t counts the steps from 1: the clock has been advanced already.
+//
 // Shapes: parameters, gradient, average and slots (n,); rates (batches,); clock int64 (3,); norm (1,).
 // Elements of T moved: 3 + 2 for each slot + 2 with an average, and two bytes of shadow.
 // Outputs are the arrays of the inputs, in place.
@@ -29,11 +31,11 @@ template <class T> struct Step {
         const T* rates, i64 batches, const i64* clock, const T* norm, double weight_decay, double clip_norm,
         double averaging
     ) {
-        i64 last = batches - 1;
-        rate = rates[clock[1] < last ? clock[1] : last];
+        i64 batch = clock[1] - 1, last = batches - 1;
+        rate = rates[batch < last ? batch : last];
         clip = norm && *norm > (T)clip_norm ? (T)clip_norm / *norm : (T)1;
         decay = rate * (T)weight_decay;
-        t = (double)(clock[0] + 1);
+        t = (double)clock[0];
         double beta = (1.0 + t) / (10.0 + t);
         keep = (T)(averaging < beta ? averaging : beta);
         give = 1 - keep;

@@ -22,13 +22,12 @@ from collections.abc import Callable, Iterator
 from ctypes import POINTER, byref, c_double, c_float, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from gpumlp.backend.device import INSTALL, meant
-from gpumlp.backend.graph import Launch
-from gpumlp.backend.kernels import NARROW, address
+from gpumlp.backend.graph import Node
+from gpumlp.backend.kernels import NARROW, address, extent
 from gpumlp.errors import BackendError
 from gpumlp.ops.record import Array
 
@@ -231,13 +230,8 @@ def layout(array: Array) -> Layout | None:
 
 def apart(out: Array, *others: Array) -> bool:
     """Tell whether no byte of a matrix in one piece lies between the first and the last of the others."""
-    end = address(out) + out.nbytes
-    for other in others:
-        first = address(other)
-        last = first + sum((n - 1) * step for n, step in zip(other.shape, other.strides, strict=True))
-        if first < end and address(out) < last + other.itemsize:
-            return False
-    return True
+    start, end = extent(out)
+    return all(last <= start or end <= first for first, last in map(extent, others))
 
 
 def _fits(vector: Array, out: Array) -> bool:
@@ -277,6 +271,7 @@ class Recipe:
     """How products of one shape are computed: descriptions that stay, and the algorithm that was chosen."""
 
     def __init__(self, library: Any, handle: Owned, shape: Shape, compute: int, workspace: int) -> None:
+        self.epilogue = shape.epilogue
         scale = R_64F if compute == COMPUTE_64F else R_32F
         number = c_double if scale == R_64F else c_float
         self.one, self.zero = number(1), number(0)
@@ -322,8 +317,10 @@ class Recipe:
         return found.algo if count.value and found.state == SUCCESS else None
 
 
-class Product(Launch):
+class Product(Node):
     """A product bound to its arrays: ``out = a b``, then the epilogue."""
+
+    multiplies = True
 
     def __init__(
         self,
@@ -338,9 +335,16 @@ class Product(Launch):
     ) -> None:
         self.a, self.b, self.out, self.vector, self.mask = a, b, out, vector, mask
         self._lt, self._recipe, self._algorithm = lt, recipe, algorithm
+        made = {Epilogue.RELU_AUX_BIAS: mask, Epilogue.BGRADA: vector}.get(recipe.epilogue)
+        self.writes = [out] if made is None else [out, made]
+        self.reads = [a, b, *(extra for extra in (vector, mask) if extra is not None and extra is not made)]
 
-    def __call__(self) -> None:
+    def prepare(self, stream: Any) -> None:
+        self._lt.workspace(stream.ptr)
+
+    def put(self, stream: Any = None) -> None:
         lt, recipe = self._lt, self._recipe
+        place = lt.stream if stream is None else stream.ptr
         # Products of one shape share the description.
         for attribute, array in ((DESC_BIAS_POINTER, self.vector), (DESC_MASK_POINTER, self.mask)):
             if array is not None:
@@ -361,25 +365,29 @@ class Product(Launch):
             out,
             result,
             byref(self._algorithm),
-            address(lt.workspace),
+            address(lt.workspace(place)),
             WORKSPACE,
-            lt.stream,
+            place,
         )
         check("cublasLtMatmul", status)
 
 
 class Lt:
-    """cuBLASLt for one stream, by its address. ``empty(bytes)`` makes its workspace, once."""
+    """cuBLASLt. ``stream`` is the address of the stream that products are put on where no other is named; each has a
+    workspace of its own, made by ``empty(bytes)``."""
 
     def __init__(self, library: Any, stream: int, empty: Callable[[int], Array], *, tf32: bool = False) -> None:
         self.library, self.stream, self._empty = library, stream, empty
         self.handle = Owned(library, "")
         self._compute = {R_64F: COMPUTE_64F, R_32F: COMPUTE_32F_FAST_TF32 if tf32 else COMPUTE_32F}
         self._recipes: dict[Shape, Recipe] = {}
+        self._workspaces: dict[int, Array] = {}
 
-    @cached_property
-    def workspace(self) -> Array:
-        return self._empty(WORKSPACE)
+    def workspace(self, stream: int) -> Array:
+        """Return the workspace of a stream, by its address. It is made once, which no captured launch may do."""
+        if stream not in self._workspaces:
+            self._workspaces[stream] = self._empty(WORKSPACE)
+        return self._workspaces[stream]
 
     def product(
         self,
@@ -411,7 +419,7 @@ class Lt:
         shape = Shape(left, right, result, epilogue, *places)
         if shape not in self._recipes:
             compute = self._compute.get(left.type, COMPUTE_32F)
-            self.workspace  # noqa: B018 - made now: a captured launch may not
+            self.workspace(self.stream)
             self._recipes[shape] = Recipe(self.library, self.handle, shape, compute, WORKSPACE)
             if self._recipes[shape].algorithm is None and epilogue == Epilogue.DEFAULT:
                 log.warning("cuBLASLt has no product of %s %s and %s: CuPy's is used", a.dtype, a.shape, b.shape)

@@ -7,7 +7,8 @@ unasked.
 Everything runs on one stream of the backend's own, in the order in which it was asked for; only reading a value waits
 for it. A captured step is a CUDA graph, interrupted by whatever only CuPy can do.
 
-``GPUMLP_GRAPHS=0``, ``GPUMLP_EPILOGUES=0`` and ``GPUMLP_CUBLASLT=0`` in the environment switch off what they name.
+``GPUMLP_GRAPHS=0``, ``GPUMLP_BRANCHES=0``, ``GPUMLP_EPILOGUES=0`` and ``GPUMLP_CUBLASLT=0`` in the environment switch
+off what they name.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ import numpy as np
 from gpumlp.backend import cublaslt
 from gpumlp.backend import device as devices
 from gpumlp.backend.base import Backend, Through, place_of, switched_on
+from gpumlp.backend.branches import LANES
 from gpumlp.backend.cublaslt import Epilogue, Lt, Product, mask_shape
 from gpumlp.backend.device import explain, explained
-from gpumlp.backend.graph import Launch, joined
+from gpumlp.backend.graph import Launch, Node, joined
 from gpumlp.backend.kernels import SUMMED, Texts, arguments, shape_of, shared_text, template_types
 from gpumlp.backend.launch import geometry, parts, scratch
 from gpumlp.errors import BackendError
@@ -52,8 +54,9 @@ class CupyBackend(Backend):
     """Arrays and operations on one NVIDIA device, by its number.
 
     tf32 : whether products of float32 may round their operands to the 10 bits of TF32
-    graphs, epilogues : whether a captured step becomes a CUDA graph, and whether a product takes along what belongs
-        to its layer; None for what the environment says. Graphs change no bit of any result.
+    graphs, branches, epilogues : whether a captured step becomes a CUDA graph, whether launches that do not wait for
+        each other run side by side in it, and whether a product takes along what belongs to its layer; None for what
+        the environment says. Graphs and their branches change no bit of any result.
 
     Raises BackendError, with the mend, where there is no CuPy, no driver, no device that answers, or no compiler.
     """
@@ -67,6 +70,7 @@ class CupyBackend(Backend):
         *,
         tf32: bool = False,
         graphs: bool | None = None,
+        branches: bool | None = None,
         epilogues: bool | None = None,
     ) -> None:
         super().__init__()
@@ -74,10 +78,11 @@ class CupyBackend(Backend):
         self.device = devices.choose(self.xp, device)
         self.tf32 = tf32
         self.graphs = switched_on("GRAPHS") if graphs is None else graphs
+        self.branches = switched_on("BRANCHES") if branches is None else branches
         self.epilogues = switched_on("EPILOGUES") if epilogues is None else epilogues
         self._uses_lt = switched_on("CUBLASLT")
         with explained(self._where), self.device:
-            self.stream = self.xp.cuda.Stream(non_blocking=True)
+            self.stream, *self._beside = (self.xp.cuda.Stream(non_blocking=True) for _ in LANES)
         self._launcher = Launcher(self.xp, kernels)
         self._answers: dict[tuple[str, Any], bool] = {}  # of what cuBLASLt was asked about itself
         # One kernel and one of CuPy's own: both of their compilers are there, and the device runs what they make.
@@ -308,7 +313,7 @@ class CupyBackend(Backend):
         if not self.graphs:
             return launches
         with self.quiet():
-            return joined(self.xp, self.stream, launches)
+            return joined(self.xp, [self.stream, *(self._beside if self.branches else ())], launches)
 
     def _refuse_strangers(self, name: str, *values: Any) -> None:
         """Refuse arrays of the host or of another device: a kernel would read whatever has their address here."""
@@ -328,7 +333,7 @@ class CupyBackend(Backend):
 
 
 @dataclass(frozen=True, eq=False)
-class Copy(Launch):
+class Copy(Node):
     """Bytes from one array to another, both in one piece."""
 
     runtime: Any
@@ -336,26 +341,46 @@ class Copy(Launch):
     source: Array
     target: Array
 
-    def __call__(self) -> None:
+    @property
+    def reads(self) -> Sequence[Array]:  # type: ignore[override]
+        return (self.source,)
+
+    @property
+    def writes(self) -> Sequence[Array]:  # type: ignore[override]
+        return (self.target,)
+
+    def put(self, stream: Any = None) -> None:
         places = self.target.data.ptr, self.source.data.ptr
-        self.runtime.memcpyAsync(*places, self.target.nbytes, self.runtime.memcpyDeviceToDevice, self.stream.ptr)
+        number = (stream or self.stream).ptr
+        self.runtime.memcpyAsync(*places, self.target.nbytes, self.runtime.memcpyDeviceToDevice, number)
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel(Node):
+    """A kernel with its function, its grid and its block, and all arguments, some of which it may pass over."""
+
+    name: str
+    function: Callable[..., None]
+    grid: tuple[int, int]
+    block: tuple[int, int]
+    arguments: tuple[Any, ...]
+    reads: Sequence[Array]
+    writes: Sequence[Array]
+
+    def put(self, stream: Any = None) -> None:
+        try:
+            self.function(self.grid, self.block, self.arguments)
+        except Exception as error:
+            if (known := explain(error, f"kernel {self.name}")) is None:
+                raise
+            raise known from error
 
 
 @dataclass(frozen=True, eq=False)
 class Kernels(Launch):
-    """The kernels of a direction, each with its function, its grid and its block, and the arguments of all."""
+    """The kernels of a direction, one after the other."""
 
-    stages: Sequence[tuple[str, Callable[..., None], tuple[int, int], tuple[int, int]]]
-    arguments: tuple[Any, ...]
-
-    def __call__(self) -> None:
-        for kernel, function, grid, block in self.stages:
-            try:
-                function(grid, block, self.arguments)
-            except Exception as error:
-                if (known := explain(error, f"kernel {kernel}")) is None:
-                    raise
-                raise known from error
+    nodes: Sequence[Kernel]
 
 
 class Launcher:
@@ -381,16 +406,20 @@ class Launcher:
             return None
         made, (rows, cols) = op.directions[direction], shape_of(op.directions[direction], inputs, outputs)
         values = arguments(made, inputs, outputs, params)
+        named = [*zip(made.arrays, (*inputs, *outputs), strict=True)]
         if made.launch in SUMMED:
             pieces = parts(made.launch, rows, cols)
-            values += [self._xp.empty(scratch(made.launch, cols, pieces)), pieces]
+            named.append(("scratch", self._xp.empty(scratch(made.launch, cols, pieces))))
+            values += [named[-1][1], pieces]
         # Nothing is left to CuPy's choice: a Python number could have another size than the kernel's parameter.
         given = tuple(value if isinstance(value, self._xp.ndarray) else number(value) for value in values)
-        functions, found = self._compiled(op, types), []
+        functions, nodes = self._compiled(op, types), []
         for kernel in stages:
             shape = geometry(kernel, made.launch, rows, cols)
-            found.append((kernel, functions[kernel], shape.grid, shape.block))
-        return Kernels(found, given)
+            effects = made.effects(kernel.removeprefix(op.entry(direction)))
+            reads, writes = ([a for name, a in named if a is not None and name in names] for names in effects)
+            nodes.append(Kernel(kernel, functions[kernel], shape.grid, shape.block, given, reads, writes))
+        return Kernels(nodes)
 
     def _compiled(self, op: Op, types: tuple[str, ...]) -> dict[str, Any]:
         """Return all kernels of a record by name, for one set of types."""

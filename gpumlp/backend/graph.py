@@ -1,8 +1,8 @@
 """One CUDA graph instead of many launches: what may be in it, how it is captured, and what stays between.
 
-A launch puts work on the stream of its backend, and does nothing else. A run of them is captured once and then costs
-the host one call. CuPy gives a graph no reference to the memory that it touches: the launches own theirs, and the
-graph owns its launches.
+A launch puts work on a stream, and does nothing else. A run of them is captured once and then costs the host one
+call. CuPy gives a graph no reference to the memory that it touches: the launches own theirs, and the graph owns its
+launches.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
+from gpumlp.backend.branches import Place, arrange, depth
 from gpumlp.backend.device import explain
 from gpumlp.errors import BackendError, GpumlpError
+from gpumlp.ops.record import Array
 
 WORTH = 2
 """Launches that a graph has at least: one costs the host no less as a graph."""
@@ -24,50 +26,113 @@ log = logging.getLogger(__name__)
 
 
 class Launch(ABC):
-    """Work for a stream, bound to its arrays, which it owns.
+    """Work for a stream, bound to its arrays, which it owns: one node of a graph, or several.
 
-    Called, it puts the work on the stream of the moment: it neither makes memory nor waits nor reads a value.
+    Called, it puts the work on the stream of its backend: it neither makes memory nor waits nor reads a value.
     """
 
+    nodes: Sequence[Node]
+
+    def __call__(self) -> None:
+        for node in self.nodes:
+            node.put()
+
+
+class Node(Launch):
+    """One kernel, product or copy. It reads and writes these arrays, and no other memory that another one does."""
+
+    reads: Sequence[Array]
+    writes: Sequence[Array]
+    multiplies = False
+
+    @property
+    def nodes(self) -> Sequence[Node]:  # type: ignore[override]
+        return (self,)
+
+    def prepare(self, stream: Any) -> None:
+        """Make what it takes to be put on a stream."""
+
     @abstractmethod
-    def __call__(self) -> None: ...
+    def put(self, stream: Any = None) -> None:
+        """Put the work on a stream, which is the current one; by default that of the backend."""
 
 
 class Graph:
-    """Launches captured as one; calling it makes them all, in their order."""
+    """Launches captured as one; calling it makes them all, as if in their order.
 
-    def __init__(self, xp: Any, stream: Any, launches: Sequence[Launch]) -> None:
-        self.launches, self._stream = tuple(launches), stream
-        stream.begin_capture()
+    ``streams`` are the backend's own, and two more where launches that do not wait for each other may run side by
+    side.
+    """
+
+    def __init__(self, xp: Any, streams: Sequence[Any], launches: Sequence[Launch]) -> None:
+        self.launches, self._stream = tuple(launches), streams[0]
+        self.nodes = [node for launch in launches for node in launch.nodes]
+        self.places = arrange(self.nodes) if len(streams) > 1 else [Place()] * len(self.nodes)
+        for node, place in zip(self.nodes, self.places, strict=True):
+            node.prepare(streams[place.lane])
+        self._stream.begin_capture()
         try:
             with xp.cuda.using_allocator(_refuse):
-                for launch in self.launches:
-                    launch()
+                self._capture(xp, streams)
         except BaseException:
             with contextlib.suppress(Exception):  # the stream leaves its capture, which has no graph to show for it
-                stream.end_capture()
+                self._stream.end_capture()
             raise
-        self._graph = stream.end_capture()
+        self._graph = self._stream.end_capture()
 
     def __call__(self) -> None:
         self._graph.launch(self._stream)
 
+    @property
+    def depth(self) -> int:
+        """How many launches come one after the other at the most."""
+        return depth(self.places)
 
-def joined(xp: Any, stream: Any, launches: Sequence[Callable[[], None]]) -> Sequence[Callable[[], None]]:
-    """Return the same calls with every run of launches made one graph.
+    def _capture(self, xp: Any, streams: Sequence[Any]) -> None:
+        """Put every node on the stream of its lane; the first of them has all the others wait for it at last."""
+        last = {place.lane: number for number, place in enumerate(self.places)}
+        awaited = {other for place in self.places for other in place.after} | set(last.values())
+        events: dict[int, Any] = {}
+        for number, (node, place) in enumerate(zip(self.nodes, self.places, strict=True)):
+            stream = streams[place.lane]
+            with stream:
+                for other in place.after:
+                    stream.wait_event(events[other])
+                node.put(stream)
+            if number in awaited:
+                events[number] = xp.cuda.Event(disable_timing=True)
+                events[number].record(stream)
+        for lane, number in last.items():
+            if lane:
+                streams[0].wait_event(events[number])
 
-    Where a graph cannot be had all of them stay as they are, and the log says why.
+
+def joined(xp: Any, streams: Sequence[Any], launches: Sequence[Callable[[], None]]) -> Sequence[Callable[[], None]]:
+    """Return the same calls with every run of launches made one graph: without branches where it cannot be with them.
+
+    Where a graph cannot be had all of them stay as they are. The log says of either why.
     """
+    why = ""
+    for tried in (streams, streams[:1])[: len(streams)]:
+        try:
+            result = _joined(xp, tried, launches)
+        except Exception as error:
+            known = error if isinstance(error, GpumlpError) else explain(error, "capture")
+            why = known.what if known else f"{type(error).__name__}: {error}"
+        else:
+            if why:
+                log.warning("CUDA graphs without branches, so a step may take longer: %s", why)
+            return result
+    log.warning("no CUDA graph, so each step is launched piece by piece: %s", why)
+    return launches
+
+
+def _joined(xp: Any, streams: Sequence[Any], launches: Sequence[Callable[[], None]]) -> list[Callable[[], None]]:
     result: list[Callable[[], None]] = []
-    try:
-        for capturable, group in groupby(launches, key=lambda launch: isinstance(launch, Launch)):
-            run: list[Any] = list(group)
-            result += [Graph(xp, stream, run)] if capturable and len(run) >= WORTH else run
-    except Exception as error:
-        known = error if isinstance(error, GpumlpError) else explain(error, "capture")
-        why = known.what if known else f"{type(error).__name__}: {error}"
-        log.warning("no CUDA graph, so each step is launched piece by piece: %s", why)
-        return launches
+    for capturable, group in groupby(launches, key=lambda launch: isinstance(launch, Launch)):
+        run: list[Any] = list(group)
+        worth = capturable and sum(len(launch.nodes) for launch in run) >= WORTH
+        result += [Graph(xp, streams, run)] if worth else run
     return result
 
 

@@ -159,6 +159,15 @@ def address(array: Array) -> int:
         return place
 
 
+def extent(array: Array) -> tuple[int, int]:
+    """Return where the memory begins that the elements of an array lie in, and where it ends."""
+    first = address(array)
+    if array.size == 0:
+        return first, first
+    steps = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
+    return first + sum(s for s in steps if s < 0), first + sum(s for s in steps if s > 0) + array.itemsize
+
+
 def over(made: Direction, inputs: Sequence[Array], outputs: Sequence[Array]) -> Array:
     """Return the array that the kernels run over."""
     return (*inputs, *outputs)[made.arrays.index(made.over)] if made.over else inputs[0]

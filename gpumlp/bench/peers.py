@@ -141,9 +141,9 @@ def _update(make: Callable[..., Any], **state: int) -> Maker:
     def maker(torch: Any, params: Any, *inputs: Tensor) -> Call:
         p, gradient, rates, clock = inputs[:4]
         p.grad = gradient
-        optimizer = make(torch, params, [p], float(rates[min(int(clock[BATCH]), len(rates) - 1)]))
+        optimizer = make(torch, params, [p], float(rates[min(int(clock[BATCH]), len(rates)) - 1]))
         optimizer.state[p] = {key: inputs[i] for key, i in state.items()}
-        optimizer.state[p]["step"] = torch.tensor(float(clock[STEP]), device=p.device)
+        optimizer.state[p]["step"] = torch.tensor(float(clock[STEP] - 1), device=p.device)
 
         def step() -> Tensor:
             optimizer.step()

@@ -92,6 +92,12 @@ def loss(
         return [next(iter(settle(name, params, hyper).values()), 0.0)]
 
     inputs = ("outputs", "targets", "row_weights?", "class_weights?")
+    given = ("outputs", "targets", "row_weights", "class_weights")
+    stages = {
+        "": (given[1:], ("scratch",)),
+        "_loss": ((*given, "scratch"), ("gradient", "scratch")),
+        "_finish": (("scratch",), ("loss", "sums")),
+    }
     direction = partial(
         Direction,
         inputs=inputs,
@@ -101,6 +107,7 @@ def loss(
         wide=("row_weights", "class_weights", "loss"),
         scalars=scalars,
         accepts=accepts,
+        stages=stages,
     )
     return Loss(
         name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 from gpumlp.ops.precision import wide
@@ -40,7 +41,7 @@ def _columns(x: Array) -> tuple[int, ...]:
     return tuple(range(x.ndim - 1))
 
 
-def _norm(name: str, meaning: str, axes: Any, statistic: Any, launch: Any) -> Op:
+def _norm(name: str, meaning: str, axes: Any, statistic: Any, launch: Any, stages: Any = MappingProxyType({})) -> Op:
     def specs(x: Array, gain: Array, bias: Array) -> tuple[Spec, ...]:
         return (x.shape, x.dtype), (statistic(x), wide(x.dtype)), (statistic(x), wide(x.dtype))
 
@@ -65,6 +66,7 @@ def _norm(name: str, meaning: str, axes: Any, statistic: Any, launch: Any) -> Op
                 "columns",
                 narrow=True,
                 wide=("gain", "mean", "variance", "dgain", "dbias"),
+                stages=stages,
             ),
         },
     )
@@ -76,6 +78,11 @@ LAYER_NORM = _norm(
     _rows,
     lambda x: (*x.shape[:-1], 1),
     "rows",
+    {
+        "_columns": (("x", "mean", "variance", "dy"), ("scratch",)),
+        "_rows": (("x", "gain", "mean", "variance", "dy"), ("dx",)),
+        "_finish": (("scratch",), ("dgain", "dbias")),
+    },
 )
 BATCH_NORM = _norm(
     "batch_norm",

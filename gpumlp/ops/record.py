@@ -42,6 +42,9 @@ class Direction:
     ``types`` (by default that of ``over``) are the arguments of its template; ``narrow`` kernels also take them as
     bfloat16, and the arrays named in ``wide`` are float32 then. ``accepts`` tells whether the kernel takes the shapes
     of these inputs; what it does not take, the formula does.
+
+    Where it takes several kernels, ``stages`` may say of one, by the end of its name, which arrays it reads and which
+    it writes, "scratch" among them; any other may read all inputs, write all outputs, and do both to scratch memory.
     """
 
     formula: Callable[..., tuple[Array, ...]]
@@ -57,6 +60,13 @@ class Direction:
         default=lambda inputs, params: ()
     )
     accepts: Callable[[Sequence[Array]], bool] = field(default=lambda inputs: True)
+    stages: Mapping[str, tuple[Sequence[str], Sequence[str]]] = field(default_factory=dict)
+
+    def effects(self, stage: str) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the names of the arrays that a kernel reads, by the end of its name, and of those that it writes."""
+        count = len(self.inputs)
+        everything = (*self.arrays[:count], "scratch"), (*self.arrays[count:], "scratch")
+        return self.stages.get(stage, everything)
 
     @cached_property
     def arrays(self) -> tuple[str, ...]:
@@ -189,6 +199,7 @@ def activation(
                 "columns",
                 narrow=True,
                 wide=("db",),
+                stages={"": (("saved", "dy"), ("dx", "scratch")), "_finish": (("scratch",), ("db",))},
             ),
         },
         function=function,

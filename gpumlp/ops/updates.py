@@ -9,6 +9,8 @@ optimizers share, in this order: clip, direction, decoupled weight decay, step, 
     a ← β a + (1 - β) p             β = min(averaging, (1 + t) / (10 + t)), so that early weights are forgotten
     shadow ← p                      rounded to bfloat16, for products that take their weights so
 
+The clock has been advanced before: its step is t, which counts from 1, and its batch the next one.
+
 Decoupled decay: Loshchilov and Hutter 2017, arXiv:1711.05101. Clipping: Pascanu et al. 2013, arXiv:1211.5063.
 """
 
@@ -60,8 +62,8 @@ def update(
         **settings: float,
     ) -> tuple[Array, ...]:
         dtype = parameters.dtype
-        rate = xp.take(rates, xp.minimum(clock[BATCH : BATCH + 1], rates.shape[0] - 1))
-        t = (clock[STEP : STEP + 1] + 1).astype(xp.float64)
+        rate = xp.take(rates, xp.minimum(clock[BATCH : BATCH + 1], rates.shape[0]) - 1)
+        t = clock[STEP : STEP + 1].astype(xp.float64)
         if norm is not None:
             gradient = gradient * xp.where(norm > clip_norm, clip_norm / norm, 1.0).astype(dtype)
         direction, *state_after = rule(xp, gradient, t, *state, **settings)

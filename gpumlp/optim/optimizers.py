@@ -59,7 +59,7 @@ class Optimizer:
     averaging : β of a moving average of the weights, kept in ``average``; None for none
     hyper : the optimizer's own numbers, see ``OPTIMIZERS[name].hyper``
 
-    ``clock`` is the int64 array (3,) of :mod:`gpumlp.ops.batches`; a step ends by advancing it. ``rates`` holds the
+    ``clock`` is the int64 array (3,) of :mod:`gpumlp.ops.batches`; a step advances it. ``rates`` holds the
     learning rate of each batch of the epoch, the last one for any that follow, so that a captured step follows a
     schedule without the host.
     """
@@ -95,14 +95,17 @@ class Optimizer:
         }
 
     def step(self) -> None:
-        """Update the parameters from their gradients, then advance the clock."""
+        """Advance the clock, and update the parameters from their gradients.
+
+        The clock comes first, so that a batch may be gathered while the update of the one before is being made.
+        """
         p, backend = self.parameters, self.parameters.backend
+        backend.run(ADVANCE, "forward", (self.clock,), (self.clock,))
         if self.norm is not None:
             backend.run(GRADIENT_NORM, "forward", (p.gradients,), (self.norm,))
         state = tuple(self.slots.values())
         inputs = (p.values, p.gradients, self.rates, self.clock, self.norm, self.average, p.shadow, *state)
         backend.run(self.update, "forward", inputs, (p.values, self.average, p.shadow, *state), **self.settings)
-        backend.run(ADVANCE, "forward", (self.clock,), (self.clock,))
 
     @property
     def state(self) -> dict[str, Array]:

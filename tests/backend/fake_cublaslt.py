@@ -45,6 +45,7 @@ class CublasLt:
         self.made: dict[int, Made] = {}
         self.chosen: list[tuple[int, ...]] = []
         self.products: list[tuple[int, int]] = []
+        self.workspaces: dict[int, set[int]] = {}  # by the number of the stream
         self._next = 1
 
     def __getattr__(self, name: str) -> Any:
@@ -137,6 +138,7 @@ class CublasLt:
         assert isinstance(alpha._obj, number)
         assert isinstance(beta._obj, number)
         assert (alpha._obj.value, beta._obj.value) == (1, 0)
+        self.workspaces.setdefault(stream, set()).add(workspace)
         settings, compute = dict(own.attributes), own.arguments[0]
         layouts = [self.made[each].arguments for each in (a_layout, b_layout, d_layout)]
 

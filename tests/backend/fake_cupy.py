@@ -261,20 +261,49 @@ def _native(builder: Builder, op: Op, kernel: str, types: tuple[str, ...]) -> Ca
     raise AssertionError(kernel)
 
 
+@dataclass
+class Captured:
+    """What is known of a graph while it is captured: its nodes, each with those that it waits for."""
+
+    origin: Stream
+    nodes: list[tuple[str, Callable[[], None], frozenset[int]]] = field(default_factory=list)
+    streams: list[Stream] = field(default_factory=list)
+
+
 class Graph:
-    """What a stream was given while it was captured."""
+    """What a stream, and those that waited for it, were given while it was captured.
 
-    def __init__(self, cupy: Cupy, nodes: list[tuple[str, Callable[[], None]]]) -> None:
-        self.cupy, self.nodes = cupy, nodes
+    What does not wait for each other runs in an order that is nobody's: in that of the capture, or with whatever
+    came later first.
+    """
 
-    names = property(lambda self: [name for name, _ in self.nodes])
+    def __init__(self, cupy: Cupy, captured: Captured) -> None:
+        self.cupy, self.nodes = cupy, captured.nodes
+
+    names = property(lambda self: [name for name, _, _ in self.nodes])
 
     def launch(self, stream: Stream) -> None:
         assert not stream.is_capturing()
         self.cupy.graphs.append(self)
         stream.use("graph")
-        for _, work in self.nodes:
-            work()
+        waiting = dict(enumerate(self.nodes))
+        while waiting:
+            ready = [number for number, (_, _, before) in waiting.items() if not before & waiting.keys()]
+            waiting.pop(max(ready) if self.cupy.later_first else min(ready))[1]()
+
+
+class Event:
+    """A place in a stream."""
+
+    def __init__(self, *, disable_timing: bool = False) -> None:
+        self.captured: Captured | None = None
+        self.timed = not disable_timing
+        self.stream, self.before = -1, frozenset[int]()
+
+    def record(self, stream: Stream) -> Event:
+        assert stream.captured is None or not self.timed
+        self.captured, self.stream, self.before = stream.captured, stream.ptr, stream.before
+        return self
 
 
 class Stream:
@@ -282,24 +311,25 @@ class Stream:
 
     def __init__(self, cupy: Cupy, *, non_blocking: bool = False) -> None:
         self.cupy, self.ptr, self.non_blocking = cupy, len(cupy.streams), non_blocking
-        self.device, self.before = cupy.current, list[Stream]()
-        self.nodes: list[tuple[str, Callable[[], None]]] | None = None
+        self.device, self.outside = cupy.current, list[Stream]()
+        self.captured: Captured | None = None
+        self.before = frozenset[int]()  # the nodes that the next one waits for
         self.used: list[str] = []
         self.waited: list[Any] = []
         cupy.streams.append(self)
 
     def __enter__(self) -> Stream:
         assert self.cupy.current == self.device, "a stream is used on the device that it was made on"
-        self.before.append(self.cupy.stream)
+        self.outside.append(self.cupy.stream)
         self.cupy.stream = self
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.cupy.stream = self.before.pop()
+        self.cupy.stream = self.outside.pop()
 
     def use(self, name: str) -> None:
         """Note what is done here; refuse what CuPy cannot capture."""
-        if self.nodes is None:
+        if self.captured is None:
             self.used.append(name)
         elif name == "matmul":
             raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
@@ -308,35 +338,55 @@ class Stream:
 
     def give(self, name: str, work: Callable[[], None]) -> None:
         """Do some work, or keep it for a graph."""
-        if self.nodes is None:
+        if self.captured is None:
+            assert not any(stream.is_capturing() for stream in self.cupy.streams), "this stream is not captured"
             work()
         else:
-            self.nodes.append((name, work))
+            self.captured.nodes.append((name, work, self.before))
+            self.before = frozenset({len(self.captured.nodes) - 1})
 
     def begin_capture(self) -> None:
         assert self.ptr != 0, "cannot capture on the default (legacy) stream"
-        assert self.nodes is None
-        self.nodes = []
+        assert self.captured is None
+        self.captured, self.before = Captured(self, streams=[self]), frozenset()
 
     def end_capture(self) -> Graph:
-        assert self.nodes is not None
-        nodes, self.nodes = self.nodes, None
+        captured = self.captured
+        assert captured is not None
+        assert captured.origin is self
+        known, pending = set[int](), set(self.before)
+        while pending:
+            known.add(number := pending.pop())
+            pending |= captured.nodes[number][2] - known
+        for stream in captured.streams:
+            stream.captured, stream.before = None, frozenset()
         if self.cupy.capture_error:
             raise self.cupy.capture_error
-        return Graph(self.cupy, nodes)
+        if len(known) < len(captured.nodes):
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnjoined: capture was not merged into the original stream")
+        return Graph(self.cupy, captured)
 
     def is_capturing(self) -> bool:
-        return self.nodes is not None
+        return self.captured is not None
 
     def synchronize(self) -> None:
-        assert self.nodes is None, "a stream that is captured cannot be waited for"
+        assert self.captured is None, "a stream that is captured cannot be waited for"
 
-    def record(self) -> tuple[str, int]:
-        return ("event", self.ptr)
+    def record(self) -> Event:
+        return Event().record(self)
 
-    def wait_event(self, event: tuple[str, int]) -> None:
-        assert self.nodes is None
-        self.waited.append(event)
+    def wait_event(self, event: Event) -> None:
+        if event.captured is None:
+            assert self.captured is None
+            self.waited.append(("event", event.stream))
+            return
+        if self.cupy.branch_error:
+            raise self.cupy.branch_error
+        assert self.captured in (None, event.captured)
+        if self.captured is None:
+            self.captured, self.before = event.captured, frozenset()
+            event.captured.streams.append(self)
+        self.before |= event.before
 
 
 class Device:
@@ -367,6 +417,8 @@ class Cupy(ModuleType):
     compile_error: Exception | None = None
     launch_error: Exception | None = None
     capture_error: Exception | None = None
+    branch_error: Exception | None = None
+    later_first: bool = True
     lt: CublasLt | None = None
     streams: list[Stream] = field(default_factory=list)
     graphs: list[Graph] = field(default_factory=list)
@@ -400,6 +452,7 @@ class Cupy(ModuleType):
             runtime=runtime,
             Device=lambda number: Device(self, number),
             Stream=lambda **given: Stream(self, **given),
+            Event=Event,
             get_current_stream=lambda: self.stream,
             using_allocator=self._using,
             nvrtc=SimpleNamespace(getVersion=lambda: (12, 9)),

@@ -96,7 +96,7 @@ def test_the_shadow_is_the_parameters_rounded(kernels: Backend, name: str, shift
     p, g = rng.standard_normal((2, n), np.float32)
     slots = [np.abs(rng.standard_normal(n, np.float32)) for _ in op.slots]
     p, g, rates, clock, memory, *slots = there(
-        kernels, (p, g, np.array([0.1], np.float32), np.array([3, 0, 0]), np.zeros(n + 8, NARROW), *slots)
+        kernels, (p, g, np.array([0.1], np.float32), np.array([3, 1, 0]), np.zeros(n + 8, NARROW), *slots)
     )
     shadow = memory[shift : shift + n]
     inputs = (p, g, rates, clock, None, None, shadow, *slots)

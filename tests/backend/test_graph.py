@@ -18,7 +18,7 @@ from backend.test_native import training_run
 from gpumlp import backend as backends
 from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend, CupyBackend, Plan, builder, gpu
-from gpumlp.backend.graph import Graph, Launch
+from gpumlp.backend.graph import Graph, Launch, Node
 from gpumlp.config import load
 from gpumlp.data import Dataset
 from gpumlp.errors import BackendError, ConfigError
@@ -77,8 +77,9 @@ def test_a_whole_step_is_one_graph(fake: Cupy) -> None:
         *(f"softmax_cross_entropy_forward{stage}<float, int>" for stage in ("", "_loss", "_finish")),
         *("product", "product"),
         *("product", "product", "product"),
+        "advance_forward<long long>",
         *("gradient_norm_forward<float>", "gradient_norm_forward_finish<float>"),
-        *("adam_forward<float>", "advance_forward<long long>", "accumulate_forward<double>"),
+        *("adam_forward<float>", "accumulate_forward<double>"),
     ]
     assert plan.names()[1:8] == [
         *("dense_relu", "dense_relu", "dense_identity", "softmax_cross_entropy_forward"),
@@ -103,13 +104,14 @@ def test_a_step_of_any_precision_is_one_graph(fake: Cupy, dtype: str, compute: i
 def test_a_replay_is_one_call_on_the_backends_own_stream(fake: Cupy) -> None:
     own = trainer(CupyBackend())
     plan = own.captured()
-    (stream,) = [each for each in fake.streams if each.ptr]
-    assert stream.non_blocking
+    stream, *beside = [each for each in fake.streams if each.ptr]
+    assert all(each.non_blocking for each in (stream, *beside))
     fake.launched.clear()
     stream.used.clear()
     for _ in range(3):
         plan()
     assert stream.used == ["graph"] * 3
+    assert not any(each.used for each in beside)
     assert len(fake.graphs) == 3
     assert fake.launched == []
 
@@ -286,13 +288,15 @@ def test_two_plans_take_turns(fake: Cupy) -> None:
 # ---- failures ----------------------------------------------------------------------------------------------------
 
 
-class Broken(Launch):
+class Broken(Node):
     """A launch that does while it is captured what it must not."""
+
+    reads = writes = ()
 
     def __init__(self, backend: CupyBackend, act: str) -> None:
         self.backend, self.act = backend, act
 
-    def __call__(self) -> None:
+    def put(self, stream: Any = None) -> None:
         if not self.backend.stream.is_capturing():
             return
         if self.act == "allocates":
@@ -352,8 +356,10 @@ def test_a_capture_that_fails(fake: Cupy, caplog: pytest.LogCaptureFixture, act:
 def test_an_interrupt_leaves_the_stream_usable(fake: Cupy) -> None:
     backend = CupyBackend()
 
-    class Interrupted(Launch):
-        def __call__(self) -> None:
+    class Interrupted(Node):
+        reads = writes = ()
+
+        def put(self, stream: Any = None) -> None:
             if backend.stream.is_capturing():
                 raise KeyboardInterrupt
 

@@ -174,6 +174,8 @@ def test_what_only_a_device_can_tell_is_asked_in_the_right_words(
     assert set(found["graph and eager"].values()) == {"the same bits"}
     work = found["16-32-4, batch 32, tf32"]
     assert (work["launches a step"], work["launches for many steps"]) == (1, "1 for 16")
+    assert work["one after the other, a step of many"] < work["kernels and products a step"]
+    assert "many steps a launch, in one branch, µs" in work
     assert work["kernels and products a step"] > work["calls a step"]
 
 

@@ -1,0 +1,102 @@
+"""Which launches of a graph may run side by side, read off from the arrays that they read and write.
+
+A launch waits for those before it that write what it reads or writes, or that read what it writes, and for no others.
+The longest chain of launches that wait for each other, the least that a graph can take, is one lane. What is not in
+it has two lanes beside that: one of products, which share a workspace, and one of all else. A lane keeps its order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gpumlp.backend.kernels import extent
+from gpumlp.ops.record import Array
+
+CHAIN, PRODUCTS, OTHERS = LANES = range(3)
+
+
+class Work(Protocol):
+    """What is known of a launch."""
+
+    @property
+    def reads(self) -> Sequence[Array]: ...
+
+    @property
+    def writes(self) -> Sequence[Array]: ...
+
+    @property
+    def multiplies(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a launch is made: its lane, and the launches of other lanes, by number, that it waits for."""
+
+    lane: int = CHAIN
+    after: tuple[int, ...] = ()
+
+
+def arrange(works: Sequence[Work]) -> list[Place]:
+    """Return a place for each launch. The first of all is in the first lane, and the other lanes begin after it."""
+    before = dependencies(works)
+    chain = longest(before)
+    lanes = [
+        CHAIN if number == 0 or number in chain else PRODUCTS if work.multiplies else OTHERS
+        for number, work in enumerate(works)
+    ]
+    known = {lane: dict.fromkeys(LANES, -1) for lane in LANES}  # up to where a lane has waited for another one
+    places = []
+    for number, lane in enumerate(lanes):
+        last = {} if lane == CHAIN or lane in lanes[:number] else {CHAIN: 0}
+        for other in sorted(before[number]):
+            last[lanes[other]] = other
+        after = tuple(sorted(other for at, other in last.items() if at != lane and other > known[lane][at]))
+        known[lane] |= {lanes[other]: other for other in after}
+        places.append(Place(lane, after))
+    return places
+
+
+def dependencies(works: Sequence[Work]) -> list[set[int]]:
+    """Return for each launch which of those before it it waits for."""
+    extents = [tuple([extent(array) for array in arrays] for arrays in (work.reads, work.writes)) for work in works]
+    ends = sorted({end for both in extents for spans in both for span in spans for end in span})
+    number_of = {end: cell for cell, end in enumerate(ends)}  # memory is cut into cells, from one end to the next
+    writer: dict[int, int] = {}
+    readers: list[set[int]] = [set() for _ in ends]
+    found = []
+    for number, both in enumerate(extents):
+        read, written = (
+            {cell for start, stop in spans for cell in range(number_of[start], number_of[stop])} for spans in both
+        )
+        before = {writer[cell] for cell in read | written if cell in writer}
+        found.append(before.union(*(readers[cell] for cell in written)))
+        for cell in read:
+            readers[cell].add(number)
+        for cell in written:
+            writer[cell], readers[cell] = number, set()
+    return found
+
+
+def longest(before: Sequence[set[int]]) -> list[int]:
+    """Return the launches of a longest chain in which each waits for the one before; of several the earliest."""
+    rest = [1] * len(before)  # of the chain that begins with a launch
+    for number in reversed(range(len(before))):
+        for earlier in before[number]:
+            rest[earlier] = max(rest[earlier], rest[number] + 1)
+    chain: list[int] = []
+    for number, length in enumerate(rest):
+        if length == max(rest) - len(chain) and (not chain or chain[-1] in before[number]):
+            chain.append(number)
+    return chain
+
+
+def depth(places: Sequence[Place]) -> int:
+    """Return how many launches come one after the other at the most."""
+    behind: list[int] = []
+    last = dict.fromkeys(LANES, 0)
+    for place in places:
+        last[place.lane] = 1 + max(last[place.lane], *(behind[other] for other in place.after), 0)
+        behind.append(last[place.lane])
+    return max(behind, default=0)
