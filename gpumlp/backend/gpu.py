@@ -332,27 +332,17 @@ class CupyBackend(Backend):
                 )
 
 
-@dataclass(frozen=True, eq=False)
 class Copy(Node):
     """Bytes from one array to another, both in one piece."""
 
-    runtime: Any
-    stream: Any
-    source: Array
-    target: Array
-
-    @property
-    def reads(self) -> Sequence[Array]:  # type: ignore[override]
-        return (self.source,)
-
-    @property
-    def writes(self) -> Sequence[Array]:  # type: ignore[override]
-        return (self.target,)
+    def __init__(self, runtime: Any, stream: Any, source: Array, target: Array) -> None:
+        self._runtime, self._stream = runtime, stream
+        self.reads, self.writes = (source,), (target,)
 
     def put(self, stream: Any = None) -> None:
-        places = self.target.data.ptr, self.source.data.ptr
-        number = (stream or self.stream).ptr
-        self.runtime.memcpyAsync(*places, self.target.nbytes, self.runtime.memcpyDeviceToDevice, number)
+        (source,), (target,), runtime = self.reads, self.writes, self._runtime
+        number = (stream or self._stream).ptr
+        runtime.memcpyAsync(target.data.ptr, source.data.ptr, target.nbytes, runtime.memcpyDeviceToDevice, number)
 
 
 @dataclass(frozen=True, eq=False)
@@ -380,7 +370,11 @@ class Kernel(Node):
 class Kernels(Launch):
     """The kernels of a direction, one after the other."""
 
-    nodes: Sequence[Kernel]
+    kernels: Sequence[Kernel]
+
+    @property
+    def nodes(self) -> Sequence[Kernel]:
+        return self.kernels
 
 
 class Launcher:

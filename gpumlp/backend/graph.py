@@ -31,7 +31,9 @@ class Launch(ABC):
     Called, it puts the work on the stream of its backend: it neither makes memory nor waits nor reads a value.
     """
 
-    nodes: Sequence[Node]
+    @property
+    @abstractmethod
+    def nodes(self) -> Sequence[Node]: ...
 
     def __call__(self) -> None:
         for node in self.nodes:
@@ -46,7 +48,7 @@ class Node(Launch):
     multiplies = False
 
     @property
-    def nodes(self) -> Sequence[Node]:  # type: ignore[override]
+    def nodes(self) -> Sequence[Node]:
         return (self,)
 
     def prepare(self, stream: Any) -> None:

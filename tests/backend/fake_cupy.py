@@ -300,10 +300,9 @@ class Event:
         self.timed = not disable_timing
         self.stream, self.before = -1, frozenset[int]()
 
-    def record(self, stream: Stream) -> Event:
+    def record(self, stream: Stream) -> None:
         assert stream.captured is None or not self.timed
         self.captured, self.stream, self.before = stream.captured, stream.ptr, stream.before
-        return self
 
 
 class Stream:
@@ -373,7 +372,9 @@ class Stream:
         assert self.captured is None, "a stream that is captured cannot be waited for"
 
     def record(self) -> Event:
-        return Event().record(self)
+        event = Event()
+        event.record(self)
+        return event
 
     def wait_event(self, event: Event) -> None:
         if event.captured is None:
