@@ -226,7 +226,7 @@ class GradientTape:
             if g is None or key not in leads:
                 continue
             wants = [
-                id(value) in leads and value.differentiable and self._want(value, uses, wanted, gradients, places)
+                id(value) in leads and value.differentiable and self._want(value, uses, wanted, places)
                 for value in node.inputs
             ]
             if not any(want is not False for want in wants):
@@ -238,9 +238,9 @@ class GradientTape:
         return {key: gradients[key] for key in wanted if key in gradients}
 
     @staticmethod
-    def _want(value: V, uses: Counter[int], wanted: set[int], found: dict[int, V], places: dict[int, Array]) -> Want:
+    def _want(value: V, uses: Counter[int], wanted: set[int], places: dict[int, Array]) -> Want:
         key = id(value)
-        if uses[key] > 1 or key in found:  # the parts are summed up first
+        if uses[key] > 1:  # the parts are summed up first
             return True
         if value.mask is not None and key not in wanted:
             return Through(value.mask)

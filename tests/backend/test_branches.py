@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 
 from backend.fake_cupy import CUDARuntimeError, Cupy, installed
 from backend.test_graph import state, trainer
-from gpumlp.backend import CupyBackend, branches, builder
+from gpumlp.backend import CupyBackend, branches, builder, gpu
 from gpumlp.backend.branches import CHAIN, OTHERS, PRODUCTS, Place, arrange, dependencies, depth, longest
+from gpumlp.backend.cublaslt import Epilogue, mask_shape
 from gpumlp.backend.graph import Graph
 from gpumlp.backend.kernels import Texts, extent
 from gpumlp.bench.examples import examples
 from gpumlp.data import Dataset
 from gpumlp.nn import Dense, Loss, Sequential
-from gpumlp.ops import RECORDS
+from gpumlp.ops import ACTIVATIONS, RECORDS
 from gpumlp.optim import Optimizer, Schedule
 from gpumlp.training.trainer import Trainer
 
@@ -223,6 +224,29 @@ def test_each_kernel_reads_and_writes_what_its_record_says(fake: Cupy, name: str
                 a.memory[...] = found
 
 
+@compiled
+def test_what_products_and_copies_read_and_write(fake: Cupy) -> None:
+    backend = CupyBackend()
+    a, b, out, vector = (backend.zeros(shape, np.float32) for shape in ((4, 4), (4, 4), (4, 4), (4,)))
+    mask = backend.zeros(mask_shape(4, 4), np.uint8)
+    for epilogue, extras, read, written in (
+        (Epilogue.DEFAULT, (None, None), (a, b), (out,)),
+        (Epilogue.BIAS, (vector, None), (a, b, vector), (out,)),
+        (Epilogue.RELU_BIAS, (vector, None), (a, b, vector), (out,)),
+        (Epilogue.RELU_AUX_BIAS, (vector, mask), (a, b, vector), (out, mask)),
+        (Epilogue.DRELU, (None, mask), (a, b, mask), (out,)),
+        (Epilogue.BGRADA, (vector, None), (a, b), (out, vector)),
+    ):
+        assert backend.lt is not None
+        product = backend.lt.product(a, b, out, epilogue, *extras)
+        assert product is not None
+        assert product.multiplies
+        assert [id(each) for each in product.reads] == [id(each) for each in read]
+        assert [id(each) for each in product.writes] == [id(each) for each in written]
+    copied = gpu.Copy(fake.cuda.runtime, backend.stream, a, b)
+    assert (copied.reads, copied.writes, copied.multiplies) == ((a,), (b,), False)
+
+
 # ---- graphs ------------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +323,31 @@ def test_each_lane_has_a_workspace_of_its_own(fake: Cupy) -> None:
     assert len(found) == 2
     assert all(len(places) == 1 for places in found.values())
     assert len(set.union(*found.values())) == 2
+
+
+@compiled
+def test_copies_and_products_go_where_they_are_put(fake: Cupy, caplog: pytest.LogCaptureFixture) -> None:
+    """Both are told their stream, unlike a kernel, which CuPy puts on that of the moment."""
+    backend = CupyBackend()
+    x, y, z = (backend.asarray(np.full((4, 4), n, np.float32)) for n in (1, 2, 3))
+
+    def step() -> Any:
+        (h,) = backend.run(ACTIVATIONS["tanh"], "forward", (x,))
+        product = backend.matmul(x, y)
+        backend.copy(x, z)
+        for _ in range(3):
+            backend.run(ACTIVATIONS["tanh"], "forward", (h,), (h,))
+        return product
+
+    with caplog.at_level(logging.WARNING, "gpumlp"):
+        plan = backend.capture(step)
+    assert not caplog.records
+    (run,) = plan.runs
+    assert isinstance(run, Graph)
+    assert [place.lane for place in run.places] == [CHAIN, PRODUCTS, OTHERS, CHAIN, CHAIN, CHAIN]
+    backend.write(x, np.full((4, 4), 5.0))
+    np.testing.assert_array_equal(backend.to_host(plan()), np.full((4, 4), 40.0))
+    np.testing.assert_array_equal(backend.to_host(z), np.full((4, 4), 5.0))
 
 
 @compiled
