@@ -119,6 +119,11 @@ class Backend:
         """How many steps are at most replayed at once: more than one where each replay costs the host something."""
         return 1
 
+    @property
+    def piece(self) -> int | None:
+        """How many numbers an update has at least to be worth a launch of its own, beside others; None for all."""
+        return None
+
     def quiet(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context that the array module is used in: overflow and NaN are results, not warnings."""
         return np.errstate(all="ignore")

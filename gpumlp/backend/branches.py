@@ -2,7 +2,7 @@
 
 A launch waits for those before it that write what it reads or writes, or that read what it writes, and for no others.
 The longest chain of launches that wait for each other, the least that a graph can take, is one lane. What is not in
-it has two lanes beside that: one of products, which share a workspace, and one of all else. A lane keeps its order.
+it has three lanes beside that: one of products, which share a workspace, and two of all else. A lane keeps its order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 from gpumlp.backend.kernels import extent
 from gpumlp.ops.record import Array
 
-CHAIN, PRODUCTS, OTHERS = LANES = range(3)
+CHAIN, PRODUCTS, *OTHERS = LANES = range(4)
 
 
 class Work(Protocol):
@@ -41,11 +41,7 @@ class Place:
 def arrange(works: Sequence[Work]) -> list[Place]:
     """Return a place for each launch. The first of all is in the first lane, and the other lanes begin after it."""
     before = dependencies(works)
-    chain = longest(before)
-    lanes = [
-        CHAIN if number == 0 or number in chain else PRODUCTS if work.multiplies else OTHERS
-        for number, work in enumerate(works)
-    ]
+    lanes = _lanes(works, before, set(longest(before)))
     known = {lane: dict.fromkeys(LANES, -1) for lane in LANES}  # up to where a lane has waited for another one
     places = []
     for number, lane in enumerate(lanes):
@@ -56,6 +52,21 @@ def arrange(works: Sequence[Work]) -> list[Place]:
         known[lane] |= {lanes[other]: other for other in after}
         places.append(Place(lane, after))
     return places
+
+
+def _lanes(works: Sequence[Work], before: Sequence[set[int]], chain: set[int]) -> list[int]:
+    """Return the lane of each launch: of several that where it can begin first, as if all took equally long."""
+    lanes: list[int] = []
+    done: list[int] = []
+    free = dict.fromkeys(LANES, 0)
+    for number, work in enumerate(works):
+        ready = max((done[other] for other in before[number]), default=0)
+        mine = [CHAIN] if number == 0 or number in chain else [PRODUCTS] if work.multiplies else OTHERS
+        lane = min(mine, key=lambda lane: (max(ready, free[lane]), -free[lane]))
+        free[lane] = max(ready, free[lane]) + 1
+        lanes.append(lane)
+        done.append(free[lane])
+    return lanes
 
 
 def dependencies(works: Sequence[Work]) -> list[set[int]]:

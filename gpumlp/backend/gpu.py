@@ -41,6 +41,8 @@ from gpumlp.ops.record import Array, Op, Scalar
 OPTIONS = ("-std=c++17", "--device-as-default-execution-space")
 TOGETHER = 16
 """Steps in one graph where many follow each other: a launch, some µs of the host, is little beside as many."""
+PIECE = 1 << 18
+"""Numbers of a layer's weights whose update is begun while the gradients of other layers are being made."""
 FUSED = {"identity": Epilogue.BIAS, "relu": Epilogue.RELU_BIAS}
 """The activations that cuBLASLt applies in the same launch as a product and its bias."""
 
@@ -128,6 +130,10 @@ class CupyBackend(Backend):
     @property
     def together(self) -> int:
         return TOGETHER if self.graphs else 1
+
+    @property
+    def piece(self) -> int | None:
+        return PIECE if self.graphs and self.branches else None
 
     def synchronize(self) -> None:
         with self.quiet():

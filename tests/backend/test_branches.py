@@ -116,7 +116,7 @@ def test_products_and_all_else_have_a_lane_each_beside_the_chain() -> None:
         Place(CHAIN),
         Place(CHAIN),
         Place(PRODUCTS, (0,)),
-        Place(OTHERS, (0,)),
+        Place(OTHERS[0], (0,)),
         Place(CHAIN),
         Place(PRODUCTS),
         Place(CHAIN, (3, 5)),
@@ -130,6 +130,25 @@ def test_a_lane_begins_after_the_first_launch_even_if_it_waits_for_nothing() -> 
     a, b = np.zeros(1), np.zeros(1)
     works = [Work(writes=[a]), Work(reads=[a]), Work(writes=[b], multiplies=True), Work(reads=[b], multiplies=True)]
     assert arrange(works) == [Place(), Place(), Place(PRODUCTS, (0,)), Place(PRODUCTS)]
+
+
+def test_all_else_has_two_lanes_and_takes_that_where_it_waits_less() -> None:
+    a, b, c, d = (np.zeros(1) for _ in range(4))
+    chain = [Work(reads=[a], writes=[a]) for _ in range(6)]
+    beside = [
+        Work(writes=[b]),
+        Work(reads=[b], writes=[b]),
+        Work(writes=[c]),
+        Work(reads=[c], writes=[d]),
+        Work(reads=[b, d]),
+    ]
+    assert arrange([*chain, *beside])[6:] == [
+        Place(OTHERS[0], (0,)),
+        Place(OTHERS[0]),
+        Place(OTHERS[1], (0,)),
+        Place(OTHERS[1]),
+        Place(OTHERS[0], (9,)),
+    ]
 
 
 def test_nobody_waits_twice() -> None:
@@ -297,7 +316,7 @@ def test_what_a_step_takes_one_after_the_other(fake: Cupy, activation: str, node
 
 @compiled
 @pytest.mark.parametrize(
-    ("widths", "nodes", "deep"), [((64, 256, 256, 256, 256, 10), 21, 12), ((784, 1024, 1024, 10), 15, 8)]
+    ("widths", "nodes", "deep"), [((64, 256, 256, 256, 256, 10), 21, 12), ((784, 1024, 1024, 10), 17, 8)]
 )
 def test_the_steps_that_the_guide_tells_of(fake: Cupy, widths: tuple[int, ...], nodes: int, deep: int) -> None:
     """docs/gpu.md, "Branches"."""
@@ -312,6 +331,32 @@ def test_the_steps_that_the_guide_tells_of(fake: Cupy, widths: tuple[int, ...], 
     (many,) = own.captured().times(8).runs
     assert isinstance(many, Graph)
     assert (len(many.nodes), many.depth) == (8 * nodes, 8 * deep + 1)
+
+
+@compiled
+@pytest.mark.parametrize("averaging", [None, 0.9])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_update_in_pieces_is_the_same(
+    fake: Cupy, monkeypatch: pytest.MonkeyPatch, dtype: str, averaging: float | None
+) -> None:
+    """Cut where variables meet, whatever is decayed, averaged or rounded."""
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    monkeypatch.setattr(gpu, "PIECE", 64)
+    runs = [trainer(CupyBackend(branches=way), dtype=dtype, clip=None) for way in (True, False)]
+    for own in runs:
+        own.optimizer.average = None if averaging is None else own.backend.asarray(own.optimizer.average, copy=True)
+        for _ in range(2):
+            own.run_epoch()
+    assert state(runs[0]) == state(runs[1])
+    in_pieces, whole = (own.captured().names().count("adam_forward") for own in runs)
+    assert (in_pieces, whole) == (4, 1)
+
+
+@compiled
+def test_an_update_that_needs_the_norm_of_all_is_in_one_piece(fake: Cupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "PIECE", 16)
+    assert trainer(CupyBackend()).captured().names().count("adam_forward") == 1
 
 
 @compiled
@@ -344,7 +389,7 @@ def test_copies_and_products_go_where_they_are_put(fake: Cupy, caplog: pytest.Lo
     assert not caplog.records
     (run,) = plan.runs
     assert isinstance(run, Graph)
-    assert [place.lane for place in run.places] == [CHAIN, PRODUCTS, OTHERS, CHAIN, CHAIN, CHAIN]
+    assert [place.lane for place in run.places] == [CHAIN, PRODUCTS, OTHERS[0], CHAIN, CHAIN, CHAIN]
     backend.write(x, np.full((4, 4), 5.0))
     np.testing.assert_array_equal(backend.to_host(plan()), np.full((4, 4), 40.0))
     np.testing.assert_array_equal(backend.to_host(z), np.full((4, 4), 5.0))

@@ -41,14 +41,20 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cupy]:
 
 
 def trainer(
-    backend: Backend, *, activation: str = "relu", rows: int = 50, dtype: str = "float32", **options: Any
+    backend: Backend,
+    *,
+    activation: str = "relu",
+    rows: int = 50,
+    dtype: str = "float32",
+    clip: float | None = 1.0,
+    **options: Any,
 ) -> Trainer:
     """Return a trainer of a plain network on random rows, in batches of 8; the last has 2."""
     rng = np.random.default_rng(3)
     data = Dataset(rng.standard_normal((rows, 5)).astype(np.float32), rng.integers(0, 3, rows).astype(np.int32), None)
     layers = [Dense(16, activation), Dense(8, activation), Dense(3, "softmax")]
     model = Sequential(layers).build(5, backend=backend, dtype=dtype)
-    optimizer = Optimizer("adamw", model.parameters, model.context.clock, clip_norm=1.0, averaging=0.9)
+    optimizer = Optimizer("adamw", model.parameters, model.context.clock, clip_norm=clip, averaging=0.9)
     schedule = Schedule("cosine", learning_rate=1e-2, warmup=0.1)
     return Trainer(model, Loss("cross_entropy", model), optimizer, schedule, data, epochs=4, batch_size=8, **options)
 
