@@ -33,6 +33,8 @@ WGMMA = (
 )
 OFFERED = ((1024, 784, 1024), (1024, 1024, 10), (256, 256, 256), (64, 64, 64))
 """Products, as rows, what is summed over, and columns, that cuBLASLt is asked about."""
+KNOWN = 16
+"""Algorithms that are tried for a product."""
 Fact = Callable[[], Any]
 
 
@@ -210,6 +212,18 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
             found[" x ".join(map(str, shape))] = told
         return found
 
+    def choice(given: Any, dtypes: tuple[Any, Any], epilogue: Epilogue) -> dict[str, str]:
+        """How long the algorithm takes that the library advises, and the fastest of all that it knows."""
+        found = {}
+        for shape in OFFERED:
+            if product := bound(given, shape, dtypes, epilogue):
+                clock = Clock(given, 0.02)
+                taken = [1e6 * clock.warm(each).median for each in product.others(KNOWN)]
+                best = min(range(len(taken)), key=taken.__getitem__)
+                told = f"{taken[0]:.2f} µs, the best {taken[best]:.2f} (number {best + 1} of {len(taken)})"
+                found[" x ".join(map(str, shape))] = told
+        return found
+
     def specials(given: Any, dtypes: tuple[Any, Any], epilogue: Epilogue) -> dict[str, str]:
         """What becomes of NaN, -0, inf and -inf as a bias of zeros: by rights NaN, 0, inf, 0."""
         found = {}
@@ -238,6 +252,10 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
         for epilogue in (Epilogue.RELU_BIAS, Epilogue.RELU_AUX_BIAS):
             asked = f"cuBLASLt {epilogue.name} of {name}: NaN, -0, inf, -inf"
             yield asked, partial(specials, given, dtypes, epilogue)
+        if name in ("tf32", "bf16"):
+            for epilogue in (Epilogue.RELU_AUX_BIAS, Epilogue.DRELU, Epilogue.BGRADA):
+                asked = f"cuBLASLt {epilogue.name} of {name}: the algorithm advised"
+                yield asked, partial(choice, given, dtypes, epilogue)
         if dtypes[0] == dtypes[1]:
             yield f"masks of {name} are what they should be", partial(given.masks, np.dtype(dtypes[0]))
 

@@ -268,7 +268,7 @@ class Shape:
 
 
 class Recipe:
-    """How products of one shape are computed: descriptions that stay, and the algorithm that was chosen."""
+    """How products of one shape are computed: descriptions that stay, and the algorithm that is used, or None."""
 
     def __init__(self, library: Any, handle: Owned, shape: Shape, compute: int, workspace: int) -> None:
         self.epilogue = shape.epilogue
@@ -293,11 +293,13 @@ class Recipe:
         sides = (shape.left, shape.right, shape.result, shape.result)
         for attribute, side in zip(PREF_MIN_ALIGNMENT, sides, strict=True):
             preference.set(attribute, c_uint32(side.alignment))
-        self.algorithm = self._choose(library, handle, preference)
+        self._asked = library, handle, preference
+        self.algorithm = next(iter(self.algorithms(1)), None)
 
-    def _choose(self, library: Any, handle: Owned, preference: Owned) -> Algorithm | None:
-        """Return the algorithm that the library thinks the fastest, or None where it has none."""
-        found, count = Heuristic(), c_int()
+    def algorithms(self, most: int) -> list[Algorithm]:
+        """Return what the library has for this shape, at most so many, the one that it thinks the fastest first."""
+        library, handle, preference = self._asked
+        found, count = (Heuristic * most)(), c_int()
         left, right, result = (each.address for each in self.layouts)
         status = library.cublasLtMatmulAlgoGetHeuristic(
             handle.address,
@@ -307,14 +309,14 @@ class Recipe:
             result,
             result,
             preference.address,
-            1,
-            byref(found),
+            most,
+            found,
             byref(count),
         )
         if status in (INVALID_VALUE, NOT_SUPPORTED):
-            return None
+            return []
         check("cublasLtMatmulAlgoGetHeuristic", status)
-        return found.algo if count.value and found.state == SUCCESS else None
+        return [each.algo for each in found[: count.value] if each.state == SUCCESS]
 
 
 class Product(Node):
@@ -338,6 +340,11 @@ class Product(Node):
         made = {Epilogue.RELU_AUX_BIAS: mask, Epilogue.BGRADA: vector}.get(recipe.epilogue)
         self.writes = [out] if made is None else [out, made]
         self.reads = [a, b, *(extra for extra in (vector, mask) if extra is not None and extra is not made)]
+
+    def others(self, most: int) -> list[Product]:
+        """Return the same product by each algorithm that the library has for it, at most so many, ours first."""
+        extras = self.a, self.b, self.out, self.vector, self.mask
+        return [Product(self._lt, self._recipe, each, *extras) for each in self._recipe.algorithms(most)]
 
     def prepare(self, stream: Any) -> None:
         self._lt.workspace(stream.ptr)

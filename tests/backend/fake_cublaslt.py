@@ -19,7 +19,7 @@ SUCCESS, INVALID_VALUE, NOT_SUPPORTED = 0, 7, 15
 FLOAT, DOUBLE, BF16 = 0, 1, 14
 SIZE = {FLOAT: 4, DOUBLE: 8, BF16: 2}
 RELU, BIAS, DRELU, AUX, BGRADA = 2, 4, 8, 128, 256
-ALGORITHM = 0xA1607
+ALGORITHM, ALGORITHMS = 0xA1607, 3
 DESCRIPTION = {3: 4, 4: 4, 7: 4, 8: 8, 11: 8, 12: 8}  # attribute: bytes, from cublasLt.h
 PREFERENCE = {1: 8, 5: 4, 6: 4, 7: 4, 8: 4}
 COMPUTE = {68: FLOAT, 77: FLOAT, 70: DOUBLE}  # and the type of alpha and beta
@@ -90,7 +90,8 @@ class CublasLt:
         if status := self.fails.get("cublasLtMatmulAlgoGetHeuristic"):
             return status
         assert handle in self.made
-        assert (wanted, c) == (1, d)
+        assert c == d
+        assert len(found) == wanted
         epilogue = self.made[description].attributes[7]
         given = self.made[preference].attributes
         assert given[1] == 32 << 20
@@ -105,7 +106,9 @@ class CublasLt:
             assert own[12] >= shapes[2][1]
         if epilogue not in self.offered:
             return NOT_SUPPORTED
-        found._obj.algo.data[0], found._obj.state, count._obj.value = ALGORITHM, SUCCESS, 1
+        count._obj.value = min(wanted, ALGORITHMS)
+        for number in range(count._obj.value):
+            found[number].algo.data[0], found[number].state = ALGORITHM + number, SUCCESS
         return SUCCESS
 
     def cublasLtMatmul(  # noqa: N802
@@ -132,7 +135,7 @@ class CublasLt:
         own, current = self.made[description], self.cupy.stream
         assert handle in self.made
         assert (c, c_layout) == (d, d_layout)
-        assert algorithm._obj.data[0] == ALGORITHM
+        assert ALGORITHM <= algorithm._obj.data[0] < ALGORITHM + ALGORITHMS
         assert self.cupy.streams[stream] is current, "the stream is an argument here: it must be the current one"
         number = ctypes.c_double if COMPUTE[own.arguments[0]] == DOUBLE else ctypes.c_float
         assert isinstance(alpha._obj, number)

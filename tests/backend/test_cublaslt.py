@@ -487,6 +487,21 @@ def test_a_mask_of_another_shape_is_refused(cupy: CupyBackend) -> None:
     assert [mask_shape(3, cols) for cols in (1, 128, 129, 256)] == [(3, 16), (3, 16), (3, 32), (3, 32)]
 
 
+def test_the_same_product_by_every_algorithm(cupy: CupyBackend) -> None:
+    lt, a = cupy.lt, cupy.asarray(np.arange(16, dtype="f4").reshape(4, 4))
+    assert lt is not None
+    product = lt.product(a, a, cupy.zeros((4, 4), "f4"), Epilogue.BIAS, cupy.asarray(np.ones(4, "f4")))
+    assert product is not None
+    for most, count in ((1, 1), (2, 2), (16, 3)):
+        others = product.others(most)
+        assert len(others) == count
+        for other in others:
+            cupy.write(product.out, np.zeros((4, 4)))
+            with cupy.quiet():
+                other()
+            np.testing.assert_array_equal(cupy.to_host(other.out), cupy.to_host(a) @ cupy.to_host(a) + 1)
+
+
 # ---- what can go wrong -------------------------------------------------------------------------------------------
 
 
@@ -548,7 +563,7 @@ def test_what_was_made_is_destroyed(fake: Cupy) -> None:
     assert fake.lt is not None
     cupy = CupyBackend()
     cupy.matmul(cupy.zeros((2, 2), np.float32), cupy.zeros((2, 2), np.float32))
-    assert len(fake.lt.made) == 5  # the handle, a description, three layouts
+    assert len(fake.lt.made) == 6  # the handle, a description, three layouts, a preference
     del cupy
     gc.collect()
     assert fake.lt.made == {}

@@ -166,6 +166,8 @@ def test_what_only_a_device_can_tell_is_asked_in_the_right_words(
     assert set(told["cuBLASLt BIAS of float32"].values()) == {"no"}
     assert set(told["cuBLASLt RELU_BIAS of tf32"].values()) == {"1.00 µs"}
     assert set(told["cuBLASLt DRELU of float32"].values()) == {"1.00 µs"}
+    chosen = told["cuBLASLt RELU_AUX_BIAS of tf32: the algorithm advised"]
+    assert set(chosen.values()) == {"1.00 µs, the best 1.00 (number 1 of 3)"}
     assert told["masks of float64 are what they should be"] is True
     assert len(told) >= 12
     for name, value in asked.items():
