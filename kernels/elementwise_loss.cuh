@@ -25,7 +25,15 @@ __device__ void elementwise_mass(
     typedef wide<T> W;
     const Sides<W> both = sides(w);
     double mass = 0, count = 0;
-    PART_ROWS(r, rows) {
+    if (cols == 1) {
+        decide(s != 0, [&](auto weighted) {
+            PART_SUM2(r, rows, mass, count) {
+                W weight = weighted ? s[r] : (W)1;
+                mass += (double)(weight * F::at((W)z[r], (W)targets[r], both, setting).mass);
+                count += (double)weight;
+            }
+        });
+    } else PART_ROWS(r, rows) {
         W m = 0, weight = s ? s[r] : (W)1;
         LANES_SUM(c, cols, m) {
             i64 i = r * cols + c;
@@ -48,7 +56,17 @@ __device__ void elementwise_loss(
     typedef wide<T> W;
     const Sides<W> both = sides(w);
     double mass = total_of(scratch, parts, 1), loss = 0, hits = 0;
-    PART_ROWS(r, rows) {
+    if (cols == 1) {  // a vector has many rows
+        decide(s != 0, [&](auto weighted) {
+            PART_SUM2(r, rows, loss, hits) {
+                W weight = weighted ? s[r] : (W)1, scale = mass == 0 ? (W)0 : weight / (W)mass;
+                ElementLoss<W> e = F::at((W)z[r], (W)targets[r], both, setting);
+                loss += (double)(weight * e.loss);
+                hits += (double)(weight * e.hit);
+                if (gradient) gradient[r] = stored<T>(scale * e.slope);
+            }
+        });
+    } else PART_ROWS(r, rows) {
         W weight = s ? s[r] : (W)1, scale = mass == 0 ? (W)0 : weight / (W)mass / cols, l = 0, h = 0;
         LANES_SUM2(c, cols, l, h) {
             i64 i = r * cols + c;

@@ -34,6 +34,7 @@ inline float from_bits(u32 bits) {
 
 constexpr int OWN = 1024;  // sums of a tile of columns: within the first cache, long enough for vectors
 constexpr int ROW_RUN = 64;
+constexpr int SHORT_ROW = 64;
 
 struct Part { i64 index, count; };
 inline thread_local Part this_part = {0, 1};
@@ -51,6 +52,7 @@ inline int thread() { return 0; }
 #define EACH(i, n) GPUMLP_PRAGMA(omp simd) for (i64 i = first_of(n); i < last_of(n); ++i)
 #define EACH_RUN(j, n) for (i64 j = first_of(n), j##_end = last_of(n); j < j##_end; ++j)
 #define OF_RUN(q, count) GPUMLP_PRAGMA(omp simd) for (int q = 0; q < (count); ++q)
+#define OF_RUN_SUM2(q, count, s, t) GPUMLP_PRAGMA(omp simd reduction(+ : s, t)) for (int q = 0; q < (count); ++q)
 #define OF_RUN_SUM(q, count, s) GPUMLP_PRAGMA(omp simd reduction(+ : s)) for (int q = 0; q < (count); ++q)
 #define ROWS(r, rows) for (i64 r = first_of(rows), r##_end = last_of(rows); r < r##_end; ++r)
 #define ROW_RUNS(r, count, rows)                                                                 \
@@ -58,6 +60,8 @@ inline int thread() { return 0; }
         if (const int count = (int)at_most(ROW_RUN, r##_end - r); true)
 #define PART_ROWS(r, rows) ROWS(r, rows)
 #define PART_SUM(i, n, s) GPUMLP_PRAGMA(omp simd reduction(+ : s)) for (i64 i = first_of(n); i < last_of(n); ++i)
+#define PART_SUM2(i, n, s, t) GPUMLP_PRAGMA(omp simd reduction(+ : s, t)) for (i64 i = first_of(n); i < last_of(n); ++i)
+#define PART_RUNS(r, count, rows) ROW_RUNS(r, count, rows)
 #define LANES(c, cols) GPUMLP_PRAGMA(omp simd) for (i64 c = 0; c < (cols); ++c)
 #define LANES_SUM(c, cols, s) GPUMLP_PRAGMA(omp simd reduction(+ : s)) for (i64 c = 0; c < (cols); ++c)
 #define LANES_SUM2(c, cols, s, t) GPUMLP_PRAGMA(omp simd reduction(+ : s, t)) for (i64 c = 0; c < (cols); ++c)
@@ -146,6 +150,24 @@ inline Words product(Words x, u32 m) {
     return (x & alike(0xFFFFFFFFu)) * alike(m);
 #endif
 }
+
+template <class T> struct Wide;  // of prelude.cuh
+template <class T> inline T stored(typename Wide<T>::type x);
+
+// A run of short rows, kept by columns, so that a vector finds its rows side by side.
+template <class T> struct Run {
+    typedef typename Wide<T>::type W;
+    W kept[SHORT_ROW][ROW_RUN];
+    __device__ inline Run(const T* rows, int count, i64 cols) {
+        for (int c = 0; c < cols; ++c) OF_RUN(k, count) kept[c][k] = (W)rows[k * cols + c];
+    }
+    __device__ inline W at(int k, int c) const { return kept[c][k]; }
+    __device__ inline void set(T*, int k, int c, W value) { kept[c][k] = value; }
+    __device__ inline void leave(T* rows, int count, i64 cols) const {
+        for (int k = 0; k < count; ++k)
+            for (int c = 0; c < cols; ++c) rows[k * cols + c] = stored<T>(kept[c][k]);
+    }
+};
 
 // A vector is the compiler's business here: elements go one by one, in a loop that it may take in any order.
 template <int N> struct Width { static constexpr int count = N; };

@@ -11,6 +11,7 @@
 //   ROWS(r, rows)               a row to each team, LANES(c, cols) its columns to the lanes
 //   ROW_RUNS(r, count, rows)    `count` rows from r to each team: ROW_RUN at the most, here one
 //   PART_ROWS(r, rows)          the rows of one part, for what is summed over rows; PART_SUM(i, n, s) its elements
+//   PART_RUNS(r, count, rows)   the same rows where they are short, one to each thread: a Run of `count` from r
 //   COLUMN_TILES(c0, cols)      a tile of columns to each block, OWNED(k, c, c0, cols) those of a lane
 //   EACH_PART(p, parts)         what the parts have left in scratch memory
 //
@@ -51,7 +52,7 @@ template <> __device__ inline bf16 stored<bf16>(float x) {
 
 constexpr int WARP = 32;
 constexpr int OWN = 1;
-enum { ROW_RUN = 1 };  // not all texts use it, and NVRTC warns of constants that are not used
+enum { ROW_RUN = 1, SHORT_ROW = 16 };  // not all texts use it, and NVRTC warns of constants that are not used
 
 __device__ inline float normal_cdf(float x) { return normcdff(x); }
 __device__ inline double normal_cdf(double x) { return normcdf(x); }
@@ -73,10 +74,13 @@ __device__ inline i64 size_of_part(i64 n, i64 p, i64 parts) { return n * (p + 1)
 #define EACH_RUN(j, n) EACH(j, n)
 #define OF_RUN(q, count) for (int q = 0; q < (count); ++q)
 #define OF_RUN_SUM(q, count, s) OF_RUN(q, count)
+#define OF_RUN_SUM2(q, count, s, t) OF_RUN(q, count)
 #define ROWS(r, rows) for (i64 r = blockIdx.x * (i64)teams() + team(); r < (rows); r += gridDim.x * (i64)teams())
 #define ROW_RUNS(r, count, rows) ROWS(r, rows) if (constexpr int count = 1; true)
 #define PART_ROWS(r, rows) for (i64 r = first_of(rows) + team(), r##_end = last_of(rows); r < r##_end; r += teams())
 #define PART_SUM(i, n, s) for (i64 i = first_of(n) + thread(), i##_end = last_of(n); i < i##_end; i += threads())
+#define PART_SUM2(i, n, s, t) PART_SUM(i, n, s)
+#define PART_RUNS(r, count, rows) PART_SUM(r, rows, s) if (constexpr int count = 1; true)
 #define LANES(c, cols) for (i64 c = lane(); c < (cols); c += lanes())
 #define LANES_SUM(c, cols, s) LANES(c, cols)
 #define LANES_SUM2(c, cols, s, t) LANES(c, cols)
@@ -160,6 +164,15 @@ template <class T> __device__ Best<T> row_best(const T* row, i64 cols) {
     LANES(c, cols) best = Better()(best, Best<T>{row[c], c});
     return lanes() > WARP ? fold_block(best, Better()) : fold_neighbours(best, lanes(), Better());
 }
+
+// A run of short rows in memory: `at` reads a column of one, `set` writes it, where `leave` says that it belongs.
+template <class T> struct Run {
+    const T* row;
+    __device__ inline Run(const T* rows, int, i64) : row(rows) {}
+    __device__ inline wide<T> at(int, int c) const { return (wide<T>)row[c]; }
+    __device__ inline void set(T* rows, int, int c, wide<T> value) const { rows[c] = stored<T>(value); }
+    __device__ inline void leave(T*, int, i64) const {}
+};
 
 // Numbers of 64 bits side by side: COUNTERS of them, here one.
 typedef u64 Words;

@@ -7,6 +7,8 @@
 // wide<T>, may be null; scratch (parts, 4). `value` is the loss, `sums` (Σ s l, Σ s m, Σ s h, Σ s) in double.
 // The logits of a row are read three times, from cache after the first; the gradient is written once. (The log of the
 // sum is not needed for what a class adds, so that one walk finds both.)
+//
+// A row of many classes is a team's. Rows of a few are a thread's each, in runs on a CPU: a vector has many of them.
 
 template <class W, class Y> struct Target {  // soft targets
     const Y* row;
@@ -98,12 +100,142 @@ __device__ void loss_of_rows(
     leave(scratch, 0, loss, 2, hits);
 }
 
+// ---- rows of a few classes -------------------------------------------------------------------------------------
+
+// The largest number of each row of a run, and its place, as row_best has them.
+template <class T>
+__device__ void best_of_run(const Run<T>& run, int count, i64 cols, wide<T> (&top)[ROW_RUN], int (&place)[ROW_RUN]) {
+    OF_RUN(k, count) {
+        top[k] = run.at(k, 0);
+        place[k] = 0;
+    }
+    for (int c = 1; c < cols; ++c) OF_RUN(k, count) {
+        wide<T> x = run.at(k, c);
+        bool better = x > top[k] || (x != x && top[k] == top[k]);
+        top[k] = better ? x : top[k];
+        place[k] = better ? c : place[k];
+    }
+}
+
+template <class W, class Y> struct RunTarget {  // soft targets
+    const Run<Y> run;
+    int label[ROW_RUN];
+    __device__ RunTarget(const Y* targets, i64 r0, int count, i64 cols) : run(targets + r0 * cols, count, cols) {
+        wide<Y> top[ROW_RUN];
+        best_of_run(run, count, cols, top, label);
+    }
+    __device__ W operator()(int k, int c) const { return (W)run.at(k, c); }
+};
+
+template <class W, class I> struct RunLabels {
+    int label[ROW_RUN];
+    __device__ RunLabels(const I* targets, i64 r0, int count, i64) {
+        OF_RUN(k, count) label[k] = (int)targets[r0 + k];
+    }
+    __device__ W operator()(int k, int c) const { return c == label[k] ? (W)1 : (W)0; }
+};
+template <class W> struct RunTarget<W, int> : RunLabels<W, int> { using RunLabels<W, int>::RunLabels; };
+template <class W> struct RunTarget<W, i64> : RunLabels<W, i64> { using RunLabels<W, i64>::RunLabels; };
+
+template <class T, class Y, class Weight>
+__device__ void mass_of_short_rows(
+    const Y* targets, const wide<T>* s, Weight weight_of, i64 rows, i64 cols, double label_smoothing, double* scratch
+) {
+    typedef wide<T> W;
+    const W keep = (W)(1.0 - label_smoothing), spread = (W)(label_smoothing / cols);
+    double mass = 0, total = 0;
+    PART_RUNS(r0, count, rows) {
+        const RunTarget<W, Y> target(targets, r0, count, cols);
+        W m[ROW_RUN];
+        OF_RUN(k, count) m[k] = 0;
+        for (int c = 0; c < cols; ++c) {
+            const W weight = weight_of(c);
+            OF_RUN(k, count) m[k] += (keep * target(k, c) + spread) * weight;
+        }
+        decide(s != 0, [&](auto weighted) {
+            OF_RUN_SUM2(k, count, mass, total) {
+                W weight = weighted ? s[r0 + k] : (W)1;
+                mass += (double)(weight * m[k]);
+                total += (double)weight;
+            }
+        });
+    }
+    leave(scratch, 1, mass, 3, total);
+}
+
+template <class T, class Y, class Weight>
+__device__ void loss_of_short_rows(
+    const T* z, const Y* targets, const wide<T>* s, Weight weight_of, T* gradient, i64 rows, i64 cols,
+    double label_smoothing, double* scratch, i64 parts
+) {
+    typedef wide<T> W;
+    const W keep = (W)(1.0 - label_smoothing), spread = (W)(label_smoothing / cols);
+    double mass = total_of(scratch, parts, 1), loss = 0, hits = 0;
+    PART_RUNS(r0, count, rows) {
+        const RunTarget<W, Y> target(targets, r0, count, cols);
+        Run<T> run(z + r0 * cols, count, cols);
+        T* to = gradient + r0 * cols;
+        W top[ROW_RUN], sum[ROW_RUN], lse[ROW_RUN], below[ROW_RUN], m[ROW_RUN], scale[ROW_RUN];
+        int best[ROW_RUN];
+        best_of_run(run, count, cols, top, best);
+        OF_RUN(k, count) sum[k] = below[k] = m[k] = 0;
+        for (int c = 0; c < cols; ++c) {
+            const W weight = weight_of(c);
+            OF_RUN(k, count) {
+                W z_c = run.at(k, c) - top[k], t = (keep * target(k, c) + spread) * weight, part = t * z_c;
+                sum[k] += exp(z_c);
+                below[k] -= t == 0 ? (W)0 : part;
+                m[k] += t;
+            }
+        }
+        decide(s != 0, [&](auto weighted) {
+            OF_RUN_SUM2(k, count, loss, hits) {
+                W weight = weighted ? s[r0 + k] : (W)1;
+                lse[k] = log(sum[k]);
+                loss += (double)(weight * (m[k] == 0 ? (W)0 : m[k] * lse[k] + below[k]));
+                hits += best[k] == target.label[k] ? (double)weight : 0.0;
+                scale[k] = mass == 0 ? (W)0 : weight / (W)mass;
+            }
+        });
+        if (!gradient) continue;
+        for (int c = 0; c < cols; ++c) {
+            const W weight = weight_of(c);
+            OF_RUN(k, count) {
+                W t = (keep * target(k, c) + spread) * weight;
+                run.set(to, k, c, scale[k] * (exp(run.at(k, c) - top[k] - lse[k]) * m[k] - t));
+            }
+        }
+        run.leave(to, count, cols);
+    }
+    leave(scratch, 0, loss, 2, hits);
+}
+
+// ---- either --------------------------------------------------------------------------------------------------------
+
+template <class T, class Y, class Weight>
+__device__ void mass_of_all(
+    const Y* targets, const wide<T>* s, Weight weight_of, i64 rows, i64 cols, double label_smoothing, double* scratch
+) {
+    if (cols <= SHORT_ROW) mass_of_short_rows<T>(targets, s, weight_of, rows, cols, label_smoothing, scratch);
+    else mass_of_rows<T>(targets, s, weight_of, rows, cols, label_smoothing, scratch);
+}
+
+template <class T, class Y, class Weight>
+__device__ void loss_of_all(
+    const T* z, const Y* targets, const wide<T>* s, Weight weight_of, T* gradient, i64 rows, i64 cols,
+    double label_smoothing, double* scratch, i64 parts
+) {
+    if (cols <= SHORT_ROW)
+        loss_of_short_rows(z, targets, s, weight_of, gradient, rows, cols, label_smoothing, scratch, parts);
+    else loss_of_rows(z, targets, s, weight_of, gradient, rows, cols, label_smoothing, scratch, parts);
+}
+
 template <class T, class Y>
 __device__ void softmax_cross_entropy_mass(
     const T*, const Y* targets, const wide<T>* s, const wide<T>* w, i64 rows, i64 cols, double label_smoothing, double* scratch
 ) {
-    if (w) mass_of_rows<T>(targets, s, Given<wide<T>>{w}, rows, cols, label_smoothing, scratch);
-    else mass_of_rows<T>(targets, s, Alike<wide<T>>(), rows, cols, label_smoothing, scratch);
+    if (w) mass_of_all<T>(targets, s, Given<wide<T>>{w}, rows, cols, label_smoothing, scratch);
+    else mass_of_all<T>(targets, s, Alike<wide<T>>(), rows, cols, label_smoothing, scratch);
 }
 
 template <class T, class Y>
@@ -111,8 +243,8 @@ __device__ void softmax_cross_entropy_loss(
     const T* z, const Y* targets, const wide<T>* s, const wide<T>* w, T* gradient, i64 rows, i64 cols, double label_smoothing,
     double* scratch, i64 parts
 ) {
-    if (w) loss_of_rows(z, targets, s, Given<wide<T>>{w}, gradient, rows, cols, label_smoothing, scratch, parts);
-    else loss_of_rows(z, targets, s, Alike<wide<T>>(), gradient, rows, cols, label_smoothing, scratch, parts);
+    if (w) loss_of_all(z, targets, s, Given<wide<T>>{w}, gradient, rows, cols, label_smoothing, scratch, parts);
+    else loss_of_all(z, targets, s, Alike<wide<T>>(), gradient, rows, cols, label_smoothing, scratch, parts);
 }
 
 LOSS_KERNELS(softmax_cross_entropy, softmax_cross_entropy_mass, softmax_cross_entropy_loss)

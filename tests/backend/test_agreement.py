@@ -17,7 +17,7 @@ from gpumlp.ops.random import permute
 # Teams of 1, 2, 4, ... 32 lanes and of a block; one part and several; one block and several; none, some and all of a
 # row in vectors.
 SHAPES = [(1, 1), (3, 1), (33, 2), (65, 3), (1, 5), (40, 9), (2, 31), (31, 32), (5, 33), (7, 255), (3, 257), (65, 64)]
-SHAPES += [(3, 1023), (2, 1024), (2, 1025), (1023, 1), (1024, 2), (1025, 3), (300, 33)]
+SHAPES += [(3, 1023), (2, 1024), (2, 1025), (1023, 1), (1024, 2), (1025, 3), (300, 33), (66, 16), (66, 17), (66, 65)]
 
 each_kernel = pytest.mark.parametrize(("name", "direction"), list(directions()))
 each_dtype = pytest.mark.parametrize("dtype", FLOATS)
@@ -81,6 +81,23 @@ def test_extreme_values(kernels: Backend, name: str, dtype: Any) -> None:
         np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
         finite = np.isfinite(want)
         assert_close(got[finite], want[finite].astype(np.float64), "reduction")
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("cols", [1, 2, 16, 17, 64, 65, 300])
+def test_the_answer_of_a_row_is_the_first_of_the_largest_and_nan_is_larger(
+    kernels: Backend, cols: int, soft: bool
+) -> None:
+    rng = np.random.default_rng(cols)
+    z, t = (rng.integers(0, 4, (130, cols)).astype(np.float32) for _ in range(2))
+    z[rng.random(z.shape) < 0.5 / cols] = np.nan
+    labels = np.argmax(t, axis=1).astype(np.int32)
+    right = np.argmax(z, axis=1) == labels
+    op, inputs = LOSS_RECORDS["softmax_cross_entropy"], (z, t if soft else labels, None, None)
+    given = [None if a is None else kernels.asarray(a) for a in inputs]
+    for direction in ("forward", "evaluate"):
+        sums = kernels.to_host(kernels.run(op, direction, given)[1])
+        assert sums[2] == right.sum()
 
 
 @each_dtype
