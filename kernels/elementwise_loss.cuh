@@ -20,7 +20,8 @@ template <class W> __device__ inline Sides<W> sides(const W* w) {
 
 template <class F, class T, class Y>
 __device__ void elementwise_mass(
-    const T* z, const Y* targets, const wide<T>* s, const wide<T>* w, i64 rows, i64 cols, double setting, double* scratch
+    const T* z, const Y* targets, const wide<T>* s, const wide<T>* w, i64 rows, i64 cols, double setting,
+    double* scratch
 ) {
     typedef wide<T> W;
     const Sides<W> both = sides(w);

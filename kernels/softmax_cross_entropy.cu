@@ -61,8 +61,8 @@ __device__ void mass_of_rows(
 
 template <class T, class Y, class Weight>
 __device__ void loss_of_rows(
-    const T* z, const Y* targets, const wide<T>* s, Weight weight_of, T* gradient, i64 rows, i64 cols, double label_smoothing,
-    double* scratch, i64 parts
+    const T* z, const Y* targets, const wide<T>* s, Weight weight_of, T* gradient, i64 rows, i64 cols,
+    double label_smoothing, double* scratch, i64 parts
 ) {
     typedef wide<T> W;
     W keep = (W)(1.0 - label_smoothing), spread = (W)(label_smoothing / cols);
@@ -137,35 +137,39 @@ template <class W, class I> struct RunLabels {
 template <class W> struct RunTarget<W, int> : RunLabels<W, int> { using RunLabels<W, int>::RunLabels; };
 template <class W> struct RunTarget<W, i64> : RunLabels<W, i64> { using RunLabels<W, i64>::RunLabels; };
 
-template <class T, class Y, class Weight>
+// What each row of a run weighs, 1 where nothing else is given.
+template <class W> __device__ void weights_of_run(const W* s, i64 r0, int count, W (&weight)[ROW_RUN]) {
+    if (s) OF_RUN(k, count) weight[k] = s[r0 + k];
+    else OF_RUN(k, count) weight[k] = 1;
+}
+
+template <class T, class Y>
 __device__ void mass_of_short_rows(
-    const Y* targets, const wide<T>* s, Weight weight_of, i64 rows, i64 cols, double label_smoothing, double* scratch
+    const Y* targets, const wide<T>* s, const wide<T>* w, i64 rows, i64 cols, double label_smoothing, double* scratch
 ) {
     typedef wide<T> W;
     const W keep = (W)(1.0 - label_smoothing), spread = (W)(label_smoothing / cols);
     double mass = 0, total = 0;
     PART_RUNS(r0, count, rows) {
         const RunTarget<W, Y> target(targets, r0, count, cols);
-        W m[ROW_RUN];
+        W m[ROW_RUN], weight[ROW_RUN];
         OF_RUN(k, count) m[k] = 0;
         for (int c = 0; c < cols; ++c) {
-            const W weight = weight_of(c);
-            OF_RUN(k, count) m[k] += (keep * target(k, c) + spread) * weight;
+            const W of_class = w ? w[c] : (W)1;
+            OF_RUN(k, count) m[k] += (keep * target(k, c) + spread) * of_class;
         }
-        decide(s != 0, [&](auto weighted) {
-            OF_RUN_SUM2(k, count, mass, total) {
-                W weight = weighted ? s[r0 + k] : (W)1;
-                mass += (double)(weight * m[k]);
-                total += (double)weight;
-            }
-        });
+        weights_of_run(s, r0, count, weight);
+        OF_RUN_SUM2(k, count, mass, total) {
+            mass += (double)(weight[k] * m[k]);
+            total += (double)weight[k];
+        }
     }
     leave(scratch, 1, mass, 3, total);
 }
 
-template <class T, class Y, class Weight>
+template <class T, class Y>
 __device__ void loss_of_short_rows(
-    const T* z, const Y* targets, const wide<T>* s, Weight weight_of, T* gradient, i64 rows, i64 cols,
+    const T* z, const Y* targets, const wide<T>* s, const wide<T>* w, T* gradient, i64 rows, i64 cols,
     double label_smoothing, double* scratch, i64 parts
 ) {
     typedef wide<T> W;
@@ -175,34 +179,32 @@ __device__ void loss_of_short_rows(
         const RunTarget<W, Y> target(targets, r0, count, cols);
         Run<T> run(z + r0 * cols, count, cols);
         T* to = gradient + r0 * cols;
-        W top[ROW_RUN], sum[ROW_RUN], lse[ROW_RUN], below[ROW_RUN], m[ROW_RUN], scale[ROW_RUN];
+        W top[ROW_RUN], sum[ROW_RUN], below[ROW_RUN], m[ROW_RUN], weight[ROW_RUN];
         int best[ROW_RUN];
         best_of_run(run, count, cols, top, best);
+        weights_of_run(s, r0, count, weight);
         OF_RUN(k, count) sum[k] = below[k] = m[k] = 0;
         for (int c = 0; c < cols; ++c) {
-            const W weight = weight_of(c);
+            const W of_class = w ? w[c] : (W)1;
             OF_RUN(k, count) {
-                W z_c = run.at(k, c) - top[k], t = (keep * target(k, c) + spread) * weight, part = t * z_c;
+                W z_c = run.at(k, c) - top[k], t = (keep * target(k, c) + spread) * of_class, part = t * z_c;
                 sum[k] += exp(z_c);
                 below[k] -= t == 0 ? (W)0 : part;
                 m[k] += t;
             }
         }
-        decide(s != 0, [&](auto weighted) {
-            OF_RUN_SUM2(k, count, loss, hits) {
-                W weight = weighted ? s[r0 + k] : (W)1;
-                lse[k] = log(sum[k]);
-                loss += (double)(weight * (m[k] == 0 ? (W)0 : m[k] * lse[k] + below[k]));
-                hits += best[k] == target.label[k] ? (double)weight : 0.0;
-                scale[k] = mass == 0 ? (W)0 : weight / (W)mass;
-            }
-        });
+        OF_RUN_SUM2(k, count, loss, hits) {
+            sum[k] = log(sum[k]);
+            loss += (double)(weight[k] * (m[k] == 0 ? (W)0 : m[k] * sum[k] + below[k]));
+            hits += best[k] == target.label[k] ? (double)weight[k] : 0.0;
+            weight[k] = mass == 0 ? (W)0 : weight[k] / (W)mass;
+        }
         if (!gradient) continue;
         for (int c = 0; c < cols; ++c) {
-            const W weight = weight_of(c);
+            const W of_class = w ? w[c] : (W)1;
             OF_RUN(k, count) {
-                W t = (keep * target(k, c) + spread) * weight;
-                run.set(to, k, c, scale[k] * (exp(run.at(k, c) - top[k] - lse[k]) * m[k] - t));
+                W t = (keep * target(k, c) + spread) * of_class;
+                run.set(to, k, c, weight[k] * (exp(run.at(k, c) - top[k] - sum[k]) * m[k] - t));
             }
         }
         run.leave(to, count, cols);
@@ -210,41 +212,28 @@ __device__ void loss_of_short_rows(
     leave(scratch, 0, loss, 2, hits);
 }
 
-// ---- either --------------------------------------------------------------------------------------------------------
-
-template <class T, class Y, class Weight>
-__device__ void mass_of_all(
-    const Y* targets, const wide<T>* s, Weight weight_of, i64 rows, i64 cols, double label_smoothing, double* scratch
-) {
-    if (cols <= SHORT_ROW) mass_of_short_rows<T>(targets, s, weight_of, rows, cols, label_smoothing, scratch);
-    else mass_of_rows<T>(targets, s, weight_of, rows, cols, label_smoothing, scratch);
-}
-
-template <class T, class Y, class Weight>
-__device__ void loss_of_all(
-    const T* z, const Y* targets, const wide<T>* s, Weight weight_of, T* gradient, i64 rows, i64 cols,
-    double label_smoothing, double* scratch, i64 parts
-) {
-    if (cols <= SHORT_ROW)
-        loss_of_short_rows(z, targets, s, weight_of, gradient, rows, cols, label_smoothing, scratch, parts);
-    else loss_of_rows(z, targets, s, weight_of, gradient, rows, cols, label_smoothing, scratch, parts);
-}
+// ---- either ----------------------------------------------------------------------------------------------------
 
 template <class T, class Y>
 __device__ void softmax_cross_entropy_mass(
-    const T*, const Y* targets, const wide<T>* s, const wide<T>* w, i64 rows, i64 cols, double label_smoothing, double* scratch
+    const T*, const Y* targets, const wide<T>* s, const wide<T>* w, i64 rows, i64 cols, double label_smoothing,
+    double* scratch
 ) {
-    if (w) mass_of_all<T>(targets, s, Given<wide<T>>{w}, rows, cols, label_smoothing, scratch);
-    else mass_of_all<T>(targets, s, Alike<wide<T>>(), rows, cols, label_smoothing, scratch);
+    if (cols <= SHORT_ROW) mass_of_short_rows<T>(targets, s, w, rows, cols, label_smoothing, scratch);
+    else if (w) mass_of_rows<T>(targets, s, Given<wide<T>>{w}, rows, cols, label_smoothing, scratch);
+    else mass_of_rows<T>(targets, s, Alike<wide<T>>(), rows, cols, label_smoothing, scratch);
 }
 
 template <class T, class Y>
 __device__ void softmax_cross_entropy_loss(
-    const T* z, const Y* targets, const wide<T>* s, const wide<T>* w, T* gradient, i64 rows, i64 cols, double label_smoothing,
-    double* scratch, i64 parts
+    const T* z, const Y* targets, const wide<T>* s, const wide<T>* w, T* gradient, i64 rows, i64 cols,
+    double label_smoothing, double* scratch, i64 parts
 ) {
-    if (w) loss_of_all(z, targets, s, Given<wide<T>>{w}, gradient, rows, cols, label_smoothing, scratch, parts);
-    else loss_of_all(z, targets, s, Alike<wide<T>>(), gradient, rows, cols, label_smoothing, scratch, parts);
+    if (cols <= SHORT_ROW)
+        loss_of_short_rows(z, targets, s, w, gradient, rows, cols, label_smoothing, scratch, parts);
+    else if (w)
+        loss_of_rows(z, targets, s, Given<wide<T>>{w}, gradient, rows, cols, label_smoothing, scratch, parts);
+    else loss_of_rows(z, targets, s, Alike<wide<T>>(), gradient, rows, cols, label_smoothing, scratch, parts);
 }
 
 LOSS_KERNELS(softmax_cross_entropy, softmax_cross_entropy_mass, softmax_cross_entropy_loss)
