@@ -11,7 +11,7 @@
 //   ROWS(r, rows)               a row to each team, LANES(c, cols) its columns to the lanes
 //   ROW_RUNS(r, count, rows)    `count` rows from r to each team: ROW_RUN at the most, here one
 //   PART_ROWS(r, rows)          the rows of one part, for what is summed over rows; PART_SUM(i, n, s) its elements
-//   PART_RUNS(r, count, rows)   the same rows where they are short, one to each thread: a Run of `count` from r
+//   PART_RUNS(r, count, rows)   the same rows, of SHORT_ROW columns at most, a row to each thread: a Run from r
 //   COLUMN_TILES(c0, cols)      a tile of columns to each block, OWNED(k, c, c0, cols) those of a lane
 //   EACH_PART(p, parts)         what the parts have left in scratch memory
 //
