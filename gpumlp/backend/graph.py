@@ -62,8 +62,8 @@ class Node(Launch):
 class Graph:
     """Launches captured as one; calling it makes them all, as if in their order.
 
-    ``streams`` are the backend's own, and two more where launches that do not wait for each other may run side by
-    side.
+    ``streams`` are the backend's own, and one for each other lane where launches that do not wait for each other may
+    run side by side.
     """
 
     def __init__(self, xp: Any, streams: Sequence[Any], launches: Sequence[Launch]) -> None:

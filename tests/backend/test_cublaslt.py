@@ -471,6 +471,54 @@ def test_no_masks_where_they_are_not_what_they_should_be(fake: Cupy, reason: str
         np.testing.assert_array_equal(found[name], gradient, err_msg=name)
 
 
+def test_where_one_shape_has_no_mask_its_layer_is_one_launch_all_the_same(fake: Cupy, cupy: CupyBackend) -> None:
+    """The device has masks, but not for every shape."""
+    assert fake.lt is not None
+    assert cupy.keeps_nan(np.dtype("f4"))
+    assert cupy.masks(np.dtype("f4"))
+    fake.lt.offered -= {134}
+    fake.lt.products.clear()
+    found = hidden(cupy)
+    assert [epilogue for epilogue, _ in fake.lt.products][:3] == [6, 6, 4]
+    for name, gradient in hidden(Backend()).items():
+        np.testing.assert_array_equal(found[name], gradient, err_msg=name)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_layers_of_one_shape_share_a_description_but_no_bias_and_no_mask(
+    fake: Cupy, cupy: CupyBackend, captured: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    x, *weights = (rng.integers(-2, 3, (6, 6)).astype("f4") for _ in range(5))
+    found = []
+    for backend in (cupy, Backend()):
+        v = [Variable(W, backend) for W in weights]
+        b = [Variable(np.arange(6, dtype="f4") - 6 * n, backend) for n in range(len(v))]
+        places = [backend.zeros(each.shape, np.float32) for each in (*v, *b)]
+        given = Tensor(x, backend)
+
+        def step(given: Tensor = given, v: list[Any] = v, b: list[Any] = b, places: list[Any] = places) -> None:
+            h = given
+            with GradientTape() as tape:
+                for W, bias in zip(v, b, strict=True):
+                    h = dense(h, W, bias, "relu")
+                total = ad.sum(h)
+            tape.gradient(total, [*v, *b], into=places)
+
+        if captured:
+            plan = backend.capture(step)
+            for place in places:
+                backend.write(place, np.zeros(place.shape))
+            plan()
+        else:
+            step()
+        found.append([backend.to_host(place) for place in places])
+    assert masked(fake) == 3 * (1 + captured)
+    for got, wanted in zip(*found, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+        assert wanted.any()
+
+
 def test_a_network_that_only_answers_makes_no_mask(fake: Cupy, cupy: CupyBackend) -> None:
     x, W, b = (cupy.asarray(np.ones(shape, "f4")) for shape in ((4, 3), (3, 5), (5,)))
     dense(Tensor(x, cupy), Tensor(W, cupy), Tensor(b, cupy), "relu")
