@@ -366,10 +366,20 @@ def test_what_a_step_takes_one_after_the_other(fake: Cupy, activation: str, node
 
 @compiled
 @pytest.mark.parametrize(
-    ("widths", "nodes", "deep"), [((64, 256, 256, 256, 256, 10), 21, 12), ((784, 1024, 1024, 10), 17, 8)]
+    ("widths", "keeps_nan", "nodes", "deep"),
+    [
+        ((64, 256, 256, 256, 256, 10), True, 21, 12),
+        ((784, 1024, 1024, 10), True, 17, 8),
+        ((64, 256, 256, 256, 256, 10), False, 29, 20),
+        ((784, 1024, 1024, 10), False, 21, 12),
+    ],
 )
-def test_the_steps_that_the_guide_tells_of(fake: Cupy, widths: tuple[int, ...], nodes: int, deep: int) -> None:
+def test_the_steps_that_the_guide_tells_of(
+    fake: Cupy, widths: tuple[int, ...], keeps_nan: bool, nodes: int, deep: int
+) -> None:
     """docs/gpu.md, "Branches"."""
+    assert fake.lt is not None
+    fake.lt.keeps_nan = keeps_nan
     rng = np.random.default_rng(0)
     data = Dataset(rng.standard_normal((64, widths[0])).astype(np.float32), np.zeros(64, np.int32), None)
     *hidden, last = widths[1:]

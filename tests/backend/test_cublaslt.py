@@ -486,8 +486,10 @@ def test_where_one_shape_has_no_mask_its_layer_is_one_launch_all_the_same(fake: 
 
 @pytest.mark.parametrize("captured", [False, True])
 def test_layers_of_one_shape_share_a_description_but_no_bias_and_no_mask(
-    fake: Cupy, cupy: CupyBackend, captured: bool
+    fake: Cupy, cupy: CupyBackend, monkeypatch: pytest.MonkeyPatch, captured: bool
 ) -> None:
+    """Memory is aligned alike on a device; that of the fake is NumPy's, and is not."""
+    monkeypatch.setattr(cublaslt, "aligned", lambda place: 16)
     rng = np.random.default_rng(0)
     x, *weights = (rng.integers(-2, 3, (6, 6)).astype("f4") for _ in range(5))
     found = []
@@ -514,6 +516,8 @@ def test_layers_of_one_shape_share_a_description_but_no_bias_and_no_mask(
             step()
         found.append([backend.to_host(place) for place in places])
     assert masked(fake) == 3 * (1 + captured)
+    assert fake.lt is not None
+    assert [shape[0] for shape in fake.lt.chosen if shape[2] == 6].count(134) == 1
     for got, wanted in zip(*found, strict=True):
         np.testing.assert_array_equal(got, wanted)
         assert wanted.any()
