@@ -67,7 +67,7 @@ class Graph:
     """
 
     def __init__(self, xp: Any, streams: Sequence[Any], launches: Sequence[Launch]) -> None:
-        self.launches, self._stream = tuple(launches), streams[0]
+        self._stream = streams[0]
         self.nodes = [node for launch in launches for node in launch.nodes]
         self.places = arrange(self.nodes) if len(streams) > 1 else [Place()] * len(self.nodes)
         for node, place in zip(self.nodes, self.places, strict=True):

@@ -20,7 +20,7 @@ from gpumlp.backend import CupyBackend, branches, builder, gpu
 from gpumlp.backend import graph as graphs
 from gpumlp.backend.branches import CHAIN, OTHERS, PRODUCTS, Place, arrange, dependencies, depth, longest
 from gpumlp.backend.cublaslt import Epilogue, mask_shape
-from gpumlp.backend.graph import Graph
+from gpumlp.backend.graph import Graph, Launch
 from gpumlp.backend.kernels import Texts, extent
 from gpumlp.bench.examples import examples
 from gpumlp.data import Dataset
@@ -411,6 +411,10 @@ def test_an_update_in_pieces_is_the_same(
     assert state(runs[0]) == state(runs[1])
     in_pieces, whole = (own.captured().names().count("adam_forward") for own in runs)
     assert (in_pieces, whole) == (4, 1)
+    calls = [call.launch for call in runs[0].captured().calls if call.name == "adam_forward"]
+    *layers, last = (extent(launch.nodes[0].writes[0])[0] for launch in calls if isinstance(launch, Launch))
+    assert layers == sorted(layers, reverse=True)  # in the order in which their gradients are there
+    assert last > layers[0]
 
 
 @compiled
