@@ -38,9 +38,9 @@ class Tensor:
     is_variable = False
 
     def __init__(self, values: Any, backend: Backend | None = None, *, dtype: Any = None, name: str = "") -> None:
-        self.backend = backend or REFERENCE
         if isinstance(values, Tensor):
-            values = values.array
+            backend, values = backend or values.backend, values.array
+        self.backend: Backend = backend or REFERENCE
         if not self.backend.owns(values) or dtype is not None:
             if dtype is None and not hasattr(values, "dtype"):
                 dtype = _default_dtype(values)

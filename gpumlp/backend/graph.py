@@ -62,12 +62,12 @@ class Node(Launch):
 class Graph:
     """Launches captured as one; calling it makes them all, as if in their order.
 
-    ``streams`` are the backend's own, and two more where launches that do not wait for each other may run side by
-    side.
+    ``streams`` are the backend's own, and one for each other lane where launches that do not wait for each other may
+    run side by side.
     """
 
     def __init__(self, xp: Any, streams: Sequence[Any], launches: Sequence[Launch]) -> None:
-        self.launches, self._stream = tuple(launches), streams[0]
+        self._stream = streams[0]
         self.nodes = [node for launch in launches for node in launch.nodes]
         self.places = arrange(self.nodes) if len(streams) > 1 else [Place()] * len(self.nodes)
         for node, place in zip(self.nodes, self.places, strict=True):

@@ -430,6 +430,15 @@ def test_shape_errors_name_the_operation_and_the_shapes(mistake):
         function(Tensor(np.ones((2, 3))))
 
 
+def test_a_tensor_of_a_tensor_is_where_that_is():
+    backend = Backend()
+    x = Tensor([1.0, 2.0], backend)
+    for made in (Tensor(x), Variable(x), Tensor(x, dtype=np.float64)):
+        assert made.backend is backend
+    assert Tensor(x).array is x.array
+    assert Tensor(x, Backend()).backend is not backend
+
+
 def test_two_backends_do_not_mix():
     a, b = Tensor(np.ones(2), Backend()), Tensor(np.ones(2), Backend())
     for function in (

@@ -273,8 +273,8 @@ class Captured:
 class Graph:
     """What a stream, and those that waited for it, were given while it was captured.
 
-    What does not wait for each other runs in an order that is nobody's: in that of the capture, or with whatever
-    came later first.
+    What does not wait for each other runs in an order that is nobody's: ``choose`` picks one of the numbers of what
+    may be next, by default what came last.
     """
 
     def __init__(self, cupy: Cupy, captured: Captured) -> None:
@@ -289,7 +289,7 @@ class Graph:
         waiting = dict(enumerate(self.nodes))
         while waiting:
             ready = [number for number, (_, _, before) in waiting.items() if not before & waiting.keys()]
-            waiting.pop(max(ready) if self.cupy.later_first else min(ready))[1]()
+            waiting.pop(self.cupy.choose(ready))[1]()
 
 
 class Event:
@@ -419,7 +419,7 @@ class Cupy(ModuleType):
     launch_error: Exception | None = None
     capture_error: Exception | None = None
     branch_error: Exception | None = None
-    later_first: bool = True
+    choose: Callable[[list[int]], int] = max
     lt: CublasLt | None = None
     streams: list[Stream] = field(default_factory=list)
     graphs: list[Graph] = field(default_factory=list)

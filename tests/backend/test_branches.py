@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from backend.fake_cupy import CUDARuntimeError, Cupy, installed
 from backend.test_graph import state, trainer
 from gpumlp.backend import CupyBackend, branches, builder, gpu
+from gpumlp.backend import graph as graphs
 from gpumlp.backend.branches import CHAIN, OTHERS, PRODUCTS, Place, arrange, dependencies, depth, longest
 from gpumlp.backend.cublaslt import Epilogue, mask_shape
-from gpumlp.backend.graph import Graph
+from gpumlp.backend.graph import Graph, Launch
 from gpumlp.backend.kernels import Texts, extent
 from gpumlp.bench.examples import examples
 from gpumlp.data import Dataset
@@ -271,15 +272,64 @@ def test_what_products_and_copies_read_and_write(fake: Cupy) -> None:
 
 @compiled
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
-@pytest.mark.parametrize("later_first", [True, False])
-def test_branches_change_no_bit(fake: Cupy, activation: str, later_first: bool) -> None:
-    fake.later_first = later_first
+@pytest.mark.parametrize("choose", [min, max])
+def test_branches_change_no_bit(fake: Cupy, activation: str, choose: Callable[[list[int]], int]) -> None:
+    fake.choose = choose
     ways = ({"graphs": False}, {"branches": False}, {"branches": True})
     runs = [trainer(CupyBackend(**way), activation=activation, together=4) for way in ways]
     for _ in range(2):
         for own in runs:
             own.run_epoch()
         assert len({tuple(state(own)) for own in runs}) == 1
+
+
+def each_as_late_as_may_be(fake: Cupy, activation: str = "relu") -> bool:
+    """Tell whether two steps are the same whichever launch comes as late as may be: so every wait is needed once.
+
+    Rows have weights, or what one batch has left behind would do for the next.
+    """
+    one, other = (trainer(CupyBackend(branches=way), activation=activation, weights=True) for way in (False, True))
+    plans = [own.captured().times(2) for own in (one, other)]
+    (graph,) = plans[1].runs
+    assert isinstance(graph, Graph)
+    for late in range(len(graph.nodes)):
+        fake.choose = partial(_unless, late)
+        for own, plan in zip((one, other), plans, strict=True):
+            own.captured()  # back to the first batch
+            plan()
+        if state(one) != state(other):
+            return False
+    return True
+
+
+def _unless(late: int, ready: list[int]) -> int:
+    return max((number for number in ready if number != late), default=late)
+
+
+@compiled
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_each_launch_may_come_as_late_as_others_let_it(fake: Cupy, activation: str) -> None:
+    assert each_as_late_as_may_be(fake, activation)
+
+
+@compiled
+def test_that_notices_whatever_wait_is_left_out(fake: Cupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every wait for a launch of another lane, taken out by itself; the first launch of all is waited for instead."""
+    (graph,) = trainer(CupyBackend(), weights=True).captured().times(2).runs
+    assert isinstance(graph, Graph)
+    waits = [(number, other) for number, place in enumerate(graph.places) for other in place.after if other]
+    assert len(waits) > 8
+    for number, other in waits:
+
+        def without(works: Sequence[Any], number: int = number, other: int = other) -> list[Place]:
+            places = arrange(works)
+            if len(places) == len(graph.places):
+                after = tuple(0 if each == other else each for each in places[number].after)
+                places[number] = Place(places[number].lane, after)
+            return places
+
+        monkeypatch.setattr(graphs, "arrange", without)
+        assert not each_as_late_as_may_be(fake), (number, other)
 
 
 @compiled
@@ -316,10 +366,20 @@ def test_what_a_step_takes_one_after_the_other(fake: Cupy, activation: str, node
 
 @compiled
 @pytest.mark.parametrize(
-    ("widths", "nodes", "deep"), [((64, 256, 256, 256, 256, 10), 21, 12), ((784, 1024, 1024, 10), 17, 8)]
+    ("widths", "keeps_nan", "nodes", "deep"),
+    [
+        ((64, 256, 256, 256, 256, 10), True, 21, 12),
+        ((784, 1024, 1024, 10), True, 17, 8),
+        ((64, 256, 256, 256, 256, 10), False, 29, 20),
+        ((784, 1024, 1024, 10), False, 21, 12),
+    ],
 )
-def test_the_steps_that_the_guide_tells_of(fake: Cupy, widths: tuple[int, ...], nodes: int, deep: int) -> None:
+def test_the_steps_that_the_guide_tells_of(
+    fake: Cupy, widths: tuple[int, ...], keeps_nan: bool, nodes: int, deep: int
+) -> None:
     """docs/gpu.md, "Branches"."""
+    assert fake.lt is not None
+    fake.lt.keeps_nan = keeps_nan
     rng = np.random.default_rng(0)
     data = Dataset(rng.standard_normal((64, widths[0])).astype(np.float32), np.zeros(64, np.int32), None)
     *hidden, last = widths[1:]
@@ -351,6 +411,10 @@ def test_an_update_in_pieces_is_the_same(
     assert state(runs[0]) == state(runs[1])
     in_pieces, whole = (own.captured().names().count("adam_forward") for own in runs)
     assert (in_pieces, whole) == (4, 1)
+    calls = [call.launch for call in runs[0].captured().calls if call.name == "adam_forward"]
+    *layers, last = (extent(launch.nodes[0].writes[0])[0] for launch in calls if isinstance(launch, Launch))
+    assert layers == sorted(layers, reverse=True)  # in the order in which their gradients are there
+    assert last > layers[0]
 
 
 @compiled

@@ -7,7 +7,7 @@ import gc
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from ctypes import byref, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from types import SimpleNamespace
@@ -365,22 +365,33 @@ def test_nan_goes_through_a_layer_whatever_the_library_does(fake: Cupy) -> None:
 
 
 def hidden(
-    backend: Backend, dtype: str = "float32", *, activation: str = "relu", use: Callable[[Any], Any] = lambda h: h
+    backend: Backend,
+    dtype: str = "float32",
+    *,
+    activation: str = "relu",
+    use: Callable[[Any], Any] = lambda h: h,
+    frozen: Sequence[str] = (),
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the gradients of a network of three layers; ``use`` is done with what the first gives the second."""
+    """Return the gradients of a network of three layers; ``use`` is done with what the first gives the second.
+
+    What is ``frozen`` has none.
+    """
     kind = pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype
     rng = np.random.default_rng(0)
     shapes = {"x": (7, 5), "W1": (5, 33), "b1": (33,), "W2": (33, 6), "b2": (6,), "W3": (6, 3), "b3": (3,)}
     values = {name: rng.integers(-2, 3, shape) for name, shape in shapes.items()}
+    stored = "float32" if kind == dtype else kind
     v = {
-        name: Variable(value.astype("float32" if kind == dtype else kind), backend) for name, value in values.items()
+        name: (Tensor if name in frozen else Variable)(value.astype(stored), backend)
+        for name, value in values.items()
     }
     with GradientTape() as tape:
         h = use(dense(v["x"], v["W1"], v["b1"], activation))
         h = dense(h, v["W2"], v["b2"], activation)
         y = ad.sum(dense(h, v["W3"], v["b3"]))
-    parts = tape.gradient(y, list(v.values()))
-    return {name: part.numpy() for name, part in zip(v, parts, strict=True) if part is not None}
+    names = [name for name in v if name not in frozen]
+    parts = tape.gradient(y, [v[name] for name in names])
+    return {name: part.numpy() for name, part in zip(names, parts, strict=True) if part is not None}
 
 
 def masked(fake: Cupy) -> int:
@@ -421,6 +432,15 @@ def test_only_who_gives_the_whole_gradient_takes_it_through_the_mask(fake: Cupy,
     assert masked(fake) == count
     for name, gradient in wanted.items():
         np.testing.assert_allclose(found[name], gradient, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("frozen", [["W1", "b1"], ["b1", "W2"], ["W1", "b1", "W2", "b2"]])
+def test_masks_of_a_network_of_which_a_part_is_frozen(fake: Cupy, cupy: CupyBackend, frozen: list[str]) -> None:
+    found, wanted = hidden(cupy, frozen=frozen), hidden(Backend(), frozen=frozen)
+    assert masked(fake) == 2
+    assert set(found) == set(wanted) == {"x", "W1", "b1", "W2", "b2", "W3", "b3"} - {*frozen}
+    for name, gradient in wanted.items():
+        np.testing.assert_array_equal(found[name], gradient, err_msg=name)
 
 
 def test_who_asks_for_the_gradient_of_a_hidden_value_gets_it(fake: Cupy, cupy: CupyBackend) -> None:
@@ -469,6 +489,58 @@ def test_no_masks_where_they_are_not_what_they_should_be(fake: Cupy, reason: str
     assert masked(fake) == 0
     for name, gradient in hidden(Backend()).items():
         np.testing.assert_array_equal(found[name], gradient, err_msg=name)
+
+
+def test_where_one_shape_has_no_mask_its_layer_is_one_launch_all_the_same(fake: Cupy, cupy: CupyBackend) -> None:
+    """The device has masks, but not for every shape."""
+    assert fake.lt is not None
+    assert cupy.keeps_nan(np.dtype("f4"))
+    assert cupy.masks(np.dtype("f4"))
+    fake.lt.offered -= {134}
+    fake.lt.products.clear()
+    found = hidden(cupy)
+    assert [epilogue for epilogue, _ in fake.lt.products][:3] == [6, 6, 4]
+    for name, gradient in hidden(Backend()).items():
+        np.testing.assert_array_equal(found[name], gradient, err_msg=name)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_layers_of_one_shape_share_a_description_but_no_bias_and_no_mask(
+    fake: Cupy, cupy: CupyBackend, monkeypatch: pytest.MonkeyPatch, captured: bool
+) -> None:
+    """Memory is aligned alike on a device; that of the fake is NumPy's, and is not."""
+    monkeypatch.setattr(cublaslt, "aligned", lambda place: 16)
+    rng = np.random.default_rng(0)
+    x, *weights = (rng.integers(-2, 3, (6, 6)).astype("f4") for _ in range(5))
+    found = []
+    for backend in (cupy, Backend()):
+        v = [Variable(W, backend) for W in weights]
+        b = [Variable(np.arange(6, dtype="f4") - 6 * n, backend) for n in range(len(v))]
+        places = [backend.zeros(each.shape, np.float32) for each in (*v, *b)]
+        given = Tensor(x, backend)
+
+        def step(given: Tensor = given, v: list[Any] = v, b: list[Any] = b, places: list[Any] = places) -> None:
+            h = given
+            with GradientTape() as tape:
+                for W, bias in zip(v, b, strict=True):
+                    h = dense(h, W, bias, "relu")
+                total = ad.sum(h)
+            tape.gradient(total, [*v, *b], into=places)
+
+        if captured:
+            plan = backend.capture(step)
+            for place in places:
+                backend.write(place, np.zeros(place.shape))
+            plan()
+        else:
+            step()
+        found.append([backend.to_host(place) for place in places])
+    assert masked(fake) == 3 * (1 + captured)
+    assert fake.lt is not None
+    assert [shape[0] for shape in fake.lt.chosen if shape[2] == 6].count(134) == 1
+    for got, wanted in zip(*found, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+        assert wanted.any()
 
 
 def test_a_network_that_only_answers_makes_no_mask(fake: Cupy, cupy: CupyBackend) -> None:

@@ -47,11 +47,14 @@ def trainer(
     rows: int = 50,
     dtype: str = "float32",
     clip: float | None = 1.0,
+    weights: bool = False,
     **options: Any,
 ) -> Trainer:
     """Return a trainer of a plain network on random rows, in batches of 8; the last has 2."""
     rng = np.random.default_rng(3)
-    data = Dataset(rng.standard_normal((rows, 5)).astype(np.float32), rng.integers(0, 3, rows).astype(np.int32), None)
+    inputs, targets = rng.standard_normal((rows, 5)), rng.integers(0, 3, rows)
+    counts = rng.uniform(0.5, 2.0, rows).astype(np.float32) if weights else None
+    data = Dataset(inputs.astype(np.float32), targets.astype(np.int32), counts)
     layers = [Dense(16, activation), Dense(8, activation), Dense(3, "softmax")]
     model = Sequential(layers).build(5, backend=backend, dtype=dtype)
     optimizer = Optimizer("adamw", model.parameters, model.context.clock, clip_norm=clip, averaging=0.9)
