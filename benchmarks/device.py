@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend import Backend, CupyBackend
-from gpumlp.backend.cublaslt import Epilogue, mask_shape
+from gpumlp.backend.cublaslt import Epilogue
 from gpumlp.bench.clock import Clock
 from gpumlp.bench.copies import Copies
 from gpumlp.bench.machine import on_device
+from gpumlp.ops.masks import mask_shape
 
 TINY = 'extern "C" __global__ void tiny(float* x, int n) { if (threadIdx.x < n) x[threadIdx.x] += 1.f; }'
 MAXIMUM = (
@@ -257,7 +258,8 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
                 asked = f"cuBLASLt {epilogue.name} of {name}: the algorithm advised"
                 yield asked, partial(choice, given, dtypes, epilogue)
         if dtypes[0] == dtypes[1]:
-            yield f"masks of {name} are what they should be", partial(given.masks, np.dtype(dtypes[0]))
+            for asked in (given.keeps_nan, given.leaves_masks, given.reads_masks):
+                yield f"cuBLASLt {asked.__name__.replace('_', ' ')}, of {name}", partial(asked, np.dtype(dtypes[0]))
 
 
 def _bfloat16() -> Any:

@@ -121,13 +121,13 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         if recording():
             return through_formula(op.name, lambda xp, x, W, b: op.function(xp, x @ W + b), inputs, g, wants)
-        dtype, masked = raw(W, backend).dtype, mask is not None and g.mask is mask
+        dtype, masked = raw(W, backend).dtype, mask is not None and g.through is mask
         *found, through = backend.dense_backward(
             op, xa, Wa, saved, dense_array(g, backend), wants, dtype, masked=masked
         )
         parts = [None if a is None else Tensor(a, backend) for a in found]
         if through and parts[0] is not None:
-            parts[0].mask = wants[0].mask
+            parts[0].through = wants[0].mask
         return parts
 
     record(f"dense {op.name}", inputs, y, rule)

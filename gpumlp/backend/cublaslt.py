@@ -29,14 +29,13 @@ from gpumlp.backend.device import INSTALL, meant
 from gpumlp.backend.graph import Node
 from gpumlp.backend.kernels import NARROW, address, extent
 from gpumlp.errors import BackendError
+from gpumlp.ops.masks import mask_shape
 from gpumlp.ops.record import Array
 
 WORKSPACE = 32 << 20
 """Bytes that the products of a stream share, one after the other: what NVIDIA recommends for Hopper."""
 MOST_ALIGNED = 256
 """Bytes: a larger alignment gains nothing."""
-MASK_BITS = 128
-"""A row of a mask has a multiple of as many bits."""
 
 OP_N, OP_T = 0, 1  # cublasOperation_t
 R_32F, R_64F, R_16BF = 0, 1, 14  # cudaDataType_t
@@ -176,7 +175,10 @@ def check(function: str, status: int) -> None:
     """Raise BackendError where a function has not succeeded."""
     if status != SUCCESS:
         said = f"{function}: {STATUS.get(status, f'status {status}')}"
-        hint = "GPUMLP_CUBLASLT=0 has CuPy multiply instead; gpumlp doctor tests the device"
+        hint = (
+            "GPUMLP_EPILOGUES=0 has it multiply and no more, GPUMLP_CUBLASLT=0 has CuPy multiply; "
+            "gpumlp doctor tests the device"
+        )
         raise meant(said, "cuBLASLt") or BackendError(f"cuBLASLt failed: {said}", hint=hint)
 
 
@@ -241,11 +243,6 @@ def _fits(vector: Array, out: Array) -> bool:
     """
     alike = vector.shape == out.shape[1:] and vector.dtype == out.dtype
     return bool(alike and vector.flags.c_contiguous and vector.size > 1)
-
-
-def mask_shape(rows: int, cols: int) -> tuple[int, int]:
-    """Return the shape, in bytes, of the mask of a matrix."""
-    return rows, -(-cols // MASK_BITS) * (MASK_BITS // 8)
 
 
 def aligned(place: int) -> int:
@@ -313,8 +310,8 @@ class Recipe:
             found,
             byref(count),
         )
-        if status in (INVALID_VALUE, NOT_SUPPORTED):
-            return []
+        if status in (INVALID_VALUE, NOT_SUPPORTED) or (status and self.epilogue != Epilogue.DEFAULT):
+            return []  # without an epilogue there is another way
         check("cublasLtMatmulAlgoGetHeuristic", status)
         return [each.algo for each in found[: count.value] if each.state == SUCCESS]
 

@@ -28,13 +28,14 @@ from gpumlp.backend import cublaslt
 from gpumlp.backend import device as devices
 from gpumlp.backend.base import Backend, Through, place_of, switched_on
 from gpumlp.backend.branches import LANES
-from gpumlp.backend.cublaslt import Epilogue, Lt, Product, mask_shape
+from gpumlp.backend.cublaslt import Epilogue, Lt, Product
 from gpumlp.backend.device import explain, explained
 from gpumlp.backend.graph import Launch, Node, joined
 from gpumlp.backend.kernels import SUMMED, Texts, arguments, shape_of, shared_text, template_types
 from gpumlp.backend.launch import geometry, parts, scratch
 from gpumlp.errors import BackendError
 from gpumlp.ops.batches import ADVANCE
+from gpumlp.ops.masks import RELU_MASK, mask_shape
 from gpumlp.ops.record import Array, Op, Scalar
 
 # Without the second, NVRTC takes a generic lambda of a device function for a function of the host.
@@ -48,6 +49,8 @@ FUSED = {"identity": Epilogue.BIAS, "relu": Epilogue.RELU_BIAS}
 
 ASKED = 40
 """Rows and columns of what the device is asked with: more than 32, and fewer than a mask has room for."""
+GRADIENT = np.resize([1.0, -2.0, 3.0, np.inf, np.nan], (ASKED, 1))
+"""That of each row: what a mask does not let through must become 0 whatever it is."""
 
 log = logging.getLogger(__name__)
 
@@ -212,17 +215,23 @@ class CupyBackend(Backend):
     ) -> tuple[Array, Array | None, Array | None]:
         """As in the reference; one launch where cuBLASLt adds the bias, and applies ReLU, to the product."""
         alike = x.ndim == W.ndim == 2 and x.dtype == W.dtype == b.dtype
-        if self.epilogues and op.name in FUSED and alike and (op.name != "relu" or self.keeps_nan(x.dtype)):
+        if not (self.epilogues and op.name in FUSED and alike):
+            return super().dense(op, x, W, b)
+        relu = op.name == "relu"
+        if not relu or self.keeps_nan(x.dtype):
             self._refuse_strangers("dense", x, W, b)
             out = self.allocate((x.shape[0], W.shape[1]), x.dtype)
-            mask = product = None
-            if training and op.name == "relu" and self.masks(x.dtype):
+            product = None
+            if relu and training and self.leaves_masks(x.dtype):
                 mask = self.allocate(mask_shape(*out.shape), np.uint8)
                 product = self._product(x, W, out, Epilogue.RELU_AUX_BIAS, b, mask)
             product = product or self._product(x, W, out, FUSED[op.name], b)
             if product is not None:
                 self._call(f"dense_{op.name}", product, (x, W))
                 return out, None, product.mask
+        if relu and training and self.reads_masks(x.dtype):
+            y, mask = self.run(RELU_MASK, "forward", (self.matmul(x, W), b))
+            return y, None, mask
         return super().dense(op, x, W, b)
 
     def dense_backward(
@@ -264,43 +273,65 @@ class CupyBackend(Backend):
                 return out, True
         return super()._input_gradient(dz, W, want)
 
+    # ---- what cuBLASLt's epilogues do: asked of the device, once for each dtype ------------------
+
     def keeps_nan(self, dtype: Any) -> bool:
-        """Tell whether cuBLASLt's ReLU lets NaN through, as ours does: the device is asked once for each dtype."""
-        if ("nan", dtype) not in self._answers:
-            y, _ = self._relu(dtype, np.full(ASKED, np.nan), Epilogue.RELU_BIAS)
-            self._answers["nan", dtype] = y is not None and bool(np.isnan(y).all())
-        return self._answers["nan", dtype]
+        """Tell whether its ReLU lets NaN through, as ours does."""
+        y = np.full((ASKED, ASKED), np.nan)
+        return self._answer("keeps NaN", dtype, lambda: _same(self._relu(dtype, y[0], Epilogue.RELU_BIAS), y))
 
-    def masks(self, dtype: Any) -> bool:
-        """Tell whether cuBLASLt's ReLU leaves a mask that it takes a gradient through: asked once, and checked."""
-        if ("mask", dtype) not in self._answers:
-            signs = np.resize([1.0, -1.0, 0.0, 2.0, -3.0, np.nan], ASKED)
-            known = signs == signs  # the gradient of NaN may be what it likes
-            y, dz = self._relu(dtype, signs, Epilogue.RELU_AUX_BIAS)
-            self._answers["mask", dtype] = (
-                y is not None
-                and dz is not None
-                and np.array_equal(y, np.tile(np.maximum(signs, 0), (ASKED, 1)), equal_nan=True)
-                and bool((dz == ASKED * (signs > 0))[:, known].all())
-            )
-        return self._answers["mask", dtype]
+    def leaves_masks(self, dtype: Any) -> bool:
+        """Tell whether its ReLU, besides, leaves a mask that it takes a gradient through."""
+        signs = np.resize([1.0, -1.0, 0.0, 2.0, -3.0, np.nan], ASKED)
+        known = signs == signs  # a gradient of NaN may go through or not
 
-    def _relu(self, dtype: Any, bias: Any, epilogue: Epilogue) -> Sequence[np.ndarray[Any, Any] | None]:
-        """Return what cuBLASLt's ReLU makes of zeros and a bias, and what its mask makes of ones times ones.
+        def right() -> bool:
+            mask = self.xp.asarray(np.zeros(mask_shape(ASKED, ASKED), np.uint8))
+            y = self._relu(dtype, signs, Epilogue.RELU_AUX_BIAS, mask)
+            dz = self._through(dtype, mask)
+            wanted = _blocked(np.tile(signs > 0, (ASKED, 1)))
+            return _same(y, np.tile(np.maximum(signs, 0), (ASKED, 1))) and _same(dz, wanted, known)
 
-        Both are (ASKED, ASKED), or None where there is no such product.
-        """
-        found: list[np.ndarray[Any, Any] | None] = []
-        with self.quiet():
-            zeros, ones, y, dz = (self.xp.asarray(np.full((ASKED, ASKED), n, dtype)) for n in (0, 1, 0, 0))
-            mask = self.xp.asarray(np.zeros(mask_shape(ASKED, ASKED), np.uint8)) if epilogue.has_mask else None
-            forward = self._product(zeros, zeros, y, epilogue, self.xp.asarray(bias.astype(dtype)), mask)
-            backward = None if mask is None else self._product(ones, ones, dz, Epilogue.DRELU, None, mask)
-            for product in (forward, backward):
-                if product is not None:
-                    product()
-                found.append(None if product is None else self.xp.asnumpy(product.out).astype(np.float64))
-        return found
+        return self._answer("leaves masks", dtype, right)
+
+    def reads_masks(self, dtype: Any) -> bool:
+        """Tell whether it takes a gradient through a mask of our own making."""
+        passed = np.resize([1, 0, 0, 1, 1, 0, 1], (ASKED, ASKED))
+
+        def right() -> bool:
+            bits = np.zeros(mask_shape(ASKED, ASKED), np.uint8)
+            packed = np.packbits(passed.astype(np.uint8), axis=1, bitorder="little")
+            bits[:, : packed.shape[1]] = packed
+            return _same(self._through(dtype, self.xp.asarray(bits)), _blocked(passed == 1))
+
+        return self._answer("reads masks", dtype, right)
+
+    def _answer(self, question: str, dtype: Any, ask: Callable[[], bool]) -> bool:
+        if (question, dtype) not in self._answers:
+            try:
+                with self.quiet():
+                    self._answers[question, dtype] = ask()
+            except BackendError as error:
+                log.info("cuBLASLt does not say whether it %s: %s", question, error.what)
+                self._answers[question, dtype] = False
+        return self._answers[question, dtype]
+
+    def _relu(self, dtype: Any, bias: Any, epilogue: Epilogue, mask: Array | None = None) -> Any:
+        """Return what its ReLU makes of zeros and a bias, (ASKED, ASKED), or None where there is no such product."""
+        zeros, out = (self.xp.asarray(np.zeros((ASKED, ASKED), dtype)) for _ in range(2))
+        return self._made(self._product(zeros, zeros, out, epilogue, self.xp.asarray(bias.astype(dtype)), mask))
+
+    def _through(self, dtype: Any, mask: Array) -> Any:
+        """Return what it lets through a mask of GRADIENT in every column, or None where there is no such product."""
+        ones, out = np.ones((1, ASKED), dtype), self.xp.asarray(np.zeros((ASKED, ASKED), dtype))
+        a, b = self.xp.asarray(GRADIENT.astype(dtype)), self.xp.asarray(ones)
+        return self._made(self._product(a, b, out, Epilogue.DRELU, None, mask))
+
+    def _made(self, product: Product | None) -> Any:
+        if product is None:
+            return None
+        product()
+        return self.xp.asnumpy(product.out).astype(np.float64)
 
     def _product(self, a: Array, b: Array, out: Array | None, *epilogue: Any) -> Product | None:
         if out is None or self.lt is None:
@@ -381,6 +412,15 @@ class Kernels(Launch):
     @property
     def nodes(self) -> Sequence[Kernel]:
         return self.kernels
+
+
+def _blocked(passed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the gradient that is asked about, 0 where a mask does not let it through."""
+    return np.where(passed, GRADIENT, 0.0)
+
+
+def _same(found: Any, wanted: np.ndarray[Any, Any], columns: Any = ...) -> bool:
+    return found is not None and np.array_equal(found[:, columns], wanted[:, columns], equal_nan=True)
 
 
 class Launcher:

@@ -115,7 +115,7 @@ def joined(xp: Any, streams: Sequence[Any], launches: Sequence[Callable[[], None
     Where a graph cannot be had all of them stay as they are. The log says of either why.
     """
     why = ""
-    for tried in (streams, streams[:1])[: len(streams)]:
+    for tried in (streams, streams[:1]) if len(streams) > 1 else (streams,):
         try:
             result = _joined(xp, tried, launches)
         except Exception as error:

@@ -40,11 +40,15 @@ class CublasLt:
         self.cupy = cupy
         self.offered = {1, 4, 6, 6 | AUX, DRELU | AUX, BGRADA}
         self.keeps_nan = True
-        self.inverts_masks = False
+        self.inverts_masks = self.multiplies_masks = False
+        self.bit_order: Any = "little"
+        self.refused: dict[int, int] = {}  # what a product with an epilogue answers
+        self.unknown: dict[int, int] = {}  # what the question for its algorithm answers
         self.fails: dict[str, int] = {}
         self.made: dict[int, Made] = {}
         self.chosen: list[tuple[int, ...]] = []
         self.products: list[tuple[int, int]] = []
+        self.sizes: list[tuple[int, int, int]] = []  # of the results, by columns
         self.workspaces: dict[int, set[int]] = {}  # by the number of the stream
         self._next = 1
 
@@ -105,7 +109,7 @@ class CublasLt:
             assert own[12] % 128 == 0
             assert own[12] >= shapes[2][1]
         if epilogue not in self.offered:
-            return NOT_SUPPORTED
+            return self.unknown.get(epilogue, NOT_SUPPORTED)
         count._obj.value = min(wanted, ALGORITHMS)
         for number in range(count._obj.value):
             found[number].algo.data[0], found[number].state = ALGORITHM + number, SUCCESS
@@ -143,6 +147,8 @@ class CublasLt:
         assert (alpha._obj.value, beta._obj.value) == (1, 0)
         self.workspaces.setdefault(stream, set()).add(workspace)
         settings, compute = dict(own.attributes), own.arguments[0]
+        if settings[7] in self.refused:
+            return self.refused[settings[7]]
         layouts = [self.made[each].arguments for each in (a_layout, b_layout, d_layout)]
 
         def work() -> None:
@@ -152,6 +158,7 @@ class CublasLt:
                 for place, shape, op in zip((a, b), layouts, (3, 4), strict=False)
             )
             self.products.append((settings[7], compute))
+            self.sizes.append((settings[7], *layouts[2][1:3]))
             with np.errstate(all="ignore"):
                 result = left @ right
                 if settings[7] & BIAS:
@@ -162,10 +169,10 @@ class CublasLt:
                 if settings[7] & AUX:
                     mask = self._mask(settings, layouts[2])
                     if settings[7] & RELU:
-                        mask[...] = np.packbits((result > 0) ^ self.inverts_masks, axis=0, bitorder="little")
+                        mask[...] = np.packbits((result > 0) ^ self.inverts_masks, axis=0, bitorder=self.bit_order)
                     else:
-                        passed = np.unpackbits(mask, axis=0, count=len(result), bitorder="little")
-                        result = np.where(passed, result, 0.0)
+                        passed = np.unpackbits(mask, axis=0, count=len(result), bitorder=self.bit_order)
+                        result = result * passed if self.multiplies_masks else np.where(passed, result, 0.0)
                 self._matrix(d, layouts[2])[...] = result
                 if settings[7] == BGRADA:
                     kind, rows = layouts[2][:2]

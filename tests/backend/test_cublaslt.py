@@ -19,10 +19,11 @@ import pytest
 import gpumlp.autodiff as ad
 from backend.fake_cupy import Cupy, installed
 from gpumlp.autodiff import GradientTape, Tensor, Variable, dense
-from gpumlp.backend import Backend, CupyBackend, builder, cublaslt
-from gpumlp.backend.cublaslt import Epilogue, Layout, Owned, layout, mask_shape, places
+from gpumlp.backend import Backend, CupyBackend, builder, cublaslt, gpu
+from gpumlp.backend.cublaslt import Epilogue, Layout, Owned, layout, places
 from gpumlp.errors import BackendError
 from gpumlp.ops import ACTIVATIONS
+from gpumlp.ops.masks import mask_shape
 
 pytestmark = pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
 
@@ -357,7 +358,7 @@ def test_nan_goes_through_a_layer_whatever_the_library_does(fake: Cupy) -> None:
         W, b = cupy.asarray(np.eye(2, dtype=np.float32)), cupy.zeros((2,), "f4")
         for training in (False, True):
             y, _, mask = cupy.dense(ACTIVATIONS["relu"], x, W, b, training=training)
-            assert (mask is not None) == (keeps and training)
+            assert (mask is not None) == training
             assert np.isnan(cupy.to_host(y)).tolist() == [[True, True], [False, False]]
 
 
@@ -395,10 +396,10 @@ def hidden(
 
 
 def masked(fake: Cupy) -> int:
-    """How many products took a gradient through a mask, but for the one that asks whether they do."""
+    """How many products took a gradient through a mask, but for those that ask whether they do."""
     assert fake.lt is not None
-    products = [epilogue for epilogue, _ in fake.lt.products]
-    return products.count(136) - bool(products.count(134))
+    asked = (136, gpu.ASKED, gpu.ASKED)
+    return sum(size[0] == 136 and size != asked for size in fake.lt.sizes)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
@@ -475,27 +476,67 @@ def test_a_second_derivative_knows_no_masks(fake: Cupy, cupy: CupyBackend) -> No
     np.testing.assert_allclose(*found, rtol=1e-12)
 
 
-@pytest.mark.parametrize("reason", ["not offered", "drops NaN", "means something else"])
+NO_MASKS: dict[str, dict[str, Any]] = {
+    "not offered": {"offered": {1, 4, 6, 134, 256}},
+    "its own not offered": {"offered": {1, 4, 6, 136, 256}},
+    "means something else": {"inverts_masks": True, "multiplies_masks": True},
+    "multiplies": {"multiplies_masks": True},
+    "refused when it is asked": {"refused": {136: 13}},
+    "its own refused when it is asked": {"refused": {134: 13}},
+    "no answer to the question for an algorithm": {"offered": {1, 4, 6, 256}, "unknown": {134: 14, 136: 14}},
+}
+
+
+@pytest.mark.parametrize("reason", NO_MASKS)
 def test_no_masks_where_they_are_not_what_they_should_be(fake: Cupy, reason: str) -> None:
-    assert fake.lt is not None
-    if reason == "not offered":
-        fake.lt.offered -= {134}
-    fake.lt.keeps_nan = reason != "drops NaN"
-    fake.lt.inverts_masks = reason == "means something else"
+    vars(fake.lt).update(NO_MASKS[reason])
     cupy = CupyBackend()
-    assert not cupy.masks(np.dtype("f4"))
-    fake.lt.products.clear()
+    assert not cupy.leaves_masks(np.dtype("f4"))
     found = hidden(cupy)
     assert masked(fake) == 0
     for name, gradient in hidden(Backend()).items():
         np.testing.assert_array_equal(found[name], gradient, err_msg=name)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_a_mask_of_our_own_where_its_relu_drops_nan(fake: Cupy, dtype: str) -> None:
+    """ReLU is a launch after the product then, but not one before the gradient."""
+    assert fake.lt is not None
+    fake.lt.keeps_nan = False
+    cupy = CupyBackend()
+    fake.launched.clear()
+    found = hidden(cupy, dtype)
+    assert masked(fake) == 2
+    kernels = [one.kernel.partition("<")[0] for one in fake.launched if "relu" in one.kernel]
+    assert kernels == ["relu_mask_forward"] * 2
+    for name, gradient in hidden(Backend(), dtype).items():
+        np.testing.assert_array_equal(found[name].astype("f8"), gradient.astype("f8"), err_msg=name)
+
+
+@pytest.mark.parametrize("how", [{"bit_order": "big"}, {"multiplies_masks": True}, {"refused": {136: 13}}])
+def test_no_mask_of_our_own_where_it_would_be_read_otherwise(fake: Cupy, how: dict[str, Any]) -> None:
+    assert fake.lt is not None
+    vars(fake.lt).update(how, keeps_nan=False)
+    cupy = CupyBackend()
+    assert not cupy.reads_masks(np.dtype("f4"))
+    found = hidden(cupy)
+    assert masked(fake) == 0
+    for name, gradient in hidden(Backend()).items():
+        np.testing.assert_array_equal(found[name], gradient, err_msg=name)
+
+
+def test_masks_of_its_own_may_have_any_order(fake: Cupy) -> None:
+    assert fake.lt is not None
+    fake.lt.bit_order = "big"
+    hidden(CupyBackend())
+    assert masked(fake) == 2
+
+
 def test_where_one_shape_has_no_mask_its_layer_is_one_launch_all_the_same(fake: Cupy, cupy: CupyBackend) -> None:
     """The device has masks, but not for every shape."""
     assert fake.lt is not None
     assert cupy.keeps_nan(np.dtype("f4"))
-    assert cupy.masks(np.dtype("f4"))
+    assert cupy.leaves_masks(np.dtype("f4"))
     fake.lt.offered -= {134}
     fake.lt.products.clear()
     found = hidden(cupy)
