@@ -532,6 +532,15 @@ def test_masks_of_its_own_may_have_any_order(fake: Cupy) -> None:
     assert masked(fake) == 2
 
 
+def test_an_epilogue_that_the_library_fails_on_is_done_without(fake: Cupy) -> None:
+    assert fake.lt is not None
+    fake.lt.offered, fake.lt.unknown = {1}, dict.fromkeys((4, 6, 134, 136, 256), 14)
+    found = hidden(CupyBackend())
+    assert {epilogue for epilogue, _ in fake.lt.products} == {1}
+    for name, gradient in hidden(Backend()).items():
+        np.testing.assert_array_equal(found[name], gradient, err_msg=name)
+
+
 def test_where_one_shape_has_no_mask_its_layer_is_one_launch_all_the_same(fake: Cupy, cupy: CupyBackend) -> None:
     """The device has masks, but not for every shape."""
     assert fake.lt is not None
