@@ -45,10 +45,10 @@ ROOT = HERE.parent
 SHARES = {
     "agreement": 90,
     "training": 70,
-    "facts": 30,
-    "steps": 60,
+    "facts": 45,
+    "steps": 65,
     "tests": 60,
-    "kernels": 110,
+    "kernels": 90,
     "sanitizer": 60,
     "peers": 40,
 }
@@ -156,7 +156,8 @@ def do(name: str, backend: str, tiny: bool, kept: Path | None) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backend", default="cupy", help="what computes (default: cupy)")
+    backends = ("cupy", "native", "numpy")
+    parser.add_argument("--backend", default="cupy", choices=backends, help="what computes (default: cupy)")
     parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES), help="these parts only")
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"time for all of it (default: {MINUTES})")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where the report goes")

@@ -55,7 +55,7 @@ def examine() -> list[Finding]:
         _compiler(),
         Finding("kernel cache", str(cache_folder() or "none: there is no home folder; set GPUMLP_CACHE to have one")),
         *_gpu(),
-        Finding("backends", f"{', '.join(backend.BACKENDS)}; auto takes {_told(lambda: backend.get('auto').name)}"),
+        Finding("backends", _told(_backends)),
     ]
 
 
@@ -65,6 +65,20 @@ def _told(find: Callable[[], str]) -> str:
         return find()
     except Exception as error:
         return f"cannot be found out ({type(error).__name__})"
+
+
+def _backends() -> str:
+    usable = [name for name in backend.BACKENDS if _can_be_had(name)]
+    missing = [name for name in backend.BACKENDS if name not in usable]
+    here = f"{', '.join(usable)} can be used here" + (f", {', '.join(missing)} cannot" if missing else "")
+    return f"{here}; auto takes {backend.get('auto').name}"
+
+
+def _can_be_had(name: str) -> bool:
+    try:
+        return backend.get(name).name == name
+    except Exception:
+        return False
 
 
 def _cores() -> str:

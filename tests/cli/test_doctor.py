@@ -52,7 +52,7 @@ def test_a_machine_with_a_device(fake: Cupy, monkeypatch: pytest.MonkeyPatch, tm
     for number in (0, 1):
         text = f"Fake {number}, compute capability 9.0, 132 multiprocessors, 60.0 of 80.0 GiB free"
         assert found[f"GPU {number}"] == (text, "")
-    assert found["backends"] == ("cupy, native, numpy; auto takes cupy", "")
+    assert found["backends"] == ("cupy, native, numpy can be used here; auto takes cupy", "")
     assert "CuPy's cache" in found
 
 
