@@ -258,7 +258,7 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
                 asked = f"cuBLASLt {epilogue.name} of {name}: the algorithm advised"
                 yield asked, partial(choice, given, dtypes, epilogue)
         if dtypes[0] == dtypes[1]:
-            for asked in (given.keeps_nan, given.leaves_masks, given.reads_masks):
+            for asked in (given.trials.keeps_nan, given.trials.leaves_masks, given.trials.reads_masks):
                 yield f"cuBLASLt {asked.__name__.replace('_', ' ')}, of {name}", partial(asked, np.dtype(dtypes[0]))
 
 

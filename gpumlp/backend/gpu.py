@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,28 +27,22 @@ from gpumlp.backend import device as devices
 from gpumlp.backend.base import Backend, Through, place_of, switched_on
 from gpumlp.backend.branches import LANES
 from gpumlp.backend.cublaslt import Epilogue, Lt, Product
-from gpumlp.backend.device import explain, explained
-from gpumlp.backend.graph import Launch, Node, joined
-from gpumlp.backend.kernels import SUMMED, Texts, arguments, shape_of, shared_text, template_types
-from gpumlp.backend.launch import geometry, parts, scratch
+from gpumlp.backend.device import explained
+from gpumlp.backend.graph import joined
+from gpumlp.backend.kernels import template_types
+from gpumlp.backend.launcher import Copy, Launcher
+from gpumlp.backend.trials import Trials
 from gpumlp.errors import BackendError
 from gpumlp.ops.batches import ADVANCE
 from gpumlp.ops.masks import RELU_MASK, mask_shape
-from gpumlp.ops.record import Array, Op, Scalar
+from gpumlp.ops.record import Array, Op
 
-# Without the second, NVRTC takes a generic lambda of a device function for a function of the host.
-OPTIONS = ("-std=c++17", "--device-as-default-execution-space")
 TOGETHER = 16
 """Steps in one graph where many follow each other: a launch, some µs of the host, is little beside as many."""
 PIECE = 1 << 18
 """Numbers of a layer's weights whose update is begun while the gradients of other layers are being made."""
 FUSED = {"identity": Epilogue.BIAS, "relu": Epilogue.RELU_BIAS}
 """The activations that cuBLASLt applies in the same launch as a product and its bias."""
-
-ASKED = 40
-"""Rows and columns of what the device is asked with: more than 32, and fewer than a mask has room for."""
-GRADIENT = np.resize([1.0, -2.0, 3.0, np.inf, np.nan], (ASKED, 1))
-"""That of each row: what a mask does not let through must become 0 whatever it is."""
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +81,7 @@ class CupyBackend(Backend):
         with explained(self._where), self.device:
             self.stream, *self._beside = (self.xp.cuda.Stream(non_blocking=True) for _ in LANES)
         self._launcher = Launcher(self.xp, kernels)
-        self._answers: dict[tuple[str, Any], bool] = {}  # of what cuBLASLt was asked about itself
+        self.trials = Trials(self.xp, self.quiet, self._product)
         # One kernel and one of CuPy's own: both of their compilers are there, and the device runs what they make.
         clock = self.zeros((3,), np.int64)
         self.run(ADVANCE, "forward", (clock,), (clock,))
@@ -218,18 +210,18 @@ class CupyBackend(Backend):
         if not (self.epilogues and op.name in FUSED and alike):
             return super().dense(op, x, W, b)
         relu = op.name == "relu"
-        if not relu or self.keeps_nan(x.dtype):
+        if not relu or self.trials.keeps_nan(x.dtype):
             self._refuse_strangers("dense", x, W, b)
             out = self.allocate((x.shape[0], W.shape[1]), x.dtype)
             product = None
-            if relu and training and self.leaves_masks(x.dtype):
+            if relu and training and self.trials.leaves_masks(x.dtype):
                 mask = self.allocate(mask_shape(*out.shape), np.uint8)
                 product = self._product(x, W, out, Epilogue.RELU_AUX_BIAS, b, mask)
             product = product or self._product(x, W, out, FUSED[op.name], b)
             if product is not None:
                 self._call(f"dense_{op.name}", product, (x, W))
                 return out, None, product.mask
-        if relu and training and self.reads_masks(x.dtype):
+        if relu and training and self.trials.reads_masks(x.dtype):
             y, mask = self.run(RELU_MASK, "forward", (self.matmul(x, W), b))
             return y, None, mask
         return super().dense(op, x, W, b)
@@ -273,66 +265,6 @@ class CupyBackend(Backend):
                 return out, True
         return super()._input_gradient(dz, W, want)
 
-    # ---- what cuBLASLt's epilogues do: asked of the device, once for each dtype ------------------
-
-    def keeps_nan(self, dtype: Any) -> bool:
-        """Tell whether its ReLU lets NaN through, as ours does."""
-        y = np.full((ASKED, ASKED), np.nan)
-        return self._answer("keeps NaN", dtype, lambda: _same(self._relu(dtype, y[0], Epilogue.RELU_BIAS), y))
-
-    def leaves_masks(self, dtype: Any) -> bool:
-        """Tell whether its ReLU, besides, leaves a mask that it takes a gradient through."""
-        signs = np.resize([1.0, -1.0, 0.0, 2.0, -3.0, np.nan], ASKED)
-        known = signs == signs  # a gradient of NaN may go through or not
-
-        def right() -> bool:
-            mask = self.xp.asarray(np.zeros(mask_shape(ASKED, ASKED), np.uint8))
-            y = self._relu(dtype, signs, Epilogue.RELU_AUX_BIAS, mask)
-            dz = self._through(dtype, mask)
-            wanted = _blocked(np.tile(signs > 0, (ASKED, 1)))
-            return _same(y, np.tile(np.maximum(signs, 0), (ASKED, 1))) and _same(dz, wanted, known)
-
-        return self._answer("leaves masks", dtype, right)
-
-    def reads_masks(self, dtype: Any) -> bool:
-        """Tell whether it takes a gradient through a mask of our own making."""
-        passed = np.resize([1, 0, 0, 1, 1, 0, 1], (ASKED, ASKED))
-
-        def right() -> bool:
-            bits = np.zeros(mask_shape(ASKED, ASKED), np.uint8)
-            packed = np.packbits(passed.astype(np.uint8), axis=1, bitorder="little")
-            bits[:, : packed.shape[1]] = packed
-            return _same(self._through(dtype, self.xp.asarray(bits)), _blocked(passed == 1))
-
-        return self._answer("reads masks", dtype, right)
-
-    def _answer(self, question: str, dtype: Any, ask: Callable[[], bool]) -> bool:
-        if (question, dtype) not in self._answers:
-            try:
-                with self.quiet():
-                    self._answers[question, dtype] = ask()
-            except BackendError as error:
-                log.info("cuBLASLt does not say whether it %s: %s", question, error.what)
-                self._answers[question, dtype] = False
-        return self._answers[question, dtype]
-
-    def _relu(self, dtype: Any, bias: Any, epilogue: Epilogue, mask: Array | None = None) -> Any:
-        """Return what its ReLU makes of zeros and a bias, (ASKED, ASKED), or None where there is no such product."""
-        zeros, out = (self.xp.asarray(np.zeros((ASKED, ASKED), dtype)) for _ in range(2))
-        return self._made(self._product(zeros, zeros, out, epilogue, self.xp.asarray(bias.astype(dtype)), mask))
-
-    def _through(self, dtype: Any, mask: Array) -> Any:
-        """Return what it lets through a mask of GRADIENT in every column, or None where there is no such product."""
-        ones, out = np.ones((1, ASKED), dtype), self.xp.asarray(np.zeros((ASKED, ASKED), dtype))
-        a, b = self.xp.asarray(GRADIENT.astype(dtype)), self.xp.asarray(ones)
-        return self._made(self._product(a, b, out, Epilogue.DRELU, None, mask))
-
-    def _made(self, product: Product | None) -> Any:
-        if product is None:
-            return None
-        product()
-        return self.xp.asnumpy(product.out).astype(np.float64)
-
     def _product(self, a: Array, b: Array, out: Array | None, *epilogue: Any) -> Product | None:
         if out is None or self.lt is None:
             return None
@@ -367,117 +299,3 @@ class CupyBackend(Backend):
                     where=self._where,
                     hint="bring it here through the host: backend.asarray(other.to_host(array))",
                 )
-
-
-class Copy(Node):
-    """Bytes from one array to another, both in one piece."""
-
-    def __init__(self, runtime: Any, stream: Any, source: Array, target: Array) -> None:
-        self._runtime, self._stream = runtime, stream
-        self.reads, self.writes = (source,), (target,)
-
-    def put(self, stream: Any = None) -> None:
-        (source,), (target,), runtime = self.reads, self.writes, self._runtime
-        number = (stream or self._stream).ptr
-        runtime.memcpyAsync(target.data.ptr, source.data.ptr, target.nbytes, runtime.memcpyDeviceToDevice, number)
-
-
-@dataclass(frozen=True, eq=False)
-class Kernel(Node):
-    """A kernel with its function, its grid and its block, and all arguments, some of which it may pass over."""
-
-    name: str
-    function: Callable[..., None]
-    grid: tuple[int, int]
-    block: tuple[int, int]
-    arguments: tuple[Any, ...]
-    reads: Sequence[Array]
-    writes: Sequence[Array]
-
-    def put(self, stream: Any = None) -> None:
-        try:
-            self.function(self.grid, self.block, self.arguments)
-        except Exception as error:
-            if (known := explain(error, f"kernel {self.name}")) is None:
-                raise
-            raise known from error
-
-
-@dataclass(frozen=True, eq=False)
-class Kernels(Launch):
-    """The kernels of a direction, one after the other."""
-
-    kernels: Sequence[Kernel]
-
-    @property
-    def nodes(self) -> Sequence[Kernel]:
-        return self.kernels
-
-
-def _blocked(passed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return the gradient that is asked about, 0 where a mask does not let it through."""
-    return np.where(passed, GRADIENT, 0.0)
-
-
-def _same(found: Any, wanted: np.ndarray[Any, Any], columns: Any = ...) -> bool:
-    return found is not None and np.array_equal(found[:, columns], wanted[:, columns], equal_nan=True)
-
-
-class Launcher:
-    """The kernels of one device: found by record and types, compiled when first asked for, bound to arguments."""
-
-    def __init__(self, xp: Any, kernels: Path | None = None) -> None:
-        self.seconds = 0.0  # spent on compiling
-        self._xp, self._texts = xp, Texts(kernels)
-        self._functions: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
-
-    def bind(
-        self,
-        op: Op,
-        direction: str,
-        types: tuple[str, ...],
-        inputs: Sequence[Array],
-        outputs: Sequence[Array],
-        params: dict[str, Any],
-    ) -> Kernels | None:
-        """Return the kernels of a direction, bound to their arguments; None where it has none."""
-        stages = self._texts.stages(op, direction)
-        if not stages:
-            return None
-        made, (rows, cols) = op.directions[direction], shape_of(op.directions[direction], inputs, outputs)
-        values = arguments(made, inputs, outputs, params)
-        named = [*zip(made.arrays, (*inputs, *outputs), strict=True)]
-        if made.launch in SUMMED:
-            pieces = parts(made.launch, rows, cols)
-            named.append(("scratch", self._xp.empty(scratch(made.launch, cols, pieces))))
-            values += [named[-1][1], pieces]
-        # Nothing is left to CuPy's choice: a Python number could have another size than the kernel's parameter.
-        given = tuple(value if isinstance(value, self._xp.ndarray) else number(value) for value in values)
-        functions, nodes = self._compiled(op, types), []
-        for kernel in stages:
-            shape = geometry(kernel, made.launch, rows, cols)
-            effects = made.effects(kernel.removeprefix(op.entry(direction)))
-            reads, writes = ([a for name, a in named if a is not None and name in names] for names in effects)
-            nodes.append(Kernel(kernel, functions[kernel], shape.grid, shape.block, given, reads, writes))
-        return Kernels(nodes)
-
-    def _compiled(self, op: Op, types: tuple[str, ...]) -> dict[str, Any]:
-        """Return all kernels of a record by name, for one set of types."""
-        key = op.name, types
-        if key not in self._functions:
-            started = time.perf_counter()
-            names = {kernel: f"{kernel}<{', '.join(types)}>" for kernel in self._texts.kernels(op)}
-            module = self._xp.RawModule(
-                code=f"{shared_text()}\n{self._texts.text(op.name)}",
-                options=OPTIONS,
-                name_expressions=tuple(names.values()),
-            )
-            with explained(f"the kernels of {op.name}"):
-                self._functions[key] = {kernel: module.get_function(name) for kernel, name in names.items()}
-            self.seconds += time.perf_counter() - started
-        return self._functions[key]
-
-
-def number(value: Scalar) -> np.int64 | np.float64:
-    """Return a number in the eight bytes that a kernel finds it in; 0 is the null pointer, too."""
-    return np.float64(value) if isinstance(value, float) else np.int64(value)

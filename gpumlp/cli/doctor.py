@@ -179,7 +179,7 @@ def _products(made: CupyBackend) -> str:
     if made.lt is None:
         return "not there: CuPy multiplies, in float32 and between the graphs"
     graphs = "works inside a CUDA graph" if isinstance(plan.runs[0], Graph) else "works, but without CUDA graphs"
-    return f"{graphs}; NaN {'passes' if made.keeps_nan(a.dtype) else 'does not pass'} its ReLU"
+    return f"{graphs}; NaN {'passes' if made.trials.keeps_nan(a.dtype) else 'does not pass'} its ReLU"
 
 
 def _dotted(version: tuple[int, ...]) -> str:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from backend.fake_cupy import CUDARuntimeError, Cupy, installed
 from backend.test_graph import state, trainer
-from gpumlp.backend import CupyBackend, branches, builder, gpu
+from gpumlp.backend import CupyBackend, branches, builder, gpu, launcher
 from gpumlp.backend import graph as graphs
 from gpumlp.backend.branches import CHAIN, OTHERS, PRODUCTS, Place, arrange, dependencies, depth, longest
 from gpumlp.backend.cublaslt import Epilogue
@@ -264,7 +264,7 @@ def test_what_products_and_copies_read_and_write(fake: Cupy) -> None:
         assert product.multiplies
         assert [id(each) for each in product.reads] == [id(each) for each in read]
         assert [id(each) for each in product.writes] == [id(each) for each in written]
-    copied = gpu.Copy(fake.cuda.runtime, backend.stream, a, b)
+    copied = launcher.Copy(fake.cuda.runtime, backend.stream, a, b)
     assert (copied.reads, copied.writes, copied.multiplies) == ((a,), (b,), False)
 
 

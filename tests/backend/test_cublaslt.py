@@ -19,7 +19,7 @@ import pytest
 import gpumlp.autodiff as ad
 from backend.fake_cupy import Cupy, installed
 from gpumlp.autodiff import GradientTape, Tensor, Variable, dense
-from gpumlp.backend import Backend, CupyBackend, builder, cublaslt, gpu
+from gpumlp.backend import Backend, CupyBackend, builder, cublaslt, trials
 from gpumlp.backend.cublaslt import Epilogue, Layout, Owned, layout, places
 from gpumlp.errors import BackendError
 from gpumlp.ops import ACTIVATIONS
@@ -398,7 +398,7 @@ def hidden(
 def masked(fake: Cupy) -> int:
     """How many products took a gradient through a mask, but for those that ask whether they do."""
     assert fake.lt is not None
-    asked = (136, gpu.ASKED, gpu.ASKED)
+    asked = (136, trials.ASKED, trials.ASKED)
     return sum(size[0] == 136 and size != asked for size in fake.lt.sizes)
 
 
@@ -491,7 +491,7 @@ NO_MASKS: dict[str, dict[str, Any]] = {
 def test_no_masks_where_they_are_not_what_they_should_be(fake: Cupy, reason: str) -> None:
     vars(fake.lt).update(NO_MASKS[reason])
     cupy = CupyBackend()
-    assert not cupy.leaves_masks(np.dtype("f4"))
+    assert not cupy.trials.leaves_masks(np.dtype("f4"))
     found = hidden(cupy)
     assert masked(fake) == 0
     for name, gradient in hidden(Backend()).items():
@@ -518,7 +518,7 @@ def test_no_mask_of_our_own_where_it_would_be_read_otherwise(fake: Cupy, how: di
     assert fake.lt is not None
     vars(fake.lt).update(how, keeps_nan=False)
     cupy = CupyBackend()
-    assert not cupy.reads_masks(np.dtype("f4"))
+    assert not cupy.trials.reads_masks(np.dtype("f4"))
     found = hidden(cupy)
     assert masked(fake) == 0
     for name, gradient in hidden(Backend()).items():
@@ -544,8 +544,8 @@ def test_an_epilogue_that_the_library_fails_on_is_done_without(fake: Cupy) -> No
 def test_where_one_shape_has_no_mask_its_layer_is_one_launch_all_the_same(fake: Cupy, cupy: CupyBackend) -> None:
     """The device has masks, but not for every shape."""
     assert fake.lt is not None
-    assert cupy.keeps_nan(np.dtype("f4"))
-    assert cupy.leaves_masks(np.dtype("f4"))
+    assert cupy.trials.keeps_nan(np.dtype("f4"))
+    assert cupy.trials.leaves_masks(np.dtype("f4"))
     fake.lt.offered -= {134}
     fake.lt.products.clear()
     found = hidden(cupy)

@@ -143,7 +143,7 @@ def test_nan_and_zeros_through_the_relu_of_cublaslt(lt: CupyBackend, m: int, k: 
         pytest.skip("this epilogue is not offered")
     with lt.quiet():
         product()
-    if not lt.keeps_nan(np.dtype(dtype)):
+    if not lt.trials.keeps_nan(np.dtype(dtype)):
         pytest.skip("cuBLASLt drops NaN here, so its ReLU is not used")
     np.testing.assert_array_equal(lt.to_host(product.out), np.broadcast_to(np.maximum(bias, 0), (m, n)))
 

@@ -1,0 +1,125 @@
+"""Kernels for a device: their text compiled by NVRTC through CuPy, and bound to arrays as nodes of a graph."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpumlp.backend.device import explain, explained
+from gpumlp.backend.graph import Launch, Node
+from gpumlp.backend.kernels import SUMMED, Texts, arguments, shape_of, shared_text
+from gpumlp.backend.launch import geometry, parts, scratch
+from gpumlp.ops.record import Array, Op, Scalar
+
+# Without the second, NVRTC takes a generic lambda of a device function for a function of the host.
+OPTIONS = ("-std=c++17", "--device-as-default-execution-space")
+
+
+class Copy(Node):
+    """Bytes from one array to another, both in one piece."""
+
+    def __init__(self, runtime: Any, stream: Any, source: Array, target: Array) -> None:
+        self._runtime, self._stream = runtime, stream
+        self.reads, self.writes = (source,), (target,)
+
+    def put(self, stream: Any = None) -> None:
+        (source,), (target,), runtime = self.reads, self.writes, self._runtime
+        number = (stream or self._stream).ptr
+        runtime.memcpyAsync(target.data.ptr, source.data.ptr, target.nbytes, runtime.memcpyDeviceToDevice, number)
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel(Node):
+    """A kernel with its function, its grid and its block, and all arguments, some of which it may pass over."""
+
+    name: str
+    function: Callable[..., None]
+    grid: tuple[int, int]
+    block: tuple[int, int]
+    arguments: tuple[Any, ...]
+    reads: Sequence[Array]
+    writes: Sequence[Array]
+
+    def put(self, stream: Any = None) -> None:
+        try:
+            self.function(self.grid, self.block, self.arguments)
+        except Exception as error:
+            if (known := explain(error, f"kernel {self.name}")) is None:
+                raise
+            raise known from error
+
+
+@dataclass(frozen=True, eq=False)
+class Kernels(Launch):
+    """The kernels of a direction, one after the other."""
+
+    kernels: Sequence[Kernel]
+
+    @property
+    def nodes(self) -> Sequence[Kernel]:
+        return self.kernels
+
+
+class Launcher:
+    """The kernels of one device: found by record and types, compiled when first asked for, bound to arguments."""
+
+    def __init__(self, xp: Any, kernels: Path | None = None) -> None:
+        self.seconds = 0.0  # spent on compiling
+        self._xp, self._texts = xp, Texts(kernels)
+        self._functions: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
+
+    def bind(
+        self,
+        op: Op,
+        direction: str,
+        types: tuple[str, ...],
+        inputs: Sequence[Array],
+        outputs: Sequence[Array],
+        params: dict[str, Any],
+    ) -> Kernels | None:
+        """Return the kernels of a direction, bound to their arguments; None where it has none."""
+        stages = self._texts.stages(op, direction)
+        if not stages:
+            return None
+        made, (rows, cols) = op.directions[direction], shape_of(op.directions[direction], inputs, outputs)
+        values = arguments(made, inputs, outputs, params)
+        named = [*zip(made.arrays, (*inputs, *outputs), strict=True)]
+        if made.launch in SUMMED:
+            pieces = parts(made.launch, rows, cols)
+            named.append(("scratch", self._xp.empty(scratch(made.launch, cols, pieces))))
+            values += [named[-1][1], pieces]
+        # Nothing is left to CuPy's choice: a Python number could have another size than the kernel's parameter.
+        given = tuple(value if isinstance(value, self._xp.ndarray) else number(value) for value in values)
+        functions, nodes = self._compiled(op, types), []
+        for kernel in stages:
+            shape = geometry(kernel, made.launch, rows, cols)
+            effects = made.effects(kernel.removeprefix(op.entry(direction)))
+            reads, writes = ([a for name, a in named if a is not None and name in names] for names in effects)
+            nodes.append(Kernel(kernel, functions[kernel], shape.grid, shape.block, given, reads, writes))
+        return Kernels(nodes)
+
+    def _compiled(self, op: Op, types: tuple[str, ...]) -> dict[str, Any]:
+        """Return all kernels of a record by name, for one set of types."""
+        key = op.name, types
+        if key not in self._functions:
+            started = time.perf_counter()
+            names = {kernel: f"{kernel}<{', '.join(types)}>" for kernel in self._texts.kernels(op)}
+            module = self._xp.RawModule(
+                code=f"{shared_text()}\n{self._texts.text(op.name)}",
+                options=OPTIONS,
+                name_expressions=tuple(names.values()),
+            )
+            with explained(f"the kernels of {op.name}"):
+                self._functions[key] = {kernel: module.get_function(name) for kernel, name in names.items()}
+            self.seconds += time.perf_counter() - started
+        return self._functions[key]
+
+
+def number(value: Scalar) -> np.int64 | np.float64:
+    """Return a number in the eight bytes that a kernel finds it in; 0 is the null pointer, too."""
+    return np.float64(value) if isinstance(value, float) else np.int64(value)
