@@ -11,6 +11,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,10 +23,12 @@ from gpumlp.backend.kernels import Texts, shared_text
 from gpumlp.errors import BackendError
 from gpumlp.ops.record import Op
 
+NATIVE = {"x86_64": "-march=native", "AMD64": "-march=native", "aarch64": "-mcpu=native", "arm64": "-mcpu=native"}
+"""What asks for the processor at hand, by kind of machine: Apple's clang refuses the one for the other."""
 FLAGS = (
     "-std=c++17",
     "-O3",
-    "-march=native",
+    *((NATIVE[platform.machine()],) if platform.machine() in NATIVE else ()),
     "-fPIC",
     "-shared",
     "-pthread",
@@ -109,6 +112,8 @@ class Builder:
 
     def check(self) -> None:
         """Raise BackendError, with the mend, unless kernels can be compiled and loaded."""
+        if sys.platform == "win32" or sys.maxsize < 1 << 32:
+            raise BackendError("kernels are compiled on 64-bit Linux and macOS only", hint="use backend: numpy")
         if compiler() is None:
             raise BackendError(
                 "there is no C++ compiler", hint="install g++ or clang (CXX may name it), or use backend: numpy"

@@ -99,7 +99,7 @@ class RunFolder:
 
     def flush_history(self) -> None:
         """Bring the history to the disk: a checkpoint must not survive a power cut that its history does not."""
-        with writing(self.history), self.history.open("rb") as file:
+        with writing(self.history), self.history.open("r+b") as file:  # Windows flushes for writers alone
             os.fsync(file.fileno())
 
     def check_free(self, *, force: bool) -> None:

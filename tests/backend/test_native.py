@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,14 @@ def test_denormals_are_flushed_in_kernels_and_nowhere_else(native: NativeBackend
     assert Backend().run(tanh, "forward", (tiny,))[0].all()
     assert (tiny * np.float32(2)).all()
     assert not native.run(accumulate, "forward", (tiny.astype(np.float64) * 1e-280, np.zeros(40)))[0].any()
+
+
+def test_elsewhere_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """On Windows, and where an address is no eight bytes: a kernel might bring the process down."""
+    for name, value in (("platform", "win32"), ("maxsize", (1 << 31) - 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, name, value)
+            with pytest.raises(BackendError, match="on 64-bit Linux and macOS only"):
+                Builder().check()
+            assert backends.get("auto").name == "numpy"
+    assert caplog.text.count("not computing with native") == 2

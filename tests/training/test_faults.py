@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -213,6 +214,24 @@ def test_an_error_at_each_write(task: Task, tmp_path: Path, monkeypatch: pytest.
         names.add(calls[at - 1])
     assert names == {"write", "fsync", "replace", "mkdir"}
     assert at > 25
+
+
+def test_only_what_can_be_written_is_brought_to_the_disk(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows refuses to flush a file that is open for reading."""
+    fcntl = pytest.importorskip("fcntl", reason="the system itself refuses it")
+    flushed = 0
+
+    def strict(handle: int) -> None:
+        nonlocal flushed
+        is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+        assert is_folder or fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        flushed += 1
+
+    monkeypatch.setattr(os, "fsync", strict)
+    train(task(*SETTINGS), tmp_path / "run")
+    assert flushed > 10
 
 
 def test_a_file_that_the_system_lets_grow_no_further(task: Task, tmp_path: Path) -> None:
