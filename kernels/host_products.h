@@ -2,8 +2,8 @@
 //
 // A task makes some rows of C times a slice of its columns. It takes its slice of B, at most DEPTH rows at a time, through
 // tiles of C that stay in registers, in panels of neighbouring columns that are copied together as they are first read
-// and stay in the second cache (Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication"). A is
-// read where it lies, by rows or by columns: a tile wants one number of it for each of its rows.
+// (Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication"). A is read where it lies, by rows or
+// by columns: a tile wants one number of it for each of its rows.
 //
 // Every number of C is summed in an order that the shape alone decides, by whichever thread.
 #pragma once
@@ -44,7 +44,12 @@ inline i64 at_most(i64 a, i64 b) { return a < b ? a : b; }
 
 constexpr int ACROSS = 2;                                     // vectors across a tile
 constexpr int HIGH = (REGISTERS - ACROSS - 1) / ACROSS;       // rows of a tile: 14, or 6
-constexpr i64 DEPTH = 512;
+
+// Where vectors have 64 bytes the second cache has a MiB or more: all panels of a slice stay there, and the tiles of a few
+// rows take one after the other. Elsewhere, down to 256 KiB, that is the place for the rows of GROUP tiles, which take a
+// panel, one that stays in the first cache, before they take the next.
+constexpr i64 DEPTH = VECTOR == 64 ? 512 : 384;
+constexpr i64 GROUP = VECTOR == 64 ? 1 : 8;
 
 template <class T> struct Vector { typedef T type __attribute__((vector_size(VECTOR), aligned(sizeof(T)), may_alias)); };
 template <class T> constexpr int NUMBERS = VECTOR / sizeof(T);
@@ -183,7 +188,7 @@ void multiply_block(Matrix<const T> a, Matrix<const T> b, Matrix<T> c, i64 rows,
     static thread_local Room room;
     const i64 rounds = inner > DEPTH ? (inner + DEPTH - 1) / DEPTH : 1, width = cols <= N ? N : ACROSS * N;
     const i64 panels = (cols + width - 1) / width, tiles = (rows + HIGH - 1) / HIGH;
-    const i64 deepest = inner / rounds + 1, needed = deepest * (panels * width + HIGH);
+    const i64 deepest = inner / rounds + 1, needed = deepest * (panels * width + GROUP * HIGH);
     const bool by_columns = a.down == 1 && a.right != 1 && panels > 1;
     T* copy = room.of<T>(needed);
     T* columns = copy + deepest * panels * width;
@@ -192,21 +197,33 @@ void multiply_block(Matrix<const T> a, Matrix<const T> b, Matrix<T> c, i64 rows,
     for (i64 round = 0; round < rounds; ++round) {
         const i64 p0 = inner * round / rounds, depth = inner * (round + 1) / rounds - p0;
         copy_panels(b.from(p0, ready), depth, cols - ready, width, copy + ready * depth);
-        for (i64 t = 0; t < tiles; ++t) {
-            const i64 i0 = rows * t / tiles, high = rows * (t + 1) / tiles - i0;
-            Matrix<const T> left = a.from(i0, p0);
-            if (by_columns) {
-                copy_of<T>(high, std::make_integer_sequence<int, HIGH>())(left.data, left.right, depth, columns);
-                left = {columns, 1, high};
+        for (i64 t0 = 0; t0 < tiles; t0 += GROUP) {
+            struct Strip { Matrix<const T> a; i64 row, high; } strips[GROUP];
+            const i64 count = at_most(tiles - t0, GROUP);
+            for (i64 t = 0; t < count; ++t) {
+                const i64 i0 = rows * (t0 + t) / tiles, high = rows * (t0 + t + 1) / tiles - i0;
+                strips[t] = {a.from(i0, p0), i0, high};
+                if (by_columns) {
+                    T* const to = columns + t * HIGH * depth;
+                    copy_of<T>(high, std::make_integer_sequence<int, HIGH>())(strips[t].a.data, a.right, depth, to);
+                    strips[t].a = {to, 1, high};
+                }
             }
-            const auto first = tile_of<T, true>(high, width), later = tile_of<T, false>(high, width);
             for (i64 j0 = 0; j0 < cols; j0 += width) {
                 const int wide = (int)at_most(cols - j0, width);
-                T* panel = copy + j0 * depth;
-                if (t == 0 && j0 < ready)
-                    first(left, b.from(p0, j0), tiles > 1 ? panel : nullptr, depth, c.from(i0, j0), wide, round > 0);
-                else
-                    later(left, {panel, width, 1}, nullptr, depth, c.from(i0, j0), wide, round > 0);
+                T* const panel = copy + j0 * depth;
+                for (i64 t = 0; t < count; ++t) {
+                    const Strip& strip = strips[t];
+                    const Matrix<T> to = c.from(strip.row, j0);
+                    if (t0 + t == 0 && j0 < ready)
+                        tile_of<T, true>(strip.high, width)(
+                            strip.a, b.from(p0, j0), tiles > 1 ? panel : nullptr, depth, to, wide, round > 0
+                        );
+                    else
+                        tile_of<T, false>(strip.high, width)(
+                            strip.a, {panel, width, 1}, nullptr, depth, to, wide, round > 0
+                        );
+                }
             }
         }
     }
