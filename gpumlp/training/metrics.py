@@ -58,14 +58,15 @@ def auc(scores: Host, labels: Host, weights: Host) -> float:
 
 
 def regression(predictions: Host, targets: Host, weights: Host | None = None) -> Metrics:
-    """Return RMSE and MAE in the units of the target, and R². ``(N,)`` each."""
+    """Return RMSE and MAE in the units of the target, and R², NaN where all targets are equal. ``(N,)`` each."""
     weight = np.ones(len(targets)) if weights is None else weights.astype(np.float64)
     weight = weight / weight.sum()
     errors = predictions.astype(np.float64) - targets
     squared = float(weight @ errors**2)
     spread = float(weight @ (targets - weight @ targets) ** 2)
+    varies = np.ptp(targets[weight > 0]) > 0  # equal targets leave the rounding of their mean, not 0
     return {
         "rmse": squared**0.5,
         "mae": float(weight @ np.abs(errors)),
-        "r2": 1.0 - squared / spread if spread else float("nan"),
+        "r2": 1.0 - squared / spread if varies and spread else float("nan"),
     }

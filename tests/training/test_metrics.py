@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,14 @@ def test_regression_by_hand() -> None:
     assert found["rmse"] == pytest.approx((2 / 3) ** 0.5)
     assert found["mae"] == pytest.approx(2 / 3)
     assert found["r2"] == pytest.approx(1 - 2 / (14 / 3))
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 199])
+def test_equal_targets_have_no_r2(count: int) -> None:
+    for value in (0.0, 0.1, 1 / 3, 7.3, 1e9 + 0.1):  # the rounding of their mean is no spread
+        assert math.isnan(metrics.regression(np.full(count, value + 1), np.full(count, value))["r2"])
+    targets, weights = np.append(np.full(count, 0.1), 5.0), np.append(np.ones(count), 0.0)
+    assert math.isnan(metrics.regression(np.zeros(count + 1), targets, weights)["r2"])
 
 
 def test_against_scikit_learn() -> None:
