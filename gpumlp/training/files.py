@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises WriteError where the disk is full or the folder cannot be written; nothing is left behind then.
     """
     with writing(path):
-        path = path.resolve()
+        path = Path(os.path.realpath(path))  # a link that leads in a circle is replaced
         if path.exists() and not path.is_file():
             path.write_bytes(content)
         else:

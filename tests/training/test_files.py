@@ -71,6 +71,18 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_links_are_followed_unless_they_lead_in_a_circle(tmp_path: Path) -> None:
+    kept, link, circle = (tmp_path / name for name in ("kept", "link", "circle"))
+    kept.write_text("old")
+    link.symlink_to(kept)
+    circle.symlink_to(circle)
+    for place in (link, circle):
+        files.write_text(place, "new")
+        assert place.read_text() == "new"
+    assert link.is_symlink()
+    assert kept.read_text() == "new"
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="No such file"):
         files.write_text(tmp_path / "no" / "x.txt", "new")
