@@ -323,9 +323,15 @@ def div(backend: Backend, a: Array, b: Array) -> Array:
 
 
 def _power_base(g: Tensor, y: Tensor, a: Any, b: Any) -> Tensor:
-    if isinstance(b, int | float) and b == 0:
-        return reduce_to(g * 0.0, a)  # a^0 is 1 everywhere, but 0 · 0^-1 is not a number
-    return reduce_to(g * b * power(a, b - 1), a)
+    # Where b is 0, a^b is 1 everywhere; but 0 · 0^-1 is not a number.
+    if isinstance(b, np.generic):
+        b = b.item()
+    if isinstance(b, int | float):
+        below = b - 1 if b else 0
+    else:
+        b = on_backend(b, g.backend)
+        below = where(greater(b, 0.0), b - 1.0, where(greater(0.0, b), b - 1.0, 0.0))
+    return reduce_to(g * b * power(a, below), a)
 
 
 def _power_exponent(g: Tensor, y: Tensor, a: Any, b: Any) -> Tensor:

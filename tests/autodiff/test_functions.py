@@ -87,6 +87,7 @@ OTHERS = {
         (lambda x: x**3, [normal(2, 3)]),
         (lambda x: x**-1.5, [positive(2, 3)]),
         (lambda x: 2.0**x, [normal(2, 3)]),
+        (lambda x: x ** np.array([-2.0, 0.0, 3.0]), [positive(2, 3)]),
     ],
     "operators": [
         (lambda x: -x + 1 - x * 2 / (3 + x) - 1 / (2 - x) + (1 - x), [np.linspace(-0.5, 0.5, 4)]),
@@ -281,7 +282,9 @@ def test_slopes_where_two_are_equal():
         y = ad.max(x)
     assert tape.gradient(y, x).numpy().tolist() == [0, 0.5, 0.5]
     zero = Variable(np.array([0.0]))
-    for function, slope in ((ad.abs, 0), (lambda v: ad.maximum(v, 0.0), 0), (lambda v: v**0, 0), (lambda v: v**2, 0)):
+    exponents = (0, 2, np.float32(0), np.zeros(1), Tensor(np.zeros(1)))
+    powers = [(lambda v, p=power: v**p, 0) for power in exponents]
+    for function, slope in ((ad.abs, 0), (lambda v: ad.maximum(v, 0.0), 0), *powers):
         with GradientTape() as tape:
             y = function(zero)
         assert tape.gradient(y, zero).numpy().tolist() == [slope]
