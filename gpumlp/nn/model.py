@@ -19,7 +19,7 @@ from gpumlp.ops.record import Array
 
 
 class Model:
-    """A network of any shape: subclass it, put layers into attributes, and write ``forward``.
+    """A network of any shape: subclass it, put layers into attributes (lists and dictionaries too), write ``forward``.
 
         class Skip(Model):
             link = "softmax"
@@ -66,8 +66,8 @@ class Model:
         ``dtype`` is float32, float64 or "bfloat16". The last is that of inputs, activations and the weights that
         products read; the parameters themselves are float32 then, and so are their gradients.
         """
-        if not widths:
-            raise ConfigError("build needs the width of each input: model.build(p)")
+        if not widths or min(widths) < 1:
+            raise ConfigError("build needs the width of each input, at least 1: model.build(p)")
         dtype = dtype_of(dtype)
         self.context = Context(backend, dtype, seed, backend.zeros((3,), np.int64))
         layers = self.layers()
@@ -123,10 +123,10 @@ class Model:
         ``scale`` multiplies the inputs first, as for images kept in bytes.
         """
         parts = []
-        for start in range(0, len(inputs[0]), batch):
+        for start in range(0, max(len(inputs[0]), 1), batch):  # of no rows, too, the width is checked
             rows = self._as_tensors([x[start : start + batch] for x in inputs], wide=scale != 1.0)
             parts.append(self(*(x * scale if scale != 1.0 else x for x in rows)).numpy())
-        return np.concatenate(parts) if parts else np.empty((0, self.units), self.context.wide)
+        return np.concatenate(parts)
 
     def summary(self) -> str:
         """Return the layers with their output widths and parameter counts, and the total, as text.
@@ -213,16 +213,28 @@ class Sequential(Model):
 
 
 def _find(owner: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Layer]]:
+    """Yield each layer once: of attributes, of lists and dictionaries in them, of models in any of these."""
     seen = set() if seen is None else seen
     for key, value in vars(owner).items():
-        parts = enumerate(value, 1) if isinstance(value, list | tuple) else [("", value)]
-        for number, part in parts:
-            name = f"{prefix}{key}_{number}" if number else f"{prefix}{key}"
-            if isinstance(part, Layer) and id(part) not in seen:
+        for name, part in _parts(f"{prefix}{key}", value):
+            if isinstance(part, Model):
+                yield from _find(part, f"{name}.", seen)
+            elif isinstance(part, Layer) and id(part) not in seen:
                 seen.add(id(part))
                 yield name, part
-            elif isinstance(part, Model):
-                yield from _find(part, f"{name}.", seen)
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    match value:
+        case list() | tuple():
+            value = dict(enumerate(value, 1))
+        case dict():
+            pass
+        case _:
+            yield name, value
+            return
+    for key, part in value.items():
+        yield from _parts(f"{name}_{key}", part)
 
 
 def _describe(layer: Layer) -> str:

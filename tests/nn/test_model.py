@@ -26,6 +26,17 @@ class Skip(Model):
         return self.output(concat([x, self.norm(h, training=training)]))
 
 
+class Blocks(Model):
+    """Layers and models in lists and dictionaries, and in lists of these."""
+
+    def __init__(self):
+        self.blocks = {"first": Dense(5, "tanh"), "rest": [[Dense(4, "tanh")], [Dense(3, "tanh"), Skip()]]}
+
+    def forward(self, x, *, training=False):
+        ((one,), (two, model)) = self.blocks["rest"]
+        return model.forward(two(one(self.blocks["first"](x))), training=training)
+
+
 class Twins(Model):
     """Two inputs through one shared layer."""
 
@@ -228,6 +239,21 @@ def test_load_refuses_what_does_not_fit():
         np.testing.assert_array_equal(array, good[name])
 
 
+def test_layers_are_found_wherever_they_are_kept():
+    model = Blocks().build(2)
+    assert list(model.layers()) == [
+        "blocks_first",
+        "blocks_rest_1_1",
+        "blocks_rest_2_1",
+        *(f"blocks_rest_2_2.{name}" for name in ("hidden", "norm", "output")),
+    ]
+    with GradientTape() as tape:
+        y = model.forward(Tensor(np.ones((4, 2), np.float32)), training=True)
+    variables = list(model.parameters.variables.values())
+    assert len(variables) == 12
+    assert all(gradient is not None for gradient in tape.gradient(y, variables))
+
+
 def test_predict_goes_batch_by_batch():
     model = Sequential([Dense(3, "tanh"), Dense(2, "softmax")]).build(4)
     x = np.random.default_rng(0).standard_normal((11, 4))
@@ -237,6 +263,9 @@ def test_predict_goes_batch_by_batch():
     for batch in (1, 3, 11, 100):
         np.testing.assert_allclose(model.predict(x, batch=batch), whole, rtol=1e-6)
     assert model.predict(x[:0]).shape == (0, 2)
+    assert Sequential([Dense(2)]).predict(x[:0]).shape == (0, 2)
+    with pytest.raises(ShapeError, match=r"\(N, 4\), not \(0, 3\)"):
+        model.predict(np.zeros((0, 3)))
     image = np.full((2, 4), 255, np.uint8)
     np.testing.assert_allclose(model.predict(image, scale=1 / 255), model.predict(np.ones((2, 4))), rtol=1e-6)
 
@@ -259,8 +288,9 @@ def test_refusals():
         model(np.ones((2, 4)))
     with pytest.raises(ShapeError, match=r"not \(3,\)"):
         model(np.ones(3))
-    with pytest.raises(ConfigError, match="the width of each input"):
-        Sequential([Dense(2)]).build()
+    for widths in ((), (0,), (-1,), (3, 0)):
+        with pytest.raises(ConfigError, match="the width of each input, at least 1"):
+            Sequential([Dense(2, "relu")]).build(*widths)
 
 
 def test_the_first_input_builds_the_model():
