@@ -326,6 +326,7 @@ def _power_base(g: Tensor, y: Tensor, a: Any, b: Any) -> Tensor:
     # Where b is 0, a^b is 1 everywhere; but 0 · 0^-1 is not a number.
     if isinstance(b, np.generic):
         b = b.item()
+    below: Any
     if isinstance(b, int | float):
         below = b - 1 if b else 0
     else:

@@ -19,7 +19,7 @@ from gpumlp.ops.record import Array
 
 
 class Model:
-    """A network of any shape: subclass it, put layers into attributes (lists and dictionaries too), write ``forward``.
+    """A network of any shape: subclass it, put layers into attributes, or lists or dicts of them, write ``forward``.
 
         class Skip(Model):
             link = "softmax"
