@@ -1,8 +1,9 @@
-"""How much memory the machine has for this process."""
+"""What the machine has for this process: memory, cores, and threads to compute with."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from pathlib import Path
 
@@ -19,3 +20,32 @@ def host_memory() -> int | None:
         with contextlib.suppress(ValueError, OSError):
             found.append(int(path.read_text()))
     return min(found, default=None)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads() -> int:
+    """Return how many threads may compute: what ``OMP_NUM_THREADS`` says, else the cores this process is given.
+
+    The cores are those of its affinity, and no more than its control group's quota pays for.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    return max(1, math.ceil(min(cores(), _quota())))
+
+
+def _quota() -> float:
+    """Return how many cores' time the control group (version 2, then 1) gives this process; infinity for all."""
+    try:
+        used, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            used = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text()
+            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text()
+        except OSError:
+            return math.inf
+    return math.inf if used.strip() in ("max", "-1") else int(used) / int(period)

@@ -1,12 +1,9 @@
-"""Kernels and products bound to their arrays: what a native step is made of, and the threads that run it."""
+"""Kernels and products bound to their arrays: what a native step is made of."""
 
 from __future__ import annotations
 
-import math
-import os
 from array import array
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 Runner = Callable[[int, int, int], None]
@@ -51,28 +48,3 @@ def joined(launches: Sequence[Callable[[], None]]) -> list[Callable[[], None]]:
             result.append(launch)
     settle()
     return result
-
-
-def threads() -> int:
-    """Return how many threads may compute: what ``OMP_NUM_THREADS`` says, else the cores this process is given.
-
-    The cores are those of its affinity, and no more than its control group's quota pays for.
-    """
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if given.isdigit() and int(given) > 0:
-        return int(given)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, _quota())))
-
-
-def _quota() -> float:
-    """Return how many cores' time the control group (version 2, then 1) gives this process; infinity for all."""
-    try:
-        used, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            used = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text()
-            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text()
-        except OSError:
-            return math.inf
-    return math.inf if used.strip() in ("max", "-1") else int(used) / int(period)

@@ -13,15 +13,11 @@ from typing import Any
 
 from gpumlp.backend import Backend
 from gpumlp.backend.builder import compiler
+from gpumlp.backend.limits import cores
 
 PACKAGES = ("numpy", "cupy", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax")
-USUAL_CACHE = 32 << 20
-"""Bytes of last-level cache where the system does not tell."""
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+USUAL_CACHE, USUAL_MEMORY = 32 << 20, 4 << 30
+"""Bytes of last-level cache, and of free memory, where the system does not tell."""
 
 
 def on_device(backend: Backend) -> bool:
@@ -42,7 +38,10 @@ def memory(backend: Backend) -> int:
     """Return the bytes of memory that are free for arrays of the backend."""
     if on_device(backend):
         return int(backend.xp.cuda.runtime.memGetInfo()[0])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4 << 30
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # a system without sysconf, or without the name, as macOS
+        return USUAL_MEMORY
 
 
 def facts(backend: Backend) -> dict[str, Any]:

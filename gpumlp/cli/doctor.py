@@ -21,8 +21,8 @@ from gpumlp.backend.builder import cache_folder, compiler
 from gpumlp.backend.gpu import CupyBackend
 from gpumlp.backend.graph import Graph
 from gpumlp.backend.kernels import folder
+from gpumlp.backend.limits import cores, threads
 from gpumlp.backend.native import NativeBackend
-from gpumlp.backend.program import threads
 from gpumlp.errors import BackendError, GpumlpError
 
 PACKAGES = ("numpy", "click", "pyyaml", "pydantic", "rich", "safetensors", "pyarrow", "matplotlib", "ml_dtypes")
@@ -46,7 +46,7 @@ def examine() -> list[Finding]:
         Finding("gpumlp", f"{gpumlp.__version__} in {os.path.dirname(gpumlp.__file__)}"),
         Finding("python", f"{platform.python_version()} ({sys.executable})"),
         Finding("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
-        Finding("cores", _cores()),
+        Finding("cores", f"{cores()} of {os.cpu_count()} may be used"),
         Finding("memory", _memory()),
         Finding("packages", ", ".join(_versions())),
         Finding("numpy's BLAS", _blas()),
@@ -79,11 +79,6 @@ def _can_be_had(name: str) -> bool:
         return backend.get(name).name == name
     except Exception:
         return False
-
-
-def _cores() -> str:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{usable} of {os.cpu_count()} may be used"
 
 
 def _memory() -> str:

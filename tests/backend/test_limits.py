@@ -1,4 +1,4 @@
-"""How much memory there is: what the system says, and no more than the control group gives."""
+"""What the machine has for a process: what the system says, and no more than the control group gives."""
 
 from __future__ import annotations
 
@@ -22,3 +22,32 @@ def test_the_memory_of_a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     places[0].unlink()
     monkeypatch.delattr(os, "sysconf")
     assert Backend().memory is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "quota", "cores", "expected"),
+    [
+        ("3", None, 8, 3),
+        ("4,2", None, 8, 4),
+        (None, None, 8, 8),
+        ("0", "max 100000", 8, 8),
+        ("many", "150000 100000", 8, 2),
+        (None, "50000 100000", 8, 1),
+        (None, "400000 100000", 2, 2),
+    ],
+)
+def test_threads_are_those_that_are_given(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, quota: str | None, cores: int, expected: int
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    monkeypatch.setattr(limits.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+
+    def read(path: Path) -> str:
+        if quota is None or path.name != "cpu.max":
+            raise FileNotFoundError(path)
+        return quota + "\n"
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert limits.threads() == expected

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import FLOATS, assert_close, bits, poison
 
-from gpumlp.backend import Backend, NativeBackend, builder, products, program
+from gpumlp.backend import Backend, NativeBackend, builder, products
 from gpumlp.backend.kernels import address
 from gpumlp.backend.products import MOST_TASKS, cut
 from gpumlp.ops import ACTIVATIONS, GATHER
@@ -323,35 +323,6 @@ def test_memory_begins_with_a_line_of_the_cache(native: NativeBackend, shape: tu
         assert not array.size or address(array) % 64 == 0
     assert not made[1].any()
     np.testing.assert_array_equal(made[2], 1)
-
-
-@pytest.mark.parametrize(
-    ("variable", "quota", "cores", "expected"),
-    [
-        ("3", None, 8, 3),
-        ("4,2", None, 8, 4),
-        (None, None, 8, 8),
-        ("0", "max 100000", 8, 8),
-        ("many", "150000 100000", 8, 2),
-        (None, "50000 100000", 8, 1),
-        (None, "400000 100000", 2, 2),
-    ],
-)
-def test_threads_are_those_that_are_given(
-    monkeypatch: pytest.MonkeyPatch, variable: str | None, quota: str | None, cores: int, expected: int
-) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if variable is not None:
-        monkeypatch.setenv("OMP_NUM_THREADS", variable)
-    monkeypatch.setattr(program.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-
-    def read(path: Path) -> str:
-        if quota is None or path.name != "cpu.max":
-            raise FileNotFoundError(path)
-        return quota + "\n"
-
-    monkeypatch.setattr(Path, "read_text", read)
-    assert program.threads() == expected
 
 
 def test_a_batch_gathered_by_several_threads(native: NativeBackend) -> None:
