@@ -81,9 +81,12 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
 
 
 def nearest(name: object, allowed: Iterable[str]) -> str | None:
-    """Return the allowed name closest to ``name``, or None where nothing is close."""
-    matches = difflib.get_close_matches(str(name).lower(), [str(a) for a in allowed], n=1, cutoff=0.6)
-    return matches[0] if matches else None
+    """Return the allowed name closest to ``name``, capital letters or small, or None where nothing is close."""
+    by_small_letters: dict[str, str] = {}
+    for each in map(str, allowed):
+        by_small_letters.setdefault(each.lower(), each)
+    matches = difflib.get_close_matches(str(name).lower(), by_small_letters, n=1, cutoff=0.6)
+    return by_small_letters[matches[0]] if matches else None
 
 
 def choices(name: object, allowed: Iterable[str]) -> str:

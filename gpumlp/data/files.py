@@ -25,9 +25,8 @@ def existing(path: Path) -> Path:
         raise DataError("this is a folder, not a data file", where=str(path))
     if not path.parent.is_dir():
         raise DataError("no such file", where=str(path), hint=f"the folder {path.parent} does not exist")
-    names = {each.name.lower(): each.name for each in path.parent.iterdir() if each.is_file()}
-    close = nearest(path.name, names)
-    hint = f"did you mean {names[close]!r}?" if close else None
+    close = nearest(path.name, (each.name for each in path.parent.iterdir() if each.is_file()))
+    hint = f"did you mean {close!r}?" if close else None
     raise DataError("no such file", where=str(path), hint=hint)
 
 
