@@ -14,7 +14,6 @@ from rich.table import Table
 
 from gpumlp import backend as backends
 from gpumlp.cli.display import WIDTH, print_table, remarks, tell
-from gpumlp.errors import ConfigError
 from gpumlp.explain.activations import draw_activations
 from gpumlp.explain.backprop import SHOWN, Backprop, backpropagate, shown
 from gpumlp.explain.differences import MOST, TOLERANCE, Comparison
@@ -31,9 +30,7 @@ VALUES = 10  # numbers that are shown of a value: the width of a page
 def backprop(what: Path, overrides: Sequence[str], row: int, backend: str | None, as_json: bool) -> None:
     """Print what happens to one training row, forward and back."""
     subject = load_subject(what, overrides, backend)
-    if row >= len(subject.data):
-        raise ConfigError(f"there is no row {row}", where="--row", hint=f"the last is {len(subject.data) - 1}")
-    rows = slice(row, row + 1)
+    rows = subject.only(row)
     found = backpropagate(subject.network, subject.loss, subject.inputs(rows), subject.targets(rows))
     if as_json:
         click.echo(to_json({"row": row, "backend": subject.network.context.backend.name, **_as_dict(found)}))
@@ -88,7 +85,7 @@ def _print(subject: Subject, row: int, found: Backprop) -> None:
 
 def _target(subject: Subject, row: int) -> str:
     """Return the target of a row in the words of the data."""
-    (target,) = np.ravel(subject.targets(slice(row, row + 1)))
+    (target,) = np.ravel(subject.targets(subject.only(row)))
     name, classes = subject.encoder.target_name, subject.encoder.classes
     if classes:
         return f"{name} = {classes[target]} (class {target} of 0 to {len(classes) - 1})"

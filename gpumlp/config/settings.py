@@ -33,7 +33,7 @@ from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import OPTIMIZERS, SCHEDULES
 
 VERSION = 1
-"""The version of the settings that this gpumlp writes."""
+"""Of the settings: one more when what a file says would no longer mean the same."""
 
 Task = Literal["classification", "regression"]
 Norm = Literal["none", "layer", "batch"]
@@ -304,10 +304,6 @@ class Training(Section):
 def _all_defaults() -> Any:
     """Return a section with nothing set, for validation to fill in."""
     return {}
-
-
-VERSION = 1
-"""Version of the settings: one more when what a file says would no longer mean the same."""
 
 
 class Settings(Section):

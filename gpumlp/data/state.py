@@ -64,10 +64,10 @@ class StateReader:
         """Return a text or None."""
         return None if self._get(key) is None else self.text(key, allowed=allowed)
 
-    def texts(self, key: str, *, distinct: bool = True) -> tuple[str, ...]:
-        """Return texts, by default no two of them equal."""
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return texts, no two of them equal."""
         values = self._list(key)
-        if not all(isinstance(each, str) for each in values) or (distinct and len(set(values)) < len(values)):
+        if not all(isinstance(each, str) for each in values) or len(set(values)) < len(values):
             raise self.wrong(key, "must be a list of distinct texts")
         return tuple(values)
 

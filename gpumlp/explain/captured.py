@@ -92,5 +92,5 @@ def _operands(call: Call) -> str:
     """Return the shapes that a product multiplies, or the one that a kernel runs over."""
     if call.name == "matmul" or call.name.startswith("dense_"):
         return " · ".join("×".join(map(str, shape)) for shape in call.shapes)
-    longest: tuple[int, ...] = max(call.shapes, key=lambda shape: len(shape), default=())
+    longest: tuple[int, ...] = max(call.shapes, key=len, default=())
     return " × ".join(map(str, longest))

@@ -117,12 +117,9 @@ def results_of(function: Callable[..., Any], returned: Any) -> dict[str, Tensor]
     if isinstance(returned, dict):
         named = {str(name): value for name, value in returned.items()}
     elif isinstance(returned, list | tuple):
-        scalars = [value for value in returned if getattr(value, "shape", None) == ()]
-        for value in returned:
-            kind, alike = ("loss", scalars) if getattr(value, "shape", None) == () else ("output", None)
-            count = len(scalars) if alike is not None else len(returned) - len(scalars)
-            taken = sum(name.startswith(kind) for name in named)
-            named[kind if count == 1 else f"{kind} {taken + 1}"] = value
+        roles = ["loss" if getattr(value, "shape", None) == () else "output" for value in returned]
+        for i, (role, value) in enumerate(zip(roles, returned, strict=True)):
+            named[role if roles.count(role) == 1 else f"{role} {roles[: i + 1].count(role)}"] = value
     if not named or not all(isinstance(value, Tensor) for value in named.values()):
         kinds = ", ".join(sorted({type(v).__name__ for v in named.values()})) or type(returned).__name__
         raise TapeError(

@@ -20,9 +20,7 @@ def trace_row(subject: Subject, row: int, *, gradients: bool, summary: bool) -> 
 
     A weight of the row would cancel in its mean. Raises ConfigError where there is no such row.
     """
-    if row >= len(subject.data):
-        raise ConfigError(f"there is no row {row}", where="--row", hint=f"the last is {len(subject.data) - 1}")
-    rows = slice(row, row + 1)
+    rows = subject.only(row)
 
     def step(x: Tensor, y: Tensor) -> Tensor:
         return subject.loss(subject.network.forward(x), y)[0]

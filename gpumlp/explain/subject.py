@@ -28,6 +28,12 @@ class Subject:
     data: Dataset
     notes: tuple[str, ...]
 
+    def only(self, row: int) -> slice:
+        """Return the rows that are just this one, from 0. Raises ConfigError where there is none."""
+        if row >= len(self.data):
+            raise ConfigError(f"there is no row {row}", where="--row", hint=f"the last is {len(self.data) - 1}")
+        return slice(row, row + 1)
+
     def inputs(self, rows: slice) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Return the inputs of some training rows as the network takes them, (N, p) float64."""
         return self.data.inputs[rows].astype(np.float64) * self.encoder.input_scale

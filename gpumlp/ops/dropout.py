@@ -6,6 +6,7 @@ Source: Srivastava et al. 2014, "Dropout: a simple way to prevent neural network
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from gpumlp.ops.random import uniform_words
@@ -13,10 +14,7 @@ from gpumlp.ops.record import Array, Direction, Op, like
 
 
 def _apply(xp: Any, x: Array, clock: Array, *, rate: float, stream: int, key: tuple[int, int]) -> tuple[Array, ...]:
-    size = 1
-    for length in x.shape:
-        size *= length
-    words = uniform_words(xp, size, clock[:1], stream, key).reshape(x.shape)
+    words = uniform_words(xp, math.prod(x.shape), clock[:1], stream, key).reshape(x.shape)
     # A word below rate·2³² drops its element: an exact integer comparison, the same on every backend.
     keep = words >= xp.uint32(min(round(rate * 2**32), 2**32 - 1))
     return (xp.where(keep, x * (1.0 / (1.0 - rate)), 0.0),)

@@ -161,8 +161,7 @@ def _right_class(xp: Any, logits: Array, targets: Array) -> Array:
 def _binary_cross_entropy(
     xp: Any, logits: Array, targets: Array, class_weights: Array | None, *, label_smoothing: float = 0.0
 ) -> Rows:
-    t = targets.astype(logits.dtype)
-    t = t.reshape(logits.shape)
+    t = targets.astype(logits.dtype).reshape(logits.shape)
     if label_smoothing:
         t = t * (1.0 - label_smoothing) + 0.5 * label_smoothing
     positive, negative = (t, 1.0 - t) if class_weights is None else (
