@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend.device import explain, explained
+from gpumlp.backend.geometry import geometry, parts, scratch
 from gpumlp.backend.graph import Launch, Node
 from gpumlp.backend.kernels import SUMMED, Texts, arguments, shape_of, shared_text
-from gpumlp.backend.launch import geometry, parts, scratch
 from gpumlp.ops.record import Array, Op, Scalar
 
 # Without the second, NVRTC takes a generic lambda of a device function for a function of the host.

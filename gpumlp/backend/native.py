@@ -17,8 +17,8 @@ from gpumlp.backend import products
 from gpumlp.backend.base import Backend, switched_on
 from gpumlp.backend.builder import Builder
 from gpumlp.backend.capture import Call
+from gpumlp.backend.geometry import ceil_div, kind, scratch
 from gpumlp.backend.kernels import SUMMED, address, arguments, shape_of, template_types
-from gpumlp.backend.launch import ceil_div, kind, scratch
 from gpumlp.backend.limits import threads
 from gpumlp.backend.memory import Pool, aligned, owners, shaped, size_of
 from gpumlp.backend.program import Program, joined

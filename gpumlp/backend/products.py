@@ -12,8 +12,8 @@ from functools import lru_cache
 import numpy as np
 
 from gpumlp.backend.builder import Function
+from gpumlp.backend.geometry import ceil_div
 from gpumlp.backend.kernels import TYPES, address
-from gpumlp.backend.launch import ceil_div
 from gpumlp.ops.precision import is_narrow
 from gpumlp.ops.record import Array
 

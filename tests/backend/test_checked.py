@@ -12,7 +12,7 @@ from agreement import Shift, alike, askew, check_agreement, straight
 from checked.machine import CheckedBackend, KernelError, Machine
 from support import FLOATS, directions
 
-from gpumlp.backend import launch
+from gpumlp.backend import geometry
 from gpumlp.backend.kernels import required_folder
 from gpumlp.ops import RECORDS
 
@@ -307,7 +307,7 @@ def test_nothing_is_found_in_what_is_right(machine: Machine, number: int, monkey
         ("MOST_PARTS", (1, 3, 512)),
         ("PER_THREAD", (1, 4)),
     ):
-        monkeypatch.setattr(launch, name, int(rng.choice(values)))
+        monkeypatch.setattr(geometry, name, int(rng.choice(values)))
     op, direction = ENTRIES[str(rng.choice(list(ENTRIES)))]
     rows, cols = (int(2 ** rng.uniform(0, 8)) for _ in range(2))
     shift, dtype = (straight, alike, askew)[rng.integers(3)], FLOATS[rng.integers(2)]

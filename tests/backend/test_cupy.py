@@ -20,8 +20,8 @@ from gpumlp import backend as backends
 from gpumlp.autodiff import Tensor, Variable
 from gpumlp.backend import Backend, CupyBackend, builder
 from gpumlp.backend import device as devices
+from gpumlp.backend.geometry import scratch
 from gpumlp.backend.kernels import Texts, shared_text
-from gpumlp.backend.launch import scratch
 from gpumlp.config import load
 from gpumlp.errors import BackendError, CaptureError
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS

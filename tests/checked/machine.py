@@ -1,7 +1,7 @@
 """The checked form of the kernels: CUDA's own text on a CPU, where every access to memory is seen.
 
 ``Machine`` compiles a record's kernels behind ``cuda.h`` and runs them on ``runtime.cpp``. ``CheckedBackend``
-launches them as a GPU would be told to, by the geometry of :mod:`gpumlp.backend.launch`.
+launches them as a GPU would be told to, by the geometry of :mod:`gpumlp.backend.geometry`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 from gpumlp.atomic import replace_file
 from gpumlp.backend import Backend
 from gpumlp.backend.builder import compiler
+from gpumlp.backend.geometry import Geometry, geometry, parts, scratch
 from gpumlp.backend.kernels import (
     SHARED,
     SUMMED,
@@ -36,7 +37,6 @@ from gpumlp.backend.kernels import (
     shape_of,
     template_types,
 )
-from gpumlp.backend.launch import Geometry, geometry, parts, scratch
 from gpumlp.backend.native import as_bits
 from gpumlp.ops.record import Array, Op, Scalar
 
