@@ -19,9 +19,7 @@ from gpumlp.errors import LISTED, choices, nearest
         (3, [], None),
     ],
 )
-def test_the_nearest_name_keeps_its_capital_letters(
-    given: object, allowed: list[str], expected: str | None
-) -> None:
+def test_the_nearest_name_keeps_its_capital_letters(given: object, allowed: list[str], expected: str | None) -> None:
     assert nearest(given, allowed) == expected
 
 
