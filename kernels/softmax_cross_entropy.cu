@@ -130,7 +130,10 @@ template <class W, class Y> struct RunTarget {  // soft targets
 template <class W, class I> struct RunLabels {
     int label[ROW_RUN];
     __device__ RunLabels(const I* targets, i64 r0, int count, i64) {
-        OF_RUN(k, count) label[k] = (int)targets[r0 + k];
+        OF_RUN(k, count) {
+            int short_label = (int)targets[r0 + k];
+            label[k] = short_label == targets[r0 + k] ? short_label : -1;  // no class has more than 32 bits
+        }
     }
     __device__ W operator()(int k, int c) const { return c == label[k] ? (W)1 : (W)0; }
 };

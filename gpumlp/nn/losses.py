@@ -53,8 +53,9 @@ class Loss:
         loss = Loss("cross_entropy", model)
         value, sums = loss(model.forward(x), y)
 
-    ``cross_entropy`` takes class labels (N,); with one output it is binary cross-entropy and the labels are 0
-    and 1. ``class_weights`` has one weight for each class (two where there is one output).
+    ``cross_entropy`` takes class labels (N,), of which one that no class has counts for nothing; with one output it
+    is binary cross-entropy and the labels are 0 and 1. ``class_weights`` has one weight for each class (two where
+    there is one output).
 
     Raises ConfigError where the model's link does not belong to the loss.
     """

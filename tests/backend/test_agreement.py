@@ -131,6 +131,23 @@ def test_losses_of_extreme_logits(kernels: Backend, dtype: Any) -> None:
             np.testing.assert_allclose(a, b, rtol=1e-5 if dtype is np.float32 else 1e-12)
 
 
+@pytest.mark.parametrize("cols", [3, 100])
+def test_a_label_that_no_class_has_counts_for_nothing(kernels: Backend, cols: int) -> None:
+    z = np.random.default_rng(cols).standard_normal((6, cols)).astype(np.float32)
+    labels = np.array([0, 1, cols, -1, 2**32 + 1, -(2**32)])  # the last two are 1 and 0 in 32 bits
+    op = LOSS_RECORDS["softmax_cross_entropy"]
+    loss, sums, gradient = (
+        kernels.to_host(found)
+        for found in kernels.run(op, "forward", (kernels.asarray(z), kernels.asarray(labels), None, None))
+    )
+    reference = Backend().run(op, "forward", (z[:2], labels[:2], None, None))
+    np.testing.assert_allclose(loss, reference[0], rtol=1e-5)
+    assert sums[1] == 2
+    assert sums[3] == 6
+    np.testing.assert_allclose(gradient[:2], reference[2], rtol=1e-4, atol=1e-6)
+    assert not gradient[2:].any()
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 1000, 65536, 65537])
 def test_batches_are_the_permutation_cut_into_pieces(kernels: Backend, n: int) -> None:
     """Up to 70 rows a batch: more than the host takes at a time, and a last batch that is shorter."""
