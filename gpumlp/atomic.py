@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 from pathlib import Path
 
 PART = ".part"
@@ -15,7 +16,7 @@ LEFTOVER = re.compile(rf"\.(?P<name>.+)\.(?P<process>\d+){re.escape(PART)}")
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that a reader finds the old content or the new, never a part.
+    """Write a file so that a reader finds the old content or the new, never a part. Who may read it stays.
 
     Raises OSError where it cannot be written; nothing is left behind then.
     """
@@ -23,6 +24,8 @@ def replace_file(path: Path, content: bytes) -> None:
     _clear(path)
     try:
         with beside.open("xb") as file:
+            with contextlib.suppress(OSError):  # there is none yet, or the file system has no permissions
+                os.chmod(beside, stat.S_IMODE(path.stat().st_mode))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

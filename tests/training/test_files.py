@@ -83,6 +83,18 @@ def test_links_are_followed_unless_they_lead_in_a_circle(tmp_path: Path) -> None
     assert kept.read_text() == "new"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
+def test_who_may_read_a_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    files.write_text(path, "for all")
+    usual = path.stat().st_mode
+    path.chmod(0o600)
+    files.write_text(path, "for me")
+    assert path.stat().st_mode & 0o777 == 0o600
+    files.write_text(tmp_path / "other", "for all")
+    assert (tmp_path / "other").stat().st_mode == usual
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="No such file"):
         files.write_text(tmp_path / "no" / "x.txt", "new")
