@@ -241,7 +241,7 @@ def bench() -> None:
 @click.option("--backend", default="auto", help="Whose kernels  [default: auto, the fastest there is]")
 @DEVICE
 @click.option(
-    "--only", metavar="PATTERN", help="Only kernels whose names contain or match this, as in adam or *_loss*."
+    "--only", metavar="PATTERN", help="Only kernels whose names contain or match this, as in adam or *_error_*."
 )
 @click.option("--quick", is_flag=True, help="Three sizes and less time for each.")
 @click.option("--json", "json_file", metavar="FILE", type=PATH, help="Write every figure here, as they come.")
