@@ -37,7 +37,7 @@ class Dataset:
     ----------
     inputs : (N, p) float32 or uint8, C-contiguous; to be multiplied by the encoder's ``input_scale``
     targets : (N,) int32 class numbers, or (N, 1) float32 standardised values; None if not asked for
-    weights : (N,) float32, at least 0 and not all 0; None if every row counts the same
+    weights : (N,) float32, at least 0, the largest in [1/2, 1); None if every row counts the same
     """
 
     inputs: Features
@@ -340,13 +340,15 @@ def _fit_inputs(train: Source, roles: Roles, scaling: str | None) -> tuple[Table
 
 
 def _weights(source: Source, name: str) -> NDArray[np.float32]:
-    """Return the row weights, (N,) float32.
+    """Return the row weights, (N,) float32, all divided by the power of two that brings the largest below 1.
+
+    Only their ratios count; as they are, their sum may be beyond 32-bit floats, or each of them below.
 
     Raises
     ------
     DataError : if one is missing or negative, or all are 0
     """
-    values = source.numbers(source.resolve(name)).astype(np.float32)
+    values = source.numbers(source.resolve(name))
     bad = ~(values >= 0)
     if bad.any():
         row = int(np.argmax(bad))
@@ -354,4 +356,5 @@ def _weights(source: Source, name: str) -> NDArray[np.float32]:
         raise DataError(what, where=source.where(row))
     if not values.any():
         raise DataError(f"all weights in {name!r} are 0", where=source.path)
-    return values
+    weights: NDArray[np.float32] = np.ldexp(values, -np.frexp(values.max())[1]).astype(np.float32)
+    return weights

@@ -196,9 +196,21 @@ def test_weights(tmp_path, write):
     prepared = small(write, tmp_path, weights="b", test=0)
     assert "b" not in prepared.encoder.features
     assert prepared.train.weights.dtype == np.float32
-    every = np.sort(np.concatenate([prepared.train.weights, prepared.validation.weights]))
+    every = 32 * np.sort(np.concatenate([prepared.train.weights, prepared.validation.weights]))
     assert every.tolist() == sorted(float(i * i % 31) for i in range(80))
     assert small(write, tmp_path).train.weights is None
+
+
+@pytest.mark.parametrize("factor", [2.0**-140, 0.5, 2.0**125])
+def test_only_the_ratios_of_weights_count(tmp_path, write, factor):
+    """Beyond the normal numbers of 32 bits, too, and where their sum is."""
+    cells = [1.0, 0.0, 3.0, 7.0]
+    found = []
+    for scale in (1.0, factor):
+        name = write("x,y,w\n" + "\n".join(f"{i},{i},{scale * w!r}" for i, w in enumerate(cells)))
+        options = {"folder": tmp_path, "task": "regression", "target": "y", "validation": 0, "test": 0}
+        found.append(prepare(name, weights="w", **options).train.weights.tolist())
+    assert found == 2 * [[w / 8 for w in cells]]
 
 
 @pytest.mark.parametrize(
@@ -252,7 +264,7 @@ def test_arrays_end_to_end(tmp_path):
     prepared = prepare(
         "a.npz", folder=tmp_path, task="classification", target="y", weights="w", scaling="none", validation=0
     )
-    rows = prepared.test.weights.astype(int)
+    rows = (64 * prepared.test.weights).astype(int)
     assert (prepared.test.inputs == x[rows]).all()
     assert (prepared.test.targets == y[rows]).all()
     np.save(tmp_path / "b.npy", x)
