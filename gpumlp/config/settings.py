@@ -229,7 +229,8 @@ class LossSettings(Choice):
 class ClassificationLoss(LossSettings):
     """What training makes small, over classes."""
 
-    class_weight: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+    # Above, a batch could weigh more than a 32-bit float can hold, and would have no gradient.
+    class_weight: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0, le=1e27)]] | None = Field(
         default=None,
         description="how much each class counts: balanced (as if all were equally frequent), or a mapping "
         "from class to weight; null: every row counts 1",

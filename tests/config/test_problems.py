@@ -82,7 +82,7 @@ def problem(**sections: Any) -> Problem:
         (
             {"loss": {"class_weight": {"a": -1}}},
             "loss.class_weight",
-            "got a mapping, needs balanced or a mapping, each to a number (above 0) or null",
+            "got a mapping, needs balanced or a mapping, each to a number (above 0, at most 1e+27) or null",
             "how much each class counts",
         ),
         ({"loss": {"class_weight": "balance"}}, "loss.class_weight", "got 'balance', ", "did you mean 'balanced'?"),

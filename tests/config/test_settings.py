@@ -85,8 +85,8 @@ def test_class_weights(weight: object) -> None:
     assert loss.class_weight == weight
 
 
-@pytest.mark.parametrize("weight", ["equal", {"a": 0}, {"a": "1"}, 2.0])
-def test_class_weights_are_above_zero(weight: object) -> None:
+@pytest.mark.parametrize("weight", ["equal", {"a": 0}, {"a": "1"}, {"a": 1e28}, 2.0])
+def test_class_weights_are_above_zero_and_can_be_summed(weight: object) -> None:
     assert {place[:3] for place in places(loss={"class_weight": weight})} == {
         ("loss", "cross_entropy", "class_weight")
     }
