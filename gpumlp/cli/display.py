@@ -99,8 +99,8 @@ def print_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> None:
     table.add_column("")
     for part in metrics:
         table.add_column(part, justify="right", style="bold" if part == "test" else "")
-    for name in next(iter(metrics.values())):
-        table.add_row(NAMES[name], *(number(values[name]) for values in metrics.values()))
+    for name in next(iter(metrics.values()), ()):
+        table.add_row(NAMES.get(name, name), *(number(values.get(name)) for values in metrics.values()))
     print_table(table)
 
 

@@ -82,14 +82,17 @@ class RunFolder:
         """Return the first lines of the history. Raises DamageError where they are not there."""
         try:
             lines = self.history.read_text(encoding="utf-8").splitlines()
-            return [json.loads(lines[i]) for i in range(epochs)]
+            rows = [json.loads(lines[i]) for i in range(epochs)]
         except (OSError, ValueError, IndexError) as error:
             raise DamageError(f"the history is damaged: {error}", where=str(self.history)) from None
+        if bad := next((number for number, row in enumerate(rows, 1) if not _is_epoch(row, like=rows[0])), None):
+            raise DamageError("this is no line of an epoch", where=f"{self.history}:{bad}")
+        return rows
 
     def read_summary(self) -> dict[str, Any]:
         """Return what a run that has ended came to. Raises DamageError where that is not there."""
         summary = read_json(self.summary)
-        if not isinstance(summary, dict) or not {"status", "epochs", "best_epoch", "metrics"} <= summary.keys():
+        if not _is_summary(summary):
             raise DamageError("this is no summary of a run", where=str(self.summary))
         return summary
 
@@ -180,3 +183,19 @@ class RunFolder:
         model = self.path / MODEL
         for path in (self.summary, *self.checkpoints(), model / DESCRIPTION, model / WEIGHTS, self.picture):
             path.unlink(missing_ok=True)
+
+
+def _is_epoch(row: Any, *, like: Any) -> bool:
+    """Tell whether a line of the history has the losses of an epoch, and all that the line ``like`` has."""
+    if not isinstance(row, dict) or not {"epoch", "train_loss"} <= row.keys() or row.keys() != like.keys():
+        return False
+    return all(isinstance(row.get(name, 0), int | float) for name in ("epoch", "train_loss", "validation_loss"))
+
+
+def _is_summary(summary: Any) -> bool:
+    """Tell whether this is what :func:`gpumlp.training.run.train` writes at the end, as far as it is read again."""
+    if not isinstance(summary, dict) or not {"status", "epochs", "best_epoch", "metrics"} <= summary.keys():
+        return False
+    metrics = summary["metrics"]
+    numbers = all(isinstance(summary[name], int) for name in ("epochs", "best_epoch"))
+    return numbers and isinstance(metrics, dict) and all(isinstance(each, dict) for each in metrics.values())

@@ -1,0 +1,49 @@
+"""What a run folder holds for people to read, and no longer is what was written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpumlp.training.files import DamageError
+from gpumlp.training.folder import RunFolder
+
+ROW: dict[str, Any] = {"epoch": 1, "train_loss": 0.5, "validation_loss": 0.6, "validation_auc": None}
+SUMMARY: dict[str, Any] = {"status": "completed", "epochs": 2, "best_epoch": 1, "metrics": {"train": {"loss": 0.5}}}
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    place = RunFolder(tmp_path)
+    place.history.write_text(2 * f"{json.dumps(ROW)}\n")
+    place.summary.write_text(json.dumps(SUMMARY))
+    assert place.read_history(2) == [ROW, ROW]
+    assert place.read_history(0) == []
+    assert place.read_summary() == SUMMARY
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{}", "1", "[]", "null", "{", '{"epoch": 1}', *(json.dumps(ROW | {"train_loss": each}) for each in (None, "x"))],
+)
+def test_a_history_that_is_none(tmp_path: Path, line: str) -> None:
+    place = RunFolder(tmp_path)
+    for lines in ((line, json.dumps(ROW)), (json.dumps(ROW), line)):
+        place.history.write_text("\n".join(lines))
+        with pytest.raises(
+            DamageError, match=r"the history is damaged|metrics\.jsonl:[12]: this is no line of an epoch"
+        ):
+            place.read_history(2)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[], {}, *({**SUMMARY, **wrong} for wrong in ({"epochs": "x"}, {"metrics": []}, {"metrics": {"train": 1}}))],
+)
+def test_a_summary_that_is_none(tmp_path: Path, content: Any) -> None:
+    place = RunFolder(tmp_path)
+    place.summary.write_text(json.dumps(content))
+    with pytest.raises(DamageError, match="this is no summary of a run"):
+        place.read_summary()
