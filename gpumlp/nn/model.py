@@ -55,7 +55,12 @@ class Model:
 
     def layers(self) -> dict[str, Layer]:
         """Return the layers by name, in the order they were put into the model."""
-        return dict(_find(self))
+        found = list(_find(self))
+        named = dict(found)
+        if len(named) < len(found):
+            twice = next(name for name, layer in found if named[name] is not layer)
+            raise ConfigError(f"two layers are called {twice!r}", hint="the first of a list h is h_1: rename one")
+        return named
 
     def build(self, *widths: int, backend: Backend = REFERENCE, dtype: Any = np.float32, seed: int = 0) -> Self:
         """Make all parameters for inputs of the given widths, and return the model.

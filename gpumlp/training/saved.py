@@ -15,7 +15,7 @@ import numpy as np
 
 from gpumlp.backend import Backend
 from gpumlp.data import Encoder, Source, read
-from gpumlp.errors import GpumlpError, RunError
+from gpumlp.errors import BackendError, GpumlpError, RunError
 from gpumlp.nn import MAX_UNITS, Hidden, Sequential, mlp
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.training.files import (
@@ -117,7 +117,7 @@ def load_model(folder: Path, backend: Backend) -> SavedModel:
         network.load(weights)
         if (encoder.width, encoder.outputs) != (net["inputs"], net["outputs"]):
             raise RunError("the encoder and the network have different widths", where=str(path))
-    except RunError:
+    except (RunError, BackendError):  # a device without memory says nothing against the model
         raise
     except (GpumlpError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"not a model of gpumlp, or damaged: {error}", where=str(path)) from None

@@ -254,6 +254,13 @@ def test_layers_are_found_wherever_they_are_kept():
     assert all(gradient is not None for gradient in tape.gradient(y, variables))
 
 
+def test_no_layer_hides_another():
+    model = Model()
+    model.h, model.h_1 = [Dense(3)], Dense(3)
+    with pytest.raises(ConfigError, match="two layers are called 'h_1'"):
+        model.build(2)
+
+
 def test_predict_goes_batch_by_batch():
     model = Sequential([Dense(3, "tanh"), Dense(2, "softmax")]).build(4)
     x = np.random.default_rng(0).standard_normal((11, 4))
