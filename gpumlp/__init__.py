@@ -16,17 +16,9 @@ if TYPE_CHECKING:
     from gpumlp import convert
     from gpumlp.autodiff import GradientTape, Tensor, Variable, gradcheck
     from gpumlp.config import configure, load
-    from gpumlp.nn import (
-        BatchNorm,
-        Dense,
-        Dropout,
-        LayerNorm,
-        Loss,
-        Model,
-        Sequential,
-    )
+    from gpumlp.nn import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm, Loss, Model, Sequential
     from gpumlp.optim import Optimizer, Schedule
-    from gpumlp.training import evaluate, load_trained, train
+    from gpumlp.training import evaluate, load_trained, plot, train
 
 __version__ = "0.1.0"
 

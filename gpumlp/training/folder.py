@@ -91,7 +91,7 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any]:
         """Return what a run that has ended came to. Raises DamageError where that is not there."""
-        summary = read_json(self.summary)
+        summary: dict[str, Any] = read_json(self.summary)
         if not _is_summary(summary):
             raise DamageError("this is no summary of a run", where=str(self.summary))
         return summary

@@ -11,7 +11,7 @@ import pytest
 from gpumlp.backend import Backend
 from gpumlp.config import Loaded
 from gpumlp.data import read
-from gpumlp.errors import RunError
+from gpumlp.errors import BackendError, RunError
 from gpumlp.training import load_model, load_trained, train
 from gpumlp.training.files import read_arrays, sealed, write_arrays
 from gpumlp.training.use import load_run
@@ -103,3 +103,12 @@ def test_missing_weights(model: Path) -> None:
     (model / "weights.safetensors").unlink()
     with pytest.raises(RunError, match=r"weights\.safetensors.*missing"):
         load_model(model, Backend())
+
+
+def test_a_device_that_is_full_is_not_a_damaged_model(model: Path) -> None:
+    class Full(Backend):
+        def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+            raise BackendError("the device has no memory left")
+
+    with pytest.raises(BackendError, match="^the device has no memory left$"):
+        load_model(model, Full())
