@@ -110,5 +110,5 @@ def test_a_device_that_is_full_is_not_a_damaged_model(model: Path) -> None:
         def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
             raise BackendError("the device has no memory left")
 
-    with pytest.raises(BackendError, match="^the device has no memory left$"):
+    with pytest.raises(BackendError, match=r"^the device has no memory left$"):
         load_model(model, Full())
