@@ -2,17 +2,16 @@
 
 from gpumlp.data.arrays import ArrayTable
 from gpumlp.data.cells import FLOAT32_MAX, FLOAT32_TINY, USUAL_MISSING, Missing
-from gpumlp.data.dataset import Dataset, Encoder, Prepared, Task, prepare
+from gpumlp.data.dataset import Dataset, Encoder, Prepared, prepare
 from gpumlp.data.delimited import read_bytes, read_lines
-from gpumlp.data.dialect import DECIMALS, DETECT, QUOTES, Dialect, is_encoding, is_separator
-from gpumlp.data.roles import MisfitError, MisfitProblems, Roles, misfits
+from gpumlp.data.dialect import DECIMALS, QUOTES, Dialect, is_encoding, is_separator
+from gpumlp.data.roles import MisfitError, MisfitProblems, misfits
 from gpumlp.data.scaling import SCALINGS
 from gpumlp.data.sources import ENDINGS, Source, read
 from gpumlp.data.table import Table
 
 __all__ = [
     "DECIMALS",
-    "DETECT",
     "ENDINGS",
     "FLOAT32_MAX",
     "FLOAT32_TINY",
@@ -27,10 +26,8 @@ __all__ = [
     "MisfitProblems",
     "Missing",
     "Prepared",
-    "Roles",
     "Source",
     "Table",
-    "Task",
     "is_encoding",
     "is_separator",
     "misfits",

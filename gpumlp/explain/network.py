@@ -7,11 +7,9 @@ from pathlib import Path
 
 from gpumlp.autodiff import Tensor
 from gpumlp.config import load
-from gpumlp.errors import ConfigError
 from gpumlp.explain.captured import time_calls
 from gpumlp.explain.graph import Graph, trace
-from gpumlp.explain.subject import Subject
-from gpumlp.training import load_run
+from gpumlp.explain.subject import Subject, run_of
 from gpumlp.training.build import build, load_data
 
 
@@ -36,11 +34,8 @@ def time_step(path: Path, overrides: Sequence[str], backend: str | None) -> tupl
 
     The step is that of a full batch, as training replays it, on a network as it starts.
     """
-    if path.is_dir():
-        if overrides:
-            raise ConfigError("settings of a run cannot be changed", where=str(path), hint="give its configuration")
-        path = load_run(path).loaded.path
-    loaded = load(path, [*overrides, f"backend={backend}"] if backend else overrides)
+    run = run_of(path, overrides)
+    loaded = load(run.loaded.path if run else path, [*overrides, f"backend={backend}"] if backend else overrides)
     parts = build(loaded.settings, load_data(loaded))
     drawn, seconds = time_calls(parts.trainer.captured(), parts.trainer.captured)
     return drawn, seconds, parts.backend.name

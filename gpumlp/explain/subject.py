@@ -13,7 +13,7 @@ from gpumlp.config import load
 from gpumlp.data import Dataset, Encoder
 from gpumlp.errors import ConfigError
 from gpumlp.nn import Loss, Sequential
-from gpumlp.training import load_run, load_trained
+from gpumlp.training import Run, load_run, load_trained
 from gpumlp.training.build import build, build_loss, load_data
 from gpumlp.training.use import own_parts
 
@@ -55,10 +55,7 @@ def load_subject(path: Path, overrides: Sequence[str] = (), backend: str | None 
     A run keeps its settings: ``overrides`` (KEY=VALUE) are for configurations.
     Raises ConfigError, DataError or RunError where one of them does not fit.
     """
-    if path.is_dir():
-        if overrides:
-            raise ConfigError("settings of a run cannot be changed", where=str(path), hint="give its configuration")
-        run = load_run(path)
+    if run := run_of(path, overrides):
         settings = run.loaded.settings
         model = load_trained(path, backend or settings.backend)
         parts, notes = own_parts(run, model)
@@ -70,6 +67,15 @@ def load_subject(path: Path, overrides: Sequence[str] = (), backend: str | None 
         encoder, train, notes = data.encoder, data.train, data.notes
     _widen(network)
     return Subject(network, build_loss(settings, network, encoder, train), encoder, train, notes)
+
+
+def run_of(path: Path, overrides: Sequence[str]) -> Run | None:
+    """Return the run that this is the folder of, None for a file. Raises ConfigError where it is to be changed."""
+    if not path.is_dir():
+        return None
+    if overrides:
+        raise ConfigError("settings of a run cannot be changed", where=str(path), hint="give its configuration")
+    return load_run(path)
 
 
 def _widen(network: Sequential) -> None:
