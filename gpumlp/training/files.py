@@ -56,11 +56,10 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises WriteError where the disk is full or the folder cannot be written; nothing is left behind then.
     """
     with writing(path):
-        path = Path(os.path.realpath(path))  # a link that leads in a circle is replaced
         if path.exists() and not path.is_file():
             path.write_bytes(content)
         else:
-            replace_file(path, content)
+            replace_file(Path(os.path.realpath(path)), content)  # a link that leads in a circle is replaced
 
 
 def write_text(path: Path, text: str) -> None:

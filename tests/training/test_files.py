@@ -83,6 +83,16 @@ def test_links_are_followed_unless_they_lead_in_a_circle(tmp_path: Path) -> None
     assert kept.read_text() == "new"
 
 
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="no /dev/fd on this system")
+def test_a_pipe_is_written_to_by_its_number() -> None:
+    """As in ``-o /dev/stdout | less``, whose link leads to no name."""
+    out, into = os.pipe()
+    with os.fdopen(out, "rb") as reader:
+        files.write_text(Path(f"/dev/fd/{into}"), "for who reads")
+        os.close(into)
+        assert reader.read() == b"for who reads"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
 def test_who_may_read_a_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "file"
