@@ -55,6 +55,10 @@ class Entry:
             return "updates"
         return "losses" if self.op.name in LOSS_RECORDS else "norms, dropout, batches"
 
+    @property
+    def has_sizes(self) -> bool:
+        return self.op.name not in COUNTERS
+
     def example(self, size: int) -> Example:
         """Return float32 inputs and parameters by which an array of ``size`` bytes is walked over.
 
@@ -132,7 +136,7 @@ def bench(
     return (
         _measure(backend, clock, entry, size, copies.at(size) if size else None)
         for entry in chosen
-        for size in ((0,) if entry.op.name in COUNTERS else sizes)
+        for size in (sizes if entry.has_sizes else (0,))
     )
 
 

@@ -6,6 +6,7 @@ import logging
 import statistics
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -14,9 +15,10 @@ from gpumlp import __version__
 from gpumlp import backend as backends
 from gpumlp.bench import machine
 from gpumlp.bench.goals import TEXT, missed, size_text
-from gpumlp.bench.kernels import LADDER, QUICK, QUICK_SECONDS, SECONDS, Row, bench, entries
+from gpumlp.bench.kernels import LADDER, QUICK, QUICK_SECONDS, SECONDS, Entry, Row, bench, entries
 from gpumlp.bench.record import ACROSS, DOWN, as_json, draw, families
 from gpumlp.cli.display import Notices, print_table, say, tell
+from gpumlp.errors import ConfigError
 from gpumlp.training.files import check_free, write_json
 from gpumlp.training.picture import new_figure, save
 
@@ -28,7 +30,7 @@ def kernels(
     for file in filter(None, (json_file, plot)):
         check_free(file, force=force)
     chosen = entries(only)
-    figure = new_figure(plot, ACROSS, 1.0 + DOWN * len(families(chosen))) if plot else None
+    figure = _figure(plot, chosen) if plot else None
     log = logging.getLogger("gpumlp")
     log.setLevel(logging.INFO)
     log.addHandler(notices := Notices())
@@ -52,6 +54,14 @@ def kernels(
     if plot and figure is not None:
         draw(figure, rows, machine.name(having))
         save(figure, plot)
+
+
+def _figure(plot: Path, chosen: list[Entry]) -> Any:
+    """Return an empty figure for the kernels that have several sizes. Raises ConfigError where none has."""
+    drawn = [entry for entry in chosen if entry.has_sizes]
+    if not drawn:
+        raise ConfigError(f"{chosen[0].name} has one size, and no curve to draw", where="--plot")
+    return new_figure(plot, ACROSS, 1.0 + DOWN * len(families(drawn)))
 
 
 def _table(rows: list[Row]) -> Table:

@@ -56,7 +56,7 @@ def test_every_entry_is_checked_and_timed(small: None) -> None:
     rows = list(bench(NativeBackend(), entries(), (4096,), 1e-6))
     assert [row.entry.name for row in rows] == [e.name for e in entries()]
     for row in rows:
-        counts = row.entry.op.name in kernels.COUNTERS
+        counts = not row.entry.has_sizes
         assert (row.size, row.copy is None) == ((0, True) if counts else (4096, False))
         assert row.cold.median > 0 < row.warm.median
         walked = 4 * int(np.prod(row.shape))
@@ -303,6 +303,7 @@ def test_the_command_prints_a_table_and_writes_what_it_is_asked_for(
         (["--only", "nothing"], 2, "no kernel is called 'nothing'"),
         (["--backend", "numpy"], 2, "has no kernels"),
         (["--plot", "k.bmp"], 2, "cannot draw .bmp"),
+        (["--plot", "k.png", "--only", "advance"], 2, "advance_forward has one size, and no curve to draw"),
     ],
 )
 def test_what_the_command_refuses(options: list[str], code: int, said: str) -> None:
