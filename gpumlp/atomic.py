@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import stat
+import threading
 from pathlib import Path
 
 PART = ".part"
@@ -14,12 +15,20 @@ PART = ".part"
 LEFTOVER = re.compile(rf"\.(?P<name>.+)\.(?P<process>\d+){re.escape(PART)}")
 """Such names in full: of which file, and by which process."""
 
+_one_at_a_time = threading.Lock()
+"""So that a file with the number of this process is never that of another thread."""
+
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that a reader finds the old content or the new, never a part. Who may read it stays.
 
     Raises OSError where it cannot be written; nothing is left behind then.
     """
+    with _one_at_a_time:
+        _replace(path, content)
+
+
+def _replace(path: Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     _clear(path)
     try:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,14 @@ def test_what_killed_processes_left_beside_a_file_goes_when_it_is_written(tmp_pa
         path.touch()
     files.write_text(tmp_path / "x.txt", "whole")
     assert set(tmp_path.iterdir()) == {tmp_path / "x.txt", *kept}
+
+
+def test_threads_that_write_one_file_do_not_take_it_from_each_other(tmp_path: Path) -> None:
+    contents = [str(number).encode() * 1000 for number in range(4)]
+    with ThreadPoolExecutor(len(contents)) as pool:
+        list(pool.map(lambda number: files.write_bytes(tmp_path / "file", contents[number % 4]), range(80)))
+    assert (tmp_path / "file").read_bytes() in contents
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_line_is_added_whole_or_not_at_all(tmp_path: Path) -> None:
