@@ -40,7 +40,7 @@ def test_a_history_that_is_none(tmp_path: Path, line: str) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [[], {}, *({**SUMMARY, **wrong} for wrong in ({"epochs": "x"}, {"metrics": []}, {"metrics": {"train": 1}}))],
+    [[], {}, 3, *({**SUMMARY, **wrong} for wrong in ({"epochs": "x"}, {"metrics": []}, {"metrics": {"train": 1}}))],
 )
 def test_a_summary_that_is_none(tmp_path: Path, content: Any) -> None:
     place = RunFolder(tmp_path)
