@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from gpumlp import backend as backends
 from gpumlp.backend import BACKENDS, Backend
 from gpumlp.config import Loaded, load
 from gpumlp.errors import BackendError
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background is started without
 
 
 @pytest.fixture(params=[*BACKENDS])

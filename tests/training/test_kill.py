@@ -88,6 +88,13 @@ def model(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "model").iterdir()}
 
 
+def seen(process: BaseProcess, folder: Path) -> float:
+    """Wait until a run has its folder; return when that was."""
+    while not folder.exists() and process.is_alive():
+        time.sleep(1e-4)
+    return time.perf_counter()
+
+
 def finish(start: Callable[..., BaseProcess], folder: Path) -> dict[str, bytes]:
     process = start(folder, resume=True)
     process.join()
@@ -97,11 +104,12 @@ def finish(start: Callable[..., BaseProcess], folder: Path) -> dict[str, bytes]:
 
 
 def test_killed_at_random_moments(start: Callable[..., BaseProcess], whole: dict[str, bytes], tmp_path: Path) -> None:
-    """Fifty kills that hit, each by SIGKILL; a run is resumed and killed again until it survives one."""
+    """Fifty kills that hit, each by SIGKILL, from the moment on at which there is a folder."""
     random_ = random.Random(6)
     start(tmp_path / "first", resume=False).join()  # starts the server, too
-    began = time.perf_counter()
-    start(tmp_path / "timed", resume=False).join()
+    process = start(tmp_path / "timed", resume=False)
+    began = seen(process, tmp_path / "timed")
+    process.join()
     span = time.perf_counter() - began
     places: set[int] = set()
     kills = runs = 0
@@ -109,6 +117,7 @@ def test_killed_at_random_moments(start: Callable[..., BaseProcess], whole: dict
         runs += 1
         folder = tmp_path / str(runs)
         process = start(folder, resume=False)
+        seen(process, folder)
         time.sleep(random_.uniform(0.0, span))
         process.kill()
         process.join()
