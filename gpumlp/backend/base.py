@@ -76,7 +76,7 @@ class Backend:
         """
         self._refuse_while_capturing("a copy from the host")
         with self.quiet():
-            array = self.xp.ascontiguousarray(values, dtype).reshape(np.shape(values))
+            array = self.xp.asarray(values, dtype, order="C")  # CuPy's ascontiguousarray takes none of the host's
             if not copy:
                 return array
             made = self.allocate(array.shape, array.dtype)

@@ -35,13 +35,13 @@ from gpumlp.ops import RECORDS
 from gpumlp.ops.record import Op
 
 FUNCTIONS = {
-    *("array", "asarray", "ascontiguousarray", "arange", "empty", "ones", "zeros", "zeros_like"),
+    *("array", "asarray", "arange", "empty", "ones", "zeros", "zeros_like"),
     *("abs", "exp", "expm1", "isfinite", "log", "log1p", "sign", "sqrt", "tanh"),
     *("add", "subtract", "multiply", "true_divide", "power", "maximum", "minimum", "greater", "greater_equal"),
     *("all", "any", "argmax", "max", "mean", "sum", "matmul"),
     *("broadcast_to", "concatenate", "stack", "take", "where"),
 }
-FROM_HOST = {"asarray", "array", "ascontiguousarray"}
+FROM_HOST = {"asarray", "array"}
 DTYPES = {"float32", "float64", "int64", "uint8", "uint32", "uint64"}
 
 

@@ -19,7 +19,7 @@ from backend.test_native import training_run
 from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.base import Through
 from gpumlp.backend.cublaslt import Epilogue
-from gpumlp.backend.graph import Graph, Launch
+from gpumlp.backend.graph import Graph, Node
 from gpumlp.config import load
 from gpumlp.errors import BackendError
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS
@@ -244,11 +244,11 @@ def test_a_capture_that_fails_leaves_the_backend_usable(cupy: CupyBackend, caplo
     """CuPy's own product may not be captured; nor may memory be made."""
     x = cupy.asarray(np.eye(8, dtype=np.float32))
 
-    class Refused(Launch):
+    class Refused(Node):
         def __init__(self, act: Any) -> None:
-            self.act = act
+            self.act, self.reads, self.writes = act, (), ()
 
-        def __call__(self) -> None:
+        def put(self, stream: Any = None) -> None:
             self.act()
 
     for act in (lambda: cupy.xp.matmul(x, x), lambda: cupy.xp.empty(5000), lambda: cupy.xp.asnumpy(x)):
