@@ -14,8 +14,7 @@ from gpumlp.bench.agreement import fault
 from gpumlp.bench.clock import Clock, Times
 from gpumlp.bench.copies import Copies, Copy
 from gpumlp.bench.examples import Example, directions, examples
-from gpumlp.bench.machine import on_device
-from gpumlp.bench.peers import best, peer
+from gpumlp.bench.peers import best, peer, stream
 from gpumlp.errors import BackendError, ConfigError, choices
 from gpumlp.ops import LOSS_RECORDS, RECORDS, Op, Update
 from gpumlp.ops.record import Activation, Array, Direction
@@ -148,29 +147,30 @@ def _measure(backend: Backend, clock: Clock, entry: Entry, size: int, copy: Copy
     def formula() -> tuple[Array, ...]:
         return made.formula(xp, *inputs, **params)
 
-    with backend.quiet():
+    # All on the backend's own stream, PyTorch too: another one would not wait for these arrays.
+    with backend.quiet(), stream(backend):
         expected = formula()
-    found = backend.run(op, entry.direction, inputs, None, **params)
-    if template_types(made, inputs, found) is None:
-        raise AssertionError(f"{entry.name} is not a kernel for its example")
-    if said := fault(xp, made, inputs, found, expected):
-        raise BackendError(f"{entry.name} on {inputs[0].shape} does not agree with its formula: {said}")
-    torch_call = peer(entry.name, inputs, params, expected)
-    moved = bytes_moved(made, inputs, found)
-    idle = any(expected[0] is given for given in inputs)  # the identity: nothing to time
-    del expected
-    calls = [_call(backend, entry, inputs, found, params) for _ in range(clock.turns(moved))]
-    return Row(
-        entry,
-        size,
-        tuple(over(made, inputs, found).shape),
-        moved,
-        clock.warm(calls[0]),
-        clock.cold(calls, moved),
-        copy,
-        None if idle else clock.warm(formula),
-        None if torch_call is None else best(clock, torch_call, on_device(backend)),
-    )
+        found = backend.run(op, entry.direction, inputs, None, **params)
+        if template_types(made, inputs, found) is None:
+            raise AssertionError(f"{entry.name} is not a kernel for its example")
+        if said := fault(xp, made, inputs, found, expected):
+            raise BackendError(f"{entry.name} on {inputs[0].shape} does not agree with its formula: {said}")
+        torch_call = peer(backend, entry.name, inputs, params, expected)
+        moved = bytes_moved(made, inputs, found)
+        idle = any(expected[0] is given for given in inputs)  # the identity: nothing to time
+        del expected
+        calls = [_call(backend, entry, inputs, found, params) for _ in range(clock.turns(moved))]
+        return Row(
+            entry,
+            size,
+            tuple(over(made, inputs, found).shape),
+            moved,
+            clock.warm(calls[0]),
+            clock.cold(calls, moved),
+            copy,
+            None if idle else clock.warm(formula),
+            None if torch_call is None else best(clock, torch_call),
+        )
 
 
 def _call(

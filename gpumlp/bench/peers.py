@@ -6,12 +6,15 @@ where it is. What it has no operation for is left out.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+from gpumlp.backend import Backend
 from gpumlp.bench.clock import Clock, Times
+from gpumlp.bench.machine import on_device
 from gpumlp.errors import BackendError
 from gpumlp.ops.activations import LEAK, SELU_ALPHA, SELU_SCALE
 from gpumlp.ops.batches import BATCH, STEP
@@ -24,16 +27,35 @@ Maker = Callable[..., Call]
 """From the module torch, the parameters and the inputs as tensors to a call that returns the first output."""
 
 
-def peer(name: str, inputs: Sequence[Array], params: Mapping[str, Any], expected: Sequence[Array]) -> Call | None:
+def installed(backend: Backend) -> Any:
+    """Return PyTorch, or None where it is not there or cannot compute where the backend does."""
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ImportError:
+        return None
+    return torch if not on_device(backend) or torch.cuda.is_available() else None
+
+
+def stream(backend: Backend) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which PyTorch computes on a device's stream of the backend, by whose events it is timed."""
+    torch, owner = installed(backend), cast(Any, backend)
+    if torch is None or not on_device(backend):
+        return contextlib.nullcontext()
+    return cast(
+        contextlib.AbstractContextManager[Any],
+        torch.cuda.stream(torch.cuda.ExternalStream(owner.stream.ptr, device=owner.device.id)),
+    )
+
+
+def peer(
+    backend: Backend, name: str, inputs: Sequence[Array], params: Mapping[str, Any], expected: Sequence[Array]
+) -> Call | None:
     """Return PyTorch's operation on these inputs, or None where there is none, after checking that it does the same.
 
     Raises BackendError where it does not.
     """
-    if name not in PEERS:
-        return None
-    try:
-        torch: Any = importlib.import_module("torch")
-    except ImportError:
+    torch = installed(backend)
+    if name not in PEERS or torch is None:
         return None
     call = PEERS[name](torch, params, *(None if a is None else torch.from_dlpack(a.copy()) for a in inputs))
     found, wanted = call().detach(), torch.from_dlpack(expected[0].copy())
@@ -42,10 +64,10 @@ def peer(name: str, inputs: Sequence[Array], params: Mapping[str, Any], expected
     return call
 
 
-def best(clock: Clock, call: Call, on_device: bool) -> Times:
+def best(clock: Clock, call: Call) -> Times:
     """Return the time of an operation of PyTorch: on a host the better of one thread and of all that it may have."""
     torch: Any = importlib.import_module("torch")
-    if on_device:
+    if on_device(clock.backend):
         return clock.warm(call)
     threads, found = torch.get_num_threads(), []
     for number in {1, threads}:

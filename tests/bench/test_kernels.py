@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -10,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backend.fake_cupy import installed
 from click.testing import CliRunner
 
-from gpumlp.backend import Backend, NativeBackend, builder
+from gpumlp.backend import Backend, CupyBackend, NativeBackend, builder
 from gpumlp.backend.kernels import folder, kernels_of
 from gpumlp.bench import clock as clocks
-from gpumlp.bench import kernels
+from gpumlp.bench import kernels, peers
 from gpumlp.bench.agreement import fault, faults
 from gpumlp.bench.clock import Clock, Times, times
 from gpumlp.bench.copies import Copy
@@ -37,6 +40,37 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def entry(name: str) -> kernels.Entry:
     return next(e for e in entries() if e.name == name)
+
+
+@needs_compiler
+def test_everything_is_done_on_the_stream_of_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one would not wait until the arrays are there: indices, say, would be whatever was there before."""
+    once = Times(1.0, 1.0, 1.0)
+    clock: Any = SimpleNamespace(turns=lambda size: 2, warm=lambda call: once, cold=lambda calls, size: once)
+    with installed(monkeypatch) as fake:
+        backend = CupyBackend()
+        monkeypatch.setattr(kernels, "fault", lambda *_: "" if fake.stream is backend.stream else "another stream")
+        for name in ("relu_forward", "layer_norm_backward", "softmax_cross_entropy_forward"):
+            kernels._measure(backend, clock, entry(name), 4096, None)
+        assert fake.streams[0].used == []
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_pytorch_is_timed_on_the_stream_whose_events_time_it(monkeypatch: pytest.MonkeyPatch, cuda: bool) -> None:
+    used = []
+    module = SimpleNamespace(
+        is_available=lambda: cuda,
+        ExternalStream=lambda place, device: (place, device),
+        stream=lambda chosen: contextlib.nullcontext(used.append(chosen)),
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=module))
+    with installed(monkeypatch):
+        backend = CupyBackend()
+        with peers.stream(backend):
+            assert used == ([(backend.stream.ptr, 0)] if cuda else [])
+        assert (peers.installed(backend) is None) != cuda
+    with peers.stream(Backend()):
+        assert len(used) == cuda
 
 
 # ---- completeness ------------------------------------------------------------------------------------------------
