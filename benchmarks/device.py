@@ -44,7 +44,7 @@ def examine(backend: Backend, *, small: bool = False) -> Iterator[tuple[str, Any
     clock = Clock(backend, 0.02 if small else 0.2)
     asked = [*_copies(backend, clock, small), *_products(backend, clock, small)]
     if on_device(backend):
-        asked += [*_launches(backend.xp), *_offers(backend)]
+        asked += [*_launches(backend.xp), *_offers(backend), *_hopper(backend.xp)]
     for name, fact in asked:
         try:
             with backend.quiet():
@@ -170,11 +170,6 @@ def _launches(cp: Any) -> Iterator[tuple[str, Fact]]:
         cp.RawKernel(MAXIMUM, "maximum")((1,), (4,), (values,))
         return [str(value) for value in cp.asnumpy(values)]
 
-    def wgmma() -> bool:
-        target = cp.zeros(128, cp.float32)
-        cp.RawModule(code=WGMMA, options=("-arch=sm_90a",)).get_function("fence")((1,), (128,), (target,))
-        return bool((target == 1).all())
-
     yield "launch of a kernel, µs of the host", partial(on_host, launch)
     yield "CuPy's add, µs of the host", partial(on_host, lambda: cp.add(x, 1, out=y))
     yield "CuPy's matmul, µs of the host", partial(on_host, lambda: cp.matmul(a, a, out=b))
@@ -185,6 +180,16 @@ def _launches(cp: Any) -> Iterator[tuple[str, Fact]]:
     yield "capture of CuPy's matmul", lambda: str(graph(1, lambda: cp.matmul(a, a, out=b))[0])
     yield "capture of a forked stream", fork
     yield "max.NaN.f32 of NaN, -1, 2, -0", maximum
+
+
+def _hopper(cp: Any) -> Iterator[tuple[str, Fact]]:
+    """Whether Hopper's own instructions can be had. Last: after a kernel that fails a process can do nothing more."""
+
+    def wgmma() -> bool:
+        target = cp.zeros(128, cp.float32)
+        cp.RawModule(code=WGMMA, options=("-arch=sm_90a",)).get_function("fence")((1,), (128,), (target,))
+        return bool((target == 1).all())
+
     yield "sm_90a with wgmma compiles and runs", wgmma
 
 

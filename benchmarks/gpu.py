@@ -14,7 +14,8 @@
 Each part runs in a process of its own, for as long as its share of the time and what the parts before it have left
 over. One that fails or is late is reported, with what it had found until then, and the next one runs. It needs this
 checkout, NumPy and CuPy; what else is missing is said, and what needs it is left out. One JSON file and one readable
-report are written, named by device and date, to benchmarks/results and, where that is set, to the folder $OUT.
+report, named by device and date, are written after each part, to benchmarks/results and, where that is set, to the
+folder $OUT.
 
 With ``--backend native`` all that can runs on the CPU; with ``--tiny`` only little of each, to try this program.
 The exit code is 0 where every part passed or was left out with a reason.
@@ -34,7 +35,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,6 +58,7 @@ SKIPPED = 4
 """The exit code of a part that cannot run here."""
 MINUTES = 8.7
 """Of nine, so that the report is written in time."""
+ENDINGS = (".json", ".md")
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,19 @@ def parts(backend: str, names: Sequence[str], *, tiny: bool) -> list[Part]:
     return [Part(name, SHARES.get(name, 1), (*own, "--part", name, "--keep")) for name in names]
 
 
-def run(chosen: Sequence[Part], seconds: float) -> dict[str, dict[str, Any]]:
-    """Run parts one after the other within so many seconds; return the outcome of each."""
-    deadline, outcomes = time.monotonic() + seconds, {}
+Outcomes = dict[str, dict[str, Any]]
+
+
+def run(chosen: Sequence[Part], seconds: float, keep: Callable[[Outcomes], object] = id) -> Outcomes:
+    """Run parts one after the other within so many seconds; return the outcome of each, and keep them after each."""
+    deadline = time.monotonic() + seconds
+    outcomes: Outcomes = {}
     total = sum(part.share for part in chosen)
     for number, part in enumerate(chosen):
         later = sum(other.share for other in chosen[number + 1 :]) / total * seconds
         outcome = outcomes[part.name] = run_part(part, deadline - time.monotonic() - later)
         print(f"{part.name:10} {outcome['status']:8} {outcome['seconds']:6.1f} s  {outcome['said'][:80]}", flush=True)
+        keep(outcomes)
     return outcomes
 
 
@@ -91,6 +98,7 @@ def run_part(part: Part, seconds: float) -> dict[str, Any]:
     paths = [str(ROOT), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     # JAX would otherwise take most of the memory of the device, and leave the others none.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    environment["PYTHONFAULTHANDLER"] = "1"  # a part that a library kills says where
     with tempfile.TemporaryDirectory(prefix="gpumlp-") as folder:
         kept, log = Path(folder) / "found.json", Path(folder) / "log"
         with log.open("wb") as output:
@@ -104,8 +112,9 @@ def run_part(part: Part, seconds: float) -> dict[str, Any]:
             try:
                 code = process.wait(max(seconds, 1.0))
                 status = {0: "passed", SKIPPED: "skipped"}.get(code, "failed")
+                killed = f"killed by signal {-code}" if code < 0 else ""
             except subprocess.TimeoutExpired:
-                status = "late"
+                status, killed = "late", ""
             finally:
                 stop(process)
         said = log.read_text(errors="replace").strip()
@@ -116,7 +125,7 @@ def run_part(part: Part, seconds: float) -> dict[str, Any]:
     return {
         "status": status,
         "seconds": round(time.monotonic() - started, 1),
-        "said": said.splitlines()[-1] if said and status != "passed" else "",
+        "said": killed or (said.splitlines()[-1] if said and status != "passed" else ""),
         "log": said[-4000:] if status in ("failed", "late") else "",
         "found": found,
     }
@@ -175,28 +184,39 @@ def main() -> None:
     if missing := about["found"]["missing"]:
         print(f"not installed: {', '.join(missing)}")
     left = 60 * options.minutes - (time.monotonic() - started)
-    outcomes = run(parts(options.backend, options.parts, tiny=options.tiny), left)
-    report = {"machine": about["found"], "parts": outcomes}
-    for place in write(report, options.results):
+    stems = places(about["found"], options.results)
+
+    def keep(outcomes: Outcomes) -> list[Path]:
+        return write({"machine": about["found"], "parts": outcomes}, stems)
+
+    outcomes = run(parts(options.backend, options.parts, tiny=options.tiny), left, keep)
+    for place in keep(outcomes):
         print(place)
     sys.exit(any(outcome["status"] in ("failed", "late") for outcome in outcomes.values()))
 
 
-def write(report: dict[str, Any], results: Path) -> list[Path]:
-    """Write the report as JSON and as text, beside any earlier one of the day; return the files."""
-    about = report["machine"]
+def places(about: dict[str, Any], results: Path) -> list[Path]:
+    """Return where the reports on a machine go, without their endings: beside any earlier one of the day."""
     device = re.sub(r"[^a-z0-9]+", "-", about["name"].lower()).strip("-")
     name = f"{about['backend']}-{device}-{datetime.now(UTC):%Y-%m-%d}"
-    texts = {".json": json.dumps(report, indent=1) + "\n", ".md": importlib.import_module("report").markdown(report)}
-    written = []
-    for folder in filter(None, (results, os.environ.get("OUT"))):
-        Path(folder).mkdir(parents=True, exist_ok=True)
+    stems = []
+    for folder in map(Path, filter(None, (results, os.environ.get("OUT")))):
+        folder.mkdir(parents=True, exist_ok=True)
         number, stem = 1, name
-        while any((Path(folder) / (stem + ending)).exists() for ending in texts):
+        while any((folder / (stem + ending)).exists() for ending in ENDINGS):
             number += 1
             stem = f"{name}-{number}"
-        for ending, text in texts.items():
-            written.append(Path(folder) / (stem + ending))
+        stems.append(folder / stem)
+    return stems
+
+
+def write(report: dict[str, Any], stems: Sequence[Path]) -> list[Path]:
+    """Write the report as JSON and as text, over one with fewer parts; return the files."""
+    texts = json.dumps(report, indent=1) + "\n", importlib.import_module("report").markdown(report)
+    written = []
+    for stem in stems:
+        for ending, text in zip(ENDINGS, texts, strict=True):
+            written.append(stem.with_name(stem.name + ending))
             written[-1].write_text(text, encoding="utf-8")
     return written
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import steps as step_times
 from device import examine
+from steps import FAILED
 
 from gpumlp import __version__
 from gpumlp import backend as backends
@@ -31,7 +32,9 @@ from gpumlp.errors import BackendError, DataError
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("GPUMLP_DATA", ROOT.parent / "shared" / "data"))
-NEEDED = ("numpy", "cupy", "torch", "jax", "pytest", "click", "pydantic", "rich", "yaml", "safetensors")
+CONFIG = ("pydantic", "yaml", "safetensors")
+"""What configurations need."""
+NEEDED = ("numpy", "cupy", "ml_dtypes", "torch", "jax", "pytest", "click", "rich", *CONFIG)
 EPOCHS = 5
 """Epochs of a shipped configuration; of those with 60000 images, which come last, only one."""
 IMAGES = {"mnist": "mnist", "fashion_mnist": "fashion-mnist"}
@@ -65,8 +68,17 @@ class Task:
 def machine(task: Task) -> Found:
     """Say what this machine is, and which packages are missing."""
     having = backends.get(task.backend)
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    return {"name": machines.name(having), "gpumlp": __version__, **machines.facts(having), "missing": missing}
+    return {
+        "name": machines.name(having),
+        "gpumlp": __version__,
+        **machines.facts(having),
+        "missing": lacking(*NEEDED),
+    }
+
+
+def lacking(*names: str) -> list[str]:
+    """Return which of these packages are not installed."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
 
 
 def agreement(task: Task, shapes: tuple[tuple[int, int], ...] = SHAPES) -> Found:
@@ -120,21 +132,26 @@ def sanitizer(task: Task) -> Found:
 
 def tests(task: Task) -> Found:
     """Run the tests that are marked ``gpu``; on a CPU those of the backends instead."""
-    if importlib.util.find_spec("pytest") is None:
-        raise NotHereError("pytest is not installed")
+    if missing := lacking("pytest", *CONFIG):
+        raise NotHereError(f"tests need {', '.join(missing)}")
     chosen = ["-m", "gpu", *TESTS] if task.backend == "cupy" else ["tests/backend"]
     if task.tiny:
         chosen = ["tests/backend/test_run.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]
-    lines = []
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *chosen]
+    lines: list[str] = []
+    failed: list[str] = []
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout or ():  # said at once: what is late has said something
             print(line, end="", flush=True)
             lines.append(line)
+            if " FAILED " in line or " ERROR " in line:
+                failed.append(line.partition(" ")[0])
+                task.keep({"summary": "not finished", "wrong": dict.fromkeys(failed, "failed")})
     if process.returncode == 5:  # pytest's code for an empty selection
         raise NotHereError(f"no test is chosen by {' '.join(chosen)}")
     last = (lines or [""])[-1].strip()
-    return {"summary": last, "wrong": {"pytest": "".join(lines)[-3000:]} if process.returncode else {}}
+    wrong = dict.fromkeys(failed, "failed") | {"pytest": "".join(lines)[-3000:]} if process.returncode else {}
+    return {"summary": last, "wrong": wrong}
 
 
 def kernels(task: Task) -> Found:
@@ -145,17 +162,21 @@ def kernels(task: Task) -> Found:
     sizes, seconds = (LADDER, SECONDS) if on_device else (QUICK, QUICK_SECONDS)
     sizes = LADDER[:1] if task.tiny else sizes
     rows: list[Row] = []
-    found: Found = {}
-    for _, own in groupby(bench(having, chosen, sizes, seconds), key=lambda row: row.entry):
+    wrong: dict[str, str] = {}
+
+    def found() -> Found:
+        told = {"goals": TEXT[on_device], "wanted": len(chosen), "wrong": wrong}
+        return told | as_json(about, rows, on_device=on_device)
+
+    for _, own in groupby(bench(having, chosen, sizes, seconds, wrong), key=lambda row: row.entry):
         rows += own
-        found = {"goals": TEXT[on_device], "wanted": len(chosen), **as_json(about, rows, on_device=on_device)}
-        task.keep(found)
-    return found
+        task.keep(found())
+    return found()
 
 
 def training(task: Task) -> Found:
     """Train each shipped configuration here and on the CPU, and compare the losses of their epochs."""
-    if missing := [name for name in ("pydantic", "yaml", "safetensors") if importlib.util.find_spec(name) is None]:
+    if missing := lacking(*CONFIG):
         raise NotHereError(f"configurations need {', '.join(missing)}")
     judge = _judge(task.backend)
     found: Found = {"wrong": {}, "judge": judge, "runs": {}}
@@ -167,6 +188,10 @@ def training(task: Task) -> Found:
             (own, seconds), (other, judged) = (_trained(path, name, task.tiny) for name in (task.backend, judge))
         except DataError as error:
             found["runs"][path.stem] = {"skipped": error.what}
+            continue
+        except Exception as error:  # the others may train
+            found["wrong"][path.stem] = f"{type(error).__name__}: {error}"
+            task.keep(found)
             continue
         apart = float(np.max(np.abs(np.subtract(own, other)) / np.abs(other)))
         found["runs"][path.stem] = {"losses": own, "judge": other, "apart": apart, "seconds": [seconds, judged]}
@@ -225,7 +250,9 @@ def steps(task: Task) -> Found:
     found: Found = {"wrong": {}, "workloads": {}}
     for name, value in step_times.examine(task.backend, tiny=task.tiny):
         found["workloads"][name] = value
-        found["wrong"] |= {f"{name}, {way}": said for way, said in value.items() if said == "DIFFERS"}
+        found["wrong"] |= {
+            f"{name}, {way}": said for way, said in value.items() if said == "DIFFERS" or way == FAILED
+        }
         task.keep(found)
     return found
 

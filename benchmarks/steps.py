@@ -52,6 +52,8 @@ SMALL = {
 }
 DATA = lru_cache(1)(Work.data)
 TINY = {"16-32-4, batch 32": Work(32 * 32, (16, 32, 4), "relu", 32)}
+FAILED = "failed"
+"""What is told of a workload in place of times, with the reason, where there are none."""
 Found = dict[str, Any]
 
 
@@ -64,10 +66,15 @@ def examine(name: str, *, tiny: bool = False) -> Iterator[tuple[str, Found]]:
     precisions = [PRECISIONS[each] for each in (wanted if faster else ("float32",))]
     machines = [Machine(backends.get(name, tf32=each.tf32), each.dtype, small=tiny) for each in precisions]
     # What takes the longest comes last: the time may run out.
-    yield "graph and eager", same_bits(name)
+    asked: list[tuple[str, Callable[[], Found]]] = [("graph and eager", partial(same_bits, name))]
     for work, sizes in works.items():
         for precision, machine in zip(precisions, machines, strict=True):
-            yield f"{work}, {precision.name}", measure(machine, sizes, 8 if tiny else STEPS)
+            asked.append((f"{work}, {precision.name}", partial(measure, machine, sizes, 8 if tiny else STEPS)))
+    for about, fact in asked:
+        try:
+            yield about, fact()
+        except Exception as error:  # the others may work
+            yield about, {FAILED: f"{type(error).__name__}: {error}"}
 
 
 @dataclass

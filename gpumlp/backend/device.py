@@ -143,7 +143,8 @@ def explain(error: Exception, where: str) -> BackendError | None:
     from_cupy = kind.__module__.split(".")[0] in ("cupy", "cupy_backends", "cuda")
     if not from_cupy and not isinstance(error, ImportError | RuntimeError | OSError):
         return None
-    if known := meant(text, where, said):
+    # The rest of a message may list everything that was looked for.
+    if known := meant(f"{kind.__name__} {said}", where, said) or meant(text, where, said):
         return known
     if not from_cupy:
         return None

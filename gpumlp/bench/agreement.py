@@ -10,6 +10,7 @@ import numpy as np
 from gpumlp.backend import Backend
 from gpumlp.backend.kernels import over, shape_of
 from gpumlp.bench.examples import directions, examples
+from gpumlp.errors import BackendError
 from gpumlp.ops import RECORDS
 from gpumlp.ops.record import Array, Direction
 
@@ -97,11 +98,14 @@ def faults(
             for rows, cols in shapes:
                 for inputs, params in examples(op, direction, rows, cols, dtype):
                     expected = reference.run(op, direction, inputs, None, **params)
-                    given = [None if a is None else backend.asarray(a) for a in inputs]
-                    places = [None if e is None else backend.asarray(_poisoned(e)) for e in expected]
-                    outputs = backend.run(op, direction, given, places, **params)
-                    host = [None if a is None else backend.to_host(a) for a in outputs]
-                    said = fault(np, made, inputs, host, expected)
+                    try:
+                        given = [None if a is None else backend.asarray(a) for a in inputs]
+                        places = [None if e is None else backend.asarray(_poisoned(e)) for e in expected]
+                        outputs = backend.run(op, direction, given, places, **params)
+                        host = [None if a is None else backend.to_host(a) for a in outputs]
+                        said = fault(np, made, inputs, host, expected)
+                    except BackendError as error:  # the next one may run
+                        said = error.what
                     found = found or (said and f"{np.dtype(dtype)} ({rows}, {cols}): {said}")
         yield op.entry(direction), found
 

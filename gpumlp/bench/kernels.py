@@ -119,12 +119,16 @@ def entries(only: str | None = None) -> list[Entry]:
 
 
 def bench(
-    backend: Backend, chosen: Sequence[Entry], sizes: Sequence[int] = LADDER, seconds: float = SECONDS
+    backend: Backend,
+    chosen: Sequence[Entry],
+    sizes: Sequence[int] = LADDER,
+    seconds: float = SECONDS,
+    wrong: dict[str, str] | None = None,
 ) -> Iterator[Row]:
     """Return a row for each kernel and size, checked and timed for about so many seconds when it is asked for.
 
     Raises ConfigError for a backend without kernels; the rows raise BackendError where a kernel does not agree with
-    its formula.
+    its formula. Where ``wrong`` is given, what a kernel raises is put there by its name, and the next one follows.
     """
     if type(backend) is Backend:
         raise ConfigError(
@@ -132,11 +136,18 @@ def bench(
         )
     clock = Clock(backend, seconds)
     copies = Copies(backend, clock)
-    return (
-        _measure(backend, clock, entry, size, copies.at(size) if size else None)
-        for entry in chosen
-        for size in (sizes if entry.has_sizes else (0,))
-    )
+
+    def rows() -> Iterator[Row]:
+        for entry in chosen:
+            try:
+                for size in sizes if entry.has_sizes else (0,):
+                    yield _measure(backend, clock, entry, size, copies.at(size) if size else None)
+            except Exception as error:
+                if wrong is None:
+                    raise
+                wrong[entry.name] = f"{type(error).__name__}: {error}"
+
+    return rows()
 
 
 def _measure(backend: Backend, clock: Clock, entry: Entry, size: int, copy: Copy | None) -> Row:

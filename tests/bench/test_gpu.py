@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from gpumlp.backend import CupyBackend, builder
+from gpumlp.errors import BackendError
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,7 +72,8 @@ def test_a_part_that_fails_hangs_or_dies_stops_no_other(gpu: ModuleType, tmp_pat
         gpu.Part("passes", 1, python(keep)),
     ]
     started = time.monotonic()
-    outcomes = gpu.run(chosen, 12.0)
+    told: list[dict[str, Any]] = []
+    outcomes = gpu.run(chosen, 12.0, lambda outcomes: told.append(dict(outcomes)))
     assert time.monotonic() - started < 30
     status = {name: outcome["status"] for name, outcome in outcomes.items()}
     assert status == {
@@ -85,6 +87,9 @@ def test_a_part_that_fails_hangs_or_dies_stops_no_other(gpu: ModuleType, tmp_pat
     assert outcomes["fails"]["said"] == "why"
     assert outcomes["hangs"]["found"] == {"half": 1}
     assert outcomes["garbles"]["found"] == {}
+    assert outcomes["dies"]["said"] == "killed by signal 6"
+    assert "Fatal Python error: Aborted" in outcomes["dies"]["log"]
+    assert [len(kept) for kept in told] == [1, 2, 3, 4, 5, 6]
     assert outcomes["leaves out"]["said"] == "not here"
 
 
@@ -123,7 +128,12 @@ def test_without_a_device_there_is_one_message(tmp_path: Path) -> None:
 def test_an_earlier_report_of_the_day_stays(gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OUT", raising=False)
     report = {"machine": {"name": "GPU (R) 9", "backend": "cupy", "missing": ["pytest"]}, "parts": {}}
-    names = [path.stem for _ in range(3) for path in gpu.write(report, tmp_path) if path.suffix == ".md"]
+    names = []
+    for _ in range(3):
+        stems = gpu.places(report["machine"], tmp_path)
+        written = [gpu.write(report, stems) for _ in range(2)]  # after one part, and after another
+        assert written[0] == written[1]
+        names.append(written[0][1].stem)
     assert names[0].startswith("cupy-gpu-r-9-20")
     assert names[1:] == [f"{names[0]}-2", f"{names[0]}-3"]
     assert "not installed: pytest" in (tmp_path / f"{names[0]}.md").read_text()
@@ -211,6 +221,45 @@ def test_every_test_of_a_device_is_among_the_chosen(gpu: ModuleType) -> None:
     assert marked == set(parts.TESTS)
     for name in parts.TESTS:
         assert not re.search(r"^(?:import|from) (?:hypothesis|ml_dtypes|torch)", (ROOT / name).read_text(), re.M)
+
+
+def test_a_workload_that_fails_stops_no_other(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, steps = importlib.import_module("parts"), importlib.import_module("steps")
+    monkeypatch.setattr(steps, "measure", lambda *_: 1 / 0)
+    monkeypatch.setattr(steps, "same_bits", lambda _: {"eager": "the same bits"})
+    found = parts.steps(parts.Task("numpy", True, lambda found: None))
+    assert found["workloads"]["graph and eager"] == {"eager": "the same bits"}
+    (wrong,) = found["wrong"].items()
+    assert wrong == ("16-32-4, batch 32, float32, failed", "ZeroDivisionError: division by zero")
+
+
+def test_a_configuration_that_fails_stops_no_other(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = importlib.import_module("parts")
+
+    def trained(path: Path, *_: object) -> tuple[list[float], float]:
+        if path.stem == "digits":
+            raise BackendError("no memory left")
+        return [1.0, 0.5], 0.1
+
+    monkeypatch.setattr(parts, "_trained", trained)
+    found = parts.training(parts.Task("numpy", False, lambda found: None))
+    assert found["wrong"] == {"digits": "BackendError: no memory left"}
+    assert len(found["runs"]) > 5
+
+
+def test_tests_that_fail_are_told_as_they_do(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parts, kept = importlib.import_module("parts"), list[dict[str, Any]]()
+    test = "import pytest\n\n\n@pytest.mark.gpu\n@pytest.mark.parametrize('n', [0, 1])\ndef test_it(n): assert n\n"
+    (tmp_path / "test_it.py").write_text(test)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n")
+    monkeypatch.setattr(parts, "ROOT", tmp_path)
+    monkeypatch.setattr(parts, "TESTS", ("test_it.py",))
+    found = parts.tests(parts.Task("cupy", False, kept.append))
+    assert kept == [{"summary": "not finished", "wrong": {"test_it.py::test_it[0]": "failed"}}]
+    assert "1 failed, 1 passed" in found["summary"]
+    assert set(found["wrong"]) == {"test_it.py::test_it[0]", "pytest"}
 
 
 def test_the_longest_steps_come_last(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,30 @@ def test_everything_is_done_on_the_stream_of_the_backend(monkeypatch: pytest.Mon
         assert fake.streams[0].used == []
 
 
+@needs_compiler
+def test_a_wrong_kernel_may_be_told_among_the_right_ones(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = iter(["y differs", "", ""])
+    monkeypatch.setattr(kernels, "fault", lambda *_: next(said))
+    wrong: dict[str, str] = {}
+    chosen = [entry("relu_forward"), entry("tanh_forward")]
+    rows = list(bench(NativeBackend(), chosen, (4096, 8192), 1e-6, wrong))
+    assert [(row.entry.op.name, row.size) for row in rows] == [("tanh", 4096), ("tanh", 8192)]
+    assert list(wrong) == ["relu_forward"]
+    assert "does not agree with its formula: y differs" in wrong["relu_forward"]
+
+
+def test_an_operation_that_fails_does_not_end_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Backend()
+
+    def to_host(array: Any) -> Any:
+        raise BackendError("the device failed")
+
+    monkeypatch.setattr(backend, "to_host", to_host)
+    found = dict(faults(backend, "relu_", ((3, 1),), (np.float32,)))
+    assert len(found) > 4
+    assert set(found.values()) == {"float32 (3, 1): the device failed"}
+
+
 @pytest.mark.parametrize("cuda", [True, False])
 def test_pytorch_is_timed_on_the_stream_whose_events_time_it(monkeypatch: pytest.MonkeyPatch, cuda: bool) -> None:
     used = []
