@@ -179,7 +179,7 @@ def main() -> None:
     started = time.monotonic()
     (about,) = run(parts(options.backend, ["machine"], tiny=options.tiny), 60.0).values()
     if about["status"] != "passed":
-        print(about["log"], file=sys.stderr)
+        print(about["log"] or about["said"], file=sys.stderr)
         sys.exit(f"the backend {options.backend} cannot be had here: nothing to run")
     if missing := about["found"]["missing"]:
         print(f"not installed: {', '.join(missing)}")

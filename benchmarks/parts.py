@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -17,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import steps as step_times
 from device import examine
-from steps import FAILED
 
 from gpumlp import __version__
 from gpumlp import backend as backends
@@ -81,6 +80,12 @@ def lacking(*names: str) -> list[str]:
     return [name for name in names if importlib.util.find_spec(name) is None]
 
 
+def _need_configurations(*others: str) -> None:
+    """Refuse a part that reads a configuration, or trains, where a package for that is missing."""
+    if missing := lacking(*others, *CONFIG):
+        raise NotHereError(f"not installed: {', '.join(missing)}")
+
+
 def agreement(task: Task, shapes: tuple[tuple[int, int], ...] = SHAPES) -> Found:
     """Compare every direction of every operation with the reference."""
     checked, wrong = 0, {}
@@ -132,15 +137,18 @@ def sanitizer(task: Task) -> Found:
 
 def tests(task: Task) -> Found:
     """Run the tests that are marked ``gpu``; on a CPU those of the backends instead."""
-    if missing := lacking("pytest", *CONFIG):
-        raise NotHereError(f"tests need {', '.join(missing)}")
+    _need_configurations("pytest")
     chosen = ["-m", "gpu", *TESTS] if task.backend == "cupy" else ["tests/backend"]
     if task.tiny:
         chosen = ["tests/backend/test_run.py"]
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *chosen]
+    # Warnings are errors there: those of plugins that happen to be installed are none of ours.
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     lines: list[str] = []
     failed: list[str] = []
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         for line in process.stdout or ():  # said at once: what is late has said something
             print(line, end="", flush=True)
             lines.append(line)
@@ -176,8 +184,7 @@ def kernels(task: Task) -> Found:
 
 def training(task: Task) -> Found:
     """Train each shipped configuration here and on the CPU, and compare the losses of their epochs."""
-    if missing := lacking(*CONFIG):
-        raise NotHereError(f"configurations need {', '.join(missing)}")
+    _need_configurations()
     judge = _judge(task.backend)
     found: Found = {"wrong": {}, "judge": judge, "runs": {}}
     paths = sorted((ROOT / "configs").glob("**/*.yaml"), key=lambda path: (path.stem in IMAGES, path))
@@ -228,6 +235,7 @@ def _trained(path: Path, backend: str, tiny: bool) -> tuple[list[float], float]:
 
 def peers(task: Task) -> Found:
     """Time epochs here and in the libraries that are installed."""
+    _need_configurations()
     found: Found = {"seconds": {}}
     with tempfile.TemporaryDirectory(prefix="gpumlp-") as folder:
         for work in ("tiny",) if task.tiny else ("tiny", "mnist", "tabular", "wide"):
@@ -247,12 +255,13 @@ def peers(task: Task) -> Found:
 
 def steps(task: Task) -> Found:
     """Time steps of training, and see that a graph computes the bits of an eager step."""
+    _need_configurations()
+    step_times = importlib.import_module("steps")
     found: Found = {"wrong": {}, "workloads": {}}
     for name, value in step_times.examine(task.backend, tiny=task.tiny):
         found["workloads"][name] = value
-        found["wrong"] |= {
-            f"{name}, {way}": said for way, said in value.items() if said == "DIFFERS" or way == FAILED
-        }
+        bad = {way: said for way, said in value.items() if said == "DIFFERS" or way == step_times.FAILED}
+        found["wrong"] |= {f"{name}, {way}": said for way, said in bad.items()}
         task.keep(found)
     return found
 

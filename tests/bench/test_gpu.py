@@ -223,6 +223,20 @@ def test_every_test_of_a_device_is_among_the_chosen(gpu: ModuleType) -> None:
         assert not re.search(r"^(?:import|from) (?:hypothesis|ml_dtypes|torch)", (ROOT / name).read_text(), re.M)
 
 
+def test_without_the_packages_of_configurations_there_is_less(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What compares and times kernels needs none of them, not even to be imported."""
+    code = "import sys, parts; sys.exit('pydantic' in sys.modules)"
+    path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}).returncode == 0
+    parts = importlib.import_module("parts")
+    monkeypatch.setattr(parts, "CONFIG", ("no_such_package",))
+    for part in (parts.training, parts.steps, parts.tests, parts.peers):
+        with pytest.raises(parts.NotHereError, match="not installed: no_such_package"):
+            part(parts.Task("numpy", True, lambda found: None))
+
+
 def test_a_workload_that_fails_stops_no_other(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, steps = importlib.import_module("parts"), importlib.import_module("steps")
     monkeypatch.setattr(steps, "measure", lambda *_: 1 / 0)
