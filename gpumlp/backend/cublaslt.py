@@ -385,6 +385,7 @@ class Lt:
         self.handle = Owned(library, "")
         self._compute = {R_64F: COMPUTE_64F, R_32F: COMPUTE_32F_FAST_TF32 if tf32 else COMPUTE_32F}
         self._recipes: dict[Shape, Recipe] = {}
+        self._told: set[str] = set()
         self._workspaces: dict[int, Array] = {}
 
     def workspace(self, stream: int) -> Array:
@@ -426,7 +427,13 @@ class Lt:
             self.workspace(self.stream)
             self._recipes[shape] = Recipe(self.library, self.handle, shape, compute, WORKSPACE)
             if self._recipes[shape].algorithm is None and epilogue == Epilogue.DEFAULT:
-                log.warning("cuBLASLt has no product of %s %s and %s: CuPy's is used", a.dtype, a.shape, b.shape)
+                self._tell(f"cuBLASLt has no product of {a.dtype} {a.shape} and {b.shape}: CuPy's is used")
         recipe = self._recipes[shape]
         algorithm = recipe.algorithm
         return None if algorithm is None else Product(self, recipe, algorithm, a, b, out, vector, mask)
+
+    def _tell(self, what: str) -> None:
+        """Warn, once: there are as many recipes of a shape as there are alignments."""
+        if what not in self._told:
+            self._told.add(what)
+            log.warning(what)
