@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -284,10 +285,17 @@ class EarlyStopping(Section):
     min_delta: float = Field(default=0.0, ge=0, description="by how much a loss must be lower to count as better")
 
 
+ENOUGH, FEWEST, MOST = 20_000, 30, 1_000
+"""Steps of a run where nobody says how long it is to be, and the least and the most that its epochs are then."""
+
+
 class Training(Section):
     """How long, in what pieces, and from which seed."""
 
-    epochs: int = Field(default=30, ge=1, description="passes over the training rows")
+    epochs: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description=f"passes over the training rows; null: what makes {ENOUGH:,} steps, but {FEWEST} to {MOST:,}",
+    )
     batch_size: int = Field(default=64, ge=1, description="rows in one step")
     seed: int = Field(
         default=0, ge=0, le=2**32 - 1, description="start of all randomness: split, weights, order, dropout"
@@ -300,6 +308,12 @@ class Training(Section):
         description="steps between two checkpoints, also in the middle of an epoch; null: at the end of epochs only, "
         "every two seconds",
     )
+
+    def epochs_over(self, rows: int) -> int:
+        """Return how many passes over so many training rows there are to be."""
+        if self.epochs is not None:
+            return self.epochs
+        return max(FEWEST, min(math.ceil(ENOUGH / math.ceil(rows / self.batch_size)), MOST))
 
 
 def _all_defaults() -> Any:

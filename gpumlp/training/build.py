@@ -111,7 +111,7 @@ def build(settings: Settings, data: Prepared) -> Parts:
         optimizer,
         schedule,
         data.train,
-        epochs=training.epochs,
+        epochs=training.epochs_over(len(data.train)),
         batch_size=training.batch_size,
         input_scale=encoder.input_scale,
         seed=training.seed,

@@ -29,7 +29,12 @@ def problem(**sections: Any) -> Problem:
 @pytest.mark.parametrize(
     ("section", "setting", "what", "hint"),
     [
-        ({"training": {"epochs": 0}}, "training.epochs", "got 0, needs a whole number (at least 1)", "passes over"),
+        (
+            {"training": {"epochs": 0}},
+            "training.epochs",
+            "got 0, needs a whole number (at least 1) or null",
+            "passes over",
+        ),
         ({"training": {"epochs": 2.5}}, "training.epochs", "got 2.5, needs a whole number (at least 1)", "passes"),
         (
             {"training": {"epochs": "1_000"}},

@@ -139,7 +139,7 @@ def test_every_scaling_can_be_chosen(name: str | None) -> None:
         ("model", "norm", ["none", "layer", "batch"], ["group", None]),
         ("model", "activation", ["tanh"], ["sine", None]),
         ("model", "hidden", [[1], []], [[0], [True], ["a"], 64, {"units": 3}, [{"units": 3, "width": 1}]]),
-        ("training", "epochs", [1], [0, 1.0, "1", True, None]),
+        ("training", "epochs", [1, None], [0, 1.0, "1", True]),
         ("training", "batch_size", [1], [0, 64.0]),
         ("training", "seed", [0, 2**32 - 1], [-1, 2**32]),
         ("training", "checkpoint_every", [None, 1, 10**9], [0, -1, 1.5, "2"]),
@@ -224,3 +224,13 @@ def test_every_precision_may_be_chosen_and_is_explained(name: str) -> None:
     described = Settings.model_json_schema()["properties"]["precision"]
     assert described["enum"] == list(PRECISIONS)
     assert f"{name}: {PRECISIONS[name].meaning}" in described["description"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "epochs"),
+    [(1, 64, 1000), (1280, 64, 1000), (1281, 64, 953), (20_000, 64, 64), (10**7, 64, 30), (100, 1, 200)],
+)
+def test_a_run_is_long_enough_where_nobody_says_how_long(rows: int, batch: int, epochs: int) -> None:
+    training = make(training={"batch_size": batch}).training
+    assert training.epochs_over(rows) == epochs
+    assert training.model_copy(update={"epochs": 7}).epochs_over(rows) == 7
