@@ -51,3 +51,21 @@ class Measurement:
             )
             parts.append(self.model.answer(outputs).numpy())
         return float(sums[0] / sums[1]), np.concatenate(parts)
+
+
+def constant_loss(model: Model, loss: Loss, data: Dataset, encoder: Encoder, batch: int = 8192) -> float:
+    """Return the mean loss of one answer to all rows: the mean of the target, or the shares of the classes."""
+    assert data.targets is not None
+    answer = np.zeros(1)  # targets are standardised: 0 is their mean
+    if encoder.classes:
+        counts = np.bincount(data.targets, data.weights, len(encoder.classes))
+        logits = np.log(counts.clip(np.finfo(np.float32).tiny))
+        answer = logits[1:] - logits[:1] if encoder.outputs == 1 else logits
+    backend, wide, sums = model.context.backend, model.context.wide, np.zeros(4)
+    for start in range(0, len(data), batch):
+        rows = slice(start, start + batch)
+        targets = data.targets[rows] if encoder.classes else data.targets[rows].astype(wide, copy=False)
+        weights = None if data.weights is None else backend.asarray(data.weights[rows], wide)
+        outputs = Tensor(backend.asarray(np.tile(answer, (len(targets), 1)), wide), backend)
+        sums += backend.to_host(loss.evaluate(outputs, backend.asarray(targets), weights))
+    return float(sums[0] / sums[1])

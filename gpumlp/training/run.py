@@ -23,7 +23,7 @@ from gpumlp.training.files import (
     write_json,
 )
 from gpumlp.training.folder import DIVERGED, MODEL, RunFolder
-from gpumlp.training.measure import Measurement
+from gpumlp.training.measure import Measurement, constant_loss
 from gpumlp.training.saved import save_model
 from gpumlp.training.signals import Signals, signals
 from gpumlp.training.trainer import EpochReport, weights_in_place
@@ -118,7 +118,8 @@ def train(
             log.warning(doubt)
         listener.prepared(parts, place.path)
         try:
-            return Result(place.path, run.finish(run.loop(listener)))
+            summary = run.finish(run.loop(listener))
+            return Result(place.path, summary, run.doubts(summary["metrics"]["train"]["loss"]))
         except WriteError as error:
             hint = f"mend that, then go on: {place.resume_command}"
             raise WriteError(error.what, where=error.where, hint=hint) from None
@@ -259,6 +260,19 @@ class _Run:
         }
         write_json(self.folder.summary, summary)
         return summary
+
+    def doubts(self, reached: float) -> tuple[str, ...]:
+        """Return a note if the loss reached on the training rows takes no network: most often, of too few steps."""
+        parts, trainer = self.parts, self.parts.trainer
+        constant = constant_loss(parts.model, parts.loss, parts.data.train, parts.data.encoder)
+        if reached < constant:
+            return ()
+        answer = "the shares of the classes" if parts.data.encoder.classes else "the mean"
+        return (
+            f"the network has learnt nothing yet: its loss on the training rows is {reached:.4g}, and that of always "
+            f"answering {answer} is {constant:.4g}; after {self.progress.epoch * trainer.batches:,} steps this may "
+            "take more training.epochs, a smaller training.batch_size or a higher optimizer.learning_rate",
+        )
 
     # ---- checkpoints ----------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from gpumlp import backend
 from gpumlp.config import Loaded, load
 from gpumlp.errors import DataError, RunError
 from gpumlp.training import Listener, evaluate, files, load_trained, train
-from gpumlp.training.build import load_data
+from gpumlp.training.build import build, load_data
+from gpumlp.training.measure import constant_loss
 from gpumlp.training.run import Progress
 from gpumlp.training.trainer import Trainer
 
@@ -449,6 +450,48 @@ def test_batch_norm_on_a_batch_of_one_row_is_told_once(
         (message,) = told
         assert "150 training rows, training.batch_size 149" in message
         assert f"set training.batch_size to {better}" in message
+
+
+def test_a_network_that_has_learnt_nothing_is_told(task: Task, tmp_path: Path) -> None:
+    """The losses of one answer to all rows: the entropy of the classes' shares, and the variance, which is 1."""
+    idle = ("optimizer.learning_rate=1e-9", "training.epochs=1")
+    loaded = task(*idle)
+    shares = np.bincount(load_data(loaded).train.targets) / len(load_data(loaded).train)
+    (note,) = train(loaded, tmp_path / "classes").notes
+    assert f"always answering the shares of the classes is {-(shares @ np.log(shares)):.4g}; after 7 steps" in note
+    (note,) = train(task(*idle, "task=regression", "data.target=w", "data.drop=[]"), tmp_path / "numbers").notes
+    assert "always answering the mean is 1; after 7 steps" in note
+    assert train(task(), tmp_path / "enough").notes == ()
+
+
+@pytest.mark.parametrize("name", ["squared_error", "absolute_error", "huber"])
+def test_the_loss_of_one_answer_counts_by_row_weights(task: Task, name: str) -> None:
+    loaded = task("task=regression", "data.target=b", "data.drop=[]", "data.weights=w", f"loss={name}")
+    parts = build(loaded.settings, load_data(loaded))
+    data = parts.data.train
+    assert data.targets is not None
+    assert data.weights is not None
+    error = np.abs(data.targets[:, 0].astype(np.float64))
+    losses = {
+        "squared_error": error**2,
+        "absolute_error": error,
+        "huber": np.where(error < 1, error**2 / 2, error - 0.5),
+    }
+    expected = np.average(losses[name], weights=data.weights)
+    assert constant_loss(parts.model, parts.loss, data, parts.data.encoder, batch=20) == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+def test_the_loss_of_one_answer_to_two_classes_is_their_entropy(task: Task, tmp_path: Path) -> None:
+    text = (tmp_path / "points.csv").read_text()
+    (tmp_path / "points.csv").write_text(text.replace(",z\n", ",y\n"))
+    loaded = task("data.drop=[]", "data.weights=w")
+    parts = build(loaded.settings, load_data(loaded))
+    data = parts.data.train
+    share = np.average(data.targets, weights=data.weights)
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    assert constant_loss(parts.model, parts.loss, data, parts.data.encoder) == pytest.approx(entropy, rel=1e-5)
 
 
 def test_progress_wants_more_than_min_delta() -> None:
