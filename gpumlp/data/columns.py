@@ -123,6 +123,7 @@ class TableInputs:
             block = np.stack([source.numbers(name) for name in self.numeric], axis=1)
             end = self.block.width
             self.block.encode(block, out[:, :end], where=source.where, name=self.numeric.__getitem__)
+            notes += _new_gaps(self.block, block, self.numeric.__getitem__)
         for one_hot in self.one_hots:
             notes += one_hot.encode(source, out[:, end : end + one_hot.width])
             end += one_hot.width
@@ -211,7 +212,7 @@ class ArrayInputs:
         return self.block.width if self.block else self.columns
 
     def encode(self, source: Source, *, others: Collection[str]) -> tuple[Features, list[str]]:
-        """Return the features, (N, p) float32 or uint8, and no notes.
+        """Return the features, (N, p) float32 or uint8, and notes on what is new in this source.
 
         Parameters
         ----------
@@ -238,7 +239,7 @@ class ArrayInputs:
         _require_finite(block, name, source.where)
         out = np.empty((len(block), self.width), np.float32)
         self.block.encode(block, out, where=source.where, name=self._element)
-        return out, []
+        return out, _new_gaps(self.block, block, self._element)
 
     def to_state(self) -> tuple[Fields, dict[str, NDArray[Any]]]:
         """Return the fields and arrays that ``from_state`` takes back."""
@@ -282,6 +283,13 @@ def _is_id(name: str, values: Floats) -> bool:
     if len(np.unique(values)) < count:
         return False
     return bool(_NAME_OF_ID.fullmatch(name) or count**2 > 20 * np.ptp(values))
+
+
+def _new_gaps(block: NumericBlock, values: NDArray[Any], name: Callable[[int], str]) -> list[str]:
+    """Return a note on the columns of numbers in which values are missing for the first time, if there are any."""
+    columns = list(map(name, block.new_gaps(values).tolist()))
+    remark = "has missing values, as in no training row; each counts as the median of training"
+    return [_note(columns, remark)] if columns else []
 
 
 def _note(columns: Sequence[str], remark: str) -> str:

@@ -51,6 +51,10 @@ class NumericBlock:
         """Return the names of the features, given those of the p columns."""
         return [*names, *(f"{names[column]} is missing" for column in self.flagged)]
 
+    def new_gaps(self, block: NDArray[Any]) -> NDArray[np.int64]:
+        """Return which of the p columns have gaps in (N, p) real numbers, though in training they had none."""
+        return np.setdiff1d(np.flatnonzero(np.isnan(block).any(axis=0)), self.flagged)
+
     def encode(
         self,
         block: NDArray[Any],

@@ -87,7 +87,8 @@ def test_a_gap_gets_the_training_median_and_a_flag_only_if_training_had_gaps():
     encoded, notes = inputs.encode(table("a,b", "?,?"), others=())
     assert inputs.features == ("a", "b", "a is missing")
     assert encoded.tolist() == [[2, 2.5, 1]]
-    assert not notes
+    assert notes == ["column 'b' has missing values, as in no training row; each counts as the median of training"]
+    assert not inputs.encode(table("a,b", "?,7"), others=())[1]
 
 
 def test_scaling_sees_the_values_that_are_there():
@@ -264,7 +265,11 @@ def test_nan_is_a_gap_in_an_array():
     source = ArrayTable("a.npz", {"x": np.array([[1, np.nan], [2, 5], [6, 7]], np.float32)})
     inputs, _ = ArrayInputs.fit(source, "x", scaling="none")
     assert inputs.features == ("x[0]", "x[1]", "x[1] is missing")
-    assert inputs.encode(source, others=())[0].tolist() == [[1, 6, 1], [2, 5, 0], [6, 7, 0]]
+    encoded, notes = inputs.encode(source, others=())
+    assert encoded.tolist() == [[1, 6, 1], [2, 5, 0], [6, 7, 0]]
+    assert not notes
+    (note,) = inputs.encode(ArrayTable("b.npz", {"x": np.array([[np.nan, np.nan]])}), others=())[1]
+    assert note.startswith("column 'x[0]' has missing values, as in no training row")
 
 
 def test_arrays_that_do_not_fit():
