@@ -197,6 +197,11 @@ def test_a_class_with_one_row_is_trained_on_and_told(tmp_path: Path) -> None:
     assert "note: classes with one row, which is in the training part: rare" in result.stderr
 
 
+def test_classes_that_may_be_one_are_told(tmp_path: Path) -> None:
+    write(tmp_path, {"run.yaml": CONFIG, "a.csv": changed("1,u,A", "2,v,A")})
+    assert "note: 'A' and 'a' are different classes" in train(tmp_path).stderr
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")

@@ -315,6 +315,7 @@ def _divide(
         single = [name for name, size in zip(goal.classes, np.bincount(codes), strict=True) if size == 1]
         if single and (validation or test):
             notes.append(f"classes with one row, which is in the training part: {', '.join(single[:5])}")
+        notes += goal.doubts(source.dialect.missing) if isinstance(source, Table) else []
     else:
         try:
             count = len(source.numbers(target))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.cells import FLOAT32_MAX, FLOAT32_TINY, Floats, Strings, parse_numbers
+from gpumlp.data.cells import FLOAT32_MAX, FLOAT32_TINY, Floats, Missing, Strings, parse_numbers
 from gpumlp.data.state import StateReader
 from gpumlp.errors import DataError, choices
 
@@ -78,6 +78,18 @@ class ClassTarget:
                 hint=choices(labels[row], self.classes[:_LISTED_CLASSES]),
             )
         return codes
+
+    def doubts(self, missing: Missing) -> list[str]:
+        """Return notes on classes that may be one and the same, as ``1`` and ``1.0``, or none at all, as ``-``."""
+        alike: dict[float | str, list[str]] = {}
+        for name in self.classes:
+            value = parse_numbers(np.array([name], dtype=object))
+            alike.setdefault(name.casefold() if value is None else float(value[0]), []).append(name)
+        notes = [f"{_listed(names)} are different classes" for names in alike.values() if len(names) > 1]
+        empty = [name for name in self.classes if name in missing.among_numbers]
+        if empty:
+            notes.append(f"taken for classes, not for missing values: {_listed(empty)}")
+        return notes
 
     @property
     def outputs(self) -> int:
@@ -163,6 +175,10 @@ class NumberTarget:
         if deviation < FLOAT32_TINY:
             raise state.wrong("deviation", f"must be at least {FLOAT32_TINY}")
         return cls(mean, deviation)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(map(repr, names[:_LISTED_CLASSES]))
 
 
 def _require_present(missing: NDArray[np.bool_], where: Where) -> None:

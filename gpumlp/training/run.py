@@ -268,9 +268,10 @@ class _Run:
         if reached < constant:
             return ()
         answer = "the shares of the classes" if parts.data.encoder.classes else "the mean"
+        steps = self.progress.epoch * trainer.batches
         return (
             f"the network has learnt nothing yet: its loss on the training rows is {reached:.4g}, and that of always "
-            f"answering {answer} is {constant:.4g}; after {self.progress.epoch * trainer.batches:,} steps this may "
+            f"answering {answer} is {constant:.4g}; after {steps:,} step{'s' * (steps != 1)} this may "
             "take more training.epochs, a smaller training.batch_size or a higher optimizer.learning_rate",
         )
 

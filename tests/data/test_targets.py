@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gpumlp.data.cells import USUAL_MISSING, Missing
 from gpumlp.data.targets import ClassTarget, NumberTarget
 from gpumlp.errors import DataError
 
@@ -64,6 +65,20 @@ def test_every_row_its_own_class_looks_like_regression():
     with pytest.raises(DataError, match=r"each of the 51 rows is its own class\n.*regression"):
         ClassTarget.fit(labels, where)
     assert len(ClassTarget.fit(labels[:50], where).classes) == 50
+
+
+@pytest.mark.parametrize(
+    ("classes", "notes"),
+    [
+        (("no", "Yes", "yes", "YES"), ["'Yes' and 'yes' and 'YES' are different classes"]),
+        (("0", "0.0", "1", "1.0"), ["'0' and '0.0' are different classes", "'1' and '1.0' are different classes"]),
+        (("-", "a", "None"), ["taken for classes, not for missing values: '-' and 'None'"]),
+        (("1", "-1", "10", "1_0", "a", "ä"), []),
+    ],
+)
+def test_classes_that_may_be_one_or_none_are_told(classes, notes):
+    assert ClassTarget(classes).doubts(USUAL_MISSING) == notes
+    assert not ClassTarget(("-", "a", "None")).doubts(Missing(frozenset("?")))
 
 
 def test_numbers_are_standardised_and_restored():
