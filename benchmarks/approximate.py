@@ -11,6 +11,8 @@ import statistics
 import sys
 import time
 
+from reader import until_reader_leaves
+
 from gpumlp import backend as backends
 from gpumlp.approximation import TARGETS, grid, starts
 from gpumlp.approximation.activations import OFFERED, activation_of
@@ -82,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    until_reader_leaves(main)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from reader import until_reader_leaves
 
 from gpumlp.autodiff import GradientTape, Tensor
 from gpumlp.backend import Backend, NativeBackend
@@ -96,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    until_reader_leaves(main)

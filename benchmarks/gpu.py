@@ -41,6 +41,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from reader import until_reader_leaves
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 SHARES = {
@@ -222,4 +224,4 @@ def write(report: dict[str, Any], stems: Sequence[Path]) -> list[Path]:
 
 
 if __name__ == "__main__":
-    main()
+    until_reader_leaves(main)

@@ -25,6 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from peers import Work, gpumlp
+from reader import until_reader_leaves
 
 BATCH = 256
 
@@ -120,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    until_reader_leaves(main)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reader import until_reader_leaves
 
 from gpumlp import backend as backends
 from gpumlp.backend import BACKENDS, NativeBackend
@@ -130,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    until_reader_leaves(main)

@@ -45,6 +45,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from peers import PEERS, WORK, Work
+from reader import until_reader_leaves
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -227,4 +228,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    until_reader_leaves(main)

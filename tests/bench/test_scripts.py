@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +49,17 @@ def test_figures_that_are_not_there_are_one_message() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith("error: no such file: nosuch.json\n")
+
+
+@pytest.mark.parametrize("script", ["approximate", "capture", "gpu", "growth", "kernels", "precision", "train"])
+def test_a_reader_who_has_had_enough_is_no_traceback(script: str) -> None:
+    """Unbuffered, argparse would hide it: what is printed is to be flushed at the end, as it is for most people."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    read, written = os.pipe()
+    os.close(read)
+    try:
+        command = [sys.executable, str(BENCHMARKS / f"{script}.py"), "--help"]
+        done = subprocess.run(command, stdout=written, stderr=subprocess.PIPE, text=True, timeout=60, env=environment)
+    finally:
+        os.close(written)
+    assert (done.returncode, done.stderr) == (1, "")
