@@ -79,7 +79,7 @@ DATA: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
     "numbers with commas": (
         {"a.csv": NUMBERS.replace(",", ";").replace(".5", ",500")},
         (),
-        "column 'x' has numbers with commas in them, such as",
+        "column 'x' has numbers that are not written plainly, such as",
     ),
     "target of text": ({"a.csv": GOOD}, ("task=regression",), "column 'y' should be numeric, but this cell is 'a'"),
     "target missing": ({"a.csv": changed("1,u,", "2,v,?")}, (), "a.csv:2: the target is missing, as it is in 1 more"),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.cells import Strings, is_number
+from gpumlp.data.cells import Strings, is_number, mend_number
 from gpumlp.data.state import Fields, StateReader
 from gpumlp.data.table import Table
 from gpumlp.errors import DataError
@@ -19,7 +18,6 @@ _FEW_ROWS = 50
 # One-hot features of one column: worth a remark, and beyond all reason.
 _MANY_CATEGORIES = 255
 _MOST_CATEGORIES = 10_000
-_NUMBER_WITH_COMMAS = re.compile(r"[+-]?[\d.]*\d,\d+[\d.,]*")
 # A column of so many different numbers, and of other texts so few and in so few rows, is no column of categories.
 _MANY_NUMBERS, _FEW_STRAYS, _STRAY_SHARE = 10, 3, 0.1
 _TRUTHS = frozenset(("true", "false"))
@@ -126,14 +124,19 @@ class OneHot:
 
 
 def _require_words(name: str, table: Table, counts: Counter[str]) -> None:
-    """Raise the error for a column that was to be one of numbers: some have commas, or a few cells are no numbers."""
-    commas = [text for text in counts if _NUMBER_WITH_COMMAS.fullmatch(text)]
-    strays = [text for text in counts if not is_number(text) and text not in commas]
+    """Raise the error for a column that was to be one of numbers: some are not plain, or a few cells are no numbers.
+
+    A few different texts like ``10 %`` may be categories, but not with commas: these are more often decimals.
+    """
+    remedies = {text: mend_number(text, table.dialect.decimal or ".") for text in counts}
+    unplain = {text: remedy for text, remedy in remedies.items() if remedy}
+    strays = [text for text in counts if not is_number(text) and text not in unplain]
     numbers = len(counts) - len(strays)
-    if commas and len(strays) <= numbers:
-        what = f"column {name!r} has numbers with commas in them, such as {commas[0]!r}"
-        hint = "set data.decimal to ',' if that is what they mean; else write the numbers without commas"
-        raise DataError(what, where=table.path, hint=hint)
+    enough = numbers >= _MANY_NUMBERS or any("," in text for text in unplain)
+    if unplain and enough and len(strays) <= numbers:
+        text, remedy = next(iter(unplain.items()))
+        what = f"column {name!r} has numbers that are not written plainly, such as {text!r}"
+        raise DataError(what, where=table.path, hint=remedy)
     rows = sum(counts[text] for text in strays)
     if numbers >= _MANY_NUMBERS and 0 < len(strays) <= _FEW_STRAYS and rows <= _STRAY_SHARE * counts.total():
         row = int(np.argmax(table.labels(name) == strays[0]))

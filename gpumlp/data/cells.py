@@ -16,6 +16,13 @@ FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 
+# With marks between thousands (by two digits in India: https://en.wikipedia.org/wiki/Indian_numbering_system), a
+# printer's minus, a currency, a percent sign.
+_FOR_PEOPLE = re.compile(
+    r"[+\-−]?\s?[$€£¥]?\s?[+\-−]?([1-9]\d{0,2}([.'’\s]\d{3}|,\d{2,3})+|\d+|(?=[.,]\d))([.,]\d*)?\s?[%$€£¥]?"
+)
+_PLAINLY = "write the numbers plainly, as -1234.5: without marks between thousands, currency or percent signs"
+
 
 @dataclass(frozen=True)
 class Missing:
@@ -45,6 +52,18 @@ USUAL_MISSING = Missing(
 def is_number(cell: str) -> bool:
     """Tell whether a cell is written as a number, with a decimal point or a decimal comma."""
     return _NUMBER.fullmatch(cell) is not None
+
+
+def mend_number(cell: str, decimal: str = ".") -> str | None:
+    """Return how to write what a person reads as a number, such as ``1 234`` or ``12 %``; None if nothing is to mend.
+
+    With another decimal mark it may be one as it is.
+    """
+    other = "," if decimal == "." else "."
+    if is_number(cell):
+        hint = f"set data.decimal to {other!r} if that stands before decimals; else write the numbers without it"
+        return hint if other in cell else None
+    return _PLAINLY if _FOR_PEOPLE.fullmatch(cell) else None
 
 
 def parse_numbers(cells: Strings, decimal: str = ".") -> Floats | None:

@@ -321,7 +321,8 @@ def _divide(
             count = len(source.numbers(target))
         except DataError as error:  # the usual way out, to drop the column, is none for a target
             hint = "correct the value; if the target names classes, set the task to classification"
-            raise DataError(error.what, where=error.where, hint=hint) from None
+            remedy = source.remedy(target) if isinstance(source, Table) else None
+            raise DataError(error.what, where=error.where, hint=remedy or hint) from None
         rows = split(count, validation=validation, test=test, seed=seed)
     parts: dict[str, Source] = {"train": source}
     if validation or test:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.cells import FLOAT32_MAX, Floats, Strings, parse_numbers
+from gpumlp.data.cells import FLOAT32_MAX, Floats, Strings, mend_number, parse_numbers
 from gpumlp.data.dialect import Dialect
 from gpumlp.errors import DataError, choices
 
@@ -135,8 +135,15 @@ class Table:
         raise DataError(
             f"column {name!r} should be numeric, but this cell is {self._cell(name, row)!r}",
             where=self.where(row),
-            hint="correct the cell, name it as a marker of missing values, or drop the column",
+            hint=self.remedy(name) or "correct the cell, name it as a marker of missing values, or drop the column",
         )
+
+    def remedy(self, name: str) -> str | None:
+        """Return how the texts of a column become numbers, if the first that is none is one to a person."""
+        decimal, missing = self.dialect.decimal or ".", self.dialect.missing
+        alone = (text for text in self.columns[name].texts if text not in missing)
+        strange = (text for text in alone if parse_numbers(np.array([text], object), decimal) is None)
+        return mend_number(next(strange, ""), decimal)
 
     def gap_markers(self, name: str) -> list[str]:
         """Return the texts of a column of numbers that mean "no value" only because they stand among numbers."""

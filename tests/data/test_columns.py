@@ -9,6 +9,7 @@ import pytest
 
 from gpumlp.data import ArrayTable, Table, read_lines
 from gpumlp.data.columns import ArrayInputs, TableInputs
+from gpumlp.data.dialect import Dialect
 from gpumlp.errors import DataError
 
 
@@ -167,9 +168,36 @@ def test_one_note_speaks_of_all_columns_of_a_kind():
 
 
 def test_decimal_commas_are_no_categories():
-    message = r"column 'a' has numbers with commas in them, such as '1,234'\n.*data\.decimal"
+    message = r"column 'a' has numbers that are not written plainly, such as '1,234'\n.*data\.decimal"
     with pytest.raises(DataError, match=message):
         fit(table("a;b", "1,234;1", "2,345;2", "3,456;3"))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{} %", "€ {}", "-${}.50", "−{}", "1 {}", "12'{}", "1,{}.5", "1.{}.000", "1,00,{}"]
+)
+def test_numbers_as_people_write_them_are_no_categories(pattern):
+    rows = [pattern.format(100 + i) for i in range(10)]
+    with pytest.raises(DataError, match="column 'a' has numbers that are not written plainly") as caught:
+        fit(table("a;b", *(f"{text};{i}" for i, text in enumerate(rows))))
+    assert "write the numbers plainly, as -1234.5" in str(caught.value)
+
+
+def test_points_are_told_where_decimals_have_commas():
+    rows = [f"1.{100 + i};{i}" for i in range(10)]
+    source = read_lines(io.StringIO("\n".join(["a;b", *rows]) + "\n"), Dialect(decimal=","))
+    with pytest.raises(DataError, match=r"such as '1\.100'\n  set data\.decimal to '\.' if that"):
+        fit(source)
+
+
+@pytest.mark.parametrize("pattern", ["0{} 123", "12.02.2{}", "1.2.{}", "192.168.1.{}", "1 {}0", "{} kg", "{}-{}"])
+def test_codes_and_dates_are_categories(pattern):
+    rows = [pattern.format(*[100 + i // 2] * 2) for i in range(20)]
+    assert fit(table("a;b", *(f"{text};{i}" for i, text in enumerate(rows))))[0].one_hots[0].width == 10
+
+
+def test_few_percentages_are_categories():
+    assert fit(table("a", *(f"{i % 9} %" for i in range(20))))[0].one_hots[0].width == 9
 
 
 def test_many_categories_are_reported_and_too_many_refused():
