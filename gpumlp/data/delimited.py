@@ -227,11 +227,11 @@ def _columns(rows: Iterator[Row], width: int, where: str) -> tuple[list[Column],
 
     for start, row in rows:
         if len(row) != width:
-            raise DataError(
-                f"expected {width} cells, as in the first row, but found {len(row)}",
-                where=f"{where}:{start}",
-                hint="a cell that holds the separator needs quotes",
-            )
+            hint = "a cell that holds the separator needs quotes"
+            if not starts and len(row) > width:
+                hint = f"if the first row is a title or a comment, take it out; else {hint}"
+            what = f"expected {width} cells, as in the first row, but found {len(row)}"
+            raise DataError(what, where=f"{where}:{start}", hint=hint)
         starts.append(start)
         portion.append(row)
         if len(portion) == _PORTION:

@@ -45,6 +45,8 @@ def split_rows(lines: Iterable[str], dialect: Dialect, name: str) -> Iterator[Ro
             start = reader.line_num + 1  # a quoted cell may hold line ends, so a row can span lines
     except csv.Error as error:
         hint = "double a quote inside quotes; where quotes are plain text, set data.quote to none"
+        if "new-line" in str(error):
+            hint = r"end each line with \n or \r\n; a single \r, as old programs write it, needs quotes"
         raise DataError(f"broken quoting or line end ({error})", where=f"{name}:{start}", hint=hint) from error
 
 

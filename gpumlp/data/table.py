@@ -88,7 +88,7 @@ class Table:
             if column not in names:
                 hint = choices(column, names)
                 if self.dialect.header is False:
-                    hint = f"the file has no line of column names: {hint}"
+                    hint = f"if the first line holds the column names, set data.header to true; else {hint}"
                 raise DataError(f"there is no column {column!r}", where=self.path, hint=hint)
             return column
         if not -len(names) <= column < len(names):

@@ -114,7 +114,8 @@ def test_a_header_can_be_insisted_on():
 def test_columns_without_names_are_found_by_index_or_name():
     found = table("1,x\n2,y\n")
     assert [found.resolve(each) for each in (0, -1, "column_1")] == ["column_0", "column_1", "column_1"]
-    with pytest.raises(DataError, match=r"no column 'x'\n  the file has no line of column names: allowed: column_0"):
+    hint = r"if the first line holds the column names, set data\.header to true; else allowed: column_0"
+    with pytest.raises(DataError, match=rf"no column 'x'\n  {hint}"):
         found.resolve("x")
 
 
