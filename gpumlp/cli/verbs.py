@@ -152,7 +152,7 @@ def predict(run: Path, file: Path, output: Path | None, proba: bool, device: int
 
 def plot(run: Path, output: Path | None, force: bool) -> None:
     """Draw a run."""
-    output = output or run / PICTURE
+    output = output or training.load_run(run).folder / PICTURE
     check_free(output, force=force)
     remarks(training.plot(run, output))
     tell(str(output))

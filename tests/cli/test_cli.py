@@ -242,6 +242,10 @@ def test_a_folder_that_is_not_there_is_told_before_any_work(tmp_path: Path, monk
         assert said == f"error: pictures/a.{ending}: {missing}"
 
 
+def test_what_is_no_run_is_not_drawn() -> None:
+    assert f"error: {CANCER}: this is no run folder\n" in run("plot", CANCER, code=1).stderr
+
+
 def test_a_letter_that_the_terminal_does_not_have_is_escaped(trained: str) -> None:
     command = [sys.executable, "-m", "gpumlp", "inspect", trained]
     variables = os.environ | {"PYTHONIOENCODING": "latin-1"}
