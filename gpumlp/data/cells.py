@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ _FOR_PEOPLE = re.compile(
     r"[+\-−]?\s?[$€£¥]?\s?[+\-−]?([1-9]\d{0,2}([.'’\s]\d{3}|,\d{2,3})+|\d+|(?=[.,]\d))([.,]\d*)?\s?[%$€£¥]?"
 )
 _PLAINLY = "write the numbers plainly, as -1234.5: without marks between thousands, currency or percent signs"
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}")
+_MANY = 10  # numbers of three decimals: by chance, one in ten has fewer, as 1.230 is mostly written 1.23
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,20 @@ def mend_number(cell: str, decimal: str = ".") -> str | None:
         hint = f"set data.decimal to {other!r} if that stands before decimals; else write the numbers without it"
         return hint if other in cell else None
     return _PLAINLY if _FOR_PEOPLE.fullmatch(cell) else None
+
+
+def seem_grouped(numbers: Sequence[str]) -> str | None:
+    """Return a remark where points seem to stand between thousands: 950, but 1.234, of different numbers.
+
+    With them all numbers of a thousand and more have a point and three digits after it, and no others have one.
+    """
+    pointed, whole = ([text for text in numbers if ("." in text) is point] for point in (True, False))
+    if len(pointed) < _MANY or not whole or not all(map(_THOUSANDS.fullmatch, pointed)):
+        return None
+    if max(abs(float(text)) for text in whole) >= 1000:
+        return None
+    told = f"has numbers such as {whole[0]!r} and {pointed[0]!r}, which is read as {float(pointed[0]):g}"
+    return f"{told}; if points stand between thousands, write the numbers without them"
 
 
 def parse_numbers(cells: Strings, decimal: str = ".") -> Floats | None:

@@ -67,7 +67,7 @@ class TableInputs:
                 remark = f"is left out: it is {values[0]:g} in every training row"
             else:
                 numbers[name] = values
-                remark = _remark(name, values, table.gap_markers(name))
+                remark = table.grouped(name) or _remark(name, values, table.gap_markers(name))
             if one_hot is not None:
                 one_hots.append(one_hot)
             if remark is not None:

@@ -323,6 +323,8 @@ def _divide(
             hint = "correct the value; if the target names classes, set the task to classification"
             remedy = source.remedy(target) if isinstance(source, Table) else None
             raise DataError(error.what, where=error.where, hint=remedy or hint) from None
+        if isinstance(source, Table) and (remark := source.grouped(target)):
+            notes.append(f"column {target!r} {remark}")
         rows = split(count, validation=validation, test=test, seed=seed)
     parts: dict[str, Source] = {"train": source}
     if validation or test:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.cells import FLOAT32_MAX, Floats, Strings, mend_number, parse_numbers
+from gpumlp.data.cells import FLOAT32_MAX, Floats, Strings, mend_number, parse_numbers, seem_grouped
 from gpumlp.data.dialect import Dialect
 from gpumlp.errors import DataError, choices
 
@@ -148,6 +148,12 @@ class Table:
     def gap_markers(self, name: str) -> list[str]:
         """Return the texts of a column of numbers that mean "no value" only because they stand among numbers."""
         return [text for text in self.columns[name].texts if text in self.dialect.missing.among_numbers]
+
+    def grouped(self, name: str) -> str | None:
+        """Return a remark on a column of numbers in which points seem to stand between thousands."""
+        if self.dialect.decimal == ",":
+            return None  # then a number has no point
+        return seem_grouped([text for text in self.columns[name].texts if text not in self.dialect.missing])
 
     def _parsed(self, name: str) -> Floats | None:
         column = self.columns[name]

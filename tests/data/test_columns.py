@@ -190,6 +190,22 @@ def test_points_are_told_where_decimals_have_commas():
         fit(source)
 
 
+GROUPED = [f"{n:,}".replace(",", ".") for n in range(950, 1200, 10)]
+
+
+def test_points_between_thousands_are_told():
+    _, notes = fit(table("a", *GROUPED, "?"))
+    told = "column 'a' has numbers such as '950' and '1.000', which is read as 1"
+    assert notes == [f"{told}; if points stand between thousands, write the numbers without them"]
+
+
+@pytest.mark.parametrize("odd", ["1.23", "0.123", "1000", "1234.567", "1e3"])
+def test_one_number_that_has_no_point_there_tells_that_they_are_decimals(odd):
+    assert fit(table("a", *GROUPED, odd))[1] == []
+    assert fit(table("a", *GROUPED[5:]))[1] == []  # all have decimals
+    assert fit(table("a", *GROUPED[:14]))[1] == []  # too few do to say
+
+
 @pytest.mark.parametrize("pattern", ["0{} 123", "12.02.2{}", "1.2.{}", "192.168.1.{}", "1 {}0", "{} kg", "{}-{}"])
 def test_codes_and_dates_are_categories(pattern):
     rows = [pattern.format(*[100 + i // 2] * 2) for i in range(20)]
