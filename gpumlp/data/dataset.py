@@ -129,6 +129,8 @@ class Encoder:
         if isinstance(source, Table):
             source = replace(source, dialect=replace(source.dialect, missing=self.dialect.missing))
         others = {self.target_name, *self.ignored, *([self.weights_name] if self.weights_name else [])}
+        if self.dialect.header is False:
+            self._require_places(source, {*self.inputs.names, *others})
         inputs, notes = self.inputs.encode(source, others=others)
         if isinstance(source, Table):
             notes = [*source.notes, *notes]
@@ -178,6 +180,18 @@ class Encoder:
             ignored=state.texts("ignored"),
             dialect=Dialect.from_state(state.section("dialect")),
         )
+
+    def _require_places(self, source: Source, known: set[str]) -> None:
+        """Check columns that are called by their places: where one before the last is left out, the others move up.
+
+        Columns may be missing at the end only. As one that predicts leaves out the target, more than anything else,
+        they count as missing there if the target does.
+        """
+        missing = known.difference(source.names)
+        if missing and self.target_name not in missing:
+            what = f"of {len(known)} columns without names, as in training, only {len(source.names)} are here"
+            hint = "keep each in its place, or nobody can tell which are missing; that of the target may be empty"
+            raise DataError(what, where=source.path, hint=hint)
 
     def _encode_target(self, source: Source) -> Targets:
         name = source.resolve(self.target_name)

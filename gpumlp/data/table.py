@@ -93,6 +93,8 @@ class Table:
             return column
         if not -len(names) <= column < len(names):
             hint = f"the file has {len(names)} columns: 0 to {len(names) - 1}, or -1 for the last"
+            if str(column) in names:
+                hint = f"there is one of that name: write '{column}', with the quotes"
             raise DataError(f"there is no column number {column}", where=self.path, hint=hint)
         return names[column]
 

@@ -240,6 +240,24 @@ def test_prediction_needs_neither_target_nor_weights(tmp_path, write):
         encoder.encode(read(tmp_path / "new.csv"), targets=True)
 
 
+def test_columns_without_names_that_have_moved_are_refused(tmp_path, write):
+    """What is missing at the end has moved none; without the first column the second stands in its place."""
+    rows = [f"{i},{i % 7},{i % 5},x" for i in range(40)]
+    write("\n".join(rows) + "\n")
+    first = prepare("a.csv", folder=tmp_path, task="regression", target=0, drop=[3]).encoder
+    last = prepare("a.csv", folder=tmp_path, task="regression", target=2, drop=[3]).encoder
+    write("1,2,3\n", "new.csv")
+    new = read(tmp_path / "new.csv", first.dialect)
+    message = r"new\.csv: of 4 columns without names, as in training, only 3 are here\n  keep each in its place"
+    for encoder in (first, last):
+        with pytest.raises(DataError, match=message):
+            encoder.encode(new, targets=False)
+    write("1,2\n", "new.csv")
+    assert not last.encode(read(tmp_path / "new.csv", last.dialect), targets=False)[1]
+    write(",2,3,x\n", "new.csv")
+    assert not first.encode(read(tmp_path / "new.csv", first.dialect), targets=False)[1]
+
+
 def test_prediction_uses_the_missing_markers_of_training(tmp_path, write):
     write("x,y\n1,1\n-9,2\n3,3\n")
     encoder = prepare(

@@ -102,6 +102,10 @@ def test_columns_by_name_and_number():
     assert [found.resolve(each) for each in ("city", 0, -1)] == ["city", "age", "y"]
     with pytest.raises(DataError, match=r"there is no column 'cty'\n  did you mean 'city'\? allowed: age, city, y"):
         found.resolve("cty")
+    with pytest.raises(
+        DataError, match=r"no column number 2021\n  there is one of that name: write '2021', with the"
+    ):
+        read_lines(["2020,2021,y\n", "1,2,a\n"], Dialect(header=True)).resolve(2021)
     with pytest.raises(DataError, match=r"no column number 3\n  the file has 3 columns: 0 to 2, or -1"):
         found.resolve(3)
     with pytest.raises(DataError, match="needs the name of its target"):
