@@ -89,7 +89,7 @@ def main() -> None:
     "--resume", is_flag=True, help="Continue an interrupted run from its last checkpoint; begin it if need be."
 )
 @click.option("--force", is_flag=True, help="Delete an earlier run in the folder first.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, and no notes on the data.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def train(**options: Any) -> None:
     """Train the network that CONFIG describes."""
