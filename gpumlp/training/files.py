@@ -41,10 +41,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def check_free(path: Path, *, force: bool) -> None:
-    """See that there is a folder to write in, and no file that may not be overwritten. Raises RunError."""
+    """See that there is a folder to write in, and nothing there that may not be overwritten. Raises RunError."""
     if not path.parent.is_dir():
         what = f"cannot be written: there is no folder {str(path.parent)!r}"
         raise RunError(what, where=str(path), hint="make it first")
+    if path.is_dir():
+        raise RunError("cannot be written: this is a folder", where=str(path), hint="name a file in it")
     if path.is_file() and not force:
         raise RunError("the file exists", where=str(path), hint="choose another, or overwrite it with --force")
 

@@ -240,6 +240,10 @@ def test_a_folder_that_is_not_there_is_told_before_any_work(tmp_path: Path, monk
         said = run(*words, f"pictures/a.{ending}", code=1).stderr
         missing = "cannot be written: there is no folder 'pictures'\n  make it first\n"
         assert said == f"error: pictures/a.{ending}: {missing}"
+        folder = tmp_path / f"a.{ending}"
+        folder.mkdir()
+        said = run(*words, str(folder), "--force", code=1).stderr
+        assert said == f"error: {folder}: cannot be written: this is a folder\n  name a file in it\n"
 
 
 def test_what_is_no_run_is_not_drawn() -> None:
