@@ -144,7 +144,7 @@ def _undecodable(opened: Opened, name: str, encoding: str, error: UnicodeError) 
         start = found.start
         where = f"{name}:{content.count(10, 0, start) + 1}"
         what = f"byte {start} (0x{content[start]:02x}) is not {encoding.upper()}"
-        return DataError(what, where=where, hint="save the file as UTF-8, or set data.encoding")
+        return DataError(what, where=where, hint=f"save the file as {encoding.upper()}, or set data.encoding")
     except UnicodeError:
         pass
     return DataError(f"the text is not {encoding.upper()} ({error})", where=name, hint="set data.encoding")
@@ -230,7 +230,7 @@ def _columns(rows: Iterator[Row], width: int, where: str) -> tuple[list[Column],
             hint = "a cell that holds the separator needs quotes"
             if not starts and len(row) > width:
                 hint = f"if the first row is a title or a comment, take it out; else {hint}"
-            what = f"expected {width} cells, as in the first row, but found {len(row)}"
+            what = f"expected {width} cell{'s' * (width > 1)}, as in the first row, but found {len(row)}"
             raise DataError(what, where=f"{where}:{start}", hint=hint)
         starts.append(start)
         portion.append(row)

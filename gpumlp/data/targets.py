@@ -185,5 +185,5 @@ def _require_present(missing: NDArray[np.bool_], where: Where) -> None:
     if missing.any():
         row = int(np.argmax(missing))
         others = int(missing.sum()) - 1
-        what = "the target is missing" + (f", as it is in {others} more rows" if others else "")
+        what = "the target is missing" + (f", as it is in {others} more row{'s' * (others > 1)}" if others else "")
         raise DataError(what, where=where(row), hint="leave such rows out of the file")

@@ -69,7 +69,7 @@ def test_a_column_without_a_name_is_called_by_its_number():
         ("x,y\n1,2\n\n1,2,3\n", r"^a\.csv:4: expected 2 cells, as in the first row, but found 3"),
         (
             "Report\n\nx,y\n1,2\n",
-            r"^a\.csv:3: expected 1 cells.*\n  if the first row is a title or a comment, take it out",
+            r"^a\.csv:3: expected 1 cell,.*\n  if the first row is a title or a comment, take it out",
         ),
         ("sep=;\nx;y;z\n1;2;3\n", r"^a\.csv:2: expected 2 cells.*\n  if the first row is a title or a comment"),
         ("x,y\n1,2,3\n", r"^a\.csv:2: expected 2 cells.*\n.*; else a cell that holds the separator needs quotes"),
@@ -90,6 +90,8 @@ def test_bytes_that_are_not_the_encoding_are_named(tmp_path, write):
     message = r"a\.csv:3: byte 13 \(0xe9\) is not UTF-8\n  save the file as UTF-8, or set data\.encoding"
     with pytest.raises(DataError, match=message):
         read(tmp_path / "a.csv", Dialect(encoding="utf-8"))
+    with pytest.raises(DataError, match=r"is not UTF-16\n  save the file as UTF-16, or set data\.encoding"):
+        read(tmp_path / "a.csv", Dialect(encoding="utf-16"))
     with pytest.raises(DataError, match=r"odd\.csv: the text is not UTF-16"):
         read(write("x,y\n1,2\n", "odd.csv") and tmp_path / "odd.csv", Dialect(encoding="utf-16"))
     # 0x81 is nothing in cp1252, so that is no way out.

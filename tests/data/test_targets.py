@@ -46,7 +46,7 @@ def test_one_class_is_nothing_to_learn():
 
 
 def test_a_missing_class_is_found_with_its_line():
-    with pytest.raises(DataError, match=r"^a\.csv:3: the target is missing, as it is in 1 more rows"):
+    with pytest.raises(DataError, match=r"^a\.csv:3: the target is missing, as it is in 1 more row\n"):
         ClassTarget.fit(texts("a", "", "b", ""), where)
     with pytest.raises(DataError, match=r"^a\.csv:2: the target is missing\n"):
         ClassTarget(("a", "b")).encode(texts("", "a"), where)
