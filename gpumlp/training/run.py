@@ -262,17 +262,22 @@ class _Run:
         return summary
 
     def doubts(self, reached: float) -> tuple[str, ...]:
-        """Return a note if the loss reached on the training rows takes no network: most often, of too few steps."""
+        """Return a note if the loss reached on the training rows takes no network, and what may be the cause."""
         parts, trainer = self.parts, self.parts.trainer
         constant = constant_loss(parts.model, parts.loss, parts.data.train, parts.data.encoder)
         if reached < constant:
             return ()
         answer = "the shares of the classes" if parts.data.encoder.classes else "the mean"
-        steps = self.progress.epoch * trainer.batches
+        steps, best = self.progress.epoch * trainer.batches, self.progress.best_epoch
+        advice = (
+            f"after {steps:,} step{'s' * (steps != 1)} this may take more training.epochs, a smaller "
+            "training.batch_size or a higher optimizer.learning_rate"
+        )
+        if best < self.progress.epoch:  # it went on, but no better on rows that it was not trained on
+            advice = f"the validation loss was lowest after epoch {best}, so the inputs may say nothing of the target"
         return (
-            f"the network has learnt nothing yet: its loss on the training rows is {reached:.4g}, and that of always "
-            f"answering {answer} is {constant:.4g}; after {steps:,} step{'s' * (steps != 1)} this may "
-            "take more training.epochs, a smaller training.batch_size or a higher optimizer.learning_rate",
+            f"the network has learnt nothing: its loss on the training rows is {reached:.4g}, and that of always "
+            f"answering {answer} is {constant:.4g}; {advice}",
         )
 
     # ---- checkpoints ----------------------------------------------------------------------------

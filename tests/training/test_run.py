@@ -464,6 +464,18 @@ def test_a_network_that_has_learnt_nothing_is_told(task: Task, tmp_path: Path) -
     assert train(task(), tmp_path / "enough").notes == ()
 
 
+def test_inputs_that_say_nothing_are_told_from_too_few_steps(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def observe(progress: Progress, loss: float, min_delta: float) -> bool:
+        progress.best_epoch = 1
+        return progress.epoch == 1
+
+    monkeypatch.setattr(Progress, "observe", observe)
+    (note,) = train(task("optimizer.learning_rate=1e-9"), tmp_path / "run").notes
+    assert note.endswith("the validation loss was lowest after epoch 1, so the inputs may say nothing of the target")
+
+
 @pytest.mark.parametrize("name", ["squared_error", "absolute_error", "huber"])
 def test_the_loss_of_one_answer_counts_by_row_weights(task: Task, name: str) -> None:
     loaded = task("task=regression", "data.target=b", "data.drop=[]", "data.weights=w", f"loss={name}")
