@@ -109,11 +109,14 @@ def read_lines(lines: Iterable[str], dialect: Dialect = DETECT, *, name: str = "
 
 
 def _read(opened: Opened, name: str, dialect: Dialect, clean: Callable[[Iterable[str]], Iterator[str]]) -> Table:
-    """Decode and read: by the encoding that is given, or by its mark, or as UTF-8, or else as what is usual."""
+    """Decode and read: by the encoding that is given, or by its mark, or as UTF-8, or else as what is usual.
+
+    What was found is not kept for later files: unlike a header, each of them tells its own.
+    """
 
     def attempt(encoding: str) -> Table:
         with opened() as stream, io.TextIOWrapper(stream, encoding, newline="\n") as lines:
-            return read_lines(clean(lines), replace(dialect, encoding=encoding), name=name)
+            return read_lines(clean(lines), dialect, name=name)
 
     with opened() as stream:
         start = stream.read(4)
@@ -161,8 +164,7 @@ def _doubts(opened: Opened, name: str, encoding: str) -> tuple[str, ...]:
             return ()
     except UnicodeDecodeError:
         return ()
-    told = "by data.encoding, or as the file that was trained on"
-    return (f"{name}: the file seems to be UTF-8, but is read as {encoding}, {told}",)
+    return (f"{name}: the file seems to be UTF-8, but is read as {encoding}, by data.encoding",)
 
 
 def _c45(lines: Iterable[str]) -> Iterator[str]:

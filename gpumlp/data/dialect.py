@@ -43,7 +43,7 @@ class Dialect:
     separator : one character; the blank stands for any number of blanks
     quote : a name in ``QUOTES``
     header : whether the first line holds the column names
-    encoding : by a name that Python knows
+    encoding : by a name that Python knows; stays None where nobody gave it: each file tells its own
     decimal : one of ``DECIMALS``
     missing : the cells that mean "no value"
     """
