@@ -26,6 +26,8 @@ MAX_SHOWN = 50
 IN_PYTHON = "<python>"
 """What stands for the path of a configuration that was made without a file."""
 
+_HINT_AT_DATA = "name data in one, under data.train"
+
 HEADER = "# All settings of a run: those that were given, and the defaults of all others.\n"
 
 
@@ -199,14 +201,18 @@ class _Draft:
 
     def __init__(self, path: Path) -> None:
         name = str(path)
-        document = parse(_read(path), name)
+        is_data = path.name.lower().endswith(ENDINGS)
+        text = _read(path)
+        try:
+            document = parse(text, name)
+        except ConfigError as error:
+            if not is_data:
+                raise
+            raise ConfigError(error.what, where=error.where, hint=_HINT_AT_DATA) from error
         if document.value is None:
             raise ConfigError("the file is empty", where=name, hint="a run needs task, data.train and data.target")
         if not isinstance(document.value, dict):
-            is_data = path.name.lower().endswith(ENDINGS)
-            hint = (
-                "name data in one, under data.train" if is_data else "begin with task: classification or regression"
-            )
+            hint = _HINT_AT_DATA if is_data else "begin with task: classification or regression"
             raise ConfigError("a configuration is a mapping from settings to values", where=f"{name}:1:1", hint=hint)
         self.value: dict[str, Value] = document.value
         self.places: dict[KeyPath, Place] = {(): Place(0, 0, 0, name)}
@@ -235,7 +241,11 @@ class _Draft:
         keys = setting.split(".")
         if not equals or not all(keys):
             raise ConfigError("not of the form setting=value", where=self.last.text, hint="as in training.epochs=10")
-        new = parse(value, self.last.text)
+        try:
+            new = parse(value, self.last.text)
+        except ConfigError as error:
+            hint = error.hint or f"quote text that is not to be read as YAML: --set \"{setting}='{value}'\""
+            raise ConfigError(error.what, where=error.where, hint=hint) from error
         node: Any = self.value  # a mapping or a list
         path: KeyPath = ()
         for key in keys[:-1]:

@@ -142,6 +142,8 @@ def test_the_top_is_a_mapping(write: Write, text: str) -> None:
 def test_data_in_place_of_a_configuration_are_told_where_they_belong(write: Write) -> None:
     data = write(MINIMAL).with_name("a.csv")
     assert failure(data).endswith("from settings to values\n  name data in one, under data.train")
+    data.write_text("a,b\n? 1,'2\n", encoding="utf-8")  # not even YAML
+    assert failure(data).endswith("\n  name data in one, under data.train")
 
 
 def test_a_syntax_error_is_placed(write: Write) -> None:
@@ -251,6 +253,12 @@ def test_overrides_count_as_if_they_stood_in_the_file(write: Write) -> None:
 def test_a_wrong_override_is_named(write: Write, override: str, message: str) -> None:
     path = write(MINIMAL + "model: {hidden: [8, 16], dropout: 0.1}\n")
     assert failure(path, override).startswith(f"1 problem in run.yaml\n{message}")
+
+
+def test_an_override_that_is_no_yaml_is_told_how_to_be_quoted(write: Write) -> None:
+    path = write(MINIMAL)
+    assert failure(path, "data.decimal=,").endswith("--set \"data.decimal=','\"")
+    assert load(path, ["data.decimal=','"]).settings.data.decimal == ","
 
 
 def test_an_override_mends_the_file(write: Write) -> None:
