@@ -201,10 +201,9 @@ class _Draft:
 
     def __init__(self, path: Path) -> None:
         name = str(path)
-        is_data = path.name.lower().endswith(ENDINGS)
-        text = _read(path)
+        is_data = path.is_file() and path.name.lower().endswith(ENDINGS)
         try:
-            document = parse(text, name)
+            document = parse(_read(path), name)
         except ConfigError as error:
             if not is_data:
                 raise

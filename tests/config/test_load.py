@@ -142,8 +142,10 @@ def test_the_top_is_a_mapping(write: Write, text: str) -> None:
 def test_data_in_place_of_a_configuration_are_told_where_they_belong(write: Write) -> None:
     data = write(MINIMAL).with_name("a.csv")
     assert failure(data).endswith("from settings to values\n  name data in one, under data.train")
-    data.write_text("a,b\n? 1,'2\n", encoding="utf-8")  # not even YAML
-    assert failure(data).endswith("\n  name data in one, under data.train")
+    for content in (b"a,b\n? 1,'2\n", b"a,b\nK\xf6ln,2\n"):  # not even YAML, not even UTF-8
+        data.write_bytes(content)
+        assert failure(data).endswith("\n  name data in one, under data.train")
+    assert "did you mean 'a.csv'" in failure(data.with_name("b.csv"))
 
 
 def test_a_syntax_error_is_placed(write: Write) -> None:
