@@ -36,8 +36,8 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
     "nesterov": OptimizerSpec(UPDATES["nesterov"], 0.02),
     "adagrad": OptimizerSpec(UPDATES["adagrad"], 0.02),
     "rmsprop": OptimizerSpec(UPDATES["rmsprop"], 1e-3),
-    "adam": OptimizerSpec(UPDATES["adam"], 1e-3),
-    "adamw": OptimizerSpec(UPDATES["adam"], 1e-3, 1e-2),
+    "adam": OptimizerSpec(UPDATES["adam"], 3e-3),
+    "adamw": OptimizerSpec(UPDATES["adam"], 3e-3, 1e-2),
 }
 
 
