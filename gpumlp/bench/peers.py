@@ -38,9 +38,9 @@ def installed(backend: Backend) -> Any:
 
 def stream(backend: Backend) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which PyTorch computes on a device's stream of the backend, by whose events it is timed."""
-    torch, owner = installed(backend), cast(Any, backend)
-    if torch is None or not on_device(backend):
+    if not on_device(backend) or (torch := installed(backend)) is None:
         return contextlib.nullcontext()
+    owner = cast(Any, backend)
     return cast(
         contextlib.AbstractContextManager[Any],
         torch.cuda.stream(torch.cuda.ExternalStream(owner.stream.ptr, device=owner.device.id)),
@@ -54,8 +54,7 @@ def peer(
 
     Raises BackendError where it does not.
     """
-    torch = installed(backend)
-    if name not in PEERS or torch is None:
+    if name not in PEERS or (torch := installed(backend)) is None:
         return None
     call = PEERS[name](torch, params, *(None if a is None else torch.from_dlpack(a.copy()) for a in inputs))
     found, wanted = call().detach(), torch.from_dlpack(expected[0].copy())

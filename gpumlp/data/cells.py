@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,13 +69,20 @@ def mend_number(cell: str, decimal: str = ".") -> str | None:
     return _PLAINLY if _FOR_PEOPLE.fullmatch(cell) else None
 
 
-def seem_grouped(numbers: Sequence[str]) -> str | None:
+def seem_grouped(numbers: Iterable[str]) -> str | None:
     """Return a remark where points seem to stand between thousands: 950, but 1.234, of different numbers.
 
     With them all numbers of a thousand and more have a point and three digits after it, and no others have one.
     """
-    pointed, whole = ([text for text in numbers if ("." in text) is point] for point in (True, False))
-    if len(pointed) < _MANY or not whole or not all(map(_THOUSANDS.fullmatch, pointed)):
+    pointed, whole = [], []
+    for text in numbers:
+        if "." not in text:
+            whole.append(text)
+        elif _THOUSANDS.fullmatch(text):
+            pointed.append(text)
+        else:  # mostly soon: few columns are read to their end
+            return None
+    if len(pointed) < _MANY or not whole:
         return None
     if max(abs(float(text)) for text in whole) >= 1000:
         return None

@@ -155,7 +155,7 @@ class Table:
         """Return a remark on a column of numbers in which points seem to stand between thousands."""
         if self.dialect.decimal == ",":
             return None  # then a number has no point
-        return seem_grouped([text for text in self.columns[name].texts if text not in self.dialect.missing])
+        return seem_grouped(text for text in self.columns[name].texts if text not in self.dialect.missing)
 
     def _parsed(self, name: str) -> Floats | None:
         column = self.columns[name]

@@ -7,7 +7,7 @@ import gc
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ctypes import byref, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from types import SimpleNamespace
@@ -402,6 +402,12 @@ def masked(fake: Cupy) -> int:
     return sum(size[0] == 136 and size != asked for size in fake.lt.sizes)
 
 
+def agrees(found: Mapping[str, np.ndarray[Any, Any]], dtype: str = "float32") -> None:
+    """Check that gradients of the hidden network are those of the reference, to the bit."""
+    for name, gradient in hidden(Backend(), dtype).items():
+        np.testing.assert_array_equal(found[name].astype("f8"), gradient.astype("f8"), err_msg=name)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_gradients_through_masks_are_those_of_two_launches(fake: Cupy, cupy: CupyBackend, dtype: str) -> None:
     assert fake.lt is not None
@@ -413,9 +419,8 @@ def test_gradients_through_masks_are_those_of_two_launches(fake: Cupy, cupy: Cup
     fake.lt.offered -= {136}
     halfway = hidden(CupyBackend(), dtype)
     assert masked(fake) == 2
-    for name, gradient in hidden(Backend(), dtype).items():
-        for other in (found, plain, halfway):
-            np.testing.assert_array_equal(other[name].astype("f8"), gradient.astype("f8"), err_msg=name)
+    for each in (found, plain, halfway):
+        agrees(each, dtype)
 
 
 USES: dict[str, tuple[int, Callable[[Any], Any]]] = {
@@ -494,8 +499,7 @@ def test_no_masks_where_they_are_not_what_they_should_be(fake: Cupy, reason: str
     assert not cupy.trials.leaves_masks(np.dtype("f4"))
     found = hidden(cupy)
     assert masked(fake) == 0
-    for name, gradient in hidden(Backend()).items():
-        np.testing.assert_array_equal(found[name], gradient, err_msg=name)
+    agrees(found)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
@@ -509,8 +513,7 @@ def test_a_mask_of_our_own_where_its_relu_drops_nan(fake: Cupy, dtype: str) -> N
     assert masked(fake) == 2
     kernels = [one.kernel.partition("<")[0] for one in fake.launched if "relu" in one.kernel]
     assert kernels == ["relu_mask_forward"] * 2
-    for name, gradient in hidden(Backend(), dtype).items():
-        np.testing.assert_array_equal(found[name].astype("f8"), gradient.astype("f8"), err_msg=name)
+    agrees(found, dtype)
 
 
 @pytest.mark.parametrize("how", [{"bit_order": "big"}, {"multiplies_masks": True}, {"refused": {136: 13}}])
@@ -521,8 +524,7 @@ def test_no_mask_of_our_own_where_it_would_be_read_otherwise(fake: Cupy, how: di
     assert not cupy.trials.reads_masks(np.dtype("f4"))
     found = hidden(cupy)
     assert masked(fake) == 0
-    for name, gradient in hidden(Backend()).items():
-        np.testing.assert_array_equal(found[name], gradient, err_msg=name)
+    agrees(found)
 
 
 def test_masks_of_its_own_may_have_any_order(fake: Cupy) -> None:
@@ -537,8 +539,7 @@ def test_an_epilogue_that_the_library_fails_on_is_done_without(fake: Cupy) -> No
     fake.lt.offered, fake.lt.unknown = {1}, dict.fromkeys((4, 6, 134, 136, 256), 14)
     found = hidden(CupyBackend())
     assert {epilogue for epilogue, _ in fake.lt.products} == {1}
-    for name, gradient in hidden(Backend()).items():
-        np.testing.assert_array_equal(found[name], gradient, err_msg=name)
+    agrees(found)
 
 
 def test_where_one_shape_has_no_mask_its_layer_is_one_launch_all_the_same(fake: Cupy, cupy: CupyBackend) -> None:
@@ -550,8 +551,7 @@ def test_where_one_shape_has_no_mask_its_layer_is_one_launch_all_the_same(fake: 
     fake.lt.products.clear()
     found = hidden(cupy)
     assert [epilogue for epilogue, _ in fake.lt.products][:3] == [6, 6, 4]
-    for name, gradient in hidden(Backend()).items():
-        np.testing.assert_array_equal(found[name], gradient, err_msg=name)
+    agrees(found)
 
 
 @pytest.mark.parametrize("captured", [False, True])
