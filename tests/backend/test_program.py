@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -74,10 +75,25 @@ def test_a_test_that_hangs_is_ended(tmp_path: Path) -> None:
     assert "in test_that_hangs" in done.stderr
 
 
-@pytest.fixture(scope="module", params=["1", "0"], ids=["tiles", "plain"])
-def native(request: pytest.FixtureRequest) -> Iterator[NativeBackend]:
+WITHOUT_NATIVE = """#!/bin/sh
+for each do
+    shift
+    case $each in -m*=native) ;; *) set -- "$@" "$each" ;; esac
+done
+exec {} "$@"
+"""
+"""A compiler that makes code for every processor of its kind."""
+
+
+@pytest.fixture(scope="module", params=["tiles", "plain", "short vectors"])
+def native(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeBackend]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GPUMLP_TILES", request.param)
+        patch.setenv("GPUMLP_TILES", "1" if request.param == "tiles" else "0")
+        if request.param == "short vectors":
+            script = tmp_path_factory.mktemp("compiler") / "c++"
+            script.write_text(WITHOUT_NATIVE.format(shlex.join(builder.compiler() or ())))
+            script.chmod(0o755)
+            patch.setattr(builder, "compiler", lambda: (str(script),))
         yield NativeBackend()
 
 
