@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend import Backend, CupyBackend
-from gpumlp.backend.cublaslt import Epilogue
+from gpumlp.backend.cuda.cublaslt import Epilogue
 from gpumlp.bench.clock import Clock
 from gpumlp.bench.copies import Copies
 from gpumlp.bench.machine import on_device

@@ -23,10 +23,10 @@ from device import examine
 from gpumlp import __version__
 from gpumlp import backend as backends
 from gpumlp.bench import machine as machines
-from gpumlp.bench.agreement import SHAPES, faults
 from gpumlp.bench.goals import TEXT
 from gpumlp.bench.kernels import LADDER, QUICK, QUICK_SECONDS, SECONDS, Row, bench, entries
 from gpumlp.bench.record import as_json
+from gpumlp.checks.agreement import SHAPES, faults
 from gpumlp.errors import BackendError, DataError
 
 ROOT = Path(__file__).parent.parent

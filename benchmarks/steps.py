@@ -22,7 +22,7 @@ from peers import Work
 
 from gpumlp import backend as backends
 from gpumlp.backend import Backend, CupyBackend, Plan
-from gpumlp.backend.graph import Graph
+from gpumlp.backend.cuda.graph import Graph
 from gpumlp.bench.clock import Clock
 from gpumlp.bench.copies import Copies
 from gpumlp.bench.machine import on_device

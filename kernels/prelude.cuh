@@ -2,7 +2,7 @@
 //
 // The same text runs in several forms. On a GPU the threads of a block form teams, threadIdx.x counting within a team
 // and threadIdx.y the teams: a few lanes where rows are short, a warp, or the whole block where they are long
-// (gpumlp/backend/geometry.py decides). On a CPU (host.h) a block is one thread, a team is one lane, and each of
+// (gpumlp/backend/geometry.py decides). On a CPU (host/host.h) a block is one thread, a team is one lane, and each of
 // these loops is a plain loop that the compiler vectorises. A file never includes this one: whoever compiles puts the
 // text in front.
 //

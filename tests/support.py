@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from gpumlp.backend import Backend
-from gpumlp.backend.builder import compiler
-from gpumlp.bench.agreement import FLOATS as FLOATS
-from gpumlp.bench.agreement import allowance, wrong
-from gpumlp.bench.examples import directions as directions
-from gpumlp.bench.examples import examples as examples
+from gpumlp.backend.host.builder import compiler
+from gpumlp.checks.agreement import FLOATS as FLOATS
+from gpumlp.checks.agreement import allowance, wrong
+from gpumlp.checks.examples import directions as directions
+from gpumlp.checks.examples import examples as examples
 from gpumlp.ops import RECORDS, Op
 from gpumlp.ops.losses import Loss
 

@@ -11,16 +11,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpumlp"
-FLOORS = [  # a module may import from floors below its own, never from above
+FLOORS = [  # a room stands one floor above the highest room that it imports from
     ["errors", "atomic"],
     ["ops", "data"],
     ["backend"],
-    ["autodiff"],
-    ["nn", "optim"],
+    ["autodiff", "optim", "checks"],
+    ["nn", "bench"],
     ["config", "convert"],
     ["training"],
-    ["explain", "bench", "approximation"],
-    ["__init__"],
+    ["explain", "approximation", "__init__"],
     ["cli"],
     ["__main__"],
 ]
@@ -51,6 +50,11 @@ def room(module: str) -> str:
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
+def room_of(path: Path) -> str:
+    """Return the room that a file stands in."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
 def test_every_room_has_a_floor() -> None:
     rooms = {p.name for p in PACKAGE.iterdir() if p.is_dir() and (p / "__init__.py").exists()}
     rooms |= {p.stem for p in PACKAGE.glob("*.py")}
@@ -61,10 +65,33 @@ def test_every_room_has_a_floor() -> None:
 def test_imports_point_down(path: Path) -> None:
     if path == PACKAGE / "__init__.py":
         return  # names for type checkers only; the next tests show that it loads nothing
-    here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    here = room_of(path)
     for module in imports(path):
         there = room(module)
         assert there == here or FLOOR[there] < FLOOR[here], f"{path} imports {module}, which stands above it"
+
+
+@pytest.mark.parametrize("name", FLOOR)
+def test_a_room_stands_on_the_highest_room_that_it_imports(name: str) -> None:
+    """A floor too high would allow imports that nobody needs, and hide what a room costs to have."""
+    below = {room(module) for path in FILES if room_of(path) == name for module in imports(path)} - {name}
+    assert FLOOR[name] == 1 + max((FLOOR[other] for other in below), default=-1), sorted(below)
+
+
+MACHINES = ("host", "cuda")
+
+
+@pytest.mark.parametrize(("machine", "other"), [MACHINES, MACHINES[::-1]])
+def test_what_is_for_one_machine_knows_nothing_of_the_other(machine: str, other: str) -> None:
+    for path in sorted((PACKAGE / "backend" / machine).glob("*.py")):
+        assert not [m for m in imports(path) if m.startswith(f"gpumlp.backend.{other}")], path
+
+
+@pytest.mark.parametrize("name", ["ops", "autodiff", "optim", "nn", "checks", "training", "explain"])
+def test_only_the_table_of_backends_knows_their_machines(name: str) -> None:
+    """What computes is passed in as a backend: nobody asks whether it is a processor or a GPU."""
+    for path in (path for path in FILES if room_of(path) == name):
+        assert not [m for m in imports(path) if m.startswith(tuple(f"gpumlp.backend.{m}" for m in MACHINES))], path
 
 
 def test_no_file_is_in_a_circle() -> None:

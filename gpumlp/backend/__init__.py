@@ -6,8 +6,8 @@ import logging
 
 from gpumlp.backend.base import Backend
 from gpumlp.backend.capture import Call, Plan
-from gpumlp.backend.gpu import CupyBackend
-from gpumlp.backend.native import NativeBackend
+from gpumlp.backend.cuda.gpu import CupyBackend
+from gpumlp.backend.host.native import NativeBackend
 from gpumlp.errors import BackendError, ConfigError, choices
 
 BACKENDS: dict[str, type[Backend]] = {"cupy": CupyBackend, "native": NativeBackend, "numpy": Backend}

@@ -1,1 +1,1 @@
-"""What the kernels do and what they cost: examples of every operation, agreement, times beside the machine's own."""
+"""What the kernels cost: times of every operation beside the machine's own copies and other libraries."""

@@ -10,11 +10,11 @@ import numpy as np
 
 from gpumlp.backend import Backend
 from gpumlp.backend.kernels import Texts, over, template_types
-from gpumlp.bench.agreement import fault
 from gpumlp.bench.clock import Clock, Times
 from gpumlp.bench.copies import Copies, Copy
-from gpumlp.bench.examples import Example, directions, examples
 from gpumlp.bench.peers import best, peer, stream
+from gpumlp.checks.agreement import fault
+from gpumlp.checks.examples import Example, directions, examples
 from gpumlp.errors import BackendError, ConfigError, choices
 from gpumlp.ops import LOSS_RECORDS, RECORDS, Op, Update
 from gpumlp.ops.record import Activation, Array, Direction

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gpumlp.backend import Backend
-from gpumlp.backend.builder import compiler
+from gpumlp.backend.host.builder import compiler
 from gpumlp.backend.limits import cores
 
 PACKAGES = ("numpy", "cupy", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax")

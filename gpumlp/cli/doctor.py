@@ -16,13 +16,13 @@ import numpy as np
 
 import gpumlp
 from gpumlp import backend
-from gpumlp.backend import device
-from gpumlp.backend.builder import cache_folder, compiler
-from gpumlp.backend.gpu import CupyBackend
-from gpumlp.backend.graph import Graph
+from gpumlp.backend.cuda import device
+from gpumlp.backend.cuda.gpu import CupyBackend
+from gpumlp.backend.cuda.graph import Graph
+from gpumlp.backend.host.builder import cache_folder, compiler
+from gpumlp.backend.host.native import NativeBackend
 from gpumlp.backend.kernels import folder
 from gpumlp.backend.limits import cores, threads
-from gpumlp.backend.native import NativeBackend
 from gpumlp.errors import BackendError, GpumlpError
 
 PACKAGES = ("numpy", "click", "pyyaml", "pydantic", "rich", "safetensors", "pyarrow", "matplotlib", "ml_dtypes")

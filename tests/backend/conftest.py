@@ -10,7 +10,8 @@ from checked.machine import CheckedBackend, Machine, reason_to_skip
 from support import FLOATS, directions, examples
 
 from gpumlp import backend as backends
-from gpumlp.backend import Backend, native
+from gpumlp.backend import Backend
+from gpumlp.backend.host import native
 from gpumlp.backend.kernels import template_types
 from gpumlp.errors import GpumlpError
 from gpumlp.ops import RECORDS

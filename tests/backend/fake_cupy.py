@@ -27,9 +27,9 @@ import numpy as np
 import pytest
 
 from backend.fake_cublaslt import CublasLt
-from gpumlp.backend import cublaslt
-from gpumlp.backend import device as devices
-from gpumlp.backend.builder import Builder
+from gpumlp.backend.cuda import cublaslt
+from gpumlp.backend.cuda import device as devices
+from gpumlp.backend.host.builder import Builder
 from gpumlp.errors import BackendError
 from gpumlp.ops import RECORDS
 from gpumlp.ops.record import Op

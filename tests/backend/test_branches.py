@@ -16,13 +16,15 @@ from hypothesis import strategies as st
 
 from backend.fake_cupy import CUDARuntimeError, Cupy, installed
 from backend.test_graph import state, trainer
-from gpumlp.backend import CupyBackend, branches, builder, gpu, launcher
-from gpumlp.backend import graph as graphs
-from gpumlp.backend.branches import CHAIN, OTHERS, PRODUCTS, Place, arrange, dependencies, depth, longest
-from gpumlp.backend.cublaslt import Epilogue
-from gpumlp.backend.graph import Graph, Launch
+from gpumlp.backend import CupyBackend
+from gpumlp.backend.cuda import branches, gpu, launcher
+from gpumlp.backend.cuda import graph as graphs
+from gpumlp.backend.cuda.branches import CHAIN, OTHERS, PRODUCTS, Place, arrange, dependencies, depth, longest
+from gpumlp.backend.cuda.cublaslt import Epilogue
+from gpumlp.backend.cuda.graph import Graph, Launch
+from gpumlp.backend.host import builder
 from gpumlp.backend.kernels import Texts, extent
-from gpumlp.bench.examples import examples
+from gpumlp.checks.examples import examples
 from gpumlp.data import Dataset
 from gpumlp.nn import Dense, Loss, Sequential
 from gpumlp.ops import ACTIVATIONS, RECORDS

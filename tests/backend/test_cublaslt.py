@@ -19,8 +19,10 @@ import pytest
 import gpumlp.autodiff as ad
 from backend.fake_cupy import Cupy, installed
 from gpumlp.autodiff import GradientTape, Tensor, Variable, dense
-from gpumlp.backend import Backend, CupyBackend, builder, cublaslt, trials
-from gpumlp.backend.cublaslt import Epilogue, Layout, Owned, layout, places
+from gpumlp.backend import Backend, CupyBackend
+from gpumlp.backend.cuda import cublaslt, trials
+from gpumlp.backend.cuda.cublaslt import Epilogue, Layout, Owned, layout, places
+from gpumlp.backend.host import builder
 from gpumlp.errors import BackendError
 from gpumlp.ops import ACTIVATIONS
 from gpumlp.ops.masks import mask_shape

@@ -19,9 +19,10 @@ from backend.fake_cupy import CompileException, CUDARuntimeError, Cupy, OutOfMem
 from backend.test_native import FORMULA_ONLY, training_run
 from gpumlp import backend as backends
 from gpumlp.autodiff import Tensor, Variable
-from gpumlp.backend import Backend, CupyBackend, builder
-from gpumlp.backend import device as devices
+from gpumlp.backend import Backend, CupyBackend
+from gpumlp.backend.cuda import device as devices
 from gpumlp.backend.geometry import scratch
+from gpumlp.backend.host import builder
 from gpumlp.backend.kernels import Texts, shared_text
 from gpumlp.config import load
 from gpumlp.errors import BackendError, CaptureError

@@ -10,7 +10,8 @@ import pytest
 
 from backend import test_bfloat16 as narrow
 from backend.fake_cupy import Cupy, installed
-from gpumlp.backend import Backend, CupyBackend, builder
+from gpumlp.backend import Backend, CupyBackend
+from gpumlp.backend.host import builder
 from gpumlp.data import Dataset
 from gpumlp.nn import Activation, BatchNorm, Dense, Dropout, LayerNorm, Loss, Sequential
 from gpumlp.optim import Optimizer, Schedule

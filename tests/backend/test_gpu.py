@@ -18,8 +18,8 @@ from backend.test_graph import state, trainer
 from backend.test_native import training_run
 from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.base import Through
-from gpumlp.backend.cublaslt import Epilogue
-from gpumlp.backend.graph import Graph, Node
+from gpumlp.backend.cuda.cublaslt import Epilogue
+from gpumlp.backend.cuda.graph import Graph, Node
 from gpumlp.config import load
 from gpumlp.errors import BackendError
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS

@@ -17,8 +17,10 @@ from backend.fake_cupy import CUDARuntimeError, Cupy, OutOfMemoryError, installe
 from backend.test_native import training_run
 from gpumlp import backend as backends
 from gpumlp.autodiff import Tensor
-from gpumlp.backend import Backend, CupyBackend, Plan, builder, gpu
-from gpumlp.backend.graph import Graph, Launch, Node
+from gpumlp.backend import Backend, CupyBackend, Plan
+from gpumlp.backend.cuda import gpu
+from gpumlp.backend.cuda.graph import Graph, Launch, Node
+from gpumlp.backend.host import builder
 from gpumlp.config import load
 from gpumlp.data import Dataset
 from gpumlp.errors import BackendError, ConfigError

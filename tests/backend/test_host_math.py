@@ -1,4 +1,4 @@
-"""kernels/host_math.h, what the kernels' mathematical functions are on a CPU: accuracy, special values, no calls."""
+"""kernels/host/host_math.h, the mathematical functions of the kernels on a CPU: accuracy, edge values, no calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-HEADER = Path(__file__).resolve().parents[2] / "kernels" / "host_math.h"
+HEADER = Path(__file__).resolve().parents[2] / "kernels" / "host" / "host_math.h"
 COMPILER = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-ffp-contract=fast", "-fPIC"]
 # With and without fused multiply-add.

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from gpumlp.autodiff import GradientTape, Tensor
-from gpumlp.backend import NativeBackend, builder
+from gpumlp.backend import NativeBackend
+from gpumlp.backend.host import builder
+from gpumlp.backend.host.memory import Pool, aligned, owners, shaped
 from gpumlp.backend.kernels import address
-from gpumlp.backend.memory import Pool, aligned, owners, shaped
 from gpumlp.nn import Dense, Loss, Sequential
 
 
@@ -74,7 +75,9 @@ def test_owners_keep_the_memory_and_let_the_arrays_go() -> None:
 @pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
 def test_gradients_of_many_layers_share_the_memory_of_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    monkeypatch.setattr("gpumlp.backend.memory.aligned", lambda size: made.append(size) or np.empty(size, np.uint8))
+    monkeypatch.setattr(
+        "gpumlp.backend.host.memory.aligned", lambda size: made.append(size) or np.empty(size, np.uint8)
+    )
     depth, batch, width = 12, 64, 32
     backend = NativeBackend()
     model = Sequential([*[Dense(width, "relu") for _ in range(depth)], Dense(3, "softmax")]).build(8, backend=backend)

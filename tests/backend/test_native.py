@@ -16,8 +16,9 @@ from support import bits
 
 from gpumlp import backend as backends
 from gpumlp.autodiff import GradientTape, Tensor
-from gpumlp.backend import Backend, NativeBackend, builder
-from gpumlp.backend.builder import Builder
+from gpumlp.backend import Backend, NativeBackend
+from gpumlp.backend.host import builder
+from gpumlp.backend.host.builder import Builder
 from gpumlp.backend.kernels import Texts, folder, kernels_of
 from gpumlp.errors import BackendError
 from gpumlp.nn import BatchNorm, Dense, Dropout, LayerNorm, Loss, Sequential

@@ -21,9 +21,9 @@ from support import FLOATS, examples
 
 from gpumlp.atomic import replace_file
 from gpumlp.backend import Backend
+from gpumlp.backend.cuda.launcher import OPTIONS, number
 from gpumlp.backend.geometry import THREADS
 from gpumlp.backend.kernels import SUMMED, Texts, arguments, shared_text, template_types
-from gpumlp.backend.launcher import OPTIONS, number
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS, UPDATES
 from gpumlp.ops.record import Op
 

@@ -19,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import FLOATS, assert_close, bits, poison
 
-from gpumlp.backend import Backend, NativeBackend, builder, products
+from gpumlp.backend import Backend, NativeBackend
+from gpumlp.backend.host import builder, products
+from gpumlp.backend.host.products import MOST_TASKS, cut
 from gpumlp.backend.kernels import address
-from gpumlp.backend.products import MOST_TASKS, cut
 from gpumlp.ops import ACTIVATIONS, GATHER
 from gpumlp.ops.random import permute
 from gpumlp.ops.updates import GRADIENT_NORM

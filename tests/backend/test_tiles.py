@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from support import bits, poison
 
 from gpumlp import backend as backends
-from gpumlp.backend import NativeBackend, products
-from gpumlp.backend.builder import Builder, compiler
+from gpumlp.backend import NativeBackend
+from gpumlp.backend.host import products
+from gpumlp.backend.host.builder import Builder, compiler
 
 U = 2.0**-24
 """The largest relative error of one rounding to float32."""

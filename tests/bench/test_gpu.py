@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from gpumlp.backend import CupyBackend, builder
+from gpumlp.backend import CupyBackend
+from gpumlp.backend.host import builder
 from gpumlp.errors import BackendError
 
 ROOT = Path(__file__).parents[2]

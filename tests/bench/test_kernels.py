@@ -15,16 +15,17 @@ import pytest
 from backend.fake_cupy import installed
 from click.testing import CliRunner
 
-from gpumlp.backend import Backend, CupyBackend, NativeBackend, builder
+from gpumlp.backend import Backend, CupyBackend, NativeBackend
+from gpumlp.backend.host import builder
 from gpumlp.backend.kernels import folder, kernels_of
 from gpumlp.bench import clock as clocks
 from gpumlp.bench import kernels, peers
-from gpumlp.bench.agreement import fault, faults
 from gpumlp.bench.clock import Clock, Times, times
 from gpumlp.bench.copies import Copy
 from gpumlp.bench.goals import missed, size_text
 from gpumlp.bench.kernels import LADDER, Row, bench, bytes_moved, entries
 from gpumlp.bench.peers import PEERS
+from gpumlp.checks.agreement import fault, faults
 from gpumlp.cli import main
 from gpumlp.errors import BackendError, ConfigError
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpumlp.backend import BACKENDS, builder
+from gpumlp.backend import BACKENDS
+from gpumlp.backend.host import builder
 
 ROOT = Path(__file__).parents[2]
 

@@ -25,8 +25,9 @@ import numpy as np
 
 from gpumlp.atomic import replace_file
 from gpumlp.backend import Backend
-from gpumlp.backend.builder import compiler
 from gpumlp.backend.geometry import Geometry, geometry, parts, scratch
+from gpumlp.backend.host.builder import compiler
+from gpumlp.backend.host.native import as_bits
 from gpumlp.backend.kernels import (
     SHARED,
     SUMMED,
@@ -37,7 +38,6 @@ from gpumlp.backend.kernels import (
     shape_of,
     template_types,
 )
-from gpumlp.backend.native import as_bits
 from gpumlp.ops.record import Array, Op, Scalar
 
 HERE = Path(__file__).parent

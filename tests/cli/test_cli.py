@@ -17,7 +17,7 @@ from rich.console import Console
 
 import gpumlp
 from gpumlp.backend import Backend, CupyBackend
-from gpumlp.backend.builder import compiler
+from gpumlp.backend.host.builder import compiler
 from gpumlp.cli import main
 from gpumlp.cli.display import duration
 from gpumlp.training import Listener

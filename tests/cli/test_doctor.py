@@ -9,7 +9,8 @@ import pytest
 from backend.fake_cupy import CUDARuntimeError, Cupy, installed
 from click.testing import CliRunner
 
-from gpumlp.backend import builder, device
+from gpumlp.backend.cuda import device
+from gpumlp.backend.host import builder
 from gpumlp.cli import doctor
 from gpumlp.cli.main import main
 from gpumlp.errors import BackendError

@@ -327,7 +327,7 @@ def test_a_run_goes_on_by_the_backend_it_began_with(
         pytest.skip("only one backend here")
     with pytest.raises(KilledError):
         train(task(), tmp_path / "cut", listener=KillAfter(2))
-    monkeypatch.setattr("gpumlp.backend.builder.compiler", lambda: None)
+    monkeypatch.setattr("gpumlp.backend.host.builder.compiler", lambda: None)
     with pytest.raises(RunError, match="computed by native; by numpy it would end otherwise"):
         train(task(), tmp_path / "cut", resume=True)
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.backend import products
 from gpumlp.backend.base import Backend, switched_on
-from gpumlp.backend.builder import Builder
 from gpumlp.backend.capture import Call
 from gpumlp.backend.geometry import ceil_div, kind, scratch
+from gpumlp.backend.host import products
+from gpumlp.backend.host.builder import Builder
+from gpumlp.backend.host.memory import Pool, aligned, owners, shaped, size_of
+from gpumlp.backend.host.program import Program, joined
 from gpumlp.backend.kernels import SUMMED, address, arguments, shape_of, template_types
 from gpumlp.backend.limits import threads
-from gpumlp.backend.memory import Pool, aligned, owners, shaped, size_of
-from gpumlp.backend.program import Program, joined
 from gpumlp.ops.record import Array, Op, Scalar
 
 PART = 1 << 15

@@ -25,8 +25,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from gpumlp.backend.device import INSTALL, meant
-from gpumlp.backend.graph import Node
+from gpumlp.backend.cuda.device import INSTALL, meant
+from gpumlp.backend.cuda.graph import Node
 from gpumlp.backend.kernels import NARROW, address, extent
 from gpumlp.errors import BackendError
 from gpumlp.ops.masks import mask_shape

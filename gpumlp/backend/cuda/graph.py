@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from gpumlp.backend.branches import Place, arrange, depth
-from gpumlp.backend.device import explain
+from gpumlp.backend.cuda.branches import Place, arrange, depth
+from gpumlp.backend.cuda.device import explain
 from gpumlp.errors import BackendError, GpumlpError
 from gpumlp.ops.record import Array
 

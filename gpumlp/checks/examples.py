@@ -83,7 +83,7 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
         case Op(name="gradient_norm"):
             yield (normal(rows * cols),), {}
         case _:
-            raise AssertionError(f"gpumlp/bench/examples.py has no example of the operation {op.name}")
+            raise AssertionError(f"gpumlp/checks/examples.py has no example of the operation {op.name}")
 
 
 def _loss_targets(op: Loss, rows: int, cols: int, dtype: Any, rng: np.random.Generator) -> Iterator[tuple[Any, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 Runner = Callable[[int, int, int], None]
 WORDS = 3
-"""Eight bytes each in ``struct Node`` of ``kernels/host_program.h``: a function, its arguments, its parts."""
+"""Eight bytes each in ``struct Node`` of ``kernels/host/host_program.h``: a function, its arguments, its parts."""
 
 
 class Program:

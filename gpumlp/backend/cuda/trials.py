@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.backend.cublaslt import Epilogue, Product
+from gpumlp.backend.cuda.cublaslt import Epilogue, Product
 from gpumlp.errors import BackendError
 from gpumlp.ops.masks import mask_shape
 from gpumlp.ops.record import Array

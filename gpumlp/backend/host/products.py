@@ -11,8 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from gpumlp.backend.builder import Function
 from gpumlp.backend.geometry import ceil_div
+from gpumlp.backend.host.builder import Function
 from gpumlp.backend.kernels import TYPES, address
 from gpumlp.ops.precision import is_narrow
 from gpumlp.ops.record import Array
@@ -62,8 +62,8 @@ def bound(
 ) -> tuple[Function, array[int], int]:
     """Return the function that makes out = a @ b, its arguments and the number of its tasks.
 
-    ``find`` returns a product by its name, a C++ type for one of ``kernels/host_products.h``. The arguments are what
-    it wants in its slots.
+    ``find`` returns a product by its name, a C++ type for one of ``kernels/host/host_products.h``. The arguments are
+    what it wants in its slots.
     """
     tiled = _tiled(a, b, out, parts) if parts else None
     left, right, result = (b.T, a.T, out.T) if tiled is None and _is_better_turned(a, b) else (a, b, out)

@@ -46,7 +46,7 @@ MATHEMATICS = (
     *("sqrt", "fabs", "pow", "rint"),
 )
 
-TILES = ("host_products.h", "host_amx.h")
+TILES = ("host/host_products.h", "host/host_amx.h")
 TILED = {
     "float_by_3_parts": "float, float, 3",
     "float_by_2_parts": "float, float, 2",
@@ -57,7 +57,9 @@ TILED = {
 
 CHECKSUM = hashlib.sha256().digest_size
 
-Function = int  # the address of a function of (slots, part, parts), as the nodes of kernels/host_program.h want it
+Function = (
+    int  # the address of a function of (slots, part, parts), as the nodes of kernels/host/host_program.h want it
+)
 log = logging.getLogger("gpumlp")
 
 
@@ -138,7 +140,7 @@ class Builder:
         """Return one text of all that the kernels of a record need."""
         return "\n".join(
             [
-                shared_text(("host_math.h", "host.h")),
+                shared_text(("host/host_math.h", "host/host.h")),
                 "namespace gpumlp {",
                 *(f"using gpumlp_math::{function};" for function in MATHEMATICS),
                 shared_text(),
@@ -159,7 +161,7 @@ class Builder:
 
     def program(self) -> Callable[[int, int, int], None]:
         """Return the function that runs a list of nodes: its address, its length, the number of threads."""
-        run = self._load("program", (), lambda: shared_text(("host_program.h",))).gpumlp_run
+        run = self._load("program", (), lambda: shared_text(("host/host_program.h",))).gpumlp_run
         run.argtypes = (ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong)
         run.restype = None
         result: Callable[[int, int, int], None] = run

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpumlp.backend import Backend
 from gpumlp.backend.kernels import over, shape_of
-from gpumlp.bench.examples import directions, examples
+from gpumlp.checks.examples import directions, examples
 from gpumlp.errors import BackendError
 from gpumlp.ops import RECORDS
 from gpumlp.ops.record import Array, Direction

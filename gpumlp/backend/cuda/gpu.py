@@ -22,16 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.backend import cublaslt
-from gpumlp.backend import device as devices
 from gpumlp.backend.base import Backend, Through, place_of, switched_on
-from gpumlp.backend.branches import LANES
-from gpumlp.backend.cublaslt import Epilogue, Lt, Product
-from gpumlp.backend.device import explained
-from gpumlp.backend.graph import joined
+from gpumlp.backend.cuda import cublaslt
+from gpumlp.backend.cuda import device as devices
+from gpumlp.backend.cuda.branches import LANES
+from gpumlp.backend.cuda.cublaslt import Epilogue, Lt, Product
+from gpumlp.backend.cuda.device import explained
+from gpumlp.backend.cuda.graph import joined
+from gpumlp.backend.cuda.launcher import Copy, Launcher
+from gpumlp.backend.cuda.trials import Trials
 from gpumlp.backend.kernels import template_types
-from gpumlp.backend.launcher import Copy, Launcher
-from gpumlp.backend.trials import Trials
 from gpumlp.errors import BackendError
 from gpumlp.ops.batches import ADVANCE
 from gpumlp.ops.masks import RELU_MASK, mask_shape

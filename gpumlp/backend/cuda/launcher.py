@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.backend.device import explain, explained
+from gpumlp.backend.cuda.device import explain, explained
+from gpumlp.backend.cuda.graph import Launch, Node
 from gpumlp.backend.geometry import geometry, parts, scratch
-from gpumlp.backend.graph import Launch, Node
 from gpumlp.backend.kernels import SUMMED, Texts, arguments, shape_of, shared_text
 from gpumlp.ops.record import Array, Op, Scalar
 

@@ -1,0 +1,1 @@
+"""The GPU backend: kernels compiled by NVRTC, products by cuBLASLt, a step as one CUDA graph."""

@@ -1,0 +1,1 @@
+"""The processor backend: kernels compiled for the machine at hand, products, threads and memory of their own."""
