@@ -20,7 +20,7 @@ from gpumlp.backend import BACKENDS, Backend
 from gpumlp.cli import doctor as clinic
 from gpumlp.cli.display import Announcer, Notices, duration, print_metrics, remark, remarks, say, tell, warn
 from gpumlp.data import read, read_bytes
-from gpumlp.errors import ConfigError, DataError, RunError, exit_code
+from gpumlp.errors import LISTED, ConfigError, DataError, RunError, exit_code
 from gpumlp.training.build import build, load_data, lone_row, require_memory
 from gpumlp.training.files import check_free, to_json, write_text
 from gpumlp.training.folder import CONFIG, PICTURE, RunFolder
@@ -183,7 +183,7 @@ def _inspect_run(folder: Path) -> None:
     model = training.load_trained(folder)
     click.echo(model.network.summary())
     encoder = model.encoder
-    goal = f"one of {', '.join(encoder.classes)}" if encoder.classes else "a number"
+    goal = f"one of {_listed(encoder.classes)}" if encoder.classes else "a number"
     click.echo(f"\npredicts {encoder.target_name!r}, {goal}, from {encoder.width} inputs")
     try:
         run = training.load_run(folder)
@@ -193,6 +193,12 @@ def _inspect_run(folder: Path) -> None:
     summary = run.summary
     tell(_ending(summary))
     print_metrics(summary["metrics"])
+
+
+def _listed(classes: Sequence[str]) -> str:
+    """Return the names of the classes, of many the first ones and how many more there are."""
+    more = len(classes) - LISTED
+    return ", ".join(classes) if more <= 0 else f"{', '.join(classes[:LISTED])} and {more:,} more"
 
 
 def validate(config: Path, overrides: Sequence[str], print_config: bool) -> None:

@@ -13,13 +13,22 @@ from gpumlp.nn import Loss, Model
 from gpumlp.training import metrics
 from gpumlp.training.trainer import DeviceData
 
+MOST_ROWS, MOST_ANSWERS = 8192, 1 << 24
+"""Rows that are computed at a time, and numbers that their answers have: with many classes, fewer rows."""
+
+
+def rows_at_once(outputs: int) -> int:
+    """Return how many rows a network with this many outputs computes at a time."""
+    return max(1, min(MOST_ROWS, MOST_ANSWERS // outputs))
+
 
 class Measurement:
     """A dataset kept on the device, to be measured as often as asked."""
 
-    def __init__(self, model: Model, loss: Loss, data: Dataset, encoder: Encoder, batch: int = 8192) -> None:
+    def __init__(self, model: Model, loss: Loss, data: Dataset, encoder: Encoder, batch: int | None = None) -> None:
         assert data.targets is not None
-        self.model, self.loss, self.encoder, self.batch = model, loss, encoder, batch
+        self.model, self.loss, self.encoder = model, loss, encoder
+        self.batch = batch or rows_at_once(encoder.outputs)
         self.device = DeviceData(model, data, encoder.input_scale)
         self.targets, self.weights = data.targets, data.weights
 
@@ -35,7 +44,7 @@ class Measurement:
         }
 
     def _run(self) -> tuple[float, np.ndarray[Any, Any]]:
-        """Return the mean loss and the predictions (N, K)."""
+        """Return the mean loss and the predictions, (N, 1), or of many classes the most probable ones, (N,)."""
         backend, dtype, scale = self.model.context.backend, self.model.context.dtype, self.device.scale
         sums, parts = np.zeros(4), []
         inputs, targets, weights = self.device.arrays
@@ -49,11 +58,12 @@ class Measurement:
             sums += backend.to_host(
                 self.loss.evaluate(outputs, targets[rows], None if weights is None else weights[rows])
             )
-            parts.append(self.model.answer(outputs).numpy())
+            answers = self.model.answer(outputs).numpy()
+            parts.append(metrics.most_probable(answers) if answers.shape[1] > 1 else answers)
         return float(sums[0] / sums[1]), np.concatenate(parts)
 
 
-def constant_loss(model: Model, loss: Loss, data: Dataset, encoder: Encoder, batch: int = 8192) -> float:
+def constant_loss(model: Model, loss: Loss, data: Dataset, encoder: Encoder, batch: int | None = None) -> float:
     """Return the mean loss of one answer to all rows: the mean of the target, or the shares of the classes."""
     assert data.targets is not None
     answer = np.zeros(1)  # targets are standardised: 0 is their mean
@@ -62,10 +72,11 @@ def constant_loss(model: Model, loss: Loss, data: Dataset, encoder: Encoder, bat
         logits = np.log(counts.clip(np.finfo(np.float32).tiny))
         answer = logits[1:] - logits[:1] if encoder.outputs == 1 else logits
     backend, wide, sums = model.context.backend, model.context.wide, np.zeros(4)
+    batch = batch or rows_at_once(encoder.outputs)
     for start in range(0, len(data), batch):
         rows = slice(start, start + batch)
         targets = data.targets[rows] if encoder.classes else data.targets[rows].astype(wide, copy=False)
         weights = None if data.weights is None else backend.asarray(data.weights[rows], wide)
-        outputs = Tensor(backend.asarray(np.tile(answer, (len(targets), 1)), wide), backend)
+        outputs = Tensor(backend.asarray(np.tile(answer.astype(wide), (len(targets), 1))), backend)
         sums += backend.to_host(loss.evaluate(outputs, backend.asarray(targets), weights))
     return float(sums[0] / sums[1])

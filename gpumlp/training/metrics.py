@@ -6,28 +6,29 @@ from typing import Any
 
 import numpy as np
 
+from gpumlp.errors import ShapeError
+
 Host = np.ndarray[Any, Any]
 Metrics = dict[str, float]
 
 
-def classification(probabilities: Host, labels: Host, weights: Host | None = None) -> Metrics:
+def classification(predictions: Host, labels: Host, weights: Host | None = None) -> Metrics:
     """Return accuracy, macro-F1 and, for two classes, the area under the ROC curve.
 
-    probabilities : (N, K), or (N, 1) of the second of two classes
+    Memory is that of the rows, whatever the number of classes. Raises ShapeError where rows do not match.
+
+    predictions : (N,) class numbers, (N, K) probabilities, or (N, 1) of the second of two classes
     labels : (N,) class numbers
     weights : (N,) or None for all alike
     """
+    if labels.shape != predictions.shape[:1]:
+        raise ShapeError(f"labels must be ({len(predictions)},), one for each row, not {labels.shape}")
     weight = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
-    binary = probabilities.shape[1] == 1
-    chosen, classes = most_probable(probabilities), 2 if binary else probabilities.shape[1]
-    confusion = np.zeros((classes, classes))  # rows: true, columns: predicted
-    np.add.at(confusion, (labels, chosen), weight)
-    metrics = {
-        "accuracy": float(confusion.trace() / confusion.sum()),
-        "macro_f1": macro_f1(confusion),
-    }
-    if binary:
-        metrics["auc"] = auc(probabilities[:, 0], labels, weight)
+    chosen = predictions if predictions.ndim == 1 else most_probable(predictions)
+    right = weight * (chosen == labels)
+    metrics = {"accuracy": float(right.sum() / weight.sum()), "macro_f1": macro_f1(chosen, labels, weight)}
+    if predictions.ndim == 2 and predictions.shape[1] == 1:
+        metrics["auc"] = auc(predictions[:, 0], labels, weight)
     return metrics
 
 
@@ -37,9 +38,12 @@ def most_probable(probabilities: Host) -> Host:
     return (probabilities[:, 0] > 0.5).astype(np.int64) if binary else probabilities.argmax(axis=1)
 
 
-def macro_f1(confusion: Host) -> float:
+def macro_f1(chosen: Host, labels: Host, weights: Host) -> float:
     """Return the mean over classes of 2 TP / (2 TP + FP + FN); classes that never occur do not count."""
-    hits, totals = confusion.diagonal(), confusion.sum(axis=0) + confusion.sum(axis=1)
+    _, numbers = np.unique(np.concatenate([labels, chosen]), return_inverse=True)
+    true, predicted = np.split(numbers, 2)
+    hits = np.bincount(true, weights * (true == predicted), numbers.max(initial=-1) + 1)
+    totals = np.bincount(numbers, np.concatenate([weights, weights]))
     seen = totals > 0
     return float(np.mean(2.0 * hits[seen] / totals[seen]))
 

@@ -9,13 +9,16 @@ import numpy as np
 
 from gpumlp.data import Dataset, Encoder
 from gpumlp.training.folder import RunFolder
+from gpumlp.training.measure import rows_at_once
 from gpumlp.training.metrics import most_probable
 from gpumlp.training.picture import new_figure, save
+from gpumlp.training.saved import SavedModel
 from gpumlp.training.use import Parts, load_run, load_trained, own_parts
 
 TRAIN, VALIDATION = "#1f77b4", "#d62728"
 DECADES = 20  # ratio of losses from which a straight scale would hide the small ones
 LARGEST_NAMED = 20  # classes whose names fit along an axis
+MOST_CELLS = 500  # along an axis of a confusion matrix: more classes are drawn in groups of neighbours
 
 
 def plot(folder: str | Path, output: Path) -> tuple[str, ...]:
@@ -30,12 +33,12 @@ def plot(folder: str | Path, output: Path) -> tuple[str, ...]:
     parts, notes = own_parts(run, model)
     name, data = _unseen(parts)
     assert data.targets is not None
-    outputs = model.network.predict(data.inputs, scale=model.encoder.input_scale)
     left, right = figure.subplots(1, 2)
     _curves(left, RunFolder(run.folder).read_history(run.summary["epochs"]), run.summary["best_epoch"])
     if model.encoder.task == "classification":
-        _confusion(right, most_probable(outputs), data.targets, model.encoder.classes or ())
+        _confusion(right, _chosen(model, data), data.targets, model.encoder.classes or ())
     else:
+        outputs = model.network.predict(data.inputs, scale=model.encoder.input_scale)
         _scatter(right, model.encoder, outputs, data.targets)
     right.set_title(f"{name} rows")
     figure.suptitle(str(run.folder))
@@ -67,12 +70,23 @@ def _curves(axes: Any, history: list[dict[str, Any]], best: int) -> None:
     axes.legend()
 
 
+def _chosen(model: SavedModel, data: Dataset) -> Any:
+    """Return the most probable class of each row, (N,), without all probabilities at once."""
+    step, scale = rows_at_once(model.encoder.outputs), model.encoder.input_scale
+    parts = (data.inputs[start : start + step] for start in range(0, max(len(data), 1), step))
+    return np.concatenate([most_probable(model.network.predict(part, scale=scale)) for part in parts])
+
+
 def _confusion(axes: Any, predicted: Any, labels: Any, classes: tuple[str, ...]) -> None:
-    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    np.add.at(counts, (labels, predicted), 1)
+    group = -(-len(classes) // MOST_CELLS)
+    cells = -(-len(classes) // group)
+    counts = np.zeros((cells, cells), dtype=np.int64)
+    np.add.at(counts, (labels // group, predicted // group), 1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true")
+    last = cells * group - 0.5
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, extent=(-0.5, last, last, -0.5))
+    of = f", in groups of {group}" if group > 1 else ""
+    axes.set(xlabel=f"predicted{of}", ylabel=f"true{of}")
     if len(classes) > LARGEST_NAMED:
         return
     long = max(map(len, classes)) > 3

@@ -20,6 +20,7 @@ from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.host.builder import compiler
 from gpumlp.cli import main
 from gpumlp.cli.display import duration
+from gpumlp.cli.verbs import _listed
 from gpumlp.training import Listener
 
 ROOT = Path(__file__).parents[2]
@@ -409,6 +410,11 @@ def test_predict_numbers(tmp_path: Path) -> None:
     assert len(found) == 442
     assert all(0 < float(row[0]) < 400 for row in found)  # in the units of the target
     run("predict", folder, str(ROOT / "data/diabetes.csv"), "--proba", code=2)
+
+
+@pytest.mark.parametrize(("count", "end"), [(40, "38, 39"), (41, "38, 39 and 1 more"), (9999, "39 and 9,959 more")])
+def test_of_many_classes_the_first_are_listed(count: int, end: str) -> None:
+    assert _listed([str(i) for i in range(count)]).endswith(end)
 
 
 def test_inspect_counts_parameters(trained: str) -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
 
+from gpumlp.errors import ShapeError
 from gpumlp.training import metrics
+from gpumlp.training.measure import MOST_ANSWERS, MOST_ROWS, rows_at_once
 
 
 def test_classification_by_hand() -> None:
@@ -13,6 +17,39 @@ def test_classification_by_hand() -> None:
     found = metrics.classification(p, np.array([0, 1, 1, 2]))
     # class 0: one hit, one false alarm; class 1: one hit, one miss; class 2: one hit
     assert found == {"accuracy": 0.75, "macro_f1": pytest.approx((2 / 3 + 2 / 3 + 1) / 3)}
+
+
+def test_class_numbers_say_what_their_probabilities_say() -> None:
+    rng = np.random.default_rng(2)
+    p, y, w = rng.random((50, 7)), rng.integers(0, 9, 50), rng.integers(0, 3, 50)  # labels 7 and 8 are no class of p
+    whole = metrics.classification(p, y, w)
+    assert metrics.classification(p.argmax(axis=1), y, w) == whole
+    assert whole["accuracy"] == pytest.approx(w[p.argmax(axis=1) == y].sum() / w.sum())
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (1,), (4,), ()])
+def test_labels_that_do_not_match_the_rows_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match=r"labels must be \(3,\), one for each row"):
+        metrics.classification(np.eye(3), np.zeros(shape, np.int64))
+
+
+def test_memory_does_not_grow_with_the_square_of_the_classes() -> None:
+    rng, classes = np.random.default_rng(3), 100_000
+    chosen, labels = rng.integers(0, classes, (2, 1000))
+    tracemalloc.start()
+    try:
+        metrics.classification(chosen, labels)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("outputs", [1, 2048, 2049, 10_000, 2**31 - 1])
+def test_few_rows_are_computed_at_once_where_there_are_many_classes(outputs: int) -> None:
+    rows: Any = rows_at_once(outputs)
+    assert 1 <= rows <= MOST_ROWS
+    assert rows == 1 or rows * outputs <= MOST_ANSWERS
+    assert rows == MOST_ROWS or (rows + 1) * outputs > MOST_ANSWERS
 
 
 def test_binary_by_hand() -> None:

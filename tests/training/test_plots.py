@@ -4,12 +4,14 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from gpumlp.config import Loaded, load
 from gpumlp.errors import ConfigError, RunError
-from gpumlp.training import plot, train
+from gpumlp.training import plot, plots, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +56,37 @@ def test_a_regression_without_validation_or_test(tmp_path: Path) -> None:
     plot(folder, tmp_path / "p.svg")
     assert b"true target" in (tmp_path / "p.svg").read_bytes()
     assert b"train rows" in (tmp_path / "p.svg").read_bytes()
+
+
+class Axes:
+    """Keep what a confusion matrix is drawn from."""
+
+    def imshow(self, shares: Any, *, extent: Any, **_: Any) -> None:
+        self.shares, self.extent = shares, extent
+
+    def set(self, *, xlabel: str, ylabel: str) -> None:
+        self.labels = xlabel, ylabel
+
+
+def test_many_classes_are_drawn_in_groups_of_neighbours() -> None:
+    """10,000 classes: 500 groups of 20, each row of the picture the shares of one true group."""
+    axes, names = Axes(), tuple(map(str, range(9_990)))
+    labels = np.array([0, 19, 19, 20, 9989])
+    plots._confusion(axes, np.array([0, 5, 20, 39, 0]), labels, names)
+    assert axes.shares.shape == (500, 500)
+    assert axes.extent == (-0.5, 9999.5, 9999.5, -0.5)  # ticks are numbers of classes
+    assert axes.labels == ("predicted, in groups of 20", "true, in groups of 20")
+    found = {(int(i), int(j)): float(axes.shares[i, j]) for i, j in np.argwhere(axes.shares)}
+    assert found == {(0, 0): pytest.approx(2 / 3), (0, 1): pytest.approx(1 / 3), (1, 1): 1.0, (499, 0): 1.0}
+
+
+@pytest.mark.parametrize("count", [21, 500, 501])
+def test_every_class_has_its_place_in_the_picture(count: int) -> None:
+    axes, classes = Axes(), np.arange(count)
+    plots._confusion(axes, classes, classes, tuple(map(str, classes)))
+    assert (axes.shares == np.eye(len(axes.shares))).all()
+    assert axes.extent[1] + 0.5 >= count
+    assert axes.labels == (("predicted", "true") if count <= 500 else axes.labels)
 
 
 @pytest.mark.usefixtures("matplotlib")
