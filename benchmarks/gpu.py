@@ -144,7 +144,7 @@ def do(name: str, backend: str, tiny: bool, kept: Path | None) -> int:
     """Run a part in this process; return its exit code."""
     import parts as doing
 
-    from gpumlp.atomic import replace_file
+    from gpumlp.store.atomic import replace_file
 
     def keep(found: dict[str, Any]) -> None:
         if kept is not None:

@@ -219,8 +219,8 @@ def _judge(backend: str) -> str:
 def _trained(path: Path, backend: str, tiny: bool) -> tuple[list[float], float]:
     """Return the training losses of the first epochs of a configuration, and the seconds that they took."""
     from gpumlp import config
-    from gpumlp.training import train
-    from gpumlp.training.folder import RunFolder
+    from gpumlp.runs import train
+    from gpumlp.runs.folder import RunFolder
 
     epochs = 1 if path.stem in IMAGES else 2 if tiny else EPOCHS
     changes = [f"backend={backend}", f"training.epochs={epochs}", "training.early_stopping=null"]

@@ -31,7 +31,7 @@ from gpumlp import backend as backends
 from gpumlp.backend import BACKENDS, NativeBackend
 from gpumlp.config import load
 from gpumlp.ops.precision import PRECISIONS
-from gpumlp.training import train
+from gpumlp.runs import train
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 LARGER = Path(os.environ.get("GPUMLP_DATA", CONFIGS.parent.parent / "shared" / "data"))

@@ -64,6 +64,14 @@ class RunError(GpumlpError):
     """A run folder or a model file is missing, damaged or in the way, or a run could not go on."""
 
 
+class DamageError(RunError):
+    """A file of a run or of a model is missing, or not as it was written."""
+
+
+class WriteError(RunError):
+    """A file or folder of a run cannot be written: the disk is full, or it is not ours to write."""
+
+
 class SignalError(KeyboardInterrupt):
     """SIGINT (Ctrl-C) or SIGTERM has ended a run. What it had done is saved where it had begun.
 

@@ -11,7 +11,7 @@ import numpy as np
 from gpumlp.approximation.starts import width_of_deep
 from gpumlp.approximation.study import FINER, POINTS, Curve, Study
 from gpumlp.approximation.targets import grid
-from gpumlp.training.picture import new_figure, save
+from gpumlp.store.figure import new_figure, save
 
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
 SWING = 1e-3  # share of the smallest largest error below which the dips to 0 are cut off

@@ -21,8 +21,8 @@ from gpumlp.approximation.starts import width_of_deep
 from gpumlp.approximation.study import SIZES, Kind, check_sizes
 from gpumlp.cli.display import duration, print_table, say, stdout, tell
 from gpumlp.errors import ConfigError, RunError
-from gpumlp.training.files import check_free, make_folder, to_json, write_json, writing
-from gpumlp.training.picture import new_figure
+from gpumlp.store.figure import new_figure
+from gpumlp.store.formats import check_free, make_folder, to_json, write_json, writing
 
 NUMBERS, ERRORS, FITS = "approximation.json", "errors.png", "fits-{kind}.png"
 

@@ -19,8 +19,8 @@ from gpumlp.bench.kernels import LADDER, QUICK, QUICK_SECONDS, SECONDS, Entry, R
 from gpumlp.bench.record import ACROSS, DOWN, as_json, draw, families
 from gpumlp.cli.display import Notices, print_table, say, tell
 from gpumlp.errors import ConfigError
-from gpumlp.training.files import check_free, write_json
-from gpumlp.training.picture import new_figure, save
+from gpumlp.store.figure import new_figure, save
+from gpumlp.store.formats import check_free, write_json
 
 
 def kernels(

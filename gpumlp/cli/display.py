@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gpumlp.training import Listener
+from gpumlp.runs import Listener
 from gpumlp.training.build import Parts
 
 NAMES = {

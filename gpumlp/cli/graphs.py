@@ -13,8 +13,8 @@ from gpumlp.explain.graph import Graph, trace
 from gpumlp.explain.network import time_step, trace_row
 from gpumlp.explain.source import is_source, load_source
 from gpumlp.explain.subject import load_subject
-from gpumlp.training.files import check_free, write_bytes
-from gpumlp.training.picture import ending_of
+from gpumlp.store.figure import ending_of
+from gpumlp.store.formats import check_free, write_bytes
 
 FORMATS = ("svg", "png", "dot", "mermaid")
 

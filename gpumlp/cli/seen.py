@@ -19,7 +19,7 @@ from gpumlp.explain.backprop import SHOWN, Backprop, backpropagate, shown
 from gpumlp.explain.differences import MOST, TOLERANCE, Comparison
 from gpumlp.explain.parameters import check_parameters
 from gpumlp.explain.subject import Subject, load_subject
-from gpumlp.training.files import check_free, to_json
+from gpumlp.store.formats import check_free, to_json
 
 ROWS = 16  # training rows in a gradient check: enough for batch norm, few enough for thousands of differences
 CELL = 9  # columns of a number

@@ -15,15 +15,15 @@ from typing import Any
 import click
 
 from gpumlp import config as configuration
-from gpumlp import training
+from gpumlp import runs
 from gpumlp.backend import BACKENDS, Backend
 from gpumlp.cli import doctor as clinic
 from gpumlp.cli.display import Announcer, Notices, duration, print_metrics, remark, remarks, say, tell, warn
 from gpumlp.data import read, read_bytes
 from gpumlp.errors import LISTED, ConfigError, DataError, RunError, exit_code
+from gpumlp.runs.folder import CONFIG, PICTURE, RunFolder
+from gpumlp.store.formats import check_free, to_json, write_text
 from gpumlp.training.build import build, load_data, lone_row, require_memory
-from gpumlp.training.files import check_free, to_json, write_text
-from gpumlp.training.folder import CONFIG, PICTURE, RunFolder
 
 RUNS = Path("runs")
 
@@ -54,7 +54,7 @@ def train(
     log.setLevel(logging.INFO)
     log.addHandler(notices)
     try:
-        result = training.train(loaded, folder, resume=resume, force=force, listener=announcer)
+        result = runs.train(loaded, folder, resume=resume, force=force, listener=announcer)
     except KeyboardInterrupt as interrupt:
         if announcer:
             announcer.close()
@@ -96,7 +96,7 @@ def _run_folder(config: Path, *, resume: bool) -> Path:
     return taken if resume else free
 
 
-def _report(result: training.Result) -> None:
+def _report(result: runs.Result) -> None:
     summary, folder = result.summary, result.folder
     rate = summary["samples_per_second"]
     speed = f", {rate:,.0f} rows/s" if rate else ""
@@ -113,7 +113,7 @@ def _ending(summary: dict[str, Any]) -> str:
 
 def evaluate(run: Path, data: Path | None, device: int, as_json: bool) -> None:
     """Measure a run and print its metrics."""
-    metrics, notes = training.evaluate(run, data, device=device)
+    metrics, notes = runs.evaluate(run, data, device=device)
     remarks(notes)
     if as_json:
         click.echo(to_json(metrics))
@@ -127,7 +127,7 @@ def predict(run: Path, file: Path, output: Path | None, proba: bool, device: int
         if output.is_file() and file.is_file() and output.samefile(file):
             raise click.UsageError("the output would replace the rows it is made from")
         check_free(output, force=force)
-    model = training.load_trained(run, device=device)
+    model = runs.load_trained(run, device=device)
     classes = model.encoder.classes
     if proba and classes is None:
         raise click.UsageError("--proba is for classification; this run predicts numbers")
@@ -152,9 +152,9 @@ def predict(run: Path, file: Path, output: Path | None, proba: bool, device: int
 
 def plot(run: Path, output: Path | None, force: bool) -> None:
     """Draw a run."""
-    output = output or training.load_run(run).folder / PICTURE
+    output = output or runs.load_run(run).folder / PICTURE
     check_free(output, force=force)
-    remarks(training.plot(run, output))
+    remarks(runs.plot(run, output))
     tell(str(output))
 
 
@@ -180,13 +180,13 @@ def inspect(what: Path, overrides: Sequence[str]) -> None:
 
 
 def _inspect_run(folder: Path) -> None:
-    model = training.load_trained(folder)
+    model = runs.load_trained(folder)
     click.echo(model.network.summary())
     encoder = model.encoder
     goal = f"one of {_listed(encoder.classes)}" if encoder.classes else "a number"
     click.echo(f"\npredicts {encoder.target_name!r}, {goal}, from {encoder.width} inputs")
     try:
-        run = training.load_run(folder)
+        run = runs.load_run(folder)
     except RunError as error:
         remark(error)
         return

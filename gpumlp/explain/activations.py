@@ -13,7 +13,7 @@ from gpumlp.autodiff import GradientTape, Tensor, activate
 from gpumlp.autodiff.fused import record_of
 from gpumlp.backend import Backend
 from gpumlp.ops import ACTIVATIONS, Activation
-from gpumlp.training.picture import new_figure, save
+from gpumlp.store.figure import new_figure, save
 
 FUNCTION, DERIVATIVE = "#1f77b4", "#2ca02c"
 REACH = 4.0  # the curves go from -REACH to REACH

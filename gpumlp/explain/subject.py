@@ -13,9 +13,9 @@ from gpumlp.config import load
 from gpumlp.data import Dataset, Encoder
 from gpumlp.errors import ConfigError
 from gpumlp.nn import Loss, Sequential
-from gpumlp.training import Run, load_run, load_trained
+from gpumlp.runs import Run, load_run, load_trained
+from gpumlp.runs.evaluation import own_parts
 from gpumlp.training.build import build, build_loss, load_data
-from gpumlp.training.use import own_parts
 
 
 @dataclass(frozen=True)

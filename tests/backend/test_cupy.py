@@ -28,7 +28,7 @@ from gpumlp.config import load
 from gpumlp.errors import BackendError, CaptureError
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS
 from gpumlp.optim import OPTIMIZERS
-from gpumlp.training import train
+from gpumlp.runs import train
 
 pytestmark = pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
 

@@ -24,7 +24,7 @@ from gpumlp.config import load
 from gpumlp.errors import BackendError
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS
 from gpumlp.optim import OPTIMIZERS
-from gpumlp.training import train
+from gpumlp.runs import train
 
 pytestmark = pytest.mark.gpu
 

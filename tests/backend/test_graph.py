@@ -27,7 +27,7 @@ from gpumlp.errors import BackendError, ConfigError
 from gpumlp.nn import Dense, Loss, Sequential
 from gpumlp.ops import ACTIVATIONS
 from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
-from gpumlp.training import Listener, train
+from gpumlp.runs import Listener, train
 from gpumlp.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")

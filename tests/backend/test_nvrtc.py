@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 from support import FLOATS, examples
 
-from gpumlp.atomic import replace_file
 from gpumlp.backend import Backend
 from gpumlp.backend.cuda.launcher import OPTIONS, number
 from gpumlp.backend.geometry import THREADS
 from gpumlp.backend.kernels import SUMMED, Texts, arguments, shared_text, template_types
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS, UPDATES
 from gpumlp.ops.record import Op
+from gpumlp.store.atomic import replace_file
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 MAIN, LIKE_80 = 90, (86, 89)

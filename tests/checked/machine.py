@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.atomic import replace_file
 from gpumlp.backend import Backend
 from gpumlp.backend.geometry import Geometry, geometry, parts, scratch
 from gpumlp.backend.host.builder import compiler
@@ -39,6 +38,7 @@ from gpumlp.backend.kernels import (
     template_types,
 )
 from gpumlp.ops.record import Array, Op, Scalar
+from gpumlp.store.atomic import replace_file
 
 HERE = Path(__file__).parent
 FLAGS = ("-std=c++17", "-g1", "-gdwarf-4", "-fPIC", "-w")

@@ -21,7 +21,7 @@ from gpumlp.backend.host.builder import compiler
 from gpumlp.cli import main
 from gpumlp.cli.display import duration
 from gpumlp.cli.verbs import _listed
-from gpumlp.training import Listener
+from gpumlp.runs import Listener
 
 ROOT = Path(__file__).parents[2]
 CANCER = str(ROOT / "configs" / "breast_cancer.yaml")
@@ -151,7 +151,7 @@ def test_interrupting_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
         patch.setattr("gpumlp.cli.display.Announcer.epoch", interrupt)
         early = run("train", CANCER, *SHORT, "--run-dir", folder, code=130)
         assert early.stderr.splitlines()[-1] == "error: interrupted"  # there is no checkpoint yet
-        patch.setattr("gpumlp.training.run.CHECKPOINT_SECONDS", 0.0)
+        patch.setattr("gpumlp.runs.run.CHECKPOINT_SECONDS", 0.0)
         result = run("train", CANCER, *SHORT, "--run-dir", folder, "--force", code=130)
     command = shlex.split(result.stderr.splitlines()[-1].split(": ")[-1])
     assert command[:2] == ["gpumlp", "train"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from gpumlp import training
+from gpumlp import runs
 from gpumlp.backend import Backend
 from gpumlp.cli import main
 from gpumlp.ops import ACTIVATIONS, Direction
@@ -73,7 +73,7 @@ def test_backprop_as_json_has_all_numbers() -> None:
 
 
 def test_backprop_of_a_run(task, tmp_path: Path) -> None:
-    folder = str(training.train(task(), tmp_path / "run").folder)
+    folder = str(runs.train(task(), tmp_path / "run").folder)
     text = run("backprop", folder).stdout
     assert "class = " in text
     assert "∇z_h = ∇h(x) ⊙ tanh'(z_h)" in text

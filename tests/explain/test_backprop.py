@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpumlp import training
+from gpumlp import runs
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError
 from gpumlp.explain.backprop import Backprop, backpropagate
@@ -285,9 +285,9 @@ def test_a_row_of_weight_0_is_no_row() -> None:
 
 
 def test_a_run_is_shown_with_its_own_weights_in_float64(task, tmp_path: Path) -> None:
-    folder = training.train(task(), tmp_path / "run").folder
+    folder = runs.train(task(), tmp_path / "run").folder
     subject = load_subject(folder, backend="numpy")
-    model = training.load_trained(folder)
+    model = runs.load_trained(folder)
     assert subject.network.context.dtype == np.float64
     for name, array in model.network.arrays().items():
         np.testing.assert_array_equal(subject.network.arrays()[name], array)

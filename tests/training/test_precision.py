@@ -16,7 +16,7 @@ from gpumlp import backend as backends
 from gpumlp.config import Loaded, load
 from gpumlp.errors import ConfigError
 from gpumlp.ops.precision import PRECISIONS
-from gpumlp.training import evaluate, load_trained, train
+from gpumlp.runs import evaluate, load_trained, train
 from gpumlp.training.build import require_memory
 
 Task = Callable[..., Loaded]

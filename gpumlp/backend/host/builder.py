@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from gpumlp.atomic import replace_file
 from gpumlp.backend.kernels import Texts, shared_text
 from gpumlp.errors import BackendError
 from gpumlp.ops.record import Op
+from gpumlp.store.atomic import replace_file
 
 NATIVE = {"x86_64": "-march=native", "AMD64": "-march=native", "aarch64": "-mcpu=native", "arm64": "-mcpu=native"}
 """What asks for the processor at hand, by kind of machine: Apple's clang refuses the one for the other."""

@@ -10,10 +10,10 @@ from gpumlp import backend as backends
 from gpumlp.config import Loaded, load
 from gpumlp.data import Dataset, read
 from gpumlp.errors import RunError, choices
+from gpumlp.runs.folder import DIVERGED, MODEL, RunFolder
+from gpumlp.runs.model import DESCRIPTION, SavedModel, load_model
 from gpumlp.training.build import build_loss, load_data
-from gpumlp.training.folder import DIVERGED, MODEL, RunFolder
 from gpumlp.training.measure import Measurement
-from gpumlp.training.saved import DESCRIPTION, SavedModel, load_model
 
 Metrics = dict[str, dict[str, float]]
 Parts = dict[str, Dataset]

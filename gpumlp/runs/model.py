@@ -18,7 +18,7 @@ from gpumlp.data import Encoder, Source, read
 from gpumlp.errors import BackendError, GpumlpError, RunError
 from gpumlp.nn import MAX_UNITS, Hidden, Sequential, mlp
 from gpumlp.ops.precision import PRECISIONS
-from gpumlp.training.files import (
+from gpumlp.store.formats import (
     Arrays,
     is_whole,
     make_folder,

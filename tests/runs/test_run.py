@@ -12,10 +12,11 @@ import pytest
 from gpumlp import backend
 from gpumlp.config import Loaded, load
 from gpumlp.errors import DataError, RunError
-from gpumlp.training import Listener, evaluate, files, load_trained, train
+from gpumlp.runs import Listener, evaluate, load_trained, train
+from gpumlp.runs.run import Progress
+from gpumlp.store import formats
 from gpumlp.training.build import build, load_data
 from gpumlp.training.measure import constant_loss
-from gpumlp.training.run import Progress
 from gpumlp.training.trainer import Trainer
 
 Task = Callable[..., Loaded]
@@ -61,8 +62,8 @@ def test_the_resolved_config_makes_the_same_run(task: Task, tmp_path: Path) -> N
 @pytest.fixture
 def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every epoch leave a checkpoint."""
-    monkeypatch.setattr("gpumlp.training.run.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("gpumlp.training.run.CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr("gpumlp.runs.run.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("gpumlp.runs.run.CHECKPOINT_SHARE", 1e9)
 
 
 class KilledError(Exception):
@@ -138,8 +139,8 @@ def test_checkpoints_keep_their_distance(task: Task, tmp_path: Path, monkeypatch
     """A clock of a second an epoch: one checkpoint in two seconds, fewer where saving takes long."""
     now = 0.0
     saved: list[int] = []
-    monkeypatch.setattr("gpumlp.training.run.time.monotonic", lambda: now)
-    write_arrays = files.write_arrays
+    monkeypatch.setattr("gpumlp.runs.run.time.monotonic", lambda: now)
+    write_arrays = formats.write_arrays
 
     class Clock(Listener):
         def epoch(self, row: dict[str, Any], best: bool) -> None:
@@ -153,7 +154,7 @@ def test_checkpoints_keep_their_distance(task: Task, tmp_path: Path, monkeypatch
             saved.append(int(path.stem.split("-")[1]) // 7)  # of 7 steps an epoch
         return write_arrays(path, *rest)
 
-    monkeypatch.setattr("gpumlp.training.run.write_arrays", slow)
+    monkeypatch.setattr("gpumlp.runs.run.write_arrays", slow)
     for cost, epochs in ((0.0, [3, 5, 7, 9]), (0.25, [3, 8])):
         saved.clear()
         train(task("training.epochs=10"), tmp_path / str(cost), listener=Clock())
@@ -339,7 +340,7 @@ def test_a_folder_that_another_run_takes_meanwhile(
         (tmp_path / "run").mkdir()
         return load_data(*_)
 
-    monkeypatch.setattr("gpumlp.training.run.load_data", slow)
+    monkeypatch.setattr("gpumlp.runs.run.load_data", slow)
     with pytest.raises(RunError, match="another run has just begun"):
         train(task(), tmp_path / "run")
 

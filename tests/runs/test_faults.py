@@ -20,9 +20,10 @@ import pytest
 from gpumlp.backend import Backend
 from gpumlp.config import Loaded
 from gpumlp.errors import RunError, SignalError
-from gpumlp.training import Listener, load_model, train, trainer
-from gpumlp.training.files import read_arrays
-from gpumlp.training.folder import RunFolder
+from gpumlp.runs import Listener, load_model, train
+from gpumlp.runs.folder import RunFolder
+from gpumlp.store.formats import read_arrays
+from gpumlp.training import trainer
 
 Task = Callable[..., Loaded]
 SETTINGS = ("training.epochs=3", "training.checkpoint_every=5", "model.norm=batch", "optimizer.averaging=0.9")

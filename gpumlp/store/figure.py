@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpumlp.errors import ConfigError, RunError, choices
-from gpumlp.training.files import write_bytes
+from gpumlp.store.formats import write_bytes
 
 FORMATS = ("png", "svg", "pdf")
 

@@ -16,19 +16,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as format_safetensors
 
-from gpumlp.atomic import append, replace_file
-from gpumlp.errors import RunError
+from gpumlp.errors import DamageError, RunError, WriteError
+from gpumlp.store.atomic import append, replace_file
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 _HEADER_LENGTH = 8  # safetensors: a little-endian u64 length, a JSON header, then the tensors
-
-
-class DamageError(RunError):
-    """A file of a run or of a model is missing, or not as it was written."""
-
-
-class WriteError(RunError):
-    """A file or folder of a run cannot be written: the disk is full, or it is not ours to write."""
 
 
 @contextlib.contextmanager

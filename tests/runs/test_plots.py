@@ -11,7 +11,7 @@ import pytest
 
 from gpumlp.config import Loaded, load
 from gpumlp.errors import ConfigError, RunError
-from gpumlp.training import plot, plots, train
+from gpumlp.runs import plot, plots, train
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gpumlp.training.files import DamageError
-from gpumlp.training.folder import RunFolder
+from gpumlp.errors import DamageError
+from gpumlp.runs.folder import RunFolder
 
 ROW: dict[str, Any] = {"epoch": 1, "train_loss": 0.5, "validation_loss": 0.6, "validation_auc": None}
 SUMMARY: dict[str, Any] = {"status": "completed", "epochs": 2, "best_epoch": 1, "metrics": {"train": {"loss": 0.5}}}

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from gpumlp.errors import RunError
-from gpumlp.training import files
+from gpumlp.store import formats
 
 ARRAYS = {"b": np.arange(3, dtype=np.float32), "a": np.ones((2, 2)), "empty": np.zeros((0, 4), np.int64)}
 
 
 def test_arrays_come_back_exactly(tmp_path: Path) -> None:
-    checksum = files.write_arrays(tmp_path / "x.safetensors", ARRAYS, {"epoch": 3, "best": [1.5]})
-    arrays, meta = files.read_arrays(tmp_path / "x.safetensors")
+    checksum = formats.write_arrays(tmp_path / "x.safetensors", ARRAYS, {"epoch": 3, "best": [1.5]})
+    arrays, meta = formats.read_arrays(tmp_path / "x.safetensors")
     assert meta == {"epoch": 3, "best": [1.5], "sha256": checksum}
     assert arrays.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
@@ -26,48 +26,48 @@ def test_arrays_come_back_exactly(tmp_path: Path) -> None:
 
 
 def test_the_same_arrays_make_the_same_bytes(tmp_path: Path) -> None:
-    files.write_arrays(tmp_path / "x", ARRAYS, {"k": 1})
-    files.write_arrays(tmp_path / "y", dict(reversed(ARRAYS.items())), {"k": 1})
+    formats.write_arrays(tmp_path / "x", ARRAYS, {"k": 1})
+    formats.write_arrays(tmp_path / "y", dict(reversed(ARRAYS.items())), {"k": 1})
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
 
 
 @pytest.mark.parametrize("position", [0, 5, 40, -1])
 def test_a_flipped_byte_is_seen(tmp_path: Path, position: int) -> None:
     path = tmp_path / "x.safetensors"
-    files.write_arrays(path, ARRAYS, {"epoch": 3})
+    formats.write_arrays(path, ARRAYS, {"epoch": 3})
     content = bytearray(path.read_bytes())
     content[position] ^= 0x10
     path.write_bytes(content)
     with pytest.raises(RunError, match=r"x\.safetensors"):
-        files.read_arrays(path)
+        formats.read_arrays(path)
 
 
 @pytest.mark.parametrize("length", [0, 4, 30, 200])
 def test_a_file_cut_short_is_seen(tmp_path: Path, length: int) -> None:
     path = tmp_path / "x.safetensors"
-    files.write_arrays(path, ARRAYS, {"epoch": 3})
+    formats.write_arrays(path, ARRAYS, {"epoch": 3})
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(RunError, match="damaged"):
-        files.read_arrays(path)
+        formats.read_arrays(path)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"nothing\.json.*missing"):
-        files.read_json(tmp_path / "nothing.json")
+        formats.read_json(tmp_path / "nothing.json")
     with pytest.raises(RunError, match=r"nothing\.safetensors.*missing"):
-        files.read_arrays(tmp_path / "nothing.safetensors")
+        formats.read_arrays(tmp_path / "nothing.safetensors")
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.txt"
-    files.write_text(path, "old")
+    formats.write_text(path, "old")
 
     def no_space(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(RunError, match="No space left on device"):
-        files.write_text(path, "new")
+        formats.write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -78,7 +78,7 @@ def test_links_are_followed_unless_they_lead_in_a_circle(tmp_path: Path) -> None
     link.symlink_to(kept)
     circle.symlink_to(circle)
     for place in (link, circle):
-        files.write_text(place, "new")
+        formats.write_text(place, "new")
         assert place.read_text() == "new"
     assert link.is_symlink()
     assert kept.read_text() == "new"
@@ -89,7 +89,7 @@ def test_a_pipe_is_written_to_by_its_number() -> None:
     """As in ``-o /dev/stdout | less``, whose link leads to no name."""
     out, into = os.pipe()
     with os.fdopen(out, "rb") as reader:
-        files.write_text(Path(f"/dev/fd/{into}"), "for who reads")
+        formats.write_text(Path(f"/dev/fd/{into}"), "for who reads")
         os.close(into)
         assert reader.read() == b"for who reads"
 
@@ -97,23 +97,23 @@ def test_a_pipe_is_written_to_by_its_number() -> None:
 @pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
 def test_who_may_read_a_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    files.write_text(path, "for all")
+    formats.write_text(path, "for all")
     usual = path.stat().st_mode
     path.chmod(0o600)
-    files.write_text(path, "for me")
+    formats.write_text(path, "for me")
     assert path.stat().st_mode & 0o777 == 0o600
-    files.write_text(tmp_path / "other", "for all")
+    formats.write_text(tmp_path / "other", "for all")
     assert (tmp_path / "other").stat().st_mode == usual
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="No such file"):
-        files.write_text(tmp_path / "no" / "x.txt", "new")
+        formats.write_text(tmp_path / "no" / "x.txt", "new")
 
 
 def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path: Path) -> None:
     (tmp_path / f".x.txt.{os.getpid()}.part").write_text("half")
-    files.write_text(tmp_path / "x.txt", "whole")
+    formats.write_text(tmp_path / "x.txt", "whole")
     assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
     assert (tmp_path / "x.txt").read_text() == "whole"
 
@@ -124,27 +124,27 @@ def test_what_killed_processes_left_beside_a_file_goes_when_it_is_written(tmp_pa
     kept = [tmp_path / f".x.txt.{os.getppid()}.part", tmp_path / f".y.txt.{gone.pid}.part", tmp_path / ".x.txt.part"]
     for path in (*kept, tmp_path / f".x.txt.{gone.pid}.part"):
         path.touch()
-    files.write_text(tmp_path / "x.txt", "whole")
+    formats.write_text(tmp_path / "x.txt", "whole")
     assert set(tmp_path.iterdir()) == {tmp_path / "x.txt", *kept}
 
 
 def test_threads_that_write_one_file_do_not_take_it_from_each_other(tmp_path: Path) -> None:
     contents = [str(number).encode() * 1000 for number in range(4)]
     with ThreadPoolExecutor(len(contents)) as pool:
-        list(pool.map(lambda number: files.write_bytes(tmp_path / "file", contents[number % 4]), range(80)))
+        list(pool.map(lambda number: formats.write_bytes(tmp_path / "file", contents[number % 4]), range(80)))
     assert (tmp_path / "file").read_bytes() in contents
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_line_is_added_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    files.append_line(path, {"epoch": 1})
+    formats.append_line(path, {"epoch": 1})
     resource = pytest.importorskip("resource", reason="there is no limit on the size of files")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, hard))
     try:
-        with pytest.raises(files.WriteError, match="File too large"):
-            files.append_line(path, {"epoch": 2})
+        with pytest.raises(formats.WriteError, match="File too large"):
+            formats.append_line(path, {"epoch": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_text() == '{"epoch": 1}\n'

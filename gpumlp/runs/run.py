@@ -11,21 +11,19 @@ from typing import Any
 
 from gpumlp.config import Loaded, Training, dump
 from gpumlp.data import Dataset
-from gpumlp.errors import RunError, SignalError
-from gpumlp.training.build import Parts, build, load_data, lone_row
-from gpumlp.training.files import (
+from gpumlp.errors import DamageError, RunError, SignalError, WriteError
+from gpumlp.runs.folder import DIVERGED, MODEL, RunFolder
+from gpumlp.runs.model import save_model
+from gpumlp.runs.signals import Signals, signals
+from gpumlp.store.formats import (
     Arrays,
-    DamageError,
-    WriteError,
     json_line,
     read_arrays,
     write_arrays,
     write_json,
 )
-from gpumlp.training.folder import DIVERGED, MODEL, RunFolder
+from gpumlp.training.build import Parts, build, load_data, lone_row
 from gpumlp.training.measure import Measurement, constant_loss
-from gpumlp.training.saved import save_model
-from gpumlp.training.signals import Signals, signals
 from gpumlp.training.trainer import EpochReport, weights_in_place
 
 FORMAT = 1  # of checkpoints

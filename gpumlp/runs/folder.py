@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpumlp.atomic import LEFTOVER, PART
 from gpumlp.config import HEADER, Settings, load
-from gpumlp.errors import RunError
-from gpumlp.training.files import DamageError, WriteError, append_line, read_json, write_text, writing
-from gpumlp.training.saved import DESCRIPTION, WEIGHTS
+from gpumlp.errors import DamageError, RunError, WriteError
+from gpumlp.runs.model import DESCRIPTION, WEIGHTS
+from gpumlp.store.atomic import LEFTOVER, PART
+from gpumlp.store.formats import append_line, read_json, write_text, writing
 
 CONFIG, HISTORY, SUMMARY, MODEL, CHECKPOINTS = "config.yaml", "metrics.jsonl", "summary.json", "model", "checkpoints"
 PICTURE = "plot.png"
@@ -193,7 +193,7 @@ def _is_epoch(row: Any, *, like: Any) -> bool:
 
 
 def _is_summary(summary: Any) -> bool:
-    """Tell whether this is what :func:`gpumlp.training.run.train` writes at the end, as far as it is read again."""
+    """Tell whether this is what :func:`gpumlp.runs.run.train` writes at the end, as far as it is read again."""
     if not isinstance(summary, dict) or not {"status", "epochs", "best_epoch", "metrics"} <= summary.keys():
         return False
     metrics = summary["metrics"]

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from gpumlp.data import Dataset, Encoder
-from gpumlp.training.folder import RunFolder
+from gpumlp.runs.evaluation import Parts, load_run, load_trained, own_parts
+from gpumlp.runs.folder import RunFolder
+from gpumlp.runs.model import SavedModel
+from gpumlp.store.figure import new_figure, save
 from gpumlp.training.measure import rows_at_once
 from gpumlp.training.metrics import most_probable
-from gpumlp.training.picture import new_figure, save
-from gpumlp.training.saved import SavedModel
-from gpumlp.training.use import Parts, load_run, load_trained, own_parts
 
 TRAIN, VALIDATION = "#1f77b4", "#d62728"
 DECADES = 20  # ratio of losses from which a straight scale would hide the small ones

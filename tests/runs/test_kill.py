@@ -21,7 +21,7 @@ import pytest
 
 from gpumlp.config import Loaded, load
 from gpumlp.errors import SignalError
-from gpumlp.training import train
+from gpumlp.runs import train
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 
@@ -67,7 +67,7 @@ CHANGES = ((os, "fsync"), (os, "replace"), (Path, "mkdir"), (Path, "unlink"))
 def start() -> Callable[..., BaseProcess]:
     """Return a function that starts a run in a process of its own."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gpumlp.training", "numpy.ma", "pytest"])
+    context.set_forkserver_preload(["gpumlp.runs", "numpy.ma", "pytest"])
 
     def start(folder: Path, **options: Any) -> BaseProcess:
         process = context.Process(target=run, args=(folder,), kwargs=options)

@@ -12,9 +12,9 @@ from gpumlp.backend import Backend
 from gpumlp.config import Loaded
 from gpumlp.data import read
 from gpumlp.errors import BackendError, RunError
-from gpumlp.training import load_model, load_trained, train
-from gpumlp.training.files import read_arrays, sealed, write_arrays
-from gpumlp.training.use import load_run
+from gpumlp.runs import load_model, load_trained, train
+from gpumlp.runs.evaluation import load_run
+from gpumlp.store.formats import read_arrays, sealed, write_arrays
 
 Task = Callable[..., Loaded]
 

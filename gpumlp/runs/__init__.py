@@ -1,0 +1,19 @@
+"""Runs: from a configuration to a run folder, and from a run folder to predictions."""
+
+from gpumlp.runs.evaluation import Run, evaluate, load_run, load_trained
+from gpumlp.runs.model import SavedModel, load_model
+from gpumlp.runs.plots import plot
+from gpumlp.runs.run import Listener, Result, train
+
+__all__ = [
+    "Listener",
+    "Result",
+    "Run",
+    "SavedModel",
+    "evaluate",
+    "load_model",
+    "load_run",
+    "load_trained",
+    "plot",
+    "train",
+]
