@@ -12,15 +12,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.arrays import ArrayTable
-from gpumlp.data.columns import ArrayInputs, Features, TableInputs
-from gpumlp.data.dialect import DETECT, Dialect
+from gpumlp.data.encoding.columns import ArrayInputs, Features, TableInputs
+from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.data.roles import MisfitError, Roles, absent
-from gpumlp.data.sources import Source, read
+from gpumlp.data.source.arrays import ArrayTable
+from gpumlp.data.source.dialect import DETECT, Dialect
+from gpumlp.data.source.read import Source, read
+from gpumlp.data.source.table import Table
 from gpumlp.data.splits import split
 from gpumlp.data.state import StateReader, prefixed
-from gpumlp.data.table import Table
-from gpumlp.data.targets import ClassTarget, NumberTarget
 from gpumlp.errors import DataError
 
 Task = Literal["classification", "regression"]

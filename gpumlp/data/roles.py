@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpumlp.data.dialect import DETECT, Dialect
-from gpumlp.data.sources import Source, read, read_start, readable
+from gpumlp.data.source.dialect import DETECT, Dialect
+from gpumlp.data.source.read import Source, read, read_start, readable
 from gpumlp.errors import DataError
 
 MisfitProblems = list[tuple[str, DataError]]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gpumlp.data import ArrayTable, Table, read_lines
-from gpumlp.data.columns import ArrayInputs, TableInputs
-from gpumlp.data.dialect import Dialect
+from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
+from gpumlp.data.source.dialect import Dialect
 from gpumlp.errors import DataError
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gpumlp.data import SCALINGS
-from gpumlp.data.cells import FLOAT32_MAX
-from gpumlp.data.scaling import MAX_KNOTS, Scaling
+from gpumlp.data.encoding.scaling import MAX_KNOTS, Scaling
+from gpumlp.data.source.cells import FLOAT32_MAX
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpumlp.data.cells import USUAL_MISSING, Missing
-from gpumlp.data.targets import ClassTarget, NumberTarget
+from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
+from gpumlp.data.source.cells import USUAL_MISSING, Missing
 from gpumlp.errors import DataError
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.arrays import ArrayTable
-from gpumlp.data.files import open_binary
+from gpumlp.data.source.arrays import ArrayTable
+from gpumlp.data.source.files import open_binary
 from gpumlp.errors import DataError
 
 # Two zero bytes, the type (8: unsigned byte), the number of axes.

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.data.dialect import DETECT, Dialect
-from gpumlp.data.table import Column, Table
+from gpumlp.data.source.dialect import DETECT, Dialect
+from gpumlp.data.source.table import Column, Table
 from gpumlp.errors import DataError
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.cells import Floats
-from gpumlp.data.scaling import Scaling
+from gpumlp.data.encoding.scaling import Scaling
+from gpumlp.data.source.cells import Floats
 from gpumlp.data.state import Fields, StateReader, prefixed
 from gpumlp.errors import DataError
 

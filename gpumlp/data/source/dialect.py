@@ -6,7 +6,7 @@ import csv
 from dataclasses import dataclass
 from typing import Any
 
-from gpumlp.data.cells import USUAL_MISSING, Missing
+from gpumlp.data.source.cells import USUAL_MISSING, Missing
 from gpumlp.data.state import Fields, StateReader
 
 QUOTES: dict[str, str | None] = {"double": '"', "single": "'", "none": None}

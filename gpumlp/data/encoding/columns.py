@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.arrays import ArrayTable
-from gpumlp.data.categories import OneHot
-from gpumlp.data.cells import FLOAT32_MAX, Floats
-from gpumlp.data.numeric import NumericBlock
-from gpumlp.data.sources import Source
+from gpumlp.data.encoding.categories import OneHot
+from gpumlp.data.encoding.numeric import NumericBlock
+from gpumlp.data.source.arrays import ArrayTable
+from gpumlp.data.source.cells import FLOAT32_MAX, Floats
+from gpumlp.data.source.read import Source
+from gpumlp.data.source.table import Table
 from gpumlp.data.state import Fields, StateReader, prefixed
-from gpumlp.data.table import Table
 from gpumlp.errors import DataError, choices
 
 Features = NDArray[np.float32 | np.uint8]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.cells import FLOAT32_MAX, FLOAT32_TINY, Floats, Missing, Strings, parse_numbers
+from gpumlp.data.source.cells import FLOAT32_MAX, FLOAT32_TINY, Floats, Missing, Strings, parse_numbers
 from gpumlp.data.state import StateReader
 from gpumlp.errors import DataError, choices
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from gpumlp.data.arrays import ArrayTable, read_npy, read_npz
-from gpumlp.data.delimited import read_delimited
-from gpumlp.data.dialect import DETECT, Dialect
-from gpumlp.data.files import existing
-from gpumlp.data.idx import read_idx
-from gpumlp.data.parquet import read_parquet
-from gpumlp.data.sniff import SAMPLE
-from gpumlp.data.table import Table
+from gpumlp.data.source.arrays import ArrayTable, read_npy, read_npz
+from gpumlp.data.source.delimited import read_delimited
+from gpumlp.data.source.dialect import DETECT, Dialect
+from gpumlp.data.source.files import existing
+from gpumlp.data.source.idx import read_idx
+from gpumlp.data.source.parquet import read_parquet
+from gpumlp.data.source.sniff import SAMPLE
+from gpumlp.data.source.table import Table
 from gpumlp.errors import DataError
 
 Source = Table | ArrayTable

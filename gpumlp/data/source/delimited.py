@@ -15,10 +15,10 @@ from typing import IO
 
 import numpy as np
 
-from gpumlp.data.dialect import DETECT, Dialect
-from gpumlp.data.files import open_binary
-from gpumlp.data.sniff import SAMPLE, Row, find_decimal, find_separator, sniffed, split_rows
-from gpumlp.data.table import Column, Table
+from gpumlp.data.source.dialect import DETECT, Dialect
+from gpumlp.data.source.files import open_binary
+from gpumlp.data.source.sniff import SAMPLE, Row, find_decimal, find_separator, sniffed, split_rows
+from gpumlp.data.source.table import Column, Table
 from gpumlp.errors import DataError
 
 # Rows become columns in portions of this size: the whole file is never held as lists of cells.

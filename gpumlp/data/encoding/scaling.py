@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.cells import FLOAT32_TINY, Floats
+from gpumlp.data.source.cells import FLOAT32_TINY, Floats
 from gpumlp.data.state import Fields, StateReader
 
 Fitted = dict[str, Floats]

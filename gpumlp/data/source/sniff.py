@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from gpumlp.data.cells import Missing, Strings, is_number, parse_numbers
-from gpumlp.data.dialect import Dialect
+from gpumlp.data.source.cells import Missing, Strings, is_number, parse_numbers
+from gpumlp.data.source.dialect import Dialect
 from gpumlp.errors import DataError
 
 SAMPLE = 200

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.cells import Strings, is_number, mend_number
+from gpumlp.data.source.cells import Strings, is_number, mend_number
+from gpumlp.data.source.table import Table
 from gpumlp.data.state import Fields, StateReader
-from gpumlp.data.table import Table
 from gpumlp.errors import DataError
 
 # Up to so many rows, texts that are all different may still be categories; above, they are names.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.cells import FLOAT32_MAX, Floats, Strings, mend_number, parse_numbers, seem_grouped
-from gpumlp.data.dialect import Dialect
+from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Strings, mend_number, parse_numbers, seem_grouped
+from gpumlp.data.source.dialect import Dialect
 from gpumlp.errors import DataError, choices
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.cells import FLOAT32_MAX, Floats, Strings
+from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Strings
 from gpumlp.errors import DataError, choices
 
 # What decides where several arrays could be the inputs.

@@ -1,0 +1,1 @@
+"""How a file becomes a source: which reader, which dialect, what a cell means."""
