@@ -21,7 +21,6 @@ from gpumlp.backend.cuda.cublaslt import Epilogue
 from gpumlp.bench.clock import Clock
 from gpumlp.bench.copies import Copies
 from gpumlp.bench.machine import on_device
-from gpumlp.ops.masks import mask_shape
 
 TINY = 'extern "C" __global__ void tiny(float* x, int n) { if (threadIdx.x < n) x[threadIdx.x] += 1.f; }'
 MAXIMUM = (
@@ -207,8 +206,7 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
         rng = np.random.default_rng(0)
         a, b = (given.asarray(rng.standard_normal(size).astype(dtypes[0])) for size in ((m, k), (k, n)))
         vector = given.zeros((n,), dtypes[1]) if epilogue.has_vector else None
-        mask = given.zeros(mask_shape(m, n), np.uint8) if epilogue.has_mask else None
-        return given.lt.product(a, b, given.zeros((m, n), dtypes[1]), epilogue, vector, mask)
+        return given.lt.product(a, b, given.zeros((m, n), dtypes[1]), epilogue, vector)
 
     def offers(given: Any, dtypes: tuple[Any, Any], epilogue: Epilogue) -> dict[str, str]:
         found = {}
@@ -255,16 +253,14 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
         given = CupyBackend(backend.device.id, tf32=True) if name == "tf32" else backend
         for epilogue in Epilogue:
             yield f"cuBLASLt {epilogue.name} of {name}", partial(offers, given, dtypes, epilogue)
-        for epilogue in (Epilogue.RELU_BIAS, Epilogue.RELU_AUX_BIAS):
-            asked = f"cuBLASLt {epilogue.name} of {name}: NaN, -0, inf, -inf"
-            yield asked, partial(specials, given, dtypes, epilogue)
+        relu = f"cuBLASLt {Epilogue.RELU_BIAS.name} of {name}: NaN, -0, inf, -inf"
+        yield relu, partial(specials, given, dtypes, Epilogue.RELU_BIAS)
         if name in ("tf32", "bf16"):
-            for epilogue in (Epilogue.RELU_AUX_BIAS, Epilogue.DRELU, Epilogue.BGRADA):
+            for epilogue in (Epilogue.RELU_BIAS, Epilogue.BGRADA):
                 asked = f"cuBLASLt {epilogue.name} of {name}: the algorithm advised"
                 yield asked, partial(choice, given, dtypes, epilogue)
         if dtypes[0] == dtypes[1]:
-            for asked in (given.trials.keeps_nan, given.trials.leaves_masks, given.trials.reads_masks):
-                yield f"cuBLASLt {asked.__name__.replace('_', ' ')}, of {name}", partial(asked, np.dtype(dtypes[0]))
+            yield f"cuBLASLt keeps nan, of {name}", partial(given.trials.keeps_nan, np.dtype(dtypes[0]))
 
 
 def _bfloat16() -> Any:

@@ -113,22 +113,16 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
     Wa, ba = operand(W, xa, backend), dense_array(operand(b, xa, backend), backend)
     if xa.shape[-1:] != Wa.shape[:1] or Wa.shape[1:] != ba.shape:
         raise ShapeError(f"dense: x {xa.shape}, W {Wa.shape} and b {ba.shape} do not fit")
-    out, z, mask = backend.dense(op, xa, Wa, ba, training=recording())
+    out, z = backend.dense(op, xa, Wa, ba)
     y = Tensor(out, backend)
-    y.mask = mask
     saved = out if z is None else z
 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         if recording():
             return through_formula(op.name, lambda xp, x, W, b: op.function(xp, x @ W + b), inputs, g, wants)
-        dtype, masked = raw(W, backend).dtype, mask is not None and g.through is mask
-        *found, through = backend.dense_backward(
-            op, xa, Wa, saved, dense_array(g, backend), wants, dtype, masked=masked
-        )
-        parts = [None if a is None else Tensor(a, backend) for a in found]
-        if through and parts[0] is not None:
-            parts[0].through = wants[0].mask
-        return parts
+        dtype = raw(W, backend).dtype
+        found = backend.dense_backward(op, xa, Wa, saved, dense_array(g, backend), wants, dtype)
+        return [None if a is None else Tensor(a, backend) for a in found]
 
     record(f"dense {op.name}", inputs, y, rule)
     return y

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar, overload
 
-from gpumlp.backend.base import Through
 from gpumlp.errors import ShapeError, TapeError
 from gpumlp.ops.record import Array
 
@@ -24,7 +23,6 @@ class Value(Protocol):
 
     array: Array
     backend: Any
-    mask: Array | None
 
     @property
     def is_variable(self) -> bool: ...
@@ -46,8 +44,8 @@ class Value(Protocol):
 V = TypeVar("V", bound=Value)
 
 Want = Any
-"""What is asked of a rule for one input: False for nothing, True for its gradient, an array that the rule may write
-the gradient into instead of making a new one, or Through: it may take the gradient through a mask at once."""
+"""What a rule is to give for one input: False for nothing, True for its gradient, or an array that it may write the
+gradient into instead of making a new one."""
 
 Rule = Callable[[Any, Sequence[Want]], Sequence[Any]]
 """A vector-Jacobian product: from the gradient of the output to those of the inputs that are wanted."""
@@ -226,7 +224,7 @@ class GradientTape:
             if g is None or key not in leads:
                 continue
             wants = [
-                id(value) in leads and value.differentiable and self._want(value, uses, wanted, places)
+                id(value) in leads and value.differentiable and self._want(value, uses, places)
                 for value in node.inputs
             ]
             if not any(want is not False for want in wants):
@@ -238,13 +236,8 @@ class GradientTape:
         return {key: gradients[key] for key in wanted if key in gradients}
 
     @staticmethod
-    def _want(value: V, uses: Counter[int], wanted: set[int], places: dict[int, Array]) -> Want:
-        key = id(value)
-        if uses[key] > 1:  # the parts are summed up first
-            return True
-        if value.mask is not None and key not in wanted:
-            return Through(value.mask)
-        return places.get(key, True)
+    def _want(value: V, uses: Counter[int], places: dict[int, Array]) -> Want:
+        return True if uses[id(value)] > 1 else places.get(id(value), True)  # several parts are summed up first
 
     def _place(self, source: V, gradient: V | None, place: Array) -> None:
         if gradient is None:

@@ -33,7 +33,7 @@ class Tensor:
     functions of :mod:`gpumlp.autodiff` take tensors, NumPy arrays and numbers, and return tensors.
     """
 
-    __slots__ = ("__weakref__", "array", "backend", "mask", "name", "through", "unit")
+    __slots__ = ("__weakref__", "array", "backend", "name", "unit")
     __array_ufunc__ = None  # numpy_array @ tensor is ours to answer
     is_variable = False
 
@@ -47,8 +47,6 @@ class Tensor:
             values = self.backend.asarray(values, dtype)
         self.array: Array = values
         self.name = name
-        self.mask: Array | None = None  # what the ReLU that made this value has left
-        self.through: Array | None = None  # of a gradient: the mask of the value that it has been taken through
         self.unit = False  # True for the ones that a backward pass starts from: multiplying by them is no work
 
     @property

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -119,11 +118,6 @@ class Backend:
         """How many steps are at most replayed at once: more than one where each replay costs the host something."""
         return 1
 
-    @property
-    def piece(self) -> int | None:
-        """How many numbers an update has at least to be worth a launch of its own, beside others; None for all."""
-        return None
-
     def quiet(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context that the array module is used in: overflow and NaN are results, not warnings."""
         return np.errstate(all="ignore")
@@ -197,16 +191,18 @@ class Backend:
             return self._narrow_product(a, b, out)
         return self.compute("matmul", self.xp.matmul, a, b, out=out)
 
-    def dense(
-        self, op: Op, x: Array, W: Array, b: Array, *, training: bool = False
-    ) -> tuple[Array, Array | None, Array | None]:
-        """Return y = f(x W + b) of an activation, x W + b where it saves that, and a mask where there is one.
+    def dense(self, op: Op, x: Array, W: Array, b: Array) -> tuple[Array, Array | None]:
+        """Return y = f(x W + b) of an activation, and x W + b where it saves that.
 
-        A mask may come of a ReLU when ``training``: it says where the gradient of y goes through, in a form that only
-        this backend's :meth:`dense_backward` knows.
+        Parameters
+        ----------
+        op : Activation
+            The record of f.
+        x, W, b : Array
+            Inputs (..., p), weights (p, H) and biases (H,), of one dtype.
         """
         y, z = self.run(op, "bias_forward", (self.matmul(x, W), b))
-        return y, z, None
+        return y, z
 
     def dense_backward(
         self,
@@ -217,25 +213,16 @@ class Backend:
         dy: Array,
         wants: Sequence[Any],
         dtype: Any,
-        *,
-        masked: bool = False,
-    ) -> tuple[Array | None, Array | None, Array | None, bool]:
+    ) -> tuple[Array | None, Array | None, Array | None]:
         """Return dx, dW and db of :meth:`dense`, from what it saves and the gradient of y.
 
-        ``wants`` say of each: False for none, True for a new array, the array to write it into, or
-        :class:`Through`. The last result tells whether dx is through that mask already; ``masked`` says it of ``dy``.
-        A new dW is made in ``dtype``.
+        ``wants`` say of each: False for none, True for a new array, or the array to write it into. A new dW is made
+        in ``dtype``.
         """
         want_x, want_W, want_b = wants
-        # What is masked already stays as it is when the slope, 0 or 1, comes once more.
         dz, db = self.run(op, "bias_backward", (saved, dy), (None, place_of(want_b)))
-        dx, through = (None, False) if want_x is False else self._input_gradient(dz, W, want_x)
-        _, dW = self.product_backward(x, W, dz, (False, want_W), dtype)
-        return dx, dW, db if want_b is not False else None, through
-
-    def _input_gradient(self, dz: Array, W: Array, want: Any) -> tuple[Array, bool]:
-        """Return dz Wᵀ, and whether it is through the mask that was asked for."""
-        return self.matmul(dz, W.T), False
+        dx, dW = self.product_backward(x, W, dz, (want_x, want_W), dtype)
+        return dx, dW, db if want_b is not False else None
 
     def product_backward(
         self, x: Array, W: Array, dz: Array, wants: Sequence[Any], dtype: Any
@@ -353,19 +340,9 @@ def _cast(x: Array, *, dtype: np.dtype[Any], out: Array | None) -> Array:
     return out
 
 
-@dataclass(frozen=True)
-class Through:
-    """Asks for the gradient of a value that nothing else adds to, and that a ReLU has made, leaving this mask.
-
-    Whoever gives the gradient may take it through the mask at once.
-    """
-
-    mask: Array
-
-
 def place_of(want: Any) -> Array | None:
     """Return the array that a result is wanted in, or None where it may be any."""
-    return None if isinstance(want, bool | Through) else want
+    return None if isinstance(want, bool) else want
 
 
 def switched_on(part: str) -> bool:

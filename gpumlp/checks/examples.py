@@ -66,8 +66,6 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
             )
         case Op(name="moving_average"):
             yield (normal(cols), normal(1, cols)), {"momentum": 0.1, "scale": 1.25}
-        case Op(name="relu_mask"):
-            yield (normal(rows, cols), normal(cols)), {}
         case Op(name="dropout"):
             yield (normal(rows, cols), np.array([5, 0, 0])), {"rate": 0.3, "stream": 2, "key": (11, 12)}
         case Op(name="gather"):

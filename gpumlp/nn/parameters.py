@@ -27,7 +27,6 @@ class Parameters:
     values, gradients : arrays ``(P',)`` on the backend; P' counts the padding between parameters, which stays 0
     shadow : the values in ``dtype`` where that is narrower, None elsewhere; what writes the one writes the other
     views : one view of ``gradients`` for each variable, in its shape
-    starts : where in the buffers each variable begins
     decayed : how many leading elements weight decay applies to
     """
 
@@ -44,7 +43,6 @@ class Parameters:
             end += -(-variable.size // unit) * unit
             if named[name][1]:
                 self.decayed = end
-        self.starts = [place.start for place in self._places.values()]
         self.values = backend.zeros((end,), kept)
         self.gradients = backend.zeros((end,), kept)
         self.shadow = None if kept == dtype else backend.zeros((end,), dtype)

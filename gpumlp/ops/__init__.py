@@ -4,7 +4,6 @@ from gpumlp.ops.activations import ACTIVATIONS
 from gpumlp.ops.batches import ACCUMULATE, ADVANCE, GATHER
 from gpumlp.ops.dropout import DROPOUT
 from gpumlp.ops.losses import LOSS_RECORDS
-from gpumlp.ops.masks import RELU_MASK
 from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM, MOVING_AVERAGE
 from gpumlp.ops.record import Activation, Direction, Hyper, Op
 from gpumlp.ops.updates import GRADIENT_NORM, UPDATES, Update
@@ -18,7 +17,6 @@ RECORDS: dict[str, Op] = {
         BATCH_NORM,
         MOVING_AVERAGE,
         DROPOUT,
-        RELU_MASK,
         GATHER,
         ADVANCE,
         ACCUMULATE,

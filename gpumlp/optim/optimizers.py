@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,7 +45,6 @@ class _Parameters(Protocol):
     values: Array
     gradients: Array
     shadow: Array | None
-    starts: list[int]
     decayed: int
 
 
@@ -104,27 +102,10 @@ class Optimizer:
         backend.run(ADVANCE, "forward", (self.clock,), (self.clock,))
         if self.norm is not None:
             backend.run(GRADIENT_NORM, "forward", (p.gradients,), (self.norm,))
-        for piece in self._pieces():
-            state = tuple(slot[piece] for slot in self.slots.values())
-            values, average, shadow = (None if a is None else a[piece] for a in (p.values, self.average, p.shadow))
-            inputs = (values, p.gradients[piece], self.rates, self.clock, self.norm, average, shadow, *state)
-            decayed = min(max(p.decayed - piece.start, 0), piece.stop - piece.start)
-            settings = self.settings | {"decayed": decayed}
-            backend.run(self.update, "forward", inputs, (values, average, shadow, *state), **settings)
-
-    def _pieces(self) -> Iterator[slice]:
-        """Yield the parts of the buffers that are updated one by one: all at once, or each layer's as soon as may be.
-
-        The gradients of the last layer are there first. What stands last of all, biases and other small ones, waits
-        for every layer.
-        """
-        starts, end, least = self.parameters.starts, self.parameters.values.size, self.parameters.backend.piece
-        cuts = [0]
-        for start in starts:
-            if least is not None and self.norm is None and start - cuts[-1] >= least:
-                cuts.append(start)
-        *layers, last = (slice(*ends) for ends in pairwise([*cuts, end]))
-        yield from (*reversed(layers), last)
+        state = tuple(self.slots.values())
+        inputs = (p.values, p.gradients, self.rates, self.clock, self.norm, self.average, p.shadow, *state)
+        outputs = (p.values, self.average, p.shadow, *state)
+        backend.run(self.update, "forward", inputs, outputs, **self.settings, decayed=p.decayed)
 
     @property
     def state(self) -> dict[str, Array]:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 SUCCESS, INVALID_VALUE, NOT_SUPPORTED = 0, 7, 15
 FLOAT, DOUBLE, BF16 = 0, 1, 14
 SIZE = {FLOAT: 4, DOUBLE: 8, BF16: 2}
-RELU, BIAS, DRELU, AUX, BGRADA = 2, 4, 8, 128, 256
+RELU, BIAS, BGRADA = 2, 4, 256
 ALGORITHM, ALGORITHMS = 0xA1607, 3
-DESCRIPTION = {3: 4, 4: 4, 7: 4, 8: 8, 11: 8, 12: 8}  # attribute: bytes, from cublasLt.h
+DESCRIPTION = {3: 4, 4: 4, 7: 4, 8: 8}  # attribute: bytes, from cublasLt.h
 PREFERENCE = {1: 8, 5: 4, 6: 4, 7: 4, 8: 4}
 COMPUTE = {68: FLOAT, 77: FLOAT, 70: DOUBLE}  # and the type of alpha and beta
 
@@ -38,10 +38,8 @@ class CublasLt:
 
     def __init__(self, cupy: Cupy) -> None:
         self.cupy = cupy
-        self.offered = {1, 4, 6, 6 | AUX, DRELU | AUX, BGRADA}
+        self.offered = {1, 4, 6, BGRADA}
         self.keeps_nan = True
-        self.inverts_masks = self.multiplies_masks = False
-        self.bit_order: Any = "little"
         self.refused: dict[int, int] = {}  # what a product with an epilogue answers
         self.unknown: dict[int, int] = {}  # what the question for its algorithm answers
         self.fails: dict[str, int] = {}
@@ -103,11 +101,6 @@ class CublasLt:
         for (kind, _, _, _), attribute in zip(shapes, (5, 6, 8), strict=True):
             assert given[attribute] % SIZE[kind] == 0
         self.chosen.append((epilogue, *(n for shape in shapes for n in shape)))
-        if epilogue & AUX:
-            own = self.made[description].attributes
-            assert own[11] % 16 == 0  # where there is no mask yet, how it will be aligned
-            assert own[12] % 128 == 0
-            assert own[12] >= shapes[2][1]
         if epilogue not in self.offered:
             return self.unknown.get(epilogue, NOT_SUPPORTED)
         count._obj.value = min(wanted, ALGORITHMS)
@@ -166,13 +159,6 @@ class CublasLt:
                     result = result + self._read(settings[8], (kind, rows, 1, rows))
                 if settings[7] & RELU:
                     result = np.maximum(result, 0) if self.keeps_nan else np.fmax(result, 0)
-                if settings[7] & AUX:
-                    mask = self._mask(settings, layouts[2])
-                    if settings[7] & RELU:
-                        mask[...] = np.packbits((result > 0) ^ self.inverts_masks, axis=0, bitorder=self.bit_order)
-                    else:
-                        passed = np.unpackbits(mask, axis=0, count=len(result), bitorder=self.bit_order)
-                        result = result * passed if self.multiplies_masks else np.where(passed, result, 0.0)
                 self._matrix(d, layouts[2])[...] = result
                 if settings[7] == BGRADA:
                     kind, rows = layouts[2][:2]
@@ -181,14 +167,6 @@ class CublasLt:
         current.use("product")
         current.give("product", work)
         return SUCCESS
-
-    def _mask(self, settings: dict[int, int], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-        """Return the memory of a mask by columns, (bytes, cols): a bit for each row."""
-        _, rows, cols, _ = shape
-        pitch = settings[12] // 8
-        self.cupy.check_alive(settings[11], pitch * cols)
-        raw = (ctypes.c_char * (pitch * cols)).from_address(settings[11])
-        return np.frombuffer(raw, np.uint8).reshape(cols, pitch).T[: -(-rows // 8)]
 
     def _matrix(self, place: int, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """Return a matrix stored by columns as an array (rows, cols) of its memory."""

@@ -20,12 +20,11 @@ import gpumlp.autodiff as ad
 from backend.fake_cupy import Cupy, installed
 from gpumlp.autodiff import GradientTape, Tensor, Variable, dense
 from gpumlp.backend import Backend, CupyBackend
-from gpumlp.backend.cuda import cublaslt, trials
+from gpumlp.backend.cuda import cublaslt
 from gpumlp.backend.cuda.cublaslt import Epilogue, Layout, Owned, layout, places
 from gpumlp.backend.host import builder
 from gpumlp.errors import BackendError
 from gpumlp.ops import ACTIVATIONS
-from gpumlp.ops.masks import mask_shape
 
 pytestmark = pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
 
@@ -241,8 +240,7 @@ def one_layer(
     """Return what the backend makes of a small layer, and what NumPy does."""
     rng = np.random.default_rng(0)
     x, W, b = (rng.standard_normal(shape).astype(dtype) for shape in ((6, 5), (5, 4), (4,)))
-    y, z, mask = backend.dense(ACTIVATIONS[name], *(backend.asarray(each) for each in (x, W, b)))
-    assert mask is None
+    y, z = backend.dense(ACTIVATIONS[name], *(backend.asarray(each) for each in (x, W, b)))
     wanted = x.astype(np.float64) @ W + b
     assert (z is None) == (ACTIVATIONS[name].saves == "output")
     return backend.to_host(y), ACTIVATIONS[name].function(np, wanted)
@@ -274,9 +272,8 @@ def test_gradients_of_a_layer(fake: Cupy, cupy: CupyBackend, name: str, wants: s
     places = [True, flat[16:36].reshape(5, 4), flat[48:52]] if wants != "new ones" else [True] * 3
     if wants.startswith("no"):
         places["xWb".index(wants[-1])] = False
-    *expected, _ = reference.dense_backward(op, *arrays, [each is not False for each in places], np.dtype("f4"))
-    *found, through = cupy.dense_backward(op, *on_device, places, np.dtype("f4"))
-    assert not through
+    expected = reference.dense_backward(op, *arrays, [each is not False for each in places], np.dtype("f4"))
+    found = cupy.dense_backward(op, *on_device, places, np.dtype("f4"))
     for got, want, place in zip(found, expected, places, strict=True):
         assert (got is None) == (want is None) == (place is False)
         assert got is place or isinstance(place, bool)
@@ -345,7 +342,7 @@ def test_shapes_that_do_not_fit(fake: Cupy, cupy: CupyBackend) -> None:
 def test_a_layer_of_one_unit_takes_no_bias_along(fake: Cupy, cupy: CupyBackend) -> None:
     """Some versions of cuBLASLt add it to some of the rows only."""
     x, W, b = cupy.asarray(np.ones((3, 2))), cupy.asarray(np.ones((2, 1))), cupy.asarray([0.5])
-    y, _, _ = cupy.dense(ACTIVATIONS["identity"], x, W, b)
+    y, _ = cupy.dense(ACTIVATIONS["identity"], x, W, b)
     assert cupy.to_host(y).tolist() == [[2.5]] * 3
     assert fake.lt is not None
     assert [epilogue for epilogue, _ in fake.lt.products] == [1]
@@ -358,13 +355,11 @@ def test_nan_goes_through_a_layer_whatever_the_library_does(fake: Cupy) -> None:
         cupy = CupyBackend()
         x = cupy.asarray(np.array([[np.nan, 1.0], [-1.0, 2.0]], np.float32))
         W, b = cupy.asarray(np.eye(2, dtype=np.float32)), cupy.zeros((2,), "f4")
-        for training in (False, True):
-            y, _, mask = cupy.dense(ACTIVATIONS["relu"], x, W, b, training=training)
-            assert (mask is not None) == training
-            assert np.isnan(cupy.to_host(y)).tolist() == [[True, True], [False, False]]
+        y, _ = cupy.dense(ACTIVATIONS["relu"], x, W, b)
+        assert np.isnan(cupy.to_host(y)).tolist() == [[True, True], [False, False]]
 
 
-# ---- masks: the gradient of a ReLU in the product before it -------------------------------------------------------
+# ---- networks of layers ------------------------------------------------------------------------------------------
 
 
 def hidden(
@@ -397,13 +392,6 @@ def hidden(
     return {name: part.numpy() for name, part in zip(names, parts, strict=True) if part is not None}
 
 
-def masked(fake: Cupy) -> int:
-    """How many products took a gradient through a mask, but for those that ask whether they do."""
-    assert fake.lt is not None
-    asked = (136, trials.ASKED, trials.ASKED)
-    return sum(size[0] == 136 and size != asked for size in fake.lt.sizes)
-
-
 def agrees(found: Mapping[str, np.ndarray[Any, Any]], dtype: str = "float32") -> None:
     """Check that gradients of the hidden network are those of the reference, to the bit."""
     for name, gradient in hidden(Backend(), dtype).items():
@@ -411,41 +399,33 @@ def agrees(found: Mapping[str, np.ndarray[Any, Any]], dtype: str = "float32") ->
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-def test_gradients_through_masks_are_those_of_two_launches(fake: Cupy, cupy: CupyBackend, dtype: str) -> None:
+def test_gradients_of_a_network_are_those_of_the_reference(fake: Cupy, cupy: CupyBackend, dtype: str) -> None:
+    """With all that a product can take along, with nothing, and with a ReLU in a launch of its own."""
     assert fake.lt is not None
-    fake.launched.clear()
-    found = hidden(cupy, dtype)
-    assert masked(fake) == 2
-    assert not [one.kernel for one in fake.launched if "relu" in one.kernel]
-    plain = hidden(CupyBackend(epilogues=False), dtype)
-    fake.lt.offered -= {136}
-    halfway = hidden(CupyBackend(), dtype)
-    assert masked(fake) == 2
-    for each in (found, plain, halfway):
-        agrees(each, dtype)
+    for backend in (cupy, CupyBackend(epilogues=False)):
+        agrees(hidden(backend, dtype), dtype)
+    fake.lt.keeps_nan = False
+    agrees(hidden(CupyBackend(), dtype), dtype)
 
 
-USES: dict[str, tuple[int, Callable[[Any], Any]]] = {
-    "twice": (1, lambda h: h + h),
-    "beside itself": (1, lambda h: h * ad.mean(h)),
-    "by another operation": (1, lambda h: ad.exp(-h)),
-    "as it is": (2, lambda h: h),
+USES: dict[str, Callable[[Any], Any]] = {
+    "twice": lambda h: h + h,
+    "beside itself": lambda h: h * ad.mean(h),
+    "by another operation": lambda h: ad.exp(-h),
+    "as it is": lambda h: h,
 }
 
 
 @pytest.mark.parametrize("use", USES)
-def test_only_who_gives_the_whole_gradient_takes_it_through_the_mask(fake: Cupy, cupy: CupyBackend, use: str) -> None:
-    count, act = USES[use]
-    found, wanted = hidden(cupy, use=act), hidden(Backend(), use=act)
-    assert masked(fake) == count
+def test_gradients_of_a_hidden_value_that_is_used_in_any_way(fake: Cupy, cupy: CupyBackend, use: str) -> None:
+    found, wanted = hidden(cupy, use=USES[use]), hidden(Backend(), use=USES[use])
     for name, gradient in wanted.items():
         np.testing.assert_allclose(found[name], gradient, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("frozen", [["W1", "b1"], ["b1", "W2"], ["W1", "b1", "W2", "b2"]])
-def test_masks_of_a_network_of_which_a_part_is_frozen(fake: Cupy, cupy: CupyBackend, frozen: list[str]) -> None:
+def test_gradients_of_a_network_of_which_a_part_is_frozen(fake: Cupy, cupy: CupyBackend, frozen: list[str]) -> None:
     found, wanted = hidden(cupy, frozen=frozen), hidden(Backend(), frozen=frozen)
-    assert masked(fake) == 2
     assert set(found) == set(wanted) == {"x", "W1", "b1", "W2", "b2", "W3", "b3"} - {*frozen}
     for name, gradient in wanted.items():
         np.testing.assert_array_equal(found[name], gradient, err_msg=name)
@@ -463,12 +443,11 @@ def test_who_asks_for_the_gradient_of_a_hidden_value_gets_it(fake: Cupy, cupy: C
             y = dense(h, v, b, "relu")
         asked = [*tape.gradient(y, [h, v]), tape.gradient(h, v), *tape.gradient(y, [v, h], h * 2.0)]
         found.append([part.numpy() for part in asked if part is not None])
-    assert masked(fake) == 0
     for got, wanted in zip(*found, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_a_second_derivative_knows_no_masks(fake: Cupy, cupy: CupyBackend) -> None:
+def test_a_second_derivative_of_layers(fake: Cupy, cupy: CupyBackend) -> None:
     found = []
     for backend in (cupy, Backend()):
         x, W, b = Variable(np.array([[0.5, -1.0, 2.0]]), backend), np.eye(3) + 0.5, np.full(3, 0.1)
@@ -479,85 +458,33 @@ def test_a_second_derivative_knows_no_masks(fake: Cupy, cupy: CupyBackend) -> No
             slope = inner.gradient(y, x)
             total = ad.sum(slope * slope)
         found.append(outer.gradient(total, x).numpy())
-    assert masked(fake) == 0
     np.testing.assert_allclose(*found, rtol=1e-12)
-
-
-NO_MASKS: dict[str, dict[str, Any]] = {
-    "not offered": {"offered": {1, 4, 6, 134, 256}},
-    "its own not offered": {"offered": {1, 4, 6, 136, 256}},
-    "means something else": {"inverts_masks": True, "multiplies_masks": True},
-    "multiplies": {"multiplies_masks": True},
-    "refused when it is asked": {"refused": {136: 13}},
-    "its own refused when it is asked": {"refused": {134: 13}},
-    "no answer to the question for an algorithm": {"offered": {1, 4, 6, 256}, "unknown": {134: 14, 136: 14}},
-}
-
-
-@pytest.mark.parametrize("reason", NO_MASKS)
-def test_no_masks_where_they_are_not_what_they_should_be(fake: Cupy, reason: str) -> None:
-    vars(fake.lt).update(NO_MASKS[reason])
-    cupy = CupyBackend()
-    assert not cupy.trials.leaves_masks(np.dtype("f4"))
-    found = hidden(cupy)
-    assert masked(fake) == 0
-    agrees(found)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-def test_a_mask_of_our_own_where_its_relu_drops_nan(fake: Cupy, dtype: str) -> None:
-    """ReLU is a launch after the product then, but not one before the gradient."""
-    assert fake.lt is not None
-    fake.lt.keeps_nan = False
-    cupy = CupyBackend()
-    fake.launched.clear()
-    found = hidden(cupy, dtype)
-    assert masked(fake) == 2
-    kernels = [one.kernel.partition("<")[0] for one in fake.launched if "relu" in one.kernel]
-    assert kernels == ["relu_mask_forward"] * 2
-    agrees(found, dtype)
-
-
-@pytest.mark.parametrize("how", [{"bit_order": "big"}, {"multiplies_masks": True}, {"refused": {136: 13}}])
-def test_no_mask_of_our_own_where_it_would_be_read_otherwise(fake: Cupy, how: dict[str, Any]) -> None:
-    assert fake.lt is not None
-    vars(fake.lt).update(how, keeps_nan=False)
-    cupy = CupyBackend()
-    assert not cupy.trials.reads_masks(np.dtype("f4"))
-    found = hidden(cupy)
-    assert masked(fake) == 0
-    agrees(found)
-
-
-def test_masks_of_its_own_may_have_any_order(fake: Cupy) -> None:
-    assert fake.lt is not None
-    fake.lt.bit_order = "big"
-    hidden(CupyBackend())
-    assert masked(fake) == 2
 
 
 def test_an_epilogue_that_the_library_fails_on_is_done_without(fake: Cupy) -> None:
     assert fake.lt is not None
-    fake.lt.offered, fake.lt.unknown = {1}, dict.fromkeys((4, 6, 134, 136, 256), 14)
+    fake.lt.offered, fake.lt.unknown = {1}, dict.fromkeys((4, 6, 256), 14)
     found = hidden(CupyBackend())
     assert {epilogue for epilogue, _ in fake.lt.products} == {1}
     agrees(found)
 
 
-def test_where_one_shape_has_no_mask_its_layer_is_one_launch_all_the_same(fake: Cupy, cupy: CupyBackend) -> None:
-    """The device has masks, but not for every shape."""
+@pytest.mark.parametrize("reason", ["refused when it is tried", "no algorithm for a trial"])
+def test_a_trial_that_fails_counts_as_no(fake: Cupy, reason: str) -> None:
     assert fake.lt is not None
-    assert cupy.trials.keeps_nan(np.dtype("f4"))
-    assert cupy.trials.leaves_masks(np.dtype("f4"))
-    fake.lt.offered -= {134}
-    fake.lt.products.clear()
+    if reason == "refused when it is tried":
+        fake.lt.refused = {6: 13}
+    else:
+        fake.lt.offered -= {6}
+    cupy = CupyBackend()
+    assert not cupy.trials.keeps_nan(np.dtype("f4"))
     found = hidden(cupy)
-    assert [epilogue for epilogue, _ in fake.lt.products][:3] == [6, 6, 4]
+    assert {epilogue for epilogue, _ in fake.lt.products} <= {1, 4, 256}
     agrees(found)
 
 
 @pytest.mark.parametrize("captured", [False, True])
-def test_layers_of_one_shape_share_a_description_but_no_bias_and_no_mask(
+def test_gradients_of_layers_of_one_shape_share_a_description_but_no_bias(
     fake: Cupy, cupy: CupyBackend, monkeypatch: pytest.MonkeyPatch, captured: bool
 ) -> None:
     """Memory is aligned alike on a device; that of the fake is NumPy's, and is not."""
@@ -587,28 +514,11 @@ def test_layers_of_one_shape_share_a_description_but_no_bias_and_no_mask(
         else:
             step()
         found.append([backend.to_host(place) for place in places])
-    assert masked(fake) == 3 * (1 + captured)
     assert fake.lt is not None
-    assert [shape[0] for shape in fake.lt.chosen if shape[2] == 6].count(134) == 1
+    assert [shape[0] for shape in fake.lt.chosen if shape[2] == 6].count(6) == 1
     for got, wanted in zip(*found, strict=True):
         np.testing.assert_array_equal(got, wanted)
         assert wanted.any()
-
-
-def test_a_network_that_only_answers_makes_no_mask(fake: Cupy, cupy: CupyBackend) -> None:
-    x, W, b = (cupy.asarray(np.ones(shape, "f4")) for shape in ((4, 3), (3, 5), (5,)))
-    dense(Tensor(x, cupy), Tensor(W, cupy), Tensor(b, cupy), "relu")
-    assert fake.lt is not None
-    assert [epilogue for epilogue, _ in fake.lt.products][-1] == 6
-
-
-def test_a_mask_of_another_shape_is_refused(cupy: CupyBackend) -> None:
-    lt, square = cupy.lt, cupy.zeros((4, 4), np.float32)
-    assert lt is not None
-    for shape in ((4, 8), (3, 16), (4, 32)):
-        mask = cupy.zeros(shape, np.uint8)
-        assert lt.product(square, square, cupy.zeros((4, 4), "f4"), Epilogue.DRELU, None, mask) is None
-    assert [mask_shape(3, cols) for cols in (1, 128, 129, 256)] == [(3, 16), (3, 16), (3, 32), (3, 32)]
 
 
 def test_the_same_product_by_every_algorithm(cupy: CupyBackend) -> None:
@@ -760,12 +670,6 @@ def test_the_real_library_takes_the_descriptions(real: ctypes.CDLL) -> None:
         assert read(real, made, "MatmulDesc", 7, c_uint32()) == epilogue
     made.set(cublaslt.DESC_TRANSA, c_int(cublaslt.OP_T))
     made.set(cublaslt.DESC_BIAS_POINTER, c_void_p(1 << 40))
-    made.set(cublaslt.DESC_MASK_POINTER, c_void_p(1 << 41))
-    made.set(cublaslt.DESC_MASK_LD, c_int64(384))
-    assert [read(real, made, "MatmulDesc", at, number()) for at, number in ((11, c_uint64), (12, c_int64))] == [
-        1 << 41,
-        384,
-    ]
     assert [read(real, made, "MatmulDesc", at, c_int()) for at in (3, 4)] == [1, 0]
     assert read(real, made, "MatmulDesc", 8, c_uint64()) == 1 << 40
     for kind in (0, 1, 14):
@@ -798,8 +702,6 @@ def test_the_real_header_has_these_numbers(real: ctypes.CDLL) -> None:
         "CUBLASLT_MATMUL_DESC_TRANSB": cublaslt.DESC_TRANSB,
         "CUBLASLT_MATMUL_DESC_EPILOGUE": cublaslt.DESC_EPILOGUE,
         "CUBLASLT_MATMUL_DESC_BIAS_POINTER": cublaslt.DESC_BIAS_POINTER,
-        "CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER": cublaslt.DESC_MASK_POINTER,
-        "CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD": cublaslt.DESC_MASK_LD,
         "CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES": cublaslt.PREF_MAX_WORKSPACE,
         **{
             f"CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_{side}_BYTES": number
@@ -820,6 +722,3 @@ def test_the_real_header_has_these_numbers(real: ctypes.CDLL) -> None:
         assert int(found[1]) == number, name
     assert "CUBLASLT_EPILOGUE_RELU_BIAS = (CUBLASLT_EPILOGUE_RELU | CUBLASLT_EPILOGUE_BIAS)" in text
     assert "CUBLASLT_EPILOGUE_RELU = 2," in text
-    assert "CUBLASLT_EPILOGUE_RELU_AUX = (CUBLASLT_EPILOGUE_RELU | 128)" in text
-    assert "CUBLASLT_EPILOGUE_RELU_AUX_BIAS = (CUBLASLT_EPILOGUE_RELU_AUX | CUBLASLT_EPILOGUE_BIAS)" in text
-    assert "CUBLASLT_EPILOGUE_DRELU = 8 | 128," in text

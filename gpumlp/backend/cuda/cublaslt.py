@@ -29,7 +29,6 @@ from gpumlp.backend.cuda.device import INSTALL, meant
 from gpumlp.backend.cuda.graph import Node
 from gpumlp.backend.kernels import NARROW, address, extent
 from gpumlp.errors import BackendError
-from gpumlp.ops.masks import mask_shape
 from gpumlp.ops.record import Array
 
 WORKSPACE = 32 << 20
@@ -41,7 +40,6 @@ OP_N, OP_T = 0, 1  # cublasOperation_t
 R_32F, R_64F, R_16BF = 0, 1, 14  # cudaDataType_t
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77  # cublasComputeType_t
 DESC_TRANSA, DESC_TRANSB, DESC_EPILOGUE, DESC_BIAS_POINTER = 3, 4, 7, 8  # cublasLtMatmulDescAttributes_t
-DESC_MASK_POINTER, DESC_MASK_LD = 11, 12
 PREF_MAX_WORKSPACE = 1  # cublasLtMatmulPreferenceAttributes_t
 PREF_MIN_ALIGNMENT = (5, 6, 7, 8)  # of A, B, C and D
 SUCCESS, INVALID_VALUE, NOT_SUPPORTED = 0, 7, 15  # cublasStatus_t
@@ -71,22 +69,13 @@ class Epilogue(IntEnum):
     DEFAULT = 1
     BIAS = 4
     RELU_BIAS = 6
-    RELU_AUX_BIAS = 134
-    """The mask becomes a bit for each number of the result: whether ReLU has let it through."""
-    DRELU = 136
-    """What the mask does not let through becomes 0."""
     BGRADA = 256
     """The vector becomes the sums of A, which is the second matrix here, over what the product sums over."""
 
     @property
     def has_vector(self) -> bool:
         """Whether a vector goes with it: a bias, or sums."""
-        return self in (Epilogue.BIAS, Epilogue.RELU_BIAS, Epilogue.RELU_AUX_BIAS, Epilogue.BGRADA)
-
-    @property
-    def has_mask(self) -> bool:
-        """Whether a mask goes with it."""
-        return self in (Epilogue.RELU_AUX_BIAS, Epilogue.DRELU)
+        return self in (Epilogue.BIAS, Epilogue.RELU_BIAS, Epilogue.BGRADA)
 
 
 class Algorithm(ctypes.Structure):
@@ -260,8 +249,6 @@ class Shape:
     epilogue: Epilogue
     vector: int
     """The alignment of the vector that goes with the epilogue; 0 for none."""
-    mask: int
-    """The same of the mask."""
 
 
 class Recipe:
@@ -278,9 +265,6 @@ class Recipe:
         self.description.set(DESC_EPILOGUE, c_uint32(shape.epilogue))
         if shape.vector:  # what its alignment is, is asked of the address
             self.description.set(DESC_BIAS_POINTER, c_void_p(shape.vector))
-        if shape.mask:
-            self.description.set(DESC_MASK_POINTER, c_void_p(shape.mask))
-            self.description.set(DESC_MASK_LD, c_int64(8 * mask_shape(shape.result.cols, shape.result.rows)[1]))
         self.layouts = [
             Owned(library, "MatrixLayout", each.type, each.rows, each.cols, each.ld)
             for each in (shape.left, shape.right, shape.result)
@@ -330,18 +314,17 @@ class Product(Node):
         b: Array,
         out: Array,
         vector: Array | None,
-        mask: Array | None,
     ) -> None:
-        self.a, self.b, self.out, self.vector, self.mask = a, b, out, vector, mask
+        self.a, self.b, self.out, self.vector = a, b, out, vector
         self._lt, self._recipe, self._algorithm = lt, recipe, algorithm
-        made = {Epilogue.RELU_AUX_BIAS: mask, Epilogue.BGRADA: vector}.get(recipe.epilogue)
-        self.writes = [out] if made is None else [out, made]
-        self.reads = [a, b, *(extra for extra in (vector, mask) if extra is not None and extra is not made)]
+        sums = recipe.epilogue == Epilogue.BGRADA
+        self.writes = [out, vector] if sums else [out]
+        self.reads = [a, b] if sums or vector is None else [a, b, vector]
 
     def others(self, most: int) -> list[Product]:
         """Return the same product by each algorithm that the library has for it, at most so many, ours first."""
-        extras = self.a, self.b, self.out, self.vector, self.mask
-        return [Product(self._lt, self._recipe, each, *extras) for each in self._recipe.algorithms(most)]
+        arrays = self.a, self.b, self.out, self.vector
+        return [Product(self._lt, self._recipe, each, *arrays) for each in self._recipe.algorithms(most)]
 
     def prepare(self, stream: Any) -> None:
         self._lt.workspace(stream.ptr)
@@ -349,10 +332,8 @@ class Product(Node):
     def put(self, stream: Any = None) -> None:
         lt, recipe = self._lt, self._recipe
         place = lt.stream if stream is None else stream.ptr
-        # Products of one shape share the description.
-        for attribute, array in ((DESC_BIAS_POINTER, self.vector), (DESC_MASK_POINTER, self.mask)):
-            if array is not None:
-                recipe.description.set(attribute, c_void_p(address(array)))
+        if self.vector is not None:  # products of one shape share the description
+            recipe.description.set(DESC_BIAS_POINTER, c_void_p(address(self.vector)))
         left, right, result = (each.address for each in recipe.layouts)
         out = address(self.out)
         status = lt.library.cublasLtMatmul(
@@ -401,14 +382,12 @@ class Lt:
         out: Array,
         epilogue: Epilogue = Epilogue.DEFAULT,
         vector: Array | None = None,
-        mask: Array | None = None,
     ) -> Product | None:
         """Return the product bound to its arrays, or None where the library has none for them.
 
-        a (m, k), b (k, n), out (m, n); the epilogue's vector (n,) is of the dtype of ``out`` and in one piece, its
-        mask uint8 of the shape that ``mask_shape`` says.
+        a (m, k), b (k, n), out (m, n); the epilogue's vector (n,) is of the dtype of ``out`` and in one piece.
         """
-        assert (vector is not None, mask is not None) == (epilogue.has_vector, epilogue.has_mask)
+        assert (vector is not None) == epilogue.has_vector
         left, right, result = layout(b), layout(a), layout(out)
         if left is None or right is None or result is None or not out.flags.c_contiguous or not apart(out, a, b):
             return None
@@ -418,10 +397,7 @@ class Lt:
             return None
         if vector is not None and not _fits(vector, out):
             return None
-        if mask is not None and mask.shape != mask_shape(*out.shape):
-            return None
-        places = (0 if extra is None else aligned(address(extra)) for extra in (vector, mask))
-        shape = Shape(left, right, result, epilogue, *places)
+        shape = Shape(left, right, result, epilogue, 0 if vector is None else aligned(address(vector)))
         if shape not in self._recipes:
             compute = self._compute.get(left.type, COMPUTE_32F)
             self.workspace(self.stream)
@@ -430,7 +406,7 @@ class Lt:
                 self._tell(f"cuBLASLt has no product of {a.dtype} {a.shape} and {b.shape}: CuPy's is used")
         recipe = self._recipes[shape]
         algorithm = recipe.algorithm
-        return None if algorithm is None else Product(self, recipe, algorithm, a, b, out, vector, mask)
+        return None if algorithm is None else Product(self, recipe, algorithm, a, b, out, vector)
 
     def _tell(self, what: str) -> None:
         """Warn, once: there are as many recipes of a shape as there are alignments."""

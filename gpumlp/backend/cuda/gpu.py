@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.backend.base import Backend, Through, place_of, switched_on
+from gpumlp.backend.base import Backend, place_of, switched_on
 from gpumlp.backend.cuda import cublaslt
 from gpumlp.backend.cuda import device as devices
 from gpumlp.backend.cuda.branches import LANES
@@ -34,13 +34,10 @@ from gpumlp.backend.cuda.trials import Trials
 from gpumlp.backend.kernels import template_types
 from gpumlp.errors import BackendError
 from gpumlp.ops.batches import ADVANCE
-from gpumlp.ops.masks import RELU_MASK, mask_shape
 from gpumlp.ops.record import Array, Op
 
 TOGETHER = 16
 """Steps in one graph where many follow each other: a launch, some µs of the host, is little beside as many."""
-PIECE = 1 << 18
-"""Numbers of a layer's weights whose update is begun while the gradients of other layers are being made."""
 FUSED = {"identity": Epilogue.BIAS, "relu": Epilogue.RELU_BIAS}
 """The activations that cuBLASLt applies in the same launch as a product and its bias."""
 
@@ -126,10 +123,6 @@ class CupyBackend(Backend):
     def together(self) -> int:
         return TOGETHER if self.graphs else 1
 
-    @property
-    def piece(self) -> int | None:
-        return PIECE if self.graphs and self.branches else None
-
     def synchronize(self) -> None:
         with self.quiet():
             self.stream.synchronize()
@@ -202,28 +195,15 @@ class CupyBackend(Backend):
             return product.out
         return super().matmul(a, b, out)
 
-    def dense(
-        self, op: Op, x: Array, W: Array, b: Array, *, training: bool = False
-    ) -> tuple[Array, Array | None, Array | None]:
+    def dense(self, op: Op, x: Array, W: Array, b: Array) -> tuple[Array, Array | None]:
         """As in the reference; one launch where cuBLASLt adds the bias, and applies ReLU, to the product."""
         alike = x.ndim == W.ndim == 2 and x.dtype == W.dtype == b.dtype
-        if not (self.epilogues and op.name in FUSED and alike):
-            return super().dense(op, x, W, b)
-        relu = op.name == "relu"
-        if not relu or self.trials.keeps_nan(x.dtype):
+        if self.epilogues and op.name in FUSED and alike and (op.name != "relu" or self.trials.keeps_nan(x.dtype)):
             self._refuse_strangers("dense", x, W, b)
             out = self.allocate((x.shape[0], W.shape[1]), x.dtype)
-            product = None
-            if relu and training and self.trials.leaves_masks(x.dtype):
-                mask = self.allocate(mask_shape(*out.shape), np.uint8)
-                product = self._product(x, W, out, Epilogue.RELU_AUX_BIAS, b, mask)
-            product = product or self._product(x, W, out, FUSED[op.name], b)
-            if product is not None:
+            if product := self._product(x, W, out, FUSED[op.name], b):
                 self._call(f"dense_{op.name}", product, (x, W))
-                return out, None, product.mask
-        if relu and training and self.trials.reads_masks(x.dtype):
-            y, mask = self.run(RELU_MASK, "forward", (self.matmul(x, W), b))
-            return y, None, mask
+                return out, None
         return super().dense(op, x, W, b)
 
     def dense_backward(
@@ -235,15 +215,12 @@ class CupyBackend(Backend):
         dy: Array,
         wants: Sequence[Any],
         dtype: Any,
-        *,
-        masked: bool = False,
-    ) -> tuple[Array | None, Array | None, Array | None, bool]:
-        """As in the reference; where cuBLASLt offers that, the product that is dx takes it through the mask of x, and
-        the one that is dW sums up db on the way."""
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """As in the reference; where cuBLASLt offers that, the product that is dW sums up db on the way."""
         want_x, want_W, want_b = wants
         if not self.epilogues or x.ndim != 2 or want_W is False or want_b is False:
             return super().dense_backward(op, x, W, saved, dy, wants, dtype)
-        dz = dy if masked or op.name == "identity" else self.allocate(dy.shape, dy.dtype)
+        dz = dy if op.name == "identity" else self.allocate(dy.shape, dy.dtype)
         dW, db = place_of(want_W), place_of(want_b)
         dW = self.allocate(W.shape, dtype) if dW is None else dW
         db = self.allocate(dz.shape[1:], dW.dtype) if db is None else db
@@ -253,17 +230,9 @@ class CupyBackend(Backend):
             return super().dense_backward(op, x, W, saved, dy, wants, dtype)
         if dz is not dy:
             self.run(op, "backward", (saved, dy), (dz,))
-        dx, through = (None, False) if want_x is False else self._input_gradient(dz, W, want_x)
+        dx = None if want_x is False else self.matmul(dz, W.T)
         self._call("dense_gradients", product, (x.T, dz))
-        return dx, dW, db, through
-
-    def _input_gradient(self, dz: Array, W: Array, want: Any) -> tuple[Array, bool]:
-        if isinstance(want, Through):
-            out = self.allocate((dz.shape[0], W.shape[0]), dz.dtype)
-            if product := self._product(dz, W.T, out, Epilogue.DRELU, None, want.mask):
-                self._call("matmul_relu_backward", product, (dz, W.T))
-                return out, True
-        return super()._input_gradient(dz, W, want)
+        return dx, dW, db
 
     def _product(self, a: Array, b: Array, out: Array | None, *epilogue: Any) -> Product | None:
         if out is None or self.lt is None:
