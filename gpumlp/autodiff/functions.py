@@ -30,6 +30,7 @@ from gpumlp.autodiff.tensor import (
 from gpumlp.backend.base import Backend
 from gpumlp.errors import ShapeError
 from gpumlp.ops.record import Array
+from gpumlp.ops.special import Derivative, Formula
 
 
 @primitive("exp", lambda g, y, x: g * y)
@@ -174,6 +175,18 @@ FUNCTIONS: dict[str, Function] = {
 }
 
 
+@primitive("smooth", lambda g, y, x, formula, derivative: g * derivative(TapedModule(g.backend), x, y))
+def _smooth(backend: Backend, x: Array, *, formula: Formula, derivative: Derivative) -> Array:
+    return backend.compute(formula.__name__, _formula_of, x, xp=backend.xp, formula=formula)
+
+
+def _formula_of(x: Array, *, xp: Any, formula: Formula, out: Array | None) -> Array:
+    if out is None:
+        return formula(xp, x)
+    out[...] = formula(xp, x)
+    return out
+
+
 class TapedModule:
     """An array module whose functions are taped: run a record's formula on it and it can be differentiated.
 
@@ -182,6 +195,11 @@ class TapedModule:
 
     def __init__(self, backend: Backend) -> None:
         self._module = backend.xp
+
+    def smooth(self, formula: Formula, derivative: Derivative, x: Any) -> Any:
+        """Return the value at ``x`` of a function that states its own derivative (:mod:`gpumlp.ops.special`)."""
+        taped = isinstance(x, Tensor)
+        return _smooth(x, formula=formula, derivative=derivative) if taped else formula(self._module, x)
 
     def __getattr__(self, name: str) -> Any:
         plain = getattr(self._module, name)

@@ -1,7 +1,9 @@
 """The records as taped functions: fused forward, fused backward.
 
 Where another tape is recording while a gradient is taken (a second derivative), the fused backward gives way to
-the record's own formula, run on taped functions: the same mathematics, differentiable again.
+taped functions. Activations and losses run the formula of their backward on them, so a first derivative is the same
+whether or not somebody watches, at the seams of a formula too; what is smooth everywhere (norms, dropout, the product
+of a dense layer) is differentiated step by step.
 """
 
 from __future__ import annotations
@@ -36,20 +38,25 @@ def through_formula(
     name: str, formula: Formula, inputs: Sequence[Any], g: Tensor, wants: Sequence[Want]
 ) -> list[Tensor | None]:
     """Return the gradients of ``formula(taped module, *inputs)`` by differentiating it step by step."""
-    backend = g.backend
+    module = taped_module(name, g, *inputs)
+    sources = [value for value, want in zip(inputs, wants, strict=True) if want is not False]
+    with GradientTape() as tape:
+        tape.watch(*sources)
+        y = formula(module, *inputs)
+    found = {id(source): part for source, part in zip(sources, tape.gradient(y, sources, g), strict=True)}
+    # An input that stands twice has one gradient, the sum over both places: it must be given once.
+    return [found.pop(id(v), None) if want is not False else None for v, want in zip(inputs, wants, strict=True)]
+
+
+def taped_module(name: str, g: Tensor, *inputs: Any) -> TapedModule:
+    """Return the module to take a second derivative with. Raises CaptureError, TapeError where there is none."""
     _refuse_narrow(name, g, *inputs)
-    if backend.capturing:
+    if g.backend.capturing:
         raise CaptureError(
             f"the second derivative of {name} cannot be replayed",
             hint="build it from taped functions (exp, tanh, where, ...), or do not capture this step",
         )
-    sources = [value for value, want in zip(inputs, wants, strict=True) if want is not False]
-    with GradientTape() as tape:
-        tape.watch(*sources)
-        y = formula(TapedModule(backend), *inputs)
-    found = {id(source): part for source, part in zip(sources, tape.gradient(y, sources, g), strict=True)}
-    # An input that stands twice has one gradient, the sum over both places: it must be given once.
-    return [found.pop(id(v), None) if want is not False else None for v, want in zip(inputs, wants, strict=True)]
+    return TapedModule(g.backend)
 
 
 def _refuse_narrow(name: str, *values: Any) -> None:
@@ -89,7 +96,8 @@ def activate(activation: str | Activation, x: Any) -> Tensor:
 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         if recording():
-            return through_formula(op.name, op.function, (x,), g, wants)
+            module = taped_module(op.name, g, x)
+            return list(op.directions["backward"].formula(module, y if op.saves == "output" else x, g))
         (dx,) = backend.run(op, "backward", (saved, dense_array(g, backend)))
         return [Tensor(dx, backend)]
 
@@ -119,7 +127,7 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         if recording():
-            return through_formula(op.name, lambda xp, x, W, b: op.function(xp, x @ W + b), inputs, g, wants)
+            return through_formula(op.name, lambda _, x, W, b: activate(op, x @ W + b), inputs, g, wants)
         dtype = raw(W, backend).dtype
         found = backend.dense_backward(op, xa, Wa, saved, dense_array(g, backend), wants, dtype)
         return [None if a is None else Tensor(a, backend) for a in found]
@@ -173,9 +181,8 @@ def loss_value(
         if any(want is not False for want in wants[1:]):
             raise TapeError(f"{op.name} has no gradient for its targets or weights, only for the outputs")
         if recording():
-            return through_formula(
-                op.name, lambda xp, z: op.value(xp, z, *rest, **params), (outputs,), g, wants[:1]
-            ) + [None] * (len(wants) - 1)
+            slope = op.gradient(taped_module(op.name, g, outputs), outputs, *rest, **params)
+            return [slope * g, *[None] * (len(wants) - 1)]
         dz = Tensor(gradient, backend)
         return [dz if g.unit else as_dtype(dz * g, dz.dtype), *[None] * (len(wants) - 1)]
 

@@ -33,13 +33,13 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
 
     match op:
         case Activation():
-            x = normal(rows, cols)
+            x = _with_edges(normal(rows, cols))
             if direction.endswith("backward"):
                 yield (x if op.saves == "input" else op.function(np, x), normal(rows, cols)), {}
             else:
                 yield (x, normal(cols))[: len(op.directions[direction].inputs)], {}
         case Loss():
-            z = normal(rows, cols)
+            z = _with_edges(normal(rows, cols))
             for number, (targets, classes) in enumerate(_loss_targets(op, rows, cols, dtype, rng)):
                 params = {key: {"label_smoothing": 0.1, "delta": 0.7}[key] for key in op.hyper} if number % 2 else {}
                 yield (z, targets, positive(rows) if number else None, classes), params
@@ -84,6 +84,17 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
             raise AssertionError(f"gpumlp/checks/examples.py has no example of the operation {op.name}")
 
 
+EDGES = (0.0, -0.0, 1.0, 1.0, 30.0, -30.0)
+"""Where formulas change their branch: zeros of both signs, equal values, the ends of what does not round to a limit."""
+
+
+def _with_edges(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return random values of which the first are the edges, where there is room for both."""
+    if values.size > 2 * len(EDGES):
+        values.reshape(-1)[: len(EDGES)] = EDGES
+    return values
+
+
 def _loss_targets(op: Loss, rows: int, cols: int, dtype: Any, rng: np.random.Generator) -> Iterator[tuple[Any, Any]]:
     """Targets and class weights of each kind that a loss takes."""
     if op.link == "softmax":
@@ -97,5 +108,5 @@ def _loss_targets(op: Loss, rows: int, cols: int, dtype: Any, rng: np.random.Gen
         yield rng.integers(0, 2, (rows, cols)).astype(np.int32), None
         yield rng.uniform(0, 1, (rows, cols)).astype(dtype), np.array([0.5, 2.0], dtype)
     else:
-        yield rng.standard_normal((rows, cols)).astype(dtype), None
-        yield rng.standard_normal((rows, cols)).astype(dtype), None
+        for _ in range(2):  # residuals of 0 among them: both begin with the same edges
+            yield _with_edges(rng.standard_normal((rows, cols)).astype(dtype)), None

@@ -9,17 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from gpumlp.ops.record import Activation, Array, activation
-from gpumlp.ops.special import normal_cdf, sigmoid, softplus
+from gpumlp.ops.special import INV_SQRT_2PI, normal_cdf, sigmoid, softplus
 
 LEAK = 0.01
 ELU_ALPHA = 1.0
 SELU_ALPHA = 1.6732632423543772  # Klambauer et al. 2017, arXiv:1706.02515, equation 14
 SELU_SCALE = 1.0507009873554805
-INV_SQRT_2PI = 0.3989422804014327
 
 
 def _elu(xp: Any, x: Array, alpha: float) -> Array:
-    # The minimum keeps exp from overflowing on the side that is not taken, where 0·inf would poison a gradient.
+    # The minimum keeps exp from overflowing on the side that is not taken.
     return xp.where(x > 0, x, alpha * xp.expm1(xp.minimum(x, 0.0)))
 
 

@@ -33,13 +33,13 @@ class Loss(Op):
 
     ``slope`` is the gradient of the loss of one row with respect to these values as a reader would write it, with
     f(x) for the prediction, y for the target and e(y) for a label as a distribution over the classes.
-    ``value(xp, outputs, targets, row_weights, class_weights, **params)`` returns the mean loss alone, written so
-    that it can be differentiated again.
+    ``gradient(xp, outputs, targets, row_weights, class_weights, **params)`` returns the gradient of the mean loss alone,
+    written so that it can be differentiated again.
     """
 
     link: str = field(kw_only=True)
     slope: str = field(kw_only=True)
-    value: Callable[..., Array] = field(kw_only=True)
+    gradient: Callable[..., Array] = field(kw_only=True)
     hyper: Mapping[str, Hyper] = field(kw_only=True)
     counts_hits: bool = field(kw_only=True)  # the third of the sums counts right answers, else it is 0
 
@@ -57,17 +57,19 @@ def loss(
 ) -> Loss:
     """Make the record of a loss from ``rows(xp, outputs, targets, class_weights, **params)``."""
 
-    def mean(xp: Any, losses: Array, mass: Array, weights: Array | None) -> tuple[Array, Array, Array]:
-        weighted, counted = (losses, mass) if weights is None else (weights * losses, weights * mass)
-        total, count = xp.sum(weighted), xp.sum(counted)
+    def scaled(xp: Any, gradients: Array, mass: Array, weights: Array | None) -> tuple[Array, Array]:
+        """Return the gradient of the mean and the mass of the batch, from the gradients and masses of the rows."""
+        counts = xp.ones(mass.shape, dtype=gradients.dtype) if weights is None else weights
+        count = xp.sum(mass if weights is None else weights * mass)
         # A batch in which nothing counts has loss 0 and moves nothing; NaN is not 0 and goes on.
-        return xp.where(count == 0, 0.0, total / xp.where(count == 0, 1.0, count)), total, count
+        scale = xp.where(count == 0, 0.0, counts / xp.where(count == 0, 1.0, count))
+        return gradients * scale[:, None].astype(gradients.dtype), count
 
-    def value(
+    def gradient(
         xp: Any, outputs: Array, targets: Array, weights: Array | None, classes: Array | None, **params: float
     ) -> Array:
-        losses, mass, _ = rows(xp, outputs, targets, classes, **params)
-        return mean(xp, losses, mass, weights)[0]
+        _, mass, gradients = rows(xp, outputs, targets, classes, **params)
+        return scaled(xp, gradients, mass, weights)[0]
 
     def evaluate(
         xp: Any, outputs: Array, targets: Array, weights: Array | None, classes: Array | None, **params: float
@@ -78,12 +80,13 @@ def loss(
         xp: Any, outputs: Array, targets: Array, weights: Array | None, classes: Array | None, **params: float
     ) -> tuple[Array, Array, Array]:
         losses, mass, gradients = rows(xp, outputs, targets, classes, **params)
-        value, total, count = mean(xp, losses, mass, weights)
+        gradients, count = scaled(xp, gradients, mass, weights)
         counts = xp.ones(outputs.shape[:1], dtype=outputs.dtype) if weights is None else weights
+        total = xp.sum(losses if weights is None else weights * losses)
+        value = xp.where(count == 0, 0.0, total / xp.where(count == 0, 1.0, count))
         right = xp.sum(counts * hits(xp, outputs, targets)) if hits else 0.0 * count
         sums = xp.stack([part.astype(xp.float64) for part in (total, count, right, xp.sum(counts))])
-        scale = xp.where(count == 0, 0.0, counts / xp.where(count == 0, 1.0, count))
-        return value.astype(outputs.dtype), sums, gradients * scale[:, None].astype(outputs.dtype)
+        return value.astype(outputs.dtype), sums, gradients
 
     def specs(outputs: Array, *_: Array, **__: float) -> tuple[Spec, ...]:
         return ((), wide(outputs.dtype)), ((4,), "float64"), (outputs.shape, outputs.dtype)
@@ -118,7 +121,7 @@ def loss(
         },
         link=link,
         slope=slope,
-        value=value,
+        gradient=gradient,
         hyper=hyper,
         counts_hits=hits is not None,
     )

@@ -1,10 +1,38 @@
-"""Special functions that the array modules lack."""
+"""Special functions that the array modules lack.
+
+Their formulas have branches, for accuracy, where the functions have none. So each states its derivative, and a taped
+module differentiates it by that: a formula with ``abs`` or ``where`` in it would have the slope 0 at the seam.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from gpumlp.ops.record import Array
+
+Formula = Callable[[Any, Array], Array]
+Derivative = Callable[[Any, Array, Array], Array]
+INV_SQRT_2PI = 0.3989422804014327
+
+
+def smooth(derivative: Derivative) -> Callable[[Formula], Formula]:
+    """Declare the derivative of a function ``formula(xp, x)``, as ``derivative(xp, x, y)`` with y the value at x.
+
+    An array module that differentiates has a method ``smooth(formula, derivative, x)``; others run the formula.
+    """
+
+    def decorate(formula: Formula) -> Formula:
+        @functools.wraps(formula)
+        def function(xp: Any, x: Array) -> Array:
+            taped = getattr(xp, "smooth", None)
+            return formula(xp, x) if taped is None else taped(formula, derivative, x)
+
+        return function
+
+    return decorate
+
 
 # log(erfc(z) / t) + z² as a Chebyshev series in 2t - 1, for t = 2 / (2 + z) in (0, 1], that is z >= 0.
 # Fitted with 60 digits by Chebyshev quadrature; the terms left out are below 1e-17. The form is that of
@@ -22,6 +50,7 @@ _ERFC = (
 )  # fmt: skip
 
 
+@smooth(lambda xp, x, y: INV_SQRT_2PI * xp.exp(-0.5 * x * x))
 def normal_cdf(xp: Any, x: Array) -> Array:
     """Return the standard normal distribution function Φ(x) = ½ erfc(-x / √2), same shape and dtype."""
     z = xp.abs(x) * 0.5**0.5
@@ -34,12 +63,14 @@ def normal_cdf(xp: Any, x: Array) -> Array:
     return xp.where(x < 0, tail, 1.0 - tail)
 
 
+@smooth(lambda xp, x, y: y * sigmoid(xp, -x))
 def sigmoid(xp: Any, x: Array) -> Array:
     """Return 1 / (1 + exp(-x)) without overflow, to full relative accuracy on both sides."""
     e = xp.exp(-xp.abs(x))
     return xp.where(x >= 0, 1.0 / (1.0 + e), e / (1.0 + e))
 
 
+@smooth(lambda xp, x, y: sigmoid(xp, x))
 def softplus(xp: Any, x: Array) -> Array:
     """Return log(1 + exp(x)) without overflow."""
     return xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -12,7 +13,7 @@ pytest.importorskip("torch", reason="needs the extra 'oracle': pip install gpuml
 import torch
 from support import FLOATS, assert_close, run
 
-from gpumlp.autodiff import GradientTape, Variable, activate, layer_norm
+from gpumlp.autodiff import GradientTape, Tensor, Variable, activate, layer_norm, loss_value
 from gpumlp.autodiff import batch_norm as our_batch_norm
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS
 
@@ -133,16 +134,68 @@ def test_norms(shape, dtype):
             assert_close(a.numpy(), b.grad.numpy(), "reduction", scale=max(4.0, shape[0] / 32))
 
 
-@pytest.mark.parametrize("name", [n for n in ACTIVATIONS if n not in ("identity", "relu", "leaky_relu")])
-def test_second_derivatives(name):
-    x = np.random.default_rng(0).standard_normal((3, 4))
-    v = Variable(x)
-    with GradientTape() as outer:
-        with GradientTape() as inner:
-            y = activate(name, v)
-        g = inner.gradient(y, v, Variable(np.cos(x)))
-    ours = outer.gradient(g, v, Variable(np.sin(x))).numpy()
-    t = torch.from_numpy(x).requires_grad_()
-    (first,) = torch.autograd.grad(FUNCTIONS[name](t), t, torch.from_numpy(np.cos(x)), create_graph=True)
-    (second,) = torch.autograd.grad(first, t, torch.from_numpy(np.sin(x)))
-    np.testing.assert_allclose(ours, second.numpy(), rtol=1e-10, atol=1e-12)
+EDGES = np.array([[0.0, -0.0, 1.0, 1.0], [-1.0, 0.0, 30.0, -30.0], [700.0, 700.0, -700.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+"""Zeros of both signs, equal values within a row, and the ends of ranges."""
+
+
+def all_orders(function, x, orders):
+    """Return the gradients of order 1, 2, ..., each of the last one weighted by a fixed array; zeros for None."""
+    v, weights, found = Variable(x), [np.cos(x), np.sin(x + 1), np.cos(2 * x)], []
+    with contextlib.ExitStack() as stack:
+        tapes = [stack.enter_context(GradientTape()) for _ in range(orders)]
+        y = function(v)
+        for tape, w in zip(reversed(tapes), weights, strict=False):
+            y = None if y is None else tape.gradient(y, v, Tensor(w) if y.shape else None)
+            found.append(np.zeros(x.shape) if y is None else y.numpy())
+    return found
+
+
+def all_orders_of_torch(function, x, orders):
+    t, weights, found = torch.from_numpy(x).requires_grad_(), [np.cos(x), np.sin(x + 1), np.cos(2 * x)], []
+    y = function(t)
+    for w in weights[:orders]:
+        y = torch.autograd.grad(y, t, torch.from_numpy(w) if y.ndim else None, create_graph=True)[0]
+        found.append(y.detach().numpy())
+        y = y + 0 * t  # where nothing depends on t any more, the derivative is 0
+    return found
+
+
+@pytest.mark.parametrize("x", [np.random.default_rng(0).standard_normal((3, 4)), EDGES], ids=["random", "edges"])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_derivatives_to_the_third_order(name, x):
+    ours = all_orders(lambda v: activate(name, v), x, 3)
+    for order, (a, b) in enumerate(zip(ours, all_orders_of_torch(FUNCTIONS[name], x, 3), strict=True), 1):
+        if name in ("elu", "selu") and order > 1:  # at 0 PyTorch has the slope of the left side, and no curvature
+            a, b = a[x != 0], b[x != 0]
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11, err_msg=f"order {order}")
+
+
+@pytest.mark.parametrize("x", [np.random.default_rng(0).standard_normal((4, 4)), EDGES], ids=["random", "edges"])
+@pytest.mark.parametrize("case", ["labels", "smoothed", "soft", "binary", "squared", "huber"])
+def test_derivatives_of_losses_to_the_third_order(case, x):
+    labels, shares = np.array([0, 3, 1, 2]), np.random.default_rng(1).dirichlet(np.ones(4), 4)
+    sides, goals = np.array([[0.0, 1, 0, 1], [1, 0, 1, 0], [0, 0, 1, 0.5], [1, 0, 0.5, 1]]), np.full((4, 4), 0.25)
+    softmax, binary = LOSS_RECORDS["softmax_cross_entropy"], LOSS_RECORDS["binary_cross_entropy"]
+    as_torch = torch.from_numpy
+    ours, theirs = {
+        "labels": (lambda z: loss_value(softmax, z, labels)[0], lambda z: F.cross_entropy(z, as_torch(labels))),
+        "smoothed": (
+            lambda z: loss_value(softmax, z, labels, label_smoothing=0.1)[0],
+            lambda z: F.cross_entropy(z, as_torch(labels), label_smoothing=0.1),
+        ),
+        "soft": (lambda z: loss_value(softmax, z, shares)[0], lambda z: F.cross_entropy(z, as_torch(shares))),
+        "binary": (
+            lambda z: loss_value(binary, z, sides)[0],
+            lambda z: F.binary_cross_entropy_with_logits(z, as_torch(sides)),
+        ),
+        "squared": (
+            lambda z: loss_value(LOSS_RECORDS["squared_error"], z, goals)[0],
+            lambda z: F.mse_loss(z, as_torch(goals)),
+        ),
+        "huber": (
+            lambda z: loss_value(LOSS_RECORDS["huber"], z, goals, delta=0.6)[0],
+            lambda z: F.huber_loss(z, as_torch(goals), delta=0.6),
+        ),
+    }[case]
+    for order, (a, b) in enumerate(zip(all_orders(ours, x, 3), all_orders_of_torch(theirs, x, 3), strict=True), 1):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11, err_msg=f"order {order}")
