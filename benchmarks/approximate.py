@@ -21,7 +21,7 @@ from gpumlp.approximation.network import Network
 from gpumlp.approximation.study import POINTS, RESTARTS, SIZES, Kind
 from gpumlp.backend import BACKENDS, Backend
 from gpumlp.errors import BackendError
-from gpumlp.nn.initializers import generator
+from gpumlp.seeds import generator
 
 KINDS: tuple[Kind, ...] = ("width", "depth")
 

@@ -48,7 +48,7 @@ class Case:
         parameters = self.model.parameters
         with GradientTape() as tape:
             value, _ = self.loss(self.model.forward(self.x, training=True), self.y)
-        tape.gradient(value, list(parameters.variables.values()), into=parameters.views)
+        parameters.collect(tape, value)
         self.optimizer.step()
         return value
 

@@ -12,11 +12,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpumlp"
 FLOORS = [  # a room stands one floor above the highest room that it imports from
-    ["errors"],
+    ["errors", "seeds"],
     ["ops", "data", "store"],
     ["backend"],
     ["autodiff", "optim", "checks"],
-    ["nn", "bench"],
+    ["nn", "bench", "drawing"],
     ["config", "convert", "approximation"],
     ["training"],
     ["runs"],

@@ -109,7 +109,7 @@ class Members:
         def step() -> None:
             with GradientTape() as tape:
                 loss, _ = loss_value(LOSS_RECORDS["squared_error"], self.forward(points), goals)
-            tape.gradient(loss, list(self.parameters.variables.values()), into=self.parameters.views)
+            self.parameters.collect(tape, loss)
             optimizer.step()
 
         plan = backend.capture(step)

@@ -26,8 +26,8 @@ from gpumlp.approximation.network import Network
 from gpumlp.approximation.targets import Target, Values, grid
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, RunError
-from gpumlp.nn.initializers import generator
 from gpumlp.ops.record import Activation
+from gpumlp.seeds import generator
 
 Kind = Literal["width", "depth"]
 

@@ -15,8 +15,8 @@ from gpumlp.autodiff.functions import TapedModule
 from gpumlp.autodiff.tape import GradientTape, Want, record, recording
 from gpumlp.autodiff.tensor import Function, Tensor, _contiguous, as_dtype, backend_of, on_backend, raw
 from gpumlp.backend.base import Backend, place_of
-from gpumlp.errors import CaptureError, ConfigError, ShapeError, TapeError, choices
-from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS
+from gpumlp.errors import CaptureError, ShapeError, TapeError
+from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, record_of
 from gpumlp.ops.dropout import DROPOUT
 from gpumlp.ops.losses import Loss
 from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM
@@ -74,15 +74,6 @@ def operand(value: Any, like: Array, backend: Backend) -> Array:
         return array
     shadow = getattr(value, "shadow", None)
     return backend.cast(array, like.dtype) if shadow is None else shadow
-
-
-def record_of(name: str | Activation) -> Activation:
-    """Return the record of an activation by name."""
-    if isinstance(name, Activation):
-        return name
-    if name not in ACTIVATIONS:
-        raise ConfigError(f"unknown activation {name!r}", hint=choices(name, ACTIVATIONS))
-    return ACTIVATIONS[name]
 
 
 def activate(activation: str | Activation, x: Any) -> Tensor:

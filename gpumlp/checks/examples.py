@@ -85,7 +85,7 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
 
 
 EDGES = (0.0, -0.0, 1.0, 1.0, 30.0, -30.0)
-"""Where formulas change their branch: zeros of both signs, equal values, the ends of what does not round to a limit."""
+"""Where formulas change their branch: zeros of both signs, equal values, the last values that round to no limit."""
 
 
 def _with_edges(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from gpumlp.cli.display import remarks, tell
-from gpumlp.explain.captured import capture_step, time_calls
-from gpumlp.explain.graph import Graph, trace
+from gpumlp.drawing.captured import capture_step, time_calls
+from gpumlp.drawing.graph import Graph, trace
+from gpumlp.drawing.source import is_source, load_source
 from gpumlp.explain.network import time_step, trace_row
-from gpumlp.explain.source import is_source, load_source
 from gpumlp.explain.subject import load_subject
 from gpumlp.store.figure import ending_of
 from gpumlp.store.formats import check_free, write_bytes

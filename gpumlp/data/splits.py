@@ -8,11 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.errors import DataError
+from gpumlp.seeds import SPLIT, generator
 
 Rows = NDArray[np.int64]
-
-# Keeps the draw of the rows apart from every other use of the same seed.
-_PURPOSE = 0x5917
 
 
 class Split(NamedTuple):
@@ -38,7 +36,6 @@ def split(count: int, *, validation: float, test: float, seed: int, labels: Rows
             f"the shares {validation} for validation and {test} for test are not possible",
             hint="each must be 0 or more, and together less than 1",
         )
-    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_PURPOSE,)))
     groups = np.zeros(count, np.int64) if labels is None else labels
     sizes = np.bincount(groups)
     # Each group may give all but one row, which stays for training.
@@ -57,7 +54,7 @@ def split(count: int, *, validation: float, test: float, seed: int, labels: Rows
                 hint=f"use more data, a larger share, or {name}: 0",
             )
     # In a shuffled order sorted by group, the first rows of each group go to the test part, and so on.
-    order = generator.permutation(count)
+    order = generator(seed, SPLIT).permutation(count)
     order = order[np.argsort(groups[order], kind="stable")]
     starts = np.cumsum(sizes) - sizes
     place = np.arange(count) - np.repeat(starts, sizes)

@@ -1,1 +1,1 @@
-"""What happens inside, for people to look at: gradients beside finite differences, activations, graphs."""
+"""What happens inside, for people to look at: gradients beside finite differences, activations, networks."""

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from gpumlp.autodiff import GradientTape, Tensor, activate
-from gpumlp.autodiff.fused import record_of
 from gpumlp.backend import Backend
-from gpumlp.ops import ACTIVATIONS, Activation
+from gpumlp.ops import ACTIVATIONS, Activation, record_of
 from gpumlp.store.figure import new_figure, save
 
 FUNCTION, DERIVATIVE = "#1f77b4", "#2ca02c"

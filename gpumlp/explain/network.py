@@ -7,8 +7,8 @@ from pathlib import Path
 
 from gpumlp.autodiff import Tensor
 from gpumlp.config import load
-from gpumlp.explain.captured import time_calls
-from gpumlp.explain.graph import Graph, trace
+from gpumlp.drawing.captured import time_calls
+from gpumlp.drawing.graph import Graph, trace
 from gpumlp.explain.subject import Subject, run_of
 from gpumlp.training.build import build, load_data
 

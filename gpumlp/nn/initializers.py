@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from gpumlp.ops import Activation, record_of
+
 Values = np.ndarray[Any, np.dtype[np.float64]]
 Initializer = Callable[[np.random.Generator, int, int], Values]
 
@@ -46,15 +48,7 @@ INITIALIZERS: dict[str, Initializer] = {
     "zeros": lambda rng, i, o: np.zeros((i, o)),
 }
 
-_FOR_ACTIVATION = {"selu": "lecun_normal", "identity": "glorot_uniform", "softmax": "glorot_uniform"}
-_SATURATING = ("tanh", "sigmoid")
 
-
-def default_initializer(activation: str) -> str:
+def default_initializer(activation: str | Activation) -> str:
     """Return the name of the initializer that keeps the variance of signals through this activation."""
-    return _FOR_ACTIVATION.get(activation) or ("glorot_uniform" if activation in _SATURATING else "he_normal")
-
-
-def generator(seed: int, *purpose: int) -> np.random.Generator:
-    """Return a generator that depends on the seed and the purpose alone, not on what was drawn before."""
-    return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=purpose))
+    return record_of(activation).initializer

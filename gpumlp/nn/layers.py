@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 
 from gpumlp.autodiff import Tensor, Variable, activate, batch_norm, dense, dropout, layer_norm, power
-from gpumlp.autodiff.fused import record_of
 from gpumlp.autodiff.tensor import as_dtype
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, choices
-from gpumlp.nn.initializers import INITIALIZERS, default_initializer, generator
+from gpumlp.nn.initializers import INITIALIZERS, default_initializer
+from gpumlp.ops import record_of
 from gpumlp.ops.norms import EPSILON, MOVING_AVERAGE
 from gpumlp.ops.precision import wide
 from gpumlp.ops.record import Array
-
-WEIGHTS, DROPOUT = 0, 1  # purposes that random numbers are drawn for
+from gpumlp.seeds import DROPOUT, WEIGHTS, generator
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.autodiff import Variable
+from gpumlp.autodiff import GradientTape, Tensor, Variable
 from gpumlp.backend import Backend
 from gpumlp.errors import ShapeError
 from gpumlp.ops.precision import wide
@@ -56,6 +56,10 @@ class Parameters:
 
     def __len__(self) -> int:
         return sum(variable.size for variable in self.variables.values())
+
+    def collect(self, tape: GradientTape, loss: Tensor) -> None:
+        """Write the gradients of a loss, of a tape that has recorded it, into ``gradients``."""
+        tape.gradient(loss, list(self.variables.values()), into=self.views)
 
     def view(self, name: str, buffer: Array) -> Array:
         """Return the part of a buffer of this layout that belongs to one parameter, in its shape."""

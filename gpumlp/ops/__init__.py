@@ -1,6 +1,6 @@
 """The operations: one record each, and no other list of them in the project."""
 
-from gpumlp.ops.activations import ACTIVATIONS
+from gpumlp.ops.activations import ACTIVATIONS, record_of
 from gpumlp.ops.batches import ACCUMULATE, ADVANCE, GATHER
 from gpumlp.ops.dropout import DROPOUT
 from gpumlp.ops.losses import LOSS_RECORDS
@@ -35,4 +35,5 @@ __all__ = [
     "Hyper",
     "Op",
     "Update",
+    "record_of",
 ]

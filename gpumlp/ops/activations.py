@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpumlp.errors import ConfigError, choices
 from gpumlp.ops.record import Activation, Array, activation
 from gpumlp.ops.special import INV_SQRT_2PI, normal_cdf, sigmoid, softplus
 
@@ -38,7 +39,7 @@ def _softmax(xp: Any, x: Array) -> Array:
 
 
 _RECORDS = (
-    activation("identity", "y = x", lambda xp, x: x, lambda xp, y, dy: dy),
+    activation("identity", "y = x", lambda xp, x: x, lambda xp, y, dy: dy, initializer="glorot_uniform"),
     activation(
         "relu",
         "y = max(x, 0)",
@@ -62,6 +63,7 @@ _RECORDS = (
         "y = λ (x where x > 0, else α (exp(x) - 1)) (Klambauer et al. 2017, arXiv:1706.02515)",
         lambda xp, x: SELU_SCALE * _elu(xp, x, SELU_ALPHA),
         lambda xp, y, dy: xp.where(y > 0, SELU_SCALE * dy, dy * (y + SELU_SCALE * SELU_ALPHA)),
+        initializer="lecun_normal",
     ),
     activation(
         "gelu",
@@ -89,8 +91,15 @@ _RECORDS = (
         "y = 1 / (1 + exp(-x))",
         sigmoid,
         lambda xp, y, dy: dy * (y * (1.0 - y)),
+        initializer="glorot_uniform",
     ),
-    activation("tanh", "y = tanh(x)", lambda xp, x: xp.tanh(x), lambda xp, y, dy: dy * (1.0 - y * y)),
+    activation(
+        "tanh",
+        "y = tanh(x)",
+        lambda xp, x: xp.tanh(x),
+        lambda xp, y, dy: dy * (1.0 - y * y),
+        initializer="glorot_uniform",
+    ),
     activation(
         "softplus",
         "y = log(1 + exp(x))",
@@ -103,7 +112,23 @@ _RECORDS = (
         _softmax,
         lambda xp, y, dy: y * (dy - xp.sum(dy * y, axis=-1, keepdims=True)),
         launch="rows",
+        initializer="glorot_uniform",
     ),
 )
 
 ACTIVATIONS: dict[str, Activation] = {record.name: record for record in _RECORDS}
+
+
+def record_of(name: str | Activation) -> Activation:
+    """Return the record of an activation by name.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of this name.
+    """
+    if isinstance(name, Activation):
+        return name
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"unknown activation {name!r}", hint=choices(name, ACTIVATIONS))
+    return ACTIVATIONS[name]

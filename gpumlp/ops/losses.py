@@ -33,8 +33,8 @@ class Loss(Op):
 
     ``slope`` is the gradient of the loss of one row with respect to these values as a reader would write it, with
     f(x) for the prediction, y for the target and e(y) for a label as a distribution over the classes.
-    ``gradient(xp, outputs, targets, row_weights, class_weights, **params)`` returns the gradient of the mean loss alone,
-    written so that it can be differentiated again.
+    ``gradient(xp, outputs, targets, row_weights, class_weights, **params)`` returns the gradient of the mean loss
+    alone, written so that it can be differentiated again.
     """
 
     link: str = field(kw_only=True)

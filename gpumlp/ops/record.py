@@ -146,12 +146,14 @@ class Activation(Op):
     """An activation: a function of one array, elementwise or (softmax) along the last axis.
 
     ``saves`` says what its backward reads: the ``output``, or the ``input`` where the output does not
-    determine the slope. The directions with a bias fuse the addition that always comes before an activation
-    and the column sum that always follows its backward.
+    determine the slope. ``initializer`` names the initial weights (``gpumlp.nn.INITIALIZERS``) that keep the
+    variance of signals through it. The directions with a bias fuse the addition that always comes before an
+    activation and the column sum that always follows its backward.
     """
 
     function: Callable[[Any, Array], Array] = field(kw_only=True)
     saves: Literal["output", "input"] = field(kw_only=True)
+    initializer: str = field(kw_only=True)
 
 
 def activation(
@@ -162,6 +164,7 @@ def activation(
     *,
     saves: Literal["output", "input"] = "output",
     launch: Launch = "elementwise",
+    initializer: str = "he_normal",
 ) -> Activation:
     """Make the record of an activation from ``function(xp, x)`` and ``backward(xp, saved, dy)``."""
 
@@ -204,4 +207,5 @@ def activation(
         },
         function=function,
         saves=saves,
+        initializer=initializer,
     )

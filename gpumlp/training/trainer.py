@@ -15,14 +15,13 @@ from gpumlp.autodiff import GradientTape, Tensor
 from gpumlp.backend import Plan
 from gpumlp.data import Dataset
 from gpumlp.nn import Loss, Model
-from gpumlp.nn.initializers import generator
 from gpumlp.ops.batches import ACCUMULATE, GATHER
 from gpumlp.ops.record import Array
 from gpumlp.optim import Optimizer, Schedule
+from gpumlp.seeds import ORDER, generator
 
 HASTE = 2e-3
 """Seconds: as long as steps that are replayed together take the host less, twice as many may be."""
-ORDER = 2  # the purpose that the order of batches is drawn for; see gpumlp.nn.layers for the others
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ class Trainer:
         with GradientTape() as tape:
             outputs = self.model.forward(Tensor(x, backend), training=True)
             loss, sums = self.loss(outputs, y, weights)
-        tape.gradient(loss, list(parameters.variables.values()), into=parameters.views)
+        parameters.collect(tape, loss)
         self.optimizer.step()
         backend.run(ACCUMULATE, "forward", (self.totals, sums.array), (self.totals,))
 

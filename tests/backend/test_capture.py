@@ -55,7 +55,7 @@ class Run:
         with GradientTape() as tape:
             loss, sums = self.loss(self.model.forward(Tensor(x, self.backend), training=True), y, w)
         parameters = self.model.parameters
-        tape.gradient(loss, list(parameters.variables.values()), into=parameters.views)
+        parameters.collect(tape, loss)
         self.optimizer.step()
         self.backend.run(RECORDS["accumulate"], "forward", (self.totals, sums.array), (self.totals,))
 

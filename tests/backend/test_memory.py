@@ -87,7 +87,7 @@ def test_gradients_of_many_layers_share_the_memory_of_a_few(monkeypatch: pytest.
     def step(x: Any, y: Any) -> None:
         with GradientTape() as tape:
             value, _ = loss(model.forward(x, training=True), y)
-        tape.gradient(value, list(model.parameters.variables.values()), into=model.parameters.views)
+        model.parameters.collect(tape, value)
 
     plan = backend.capture(step, Tensor(x, backend), Tensor(y, backend))
     layer = batch * width * 4

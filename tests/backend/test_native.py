@@ -48,7 +48,7 @@ def training_run(backend: Backend, optimizer: str, captured: bool) -> tuple[list
     def step() -> Any:
         with GradientTape() as tape:
             value, _ = loss(model.forward(x, training=True), backend_labels)
-        tape.gradient(value, list(model.parameters.variables.values()), into=model.parameters.views)
+        model.parameters.collect(tape, value)
         stepper.step()
         return value
 

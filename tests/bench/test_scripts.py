@@ -51,7 +51,7 @@ def test_figures_that_are_not_there_are_one_message() -> None:
     assert done.stderr.endswith("error: no such file: nosuch.json\n")
 
 
-@pytest.mark.parametrize("script", ["approximate", "capture", "gpu", "growth", "kernels", "precision", "train"])
+@pytest.mark.parametrize("script", ["approximate", "capture", "gpu", "growth", "precision", "train"])
 def test_a_reader_who_has_had_enough_is_no_traceback(script: str) -> None:
     """Unbuffered, argparse would hide it: what is printed is to be flushed at the end, as it is for most people."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

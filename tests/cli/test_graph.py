@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from support import BACKENDS
 
 from gpumlp.cli import main
-from gpumlp.explain import captured
+from gpumlp.drawing import captured
 
 ROOT = Path(__file__).parent.parent.parent
 DIABETES = str(ROOT / "configs" / "diabetes.yaml")

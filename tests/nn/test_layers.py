@@ -9,8 +9,9 @@ from support import activation_reference
 from gpumlp.autodiff import Tensor
 from gpumlp.errors import ConfigError
 from gpumlp.nn import INITIALIZERS, Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm, Sequential
-from gpumlp.nn.initializers import default_initializer, generator
+from gpumlp.nn.initializers import default_initializer
 from gpumlp.ops import ACTIVATIONS
+from gpumlp.seeds import generator
 
 FAN_IN, FAN_OUT = 300, 200
 VARIANCES = {
@@ -185,3 +186,11 @@ def test_a_layer_is_built_once_even_where_it_has_nothing_to_train():
     for _ in range(3):
         layer(Tensor(np.ones((1, 2))))
     assert layer.builds == 1
+
+
+def test_every_activation_names_an_initializer_there_is():
+    assert {op.initializer for op in ACTIVATIONS.values()} <= set(INITIALIZERS)
+    suits = {op.name: op.initializer for op in ACTIVATIONS.values() if op.initializer != "he_normal"}
+    assert suits == {"selu": "lecun_normal"} | dict.fromkeys(
+        ("identity", "softmax", "tanh", "sigmoid"), "glorot_uniform"
+    )

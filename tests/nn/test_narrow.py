@@ -50,7 +50,7 @@ def gradients(model: Sequential, loss: Loss, x: Any, y: Any, weights: Any = None
     p, backend = model.parameters, model.context.backend
     with GradientTape() as tape:
         value, _ = loss(model.forward(Tensor(backend.asarray(x, NARROW), backend), training=True), y, weights)
-    tape.gradient(value, list(p.variables.values()), into=p.views)
+    p.collect(tape, value)
     return value, p.views
 
 
@@ -168,7 +168,7 @@ def training(machine: Backend, model: Sequential, loss: Loss, optimizer: Optimiz
     def step() -> Tensor:
         with GradientTape() as tape:
             value, _ = loss(model.forward(x, training=True), goal)
-        tape.gradient(value, list(p.variables.values()), into=p.views)
+        p.collect(tape, value)
         optimizer.step()
         return value
 

@@ -53,7 +53,7 @@ def test_the_loss_curve(activation, solver):
         for i in range(0, len(x), BATCH):
             with GradientTape() as tape:
                 value, sums = loss(model.forward(Tensor(x[i : i + BATCH])), y[i : i + BATCH])
-            tape.gradient(value, list(model.parameters.variables.values()), into=model.parameters.views)
+            model.parameters.collect(tape, value)
             optimizer.step()
             total += sums[0]
         curve.append(total / len(x))

@@ -45,7 +45,7 @@ def gradients(model: Sequential, x: np.ndarray, y: np.ndarray) -> tuple[float, l
     p = model.parameters
     with GradientTape() as tape:
         value, _ = Loss("cross_entropy", model)(model.forward(Tensor(x.astype(model.context.dtype))), y)
-    tape.gradient(value, list(p.variables.values()), into=p.views)
+    p.collect(tape, value)
     return float(value), [view.copy() for view in p.views]
 
 

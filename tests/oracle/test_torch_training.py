@@ -103,7 +103,7 @@ def run_ours(model, loss, optimizer, data):
     def step(x, y):
         with GradientTape() as tape:
             value, _ = loss(model.forward(Tensor(x, backend), training=True), y)
-        tape.gradient(value, list(parameters.variables.values()), into=parameters.views)
+        parameters.collect(tape, value)
         optimizer.step()
         return value
 

@@ -70,7 +70,7 @@ def test_replayed_epochs_equal_plain_steps_bit_for_bit(bytes_: bool, weights: bo
             s = None if data.arrays[2] is None else data.arrays[2][rows]
             with GradientTape() as tape:
                 loss, sums = twin.loss(model.forward(Tensor(x, b), training=True), data.arrays[1][rows], s)
-            tape.gradient(loss, list(model.parameters.variables.values()), into=model.parameters.views)
+            model.parameters.collect(tape, loss)
             optimizer.step()
             totals += sums.array
         assert report.loss == totals[0] / totals[1]

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gpumlp.drawing.diagram import Diagram, Edge, Kind, Node, captions, numbers
+from gpumlp.drawing.layout import Layout, Link, Point, Route, Size, Step, arrange
 from gpumlp.errors import ConfigError
-from gpumlp.explain.diagram import Diagram, Edge, Kind, Node, captions, numbers
-from gpumlp.explain.layout import Layout, Link, Point, Route, Size, Step, arrange
 
 LARGEST = 400  # boxes that can be told apart in one picture
 SYMBOL, SIGN, TEXT = 14.0, 19.0, 10.0  # sizes of letters in pixels: of labels, of single signs, of captions

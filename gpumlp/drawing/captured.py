@@ -11,9 +11,9 @@ from typing import Any
 from gpumlp.autodiff import GradientTape, Tensor, Variable, add
 from gpumlp.autodiff import sum as tensor_sum
 from gpumlp.backend import Call, Plan
+from gpumlp.drawing.diagram import Edge, Node
+from gpumlp.drawing.graph import Graph, results_of
 from gpumlp.errors import TapeError
-from gpumlp.explain.diagram import Edge, Node
-from gpumlp.explain.graph import Graph, results_of
 
 WARM_UP = 5  # replays that are not counted
 REPLAYS = 200  # at most, and
@@ -24,7 +24,7 @@ def capture_step(function: Callable[..., Any], *inputs: Tensor) -> Plan:
     """Capture a step of ``function(*inputs)``: what it returns, and the gradients of all Variables that it uses.
 
     They are the gradients of the sum of the scalar results, or of all results where none is scalar, as in
-    :func:`gpumlp.explain.graph.trace`. Replaying returns the results by name, and the gradients by variable.
+    :func:`gpumlp.drawing.graph.trace`. Replaying returns the results by name, and the gradients by variable.
 
     Raises CaptureError where the step could not be replayed, TapeError where it uses no variable.
     """

@@ -15,8 +15,8 @@ import numpy as np
 
 from gpumlp.autodiff import GradientTape, Node, Tensor
 from gpumlp.backend import Backend
-from gpumlp.explain import diagram
-from gpumlp.explain.diagram import Diagram, Edge, Kind, Values, number, shape_text
+from gpumlp.drawing import diagram
+from gpumlp.drawing.diagram import Diagram, Edge, Kind, Values, number, shape_text
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, Activation
 
 SYMBOLS = {

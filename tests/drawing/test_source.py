@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpumlp.drawing.graph import trace
+from gpumlp.drawing.source import is_source, load_source
 from gpumlp.errors import ConfigError, GpumlpError, RunError, ShapeError
-from gpumlp.explain.graph import trace
-from gpumlp.explain.source import is_source, load_source
 
 TEXT = """\
 import numpy as np

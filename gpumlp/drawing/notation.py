@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gpumlp.drawing.diagram import Diagram, Kind, Node, captions, numbers
+from gpumlp.drawing.picture import FILLS, INK, RED, fill_of
 from gpumlp.errors import ConfigError
-from gpumlp.explain.diagram import Diagram, Kind, Node, captions, numbers
-from gpumlp.explain.picture import FILLS, INK, RED, fill_of
 
 MOST_EDGES = 500  # that Mermaid draws unless its settings say otherwise
 

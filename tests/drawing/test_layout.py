@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpumlp.explain.layout import LANE, Layout, Link, Point, Route, Size, arrange
+from gpumlp.drawing.layout import LANE, Layout, Link, Point, Route, Size, arrange
 
 BOX = Size(60.0, 14.0, 28.0, 30.0)
 LABEL = Size(80.0, 14.0, 8.0, 0.0)

@@ -1,6 +1,6 @@
 """The graph of a computation: traced by running it once, drawn in four formats.
 
-from gpumlp.explain.graph import trace
+from gpumlp.drawing.graph import trace
 
 graph = trace(lambda x: softmax(x @ W + b), x)
 graph.svg(values=True, gradients=True)
@@ -14,14 +14,14 @@ from typing import Any
 
 from gpumlp.autodiff import GradientTape, Tensor
 from gpumlp.backend import Backend
+from gpumlp.drawing.diagram import Diagram
+from gpumlp.drawing.notation import to_dot, to_mermaid
+from gpumlp.drawing.picture import compose
+from gpumlp.drawing.png import to_png
+from gpumlp.drawing.recorded import read_tape
+from gpumlp.drawing.summary import summarised
+from gpumlp.drawing.svg import to_svg
 from gpumlp.errors import TapeError
-from gpumlp.explain.diagram import Diagram
-from gpumlp.explain.notation import to_dot, to_mermaid
-from gpumlp.explain.picture import compose
-from gpumlp.explain.png import to_png
-from gpumlp.explain.recorded import read_tape
-from gpumlp.explain.summary import summarised
-from gpumlp.explain.svg import to_svg
 
 
 class Graph(Diagram):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
-from gpumlp.explain.layout import Point, Step
-from gpumlp.explain.picture import INK, MIDDLE, STROKE, Box, Curve, Picture, Text
+from gpumlp.drawing.layout import Point, Step
+from gpumlp.drawing.picture import INK, MIDDLE, STROKE, Box, Curve, Picture, Text
 
 FONT = "DejaVu Sans, Verdana, sans-serif"
 

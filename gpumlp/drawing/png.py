@@ -6,9 +6,9 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from gpumlp.drawing.layout import Point, Step
+from gpumlp.drawing.picture import INK, MIDDLE, STROKE, Picture
 from gpumlp.errors import RunError
-from gpumlp.explain.layout import Point, Step
-from gpumlp.explain.picture import INK, MIDDLE, STROKE, Picture
 
 DPI = 144
 PIXELS = 96.0  # of the picture in an inch, as browsers have it

@@ -11,9 +11,9 @@ from support import BACKENDS
 from gpumlp import backend as backends
 from gpumlp.autodiff import GradientTape, Tensor, Variable, exp, mean
 from gpumlp.backend import Backend, Call, Plan
+from gpumlp.drawing import captured
+from gpumlp.drawing.captured import capture_step, chain, time_calls
 from gpumlp.errors import CaptureError, TapeError
-from gpumlp.explain import captured
-from gpumlp.explain.captured import capture_step, chain, time_calls
 
 
 @pytest.fixture(params=BACKENDS)

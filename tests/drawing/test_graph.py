@@ -15,10 +15,10 @@ from support import BACKENDS
 
 from gpumlp import backend as backends
 from gpumlp.autodiff import FUSED, GradientTape, Tensor, Variable, concat, exp, gradcheck, mean, where
+from gpumlp.drawing.diagram import Edge, Node, number, numbers
+from gpumlp.drawing.graph import Graph, trace
+from gpumlp.drawing.picture import Text, compose, text_width
 from gpumlp.errors import ConfigError, RunError, TapeError
-from gpumlp.explain.diagram import Edge, Node, number, numbers
-from gpumlp.explain.graph import Graph, trace
-from gpumlp.explain.picture import Text, compose, text_width
 from gpumlp.nn import Dense, Loss, Model, Sequential
 from gpumlp.optim import Optimizer
 
@@ -221,7 +221,7 @@ class TestKnot:
             with GradientTape() as tape:
                 one, two = losses(*tensors).values()
                 total = one + two
-            tape.gradient(total, [*model.parameters.variables.values()], into=model.parameters.views)
+            model.parameters.collect(tape, total)
             optimizer.step()
             return total
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gpumlp.explain.diagram import Diagram, Edge, Node
-from gpumlp.explain.recorded import DENSE, written
+from gpumlp.drawing.diagram import Diagram, Edge, Node
+from gpumlp.drawing.recorded import DENSE, written
 
 SHORT = 24  # characters in which the operations of a run are written out
 STARTS = ("matmul",)  # where a layer that is written out begins

@@ -1,0 +1,19 @@
+"""Random numbers on the host: every purpose that they are drawn for, and the one generator that draws them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+WEIGHTS = 0
+"""Initial weights: one generator for each layer, by its place."""
+DROPOUT = 1
+"""The key of the dropout masks."""
+ORDER = 2
+"""The key of the order in which batches visit the rows."""
+SPLIT = 0x5917
+"""Division of the rows into training, validation and test rows."""
+
+
+def generator(seed: int, *purpose: int) -> np.random.Generator:
+    """Return a generator that depends on the seed and the purpose alone, not on what was drawn before."""
+    return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=purpose))
