@@ -255,9 +255,10 @@ __device__ inline void store(bf16* p, Values<float, 8> v) {
 }
 #endif
 
-// The larger and the smaller of x and a bound that is a number; where x is NaN it goes through, unlike in fmax.
+// The larger and the smaller of x and a bound that is a number; where x is NaN it goes through, unlike in fmax. Of two
+// zeros `smaller` takes x, with its sign.
 template <class T> __device__ inline T larger(T x, T bound) { return x <= bound ? bound : x; }
-template <class T> __device__ inline T smaller(T x, T bound) { return x >= bound ? bound : x; }
+template <class T> __device__ inline T smaller(T x, T bound) { return x > bound ? bound : x; }
 
 // To full relative accuracy on both sides: exp(-x) is infinite where the quotient is below all normal numbers.
 template <class T> __device__ inline T sigmoid_of(T x) { return 1 / (1 + exp(-x)); }

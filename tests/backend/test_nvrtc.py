@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,7 +60,8 @@ class Kernel:
     """What the compiler made of one kernel: bytes of shared memory and on the stack, what it takes, what it moves.
 
     ``parameters`` has an ``n`` for a pointer or a whole number of eight bytes and a ``d`` for a double; ``loads`` and
-    ``stores`` count those of sixteen bytes at once.
+    ``stores`` count those of sixteen bytes at once. ``grid`` has the instructions that compute with the number of a
+    block along the first axis, or of all blocks there.
     """
 
     registers: int
@@ -68,6 +70,7 @@ class Kernel:
     parameters: str
     loads: int
     stores: int
+    grid: str
 
 
 def wanted(op: Op, architecture: int) -> list[str]:
@@ -150,7 +153,15 @@ def read(name: str, ptx: str, report: str) -> Kernel:
         parameters="".join(kinds[kind] for kind in re.findall(r"\.param \.(\w+)", ptx.partition("{")[0])),
         loads=len(re.findall(rf"ld\.global[\w.:]*\.{width}", ptx)),
         stores=len(re.findall(rf"st\.global[\w.:]*\.{width}", ptx)),
+        grid=" ".join(sorted(set(_of_grid(ptx)))),
     )
+
+
+def _of_grid(ptx: str) -> Iterator[str]:
+    registers = re.findall(r"mov\.u32\s+(%r\d+), %n?ctaid\.x;", ptx)
+    for instruction, operands in re.findall(r"^\s*([a-z][\w.]+)\s+([^;\n]*);", ptx, flags=re.MULTILINE):
+        if instruction != "mov.u32" and set(registers) & set(re.findall(r"%r\d+", operands)):
+            yield instruction
 
 
 Everything = dict[tuple[int, str], dict[str, Kernel]]
@@ -201,6 +212,38 @@ def test_memory_is_moved_sixteen_bytes_at_a_time_where_promised(compiled: Everyt
                 assert kernel.stores >= least[entry][1], expression
     types = {MAIN: 3}.get(architecture, 1 if architecture in LIKE_80 else 2)
     assert checked == 3 * (len(ACTIVATIONS) - 1) * types + len(UPDATES) * min(types, 2)
+
+
+WIDENING = {"cvt.u64.u32", "mul.wide.u32"}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_elements_are_counted_in_64_bits(compiled: Everything, architecture: int) -> None:
+    """From the number of its block on: 2^31 elements are more than a grid takes at once, and a thread counts on."""
+    seen = 0
+    for (for_architecture, _), kernels in compiled.items():
+        for name, kernel in kernels.items() if for_architecture == architecture else ():
+            assert set(kernel.grid.split()) <= WIDENING, name
+            seen += bool(kernel.grid)
+    assert seen > 100
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("i64 i = blockIdx.x * (i64)threads() + thread()", "i64 i = blockIdx.x * threads() + thread()"),
+        ("i += gridDim.x * (i64)threads()", "i += gridDim.x * threads()"),
+    ],
+)
+def test_a_count_of_32_bits_is_seen(tmp_path: Path, right: str, wrong: str) -> None:
+    text = shared_text()
+    assert right in text
+    source = f"{text.replace(right, wrong)}\n{Texts().text('accumulate')}"
+    options = [*OPTIONS, f"-arch=sm_{MAIN}", "--ptxas-options=-v"]
+    (kernel,) = (
+        Compiler(tmp_path)._compile("accumulate", source, wanted(RECORDS["accumulate"], MAIN), options).values()
+    )
+    assert not set(kernel.grid.split()) <= WIDENING
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
