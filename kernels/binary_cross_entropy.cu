@@ -1,8 +1,8 @@
-// l = -w_1 t log sigmoid(z) - w_0 (1 - t) log(1 - sigmoid(z)), t smoothed to (1 - ε) t + ε / 2
+// l = -w_1 t log sigmoid(z) - w_0 (1 - t) log(1 - sigmoid(z)), t smoothed to (1 - ε) t + ε / 2; set by ε
 struct BinaryCrossEntropy {
     template <class T>
-    __device__ static inline ElementLoss<T> at(T z, T t, Sides<T> weight, double label_smoothing) {
-        T soft = t * (T)(1.0 - label_smoothing) + (T)(0.5 * label_smoothing);
+    __device__ static inline ElementLoss<T> at(T z, T t, Sides<T> weight, Settings set) {
+        T soft = t * (T)(1.0 - set.first) + (T)(0.5 * set.first);
         T positive = soft * weight.of_1, negative = (1 - soft) * weight.of_0;
         // -log sigmoid(z) = max(-z, 0) + log(1 + exp(-|z|)), and the other likewise
         T tail = log1p_unit(exp(-fabs(z)));

@@ -1,7 +1,7 @@
 // A loss that is a mean over columns of a function of each output and its target, with its gradient. From a struct:
 //
 //   struct Name {
-//       template <class T> static ElementLoss<T> at(T z, T t, Sides<T> weight, double setting);
+//       template <class T> static ElementLoss<T> at(T z, T t, Sides<T> weight, Settings set);
 //   };
 //   ELEMENTWISE_LOSS(name, Name)
 //
@@ -20,7 +20,7 @@ template <class W> __device__ inline Sides<W> sides(const W* w) {
 
 template <class F, class T, class Y>
 __device__ void elementwise_mass(
-    const T* z, const Y* targets, const wide<T>* s, const wide<T>* w, i64 rows, i64 cols, double setting,
+    const T* z, const Y* targets, const wide<T>* s, const wide<T>* w, i64 rows, i64 cols, Settings set,
     double* scratch
 ) {
     typedef wide<T> W;
@@ -30,7 +30,7 @@ __device__ void elementwise_mass(
         decide(s != 0, [&](auto weighted) {
             PART_SUM2(r, rows, mass, count) {
                 W weight = weighted ? s[r] : (W)1;
-                mass += (double)(weight * F::at((W)z[r], (W)targets[r], both, setting).mass);
+                mass += (double)(weight * F::at((W)z[r], (W)targets[r], both, set).mass);
                 count += (double)weight;
             }
         });
@@ -38,7 +38,7 @@ __device__ void elementwise_mass(
         W m = 0, weight = s ? s[r] : (W)1;
         LANES_SUM(c, cols, m) {
             i64 i = r * cols + c;
-            m += F::at((W)z[i], (W)targets[i], both, setting).mass;
+            m += F::at((W)z[i], (W)targets[i], both, set).mass;
         }
         m = team_sum(m);
         if (lane() == 0) {
@@ -51,7 +51,7 @@ __device__ void elementwise_mass(
 
 template <class F, class T, class Y>
 __device__ void elementwise_loss(
-    const T* z, const Y* targets, const wide<T>* s, const wide<T>* w, T* gradient, i64 rows, i64 cols, double setting,
+    const T* z, const Y* targets, const wide<T>* s, const wide<T>* w, T* gradient, i64 rows, i64 cols, Settings set,
     double* scratch, i64 parts
 ) {
     typedef wide<T> W;
@@ -61,7 +61,7 @@ __device__ void elementwise_loss(
         decide(s != 0, [&](auto weighted) {
             PART_SUM2(r, rows, loss, hits) {
                 W weight = weighted ? s[r] : (W)1, scale = mass == 0 ? (W)0 : weight / (W)mass;
-                ElementLoss<W> e = F::at((W)z[r], (W)targets[r], both, setting);
+                ElementLoss<W> e = F::at((W)z[r], (W)targets[r], both, set);
                 loss += (double)(weight * e.loss);
                 hits += (double)(weight * e.hit);
                 if (gradient) gradient[r] = stored<T>(scale * e.slope);
@@ -71,7 +71,7 @@ __device__ void elementwise_loss(
         W weight = s ? s[r] : (W)1, scale = mass == 0 ? (W)0 : weight / (W)mass / cols, l = 0, h = 0;
         LANES_SUM2(c, cols, l, h) {
             i64 i = r * cols + c;
-            ElementLoss<W> e = F::at((W)z[i], (W)targets[i], both, setting);
+            ElementLoss<W> e = F::at((W)z[i], (W)targets[i], both, set);
             l += e.loss;
             h += e.hit;
             if (gradient) gradient[i] = stored<T>(scale * e.slope);

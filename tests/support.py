@@ -130,8 +130,9 @@ def loss_reference(
         t = targets[i]
         if op.link == "softmax":
             goal = (np.arange(k) == t).astype(float) if np.ndim(t) == 0 else t.astype(np.float64)
-            right = float(np.argmax(row) == np.argmax(goal))
-            goal = goal * (1 - label_smoothing) + label_smoothing / k
+            right = float(np.argmax(row) == (t if np.ndim(t) == 0 else np.argmax(goal)))
+            if goal.any():  # a label that no class has counts for nothing, smoothed or not
+                goal = goal * (1 - label_smoothing) + label_smoothing / k
             goal = goal if classes is None else goal * classes
             logs = row - np.logaddexp.reduce(row)
             value, counted = -sum(g * v for g, v in zip(goal, logs, strict=True) if g), float(goal.sum())

@@ -20,9 +20,13 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from gpumlp.errors import ConfigError
 from gpumlp.ops.precision import wide
 from gpumlp.ops.record import Array, Direction, Hyper, Op, Scalar, Spec, settle
 from gpumlp.ops.special import sigmoid
+
+MAX_SETTINGS = 2
+"""Most numbers that a loss may be set by: LOSS_SETTINGS of kernels/loss.cuh."""
 
 Rows = tuple[Array, Array, Array]  # losses (N,), masses (N,), gradients (N, K)
 
@@ -33,8 +37,8 @@ class Loss(Op):
 
     ``slope`` is the gradient of the loss of one row with respect to these values as a reader would write it, with
     f(x) for the prediction, y for the target and e(y) for a label as a distribution over the classes.
-    ``gradient(xp, outputs, targets, row_weights, class_weights, **params)`` returns the gradient of the mean loss
-    alone, written so that it can be differentiated again.
+    ``gradient(xp, outputs, targets, row_weights, class_weights, **params)`` returns the gradient of the mean loss,
+    written so that it can be differentiated again.
     """
 
     link: str = field(kw_only=True)
@@ -55,7 +59,15 @@ def loss(
     hyper: Mapping[str, Hyper] = MappingProxyType({}),
     accepts: Callable[[Sequence[Array]], bool] = lambda inputs: True,
 ) -> Loss:
-    """Make the record of a loss from ``rows(xp, outputs, targets, class_weights, **params)``."""
+    """Make the record of a loss from ``rows(xp, outputs, targets, class_weights, **params)``.
+
+    Raises ConfigError for more numbers than the kernels of a loss take.
+    """
+    if len(hyper) > MAX_SETTINGS:
+        raise ConfigError(
+            f"the loss {name} has {len(hyper)} settings: {', '.join(hyper)}",
+            hint=f"the kernel of a loss takes {MAX_SETTINGS} at most: LOSS_SETTINGS of kernels/loss.cuh",
+        )
 
     def scaled(xp: Any, gradients: Array, mass: Array, weights: Array | None) -> tuple[Array, Array]:
         """Return the gradient of the mean and the mass of the batch, from the gradients and masses of the rows."""
@@ -92,7 +104,8 @@ def loss(
         return ((), wide(outputs.dtype)), ((4,), "float64"), (outputs.shape, outputs.dtype)
 
     def scalars(_: Sequence[Array], params: Mapping[str, float]) -> list[Scalar]:
-        return [next(iter(settle(name, params, hyper).values()), 0.0)]
+        settings = [*settle(name, params, hyper).values()]
+        return settings + [0.0] * (MAX_SETTINGS - len(settings))
 
     inputs = ("outputs", "targets", "row_weights?", "class_weights?")
     given = ("outputs", "targets", "row_weights", "class_weights")
@@ -128,11 +141,16 @@ def loss(
 
 
 def _class_targets(xp: Any, targets: Array, classes: int, smoothing: float, dtype: Any) -> Array:
-    """Return the target distribution ``(N, K)`` from labels ``(N,)`` or from soft targets ``(N, K)``."""
+    """Return the target distribution ``(N, K)`` from labels ``(N,)`` or from soft targets ``(N, K)``.
+
+    The distribution of a label that no class has is 0 everywhere, smoothed or not.
+    """
+    spread: Any = smoothing / classes
     if targets.ndim == 1:
         targets = targets[:, None] == xp.arange(classes)
+        spread = spread * targets.any(axis=-1, keepdims=True).astype(dtype) if smoothing else 0.0
     targets = targets.astype(dtype)
-    return targets * (1.0 - smoothing) + smoothing / classes if smoothing else targets
+    return targets * (1.0 - smoothing) + spread if smoothing else targets
 
 
 def _softmax_cross_entropy(

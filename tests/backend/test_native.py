@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from agreement import FORMULA_ONLY
+from checked.machine import CheckedBackend, Machine
 from support import bits
 
 from gpumlp import backend as backends
@@ -23,7 +25,8 @@ from gpumlp.backend.kernels import Texts, folder, kernels_of
 from gpumlp.errors import BackendError
 from gpumlp.nn import BatchNorm, Dense, Dropout, LayerNorm, Loss, Sequential
 from gpumlp.ops import RECORDS
-from gpumlp.ops.record import activation
+from gpumlp.ops.losses import loss
+from gpumlp.ops.record import Hyper, activation
 from gpumlp.optim import OPTIMIZERS, Optimizer
 
 pytestmark = pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
@@ -109,6 +112,48 @@ def test_a_new_activation_is_a_record_and_a_device_function(tmp_path: Path, monk
     np.testing.assert_allclose(dx, 3 * z * z * y, rtol=1e-6)
     np.testing.assert_allclose(db, dx.sum(axis=0), rtol=1e-5)
     assert list(made.find(cube, "bias_forward", ("float",))) == ["cube_bias_forward"]
+
+
+@pytest.mark.parametrize("kind", ["native", "checked"])
+def test_a_new_loss_gets_all_its_settings_in_their_order(tmp_path: Path, kind: str) -> None:
+    """Two numbers that mean different things: what each side of a quantile weighs, and where the line begins."""
+    text = (
+        "// l = weight (r - dead) where r = t - z is beyond dead on its side, else 0; set by upper and dead\n"
+        "struct Band {\n"
+        "    template <class T> __device__ static inline ElementLoss<T> at(T z, T t, Sides<T>, Settings set) {\n"
+        "        T r = t - z, up = (T)set.first, dead = (T)set.second;\n"
+        "        T loss = larger(up * (r - dead), larger(-r - dead, (T)0));\n"
+        "        return {loss, r > dead ? -up : r < -dead ? (T)1 : (T)0, 1, 0};\n"
+        "    }\n"
+        "};\n"
+        "ELEMENTWISE_LOSS(band, Band)\n"
+    )
+    (tmp_path / "band.cu").write_text(text)
+
+    def rows(xp, outputs, targets, classes, *, upper=1.0, dead=0.0):  # type: ignore[no-untyped-def]
+        r = targets - outputs
+        losses = xp.maximum(upper * (r - dead), xp.maximum(-r - dead, 0.0))
+        slopes = xp.where(r > dead, -upper, xp.where(r < -dead, 1.0, 0.0))
+        return xp.mean(losses, axis=-1), xp.ones(len(r), r.dtype), (slopes / r.shape[1]).astype(r.dtype)
+
+    hyper = {"upper": Hyper(1.0, "weight above"), "dead": Hyper(0.0, "where no loss is")}
+    band = loss("band", "-", rows, link="identity", slope="-", hyper=hyper)
+    rng = np.random.default_rng(0)
+    z, t = (rng.standard_normal((7, 3)).astype(np.float32) for _ in range(2))
+    with contextlib.ExitStack() as stack:
+        if kind == "native":
+            backend: Backend = NativeBackend(Builder(tmp_path))
+            assert NativeBackend(Builder(tmp_path))._builder.find(band, "forward", ("float", "float"), False)
+        else:
+            machine = stack.enter_context(contextlib.closing(Machine(tmp_path, {"band.cu": text})))
+            machine.texts = Texts(tmp_path)
+            backend = CheckedBackend(machine)
+        for settings in ({"upper": 3.0, "dead": 0.25}, {"dead": 0.25, "upper": 3.0}, {"dead": 0.5}, {}):
+            got = backend.run(band, "forward", (z, t, None, None), None, **settings)
+            want = Backend().run(band, "forward", (z, t, None, None), None, **settings)
+            for a, b in zip(got, want, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+        assert got[0] != backend.run(band, "forward", (z, t, None, None), None, dead=0.5)[0]
 
 
 # ---- building ----------------------------------------------------------------------------------------------------

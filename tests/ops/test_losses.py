@@ -6,9 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from support import FLOATS, assert_close, examples, loss_reference, run
+from support import FLOATS, assert_close, bits, examples, loss_reference, run
 
+from gpumlp.backend.kernels import required_folder
+from gpumlp.errors import ConfigError
 from gpumlp.ops import LOSS_RECORDS
+from gpumlp.ops.losses import MAX_SETTINGS, loss
+from gpumlp.ops.record import Hyper
 
 every = pytest.mark.parametrize("name", LOSS_RECORDS)
 dtypes = pytest.mark.parametrize("dtype", FLOATS)
@@ -101,6 +105,29 @@ def test_labels_one_hot_and_soft_targets_are_the_same(dtype, params):
     ):
         for a, b in zip(expected, forward(SOFTMAX, z, targets, **params), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@dtypes
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_label_that_no_class_has_counts_for_nothing(dtype, smoothing):
+    z = np.array([[0.854, 0.698, 0.598], [0.088, 0.86, 0.018]], dtype)
+    for ignored in (-1, 3, -100, 2**40):
+        labels = np.array([ignored, 2])
+        loss, sums, gradient = forward(SOFTMAX, z, labels, label_smoothing=smoothing)
+        alone = forward(SOFTMAX, z[1:], labels[1:], label_smoothing=smoothing)
+        assert float(loss) == pytest.approx({0.0: 1.48013, 0.1: 1.44973}[smoothing], abs=2e-5)
+        assert bits(loss) == bits(alone[0])
+        assert sums[:2].tolist() == alone[1][:2].tolist()
+        assert gradient[0].tolist() == [0, 0, 0]
+        assert bits(gradient[1]) == bits(alone[2][0])
+
+
+def test_a_loss_has_no_more_settings_than_its_kernel_takes():
+    text = (required_folder() / "loss.cuh").read_text(encoding="utf-8")
+    assert f"LOSS_SETTINGS = {MAX_SETTINGS}" in text
+    hyper = {name: Hyper(1.0, name) for name in ("a", "b", "c")}
+    with pytest.raises(ConfigError, match="the loss triple has 3 settings: a, b, c"):
+        loss("triple", "-", lambda xp, z, t, w, *, a, b, c: (z, z, z), link="identity", slope="-", hyper=hyper)
 
 
 def test_two_softmax_outputs_are_one_sigmoid_output():
