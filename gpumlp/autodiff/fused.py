@@ -165,6 +165,8 @@ def loss_value(
     z = dense_array(outputs, backend)
     rest = tuple(None if v is None else dense_array(v, backend) for v in (targets, row_weights, class_weights))
     _check_loss(op, z, *rest)
+    if not backend.capturing:  # a captured step may not look at values: who captures looks at them before
+        op.check_targets(backend.xp, rest[0])
     loss, sums, gradient = backend.run(op, "forward", (z, *rest), None, **params)
     y = Tensor(loss, backend)
 

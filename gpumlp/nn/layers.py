@@ -162,8 +162,8 @@ class LayerNorm(_Norm):
 class BatchNorm(_Norm):
     """Brings each column of a batch to mean 0 and variance 1, then scales and shifts: 2 H parameters.
 
-    Outside of training it uses running averages, ``average ← (1 - momentum) average + momentum batch``, the
-    variance unbiased, as PyTorch does.
+    Of more than two axes all but the last are rows. Outside of training it uses running averages,
+    ``average ← (1 - momentum) average + momentum batch``, the variance unbiased, as PyTorch does.
     """
 
     def __init__(self, momentum: float = 0.1) -> None:
@@ -183,9 +183,10 @@ class BatchNorm(_Norm):
             y = (as_dtype(x, wide(x.dtype)) - mean) * power(variance + EPSILON, -0.5) * gain + bias
             return as_dtype(y, x.dtype)
         y, mean, variance = batch_norm(x, gain, bias)
-        if len(x) < 2:
+        rows = x.size // x.shape[-1] if x.size else 0
+        if rows < 2:
             return y  # one row has no variance that could be remembered
-        for name, value, scale in (("mean", mean, 1.0), ("variance", variance, len(x) / (len(x) - 1))):
+        for name, value, scale in (("mean", mean, 1.0), ("variance", variance, rows / (rows - 1))):
             average = self.state[name]
             params = {"momentum": self.momentum, "scale": scale}
             x.backend.run(MOVING_AVERAGE, "forward", (average, value), (average,), **params)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from gpumlp.autodiff import Tensor, loss_value
 from gpumlp.errors import ConfigError, choices
 from gpumlp.nn.model import Model
@@ -79,6 +81,13 @@ class Loss:
     def __call__(self, outputs: Tensor, targets: Any, row_weights: Any = None) -> tuple[Tensor, Tensor]:
         """Return the mean loss, a scalar, and the sums (Σ s l, Σ s m, Σ s h, Σ s), float64 ``(4,)``."""
         return loss_value(self.record, outputs, targets, row_weights, self.class_weights, **self.hyper)
+
+    def check_targets(self, targets: np.ndarray[Any, Any]) -> None:
+        """Raise DataError for host targets outside of what the loss is defined for, as every call does.
+
+        A captured step cannot look at values: call this before.
+        """
+        self.record.check_targets(np, targets)
 
     def evaluate(self, outputs: Tensor, targets: Array, row_weights: Array | None = None) -> Array:
         """Return the sums alone, without a gradient, for arrays on the backend."""

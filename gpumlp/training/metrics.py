@@ -21,15 +21,25 @@ def classification(predictions: Host, labels: Host, weights: Host | None = None)
     labels : (N,) class numbers
     weights : (N,) or None for all alike
     """
-    if labels.shape != predictions.shape[:1]:
-        raise ShapeError(f"labels must be ({len(predictions)},), one for each row, not {labels.shape}")
-    weight = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
+    predictions = np.asarray(predictions)
+    labels = _each_row("labels", labels, predictions)
+    weight = (
+        np.ones(len(labels)) if weights is None else _each_row("weights", weights, predictions).astype(np.float64)
+    )
     chosen = predictions if predictions.ndim == 1 else most_probable(predictions)
     right = weight * (chosen == labels)
     metrics = {"accuracy": float(right.sum() / weight.sum()), "macro_f1": macro_f1(chosen, labels, weight)}
     if predictions.ndim == 2 and predictions.shape[1] == 1:
         metrics["auc"] = auc(predictions[:, 0], labels, weight)
     return metrics
+
+
+def _each_row(name: str, values: Host, predictions: Host) -> Host:
+    """Return one value for each row as an array. Raises ShapeError for any other shape, which would broadcast."""
+    values = np.asarray(values)
+    if values.shape != predictions.shape[:1]:
+        raise ShapeError(f"{name} must be ({len(predictions)},), one for each row, not {values.shape}")
+    return values
 
 
 def most_probable(probabilities: Host) -> Host:
@@ -62,8 +72,17 @@ def auc(scores: Host, labels: Host, weights: Host) -> float:
 
 
 def regression(predictions: Host, targets: Host, weights: Host | None = None) -> Metrics:
-    """Return RMSE and MAE in the units of the target, and R², NaN where all targets are equal. ``(N,)`` each."""
-    weight = np.ones(len(targets)) if weights is None else weights.astype(np.float64)
+    """Return RMSE and MAE in the units of the target, and R², NaN where all targets are equal. ``(N,)`` each.
+
+    Raises ShapeError where rows do not match.
+    """
+    predictions = np.asarray(predictions)
+    if predictions.ndim != 1:
+        raise ShapeError(f"predictions must be (N,), not {predictions.shape}")
+    targets = _each_row("targets", targets, predictions).astype(np.float64)
+    weight = (
+        np.ones(len(targets)) if weights is None else _each_row("weights", weights, predictions).astype(np.float64)
+    )
     weight = weight / weight.sum()
     errors = predictions.astype(np.float64) - targets
     squared = float(weight @ errors**2)

@@ -64,6 +64,8 @@ class Trainer:
     ) -> None:
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
         self.backend = model.context.backend
+        if data.targets is not None:
+            loss.check_targets(data.targets)
         self.data = DeviceData(model, data, input_scale)
         self.rows, self.epochs = len(data), epochs
         self.batch_size = min(batch_size, self.rows)

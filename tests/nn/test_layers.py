@@ -165,6 +165,18 @@ def test_batch_norm_remembers_running_averages_and_uses_them_outside_of_training
         np.testing.assert_array_equal(layer.state[key], value)
 
 
+@pytest.mark.parametrize("shape", [(6, 2), (5, 3, 3, 2), (1, 4, 2), (2, 1, 2), (1, 1, 2)])
+def test_batch_norm_counts_all_axes_but_the_last_as_rows(shape):
+    x = np.random.default_rng(0).normal(3.0, 30.0, shape)
+    flat, layer = x.reshape(-1, 2), BatchNorm(momentum=1.0)
+    y = layer(Tensor(x), training=True).numpy()
+    np.testing.assert_allclose(y, (x - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5), rtol=1e-10, atol=1e-12)
+    expected = (flat.mean(0), flat.var(0, ddof=1)) if len(flat) > 1 else (np.zeros(2), np.ones(2))
+    for name, values in zip(("mean", "variance"), expected, strict=True):
+        np.testing.assert_allclose(layer.state[name], values, rtol=1e-12)
+    np.testing.assert_allclose(layer(x).numpy(), (x - expected[0]) / np.sqrt(expected[1] + 1e-5), rtol=1e-10)
+
+
 def test_batch_norm_of_one_row_stays_finite():
     layer = BatchNorm()
     y = layer(Tensor(np.array([[3.0, 4.0]])), training=True)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support import BACKENDS
 
 from gpumlp.autodiff import Tensor
-from gpumlp.errors import ConfigError
+from gpumlp.backend import get
+from gpumlp.data import Dataset
+from gpumlp.errors import ConfigError, DataError
 from gpumlp.nn import LOSSES, Dense, Loss, Sequential
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS
+from gpumlp.optim import Optimizer, Schedule
+from gpumlp.training.trainer import Trainer
 
 
 def model(units, link="identity"):
@@ -59,3 +64,39 @@ def test_refusals():
         Loss("squared_error", model(1), delta=1.0)
     with pytest.raises(ConfigError, match="no classes to weight"):
         Loss("squared_error", model(2), class_weights=[1.0, 2.0])
+
+
+@pytest.mark.parametrize("wrong", [[0, 1, -1], [0, 1, 2], [0.0, 0.5, 1.5], [0, 1, 255]])
+def test_binary_labels_lie_between_0_and_1(wrong):
+    network, x = model(1, "sigmoid"), Tensor(np.ones((3, 4), np.float32))
+    loss = Loss("cross_entropy", network)
+    for targets in (np.array(wrong), np.array(wrong)[:, None]):
+        with pytest.raises(DataError, match=r"targets must lie in \[0, 1\], one is (-1|2|1.5|255)"):
+            loss(network.forward(x), targets)
+        with pytest.raises(DataError, match="targets must lie"):
+            loss.check_targets(targets)
+    for right in ([0, 1, 1], [True, False, True], [0.0, 0.25, 1.0]):
+        loss(network.forward(x), np.array(right))
+
+
+def test_labels_and_shares_of_classes():
+    network, x = model(3, "softmax"), Tensor(np.ones((2, 4), np.float32))
+    loss = Loss("cross_entropy", network)
+    with pytest.raises(DataError, match=r"targets must be class numbers, one is 0\.5"):
+        loss(network.forward(x), np.array([1.0, 0.5]))
+    with pytest.raises(DataError, match="targets must be class numbers, one is nan"):
+        loss(network.forward(x), np.array([1.0, np.nan]))
+    with pytest.raises(DataError, match=r"targets must be shares of the classes, at least 0, one is -0\.5"):
+        loss(network.forward(x), np.array([[1.0, 0.5, -0.5], [0, 0, 1]]))
+    whole = [float(loss(network.forward(x), np.array(labels))[0]) for labels in ([1, 2], [1.0, 2.0])]
+    assert whole[0] == whole[1]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_trainer_looks_at_its_targets(backend):
+    network = Sequential([Dense(1, "sigmoid")]).build(4, backend=get(backend))
+    data = Dataset(np.ones((3, 4), np.float32), np.array([0, 1, 2]), None)
+    loss, schedule = Loss("cross_entropy", network), Schedule(learning_rate=0.1)
+    optimizer = Optimizer("sgd", network.parameters, network.context.clock)
+    with pytest.raises(DataError, match="binary_cross_entropy: targets must lie"):
+        Trainer(network, loss, optimizer, schedule, data, epochs=1, batch_size=2)

@@ -33,6 +33,24 @@ def test_labels_that_do_not_match_the_rows_are_refused(shape: tuple[int, ...]) -
         metrics.classification(np.eye(3), np.zeros(shape, np.int64))
 
 
+@pytest.mark.parametrize("shape", [(3, 1), (1,), (4,), ()])
+def test_values_that_do_not_match_the_rows_are_refused(shape: tuple[int, ...]) -> None:
+    wrong, right = np.ones(shape), np.arange(3.0)
+    with pytest.raises(ShapeError, match=r"weights must be \(3,\), one for each row"):
+        metrics.classification(np.eye(3), np.arange(3), wrong)
+    with pytest.raises(ShapeError, match=r"weights must be \(3,\), one for each row"):
+        metrics.regression(right, right, wrong)
+    with pytest.raises(ShapeError, match=r"targets must be \(3,\), one for each row"):
+        metrics.regression(right, wrong)
+    with pytest.raises(ShapeError, match=r"predictions must be \(N,\)|targets must be"):
+        metrics.regression(wrong, right)
+
+
+def test_lists_are_arrays() -> None:
+    assert metrics.classification([[0.7, 0.3], [0.2, 0.8]], [0, 1], [1, 2])["accuracy"] == 1.0  # type: ignore[arg-type]
+    assert metrics.regression([1, 2], [1, 4], [1, 1])["mae"] == 1.0  # type: ignore[arg-type]
+
+
 def test_memory_does_not_grow_with_the_square_of_the_classes() -> None:
     rng, classes = np.random.default_rng(3), 100_000
     chosen, labels = rng.integers(0, classes, (2, 1000))
