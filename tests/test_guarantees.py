@@ -28,7 +28,10 @@ def test_the_run_in_python_is_the_run_of_the_file(
         exec(compile(block, "python.md", "exec"), names)
     told = capsys.readouterr().out.splitlines()
     assert float(told[0]) > 0.8
-    assert len(told) == 1 + 10
+    assert len(told) == 1 + 10 + 2  # the accuracy, an epoch each, and two loops
+    assert [line.split()[0] for line in told[-2:]] == ["16", "32"]
+    assert told[-1].split()[1] == "completed"
+    assert names["metrics"]["test"]["accuracy"] > 0.8  # type: ignore[index]
     assert len(names["labels"]) == 1797  # type: ignore[arg-type]
     (text,) = blocks("python.md", "yaml")
     (tmp_path / "digits.yaml").write_text(text)

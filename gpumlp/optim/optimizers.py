@@ -59,9 +59,8 @@ class Optimizer:
     averaging : β of a moving average of the weights, kept in ``average``; None for none
     hyper : the optimizer's own numbers, see ``OPTIMIZERS[name].hyper``
 
-    ``clock`` is the int64 array (3,) of :mod:`gpumlp.ops.batches`; a step advances it. ``rates`` holds the
-    learning rate of each batch of the epoch, the last one for any that follow, so that a captured step follows a
-    schedule without the host.
+    ``clock`` is the int64 array (3,) of :mod:`gpumlp.ops.batches`; a step advances it. ``rates`` holds the one
+    ``learning_rate`` of steps that are given no rates of their own.
     """
 
     def __init__(
@@ -93,17 +92,21 @@ class Optimizer:
             **settle(f"the optimizer {name}", hyper, spec.hyper),
         }
 
-    def step(self) -> None:
+    def step(self, rates: Array | None = None) -> None:
         """Advance the clock, and update the parameters from their gradients.
+
+        ``rates`` holds the learning rate of each batch of the epoch, the last one for any that follow, so that a
+        captured step follows a schedule without the host.
 
         The clock comes first, so that a batch may be gathered while the update of the one before is being made.
         """
         p, backend = self.parameters, self.parameters.backend
+        rates = self.rates if rates is None else rates
         backend.run(ADVANCE, "forward", (self.clock,), (self.clock,))
         if self.norm is not None:
             backend.run(GRADIENT_NORM, "forward", (p.gradients,), (self.norm,))
         state = tuple(self.slots.values())
-        inputs = (p.values, p.gradients, self.rates, self.clock, self.norm, self.average, p.shadow, *state)
+        inputs = (p.values, p.gradients, rates, self.clock, self.norm, self.average, p.shadow, *state)
         outputs = (p.values, self.average, p.shadow, *state)
         backend.run(self.update, "forward", inputs, outputs, **self.settings, decayed=p.decayed)
 

@@ -10,9 +10,11 @@ from gpumlp import backend as backends
 from gpumlp.config import Loaded, load
 from gpumlp.data import Dataset, read
 from gpumlp.errors import RunError, choices
-from gpumlp.runs.folder import DIVERGED, MODEL, RunFolder
+from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.model import DESCRIPTION, SavedModel, load_model
 from gpumlp.training.build import build_loss, load_data
+from gpumlp.training.device_data import DeviceData
+from gpumlp.training.loop import DIVERGED
 from gpumlp.training.measure import Measurement
 
 Metrics = dict[str, dict[str, float]]
@@ -88,4 +90,9 @@ def evaluate(
     balanced = getattr(settings.loss, "class_weight", None) == "balanced"
     train = parts.get("train") or (own_parts(run, model)[0]["train"] if balanced else None)
     loss = build_loss(settings, model.network, model.encoder, train)
-    return {name: Measurement(model.network, loss, part, model.encoder)() for name, part in parts.items()}, notes
+    network, encoder = model.network, model.encoder
+    metrics = {
+        name: Measurement(network, loss, DeviceData(network, part, encoder.input_scale), encoder)()
+        for name, part in parts.items()
+    }
+    return metrics, notes

@@ -20,9 +20,6 @@ from gpumlp.store.formats import append_line, read_json, write_text, writing
 
 CONFIG, HISTORY, SUMMARY, MODEL, CHECKPOINTS = "config.yaml", "metrics.jsonl", "summary.json", "model", "checkpoints"
 PICTURE = "plot.png"
-DIVERGED = "diverged"
-"""The status in the summary of a run that came apart; its ``reason`` says how."""
-
 CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
 
 

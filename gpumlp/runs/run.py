@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpumlp.config import Loaded, Training, dump
-from gpumlp.data import Dataset
+from gpumlp.config import Loaded, dump
+from gpumlp.data import Prepared
 from gpumlp.errors import DamageError, RunError, SignalError, WriteError
-from gpumlp.runs.folder import DIVERGED, MODEL, RunFolder
+from gpumlp.runs.checkpoint import Checkpoint
+from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.model import save_model
 from gpumlp.runs.signals import Signals, signals
-from gpumlp.store.formats import (
-    Arrays,
-    json_line,
-    read_arrays,
-    write_arrays,
-    write_json,
-)
+from gpumlp.store.formats import json_line, write_json
 from gpumlp.training.build import Parts, build, load_data, lone_row
-from gpumlp.training.measure import Measurement, constant_loss
-from gpumlp.training.trainer import EpochReport, weights_in_place
+from gpumlp.training.loop import DIVERGED, Diverged, Epoch, Loop, Step
+from gpumlp.training.measure import constant_loss
 
-FORMAT = 1  # of checkpoints
 KEPT_CHECKPOINTS = 3
 CHECKPOINT_SECONDS = 2.0  # what an interruption may cost at most, besides the epoch it falls into
 CHECKPOINT_SHARE = 0.05  # of the time that saving may take, where it is slow
 NOTHING_KEPT = "no epoch before it is worth keeping"
+STOPPED = "stopped"
+"""The status in the summary of a run that its listener ended."""
 REMEDY = "try a lower optimizer.learning_rate, optimizer.clip_norm=1, or schedule.warmup=0.05"
 
 log = logging.getLogger(__name__)
 
 
 class Listener:
-    """Is told how a run goes on. This one says nothing; the command line draws a progress bar."""
+    """Is called as a run goes on. This one does nothing; the command line draws a progress bar."""
 
     def prepared(self, parts: Parts, folder: Path) -> None:
         """All is built and the first epoch is about to begin."""
@@ -45,25 +40,11 @@ class Listener:
     def batch(self, done: int, of: int) -> None:
         """A batch is done."""
 
-    def epoch(self, row: dict[str, Any], best: bool) -> None:
-        """An epoch is done: ``row`` is its line of metrics.jsonl; ``best`` if it has the best weights so far."""
+    def epoch(self, row: dict[str, Any], best: bool) -> bool | None:
+        """An epoch is done: ``row`` is its line of metrics.jsonl; ``best`` if it has the best weights so far.
 
-
-@dataclass
-class Progress:
-    """How many epochs a run has done and which was the best: all that decides when it ends."""
-
-    epoch: int = 0
-    seconds: float = 0.0
-    best_loss: float = math.inf
-    best_epoch: int = 0
-
-    def observe(self, loss: float, min_delta: float) -> bool:
-        """Take note of an epoch's validation loss; tell whether it is the best so far."""
-        better = loss < self.best_loss - min_delta or self.best_epoch == 0
-        if better:
-            self.best_loss, self.best_epoch = loss, self.epoch
-        return better
+        Return True to end the run here, with the best weights so far.
+        """
 
 
 @dataclass(frozen=True)
@@ -79,12 +60,14 @@ def train(
     loaded: Loaded,
     folder: str | Path,
     *,
+    data: Prepared | None = None,
     resume: bool = False,
     force: bool = False,
     listener: Listener | None = None,
 ) -> Result:
     """Train as the configuration says and leave everything in ``folder``.
 
+    ``data`` are the rows where they are prepared already; otherwise the files of the configuration are read.
     ``resume`` continues an interrupted run from its last checkpoint and ends where it would have ended; where
     no run has begun yet, it begins. ``force`` replaces an earlier run in the folder. Nothing is written or deleted
     before data and configuration have been found good.
@@ -107,8 +90,8 @@ def train(
     else:
         place.check_free(force=force)
     with signals() as watched:
-        parts = build(loaded.settings, load_data(loaded))
-        run = _Run(place, parts, loaded.settings.training, watched)
+        parts = build(loaded.settings, load_data(loaded) if data is None else data)
+        run = _Run(place, Loop(parts, every=loaded.settings.training.checkpoint_every), watched)
         history = run.restore() if resume else None
         lines = None if history is None else "".join(json_line(row) for row in history)
         place.prepare(text, lines, existed=existed)
@@ -116,7 +99,7 @@ def train(
             log.warning(doubt)
         listener.prepared(parts, place.path)
         try:
-            summary = run.finish(run.loop(listener))
+            summary = run.finish(run.train(listener))
             return Result(place.path, summary, run.doubts(summary["metrics"]["train"]["loss"]))
         except WriteError as error:
             hint = f"mend that, then go on: {place.resume_command}"
@@ -133,60 +116,44 @@ def _finished(place: RunFolder) -> Result:
 
 
 class _Run:
-    """The loop over epochs, with what it must remember."""
+    """A loop, and what a folder keeps of it: history, checkpoints, the model. Signals end it between two steps."""
 
-    def __init__(self, folder: RunFolder, parts: Parts, settings: Training, watched: Signals) -> None:
-        self.folder, self.parts, self.signals = folder, parts, watched
-        self.stopping, self.every = settings.early_stopping, settings.checkpoint_every
-        self.progress = Progress()
-        self.best: Arrays = parts.model.arrays()
-        validation = parts.data.validation
-        self.validation = None if validation is None else self._measurement(validation)
+    def __init__(self, folder: RunFolder, loop: Loop, watched: Signals) -> None:
+        self.folder, self.loop, self.signals = folder, loop, watched
         self._checkpoint_due = time.monotonic() + CHECKPOINT_SECONDS
 
-    def loop(self, listener: Listener) -> str:
-        """Train until the epochs are over or early stopping says so; return the status of the run."""
-        trainer, progress = self.parts.trainer, self.progress
+    def train(self, listener: Listener) -> str:
+        """Train until the loop ends or the listener ends it; return the status of the run."""
+        loop = self.loop
         self.signals.hold = True
-        while progress.epoch < trainer.epochs:
-            if self._should_stop():
-                return "stopped early"
-            self._end_if_asked()
-            report = self._train_epoch(listener)
-            row: dict[str, Any] = {"epoch": report.epoch, "seconds": report.seconds, "train_loss": report.loss}
-            if report.accuracy is not None:
-                row["train_accuracy"] = report.accuracy
-            measured = self._validate()
-            row |= {f"validation_{name}": value for name, value in measured.items()}
-            row["learning_rate"] = report.learning_rate
-            self._check_finite(row)
-            progress.epoch, progress.seconds = report.epoch, progress.seconds + report.seconds
-            best = self._keep_best(measured)
-            self.folder.add_to_history(row)
-            if time.monotonic() >= self._checkpoint_due or self._is_due(trainer.steps):
-                self._save_checkpoint()
-            listener.epoch(row, best)
-        return "completed"
+        for event in loop:
+            if isinstance(event, Step):
+                for batch in range(event.first, event.last + 1):
+                    listener.batch(batch, event.batches)
+                if event.last < event.batches:
+                    self._between_steps()
+            elif isinstance(event, Epoch):
+                self.folder.add_to_history(event.row)
+                if time.monotonic() >= self._checkpoint_due or self._is_due():
+                    self._save_checkpoint()
+                if listener.epoch(event.row, event.best):
+                    return loop.status or STOPPED
+                if loop.status is None:
+                    self._end_if_asked()
+            else:
+                self._give_up(event)
+        assert loop.status is not None
+        return loop.status
 
-    def _train_epoch(self, listener: Listener) -> EpochReport:
-        """Train to the end of the epoch, and save on the way what is to be saved."""
-        trainer, signals = self.parts.trainer, self.signals
-        batches, every = trainer.batches, self.every
-        first = trainer.epoch * batches
+    def _between_steps(self) -> None:
+        """Save what is due, in the middle of an epoch."""
+        if self._is_due():
+            self._save_checkpoint()
+        self._end_if_asked()
 
-        def pauses(done: int) -> bool:  # for every step, so it looks up little
-            listener.batch(done, batches)
-            return signals.received is not None or (every is not None and (first + done) % every == 0)
-
-        while (report := trainer.run_epoch(pauses, every=every)) is None:
-            if self._is_due(trainer.steps):
-                self._save_checkpoint()
-            self._end_if_asked()
-        return report
-
-    def _is_due(self, steps: int) -> bool:
-        """Tell whether so many steps are a whole number of times the steps between two checkpoints."""
-        return self.every is not None and steps % self.every == 0
+    def _is_due(self) -> bool:
+        """Return whether the steps done are a whole number of times those between two checkpoints."""
+        return self.loop.every is not None and self.loop.parts.trainer.steps % self.loop.every == 0
 
     def _end_if_asked(self) -> None:
         """Save and raise SignalError if a signal has arrived."""
@@ -194,52 +161,21 @@ class _Run:
             self._save_checkpoint()
             raise SignalError(self.signals.received)
 
-    def _validate(self) -> dict[str, float]:
-        """Measure the weights of the moment, or their average, on the validation rows if there are any."""
-        if self.validation is None:
-            return {}
-        with weights_in_place(self.parts.model, self.parts.optimizer.weights):
-            return self.validation()
-
-    def _keep_best(self, measured: dict[str, float]) -> bool:
-        """Keep the weights if they are the best so far; without validation rows the last are."""
-        better = True
-        if measured:
-            better = self.progress.observe(measured["loss"], self.stopping.min_delta if self.stopping else 0.0)
-            self.parts.schedule.observe(measured["loss"])
-        else:
-            self.progress.best_epoch = self.progress.epoch
-        if better:
-            self.best = self.parts.model.arrays(self.parts.optimizer.weights)
-        return better
-
-    def _check_finite(self, row: dict[str, Any]) -> None:
-        """Stop where the network has come apart; what was best before is kept."""
-        broken = next((k for k in ("train_loss", "validation_loss") if not math.isfinite(row.get(k, 0.0))), None)
-        if broken is None and self.parts.model.parameters.are_finite():
-            return
-        what = f"the {broken.replace('_', ' ')} became {row[broken]}" if broken else "a weight is no longer finite"
-        reason = f"{what} in epoch {row['epoch']}"
-        self.finish(DIVERGED, reason=reason)
-        best = self.progress.best_epoch
+    def _give_up(self, event: Diverged) -> None:
+        """Keep what was best before the network diverged, and raise RunError."""
+        self.finish(DIVERGED, reason=event.reason)
+        best = self.loop.progress.best_epoch
         kept = f"the weights of epoch {best} are kept in {self.folder.path / MODEL}" if best else NOTHING_KEPT
-        raise RunError(f"{reason}; {kept}", where=str(self.folder.path), hint=REMEDY)
-
-    def _should_stop(self) -> bool:
-        if self.stopping is None or self.validation is None:
-            return False
-        return self.progress.epoch >= self.progress.best_epoch + self.stopping.patience
+        raise RunError(f"{event.reason}; {kept}", where=str(self.folder.path), hint=REMEDY)
 
     def finish(self, status: str, **more: str) -> dict[str, Any]:
         """Write the model with its best weights, measure it on every part of the data, write summary.json.
 
         Where no epoch was worth keeping there is no model, and nothing to measure.
         """
-        parts, progress = self.parts, self.progress
-        measured = parts.data.parts if progress.best_epoch else {}
-        if measured:
-            save_model(self.folder.path / MODEL, parts.model, parts.hidden, parts.data.encoder, self.best)
-            parts.model.load(self.best)
+        loop, parts, progress = self.loop, self.loop.parts, self.loop.progress
+        if progress.best_epoch:
+            save_model(self.folder.path / MODEL, parts.model, parts.hidden, parts.data.encoder, loop.best)
         seconds, steps = progress.seconds, progress.epoch * parts.trainer.batches
         summary = {
             "status": status,
@@ -253,7 +189,7 @@ class _Run:
             "device_memory": parts.backend.memory_held,
             "parameters": len(parts.model.parameters),
             "data": parts.data.fingerprint,
-            "metrics": {name: self._measurement(part)() for name, part in measured.items()},
+            "metrics": loop.measure() if progress.best_epoch else {},
             **more,
         }
         write_json(self.folder.summary, summary)
@@ -261,88 +197,54 @@ class _Run:
 
     def doubts(self, reached: float) -> tuple[str, ...]:
         """Return a note if the loss reached on the training rows takes no network, and what may be the cause."""
-        parts, trainer = self.parts, self.parts.trainer
+        parts, trainer = self.loop.parts, self.loop.parts.trainer
         constant = constant_loss(parts.model, parts.loss, parts.data.train, parts.data.encoder)
         if reached < constant:
             return ()
         answer = "the shares of the classes" if parts.data.encoder.classes else "the mean"
-        steps, best = self.progress.epoch * trainer.batches, self.progress.best_epoch
+        steps, best = self.loop.progress.epoch * trainer.batches, self.loop.progress.best_epoch
         advice = (
             f"after {steps:,} step{'s' * (steps != 1)} this may take more training.epochs, a smaller "
             "training.batch_size or a higher optimizer.learning_rate"
         )
-        if best < self.progress.epoch:  # it went on, but no better on rows that it was not trained on
+        if best < self.loop.progress.epoch:  # it went on, but no better on rows that it was not trained on
             advice = f"the validation loss was lowest after epoch {best}, so the inputs may say nothing of the target"
         return (
             f"the network has learnt nothing: its loss on the training rows is {reached:.4g}, and that of always "
             f"answering {answer} is {constant:.4g}; {advice}",
         )
 
-    # ---- checkpoints ----------------------------------------------------------------------------
-
     def _save_checkpoint(self) -> None:
         started = time.monotonic()
-        parts, trainer, backend = self.parts, self.parts.trainer, self.parts.backend
-        arrays = {f"model/{k}": v for k, v in parts.model.arrays().items()}
-        arrays |= {f"best/{k}": v for k, v in self.best.items()}
-        arrays |= {f"optimizer/{k}": backend.to_host(v) for k, v in parts.optimizer.state.items()}
-        arrays["trainer/totals"] = backend.to_host(trainer.totals)
-        meta = {
-            "format": FORMAT,
-            "progress": asdict(self.progress),
-            "trainer": {"epoch": trainer.epoch, "batch": trainer.batch, "seconds": trainer.seconds},
-            "schedule": parts.schedule.state,
-            "data": parts.data.fingerprint,
-            "backend": backend.name,
-        }
         self.folder.flush_history()
-        write_arrays(self.folder.checkpoint(trainer.steps), arrays, meta)
+        Checkpoint.of(self.loop).write(self.folder.checkpoint(self.loop.parts.trainer.steps))
         self.folder.keep_checkpoints(KEPT_CHECKPOINTS)
         ended = time.monotonic()
         self._checkpoint_due = ended + max(CHECKPOINT_SECONDS, (ended - started) / CHECKPOINT_SHARE)
 
     def restore(self) -> list[dict[str, Any]] | None:
         """Go back to the last whole checkpoint; return the history up to there, or None where there is none."""
+        parts, where = self.loop.parts, str(self.folder.path)
         for path in self.folder.checkpoints():
             try:
-                arrays, meta = read_arrays(path)
-                if meta["format"] != FORMAT:
-                    what = f"the checkpoint has format {meta['format']!r}, this gpumlp goes on from {FORMAT}"
-                    raise RunError(what, where=str(path), hint="take the gpumlp that the run began with")
-                history = self.folder.read_history(meta["progress"]["epoch"])
+                checkpoint = Checkpoint.read(path)
+                history = self.folder.read_history(checkpoint.progress.epoch)
             except DamageError as error:
                 log.warning("%s; going back to the checkpoint before it", error)
                 continue
-            if meta["data"] != self.parts.data.fingerprint:
+            if checkpoint.data != parts.data.fingerprint:
                 raise RunError(
                     "the data have changed since the run began, so it cannot go on as it would have",
-                    where=str(self.folder.path),
+                    where=where,
                     hint="bring the data back, or start a new run",
                 )
-            if meta["backend"] != self.parts.backend.name:
+            if checkpoint.backend != parts.backend.name:
                 raise RunError(
-                    f"the run was computed by {meta['backend']}; by {self.parts.backend.name} it would end otherwise",
-                    where=str(self.folder.path),
-                    hint=f"bring {meta['backend']} back (gpumlp doctor tells what it lacks), or start a new run",
+                    f"the run was computed by {checkpoint.backend}; by {parts.backend.name} it would end otherwise",
+                    where=where,
+                    hint=f"bring {checkpoint.backend} back (gpumlp doctor tells what it lacks), or start a new run",
                 )
-            self._put(arrays, meta)
+            checkpoint.put(self.loop)
             return history
         log.info("there is no checkpoint to go on from: the run begins again")
         return None
-
-    def _put(self, arrays: Arrays, meta: dict[str, Any]) -> None:
-        parts = self.parts
-        groups: dict[str, Arrays] = {"model": {}, "best": {}, "optimizer": {}, "trainer": {}}
-        for name, array in arrays.items():
-            group, _, key = name.partition("/")
-            groups[group][key] = array
-        parts.model.load(groups["model"])
-        for name, target in parts.optimizer.state.items():
-            parts.backend.write(target, groups["optimizer"][name])
-        self.best = groups["best"]
-        self.progress = Progress(**meta["progress"])
-        parts.schedule.state = meta["schedule"]
-        parts.trainer.go_to(**meta["trainer"], totals=groups["trainer"]["totals"])
-
-    def _measurement(self, data: Dataset) -> Measurement:
-        return Measurement(self.parts.model, self.parts.loss, data, self.parts.data.encoder)

@@ -24,6 +24,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Stopping:
+    """When to stop before the last epoch: ``patience`` epochs without a validation loss lower by ``min_delta``."""
+
+    patience: int
+    min_delta: float = 0.0
+
+
+@dataclass(frozen=True)
 class Parts:
     """Everything a run is made of."""
 
@@ -35,6 +43,7 @@ class Parts:
     optimizer: Optimizer
     schedule: Schedule
     trainer: Trainer
+    stopping: Stopping | None = None
 
 
 def load_data(loaded: Loaded, encoder: Encoder | None = None) -> Prepared:
@@ -97,7 +106,6 @@ def build(settings: Settings, data: Prepared) -> Parts:
         wanted.name,
         model.parameters,
         model.context.clock,
-        learning_rate=wanted.learning_rate,
         weight_decay=wanted.weight_decay,
         clip_norm=wanted.clip_norm,
         averaging=wanted.averaging,
@@ -116,7 +124,8 @@ def build(settings: Settings, data: Prepared) -> Parts:
         input_scale=encoder.input_scale,
         seed=training.seed,
     )
-    return Parts(backend, data, hidden, model, loss, optimizer, schedule, trainer)
+    stopping = None if training.early_stopping is None else Stopping(**training.early_stopping.model_dump())
+    return Parts(backend, data, hidden, model, loss, optimizer, schedule, trainer, stopping)
 
 
 def lone_row(parts: Parts) -> str | None:

@@ -11,7 +11,7 @@ from gpumlp.autodiff.tensor import as_dtype
 from gpumlp.data import Dataset, Encoder
 from gpumlp.nn import Loss, Model
 from gpumlp.training import metrics
-from gpumlp.training.trainer import DeviceData
+from gpumlp.training.device_data import DeviceData
 
 MOST_ROWS, MOST_ANSWERS = 8192, 1 << 24
 """Rows that are computed at a time, and numbers that their answers have: with many classes, fewer rows."""
@@ -23,14 +23,15 @@ def rows_at_once(outputs: int) -> int:
 
 
 class Measurement:
-    """A dataset kept on the device, to be measured as often as asked."""
+    """How good a model is on rows that are on the device; to be called as often as it changes."""
 
-    def __init__(self, model: Model, loss: Loss, data: Dataset, encoder: Encoder, batch: int | None = None) -> None:
-        assert data.targets is not None
+    def __init__(
+        self, model: Model, loss: Loss, data: DeviceData, encoder: Encoder, batch: int | None = None
+    ) -> None:
+        assert data.host.targets is not None
         self.model, self.loss, self.encoder = model, loss, encoder
         self.batch = batch or rows_at_once(encoder.outputs)
-        self.device = DeviceData(model, data, encoder.input_scale)
-        self.targets, self.weights = data.targets, data.weights
+        self.device, self.targets, self.weights = data, data.host.targets, data.host.weights
 
     def __call__(self) -> dict[str, float]:
         """Return ``loss`` (in the units training uses) and the metrics of the task (in those of the target)."""

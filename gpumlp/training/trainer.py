@@ -1,4 +1,4 @@
-"""The loop: a step written once, captured at its first run, then replayed batch by batch."""
+"""A step written once, captured at its first run, then replayed batch by batch."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from gpumlp.ops.batches import ACCUMULATE, GATHER
 from gpumlp.ops.record import Array
 from gpumlp.optim import Optimizer, Schedule
 from gpumlp.seeds import ORDER, generator
+from gpumlp.training.device_data import DeviceData
 
 HASTE = 2e-3
 """Seconds: as long as steps that are replayed together take the host less, twice as many may be."""
@@ -46,6 +47,7 @@ class Trainer:
     epoch, batch : epochs done, and batches done of the one after them
     seconds : spent on these batches so far
     totals : (4,) on the device: the sums of loss, mass, hits and rows over these batches
+    rates : on the device: the learning rate of each batch of the epoch
     """
 
     def __init__(
@@ -76,7 +78,9 @@ class Trainer:
         self.totals = self.backend.zeros((4,), np.float64)
         self._together, self._most = together or 1, together or self.backend.together
         self._plans: dict[tuple[int, int], Plan] = {}  # by the rows of a batch, and how many of them are replayed
-        optimizer.rates = self.backend.zeros((self.batches,), model.context.wide)
+        self.rates = self.backend.zeros((self.batches,), model.context.wide)
+        self._started: float | None = None  # None: the clock of the epoch stands still
+        self._last_rate = 0.0
 
     @property
     def steps(self) -> int:
@@ -85,38 +89,71 @@ class Trainer:
 
     def go_to(self, epoch: int, batch: int, seconds: float, totals: Any) -> None:
         """Take the place of a trainer that has come so far; the arguments are its attributes of these names."""
-        self.epoch, self.batch, self.seconds = epoch, batch, seconds
+        self.epoch, self.batch, self.seconds, self._started = epoch, batch, seconds, None
         self.backend.write(self.totals, totals)
+
+    def advance(self, *, every: int | None = None) -> range:
+        """Take the next steps of the epoch: one, or several as one call where that costs the host little time.
+
+        Parameters
+        ----------
+        every : no multiple of this number of steps, counted over all epochs, is passed over
+
+        Returns
+        -------
+        The batches done by these steps, counted from 1. A device may still be at work on them.
+        """
+        if self._started is None:
+            self._begin()
+        rows = min(self.batch_size, self.rows - self.batch * self.batch_size)
+        alike = max(1, self.rows // self.batch_size - self.batch)  # the last batch may be shorter
+        most = min(self._together, alike, every - self.steps % every if every else alike)
+        count = 1 if (rows, 1) not in self._plans else 1 << most.bit_length() - 1  # a power of two: few plans
+        started = time.perf_counter()
+        self._step(rows, count)
+        self.batch += count
+        if count == self._together and time.perf_counter() - started < HASTE:
+            self._together = min(2 * count, self._most)
+        return range(self.batch - count + 1, self.batch + 1)
+
+    def pause(self) -> None:
+        """Wait for the device and stop the clock of the epoch: the next step starts it again."""
+        if self._started is not None:
+            self.backend.synchronize()
+            self.seconds, self._started = self._clock() - self._started, None
+
+    def end_epoch(self) -> EpochReport:
+        """Return the report on an epoch whose batches are all done; the next step is the first of the next one."""
+        if self._started is None:
+            self._begin()
+        assert self._started is not None
+        loss, mass, hits, rows = self.backend.to_host(self.totals)
+        seconds = self._clock() - self._started
+        self.epoch, self.batch, self.seconds, self._started = self.epoch + 1, 0, 0.0, None
+        return EpochReport(
+            epoch=self.epoch,
+            seconds=seconds,
+            loss=float(loss / mass),
+            accuracy=float(hits / rows) if self.loss.record.counts_hits else None,
+            learning_rate=self._last_rate,
+        )
 
     def run_epoch(
         self, on_batch: Callable[[int], bool | None] | None = None, *, every: int | None = None
     ) -> EpochReport | None:
-        """Train to the end of the epoch and report on it.
+        """Train to the end of the epoch and return the report on it.
 
-        ``on_batch`` is told of each batch, how many are done with it. Where it answers True before the last one,
-        training pauses: the result is None, and the next call goes on as if there had been no pause, in this process
-        or another. Steps that are replayed together are told of when the last of them is; none is passed over whose
-        number, counted over all epochs, is a multiple of ``every``. A device may still be at work on them.
+        ``on_batch`` is called for each batch, with the number of those done. Where it returns True before the last
+        one, training pauses after the steps at hand: the result is None, and the next call goes on as if there had
+        been no pause, in this process or another.
         """
-        started = time.perf_counter() - self.backend.seconds_building - self.seconds
-        rates = self._begin()
         while self.batch < self.batches:
-            before = self.batch
-            self._advance(every)
-            told = [] if on_batch is None else [on_batch(done + 1) for done in range(before, self.batch)]
-            if any(told) and self.batch < self.batches:
-                self.backend.synchronize()
-                self.seconds = time.perf_counter() - self.backend.seconds_building - started
+            done = self.advance(every=every)
+            asked = [] if on_batch is None else [on_batch(batch) for batch in done]
+            if any(asked) and self.batch < self.batches:
+                self.pause()
                 return None
-        loss, mass, hits, rows = self.backend.to_host(self.totals)
-        self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
-        return EpochReport(
-            epoch=self.epoch,
-            seconds=time.perf_counter() - self.backend.seconds_building - started,
-            loss=float(loss / mass),
-            accuracy=float(hits / rows) if self.loss.record.counts_hits else None,
-            learning_rate=float(rates[-1]),
-        )
+        return self.end_epoch()
 
     def captured(self) -> Plan:
         """Go back to the start of the epoch and return the step for its first batch, captured.
@@ -128,29 +165,22 @@ class Trainer:
         if (self.batch_size, 1) not in self._plans:
             self._step(self.batch_size)
             self._begin()
+        self._started = None
         return self._plans[self.batch_size, 1]
 
-    def _begin(self) -> np.ndarray[Any, Any]:
-        """Write where the epoch stands and what is its own; return the learning rate of each batch."""
-        backend, clock = self.backend, self.model.context.clock
+    def _begin(self) -> None:
+        """Start the clock, and write where the epoch stands and what is its own."""
+        self._started = self._clock() - self.seconds
         rates = self.schedule.rates(self.epoch, self.batches, self.epochs)
-        backend.write(clock, [self.steps, self.batch, self.epoch])
-        backend.write(self.optimizer.rates, rates)
+        self._last_rate = float(rates[-1])
+        self.backend.write(self.model.context.clock, [self.steps, self.batch, self.epoch])
+        self.backend.write(self.rates, rates)
         if self.batch == 0:
-            backend.write(self.totals, np.zeros(4))
-        return rates
+            self.backend.write(self.totals, np.zeros(4))
 
-    def _advance(self, every: int | None) -> None:
-        """Make the steps that come next, as many at once as may be: a power of two, so that there are few plans."""
-        rows = min(self.batch_size, self.rows - self.batch * self.batch_size)
-        alike = max(1, self.rows // self.batch_size - self.batch)  # the last batch may be shorter
-        most = min(self._together, alike, every - self.steps % every if every else alike)
-        count = 1 if (rows, 1) not in self._plans else 1 << most.bit_length() - 1
-        started = time.perf_counter()
-        self._step(rows, count)
-        self.batch += count
-        if count == self._together and time.perf_counter() - started < HASTE:
-            self._together = min(2 * count, self._most)
+    def _clock(self) -> float:
+        """Return a time in seconds that stands still while kernels are built."""
+        return time.perf_counter() - self.backend.seconds_building
 
     def _step(self, rows: int, count: int = 1) -> None:
         if (rows, 1) not in self._plans:
@@ -176,26 +206,8 @@ class Trainer:
             outputs = self.model.forward(Tensor(x, backend), training=True)
             loss, sums = self.loss(outputs, y, weights)
         parameters.collect(tape, loss)
-        self.optimizer.step()
+        self.optimizer.step(self.rates)
         backend.run(ACCUMULATE, "forward", (self.totals, sums.array), (self.totals,))
-
-
-class DeviceData:
-    """A dataset on the device: ``arrays`` are inputs, targets, and row weights or None."""
-
-    def __init__(self, model: Model, data: Dataset, scale: float) -> None:
-        backend, dtype, wide = model.context.backend, model.context.dtype, model.context.wide
-        assert data.targets is not None
-        targets = data.targets if data.targets.dtype.kind == "i" else data.targets.astype(wide, copy=False)
-        weights = None if data.weights is None else data.weights.astype(wide, copy=False)
-        host = (_floats(data.inputs, dtype), targets, weights)
-        self.arrays: tuple[Array, ...] = tuple(None if a is None else backend.asarray(a) for a in host)
-        self.scale = scale
-
-
-def _floats(inputs: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:
-    """Bytes stay bytes: they are scaled batch by batch."""
-    return inputs if inputs.dtype == np.uint8 else inputs.astype(dtype, copy=False)
 
 
 @contextlib.contextmanager

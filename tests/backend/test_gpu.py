@@ -210,11 +210,9 @@ def test_graphs_of_two_plans_take_turns(lt: CupyBackend) -> None:
     mixed, apart = ([trainer(lt, activation=name) for name in ("relu", "tanh")] for _ in range(2))
     for own in apart:
         own.run_epoch()
-    for own in mixed:
-        own._begin()
     for _ in range(mixed[0].batches):
         for own in mixed:
-            own._advance(1)
+            own.advance(every=1)
     assert [state(own) for own in mixed] == [state(own) for own in apart]
 
 

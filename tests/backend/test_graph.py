@@ -287,12 +287,10 @@ def test_two_plans_take_turns(fake: Cupy) -> None:
     apart = [trainer(CupyBackend(), activation=name) for name in ("relu", "tanh")]
     for own in apart:
         own.run_epoch()
-    for own in mixed:
-        own._begin()
     while any(own.batch < own.batches for own in mixed):
         for own in mixed:
             if own.batch < own.batches:
-                own._advance(1)
+                own.advance(every=1)
     assert [state(own) for own in mixed] == [state(own) for own in apart]
 
 

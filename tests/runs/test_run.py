@@ -13,11 +13,11 @@ from gpumlp import backend
 from gpumlp.config import Loaded, load
 from gpumlp.errors import DataError, RunError
 from gpumlp.runs import Listener, evaluate, load_trained, train
-from gpumlp.runs.run import Progress
 from gpumlp.store import formats
 from gpumlp.training.build import build, load_data
+from gpumlp.training.loop import Progress
 from gpumlp.training.measure import constant_loss
-from gpumlp.training.trainer import Trainer
+from gpumlp.training.trainer import EpochReport, Trainer
 
 Task = Callable[..., Loaded]
 
@@ -154,7 +154,7 @@ def test_checkpoints_keep_their_distance(task: Task, tmp_path: Path, monkeypatch
             saved.append(int(path.stem.split("-")[1]) // 7)  # of 7 steps an epoch
         return write_arrays(path, *rest)
 
-    monkeypatch.setattr("gpumlp.runs.run.write_arrays", slow)
+    monkeypatch.setattr("gpumlp.runs.checkpoint.write_arrays", slow)
     for cost, epochs in ((0.0, [3, 5, 7, 9]), (0.25, [3, 8])):
         saved.clear()
         train(task("training.epochs=10"), tmp_path / str(cost), listener=Clock())
@@ -288,15 +288,15 @@ def test_a_damaged_summary_is_named(task: Task, tmp_path: Path, content: str) ->
 def test_a_network_that_comes_apart_late_keeps_its_best_weights(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_epoch = Trainer.run_epoch
+    end_epoch = Trainer.end_epoch
 
-    def poisoned(self: Trainer, on_batch: Any = None, **options: Any) -> Any:
-        report = run_epoch(self, on_batch, **options)
+    def poisoned(self: Trainer) -> EpochReport:
+        report = end_epoch(self)
         if report.epoch == 4:
             self.model.parameters.values[0] = np.nan
         return report
 
-    monkeypatch.setattr(Trainer, "run_epoch", poisoned)
+    monkeypatch.setattr(Trainer, "end_epoch", poisoned)
     for split in ("{validation: 0.2, test: 0.2}", "{validation: 0, test: 0.2}"):
         folder = tmp_path / str(len(split))
         config = task(f"data.split={split}", "optimizer.learning_rate=1e-3")
@@ -391,14 +391,14 @@ def test_a_picture_of_the_run_before_goes_with_it(task: Task, tmp_path: Path) ->
 
 def test_early_stopping_keeps_the_best_epoch(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights: list[np.ndarray[Any, Any]] = []
-    run_epoch = Trainer.run_epoch
+    end_epoch = Trainer.end_epoch
 
-    def remember(self: Trainer, on_batch: Any = None, **options: Any) -> Any:
-        report = run_epoch(self, on_batch, **options)
+    def remember(self: Trainer) -> EpochReport:
+        report = end_epoch(self)
         weights.append(self.model.parameters.values.copy())
         return report
 
-    monkeypatch.setattr(Trainer, "run_epoch", remember)
+    monkeypatch.setattr(Trainer, "end_epoch", remember)
     settings = (
         "optimizer={name: sgd, learning_rate: 20}",
         "training.epochs=40",

@@ -61,7 +61,7 @@ def test_replayed_epochs_equal_plain_steps_bit_for_bit(bytes_: bool, weights: bo
     for epoch in range(3):
         report = trainer.run_epoch()
         totals = np.zeros(4)
-        optimizer.rates[...] = twin.schedule.rates(epoch, twin.batches, twin.epochs)
+        rates = twin.schedule.rates(epoch, twin.batches, twin.epochs)
         b.write(model.context.clock, [epoch * twin.batches, 0, epoch])
         for start in range(0, 50, 16):
             rows = permute(np, np.arange(start, min(start + 16, 50)), 50, np.array([epoch]), trainer._key)
@@ -71,7 +71,7 @@ def test_replayed_epochs_equal_plain_steps_bit_for_bit(bytes_: bool, weights: bo
             with GradientTape() as tape:
                 loss, sums = twin.loss(model.forward(Tensor(x, b), training=True), data.arrays[1][rows], s)
             model.parameters.collect(tape, loss)
-            optimizer.step()
+            optimizer.step(rates.astype(np.float32))
             totals += sums.array
         assert report.loss == totals[0] / totals[1]
         assert report.accuracy == totals[2] / totals[3]

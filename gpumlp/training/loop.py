@@ -1,0 +1,190 @@
+"""The loop over epochs, as a generator of what happens. It knows no folder, no signal and no progress bar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpumlp.training.build import Parts
+from gpumlp.training.device_data import DeviceData
+from gpumlp.training.measure import Measurement
+from gpumlp.training.trainer import EpochReport, weights_in_place
+
+COMPLETED, STOPPED_EARLY, DIVERGED = "completed", "stopped early", "diverged"
+"""Why a loop ended."""
+
+Weights = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Steps were taken: those of the batches ``first`` to ``last``, counted from 1, of an epoch of ``batches``."""
+
+    epoch: int
+    first: int
+    last: int
+    batches: int
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch is done.
+
+    row : its number, seconds, losses, metrics and learning rate, by name
+    best : whether its weights are the best so far
+    weights : the best weights so far, by name
+    """
+
+    row: dict[str, Any]
+    best: bool
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """A loss or a weight is no longer finite after this epoch, which does not count. The loop ends."""
+
+    epoch: int
+    reason: str
+
+
+Event = Step | Epoch | Diverged
+
+
+@dataclass
+class Progress:
+    """How many epochs are done and which was the best: all that decides when a loop ends."""
+
+    epoch: int = 0
+    seconds: float = 0.0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+
+    def observe(self, loss: float, min_delta: float) -> bool:
+        """Take the validation loss of an epoch into account. Return whether it is the best so far."""
+        better = loss < self.best_loss - min_delta or self.best_epoch == 0
+        if better:
+            self.best_loss, self.best_epoch = loss, self.epoch
+        return better
+
+
+class Loop:
+    """Trains epoch by epoch; iterating over it yields events.
+
+        for event in Loop(build(config.settings, load_data(config))):
+            if isinstance(event, Epoch):
+                print(event.row["validation_loss"])
+
+    Whoever leaves the iteration can take it up again later: the loop goes on where it stood. Between two events the
+    parts are as the steps so far have left them, and may be saved.
+
+    Parameters
+    ----------
+    parts : what :func:`gpumlp.training.build.build` returns
+    every : no multiple of this number of steps is passed over between two events
+
+    Attributes
+    ----------
+    progress : epochs done, and the best of them
+    best : the best weights so far, by name; without validation rows the last ones
+    diverged : the event of that name that has ended the loop, or None
+    """
+
+    def __init__(self, parts: Parts, *, every: int | None = None) -> None:
+        self.parts, self.every = parts, every
+        self.progress = Progress()
+        self.best: Weights = parts.model.arrays()
+        self.diverged: Diverged | None = None
+        self._measurements = {"train": self._measurement(parts.trainer.data)}
+        if parts.data.validation is not None:
+            self._measurement_of("validation")
+
+    @property
+    def status(self) -> str | None:
+        """Why the loop has ended; None where it has not."""
+        progress, stopping = self.progress, self.parts.stopping
+        if self.diverged is not None:
+            return DIVERGED
+        if progress.epoch >= self.parts.trainer.epochs:
+            return COMPLETED
+        if stopping and self.parts.data.validation and progress.epoch >= progress.best_epoch + stopping.patience:
+            return STOPPED_EARLY
+        return None
+
+    def __iter__(self) -> Iterator[Event]:
+        trainer = self.parts.trainer
+        try:
+            while self.status is None:
+                while trainer.batch < trainer.batches:
+                    done = trainer.advance(every=self.every)
+                    yield Step(trainer.epoch + 1, done[0], done[-1], trainer.batches)
+                yield self._end_epoch()
+        except GeneratorExit:
+            trainer.pause()
+            raise
+
+    def measure(self) -> dict[str, dict[str, float]]:
+        """Give the model its best weights; return its loss and metrics on each part of the data."""
+        self.parts.model.load(self.best)
+        return {name: self._measurement_of(name)() for name in self.parts.data.parts}
+
+    def _end_epoch(self) -> Epoch | Diverged:
+        report = self.parts.trainer.end_epoch()
+        measured = self._validate()
+        row = _row(report, measured)
+        if reason := self._not_finite(row):
+            self.diverged = Diverged(report.epoch, f"{reason} in epoch {report.epoch}")
+            return self.diverged
+        self.progress.epoch = report.epoch
+        self.progress.seconds += report.seconds
+        best = self._keep_best(measured)
+        return Epoch(row, best, self.best)
+
+    def _validate(self) -> dict[str, float]:
+        """Measure the weights of the moment, or their average, on the validation rows if there are any."""
+        if self.parts.data.validation is None:
+            return {}
+        with weights_in_place(self.parts.model, self.parts.optimizer.weights):
+            return self._measurement_of("validation")()
+
+    def _not_finite(self, row: dict[str, Any]) -> str | None:
+        """Return what is no longer finite, or None."""
+        for name in ("train_loss", "validation_loss"):
+            if not math.isfinite(row.get(name, 0.0)):
+                return f"the {name.replace('_', ' ')} became {row[name]}"
+        return None if self.parts.model.parameters.are_finite() else "a weight is no longer finite"
+
+    def _keep_best(self, measured: dict[str, float]) -> bool:
+        """Keep the weights if they are the best so far; without validation rows the last are."""
+        better, stopping = True, self.parts.stopping
+        if measured:
+            better = self.progress.observe(measured["loss"], stopping.min_delta if stopping else 0.0)
+            self.parts.schedule.observe(measured["loss"])
+        else:
+            self.progress.best_epoch = self.progress.epoch
+        if better:
+            self.best = self.parts.model.arrays(self.parts.optimizer.weights)
+        return better
+
+    def _measurement_of(self, name: str) -> Measurement:
+        """Return the measurement of a part of the data, whose rows are brought to the device once."""
+        if name not in self._measurements:
+            part = self.parts.data.parts[name]
+            data = DeviceData(self.parts.model, part, self.parts.data.encoder.input_scale)
+            self._measurements[name] = self._measurement(data)
+        return self._measurements[name]
+
+    def _measurement(self, data: DeviceData) -> Measurement:
+        return Measurement(self.parts.model, self.parts.loss, data, self.parts.data.encoder)
+
+
+def _row(report: EpochReport, measured: dict[str, float]) -> dict[str, Any]:
+    row: dict[str, Any] = {"epoch": report.epoch, "seconds": report.seconds, "train_loss": report.loss}
+    if report.accuracy is not None:
+        row["train_accuracy"] = report.accuracy
+    row |= {f"validation_{name}": value for name, value in measured.items()}
+    return row | {"learning_rate": report.learning_rate}
