@@ -20,46 +20,29 @@ from typing import Any
 import numpy as np
 
 from gpumlp.errors import ConfigError, ShapeError, choices
-from gpumlp.nn import Layer, Model
+from gpumlp.nn import Model
 
 IGNORED = ("num_batches_tracked", "seed_generator_state")  # counters of the others' batch norm and dropout
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a framework names the arrays of a layer and how it lays out its weights."""
+    """How a framework lays out the arrays of a layer. How it names them, each layer declares."""
 
     separator: str  # between the name of a layer and that of an array
-    names: Mapping[str, str]  # of the arrays, by ours
-    transposed: bool  # a dense layer's weights are (out, in), not (in, out)
+    transposed: bool  # matrices are (out, in), not (in, out)
 
 
-LAYOUTS = {
-    "keras": Layout(
-        "/",
-        {
-            "W": "kernel",
-            "b": "bias",
-            "gain": "gamma",
-            "bias": "beta",
-            "mean": "moving_mean",
-            "variance": "moving_variance",
-        },
-        transposed=False,
-    ),
-    "pytorch": Layout(
-        ".",
-        {
-            "W": "weight",
-            "b": "bias",
-            "gain": "weight",
-            "bias": "bias",
-            "mean": "running_mean",
-            "variance": "running_var",
-        },
-        transposed=True,
-    ),
-}
+LAYOUTS = {"keras": Layout("/", transposed=False), "pytorch": Layout(".", transposed=True)}
+
+
+@dataclass(frozen=True)
+class _Array:
+    """An array of a layer of the model: its shape, and how the other framework keeps it."""
+
+    shape: tuple[int, ...]
+    called: str
+    turned: bool
 
 
 def read(model: Model, arrays: Mapping[str, Any], layout: str, *, layers: Sequence[str] | None = None) -> None:
@@ -71,7 +54,7 @@ def read(model: Model, arrays: Mapping[str, Any], layout: str, *, layers: Sequen
 
     Raises ShapeError, naming both sides, where layers, names or shapes do not agree; the model is unchanged then.
     """
-    form, ours = _layout(layout), _parts(model)
+    form, ours = _layout(layout), _arrays(model, layout)
     theirs = _grouped(arrays, form.separator)
     order = _ordered(theirs) if layers is None else list(layers)
     if sorted(order) != sorted(theirs):
@@ -83,7 +66,7 @@ def read(model: Model, arrays: Mapping[str, Any], layout: str, *, layers: Sequen
         )
     converted = {}
     for (name, parts), other in zip(ours.items(), order, strict=True):
-        wanted, given = {form.names[part]: part for part in parts}, theirs[other]
+        wanted, given = {array.called: part for part, array in parts.items()}, theirs[other]
         if set(wanted) != set(given):
             raise ShapeError(
                 f"the layer {other!r} of the {layout} mapping has {', '.join(given)}; "
@@ -91,15 +74,17 @@ def read(model: Model, arrays: Mapping[str, Any], layout: str, *, layers: Sequen
                 hint=f"is {layout} the right layout? There are: {', '.join(LAYOUTS)}",
             )
         for key, part in wanted.items():
-            turned = form.transposed and part == "W"
-            array, shape = _array(given[key], other, key), parts[part][::-1] if turned else parts[part]
+            array, own = _array(given[key], other, key), parts[part]
+            shape = own.shape[::-1] if own.turned else own.shape
             if array.shape != shape:
                 raise ShapeError(
                     f"{key} of {other!r} has shape {array.shape}; "
-                    f"for {name}.{part} {parts[part]} it must be {shape} in {layout}",
-                    hint="PyTorch keeps weights as (out, in), Keras and gpumlp as (in, out)" if part == "W" else None,
+                    f"for {name}.{part} {own.shape} it must be {shape} in {layout}",
+                    hint="PyTorch keeps weights as (out, in), Keras and gpumlp as (in, out)"
+                    if len(own.shape) == 2
+                    else None,
                 )
-            converted[f"{name}.{part}"] = array.T if turned else array
+            converted[f"{name}.{part}"] = array.T if own.turned else array
     model.load(converted)
 
 
@@ -109,16 +94,15 @@ def write(model: Model, layout: str, *, layers: Sequence[str] | None = None) -> 
     ``layers`` are the names of their layers, in order; without it they have the model's own.
     Raises ShapeError where there are not as many names as layers with parameters.
     """
-    form, ours, arrays = _layout(layout), _parts(model), model.arrays()
+    form, ours, arrays = _layout(layout), _arrays(model, layout), model.arrays()
     names = list(ours) if layers is None else list(layers)
     if len(names) != len(ours):
         raise ShapeError(f"{len(names)} names were given for {len(ours)} layers: {', '.join(ours)}")
     found = {}
     for (name, parts), other in zip(ours.items(), names, strict=True):
-        for part in parts:
+        for part, own in parts.items():
             array = arrays[f"{name}.{part}"]
-            turned = form.transposed and part == "W"
-            found[f"{other}{form.separator}{form.names[part]}"] = np.ascontiguousarray(array.T) if turned else array
+            found[f"{other}{form.separator}{own.called}"] = np.ascontiguousarray(array.T) if own.turned else array
     return found
 
 
@@ -128,15 +112,19 @@ def _layout(name: str) -> Layout:
     return LAYOUTS[name]
 
 
-def _parts(model: Model) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Return the shapes of all arrays of each layer that has any, by the names of both."""
+def _arrays(model: Model, layout: str) -> dict[str, dict[str, _Array]]:
+    """Return all arrays of each layer that has any, by the names of both."""
     if not model.is_built:
         raise ConfigError("the model has no parameters yet", hint="build it first: model.build(p)")
-
-    def shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
-        return {key: tuple(a.shape) for key, a in (layer.weights | layer.offsets | layer.state).items()}
-
-    return {name: shapes(layer) for name, layer in model.layers().items() if layer.parameters}
+    transposed = LAYOUTS[layout].transposed
+    return {
+        name: {
+            key: _Array(array.shape, array.called.get(layout, key), array.matrix and transposed)
+            for key, array in layer.declare(layer.inputs).items()
+        }
+        for name, layer in model.layers().items()
+        if layer.parameters
+    }
 
 
 def _grouped(arrays: Mapping[str, Any], separator: str) -> dict[str, dict[str, Any]]:

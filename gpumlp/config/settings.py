@@ -28,7 +28,7 @@ from gpumlp.data import (
     misfits,
 )
 from gpumlp.errors import choices
-from gpumlp.nn import INITIALIZERS, LOSSES, MAX_UNITS
+from gpumlp.nn import INITIALIZERS, LOSSES, MAX_UNITS, NO_NORM, NORMS
 from gpumlp.ops import ACTIVATIONS, Hyper
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import OPTIMIZERS, SCHEDULES
@@ -37,7 +37,7 @@ VERSION = 1
 """Of the settings: one more when what a file says would no longer mean the same."""
 
 Task = Literal["classification", "regression"]
-Norm = Literal["none", "layer", "batch"]
+Norm = Annotated[str, NameIn(NORMS, (NO_NORM,))]
 Text = Annotated[str, Field(min_length=1)]
 Column = Text | int
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -206,7 +206,7 @@ class Model(Section):
     )
     activation: Activation = Field(default="relu", description="activation of every hidden layer")
     dropout: Dropout = Field(default=0.0, description="share of each hidden layer's units dropped in training")
-    norm: Norm = Field(default="none", description="normalization before each activation: over a row, or a batch")
+    norm: Norm = Field(default=NO_NORM, description="normalization before each activation: over a row, or a batch")
     initializer: Annotated[str, NameIn(INITIALIZERS, ("auto",))] = Field(
         default="auto", description="distribution of the first weights; auto: what suits the activation"
     )
@@ -366,7 +366,9 @@ class Settings(Section):
             if SCHEDULES[self.schedule.name].watches:
                 path = ("schedule", "name")
                 problems.append(Problem(path, f"{self.schedule.name} {what}", f"{hint}choose another schedule"))
-        if self.training.batch_size == 1 and any(block.norm == "batch" for block in self.model.blocks):
+        if self.training.batch_size == 1 and any(
+            NORMS[block.norm].mixes_rows for block in self.model.blocks if block.norm in NORMS
+        ):
             what = "batch norm cannot learn from batches of 1 row: each would be its own mean"
             problems.append(Problem(("training", "batch_size"), what, "allowed: at least 2, or norm: layer"))
         if self.precision != "float64":

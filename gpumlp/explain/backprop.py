@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from gpumlp.autodiff import GradientTape, Tensor, Variable, activate
-from gpumlp.errors import ConfigError
 from gpumlp.explain.differences import Comparison, Values, compare, compare_variable
-from gpumlp.nn import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm, Loss, Sequential
+from gpumlp.nn import Equation, Layer, Loss, Sequential
 from gpumlp.ops import ACTIVATIONS
 
 SHOWN = 5
@@ -119,39 +118,25 @@ def backpropagate(network: Sequential, loss: Loss, inputs: Values, targets: np.n
 
 def _steps(chain: Sequence[Layer]) -> Iterator[_Step]:
     """Return the steps from the inputs to the last linear values."""
-    count = sum(isinstance(layer, Dense) for layer in chain)
+    count = sum(layer.numbered for layer in chain)
     value, place, number = "x", "", 0
-    last = len(chain) - 1
-    for position, layer in enumerate(chain):
-        match layer:
-            case Dense():
-                number += 1
-                place = "o" if number == count else "h" if count == 2 else f"h{number}"
-                yield _linear(layer, value, place)
-                value = f"z_{place}"
-                if position != last and layer.activation != "identity":
-                    yield _activation(layer.activation, value, place)
-                    value = f"{place}(x)"
-            case Activation() if position == last:
-                pass  # the link: the loss sees the values before it
-            case Activation():
-                yield _activation(layer.name, value, place)
-                value = f"{place}(x)"
-            case LayerNorm() | BatchNorm():
-                yield _norm(layer, value, place)
-                value = f"n_{place}"
-            case Dropout():
-                pass  # lets everything through in prediction
-            case _:
-                raise ConfigError(f"backpropagation through a {type(layer).__name__} has no equation to be shown")
+    *_, last = chain
+    for layer in chain:
+        if layer.numbered:
+            number += 1
+            place = "o" if number == count else "h" if count == 2 else f"h{number}"
+        if equation := layer.equation(value, place):
+            yield _step(layer, equation)
+            value = equation.symbol
+        if layer.link != "identity" and layer is not last:  # the loss sees the values before the link of the model
+            yield _activation(layer.link, value, place)
+            value = f"{place}(x)"
 
 
-def _linear(layer: Dense, value: str, place: str) -> _Step:
-    z, W, b = f"z_{place}", f"W_{place}", f"b_{place}"
-    parts = [_Part(W, layer.weights["W"], f"{value}ᵀ ∇{z}")]
-    if layer.bias:
-        parts.append(_Part(b, layer.offsets["b"], f"∇{z}"))
-    return _Step(z, f"{value} {W}{f' + {b}' * layer.bias}", f"∇{z} {W}ᵀ", layer.linear, tuple(parts))
+def _step(layer: Layer, equation: Equation) -> _Step:
+    variables = layer.weights | layer.offsets
+    parts = [_Part(symbol, variables[name], slope) for name, (symbol, slope) in equation.arrays.items()]
+    return _Step(equation.symbol, equation.formula, equation.slope, layer.linear, tuple(parts))
 
 
 def _activation(name: str, value: str, place: str) -> _Step:
@@ -159,16 +144,6 @@ def _activation(name: str, value: str, place: str) -> _Step:
     of_a_row = ACTIVATIONS[name].directions["forward"].launch == "rows"
     slope = f"∇{h} J, J the Jacobian of {name} at {value}" if of_a_row else f"∇{h} ⊙ {name}'({value})"
     return _Step(h, f"{name}({value})", slope, partial(activate, name))
-
-
-def _norm(layer: LayerNorm | BatchNorm, value: str, place: str) -> _Step:
-    n, gain, bias = f"n_{place}", f"gain_{place}", f"bias_{place}"
-    if isinstance(layer, LayerNorm):
-        normal, slope = f"({value} - mean) / σ over the row", f"(g - mean g - u mean(g ⊙ u)) / σ, g = ∇{n} ⊙ {gain}"
-    else:
-        normal, slope = f"({value} - running mean) / σ, σ the running one", f"∇{n} ⊙ {gain} / σ"
-    parts = (_Part(gain, layer.offsets["gain"], f"∇{n} ⊙ u"), _Part(bias, layer.offsets["bias"], f"∇{n}"))
-    return _Step(n, f"{gain} ⊙ u + {bias}, u = {normal}", slope, layer, parts)
 
 
 def _equation_of(loss: Loss, outputs: int) -> str:

@@ -1,9 +1,10 @@
 """Networks: layers, models, initial weights, losses."""
 
 from gpumlp.nn.initializers import INITIALIZERS
-from gpumlp.nn.layers import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm
+from gpumlp.nn.layer import Declared, Equation, Layer
+from gpumlp.nn.layers import NORMS, Activation, BatchNorm, Dense, Dropout, LayerNorm
 from gpumlp.nn.losses import LOSSES, Loss
-from gpumlp.nn.mlp import MAX_UNITS, Hidden, count_parameters, mlp
+from gpumlp.nn.mlp import MAX_UNITS, NO_NORM, Hidden, count_parameters, mlp
 from gpumlp.nn.model import Model, Sequential
 from gpumlp.nn.parameters import Parameters
 
@@ -11,10 +12,14 @@ __all__ = [
     "INITIALIZERS",
     "LOSSES",
     "MAX_UNITS",
+    "NORMS",
+    "NO_NORM",
     "Activation",
     "BatchNorm",
+    "Declared",
     "Dense",
     "Dropout",
+    "Equation",
     "Hidden",
     "Layer",
     "LayerNorm",

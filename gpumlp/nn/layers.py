@@ -1,84 +1,22 @@
-"""Layers: small objects that own variables and call taped functions.
-
-A layer makes its variables when it first sees an input, since only then is the width known. ``training=True``
-switches dropout on and makes batch norm use (and remember) the statistics of the batch.
+"""The layers. Adding one is a class here and, for what can stand between a linear layer and its activation, a row of
+``NORMS``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
-from gpumlp.autodiff import Tensor, Variable, activate, batch_norm, dense, dropout, layer_norm, power
+from gpumlp.autodiff import Tensor, activate, batch_norm, dense, dropout, layer_norm, power
 from gpumlp.autodiff.tensor import as_dtype
-from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, choices
 from gpumlp.nn.initializers import INITIALIZERS, default_initializer
+from gpumlp.nn.layer import Declared, Equation, Layer
 from gpumlp.ops import record_of
 from gpumlp.ops.norms import EPSILON, MOVING_AVERAGE
 from gpumlp.ops.precision import wide
-from gpumlp.ops.record import Array
-from gpumlp.seeds import DROPOUT, WEIGHTS, generator
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a layer needs to know of the model it stands in. ``index`` is its place among the layers."""
-
-    backend: Backend
-    dtype: Any  # of inputs and activations
-    seed: int
-    clock: Array  # int64 (3,) on the backend: see gpumlp.ops.batches
-    index: int = 0
-
-    @property
-    def wide(self) -> Any:
-        """The dtype of what is trained, remembered and predicted: float32 where ``dtype`` is bfloat16."""
-        return wide(self.dtype)
-
-
-class Layer:
-    """Base of all layers. A subclass makes its variables in ``build`` and computes in ``forward``."""
-
-    def __init__(self) -> None:
-        self.context: Context | None = None
-        self.built = False
-        self.weights: dict[str, Variable] = {}  # trained, with weight decay
-        self.offsets: dict[str, Variable] = {}  # trained, without: biases and gains
-        self.state: dict[str, Array] = {}  # remembered, not trained
-
-    def __call__(self, x: Any, *, training: bool = False) -> Tensor:
-        if not isinstance(x, Tensor):
-            x = Tensor(x, self.context.backend if self.context else None)
-        self.ensure_built(x)
-        return self.forward(x, training=training)
-
-    def ensure_built(self, x: Tensor) -> None:
-        """Make the variables now if this is the first input; a layer outside of a model has seed 0."""
-        if self.context is None:
-            self.context = Context(x.backend, x.dtype, 0, x.backend.zeros((3,), np.int64))
-        if not self.built:
-            self.build(self.context, x.shape[-1])
-            self.built = True
-
-    def place(self, context: Context) -> None:
-        """Put the layer into a model: it starts anew, with variables made at the next input."""
-        self.context, self.built = context, False
-        self.weights, self.offsets, self.state = {}, {}, {}
-
-    def build(self, context: Context, inputs: int) -> None:
-        """Make the variables for rows of ``inputs`` values."""
-
-    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
-        """Return the layer's output for ``x`` (N, inputs)."""
-        raise NotImplementedError
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers are trained."""
-        return sum(v.size for v in (*self.weights.values(), *self.offsets.values()))
+from gpumlp.seeds import DROPOUT, generator
 
 
 class Dense(Layer):
@@ -89,6 +27,8 @@ class Dense(Layer):
     initializer : a name of gpumlp.nn.INITIALIZERS, or ``auto`` for the one that suits f
     bias : False leaves b out
     """
+
+    numbered = True
 
     def __init__(
         self, units: int, activation: str = "identity", *, initializer: str = "auto", bias: bool = True
@@ -101,21 +41,43 @@ class Dense(Layer):
         self.units, self.activation = units, record_of(activation).name
         self.initializer = default_initializer(activation) if initializer == "auto" else initializer
         self.bias = bias
+        self.link = self.activation
 
-    def build(self, context: Context, inputs: int) -> None:
-        rng = generator(context.seed, WEIGHTS, context.index)
-        W = INITIALIZERS[self.initializer](rng, inputs, self.units)
-        self.weights["W"] = Variable(W.astype(context.wide), context.backend, name="W")
-        if self.bias:
-            self.offsets["b"] = Variable(np.zeros(self.units, context.wide), context.backend, name="b")
+    def declare(self, inputs: int) -> Mapping[str, Declared]:
+        W = Declared(
+            (inputs, self.units),
+            "weight",
+            lambda rng: INITIALIZERS[self.initializer](rng, inputs, self.units),
+            matrix=True,
+            called={"keras": "kernel", "pytorch": "weight"},
+        )
+        b = Declared(
+            (self.units,),
+            "offset",
+            lambda rng: np.zeros(self.units),
+            called={"keras": "bias", "pytorch": "bias"},
+        )
+        return {"W": W, "b": b} if self.bias else {"W": W}
+
+    def width(self, inputs: int) -> int:
+        return self.units
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
         return dense(x, self.weights["W"], self.offsets.get("b"), self.activation)
 
-    def linear(self, x: Tensor) -> Tensor:
+    def linear(self, x: Tensor, *, training: bool = False) -> Tensor:
         """Return x W + b, before the activation."""
         self.ensure_built(x)
         return dense(x, self.weights["W"], self.offsets.get("b"))
+
+    def equation(self, value: str, place: str) -> Equation:
+        z, W, b = f"z_{place}", f"W_{place}", f"b_{place}"
+        arrays = {"W": (W, f"{value}ᵀ ∇{z}")} | ({"b": (b, f"∇{z}")} if self.bias else {})
+        return Equation(z, f"{value} {W}{f' + {b}' * self.bias}", f"∇{z} {W}ᵀ", arrays)
+
+    @property
+    def detail(self) -> str:
+        return self.activation
 
 
 class Activation(Layer):
@@ -123,10 +85,20 @@ class Activation(Layer):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.name = record_of(name).name
+        self.name = self.link = record_of(name).name
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
         return activate(self.name, x)
+
+    def linear(self, x: Tensor, *, training: bool = False) -> Tensor:
+        return x
+
+    def equation(self, value: str, place: str) -> None:
+        return None
+
+    @property
+    def detail(self) -> str:
+        return self.name
 
 
 class Dropout(Layer):
@@ -145,11 +117,31 @@ class Dropout(Layer):
         k0, k1 = generator(self.context.seed, DROPOUT).integers(0, 2**32, 2)
         return dropout(x, self.rate, clock=self.context.clock, stream=self.context.index, key=(int(k0), int(k1)))
 
+    def equation(self, value: str, place: str) -> None:
+        return None
+
+    @property
+    def detail(self) -> str:
+        return f"{self.rate:g}"
+
 
 class _Norm(Layer):
-    def build(self, context: Context, inputs: int) -> None:
-        self.offsets["gain"] = Variable(np.ones(inputs, context.wide), context.backend, name="gain")
-        self.offsets["bias"] = Variable(np.zeros(inputs, context.wide), context.backend, name="bias")
+    """A normalization that scales and shifts its result: gain ⊙ u + bias."""
+
+    def declare(self, inputs: int) -> Mapping[str, Declared]:
+        return {
+            "gain": Declared(
+                (inputs,), "offset", lambda rng: np.ones(inputs), called={"keras": "gamma", "pytorch": "weight"}
+            ),
+            "bias": Declared(
+                (inputs,), "offset", lambda rng: np.zeros(inputs), called={"keras": "beta", "pytorch": "bias"}
+            ),
+        }
+
+    def _equation(self, place: str, normal: str, slope: str) -> Equation:
+        n, gain, bias = f"n_{place}", f"gain_{place}", f"bias_{place}"
+        arrays = {"gain": (gain, f"∇{n} ⊙ u"), "bias": (bias, f"∇{n}")}
+        return Equation(n, f"{gain} ⊙ u + {bias}, u = {normal}", slope, arrays)
 
 
 class LayerNorm(_Norm):
@@ -157,6 +149,10 @@ class LayerNorm(_Norm):
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
         return layer_norm(x, self.offsets["gain"], self.offsets["bias"])
+
+    def equation(self, value: str, place: str) -> Equation:
+        slope = f"(g - mean g - u mean(g ⊙ u)) / σ, g = ∇n_{place} ⊙ gain_{place}"
+        return self._equation(place, f"({value} - mean) / σ over the row", slope)
 
 
 class BatchNorm(_Norm):
@@ -166,14 +162,28 @@ class BatchNorm(_Norm):
     ``average ← (1 - momentum) average + momentum batch``, the variance unbiased, as PyTorch does.
     """
 
+    mixes_rows = cancels_bias = True
+
     def __init__(self, momentum: float = 0.1) -> None:
         super().__init__()
         self.momentum = momentum
 
-    def build(self, context: Context, inputs: int) -> None:
-        super().build(context, inputs)
-        self.state["mean"] = context.backend.zeros((inputs,), context.wide)
-        self.state["variance"] = context.backend.asarray(np.ones(inputs, context.wide))
+    def declare(self, inputs: int) -> Mapping[str, Declared]:
+        return {
+            **super().declare(inputs),
+            "mean": Declared(
+                (inputs,),
+                "state",
+                lambda rng: np.zeros(inputs),
+                called={"keras": "moving_mean", "pytorch": "running_mean"},
+            ),
+            "variance": Declared(
+                (inputs,),
+                "state",
+                lambda rng: np.ones(inputs),
+                called={"keras": "moving_variance", "pytorch": "running_var"},
+            ),
+        }
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
         gain, bias = self.offsets["gain"], self.offsets["bias"]
@@ -191,3 +201,11 @@ class BatchNorm(_Norm):
             params = {"momentum": self.momentum, "scale": scale}
             x.backend.run(MOVING_AVERAGE, "forward", (average, value), (average,), **params)
         return y
+
+    def equation(self, value: str, place: str) -> Equation:
+        normal = f"({value} - running mean) / σ, σ the running one"
+        return self._equation(place, normal, f"∇n_{place} ⊙ gain_{place} / σ")
+
+
+NORMS: dict[str, type[Layer]] = {"layer": LayerNorm, "batch": BatchNorm}
+"""Layers that may stand between a linear layer and its activation, by the names that settings and model files use."""

@@ -12,7 +12,7 @@ from gpumlp.autodiff import Tensor, Variable, activate
 from gpumlp.autodiff.tensor import REFERENCE, as_dtype
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, ShapeError
-from gpumlp.nn.layers import Activation, Context, Dense, Dropout, Layer
+from gpumlp.nn.layer import Context, Declared, Layer
 from gpumlp.nn.parameters import Parameters
 from gpumlp.ops.precision import dtype_of
 from gpumlp.ops.record import Array
@@ -142,7 +142,9 @@ class Model:
             raise ConfigError("the model has no parameters yet", hint="build it first: model.build(p)")
         rows = [("layer", "output", "parameters")]
         for name, layer in self.layers().items():
-            rows.append((f"{name} ({_describe(layer)})", _width(layer), f"{layer.parameters:,}"))
+            kind = ", ".join(filter(None, (type(layer).__name__, layer.detail)))
+            width = f"(N, {layer.width(layer.inputs)})" if layer.parameters else "same"
+            rows.append((f"{name} ({kind})", width, f"{layer.parameters:,}"))
         rows.append(("total", "", f"{len(self.parameters):,}"))
         sizes = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = [f"{a:<{sizes[0]}}  {b:>{sizes[1]}}  {c:>{sizes[2]}}" for a, b, c in rows]
@@ -181,13 +183,7 @@ class Sequential(Model):
     def add(self, layer: Layer) -> None:
         """Put a layer at the end, of a model that is not built yet or is to be built anew."""
         self.chain.append(layer)
-        match layer:
-            case Dense():
-                self.link = layer.activation
-            case Activation():
-                self.link = layer.name
-            case _:
-                self.link = "identity"
+        self.link = layer.link
 
     def build(self, *widths: int, backend: Backend = REFERENCE, dtype: Any = np.float32, seed: int = 0) -> Self:
         if not self.chain:
@@ -196,15 +192,19 @@ class Sequential(Model):
 
     def forward(self, *inputs: Tensor, training: bool = False) -> Tensor:
         (x,) = inputs
-        for layer in self.chain[:-1]:
+        *before, last = self.chain
+        for layer in before:
             x = layer(x, training=training)
-        match self.chain[-1]:
-            case Dense() as last:
-                return last.linear(x)
-            case Activation():
-                return x
-            case last:
-                return last(x, training=training)
+        return last.linear(x, training=training)
+
+    def declare(self, inputs: int) -> dict[str, Declared]:
+        """Return all arrays that the network has for rows of ``inputs`` values, by name, without making any."""
+        found: dict[str, Declared] = {}
+        names = {id(layer): name for name, layer in self.layers().items()}
+        for layer in self.chain:
+            found |= {f"{names[id(layer)]}.{key}": array for key, array in layer.declare(inputs).items()}
+            inputs = layer.width(inputs)
+        return found
 
     def layers(self) -> dict[str, Layer]:
         counts: dict[str, int] = {}
@@ -240,20 +240,3 @@ def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
             return
     for key, part in value.items():
         yield from _parts(f"{name}_{key}", part)
-
-
-def _describe(layer: Layer) -> str:
-    kind = type(layer).__name__
-    match layer:
-        case Dense():
-            return f"{kind}, {layer.activation}"
-        case Activation():
-            return f"{kind}, {layer.name}"
-        case Dropout():
-            return f"{kind}, {layer.rate:g}"
-    return kind
-
-
-def _width(layer: Layer) -> str:
-    units = getattr(layer, "units", None) or next((v.size for v in layer.offsets.values()), None)
-    return "same" if units is None else f"(N, {units})"

@@ -5,7 +5,6 @@ Nothing in them is executed, and nothing is trusted: a file from a stranger is s
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -137,8 +136,7 @@ def _check_sizes(net: Mapping[str, Any], hidden: tuple[Hidden, ...]) -> None:
 
 
 def _check_weights(network: Sequential, weights: Arrays, inputs: int, where: str) -> None:
-    """See that the sizes agree before anything of these sizes is allocated."""
-    widths = [inputs, *(layer.units for layer in network.layers().values() if hasattr(layer, "units"))]
-    shapes = [w.shape for name, w in sorted(weights.items()) if name.endswith(".W")]
-    if sorted(shapes) != sorted(itertools.pairwise(widths)):
+    """Compare the arrays with those that the network declares, before any memory of these sizes is taken."""
+    declared = {name: array.shape for name, array in network.declare(inputs).items()}
+    if declared != {name: array.shape for name, array in weights.items()}:
         raise RunError("the weights do not have the shapes that model.json gives", where=where)

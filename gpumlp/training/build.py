@@ -135,7 +135,7 @@ def lone_row(parts: Parts) -> str | None:
     """
     trainer = parts.trainer
     last = trainer.rows - (trainer.batches - 1) * trainer.batch_size
-    if last > 1 or all(h.norm != "batch" for h in parts.hidden):
+    if last > 1 or not any(layer.mixes_rows for layer in parts.model.layers().values()):
         return None
     better = next(size for size in itertools.count(trainer.batch_size + 1) if trainer.rows % size != 1)
     return (

@@ -1,0 +1,193 @@
+"""What a layer is: the arrays that it declares, what it computes, and what is said of it.
+
+A layer is one class: the network, the count of parameters, the drawing, backpropagation, model files and conversion
+ask it, and know no kind of layer. ``training=True`` switches dropout on and makes batch norm use (and remember) the
+statistics of the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from gpumlp.autodiff import Tensor, Variable
+from gpumlp.backend import Backend
+from gpumlp.errors import ConfigError
+from gpumlp.ops.precision import wide
+from gpumlp.ops.record import Array
+from gpumlp.seeds import WEIGHTS, generator
+
+Values = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a layer needs to know of the model it stands in. ``index`` is its place among the layers."""
+
+    backend: Backend
+    dtype: Any  # of inputs and activations
+    seed: int
+    clock: Array  # int64 (3,) on the backend: see gpumlp.ops.batches
+    index: int = 0
+
+    @property
+    def wide(self) -> Any:
+        """The dtype of what is trained, remembered and predicted: float32 where ``dtype`` is bfloat16."""
+        return wide(self.dtype)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """An array of a layer, before there is any memory for it.
+
+    Parameters
+    ----------
+    shape
+        Its shape.
+    role
+        ``weight``: trained, and decays. ``offset``: trained, and does not decay (biases, gains). ``state``:
+        remembered, not trained.
+    initial
+        Returns its first values from a generator of the layer's own.
+    matrix
+        Whether it is a matrix (inputs, outputs), which other frameworks may keep transposed.
+    called
+        Its name in other frameworks, by theirs (:mod:`gpumlp.convert`); elsewhere it has the one it has here.
+    """
+
+    shape: tuple[int, ...]
+    role: Literal["weight", "offset", "state"]
+    initial: Callable[[np.random.Generator], Values]
+    matrix: bool = False
+    called: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Equation:
+    """What a layer computes as it predicts, as a reader would write it: ``symbol = formula``.
+
+    ``slope`` is the gradient of its input. ``arrays`` has the symbol and the gradient of each trained array, by name.
+    """
+
+    symbol: str
+    formula: str
+    slope: str
+    arrays: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+class Layer:
+    """Base of all layers. A subclass declares its arrays in ``declare`` and computes in ``forward``.
+
+        class Scale(Layer):
+            def declare(self, inputs):
+                return {"gain": Declared((inputs,), "offset", lambda rng: np.ones(inputs))}
+
+            def forward(self, x, *, training=False):
+                return x * self.offsets["gain"]
+
+    The arrays are made at the first input, since only then is the width known.
+    """
+
+    numbered = False
+    """Whether it begins a hidden layer of the network: drawings name the values from here to the next one alike."""
+    mixes_rows = False
+    """Whether a row of its output depends on the other rows of the batch."""
+    cancels_bias = False
+    """Whether its output stays the same where a number is added to a column of its input."""
+    link = "identity"
+    """The activation that it ends with, which becomes the model's link where the layer is the last one."""
+
+    def __init__(self) -> None:
+        self.context: Context | None = None
+        self.built = False
+        self.inputs = 0  # the width of its input, once it is known
+        self.weights: dict[str, Variable] = {}  # trained, with weight decay
+        self.offsets: dict[str, Variable] = {}  # trained, without: biases and gains
+        self.state: dict[str, Array] = {}  # remembered, not trained
+
+    # ---- what a subclass says ----------------------------------------------------------------------------------
+
+    def declare(self, inputs: int) -> Mapping[str, Declared]:
+        """Return the arrays of the layer for rows of ``inputs`` values, by name, in the order they are kept in."""
+        return {}
+
+    def width(self, inputs: int) -> int:
+        """Return how many values a row of the output has."""
+        return inputs
+
+    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
+        """Return the layer's output for ``x`` (N, inputs)."""
+        raise NotImplementedError
+
+    def linear(self, x: Any, *, training: bool = False) -> Tensor:
+        """Return the output before the activation ``link``: what losses see of a last layer."""
+        return self(x, training=training)
+
+    def equation(self, value: str, place: str) -> Equation | None:
+        """Return what ``linear`` does to the input called ``value``; None where that is nothing in prediction.
+
+        ``place`` ends the symbols of the hidden layer that it belongs to.
+
+        Raises
+        ------
+        ConfigError
+            Where a layer has not said what it computes.
+        """
+        raise ConfigError(f"backpropagation through a {type(self).__name__} has no equation to be shown")
+
+    @property
+    def detail(self) -> str:
+        """What a summary adds to the name of its class."""
+        return ""
+
+    # ---- what follows from that --------------------------------------------------------------------------------
+
+    def __call__(self, x: Any, *, training: bool = False) -> Tensor:
+        if not isinstance(x, Tensor):
+            x = Tensor(x, self.context.backend if self.context else None)
+        self.ensure_built(x)
+        return self.forward(x, training=training)
+
+    def ensure_built(self, x: Tensor) -> None:
+        """Make the arrays now if this is the first input; a layer outside of a model has seed 0."""
+        if self.context is None:
+            self.context = Context(x.backend, x.dtype, 0, x.backend.zeros((3,), np.int64))
+        if not self.built:
+            self.inputs = x.shape[-1]
+            self.build(self.context, self.inputs)
+            self.built = True
+
+    def place(self, context: Context) -> None:
+        """Put the layer into a model: it starts anew, with arrays made at the next input."""
+        self.context, self.built = context, False
+        self.weights, self.offsets, self.state = {}, {}, {}
+
+    def build(self, context: Context, inputs: int) -> None:
+        """Make what the layer declares for rows of ``inputs`` values."""
+        rng = generator(context.seed, WEIGHTS, context.index)
+        for name, array in self.declare(inputs).items():
+            values = array.initial(rng).astype(context.wide, copy=False)
+            if array.role == "state":
+                self.state[name] = context.backend.asarray(values, copy=True)
+            else:
+                variables = self.weights if array.role == "weight" else self.offsets
+                variables[name] = Variable(values, context.backend, name=name)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(v.size for v in (*self.weights.values(), *self.offsets.values()))
+
+
+def count_trained(arrays: Iterable[Declared]) -> int:
+    """Return how many numbers of declared arrays are trained."""
+    return sum(array.size for array in arrays if array.role != "state")
