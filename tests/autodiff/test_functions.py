@@ -271,6 +271,26 @@ def test_third_derivatives_by_formula():
         np.testing.assert_allclose(third(tanh), (1 - t * t) * (6 * t * t - 2), rtol=1e-12)
 
 
+@pytest.mark.parametrize("axis", [None, 0, 1, -1, (0, 2), (1, -1)])
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_mean_is_that_of_numpy(axis, keepdims):
+    x = normal(2, 3, 5)
+    got = ad.mean(Tensor(x), axis=axis, keepdims=keepdims)
+    np.testing.assert_allclose(got.numpy(), x.mean(axis=axis, keepdims=keepdims), rtol=1e-14)
+
+
+def test_the_exponent_of_0_and_of_negative_numbers_has_the_gradient_0():
+    base, exponent = np.array([0.0, -0.0, -2.0, 2.0]), Variable(np.array([2.0, 2.0, 2.0, 2.0]))
+    with GradientTape() as tape:
+        y = Tensor(base) ** exponent
+    np.testing.assert_allclose(tape.gradient(y, exponent).numpy(), [0, 0, 0, 4 * np.log(2)], rtol=1e-14)
+    for number, expected in ((0, 0.0), (2.0, 4 * np.log(2))):
+        one = Variable(np.array(2.0))
+        with GradientTape() as tape:
+            y = number**one
+        np.testing.assert_allclose(tape.gradient(y, one).numpy(), expected, rtol=1e-6)
+
+
 def test_mean_of_nothing_is_nan():
     assert np.isnan(ad.mean(Tensor(np.ones((0, 3)))).numpy())
     assert ad.mean(Tensor(np.ones((0, 3))), axis=1).shape == (0,)

@@ -127,6 +127,20 @@ def in_float64(inputs: Any) -> list[Any]:
 
 
 @each_dtype
+@pytest.mark.parametrize("cols", COLS)
+def test_a_row_without_mass_may_say_anything(kernels: Backend, cols: int, dtype: Any) -> None:
+    """A label that no class has: the loss is that of the other rows, whatever the logits are."""
+    op, rng = LOSS_RECORDS["softmax_cross_entropy"], np.random.default_rng(cols)
+    z, labels = rng.standard_normal((5, cols)).astype(dtype), np.array([0, -1, 0, -1, 0])
+    plain = computed(kernels, op, "evaluate", (z, labels, None, None))
+    for value in (np.nan, INF, -INF):
+        z[1::2] = value
+        found = computed(kernels, op, "evaluate", (z, labels, None, None))
+        assert bits(found[0]) == bits(plain[0])
+        assert found[1].tolist() == plain[1].tolist()
+
+
+@each_dtype
 @pytest.mark.parametrize("cols", [17, 65, 300])
 def test_equal_logits_far_from_zero_lose_nothing(kernels: Backend, cols: int, dtype: Any) -> None:
     """Taken from the row's maximum, for next to a huge logit log K would round away."""
@@ -210,9 +224,10 @@ SIZES = {np.float32: (1e-36, 1e-25, 1e-19, 1.0, 1.9e19, 1e25, 1e36), np.float64:
 def test_the_norm_of_gradients_whose_squares_no_float_holds(kernels: Backend, count: int, dtype: Any) -> None:
     for size in SIZES[dtype]:
         g = (np.random.default_rng(count).standard_normal(count) * size).astype(dtype)
-        (norm,) = computed(kernels, RECORDS["gradient_norm"], "forward", (g,))
         exact = size * math.sqrt(math.fsum((float(v) / size) ** 2 for v in g))
-        np.testing.assert_allclose(norm, [exact], rtol=4 * np.finfo(dtype).eps)
+        for backend in (kernels, Backend()):
+            (norm,) = computed(backend, RECORDS["gradient_norm"], "forward", (g,))
+            np.testing.assert_allclose(norm, [exact], rtol=4 * np.finfo(dtype).eps)
 
 
 def test_the_norm_counts_what_a_float_would_round_away(kernels: Backend) -> None:
@@ -273,6 +288,21 @@ def test_steps_are_right_to_the_last_digits(kernels: Backend, name: str, averagi
 
 
 @each_dtype
+@pytest.mark.parametrize("name", UPDATES)
+def test_a_gradient_is_cut_above_the_norm_and_stays_below(kernels: Backend, name: str, dtype: Any) -> None:
+    op, g = UPDATES[name], np.linspace(-1, 1, 23).astype(dtype)
+    hyper = {key: value.default for key, value in op.hyper.items()}
+    slots = [np.ones_like(g) for _ in op.slots]
+    for norm in (0.0, 1e-30, 0.5, 1.0, 1.5, 1e30, INF, np.nan):
+        inputs = (g, g, np.ones(1, dtype), np.array([3, 1, 0]), np.array([norm], dtype), None, None, *slots)
+        settings = {"decayed": 0, "weight_decay": 0.0, "clip_norm": 1.0, "averaging": None}
+        expected = Backend().run(op, "forward", inputs, None, **settings, **hyper)
+        for got, want in zip(computed(kernels, op, "forward", inputs, **settings, **hyper), expected, strict=True):
+            if want is not None:
+                check_values(got, want, dtype, 1)
+
+
+@each_dtype
 @pytest.mark.parametrize("name", ["layer_norm", "batch_norm"])
 def test_a_spread_far_from_zero_is_no_difference_of_large_sums(kernels: Backend, name: str, dtype: Any) -> None:
     op, rng = RECORDS[name], np.random.default_rng(0)
@@ -307,6 +337,23 @@ def test_small_values_are_right_to_their_own_last_digits(kernels: Backend, name:
         y = computed(kernels, op, direction, inputs)[0]
         seen = np.abs(exact) > 4 * float(np.finfo(np.float32).tiny)
         np.testing.assert_allclose(y[seen], exact[seen], rtol=16 * np.finfo(dtype).eps)
+
+
+STEADY = ("identity", "relu", "leaky_relu", "elu", "sigmoid", "softplus")
+"""Activations whose slope is one product or quotient of what is saved: nothing cancels in it."""
+
+
+@each_dtype
+@pytest.mark.parametrize("name", STEADY)
+def test_small_slopes_are_right_to_their_own_last_digits(kernels: Backend, name: str, dtype: Any) -> None:
+    op = ACTIVATIONS[name]
+    x = np.concatenate([NEAR, np.linspace(-80, 12, 331)]).astype(dtype).reshape(-1, 1)
+    (saved,) = Backend().run(op, "forward", (x.astype(np.float64),))
+    given = saved.astype(dtype)
+    (exact,) = Backend().run(op, "backward", (given.astype(np.float64), np.ones(x.shape)))
+    (slope,) = computed(kernels, op, "backward", (given, np.ones_like(x)))
+    seen = np.abs(exact) > 4 * float(np.finfo(np.float32).tiny)
+    np.testing.assert_allclose(slope[seen], exact[seen], rtol=16 * np.finfo(dtype).eps)
 
 
 @each_dtype
@@ -349,12 +396,15 @@ def test_a_loss_takes_either_zero_for_the_other(kernels: Backend, name: str, dty
             found = []
             for zero in (0.0, -0.0):
                 given = [None if a is None else a.copy() for a in inputs]
+                if op.link == "identity":
+                    given[0][:2] = given[1][:2]  # residuals of 0, where there is a kink
                 for number, a in enumerate(given):
                     if a is not None and a.dtype.kind == "f":
                         a.reshape(-1)[:: 2 + number] = zero
                 found.append(computed(kernels, op, "forward", given, **params))
-            for plus, minus in zip(*found, strict=True):
+            for plus, minus, want in zip(*found, Backend().run(op, "forward", given, None, **params), strict=True):
                 np.testing.assert_array_equal(plus, minus)
+                check_values(plus, want, dtype, 6)
             loss, sums = loss_by_hand(op, *in_float64(given), **params)
             assert_close(found[0][0], loss, "reduction")
             assert_close(found[0][1].astype(dtype), sums, "reduction")

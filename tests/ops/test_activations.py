@@ -66,6 +66,18 @@ def test_forward_agrees_with_the_reference(name, dtype):
 
 @elementwise
 @dtypes
+def test_small_values_are_right_to_their_own_last_digits(name, dtype):
+    """Tails and the neighbourhood of 0, where a tolerance that is absolute sees nothing."""
+    near = np.array([s * 10.0**e for e in np.arange(-36, -1, 0.7) for s in (1, -1)])
+    left = {"gelu": -4.0, "elu": -20.0, "selu": -20.0}.get(name, -80.0)
+    x = np.concatenate([near, np.linspace(left, 80, 331)]).astype(dtype)
+    got, exact = forward(name, x), activation_reference(name, x)
+    seen = np.abs(exact) > 4 * float(np.finfo(np.float32).tiny)
+    np.testing.assert_allclose(got[seen], exact[seen], rtol=16 * np.finfo(dtype).eps)
+
+
+@elementwise
+@dtypes
 def test_backward_agrees_with_differences(name, dtype):
     x = GRID[np.abs(GRID) > 1e-2].astype(dtype)
     x = x[np.abs(x) < 40]

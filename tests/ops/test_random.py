@@ -154,6 +154,13 @@ def test_the_mask_is_that_of_philox():
     assert (drop(np.ones((4, 5))) != 0).ravel().tolist() == kept
 
 
+def test_the_word_that_is_equal_to_the_rate_stays():
+    words = uniform_words(np, 64, np.array([3]), 1, (5, 6))
+    for limit in words.tolist():
+        assert (drop(np.ones(64), rate=limit / 2**32) != 0).tolist() == (words >= limit).tolist()
+        assert (drop(np.ones(64), rate=(limit + 1) / 2**32) != 0).tolist() == (words > limit).tolist()
+
+
 def test_backward_has_the_mask_of_forward():
     x = np.random.default_rng(0).standard_normal((40, 30))
     np.testing.assert_array_equal(drop(x, "backward"), drop(x, "forward"))
