@@ -58,7 +58,7 @@ def aligned(memory: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def has_kernel(op: Op, direction: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> bool:
     types = template_types(op.directions[direction], inputs, outputs)
-    return types is not None and Texts().stages(op, direction) != ()
+    return types is not None and bool(Texts().stages(op, direction))
 
 
 def check_agreement(

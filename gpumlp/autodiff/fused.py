@@ -9,6 +9,7 @@ of a dense layer) is differentiated step by step.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from gpumlp.autodiff.functions import TapedModule
@@ -24,6 +25,13 @@ from gpumlp.ops.precision import is_narrow
 from gpumlp.ops.record import Activation, Array, Op
 
 Formula = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class DenseOf:
+    """What a dense layer is on a tape: a product, a bias and this activation in one."""
+
+    activation: Activation
 
 
 def dense_array(value: Any, backend: Backend) -> Array:
@@ -123,7 +131,7 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
         found = backend.dense_backward(op, xa, Wa, saved, dense_array(g, backend), wants, dtype)
         return [None if a is None else Tensor(a, backend) for a in found]
 
-    record(f"dense {op.name}", inputs, y, rule)
+    record(f"dense {op.name}", inputs, y, rule, DenseOf(op))
     return y
 
 
@@ -179,7 +187,7 @@ def loss_value(
         dz = Tensor(gradient, backend)
         return [dz if g.unit else as_dtype(dz * g, dz.dtype), *[None] * (len(wants) - 1)]
 
-    record(op.name, (outputs, targets, row_weights, class_weights), y, rule)
+    record(op.name, (outputs, targets, row_weights, class_weights), y, rule, op)
     return y, Tensor(sums, backend)
 
 

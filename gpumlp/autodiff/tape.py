@@ -53,12 +53,16 @@ Rule = Callable[[Any, Sequence[Want]], Sequence[Any]]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Node:
-    """One recorded operation: ``output`` was computed from ``inputs`` (tensors and constants)."""
+    """One recorded operation: ``output`` was computed from ``inputs`` (tensors and constants).
+
+    ``op`` is what a reader of the tape may know it by, as the record of a loss; None where there is only a name.
+    """
 
     name: str
     inputs: tuple[Any, ...]
     output: Value
     rule: Rule
+    op: Any = None
 
 
 class _Active(threading.local):
@@ -74,10 +78,10 @@ def recording() -> bool:
     return bool(_active.tapes)
 
 
-def record(name: str, inputs: tuple[Any, ...], output: Value, rule: Rule) -> None:
+def record(name: str, inputs: tuple[Any, ...], output: Value, rule: Rule, op: Any = None) -> None:
     """Append a node to every active tape that tracks one of its inputs."""
     for tape in _active.tapes:
-        tape._append(name, inputs, output, rule)
+        tape._append(Node(name, inputs, output, rule, op))
 
 
 class GradientTape:
@@ -114,13 +118,13 @@ class GradientTape:
         """Tell whether ``value`` is a source on this tape, or was computed from one."""
         return id(value) in self._tracked or getattr(value, "is_variable", False)
 
-    def _append(self, name: str, inputs: tuple[Any, ...], output: Value, rule: Rule) -> None:
-        if any(self.tracks(value) for value in inputs):
-            for value in inputs:
+    def _append(self, node: Node) -> None:
+        if any(self.tracks(value) for value in node.inputs):
+            for value in node.inputs:
                 if getattr(value, "is_variable", False):
                     self._tracked[id(value)] = value
-            self._tracked[id(output)] = output
-            self.nodes.append(Node(name, inputs, output, rule))
+            self._tracked[id(node.output)] = node.output
+            self.nodes.append(node)
 
     @overload
     def gradient(self, target: V, sources: V, output_gradients: V | None = None) -> V | None: ...

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpumlp.backend.kernels import SUMMED
+from gpumlp.ops.record import Launch, Walk
 
 THREADS = 256
 WARP = 32
@@ -33,16 +34,10 @@ class Geometry:
     block: tuple[int, int]
 
 
-def kind(kernel: str, launch: str) -> str:
-    """Return how a kernel walks its arrays: as its direction does, or as the last word of its name says."""
-    last = kernel.rsplit("_", 1)[-1]
-    return last if last in ("rows", "columns", "finish") else launch
-
-
-def geometry(kernel: str, launch: str, rows: int, cols: int) -> Geometry:
-    """Return the launch of one kernel of a direction over an array of (rows, cols)."""
+def geometry(walk: Walk, launch: Launch, rows: int, cols: int) -> Geometry:
+    """Return the launch of one kernel, by its own walk and that of its direction, over an array of (rows, cols)."""
     tiles = ceil_div(cols, WARP)
-    match kind(kernel, launch):
+    match walk:
         case "elementwise":
             return Geometry((min(ceil_div(rows * cols, THREADS * PER_THREAD), MOST_BLOCKS), 1), (THREADS, 1))
         case "rows":
@@ -55,11 +50,9 @@ def geometry(kernel: str, launch: str, rows: int, cols: int) -> Geometry:
             return Geometry((1, parts(launch, rows, cols)), (lanes, THREADS // lanes))
         case "finish":
             return Geometry((min(tiles, MOST_BLOCKS) if launch != "total" else 1, 1), (WARP, THREADS // WARP))
-        case other:
-            raise AssertionError(f"no launch is called {other}")
 
 
-def parts(launch: str, rows: int, cols: int) -> int:
+def parts(launch: Launch, rows: int, cols: int) -> int:
     """Return into how many parts of the rows a sum is cut on a GPU."""
     if launch == "total":
         wanted = max(ceil_div(rows, THREADS // _lanes(cols)), rows * cols // (16 * THREADS))
@@ -67,7 +60,7 @@ def parts(launch: str, rows: int, cols: int) -> int:
     return max(1, min(ceil_div(rows, WARP), 2 * MOST_PARTS // ceil_div(cols, WARP)))
 
 
-def scratch(launch: str, cols: int, pieces: int) -> int:
+def scratch(launch: Launch, cols: int, pieces: int) -> int:
     """Return how many numbers of float64 the parts of a sum need."""
     return 0 if launch not in SUMMED else pieces * (SUMS if launch == "total" else 2 * cols)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.errors import BackendError
-from gpumlp.ops.record import Array, Direction, Op, Scalar
+from gpumlp.ops.record import Array, Direction, Op, Scalar, Stage
 
 SHARED = (
     "prelude.cuh",
@@ -23,14 +23,6 @@ SHARED = (
     "philox.cuh",
     "update.cuh",
 )
-_LOSS = tuple(f"{direction}{stage}" for direction in ("forward", "evaluate") for stage in ("", "_loss", "_finish"))
-MACROS = {
-    "ACTIVATION": ("forward", "backward", "bias_forward", "bias_backward", "bias_backward_finish"),
-    "ELEMENTWISE_LOSS": _LOSS,
-    "LOSS_KERNELS": _LOSS,
-}
-"""Macros of the shared texts that define kernels, and which."""
-
 TYPES = {"<f4": "float", "<f8": "double", "<i4": "int", "<i8": "long long", "|u1": "unsigned char"}
 """The C++ type of each ``dtype.str`` that kernels take."""
 NARROW = "<V2"
@@ -67,13 +59,32 @@ def shared_text(names: Sequence[str] = SHARED) -> str:
     return "\n".join((required_folder() / name).read_text(encoding="utf-8") for name in names)
 
 
+@cache
+def macros() -> dict[str, tuple[str, ...]]:
+    """Return, for each macro of the shared texts that defines kernels, what follows the record in their names."""
+    defined = {
+        name: (first, body)
+        for name, first, body in re.findall(
+            r"^#define (\w+)\((\w+)[^)]*\)((?:.*\\\n)*.*)", shared_text(), flags=re.MULTILINE
+        )
+    }
+
+    def endings(name: str) -> tuple[str, ...]:
+        first, body = defined[name]
+        if other := re.match(rf"\s*(\w+)\({first}, ", body):  # a macro that is another one with more arguments
+            return endings(other[1]) if other[1] in defined else ()
+        return tuple(re.findall(rf"__global__ void {first}##_(\w+)\(", body))
+
+    return {name: found for name in defined if (found := endings(name))}
+
+
 def kernels_of(text: str) -> list[str]:
     """Return the names of the kernels that a file defines, by itself or by a macro, in their order."""
     found: list[str] = []
     for kernel, macro, name in re.findall(
         r"__global__ void (\w+)\(|^(\w+)\((\w+), [^\n]*\)$", text, flags=re.MULTILINE
     ):
-        found += [kernel] if kernel else [f"{name}_{each}" for each in MACROS.get(macro, ())]
+        found += [kernel] if kernel else [f"{name}_{each}" for each in macros().get(macro, ())]
     return found
 
 
@@ -96,10 +107,11 @@ class Texts:
         """Return the kernels of a record, in the order of its text."""
         return self._kernels(op.name)
 
-    def stages(self, op: Op, direction: str) -> tuple[str, ...]:
-        """Return the kernels that are launched one after the other for a direction; none where it has none."""
-        entry = op.entry(direction)
-        return tuple(name for name in self.kernels(op) if name == entry or name.startswith(f"{entry}_"))
+    def stages(self, op: Op, direction: str) -> dict[str, Stage]:
+        """Return the kernels that are launched one after the other for a direction, by name; none without a text."""
+        entry, written = op.entry(direction), self.kernels(op)
+        stages = {f"{entry}{stage.ending}": stage for stage in op.directions[direction].kernels}
+        return stages if all(name in written for name in stages) else {}
 
 
 # ---- calling -----------------------------------------------------------------------------------------------------

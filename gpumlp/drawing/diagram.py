@@ -19,6 +19,7 @@ class Node:
 
     ``label`` is a symbol or a short name, ``name`` says in words what it is, ``note`` stands below. ``gradient`` is
     that of all losses with respect to ``value``. A call takes ``seconds`` and, of all calls, a ``share`` from 0 to 1.
+    ``layer`` is the formula of a layer that was left in one piece, empty elsewhere.
     """
 
     kind: Kind
@@ -29,6 +30,7 @@ class Node:
     gradient: Values | None = None
     seconds: float = 0.0
     share: float | None = None
+    layer: str = ""
 
     @property
     def is_leaf(self) -> bool:

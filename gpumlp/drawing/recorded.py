@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from gpumlp.autodiff import GradientTape, Node, Tensor
+from gpumlp.autodiff.fused import DenseOf
 from gpumlp.backend import Backend
 from gpumlp.drawing import diagram
 from gpumlp.drawing.diagram import Diagram, Edge, Kind, Values, number, shape_text
-from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, Activation
+from gpumlp.ops import ACTIVATIONS, Activation
+from gpumlp.ops.losses import Loss
 
 SYMBOLS = {
     "add": "+",
@@ -43,7 +45,6 @@ BEFORE = {"mul": "{} ·", "div": "{} ÷", "power": "{} ^"}
 """How an operation with one number is written, by the side on which the number stands."""
 
 LOSS_INPUTS = ("targets", "row weights", "class weights")
-DENSE = "dense "
 PREDICTION = "f(x)"
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
@@ -94,7 +95,7 @@ def _leading_to(nodes: Sequence[Node], results: Iterable[Tensor]) -> list[Node]:
 
 def _gradients(tape: GradientTape, nodes: Sequence[Node], results: Sequence[Tensor]) -> Gradients:
     """Return the gradients of the sum of the scalar results (or of all) with respect to every value on the way."""
-    fixed = {id(value) for node in nodes if node.name in LOSS_RECORDS for value in node.inputs[1:]}
+    fixed = {id(value) for node in nodes if isinstance(node.op, Loss) for value in node.inputs[1:]}
     values = {id(v): v for node in nodes for v in (*node.inputs, node.output) if id(v) not in fixed}
     sources = [v for v in values.values() if isinstance(v, Tensor) and tape.tracks(v) and v.differentiable]
     found: Gradients = {}
@@ -120,13 +121,14 @@ class _Reader:
 
     def read(self, node: Node) -> None:
         """Draw one recorded operation."""
-        record = LOSS_RECORDS.get(node.name)
-        if record is not None:
-            self._read_loss(node, record.link)
-        elif node.name.startswith(DENSE) and not self.fused:
-            self._read_dense(node, ACTIVATIONS[node.name.removeprefix(DENSE)])
-        else:
-            self._operation(node, symbol(node), [self.place(value) for value in node.inputs if not is_number(value)])
+        match node.op:
+            case Loss() as loss:
+                self._read_loss(node, loss.link)
+            case DenseOf(activation) if not self.fused:
+                self._read_dense(node, activation)
+            case _:
+                sources = [self.place(value) for value in node.inputs if not is_number(value)]
+                self._operation(node, symbol(node), sources)
 
     # ---- nodes -----------------------------------------------------------------------------------
 
@@ -178,6 +180,8 @@ class _Reader:
         parts = [p for v, p in zip(node.inputs, self._parts(node), strict=True) if not is_number(v)]
         output = node.output
         at = self._add("operation", label, node.name, _host(output, self._backend), gradient=self._gradient(output))
+        if isinstance(node.op, DenseOf):
+            self.nodes[at] = replace(self.nodes[at], layer=layer_formula(node.op.activation))
         for source, part in zip(sources, parts, strict=True):
             self._connect(source, at, part)
         self._keep(output, at)
@@ -261,6 +265,11 @@ def symbol(node: Node) -> str:
         plain = f"{{}} {written(node.name)}" if left else f"{written(node.name)} {{}}"
         return (pattern or plain).format(shown)
     return written(node.name)
+
+
+def layer_formula(activation: Activation) -> str:
+    """Return how a dense layer is written that is drawn as one box."""
+    return "x W + b" if activation.name == "identity" else f"{written(activation.name)}(x W + b)"
 
 
 def written(name: str) -> str:

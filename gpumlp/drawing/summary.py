@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gpumlp.drawing.diagram import Diagram, Edge, Node
-from gpumlp.drawing.recorded import DENSE, written
 
 SHORT = 24  # characters in which the operations of a run are written out
 STARTS = ("matmul",)  # where a layer that is written out begins
@@ -55,7 +54,7 @@ def _runs(nodes: Sequence[Node], edges: Sequence[Edge], left_out: set[int]) -> l
 
 
 def _is_open(node: Node) -> bool:
-    return node.kind == "operation" and not node.name.startswith(DENSE)
+    return node.kind == "operation" and not node.layer
 
 
 def _continues(node: Node) -> bool:
@@ -64,15 +63,8 @@ def _continues(node: Node) -> bool:
 
 def _joined(run: Sequence[Node], parameters: Sequence[Node]) -> Node:
     """Return one node for a run: what its last holds, the names of all, the parameters of all."""
-    names = ", ".join(_formula(node.name) or node.label for node in run)
+    names = ", ".join(node.layer or node.label for node in run)
     label = names if len(names) <= SHORT else f"{len(run)} operations"
     # A parameter that stands in two operations is told once.
     note = ", ".join(dict.fromkeys(f"{p.label} ({p.note})" for p in parameters)) or run[-1].note
     return replace(run[-1], label=label, name=names, note=note)
-
-
-def _formula(name: str) -> str:
-    if not name.startswith(DENSE):
-        return ""
-    activation = name.removeprefix(DENSE)
-    return "x W + b" if activation == "identity" else f"{written(activation)}(x W + b)"

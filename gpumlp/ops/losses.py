@@ -22,7 +22,7 @@ from typing import Any
 
 from gpumlp.errors import ConfigError, DataError
 from gpumlp.ops.precision import wide
-from gpumlp.ops.record import Array, Direction, Hyper, Op, Scalar, Spec, settle
+from gpumlp.ops.record import Array, Direction, Hyper, Op, Scalar, Spec, Stage, settle
 from gpumlp.ops.special import sigmoid
 
 MAX_SETTINGS = 2
@@ -121,11 +121,11 @@ def loss(
 
     inputs = ("outputs", "targets", "row_weights?", "class_weights?")
     given = ("outputs", "targets", "row_weights", "class_weights")
-    stages = {
-        "": (given[1:], ("scratch",)),
-        "_loss": ((*given, "scratch"), ("gradient", "scratch")),
-        "_finish": (("scratch",), ("loss", "sums")),
-    }
+    stages = (
+        Stage("", "total", given[1:], ("scratch",)),
+        Stage("_loss", "total", (*given, "scratch"), ("gradient", "scratch")),
+        Stage("_finish", "finish", ("scratch",), ("loss", "sums")),
+    )
     direction = partial(
         Direction,
         inputs=inputs,

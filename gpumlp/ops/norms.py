@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import Any
 
 from gpumlp.ops.precision import wide
-from gpumlp.ops.record import Array, Direction, Op, Spec, like
+from gpumlp.ops.record import Array, Direction, Op, Spec, Stage, like
 
 EPSILON = 1e-5
 
@@ -41,7 +40,7 @@ def _columns(x: Array) -> tuple[int, ...]:
     return tuple(range(x.ndim - 1))
 
 
-def _norm(name: str, meaning: str, axes: Any, statistic: Any, launch: Any, stages: Any = MappingProxyType({})) -> Op:
+def _norm(name: str, meaning: str, axes: Any, statistic: Any, launch: Any, forward: Any, backward: Any) -> Op:
     def specs(x: Array, gain: Array, bias: Array) -> tuple[Spec, ...]:
         return (x.shape, x.dtype), (statistic(x), wide(x.dtype)), (statistic(x), wide(x.dtype))
 
@@ -57,6 +56,7 @@ def _norm(name: str, meaning: str, axes: Any, statistic: Any, launch: Any, stage
                 launch,
                 narrow=True,
                 wide=("gain", "bias", "mean", "variance"),
+                stages=forward,
             ),
             "backward": Direction(
                 lambda xp, x, gain, mean, variance, dy: _backward(xp, x, gain, mean, variance, dy, axes(x)),
@@ -66,11 +66,13 @@ def _norm(name: str, meaning: str, axes: Any, statistic: Any, launch: Any, stage
                 "columns",
                 narrow=True,
                 wide=("gain", "mean", "variance", "dgain", "dbias"),
-                stages=stages,
+                stages=backward,
             ),
         },
     )
 
+
+_SUMS_THEN_ROWS = (Stage("", "columns"), Stage("_finish", "finish"), Stage("_rows", "rows"))
 
 LAYER_NORM = _norm(
     "layer_norm",
@@ -78,11 +80,12 @@ LAYER_NORM = _norm(
     _rows,
     lambda x: (*x.shape[:-1], 1),
     "rows",
-    {
-        "_columns": (("x", "mean", "variance", "dy"), ("scratch",)),
-        "_rows": (("x", "gain", "mean", "variance", "dy"), ("dx",)),
-        "_finish": (("scratch",), ("dgain", "dbias")),
-    },
+    forward=(),
+    backward=(
+        Stage("_columns", "columns", ("x", "mean", "variance", "dy"), ("scratch",)),
+        Stage("_rows", "rows", ("x", "gain", "mean", "variance", "dy"), ("dx",)),
+        Stage("_finish", "finish", ("scratch",), ("dgain", "dbias")),
+    ),
 )
 BATCH_NORM = _norm(
     "batch_norm",
@@ -90,6 +93,8 @@ BATCH_NORM = _norm(
     _columns,
     lambda x: (1,) * (x.ndim - 1) + x.shape[-1:],
     "columns",
+    forward=_SUMS_THEN_ROWS,
+    backward=_SUMS_THEN_ROWS,
 )
 
 

@@ -25,7 +25,24 @@ Launch = Literal["elementwise", "rows", "columns", "total"]
 """How the kernels of an operation walk its arrays: each element alone; a row (last axis) at a time; down the columns,
 which are summed up; or over rows whose sums make a few numbers."""
 
+Walk = Literal["elementwise", "rows", "columns", "total", "finish"]
+"""How one kernel does. ``finish`` makes a result of what the parts of a sum over rows have left in scratch memory."""
+
 Scalar = int | float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kernel of a direction: ``ending`` follows the entry in its name.
+
+    ``reads`` and ``writes`` name the arrays that it touches, "scratch" among them; None where it may read all inputs
+    and scratch memory, and write all outputs and that.
+    """
+
+    ending: str
+    walk: Walk
+    reads: Sequence[str] | None = None
+    writes: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,8 +60,8 @@ class Direction:
     bfloat16, and the arrays named in ``wide`` are float32 then. ``accepts`` tells whether the kernel takes the shapes
     of these inputs; what it does not take, the formula does.
 
-    Where it takes several kernels, ``stages`` may say of one, by the end of its name, which arrays it reads and which
-    it writes, "scratch" among them; any other may read all inputs, write all outputs, and do both to scratch memory.
+    Where it takes several kernels, ``stages`` are these in their order; by default there is one, which walks as
+    ``launch`` says.
     """
 
     formula: Callable[..., tuple[Array, ...]]
@@ -60,13 +77,18 @@ class Direction:
         default=lambda inputs, params: ()
     )
     accepts: Callable[[Sequence[Array]], bool] = field(default=lambda inputs: True)
-    stages: Mapping[str, tuple[Sequence[str], Sequence[str]]] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
 
-    def effects(self, stage: str) -> tuple[Sequence[str], Sequence[str]]:
-        """Return the names of the arrays that a kernel reads, by the end of its name, and of those that it writes."""
+    @property
+    def kernels(self) -> tuple[Stage, ...]:
+        """The kernels of the direction, in the order in which they are launched."""
+        return self.stages or (Stage("", self.launch),)
+
+    def effects(self, stage: Stage) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the names of the arrays that a kernel reads, and of those that it writes."""
         count = len(self.inputs)
-        everything = (*self.arrays[:count], "scratch"), (*self.arrays[count:], "scratch")
-        return self.stages.get(stage, everything)
+        reads = (*self.arrays[:count], "scratch") if stage.reads is None else stage.reads
+        return reads, (*self.arrays[count:], "scratch") if stage.writes is None else stage.writes
 
     @cached_property
     def arrays(self) -> tuple[str, ...]:
@@ -202,7 +224,10 @@ def activation(
                 "columns",
                 narrow=True,
                 wide=("db",),
-                stages={"": (("saved", "dy"), ("dx", "scratch")), "_finish": (("scratch",), ("db",))},
+                stages=(
+                    Stage("", "columns", ("saved", "dy"), ("dx", "scratch")),
+                    Stage("_finish", "finish", ("scratch",), ("db",)),
+                ),
             ),
         },
         function=function,

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpumlp.ops.batches import BATCH, STEP
-from gpumlp.ops.record import Array, Direction, Hyper, Op, Scalar, Spec
+from gpumlp.ops.record import Array, Direction, Hyper, Op, Scalar, Spec, Stage
 
 
 @dataclass(frozen=True)
@@ -207,5 +207,14 @@ def _norm(xp: Any, gradient: Array) -> tuple[Array, ...]:
 GRADIENT_NORM = Op(
     "gradient_norm",
     "norm = √Σ g²",
-    {"forward": Direction(_norm, ("gradient",), ("norm",), lambda g: (((1,), g.dtype),), "total")},
+    {
+        "forward": Direction(
+            _norm,
+            ("gradient",),
+            ("norm",),
+            lambda g: (((1,), g.dtype),),
+            "total",
+            stages=(Stage("", "total"), Stage("_finish", "finish")),
+        )
+    },
 )

@@ -20,7 +20,6 @@ from agreement import FORMULA_ONLY, check_values
 from support import WITH_COMPILER, assert_close, directions, examples, permutation_reference, philox_reference
 
 from gpumlp.backend import Backend, NativeBackend
-from gpumlp.backend.geometry import kind
 from gpumlp.backend.host.native import as_bits
 from gpumlp.backend.kernels import SUMMED, arguments, template_types
 from gpumlp.ops import RECORDS, UPDATES, Op
@@ -75,10 +74,10 @@ def call(
     if made.launch in SUMMED:
         values += [scratch, parts]
     slots = array("q", map(as_bits, values))
-    for name, function in native._builder.find(op, direction, types).items():
-        if stages is None or name.removeprefix(op.entry(direction)) in stages:
+    for stage, function in zip(made.kernels, native._builder.find(op, direction, types).values(), strict=True):
+        if stages is None or stage.ending in stages:
             run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong)(function)
-            run(slots.buffer_info()[0], *((0, 1) if kind(name, made.launch) == "finish" else (part, parts)))
+            run(slots.buffer_info()[0], *((0, 1) if stage.walk == "finish" else (part, parts)))
 
 
 def apart(op: Op) -> bool:

@@ -318,8 +318,8 @@ class CheckedBackend(Backend):
 
         def launch() -> None:
             memory = Memory(given, written)
-            for stage in stages:
-                library.run(stage, slots, geometry(stage, made.launch, rows, cols), memory, order)
+            for name, stage in stages.items():
+                library.run(name, slots, geometry(stage.walk, made.launch, rows, cols), memory, order)
             memory.check_all_written(op.entry(direction))
 
         return launch

@@ -96,10 +96,10 @@ class Launcher:
         # Nothing is left to CuPy's choice: a Python number could have another size than the kernel's parameter.
         given = tuple(value if isinstance(value, self._xp.ndarray) else number(value) for value in values)
         functions, nodes = self._compiled(op, types), []
-        for kernel in stages:
-            shape = geometry(kernel, made.launch, rows, cols)
-            effects = made.effects(kernel.removeprefix(op.entry(direction)))
-            reads, writes = ([a for name, a in named if a is not None and name in names] for names in effects)
+        for kernel, stage in stages.items():
+            shape = geometry(stage.walk, made.launch, rows, cols)
+            touched = made.effects(stage)
+            reads, writes = ([a for name, a in named if a is not None and name in names] for names in touched)
             nodes.append(Kernel(kernel, functions[kernel], shape.grid, shape.block, given, reads, writes))
         return Kernels(nodes)
 

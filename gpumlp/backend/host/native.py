@@ -15,7 +15,7 @@ import numpy as np
 
 from gpumlp.backend.base import Backend, switched_on
 from gpumlp.backend.capture import Call
-from gpumlp.backend.geometry import ceil_div, kind, scratch
+from gpumlp.backend.geometry import ceil_div, scratch
 from gpumlp.backend.host import products
 from gpumlp.backend.host.builder import Builder
 from gpumlp.backend.host.memory import Pool, aligned, owners, shaped, size_of
@@ -96,8 +96,8 @@ class NativeBackend(Backend):
             values += [room, parts]
         slots = array("q", map(as_bits, values))
         place, nodes = slots.buffer_info()[0], array("q")
-        for name, function in functions.items():
-            nodes.extend((function, place, 1 if kind(name, made.launch) == "finish" else parts))
+        for stage, function in zip(made.kernels, functions.values(), strict=True):
+            nodes.extend((function, place, 1 if stage.walk == "finish" else parts))
         return Program(self._run, self.threads, nodes, (slots, room, owners((*inputs, *outputs))))
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
