@@ -102,7 +102,11 @@ def _value(name: str, **more: Any) -> Maker:
     """Make the maker of the mean of a loss."""
 
     def make(torch: Any, params: Any, z: Tensor, targets: Tensor, *_: Tensor) -> Call:
-        targets = targets.long() if name == "cross_entropy" else targets.to(z.dtype)
+        if name == "cross_entropy":
+            ignored = -100  # by PyTorch: labels that no class has
+            targets = targets.long().where((0 <= targets) & (targets < z.shape[1]), ignored)
+        else:
+            targets = targets.to(z.dtype)
         return partial(getattr(torch.nn.functional, name), z, targets, **more)
 
     return make
