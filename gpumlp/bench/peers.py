@@ -104,7 +104,7 @@ def _value(name: str, **more: Any) -> Maker:
     def make(torch: Any, params: Any, z: Tensor, targets: Tensor, *_: Tensor) -> Call:
         if name == "cross_entropy":
             ignored = -100  # by PyTorch: labels that no class has
-            targets = targets.long().where((0 <= targets) & (targets < z.shape[1]), ignored)
+            targets = targets.long().where((targets >= 0) & (targets < z.shape[1]), ignored)
         else:
             targets = targets.to(z.dtype)
         return partial(getattr(torch.nn.functional, name), z, targets, **more)
