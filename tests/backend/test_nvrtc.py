@@ -220,12 +220,14 @@ WIDENING = {"cvt.u64.u32", "mul.wide.u32"}
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_elements_are_counted_in_64_bits(compiled: Everything, architecture: int) -> None:
     """From the number of its block on: 2^31 elements are more than a grid takes at once, and a thread counts on."""
-    seen = 0
-    for (for_architecture, _), kernels in compiled.items():
-        for name, kernel in kernels.items() if for_architecture == architecture else ():
-            assert set(kernel.grid.split()) <= WIDENING, name
-            seen += bool(kernel.grid)
-    assert seen > 100
+    kernels = {
+        name: kernel
+        for (for_architecture, _), own in compiled.items()
+        for name, kernel in (own.items() if for_architecture == architecture else ())
+    }
+    for name, kernel in kernels.items():
+        assert set(kernel.grid.split()) <= WIDENING, name
+    assert sum(bool(kernel.grid) for kernel in kernels.values()) > len(kernels) / 2 > 50  # few have a block only
 
 
 @pytest.mark.parametrize(
