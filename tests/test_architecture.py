@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpumlp"
 FLOORS = [  # a room stands one floor above the highest room that it imports from
-    ["errors", "seeds"],
+    ["errors", "limits", "seeds"],
     ["ops", "data", "store"],
     ["backend"],
     ["autodiff", "optim", "checks"],

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend.capture import Call, Plan, raw
-from gpumlp.backend.limits import host_memory
 from gpumlp.errors import CaptureError, ShapeError
+from gpumlp.limits import host_memory
 from gpumlp.ops.precision import is_narrow, wide
 from gpumlp.ops.record import Array, Op
 

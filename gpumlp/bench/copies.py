@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend import Backend
-from gpumlp.backend.limits import cores
 from gpumlp.bench.clock import Clock
 from gpumlp.bench.machine import on_device
+from gpumlp.limits import cores
 from gpumlp.ops import RECORDS
 from gpumlp.ops.record import Array
 

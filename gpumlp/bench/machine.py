@@ -13,7 +13,7 @@ from typing import Any
 
 from gpumlp.backend import Backend
 from gpumlp.backend.host.builder import compiler
-from gpumlp.backend.limits import cores
+from gpumlp.limits import cores
 
 PACKAGES = ("numpy", "cupy", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax")
 USUAL_CACHE, USUAL_MEMORY = 32 << 20, 4 << 30

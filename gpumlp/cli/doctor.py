@@ -22,8 +22,8 @@ from gpumlp.backend.cuda.graph import Graph
 from gpumlp.backend.host.builder import cache_folder, compiler
 from gpumlp.backend.host.native import NativeBackend
 from gpumlp.backend.kernels import folder
-from gpumlp.backend.limits import cores, threads
 from gpumlp.errors import BackendError, GpumlpError
+from gpumlp.limits import cores, threads
 
 PACKAGES = ("numpy", "click", "pyyaml", "pydantic", "rich", "safetensors", "pyarrow", "matplotlib", "ml_dtypes")
 MEMORY = Path("/proc/meminfo")

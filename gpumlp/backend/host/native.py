@@ -21,7 +21,7 @@ from gpumlp.backend.host.builder import Builder
 from gpumlp.backend.host.memory import Pool, aligned, owners, shaped, size_of
 from gpumlp.backend.host.program import Program, joined
 from gpumlp.backend.kernels import SUMMED, address, arguments, shape_of, template_types
-from gpumlp.backend.limits import threads
+from gpumlp.limits import threads
 from gpumlp.ops.record import Array, Op, Scalar
 
 PART = 1 << 15

@@ -5,7 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where the control group (version 2, then 1) says how much it gives: a number of bytes, or ``max``."""
@@ -36,6 +42,18 @@ def threads() -> int:
     if given.isdigit() and int(given) > 0:
         return int(given)
     return max(1, math.ceil(min(cores(), _quota())))
+
+
+def in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+    """Return ``function`` of each item, in their order, computed by as many threads as may compute.
+
+    It pays for work that NumPy does without the interpreter's lock. Of several exceptions the first item's is raised.
+    """
+    items = list(items)
+    if len(items) < 2 or threads() == 1:
+        return list(map(function, items))
+    with ThreadPoolExecutor(min(threads(), len(items))) as pool:
+        return list(pool.map(function, items))
 
 
 def _quota() -> float:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpumlp.backend import Backend, limits
+from gpumlp import limits
+from gpumlp.backend import Backend
 
 
 @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="no sysconf on this system")
