@@ -74,6 +74,13 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
             yield (clock, normal(rows, cols), labels, None), {"scale": 1.0, **take}
             image = rng.integers(0, 256, (rows, cols)).astype(np.uint8)
             yield (clock, image, normal(rows, 2), positive(rows)), {"scale": 1 / 255, **take}
+        case Op(name="expand"):
+            dense = cols // 2
+            codes = rng.integers(dense, cols + 1, (rows, cols - dense + 1)).astype(
+                np.float64 if dtype == np.float64 else np.float32
+            )
+            stored = np.concatenate([rng.standard_normal((rows, dense)).astype(codes.dtype), codes], axis=1)
+            yield (stored,), {"dense": dense, "width": cols, "dtype": np.dtype(dtype)}
         case Op(name="advance"):
             yield (np.array([3, 1, 2]),), {}
         case Op(name="accumulate"):

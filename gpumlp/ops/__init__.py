@@ -1,7 +1,7 @@
 """The operations: one record each, and no other list of them in the project."""
 
 from gpumlp.ops.activations import ACTIVATIONS, record_of
-from gpumlp.ops.batches import ACCUMULATE, ADVANCE, GATHER
+from gpumlp.ops.batches import ACCUMULATE, ADVANCE, EXPAND, GATHER
 from gpumlp.ops.dropout import DROPOUT
 from gpumlp.ops.losses import LOSS_RECORDS
 from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM, MOVING_AVERAGE
@@ -17,6 +17,7 @@ RECORDS: dict[str, Op] = {
         BATCH_NORM,
         MOVING_AVERAGE,
         DROPOUT,
+        EXPAND,
         GATHER,
         ADVANCE,
         ACCUMULATE,

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from gpumlp.ops.precision import wide
 from gpumlp.ops.random import permute
 from gpumlp.ops.record import Array, Direction, Op, Spec, like
@@ -60,6 +62,14 @@ def _gather_specs(
     )
 
 
+def _expand(xp: Any, stored: Array, *, dense: int, width: int, dtype: Any) -> tuple[Array, ...]:
+    codes = stored[:, dense:].astype(np.int64)
+    out = xp.zeros((len(stored), width + 1), dtype)
+    out[:, :dense] = stored[:, :dense].astype(dtype, copy=False)
+    out[xp.arange(len(stored))[:, None], codes] = xp.asarray(1, dtype)
+    return (xp.ascontiguousarray(out[:, :width]),)
+
+
 ADVANCE = Op(
     "advance",
     "clock ← clock + (1, 1, 0)",
@@ -86,6 +96,23 @@ GATHER = Op(
                 params["key"],
                 float(params["scale"]),
             ),
+        )
+    },
+)
+EXPAND = Op(
+    "expand",
+    "x = the first numbers of each row, then 0 but for the features whose numbers stand behind them, which are 1",
+    {
+        "forward": Direction(
+            _expand,
+            ("stored",),
+            ("x",),
+            lambda stored, *, dense, width, dtype: (((len(stored), width), dtype),),
+            "rows",
+            over="x",
+            narrow=True,
+            wide=("stored",),
+            scalars=lambda inputs, params: (params["dense"], inputs[0].shape[1]),
         )
     },
 )

@@ -46,6 +46,7 @@ inline i64 size_of_part(i64 n, i64 p, i64 parts) { return n * (p + 1) / parts - 
 inline i64 at_most(i64 a, i64 b) { return a < b ? a : b; }
 
 inline int lane() { return 0; }
+inline int lanes() { return 1; }
 inline int team() { return 0; }
 inline int thread() { return 0; }
 

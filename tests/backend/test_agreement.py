@@ -83,22 +83,6 @@ def test_extreme_values(kernels: Backend, name: str, dtype: Any) -> None:
         assert_close(got[finite], want[finite].astype(np.float64), "reduction")
 
 
-@each_dtype
-def test_the_mask_of_extreme_values(kernels: Backend, dtype: Any) -> None:
-    """A gradient goes through where ReLU's own backward lets it: not at 0 of either sign, but at NaN."""
-    x = np.resize(np.array([0.0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 1e-30, -1e-30], dtype), (5, 131))
-    y, mask = map(
-        kernels.to_host,
-        kernels.run(RECORDS["relu_mask"], "forward", [kernels.asarray(a) for a in (x, np.zeros(131, dtype))]),
-    )
-    passed = np.unpackbits(mask, axis=1, bitorder="little")
-    relu = ACTIVATIONS["relu"]
-    (slope,) = Backend().run(relu, "backward", (Backend().run(relu, "forward", (x,))[0], np.ones_like(x)))
-    np.testing.assert_array_equal(passed[:, :131], slope)
-    assert not passed[:, 131:].any()
-    np.testing.assert_array_equal(y, np.maximum(x, 0))
-
-
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("cols", [1, 2, 16, 17, 64, 65, 300])
 def test_the_answer_of_a_row_is_the_first_of_the_largest_and_nan_is_larger(
