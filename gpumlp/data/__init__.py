@@ -1,14 +1,15 @@
 """Data: files to arrays. Sources are read, rows divided, columns encoded by what the training rows say."""
 
 from gpumlp.data.dataset import Dataset, Encoder, Prepared, prepare
+from gpumlp.data.encoding.features import Features
 from gpumlp.data.encoding.scaling import SCALINGS
 from gpumlp.data.roles import MisfitError, MisfitProblems, misfits
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.cells import FLOAT32_MAX, FLOAT32_TINY, USUAL_MISSING, Missing
 from gpumlp.data.source.delimited import read_bytes, read_lines
 from gpumlp.data.source.dialect import DECIMALS, QUOTES, Dialect, is_encoding, is_separator
+from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.read import ENDINGS, Source, read
-from gpumlp.data.source.table import Table
 
 __all__ = [
     "DECIMALS",
@@ -22,12 +23,13 @@ __all__ = [
     "Dataset",
     "Dialect",
     "Encoder",
+    "Features",
+    "Frame",
     "MisfitError",
     "MisfitProblems",
     "Missing",
     "Prepared",
     "Source",
-    "Table",
     "is_encoding",
     "is_separator",
     "misfits",

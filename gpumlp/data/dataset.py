@@ -12,13 +12,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.encoding.columns import ArrayInputs, Features, TableInputs
+from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
+from gpumlp.data.encoding.features import Features
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.data.roles import MisfitError, Roles, absent
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.dialect import DETECT, Dialect
+from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.read import Source, read
-from gpumlp.data.source.table import Table
 from gpumlp.data.splits import split
 from gpumlp.data.state import StateReader, prefixed
 from gpumlp.errors import DataError
@@ -35,17 +36,35 @@ class Dataset:
 
     Parameters
     ----------
-    inputs : (N, p) float32 or uint8, C-contiguous; to be multiplied by the encoder's ``input_scale``
+    features : what the network sees; an array (N, p) where there are no categories
     targets : (N,) int32 class numbers, or (N, 1) float32 standardised values; None if not asked for
     weights : (N,) float32, at least 0, the largest in [1/2, 1); None if every row counts the same
     """
 
-    inputs: Features
+    features: Features
     targets: Targets | None
     weights: NDArray[np.float32] | None
 
+    def __init__(
+        self,
+        features: Features | NDArray[np.float32 | np.uint8],
+        targets: Targets | None,
+        weights: NDArray[np.float32] | None,
+    ) -> None:
+        given = features if isinstance(features, Features) else Features.of_array(features)
+        for name, value in (("features", given), ("targets", targets), ("weights", weights)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def inputs(self) -> NDArray[np.float32 | np.uint8]:
+        """All features, (N, p) float32 or uint8, to be multiplied by the encoder's ``input_scale``.
+
+        Where there are categories this makes a matrix; whoever has many rows takes ``features``.
+        """
+        return self.features.expanded()
+
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.features)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +112,12 @@ class Encoder:
         return self.target.classes if isinstance(self.target, ClassTarget) else None
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns of a file that are texts, even where all their cells are numbers."""
+        inputs = self.inputs.texts if isinstance(self.inputs, TableInputs) else ()
+        return (*inputs, self.target_name) if self.classes else inputs
+
+    @property
     def outputs(self) -> int:
         """The number of the network's outputs: 1 for regression and for two classes, else one per class."""
         return self.target.outputs
@@ -126,13 +151,13 @@ class Encoder:
         ------
         DataError : if the source does not fit
         """
-        if isinstance(source, Table):
-            source = replace(source, dialect=replace(source.dialect, missing=self.dialect.missing))
+        if isinstance(source, Frame):
+            source = source.with_missing(self.dialect.missing)
         others = {self.target_name, *self.ignored, *([self.weights_name] if self.weights_name else [])}
         if self.dialect.header is False:
             self._require_places(source, {*self.inputs.names, *others})
         inputs, notes = self.inputs.encode(source, others=others)
-        if isinstance(source, Table):
+        if isinstance(source, Frame):
             notes = [*source.notes, *notes]
         if not targets:
             return Dataset(inputs, None, None), notes
@@ -222,7 +247,7 @@ class Prepared:
         digest = hashlib.blake2b(digest_size=16)
         for name, part in self.parts.items():
             digest.update(name.encode())
-            for array in (part.inputs, part.targets, part.weights):
+            for array in (part.features.stored, part.targets, part.weights):
                 digest.update(b"none" if array is None else f"{array.dtype.str}{array.shape}".encode())
                 if array is not None:
                     digest.update(np.ascontiguousarray(array).data)
@@ -272,7 +297,9 @@ def prepare(
     problems = absent(folder, {"train": train, **{f"split.{part}": name for part, name in names.items()}})
     if any(setting == "train" for setting, _ in problems):
         raise MisfitError(problems)
-    source = read(folder / train, dialect if encoder is None else encoder.dialect)
+    # Only of a known encoding is it known what the columns are; the names of classes are kept as they are written.
+    texts = encoder.texts if encoder else [target] if task == "classification" and isinstance(target, str) else []
+    source = read(folder / train, dialect if encoder is None else encoder.dialect, texts=texts)
     try:
         roles = Roles.find(source, target, weights, drop)
     except MisfitError as error:
@@ -282,11 +309,11 @@ def prepare(
     if isinstance(source, ArrayTable):
         source.require_same_rows([source.choose_inputs(exclude={*roles.named, *roles.dropped}), *roles.named])
     notes: list[str] = []
-    if isinstance(source, Table):
+    if isinstance(source, Frame):
         dialect = source.dialect if source.dialect.separator else dialect  # None is found only in text
         notes += source.notes
         source = replace(source, notes=())
-    files = {part: read(folder / name, dialect) for part, name in names.items()}
+    files = {part: read(folder / name, dialect, texts=texts) for part, name in names.items()}
 
     parts, goal, remarks = _divide(source, task, roles.target, shares["validation"], shares["test"], seed)
     notes += remarks
@@ -329,15 +356,15 @@ def _divide(
         single = [name for name, size in zip(goal.classes, np.bincount(codes), strict=True) if size == 1]
         if single and (validation or test):
             notes.append(f"classes with one row, which is in the training part: {', '.join(single[:5])}")
-        notes += goal.doubts(source.dialect.missing) if isinstance(source, Table) else []
+        notes += goal.doubts(source.dialect.missing) if isinstance(source, Frame) else []
     else:
         try:
             count = len(source.numbers(target))
         except DataError as error:  # the usual way out, to drop the column, is none for a target
             hint = "correct the value; if the target names classes, set the task to classification"
-            remedy = source.remedy(target) if isinstance(source, Table) else None
+            remedy = source.remedy(target) if isinstance(source, Frame) else None
             raise DataError(error.what, where=error.where, hint=remedy or hint) from None
-        if isinstance(source, Table) and (remark := source.grouped(target)):
+        if isinstance(source, Frame) and (remark := source.grouped(target)):
             notes.append(f"column {target!r} {remark}")
         rows = split(count, validation=validation, test=test, seed=seed)
     parts: dict[str, Source] = {"train": source}
@@ -350,7 +377,7 @@ def _divide(
 
 def _fit_inputs(train: Source, roles: Roles, scaling: str | None) -> tuple[TableInputs | ArrayInputs, list[str]]:
     """Return the input encoding fitted to the training rows, and the notes on it."""
-    if isinstance(train, Table):
+    if isinstance(train, Frame):
         names = [name for name in train.names if name not in roles.named and name not in roles.dropped]
         return TableInputs.fit(train, names, scaling=scaling or "robust")
     name = train.choose_inputs(exclude={*roles.named, *roles.dropped})

@@ -5,7 +5,7 @@ Nothing in them is executed, and nothing is trusted: a file from a stranger is s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend import Backend
-from gpumlp.data import Encoder, Source, read
+from gpumlp.data import Encoder, Features, Source, read
 from gpumlp.errors import BackendError, GpumlpError, RunError
 from gpumlp.nn import MAX_UNITS, Hidden, Sequential, mlp
 from gpumlp.ops.precision import PRECISIONS
@@ -27,6 +27,8 @@ from gpumlp.store.formats import (
     write_arrays,
     write_json,
 )
+from gpumlp.training.device_data import answers
+from gpumlp.training.measure import rows_at_once
 from gpumlp.training.metrics import most_probable
 
 FORMAT = 1
@@ -48,12 +50,16 @@ class SavedModel:
         (N, 1) in units of the target.
         """
         if isinstance(source, str | Path):
-            source = read(source, self.encoder.dialect)
+            source = read(source, self.encoder.dialect, texts=self.encoder.texts)
         data, notes = self.encoder.encode(source, targets=False)
-        outputs = self.network.predict(data.inputs, scale=self.encoder.input_scale)
+        outputs = np.concatenate(list(self.outputs(data.features)))
         if self.encoder.task == "regression":
             outputs = self.encoder.restore(outputs)[:, None]
         return outputs, notes
+
+    def outputs(self, features: Features, batch: int | None = None) -> Iterator[np.ndarray[Any, Any]]:
+        """Yield what the network makes of encoded rows, (n, K), some at a time: probabilities, or scaled numbers."""
+        return answers(self.network, features, self.encoder.input_scale, batch or rows_at_once(self.encoder.outputs))
 
     def labels(self, probabilities: np.ndarray[Any, Any]) -> list[str]:
         """Return the name of the most probable class of each row."""

@@ -12,7 +12,6 @@ from gpumlp.runs.evaluation import Parts, load_run, load_trained, own_parts
 from gpumlp.runs.folder import RunFolder
 from gpumlp.runs.model import SavedModel
 from gpumlp.store.figure import new_figure, save
-from gpumlp.training.measure import rows_at_once
 from gpumlp.training.metrics import most_probable
 
 TRAIN, VALIDATION = "#1f77b4", "#d62728"
@@ -38,7 +37,7 @@ def plot(folder: str | Path, output: Path) -> tuple[str, ...]:
     if model.encoder.task == "classification":
         _confusion(right, _chosen(model, data), data.targets, model.encoder.classes or ())
     else:
-        outputs = model.network.predict(data.inputs, scale=model.encoder.input_scale)
+        outputs = np.concatenate(list(model.outputs(data.features)))
         _scatter(right, model.encoder, outputs, data.targets)
     right.set_title(f"{name} rows")
     figure.suptitle(str(run.folder))
@@ -72,9 +71,7 @@ def _curves(axes: Any, history: list[dict[str, Any]], best: int) -> None:
 
 def _chosen(model: SavedModel, data: Dataset) -> Any:
     """Return the most probable class of each row, (N,), without all probabilities at once."""
-    step, scale = rows_at_once(model.encoder.outputs), model.encoder.input_scale
-    parts = (data.inputs[start : start + step] for start in range(0, max(len(data), 1), step))
-    return np.concatenate([most_probable(model.network.predict(part, scale=scale)) for part in parts])
+    return np.concatenate([most_probable(part) for part in model.outputs(data.features)])
 
 
 def _confusion(axes: Any, predicted: Any, labels: Any, classes: tuple[str, ...]) -> None:

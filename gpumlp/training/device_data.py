@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from gpumlp.data import Dataset
+from gpumlp.autodiff import Tensor
+from gpumlp.autodiff.tensor import as_dtype
+from gpumlp.data import Dataset, Features
 from gpumlp.nn import Model
+from gpumlp.ops.batches import EXPAND
 from gpumlp.ops.record import Array
 
 
@@ -15,7 +19,7 @@ class DeviceData:
     """A dataset on the device. Whoever computes on these rows shares this object, so that they are there once.
 
     host : the same rows in host memory
-    arrays : inputs, targets, and row weights or None, on the device
+    arrays : features as they are stored, targets, and row weights or None, on the device
     scale : what inputs that are bytes are multiplied by, batch by batch
     """
 
@@ -24,11 +28,51 @@ class DeviceData:
         assert data.targets is not None
         targets = data.targets if data.targets.dtype.kind == "i" else data.targets.astype(wide, copy=False)
         weights = None if data.weights is None else data.weights.astype(wide, copy=False)
-        host = (_floats(data.inputs, dtype), targets, weights)
+        stored = data.features.stored
+        if stored.dtype != np.uint8:  # bytes stay bytes, codes what counts beyond bfloat16
+            stored = stored.astype(wide if data.features.has_categories else dtype, copy=False)
         self.host, self.scale = data, scale
-        self.arrays: tuple[Array, ...] = tuple(None if a is None else backend.asarray(a) for a in host)
+        self.arrays: tuple[Array, ...] = tuple(
+            None if a is None else backend.asarray(a) for a in (stored, targets, weights)
+        )
+
+    def __len__(self) -> int:
+        return len(self.arrays[0])
+
+    def inputs(self, model: Model, rows: slice) -> Tensor:
+        """Return what the network takes of some rows, (n, p)."""
+        return network_inputs(model, self.host.features, self.arrays[0][rows], self.scale)
 
 
-def _floats(inputs: np.ndarray[Any, Any], dtype: Any) -> np.ndarray[Any, Any]:
-    """Bytes stay bytes: they are scaled batch by batch."""
-    return inputs if inputs.dtype == np.uint8 else inputs.astype(dtype, copy=False)
+def network_inputs(model: Model, features: Features, stored: Array, scale: float) -> Tensor:
+    """Return what the network takes of rows that are stored on the device.
+
+    Parameters
+    ----------
+    features : what the rows are from, for their layout
+    stored : (n, d + q) on the device
+    scale : what inputs that are bytes are multiplied by
+    """
+    context = model.context
+    backend, dtype = context.backend, context.dtype
+    if features.has_categories:
+        return Tensor(expanded(model, features, backend.asarray(stored, context.wide)), backend)
+    if scale == 1.0:
+        return Tensor(backend.asarray(stored, dtype), backend)
+    return as_dtype(Tensor(backend.asarray(stored, context.wide), backend) * scale, dtype)
+
+
+def expanded(model: Model, features: Features, stored: Array) -> Array:
+    """Return stored rows with a feature for each category, (n, p) on the device."""
+    (x,) = model.context.backend.run(
+        EXPAND, "forward", (stored,), dense=features.dense, width=features.width, dtype=model.context.dtype
+    )
+    return x
+
+
+def answers(model: Model, features: Features, scale: float, batch: int) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield the predictions (n, K) of features in host memory, ``batch`` rows at a time."""
+    backend = model.context.backend
+    for start in range(0, max(len(features), 1), batch):
+        stored = backend.asarray(features.stored[start : start + batch])
+        yield model.answer(model.forward(network_inputs(model, features, stored, scale))).numpy()

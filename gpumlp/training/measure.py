@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from gpumlp.autodiff import Tensor
-from gpumlp.autodiff.tensor import as_dtype
 from gpumlp.data import Dataset, Encoder
 from gpumlp.nn import Loss, Model
 from gpumlp.training import metrics
@@ -46,16 +45,11 @@ class Measurement:
 
     def _run(self) -> tuple[float, np.ndarray[Any, Any]]:
         """Return the mean loss and the predictions, (N, 1), or of many classes the most probable ones, (N,)."""
-        backend, dtype, scale = self.model.context.backend, self.model.context.dtype, self.device.scale
+        backend, (_, targets, weights) = self.model.context.backend, self.device.arrays
         sums, parts = np.zeros(4), []
-        inputs, targets, weights = self.device.arrays
-        for start in range(0, len(inputs), self.batch):
+        for start in range(0, len(self.device), self.batch):
             rows = slice(start, start + self.batch)
-            if scale == 1.0:
-                x = Tensor(backend.asarray(inputs[rows], dtype), backend)
-            else:
-                x = as_dtype(Tensor(backend.asarray(inputs[rows], self.model.context.wide), backend) * scale, dtype)
-            outputs = self.model.forward(x)
+            outputs = self.model.forward(self.device.inputs(self.model, rows))
             sums += backend.to_host(
                 self.loss.evaluate(outputs, targets[rows], None if weights is None else weights[rows])
             )

@@ -19,7 +19,7 @@ from gpumlp.ops.batches import ACCUMULATE, GATHER
 from gpumlp.ops.record import Array
 from gpumlp.optim import Optimizer, Schedule
 from gpumlp.seeds import ORDER, generator
-from gpumlp.training.device_data import DeviceData
+from gpumlp.training.device_data import DeviceData, expanded
 
 HASTE = 2e-3
 """Seconds: as long as steps that are replayed together take the host less, twice as many may be."""
@@ -191,17 +191,20 @@ class Trainer:
         self._plans[rows, count]()
 
     def _define_step(self, rows: int) -> None:
-        backend, data, parameters = self.backend, self.data, self.model.parameters
+        backend, data, parameters, context = self.backend, self.data, self.model.parameters, self.model.context
+        features = data.host.features
         x, y, weights = backend.run(
             GATHER,
             "forward",
-            (self.model.context.clock, *data.arrays),
+            (context.clock, *data.arrays),
             rows=rows,
             stride=self.batch_size,
             key=self._key,
             scale=data.scale,
-            dtype=self.model.context.dtype,
+            dtype=context.wide if features.has_categories else context.dtype,
         )
+        if features.has_categories:
+            x = expanded(self.model, features, x)
         with GradientTape() as tape:
             outputs = self.model.forward(Tensor(x, backend), training=True)
             loss, sums = self.loss(outputs, y, weights)

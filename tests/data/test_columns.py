@@ -7,17 +7,23 @@ import io
 import numpy as np
 import pytest
 
-from gpumlp.data import ArrayTable, Table, read_lines
+from gpumlp.data import ArrayTable, Frame, read_lines
 from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
 from gpumlp.data.source.dialect import Dialect
 from gpumlp.errors import DataError
 
 
-def table(*rows: str) -> Table:
+def encode(inputs, source, *, others):
+    """Return all features, (N, p), and the notes."""
+    features, notes = inputs.encode(source, others=others)
+    return features.expanded(), notes
+
+
+def table(*rows: str) -> Frame:
     return read_lines(io.StringIO("\n".join(rows) + "\n"), name="a.csv")
 
 
-def fit(source: Table, scaling: str = "none") -> tuple[TableInputs, list[str]]:
+def fit(source: Frame, scaling: str = "none") -> tuple[TableInputs, list[str]]:
     return TableInputs.fit(source, source.names, scaling=scaling)
 
 
@@ -37,7 +43,7 @@ def test_numbers_then_flags_then_categories_in_file_order():
         "size=(missing)",
     )
     assert inputs.width == 9
-    encoded, notes = inputs.encode(source, others=())
+    encoded, notes = encode(inputs, source, others=())
     assert not notes
     assert encoded.dtype == np.float32
     assert encoded.flags.c_contiguous
@@ -63,7 +69,7 @@ def test_one_hot_agrees_with_scikit_learn(once):
     inputs, _ = fit(table("x,y", *map(",".join, cells)))
     new = np.array([["a", "b"], ["new", "b"], ["dd", "new"], ["b", "e"]])
     for rows in (cells, new):
-        encoded, _ = inputs.encode(table("x,y", *map(",".join, rows)), others=())
+        encoded, _ = encode(inputs, table("x,y", *map(",".join, rows)), others=())
         assert (encoded == encoder.transform(rows)).all()
 
 
@@ -76,7 +82,7 @@ def test_categories_of_one_row_each_are_kept_where_nothing_else_is():
 def test_truth_values_are_the_same_however_they_are_written():
     inputs, _ = fit(table("c", "True", "FALSE", "true", "false"))
     assert inputs.features == ("c=false", "c=true")
-    encoded, notes = inputs.encode(table("c", "TRUE", "False", "perhaps"), others=())
+    encoded, notes = encode(inputs, table("c", "TRUE", "False", "perhaps"), others=())
     assert encoded.tolist() == [[0, 1], [1, 0], [0, 0]]
     assert len(notes) == 1
     inputs, _ = fit(table("c", "True", "FALSE", "perhaps", "True"))
@@ -85,16 +91,16 @@ def test_truth_values_are_the_same_however_they_are_written():
 
 def test_a_gap_gets_the_training_median_and_a_flag_only_if_training_had_gaps():
     inputs, _ = fit(table("a,b", "1,1", "?,2", "2,3", "9,4"))
-    encoded, notes = inputs.encode(table("a,b", "?,?"), others=())
+    encoded, notes = encode(inputs, table("a,b", "?,?"), others=())
     assert inputs.features == ("a", "b", "a is missing")
     assert encoded.tolist() == [[2, 2.5, 1]]
-    assert notes == ["column 'b' has missing values, as in no training row; each counts as the median of training"]
-    assert not inputs.encode(table("a,b", "?,7"), others=())[1]
+    assert notes == ["column 'b' has missing values (none in training); filled with the training median"]
+    assert not encode(inputs, table("a,b", "?,7"), others=())[1]
 
 
 def test_scaling_sees_the_values_that_are_there():
     inputs, _ = fit(table("a", "1", "3", "?", "?"), "standard")
-    encoded, _ = inputs.encode(table("a", "1", "3", "?"), others=())
+    encoded, _ = encode(inputs, table("a", "1", "3", "?"), others=())
     assert encoded.tolist() == [[-1, 0], [1, 0], [0, 1]]
 
 
@@ -231,28 +237,28 @@ def test_nothing_left_to_learn_from():
 def test_text_in_a_numeric_column():
     inputs, _ = fit(table("a", "1", "2"))
     with pytest.raises(DataError, match=r"^a\.csv:3: column 'a' should be numeric, but this cell is 'x'"):
-        inputs.encode(table("a", "1", "x"), others=())
+        encode(inputs, table("a", "1", "x"), others=())
 
 
 def test_a_column_that_is_not_there():
     inputs, _ = fit(table("age,city", "1,b", "2,a"))
     message = r"^a\.csv: there is no column 'city', which the model was trained on\n  did you mean 'cty'\?"
     with pytest.raises(DataError, match=message):
-        inputs.encode(table("age,cty", "1,b"), others=())
+        encode(inputs, table("age,cty", "1,b"), others=())
 
 
 def test_new_columns_are_noted_unless_they_are_expected():
     inputs, _ = fit(table("a", "1", "2"))
-    _, notes = inputs.encode(table("y,new,a,newer", "0,1,2,3"), others={"y"})
+    _, notes = encode(inputs, table("y,new,a,newer", "0,1,2,3"), others={"y"})
     assert notes == ["not used, because not in the training data: 'new', 'newer'"]
 
 
 def test_unseen_categories_are_noted_with_counts_and_share_a_feature():
     inputs, _ = fit(table("c", "x", "y", "x", "y", "once"))
-    encoded, notes = inputs.encode(table("c", "z", "x", "?", "once"), others=())
+    encoded, notes = encode(inputs, table("c", "z", "x", "?", "once"), others=())
     assert notes == ["column 'c': 2 rows have a value not seen in training, such as 'z'"]
     assert encoded.tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 1], [0, 0, 1]]
-    _, notes = inputs.encode(table("c,d", ",1"), others={"d"})
+    _, notes = encode(inputs, table("c,d", ",1"), others={"d"})
     assert notes == ["column 'c': 1 row has a value not seen in training, such as a missing value"]
 
 
@@ -260,21 +266,21 @@ def test_a_value_that_overflows_after_scaling():
     inputs, _ = fit(table("b,a", "1,0", "3,1e-30"), "standard")
     message = r"^a\.csv:2: column 'a': 1e\+30 is too far from the training values"
     with pytest.raises(DataError, match=message):
-        inputs.encode(table("b,a", "1,1e30"), others=())
+        encode(inputs, table("b,a", "1,1e30"), others=())
 
 
 def test_columns_are_found_by_name_not_by_place():
     source = table("a,b,c", "1,2,x", "5,4,y")
     inputs, _ = fit(source)
     swapped = table("c,b,a", "x,2,1", "y,4,5")
-    assert (inputs.encode(source, others=())[0] == inputs.encode(swapped, others=())[0]).all()
+    assert (encode(inputs, source, others=())[0] == encode(inputs, swapped, others=())[0]).all()
 
 
 def test_portions_of_rows_join_without_a_seam():
     values = np.random.default_rng(0).normal(size=(65536 + 3, 2)).astype(np.float32)
     source = ArrayTable("a.npz", {"x": values})
     inputs, _ = ArrayInputs.fit(source, "x", scaling="none")
-    assert (inputs.encode(source, others=())[0] == values).all()
+    assert (encode(inputs, source, others=())[0] == values).all()
 
 
 # Arrays.
@@ -283,12 +289,12 @@ def test_portions_of_rows_join_without_a_seam():
 def test_bytes_stay_bytes_unless_a_scaling_is_asked_for():
     source = ArrayTable("a.npz", {"x": np.array([[0, 10], [255, 10], [5, 30]], np.uint8)})
     inputs, _ = ArrayInputs.fit(source, "x", scaling=None)
-    encoded, _ = inputs.encode(source, others=())
+    encoded, _ = encode(inputs, source, others=())
     assert encoded.dtype == np.uint8
     assert inputs.input_scale == 1 / 255
     for name in ("none", "robust", "standard", "quantile"):
         inputs, _ = ArrayInputs.fit(source, "x", scaling=name)
-        encoded, _ = inputs.encode(source, others=())
+        encoded, _ = encode(inputs, source, others=())
         assert encoded.dtype == np.float32
         assert inputs.input_scale == 1
         assert (encoded == [[0, 10], [255, 10], [5, 30]]).all() == (name == "none")
@@ -299,7 +305,7 @@ def test_arrays_of_numbers_are_scaled_robustly_unless_told_otherwise(dtype):
     values = (np.arange(20) % 7).reshape(10, 2).astype(dtype)
     source = ArrayTable("a.npz", {"x": values})
     inputs, _ = ArrayInputs.fit(source, "x", scaling=None)
-    encoded, _ = inputs.encode(source, others=())
+    encoded, _ = encode(inputs, source, others=())
     assert inputs.block is not None
     np.testing.assert_allclose(encoded, inputs.block.scaling.apply(values.astype(np.float64)), rtol=1e-6)
     assert inputs.block.scaling.name == "robust"
@@ -309,11 +315,11 @@ def test_nan_is_a_gap_in_an_array():
     source = ArrayTable("a.npz", {"x": np.array([[1, np.nan], [2, 5], [6, 7]], np.float32)})
     inputs, _ = ArrayInputs.fit(source, "x", scaling="none")
     assert inputs.features == ("x[0]", "x[1]", "x[1] is missing")
-    encoded, notes = inputs.encode(source, others=())
+    encoded, notes = encode(inputs, source, others=())
     assert encoded.tolist() == [[1, 6, 1], [2, 5, 0], [6, 7, 0]]
     assert not notes
-    (note,) = inputs.encode(ArrayTable("b.npz", {"x": np.array([[np.nan, np.nan]])}), others=())[1]
-    assert note.startswith("column 'x[0]' has missing values, as in no training row")
+    (note,) = encode(inputs, ArrayTable("b.npz", {"x": np.array([[np.nan, np.nan]])}), others=())[1]
+    assert note.startswith("column 'x[0]' has missing values (none in training)")
 
 
 def test_arrays_that_do_not_fit():
@@ -343,7 +349,7 @@ def test_arrays_that_do_not_fit():
 # Few other texts among many numbers.
 
 
-def mixed(strays: list[str], numbers: int = 40, distinct: int = 10) -> Table:
+def mixed(strays: list[str], numbers: int = 40, distinct: int = 10) -> Frame:
     return table(
         "x,y", *(f"{each},{i % 3}" for i, each in enumerate([*(i % distinct for i in range(numbers)), *strays]))
     )

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpumlp.data import Dialect, Missing, Table, read, read_bytes, read_lines
+from gpumlp.data import Dialect, Frame, Missing, read, read_bytes, read_lines
 from gpumlp.errors import DataError
 
 
-def table(text: str, **known) -> Table:
+def table(text: str, **known) -> Frame:
     return read_lines(io.StringIO(text, newline=""), Dialect(**known), name="a.csv")
 
 

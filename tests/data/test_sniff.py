@@ -9,11 +9,11 @@ import io
 import numpy as np
 import pytest
 
-from gpumlp.data import Dialect, Encoder, Missing, Table, prepare, read, read_bytes, read_lines
+from gpumlp.data import Dialect, Encoder, Frame, Missing, prepare, read, read_bytes, read_lines
 from gpumlp.errors import DataError
 
 
-def table(text: str, **known) -> Table:
+def table(text: str, **known) -> Frame:
     return read_lines(io.StringIO(text, newline=""), Dialect(**known), name="a.csv")
 
 

@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 
-from gpumlp.data import ENDINGS, Table, read
+from gpumlp.data import ENDINGS, Frame, read
 from gpumlp.errors import DataError
 
 
@@ -44,7 +44,7 @@ def test_errors_of_data_exit_with_3(tmp_path):
 def test_gzip_is_unpacked_whatever_the_case_of_the_name(tmp_path, write):
     write(gzip.compress(b"x,y\n1,2\n"), "A.CSV.GZ")
     source = read(tmp_path / "A.CSV.GZ")
-    assert isinstance(source, Table)
+    assert isinstance(source, Frame)
     assert source.names == ("x", "y")
 
 

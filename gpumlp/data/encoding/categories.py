@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.data.source.cells import Strings, is_number, mend_number
-from gpumlp.data.source.table import Table
+from gpumlp.data.source.frame import Frame
 from gpumlp.data.state import Fields, StateReader
 from gpumlp.errors import DataError
 
@@ -47,7 +48,7 @@ class OneHot:
     gaps: bool
 
     @classmethod
-    def fit(cls, name: str, table: Table) -> tuple[OneHot | None, str | None]:
+    def fit(cls, name: str, table: Frame) -> tuple[OneHot | None, str | None]:
         """Return the encoding of a column of text, None where it says nothing, and a remark on it.
 
         Raises
@@ -86,19 +87,21 @@ class OneHot:
         values = [*self.categories, *(["(missing)"] if self.gaps else []), *(["(other)"] if self.rare else [])]
         return [f"{self.name}={value}" for value in values]
 
-    def encode(self, table: Table, out: NDArray[np.float32]) -> list[str]:
-        """Set the feature of each row's category in ``out``, (N, width) zeros; note what is new."""
+    def encode(self, frame: Frame) -> tuple[NDArray[np.int64], list[str]]:
+        """Return the number of each row's feature, (N,), ``width`` where it has none, and the values that are new."""
         known = [*self.categories, *([""] if self.gaps else [])]
         codes_of = {category: code for code, category in enumerate(known)} | dict.fromkeys(self.rare, len(known))
-        column = table.column(self.name)
+        column = frame.column(self.name)
         truths = _TRUTHS.issuperset((*self.categories, *self.rare))
         texts = [text.lower() for text in column.texts] if truths else column.texts
-        codes = np.array([codes_of.get(text, -1) for text in texts])[column.codes]
-        strangers = column.texts[column.codes[codes < 0]]
+        codes = np.array([codes_of.get(text, -1) for text in texts], np.int64)[column.codes]
+        strangers: list[str] = column.texts[column.codes[codes < 0]].tolist()
         codes[codes < 0] = len(known)
-        rows = np.flatnonzero(codes < out.shape[1])
-        out[rows, codes[rows]] = 1.0
-        if not len(strangers):
+        return codes, strangers
+
+    def note(self, strangers: Sequence[str]) -> list[str]:
+        """Return a note on values that are new, one for each row that has one."""
+        if not strangers:
             return []
         told = "1 row has" if len(strangers) == 1 else f"{len(strangers)} rows have"
         example = repr(strangers[0]) if strangers[0] else "a missing value"
@@ -123,7 +126,7 @@ class OneHot:
         return one_hot
 
 
-def _require_words(name: str, table: Table, counts: Counter[str]) -> None:
+def _require_words(name: str, table: Frame, counts: Counter[str]) -> None:
     """Raise the error for a column that was to be one of numbers: some are not plain, or a few cells are no numbers.
 
     A few different texts like ``10 %`` may be categories, but not with commas: these are more often decimals.

@@ -16,21 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.data.encoding.categories import OneHot
+from gpumlp.data.encoding.features import MAX_WIDTH, Features
 from gpumlp.data.encoding.numeric import NumericBlock
 from gpumlp.data.source.arrays import ArrayTable
-from gpumlp.data.source.cells import FLOAT32_MAX, Floats
+from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Strings
+from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.read import Source
-from gpumlp.data.source.table import Table
 from gpumlp.data.state import Fields, StateReader, prefixed
 from gpumlp.errors import DataError, choices
-
-Features = NDArray[np.float32 | np.uint8]
+from gpumlp.limits import in_threads
 
 _FEW_ROWS = 50  # up to so many, whole numbers that are all different mean nothing
+_EXACT = 2.0**53  # whole numbers up to it are themselves in float64
+_ROWS_AT_ONCE = 65536  # that are encoded together: float64 copies are made of them
 _NAMED_COLUMNS = 5  # further columns that a note names
 _NAME_OF_ID = re.compile(r"(?i:(.*[\W_])?id)|.*[a-z]I[dD]", re.DOTALL)
-# No array is believed to be wider than this, whatever a model file says.
-_WIDEST = 2**24
+_NEW_GAPS = "has missing values (none in training); filled with the training median"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +45,8 @@ class TableInputs:
     input_scale = 1.0
 
     @classmethod
-    def fit(cls, table: Table, names: Sequence[str], *, scaling: str) -> tuple[TableInputs, list[str]]:
-        """Decide on the kind of each column by the rows of ``table``, the training rows, and fit it.
+    def fit(cls, frame: Frame, names: Sequence[str], *, scaling: str) -> tuple[TableInputs, list[str]]:
+        """Decide on the kind of each column by the rows of ``frame``, the training rows, and fit it.
 
         Returns the encoding, and notes on the columns that are left out or look suspicious.
 
@@ -53,35 +54,40 @@ class TableInputs:
         ------
         DataError : if no column is left, or one cannot be encoded
         """
-        numbers: dict[str, Floats] = {}
+        numeric: list[str] = []
         one_hots: list[OneHot] = []
         remarks: dict[str, list[str]] = {}  # what is to be said, and of which columns
         for name in names:
-            values = table.try_numbers(name)
+            values = frame.try_numbers(name)
             one_hot = remark = None
             if values is None:
-                one_hot, remark = OneHot.fit(name, table)
+                one_hot, remark = OneHot.fit(name, frame)
             elif np.isnan(values).all():
                 remark = "is left out: it is empty in every training row"
             elif np.ptp(values) == 0:
                 remark = f"is left out: it is {values[0]:g} in every training row"
             else:
-                numbers[name] = values
-                remark = table.grouped(name) or _remark(name, values, table.gap_markers(name))
+                numeric.append(name)
+                remark = frame.grouped(name) or _remark(name, values, frame)
             if one_hot is not None:
                 one_hots.append(one_hot)
             if remark is not None:
                 remarks.setdefault(remark, []).append(name)
         notes = [_note(columns, remark) for remark, columns in remarks.items()]
-        if not numbers and not one_hots:
-            raise DataError("no column is left to learn from", where=table.path, hint="; ".join(notes) or None)
-        block = NumericBlock.fit(np.stack(list(numbers.values()), axis=1), scaling) if numbers else None
-        return cls(tuple(numbers), block, tuple(one_hots)), notes
+        if not numeric and not one_hots:
+            raise DataError("no column is left to learn from", where=frame.path, hint="; ".join(notes) or None)
+        block = NumericBlock.fit(len(numeric), lambda i: frame.numbers(numeric[i]), scaling) if numeric else None
+        return cls(tuple(numeric), block, tuple(one_hots)), notes
 
     @property
     def names(self) -> tuple[str, ...]:
         """The columns of the file that are used."""
-        return (*self.numeric, *(each.name for each in self.one_hots))
+        return (*self.numeric, *self.texts)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns of texts among them."""
+        return tuple(each.name for each in self.one_hots)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -95,7 +101,7 @@ class TableInputs:
         return (self.block.width if self.block else 0) + sum(each.width for each in self.one_hots)
 
     def encode(self, source: Source, *, others: Collection[str]) -> tuple[Features, list[str]]:
-        """Return the features, (N, p) float32, and notes on what is new in this source.
+        """Return the features, p of them, and notes on what is new in this source.
 
         Parameters
         ----------
@@ -106,7 +112,7 @@ class TableInputs:
         ------
         DataError : if a column is missing, or a numeric one has text in it
         """
-        if not isinstance(source, Table):
+        if not isinstance(source, Frame):
             what = "this file holds arrays, but the model was trained on a table with named columns"
             raise DataError(what, where=source.path)
         for name in self.names:
@@ -117,17 +123,39 @@ class TableInputs:
         new = [name for name in source.names if name not in self.names and name not in others]
         if new:
             notes.append("not used, because not in the training data: " + ", ".join(map(repr, new)))
-        out = np.zeros((len(source), self.width), np.float32)
-        end = 0
+        stored = np.empty((len(source), self.dense_width + len(self.one_hots)), np.float32)
+
+        def encode(start: int) -> tuple[set[int], list[list[str]]]:
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            return self._encode(source.take(np.arange(*rows.indices(len(source)))), stored[rows])
+
+        found = in_threads(encode, range(0, len(source), _ROWS_AT_ONCE))
+        gaps = sorted(set().union(*(columns for columns, _ in found)))
+        if gaps:
+            notes.append(_note([self.numeric[i] for i in gaps], _NEW_GAPS))
+        for one_hot, *parts in zip(self.one_hots, *(strangers for _, strangers in found), strict=True):
+            notes += one_hot.note([text for part in parts for text in part])
+        return Features(stored, self.dense_width, self.width), notes
+
+    @property
+    def dense_width(self) -> int:
+        """The number of features that are numbers, or flags of missing numbers; the others are categories."""
+        return self.block.width if self.block else 0
+
+    def _encode(self, frame: Frame, out: NDArray[np.float32]) -> tuple[set[int], list[list[str]]]:
+        """Fill in the features of some rows; return the columns with gaps that are new, and texts that are."""
+        gaps: set[int] = set()
         if self.block:
-            block = np.stack([source.numbers(name) for name in self.numeric], axis=1)
-            end = self.block.width
-            self.block.encode(block, out[:, :end], where=source.where, name=self.numeric.__getitem__)
-            notes += _new_gaps(self.block, block, self.numeric.__getitem__)
-        for one_hot in self.one_hots:
-            notes += one_hot.encode(source, out[:, end : end + one_hot.width])
+            block = np.stack([frame.numbers(name) for name in self.numeric], axis=1)
+            self.block.encode(block, out[:, : self.dense_width], where=frame.where, name=self.numeric.__getitem__)
+            gaps.update(self.block.new_gaps(block).tolist())
+        strangers, end = [], self.dense_width
+        for column, one_hot in zip(out.T[end:], self.one_hots, strict=True):
+            codes, new = one_hot.encode(frame)
+            column[:] = np.where(codes < one_hot.width, end + codes, self.width)
+            strangers.append(new)
             end += one_hot.width
-        return out, notes
+        return gaps, strangers
 
     def to_state(self) -> tuple[Fields, dict[str, NDArray[Any]]]:
         """Return the fields and arrays that ``from_state`` takes back."""
@@ -188,7 +216,7 @@ class ArrayInputs:
             raise DataError(what, where=source.path, hint="take such columns out of the array")
         constant = np.flatnonzero(np.nanmax(block, axis=0) == np.nanmin(block, axis=0)).tolist()
         notes = [_note([f"{name}[{column}]" for column in constant], "has one value only")] if constant else []
-        return cls(name, block.shape[1], NumericBlock.fit(block, scaling or "robust")), notes
+        return cls(name, block.shape[1], _fitted(block, scaling or "robust")), notes
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -212,7 +240,7 @@ class ArrayInputs:
         return self.block.width if self.block else self.columns
 
     def encode(self, source: Source, *, others: Collection[str]) -> tuple[Features, list[str]]:
-        """Return the features, (N, p) float32 or uint8, and notes on what is new in this source.
+        """Return the features, p of them, and notes on what is new in this source.
 
         Parameters
         ----------
@@ -235,11 +263,19 @@ class ArrayInputs:
             if block.dtype != np.uint8:
                 what = f"array {name!r} holds {block.dtype}, but the model was trained on bytes (uint8)"
                 raise DataError(what, where=source.path)
-            return np.ascontiguousarray(block), []
+            return Features.of_array(np.ascontiguousarray(block)), []
+        fitted = self.block
         _require_finite(block, name, source.where)
         out = np.empty((len(block), self.width), np.float32)
-        self.block.encode(block, out, where=source.where, name=self._element)
-        return out, _new_gaps(self.block, block, self._element)
+
+        def encode(start: int) -> set[int]:
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            values = block[rows].astype(np.float64)
+            fitted.encode(values, out[rows], where=lambda row: source.where(start + row), name=self._element)
+            return set(fitted.new_gaps(values).tolist())
+
+        gaps = sorted(set().union(*in_threads(encode, range(0, len(block), _ROWS_AT_ONCE))))
+        return Features.of_array(out), [_note(list(map(self._element, gaps)), _NEW_GAPS)] if gaps else []
 
     def to_state(self) -> tuple[Fields, dict[str, NDArray[Any]]]:
         """Return the fields and arrays that ``from_state`` takes back."""
@@ -254,7 +290,7 @@ class ArrayInputs:
         ------
         RunError : if the state is damaged
         """
-        columns = state.count("columns", largest=_WIDEST)
+        columns = state.count("columns", largest=MAX_WIDTH)
         section = state.optional_section("block")
         return cls(state.text("name"), columns, NumericBlock.from_state(section, columns) if section else None)
 
@@ -262,13 +298,26 @@ class ArrayInputs:
         return f"{self.name}[{column}]"
 
 
-def _remark(name: str, values: Floats, gap_markers: Sequence[str]) -> str | None:
+def _fitted(block: NDArray[Any], scaling: str) -> NumericBlock:
+    """Return the encoding of an array, fitted in float64 whatever its dtype: sums of float16 soon overflow."""
+    return NumericBlock.fit(block.shape[1], lambda i: block[:, i].astype(np.float64), scaling)
+
+
+def _remark(name: str, values: Floats, frame: Frame) -> str | None:
     """Return what is to be said of a column of numbers that is used."""
     if _is_id(name, values):
         return "looks like an id; consider dropping it"
-    if gap_markers:
-        return f"has {', '.join(map(repr, gap_markers))} between numbers, taken for missing"
+    if markers := frame.gap_markers(name):
+        return f"has {', '.join(map(repr, markers))} between numbers, taken for missing"
+    if np.nanmax(np.abs(values)) >= _EXACT and _are_lost(frame.column(name).texts):
+        return "has whole numbers beyond 2^53, of which floating point cannot tell neighbours apart"
     return None
+
+
+def _are_lost(texts: Strings) -> bool:
+    """Return whether some different whole numbers are one number in float64."""
+    whole = {int(text) for text in texts if re.fullmatch(r"[+-]?\d+", text)}
+    return len(set(map(float, whole))) < len(whole)
 
 
 def _is_id(name: str, values: Floats) -> bool:
@@ -283,13 +332,6 @@ def _is_id(name: str, values: Floats) -> bool:
     if len(np.unique(values)) < count:
         return False
     return bool(_NAME_OF_ID.fullmatch(name) or count**2 > 20 * np.ptp(values))
-
-
-def _new_gaps(block: NumericBlock, values: NDArray[Any], name: Callable[[int], str]) -> list[str]:
-    """Return a note on the columns of numbers in which values are missing for the first time, if there are any."""
-    columns = list(map(name, block.new_gaps(values).tolist()))
-    remark = "has missing values, as in no training row; each counts as the median of training"
-    return [_note(columns, remark)] if columns else []
 
 
 def _note(columns: Sequence[str], remark: str) -> str:

@@ -13,9 +13,7 @@ from gpumlp.data.encoding.scaling import Scaling
 from gpumlp.data.source.cells import Floats
 from gpumlp.data.state import Fields, StateReader, prefixed
 from gpumlp.errors import DataError
-
-# Float64 copies are made of this many rows at a time.
-_ROWS_AT_ONCE = 65536
+from gpumlp.limits import in_threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +32,25 @@ class NumericBlock:
     scaling: Scaling
 
     @classmethod
-    def fit(cls, block: NDArray[Any], scaling: str) -> NumericBlock:
-        """Fit to (N, p) real numbers, NaN for a gap, no column without a value."""
+    def fit(cls, count: int, column: Callable[[int], Floats], scaling: str) -> NumericBlock:
+        """Fit to columns, each of which is asked for by its number.
+
+        Parameters
+        ----------
+        count : of the columns, p
+        column : returns one, (N,) float64, NaN for a gap, at least one value; called in several threads
+        scaling : a name in ``SCALINGS``
+        """
+
+        def examine(number: int) -> tuple[float, bool]:
+            values = column(number)
+            return float(np.nanmedian(values)), bool(np.isnan(values).any())
+
+        found = in_threads(examine, range(count))
         return cls(
-            medians=np.nanmedian(block, axis=0).astype(np.float64),
-            flagged=np.flatnonzero(np.isnan(block).any(axis=0)),
-            scaling=Scaling.fit(scaling, block),
+            medians=np.array([median for median, _ in found], np.float64),
+            flagged=np.flatnonzero([gaps for _, gaps in found]),
+            scaling=Scaling.fit_columns(scaling, count, column),
         )
 
     @property
@@ -63,7 +74,7 @@ class NumericBlock:
         where: Callable[[int], str],
         name: Callable[[int], str],
     ) -> None:
-        """Write the features of (N, p) real numbers to ``out``, (N, p + f) float32.
+        """Write the features of (N, p) real numbers to ``out``, (N, p + f) float32. Several copies of them are made.
 
         ``where`` and ``name`` give the place of a row and the name of a column, for messages.
 
@@ -72,13 +83,10 @@ class NumericBlock:
         DataError : if a value lies so far from the training values that its scaled value overflows
         """
         p = len(self.medians)
-        for start in range(0, len(block), _ROWS_AT_ONCE):
-            rows = slice(start, start + _ROWS_AT_ONCE)
-            gaps = np.isnan(block[rows])
-            filled = np.where(gaps, self.medians, block[rows])
-            with np.errstate(over="ignore", invalid="ignore"):  # found below, and named
-                out[rows, :p] = self.scaling.apply(filled)
-            out[rows, p:] = gaps[:, self.flagged]
+        gaps = np.isnan(block)
+        with np.errstate(over="ignore", invalid="ignore"):  # found below, and named
+            out[:, :p] = self.scaling.apply(np.where(gaps, self.medians, block))
+        out[:, p:] = gaps[:, self.flagged]
         finite = np.isfinite(out[:, :p])
         if not finite.all():
             row, column = (int(i) for i in np.argwhere(~finite)[0])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gpumlp.data.source.cells import FLOAT32_TINY, Floats
 from gpumlp.data.state import Fields, StateReader
+from gpumlp.limits import in_threads
 
 Fitted = dict[str, Floats]
 
@@ -25,20 +26,19 @@ MAX_KNOTS = 1000
 # Cutting the probability at 1e-7 bounds the scores to ±5.2.
 _EXTREME = 1e-7
 
-# Fitting works on this many columns at a time: quantiles of a block need several copies of it.
-_COLUMNS_AT_ONCE = 64
-
 
 @dataclass(frozen=True)
 class Scaler:
     """One way to scale.
 
-    ``shapes`` names what ``fit`` returns, each with its axes before the columns (None: any length).
+    ``shapes`` names what ``fit`` returns, each with its axes before the columns (None: any length); ``together`` is
+    how many columns it sees at once.
     """
 
     shapes: dict[str, tuple[int | None, ...]]
     fit: Callable[[Floats], Fitted]
     apply: Callable[[Floats, Fitted], Floats]
+    together: int = 1
 
 
 def _divided(block: Floats, fitted: Fitted) -> Floats:
@@ -92,7 +92,7 @@ def _apply_quantile(block: Floats, fitted: Fitted) -> Floats:
 
 SCALINGS: dict[str, Scaler] = {
     "robust": Scaler({"centre": (), "spread": ()}, _fit_robust, _apply_robust),
-    "standard": Scaler({"centre": (), "spread": ()}, _fit_standard, _divided),
+    "standard": Scaler({"centre": (), "spread": ()}, _fit_standard, _divided, together=64),
     "quantile": Scaler({"knots": (None,), "scores": (None,)}, _fit_quantile, _apply_quantile),
     "none": Scaler({}, lambda block: {}, lambda block, fitted: block),
 }
@@ -109,11 +109,24 @@ class Scaling:
     @classmethod
     def fit(cls, name: str, block: NDArray[Any]) -> Scaling:
         """Fit the scaling called ``name`` to (N, p) real numbers, NaN where a value is missing."""
+        return cls.fit_columns(name, block.shape[1], lambda column: block[:, column].astype(np.float64))
+
+    @classmethod
+    def fit_columns(cls, name: str, count: int, column: Callable[[int], Floats]) -> Scaling:
+        """Fit the scaling called ``name`` to columns, each of which is asked for by its number.
+
+        Parameters
+        ----------
+        count : of the columns, p
+        column : returns one, (N,), NaN where a value is missing; called in several threads
+        """
         scaler = SCALINGS[name]
-        parts = [
-            scaler.fit(block[:, start : start + _COLUMNS_AT_ONCE].astype(np.float64))
-            for start in range(0, block.shape[1], _COLUMNS_AT_ONCE)
-        ]
+
+        def fit(start: int) -> Fitted:
+            group = [column(i) for i in range(start, min(start + scaler.together, count))]
+            return scaler.fit(np.stack(group, axis=1))
+
+        parts = in_threads(fit, range(0, count, scaler.together))
         return cls(name, {key: np.concatenate([p[key] for p in parts], axis=-1) for key in scaler.shapes})
 
     def apply(self, block: Floats) -> Floats:

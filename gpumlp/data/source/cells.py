@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +42,14 @@ class Missing:
     among_numbers: frozenset[str] = frozenset()
 
     def __contains__(self, cell: str) -> bool:
-        """Tell whether a cell may mean "no value"."""
+        """Return whether a cell may mean "no value"."""
         return not cell or cell in self.anywhere or cell in self.among_numbers
+
+    @cached_property
+    def values(self) -> frozenset[float]:
+        """The numbers that mean "no value", however they are written: -999 also as -999.0."""
+        found = (parse_numbers(np.array([text], object)) for text in (*self.anywhere, *self.among_numbers) if text)
+        return frozenset(float(v[0]) for v in found if v is not None and np.isfinite(v[0]))
 
 
 USUAL_MISSING = Missing(

@@ -5,24 +5,39 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
+import os
+import shutil
+import tempfile
+import weakref
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from gpumlp.data.source.dialect import DETECT, Dialect
+from gpumlp.data.source.cells import Missing, parse_numbers
+from gpumlp.data.source.dialect import DETECT, QUOTES, Dialect
+from gpumlp.data.source.engine import EngineRefusalError, Scan, TextCells, delimited_rows, odd_marks
 from gpumlp.data.source.files import open_binary
-from gpumlp.data.source.sniff import SAMPLE, Row, find_decimal, find_separator, sniffed, split_rows
-from gpumlp.data.source.table import Column, Table
+from gpumlp.data.source.frame import Codes, Column, Frame
+from gpumlp.data.source.sniff import SAMPLE, Row, find_decimal, find_separator, single_blanks, sniffed, split_rows
 from gpumlp.errors import DataError
 
 # Rows become columns in portions of this size: the whole file is never held as lists of cells.
 _PORTION = 8192
+
+START_CELLS = 120_000
+"""Cells that are read here to find out what the columns hold; what is longer goes to the engine.
+
+That takes about as long as loading the engine.
+"""
+
+_COPY_BYTES = 1 << 20
+_GUESSED_FROM = 100  # different texts of a column
 
 # What a text is that is not UTF-8, more often than anything else.
 _FALLBACK = "cp1252"
@@ -34,7 +49,9 @@ _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
 Opened = Callable[[], AbstractContextManager[IO[bytes]]]
 
 
-def read_delimited(path: Path, dialect: Dialect = DETECT, *, limit: int | None = None) -> Table:
+def read_delimited(
+    path: Path, dialect: Dialect = DETECT, *, limit: int | None = None, texts: Collection[str] = ()
+) -> Frame:
     """Read a delimited file, gzip if its name ends in ``.gz``; ``.tsv`` is separated by tabs unless told otherwise.
 
     In ``.data`` and ``.test``, which are C4.5 files, a line that begins with ``|`` is a comment, and a point at the
@@ -45,96 +62,258 @@ def read_delimited(path: Path, dialect: Dialect = DETECT, *, limit: int | None =
     path : of the file
     dialect : how it is written, as far as that is known
     limit : lines to read; None for all
+    texts : columns that are texts, even where all of them are numbers
 
     Raises
     ------
     DataError : if the file cannot be read as a table; the message names the line
     """
-    name = path.name.lower().removesuffix(".gz")
-    if name.endswith(".tsv") and dialect.separator is None:
-        dialect = replace(dialect, separator="\t")
-    clean = _c45 if name.endswith((".data", ".test")) else iter
-    return _read(lambda: open_binary(path), str(path), dialect, lambda lines: islice(clean(lines), limit))
+    return _text_file(path, dialect).read(limit=limit, texts=texts)
 
 
-def read_bytes(content: bytes, dialect: Dialect = DETECT, *, name: str = "standard input") -> Table:
+def read_bytes(content: bytes, dialect: Dialect = DETECT, *, name: str = "standard input") -> Frame:
     """Read a table from the bytes of a delimited file.
 
     Raises
     ------
     DataError : as ``read_delimited`` does
     """
-    return _read(lambda: contextlib.nullcontext(io.BytesIO(content)), name, dialect, iter)
+    return TextFile(name, lambda: contextlib.nullcontext(io.BytesIO(content)), dialect).read()
 
 
-def read_lines(lines: Iterable[str], dialect: Dialect = DETECT, *, name: str = "standard input") -> Table:
+def read_lines(lines: Iterable[str], dialect: Dialect = DETECT, *, name: str = "standard input") -> Frame:
     r"""Read a table from lines of text with their ends, each ``\n`` or ``\r\n``.
 
     Raises
     ------
     DataError : if the lines are not a table
     """
-    lines = iter(lines)
-    head = list(islice(lines, SAMPLE))
-    if head:
-        head[0] = head[0].removeprefix("\ufeff")
-    if "\0" in "".join(head):
-        hint = "give data.encoding, such as utf-16, if it is text"
-        raise DataError("there are NUL characters, so this is no text, or in another encoding", where=name, hint=hint)
-    found = sniffed(head, dialect)
-    rows = split_rows(chain(head, lines), found, name)
-    first = next((row for row in rows if any(cell.strip() for cell in row[1])), None)
-    if first is None:
-        raise DataError("the file is empty", where=name, hint="a table has a line of column names, then rows")
-    if found.header:
-        names = _column_names(first[1], f"{name}:{first[0]}")
-    else:
-        names = tuple(f"column_{i}" for i in range(len(first[1])))
-        rows = chain([first], rows)
-    if len(names) == 1 and dialect.separator is not None:
-        _require_separator(head, found, f"{name}:{first[0]}")
-    columns, starts = _columns(rows, len(names), name)
-    if not starts:
-        hint = "if they are a row, set data.header to false"
-        raise DataError("there are column names but no rows", where=name, hint=hint)
-    if found.decimal is None:
-        found = replace(found, decimal=find_decimal([c.texts for c in columns], found.missing))
-    return Table(
-        path=name,
-        columns=dict(zip(names, columns, strict=True)),
-        lines=np.array(starts, dtype=np.int64),
-        dialect=found,
-        notes=_told(name, dialect, found, len(names)),
-    )
+    return _Start(lines, dialect, name).whole()
 
 
-def _read(opened: Opened, name: str, dialect: Dialect, clean: Callable[[Iterable[str]], Iterator[str]]) -> Table:
-    """Decode and read: by the encoding that is given, or by its mark, or as UTF-8, or else as what is usual.
+def _text_file(path: Path, dialect: Dialect) -> TextFile:
+    """Return a file whose name tells its kind."""
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith(".tsv") and dialect.separator is None:
+        dialect = replace(dialect, separator="\t")
+    clean = _c45 if name.endswith((".data", ".test")) else iter
+    return TextFile(str(path), lambda: open_binary(path), dialect, clean, path)
 
-    What was found is not kept for later files: unlike a header, each of them tells its own.
+
+@dataclass(frozen=True)
+class TextFile:
+    """A delimited text, opened as often as it is looked at.
+
+    Parameters
+    ----------
+    name : what to call it in messages
+    opened : opens its bytes
+    dialect : how it is written, as far as that is known
+    clean : turns its lines into those of a plain file, as many as there were
+    path : where it lies; None if it is not a file
     """
 
-    def attempt(encoding: str) -> Table:
-        with opened() as stream, io.TextIOWrapper(stream, encoding, newline="\n") as lines:
-            return read_lines(clean(lines), dialect, name=name)
+    name: str
+    opened: Opened
+    dialect: Dialect
+    clean: Callable[[Iterable[str]], Iterator[str]] = iter
+    path: Path | None = None
 
-    with opened() as stream:
-        start = stream.read(4)
-    marked = next((encoding for mark, encoding in _MARKS.items() if start.startswith(mark)), "utf-8")
-    encoding = dialect.encoding or marked
-    try:
-        table = attempt(encoding)
-        return replace(table, notes=(*table.notes, *_doubts(opened, name, encoding)))
-    except UnicodeError as error:
-        undecodable = _undecodable(opened, name, encoding, error)
-        if dialect.encoding or marked != "utf-8":
+    def read(self, *, limit: int | None = None, texts: Collection[str] = ()) -> Frame:
+        """Decode and read: by the encoding that is given, or by its mark, or as UTF-8, or else as what is usual.
+
+        What was found is not kept for later files: unlike a header, each of them tells its own.
+
+        Raises
+        ------
+        DataError : if this is not a table; the message names the line
+        """
+        with self.opened() as stream:
+            start = stream.read(4)
+        marked = next((encoding for mark, encoding in _MARKS.items() if start.startswith(mark)), "utf-8")
+        encoding = self.dialect.encoding or marked
+        try:
+            frame = self._attempt(encoding, limit, texts)
+            return replace(frame, notes=(*frame.notes, *_doubts(self.opened, self.name, encoding)))
+        except UnicodeError as error:
+            undecodable = _undecodable(self.opened, self.name, encoding, error)
+            if self.dialect.encoding or marked != "utf-8":
+                raise undecodable from error
+        try:
+            frame = self._attempt(_FALLBACK, limit, texts)
+        except UnicodeError as error:
             raise undecodable from error
-    try:
-        table = attempt(_FALLBACK)
-    except UnicodeError as error:
-        raise undecodable from error
-    note = f"{undecodable.where}: {undecodable.what}, so the file is read as {_FALLBACK}"
-    return replace(table, notes=(*table.notes, f"{note}; set data.encoding if that is wrong"))
+        note = f"{undecodable.where}: {undecodable.what}, so the file is read as {_FALLBACK}"
+        return replace(frame, notes=(*frame.notes, f"{note}; set data.encoding if that is wrong"))
+
+    @contextlib.contextmanager
+    def lines(self, encoding: str) -> Iterator[Iterator[str]]:
+        """Open the file as lines of text."""
+        with self.opened() as stream, io.TextIOWrapper(stream, encoding, newline="\n") as lines:
+            yield self.clean(lines)
+
+    def _attempt(self, encoding: str, limit: int | None, texts: Collection[str]) -> Frame:
+        with self.lines(encoding) as lines:
+            start = _Start(islice(lines, limit), self.dialect, self.name)
+            if self.path is None or limit is not None or start.is_whole or len(start.names) == 1:
+                return start.whole()
+            try:
+                return self._by_engine(start, encoding, texts)
+            except EngineRefusalError:
+                with self.lines(encoding) as again:  # most files that it refuses are ragged: this finds the line
+                    _Start(again, self.dialect, self.name).check()
+                return start.whole()
+
+    def _by_engine(self, start: _Start, encoding: str, texts: Collection[str]) -> Frame:
+        """Read the whole file with the engine, having seen its start."""
+        found = start.dialect
+        assert found.separator is not None
+        assert found.quote is not None
+        path = self._plain(encoding, found)
+        names = start.names
+        rows = delimited_rows(
+            path, len(names), separator=found.separator, quote=QUOTES[found.quote], skip=start.lines[0] - 1
+        )
+        odd = odd_marks(path)
+        sample = dict(zip(names, start.columns(), strict=True))
+        decimal = found.decimal or find_decimal([column.texts for column in sample.values()], found.missing)
+        while True:
+            kinds = {
+                name: name not in texts and _seems_numeric(c, found.missing, decimal) for name, c in sample.items()
+            }
+            cells = TextCells({name: i for i, name in enumerate(names)}, decimal, odd)
+            known = {name: sample[name].texts.tolist() for name, number in kinds.items() if not number}
+            scan = Scan((str(path),), rows, cells, kinds, known, found.missing, decimal)
+            columns = scan.columns()
+            settled = found.decimal or _decimal(decimal, columns, sample, found.missing)
+            if settled == decimal:
+                break
+            decimal = settled
+        dialect = replace(found, decimal=decimal)
+
+        def place(row: int) -> str:
+            with self.lines(encoding) as lines:
+                return f"{self.name}:{_Start(lines, self.dialect, self.name).line(row)}"
+
+        return Frame(self.name, columns, place, dialect, _told(self.name, self.dialect, dialect, len(names)))
+
+    def _plain(self, encoding: str, found: Dialect) -> Path:
+        """Return a file of UTF-8 with one character between cells: this one, or a temporary copy.
+
+        What is packed is unpacked here, since the engine does not look at checksums.
+        """
+        assert self.path is not None
+        is_utf8 = self.clean is iter and found.separator != " " and codecs.lookup(encoding).name in ("utf-8", "ascii")
+        if is_utf8 and self.path.suffix.lower() != ".gz":
+            return self.path
+        descriptor, name = tempfile.mkstemp(suffix=".csv", prefix="gpumlp-")
+        weakref.finalize(self, Path(name).unlink, missing_ok=True)
+        with os.fdopen(descriptor, "wb") as copy:
+            if is_utf8:
+                with self.opened() as stream:
+                    shutil.copyfileobj(stream, copy, _COPY_BYTES)
+                return Path(name)
+            with self.lines(encoding) as lines, io.TextIOWrapper(copy, "utf-8", newline="") as text:
+                text.writelines(single_blanks(lines) if found.separator == " " else lines)
+        return Path(name)
+
+
+class _Start:
+    """The start of a table: how it is written, what its columns are called, its first rows; and the rest on demand.
+
+    Parameters
+    ----------
+    lines : of the table, with their ends
+    given : how it is written, as far as that is known
+    name : what to call it in messages
+
+    Raises
+    ------
+    DataError : if this is not the start of a table
+    """
+
+    def __init__(self, lines: Iterable[str], given: Dialect, name: str) -> None:
+        self.name, self.given = name, given
+        lines = iter(lines)
+        head = list(islice(lines, SAMPLE))
+        if head:
+            head[0] = head[0].removeprefix("\ufeff")
+        if "\0" in "".join(head):
+            hint = "give data.encoding, such as utf-16, if it is text"
+            what = "there are NUL characters, so this is no text, or in another encoding"
+            raise DataError(what, where=name, hint=hint)
+        self.dialect = sniffed(head, given)
+        rows = split_rows(chain(head, lines), self.dialect, name)
+        first = next((row for row in rows if any(cell.strip() for cell in row[1])), None)
+        if first is None:
+            raise DataError("the file is empty", where=name, hint="a table has a line of column names, then rows")
+        if self.dialect.header:
+            self.names = _column_names(first[1], f"{name}:{first[0]}")
+        else:
+            self.names = tuple(f"column_{i}" for i in range(len(first[1])))
+            rows = chain([first], rows)
+        if len(self.names) == 1 and given.separator is not None:
+            _require_separator(head, self.dialect, f"{name}:{first[0]}")
+        self._rows = _even(rows, len(self.names), name)
+        self._columns = _Columns(len(self.names))
+        self._columns.read(self._rows, START_CELLS // len(self.names) + 1)
+        self._next = next(self._rows, None)
+        if not self.lines:
+            hint = "if they are a row, set data.header to false"
+            raise DataError("there are column names but no rows", where=name, hint=hint)
+
+    @property
+    def is_whole(self) -> bool:
+        """True where the table ends with its start."""
+        return self._next is None
+
+    @property
+    def lines(self) -> array[int]:
+        """The line on which each row starts that was read, counted from 1."""
+        return self._columns.lines
+
+    def columns(self) -> list[Codes]:
+        """Return the columns as far as they were read."""
+        return self._columns.columns()
+
+    def whole(self) -> Frame:
+        """Read on to the end and return all rows.
+
+        Raises
+        ------
+        DataError : if the lines are not a table
+        """
+        self._columns.read(self._rest())
+        columns, lines = self.columns(), np.array(self.lines)
+        dialect = self.dialect
+        if dialect.decimal is None:
+            dialect = replace(dialect, decimal=find_decimal([c.texts for c in columns], dialect.missing))
+        return Frame(
+            path=self.name,
+            columns=dict(zip(self.names, columns, strict=True)),
+            place=lambda row: f"{self.name}:{lines[row]}",
+            dialect=dialect,
+            notes=_told(self.name, self.given, dialect, len(self.names)),
+        )
+
+    def check(self) -> None:
+        """Look at all rows.
+
+        Raises
+        ------
+        DataError : if one has another number of cells than the first
+        """
+        for _ in self._rest():
+            pass
+
+    def line(self, row: int) -> int:
+        """Return the line on which a row starts, which may be one that was not read yet."""
+        if row < len(self.lines):
+            return self.lines[row]
+        return next(islice(self._rest(), row - len(self.lines), None))[0]
+
+    def _rest(self) -> Iterator[Row]:
+        return self._rows if self._next is None else chain([self._next], self._rows)
 
 
 def _undecodable(opened: Opened, name: str, encoding: str, error: UnicodeError) -> DataError:
@@ -215,35 +394,66 @@ class _Texts(dict[str, int]):
         return number
 
 
-def _columns(rows: Iterator[Row], width: int, where: str) -> tuple[list[Column], list[int]]:
-    """Turn rows into columns, and return these with the line that each row starts on."""
-    texts = [_Texts() for _ in range(width)]
-    codes = [array("i") for _ in range(width)]
-    starts: list[int] = []
-    portion: list[list[str]] = []
-
-    def flush() -> None:
-        for known, column, cells in zip(texts, codes, zip(*portion, strict=True), strict=False):
-            column.extend(map(known.__getitem__, cells))
-        portion.clear()
-
-    for start, row in rows:
+def _even(rows: Iterable[Row], width: int, where: str) -> Iterator[Row]:
+    """Yield the rows. Raises DataError where one has another number of cells than the first."""
+    for number, (start, row) in enumerate(rows):
         if len(row) != width:
             hint = "a cell that holds the separator needs quotes"
-            if not starts and len(row) > width:
+            if not number and len(row) > width:
                 hint = f"if the first row is a title or a comment, take it out; else {hint}"
             what = f"expected {width} cell{'s' * (width > 1)}, as in the first row, but found {len(row)}"
             raise DataError(what, where=f"{where}:{start}", hint=hint)
-        starts.append(start)
-        portion.append(row)
-        if len(portion) == _PORTION:
-            flush()
-    flush()
-    return [_stripped(*each) for each in zip(texts, codes, strict=True)], starts
+        yield start, row
 
 
-def _stripped(texts: _Texts, codes: array[int]) -> Column:
+class _Columns:
+    """Columns in the making: each distinct text once, and for each row which it is."""
+
+    def __init__(self, width: int) -> None:
+        self._texts = [_Texts() for _ in range(width)]
+        self._codes = [array("i") for _ in range(width)]
+        self.lines = array("q")
+
+    def read(self, rows: Iterator[Row], most: int | None = None) -> None:
+        """Take so many rows, or all; ``lines`` gets the line that each starts on."""
+        rows = islice(rows, most)
+        while portion := list(islice(rows, _PORTION)):
+            self.lines.extend(start for start, _ in portion)
+            cells = zip(*(row for _, row in portion), strict=True)
+            for known, column, each in zip(self._texts, self._codes, cells, strict=True):
+                column.extend(map(known.__getitem__, each))
+
+    def columns(self) -> list[Codes]:
+        """Return the columns, blanks cut off at both ends of their texts."""
+        return [_stripped(*each) for each in zip(self._texts, self._codes, strict=True)]
+
+
+def _stripped(texts: _Texts, codes: array[int]) -> Codes:
     """Cut the blanks off the texts, which makes some of them equal."""
     stripped = _Texts()
     renumbered = np.array([stripped[text.strip()] for text in texts], dtype=np.int32)
-    return Column(np.array(list(stripped), dtype=object), renumbered[np.array(codes, dtype=np.int32)])
+    return Codes(np.array(list(stripped), dtype=object), renumbered[np.array(codes, dtype=np.int32)])
+
+
+def _seems_numeric(sample: Codes, missing: Missing, decimal: str) -> bool:
+    """Return whether most of the different texts are numbers: a guess, by which the engine reads the column."""
+    texts = [text for text in sample.texts if text not in missing]
+    numbers = sum(parse_numbers(np.array([text], object), decimal) is not None for text in texts[:_GUESSED_FROM])
+    return 2 * numbers >= len(texts[:_GUESSED_FROM])
+
+
+def _decimal(guess: str, columns: Mapping[str, Column], sample: Mapping[str, Codes], missing: Missing) -> str:
+    """Return the decimal mark by all rows, which were read with a guess by the first of them.
+
+    Columns that were read as numbers have no other mark than the guess. Only where the others leave a doubt are all
+    of them looked at as they are written.
+    """
+    texts = [column.texts for column in columns.values() if isinstance(column, Codes)]
+    if guess == ".":
+        if find_decimal(texts, missing) == ".":
+            return guess  # a column of numbers has no comma, so it could not say otherwise
+    else:
+        clear = [sample[name].texts for name, column in columns.items() if not isinstance(column, Codes)]
+        if find_decimal([*clear, *texts], missing) == ",":
+            return guess
+    return find_decimal([column.written().texts for column in columns.values()], missing)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Protocol
 
 from gpumlp.data.source.arrays import ArrayTable, read_npy, read_npz
 from gpumlp.data.source.delimited import read_delimited
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.files import existing
+from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.idx import read_idx
-from gpumlp.data.source.parquet import read_parquet
 from gpumlp.data.source.sniff import SAMPLE
-from gpumlp.data.source.table import Table
+from gpumlp.data.source.typed import read_json_lines, read_parquet
 from gpumlp.errors import DataError
 
-Source = Table | ArrayTable
+Source = Frame | ArrayTable
+
+
+class FrameReader(Protocol):
+    """A function that reads a file of typed or untyped columns."""
+
+    def __call__(self, path: Path, dialect: Dialect = ..., *, texts: Collection[str] = ...) -> Frame: ...
+
 
 _ARRAY_READERS: dict[str, Callable[[Path], ArrayTable]] = {
     ".npz": read_npz,
@@ -29,23 +37,25 @@ _ARRAY_READERS: dict[str, Callable[[Path], ArrayTable]] = {
     ".idx3": read_idx,
     ".idx3.gz": read_idx,
 }
-_TEXT = (".csv", ".tsv", ".txt", ".data", ".test")
-_TABLE_READERS: dict[str, Callable[[Path, Dialect], Table]] = {
+_TEXT = (".csv", ".tsv", ".txt", ".dat", ".data", ".test")
+_FRAME_READERS: dict[str, FrameReader] = {
     **{ending + packed: read_delimited for ending in _TEXT for packed in ("", ".gz")},
     ".parquet": read_parquet,
+    **{ending + packed: read_json_lines for ending in (".jsonl", ".ndjson") for packed in ("", ".gz")},
 }
 
-ENDINGS: tuple[str, ...] = (*_TABLE_READERS, *_ARRAY_READERS)
+ENDINGS: tuple[str, ...] = (*_FRAME_READERS, *_ARRAY_READERS)
 """The endings of file names that can be read."""
 
 
-def read(path: str | Path, dialect: Dialect = DETECT) -> Source:
+def read(path: str | Path, dialect: Dialect = DETECT, *, texts: Collection[str] = ()) -> Source:
     """Read a data file.
 
     Parameters
     ----------
     path : a file whose name ends in one of ``ENDINGS``
     dialect : how a text file is written, as far as that is known
+    texts : columns to be kept as they are written, even where all their cells are numbers: classes, categories
 
     Raises
     ------
@@ -53,8 +63,8 @@ def read(path: str | Path, dialect: Dialect = DETECT) -> Source:
     """
     path = Path(path)
     ending = readable(path)
-    if ending in _TABLE_READERS:
-        return _TABLE_READERS[ending](path, dialect)
+    if ending in _FRAME_READERS:
+        return _FRAME_READERS[ending](path, dialect, texts=texts)
     return _ARRAY_READERS[ending](path)
 
 
@@ -66,7 +76,7 @@ def read_start(path: str | Path, dialect: Dialect = DETECT) -> Source:
     DataError : as ``read`` does
     """
     path = Path(path)
-    if _TABLE_READERS.get(readable(path)) is read_delimited:
+    if _FRAME_READERS.get(readable(path)) is read_delimited:
         return read_delimited(path, dialect, limit=SAMPLE)
     return read(path, dialect)
 

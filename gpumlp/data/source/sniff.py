@@ -35,7 +35,7 @@ def split_rows(lines: Iterable[str], dialect: Dialect, name: str) -> Iterator[Ro
     DataError : if quotes or line ends are broken
     """
     if dialect.separator == " ":
-        lines = (re.sub(r"[ \t]+", " ", line.strip()) + "\n" for line in lines)
+        lines = single_blanks(lines)
     reader = csv.reader(lines, **dialect.csv_options)
     start = 1
     try:
@@ -48,6 +48,11 @@ def split_rows(lines: Iterable[str], dialect: Dialect, name: str) -> Iterator[Ro
         if "new-line" in str(error):
             hint = r"end each line with \n or \r\n; a single \r, as old programs write it, needs quotes"
         raise DataError(f"broken quoting or line end ({error})", where=f"{name}:{start}", hint=hint) from error
+
+
+def single_blanks(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines with one blank between cells, and none at the ends."""
+    return (re.sub(r"[ \t]+", " ", line.strip()) + "\n" for line in lines)
 
 
 def sniffed(lines: Sequence[str], given: Dialect) -> Dialect:

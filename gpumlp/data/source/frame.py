@@ -1,0 +1,352 @@
+"""A frame: typed columns, each numbers or codes of texts, with the place that each row came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Missing, Strings, mend_number, parse_numbers, seem_grouped
+from gpumlp.data.source.dialect import Dialect
+from gpumlp.errors import DataError, choices
+
+_FIRST_ROWS = 1000  # looked at before all of a column are
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """A column of text, each distinct text kept once: what costs time is done per text, not per cell.
+
+    Parameters
+    ----------
+    texts : (u,) str, without blanks at the ends, in the order in which they first occur
+    codes : (N,) int32, for each row which of the texts it has
+    """
+
+    texts: Strings
+    codes: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def take(self, rows: NDArray[np.int64]) -> Codes:
+        """Return the column of these rows."""
+        codes = self.codes[rows]
+        used = np.bincount(codes, minlength=len(self.texts)) > 0
+        return Codes(self.texts[used], (np.cumsum(used) - 1).astype(np.int32)[codes])
+
+    def blank(self, missing: Collection[str]) -> Codes:
+        """Return the column with the empty text in place of every text that means "no value"."""
+        return replace(self, texts=np.array([t if t not in missing else "" for t in self.texts], object))
+
+    def written(self) -> Codes:
+        """Return the column itself: it is kept as it was written."""
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """A column of numbers.
+
+    Parameters
+    ----------
+    source : (n,) float64, NaN where the value is missing
+    rewritten : returns the source as it was written; called only where a message or a class needs the texts
+    markers : texts that were taken for missing because they stand among numbers
+    rows : (N,) int64, the rows of the source that the column has; None for all
+    """
+
+    source: Floats
+    rewritten: Callable[[], Codes]
+    markers: tuple[str, ...] = ()
+    rows: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.source if self.rows is None else self.rows)
+
+    @property
+    def values(self) -> Floats:
+        """The numbers, (N,): gathered when they are asked for, so that parts of a table take no memory."""
+        return self.source if self.rows is None else self.source[self.rows]
+
+    def take(self, rows: NDArray[np.int64]) -> Numbers:
+        """Return the column of these rows."""
+        return replace(self, rows=rows if self.rows is None else self.rows[rows])
+
+    def written(self) -> Codes:
+        """Return the column as it was written."""
+        column = self.rewritten()
+        return column if self.rows is None else column.take(self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Nested:
+    """A column of lists or records, which is there but cannot be used: whoever asks for its values gets an error.
+
+    Parameters
+    ----------
+    name, kind : of the column
+    path : of the source
+    count : rows
+    """
+
+    name: str
+    kind: str
+    path: str
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def take(self, rows: NDArray[np.int64]) -> Nested:
+        """Return the column of these rows."""
+        return replace(self, count=len(rows))
+
+    def written(self) -> Codes:
+        """Raise the error.
+
+        Raises
+        ------
+        DataError : in any case
+        """
+        what = f"column {self.name!r} holds {self.kind}, not single values"
+        raise DataError(what, where=self.path, hint="leave it out with data.drop, or make columns of its parts")
+
+
+Column = Numbers | Codes | Nested
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The rows of a table.
+
+    Parameters
+    ----------
+    path : what to call the source in messages
+    columns : by name, in file order
+    place : returns where a row of the source starts, such as ``file:line``; rows are counted from 0
+    dialect : how the source was read; a later file can be read the same way
+    notes : what a user should know about how it was read
+    rows : (N,) int64, the rows of the source that are here; None for all
+    """
+
+    path: str
+    columns: Mapping[str, Column]
+    place: Callable[[int], str]
+    dialect: Dialect
+    notes: tuple[str, ...] = ()
+    rows: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The column names, in file order."""
+        return tuple(self.columns)
+
+    def take(self, rows: NDArray[np.int64]) -> Frame:
+        """Return the frame of these rows."""
+        columns = {name: column.take(rows) for name, column in self.columns.items()}
+        return replace(self, columns=columns, rows=rows if self.rows is None else self.rows[rows])
+
+    def where(self, row: int) -> str:
+        """Return the place of a row, such as ``file:line``."""
+        return self.place(row if self.rows is None else int(self.rows[row]))
+
+    def resolve(self, column: str | int | None) -> str:
+        """Return the name of a column given by name or by position (negative: from the end).
+
+        Raises
+        ------
+        DataError : if there is no such column
+        """
+        names = self.names
+        if column is None:
+            hint = "name one of the columns: " + ", ".join(names)
+            raise DataError("a table needs the name of its target", where=self.path, hint=hint)
+        if isinstance(column, str):
+            if column not in self.columns:
+                hint = choices(column, names)
+                if self.dialect.header is False:
+                    hint = f"if the first line holds the column names, set data.header to true; else {hint}"
+                raise DataError(f"there is no column {column!r}", where=self.path, hint=hint)
+            return column
+        if not -len(names) <= column < len(names):
+            hint = f"the file has {len(names)} columns: 0 to {len(names) - 1}, or -1 for the last"
+            if str(column) in names:
+                hint = f"there is one of that name: write '{column}', with the quotes"
+            raise DataError(f"there is no column number {column}", where=self.path, hint=hint)
+        return names[column]
+
+    def with_missing(self, missing: Missing) -> Frame:
+        """Return the frame with other texts that mean "no value"; numbers that were read with others are undone."""
+        if missing == self.dialect.missing:
+            return self
+        columns = {name: c.written() if isinstance(c, Numbers) else c for name, c in self.columns.items()}
+        return replace(self, columns=columns, dialect=replace(self.dialect, missing=missing))
+
+    def column(self, name: str) -> Codes:
+        """Return a column of texts, with the empty text for every missing value."""
+        return self.columns[name].written().blank(self.dialect.missing.anywhere)
+
+    def labels(self, name: str) -> Strings:
+        """Return the cells of a column, (N,) str, the empty text where the value is missing."""
+        column = self.column(name)
+        labels: Strings = column.texts[column.codes]
+        return labels
+
+    def try_numbers(self, name: str) -> Floats | None:
+        """Return a column as numbers, (N,) float64, NaN where the value is missing; None if it has text.
+
+        Raises
+        ------
+        DataError : if a number is not finite, or beyond the range of 32-bit floats
+        """
+        column, missing = self.columns[name], self.dialect.missing
+        if not isinstance(column, Numbers) or (column.markers and np.isnan(column.values).all()):
+            present = {text for text in column.written().texts if text and text not in missing.anywhere}
+            if present and present <= missing.among_numbers:
+                return None  # there are no numbers for them to stand among
+        return self._parsed(name)
+
+    def numbers(self, name: str) -> Floats:
+        """Return a column that must be numeric, (N,) float64, NaN where the value is missing.
+
+        Raises
+        ------
+        DataError : if a cell is text, not finite, or beyond the range of 32-bit floats
+        """
+        values = self._parsed(name)
+        if values is not None:
+            return values
+        column, decimal = self.columns[name].written(), self.dialect.decimal or "."
+        alone = (np.array([text], object) for text in column.texts)
+        bad = np.array([parse_numbers(text, decimal) is None for text in alone]) & ~self._missing(column)
+        row = int(np.argmax(bad[column.codes]))
+        raise DataError(
+            f"column {name!r} should be numeric, but this cell is {self._cell(name, row)!r}",
+            where=self.where(row),
+            hint=self.remedy(name) or "correct the cell, name it as a marker of missing values, or drop the column",
+        )
+
+    def remedy(self, name: str) -> str | None:
+        """Return a hint for fixing the first cell that is not a number, if a person would read it as one."""
+        decimal, missing = self.dialect.decimal or ".", self.dialect.missing
+        alone = (text for text in self.columns[name].written().texts if text not in missing)
+        strange = (text for text in alone if parse_numbers(np.array([text], object), decimal) is None)
+        return mend_number(next(strange, ""), decimal)
+
+    def gap_markers(self, name: str) -> list[str]:
+        """Return the texts of a column of numbers that mean "no value" only because they stand among numbers."""
+        column = self.columns[name]
+        if isinstance(column, Numbers) and not column.markers:
+            return []
+        return [text for text in column.written().texts if text in self.dialect.missing.among_numbers]
+
+    def grouped(self, name: str) -> str | None:
+        """Return a remark on a column of numbers in which points seem to stand between thousands."""
+        column = self.columns[name]
+        if self.dialect.decimal == ",":
+            return None  # then a number has no point
+        if isinstance(column, Numbers) and not _may_be_grouped(column.values):
+            return None
+        return seem_grouped(text for text in column.written().texts if text not in self.dialect.missing)
+
+    def _parsed(self, name: str) -> Floats | None:
+        column = self.columns[name]
+        if isinstance(column, Numbers):
+            # A comparison with NaN is false, so this finds infinities and overflow, and lets gaps pass.
+            large = np.abs(column.values) > FLOAT32_MAX
+            if large.any():
+                raise self._not_finite(name, int(np.argmax(large)))
+            return column.values
+        codes = column.written()
+        missing = self._missing(codes)
+        values = parse_numbers(np.where(missing, "nan", codes.texts), self.dialect.decimal or ".")
+        if values is None:
+            return None
+        bad = ~(np.abs(values) <= FLOAT32_MAX) & ~missing
+        if bad.any():
+            raise self._not_finite(name, int(np.argmax(bad[codes.codes])))
+        values[np.isin(values, list(self.dialect.missing.values))] = np.nan
+        numbers: Floats = values[codes.codes]
+        return numbers
+
+    def _not_finite(self, name: str, row: int) -> DataError:
+        return DataError(
+            f"column {name!r} has {self._cell(name, row)!r}, which is not a finite 32-bit float",
+            where=self.where(row),
+            hint="correct the cell, or name it as a marker of missing values",
+        )
+
+    def _missing(self, column: Codes) -> NDArray[np.bool_]:
+        """Return which texts of a column of numbers mean "no value", (u,) bool."""
+        return np.array([text in self.dialect.missing for text in column.texts], bool)
+
+    def _cell(self, name: str, row: int) -> str:
+        column = self.columns[name].written()
+        return str(column.texts[column.codes[row]])
+
+
+def _may_be_grouped(values: Floats) -> bool:
+    """Return whether all numbers may be written with three decimals or none, and some are: see ``seem_grouped``."""
+    for part in (values[:_FIRST_ROWS], values):
+        thousandths = 1000.0 * part[~np.isnan(part)]
+        if not (np.abs(thousandths - np.rint(thousandths)) <= 1e-6).all():
+            return False
+    return bool((values % 1 != 0).any())
+
+
+def concatenated(frames: Sequence[Frame], path: str) -> Frame:
+    """Return the rows of several frames with the same columns, one after the other."""
+    if len(frames) == 1:
+        return frames[0]
+    starts = np.cumsum([0, *map(len, frames)])
+
+    def place(row: int) -> str:
+        part = int(np.searchsorted(starts, row, side="right")) - 1
+        return frames[part].where(row - int(starts[part]))
+
+    columns = {name: _joined([frame.columns[name] for frame in frames]) for name in frames[0].names}
+    notes = tuple(dict.fromkeys(note for frame in frames for note in frame.notes))
+    return Frame(path, columns, place, frames[0].dialect, notes)
+
+
+def _joined(columns: Sequence[Column]) -> Column:
+    """Return several columns as one: of numbers if all are."""
+    if all(isinstance(column, Numbers) for column in columns):
+        markers = tuple(dict.fromkeys(m for c in columns if isinstance(c, Numbers) for m in c.markers))
+        values = np.concatenate([c.values for c in columns if isinstance(c, Numbers)])
+        return Numbers(values, lambda: _joined_codes([c.written() for c in columns]), markers)
+    return _joined_codes([column.written() for column in columns])
+
+
+def _joined_codes(columns: Sequence[Codes]) -> Codes:
+    known: dict[str, int] = {}
+    parts = []
+    for column in columns:
+        numbers = np.array([known.setdefault(text, len(known)) for text in column.texts], np.int32)
+        parts.append(numbers[column.codes])
+    return Codes(np.array(list(known), object), np.concatenate(parts))
+
+
+def numbers_as_text(values: NDArray[Any]) -> Codes:
+    """Return numbers as a CSV file would have them: whole ones without a point, else the shortest that reads back.
+
+    Parameters
+    ----------
+    values : (N,) real numbers; NaN is the empty text
+    """
+    distinct, first, codes = np.unique(values, return_index=True, return_inverse=True, equal_nan=True)
+    if distinct.dtype.kind == "f":
+        texts = ["" if v != v else str(int(v)) if v.is_integer() else repr(v) for v in distinct.tolist()]
+    else:
+        texts = [str(v) for v in distinct.tolist()]
+    order = np.argsort(first, kind="stable")
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    return Codes(np.array(texts, object)[order], rank[codes.reshape(-1)])

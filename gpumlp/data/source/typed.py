@@ -1,0 +1,141 @@
+"""Sources whose columns have types: Parquet files, JSON lines, queries. The engine reads all of them alike."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gpumlp.data.source.dialect import DETECT, Dialect
+from gpumlp.data.source.engine import EMPTY, EngineRefusalError, Scan, engine, identifier, literal, sampled
+from gpumlp.data.source.frame import Column, Frame, Nested
+from gpumlp.errors import DataError
+
+_WHOLE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?")
+_REAL = re.compile(r"(HALF_?)?FLOAT\d*|REAL|DOUBLE|DECIMAL\(.*\)")
+_NESTED = re.compile(r".*\]|(STRUCT|MAP|UNION|LIST|ARRAY|VARIANT)\b.*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class TypedCells:
+    """Expressions over columns of their own names.
+
+    Parameters
+    ----------
+    types : of each column, as the engine calls it
+    """
+
+    types: Mapping[str, str]
+
+    def number(self, name: str) -> str:
+        """Return the value as DOUBLE, ``EMPTY`` for NULL and NaN."""
+        column = f"CAST({identifier(name)} AS DOUBLE)"
+        if not _REAL.fullmatch(self.types[name]):
+            return f"coalesce({column}, {EMPTY})"
+        return f"CASE WHEN {column} IS NULL OR isnan({column}) THEN {EMPTY} ELSE {column} END"
+
+    def text(self, name: str) -> str:
+        """Return the value as a CSV file would have it: whole numbers without a point, NULL for NULL and NaN."""
+        column = identifier(name)
+        text = f"CAST({column} AS VARCHAR)"
+        if not _REAL.fullmatch(self.types[name]):
+            return f"nullif({text}, '')"
+        whole = f"CAST(CAST({column} AS BIGINT) AS VARCHAR)"
+        return (
+            f"CASE WHEN isnan({column}::DOUBLE) THEN NULL "
+            f"WHEN abs({column}) < 1e15 AND {column} = trunc({column}) THEN {whole} ELSE {text} END"
+        )
+
+
+def read_parquet(path: Path, dialect: Dialect = DETECT, *, texts: Collection[str] = ()) -> Frame:
+    """Read a Parquet file. Rows are counted from 1 in messages.
+
+    Of the dialect only the markers of missing values matter; it is kept for a file of text that comes later.
+
+    Parameters
+    ----------
+    texts : columns that are texts, even where their type is numeric
+
+    Raises
+    ------
+    DataError : if the file is damaged or has no rows
+    """
+    rows = f"read_parquet({literal(os.path.abspath(path))})"
+    return read_typed(rows, [str(path)], f"{path}", dialect, texts=texts, kind="Parquet")
+
+
+def read_json_lines(path: Path, dialect: Dialect = DETECT, *, texts: Collection[str] = ()) -> Frame:
+    """Read a file with a JSON object in each line, as ``read_parquet`` does.
+
+    Raises
+    ------
+    DataError : if the file is damaged or has no rows
+    """
+    rows = (
+        f"read_json({literal(os.path.abspath(path))}, format = 'newline_delimited', sample_size = -1, "
+        "maximum_object_size = 134217728)"
+    )
+    return read_typed(rows, [str(path)], f"{path}", dialect, texts=texts, kind="JSON lines")
+
+
+def read_typed(
+    rows: str,
+    paths: Sequence[str],
+    name: str,
+    dialect: Dialect,
+    *,
+    texts: Collection[str],
+    kind: str,
+    place: Callable[[int], str] | None = None,
+) -> Frame:
+    """Read what stands behind FROM.
+
+    Parameters
+    ----------
+    rows : a table function, or a query in brackets
+    paths : the files that may be read
+    name : what to call the source in messages
+    kind : of the source, for messages
+    place : returns where a row starts; None for ``name:row``, counted from 1
+
+    Raises
+    ------
+    DataError : if the engine cannot read it, or there are no rows
+    """
+    try:
+        types = _types(rows, paths)
+        nested = {column: type_ for column, type_ in types.items() if _NESTED.fullmatch(type_)}
+        kinds = {
+            column: _is_number(type_) and column not in texts
+            for column, type_ in types.items()
+            if column not in nested
+        }
+        cells = TypedCells(types)
+        known = sampled(paths, rows, {name: cells.text(name) for name, number in kinds.items() if not number})
+        scan = Scan(tuple(paths), rows, cells, kinds, known, dialect.missing)
+        columns: dict[str, Column] = dict(scan.columns()) if kinds else {}
+    except EngineRefusalError as error:
+        raise DataError(f"cannot be read as {kind}: {first_line(error)}", where=name) from None
+    count = len(next(iter(columns.values()))) if columns else 0
+    if columns and not count:
+        raise DataError("there are column names but no rows", where=name)
+    every = {c: columns.get(c) or Nested(c, type_, name, count) for c, type_ in types.items()}
+    return Frame(name, every, place or (lambda row: f"{name}:{row + 1}"), replace(dialect, decimal=None))
+
+
+def first_line(error: Exception) -> str:
+    """Return the engine's message without its class, its advice and its picture of the query."""
+    line = str(error).splitlines()[0]
+    return re.sub(r"^(\w+ )*Error: ", "", line)
+
+
+def _types(rows: str, paths: Sequence[str]) -> dict[str, str]:
+    with engine(paths) as connection:
+        described = connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()
+    return {str(column): str(type_) for column, type_, *_ in described}
+
+
+def _is_number(type_: str) -> bool:
+    return bool(_WHOLE.fullmatch(type_) or _REAL.fullmatch(type_))
