@@ -282,7 +282,11 @@ class EarlyStopping(Section):
     """When to stop before the last epoch."""
 
     patience: int = Field(default=10, ge=1, description="epochs without a better validation loss before stopping")
-    min_delta: float = Field(default=0.0, ge=0, description="by how much a loss must be lower to count as better")
+    min_delta: float = Field(
+        default=0.0,
+        ge=0,
+        description="by how much a loss must be lower for patience to start anew; the lowest of all is kept",
+    )
 
 
 ENOUGH, FEWEST, MOST = 20_000, 30, 1_000

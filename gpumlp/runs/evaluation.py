@@ -11,6 +11,7 @@ from gpumlp.config import Loaded, load
 from gpumlp.data import Dataset, read
 from gpumlp.errors import RunError, choices
 from gpumlp.runs.folder import MODEL, RunFolder
+from gpumlp.runs.identity import differences
 from gpumlp.runs.model import DESCRIPTION, SavedModel, load_model
 from gpumlp.training.build import build_loss, load_data
 from gpumlp.training.device_data import DeviceData
@@ -38,20 +39,32 @@ def load_run(folder: str | Path) -> Run:
     if not place.summary.exists():
         hint = f"continue it: {place.resume_command}"
         raise RunError("the run has not finished", where=str(folder), hint=hint)
-    return Run(place.path, load(place.config), place.read_summary())
+    place.check_links()
+    loaded, summary = load(place.config), place.read_summary()
+    if changed := differences(summary["settings"], loaded.settings):
+        what = "the configuration is not the one that the run was trained with"
+        raise RunError(what, where=str(place.config), hint="\n  ".join(changed))
+    return Run(place.path, loaded, summary)
 
 
 def load_trained(folder: str | Path, backend: str = "auto", *, device: int = 0) -> SavedModel:
     """Read the model of a run folder, or of a model folder by itself, onto a backend."""
     folder = Path(folder)
     place = folder if (folder / DESCRIPTION).exists() else folder / MODEL
+    run = RunFolder(folder)
+    summary = {}
+    if place != folder:
+        run.check_links()
+        if run.summary.exists():
+            summary = run.read_summary()
+        elif run.is_run and not place.is_dir():
+            summary = load_run(folder).summary
     if not place.is_dir():
-        summary = load_run(folder).summary if RunFolder(folder).is_run else {}
         if summary.get("status") == DIVERGED:
             what = f"there is no model: {summary.get('reason')}, and no epoch before it was worth keeping"
             raise RunError(what, where=str(folder))
         raise RunError("there is no model", where=str(folder), hint=_runs_beside(folder))
-    return load_model(place, backends.get(backend, device=device))
+    return load_model(place, backends.get(backend, device=device), checksum=summary.get("model"))
 
 
 def _runs_beside(folder: Path) -> str:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
+import logging
 import os
 import re
 import shlex
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpumlp.config import HEADER, Settings, load
-from gpumlp.errors import DamageError, RunError, WriteError
+from gpumlp.errors import ConfigError, DamageError, RunError, WriteError
+from gpumlp.runs.identity import decisive, differences
 from gpumlp.runs.model import DESCRIPTION, WEIGHTS
-from gpumlp.store.atomic import LEFTOVER, PART
-from gpumlp.store.formats import append_line, read_json, write_text, writing
+from gpumlp.store.atomic import LEFTOVER, clear_leftovers, read_regular
+from gpumlp.store.formats import append_line, is_whole, keep_bytes, keep_folder, read_json, writing
 
 CONFIG, HISTORY, SUMMARY, MODEL, CHECKPOINTS = "config.yaml", "metrics.jsonl", "summary.json", "model", "checkpoints"
 PICTURE = "plot.png"
+REPLACED = ".replaced"
+"""The folder that holds the files of a run while another one takes its place."""
 CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,8 @@ class RunFolder:
     def is_run(self) -> bool:
         """True where gpumlp has trained: files by these names may be anybody's, so ours must say that it is ours."""
         try:
-            begins = self.config.read_text(encoding="utf-8").startswith(HEADER)
-        except (OSError, UnicodeDecodeError):
+            begins = read_regular(self.config).startswith(HEADER.encode())
+        except OSError:
             return False
         return begins and self.history.is_file() and (self.path / CHECKPOINTS).is_dir()
 
@@ -75,13 +83,19 @@ class RunFolder:
             with writing(old):
                 old.unlink(missing_ok=True)
 
-    def read_history(self, epochs: int) -> list[dict[str, Any]]:
-        """Return the first lines of the history. Raises DamageError where they are not there."""
+    def read_history(self, epochs: int, checksum: str | None = None) -> list[dict[str, Any]]:
+        """Return the first lines of the history.
+
+        Raises DamageError where they are not there, or do not have their ``checksum``, a SHA-256 of the bytes.
+        """
         try:
-            lines = self.history.read_text(encoding="utf-8").splitlines()
+            lines = read_regular(self.history).split(b"\n")
             rows = [json.loads(lines[i]) for i in range(epochs)]
-        except (OSError, ValueError, IndexError) as error:
+        except (OSError, ValueError, IndexError, RecursionError) as error:
             raise DamageError(f"the history is damaged: {error}", where=str(self.history)) from None
+        written = b"".join(line + b"\n" for line in lines[:epochs])
+        if checksum not in (None, hashlib.sha256(written).hexdigest()):
+            raise DamageError("the history is damaged: it does not match its checksum", where=str(self.history))
         if bad := next((number for number, row in enumerate(rows, 1) if not _is_epoch(row, like=rows[0])), None):
             raise DamageError("this is no line of an epoch", where=f"{self.history}:{bad}")
         return rows
@@ -91,11 +105,14 @@ class RunFolder:
         summary: dict[str, Any] = read_json(self.summary)
         if not _is_summary(summary):
             raise DamageError("this is no summary of a run", where=str(self.summary))
+        if not is_whole(summary):
+            what = "the content does not match its checksum: the file is damaged"
+            raise DamageError(what, where=str(self.summary))
         return summary
 
-    def add_to_history(self, row: dict[str, Any]) -> None:
-        """Add the line of an epoch."""
-        append_line(self.history, row)
+    def add_to_history(self, row: dict[str, Any]) -> str:
+        """Add the line of an epoch, and return it."""
+        return append_line(self.history, row)
 
     def flush_history(self) -> None:
         """Bring the history to the disk: a checkpoint must not survive a power cut that its history does not."""
@@ -104,6 +121,7 @@ class RunFolder:
 
     def check_free(self, *, force: bool) -> None:
         """Raise RunError unless a new run may be written here; ``force`` allows to replace one."""
+        self.check_links()
         try:
             free = not self.path.exists() or (self.path.is_dir() and self._holds_nothing())
         except OSError as error:
@@ -126,33 +144,64 @@ class RunFolder:
         return True
 
     def check_resumable(self, settings: Settings) -> None:
-        """Raise RunError unless this run has this configuration. It may go on on another device."""
-        begun = load(self.config).settings
-        if begun.model_copy(update={"device": settings.device}) != settings:
+        """Raise RunError unless this run has this configuration.
+
+        It may go on on another device, and with its data files in another folder. Where its configuration is damaged,
+        that of its checkpoints decides.
+        """
+        self.check_links()
+        try:
+            begun = load(self.config).settings
+        except ConfigError as error:
+            log.warning("%s; it is written anew", error)
+            return
+        self.check_settings(decisive(begun), settings)
+
+    def check_settings(self, begun: dict[str, Any], settings: Settings) -> None:
+        """Raise RunError unless these are the settings that the run was begun with; each that differs is listed."""
+        if changed := differences(begun, settings):
             raise RunError(
                 "the run was started with another configuration",
-                where=str(self.config),
-                hint=f"resume it as it was: {self.resume_command}",
+                where=str(self.path),
+                hint="\n  ".join([*changed, f"resume it as it was: {self.resume_command}"]),
             )
+
+    def check_links(self) -> None:
+        """Raise RunError where a file or folder of the run is a link, a pipe or a device.
+
+        Through a link files elsewhere would be read or changed.
+        """
+        kinds = dict.fromkeys((CONFIG, HISTORY, SUMMARY), stat.S_IFREG)
+        kinds |= dict.fromkeys((CHECKPOINTS, MODEL, REPLACED), stat.S_IFDIR)
+        for name, kind in kinds.items():
+            path = self.path / name
+            if os.path.lexists(path) and stat.S_IFMT(path.lstat().st_mode) != kind:
+                what = "this is a link, or no file" if kind == stat.S_IFREG else "this is a link, or no folder"
+                raise RunError(f"{what}: a run keeps its files in its own folder", where=str(path))
 
     def prepare(self, config: str, history: str | None, *, existed: bool) -> None:
         """Make the folder ready: an earlier run gives way unless there is a ``history`` to continue it with.
 
-        The configuration is written last: it makes the folder a run. Raises WriteError where that cannot be, and
-        RunError where the folder has come into being since it was looked at: another run has taken it.
+        The configuration is written last: it makes the folder a run. Until then the files of an earlier run are kept
+        aside, and come back where something fails.
+        Raises WriteError where the folder cannot be written, and RunError where it has come into being since it was
+        looked at: another run has taken it.
         """
         try:
             with writing(self.path):
                 self._make(existed)
                 if history is None:
-                    self._delete_run()
-                self._delete_leftovers()
-            write_text(self.history, history or "")
-            write_text(self.config, config)
-        except WriteError:
+                    self._set_aside()
+                for place in (self.path, self.path / MODEL, self.path / CHECKPOINTS):
+                    clear_leftovers(place)
+            keep_bytes(self.history, (history or "").encode())
+            keep_bytes(self.config, config.encode())
+        except WriteError as error:
             if not existed:
                 self._unmake()
-            raise
+            raise self._given_back(error) from None
+        with contextlib.suppress(OSError):
+            self.recover()
 
     def _make(self, existed: bool) -> None:
         try:
@@ -160,7 +209,7 @@ class RunFolder:
         except FileExistsError:
             hint = "start again, or give --run-dir"
             raise RunError("another run has just begun here", where=str(self.path), hint=hint) from None
-        (self.path / CHECKPOINTS).mkdir(exist_ok=True)
+        keep_folder(self.path / CHECKPOINTS)
 
     def _unmake(self) -> None:
         """Take away a folder that was made a moment ago, if nothing but what :meth:`prepare` made is in it."""
@@ -168,18 +217,56 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 undo()
 
-    def _delete_leftovers(self) -> None:
-        """Delete what a process that was killed had half written."""
-        for place in (self.path, self.path / MODEL, self.path / CHECKPOINTS):
-            for path in place.glob(f".*{PART}"):
-                if LEFTOVER.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
+    def _set_aside(self) -> None:
+        """Move the files that gpumlp writes, and no other, to a folder of their own, the configuration first."""
+        model, aside = self.path / MODEL, self.path / REPLACED
+        files = (self.config, self.history, self.summary, *self.checkpoints(), model / DESCRIPTION, model / WEIGHTS)
+        for path in (*files, self.picture):
+            if os.path.lexists(path):
+                target = aside / path.relative_to(self.path)
+                for folder in (aside, target.parent):
+                    folder.mkdir(exist_ok=True)
+                os.replace(path, target)
 
-    def _delete_run(self) -> None:
-        """Delete the files that gpumlp writes, and no other."""
-        model = self.path / MODEL
-        for path in (self.summary, *self.checkpoints(), model / DESCRIPTION, model / WEIGHTS, self.picture):
-            path.unlink(missing_ok=True)
+    def recover(self) -> None:
+        """End what a process has left undone that failed while one run took the place of another.
+
+        Once the new run has its configuration the old files go; before, they come back. Raises OSError.
+        """
+        aside = self.path / REPLACED
+        if aside.is_symlink() or not aside.is_dir():
+            return
+        begun = os.path.lexists(self.config)
+        for path in self._aside():
+            if begun:
+                path.unlink()
+                continue
+            target = self.path / path.relative_to(aside)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(path, target)
+        for folder in (aside / MODEL, aside / CHECKPOINTS, aside):
+            with contextlib.suppress(OSError):  # it is not there, or there is something of somebody else in it
+                folder.rmdir()
+
+    def _aside(self) -> list[Path]:
+        """Return the files that were moved aside, the configuration last: with it the old run is whole."""
+        aside = self.path / REPLACED
+        files = (HISTORY, SUMMARY, PICTURE, f"{MODEL}/{DESCRIPTION}", f"{MODEL}/{WEIGHTS}")
+        paths = [*(aside / name for name in files), *(aside / CHECKPOINTS).glob("step-*.safetensors"), aside / CONFIG]
+        return [path for path in paths if os.path.lexists(path)]
+
+    def _given_back(self, error: WriteError) -> WriteError:
+        """Bring the earlier run back, and return the error with what became of it."""
+        if not self._aside():
+            return error
+        try:
+            self.recover()
+        except OSError:
+            left = ", ".join(str(path.relative_to(self.path)) for path in self._aside())
+            hint = f"of the run before, these files are still aside: {left}; the next start here brings them back"
+        else:
+            hint = "the run before is as it was"
+        return WriteError(error.what, where=error.where, hint=hint)
 
 
 def _is_epoch(row: Any, *, like: Any) -> bool:
@@ -189,9 +276,13 @@ def _is_epoch(row: Any, *, like: Any) -> bool:
     return all(isinstance(row.get(name, 0), int | float) for name in ("epoch", "train_loss", "validation_loss"))
 
 
+NEEDED = {"status", "epochs", "best_epoch", "metrics", "settings", "history", "model"}
+"""What is read again of a summary."""
+
+
 def _is_summary(summary: Any) -> bool:
     """Tell whether this is what :func:`gpumlp.runs.run.train` writes at the end, as far as it is read again."""
-    if not isinstance(summary, dict) or not {"status", "epochs", "best_epoch", "metrics"} <= summary.keys():
+    if not isinstance(summary, dict) or not summary.keys() >= NEEDED or not isinstance(summary["settings"], dict):
         return False
     metrics = summary["metrics"]
     numbers = all(isinstance(summary[name], int) for name in ("epochs", "best_epoch"))

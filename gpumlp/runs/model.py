@@ -20,12 +20,11 @@ from gpumlp.ops.precision import PRECISIONS
 from gpumlp.store.formats import (
     Arrays,
     is_whole,
-    make_folder,
+    keep_folder,
     read_arrays,
     read_json,
-    sealed,
     write_arrays,
-    write_json,
+    write_sealed,
 )
 from gpumlp.training.device_data import answers
 from gpumlp.training.measure import rows_at_once
@@ -69,13 +68,13 @@ class SavedModel:
 
 def save_model(
     folder: Path, network: Sequential, hidden: tuple[Hidden, ...], encoder: Encoder, weights: Arrays
-) -> None:
-    """Write a model. ``weights`` are the arrays of ``network.arrays()`` that are to be kept.
+) -> str:
+    """Write a model; return its checksum. ``weights`` are the arrays of ``network.arrays()`` that are to be kept.
 
     The description is written last and names the checksum of the weights, so a pair that does not belong
     together is found when it is read.
     """
-    make_folder(folder)
+    keep_folder(folder)
     fields, fitted = encoder.to_state()
     arrays = {f"network/{k}": v for k, v in weights.items()} | {f"encoder/{k}": v for k, v in fitted.items()}
     checksum = write_arrays(folder / WEIGHTS, arrays, {"format": FORMAT})
@@ -91,11 +90,14 @@ def save_model(
         },
         "encoder": fields,
     }
-    write_json(folder / DESCRIPTION, sealed(description))
+    return str(write_sealed(folder / DESCRIPTION, description)["sha256"])
 
 
-def load_model(folder: Path, backend: Backend) -> SavedModel:
-    """Read a model. Raises RunError where a file is missing, damaged or made by a later version."""
+def load_model(folder: Path, backend: Backend, *, checksum: str | None = None) -> SavedModel:
+    """Read a model. Raises RunError where a file is missing, damaged or made by a later version.
+
+    ``checksum`` is what :func:`save_model` returned, where it is known: another model is refused then.
+    """
     path = folder / DESCRIPTION
     description = read_json(path)
     arrays, meta = read_arrays(folder / WEIGHTS)
@@ -109,6 +111,8 @@ def load_model(folder: Path, backend: Backend) -> SavedModel:
             )
         if not is_whole(description):
             raise RunError("the content does not match its checksum: the file is damaged", where=str(path))
+        if checksum not in (None, description["sha256"]):
+            raise RunError("this is not the model that the run ended with", where=str(folder))
         if description["weights"] != meta["sha256"]:
             raise RunError("model.json and the weights do not belong together", where=str(folder))
         net = description["network"]
@@ -146,3 +150,7 @@ def _check_weights(network: Sequential, weights: Arrays, inputs: int, where: str
     declared = {name: array.shape for name, array in network.declare(inputs).items()}
     if declared != {name: array.shape for name, array in weights.items()}:
         raise RunError("the weights do not have the shapes that model.json gives", where=where)
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            what = f"{name} holds numbers that are not finite: the model would predict nothing"
+            raise RunError(what, where=where, hint="train it again")

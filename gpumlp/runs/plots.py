@@ -33,7 +33,8 @@ def plot(folder: str | Path, output: Path) -> tuple[str, ...]:
     name, data = _unseen(parts)
     assert data.targets is not None
     left, right = figure.subplots(1, 2)
-    _curves(left, RunFolder(run.folder).read_history(run.summary["epochs"]), run.summary["best_epoch"])
+    history = RunFolder(run.folder).read_history(run.summary["epochs"], run.summary["history"])
+    _curves(left, history, run.summary["best_epoch"])
     if model.encoder.task == "classification":
         _confusion(right, _chosen(model, data), data.targets, model.encoder.classes or ())
     else:

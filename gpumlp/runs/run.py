@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpumlp.config import Loaded, dump
+from gpumlp.backend import Backend
+from gpumlp.config import Loaded, Settings, dump
 from gpumlp.data import Prepared
 from gpumlp.errors import DamageError, RunError, SignalError, WriteError
 from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.runs.folder import MODEL, RunFolder
-from gpumlp.runs.model import save_model
+from gpumlp.runs.identity import decisive
+from gpumlp.runs.model import load_model, save_model
 from gpumlp.runs.signals import Signals, signals
-from gpumlp.store.formats import json_line, write_json
+from gpumlp.store.formats import json_line, write_sealed, writing
 from gpumlp.training.build import Parts, build, load_data, lone_row
 from gpumlp.training.loop import DIVERGED, Diverged, Epoch, Loop, Step
 from gpumlp.training.measure import constant_loss
@@ -80,46 +83,68 @@ def train(
     place = RunFolder(Path(folder))
     existed = place.path.exists()
     text = dump(loaded.settings, folder=loaded.path.resolve().parent)
+    with writing(place.path):
+        place.recover()
     if resume and not place.is_run:
         log.info("there is no run in %s yet: it begins", place.path)
         resume = False
     if resume:
         place.check_resumable(loaded.settings)
         if place.summary.exists():
-            return _finished(place)
+            return _finished(place, loaded.settings)
     else:
         place.check_free(force=force)
     with signals() as watched:
         parts = build(loaded.settings, load_data(loaded) if data is None else data)
-        run = _Run(place, Loop(parts, every=loaded.settings.training.checkpoint_every), watched)
-        history = run.restore() if resume else None
-        lines = None if history is None else "".join(json_line(row) for row in history)
-        place.prepare(text, lines, existed=existed)
-        if doubt := lone_row(parts):
-            log.warning(doubt)
-        listener.prepared(parts, place.path)
+        run = _Run(place, Loop(parts, every=loaded.settings.training.checkpoint_every), loaded.settings, watched)
         try:
+            lines = run.restore() if resume else None
+            place.prepare(text, lines, existed=existed)
+            if doubt := lone_row(parts):
+                log.warning(doubt)
+            listener.prepared(parts, place.path)
             summary = run.finish(run.train(listener))
             return Result(place.path, summary, run.doubts(summary["metrics"]["train"]["loss"]))
         except WriteError as error:
-            hint = f"mend that, then go on: {place.resume_command}"
+            if not place.is_run or error.hint:
+                raise
+            hint = f"fix that, then go on: {place.resume_command}"
             raise WriteError(error.what, where=error.where, hint=hint) from None
 
 
-def _finished(place: RunFolder) -> Result:
-    """Return what a run that has ended came to. Raises RunError where it came apart."""
-    summary = place.read_summary()
+def _finished(place: RunFolder, settings: Settings) -> Result:
+    """Return what a run that has ended came to, once its files have been found as it left them.
+
+    Raises RunError where they are not, or where the run diverged.
+    """
+    try:
+        summary = place.read_summary()
+    except DamageError as error:
+        raise _unlike(place, error) from None
+    place.check_settings(summary["settings"], settings)
     if summary["status"] == DIVERGED:
-        what = f"this run came apart, and would again: {summary.get('reason')}"
+        what = f"this run diverged, and would again: {summary.get('reason')}"
         raise RunError(what, where=str(place.path), hint=f"{REMEDY}, in another folder or with --force")
+    try:
+        place.read_history(summary["epochs"], summary["history"])
+        load_model(place.path / MODEL, Backend(), checksum=summary["model"])
+    except RunError as error:
+        raise _unlike(place, error) from None
     return Result(place.path, summary, ("this run is complete already",))
+
+
+def _unlike(place: RunFolder, error: RunError) -> RunError:
+    """Return the error of a run that is complete, but has a file that is not as the run left it."""
+    hint = f"delete {place.summary}, then train what is missing again: {place.resume_command}"
+    return RunError(f"{error.what}; the run was complete", where=error.where, hint=hint)
 
 
 class _Run:
     """A loop, and what a folder keeps of it: history, checkpoints, the model. Signals end it between two steps."""
 
-    def __init__(self, folder: RunFolder, loop: Loop, watched: Signals) -> None:
-        self.folder, self.loop, self.signals = folder, loop, watched
+    def __init__(self, folder: RunFolder, loop: Loop, settings: Settings, watched: Signals) -> None:
+        self.folder, self.loop, self.settings, self.signals = folder, loop, settings, watched
+        self.history = hashlib.sha256()  # of the lines of the history so far
         self._checkpoint_due = time.monotonic() + CHECKPOINT_SECONDS
 
     def train(self, listener: Listener) -> str:
@@ -133,7 +158,7 @@ class _Run:
                 if event.last < event.batches:
                     self._between_steps()
             elif isinstance(event, Epoch):
-                self.folder.add_to_history(event.row)
+                self.history.update(self.folder.add_to_history(event.row).encode())
                 if time.monotonic() >= self._checkpoint_due or self._is_due():
                     self._save_checkpoint()
                 if listener.epoch(event.row, event.best):
@@ -174,8 +199,9 @@ class _Run:
         Where no epoch was worth keeping there is no model, and nothing to measure.
         """
         loop, parts, progress = self.loop, self.loop.parts, self.loop.progress
+        model = None
         if progress.best_epoch:
-            save_model(self.folder.path / MODEL, parts.model, parts.hidden, parts.data.encoder, loop.best)
+            model = save_model(self.folder.path / MODEL, parts.model, parts.hidden, parts.data.encoder, loop.best)
         seconds, steps = progress.seconds, progress.epoch * parts.trainer.batches
         summary = {
             "status": status,
@@ -191,9 +217,11 @@ class _Run:
             "data": parts.data.fingerprint,
             "metrics": loop.measure() if progress.best_epoch else {},
             **more,
+            "settings": decisive(self.settings),
+            "model": model,
+            "history": self.history.hexdigest(),
         }
-        write_json(self.folder.summary, summary)
-        return summary
+        return write_sealed(self.folder.summary, summary)
 
     def doubts(self, reached: float) -> tuple[str, ...]:
         """Return a note if the loss reached on the training rows takes no network, and what may be the cause."""
@@ -217,34 +245,44 @@ class _Run:
     def _save_checkpoint(self) -> None:
         started = time.monotonic()
         self.folder.flush_history()
-        Checkpoint.of(self.loop).write(self.folder.checkpoint(self.loop.parts.trainer.steps))
+        checkpoint = Checkpoint.of(self.loop, decisive(self.settings), self.history.hexdigest())
+        checkpoint.write(self.folder.checkpoint(self.loop.parts.trainer.steps))
         self.folder.keep_checkpoints(KEPT_CHECKPOINTS)
         ended = time.monotonic()
         self._checkpoint_due = ended + max(CHECKPOINT_SECONDS, (ended - started) / CHECKPOINT_SHARE)
 
-    def restore(self) -> list[dict[str, Any]] | None:
+    def restore(self) -> str | None:
         """Go back to the last whole checkpoint; return the history up to there, or None where there is none."""
-        parts, where = self.loop.parts, str(self.folder.path)
         for path in self.folder.checkpoints():
             try:
                 checkpoint = Checkpoint.read(path)
-                history = self.folder.read_history(checkpoint.progress.epoch)
+                self._check_belongs(checkpoint)
+                checkpoint.check(self.loop)
+                history = self.folder.read_history(checkpoint.progress.epoch, checkpoint.history)
             except DamageError as error:
-                log.warning("%s; going back to the checkpoint before it", error)
+                damage = error if error.where else DamageError(error.what, where=str(path))
+                log.warning("%s; going back to the checkpoint before it", damage)
                 continue
-            if checkpoint.data != parts.data.fingerprint:
-                raise RunError(
-                    "the data have changed since the run began, so it cannot go on as it would have",
-                    where=where,
-                    hint="bring the data back, or start a new run",
-                )
-            if checkpoint.backend != parts.backend.name:
-                raise RunError(
-                    f"the run was computed by {checkpoint.backend}; by {parts.backend.name} it would end otherwise",
-                    where=where,
-                    hint=f"bring {checkpoint.backend} back (gpumlp doctor tells what it lacks), or start a new run",
-                )
             checkpoint.put(self.loop)
-            return history
+            lines = "".join(json_line(row) for row in history)
+            self.history.update(lines.encode())
+            return lines
         log.info("there is no checkpoint to go on from: the run begins again")
         return None
+
+    def _check_belongs(self, checkpoint: Checkpoint) -> None:
+        """Raise RunError where a checkpoint is of another configuration, other data or another backend."""
+        parts, where = self.loop.parts, str(self.folder.path)
+        self.folder.check_settings(checkpoint.settings, self.settings)
+        if checkpoint.data != parts.data.fingerprint:
+            raise RunError(
+                "the data have changed since the run began, so it cannot go on as it would have",
+                where=where,
+                hint="bring the data back, or start a new run",
+            )
+        if checkpoint.backend != parts.backend.name:
+            raise RunError(
+                f"the run was computed by {checkpoint.backend}; by {parts.backend.name} it would end otherwise",
+                where=where,
+                hint=f"bring {checkpoint.backend} back (gpumlp doctor tells what it lacks), or start a new run",
+            )

@@ -3,51 +3,91 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
+import secrets
 import stat
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
+
+fcntl: Any = None
+with contextlib.suppress(ImportError):  # on Windows
+    fcntl = importlib.import_module("fcntl")
 
 PART = ".part"
 """How the names of files end that are being written."""
 
-LEFTOVER = re.compile(rf"\.(?P<name>.+)\.(?P<process>\d+){re.escape(PART)}")
-"""Such names in full: of which file, and by which process."""
+LEFTOVER = re.compile(rf"\.(?P<name>.+)\.(?P<number>\d+){re.escape(PART)}")
+"""Such names in full: of which file, and a number drawn for it."""
 
 _one_at_a_time = threading.Lock()
-"""So that a file with the number of this process is never that of another thread."""
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that a reader finds the old content or the new, never a part. Who may read it stays.
+def replace_file(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Write a file so that a reader finds the old content or the new, never a part.
 
-    Raises OSError where it cannot be written; nothing is left behind then.
+    A link in its place is replaced, not followed. Who may read the file stays; a new one that is ``private`` can be
+    read by its owner alone. Raises OSError where it cannot be written; nothing is left behind then.
     """
     with _one_at_a_time:
-        _replace(path, content)
+        _replace(path, content, private)
 
 
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}{PART}")
-    _clear(path)
-    try:
-        with beside.open("xb") as file:
-            with contextlib.suppress(OSError):  # there is none yet, or the file system has no permissions
-                os.chmod(beside, stat.S_IMODE(path.stat().st_mode))
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+def _replace(path: Path, content: bytes, private: bool) -> None:
+    clear_leftovers(path.parent, path.name)
+    with _part(path) as (beside, file):
+        with contextlib.suppress(OSError):  # there is none yet, or the file system has no permissions
+            before = 0o600 if private else path.lstat().st_mode
+            if private or stat.S_ISREG(before):
+                os.chmod(beside, stat.S_IMODE(before))
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        if fcntl is None:
+            file.close()  # Windows renames no open file
         os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
     _flush_folder(path.parent)
 
 
+@contextlib.contextmanager
+def _part(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """Open a new file beside another, under a name that no other process has.
+
+    It is locked while it is written, so that others can tell it from what a killed process has left. Numbers of
+    processes could not: two containers that share a folder have the same ones.
+    """
+    while True:
+        beside = path.with_name(f".{path.name}.{secrets.randbits(60)}{PART}")
+        try:
+            with beside.open("xb") as file:
+                if fcntl is not None:
+                    with contextlib.suppress(OSError):  # the file system has no locks: nothing is deleted there
+                        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+                    if not _is_there(beside, file.fileno()):
+                        continue  # it was taken for a leftover before it was locked
+                yield beside, file
+                return
+        except BaseException:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            raise
+
+
+def _is_there(path: Path, handle: int) -> bool:
+    """Return whether an open file still has this name."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(handle))
+    except OSError:
+        return False
+
+
 def append(path: Path, content: bytes) -> None:
-    """Add to the end of a file, all or nothing. Raises OSError where it cannot be written."""
+    """Add to the end of a file, all or nothing. Raises OSError where it cannot be written, or is a link."""
+    if path.is_symlink():
+        raise OSError(f"{path.name} is a link")
     with path.open("ab", buffering=0) as file:
         before = file.tell()
         rest = memoryview(content)
@@ -59,27 +99,59 @@ def append(path: Path, content: bytes) -> None:
             raise
 
 
-def _clear(path: Path) -> None:
-    """Delete what processes that were killed while they wrote this file left beside it."""
-    for other in path.parent.glob(f".*{PART}"):
+def clear_leftovers(folder: Path, name: str | None = None) -> None:
+    """Delete what killed processes have left half written in a folder; only of the file ``name``, if given."""
+    for other in folder.glob(f".*{PART}"):
         found = LEFTOVER.fullmatch(other.name)
-        if found and found["name"] == path.name and not _is_at_work(int(found["process"])):
-            other.unlink(missing_ok=True)
+        if found and name in (None, found["name"]):
+            _delete_unless_locked(other)
 
 
-def _is_at_work(process: int) -> bool:
-    """Tell whether another process with this number may be running."""
-    if process == os.getpid():
-        return False  # it is the number of one that is gone
-    if os.name != "posix":
-        return True  # signal 0 is no question there
+def _delete_unless_locked(path: Path) -> None:
+    """Delete a leftover, unless a process is writing it."""
+    if fcntl is None:  # who writes keeps it open, and Windows deletes no open file
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        return
     try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
+def open_regular(path: Path) -> int:
+    """Return a descriptor to read a file that is one: no link, pipe or device. Raises OSError."""
+    kind = stat.S_IFMT(path.lstat().st_mode)
+    if kind != stat.S_IFREG:
+        raise OSError(f"this is {KINDS.get(kind, 'no file')}, not a file")
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError("this is not a file")
+    return handle
+
+
+KINDS = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a file that is one: no link, pipe or device. Raises OSError."""
+    with open(open_regular(path), "rb") as file:
+        return file.read()
 
 
 def _flush_folder(folder: Path) -> None:

@@ -17,7 +17,7 @@ from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as format_safetensors
 
 from gpumlp.errors import DamageError, RunError, WriteError
-from gpumlp.store.atomic import append, replace_file
+from gpumlp.store.atomic import append, read_regular, replace_file
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 _HEADER_LENGTH = 8  # safetensors: a little-endian u64 length, a JSON header, then the tensors
@@ -61,16 +61,37 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def append_line(path: Path, value: Any) -> None:
-    """Add a value to a file of JSON lines, or raise WriteError and leave the file as it was."""
+def keep_bytes(path: Path, content: bytes) -> None:
+    """Write a file of a run or a model as :func:`write_bytes` does, but never through a link, nor to a device.
+
+    Raises WriteError.
+    """
     with writing(path):
-        append(path, json_line(value).encode())
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise OSError("this is a link, or no file")
+        replace_file(path, content)
+
+
+def append_line(path: Path, value: Any) -> str:
+    """Add a value to a file of JSON lines; return the line. Raises WriteError and leaves the file as it was."""
+    line = json_line(value)
+    with writing(path):
+        append(path, line.encode())
+    return line
 
 
 def make_folder(path: Path) -> None:
     """Make a folder and those above it, unless they are there. Raises WriteError."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+def keep_folder(path: Path) -> None:
+    """Make a folder of a run, unless it is there. Raises WriteError where a link is: it may lead anywhere."""
+    with writing(path):
+        if path.is_symlink():
+            raise OSError("this is a link")
+        path.mkdir(exist_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -102,11 +123,18 @@ def _without_nan(value: Any) -> Any:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file. Raises DamageError where it is missing or damaged."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular(path))
     except FileNotFoundError:
         raise DamageError("the file is missing", where=str(path)) from None
     except (OSError, ValueError, RecursionError) as error:
         raise DamageError(f"cannot be read: {error}", where=str(path)) from None
+
+
+def write_sealed(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a file of a run or a model as JSON with a checksum, which is ``sha256`` of what is returned."""
+    whole = sealed(_without_nan(fields))
+    keep_bytes(path, (to_json(whole) + "\n").encode())
+    return {**fields, "sha256": whole["sha256"]}
 
 
 def sealed(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,7 +153,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], meta: M
     checksum = _checksum(contiguous, meta)
     # One entry only: safetensors writes several in no fixed order, and equal models should be equal files.
     text = json.dumps({"meta": meta, "sha256": checksum}, sort_keys=True)
-    write_bytes(path, format_safetensors(contiguous, metadata={"gpumlp": text}))
+    keep_bytes(path, format_safetensors(contiguous, metadata={"gpumlp": text}))
     return checksum
 
 
@@ -135,7 +163,7 @@ def read_arrays(path: Path) -> tuple[Arrays, dict[str, Any]]:
     Raises DamageError where the file is missing, cut short, or does not have the checksum it was written with.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
         arrays = parse_safetensors(content)
         length = int.from_bytes(content[:_HEADER_LENGTH], "little")
         header = json.loads(content[_HEADER_LENGTH : _HEADER_LENGTH + length])

@@ -57,16 +57,24 @@ Event = Step | Epoch | Diverged
 
 @dataclass
 class Progress:
-    """How many epochs are done and which was the best: all that decides when a loop ends."""
+    """How many epochs are done, which was the best, and since when there was no better one.
+
+    The best epoch is that of the lowest loss, which is kept. Patience counts from ``lower_epoch``, the last one whose
+    loss was lower by ``min_delta`` than that of the one before it that counted so.
+    """
 
     epoch: int = 0
     seconds: float = 0.0
     best_loss: float = math.inf
     best_epoch: int = 0
+    lower_loss: float = math.inf
+    lower_epoch: int = 0
 
     def observe(self, loss: float, min_delta: float) -> bool:
         """Take the validation loss of an epoch into account. Return whether it is the best so far."""
-        better = loss < self.best_loss - min_delta or self.best_epoch == 0
+        if loss < self.lower_loss - min_delta:
+            self.lower_loss, self.lower_epoch = loss, self.epoch
+        better = loss < self.best_loss
         if better:
             self.best_loss, self.best_epoch = loss, self.epoch
         return better
@@ -111,7 +119,7 @@ class Loop:
             return DIVERGED
         if progress.epoch >= self.parts.trainer.epochs:
             return COMPLETED
-        if stopping and self.parts.data.validation and progress.epoch >= progress.best_epoch + stopping.patience:
+        if stopping and self.parts.data.validation and progress.epoch >= progress.lower_epoch + stopping.patience:
             return STOPPED_EARLY
         return None
 

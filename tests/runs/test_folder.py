@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,20 @@ import pytest
 
 from gpumlp.errors import DamageError
 from gpumlp.runs.folder import RunFolder
+from gpumlp.store.formats import sealed
 
 ROW: dict[str, Any] = {"epoch": 1, "train_loss": 0.5, "validation_loss": 0.6, "validation_auc": None}
-SUMMARY: dict[str, Any] = {"status": "completed", "epochs": 2, "best_epoch": 1, "metrics": {"train": {"loss": 0.5}}}
+SUMMARY: dict[str, Any] = sealed(
+    {
+        "status": "completed",
+        "epochs": 2,
+        "best_epoch": 1,
+        "metrics": {"train": {"loss": 0.5}},
+        "settings": {"task": "regression"},
+        "history": "",
+        "model": None,
+    }
+)
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -47,3 +59,28 @@ def test_a_summary_that_is_none(tmp_path: Path, content: Any) -> None:
     place.summary.write_text(json.dumps(content))
     with pytest.raises(DamageError, match="this is no summary of a run"):
         place.read_summary()
+
+
+@pytest.mark.parametrize("name", [name for name in SUMMARY if name != "sha256"])
+def test_a_key_of_a_summary_by_another_name(tmp_path: Path, name: str) -> None:
+    place = RunFolder(tmp_path)
+    place.summary.write_text(json.dumps(SUMMARY).replace(f'"{name}"', f'"{name}s"'))
+    with pytest.raises(DamageError, match=r"no summary of a run|damaged"):
+        place.read_summary()
+
+
+def test_a_summary_whose_numbers_were_changed(tmp_path: Path) -> None:
+    place = RunFolder(tmp_path)
+    place.summary.write_text(json.dumps(SUMMARY).replace("0.5", "0.4"))
+    with pytest.raises(DamageError, match="damaged"):
+        place.read_summary()
+
+
+def test_a_history_whose_numbers_were_changed(tmp_path: Path) -> None:
+    place, line = RunFolder(tmp_path), f"{json.dumps(ROW)}\n"
+    checksum = hashlib.sha256(2 * line.encode()).hexdigest()
+    place.history.write_text(3 * line)
+    assert place.read_history(2, checksum) == [ROW, ROW]
+    place.history.write_text((2 * line).replace("0.5", "0.4"))
+    with pytest.raises(DamageError, match="does not match its checksum"):
+        place.read_history(2, checksum)

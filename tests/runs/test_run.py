@@ -100,7 +100,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(
     resumed = train(task(*settings), tmp_path / "cut", resume=True)
     for name in ("model.json", "weights.safetensors"):
         assert (tmp_path / "whole/model" / name).read_bytes() == (tmp_path / "cut/model" / name).read_bytes()
-    timed = ("seconds", "seconds_per_step", "samples_per_second")
+    timed = ("seconds", "seconds_per_step", "samples_per_second", "history", "sha256")
     assert {k: v for k, v in whole.summary.items() if k not in timed} == {
         k: v for k, v in resumed.summary.items() if k not in timed
     }
@@ -304,7 +304,7 @@ def test_a_network_that_comes_apart_late_keeps_its_best_weights(
             train(config, folder)
         assert json.loads((folder / "summary.json").read_text())["status"] == "diverged"
         assert np.isfinite(load_trained(folder).network.parameters.values).all()
-        with pytest.raises(RunError, match=r"came apart, and would again: .* in epoch 4"):
+        with pytest.raises(RunError, match=r"diverged, and would again: .* in epoch 4"):
             train(config, folder, resume=True)
 
 
@@ -507,12 +507,22 @@ def test_the_loss_of_one_answer_to_two_classes_is_their_entropy(task: Task, tmp_
     assert constant_loss(parts.model, parts.loss, data, parts.data.encoder) == pytest.approx(entropy, rel=1e-5)
 
 
-def test_progress_wants_more_than_min_delta() -> None:
-    progress = Progress(epoch=1)
-    assert progress.observe(1.0, 0.1)
-    progress.epoch = 2
-    assert not progress.observe(0.95, 0.1)
-    progress.epoch = 3
-    assert progress.observe(0.85, 0.1)
-    assert (progress.best_loss, progress.best_epoch) == (0.85, 3)
+def test_min_delta_decides_when_to_stop_and_not_what_is_kept() -> None:
+    progress, found = Progress(), []
+    for progress.epoch, loss in enumerate((1.0, 0.95, 0.97, 0.85, 0.84, 0.9), 1):
+        found.append((progress.observe(loss, 0.1), progress.best_epoch, progress.lower_epoch))
+    assert found == [(True, 1, 1), (True, 2, 1), (False, 2, 1), (True, 4, 4), (True, 5, 4), (False, 5, 4)]
+    assert (progress.best_loss, progress.lower_loss) == (0.84, 0.85)
     assert Progress().best_loss == math.inf
+
+
+@pytest.mark.parametrize("min_delta", [0.0, 0.05, 0.5, 100.0])
+def test_the_lowest_loss_is_kept_whatever_min_delta(task: Task, tmp_path: Path, min_delta: float) -> None:
+    stopping = f"training.early_stopping={{patience: 4, min_delta: {min_delta}}}"
+    result = train(task(stopping, "training.epochs=12"), tmp_path / "run")
+    rows = history(tmp_path / "run")
+    best = min(rows, key=lambda row: row["validation_loss"])
+    assert result.summary["best_epoch"] == best["epoch"]
+    assert result.summary["metrics"]["validation"]["loss"] == pytest.approx(best["validation_loss"], rel=1e-6)
+    if min_delta == 100.0:  # the first epoch is lower than none
+        assert len(rows) == 5

@@ -119,13 +119,30 @@ def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path:
 
 
 def test_what_killed_processes_left_beside_a_file_goes_when_it_is_written(tmp_path: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    kept = [tmp_path / f".x.txt.{os.getppid()}.part", tmp_path / f".y.txt.{gone.pid}.part", tmp_path / ".x.txt.part"]
-    for path in (*kept, tmp_path / f".x.txt.{gone.pid}.part"):
+    kept = [tmp_path / ".y.txt.7.part", tmp_path / ".x.txt.part", tmp_path / ".x.txt.8.part"]
+    for path in (*kept, tmp_path / ".x.txt.9.part"):
         path.touch()
+    fcntl = pytest.importorskip("fcntl", reason="files are not locked there")
+    with kept[-1].open("rb") as written:  # by another process, whatever its number: perhaps in another container
+        fcntl.flock(written, fcntl.LOCK_EX)
+        formats.write_text(tmp_path / "x.txt", "whole")
+        assert set(tmp_path.iterdir()) == {tmp_path / "x.txt", *kept}
     formats.write_text(tmp_path / "x.txt", "whole")
-    assert set(tmp_path.iterdir()) == {tmp_path / "x.txt", *kept}
+    assert set(tmp_path.iterdir()) == {tmp_path / "x.txt", *kept[:-1]}
+
+
+def test_processes_that_write_one_file_lose_nothing(tmp_path: Path) -> None:
+    """As in two containers whose processes have the same numbers: each finds the parts of the others."""
+    code = (
+        "import os, sys; from pathlib import Path; from gpumlp.store.atomic import replace_file\n"
+        "os.getpid = lambda: 7\n"
+        "for number in range(60): replace_file(Path(sys.argv[1]), sys.argv[2].encode() * 20000)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "file")]
+    processes = [subprocess.Popen([*command, name], stderr=subprocess.PIPE, text=True) for name in "abc"]
+    assert [process.communicate()[1] for process in processes] == [""] * 3
+    assert (tmp_path / "file").read_text() in [name * 20000 for name in "abc"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_threads_that_write_one_file_do_not_take_it_from_each_other(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_checkpoint_goes_to_a_file_and_back(task: Task, tmp_path: Path, leave:
     whole, first, second = (make(loaded, every=1) for _ in range(3))
     for number, _ in enumerate(first, 1):
         if number == leave:
-            Checkpoint.of(first).write(tmp_path / "checkpoint")
+            Checkpoint.of(first, {"seed": 1}, "0").write(tmp_path / "checkpoint")
             break
     Checkpoint.read(tmp_path / "checkpoint").put(second)
     assert len(list(second)) == len(list(whole)) - leave

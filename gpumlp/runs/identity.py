@@ -1,0 +1,57 @@
+"""Whether two runs are the same one: the settings that decide how a run ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from gpumlp.config import Settings
+from gpumlp.errors import LISTED
+
+LONGEST = 100
+"""Characters of a value that a message shows."""
+
+
+def decisive(settings: Settings) -> dict[str, Any]:
+    """Return the settings that decide how a run ends, as JSON: all but the device, and where the data files lie.
+
+    The data themselves have a fingerprint.
+    """
+    values = settings.model_dump(mode="json")
+    del values["device"], values["data"]["folder"]
+    return values
+
+
+def differences(before: Mapping[str, Any], now: Settings) -> list[str]:
+    """Return the settings that are not as they were, each with both values.
+
+    Parameters
+    ----------
+    before : what :func:`decisive` returned. Settings that it lacks are of a later version, and had their defaults
+    """
+    try:
+        then = decisive(Settings.model_validate(dict(before)))
+    except ValidationError:
+        then = dict(before)
+    one, other = _flat(then), _flat(decisive(now))
+    names = [name for name in {**one, **other} if one.get(name, "") != other.get(name, "")]
+    lines = [f"{name} was {_shown(one, name)}, is now {_shown(other, name)}" for name in names[:LISTED]]
+    return lines + ([f"and {len(names) - LISTED} more"] if len(names) > LISTED else [])
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, str]:
+    """Return nested settings by their dotted names, as JSON texts."""
+    if not isinstance(values, dict) or not values:
+        return {prefix.rstrip("."): json.dumps(values, ensure_ascii=False)}
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.")
+    return flat
+
+
+def _shown(values: Mapping[str, str], name: str) -> str:
+    text = values.get(name, "not set")
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
