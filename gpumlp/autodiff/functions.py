@@ -13,10 +13,14 @@ from gpumlp.autodiff.tensor import (
     Axes,
     Function,
     Tensor,
+    as_floats,
+    as_numbers,
+    axes_of,
     backend_of,
     broadcast_to,
     getitem,
     greater,
+    held,
     kept,
     log,
     on_backend,
@@ -26,59 +30,51 @@ from gpumlp.autodiff.tensor import (
     reshape,
     sum,
     where,
+    wrap,
 )
+from gpumlp.autodiff.tensor import absolute as abs
+from gpumlp.autodiff.tensor import sign as sign
 from gpumlp.backend.base import Backend
 from gpumlp.errors import ShapeError
 from gpumlp.ops.record import Array
 from gpumlp.ops.special import Derivative, Formula
 
 
-@primitive("exp", lambda g, y, x: g * y)
+@primitive("exp", lambda g, y, x: g * y, operands=as_floats)
 def exp(backend: Backend, x: Array) -> Array:
     """Return e to the power of x."""
     return backend.compute("exp", backend.xp.exp, x)
 
 
-@primitive("expm1", lambda g, y, x: g * (y + 1.0))
+@primitive("expm1", lambda g, y, x: g * (y + 1.0), operands=as_floats)
 def expm1(backend: Backend, x: Array) -> Array:
     """Return exp(x) - 1, exact for small x."""
     return backend.compute("expm1", backend.xp.expm1, x)
 
 
-@primitive("log1p", lambda g, y, x: g / (1.0 + x))
+@primitive("log1p", lambda g, y, x: g / (1.0 + x), operands=as_floats)
 def log1p(backend: Backend, x: Array) -> Array:
     """Return log(1 + x), exact for small x."""
     return backend.compute("log1p", backend.xp.log1p, x)
 
 
-@primitive("sqrt", lambda g, y, x: g * (0.5 / y))
+@primitive("sqrt", lambda g, y, x: g * (0.5 / y), operands=as_floats)
 def sqrt(backend: Backend, x: Array) -> Array:
     """Return the square root."""
     return backend.compute("sqrt", backend.xp.sqrt, x)
 
 
-@primitive("tanh", lambda g, y, x: g * (1.0 - y * y))
+@primitive("tanh", lambda g, y, x: g * (1.0 - y * y), operands=as_floats)
 def tanh(backend: Backend, x: Array) -> Array:
     """Return the hyperbolic tangent."""
     return backend.compute("tanh", backend.xp.tanh, x)
-
-
-@primitive("sign")
-def sign(backend: Backend, x: Array) -> Array:
-    """Return -1, 0 or 1. Its gradient is nowhere but 0."""
-    return backend.compute("sign", backend.xp.sign, x)
-
-
-@primitive("abs", lambda g, y, x: g * sign(x))
-def abs(backend: Backend, x: Array) -> Array:
-    """Return the absolute value; slope 0 at 0."""
-    return backend.compute("abs", backend.xp.abs, x)
 
 
 @primitive(
     "maximum",
     lambda g, y, a, b: reduce_to(where(greater(a, b), g, 0.0), a),
     lambda g, y, a, b: reduce_to(where(greater(a, b), 0.0, g), b),
+    operands=as_numbers,
 )
 def maximum(backend: Backend, a: Array, b: Array) -> Array:
     """Return the larger of a and b; NaN goes through. Where they are equal the gradient goes to b."""
@@ -89,6 +85,7 @@ def maximum(backend: Backend, a: Array, b: Array) -> Array:
     "minimum",
     lambda g, y, a, b: reduce_to(where(greater(b, a), g, 0.0), a),
     lambda g, y, a, b: reduce_to(where(greater(b, a), 0.0, g), b),
+    operands=as_numbers,
 )
 def minimum(backend: Backend, a: Array, b: Array) -> Array:
     """Return the smaller of a and b; NaN goes through. Where they are equal the gradient goes to b."""
@@ -115,7 +112,7 @@ def _max(backend: Backend, x: Array, *, axis: Axes, keepdims: bool) -> Array:
 
 def max(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """Return the largest element, of all or along the given axes. Equal ones share the gradient."""
-    return _max(x, axis=axis, keepdims=keepdims)
+    return _max(x, axis=axes_of(axis), keepdims=keepdims)
 
 
 def _joined(parts: Sequence[Array], *, xp: Any, axis: int, out: Array | None) -> Array:
@@ -125,13 +122,14 @@ def _joined(parts: Sequence[Array], *, xp: Any, axis: int, out: Array | None) ->
 def concat(parts: Sequence[Any], axis: int = -1) -> Tensor:
     """Join tensors along an axis."""
     backend = backend_of(parts)
-    arrays = [raw(part, backend) for part in parts]
+    parts = [held(part, backend) for part in parts]
+    arrays = as_numbers([raw(part, backend) for part in parts], backend)
     try:
         array = backend.compute("concat", _joined, arrays, xp=backend.xp, axis=axis)
     except ValueError as error:
         shapes = ", ".join(str(np.shape(a)) for a in arrays)
         raise ShapeError(f"concat: shapes {shapes} do not fit along axis {axis}", hint=str(error)) from None
-    y = Tensor(array, backend)
+    y = wrap(array, backend)
     ends = np.cumsum([a.shape[axis] for a in arrays])
 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
@@ -150,6 +148,8 @@ def stack(parts: Sequence[Any], axis: int = 0) -> Tensor:
     """Join tensors of one shape along a new axis."""
     backend = backend_of(parts)
     tensors = [on_backend(part, backend) for part in parts]
+    if not tensors:
+        raise ShapeError("stack: there is nothing to join")
     shape = tensors[0].shape
     at = axis % (len(shape) + 1)
     return concat([reshape(t, shape=(*t.shape[:at], 1, *t.shape[at:])) for t in tensors], axis=at)

@@ -12,16 +12,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from gpumlp.autodiff.functions import TapedModule
 from gpumlp.autodiff.tape import GradientTape, Want, record, recording
-from gpumlp.autodiff.tensor import Function, Tensor, _contiguous, as_dtype, backend_of, on_backend, raw
+from gpumlp.autodiff.tensor import (
+    Function,
+    Tensor,
+    _contiguous,
+    as_dtype,
+    as_floats,
+    backend_of,
+    held,
+    new_array,
+    on_backend,
+    raw,
+    wrap,
+)
 from gpumlp.backend.base import Backend, place_of
-from gpumlp.errors import CaptureError, ShapeError, TapeError
+from gpumlp.errors import CaptureError, ConfigError, ShapeError, TapeError
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, record_of
 from gpumlp.ops.dropout import DROPOUT
 from gpumlp.ops.losses import Loss
 from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM
-from gpumlp.ops.precision import is_narrow
+from gpumlp.ops.precision import is_narrow, wide
 from gpumlp.ops.record import Activation, Array, Op
 
 Formula = Callable[..., Any]
@@ -36,10 +50,21 @@ class DenseOf:
 
 def dense_array(value: Any, backend: Backend) -> Array:
     """Return the array behind ``value`` with its elements side by side: what a kernel may be given."""
-    array = raw(value, backend)
+    return _dense(raw(value, backend), backend)
+
+
+def _dense(array: Array, backend: Backend) -> Array:
     if array.flags.c_contiguous:
         return array
     return backend.compute("copy", _contiguous, array, xp=backend.xp)
+
+
+def operands(values: Sequence[Any], backend: Backend) -> tuple[tuple[Any, ...], list[Array]]:
+    """Return arguments as the tape may keep them (tensors, arrays, None), and their arrays in floating point."""
+    kept = [held(value, backend) for value in values]
+    kept = [new_array(value, backend) if isinstance(value, bool | int | float) else value for value in kept]
+    arrays = iter(as_floats([raw(value, backend) for value in kept if value is not None], backend))
+    return tuple(kept), [None if value is None else next(arrays) for value in kept]
 
 
 def through_formula(
@@ -75,9 +100,8 @@ def _refuse_narrow(name: str, *values: Any) -> None:
         )
 
 
-def operand(value: Any, like: Array, backend: Backend) -> Array:
-    """Return the array behind weights as a product with ``like`` reads them: as narrow as that is."""
-    array: Array = raw(value, backend)
+def narrowed(value: Any, array: Array, like: Array, backend: Backend) -> Array:
+    """Return the array of weights as a product with ``like`` reads them: as narrow as that is."""
     if array.dtype == like.dtype or not is_narrow(like.dtype):
         return array
     shadow = getattr(value, "shadow", None)
@@ -88,9 +112,14 @@ def activate(activation: str | Activation, x: Any) -> Tensor:
     """Return f(x) for an activation given by name or record; shape and dtype of ``x``."""
     op = record_of(activation)
     backend = backend_of((x,))
-    z = dense_array(x, backend)
+    (x,), (array,) = operands((x,), backend)
+    if op.directions["forward"].launch == "rows" and not (array.ndim and array.shape[-1]):
+        raise ShapeError(
+            f"{op.name} works along the last axis: it needs one of at least 1 element, not {array.shape}"
+        )
+    z = _dense(array, backend)
     (out,) = backend.run(op, "forward", (z,))
-    y = Tensor(out, backend)
+    y = wrap(out, backend)
     saved = out if op.saves == "output" else z
 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
@@ -98,7 +127,7 @@ def activate(activation: str | Activation, x: Any) -> Tensor:
             module = taped_module(op.name, g, x)
             return list(op.directions["backward"].formula(module, y if op.saves == "output" else x, g))
         (dx,) = backend.run(op, "backward", (saved, dense_array(g, backend)))
-        return [Tensor(dx, backend)]
+        return [wrap(dx, backend)]
 
     record(op.name, (x,), y, rule)
     return y
@@ -115,21 +144,21 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
     if b is None:
         linear = product(x, W)
         return activate(op, linear) if op.name != "identity" else linear
-    inputs = (x, W, b)
-    xa = dense_array(x, backend)
-    Wa, ba = operand(W, xa, backend), dense_array(operand(b, xa, backend), backend)
-    if xa.shape[-1:] != Wa.shape[:1] or Wa.shape[1:] != ba.shape:
+    inputs, (xa, Wa, ba) = operands((x, W, b), backend)
+    xa = _dense(xa, backend)
+    Wa, ba = narrowed(W, Wa, xa, backend), _dense(narrowed(b, ba, xa, backend), backend)
+    if Wa.ndim != 2 or xa.shape[-1:] != Wa.shape[:1] or Wa.shape[1:] != ba.shape:
         raise ShapeError(f"dense: x {xa.shape}, W {Wa.shape} and b {ba.shape} do not fit")
     out, z = backend.dense(op, xa, Wa, ba)
-    y = Tensor(out, backend)
+    y = wrap(out, backend)
     saved = out if z is None else z
 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         if recording():
             return through_formula(op.name, lambda _, x, W, b: activate(op, x @ W + b), inputs, g, wants)
-        dtype = raw(W, backend).dtype
+        dtype = inputs[1].dtype
         found = backend.dense_backward(op, xa, Wa, saved, dense_array(g, backend), wants, dtype)
-        return [None if a is None else Tensor(a, backend) for a in found]
+        return [None if a is None else wrap(a, backend) for a in found]
 
     record(f"dense {op.name}", inputs, y, rule, DenseOf(op))
     return y
@@ -143,14 +172,14 @@ def product(x: Any, W: Any) -> Tensor:
         plain: Tensor = x @ W
         return plain
     xa = dense_array(x, backend)
-    Wa = operand(W, xa, backend)
-    y = Tensor(backend.matmul(xa, Wa), backend)
+    Wa = narrowed(W, raw(W, backend), xa, backend)
+    y = wrap(backend.matmul(xa, Wa), backend)
 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         if recording():
             _refuse_narrow("matmul", g)
         found = backend.product_backward(xa, Wa, dense_array(g, backend), wants, raw(W, backend).dtype)
-        return [None if a is None else Tensor(a, backend) for a in found]
+        return [None if a is None else wrap(a, backend) for a in found]
 
     record("matmul", (x, W), y, rule)
     return y
@@ -169,14 +198,12 @@ def loss_value(
     ``outputs`` (N, K) are the last linear values; see :mod:`gpumlp.ops.losses` for the rest. The gradient is
     computed in the same launch. Only ``outputs`` has a gradient.
     """
-    backend = backend_of((outputs, targets, row_weights, class_weights))
-    z = dense_array(outputs, backend)
-    rest = tuple(None if v is None else dense_array(v, backend) for v in (targets, row_weights, class_weights))
-    _check_loss(op, z, *rest)
-    if not backend.capturing:  # a captured step may not look at values: who captures looks at them before
-        op.check_targets(backend.xp, rest[0])
-    loss, sums, gradient = backend.run(op, "forward", (z, *rest), None, **params)
-    y = Tensor(loss, backend)
+    inputs = outputs, targets, row_weights, class_weights
+    backend = backend_of(inputs)
+    outputs, arrays = loss_operands(op, inputs, backend)
+    rest = arrays[1:]
+    loss, sums, gradient = backend.run(op, "forward", arrays, None, **params)
+    y = wrap(loss, backend)
 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         if any(want is not False for want in wants[1:]):
@@ -184,11 +211,31 @@ def loss_value(
         if recording():
             slope = op.gradient(taped_module(op.name, g, outputs), outputs, *rest, **params)
             return [slope * g, *[None] * (len(wants) - 1)]
-        dz = Tensor(gradient, backend)
+        dz = wrap(gradient, backend)
         return [dz if g.unit else as_dtype(dz * g, dz.dtype), *[None] * (len(wants) - 1)]
 
-    record(op.name, (outputs, targets, row_weights, class_weights), y, rule, op)
-    return y, Tensor(sums, backend)
+    record(op.name, (outputs, *inputs[1:]), y, rule, op)
+    return y, wrap(sums, backend)
+
+
+def loss_operands(op: Loss, inputs: Sequence[Any], backend: Backend) -> tuple[Any, tuple[Array, ...]]:
+    """Return the outputs as the tape may keep them, and the arrays of outputs, targets, row and class weights.
+
+    Raises ShapeError, DataError for what the loss is not defined for.
+    """
+    (outputs,), (z,) = operands(inputs[:1], backend)
+    z, targets = _dense(z, backend), dense_array(inputs[1], backend)
+    weights = [None if value is None else dense_array(value, backend) for value in inputs[2:]]
+    weights = [
+        value if value is None or value.dtype == wide(z.dtype) else backend.cast(value, wide(z.dtype))
+        for value in weights
+    ]
+    _check_loss(op, z, targets, *weights)
+    # A captured step cannot look at values, and to look at those on a device would be to wait for it.
+    on_host = targets if isinstance(targets, np.ndarray) else inputs[1]
+    if not backend.capturing and isinstance(on_host, np.ndarray | list | tuple):
+        op.check_targets(np.asarray(on_host))
+    return outputs, (z, targets, *weights)
 
 
 def _check_loss(op: Loss, z: Array, targets: Array, rows: Array | None, classes: Array | None) -> None:
@@ -230,17 +277,21 @@ def dropout(x: Any, rate: float, *, clock: Array, stream: int = 0, key: tuple[in
 
     The mask is a function of (key, stream, step on the clock, position) and is made again in backward.
     """
+    if not 0.0 <= rate < 1.0:
+        raise ConfigError(f"a dropout rate lies in [0, 1), not {rate}")
     backend = backend_of((x,))
+    (x,), (array,) = operands((x,), backend)
+    clock = raw(clock, backend)
     params: dict[str, Any] = {"rate": rate, "stream": stream, "key": key}
-    (out,) = backend.run(DROPOUT, "forward", (dense_array(x, backend), clock), **params)
-    y = Tensor(out, backend)
+    (out,) = backend.run(DROPOUT, "forward", (_dense(array, backend), clock), **params)
+    y = wrap(out, backend)
 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         if recording():
             formula = DROPOUT.directions["forward"].formula
             return through_formula("dropout", lambda xp, x: formula(xp, x, clock, **params)[0], (x,), g, wants)
         (dx,) = backend.run(DROPOUT, "backward", (dense_array(g, backend), clock), **params)
-        return [Tensor(dx, backend)]
+        return [wrap(dx, backend)]
 
     record("dropout", (x,), y, rule)
     return y
@@ -248,12 +299,14 @@ def dropout(x: Any, rate: float, *, clock: Array, stream: int = 0, key: tuple[in
 
 def _normalise(op: Op, x: Any, gain: Any, bias: Any) -> tuple[Tensor, Array, Array]:
     backend = backend_of((x, gain, bias))
-    inputs = (x, gain, bias)
-    xa, ga, ba = (dense_array(value, backend) for value in inputs)
+    inputs, arrays = operands((x, gain, bias), backend)
+    xa, ga, ba = (_dense(array, backend) for array in arrays)
+    if xa.ndim < (2 if op is BATCH_NORM else 1):
+        raise ShapeError(f"{op.name}: x must be {'(N, H)' if op is BATCH_NORM else '(..., H)'}, not {xa.shape}")
     if not xa.shape[-1:] == ga.shape == ba.shape:
         raise ShapeError(f"{op.name}: x {xa.shape}, gain {ga.shape} and bias {ba.shape} do not fit")
     out, mean, variance = backend.run(op, "forward", (xa, ga, ba))
-    y = Tensor(out, backend)
+    y = wrap(out, backend)
 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         if recording():
@@ -261,7 +314,7 @@ def _normalise(op: Op, x: Any, gain: Any, bias: Any) -> tuple[Tensor, Array, Arr
             return through_formula(op.name, lambda xp, *a: formula(xp, *a)[0], inputs, g, wants)
         places = (None, *(place_of(want) for want in wants[1:]))
         outputs = backend.run(op, "backward", (xa, ga, mean, variance, dense_array(g, backend)), places)
-        return [Tensor(a, backend) if want is not False else None for a, want in zip(outputs, wants, strict=True)]
+        return [wrap(a, backend) if want is not False else None for a, want in zip(outputs, wants, strict=True)]
 
     record(op.name, inputs, y, rule)
     return y, mean, variance

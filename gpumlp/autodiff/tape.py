@@ -8,9 +8,11 @@ so the list is its own topological order, holds no cycles, and frees its arrays 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
+import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar, overload
 
@@ -36,7 +38,12 @@ class Value(Protocol):
     @property
     def differentiable(self) -> bool: ...
 
+    @property
+    def source(self) -> tuple[Any, int] | None: ...
+
     def ones_like(self, *, unit: bool = False) -> Self: ...
+
+    def weights_like(self, values: Any) -> Self: ...
 
     def __add__(self, other: Any) -> Self: ...
 
@@ -56,6 +63,7 @@ class Node:
     """One recorded operation: ``output`` was computed from ``inputs`` (tensors and constants).
 
     ``op`` is what a reader of the tape may know it by, as the record of a loss; None where there is only a name.
+    ``read`` has each variable whose memory was read, and rules will read again, with its version at that time.
     """
 
     name: str
@@ -63,6 +71,16 @@ class Node:
     output: Value
     rule: Rule
     op: Any = None
+    read: tuple[tuple[Any, int], ...] = ()
+
+    def check(self) -> None:
+        """Raise TapeError where a variable was overwritten since: its rule would mix old values and new ones."""
+        for variable, version in self.read:
+            if variable.version != version:
+                raise TapeError(
+                    f"{variable.name or 'a variable'} {variable.shape} was overwritten after {self.name} had read it",
+                    hint="take the gradient before the variable is assigned to or an optimizer takes its step",
+                )
 
 
 class _Active(threading.local):
@@ -70,6 +88,8 @@ class _Active(threading.local):
         self.tapes: list[GradientTape] = []
 
 
+_moments = itertools.count()
+"""Numbers for moments, growing: whether a tape was opened before another one's first node was made."""
 _active = _Active()
 
 
@@ -80,8 +100,11 @@ def recording() -> bool:
 
 def record(name: str, inputs: tuple[Any, ...], output: Value, rule: Rule, op: Any = None) -> None:
     """Append a node to every active tape that tracks one of its inputs."""
-    for tape in _active.tapes:
-        tape._append(Node(name, inputs, output, rule, op))
+    if _active.tapes:
+        sources = (getattr(value, "source", None) for value in inputs)
+        node = Node(name, inputs, output, rule, op, tuple(source for source in sources if source is not None))
+        for tape in _active.tapes:
+            tape._append(node)
 
 
 class GradientTape:
@@ -94,6 +117,8 @@ class GradientTape:
     Variables are watched by themselves; another tensor is watched by ``tape.watch(tensor)``. A tape answers
     ``gradient`` once and then lets go of its arrays; with ``persistent=True`` it answers as often as asked.
     For second derivatives put one tape inside another and ask the outer one about what the inner one gave.
+
+    Gradients are those at the values of the forward pass. Where a variable was overwritten since, they are refused.
     """
 
     def __init__(self, persistent: bool = False) -> None:
@@ -101,22 +126,38 @@ class GradientTape:
         self.nodes: list[Node] = []
         self._tracked: dict[int, Value] = {}  # by identity; the tensors are held so that no id is used twice
         self._spent = False
+        self._opened = self._first = -1  # moments: of entering, and of the first node
+        # Gradients that this tape did not record, by identity, and the sources that each may depend on.
+        self._unrecorded: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._made_from: dict[int, frozenset[int]] = {}
 
     def __enter__(self) -> GradientTape:
+        if self in _active.tapes:
+            raise TapeError("the tape is recording already", hint="open another one inside it: GradientTape()")
         _active.tapes.append(self)
+        self._opened = next(_moments)
         return self
 
     def __exit__(self, *_: object) -> None:
         _active.tapes.remove(self)
 
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TapeError(
+            "a tape cannot be copied or pickled: its nodes hold functions of the tensors that it recorded",
+            hint="take the gradients first, and copy these",
+        )
+
     def watch(self, *tensors: Value) -> None:
         """Track tensors that are not Variables."""
         for tensor in tensors:
+            if not hasattr(tensor, "is_variable"):
+                raise TapeError(f"watch takes tensors, not a {type(tensor).__name__}", hint="make it a Tensor first")
             self._tracked[id(tensor)] = tensor
 
     def tracks(self, value: Any) -> bool:
         """Tell whether ``value`` is a source on this tape, or was computed from one."""
-        return id(value) in self._tracked or getattr(value, "is_variable", False)
+        key = id(value)
+        return key in self._tracked or getattr(value, "is_variable", False) or key in self._unrecorded
 
     def _append(self, node: Node) -> None:
         if any(self.tracks(value) for value in node.inputs):
@@ -124,6 +165,8 @@ class GradientTape:
                 if getattr(value, "is_variable", False):
                     self._tracked[id(value)] = value
             self._tracked[id(node.output)] = node.output
+            if not self.nodes:
+                self._first = next(_moments)
             self.nodes.append(node)
 
     @overload
@@ -154,25 +197,42 @@ class GradientTape:
         intermediate results. With ``into``, one array for each source, the gradients are written there
         (zeros where a source does not matter), which spares a copy where the last operation can do so.
 
-        Raises TapeError where the tape has answered already, never watched a source, or the target has no gradient
-        because it is no floating point.
+        Raises TapeError where the tape has answered already, never watched a source, the target has no gradient
+        because it is no floating point, a variable was overwritten since it was used, or the target was made from a
+        gradient that this tape did not record.
         """
         single = not isinstance(sources, Sequence)
         listed: list[V] = [sources] if single else list(sources)  # type: ignore[list-item, arg-type]
-        self._check(listed, target, output_gradients, into)
-        seed = target.ones_like(unit=True) if output_gradients is None else output_gradients
+        self._check(listed, target, into)
+        seed = target.ones_like(unit=True) if output_gradients is None else target.weights_like(output_gradients)
         places = {} if into is None else {id(s): a for s, a in zip(listed, into, strict=True)}
         with self._paused():
             found = self._walk(target, seed, listed, places)
             for source, place in zip(listed, into or (), strict=into is not None):
                 self._place(source, found.get(id(source)), place)
+        self._mark(found.values())
         if not self.persistent:
             self._spent = True
             self.nodes, self._tracked = [], {}
+            self._unrecorded.clear()
         result = [found.get(id(source)) for source in listed]
         return result[0] if single else result
 
-    def _check(self, sources: Sequence[V], target: V, weights: V | None, into: Sequence[Array] | None) -> None:
+    def _mark(self, gradients: Iterable[V]) -> None:
+        """Let every tape that could be asked about these gradients, and has not recorded what they were made from,
+        know it: this one, and those that were opened later than it began."""
+        blind = [tape for tape in _active.tapes if tape is not self and tape._opened > self._first]
+        blind += [self] if self.persistent else []
+        if not blind:
+            return
+        made = {id(node.output) for node in self.nodes}
+        sources = frozenset(id(value) for node in self.nodes for value in node.inputs if id(value) not in made)
+        for tape in blind:
+            for gradient in gradients:
+                tape._unrecorded[id(gradient)] = gradient
+                tape._made_from[id(gradient)] = sources
+
+    def _check(self, sources: Sequence[V], target: V, into: Sequence[Array] | None) -> None:
         if self._spent:
             raise TapeError(
                 "the tape has given its gradient already",
@@ -195,11 +255,6 @@ class GradientTape:
                 )
             if not source.differentiable:
                 raise TapeError(f"source {position} has dtype {source.dtype}: only floating point has gradients")
-        if weights is not None and weights.shape != target.shape:
-            raise ShapeError(
-                f"output_gradients has shape {weights.shape}, the target has {target.shape}",
-                hint="they must agree",
-            )
         if into is not None and [tuple(place.shape) for place in into] != [source.shape for source in sources]:
             raise ShapeError(
                 f"into has shapes {[tuple(place.shape) for place in into]}, "
@@ -215,13 +270,25 @@ class GradientTape:
 
     def _walk(self, target: V, seed: V, sources: Sequence[V], places: dict[int, Array]) -> dict[int, V]:
         wanted = {id(source) for source in sources}
-        leads, uses = set(wanted), Counter[int]()
+        unrecorded = {key for key in self._unrecorded if wanted & self._made_from[key]}
+        leads, uses = wanted | unrecorded, Counter[int]()
         for node in self.nodes:  # only what depends on a source can lead back to one
             uses.update(map(id, node.inputs))
             if any(id(value) in leads for value in node.inputs):
                 leads.add(id(node.output))
 
-        gradients: dict[int, V] = {id(target): seed}
+        gradients: dict[int, V] = {}
+
+        def add(value: V, part: V) -> None:
+            key = id(value)
+            if key in unrecorded:
+                raise TapeError(
+                    "the target was made from a gradient that this tape did not record",
+                    hint="open the tape for second derivatives first, around the forward pass and the inner tape",
+                )
+            gradients[key] = gradients[key] + part if key in gradients else part
+
+        add(target, seed)
         for node in reversed(self.nodes):
             key = id(node.output)
             g = gradients.get(key) if key in wanted else gradients.pop(key, None)
@@ -233,10 +300,10 @@ class GradientTape:
             ]
             if not any(want is not False for want in wants):
                 continue
+            node.check()
             for value, part in zip(node.inputs, node.rule(g, wants), strict=True):
                 if part is not None:
-                    before = gradients.get(id(value))
-                    gradients[id(value)] = part if before is None else before + part
+                    add(value, part)
         return {key: gradients[key] for key in wanted if key in gradients}
 
     @staticmethod

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from gpumlp.autodiff.tape import Want, record
+from gpumlp.autodiff.tape import Want, record, recording
 from gpumlp.backend.base import Backend
-from gpumlp.errors import BackendError, CaptureError, ShapeError
-from gpumlp.ops.precision import is_floating
+from gpumlp.errors import BackendError, CaptureError, ShapeError, TapeError
+from gpumlp.ops.precision import dtype_of, is_floating
 from gpumlp.ops.record import Array
 
 REFERENCE = Backend()
 """Where a tensor lives when it is not told: the NumPy reference, which has no settings that could differ."""
 
+DEFAULT_DTYPE = np.float32
+"""What Python's floating-point numbers are stored in, and whole numbers where floating point is meant."""
 Function = Callable[..., "Tensor"]
 
 
@@ -30,24 +33,39 @@ class Tensor:
     """An array on a backend, as a value in a computation.
 
     ``array`` is the raw array of the backend; ``numpy()`` gives a copy on the host. Operators and the
-    functions of :mod:`gpumlp.autodiff` take tensors, NumPy arrays and numbers, and return tensors.
+    functions of :mod:`gpumlp.autodiff` take tensors, NumPy arrays, lists and numbers, and return tensors. Comparisons
+    are element by element; a tensor is hashed by identity.
+
+    A tensor keeps its values: those of an array or a list are copied (but not in a step that is being captured, and
+    not by :meth:`sharing`). A part of a variable (``v[0]``, ``v.T``, ``v.reshape(...)``) is a view of its memory, and
+    refused once that has been overwritten.
+
+    Raises ShapeError for values that are not numbers, or lists that are not rectangular.
     """
 
-    __slots__ = ("__weakref__", "array", "backend", "name", "unit")
+    __slots__ = ("__weakref__", "array", "backend", "name", "unit", "view_of")
     __array_ufunc__ = None  # numpy_array @ tensor is ours to answer
+    __hash__ = object.__hash__  # by identity, although == is element by element
     is_variable = False
 
     def __init__(self, values: Any, backend: Backend | None = None, *, dtype: Any = None, name: str = "") -> None:
-        if isinstance(values, Tensor):
-            backend, values = backend or values.backend, values.array
-        self.backend: Backend = backend or REFERENCE
-        if not self.backend.owns(values) or dtype is not None:
-            if dtype is None and not hasattr(values, "dtype"):
-                dtype = _default_dtype(values)
-            values = self.backend.asarray(values, dtype)
-        self.array: Array = values
+        self.backend: Backend = backend or (values.backend if isinstance(values, Tensor) else REFERENCE)
+        self.view_of: tuple[Variable, int] | None = None  # the variable whose memory this is, and its version
+        self.array: Array
+        if isinstance(values, Tensor) and dtype is None and values.backend is self.backend:
+            self.array, self.view_of = current(values), values.source
+        else:
+            if isinstance(values, Tensor):
+                values = current(values) if self.backend.owns(values.array) else values.numpy()
+            self.array = new_array(values, self.backend, dtype)
         self.name = name
         self.unit = False  # True for the ones that a backward pass starts from: multiplying by them is no work
+
+    def sharing(self, array: Array) -> Self:
+        """Return a tensor of this kind and backend on an array that others may write to: no copy is made."""
+        made = type(self).__new__(type(self))
+        made.array, made.backend, made.name, made.unit, made.view_of = array, self.backend, self.name, False, None
+        return made
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,13 +90,28 @@ class Tensor:
         return is_floating(self.dtype)
 
     @property
+    def source(self) -> tuple[Variable, int] | None:
+        """The variable whose memory holds these values, with its version when they were read; None for memory that
+        is never overwritten."""
+        return self.view_of
+
+    @property
     def T(self) -> Tensor:  # noqa: N802
         """The transpose."""
         return transpose(self)
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """Return a copy on the host. Refused while a step is being captured."""
-        return self.backend.to_host(self.array)
+        return self.backend.to_host(current(self))
+
+    def item(self) -> int | float | bool:
+        """Return the value of a tensor of one element as a Python number."""
+        value: int | float | bool = self._scalar("reads {} on the host").item()
+        return value
+
+    def tolist(self) -> Any:
+        """Return the values as a Python number, or as nested lists of them."""
+        return self.numpy().tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         return self.numpy() if dtype is None else self.numpy().astype(dtype)
@@ -87,13 +120,22 @@ class Tensor:
         """Return ones of this shape and dtype; ``unit`` marks them as the start of a backward pass."""
         with self.backend.quiet():
             array = self.backend.xp.ones(self.shape, self.dtype)  # a constant: as true in a replay as now
-        ones = Tensor(array, self.backend)
+        ones = wrap(array, self.backend)
         ones.unit = unit
         return ones
 
+    def weights_like(self, values: Any) -> Tensor:
+        """Return weights of the elements of this tensor in its dtype. Raises ShapeError for another shape."""
+        weights = values if isinstance(values, Tensor) else Tensor(values, self.backend, dtype=self.dtype)
+        if weights.shape != self.shape:
+            raise ShapeError(
+                f"output_gradients has shape {weights.shape}, the target has {self.shape}", hint="they must agree"
+            )
+        return as_dtype(weights, self.dtype)
+
     def astype(self, dtype: Any) -> Tensor:
         """Return the values in another dtype."""
-        return cast(self, dtype=np.dtype(dtype))
+        return cast(self, dtype=dtype_of(dtype))
 
     def reshape(self, *shape: Any) -> Tensor:
         """Return the same values in another shape, given as numbers or as one tuple."""
@@ -105,14 +147,25 @@ class Tensor:
         values = "being captured" if self.backend.capturing else np.array2string(self.numpy(), threshold=20)
         return f"{kind}({name}shape={self.shape}, dtype={self.dtype.name}, values={values})"
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
     def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a tensor of shape () has no length")
         return self.shape[0]
 
     def __bool__(self) -> bool:
         return bool(self._scalar("branches on {}"))
 
+    def __int__(self) -> int:
+        return int(self.item())
+
     def __float__(self) -> float:
-        return float(self._scalar("reads {} on the host"))
+        return float(self.item())
+
+    def __round__(self, digits: int | None = None) -> int | float:
+        return round(self.item(), digits)
 
     def _scalar(self, act: str) -> Any:
         if self.backend.capturing:
@@ -129,7 +182,13 @@ class Tensor:
         return (self[i] for i in range(len(self)))
 
     def __neg__(self) -> Tensor:
-        return mul(self, -1.0)
+        return mul(self, -1 if self.dtype.kind == "i" else -1.0)
+
+    def __pos__(self) -> Tensor:
+        return self
+
+    def __abs__(self) -> Tensor:
+        return absolute(self)
 
     def __add__(self, other: Any) -> Tensor:
         return add(self, other)
@@ -169,8 +228,32 @@ class Tensor:
 
     def __getitem__(self, index: Any) -> Tensor:
         parts = index if isinstance(index, tuple) else (index,)
-        arrays = tuple(part.array if isinstance(part, Tensor) else part for part in parts)
+        arrays = tuple(_index(part, self.backend) for part in parts)
         return getitem(self, index=arrays if isinstance(index, tuple) else arrays[0])
+
+    def __eq__(self, other: Any) -> Any:
+        return equal(self, other) if _has_numbers(other) else NotImplemented
+
+    def __ne__(self, other: Any) -> Any:
+        return not_equal(self, other) if _has_numbers(other) else NotImplemented
+
+    def __and__(self, other: Any) -> Tensor:
+        return bitwise_and(self, other)
+
+    __rand__ = __and__
+
+    def __or__(self, other: Any) -> Tensor:
+        return bitwise_or(self, other)
+
+    __ror__ = __or__
+
+    def __xor__(self, other: Any) -> Tensor:
+        return bitwise_xor(self, other)
+
+    __rxor__ = __xor__
+
+    def __invert__(self) -> Tensor:
+        return invert(self)
 
     def __gt__(self, other: Any) -> Tensor:
         return greater(self, other)
@@ -189,30 +272,86 @@ class Variable(Tensor):
     """A tensor that every tape watches and that can be assigned to: a parameter.
 
     The values are copied; whole numbers become float32. ``shadow`` has them once more in a narrower dtype, where a
-    model computes in one: whoever writes the values writes them there, too.
+    model computes in one: whoever writes the values writes them there, too, and counts ``version`` up.
     """
 
-    __slots__ = ("shadow",)
+    __slots__ = ("shadow", "version")
     is_variable = True
 
     def __init__(self, values: Any, backend: Backend | None = None, *, dtype: Any = None, name: str = "") -> None:
         super().__init__(values, backend, dtype=dtype, name=name)
-        self.array = self.backend.asarray(self.array, self.dtype if self.differentiable else np.float32, copy=True)
+        if isinstance(values, Tensor) or not self.differentiable:
+            dtype = self.dtype if self.differentiable else DEFAULT_DTYPE
+            self.array = self.backend.asarray(self.array, dtype, copy=True)
+        self.view_of = None
         self.shadow: Array | None = None
+        self.version = 0  # how often the values were overwritten
+
+    def sharing(self, array: Array) -> Self:
+        made = super().sharing(array)
+        made.shadow, made.version = None, 0
+        return made
+
+    @property
+    def source(self) -> tuple[Variable, int]:
+        return self, self.version
 
     def assign(self, values: Any) -> None:
         """Overwrite the values in place; the shape must agree."""
-        given = np.shape(values.array if isinstance(values, Tensor) else values)
+        values = current(values) if isinstance(values, Tensor) else values
+        given = np.shape(values)
         if given != self.shape:
             raise ShapeError(f"values of shape {given} were assigned to {self.name or 'a variable'} {self.shape}")
-        self.backend.write(self.array, values.array if isinstance(values, Tensor) else values)
+        self.backend.write(self.array, values)
         if self.shadow is not None:
             self.backend.write(self.shadow, self.array)
+        self.backend.overwrote([self])
 
 
-def _default_dtype(values: Any) -> Any:
-    """Python numbers are float32 here, as they are on a GPU; whole numbers stay whole."""
-    return np.float32 if np.asarray(values).dtype == np.float64 else None
+def _has_numbers(value: Any) -> bool:
+    """Return whether a value can be compared element by element; to any other a tensor is unequal, as in Python."""
+    return isinstance(value, Tensor | bool | int | float | list | tuple) or hasattr(value, "dtype")
+
+
+def wrap(array: Array, backend: Backend) -> Tensor:
+    """Return a tensor on an array of the backend that nobody writes to any more, without a copy."""
+    made = Tensor.__new__(Tensor)
+    made.array, made.backend, made.name, made.unit, made.view_of = array, backend, "", False, None
+    return made
+
+
+def current(x: Tensor) -> Array:
+    """Return the array of a tensor. Raises TapeError for a view of a variable that has been overwritten since."""
+    if x.view_of is not None and x.view_of[0].version != x.view_of[1]:
+        name = x.view_of[0].name or "a variable"
+        raise TapeError(
+            f"this is a view {x.shape} of {name}, which has been overwritten since it was made",
+            hint=f"make it again, or keep a copy: {x.view_of[0].name or 'variable'}[...] * 1.0, or .numpy()",
+        )
+    return x.array
+
+
+def new_array(values: Any, backend: Backend, dtype: Any = None) -> Array:
+    """Return values as an array of the backend that nobody else writes to.
+
+    Python's floating-point numbers are float32 here, as they are on a GPU; whole numbers stay whole. In a step that
+    is being captured an array of the backend stays as it is: a replay is to see what it holds then.
+    """
+    dtype = None if dtype is None else dtype_of(dtype)
+    if backend.owns(values) and backend.capturing and dtype in (None, values.dtype):
+        return values
+    if not hasattr(values, "dtype"):
+        if isinstance(values, list | tuple) and any(isinstance(value, Tensor) for value in values):
+            raise ShapeError("a list of tensors is not a tensor", hint="join them by stack() or concat()")
+        try:
+            values = np.asarray(values)
+        except ValueError as error:
+            raise ShapeError("a tensor takes lists of equal lengths", hint=str(error)) from None
+        if dtype is None and values.dtype == np.float64:
+            dtype = np.dtype(DEFAULT_DTYPE)
+    if np.dtype(values.dtype).kind not in "biuf" and not is_floating(values.dtype):
+        raise ShapeError(f"a tensor takes real numbers, not values of dtype {values.dtype}")
+    return backend.asarray(values, dtype, copy=True)
 
 
 def backend_of(values: Sequence[Any]) -> Backend:
@@ -224,15 +363,53 @@ def backend_of(values: Sequence[Any]) -> Backend:
     return next(iter(found.values()), REFERENCE)
 
 
+def held(value: Any, backend: Backend) -> Any:
+    """Return an argument of an operation as the tape may keep it: a tensor or a number as it is, else an array.
+
+    While a tape is recording, an array of the caller's is copied, for its values are read again on the way back. A
+    captured step goes back at once, and may not copy.
+    """
+    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+        return value.item()  # np.sqrt(2.0) is a number like any other: it must not turn float32 into float64
+    if isinstance(value, Tensor | bool | int | float) or value is None:
+        return value
+    if backend.owns(value) and (backend.capturing or not recording()) and value.dtype.kind in "biuf":
+        return value
+    return new_array(value, backend)
+
+
 def raw(value: Any, backend: Backend) -> Any:
     """Return the array behind a tensor, a number as it is, and anything else as an array of the backend."""
-    if isinstance(value, Tensor):
-        return value.array
-    if isinstance(value, np.generic):
-        return value.item()  # np.sqrt(2.0) is a number like any other: it must not turn float32 into float64
-    if isinstance(value, bool | int | float) or backend.owns(value):
-        return value
-    return Tensor(value, backend).array
+    return current(value) if isinstance(value, Tensor) else held(value, backend)
+
+
+def as_given(values: Sequence[Any], backend: Backend) -> Sequence[Any]:
+    """Return operands whose dtypes may stay as they are."""
+    return values
+
+
+def as_numbers(values: Sequence[Any], backend: Backend, *, floating: bool = False) -> Sequence[Any]:
+    """Return operands of which none is whole if one is floating point: whole numbers and booleans get its dtype.
+
+    Beside Python's floating-point numbers alone, and where ``floating`` demands it, they become float32.
+    """
+    dtypes = [value.dtype for value in values if hasattr(value, "dtype")]
+    if not dtypes:
+        values = [new_array(value, backend) for value in values]
+        dtypes = [value.dtype for value in values]
+    floats = [dtype for dtype in dtypes if is_floating(dtype)]
+    if len(floats) == len(dtypes):
+        return values
+    if not floats and not floating and not any(isinstance(value, float) for value in values):
+        return values
+    dtype = np.result_type(*floats) if floats else np.dtype(DEFAULT_DTYPE)
+    whole = [hasattr(value, "dtype") and not is_floating(value.dtype) for value in values]
+    return [backend.cast(value, dtype) if cast else value for value, cast in zip(values, whole, strict=True)]
+
+
+def as_floats(values: Sequence[Any], backend: Backend) -> Sequence[Any]:
+    """Return operands of a function that is defined for floating point."""
+    return as_numbers(values, backend, floating=True)
 
 
 def as_dtype(x: Tensor, dtype: Any) -> Tensor:
@@ -245,23 +422,35 @@ def on_backend(value: Any, backend: Backend) -> Tensor:
     return value if isinstance(value, Tensor) else Tensor(value, backend)
 
 
-def primitive(name: str, *rules: Function | None) -> Callable[[Callable[..., Array]], Function]:
+def primitive(
+    name: str,
+    *rules: Function | None,
+    operands: Callable[[Sequence[Any], Backend], Sequence[Any]] = as_given,
+    view: bool = False,
+) -> Callable[[Callable[..., Array]], Function]:
     """Turn ``forward(backend, *arrays, **params)`` into a taped function with one gradient rule per argument.
 
     None in place of a rule: no gradient flows to that argument (an index, a condition). Without any rule the function
-    has no derivative; a tape that is asked for one says so.
+    has no derivative; a tape that is asked for one says so. ``operands`` brings arrays to the dtypes that the
+    function computes with. A ``view`` may give back the memory of its first argument.
     """
 
     def decorate(forward: Callable[..., Array]) -> Function:
         @functools.wraps(forward)
         def function(*arguments: Any, **params: Any) -> Tensor:
             backend = backend_of(arguments)
+            arguments = tuple(held(a, backend) for a in arguments)
             try:
-                array = forward(backend, *(raw(a, backend) for a in arguments), **params)
+                array = forward(backend, *operands([raw(a, backend) for a in arguments], backend), **params)
             except (ValueError, IndexError) as error:
                 shapes = ", ".join(str(np.shape(a.array if isinstance(a, Tensor) else a)) for a in arguments)
                 raise ShapeError(f"{name}: shapes {shapes} do not fit", hint=str(error)) from None
-            y = Tensor(array, backend)
+            except TypeError as error:
+                given = ", ".join(str(getattr(a, "dtype", type(a).__name__)) for a in arguments)
+                raise ShapeError(f"{name} does not take {given}", hint=str(error)) from None
+            y = wrap(array, backend)
+            if view and arguments[0].source and backend.xp.may_share_memory(array, arguments[0].array):
+                y.view_of = arguments[0].source
 
             def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
                 return [
@@ -296,28 +485,35 @@ def reduce_to(g: Tensor, value: Any) -> Tensor:
 # ---- arithmetic, with broadcasting ---------------------------------------------------------------
 
 
-@primitive("add", lambda g, y, a, b: reduce_to(g, a), lambda g, y, a, b: reduce_to(g, b))
+@primitive("add", lambda g, y, a, b: reduce_to(g, a), lambda g, y, a, b: reduce_to(g, b), operands=as_numbers)
 def add(backend: Backend, a: Array, b: Array) -> Array:
     """Return a + b."""
     return backend.compute("add", backend.xp.add, a, b)
 
 
-@primitive("sub", lambda g, y, a, b: reduce_to(g, a), lambda g, y, a, b: reduce_to(-g, b))
+@primitive("sub", lambda g, y, a, b: reduce_to(g, a), lambda g, y, a, b: reduce_to(-g, b), operands=as_numbers)
 def sub(backend: Backend, a: Array, b: Array) -> Array:
     """Return a - b."""
     return backend.compute("sub", backend.xp.subtract, a, b)
 
 
-@primitive("mul", lambda g, y, a, b: reduce_to(g * b, a), lambda g, y, a, b: reduce_to(g * a, b))
+@primitive("mul", lambda g, y, a, b: reduce_to(g * b, a), lambda g, y, a, b: reduce_to(g * a, b), operands=as_numbers)
 def mul(backend: Backend, a: Array, b: Array) -> Array:
     """Return a · b, element by element."""
     return backend.compute("mul", backend.xp.multiply, a, b)
 
 
-@primitive("div", lambda g, y, a, b: reduce_to(g / b, a), lambda g, y, a, b: reduce_to(-(g * y) / b, b))
+@primitive(
+    "div", lambda g, y, a, b: reduce_to(g / b, a), lambda g, y, a, b: reduce_to(-(g * y) / b, b), operands=as_floats
+)
 def div(backend: Backend, a: Array, b: Array) -> Array:
     """Return a / b."""
     return backend.compute("div", backend.xp.true_divide, a, b)
+
+
+def _powers(values: Sequence[Any], backend: Backend) -> Sequence[Any]:
+    below_zero = isinstance(values[1], int) and values[1] < 0
+    return as_numbers(values, backend, floating=below_zero)
 
 
 def _power_base(g: Tensor, y: Tensor, a: Any, b: Any) -> Tensor:
@@ -341,16 +537,28 @@ def _power_exponent(g: Tensor, y: Tensor, a: Any, b: Any) -> Tensor:
     return reduce_to(g * y * log(where(greater(a, 0.0), a, 1.0)), b)
 
 
-@primitive("power", _power_base, _power_exponent)
+@primitive("power", _power_base, _power_exponent, operands=_powers)
 def power(backend: Backend, a: Array, b: Array) -> Array:
     """Return a to the power of b."""
     return backend.compute("power", backend.xp.power, a, b)
 
 
-@primitive("log", lambda g, y, x: g / x)
+@primitive("log", lambda g, y, x: g / x, operands=as_floats)
 def log(backend: Backend, x: Array) -> Array:
     """Return the natural logarithm."""
     return backend.compute("log", backend.xp.log, x)
+
+
+@primitive("sign")
+def sign(backend: Backend, x: Array) -> Array:
+    """Return -1, 0 or 1. Its gradient is nowhere but 0."""
+    return backend.compute("sign", backend.xp.sign, x)
+
+
+@primitive("abs", lambda g, y, x: g * sign(x))
+def absolute(backend: Backend, x: Array) -> Array:
+    """Return the absolute value; slope 0 at 0."""
+    return backend.compute("abs", backend.xp.abs, x)
 
 
 # ---- matrix products -----------------------------------------------------------------------------
@@ -360,6 +568,7 @@ def log(backend: Backend, x: Array) -> Array:
     "matmul",
     lambda g, y, a, b: reduce_to(_matmul(g, transpose(b)), a),
     lambda g, y, a, b: reduce_to(_matmul(transpose(a), g), b),
+    operands=as_numbers,
 )
 def _matmul(backend: Backend, a: Array, b: Array) -> Array:
     return backend.matmul(a, b)
@@ -386,7 +595,7 @@ def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argsort(axes))
 
 
-@primitive("transpose", lambda g, y, x, axes: _permute(g, axes=_inverse(axes)))
+@primitive("transpose", lambda g, y, x, axes: _permute(g, axes=_inverse(axes)), view=True)
 def _permute(backend: Backend, x: Array, *, axes: tuple[int, ...]) -> Array:
     return x.transpose(axes)
 
@@ -398,7 +607,7 @@ def transpose(x: Any, axes: tuple[int, ...] | None = None) -> Tensor:
     return _permute(x, axes=tuple(i + ndim if i < 0 else i for i in order))
 
 
-@primitive("reshape", lambda g, y, x, shape: _reshape(g, shape=np.shape(x.array)))
+@primitive("reshape", lambda g, y, x, shape: _reshape(g, shape=np.shape(x.array)), view=True)
 def _reshape(backend: Backend, x: Array, *, shape: tuple[int, ...]) -> Array:
     if not x.flags.c_contiguous:
         x = backend.compute("copy", _contiguous, x, xp=backend.xp)
@@ -430,6 +639,12 @@ def cast(backend: Backend, x: Array, *, dtype: Any) -> Array:
     return backend.cast(x, dtype)
 
 
+def _index(part: Any, backend: Backend) -> Any:
+    """Return a part of an index as the tape may keep it."""
+    array = isinstance(part, Tensor | list) or backend.owns(part)
+    return raw(part, backend) if array and np.size(getattr(part, "array", part)) else part
+
+
 def _is_view(index: Any) -> bool:
     parts = index if isinstance(index, tuple) else (index,)
     return all(part is None or part is Ellipsis or isinstance(part, int | slice) for part in parts)
@@ -455,7 +670,7 @@ def _scatter(g: Array, *, xp: Any, shape: tuple[int, ...], index: Any, out: Arra
     return out
 
 
-@primitive("slice", lambda g, y, x, index: scatter(g, shape=x.shape, index=index))
+@primitive("slice", lambda g, y, x, index: scatter(g, shape=x.shape, index=index), view=True)
 def getitem(backend: Backend, x: Array, *, index: Any) -> Array:
     """Return x[index] for numbers, slices, None and ``...`` (a view), or for arrays of whole numbers."""
     if _is_view(index):
@@ -477,6 +692,13 @@ def scatter(backend: Backend, x: Array, *, shape: tuple[int, ...], index: Any) -
 Axes = int | tuple[int, ...] | None
 
 
+def axes_of(axis: Any) -> Axes:
+    """Return an axis or several as Python numbers, whatever kind of whole numbers they were given as."""
+    if isinstance(axis, list | tuple | np.ndarray):
+        return tuple(operator.index(each) for each in axis)
+    return None if axis is None else operator.index(axis)
+
+
 def kept(y: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
     """Give a reduced tensor back its reduced axes, with length 1."""
     if keepdims:
@@ -493,7 +715,7 @@ def _sum(backend: Backend, x: Array, *, axis: Axes, keepdims: bool) -> Array:
 
 def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """Return the sum over all elements, or over the given axes."""
-    return _sum(x, axis=axis, keepdims=keepdims)
+    return _sum(x, axis=axes_of(axis), keepdims=keepdims)
 
 
 @primitive("greater")
@@ -506,6 +728,46 @@ def greater(backend: Backend, a: Array, b: Array) -> Array:
 def greater_equal(backend: Backend, a: Array, b: Array) -> Array:
     """Return a >= b, element by element. It has no gradient."""
     return backend.compute("greater_equal", backend.xp.greater_equal, a, b)
+
+
+@primitive("equal")
+def equal(backend: Backend, a: Array, b: Array) -> Array:
+    """Return a == b, element by element. It has no gradient."""
+    return backend.compute("equal", backend.xp.equal, a, b)
+
+
+@primitive("not_equal")
+def not_equal(backend: Backend, a: Array, b: Array) -> Array:
+    """Return a != b, element by element. It has no gradient."""
+    return backend.compute("not_equal", backend.xp.not_equal, a, b)
+
+
+@primitive("and")
+def bitwise_and(backend: Backend, a: Array, b: Array) -> Array:
+    """Return a & b of booleans or whole numbers. It has no gradient."""
+    return backend.compute("and", backend.xp.bitwise_and, a, b)
+
+
+@primitive("or")
+def bitwise_or(backend: Backend, a: Array, b: Array) -> Array:
+    """Return a | b of booleans or whole numbers. It has no gradient."""
+    return backend.compute("or", backend.xp.bitwise_or, a, b)
+
+
+@primitive("xor")
+def bitwise_xor(backend: Backend, a: Array, b: Array) -> Array:
+    """Return a ^ b of booleans or whole numbers. It has no gradient."""
+    return backend.compute("xor", backend.xp.bitwise_xor, a, b)
+
+
+@primitive("invert")
+def invert(backend: Backend, a: Array) -> Array:
+    """Return ~a of booleans or whole numbers. It has no gradient."""
+    return backend.compute("invert", backend.xp.invert, a)
+
+
+def _choice(values: Sequence[Any], backend: Backend) -> Sequence[Any]:
+    return [values[0], *as_numbers(values[1:], backend)]
 
 
 def _where(condition: Array, a: Array, b: Array, *, xp: Any, out: Array | None) -> Array:
@@ -521,6 +783,7 @@ def _where(condition: Array, a: Array, b: Array, *, xp: Any, out: Array | None) 
     None,
     lambda g, y, condition, a, b: reduce_to(where(condition, g, 0.0), a),
     lambda g, y, condition, a, b: reduce_to(where(condition, 0.0, g), b),
+    operands=_choice,
 )
 def where(backend: Backend, condition: Array, a: Array, b: Array) -> Array:
     """Return a where the condition holds, else b."""

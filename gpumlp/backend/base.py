@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from gpumlp.backend.capture import Call, Plan, raw
+from gpumlp.backend.capture import Call, Plan, Versioned, raw
 from gpumlp.errors import CaptureError, ShapeError
 from gpumlp.limits import host_memory
 from gpumlp.ops.precision import is_narrow, wide
@@ -32,6 +32,7 @@ class Backend:
 
     def __init__(self) -> None:
         self._recording: list[Call] | None = None
+        self._overwritten: dict[int, Versioned] = {}  # by the step that is being captured
 
     @staticmethod
     def is_installed() -> bool:
@@ -295,12 +296,21 @@ class Backend:
         if self._recording is not None:
             raise CaptureError("a step is being captured already", hint="a captured step cannot capture another")
         held = tuple(self.asarray(raw(given), copy=True) for given in inputs)
-        again = [type(x)(a, self) if raw(x) is not x else a for x, a in zip(inputs, held, strict=True)]
+        again = [x.sharing(a) if raw(x) is not x else a for x, a in zip(inputs, held, strict=True)]
+        self._overwritten = {}
         with self._record() as calls:
             result = step(*again)
         if not calls:
             raise CaptureError(f"the step made no call on the backend {self.name!r}: nothing to replay")
-        return Plan(self, tuple(calls), tuple(self.joined([call.launch for call in calls])), held, result)
+        runs = tuple(self.joined([call.launch for call in calls]))
+        return Plan(self, tuple(calls), runs, held, result, tuple(self._overwritten.values()))
+
+    def overwrote(self, variables: Iterable[Versioned]) -> None:
+        """Count up the versions of variables that have new values: now, and at each replay of a step that does so."""
+        for variable in variables:
+            variable.version += 1
+            if self._recording is not None:
+                self._overwritten[id(variable)] = variable
 
     def joined(self, launches: Sequence[Callable[[], None]]) -> Sequence[Callable[[], None]]:
         """Return what a replay calls instead of these: fewer where the backend can make several in one."""

@@ -23,6 +23,12 @@ class Host(Protocol):
     def joined(self, launches: Sequence[Callable[[], None]]) -> Sequence[Callable[[], None]]: ...
 
 
+class Versioned(Protocol):
+    """A variable: ``version`` counts how often its values were overwritten."""
+
+    version: int
+
+
 def raw(value: Any) -> Array:
     """Return the array of a tensor, and anything else as it is."""
     return getattr(value, "array", value)
@@ -43,7 +49,8 @@ class Plan:
 
     ``plan(*arrays)`` copies the arrays into the captured inputs, makes every call again and returns what the
     step returned, whose arrays now hold the new results. The plan owns every array that its calls touch.
-    ``runs`` are what a replay makes: the calls, or fewer that do the same.
+    ``runs`` are what a replay makes: the calls, or fewer that do the same. ``overwritten`` are the variables that it
+    gives new values.
     """
 
     backend: Host
@@ -51,6 +58,7 @@ class Plan:
     runs: tuple[Callable[[], None], ...]
     inputs: tuple[Array, ...]
     result: Any
+    overwritten: tuple[Versioned, ...] = ()
 
     def __call__(self, *inputs: Any) -> Any:
         if len(inputs) != len(self.inputs):
@@ -60,6 +68,8 @@ class Plan:
         with self.backend.quiet():
             for run in self.runs:
                 run()
+        for variable in self.overwritten:
+            variable.version += 1
         return self.result
 
     def _refill(self, position: int, captured: Array, given: Array) -> None:

@@ -87,13 +87,15 @@ def backpropagate(network: Sequential, loss: Loss, inputs: Values, targets: np.n
         return float(loss(forward(Tensor(array, backend), start)[-1], goal)[0])
 
     given = Tensor(inputs, backend)
-    with GradientTape(persistent=True) as tape:
+    with GradientTape() as tape:
         tape.watch(given)
         values = forward(given)
         total, _ = loss(values[-1], goal)
+    sources = [*values[1:], *(part.variable for step in steps for part in step.parts)]
+    slopes = dict(zip(map(id, sources), tape.gradient(total, sources), strict=True))
 
     def slope_of(source: Tensor) -> Values:
-        found = tape.gradient(total, source)
+        found = slopes[id(source)]
         return np.zeros(source.shape) if found is None else found.numpy()
 
     gradients = []

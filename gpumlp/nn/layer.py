@@ -15,8 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from gpumlp.autodiff import Tensor, Variable
+from gpumlp.autodiff.tensor import DEFAULT_DTYPE
 from gpumlp.backend import Backend
-from gpumlp.errors import ConfigError
+from gpumlp.errors import ConfigError, ShapeError
 from gpumlp.ops.precision import wide
 from gpumlp.ops.record import Array
 from gpumlp.seeds import WEIGHTS, generator
@@ -152,19 +153,26 @@ class Layer:
     # ---- what follows from that --------------------------------------------------------------------------------
 
     def __call__(self, x: Any, *, training: bool = False) -> Tensor:
+        return self.forward(self.taken(x), training=training)
+
+    def taken(self, x: Any) -> Tensor:
+        """Return an input as a tensor in floating point, and make the arrays if it is the first.
+
+        A layer outside of a model has seed 0.
+        """
         if not isinstance(x, Tensor):
             x = Tensor(x, self.context.backend if self.context else None)
-        self.ensure_built(x)
-        return self.forward(x, training=training)
-
-    def ensure_built(self, x: Tensor) -> None:
-        """Make the arrays now if this is the first input; a layer outside of a model has seed 0."""
+        if not x.differentiable:  # whole numbers: no weights could be drawn in their dtype
+            x = x.astype(self.context.dtype if self.context else DEFAULT_DTYPE)
+        if x.ndim == 0:
+            raise ShapeError(f"a layer takes (N, inputs), not {x.shape}")
         if self.context is None:
             self.context = Context(x.backend, x.dtype, 0, x.backend.zeros((3,), np.int64))
         if not self.built:
             self.inputs = x.shape[-1]
             self.build(self.context, self.inputs)
             self.built = True
+        return x
 
     def place(self, context: Context) -> None:
         """Put the layer into a model: it starts anew, with arrays made at the next input."""

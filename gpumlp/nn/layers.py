@@ -65,9 +65,9 @@ class Dense(Layer):
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
         return dense(x, self.weights["W"], self.offsets.get("b"), self.activation)
 
-    def linear(self, x: Tensor, *, training: bool = False) -> Tensor:
+    def linear(self, x: Any, *, training: bool = False) -> Tensor:
         """Return x W + b, before the activation."""
-        self.ensure_built(x)
+        x = self.taken(x)
         return dense(x, self.weights["W"], self.offsets.get("b"))
 
     def equation(self, value: str, place: str) -> Equation:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gpumlp.autodiff import Tensor, loss_value
+from gpumlp.autodiff.fused import loss_operands
 from gpumlp.errors import ConfigError, choices
 from gpumlp.nn.model import Model
 from gpumlp.ops import LOSS_RECORDS
@@ -83,13 +84,14 @@ class Loss:
         return loss_value(self.record, outputs, targets, row_weights, self.class_weights, **self.hyper)
 
     def check_targets(self, targets: np.ndarray[Any, Any]) -> None:
-        """Raise DataError for host targets outside of what the loss is defined for, as every call does.
+        """Raise DataError for targets outside of what the loss is defined for, as every call with host arrays does.
 
-        A captured step cannot look at values: call this before.
+        A captured step does not look at values, nor does a call with arrays of a device: check before.
         """
-        self.record.check_targets(np, targets)
+        self.record.check_targets(targets)
 
-    def evaluate(self, outputs: Tensor, targets: Array, row_weights: Array | None = None) -> Array:
-        """Return the sums alone, without a gradient, for arrays on the backend."""
-        inputs = (outputs.array, targets, row_weights, self.class_weights)
-        return outputs.backend.run(self.record, "evaluate", inputs, None, **self.hyper)[1]
+    def evaluate(self, outputs: Tensor, targets: Any, row_weights: Any = None) -> Array:
+        """Return the sums alone, without a gradient, as an array on the backend."""
+        inputs = (outputs, targets, row_weights, self.class_weights)
+        _, arrays = loss_operands(self.record, inputs, outputs.backend)
+        return outputs.backend.run(self.record, "evaluate", arrays, None, **self.hyper)[1]

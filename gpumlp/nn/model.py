@@ -156,9 +156,7 @@ class Model:
             self.build(*(np.shape(getattr(x, "array", x))[-1] for x in inputs))
         backend = self.context.backend
         dtype = self.context.wide if wide else self.context.dtype
-        tensors = [
-            as_dtype(x, dtype) if isinstance(x, Tensor) else Tensor(np.asarray(x, dtype), backend) for x in inputs
-        ]
+        tensors = [as_dtype(x, dtype) if isinstance(x, Tensor) else Tensor(x, backend, dtype=dtype) for x in inputs]
         for tensor, width in zip(tensors, self.widths, strict=True):
             if tensor.ndim != 2 or tensor.shape[1] != width:
                 raise ShapeError(f"the model takes inputs (N, {width}), not {tensor.shape}")

@@ -74,6 +74,11 @@ class Parameters:
         """Overwrite all values with those of another buffer of this layout."""
         self.backend.write(self.values, values)
         self._round()
+        self.overwrote()
+
+    def overwrote(self) -> None:
+        """Let tapes know that ``values`` has been written to."""
+        self.backend.overwrote(self.variables.values())
 
     def _round(self) -> None:
         """Bring the shadow up to the values, as every step of an optimizer does."""
@@ -97,3 +102,4 @@ class Parameters:
         for name, values in arrays.items():
             self.backend.write(self.view(name, self.values if buffer is None else buffer), values)
         self._round()
+        self.overwrote()

@@ -20,6 +20,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from gpumlp.errors import ConfigError, DataError
 from gpumlp.ops.precision import wide
 from gpumlp.ops.record import Array, Direction, Hyper, Op, Scalar, Spec, Stage, settle
@@ -47,7 +49,7 @@ class Loss(Op):
     hyper: Mapping[str, Hyper] = field(kw_only=True)
     counts_hits: bool = field(kw_only=True)  # the third of the sums counts right answers, else it is 0
 
-    def check_targets(self, xp: Any, targets: Array) -> None:
+    def check_targets(self, targets: np.ndarray[Any, Any]) -> None:
         """Raise DataError for targets outside of what the loss is defined for. NaN makes the loss NaN."""
         wrong, allowed = None, ""
         if self.link == "sigmoid":
@@ -55,7 +57,7 @@ class Loss(Op):
         elif self.link == "softmax" and targets.ndim == 2:
             wrong, allowed = targets < 0, "be shares of the classes, at least 0"
         elif self.link == "softmax" and targets.dtype.kind not in "biu":
-            wrong, allowed = targets != xp.floor(targets), "be class numbers"
+            wrong, allowed = targets != np.floor(targets), "be class numbers"
         if wrong is not None and bool(wrong.any()):
             raise DataError(f"{self.name}: targets must {allowed}, one is {float(targets[wrong][0]):g}")
 

@@ -47,6 +47,8 @@ class _Parameters(Protocol):
     shadow: Array | None
     decayed: int
 
+    def overwrote(self) -> None: ...
+
 
 class Optimizer:
     """Updates a flat buffer of parameters from the flat buffer of their gradients.
@@ -109,6 +111,7 @@ class Optimizer:
         inputs = (p.values, p.gradients, rates, self.clock, self.norm, self.average, p.shadow, *state)
         outputs = (p.values, self.average, p.shadow, *state)
         backend.run(self.update, "forward", inputs, outputs, **self.settings, decayed=p.decayed)
+        p.overwrote()
 
     @property
     def state(self) -> dict[str, Array]:

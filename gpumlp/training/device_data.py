@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.autodiff import Tensor
-from gpumlp.autodiff.tensor import as_dtype
+from gpumlp.autodiff.tensor import as_dtype, wrap
 from gpumlp.data import Dataset, Features
 from gpumlp.nn import Model
 from gpumlp.ops.batches import EXPAND
@@ -56,10 +56,10 @@ def network_inputs(model: Model, features: Features, stored: Array, scale: float
     context = model.context
     backend, dtype = context.backend, context.dtype
     if features.has_categories:
-        return Tensor(expanded(model, features, backend.asarray(stored, context.wide)), backend)
+        return wrap(expanded(model, features, backend.asarray(stored, context.wide)), backend)
     if scale == 1.0:
-        return Tensor(backend.asarray(stored, dtype), backend)
-    return as_dtype(Tensor(backend.asarray(stored, context.wide), backend) * scale, dtype)
+        return wrap(backend.asarray(stored, dtype), backend)
+    return as_dtype(wrap(backend.asarray(stored, context.wide), backend) * scale, dtype)
 
 
 def expanded(model: Model, features: Features, stored: Array) -> Array:

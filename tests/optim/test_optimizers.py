@@ -24,7 +24,7 @@ def flat(dtype, seed=0):
     values = np.random.default_rng(seed).standard_normal(SIZE).astype(dtype)
     gradients = np.zeros(SIZE, dtype)
     return SimpleNamespace(
-        backend=Backend(), values=values, gradients=gradients, shadow=None, starts=[0], decayed=DECAYED
+        backend=Backend(), values=values, gradients=gradients, shadow=None, decayed=DECAYED, overwrote=lambda: None
     )
 
 
