@@ -10,7 +10,6 @@ from gpumlp.autodiff.functions import (
     maximum,
     mean,
     minimum,
-    sign,
     sqrt,
     stack,
 )
@@ -37,6 +36,7 @@ from gpumlp.autodiff.tensor import (
     mul,
     power,
     reshape,
+    sign,
     sub,
     sum,
     transpose,

@@ -13,6 +13,7 @@ from gpumlp.autodiff.tensor import (
     Axes,
     Function,
     Tensor,
+    absolute,
     as_floats,
     as_numbers,
     axes_of,
@@ -28,16 +29,17 @@ from gpumlp.autodiff.tensor import (
     raw,
     reduce_to,
     reshape,
+    sign,
     sum,
     where,
     wrap,
 )
-from gpumlp.autodiff.tensor import absolute as abs
-from gpumlp.autodiff.tensor import sign as sign
 from gpumlp.backend.base import Backend
 from gpumlp.errors import ShapeError
 from gpumlp.ops.record import Array
 from gpumlp.ops.special import Derivative, Formula
+
+abs = absolute
 
 
 @primitive("exp", lambda g, y, x: g * y, operands=as_floats)

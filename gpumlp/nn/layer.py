@@ -160,19 +160,19 @@ class Layer:
 
         A layer outside of a model has seed 0.
         """
-        if not isinstance(x, Tensor):
-            x = Tensor(x, self.context.backend if self.context else None)
-        if not x.differentiable:  # whole numbers: no weights could be drawn in their dtype
-            x = x.astype(self.context.dtype if self.context else DEFAULT_DTYPE)
-        if x.ndim == 0:
-            raise ShapeError(f"a layer takes (N, inputs), not {x.shape}")
+        backend = self.context.backend if self.context else None
+        tensor: Tensor = x if isinstance(x, Tensor) else Tensor(x, backend)
+        if not tensor.differentiable:  # whole numbers: no weights could be drawn in their dtype
+            tensor = tensor.astype(self.context.dtype if self.context else DEFAULT_DTYPE)
+        if tensor.ndim == 0:
+            raise ShapeError("a layer takes (N, inputs), not a number")
         if self.context is None:
-            self.context = Context(x.backend, x.dtype, 0, x.backend.zeros((3,), np.int64))
+            self.context = Context(tensor.backend, tensor.dtype, 0, tensor.backend.zeros((3,), np.int64))
         if not self.built:
-            self.inputs = x.shape[-1]
+            self.inputs = tensor.shape[-1]
             self.build(self.context, self.inputs)
             self.built = True
-        return x
+        return tensor
 
     def place(self, context: Context) -> None:
         """Put the layer into a model: it starts anew, with arrays made at the next input."""
