@@ -517,15 +517,14 @@ def _powers(values: Sequence[Any], backend: Backend) -> Sequence[Any]:
 
 
 def _power_base(g: Tensor, y: Tensor, a: Any, b: Any) -> Tensor:
-    # Where b is 0, a^b is 1 everywhere; but 0 · 0^-1 is not a number.
-    if isinstance(b, np.generic):
-        b = b.item()
+    # Where b is 0 this is 0, but 0 · 0^-1 would be NaN where a is 0, too. Elsewhere b a^(b - 1) stays as it is, for
+    # where b is 0 it has a slope in b, 1 / a.
     below: Any
     if isinstance(b, int | float):
         below = b - 1 if b else 0
     else:
         b = on_backend(b, g.backend)
-        below = where(greater(b, 0.0), b - 1.0, where(greater(0.0, b), b - 1.0, 0.0))
+        below = where(bitwise_and(equal(a, 0), equal(b, 0)), 0.0, b - 1.0)
     return reduce_to(g * b * power(a, below), a)
 
 

@@ -310,6 +310,17 @@ def test_slopes_where_two_are_equal():
         assert tape.gradient(y, zero).numpy().tolist() == [slope]
 
 
+def test_the_mixed_derivative_of_a_power_where_the_exponent_is_0():
+    """That of a^b is a^(b - 1) (1 + b log a), and the same in either order."""
+    a, b = Variable(np.array([2.0, 0.5])), Variable(np.array([0.0, 1.0]))
+    for inner_source, outer_source in ((a, b), (b, a)):
+        with GradientTape() as outer:
+            with GradientTape() as inner:
+                y = a**b
+            slope = inner.gradient(y, inner_source)
+        np.testing.assert_allclose(outer.gradient(slope, outer_source).numpy(), [0.5, 1 + np.log(0.5)], rtol=1e-14)
+
+
 def test_comparisons_and_signs_have_no_gradient():
     x = Variable(np.array([1.0, -2.0]))
     for function in (greater, greater_equal):
