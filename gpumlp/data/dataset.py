@@ -221,7 +221,7 @@ class Encoder:
     def _encode_target(self, source: Source) -> Targets:
         name = source.resolve(self.target_name)
         if isinstance(self.target, ClassTarget):
-            return self.target.encode(source.labels(name), source.where)
+            return self.target.encode(source.categories(name), source.where)
         return self.target.encode(source.numbers(name), source.where)
 
 
@@ -349,7 +349,7 @@ def _divide(
     notes: list[str] = []
     if task == "classification":
         # The classes may be taken from all rows: the split leaves each of them a training row.
-        labels = source.labels(target)
+        labels = source.categories(target)
         goal = ClassTarget.fit(labels, source.where)
         codes = goal.encode(labels, source.where).astype(np.int64)
         rows = split(len(codes), validation=validation, test=test, seed=seed, labels=codes)

@@ -73,12 +73,13 @@ def test_the_target_is_named_with_the_nearest_array(tmp_path):
     ],
 )
 def test_labels_of_any_type_become_text(tmp_path, values, texts):
-    assert read(save(tmp_path, y=values)).labels("y").tolist() == texts
+    found = read(save(tmp_path, y=values)).categories("y")
+    assert found.texts[found.codes].tolist() == texts
 
 
 def test_a_matrix_is_no_target(tmp_path):
     found = read(save(tmp_path, y=np.eye(3)))
-    for method in (found.labels, found.numbers):
+    for method in (found.categories, found.numbers):
         with pytest.raises(DataError, match=r"one value per row, but its shape is \(3, 3\)"):
             method("y")
 

@@ -7,6 +7,7 @@ import pytest
 
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.data.source.cells import USUAL_MISSING, Missing
+from gpumlp.data.source.frame import Codes, merged
 from gpumlp.errors import DataError
 
 
@@ -14,8 +15,8 @@ def where(row: int) -> str:
     return f"a.csv:{row + 2}"
 
 
-def texts(*labels: str) -> np.ndarray:
-    return np.array(labels, dtype=object)
+def texts(*labels: str) -> Codes:
+    return merged(labels, np.arange(len(labels)))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_every_row_its_own_class_looks_like_regression():
     labels = texts(*map(str, range(51)))
     with pytest.raises(DataError, match=r"each of the 51 rows is its own class\n.*regression"):
         ClassTarget.fit(labels, where)
-    assert len(ClassTarget.fit(labels[:50], where).classes) == 50
+    assert len(ClassTarget.fit(labels.take(np.arange(50)), where).classes) == 50
 
 
 @pytest.mark.parametrize(

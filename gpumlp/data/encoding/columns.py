@@ -28,7 +28,7 @@ from gpumlp.limits import in_threads
 
 _FEW_ROWS = 50  # up to so many, whole numbers that are all different mean nothing
 _EXACT = 2.0**53  # whole numbers up to it are themselves in float64
-_ROWS_AT_ONCE = 65536  # that are encoded together: float64 copies are made of them
+_ROWS_AT_ONCE = 8192  # that are encoded together: float64 copies are made of them
 _NAMED_COLUMNS = 5  # further columns that a note names
 _NAME_OF_ID = re.compile(r"(?i:(.*[\W_])?id)|.*[a-z]I[dD]", re.DOTALL)
 _NEW_GAPS = "has missing values (none in training); filled with the training median"

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.source.cells import FLOAT32_MAX, FLOAT32_TINY, Floats, Missing, Strings, parse_numbers
+from gpumlp.data.source.cells import FLOAT32_MAX, FLOAT32_TINY, Floats, Missing, parse_numbers
+from gpumlp.data.source.frame import Codes
 from gpumlp.data.state import StateReader
 from gpumlp.errors import DataError, choices
 
@@ -31,20 +32,21 @@ class ClassTarget:
     classes: tuple[str, ...]
 
     @classmethod
-    def fit(cls, labels: Strings, where: Where) -> ClassTarget:
+    def fit(cls, labels: Codes, where: Where) -> ClassTarget:
         """Find the classes of (N,) labels.
 
         Raises
         ------
         DataError : if a label is missing, there is one class only, or every row is its own class
         """
-        _require_present(labels == "", where)
-        names = sorted(set(labels.tolist()))
+        _require_present((labels.texts == "")[labels.codes], where)
+        names = sorted(labels.texts.tolist())
         values = parse_numbers(np.array(names, dtype=object))
         if values is not None:
             if not np.isfinite(values).all():
-                row = int(np.argmax(labels == names[int(np.argmin(np.isfinite(values)))]))
-                raise DataError(f"the class {labels[row]!r} is no finite number", where=where(row))
+                name = names[int(np.argmin(np.isfinite(values)))]
+                row = int(np.argmax(labels.codes == labels.texts.tolist().index(name)))
+                raise DataError(f"the class {name!r} is no finite number", where=where(row))
             names = [names[i] for i in np.argsort(values, kind="stable")]
         if len(names) == 1:
             raise DataError(
@@ -60,22 +62,23 @@ class ClassTarget:
             )
         return cls(tuple(names))
 
-    def encode(self, labels: Strings, where: Where) -> NDArray[np.int32]:
+    def encode(self, labels: Codes, where: Where) -> NDArray[np.int32]:
         """Return the class numbers, (N,) int32.
 
         Raises
         ------
         DataError : if a label is missing, or is none of the classes
         """
-        _require_present(labels == "", where)
+        _require_present((labels.texts == "")[labels.codes], where)
         numbers = {name: number for number, name in enumerate(self.classes)}
-        codes = np.fromiter((numbers.get(each, -1) for each in labels), np.int32, len(labels))
+        codes = np.array([numbers.get(text, -1) for text in labels.texts], np.int32)[labels.codes]
         if (codes < 0).any():
             row = int(np.argmax(codes < 0))
+            label = labels.texts[labels.codes[row]]
             raise DataError(
-                f"the class {labels[row]!r} does not occur in the training data",
+                f"the class {label!r} does not occur in the training data",
                 where=where(row),
-                hint=choices(labels[row], self.classes[:_LISTED_CLASSES]),
+                hint=choices(label, self.classes[:_LISTED_CLASSES]),
             )
         return codes
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Strings
+from gpumlp.data.source.cells import FLOAT32_MAX, Floats
+from gpumlp.data.source.frame import Codes, as_written
 from gpumlp.errors import DataError, choices
 
 # What decides where several arrays could be the inputs.
@@ -110,21 +111,17 @@ class ArrayTable:
             values = values.astype(np.float32)
         return values.reshape(len(values), -1)
 
-    def labels(self, name: str) -> Strings:
-        """Return an array as text, (N,) str: whole numbers without a point, NaN as the empty text.
+    def categories(self, name: str) -> Codes:
+        """Return an array as text, (N,): whole numbers without a point, NaN as the empty text.
 
         Raises
         ------
         DataError : if it is not one value per row
         """
         values = self._one_per_row(name)
-        if values.dtype.kind == "f":
-            texts = ["" if v != v else str(int(v)) if v.is_integer() else repr(v) for v in values.tolist()]
-        elif values.dtype.kind in "biuU":
-            texts = [str(v).strip() for v in values.tolist()]
-        else:
+        if values.dtype.kind not in "fbiuU":
             raise DataError(f"array {name!r} of {values.dtype} cannot be classes", where=self.path)
-        return np.array(texts, dtype=object)
+        return as_written(values)
 
     def numbers(self, name: str) -> Floats:
         """Return an array as numbers, (N,) float64, NaN where the value is missing.

@@ -7,7 +7,6 @@ The engine reads what is well-formed, in several threads and without holding the
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.data.source.cells import Missing, parse_numbers
-from gpumlp.data.source.frame import Codes, Column, Numbers
+from gpumlp.data.source.frame import Codes, Column, Numbers, merged
 from gpumlp.limits import threads as available_threads
 
 MAX_THREADS = 8
@@ -32,6 +31,7 @@ EMPTY = "-8.98846567431158e307"
 NO_MISSING = Missing(frozenset())
 
 SAMPLE_ROWS = 10_000
+_PIECE_BYTES = 1 << 22
 _UNKNOWN = 2**32 - 1  # the code of a text that is not in the dictionary yet
 
 
@@ -91,7 +91,7 @@ class Scan:
             empty = np.empty(0, np.float64 if self.kinds[name] else np.uint32)
             joined: NDArray[Any] = np.concatenate(blocks) if blocks else empty
             if not self.kinds[name]:
-                columns[name] = _as_codes(list(texts[name]), joined)
+                columns[name] = merged(list(texts[name]), joined)
                 continue
             columns[name] = Numbers(joined, self._rewrite(name))
             if self._blank(joined):
@@ -113,7 +113,7 @@ class Scan:
             columns: dict[str, Column] = {}
             for name, values in block.items():
                 if not self.kinds[name]:
-                    columns[name] = _as_codes(list(texts[name]), values)
+                    columns[name] = merged(list(texts[name]), values)
                     continue
                 rows = np.arange(start, start + len(values))
                 if self._blank(values) and name not in decided:
@@ -267,19 +267,6 @@ def _numbered(codes: NDArray[np.uint32], texts: Any, known: dict[str, int]) -> N
     return codes
 
 
-def _as_codes(texts: list[str], codes: NDArray[np.uint32]) -> Codes:
-    """Return a column of texts: blanks at the ends cut off, numbered in the order in which they first occur."""
-    stripped: dict[str, int] = {}
-    renumbered = np.array([stripped.setdefault(text.strip(), len(stripped)) for text in texts], np.int32)
-    merged = renumbered[codes]
-    first = np.full(len(stripped), len(merged))
-    first[merged[::-1]] = np.arange(len(merged))[::-1]
-    used = np.argsort(first, kind="stable")[: int((first < len(merged)).sum())]
-    rank = np.zeros(len(stripped), np.int32)
-    rank[used] = np.arange(len(used), dtype=np.int32)
-    return Codes(np.array(list(stripped), object)[used], rank[merged])
-
-
 def sampled(paths: Sequence[str], rows: str, texts: Mapping[str, str]) -> dict[str, list[str]]:
     """Return the different texts that columns have in the first rows.
 
@@ -397,8 +384,14 @@ class TextCells:
 
 def odd_marks(path: Path) -> tuple[str, ...]:
     """Return which of the marks stand somewhere in a file that make a code of what the engine takes for a number."""
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return tuple(mark for mark in ("_", "+-") if content.find(mark.encode()) >= 0)
+    marks = {"_", "+-"}
+    found: set[str] = set()
+    with path.open("rb") as stream:
+        last = b""
+        while marks != found and (piece := stream.read(_PIECE_BYTES)):
+            found |= {mark for mark in marks - found if mark.encode() in piece or mark.encode() in last + piece[:1]}
+            last = piece[-1:]
+    return tuple(sorted(found))
 
 
 def delimited_rows(path: Path, width: int, *, separator: str, quote: str | None, skip: int) -> str:

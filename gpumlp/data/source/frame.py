@@ -193,6 +193,11 @@ class Frame:
         """Return a column of texts, with the empty text for every missing value."""
         return self.columns[name].written().blank(self.dialect.missing.anywhere)
 
+    def categories(self, name: str) -> Codes:
+        """Return a column of classes: each text once, the empty one for every missing value."""
+        column = self.column(name)
+        return merged(column.texts.tolist(), column.codes)
+
     def labels(self, name: str) -> Strings:
         """Return the cells of a column, (N,) str, the empty text where the value is missing."""
         column = self.column(name)
@@ -334,19 +339,35 @@ def _joined_codes(columns: Sequence[Codes]) -> Codes:
     return Codes(np.array(list(known), object), np.concatenate(parts))
 
 
-def numbers_as_text(values: NDArray[Any]) -> Codes:
-    """Return numbers as a CSV file would have them: whole ones without a point, else the shortest that reads back.
+def as_written(values: NDArray[Any]) -> Codes:
+    """Return values as a CSV file would have them: whole numbers without a point, else the shortest that reads back.
 
     Parameters
     ----------
-    values : (N,) real numbers; NaN is the empty text
+    values : (N,) real numbers, truth values or texts; NaN is the empty text
     """
-    distinct, first, codes = np.unique(values, return_index=True, return_inverse=True, equal_nan=True)
+    distinct, codes = np.unique(values, return_inverse=True)
     if distinct.dtype.kind == "f":
         texts = ["" if v != v else str(int(v)) if v.is_integer() else repr(v) for v in distinct.tolist()]
     else:
-        texts = [str(v) for v in distinct.tolist()]
-    order = np.argsort(first, kind="stable")
-    rank = np.empty(len(order), np.int32)
-    rank[order] = np.arange(len(order), dtype=np.int32)
-    return Codes(np.array(texts, object)[order], rank[codes.reshape(-1)])
+        texts = [str(v).strip() for v in distinct.tolist()]
+    return merged(texts, codes.reshape(-1))
+
+
+def merged(texts: Sequence[str], codes: NDArray[Any]) -> Codes:
+    """Return a column of texts without blanks at the ends, each once, in the order in which they first occur.
+
+    Parameters
+    ----------
+    texts : which may be equal once they are stripped, and need not occur
+    codes : (N,) for each row which of the texts it has
+    """
+    stripped: dict[str, int] = {}
+    numbers = np.array([stripped.setdefault(text.strip(), len(stripped)) for text in texts], np.int32)
+    renumbered = numbers[codes]
+    first = np.full(len(stripped), len(renumbered))
+    first[renumbered[::-1]] = np.arange(len(renumbered))[::-1]
+    used = np.argsort(first, kind="stable")[: int((first < len(renumbered)).sum())]
+    rank = np.zeros(len(stripped), np.int32)
+    rank[used] = np.arange(len(used), dtype=np.int32)
+    return Codes(np.array(list(stripped), object)[used], rank[renumbered])
