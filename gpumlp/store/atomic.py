@@ -26,22 +26,22 @@ LEFTOVER = re.compile(rf"\.(?P<name>.+)\.(?P<number>\d+){re.escape(PART)}")
 _one_at_a_time = threading.Lock()
 
 
-def replace_file(path: Path, content: bytes, *, private: bool = False) -> None:
+def replace_file(path: Path, content: bytes, *, mode: int | None = None) -> None:
     """Write a file so that a reader finds the old content or the new, never a part.
 
-    A link in its place is replaced, not followed. Who may read the file stays; a new one that is ``private`` can be
-    read by its owner alone. Raises OSError where it cannot be written; nothing is left behind then.
+    A link in its place is replaced, not followed. Who may read and write the file stays, unless ``mode`` says so.
+    Raises OSError where it cannot be written; nothing is left behind then.
     """
     with _one_at_a_time:
-        _replace(path, content, private)
+        _replace(path, content, mode)
 
 
-def _replace(path: Path, content: bytes, private: bool) -> None:
+def _replace(path: Path, content: bytes, mode: int | None) -> None:
     clear_leftovers(path.parent, path.name)
     with _part(path) as (beside, file):
         with contextlib.suppress(OSError):  # there is none yet, or the file system has no permissions
-            before = 0o600 if private else path.lstat().st_mode
-            if private or stat.S_ISREG(before):
+            before = path.lstat().st_mode if mode is None else stat.S_IFREG | mode
+            if stat.S_ISREG(before):
                 os.chmod(beside, stat.S_IMODE(before))
         file.write(content)
         file.flush()

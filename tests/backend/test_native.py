@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import subprocess
@@ -239,7 +240,95 @@ def test_a_damaged_library_is_made_again(cache: Path, damage: Any) -> None:
     kept.unlink()  # the loaded one stays mapped
     kept.write_bytes(damage(whole))
     Builder().check()
-    assert builder._is_whole(kept)
+    assert builder._kept(kept) is not None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="owners and permissions as POSIX has them")
+class TestWhoCanWriteInTheCache:
+    """A library is code: one that another user can have put there is not loaded."""
+
+    @staticmethod
+    def kept(cache: Path) -> Path:
+        Builder().check()
+        (path,) = cache.iterdir()
+        return path
+
+    def test_it_is_made_for_its_user(self, cache: Path) -> None:
+        before = os.umask(0)
+        try:
+            path = self.kept(cache)
+        finally:
+            os.umask(before)
+        assert cache.stat().st_mode & 0o777 == 0o700
+        assert path.stat().st_mode & 0o777 == 0o644
+
+    @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
+    def test_a_library_that_others_can_write_is_made_again(self, cache: Path, mode: int) -> None:
+        path = self.kept(cache)
+        before = path.stat().st_ino
+        path.chmod(mode)
+        assert builder._kept(path) is None
+        Builder().check()
+        assert path.stat().st_ino != before
+        assert path.stat().st_mode & 0o777 == 0o644
+
+    def test_others_lose_the_right_to_write_in_our_folder(self, cache: Path) -> None:
+        path = self.kept(cache)
+        cache.chmod(0o777)
+        assert builder._kept(path) is not None
+        assert cache.stat().st_mode & 0o777 == 0o755
+
+    @pytest.mark.parametrize("of", ["folder", "file"])
+    def test_of_another_user(
+        self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, of: str
+    ) -> None:
+        path = self.kept(cache)
+        monkeypatch.setattr(builder, "_private_folder", lambda: tmp_path / "private")
+        if os.geteuid() == 0:
+            os.chown(cache if of == "folder" else path, 4711, 4711)
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        assert builder._kept(path) is None
+        Builder().check()
+        if of == "folder":
+            assert "it belongs to another user, or others can write in it" in caplog.text
+            assert len(list((tmp_path / "private").iterdir())) == 1
+
+    def test_a_link_is_not_followed(self, cache: Path, tmp_path: Path) -> None:
+        path = self.kept(cache)
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+        assert builder._kept(path) is None
+        Builder().check()
+        assert not path.is_symlink()
+
+    def test_what_was_checked_is_what_is_loaded(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Another file takes the name between the check and the loading."""
+        path = self.kept(cache)
+        load = ctypes.CDLL
+
+        def swapped(name: str) -> ctypes.CDLL:
+            other = path.with_name("other")
+            other.write_bytes(b"not a library")
+            os.replace(other, path)
+            return load(name)
+
+        if sys.platform != "linux":
+            pytest.skip("files are loaded by their names there")
+        monkeypatch.setattr(ctypes, "CDLL", swapped)
+        library = builder._kept(path)
+        assert library is not None
+        assert library.gpumlp_run is not None
+
+    def test_two_libraries_behind_one_number_are_two(self, cache: Path) -> None:
+        """The system knows libraries by name, and numbers of open files come again."""
+        made = Builder()
+        made.check()
+        made.product("float")
+        for _ in range(3):
+            libraries = [builder._kept(path) for path in sorted(cache.iterdir())]
+            assert all(libraries)
+            assert [hasattr(library, "gpumlp_run") for library in libraries] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import errno
 import hashlib
+import itertools
 import logging
 import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -21,7 +24,7 @@ from pathlib import Path
 from gpumlp.backend.kernels import Texts, shared_text
 from gpumlp.errors import BackendError
 from gpumlp.ops.record import Op
-from gpumlp.store.atomic import replace_file
+from gpumlp.store.atomic import open_regular, replace_file
 
 NATIVE = {"x86_64": "-march=native", "AMD64": "-march=native", "aarch64": "-mcpu=native", "arm64": "-mcpu=native"}
 """What asks for the processor at hand, by kind of machine: Apple's clang refuses the one for the other."""
@@ -56,6 +59,8 @@ TILED = {
 """Products by tiles: the types of what is read and written, and the parts of a number."""
 
 CHECKSUM = hashlib.sha256().digest_size
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_loads = itertools.count()
 
 Function = (
     int  # the address of a function of (slots, part, parts), as the nodes of kernels/host/host_program.h want it
@@ -173,16 +178,12 @@ class Builder:
         key = name, types, flags
         if key not in self._libraries:
             started = time.perf_counter()
-            path = self._build(name, source(), flags)
+            self._libraries[key] = self._build(name, source(), flags)
             self.seconds += time.perf_counter() - started
-            try:
-                self._libraries[key] = ctypes.CDLL(str(path))
-            except OSError as error:
-                raise BackendError(f"a compiled kernel cannot be loaded: {error}", hint=f"delete {path}") from None
         return self._libraries[key]
 
     @staticmethod
-    def _build(name: str, source: str, flags: Sequence[str]) -> Path:
+    def _build(name: str, source: str, flags: Sequence[str]) -> ctypes.CDLL:
         """Return the shared library of a source: from the cache, or compiled and put there in one step.
 
         A library ends with the checksum of what is before it: a damaged one is made again. Two processes that
@@ -193,16 +194,19 @@ class Builder:
         digest = hashlib.sha256("\n".join([source, *flags, _machine(command)]).encode()).hexdigest()[:24]
         file = f"{name}-{digest}.so"
         place = cache_folder()
-        if place is not None and _is_whole(place / file):
-            return place / file
+        if place is not None and (library := _kept(place / file)):
+            return library
         log.info("compiling kernels for this processor, once")
         content = _compile([*command, *flags], name, source)
         try:
-            return _keep(content, (place or _private_folder()) / file)
+            path = _keep(content, (place or _private_folder()) / file)
         except OSError as error:
             reason = f"{place}: {error.strerror}"
             log.warning("compiled kernels cannot be kept (%s); GPUMLP_CACHE may name another folder", reason)
-            return _keep(content, _private_folder() / file)
+            path = _keep(content, _private_folder() / file)
+        if library := _kept(path):
+            return library
+        raise BackendError("a compiled kernel is not as it was written a moment ago", where=str(path))
 
 
 def _product_source(name: str) -> str:
@@ -219,19 +223,58 @@ def _function(library: ctypes.CDLL, name: str) -> Function:
 
 
 def _keep(content: bytes, path: Path) -> Path:
-    """Write a library with its checksum, so that another process finds all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, content + hashlib.sha256(content).digest())
+    """Write a library with its checksum, so that another process finds all of it or nothing. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_ours(path.parent):
+        raise OSError(errno.EPERM, "it belongs to another user, or others can write in it")
+    replace_file(path, content + hashlib.sha256(content).digest(), mode=0o644)
     return path
 
 
-def _is_whole(path: Path) -> bool:
-    """Tell whether a library is there and as it was written: loading half of one would kill the process."""
+def _kept(path: Path) -> ctypes.CDLL | None:
+    """Load a library of the cache if it is whole and nobody else can have written it; else return None.
+
+    The file is opened once: what was checked is what is loaded, whatever takes its name meanwhile. Loading half of a
+    library would kill the process, and loading a stranger's would run it.
+    """
     try:
-        content = path.read_bytes()
+        if not _is_ours(path.parent):
+            return None
+        with open(open_regular(path), "rb") as file:
+            if not _is_safe(os.fstat(file.fileno())):
+                return None
+            content = file.read()
+            whole = hashlib.sha256(content[:-CHECKSUM]).digest() == content[-CHECKSUM:]
+            return _open_library(file.fileno(), path) if whole and len(content) > CHECKSUM else None
     except OSError:
-        return False
-    return len(content) > CHECKSUM and hashlib.sha256(content[:-CHECKSUM]).digest() == content[-CHECKSUM:]
+        return None
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether only this user, or the system's, can write in a folder; in our own, others lose the right."""
+    found = folder.stat()
+    if os.name == "posix" and found.st_uid == os.geteuid() and found.st_mode & OTHERS_WRITE:
+        folder.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS_WRITE)
+        found = folder.stat()
+    return _is_safe(found)
+
+
+def _is_safe(found: os.stat_result) -> bool:
+    """Return whether a file or folder can be changed by this user and the system's alone."""
+    return os.name != "posix" or (found.st_uid in (os.geteuid(), 0) and not found.st_mode & OTHERS_WRITE)
+
+
+def _open_library(handle: int, path: Path) -> ctypes.CDLL:
+    """Load the library behind an open file. Raises BackendError where the system refuses it."""
+    name = str(path)
+    if sys.platform == "linux" and os.path.exists(f"/proc/self/fd/{handle}"):
+        # The system knows libraries by name, and would take this one for the last that was loaded by the same number.
+        unlike = "".join("./" if digit == "1" else "/" for digit in f"{next(_loads):b}")
+        name = f"/proc/self/fd/{unlike}{handle}"
+    try:
+        return ctypes.CDLL(name)
+    except OSError as error:
+        raise BackendError(f"a compiled kernel cannot be loaded: {error}", hint=f"delete {path}") from None
 
 
 def _compile(command: Sequence[str], name: str, source: str) -> bytes:
