@@ -236,6 +236,7 @@ class RunFolder:
         aside = self.path / REPLACED
         if aside.is_symlink() or not aside.is_dir():
             return
+        clear_leftovers(self.path)
         begun = os.path.lexists(self.config)
         for path in self._aside():
             if begun:
