@@ -45,14 +45,35 @@ struct FlushDenormals {
 #endif
 };
 
+// Threads that take the parts of one node after the other, without locks. Unless something else is written beside it,
+// every access is sequentially consistent; what holds, and why:
+//
+// 1. One caller at a time shares its nodes: it holds `taken_` from its first node to its last. `helpers_` and `full_` are
+//    its own. Other callers go alone.
+// 2. A node is published in the order node_, done_, owners_, tickets_, calls_. A thread takes a part by `fetch_add` on
+//    a ticket: it has read what was written before that ticket was opened, so `node_` is the node that the part is of.
+// 3. A part is run by one thread: `fetch_add` gives each number once, and a number beyond the end of a ticket is dropped.
+//    A thread still in `work` for an earlier node may find tickets of the next one open, and rightly takes from them.
+//    With `owners_` of that earlier node it may pass over some: the caller looks at them all.
+// 4. `done_` loses no count. The caller goes on when it equals the number of parts, after which no thread has a part of
+//    this node to count any more; it is set to 0 before the first ticket of the next node opens.
+// 5. What a part has written is read by the next node: `fetch_add` on `done_` comes after the part, the caller reads
+//    `done_` before it opens the next tickets, and these are read before the next part runs. The caller returns, and its
+//    nodes may be gone, only then; a helper reads nothing of a node once it has counted.
+// 6. Looks at a ticket before a part is taken, and at `calls_` before a thread sleeps, may be relaxed: one that is too old
+//    costs a `fetch_add` on a closed ticket, or another look. A ticket is closed by its end, not by what was taken beyond
+//    it, which is at most one number a thread for each time that it was open.
+// 7. Nobody sleeps through a node. A helper counts itself in `asleep_`, then reads `calls_`; a caller counts in `calls_`,
+//    then reads `asleep_`. One of the two sees the other, and the lock orders the bell after the wait.
+//
+// `tests/backend/test_threads.py` runs this under ThreadSanitizer, and forms of it in which one of these does not hold.
 class Crew {
     static constexpr int PATIENCE = 1000;  // looks before a thread lets others go first: some 50 microseconds
     static constexpr int YIELDS = 500;     // times it does so before it sleeps: some 200 more; to wake it takes 30
     static constexpr int MOST = 64;        // threads that have parts of their own; more only help
 
     // What one thread is to take: in 32 bits the end of its parts, in 32 the next of them. A thread takes its own parts
-    // first, the same ones of every node of that many: what it wrote lies in its cache. Then it takes others'. Whoever
-    // has taken a part knows that the node is not done, so `node_` is the one that the part belongs to.
+    // first, the same ones of every node of that many: what it wrote lies in its cache. Then it takes others'.
     struct alignas(64) Ticket { std::atomic<u64> next{0}; };
 
     Ticket tickets_[MOST];
