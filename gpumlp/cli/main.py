@@ -1,8 +1,10 @@
-"""The verbs and their options. What they do is imported when one runs, so that ``--help`` answers at once."""
+"""The verbs and their options. What they do is imported when one runs, so that ``--help`` answers at once.
+
+A test compares the options of each verb with its signature, and mypy that with the function that is called.
+"""
 
 from __future__ import annotations
 
-import importlib
 import io
 import sys
 from pathlib import Path
@@ -55,13 +57,6 @@ class Main(click.Group):
         click.echo(message, err=True)
 
 
-def call(verb: str, module: str = "verbs", **options: Any) -> None:
-    """Run a verb of a module of :mod:`gpumlp.cli`."""
-    with ctrl_c_ends_at_once():
-        found = importlib.import_module(f"gpumlp.cli.{module}")
-    getattr(found, verb)(**options)
-
-
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="gpumlp")
 def main() -> None:
@@ -91,9 +86,31 @@ def main() -> None:
 @click.option("--force", is_flag=True, help="Delete an earlier run in the folder first.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, and no notes on the data.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def train(**options: Any) -> None:
+def train(
+    config: Path,
+    overrides: tuple[str, ...],
+    run_dir: Path | None,
+    backend: str | None,
+    device: int | None,
+    resume: bool,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Train the network that CONFIG describes."""
-    call("train", **options)
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import verbs
+    verbs.train(
+        config=config,
+        overrides=overrides,
+        run_dir=run_dir,
+        backend=backend,
+        device=device,
+        resume=resume,
+        force=force,
+        quiet=quiet,
+        as_json=as_json,
+    )
 
 
 @main.command()
@@ -101,9 +118,11 @@ def train(**options: Any) -> None:
 @click.option("--data", type=PATH, help="A file with the target column  [default: the run's own data]")
 @DEVICE
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
-def evaluate(**options: Any) -> None:
+def evaluate(run: Path, data: Path | None, device: int, as_json: bool) -> None:
     """Measure a finished RUN."""
-    call("evaluate", **options)
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import verbs
+    verbs.evaluate(run=run, data=data, device=device, as_json=as_json)
 
 
 @main.command()
@@ -113,29 +132,35 @@ def evaluate(**options: Any) -> None:
 @click.option("--proba", is_flag=True, help="Add the probability of each class.")
 @DEVICE
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
-def predict(**options: Any) -> None:
+def predict(run: Path, file: Path, output: Path | None, proba: bool, device: int, force: bool) -> None:
     """Predict the rows of FILE with a finished RUN; - reads CSV from the terminal.
 
     The file has the columns of the training file; the target may be missing.
     """
-    call("predict", **options)
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import verbs
+    verbs.predict(run=run, file=file, output=output, proba=proba, device=device, force=force)
 
 
 @main.command()
 @click.argument("what", metavar="RUN|CONFIG", type=PATH)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of CONFIG.")
-def inspect(**options: Any) -> None:
+def inspect(what: Path, overrides: tuple[str, ...]) -> None:
     """Show the network, its parameters, and what came of it."""
-    call("inspect", **options)
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import verbs
+    verbs.inspect(what=what, overrides=overrides)
 
 
 @main.command()
 @click.argument("run", type=PATH)
 @click.option("-o", "--output", type=PATH, help="A .png, .svg or .pdf file  [default: plot.png in the run folder]")
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
-def plot(**options: Any) -> None:
+def plot(run: Path, output: Path | None, force: bool) -> None:
     """Draw the learning curves and the predictions of RUN."""
-    call("plot", **options)
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import verbs
+    verbs.plot(run=run, output=output, force=force)
 
 
 @main.command()
@@ -144,9 +169,11 @@ def plot(**options: Any) -> None:
 @click.option("--row", type=click.IntRange(min=0), default=0, help="Which training row, from 0  [default: 0]")
 @click.option("--backend", help="What computes  [default: that of CONFIG or RUN]")
 @click.option("--json", "as_json", is_flag=True, help="Print every number as JSON.")
-def backprop(**options: Any) -> None:
+def backprop(what: Path, overrides: tuple[str, ...], row: int, backend: str | None, as_json: bool) -> None:
     """Show one row's gradients, each with its equation and beside its finite difference."""
-    call("backprop", "seen", **options)
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import seen
+    seen.backprop(what=what, overrides=overrides, row=row, backend=backend, as_json=as_json)
 
 
 @main.command()
@@ -154,12 +181,14 @@ def backprop(**options: Any) -> None:
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of CONFIG.")
 @click.option("--backend", help="What computes  [default: that of CONFIG or RUN]")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-def gradcheck(**options: Any) -> None:
+def gradcheck(what: Path, overrides: tuple[str, ...], backend: str | None, as_json: bool) -> None:
     """Check the gradient of every parameter against finite differences.
 
     Exit code 0 where all agree, 1 where one does not.
     """
-    call("gradcheck", "seen", **options)
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import seen
+    seen.gradcheck(what=what, overrides=overrides, backend=backend, as_json=as_json)
 
 
 @main.command()
@@ -167,9 +196,11 @@ def gradcheck(**options: Any) -> None:
 @click.option("-o", "--output", type=PATH, required=True, help="A .png, .svg or .pdf file.")
 @click.option("--backend", default="numpy", help="What computes the curves  [default: numpy]")
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
-def activations(**options: Any) -> None:
+def activations(names: tuple[str, ...], output: Path, backend: str, force: bool) -> None:
     """Draw activations, all or those of these NAMEs: the function in blue, its derivative in green."""
-    call("activations", "seen", **options)
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import seen
+    seen.activations(names=names, output=output, backend=backend, force=force)
 
 
 @main.command()
@@ -183,13 +214,37 @@ def activations(**options: Any) -> None:
 @click.option("--captured", is_flag=True, help="The calls of a captured training step, with the time of each.")
 @click.option("--backend", help="What computes  [default: that of CONFIG or RUN]")
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
-def graph(**options: Any) -> None:
+def graph(
+    what: str,
+    output: Path,
+    overrides: tuple[str, ...],
+    values: bool,
+    gradients: bool,
+    row: int | None,
+    summary: bool,
+    captured: bool,
+    backend: str | None,
+    force: bool,
+) -> None:
     """Draw the graph of a computation: of one training row, or of a Python function.
 
     FILE.py:FUNCTION runs the file, as python would, so name only what you would run; then the function, under a
     tape. Arguments without a default are what the file has under their names.
     """
-    call("graph", "graphs", **options)
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import graphs
+    graphs.graph(
+        what=what,
+        output=output,
+        overrides=overrides,
+        values=values,
+        gradients=gradients,
+        row=row,
+        summary=summary,
+        captured=captured,
+        backend=backend,
+        force=force,
+    )
 
 
 @main.command()
@@ -206,30 +261,66 @@ def graph(**options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option("--force", is_flag=True, help="Overwrite the files in the folder if they exist.")
 @click.option("--list", "list_targets", is_flag=True, help="List the targets and stop.")
-def approximate(**options: Any) -> None:
+def approximate(
+    target: str,
+    activations: tuple[str, ...],
+    widths: str | None,
+    depths: str | None,
+    seed: int,
+    restarts: int,
+    steps: int,
+    backend: str,
+    device: int,
+    output: Path | None,
+    as_json: bool,
+    force: bool,
+    list_targets: bool,
+) -> None:
     """Measure how near networks come to a function as they grow wider, and deeper."""
-    call("approximate", "approximation", **options)
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import approximation
+    approximation.approximate(
+        target=target,
+        activations=activations,
+        widths=widths,
+        depths=depths,
+        seed=seed,
+        restarts=restarts,
+        steps=steps,
+        backend=backend,
+        device=device,
+        output=output,
+        as_json=as_json,
+        force=force,
+        list_targets=list_targets,
+    )
 
 
 @main.command()
 @click.argument("config", type=PATH)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated.")
 @click.option("--print-config", is_flag=True, help="Print all settings, defaults included.")
-def validate(**options: Any) -> None:
+def validate(config: Path, overrides: tuple[str, ...], print_config: bool) -> None:
     """Check CONFIG without training."""
-    call("validate", **options)
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import verbs
+    verbs.validate(config=config, overrides=overrides, print_config=print_config)
 
 
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of configurations, for editors."""
-    call("schema")
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import verbs
+    verbs.schema()
 
 
 @main.command()
 def doctor() -> None:
     """Show what gpumlp finds on this machine."""
-    call("doctor")
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import verbs
+    verbs.doctor()
 
 
 @main.group()
@@ -247,9 +338,15 @@ def bench() -> None:
 @click.option("--json", "json_file", metavar="FILE", type=PATH, help="Write every figure here, as they come.")
 @click.option("--plot", metavar="FILE", type=PATH, help="Draw bandwidth against size: a .png, .svg or .pdf file.")
 @click.option("--force", is_flag=True, help="Overwrite the files if they exist.")
-def kernels(**options: Any) -> None:
+def kernels(
+    backend: str, device: int, only: str | None, quick: bool, json_file: Path | None, plot: Path | None, force: bool
+) -> None:
     """Time every kernel over a ladder of sizes, after checking that it is right.
 
     Beside it stand the machine's own copy of an array as large, the same operation unfused, and PyTorch's.
     """
-    call("kernels", "bench", **options)
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import bench as measured
+    measured.kernels(
+        backend=backend, device=device, only=only, quick=quick, json_file=json_file, plot=plot, force=force
+    )

@@ -173,10 +173,12 @@ def test_a_run_is_no_configuration(trained: str, tmp_path: Path) -> None:
 
 IMPORT = """
 import os, signal, sys
-from types import SimpleNamespace
 from gpumlp.cli import main
-interrupt = lambda _: os.kill(os.getpid(), signal.SIGINT)
-sys.modules["gpumlp.cli.main"].importlib = SimpleNamespace(import_module=interrupt)
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "gpumlp.cli.verbs":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
 main(["schema"])
 """
 
