@@ -141,7 +141,7 @@ def _launches(cp: Any) -> Iterator[tuple[str, Fact]]:
             stop.record(stream)
             stop.synchronize()
             taken.append(1e3 * cp.cuda.get_elapsed_time(start, stop))
-        return round(statistics.median(taken), 3)
+        return float(round(statistics.median(taken), 3))
 
     def launch_graph() -> float:
         captured, stream = graph(17)

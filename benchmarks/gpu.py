@@ -202,7 +202,7 @@ def places(about: dict[str, Any], results: Path) -> list[Path]:
     device = re.sub(r"[^a-z0-9]+", "-", about["name"].lower()).strip("-")
     name = f"{about['backend']}-{device}-{datetime.now(UTC):%Y-%m-%d}"
     stems = []
-    for folder in map(Path, filter(None, (results, os.environ.get("OUT")))):
+    for folder in (results, *(Path(out) for out in (os.environ.get("OUT"),) if out)):
         folder.mkdir(parents=True, exist_ok=True)
         number, stem = 1, name
         while any((folder / (stem + ending)).exists() for ending in ENDINGS):

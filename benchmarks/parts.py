@@ -42,7 +42,7 @@ APART = 1e-2
 """Relative difference of an epoch's loss from the CPU's that is no longer rounding."""
 PEERS = ("jax", "pytorch", "graph", "keras", "sklearn")
 """Of those in ``peers.py`` the ones that compile in seconds."""
-TESTS = tuple(f"tests/backend/test_{name}.py" for name in ("gpu", "bfloat16", "agreement"))
+TESTS = tuple(f"tests/backend/test_{name}.py" for name in ("gpu", "bfloat16", "edges", "agreement"))
 """What is marked ``gpu``, the longest last. Of the others some need packages that a GPU's machine may not have."""
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 SANITIZED = ((3, 1), (7, 33), (2, 1025))
@@ -88,7 +88,8 @@ def _need_configurations(*others: str) -> None:
 
 def agreement(task: Task, shapes: tuple[tuple[int, int], ...] = SHAPES) -> Found:
     """Compare every direction of every operation with the reference."""
-    checked, wrong = 0, {}
+    checked = 0
+    wrong: dict[str, str] = {}
     for entry, said in faults(backends.get(task.backend), "relu" if task.tiny else "", shapes):
         checked += 1
         wrong |= {entry: said} if said else {}

@@ -210,7 +210,7 @@ def _timed(own: Trainer, way: Callable[[], object], count: int, steps: int) -> t
             taken += time.perf_counter() - started
             done += calls * count
         samples.append((taken / done, host / done))
-    return tuple(statistics.median(column) for column in zip(*samples[1:], strict=True))  # type: ignore[return-value]
+    return tuple(statistics.median(column) for column in zip(*samples[1:], strict=True))
 
 
 def same_bits(name: str) -> Found:

@@ -80,7 +80,8 @@ def trainers(names: Sequence[str], work: Work, device: str) -> Iterator[dict[str
 
 def epoch(pipe: Connection) -> tuple[float, float, float]:
     pipe.send(True)
-    return pipe.recv()
+    seconds, waiting, loss = pipe.recv()
+    return seconds, waiting, loss
 
 
 def settled(pipe: Connection) -> tuple[float, float, float]:

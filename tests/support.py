@@ -18,7 +18,7 @@ from gpumlp.checks.agreement import FLOATS as FLOATS
 from gpumlp.checks.agreement import allowance, wrong
 from gpumlp.checks.examples import directions as directions
 from gpumlp.checks.examples import examples as examples
-from gpumlp.ops import RECORDS, Op
+from gpumlp.ops import Op, record_of
 from gpumlp.ops.losses import Loss
 
 WITH_COMPILER = pytest.mark.skipif(compiler() is None, reason="no C++ compiler: install g++ or clang")
@@ -106,7 +106,7 @@ ACTIVATION_REFERENCES: dict[str, Callable[[float], float]] = {
 def softmax_reference(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Softmax through the log of the sum, one row at a time."""
     x = x.astype(np.float64)
-    return np.exp(x - np.logaddexp.reduce(x, axis=-1, keepdims=True))
+    return np.asarray(np.exp(x - np.logaddexp.reduce(x, axis=-1, keepdims=True)))
 
 
 def activation_reference(name: str, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -115,7 +115,7 @@ def activation_reference(name: str, x: np.ndarray[Any, Any]) -> np.ndarray[Any, 
         return softmax_reference(x)
     function = ACTIVATION_REFERENCES.get(name)
     if function is None:  # a new record: its own formula, in float64
-        return np.asarray(RECORDS[name].function(np, x.astype(np.float64)))
+        return np.asarray(record_of(name).function(np, x.astype(np.float64)))
     return np.array([function(float(v)) for v in x.ravel()]).reshape(x.shape)
 
 

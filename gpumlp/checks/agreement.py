@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from gpumlp.backend import Backend
-from gpumlp.backend.kernels import over, shape_of
+from gpumlp.backend.kernels import Texts, over, shape_of, template_types
 from gpumlp.checks.examples import directions, examples
 from gpumlp.errors import BackendError
 from gpumlp.ops import RECORDS
-from gpumlp.ops.record import Array, Direction
+from gpumlp.ops.record import Array, Direction, Op
 
 TOLERANCES = {
     "elementwise": (8.0, 16.0),
@@ -26,6 +26,13 @@ ROW_SUMS = ("db", "dgain", "dbias")
 """Outputs that are sums over all rows."""
 SHAPES = ((1, 1), (3, 1), (1, 5), (7, 33), (5, 255), (3, 257), (2, 1025), (65, 64), (300, 40))
 """Rows and columns on both sides of where kernels change their way."""
+
+
+GUARD = 64
+"""Bytes in front of each array, and behind it, that nothing may write to."""
+
+Shift = Callable[[int], int]
+"""By how many elements an array is moved from an address that every vector takes, from its number."""
 
 
 def allowance(dtype: Any, size: Any, kind: str, *, scale: float = 1.0) -> Any:
@@ -81,36 +88,109 @@ def _entered(name: str, rows: int, cols: int) -> float:
     return max(1.0, rows / 8) if name in ROW_SUMS else 1.0
 
 
+# ---- one example -------------------------------------------------------------------------------------------------
+
+
+def straight(number: int) -> int:
+    """Leave every array at an address that the widest vectors take."""
+    return 0
+
+
+def alike(number: int) -> int:
+    """Move every array by one element."""
+    return 1
+
+
+def askew(number: int) -> int:
+    """Move arrays by none, one or two elements, in turn."""
+    return number % 3
+
+
+def has_kernel(op: Op, direction: str, inputs: Sequence[Array], outputs: Sequence[Array]) -> bool:
+    """Return whether a kernel takes these arrays; otherwise the formula computes."""
+    return template_types(op.directions[direction], inputs, outputs) is not None and bool(
+        Texts().stages(op, direction)
+    )
+
+
+def disagreement(
+    backend: Backend,
+    op: Op,
+    direction: str,
+    inputs: Sequence[Array | None],
+    params: Mapping[str, Any],
+    shift: Shift = straight,
+) -> tuple[str, Sequence[Array | None]]:
+    """Run a direction on one example, and return what is wrong, if anything, and what the reference makes of it.
+
+    All arrays lie between guards, moved by ``shift`` of their number (elements). Outputs hold bytes 0xFF beforehand,
+    so that what is not written shows. Inputs must not change.
+    """
+    given = [None if a is None else np.ascontiguousarray(a) for a in inputs]
+    expected = Backend().run(op, direction, given, None, **params)
+    count, made = len(given), op.directions[direction]
+    sources = [None if a is None else _Guarded(backend, a, shift(i), a) for i, a in enumerate(given)]
+    places = [None if e is None else _Guarded(backend, e, shift(count + i)) for i, e in enumerate(expected)]
+    arrays = [[None if each is None else each.array for each in side] for side in (sources, places)]
+    outputs = backend.run(op, direction, arrays[0], arrays[1], **params)
+    for name, place, is_output in zip(
+        made.arrays, [*sources, *places], [False] * count + [True] * len(places), strict=True
+    ):
+        if place is not None and place.is_overrun():
+            return f"the memory around {name} is written to", expected
+        if place is not None and not is_output and place.has_changed():
+            return f"the input {name} is written to", expected
+    return fault(np, made, given, [None if a is None else backend.to_host(a) for a in outputs], expected), expected
+
+
+class _Guarded:
+    """An array of a backend between two guards; without values it holds bytes 0xFF: NaN, or -1."""
+
+    def __init__(self, backend: Backend, like: Array, shift: int, values: Array | None = None) -> None:
+        size = like.size * like.itemsize
+        first = GUARD + shift * like.itemsize
+        memory = np.full(first + size + GUARD, 0xA5, np.uint8)
+        memory[first : first + size] = 0xFF if values is None else np.frombuffer(values.tobytes(), np.uint8)
+        self._backend, self._memory, self._span = backend, memory, slice(first, first + size)
+        self._whole = backend.asarray(_aligned(memory))
+        self.array = self._whole[self._span].view(like.dtype).reshape(like.shape)
+
+    def is_overrun(self) -> bool:
+        now, was = self._backend.to_host(self._whole), self._memory
+        return bool(
+            (now[: self._span.start] != was[: self._span.start]).any()
+            or (now[self._span.stop :] != was[self._span.stop :]).any()
+        )
+
+    def has_changed(self) -> bool:
+        return bool((self._backend.to_host(self._whole) != self._memory).any())
+
+
+def _aligned(memory: Array) -> Array:
+    """Return a copy that begins at a multiple of 64 bytes, as device memory does."""
+    room = np.empty(memory.size + 64, np.uint8)
+    first = -room.ctypes.data % 64
+    room[first : first + memory.size] = memory
+    return room[first : first + memory.size]
+
+
+# ---- every example -----------------------------------------------------------------------------------------------
+
+
 def faults(
     backend: Backend, only: str = "", shapes: Sequence[tuple[int, int]] = SHAPES, dtypes: Sequence[Any] = FLOATS
 ) -> Iterator[tuple[str, str]]:
-    """Run every direction of every operation in each of its forms; yield its entry and what is wrong, if anything.
-
-    The judge is the reference backend. Outputs hold bytes 0xFF beforehand, so that what is not written shows.
-    """
-    reference = Backend()
+    """Run every direction of every operation in each of its forms; yield its entry and what is wrong, if anything."""
     for name, direction in directions():
-        op = RECORDS[name]
+        op, found = RECORDS[name], ""
         if only not in op.entry(direction):
             continue
-        made, found = op.directions[direction], ""
         for dtype in dtypes:
             for rows, cols in shapes:
                 for inputs, params in examples(op, direction, rows, cols, dtype):
-                    expected = reference.run(op, direction, inputs, None, **params)
                     try:
-                        given = [None if a is None else backend.asarray(a) for a in inputs]
-                        places = [None if e is None else backend.asarray(_poisoned(e)) for e in expected]
-                        outputs = backend.run(op, direction, given, places, **params)
-                        host = [None if a is None else backend.to_host(a) for a in outputs]
-                        said = fault(np, made, inputs, host, expected)
+                        wrong_with, _ = disagreement(backend, op, direction, inputs, params)
                     except BackendError as error:  # the next one may run
-                        said = error.what
-                    found = found or (said and f"{np.dtype(dtype)} ({rows}, {cols}): {said}")
+                        wrong_with = error.what
+                    found = found or (wrong_with and f"{np.dtype(dtype)} ({rows}, {cols}): {wrong_with}")
         yield op.entry(direction), found
-
-
-def _poisoned(like: Array) -> Array:
-    array = np.empty(like.shape, like.dtype)
-    array.reshape(-1).view(np.uint8)[...] = 0xFF
-    return array

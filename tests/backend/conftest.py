@@ -24,7 +24,8 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         pytest.skip(reason)
     kept = getattr(request.config, "cache", None)
     made = Machine(kept.mkdir("checked") if kept else tmp_path_factory.mktemp("checked"))
-    chosen = {getattr(item, "callspec", None) and item.callspec.params.get("name") for item in request.session.items}
+    specs_of = (getattr(item, "callspec", None) for item in request.session.items)
+    chosen = {spec.params.get("name") for spec in specs_of if spec is not None}
     for name, direction in directions():
         made_for = RECORDS[name].directions[direction]
         for dtype in FLOATS if name in chosen else ():

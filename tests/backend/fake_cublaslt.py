@@ -151,7 +151,7 @@ class CublasLt:
                 for place, shape, op in zip((a, b), layouts, (3, 4), strict=False)
             )
             self.products.append((settings[7], compute))
-            self.sizes.append((settings[7], *layouts[2][1:3]))
+            self.sizes.append((settings[7], layouts[2][1], layouts[2][2]))
             with np.errstate(all="ignore"):
                 result = left @ right
                 if settings[7] & BIAS:
@@ -175,7 +175,8 @@ class CublasLt:
         length = (cols - 1) * ld + rows
         self.cupy.check_alive(place, length * SIZE[kind])
         raw = (ctypes.c_char * (length * SIZE[kind])).from_address(place)
-        flat = np.frombuffer(raw, bfloat16() if kind == BF16 else {FLOAT: np.float32, DOUBLE: np.float64}[kind])
+        dtype: Any = bfloat16() if kind == BF16 else {FLOAT: np.float32, DOUBLE: np.float64}[kind]
+        flat: np.ndarray[Any, Any] = np.frombuffer(memoryview(raw), dtype)
         step = flat.itemsize
         return np.lib.stride_tricks.as_strided(flat, (rows, cols), (step, ld * step))
 

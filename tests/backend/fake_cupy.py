@@ -434,7 +434,7 @@ class Cupy(ModuleType):
         self.__version__, self.__file__ = "14.2.0", "/fake/cupy/__init__.py"
         self.ndarray = ndarray
         self.builder = Builder()
-        self.allocator = self._allocate
+        self.allocator: Callable[[int], Any] = self._allocate
         self.stream = Stream(self)
         self.lt, self.check_alive = CublasLt(self), check_alive
         NOTED.append(lambda name: self.stream.use(name))
@@ -461,7 +461,7 @@ class Cupy(ModuleType):
 
     # ---- memory ----------------------------------------------------------------------------------
 
-    def _allocate(self, size: int) -> None:
+    def _allocate(self, size: int) -> Any:
         if self.memory_left == 0:
             raise OutOfMemoryError("Out of memory allocating 4,096 bytes (allocated so far: 1,024 bytes).")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agreement import has_kernel
 from support import bits, directions, examples
 
 from gpumlp.backend import Backend
+from gpumlp.checks.agreement import has_kernel
 from gpumlp.ops import GATHER, RECORDS, UPDATES, Op
 from gpumlp.ops.precision import is_floating
 

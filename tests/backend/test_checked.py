@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from agreement import Shift, alike, askew, check_agreement, straight
+from agreement import check_agreement
 from checked.machine import CheckedBackend, KernelError, Machine
 from support import FLOATS, directions
 
 from gpumlp.backend import geometry
 from gpumlp.backend.kernels import required_folder
+from gpumlp.checks.agreement import Shift, alike, askew, straight
 from gpumlp.ops import RECORDS
 
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in required_folder().glob("*.cu*")}
