@@ -16,13 +16,11 @@ from typing import Any, Self
 import numpy as np
 
 from gpumlp.autodiff.tape import Want, record, recording
+from gpumlp.backend.base import REFERENCE as REFERENCE
 from gpumlp.backend.base import Backend
 from gpumlp.errors import BackendError, CaptureError, ShapeError, TapeError
 from gpumlp.ops.precision import dtype_of, is_floating
 from gpumlp.ops.record import Array
-
-REFERENCE = Backend()
-"""Where a tensor lives when it is not told: the NumPy reference, which has no settings that could differ."""
 
 DEFAULT_DTYPE = np.float32
 """What Python's floating-point numbers are stored in, and whole numbers where floating point is meant."""
@@ -66,6 +64,10 @@ class Tensor:
         made = type(self).__new__(type(self))
         made.array, made.backend, made.name, made.unit, made.view_of = array, self.backend, self.name, False, None
         return made
+
+    def __reduce__(self) -> Any:
+        """Copy and pickle the values: the copy has memory of its own, on the same backend."""
+        return _copied, (type(self), self.numpy(), self.backend, self.name)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -311,6 +313,10 @@ class Variable(Tensor):
 def _has_numbers(value: Any) -> bool:
     """Return whether a value can be compared element by element; to any other a tensor is unequal, as in Python."""
     return isinstance(value, Tensor | bool | int | float | list | tuple) or hasattr(value, "dtype")
+
+
+def _copied(kind: type[Tensor], values: np.ndarray[Any, Any], backend: Backend, name: str) -> Tensor:
+    return kind(values, backend, name=name)
 
 
 def wrap(array: Array, backend: Backend) -> Tensor:

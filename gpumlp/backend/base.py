@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -24,13 +26,19 @@ from gpumlp.ops.record import Array, Op
 
 
 class Backend:
-    """Arrays and operations on the host, in NumPy."""
+    """Arrays and operations on the host, in NumPy.
+
+    A copy of a backend is the backend itself, so that copies of tensors meet their originals. Unpickled, it is that
+    too where it is still there; in another process all that was pickled of one backend shares a new one.
+    """
 
     name = "numpy"
     xp: ModuleType = np
     tf32 = False  # whether products of float32 round their operands, to ten bits of fraction or more
 
     def __init__(self) -> None:
+        self._token = uuid.uuid4().hex
+        _BY_TOKEN[self._token] = self
         self._recording: list[Call] | None = None
         self._overwritten: dict[int, Versioned] = {}  # by the step that is being captured
 
@@ -43,6 +51,20 @@ class Backend:
     def seconds_building(self) -> float:
         """How long this backend has spent on making its kernels: once on a machine, and no part of any training."""
         return 0.0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it is to be made with again, in another process."""
+        return {}
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> Any:
+        return _found_or_made, (type(self), self._token, self.settings)
 
     # ---- memory ----------------------------------------------------------------------------------
 
@@ -336,6 +358,26 @@ class Backend:
                 f"the step makes {act}, which cannot be replayed",
                 hint="do it before capture, and let the step read and write arrays that stay",
             )
+
+
+_BY_TOKEN: weakref.WeakValueDictionary[str, Backend] = weakref.WeakValueDictionary()
+"""Every backend of this process, by a name that no other has, in no process."""
+
+
+def _found_or_made(kind: type[Backend], token: str, settings: dict[str, Any]) -> Backend:
+    """Return the backend that was pickled, if it is here, or else one like it, from now on under its token."""
+    found = _BY_TOKEN.get(token)
+    if found is None:
+        found = kind(**settings)
+        found._token = token
+        _BY_TOKEN[token] = found
+    return found
+
+
+REFERENCE = Backend()
+"""Where a tensor lives when it is not told: the NumPy reference, which has no settings that could differ."""
+REFERENCE._token = "reference"  # the same in every process
+_BY_TOKEN[REFERENCE._token] = REFERENCE
 
 
 def wider(array: Array) -> Array:

@@ -81,6 +81,12 @@ class Plan:
             )
         self.backend.write(captured, given)
 
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise CaptureError(
+            "a captured step cannot be copied or pickled: its calls hold the arrays that it reads and writes",
+            hint="capture the step of the copy",
+        )
+
     def times(self, count: int) -> Plan:
         """Return the plan of so many of these steps, one after the other, on the same arrays: bit for bit as many
         replays. What changes from step to step is on the device, so a step is the same calls each time."""

@@ -66,7 +66,7 @@ class Loss:
     def __init__(self, name: str, model: Model, *, class_weights: Any = None, **hyper: float) -> None:
         if name not in LOSSES:
             raise ConfigError(f"unknown loss {name!r}", hint=choices(name, LOSSES))
-        self.record = LOSSES[name].record(model.units)
+        self.name, self.outputs = name, model.units
         if model.link not in (self.record.link, "identity"):
             raise ConfigError(
                 f"the loss {name} is computed from the values before a {self.record.link}, "
@@ -78,6 +78,11 @@ class Loss:
         self.hyper = settle(f"the loss {name}", hyper, self.record.hyper)
         context = model.context
         self.class_weights = None if class_weights is None else context.backend.asarray(class_weights, context.wide)
+
+    @property
+    def record(self) -> LossRecord:
+        """Its record, for as many outputs as the model has."""
+        return LOSSES[self.name].record(self.outputs)
 
     def __call__(self, outputs: Tensor, targets: Any, row_weights: Any = None) -> tuple[Tensor, Tensor]:
         """Return the mean loss, a scalar, and the sums (Σ s l, Σ s m, Σ s h, Σ s), float64 ``(4,)``."""

@@ -7,7 +7,7 @@ is a length and not a mask.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -35,7 +35,6 @@ class Parameters:
         self.backend = backend
         self.variables = {name: named[name][0] for name in order}
         unit = max(ALIGNMENT // np.dtype(dtype).itemsize, 1)
-        kept = wide(dtype)
         self._places: dict[str, slice] = {}
         end = self.decayed = 0
         for name, variable in self.variables.items():
@@ -43,9 +42,15 @@ class Parameters:
             end += -(-variable.size // unit) * unit
             if named[name][1]:
                 self.decayed = end
-        self.values = backend.zeros((end,), kept)
-        self.gradients = backend.zeros((end,), kept)
-        self.shadow = None if kept == dtype else backend.zeros((end,), dtype)
+        self._length, self._dtype = end, np.dtype(dtype)
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Make the buffers, and move the variables into them."""
+        backend, kept, shape = self.backend, wide(self._dtype), (self._length,)
+        self.values = backend.zeros(shape, kept)
+        self.gradients = backend.zeros(shape, kept)
+        self.shadow = None if kept == self._dtype else backend.zeros(shape, self._dtype)
         for name, variable in self.variables.items():
             place = self.view(name, self.values)
             backend.write(place, variable.array)
@@ -53,6 +58,22 @@ class Parameters:
             variable.shadow = None if self.shadow is None else self.view(name, self.shadow)
         self._round()
         self.views = [self.view(name, self.gradients) for name in self.variables]
+
+    def __copy__(self) -> Self:
+        return self  # variables lie in one buffer: a copy has its own variables, or it is no copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made from: its variables, which it moves into buffers of its own."""
+        buffers = ("values", "gradients", "shadow", "views")
+        return {key: value for key, value in vars(self).items() if key not in buffers} | {
+            "gradients": self.backend.to_host(self.gradients)
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        gradients = state.pop("gradients")
+        vars(self).update(state)
+        self._lay_out()
+        self.backend.write(self.gradients, gradients)
 
     def __len__(self) -> int:
         return sum(variable.size for variable in self.variables.values())

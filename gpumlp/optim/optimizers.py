@@ -50,6 +50,10 @@ class _Parameters(Protocol):
     def overwrote(self) -> None: ...
 
 
+def _writeable(array: Array) -> Array:
+    return np.array(array) if isinstance(array, np.ndarray) and not array.flags.writeable else array
+
+
 class Optimizer:
     """Updates a flat buffer of parameters from the flat buffer of their gradients.
 
@@ -60,6 +64,8 @@ class Optimizer:
     clip_norm : the largest norm of the whole gradient; None for no limit
     averaging : β of a moving average of the weights, kept in ``average``; None for none
     hyper : the optimizer's own numbers, see ``OPTIMIZERS[name].hyper``
+
+    A copy has its own parameters: copy or pickle an optimizer together with its model, as one tuple.
 
     ``clock`` is the int64 array (3,) of :mod:`gpumlp.ops.batches`; a step advances it. ``rates`` holds the one
     ``learning_rate`` of steps that are given no rates of their own.
@@ -81,7 +87,7 @@ class Optimizer:
             raise ConfigError(f"unknown optimizer {name!r}", hint=choices(name, OPTIMIZERS))
         spec = OPTIMIZERS[name]
         backend, like = parameters.backend, parameters.values
-        self.parameters, self.clock, self.update = parameters, clock, spec.update
+        self.name, self.parameters, self.clock = name, parameters, clock
         self.learning_rate = spec.learning_rate if learning_rate is None else learning_rate
         self.rates = backend.asarray(np.full(1, self.learning_rate), like.dtype)
         self.slots = {slot: backend.zeros(like.shape, like.dtype) for slot in spec.update.slots}
@@ -93,6 +99,17 @@ class Optimizer:
             "averaging": averaging,
             **settle(f"the optimizer {name}", hyper, spec.hyper),
         }
+
+    @property
+    def update(self) -> Update:
+        """The record of its update."""
+        return OPTIMIZERS[self.name].update
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what was copied or unpickled; joblib's workers get large arrays that nobody may write to."""
+        vars(self).update(state)
+        self.slots = {name: _writeable(array) for name, array in self.slots.items()}
+        self.average = None if self.average is None else _writeable(self.average)
 
     def step(self, rates: Array | None = None) -> None:
         """Advance the clock, and update the parameters from their gradients.

@@ -96,10 +96,15 @@ class Schedule:
     def __init__(self, name: str = "constant", *, learning_rate: float, warmup: float = 0.0, **hyper: float) -> None:
         if name not in SCHEDULES:
             raise ConfigError(f"unknown schedule {name!r}", hint=choices(name, SCHEDULES))
-        self.spec = SCHEDULES[name]
+        self.name = name
         self.learning_rate, self.warmup = learning_rate, warmup
         self.hyper = settle(f"the schedule {name}", hyper, self.spec.hyper)
         self.scale, self.best, self.waited = 1.0, math.inf, 0.0  # of plateau
+
+    @property
+    def spec(self) -> ScheduleSpec:
+        """What it is chosen as."""
+        return SCHEDULES[self.name]
 
     def rates(self, epoch: int, batches: int, epochs: int) -> Factors:
         """Return the learning rate of each batch of an epoch (counted from 0) of a run of ``epochs`` epochs."""

@@ -90,6 +90,10 @@ class CupyBackend(Backend):
         return devices.is_installed()
 
     @property
+    def settings(self) -> dict[str, Any]:
+        return {"device": self.device.id, "tf32": self.tf32}
+
+    @property
     def seconds_building(self) -> float:
         return self._launcher.seconds
 

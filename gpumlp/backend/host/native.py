@@ -59,6 +59,10 @@ class NativeBackend(Backend):
         self._parts = 0 if not self.has_tiles else 2 if tf32 else 3
 
     @property
+    def settings(self) -> dict[str, Any]:
+        return {"tf32": self.tf32}
+
+    @property
     def seconds_building(self) -> float:
         return self._builder.seconds
 
