@@ -103,7 +103,7 @@ LAUNCHES = [  # record, direction, inputs, params; kernels with grid and block; 
             ("softmax_cross_entropy_evaluate_loss<float, long long>", (1, 4), (16, 16)),
             ("softmax_cross_entropy_evaluate_finish<float, long long>", (1, 1), (32, 8)),
         ],
-        ["p", "p", 0, "p", "p", "p", 64, 10, 0.0, "p", 4],
+        ["p", "p", 0, "p", "p", "p", 64, 10, 0.0, 0.0, "p", 4],
     ),
     (
         "gather", "forward", [((3,), I64), ((50, 2000), np.uint8), ((50, 2), F), None],
@@ -114,7 +114,7 @@ LAUNCHES = [  # record, direction, inputs, params; kernels with grid and block; 
     (
         "huber", "forward", [((9, 2), F), ((9, 2), F), ((9,), F), None], {"delta": 1},
         None,
-        ["p", "p", "p", 0, "p", "p", "p", 9, 2, 1.0, "p", 1],
+        ["p", "p", "p", 0, "p", "p", "p", 9, 2, 1.0, 0.0, "p", 1],
     ),
     (
         "sgd", "forward", [((9,), F), ((9,), F), ((2,), F), ((3,), I64), ((1,), F), None, None],
