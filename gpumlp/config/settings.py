@@ -44,6 +44,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Activation = Annotated[str, NameIn(ACTIVATIONS)]
 # Strict tuples refuse lists, and YAML has no tuples; what is inside stays strict.
 Columns = Annotated[tuple[Column, ...], Field(strict=False)]
+Files = Text | Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]
 Markers = Annotated[tuple[str, ...], Field(strict=False)]
 
 
@@ -77,12 +78,12 @@ Encoding = Annotated[Text, AfterValidator(_encoding)]
 
 
 class Split(Section):
-    """Which rows are kept from training: each part is a share of the rows of data.train, or a file."""
+    """Which rows are kept from training: each part is a share of the rows of data.train, or in files."""
 
-    validation: Share | Text = Field(
+    validation: Share | Files = Field(
         default=0.15, description="rows that early stopping and the choice of the best epoch look at; 0 for none"
     )
-    test: Share | Text = Field(default=0.15, description="rows for the one estimate at the end; 0 for none")
+    test: Share | Files = Field(default=0.15, description="rows for the one estimate at the end; 0 for none")
 
     @model_validator(mode="after")
     def _leave_training_rows(self) -> Self:
@@ -101,7 +102,10 @@ class Data(Section):
         description="folder that the paths of train and split start from, itself relative to the folder of "
         "the configuration; null for just that folder",
     )
-    train: Text = Field(description="file of rows: csv, tsv, txt, data or idx, also gzipped (.gz), npz or parquet")
+    train: Files = Field(
+        description="file of rows: csv, tsv, txt, data, arff, jsonl or idx, also packed (.gz), parquet or npz; "
+        "or several: a list, or a pattern such as part-*.csv"
+    )
     target: Column = Field(description="what to predict: a column's name or index, or an array's name")
     split: Split = Field(default=Split(), description="shares or files of rows for validation and test")
     scaling: Annotated[str, NameIn(SCALINGS)] | None = Field(
@@ -150,12 +154,17 @@ class Data(Section):
             missing=USUAL_MISSING if self.missing is None else Missing(frozenset(self.missing)),
         )
 
+    @property
+    def title(self) -> str:
+        """What to call the rows in messages."""
+        return self.train if isinstance(self.train, str) else ", ".join(self.train)
+
     def misfits(self, start: Path) -> MisfitProblems:
         """Return the settings that name a file or a column that is not there; ``start`` is where folder starts."""
         parts = {"split.validation": self.split.validation, "split.test": self.split.test}
         found = misfits(
             start / os.path.expanduser(self.folder or ""),
-            {"train": self.train} | {name: part for name, part in parts.items() if isinstance(part, str)},
+            {"train": self.train} | {name: part for name, part in parts.items() if not isinstance(part, float)},
             target=self.target,
             weights=self.weights,
             drop=self.drop,

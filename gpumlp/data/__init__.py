@@ -8,6 +8,7 @@ from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.cells import FLOAT32_MAX, FLOAT32_TINY, USUAL_MISSING, Missing
 from gpumlp.data.source.delimited import read_bytes, read_lines
 from gpumlp.data.source.dialect import DECIMALS, QUOTES, Dialect, is_encoding, is_separator
+from gpumlp.data.source.files import Files
 from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.read import ENDINGS, Source, read
 
@@ -24,6 +25,7 @@ __all__ = [
     "Dialect",
     "Encoder",
     "Features",
+    "Files",
     "Frame",
     "MisfitError",
     "MisfitProblems",

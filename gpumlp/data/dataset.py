@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
 from gpumlp.data.encoding.features import Features
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
-from gpumlp.data.roles import MisfitError, Roles, absent
+from gpumlp.data.roles import MisfitError, Roles, absent, is_of
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.dialect import DETECT, Dialect
+from gpumlp.data.source.files import Files, all_files
 from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.read import Source, read
 from gpumlp.data.splits import split
@@ -255,13 +256,13 @@ class Prepared:
 
 
 def prepare(
-    train: str,
+    train: Files,
     *,
     task: Task,
     target: str | int | None,
     folder: str | Path,
-    validation: float | str = 0.15,
-    test: float | str = 0.15,
+    validation: float | Files = 0.15,
+    test: float | Files = 0.15,
     scaling: str | None = None,
     dialect: Dialect = DETECT,
     drop: Sequence[str | int] = (),
@@ -273,11 +274,11 @@ def prepare(
 
     Parameters
     ----------
-    train : the file of the training rows, relative to ``folder``
+    train : the file of the training rows, relative to ``folder``; also a pattern, or several files
     task : classification or regression
     target : the column by name or number (negative: from the end), or the array by name; None is allowed
         for IDX files, which have only one
-    validation, test : a share of the rows of ``train`` (0: no such part), or another file
+    validation, test : a share of the rows of ``train`` (0: no such part), or other files
     scaling : a name in ``SCALINGS``; None means robust, but leaves bytes as they are
     dialect : how the training file is written, if it is text; what is found out holds for the other files, too
     drop : columns, or arrays, to leave out
@@ -292,14 +293,14 @@ def prepare(
     DataError : if a file cannot be read or does not fit the task
     """
     folder, given = Path(folder), {"validation": validation, "test": test}
-    names = {part: value for part, value in given.items() if isinstance(value, str)}
-    shares = {part: 0.0 if isinstance(value, str) else value for part, value in given.items()}
+    names = {part: value for part, value in given.items() if not isinstance(value, int | float)}
+    shares = {part: value if isinstance(value, int | float) else 0.0 for part, value in given.items()}
     problems = absent(folder, {"train": train, **{f"split.{part}": name for part, name in names.items()}})
-    if any(setting == "train" for setting, _ in problems):
+    if any(is_of("train", setting) for setting, _ in problems):
         raise MisfitError(problems)
     # Only of a known encoding is it known what the columns are; the names of classes are kept as they are written.
     texts = encoder.texts if encoder else [target] if task == "classification" and isinstance(target, str) else []
-    source = read(folder / train, dialect if encoder is None else encoder.dialect, texts=texts)
+    source = read(all_files(train, folder), dialect if encoder is None else encoder.dialect, texts=texts)
     try:
         roles = Roles.find(source, target, weights, drop)
     except MisfitError as error:
@@ -313,7 +314,7 @@ def prepare(
         dialect = source.dialect if source.dialect.separator else dialect  # None is found only in text
         notes += source.notes
         source = replace(source, notes=())
-    files = {part: read(folder / name, dialect, texts=texts) for part, name in names.items()}
+    files = {part: read(all_files(name, folder), dialect, texts=texts) for part, name in names.items()}
 
     parts, goal, remarks = _divide(source, task, roles.target, shares["validation"], shares["test"], seed)
     notes += remarks

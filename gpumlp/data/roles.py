@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpumlp.data.source.dialect import DETECT, Dialect
+from gpumlp.data.source.files import Files, all_files, matched
 from gpumlp.data.source.read import Source, read, read_start, readable
 from gpumlp.errors import DataError
 
@@ -84,7 +85,7 @@ class Roles:
 
 def misfits(
     folder: Path,
-    files: Mapping[str, str],
+    files: Mapping[str, Files],
     *,
     target: str | int | None,
     weights: str | int | None,
@@ -99,9 +100,9 @@ def misfits(
     files : by setting; ``train`` is the one that has the columns
     """
     problems = absent(folder, files)
-    if not any(setting == "train" for setting, _ in problems):
+    if not any(is_of("train", setting) for setting, _ in problems):
         try:
-            Roles.find(_read_columns(folder / files["train"], dialect), target, weights, drop)
+            Roles.find(_read_columns(all_files(files["train"], folder)[0], dialect), target, weights, drop)
         except MisfitError as error:
             problems += error.problems
         except DataError as error:
@@ -117,12 +118,20 @@ def _read_columns(path: Path, dialect: Dialect) -> Source:
         return read(path, dialect)
 
 
-def absent(folder: Path, files: Mapping[str, str]) -> MisfitProblems:
+def is_of(name: str, setting: str) -> bool:
+    """Return whether a setting is the one of this name, or an item of it."""
+    return setting == name or setting.startswith(f"{name}.")
+
+
+def absent(folder: Path, files: Mapping[str, Files]) -> MisfitProblems:
     """Return the settings whose file is not there, or of an unknown kind."""
     problems: MisfitProblems = []
-    for setting, name in files.items():
-        try:
-            readable(folder / name)
-        except DataError as error:
-            problems.append((setting, error))
+    for setting, named in files.items():
+        one = isinstance(named, str | Path)
+        for number, name in enumerate([named] if isinstance(named, str | Path) else named):
+            try:
+                for path in matched(folder / name):
+                    readable(path)
+            except DataError as error:
+                problems.append((setting if one else f"{setting}.{number}", error))
     return problems

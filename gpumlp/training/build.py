@@ -83,7 +83,7 @@ def _unknown_classes(settings: Settings, classes: Sequence[str]) -> list[tuple[s
         return []
     what = {name: f"there is no class {name!r}" for name in wanted if name not in classes}
     return [
-        (f"loss.class_weight.{name}", DataError(told, where=settings.data.train, hint=choices(name, classes)))
+        (f"loss.class_weight.{name}", DataError(told, where=settings.data.title, hint=choices(name, classes)))
         for name, told in what.items()
     ]
 

@@ -6,7 +6,6 @@ import codecs
 import contextlib
 import io
 import os
-import shutil
 import tempfile
 import weakref
 from array import array
@@ -22,7 +21,7 @@ import numpy as np
 from gpumlp.data.source.cells import Missing, parse_numbers
 from gpumlp.data.source.dialect import DETECT, QUOTES, Dialect
 from gpumlp.data.source.engine import EngineRefusalError, Scan, TextCells, delimited_rows, odd_marks
-from gpumlp.data.source.files import open_binary
+from gpumlp.data.source.files import open_binary, plain_copy, unpacked_name
 from gpumlp.data.source.frame import Codes, Column, Frame
 from gpumlp.data.source.sniff import SAMPLE, Row, find_decimal, find_separator, single_blanks, sniffed, split_rows
 from gpumlp.errors import DataError
@@ -36,7 +35,6 @@ START_CELLS = 120_000
 That takes about as long as loading the engine.
 """
 
-_COPY_BYTES = 1 << 20
 _GUESSED_FROM = 100  # different texts of a column
 
 # What a text is that is not UTF-8, more often than anything else.
@@ -68,7 +66,11 @@ def read_delimited(
     ------
     DataError : if the file cannot be read as a table; the message names the line
     """
-    return _text_file(path, dialect).read(limit=limit, texts=texts)
+    name = unpacked_name(path)
+    if name.endswith(".tsv") and dialect.separator is None:
+        dialect = replace(dialect, separator="\t")
+    clean = _c45 if name.endswith((".data", ".test")) else iter
+    return text_file(path, dialect, clean=clean).read(limit=limit, texts=texts)
 
 
 def read_bytes(content: bytes, dialect: Dialect = DETECT, *, name: str = "standard input") -> Frame:
@@ -91,13 +93,28 @@ def read_lines(lines: Iterable[str], dialect: Dialect = DETECT, *, name: str = "
     return _Start(lines, dialect, name).whole()
 
 
-def _text_file(path: Path, dialect: Dialect) -> TextFile:
-    """Return a file whose name tells its kind."""
-    name = path.name.lower().removesuffix(".gz")
-    if name.endswith(".tsv") and dialect.separator is None:
-        dialect = replace(dialect, separator="\t")
-    clean = _c45 if name.endswith((".data", ".test")) else iter
-    return TextFile(str(path), lambda: open_binary(path), dialect, clean, path)
+def text_file(
+    path: Path,
+    dialect: Dialect,
+    *,
+    clean: Callable[[Iterable[str]], Iterator[str]] = iter,
+    names: tuple[str, ...] | None = None,
+) -> TextFile:
+    """Return a delimited file, to be opened as often as it is looked at.
+
+    Raises
+    ------
+    DataError : if it is packed by Zstandard and damaged
+    """
+    if not path.name.lower().endswith(".zst"):
+        return TextFile(str(path), lambda: open_binary(path), dialect, clean, path, names)
+    owner = _Owner()
+    copy = plain_copy(path, owner)
+    return TextFile(str(path), lambda: open_binary(copy), dialect, clean, copy, names, owner)
+
+
+class _Owner:
+    """Something that a temporary file lives as long as."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +128,8 @@ class TextFile:
     dialect : how it is written, as far as that is known
     clean : turns its lines into those of a plain file, as many as there were
     path : where it lies; None if it is not a file
+    names : of the columns; None where the file tells them
+    owner : of the temporary file that ``path`` is, if it is one
     """
 
     name: str
@@ -118,6 +137,8 @@ class TextFile:
     dialect: Dialect
     clean: Callable[[Iterable[str]], Iterator[str]] = iter
     path: Path | None = None
+    names: tuple[str, ...] | None = None
+    owner: object = None
 
     def read(self, *, limit: int | None = None, texts: Collection[str] = ()) -> Frame:
         """Decode and read: by the encoding that is given, or by its mark, or as UTF-8, or else as what is usual.
@@ -154,14 +175,14 @@ class TextFile:
 
     def _attempt(self, encoding: str, limit: int | None, texts: Collection[str]) -> Frame:
         with self.lines(encoding) as lines:
-            start = _Start(islice(lines, limit), self.dialect, self.name)
+            start = _Start(islice(lines, limit), self.dialect, self.name, self.names)
             if self.path is None or limit is not None or start.is_whole or len(start.names) == 1:
                 return start.whole()
             try:
                 return self._by_engine(start, encoding, texts)
             except EngineRefusalError:
                 with self.lines(encoding) as again:  # most files that it refuses are ragged: this finds the line
-                    _Start(again, self.dialect, self.name).check()
+                    _Start(again, self.dialect, self.name, self.names).check()
                 return start.whole()
 
     def _by_engine(self, start: _Start, encoding: str, texts: Collection[str]) -> Frame:
@@ -193,7 +214,7 @@ class TextFile:
 
         def place(row: int) -> str:
             with self.lines(encoding) as lines:
-                return f"{self.name}:{_Start(lines, self.dialect, self.name).line(row)}"
+                return f"{self.name}:{_Start(lines, self.dialect, self.name, self.names).line(row)}"
 
         return Frame(self.name, columns, place, dialect, _told(self.name, self.dialect, dialect, len(names)))
 
@@ -204,17 +225,13 @@ class TextFile:
         """
         assert self.path is not None
         is_utf8 = self.clean is iter and found.separator != " " and codecs.lookup(encoding).name in ("utf-8", "ascii")
-        if is_utf8 and self.path.suffix.lower() != ".gz":
-            return self.path
+        if is_utf8:
+            return plain_copy(self.path, self)
         descriptor, name = tempfile.mkstemp(suffix=".csv", prefix="gpumlp-")
         weakref.finalize(self, Path(name).unlink, missing_ok=True)
-        with os.fdopen(descriptor, "wb") as copy:
-            if is_utf8:
-                with self.opened() as stream:
-                    shutil.copyfileobj(stream, copy, _COPY_BYTES)
-                return Path(name)
-            with self.lines(encoding) as lines, io.TextIOWrapper(copy, "utf-8", newline="") as text:
-                text.writelines(single_blanks(lines) if found.separator == " " else lines)
+        copy = os.fdopen(descriptor, "w", encoding="utf-8", newline="")
+        with copy, self.lines(encoding) as lines:
+            copy.writelines(single_blanks(lines) if found.separator == " " else lines)
         return Path(name)
 
 
@@ -226,13 +243,14 @@ class _Start:
     lines : of the table, with their ends
     given : how it is written, as far as that is known
     name : what to call it in messages
+    names : of the columns; None where the lines tell them
 
     Raises
     ------
     DataError : if this is not the start of a table
     """
 
-    def __init__(self, lines: Iterable[str], given: Dialect, name: str) -> None:
+    def __init__(self, lines: Iterable[str], given: Dialect, name: str, names: tuple[str, ...] | None = None) -> None:
         self.name, self.given = name, given
         lines = iter(lines)
         head = list(islice(lines, SAMPLE))
@@ -250,7 +268,7 @@ class _Start:
         if self.dialect.header:
             self.names = _column_names(first[1], f"{name}:{first[0]}")
         else:
-            self.names = tuple(f"column_{i}" for i in range(len(first[1])))
+            self.names = names or tuple(f"column_{i}" for i in range(len(first[1])))
             rows = chain([first], rows)
         if len(self.names) == 1 and given.separator is not None:
             _require_separator(head, self.dialect, f"{name}:{first[0]}")

@@ -30,6 +30,9 @@ EMPTY = "-8.98846567431158e307"
 """What stands for an empty cell between numbers, in SQL: -2^1023, as no number that could be used."""
 NO_MISSING = Missing(frozenset())
 
+MAX_LINE_BYTES = 1 << 24
+"""The longest line of a text file that is read; what is longer is not a table."""
+
 SAMPLE_ROWS = 10_000
 _PIECE_BYTES = 1 << 22
 _UNKNOWN = 2**32 - 1  # the code of a text that is not in the dictionary yet
@@ -286,6 +289,23 @@ def sampled(paths: Sequence[str], rows: str, texts: Mapping[str, str]) -> dict[s
         query = f"SELECT {lists} FROM (SELECT {first} FROM {rows} LIMIT {SAMPLE_ROWS})"
         found = connection.execute(query).fetchall()[0]
     return {name: sorted(each or ()) for name, each in zip(texts, found, strict=True)}
+
+
+def packed_lines(path: Path) -> Iterator[list[str | None]]:
+    """Yield the lines of a UTF-8 file packed by Zstandard, without their ends, some at a time; None for an empty one.
+
+    Raises
+    ------
+    EngineRefusalError : if it is damaged or not UTF-8
+    """
+    rows = (
+        f"read_csv({literal(os.path.abspath(path))}, auto_detect = false, header = false, delim = '', quote = '', "
+        "escape = '', columns = {'line': 'VARCHAR'}, compression = 'zstd', strict_mode = false, "
+        f"maximum_line_size = {MAX_LINE_BYTES})"
+    )
+    with engine([str(path)]) as connection:
+        for (lines,) in _batches(connection, f"SELECT line FROM {rows}"):
+            yield lines.to_pylist()
 
 
 @contextlib.contextmanager

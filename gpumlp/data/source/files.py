@@ -1,15 +1,73 @@
-"""Opening data files: plain or gzip, with every failure of the file turned into a ``DataError``."""
+"""Finding data files by name or pattern, and opening them: plain or packed, every failure as a ``DataError``."""
 
 from __future__ import annotations
 
+import glob
 import gzip
+import os
+import shutil
+import tempfile
+import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
+from gpumlp.data.source.engine import EngineRefusalError, packed_lines
+from gpumlp.data.source.zstd import require_whole
 from gpumlp.errors import DataError, nearest
+
+Files = str | Path | Sequence[str | Path]
+"""A file, a pattern such as ``part-*.csv``, or a list of these."""
+
+_COPY_BYTES = 1 << 20
+
+
+def is_pattern(path: Path) -> bool:
+    """Return whether a path with ``*``, ``?`` or ``[...]`` in it means all files that match; not if it exists."""
+    return glob.has_magic(str(path)) and not path.exists()
+
+
+def matched(path: Path) -> list[Path]:
+    """Return the files that a pattern stands for, sorted by name, or the path itself where it is not a pattern.
+
+    Raises
+    ------
+    DataError : if no file matches
+    """
+    if not is_pattern(path):
+        return [path]
+    found = sorted(each for each in map(Path, glob.glob(str(path), recursive=True)) if each.is_file())
+    if not found:
+        raise DataError("no file matches this pattern", where=str(path), hint=_beside(path))
+    return found
+
+
+def all_files(files: Files, folder: Path | None = None) -> list[Path]:
+    """Return the files that are meant, each pattern replaced by its matches.
+
+    Parameters
+    ----------
+    folder : where relative paths start; None for the working folder
+
+    Raises
+    ------
+    DataError : if nothing matches a pattern, or a file is named twice
+    """
+    named = [files] if isinstance(files, str | Path) else files
+    found = [each for name in named for each in matched((folder or Path()) / name)]
+    seen: set[Path] = set()
+    for path in found:
+        if path in seen:
+            raise DataError("this file is named twice", where=str(path), hint="its rows would count twice")
+        seen.add(path)
+    return found
+
+
+def title(files: Sequence[Path]) -> str:
+    """Return what to call several files in messages."""
+    return str(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
 
 
 def existing(path: Path) -> Path:
@@ -23,11 +81,54 @@ def existing(path: Path) -> Path:
         return path
     if path.is_dir():
         raise DataError("this is a folder, not a data file", where=str(path))
+    raise DataError("no such file", where=str(path), hint=_beside(path))
+
+
+def _beside(path: Path) -> str | None:
+    """Return a hint for a file that is not there: the closest name in its folder."""
     if not path.parent.is_dir():
-        raise DataError("no such file", where=str(path), hint=f"the folder {path.parent} does not exist")
+        return None if glob.has_magic(str(path.parent)) else f"the folder {path.parent} does not exist"
     close = nearest(path.name, (each.name for each in path.parent.iterdir() if each.is_file()))
-    hint = f"did you mean {close!r}?" if close else None
-    raise DataError("no such file", where=str(path), hint=hint)
+    return f"did you mean {close!r}?" if close else None
+
+
+def unpacked_name(path: Path) -> str:
+    """Return the name of a file in small letters, without the ending of its packing."""
+    return path.name.lower().removesuffix(".gz").removesuffix(".zst")
+
+
+def plain_copy(path: Path, owner: object) -> Path:
+    """Return a file without packing: the file itself, or a temporary copy that goes when ``owner`` does.
+
+    The engine could unpack by itself, but does not compare the checksums of gzip.
+
+    Raises
+    ------
+    DataError : if the packed data are damaged
+    """
+    if not path.name.lower().endswith((".gz", ".zst")):
+        return path
+    descriptor, name = tempfile.mkstemp(suffix="-" + unpacked_name(path)[-100:], prefix="gpumlp-")
+    weakref.finalize(owner, Path(name).unlink, missing_ok=True)
+    with os.fdopen(descriptor, "wb") as copy:
+        if path.name.lower().endswith(".zst"):
+            _unpack_zstd(path, copy)
+        else:
+            with open_binary(path) as stream:
+                shutil.copyfileobj(stream, copy, _COPY_BYTES)
+    return Path(name)
+
+
+def _unpack_zstd(path: Path, copy: IO[bytes]) -> None:
+    r"""Write the lines of a text file packed by Zstandard, each ended by ``\n``."""
+    try:
+        with open_binary(existing(path)) as stream:
+            require_whole(stream)
+        for lines in packed_lines(path):
+            copy.write("".join(f"{line or ''}\n" for line in lines).encode())
+    except (EngineRefusalError, ValueError) as error:
+        what = f"the zstd data is damaged, cut short or not UTF-8 text ({str(error).splitlines()[0]})"
+        raise DataError(what, where=str(path), hint="copy or download the file again") from None
 
 
 @contextmanager

@@ -131,6 +131,7 @@ class Frame:
     dialect : how the source was read; a later file can be read the same way
     notes : what a user should know about how it was read
     rows : (N,) int64, the rows of the source that are here; None for all
+    as_categories : columns of categories, even where all their texts are numbers
     """
 
     path: str
@@ -139,6 +140,7 @@ class Frame:
     dialect: Dialect
     notes: tuple[str, ...] = ()
     rows: NDArray[np.int64] | None = None
+    as_categories: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -211,6 +213,8 @@ class Frame:
         ------
         DataError : if a number is not finite, or beyond the range of 32-bit floats
         """
+        if name in self.as_categories:
+            return None
         column, missing = self.columns[name], self.dialect.missing
         if not isinstance(column, Numbers) or (column.markers and np.isnan(column.values).all()):
             present = {text for text in column.written().texts if text and text not in missing.anywhere}
@@ -307,9 +311,24 @@ def _may_be_grouped(values: Floats) -> bool:
 
 
 def concatenated(frames: Sequence[Frame], path: str) -> Frame:
-    """Return the rows of several frames with the same columns, one after the other."""
+    """Return the rows of several frames with the same columns, in any order, one after the other.
+
+    Raises
+    ------
+    DataError : if a frame has other columns than the first
+    """
+    first = frames[0]
     if len(frames) == 1:
-        return frames[0]
+        return first
+    for frame in frames:
+        lacking = [name for name in first.names if name not in frame.columns]
+        new = [name for name in frame.names if name not in first.columns]
+        if lacking:
+            what = f"there is no column {lacking[0]!r}, which {first.path} has"
+            raise DataError(what, where=frame.path, hint=choices(lacking[0], new or frame.names))
+        if new:
+            hint = "files that are read together have the same columns"
+            raise DataError(f"there is a column {new[0]!r}, which {first.path} has not", where=frame.path, hint=hint)
     starts = np.cumsum([0, *map(len, frames)])
 
     def place(row: int) -> str:
@@ -318,11 +337,15 @@ def concatenated(frames: Sequence[Frame], path: str) -> Frame:
 
     columns = {name: _joined([frame.columns[name] for frame in frames]) for name in frames[0].names}
     notes = tuple(dict.fromkeys(note for frame in frames for note in frame.notes))
-    return Frame(path, columns, place, frames[0].dialect, notes)
+    as_categories = frozenset[str]().union(*(frame.as_categories for frame in frames))
+    return Frame(path, columns, place, first.dialect, notes, as_categories=as_categories)
 
 
 def _joined(columns: Sequence[Column]) -> Column:
-    """Return several columns as one: of numbers if all are."""
+    """Return several columns as one: of numbers if all are, unusable if one is."""
+    nested = next((column for column in columns if isinstance(column, Nested)), None)
+    if nested is not None:
+        return replace(nested, count=sum(map(len, columns)))
     if all(isinstance(column, Numbers) for column in columns):
         markers = tuple(dict.fromkeys(m for c in columns if isinstance(c, Numbers) for m in c.markers))
         values = np.concatenate([c.values for c in columns if isinstance(c, Numbers)])

@@ -6,11 +6,12 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
 
+from gpumlp.data.source.arff import read_arff
 from gpumlp.data.source.arrays import ArrayTable, read_npy, read_npz
 from gpumlp.data.source.delimited import read_delimited
 from gpumlp.data.source.dialect import DETECT, Dialect
-from gpumlp.data.source.files import existing
-from gpumlp.data.source.frame import Frame
+from gpumlp.data.source.files import Files, all_files, existing, title
+from gpumlp.data.source.frame import Frame, concatenated
 from gpumlp.data.source.idx import read_idx
 from gpumlp.data.source.sniff import SAMPLE
 from gpumlp.data.source.typed import read_json_lines, read_parquet
@@ -38,44 +39,63 @@ _ARRAY_READERS: dict[str, Callable[[Path], ArrayTable]] = {
     ".idx3.gz": read_idx,
 }
 _TEXT = (".csv", ".tsv", ".txt", ".dat", ".data", ".test")
+_PACKED = ("", ".gz", ".zst")
 _FRAME_READERS: dict[str, FrameReader] = {
-    **{ending + packed: read_delimited for ending in _TEXT for packed in ("", ".gz")},
+    **{ending + packed: read_delimited for ending in _TEXT for packed in _PACKED},
     ".parquet": read_parquet,
-    **{ending + packed: read_json_lines for ending in (".jsonl", ".ndjson") for packed in ("", ".gz")},
+    **{ending + packed: read_json_lines for ending in (".jsonl", ".ndjson") for packed in _PACKED},
+    **{".arff" + packed: read_arff for packed in _PACKED},
 }
 
 ENDINGS: tuple[str, ...] = (*_FRAME_READERS, *_ARRAY_READERS)
 """The endings of file names that can be read."""
 
 
-def read(path: str | Path, dialect: Dialect = DETECT, *, texts: Collection[str] = ()) -> Source:
-    """Read a data file.
+def read(files: Files, dialect: Dialect = DETECT, *, texts: Collection[str] = ()) -> Source:
+    """Read a data file, or several as one table.
 
     Parameters
     ----------
-    path : a file whose name ends in one of ``ENDINGS``
-    dialect : how a text file is written, as far as that is known
+    files : a file whose name ends in one of ``ENDINGS``, a pattern such as ``part-*.csv``, which stands for all that
+        match in the order of their names, or a list of these
+    dialect : how a text file is written, as far as that is known; what is found in the first holds for all
     texts : columns to be kept as they are written, even where all their cells are numbers: classes, categories
 
     Raises
     ------
-    DataError : if the file is absent, of an unknown kind, or damaged
+    DataError : if a file is absent, of an unknown kind, or damaged, or if files have different columns
     """
-    path = Path(path)
+    paths = all_files(files)
+    frames: list[Frame] = []
+    for path in paths:
+        source = _read_one(path, dialect, texts)
+        if len(paths) == 1:
+            return source
+        if not isinstance(source, Frame):
+            what = "only tables can be read together, and this file holds arrays"
+            raise DataError(what, where=str(path), hint="put the arrays of all files into one")
+        frames.append(source)
+        if source.dialect.separator:
+            dialect = source.dialect
+    if not frames:
+        raise DataError("no file is named")
+    return concatenated(frames, title(paths))
+
+
+def _read_one(path: Path, dialect: Dialect, texts: Collection[str]) -> Source:
     ending = readable(path)
     if ending in _FRAME_READERS:
         return _FRAME_READERS[ending](path, dialect, texts=texts)
     return _ARRAY_READERS[ending](path)
 
 
-def read_start(path: str | Path, dialect: Dialect = DETECT) -> Source:
+def read_start(path: Path, dialect: Dialect = DETECT) -> Source:
     """Read a data file as far as its columns are told: of a text file, only the first lines.
 
     Raises
     ------
     DataError : as ``read`` does
     """
-    path = Path(path)
     if _FRAME_READERS.get(readable(path)) is read_delimited:
         return read_delimited(path, dialect, limit=SAMPLE)
     return read(path, dialect)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from gpumlp.data.source.dialect import DETECT, Dialect
-from gpumlp.data.source.engine import EMPTY, EngineRefusalError, Scan, engine, identifier, literal, sampled
+from gpumlp.data.source.engine import (
+    EMPTY,
+    MAX_LINE_BYTES,
+    EngineRefusalError,
+    Scan,
+    engine,
+    identifier,
+    literal,
+    sampled,
+)
+from gpumlp.data.source.files import existing, open_binary, plain_copy
 from gpumlp.data.source.frame import Column, Frame, Nested
 from gpumlp.errors import DataError
 
@@ -39,7 +51,7 @@ class TypedCells:
     def text(self, name: str) -> str:
         """Return the value as a CSV file would have it: whole numbers without a point, NULL for NULL and NaN."""
         column = identifier(name)
-        text = f"CAST({column} AS VARCHAR)"
+        text = f"({column} ->> '$')" if self.types[name] == "JSON" else f"CAST({column} AS VARCHAR)"
         if not _REAL.fullmatch(self.types[name]):
             return f"nullif({text}, '')"
         whole = f"CAST(CAST({column} AS BIGINT) AS VARCHAR)"
@@ -73,11 +85,40 @@ def read_json_lines(path: Path, dialect: Dialect = DETECT, *, texts: Collection[
     ------
     DataError : if the file is damaged or has no rows
     """
+
+    def place(row: int) -> str:
+        with open_binary(plain) as lines:
+            numbers = (number for number, line in enumerate(lines, 1) if line.strip())
+            return f"{path}:{next(islice(numbers, row, None))}"
+
+    plain = plain_copy(existing(path), place)
     rows = (
-        f"read_json({literal(os.path.abspath(path))}, format = 'newline_delimited', sample_size = -1, "
-        "maximum_object_size = 134217728)"
+        f"read_json({literal(os.path.abspath(plain))}, format = 'newline_delimited', sample_size = -1, "
+        f"maximum_object_size = {MAX_LINE_BYTES})"
     )
-    return read_typed(rows, [str(path)], f"{path}", dialect, texts=texts, kind="JSON lines")
+    try:
+        frame = read_typed(rows, [str(plain)], str(path), dialect, texts=texts, kind="JSON lines", place=place)
+        if frame.names != ("json",):
+            return frame  # else the engine may have taken values that are not objects for a column of this name
+    except DataError as error:
+        _require_objects(plain, path)
+        raise error from None
+    _require_objects(plain, path)
+    return frame
+
+
+def _require_objects(plain: Path, path: Path) -> None:
+    """Raise the error for the first line that is not a JSON object, if there is one."""
+    with open_binary(plain) as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                if not line.strip() or isinstance(json.loads(line), dict):
+                    continue
+                what = "this line is not a JSON object"
+            except (ValueError, RecursionError) as error:
+                what = f"this line is not JSON: {error}"
+            hint = 'each line is one object, such as {"a": 1, "b": "x"}'
+            raise DataError(what, where=f"{path}:{number}", hint=hint)
 
 
 def read_typed(

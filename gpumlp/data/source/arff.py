@@ -1,0 +1,81 @@
+"""ARFF files of Weka and OpenML: a header of ``@attribute`` lines, then rows as in a CSV file, ``?`` for missing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from gpumlp.data.source.delimited import Opened, text_file
+from gpumlp.data.source.dialect import DETECT, Dialect
+from gpumlp.data.source.files import existing
+from gpumlp.data.source.frame import Frame
+from gpumlp.errors import DataError
+
+_ATTRIBUTE = re.compile(
+    r"""@attribute\s+(?P<name>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s{]+)\s*(?P<kind>.+)""", re.I
+)
+_NUMERIC = ("numeric", "real", "integer")
+
+
+def read_arff(path: Path, dialect: Dialect = DETECT, *, texts: Collection[str] = ()) -> Frame:
+    """Read an ARFF file. Nominal attributes are categories, even where their values are numbers.
+
+    Of the dialect only encoding and markers of missing values matter; it is kept for a file of text that comes later.
+
+    Parameters
+    ----------
+    texts : columns that are texts, even where all of them are numbers
+
+    Raises
+    ------
+    DataError : if the header is damaged, the rows are sparse, or they cannot be read as a table
+    """
+    own = replace(dialect, separator=",", quote=None, header=False, decimal=".")
+    file = text_file(existing(path), own, clean=partial(_rows, str(path)))
+    kinds = _attributes(str(path), file.opened)
+    as_text = [name for name, kind in kinds.items() if not kind.startswith(_NUMERIC)]
+    frame = replace(file, names=tuple(kinds)).read(texts={*texts, *as_text})
+    return replace(frame, dialect=replace(dialect, decimal=None), as_categories=frozenset(as_text))
+
+
+def _attributes(path: str, opened: Opened) -> dict[str, str]:
+    """Return the kind of each attribute, in small letters, by name."""
+    kinds: dict[str, str] = {}
+    with opened() as stream:
+        for number, raw in enumerate(stream, 1):
+            line = raw.decode("utf-8", errors="replace").removeprefix("\ufeff").strip()
+            word = line.partition(" ")[0].partition("\t")[0].lower()
+            if word == "@data":
+                if kinds:
+                    return kinds
+                break
+            if word != "@attribute":
+                continue
+            found = _ATTRIBUTE.fullmatch(line)
+            if found is None:
+                what = "not an attribute of an ARFF file"
+                raise DataError(what, where=f"{path}:{number}", hint="as in: @attribute height numeric")
+            name = re.sub(r"\\(.)", r"\1", found["name"].strip("'\""))
+            if name in kinds:
+                raise DataError(f"two attributes are called {name!r}", where=f"{path}:{number}")
+            kinds[name] = found["kind"].lower()
+    hint = "an ARFF file has @attribute lines, then @data, then the rows"
+    raise DataError("there is no @data line after @attribute lines", where=path, hint=hint)
+
+
+def _rows(path: str, lines: Iterable[str]) -> Iterator[str]:
+    """Yield as many lines as there are: the rows, with header and comments blank."""
+    header = True
+    for number, line in enumerate(lines, 1):
+        start = line.lstrip()
+        if header or not start or start.startswith("%"):
+            header = header and not start.lower().startswith("@data")
+            yield "\n"
+            continue
+        if start.startswith("{"):
+            hint = "write each row with all its values, separated by commas"
+            raise DataError("sparse rows cannot be read", where=f"{path}:{number}", hint=hint)
+        yield line
