@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpumlp.autodiff.differences import central
 from gpumlp.autodiff.tape import GradientTape
 from gpumlp.autodiff.tensor import Tensor, Variable, sum
 from gpumlp.backend.base import Backend
@@ -71,7 +72,7 @@ def gradcheck(
         if move is not None:
             gradient = next(gradients)
             taped += 0.0 if gradient is None else float(np.vdot(gradient.numpy(), move))
-    numeric = (shifted(step) - shifted(-step)) / (2.0 * step)
+    numeric = central(shifted, step)
     check = GradientCheck(taped, numeric, abs(taped - numeric) / max(1.0, abs(taped), abs(numeric)))
     if not check.passed(tolerance):
         raise TapeError(

@@ -13,10 +13,10 @@ from rich import box
 from rich.table import Table
 
 from gpumlp import backend as backends
+from gpumlp.autodiff.differences import MOST, TOLERANCE, Comparison
 from gpumlp.cli.display import WIDTH, print_table, remarks, tell
 from gpumlp.explain.activations import draw_activations
 from gpumlp.explain.backprop import SHOWN, Backprop, backpropagate, shown
-from gpumlp.explain.differences import MOST, TOLERANCE, Comparison
 from gpumlp.explain.parameters import check_parameters
 from gpumlp.explain.subject import Subject, load_subject
 from gpumlp.store.formats import check_free, to_json

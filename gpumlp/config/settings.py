@@ -27,6 +27,7 @@ from gpumlp.data import (
     is_separator,
     misfits,
 )
+from gpumlp.data.dataset import Task
 from gpumlp.errors import choices
 from gpumlp.nn import INITIALIZERS, LOSSES, MAX_UNITS, NO_NORM, NORMS
 from gpumlp.ops import ACTIVATIONS, Hyper
@@ -36,7 +37,6 @@ from gpumlp.optim import OPTIMIZERS, SCHEDULES
 VERSION = 1
 """Of the settings: one more when what a file says would no longer mean the same."""
 
-Task = Literal["classification", "regression"]
 Norm = Annotated[str, NameIn(NORMS, (NO_NORM,))]
 Text = Annotated[str, Field(min_length=1)]
 Column = Text | int

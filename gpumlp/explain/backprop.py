@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.autodiff import GradientTape, Tensor, Variable, activate
-from gpumlp.explain.differences import Comparison, Values, compare, compare_variable
+from gpumlp.autodiff.differences import Comparison, Values, compare, compare_variable
 from gpumlp.nn import Equation, Layer, Loss, Sequential
 from gpumlp.ops import ACTIVATIONS
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.autodiff import GradientTape, Tensor
-from gpumlp.explain.differences import Comparison, Values, compare_variable
+from gpumlp.autodiff.differences import Comparison, Values, compare_variable
 from gpumlp.nn import Loss, Model
 
 

@@ -16,6 +16,7 @@ from gpumlp.nn import Loss, Sequential
 from gpumlp.runs import Run, load_run, load_trained
 from gpumlp.runs.evaluation import own_parts
 from gpumlp.training.build import build, build_loss, load_data
+from gpumlp.training.device_data import network_inputs
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Subject:
 
     def inputs(self, rows: slice) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Return the inputs of some training rows as the network takes them, (N, p) float64."""
-        return self.data.inputs[rows].astype(np.float64) * self.encoder.input_scale
+        stored = self.network.context.backend.asarray(self.data.features.stored[rows])
+        return network_inputs(self.network, self.data.features, stored, self.encoder.input_scale).numpy()
 
     def targets(self, rows: slice) -> np.ndarray[Any, Any]:
         """Return the targets of some training rows: class numbers (N,), or standardised values (N, 1) float64."""

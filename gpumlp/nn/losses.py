@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,16 +16,18 @@ from gpumlp.ops import LOSS_RECORDS
 from gpumlp.ops.losses import Loss as LossRecord
 from gpumlp.ops.record import Array, Hyper, settle
 
-Task = Literal["classification", "regression"]
-
 
 @dataclass(frozen=True)
 class LossSpec:
-    """A loss as it is chosen: the task it fits and its records, for one output and for several."""
+    """A loss as it is chosen: its records, for one output and for several."""
 
-    task: Task
     one: LossRecord
     many: LossRecord
+
+    @property
+    def task(self) -> str:
+        """The task that it fits, classification or regression."""
+        return "classification" if self.many.counts_hits else "regression"
 
     @property
     def hyper(self) -> Mapping[str, Hyper]:
@@ -37,13 +39,11 @@ class LossSpec:
 
 
 def _regression(name: str) -> LossSpec:
-    return LossSpec("regression", LOSS_RECORDS[name], LOSS_RECORDS[name])
+    return LossSpec(LOSS_RECORDS[name], LOSS_RECORDS[name])
 
 
 LOSSES: dict[str, LossSpec] = {
-    "cross_entropy": LossSpec(
-        "classification", LOSS_RECORDS["binary_cross_entropy"], LOSS_RECORDS["softmax_cross_entropy"]
-    ),
+    "cross_entropy": LossSpec(LOSS_RECORDS["binary_cross_entropy"], LOSS_RECORDS["softmax_cross_entropy"]),
     "squared_error": _regression("squared_error"),
     "absolute_error": _regression("absolute_error"),
     "huber": _regression("huber"),

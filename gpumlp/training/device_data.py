@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,18 @@ def expanded(model: Model, features: Features, stored: Array) -> Array:
 def answers(model: Model, features: Features, scale: float, batch: int) -> Iterator[np.ndarray[Any, Any]]:
     """Yield the predictions (n, K) of features in host memory, ``batch`` rows at a time."""
     backend = model.context.backend
-    for start in range(0, max(len(features), 1), batch):
-        stored = backend.asarray(features.stored[start : start + batch])
-        yield model.answer(model.forward(network_inputs(model, features, stored, scale))).numpy()
+
+    def inputs(rows: slice) -> Tensor:
+        return network_inputs(model, features, backend.asarray(features.stored[rows]), scale)
+
+    for _, outputs in evaluated(model, len(features), inputs, batch):
+        yield model.answer(outputs).numpy()
+
+
+def evaluated(
+    model: Model, count: int, inputs: Callable[[slice], Tensor], batch: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield blocks of ``batch`` rows with their last linear values (n, K); one empty block where there is no row."""
+    for start in range(0, max(count, 1), batch):
+        rows = slice(start, start + batch)
+        yield rows, model.forward(inputs(rows))

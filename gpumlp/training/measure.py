@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from gpumlp.autodiff import Tensor
 from gpumlp.data import Dataset, Encoder
 from gpumlp.nn import Loss, Model
 from gpumlp.training import metrics
-from gpumlp.training.device_data import DeviceData
+from gpumlp.training.device_data import DeviceData, evaluated
 
 MOST_ROWS, MOST_ANSWERS = 8192, 1 << 24
 """Rows that are computed at a time, and numbers that their answers have: with many classes, fewer rows."""
@@ -47,9 +48,8 @@ class Measurement:
         """Return the mean loss and the predictions, (N, 1), or of many classes the most probable ones, (N,)."""
         backend, (_, targets, weights) = self.model.context.backend, self.device.arrays
         sums, parts = np.zeros(4), []
-        for start in range(0, len(self.device), self.batch):
-            rows = slice(start, start + self.batch)
-            outputs = self.model.forward(self.device.inputs(self.model, rows))
+        inputs = partial(self.device.inputs, self.model)
+        for rows, outputs in evaluated(self.model, len(self.device), inputs, self.batch):
             sums += backend.to_host(
                 self.loss.evaluate(outputs, targets[rows], None if weights is None else weights[rows])
             )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.autodiff import Variable
+from gpumlp.autodiff.tensor import Variable
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
 Function = Callable[[Values], float]
@@ -95,11 +95,16 @@ def compare_variable(
         variable.assign(kept)
 
 
+def central(line: Callable[[float], float], step: float) -> float:
+    """Return (f(h) - f(-h)) / 2h of a function of one number, whose error is of order h²."""
+    return (line(step) - line(-step)) / (2.0 * step)
+
+
 def _slope(line: Callable[[float], float], taped: float, unit: float) -> tuple[float, float]:
     """Return the difference of ``line`` around 0 that comes closest to ``taped``, and its error in these units."""
     tried: list[tuple[float, float]] = []
     for step in STEPS:
-        numeric = (line(step) - line(-step)) / (2.0 * step)
+        numeric = central(line, step)
         tried.append((numeric, abs(taped - numeric) / unit))
         if tried[-1][1] <= TOLERANCE:
             break

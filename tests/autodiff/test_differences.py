@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpumlp.autodiff import Variable
-from gpumlp.explain.differences import MOST, TOLERANCE, compare, compare_variable
+from gpumlp.autodiff.differences import MOST, TOLERANCE, compare, compare_variable
 
 
 def cubes(v: np.ndarray) -> float:
