@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rooms import FILES, PACKAGE, ROOMS, ROOT, imports, room, room_of, rooms_below
 
-ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "gpumlp"
 FLOORS = [  # a room stands one floor above the highest room that it imports from
     ["errors", "limits", "seeds"],
     ["ops", "data", "store"],
@@ -27,39 +26,24 @@ FLOORS = [  # a room stands one floor above the highest room that it imports fro
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 
 
-def imports(path: Path) -> list[str]:
-    """Return the modules of gpumlp that a file imports, as dotted names."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            if node.module == "gpumlp":
-                found += [f"gpumlp.{alias.name}" for alias in node.names]
-            elif node.module and node.module.startswith("gpumlp."):
-                found.append(node.module)
-        elif isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name.split(".")[0] == "gpumlp"]
-    return found
-
-
-def room(module: str) -> str:
-    """Return the room of a module: the name below gpumlp, or __init__ for a name of the package itself."""
-    name = module.split(".")[1] if "." in module else "__init__"
-    return name if name in FLOOR else "__init__"
-
-
-FILES = sorted(PACKAGE.rglob("*.py"))
-
-
-def room_of(path: Path) -> str:
-    """Return the room that a file stands in."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
 def test_every_room_has_a_floor() -> None:
-    rooms = {p.name for p in PACKAGE.iterdir() if p.is_dir() and (p / "__init__.py").exists()}
-    rooms |= {p.stem for p in PACKAGE.glob("*.py")}
-    assert rooms == set(FLOOR)
+    assert set(FLOOR) == ROOMS
+
+
+def test_the_picture_is_what_the_imports_say() -> None:
+    command = [sys.executable, str(ROOT / "docs" / "architecture.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_walks_lead_past_what_is_there() -> None:
+    """Each `path:name` of docs/architecture.md is a function, a class or a constant of that file."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`([\w/]+\.(?:py|cuh?|h)):(\w+)`", text)
+    assert len(named) > 40
+    for file, name in named:
+        path = (ROOT if file.startswith("kernels/") else PACKAGE) / file
+        assert re.search(rf"^\s*(?:def |class |#define |template .*)?{name}\b", path.read_text(), re.M), (file, name)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -75,7 +59,7 @@ def test_imports_point_down(path: Path) -> None:
 @pytest.mark.parametrize("name", FLOOR)
 def test_a_room_stands_on_the_highest_room_that_it_imports(name: str) -> None:
     """A floor too high would allow imports that nobody needs, and hide what a room costs to have."""
-    below = {room(module) for path in FILES if room_of(path) == name for module in imports(path)} - {name}
+    below = rooms_below()[name]
     assert FLOOR[name] == 1 + max((FLOOR[other] for other in below), default=-1), sorted(below)
 
 

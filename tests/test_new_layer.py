@@ -134,8 +134,9 @@ COSTS = {
     "adagrad": {"gpumlp/ops/updates.py", "gpumlp/optim/optimizers.py", "kernels/adagrad.cu"},
     "absolute_error": {"gpumlp/ops/losses.py", "gpumlp/nn/losses.py", "kernels/absolute_error.cu"},
     "LayerNorm": {"gpumlp/nn/layers.py"},
+    "one_cycle": {"gpumlp/optim/schedules.py"},
 }
-"""The files of the product that know one activation, one optimizer, one loss and one layer."""
+"""The files of the product that know one activation, one optimizer, one loss, one layer and one schedule."""
 ELSEWHERE = re.compile(r"gpumlp/(bench/peers|(\w+/)?__init__)\.py")
 """What PyTorch calls them, and public names for type checkers: none of which a new one needs."""
 
@@ -148,6 +149,11 @@ def test_what_it_costs_to_add_one(name: str) -> None:
     ]
     knowing = {path.relative_to(ROOT).as_posix() for path in files if name in names_in(path)}
     assert {path for path in knowing if not ELSEWHERE.fullmatch(path)} == COSTS[name]
+
+
+def test_the_table_of_costs_says_so() -> None:
+    table = re.findall(r"^\| an? [\w ]+ \| (\d) \| `", (ROOT / "docs" / "architecture.md").read_text(), re.M)
+    assert [*map(int, table)] == [len(files) for files in COSTS.values()]
 
 
 def names_in(path: Path) -> set[str]:
