@@ -10,7 +10,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from gpumlp.runs import Listener
@@ -62,6 +62,33 @@ def remarks(notes: Iterable[object]) -> None:
 def warn(text: str) -> None:
     """Print a warning on stderr."""
     say(f"warning: {text}", style="yellow")
+
+
+class RowCounter:
+    """Counts rows on stderr, where that is a terminal and the work takes more than a second."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._rows = 0
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> RowCounter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def advance(self, rows: int) -> None:
+        """Count rows that are done."""
+        self._rows += rows
+        if self._progress is None and stderr.is_terminal and time.monotonic() - self._started > 1:
+            columns = TextColumn("{task.completed:,} rows"), TimeElapsedColumn()
+            self._progress = Progress(*columns, console=stderr, transient=True)
+            self._progress.add_task("", total=None)
+            self._progress.start()
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=self._rows)
 
 
 class Notices(logging.Handler):

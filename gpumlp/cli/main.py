@@ -128,18 +128,28 @@ def evaluate(run: Path, data: Path | None, device: int, as_json: bool) -> None:
 @main.command()
 @click.argument("run", type=PATH)
 @click.argument("file", type=PATH)
-@click.option("-o", "--output", type=PATH, help="Write the CSV here  [default: the terminal]")
+@click.option(
+    "-o", "--output", type=PATH, help="A .csv, .csv.gz, .parquet, .jsonl or .npy file  [default: CSV on the terminal]"
+)
 @click.option("--proba", is_flag=True, help="Add the probability of each class.")
+@click.option(
+    "--keep",
+    metavar="COLUMN",
+    multiple=True,
+    help="Carry a column of FILE along, or all; may be repeated.",
+)
 @DEVICE
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
-def predict(run: Path, file: Path, output: Path | None, proba: bool, device: int, force: bool) -> None:
-    """Predict the rows of FILE with a finished RUN; - reads CSV from the terminal.
+def predict(
+    run: Path, file: Path, output: Path | None, proba: bool, keep: tuple[str, ...], device: int, force: bool
+) -> None:
+    """Predict the rows of FILE with a finished RUN; - reads CSV from standard input.
 
     The file has the columns of the training file; the target may be missing.
     """
     with ctrl_c_ends_at_once():
         from gpumlp.cli import verbs
-    verbs.predict(run=run, file=file, output=output, proba=proba, device=device, force=force)
+    verbs.predict(run=run, file=file, output=output, proba=proba, keep=keep, device=device, force=force)
 
 
 @main.command()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,23 @@ from gpumlp import config as configuration
 from gpumlp import runs
 from gpumlp.backend import BACKENDS, Backend
 from gpumlp.cli import doctor as clinic
-from gpumlp.cli.display import Announcer, Notices, duration, print_metrics, remark, remarks, say, tell, warn
-from gpumlp.data import read, read_bytes
+from gpumlp.cli.display import (
+    Announcer,
+    Notices,
+    RowCounter,
+    duration,
+    print_metrics,
+    remark,
+    remarks,
+    say,
+    tell,
+    warn,
+)
+from gpumlp.data import News, Source, read_blocks, read_start, stream_blocks
 from gpumlp.errors import LISTED, ConfigError, DataError, RunError, exit_code
 from gpumlp.runs.folder import CONFIG, PICTURE, RunFolder
-from gpumlp.store.formats import check_free, to_json, write_text
+from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, write_csv, write_predictions
+from gpumlp.store.formats import check_free, to_json
 from gpumlp.training.build import build, load_data, lone_row, require_memory
 
 RUNS = Path("runs")
@@ -121,33 +131,43 @@ def evaluate(run: Path, data: Path | None, device: int, as_json: bool) -> None:
         print_metrics(metrics)
 
 
-def predict(run: Path, file: Path, output: Path | None, proba: bool, device: int, force: bool) -> None:
-    """Predict the rows of a file and write them as CSV."""
+def predict(
+    run: Path, file: Path, output: Path | None, proba: bool, keep: Sequence[str], device: int, force: bool
+) -> None:
+    """Predict the rows of a file and write them, block by block."""
     if output is not None:
         if output.is_file() and file.is_file() and output.samefile(file):
             raise click.UsageError("the output would replace the rows it is made from")
+        ending_of(output)
         check_free(output, force=force)
     model = runs.load_trained(run, device=device)
-    classes = model.encoder.classes
-    if proba and classes is None:
+    encoder = model.encoder
+    if proba and encoder.classes is None:
         raise click.UsageError("--proba is for classification; this run predicts numbers")
-    dialect = model.encoder.dialect
-    source = read_bytes(sys.stdin.buffer.read(), dialect) if str(file) == "-" else read(file, dialect)
-    values, notes = model.predict(source)
-    remarks(notes)
-    header, columns = ["prediction"], [model.labels(values) if classes else values[:, 0]]
-    if proba and classes:
-        header += [f"probability {name}" for name in classes]
-        columns += [1.0 - values[:, 0], values[:, 0]] if values.shape[1] == 1 else list(values.T)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(zip(*columns, strict=True))
-    if output is None:
-        click.echo(text.getvalue(), nl=False)
+    from_stdin = str(file) == "-"
+    carried = read_start(file, encoder.dialect).names if tuple(keep) == ("all",) and not from_stdin else keep
+    texts = (*encoder.texts, *carried)  # what is carried along stays as it was written
+    if from_stdin:
+        sources: Iterator[Source] = stream_blocks(sys.stdin.buffer, encoder.dialect, texts=texts)
     else:
-        write_text(output, text.getvalue())
-        say(f"{len(values):,} predictions in {output}")
+        sources = read_blocks(file, encoder.dialect, texts=texts)
+    news, count = News(), 0
+
+    def blocks() -> Iterator[Block]:
+        nonlocal count
+        with RowCounter() as counter:
+            for source, predictions in model.predictions(sources, news):
+                count += len(predictions.values)
+                counter.advance(len(predictions.values))
+                yield kept(source, keep) | columns_of(predictions, encoder.classes, proba=proba)
+
+    if output is None:
+        write_csv(blocks(), sys.stdout)
+    else:
+        write_predictions(output, blocks())
+    remarks(news.notes())
+    if output is not None:
+        say(f"{count:,} predictions in {output}")
 
 
 def plot(run: Path, output: Path | None, force: bool) -> None:

@@ -1,16 +1,17 @@
 """Data: files to arrays. Sources are read, rows divided, columns encoded by what the training rows say."""
 
 from gpumlp.data.dataset import Dataset, Encoder, Prepared, prepare
+from gpumlp.data.encoding.columns import News
 from gpumlp.data.encoding.features import Features
 from gpumlp.data.encoding.scaling import SCALINGS
 from gpumlp.data.roles import MisfitError, MisfitProblems, misfits
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.cells import FLOAT32_MAX, FLOAT32_TINY, USUAL_MISSING, Missing
-from gpumlp.data.source.delimited import read_bytes, read_lines
+from gpumlp.data.source.delimited import read_bytes, read_lines, stream_blocks
 from gpumlp.data.source.dialect import DECIMALS, QUOTES, Dialect, is_encoding, is_separator
 from gpumlp.data.source.files import Files
 from gpumlp.data.source.frame import Frame
-from gpumlp.data.source.read import ENDINGS, Source, read
+from gpumlp.data.source.read import ENDINGS, Source, read, read_blocks, read_start
 
 __all__ = [
     "DECIMALS",
@@ -30,6 +31,7 @@ __all__ = [
     "MisfitError",
     "MisfitProblems",
     "Missing",
+    "News",
     "Prepared",
     "Source",
     "is_encoding",
@@ -37,6 +39,9 @@ __all__ = [
     "misfits",
     "prepare",
     "read",
+    "read_blocks",
     "read_bytes",
     "read_lines",
+    "read_start",
+    "stream_blocks",
 ]

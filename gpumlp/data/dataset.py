@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
+from gpumlp.data.encoding.columns import ArrayInputs, News, TableInputs
 from gpumlp.data.encoding.features import Features
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.data.roles import MisfitError, Roles, absent, is_of
@@ -134,7 +134,7 @@ class Encoder:
             raise TypeError("only a regression has a target with a scale")
         return self.target.restore(outputs)
 
-    def encode(self, source: Source, *, targets: bool) -> tuple[Dataset, list[str]]:
+    def encode(self, source: Source, *, targets: bool, news: News | None = None) -> tuple[Dataset, list[str]]:
         """Encode a source of the same columns as the training file.
 
         The markers of missing values are those of the training, whichever the source was read with.
@@ -143,6 +143,7 @@ class Encoder:
         ----------
         source : what ``read`` returned
         targets : whether the target and the weights are wanted, and so must be there
+        news : of the blocks of a source before this one, which the notes are on, too
 
         Returns
         -------
@@ -157,9 +158,10 @@ class Encoder:
         others = {self.target_name, *self.ignored, *([self.weights_name] if self.weights_name else [])}
         if self.dialect.header is False:
             self._require_places(source, {*self.inputs.names, *others})
-        inputs, notes = self.inputs.encode(source, others=others)
+        news = News() if news is None else news
         if isinstance(source, Frame):
-            notes = [*source.notes, *notes]
+            news.source = tuple(dict.fromkeys((*news.source, *source.notes)))
+        inputs, notes = self.inputs.encode(source, others=others, news=news)
         if not targets:
             return Dataset(inputs, None, None), notes
         encoded = self._encode_target(source)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpumlp import backend as backends
 from gpumlp.config import Loaded, load
-from gpumlp.data import Dataset, read
+from gpumlp.data import Dataset, Encoder, News, Source, read, read_blocks
 from gpumlp.errors import RunError, choices
 from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.identity import differences
@@ -16,7 +17,7 @@ from gpumlp.runs.model import DESCRIPTION, SavedModel, load_model
 from gpumlp.training.build import build_loss, load_data
 from gpumlp.training.device_data import DeviceData
 from gpumlp.training.loop import DIVERGED
-from gpumlp.training.measure import Measurement
+from gpumlp.training.measure import measure
 
 Metrics = dict[str, dict[str, float]]
 Parts = dict[str, Dataset]
@@ -92,20 +93,32 @@ def evaluate(
     The loss is computed with the run's own settings; to balance classes anew that takes its training rows.
     """
     run, model = load_run(folder), load_trained(folder, device=device)
-    settings = run.loaded.settings
-    parts: Parts
-    notes: tuple[str, ...]
+    settings, network, encoder = run.loaded.settings, model.network, model.encoder
+    own: Parts | None = None
+    notes: tuple[str, ...] = ()
     if data is None:
-        parts, notes = own_parts(run, model)
+        own, notes = own_parts(run, model)
+    train = None if own is None else own["train"]
+    if getattr(settings.loss, "class_weight", None) == "balanced" and train is None:
+        train = own_parts(run, model)[0]["train"]
+    loss = build_loss(settings, network, encoder, train)
+    if own is not None:
+        measured = {
+            name: measure(network, loss, encoder, [DeviceData(network, part, encoder.input_scale)])
+            for name, part in own.items()
+        }
+        return measured, notes
+    assert data is not None
+    news = News()
+    blocks = _blocks(data, encoder)
+    datasets = (encoder.encode(source, targets=True, news=news)[0] for source in blocks)
+    on_device = (DeviceData(network, part, encoder.input_scale) for part in datasets)
+    return {Path(data).name: measure(network, loss, encoder, on_device)}, tuple(news.notes())
+
+
+def _blocks(path: str | Path, encoder: Encoder) -> Iterator[Source]:
+    """Yield the rows of a file; all at once where they have weights, which count by the largest of them."""
+    if encoder.weights_name is None:
+        yield from read_blocks(path, encoder.dialect, texts=encoder.texts)
     else:
-        dataset, remarks = model.encoder.encode(read(data, model.encoder.dialect), targets=True)
-        parts, notes = {Path(data).name: dataset}, tuple(remarks)
-    balanced = getattr(settings.loss, "class_weight", None) == "balanced"
-    train = parts.get("train") or (own_parts(run, model)[0]["train"] if balanced else None)
-    loss = build_loss(settings, model.network, model.encoder, train)
-    network, encoder = model.network, model.encoder
-    metrics = {
-        name: Measurement(network, loss, DeviceData(network, part, encoder.input_scale), encoder)()
-        for name, part in parts.items()
-    }
-    return metrics, notes
+        yield read(path, encoder.dialect, texts=encoder.texts)

@@ -5,15 +5,16 @@ Nothing in them is executed, and nothing is trusted: a file from a stranger is s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend
-from gpumlp.data import Encoder, Features, Source, read
+from gpumlp.data import Encoder, Features, News, Source, read
 from gpumlp.errors import BackendError, GpumlpError, RunError
 from gpumlp.nn import MAX_UNITS, Hidden, Sequential, mlp
 from gpumlp.ops.precision import PRECISIONS
@@ -26,12 +27,26 @@ from gpumlp.store.formats import (
     write_arrays,
     write_sealed,
 )
-from gpumlp.training.device_data import answers
+from gpumlp.training.device_data import outputs
 from gpumlp.training.measure import rows_at_once
 from gpumlp.training.metrics import most_probable
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of some rows.
+
+    Parameters
+    ----------
+    values : (N,) class numbers, or float64 in the units of the target
+    probabilities : (N, classes) float64; None in regression
+    """
+
+    values: np.ndarray[Any, Any]
+    probabilities: np.ndarray[Any, Any] | None
 
 
 @dataclass(frozen=True)
@@ -56,14 +71,51 @@ class SavedModel:
             outputs = self.encoder.restore(outputs)[:, None]
         return outputs, notes
 
-    def outputs(self, features: Features, batch: int | None = None) -> Iterator[np.ndarray[Any, Any]]:
+    def outputs(self, features: Features) -> Iterator[np.ndarray[Any, Any]]:
         """Yield what the network makes of encoded rows, (n, K), some at a time: probabilities, or scaled numbers."""
-        return answers(self.network, features, self.encoder.input_scale, batch or rows_at_once(self.encoder.outputs))
+        return (self.network.answer(each).numpy() for each in self._linear(features))
+
+    def predictions(self, sources: Iterable[Source], news: News) -> Iterator[tuple[Source, Predictions]]:
+        """Yield each block of raw rows with its predictions. ``news`` collects what a user should know about them.
+
+        Raises
+        ------
+        DataError : if a block does not fit the model
+        """
+        for source in sources:
+            data, _ = self.encoder.encode(source, targets=False, news=news)
+            values, probabilities = [], []
+            for linear in self._linear(data.features):
+                answers = self.network.answer(linear).numpy()
+                if self.encoder.classes is None:
+                    values.append(self.encoder.restore(answers))
+                else:
+                    values.append(most_probable(answers))
+                    probabilities.append(_probabilities(linear.numpy().astype(np.float64)))
+            classes = self.encoder.classes
+            yield (
+                source,
+                Predictions(np.concatenate(values), None if classes is None else np.concatenate(probabilities)),
+            )
+
+    def _linear(self, features: Features) -> Iterator[Tensor]:
+        return outputs(self.network, features, self.encoder.input_scale, rows_at_once(self.encoder.outputs))
 
     def labels(self, probabilities: np.ndarray[Any, Any]) -> list[str]:
         """Return the name of the most probable class of each row."""
         classes = self.encoder.classes or ()
         return [classes[i] for i in most_probable(probabilities)]
+
+
+def _probabilities(linear: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the probability of each class, (N, classes), from (N, K) linear values, of two classes (N, 1).
+
+    Both of two come from the value itself: 1 - p is 0 for every p that float32 rounds to 1.
+    """
+    both = np.concatenate([-linear, np.zeros_like(linear)], axis=1) if linear.shape[1] == 1 else linear
+    powers = np.exp(both - both.max(axis=1, keepdims=True))
+    shares: np.ndarray[Any, Any] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
 
 
 def save_model(

@@ -37,13 +37,24 @@ def replace_file(path: Path, content: bytes, *, mode: int | None = None) -> None
 
 
 def _replace(path: Path, content: bytes, mode: int | None) -> None:
+    with replacing(path, mode=mode) as (_, file):
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int | None = None) -> Iterator[tuple[Path, IO[bytes]]]:
+    """Open a new file, by its name and as a stream, that takes the place of ``path`` when all has gone well.
+
+    A link in its place is replaced, not followed. Raises OSError where it cannot be written; nothing is left behind
+    then, nor after any other exception.
+    """
     clear_leftovers(path.parent, path.name)
     with _part(path) as (beside, file):
         with contextlib.suppress(OSError):  # there is none yet, or the file system has no permissions
             before = path.lstat().st_mode if mode is None else stat.S_IFREG | mode
             if stat.S_ISREG(before):
                 os.chmod(beside, stat.S_IMODE(before))
-        file.write(content)
+        yield beside, file
         file.flush()
         os.fsync(file.fileno())
         if fcntl is None:

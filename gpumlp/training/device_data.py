@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -70,15 +69,15 @@ def expanded(model: Model, features: Features, stored: Array) -> Array:
     return x
 
 
-def answers(model: Model, features: Features, scale: float, batch: int) -> Iterator[np.ndarray[Any, Any]]:
-    """Yield the predictions (n, K) of features in host memory, ``batch`` rows at a time."""
+def outputs(model: Model, features: Features, scale: float, batch: int) -> Iterator[Tensor]:
+    """Yield the last linear values, (n, K), of features in host memory, ``batch`` rows at a time."""
     backend = model.context.backend
 
     def inputs(rows: slice) -> Tensor:
         return network_inputs(model, features, backend.asarray(features.stored[rows]), scale)
 
-    for _, outputs in evaluated(model, len(features), inputs, batch):
-        yield model.answer(outputs).numpy()
+    for _, linear in evaluated(model, len(features), inputs, batch):
+        yield linear
 
 
 def evaluated(

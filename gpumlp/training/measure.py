@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -28,34 +28,43 @@ class Measurement:
     def __init__(
         self, model: Model, loss: Loss, data: DeviceData, encoder: Encoder, batch: int | None = None
     ) -> None:
-        assert data.host.targets is not None
         self.model, self.loss, self.encoder = model, loss, encoder
-        self.batch = batch or rows_at_once(encoder.outputs)
-        self.device, self.targets, self.weights = data, data.host.targets, data.host.weights
+        self.device, self.batch = data, batch
 
     def __call__(self) -> dict[str, float]:
         """Return ``loss`` (in the units training uses) and the metrics of the task (in those of the target)."""
-        loss, outputs = self._run()
-        if self.encoder.task == "classification":
-            return {"loss": loss, **metrics.classification(outputs, self.targets, self.weights)}
-        restore = self.encoder.restore
-        return {
-            "loss": loss,
-            **metrics.regression(restore(outputs), restore(self.targets.astype(np.float64)), self.weights),
-        }
+        return measure(self.model, self.loss, self.encoder, [self.device], self.batch)
 
-    def _run(self) -> tuple[float, np.ndarray[Any, Any]]:
-        """Return the mean loss and the predictions, (N, 1), or of many classes the most probable ones, (N,)."""
-        backend, (_, targets, weights) = self.model.context.backend, self.device.arrays
-        sums, parts = np.zeros(4), []
-        inputs = partial(self.device.inputs, self.model)
-        for rows, outputs in evaluated(self.model, len(self.device), inputs, self.batch):
-            sums += backend.to_host(
-                self.loss.evaluate(outputs, targets[rows], None if weights is None else weights[rows])
-            )
-            answers = self.model.answer(outputs).numpy()
-            parts.append(metrics.most_probable(answers) if answers.shape[1] > 1 else answers)
-        return float(sums[0] / sums[1]), np.concatenate(parts)
+
+def measure(
+    model: Model, loss: Loss, encoder: Encoder, blocks: Iterable[DeviceData], batch: int | None = None
+) -> dict[str, float]:
+    """Return the loss and the metrics of rows that come in blocks, of which only what is predicted is kept.
+
+    Parameters
+    ----------
+    blocks : rows with targets; their weights must be in the same units
+    batch : rows computed at a time
+    """
+    backend, batch = model.context.backend, batch or rows_at_once(encoder.outputs)
+    sums, predicted, targets, weights = np.zeros(4), [], [], []
+    for block in blocks:
+        _, block_targets, block_weights = block.arrays
+        for rows, outputs in evaluated(model, len(block), partial(block.inputs, model), batch):
+            weight = None if block_weights is None else block_weights[rows]
+            sums += backend.to_host(loss.evaluate(outputs, block_targets[rows], weight))
+            answers = model.answer(outputs).numpy()
+            predicted.append(metrics.most_probable(answers) if answers.shape[1] > 1 else answers)
+        assert block.host.targets is not None
+        targets.append(block.host.targets)
+        weights.append(block.host.weights)
+    outcome, wanted = np.concatenate(predicted), np.concatenate(targets)
+    each = [weight for weight in weights if weight is not None]
+    weight = np.concatenate(each) if each else None
+    mean = {"loss": float(sums[0] / sums[1])}
+    if encoder.task == "classification":
+        return mean | metrics.classification(outcome, wanted, weight)
+    return mean | metrics.regression(encoder.restore(outcome), encoder.restore(wanted.astype(np.float64)), weight)
 
 
 def constant_loss(model: Model, loss: Loss, data: Dataset, encoder: Encoder, batch: int | None = None) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,14 +97,6 @@ class OneHot:
         strangers: list[str] = column.texts[column.codes[codes < 0]].tolist()
         codes[codes < 0] = len(known)
         return codes, strangers
-
-    def note(self, strangers: Sequence[str]) -> list[str]:
-        """Return a note on values that are new, one for each row that has one."""
-        if not strangers:
-            return []
-        told = "1 row has" if len(strangers) == 1 else f"{len(strangers)} rows have"
-        example = repr(strangers[0]) if strangers[0] else "a missing value"
-        return [f"column {self.name!r}: {told} a value not seen in training, such as {example}"]
 
     def to_state(self) -> Fields:
         """Return what ``from_state`` takes back."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,43 @@ _ROWS_AT_ONCE = 8192  # that are encoded together: float64 copies are made of th
 _NAMED_COLUMNS = 5  # further columns that a note names
 _NAME_OF_ID = re.compile(r"(?i:(.*[\W_])?id)|.*[a-z]I[dD]", re.DOTALL)
 _NEW_GAPS = "has missing values (none in training); filled with the training median"
+
+
+@dataclass
+class News:
+    """What is new in sources that are encoded, as against the training rows; it grows from block to block.
+
+    Parameters
+    ----------
+    source : notes on how the source was read
+    columns : that are not used
+    gaps : names of columns that have missing values for the first time
+    strangers : by column, how many rows have a value that is new, and the first such value
+    """
+
+    source: tuple[str, ...] = ()
+    columns: dict[str, None] = field(default_factory=dict)
+    gaps: dict[str, None] = field(default_factory=dict)
+    strangers: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def add_strangers(self, name: str, texts: Sequence[str]) -> None:
+        """Count the rows of a column whose values are new."""
+        if texts:
+            count, example = self.strangers.get(name, (0, texts[0]))
+            self.strangers[name] = count + len(texts), example
+
+    def notes(self) -> list[str]:
+        """Return a sentence on each thing."""
+        notes = list(self.source)
+        if self.columns:
+            notes.append("not used, because not in the training data: " + ", ".join(map(repr, self.columns)))
+        if self.gaps:
+            notes.append(_note(list(self.gaps), _NEW_GAPS))
+        for name, (count, text) in self.strangers.items():
+            told = "1 row has" if count == 1 else f"{count} rows have"
+            example = repr(text) if text else "a missing value"
+            notes.append(f"column {name!r}: {told} a value not seen in training, such as {example}")
+        return notes
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +137,16 @@ class TableInputs:
         """The number of features, p."""
         return (self.block.width if self.block else 0) + sum(each.width for each in self.one_hots)
 
-    def encode(self, source: Source, *, others: Collection[str]) -> tuple[Features, list[str]]:
+    def encode(
+        self, source: Source, *, others: Collection[str], news: News | None = None
+    ) -> tuple[Features, list[str]]:
         """Return the features, p of them, and notes on what is new in this source.
 
         Parameters
         ----------
         source : a table with all the columns of the training file that were used
         others : columns that may be there too and are no news
+        news : of the blocks before this one, which the notes are on, too
 
         Raises
         ------
@@ -119,10 +159,9 @@ class TableInputs:
             if name not in source.columns:
                 what = f"there is no column {name!r}, which the model was trained on"
                 raise DataError(what, where=source.path, hint=choices(name, source.names))
-        notes: list[str] = []
-        new = [name for name in source.names if name not in self.names and name not in others]
-        if new:
-            notes.append("not used, because not in the training data: " + ", ".join(map(repr, new)))
+        news = News() if news is None else news
+        used = {*self.names, *others}
+        news.columns |= dict.fromkeys(name for name in source.names if name not in used)
         stored = np.empty((len(source), self.dense_width + len(self.one_hots)), np.float32)
 
         def encode(start: int) -> tuple[set[int], list[list[str]]]:
@@ -131,11 +170,10 @@ class TableInputs:
 
         found = in_threads(encode, range(0, len(source), _ROWS_AT_ONCE))
         gaps = sorted(set().union(*(columns for columns, _ in found)))
-        if gaps:
-            notes.append(_note([self.numeric[i] for i in gaps], _NEW_GAPS))
+        news.gaps |= dict.fromkeys(self.numeric[i] for i in gaps)
         for one_hot, *parts in zip(self.one_hots, *(strangers for _, strangers in found), strict=True):
-            notes += one_hot.note([text for part in parts for text in part])
-        return Features(stored, self.dense_width, self.width), notes
+            news.add_strangers(one_hot.name, [text for part in parts for text in part])
+        return Features(stored, self.dense_width, self.width), news.notes()
 
     @property
     def dense_width(self) -> int:
@@ -239,11 +277,14 @@ class ArrayInputs:
         """The number of features, p."""
         return self.block.width if self.block else self.columns
 
-    def encode(self, source: Source, *, others: Collection[str]) -> tuple[Features, list[str]]:
+    def encode(
+        self, source: Source, *, others: Collection[str], news: News | None = None
+    ) -> tuple[Features, list[str]]:
         """Return the features, p of them, and notes on what is new in this source.
 
         Parameters
         ----------
+        news : of the blocks before this one, which the notes are on, too
         source : arrays with inputs as wide as those of the training file
         others : arrays that are not the inputs
 
@@ -275,7 +316,9 @@ class ArrayInputs:
             return set(fitted.new_gaps(values).tolist())
 
         gaps = sorted(set().union(*in_threads(encode, range(0, len(block), _ROWS_AT_ONCE))))
-        return Features.of_array(out), [_note(list(map(self._element, gaps)), _NEW_GAPS)] if gaps else []
+        news = News() if news is None else news
+        news.gaps |= dict.fromkeys(map(self._element, gaps))
+        return Features.of_array(out), news.notes()
 
     def to_state(self) -> tuple[Fields, dict[str, NDArray[Any]]]:
         """Return the fields and arrays that ``from_state`` takes back."""

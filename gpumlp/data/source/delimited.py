@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import io
 import os
+import shutil
 import tempfile
 import weakref
 from array import array
@@ -21,7 +22,7 @@ import numpy as np
 from gpumlp.data.source.cells import Missing, parse_numbers
 from gpumlp.data.source.dialect import DETECT, QUOTES, Dialect
 from gpumlp.data.source.engine import EngineRefusalError, Scan, TextCells, delimited_rows, odd_marks
-from gpumlp.data.source.files import open_binary, plain_copy, unpacked_name
+from gpumlp.data.source.files import COPY_BYTES, open_binary, plain_copy, unpacked_name
 from gpumlp.data.source.frame import Codes, Column, Frame
 from gpumlp.data.source.sniff import SAMPLE, Row, find_decimal, find_separator, single_blanks, sniffed, split_rows
 from gpumlp.errors import DataError
@@ -66,11 +67,25 @@ def read_delimited(
     ------
     DataError : if the file cannot be read as a table; the message names the line
     """
+    return _of_its_kind(path, dialect).read(limit=limit, texts=texts)
+
+
+def delimited_blocks(path: Path, dialect: Dialect, *, texts: Collection[str] = ()) -> Iterator[Frame]:
+    """Yield a delimited file, as ``read_delimited`` reads it, some rows at a time.
+
+    Raises
+    ------
+    DataError : as ``read_delimited`` does; rows before a line that is wrong may have been yielded
+    """
+    return _of_its_kind(path, dialect).blocks(texts=texts)
+
+
+def _of_its_kind(path: Path, dialect: Dialect) -> TextFile:
+    """Return a file whose name tells how it is written."""
     name = unpacked_name(path)
     if name.endswith(".tsv") and dialect.separator is None:
         dialect = replace(dialect, separator="\t")
-    clean = _c45 if name.endswith((".data", ".test")) else iter
-    return text_file(path, dialect, clean=clean).read(limit=limit, texts=texts)
+    return text_file(path, dialect, clean=_c45 if name.endswith((".data", ".test")) else iter)
 
 
 def read_bytes(content: bytes, dialect: Dialect = DETECT, *, name: str = "standard input") -> Frame:
@@ -81,6 +96,28 @@ def read_bytes(content: bytes, dialect: Dialect = DETECT, *, name: str = "standa
     DataError : as ``read_delimited`` does
     """
     return TextFile(name, lambda: contextlib.nullcontext(io.BytesIO(content)), dialect).read()
+
+
+def stream_blocks(stream: IO[bytes], dialect: Dialect, *, texts: Collection[str] = ()) -> Iterator[Frame]:
+    """Yield the rows of standard input some at a time; what is long goes to a temporary file first.
+
+    Raises
+    ------
+    DataError : as ``delimited_blocks`` does
+    """
+    name, start = "standard input", stream.read(COPY_BYTES)
+    if len(start) < COPY_BYTES:
+        yield read_bytes(start, dialect, name=name)
+        return
+    descriptor, copied = tempfile.mkstemp(suffix=".csv", prefix="gpumlp-")
+    path = Path(copied)
+    try:
+        with os.fdopen(descriptor, "wb") as copy:
+            copy.write(start)
+            shutil.copyfileobj(stream, copy, COPY_BYTES)
+        yield from TextFile(name, lambda: open_binary(path), dialect, path=path).blocks(texts=texts)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def read_lines(lines: Iterable[str], dialect: Dialect = DETECT, *, name: str = "standard input") -> Frame:
@@ -185,38 +222,88 @@ class TextFile:
                     _Start(again, self.dialect, self.name, self.names).check()
                 return start.whole()
 
-    def _by_engine(self, start: _Start, encoding: str, texts: Collection[str]) -> Frame:
-        """Read the whole file with the engine, having seen its start."""
-        found = start.dialect
+    def blocks(self, *, texts: Collection[str] = ()) -> Iterator[Frame]:
+        """Yield the rows, some at a time; a short file at once.
+
+        Raises
+        ------
+        DataError : if this is not a table; the message names the line
+        """
+        encoding = self.dialect.encoding or self._encoding()
+        if encoding is None or self.dialect.decimal is None:  # only all rows tell
+            yield self.read(texts=texts)
+            return
+        done = 0
+        with self.lines(encoding) as lines:
+            start = _Start(lines, self.dialect, self.name, self.names)
+            if self.path is None or start.is_whole or len(start.names) == 1:
+                yield start.whole()
+                return
+            try:
+                scan, place = self._scan(start, encoding, texts, self.dialect.decimal)
+                notes = _told(self.name, self.dialect, start.dialect, len(start.names))
+                for first, columns in scan.blocks():
+                    rows = np.arange(first, first + len(next(iter(columns.values()))))
+                    yield Frame(self.name, columns, place, start.dialect, () if first else notes, rows)
+                    done = int(rows[-1]) + 1
+            except EngineRefusalError:
+                with self.lines(encoding) as again:
+                    _Start(again, self.dialect, self.name, self.names).check()
+                frame = start.whole()
+                yield frame.take(np.arange(done, len(frame)))
+
+    def _encoding(self) -> str | None:
+        """Return the encoding by the file's mark, or UTF-8 where all of it is; None for anything else."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        with self.opened() as stream:
+            piece = stream.read(COPY_BYTES)
+            if marked := next((encoding for mark, encoding in _MARKS.items() if piece.startswith(mark)), None):
+                return marked
+            try:
+                while piece:
+                    decoder.decode(piece)
+                    piece = stream.read(COPY_BYTES)
+                decoder.decode(b"", final=True)
+            except UnicodeDecodeError:
+                return None
+        return "utf-8"
+
+    def _scan(
+        self, start: _Start, encoding: str, texts: Collection[str], decimal: str
+    ) -> tuple[Scan, Callable[[int], str]]:
+        """Return how the engine reads the file, having seen its start, and what finds the line of a row."""
+        found, names = start.dialect, start.names
         assert found.separator is not None
         assert found.quote is not None
         path = self._plain(encoding, found)
-        names = start.names
         rows = delimited_rows(
             path, len(names), separator=found.separator, quote=QUOTES[found.quote], skip=start.lines[0] - 1
         )
-        odd = odd_marks(path)
-        sample = dict(zip(names, start.columns(), strict=True))
+        sample = start.sample()
+        numeric = {name: _seems_numeric(column, found.missing, decimal) for name, column in sample.items()}
+        kinds = {name: number and name not in texts for name, number in numeric.items()}
+        cells = TextCells({name: i for i, name in enumerate(names)}, decimal, odd_marks(path))
+        known = {name: sample[name].texts.tolist() for name, number in kinds.items() if not number}
+
+        def place(row: int) -> str:
+            with self.lines(encoding) as lines:
+                return f"{self.name}:{_Start(lines, self.dialect, self.name, self.names).line(row)}"
+
+        return Scan((str(path),), rows, cells, kinds, known, found.missing, decimal), place
+
+    def _by_engine(self, start: _Start, encoding: str, texts: Collection[str]) -> Frame:
+        """Read the whole file with the engine, having seen its start."""
+        found, sample = start.dialect, start.sample()
         decimal = found.decimal or find_decimal([column.texts for column in sample.values()], found.missing)
         while True:
-            kinds = {
-                name: name not in texts and _seems_numeric(c, found.missing, decimal) for name, c in sample.items()
-            }
-            cells = TextCells({name: i for i, name in enumerate(names)}, decimal, odd)
-            known = {name: sample[name].texts.tolist() for name, number in kinds.items() if not number}
-            scan = Scan((str(path),), rows, cells, kinds, known, found.missing, decimal)
+            scan, place = self._scan(start, encoding, texts, decimal)
             columns = scan.columns()
             settled = found.decimal or _decimal(decimal, columns, sample, found.missing)
             if settled == decimal:
                 break
             decimal = settled
         dialect = replace(found, decimal=decimal)
-
-        def place(row: int) -> str:
-            with self.lines(encoding) as lines:
-                return f"{self.name}:{_Start(lines, self.dialect, self.name, self.names).line(row)}"
-
-        return Frame(self.name, columns, place, dialect, _told(self.name, self.dialect, dialect, len(names)))
+        return Frame(self.name, columns, place, dialect, _told(self.name, self.dialect, dialect, len(start.names)))
 
     def _plain(self, encoding: str, found: Dialect) -> Path:
         """Return a file of UTF-8 with one character between cells: this one, or a temporary copy.
@@ -293,6 +380,10 @@ class _Start:
     def columns(self) -> list[Codes]:
         """Return the columns as far as they were read."""
         return self._columns.columns()
+
+    def sample(self) -> dict[str, Codes]:
+        """Return the columns, by name, as far as they were read."""
+        return dict(zip(self.names, self.columns(), strict=True))
 
     def whole(self) -> Frame:
         """Read on to the end and return all rows.

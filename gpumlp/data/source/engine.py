@@ -27,7 +27,7 @@ MAX_STRANGE_TEXTS = 10_000
 """Different texts of a column of numbers that are looked at, to find out whether all of them mean "no value"."""
 
 EMPTY = "-8.98846567431158e307"
-"""What stands for an empty cell between numbers, in SQL: -2^1023, as no number that could be used."""
+"""What stands for an empty cell between numbers, in SQL: -2^1023, far beyond the numbers that can be used."""
 NO_MISSING = Missing(frozenset())
 
 MAX_LINE_BYTES = 1 << 24
@@ -110,7 +110,7 @@ class Scan:
         EngineRefusalError : if the engine cannot read them
         """
         texts = self._dictionaries()
-        decided: dict[str, Column | tuple[str, ...]] = {}  # columns of texts after all, or markers among numbers
+        strange: dict[str, Column] = {}  # what became of one infinite value, for each column that has any
         start = 0
         for block in self._blocks(texts):
             columns: dict[str, Column] = {}
@@ -119,18 +119,17 @@ class Scan:
                     columns[name] = merged(list(texts[name]), values)
                     continue
                 rows = np.arange(start, start + len(values))
-                if self._blank(values) and name not in decided:
-                    column = self._settled([name], {name: Numbers(np.empty(0), self._rewrite(name))})[name]
-                    decided[name] = column.markers if isinstance(column, Numbers) else column
-                verdict = decided.get(name, ())
+                if self._blank(values) and name not in strange:
+                    strange |= self._settled([name], {name: Numbers(np.array([np.inf]), self._rewrite(name))})
+                verdict = strange.get(name)
                 if isinstance(verdict, Codes):
                     columns[name] = verdict.take(rows)
                     continue
-                if isinstance(verdict, tuple) and verdict:
-                    values[np.isinf(values)] = np.nan
-                assert isinstance(verdict, tuple)
-                rewrite = self._rewrite(name)
-                columns[name] = Numbers(values, _Rows(rewrite, rows), verdict)
+                markers: tuple[str, ...] = ()
+                if isinstance(verdict, Numbers):
+                    values[np.isinf(values)] = verdict.source[0]
+                    markers = verdict.markers
+                columns[name] = Numbers(values, _Rows(self._rewrite(name), rows), markers)
             yield start, columns
             start += len(next(iter(block.values())))
 
@@ -251,8 +250,12 @@ def _batches(connection: Any, query: str) -> Iterator[list[Any]]:
     with refusals():
         batches = iter(RecordBatchReader.from_arrow(connection.sql(query)))
     while True:
-        with refusals():
+        try:
             batch = next(batches, None)
+        except MemoryError:
+            raise
+        except Exception as error:  # the reader has no class for what the engine says in the middle of a result
+            raise EngineRefusalError(str(error)) from error
         if batch is None:
             return
         columns = [batch.column(i) for i in range(batch.num_columns)]
@@ -350,12 +353,8 @@ def refusals() -> Iterator[None]:
 
     try:
         yield
-    except (duckdb.Error, OverflowError, ValueError) as error:
+    except duckdb.Error as error:
         raise EngineRefusalError(str(error)) from error
-    except Exception as error:  # of the reader of batches, which has classes of its own
-        if type(error).__module__.startswith(("arro3", "builtins")) and "rrow" in str(error) + type(error).__name__:
-            raise EngineRefusalError(str(error)) from error
-        raise
 
 
 def literal(text: str) -> str:

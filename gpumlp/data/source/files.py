@@ -21,7 +21,7 @@ from gpumlp.errors import DataError, nearest
 Files = str | Path | Sequence[str | Path]
 """A file, a pattern such as ``part-*.csv``, or a list of these."""
 
-_COPY_BYTES = 1 << 20
+COPY_BYTES = 1 << 20
 
 
 def is_pattern(path: Path) -> bool:
@@ -115,7 +115,7 @@ def plain_copy(path: Path, owner: object) -> Path:
             _unpack_zstd(path, copy)
         else:
             with open_binary(path) as stream:
-                shutil.copyfileobj(stream, copy, _COPY_BYTES)
+                shutil.copyfileobj(stream, copy, COPY_BYTES)
     return Path(name)
 
 

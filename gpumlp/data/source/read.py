@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from gpumlp.data.source.arff import read_arff
 from gpumlp.data.source.arrays import ArrayTable, read_npy, read_npz
-from gpumlp.data.source.delimited import read_delimited
+from gpumlp.data.source.delimited import delimited_blocks, read_delimited
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.files import Files, all_files, existing, title
 from gpumlp.data.source.frame import Frame, concatenated
 from gpumlp.data.source.idx import read_idx
 from gpumlp.data.source.sniff import SAMPLE
-from gpumlp.data.source.typed import read_json_lines, read_parquet
+from gpumlp.data.source.typed import parquet_blocks, read_json_lines, read_parquet
 from gpumlp.errors import DataError
 
 Source = Frame | ArrayTable
@@ -45,6 +45,11 @@ _FRAME_READERS: dict[str, FrameReader] = {
     ".parquet": read_parquet,
     **{ending + packed: read_json_lines for ending in (".jsonl", ".ndjson") for packed in _PACKED},
     **{".arff" + packed: read_arff for packed in _PACKED},
+}
+
+_BLOCK_READERS: dict[FrameReader | None, Callable[..., Iterator[Frame]]] = {
+    read_delimited: delimited_blocks,
+    read_parquet: parquet_blocks,
 }
 
 ENDINGS: tuple[str, ...] = (*_FRAME_READERS, *_ARRAY_READERS)
@@ -87,6 +92,28 @@ def _read_one(path: Path, dialect: Dialect, texts: Collection[str]) -> Source:
     if ending in _FRAME_READERS:
         return _FRAME_READERS[ending](path, dialect, texts=texts)
     return _ARRAY_READERS[ending](path)
+
+
+def read_blocks(files: Files, dialect: Dialect, *, texts: Collection[str] = ()) -> Iterator[Source]:
+    """Yield delimited text and Parquet files some rows at a time, so that memory does not grow with the rows.
+
+    Short files, and all others, come at once.
+
+    Parameters
+    ----------
+    files, texts : as for ``read``
+    dialect : of the training file
+
+    Raises
+    ------
+    DataError : as ``read`` does; rows before what is wrong may have been yielded
+    """
+    paths = all_files(files)
+    blocks = _BLOCK_READERS.get(_FRAME_READERS.get(readable(paths[0]))) if len(paths) == 1 else None
+    if blocks is None:
+        yield read(files, dialect, texts=texts)
+    else:
+        yield from blocks(paths[0], dialect, texts=texts)
 
 
 def read_start(path: Path, dialect: Dialect = DETECT) -> Source:

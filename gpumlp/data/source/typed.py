@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+
+import numpy as np
 
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.engine import (
@@ -74,8 +76,7 @@ def read_parquet(path: Path, dialect: Dialect = DETECT, *, texts: Collection[str
     ------
     DataError : if the file is damaged or has no rows
     """
-    rows = f"read_parquet({literal(os.path.abspath(path))})"
-    return read_typed(rows, [str(path)], f"{path}", dialect, texts=texts, kind="Parquet")
+    return read_typed(parquet_rows(path), [str(path)], f"{path}", dialect, texts=texts, kind="Parquet")
 
 
 def read_json_lines(path: Path, dialect: Dialect = DETECT, *, texts: Collection[str] = ()) -> Frame:
@@ -147,16 +148,8 @@ def read_typed(
     """
     try:
         types = _types(rows, paths)
-        nested = {column: type_ for column, type_ in types.items() if _NESTED.fullmatch(type_)}
-        kinds = {
-            column: _is_number(type_) and column not in texts
-            for column, type_ in types.items()
-            if column not in nested
-        }
-        cells = TypedCells(types)
-        known = sampled(paths, rows, {name: cells.text(name) for name, number in kinds.items() if not number})
-        scan = Scan(tuple(paths), rows, cells, kinds, known, dialect.missing)
-        columns: dict[str, Column] = dict(scan.columns()) if kinds else {}
+        scan = _scan(rows, paths, types, dialect, texts)
+        columns: dict[str, Column] = dict(scan.columns()) if scan.kinds else {}
     except EngineRefusalError as error:
         raise DataError(f"cannot be read as {kind}: {first_line(error)}", where=name) from None
     count = len(next(iter(columns.values()))) if columns else 0
@@ -164,6 +157,43 @@ def read_typed(
         raise DataError("there are column names but no rows", where=name)
     every = {c: columns.get(c) or Nested(c, type_, name, count) for c, type_ in types.items()}
     return Frame(name, every, place or (lambda row: f"{name}:{row + 1}"), replace(dialect, decimal=None))
+
+
+def parquet_blocks(path: Path, dialect: Dialect, *, texts: Collection[str] = ()) -> Iterator[Frame]:
+    """Yield a Parquet file, as ``read_parquet`` reads it, some rows at a time.
+
+    Raises
+    ------
+    DataError : if the file is damaged or has no rows
+    """
+    name, rows, start = str(path), parquet_rows(path), None
+    try:
+        types = _types(rows, [name])
+        for start, columns in _scan(rows, [name], types, dialect, texts).blocks():
+            count = len(next(iter(columns.values())))
+            every = {c: columns.get(c) or Nested(c, type_, name, count) for c, type_ in types.items()}
+            place, numbers = (lambda row: f"{name}:{row + 1}"), np.arange(start, start + count)
+            yield Frame(name, every, place, replace(dialect, decimal=None), rows=numbers)
+    except EngineRefusalError as error:
+        raise DataError(f"cannot be read as Parquet: {first_line(error)}", where=name) from None
+    if start is None:
+        raise DataError("there are column names but no rows", where=name)
+
+
+def _scan(
+    rows: str, paths: Sequence[str], types: Mapping[str, str], dialect: Dialect, texts: Collection[str]
+) -> Scan:
+    """Return how the columns that are not nested are read."""
+    plainly = {column: type_ for column, type_ in types.items() if not _NESTED.fullmatch(type_)}
+    kinds = {column: _is_number(type_) and column not in texts for column, type_ in plainly.items()}
+    cells = TypedCells(types)
+    known = sampled(paths, rows, {name: cells.text(name) for name, number in kinds.items() if not number})
+    return Scan(tuple(paths), rows, cells, kinds, known, dialect.missing)
+
+
+def parquet_rows(path: Path) -> str:
+    """Return the rows of a Parquet file, for FROM."""
+    return f"read_parquet({literal(os.path.abspath(path))})"
 
 
 def first_line(error: Exception) -> str:

@@ -1,0 +1,271 @@
+"""What the engine reads is what our own reader reads: the same cells, numbers, lines and errors."""
+
+from __future__ import annotations
+
+import gzip
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gpumlp.data import Dialect, Encoder, Frame, Missing, News, prepare, read, read_blocks
+from gpumlp.data.source import delimited, engine
+from gpumlp.data.source.engine import EngineRefusalError
+from gpumlp.data.source.frame import Codes, Nested, Numbers, concatenated
+from gpumlp.errors import DataError
+
+NUMERIC = Dialect(missing=Missing(frozenset(("", "-999")), frozenset(("-",))))
+
+
+@pytest.fixture
+def everything_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "START_CELLS", 0)
+
+
+def by_hand(path: Path, dialect: Dialect = Dialect()) -> Frame:  # noqa: B008
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "START_CELLS", 10**9)
+        return read(path, dialect)
+
+
+def numbers_or_error(frame: Frame, name: str):
+    try:
+        found = frame.try_numbers(name)
+    except DataError as error:
+        return str(error)
+    return None if found is None else found.tolist()
+
+
+def assert_alike(one: Frame, other: Frame) -> None:
+    assert (one.names, one.dialect, one.notes, len(one)) == (other.names, other.dialect, other.notes, len(other))
+    for name in one.names:
+        np.testing.assert_equal(numbers_or_error(one, name), numbers_or_error(other, name))
+        np.testing.assert_equal(one.labels(name).tolist(), other.labels(name).tolist())
+        assert one.column(name).texts.tolist() == other.column(name).texts.tolist()
+        assert one.gap_markers(name) == other.gap_markers(name)
+        assert one.remedy(name) == other.remedy(name)
+    assert [one.where(row) for row in range(len(one))] == [other.where(row) for row in range(len(other))]
+
+
+ODD = {
+    "plain": "a,b\n1,x\n2,y\n3,x\n",
+    "blank lines, blanks and quotes": 'a,b\n\n 1 , "x, y"\n2,z \n\n"3","q ""r"""\n',
+    "lines within cells": 'a,b\n1,"two\nlines"\n2,"x\r\ny"\n3,z\n',
+    "gaps and markers": "a,b,c\n1,NA,x\n?,2,-\n3,,y\n-,4,z\nnan,5,\n",
+    "nothing but markers": "a,b\n-,1\n-,2\n.,3\n",
+    "codes that look like numbers": "a,b,c\n1_000,+-1,1\n2_000,2,2\n3,3,+3\n",
+    "a word far down": "a,b\n" + "1,1\n" * 50 + "x,2\n",
+    "decimal commas": "a;b\n1,5;x\n2,25;y\n1.234,5;z\n",
+    "decimal commas in one column": "a;b;c\n1,5;1;x\n2,25;2;y\n3,75;3;z\n",
+    "commas after points": "a;b\n" + "1,5;1\n" * 5 + "2,5;1.5\n",
+    "thousands": "a;b\n1,234;x\n5,678;y\n",
+    "grouped": "a,b\n" + "".join(f"{i}.{100 + i},{i}\n" for i in range(1, 15)) + "950,3\n",
+    "infinite": "a,b\n1,2\ninf,3\n4,5\n",
+    "beyond float32": "a,b\n1,2\n1e300,3\n4,5\n",
+    "beyond float64": "a,b\n1,2\n1e999,3\n4,5\n",
+    "infinite between markers": "a,b\n1,2\n-,3\ninf,5\n",
+    "other digits": "a,b\n١,2\n٢,3\n4,5\n",
+    "signs and exponents": "a,b\n+1,.5\n-0,5.\n1e-3,1E5\n4.9e-324,00012\n",
+    "quotes in cells": "a,b\n5\" pipe,2\n6\" pipe,3\n'x',4\n",
+    "single quotes": "a,b\n'x, y',2\n'z',3\n",
+    "no header": "1,x\n2,y\n3,x\n",
+    "tabs": "a\tb\n1\tx\n2\ty y\n",
+    "runs of blanks": "1  2   3\n 4 5 6\n7  8 9 \n",
+    "semicolons": "a;b\n1;x\n2;y\n",
+    "windows ends": "a,b\r\n1,x\r\n2,y\r\n",
+    "mixed ends": "a,b\n1,x\r\n2,y\n3,z\n",
+    "a mark at the start": "\ufeffa,b\n1,x\n2,y\n",
+    "letters of anywhere": "größe,城市\n1,北京\n2,Zürich\n3,北京\n",
+    "no last end": "a,b\n1,x\n2,y",
+    "titles between": "a,b\n1,2\n,\n3,4\n",
+}
+
+
+@pytest.mark.usefixtures("everything_to_the_engine")
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_odd_files_are_read_alike(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.encode())
+    assert_alike(read(path), by_hand(path))
+    assert_alike(read(path, NUMERIC), by_hand(path, NUMERIC))
+
+
+@pytest.mark.usefixtures("everything_to_the_engine")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.data", b"1, x.\n| a comment\n2, y.\n3, x.\n"),
+        ("a.csv", "a,b\n1,caf\u00e9\n2,No\u00ebl\n3,x\n".encode("cp1252")),
+        ("a.csv", "a,b\n1,x\n2,y\n3,x\n".encode("utf-16")),
+        ("a.csv.gz", gzip.compress(b"a,b\n1,x\n2,y\n3,x\n")),
+        ("a.tsv.gz", gzip.compress(b"a\tb\n1\tx\n2\ty\n3\tx\n")),
+    ],
+    ids=["C4.5", "cp1252", "UTF-16", "gzip", "tabs, gzip"],
+)
+def test_files_that_are_made_plain_first(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert_alike(read(path), by_hand(path))
+
+
+CELLS = st.one_of(
+    st.sampled_from(["", "NA", "-", "1", "2.5", "-3", "1e3", "1_0", "x", "y z", "TRUE", "é", "1,5", "0012", "inf"]),
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n\x1a", exclude_categories=["Cs"]), max_size=6),
+)
+
+
+@pytest.mark.usefixtures("everything_to_the_engine")
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(CELLS, CELLS, st.sampled_from(["a", "b"])), min_size=2, max_size=12))
+def test_any_rows_are_read_alike(tmp_path: Path, rows: list[tuple[str, str, str]]) -> None:
+    path = tmp_path / "any.csv"
+    quoted = [",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in rows]
+    path.write_text("\n".join(["p,q,r", *quoted]) + "\n", encoding="utf-8", newline="")
+    dialect = Dialect(separator=",", quote="double", header=True)
+    assert_alike(read(path, dialect), by_hand(path, dialect))
+
+
+@pytest.mark.usefixtures("everything_to_the_engine")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n3,4\n5\n", r"a\.csv:4: expected 2 cells, as in the first row, but found 1"),
+        ("a,b\n1,2\n3,4\n5,6,7\n", r"a\.csv:4: expected 2 cells, as in the first row, but found 3"),
+        ('a,b\n1,2\n3,4\n5,"x\n6,y\n', r"a\.csv:4: broken quoting or line end"),
+        ('a,b\n1,2\n3,4\n"x"y,6\n', r"a\.csv:4: broken quoting or line end"),
+    ],
+)
+def test_what_the_engine_refuses_is_told_by_its_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read(path)
+
+
+def lines(count: int) -> list[str]:
+    draw = random.Random(0)
+    return [
+        f"{draw.gauss(0, 1):.5f},{draw.choice(['', 'NA', '7', '8.5'])},{draw.choice('uvw')}{i % 40},{'yn'[i % 3 > 0]}"
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    path = tmp_path / "large.csv"
+    path.write_text("\n".join(["x,gaps,word,y", *lines(150_000)]) + "\n")
+    return path
+
+
+def test_a_large_file_becomes_typed_columns_in_its_order(large: Path) -> None:
+    found, expected = read(large), by_hand(large)
+    assert [type(found.columns[name]) for name in found.names] == [Numbers, Numbers, Codes, Codes]
+    for name in ("x", "gaps"):
+        np.testing.assert_array_equal(found.numbers(name), expected.numbers(name))
+    for name in ("word", "y"):
+        assert found.column(name).texts.tolist() == expected.column(name).texts.tolist()
+        np.testing.assert_array_equal(found.column(name).codes, expected.column(name).codes)
+    assert found.where(100_000) == expected.where(100_000) == f"{large}:100002"
+    rows = np.array([149_999, 5, 70_000])
+    part = found.take(rows).take(np.array([2, 0]))
+    np.testing.assert_array_equal(part.numbers("x"), expected.numbers("x")[[70_000, 149_999]])
+    assert part.where(0) == f"{large}:70002"
+    assert part.labels("x").tolist() == [lines(150_000)[i].split(",")[0] for i in (70_000, 149_999)]
+
+
+def test_a_large_file_is_encoded_as_a_short_one_is(large: Path) -> None:
+    kwargs = {"task": "classification", "target": "y", "folder": large.parent}
+    fast = prepare(large.name, **kwargs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "START_CELLS", 10**9)
+        slow = prepare(large.name, **kwargs)
+    assert fast.fingerprint == slow.fingerprint
+    assert fast.notes == slow.notes
+    state, other = fast.encoder.to_state(), slow.encoder.to_state()
+    assert state[0] == other[0]
+    for name, array in state[1].items():
+        np.testing.assert_array_equal(array, other[1][name])
+
+
+def test_blocks_are_the_file_in_parts(large: Path) -> None:
+    whole = read(large)
+    encoder = prepare(large.name, task="classification", target="y", folder=large.parent).encoder
+    assert isinstance(encoder, Encoder)
+    blocks = list(read_blocks(large, whole.dialect, texts=encoder.texts))
+    assert len(blocks) > 1
+    joined = concatenated(blocks, str(large))
+    np.testing.assert_array_equal(joined.numbers("gaps"), whole.numbers("gaps"))
+    assert joined.labels("word").tolist() == whole.labels("word").tolist()
+    assert blocks[1].where(0) == whole.where(len(blocks[0]))
+    news = News()
+    parts = [encoder.encode(block, targets=True, news=news)[0] for block in blocks]
+    expected, notes = encoder.encode(whole, targets=True)
+    np.testing.assert_array_equal(np.concatenate([p.features.stored for p in parts]), expected.features.stored)
+    np.testing.assert_array_equal(np.concatenate([p.targets for p in parts]), expected.targets)
+    assert news.notes() == notes
+
+
+def test_a_line_that_is_wrong_far_down_is_found_in_blocks(large: Path) -> None:
+    dialect = read(large).dialect
+    with large.open("a") as file:
+        file.write("1,2,u1\n")
+    with pytest.raises(DataError, match=r"large\.csv:150002: expected 4 cells"):
+        list(read_blocks(large, dialect))
+
+
+def test_rows_behind_what_the_engine_refuses_follow_once(large: Path) -> None:
+    dialect = read(large).dialect
+    with large.open("ab") as file:
+        file.write(b"1,2,u1,y\r\n3,4,u2,n\n")
+    joined = concatenated(list(read_blocks(large, dialect)), "x")
+    assert len(joined) == 150_002
+    assert joined.numbers("x")[-2:].tolist() == [1, 3]
+
+
+def test_the_engine_reads_nothing_else_writes_nothing_and_loads_nothing(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine.csv", tmp_path / "other.csv"
+    mine.write_text("a,b\n1,2\n")
+    other.write_text("a,b\n3,4\n")
+    with engine.engine([str(mine)]) as connection:
+        assert connection.execute(f"SELECT * FROM read_csv('{mine}')").fetchall() == [(1, 2)]
+    for statement in (
+        f"SELECT * FROM read_csv('{other}')",
+        "SELECT * FROM read_text('/etc/passwd')",
+        f"COPY (SELECT 1) TO '{tmp_path / 'new.csv'}'",
+        f"ATTACH '{tmp_path / 'new.db'}' AS new",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET threads = 1",
+        "SET enable_external_access = true",
+        "SELECT * FROM tmp_path",
+    ):
+        with pytest.raises(EngineRefusalError), engine.engine([str(mine)]) as connection:
+            connection.execute(statement)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.csv", "other.csv"]
+
+
+def test_nested_columns_are_there_until_somebody_asks_for_their_values() -> None:
+    nested = Nested("a", "BIGINT[]", "f", 5)
+    assert len(nested.take(np.arange(2))) == 2
+    with pytest.raises(DataError, match=r"column 'a' holds BIGINT\[\]"):
+        nested.written()
+
+
+@pytest.mark.usefixtures("everything_to_the_engine")
+def test_temporary_copies_do_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"a,b\n1,x\n2,y\n3,x\n"))
+    frame = read(path)
+    assert frame.labels("a").tolist() == ["1", "2", "3"]
+    del frame
+    import gc
+
+    gc.collect()
+    assert not list(folder.iterdir())

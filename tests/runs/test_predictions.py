@@ -1,0 +1,193 @@
+"""Predictions as files, and in blocks: the same numbers whatever the format and however many blocks."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from gpumlp.cli import main
+from gpumlp.data import News, read, read_blocks
+from gpumlp.data.source import delimited
+from gpumlp.errors import ConfigError, DataError
+from gpumlp.runs import load_trained
+from gpumlp.runs.model import _probabilities
+from gpumlp.runs.predictions import FORMATS, ending_of, write_predictions
+
+COLUMNS = {
+    "name": np.array(["a", "b,\"c\"", "ü"], object),
+    "whole": np.array([1, -2, 3]),
+    "p": np.array([0.1, 1e-300, 1.0]),
+}  # fmt: skip
+
+
+def blocks(count: int = 2):
+    for _ in range(count):
+        yield dict(COLUMNS)
+
+
+def read_csv(text: str) -> list[list[str]]:
+    return list(csv.reader(text.splitlines()))
+
+
+def from_parquet(path: Path) -> list[list[object]]:
+    import duckdb
+
+    found = duckdb.connect().execute(f"SELECT * FROM read_parquet('{path}')")
+    return [[column[0] for column in found.description], *map(list, found.fetchall())]
+
+
+READERS: dict[str, Callable[[Path], list[list[object]]]] = {
+    ".csv": lambda path: read_csv(path.read_text("utf-8")),
+    ".csv.gz": lambda path: read_csv(gzip.decompress(path.read_bytes()).decode()),
+    ".jsonl": lambda path: (
+        rows := [json.loads(line) for line in path.read_text("utf-8").splitlines()],
+        [list(rows[0]), *(list(row.values()) for row in rows)],
+    )[1],
+    ".parquet": from_parquet,
+}
+
+
+@pytest.mark.parametrize("ending", READERS)
+def test_every_format_keeps_every_value(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"out{ending}"
+    write_predictions(path, blocks())
+    header, *rows = READERS[ending](path)
+    assert header == list(COLUMNS)
+    assert [row[0] for row in rows] == [*COLUMNS["name"], *COLUMNS["name"]]
+    assert [int(row[1]) for row in rows] == [1, -2, 3] * 2
+    assert [float(row[2]) for row in rows] == [0.1, 1e-300, 1.0] * 2
+
+
+def test_npy_has_the_numbers_or_the_names(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "a.npy", blocks())
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), np.array([0.1, 1e-300, 1.0] * 2)[:, None])
+    write_predictions(tmp_path / "b.npy", iter([{"prediction": COLUMNS["name"]}]))
+    assert np.load(tmp_path / "b.npy").tolist() == COLUMNS["name"].tolist()
+    write_predictions(tmp_path / "c.npy", iter([{"prediction": COLUMNS["p"]}]))
+    np.testing.assert_array_equal(np.load(tmp_path / "c.npy"), COLUMNS["p"])
+
+
+def test_the_same_predictions_are_the_same_bytes(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "a.csv.gz", blocks())
+    write_predictions(tmp_path / "b.csv.gz", blocks())
+    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_what_goes_wrong_in_a_block_leaves_nothing_behind(tmp_path: Path, ending: str) -> None:
+    def broken():
+        yield from blocks()
+        raise DataError("the third block is wrong", where="x:9")
+
+    path = tmp_path / f"out{ending}"
+    path.write_bytes(b"before")
+    with pytest.raises(DataError, match="x:9: the third block is wrong"):
+        write_predictions(path, broken())
+    assert path.read_bytes() == b"before"
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_other_endings_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'a\.xlsx'\n  the name must end in one of: \.csv \.csv\.gz"):
+        ending_of(tmp_path / "a.xlsx")
+    assert ending_of(Path("/dev/null")) == ".csv"
+
+
+def test_both_probabilities_of_two_classes_keep_their_digits() -> None:
+    z = np.array([[-40.0], [0.0], [1.0], [40.0], [800.0]])
+    found = _probabilities(z)
+    assert found[1].tolist() == [0.5, 0.5]
+    np.testing.assert_allclose(found[2], [1 / (1 + math.e), math.e / (1 + math.e)], rtol=1e-15)
+    np.testing.assert_allclose([found[0, 1], found[3, 0]], math.exp(-40), rtol=1e-15)  # 1 - p would be 0
+    assert found[4].tolist() == [0.0, 1.0]
+    many = _probabilities(np.array([[1.0, 2.0, 3.0], [1000.0, 0.0, 0.0]]))
+    np.testing.assert_allclose(many.sum(axis=1), 1, rtol=1e-15)
+    np.testing.assert_allclose(many[0], np.exp([1, 2, 3]) / np.exp([1, 2, 3]).sum(), rtol=1e-15)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("predictions")
+    rng = np.random.default_rng(0)
+    lines = [f"{x:.4f},{'uvw'[i % 3]},{i:05},{'yn'[int(x > 0)]}" for i, x in enumerate(rng.standard_normal(300))]
+    (folder / "a.csv").write_text("\n".join(["x,word,id,y", *lines]) + "\n")
+    (folder / "run.yaml").write_text(
+        "task: classification\ndata: {train: a.csv, target: y, drop: [id]}\nmodel: {hidden: [8]}\n"
+        "training: {epochs: 5, batch_size: 32}\n"
+    )
+    result = CliRunner().invoke(main, ["train", str(folder / "run.yaml"), "--run-dir", str(folder / "run")])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def predict(trained: Path, *args: str, stdin: bytes | None = None, code: int = 0) -> str:
+    result = CliRunner().invoke(main, ["predict", str(trained / "run"), *args], input=stdin)
+    assert result.exit_code == code, result.output
+    return result.stdout if code == 0 else result.stderr
+
+
+def test_blocks_predict_what_the_whole_file_does(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_trained(trained / "run")
+    whole, _ = model.predict(trained / "a.csv")
+    monkeypatch.setattr(delimited, "START_CELLS", 0)
+    news = News()
+    sources = read_blocks(trained / "a.csv", model.encoder.dialect, texts=model.encoder.texts)
+    found = [p for _, p in model.predictions(sources, news)]
+    probabilities = np.concatenate([p.probabilities for p in found])
+    np.testing.assert_allclose(probabilities[:, 1], whole[:, 0], rtol=1e-6)
+    assert np.concatenate([p.values for p in found]).tolist() == (whole[:, 0] > 0.5).astype(int).tolist()
+    assert not news.notes()
+
+
+def test_kept_columns_stand_first_as_they_were_written(trained: Path) -> None:
+    path = str(trained / "a.csv")
+    plain = read_csv(predict(trained, path))
+    header, *rows = read_csv(predict(trained, path, "--keep", "id", "--keep", "x"))
+    assert header == ["id", "x", "prediction"]
+    assert [row[0] for row in rows[:3]] == ["00000", "00001", "00002"]
+    assert [[row[2]] for row in rows] == plain[1:]
+    written = read(path)
+    header, *rows = read_csv(predict(trained, path, "--keep", "all", "--proba"))
+    assert header == ["x", "word", "id", "y", "prediction", "probability n", "probability y"]
+    assert [row[0] for row in rows] == written.labels("x").tolist()
+    assert "there is no column 'idd'\n  did you mean 'id'?" in predict(trained, path, "--keep", "idd", code=3)
+
+
+def test_a_column_that_predictions_would_hide_is_not_kept(trained: Path, tmp_path: Path) -> None:
+    lines = (trained / "a.csv").read_text().splitlines()
+    path = tmp_path / "b.csv"
+    path.write_text("\n".join([lines[0] + ",prediction", *(line + ",1" for line in lines[1:])]) + "\n")
+    assert "'prediction' cannot be kept" in predict(trained, str(path), "--keep", "all", code=3)
+
+
+def test_long_standard_input_is_read_in_blocks(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = (trained / "a.csv").read_bytes()
+    from_file = predict(trained, str(trained / "a.csv"), "--proba")
+    assert predict(trained, "-", "--proba", stdin=content) == from_file
+    monkeypatch.setattr(delimited, "COPY_BYTES", 512)
+    assert predict(trained, "-", "--proba", stdin=content) == from_file
+
+
+def test_the_ending_is_looked_at_before_the_model_is(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["predict", str(tmp_path), "nothing.csv", "-o", str(tmp_path / "a.xls")])
+    assert result.exit_code == 2
+    assert "'a.xls'" in result.stderr
+
+
+def test_evaluate_measures_blocks_as_it_does_the_whole(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def metrics() -> dict[str, float]:
+        command = ["evaluate", str(trained / "run"), "--data", str(trained / "a.csv"), "--json"]
+        found: dict[str, float] = json.loads(CliRunner().invoke(main, command).stdout)["a.csv"]
+        return found
+
+    whole = metrics()
+    monkeypatch.setattr(delimited, "START_CELLS", 0)
+    assert metrics() == whole
