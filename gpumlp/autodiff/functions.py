@@ -14,6 +14,7 @@ from gpumlp.autodiff.tensor import (
     Function,
     Tensor,
     absolute,
+    all_held,
     as_floats,
     as_numbers,
     axes_of,
@@ -21,7 +22,6 @@ from gpumlp.autodiff.tensor import (
     broadcast_to,
     getitem,
     greater,
-    held,
     kept,
     log,
     on_backend,
@@ -124,7 +124,7 @@ def _joined(parts: Sequence[Array], *, xp: Any, axis: int, out: Array | None) ->
 def concat(parts: Sequence[Any], axis: int = -1) -> Tensor:
     """Join tensors along an axis."""
     backend = backend_of(parts)
-    parts = [held(part, backend) for part in parts]
+    parts = all_held(parts, backend)
     arrays = as_numbers([raw(part, backend) for part in parts], backend)
     try:
         array = backend.compute("concat", _joined, arrays, xp=backend.xp, axis=axis)

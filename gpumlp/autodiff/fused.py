@@ -17,22 +17,23 @@ import numpy as np
 from gpumlp.autodiff.functions import TapedModule
 from gpumlp.autodiff.tape import GradientTape, Want, record, recording
 from gpumlp.autodiff.tensor import (
+    DEFAULT_DTYPE,
     Function,
     Tensor,
     _contiguous,
+    all_held,
+    as_arrays,
     as_dtype,
     as_floats,
     backend_of,
-    held,
-    new_array,
     on_backend,
     raw,
     wrap,
 )
 from gpumlp.backend.base import Backend, place_of
-from gpumlp.errors import CaptureError, ConfigError, ShapeError, TapeError
+from gpumlp.errors import CaptureError, ShapeError, TapeError
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, record_of
-from gpumlp.ops.dropout import DROPOUT
+from gpumlp.ops.dropout import DROPOUT, RATE
 from gpumlp.ops.losses import Loss
 from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM
 from gpumlp.ops.precision import is_narrow, wide
@@ -48,9 +49,9 @@ class DenseOf:
     activation: Activation
 
 
-def dense_array(value: Any, backend: Backend) -> Array:
+def dense_array(value: Any, backend: Backend, floats: Any = DEFAULT_DTYPE) -> Array:
     """Return the array behind ``value`` with its elements side by side: what a kernel may be given."""
-    return _dense(raw(value, backend), backend)
+    return _dense(as_arrays([raw(value, backend, floats)], backend)[0], backend)
 
 
 def _dense(array: Array, backend: Backend) -> Array:
@@ -59,12 +60,10 @@ def _dense(array: Array, backend: Backend) -> Array:
     return backend.compute("copy", _contiguous, array, xp=backend.xp)
 
 
-def operands(values: Sequence[Any], backend: Backend) -> tuple[tuple[Any, ...], list[Array]]:
-    """Return arguments as the tape may keep them (tensors, arrays, None), and their arrays in floating point."""
-    kept = [held(value, backend) for value in values]
-    kept = [new_array(value, backend) if isinstance(value, bool | int | float) else value for value in kept]
-    arrays = iter(as_floats([raw(value, backend) for value in kept if value is not None], backend))
-    return tuple(kept), [None if value is None else next(arrays) for value in kept]
+def operands(values: Sequence[Any], backend: Backend) -> tuple[tuple[Any, ...], Sequence[Array]]:
+    """Return arguments as the tape may keep them, tensors and arrays, and their arrays in floating point."""
+    kept = as_arrays(all_held(values, backend), backend)
+    return tuple(kept), as_floats([raw(value, backend) for value in kept], backend)
 
 
 def through_formula(
@@ -224,8 +223,8 @@ def loss_operands(op: Loss, inputs: Sequence[Any], backend: Backend) -> tuple[An
     Raises ShapeError, DataError for what the loss is not defined for.
     """
     (outputs,), (z,) = operands(inputs[:1], backend)
-    z, targets = _dense(z, backend), dense_array(inputs[1], backend)
-    weights = [None if value is None else dense_array(value, backend) for value in inputs[2:]]
+    z, targets = _dense(z, backend), dense_array(inputs[1], backend, z.dtype)
+    weights = [None if value is None else dense_array(value, backend, z.dtype) for value in inputs[2:]]
     weights = [
         value if value is None or value.dtype == wide(z.dtype) else backend.cast(value, wide(z.dtype))
         for value in weights
@@ -277,8 +276,7 @@ def dropout(x: Any, rate: float, *, clock: Array, stream: int = 0, key: tuple[in
 
     The mask is a function of (key, stream, step on the clock, position) and is made again in backward.
     """
-    if not 0.0 <= rate < 1.0:
-        raise ConfigError(f"a dropout rate lies in [0, 1), not {rate}")
+    rate = RATE.check("the dropout rate", rate)
     backend = backend_of((x,))
     (x,), (array,) = operands((x,), backend)
     clock = raw(clock, backend)

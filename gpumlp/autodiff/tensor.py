@@ -301,6 +301,7 @@ class Variable(Tensor):
     def assign(self, values: Any) -> None:
         """Overwrite the values in place; the shape must agree."""
         values = current(values) if isinstance(values, Tensor) else values
+        values = values if hasattr(values, "dtype") else new_array(values, REFERENCE, floats=self.dtype)
         given = np.shape(values)
         if given != self.shape:
             raise ShapeError(f"values of shape {given} were assigned to {self.name or 'a variable'} {self.shape}")
@@ -337,11 +338,11 @@ def current(x: Tensor) -> Array:
     return x.array
 
 
-def new_array(values: Any, backend: Backend, dtype: Any = None) -> Array:
+def new_array(values: Any, backend: Backend, dtype: Any = None, *, floats: Any = DEFAULT_DTYPE) -> Array:
     """Return values as an array of the backend that nobody else writes to.
 
-    Python's floating-point numbers are float32 here, as they are on a GPU; whole numbers stay whole. In a step that
-    is being captured an array of the backend stays as it is: a replay is to see what it holds then.
+    Lists of Python's floating-point numbers have the dtype ``floats``; whole numbers stay whole. In a step that is
+    being captured an array of the backend stays as it is: a replay is to see what it holds then.
     """
     dtype = None if dtype is None else dtype_of(dtype)
     if backend.owns(values) and backend.capturing and dtype in (None, values.dtype):
@@ -354,7 +355,7 @@ def new_array(values: Any, backend: Backend, dtype: Any = None) -> Array:
         except ValueError as error:
             raise ShapeError("a tensor takes lists of equal lengths", hint=str(error)) from None
         if dtype is None and values.dtype == np.float64:
-            dtype = np.dtype(DEFAULT_DTYPE)
+            dtype = np.dtype(floats)
     if np.dtype(values.dtype).kind not in "biuf" and not is_floating(values.dtype):
         raise ShapeError(f"a tensor takes real numbers, not values of dtype {values.dtype}")
     return backend.asarray(values, dtype, copy=True)
@@ -369,7 +370,7 @@ def backend_of(values: Sequence[Any]) -> Backend:
     return next(iter(found.values()), REFERENCE)
 
 
-def held(value: Any, backend: Backend) -> Any:
+def held(value: Any, backend: Backend, floats: Any = DEFAULT_DTYPE) -> Any:
     """Return an argument of an operation as the tape may keep it: a tensor or a number as it is, else an array.
 
     While a tape is recording, an array of the caller's is copied, for its values are read again on the way back. A
@@ -377,16 +378,31 @@ def held(value: Any, backend: Backend) -> Any:
     """
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return value.item()  # np.sqrt(2.0) is a number like any other: it must not turn float32 into float64
-    if isinstance(value, Tensor | bool | int | float) or value is None:
+    if isinstance(value, Tensor | bool | int | float):
         return value
     if backend.owns(value) and (backend.capturing or not recording()) and value.dtype.kind in "biuf":
         return value
-    return new_array(value, backend)
+    return new_array(value, backend, floats=floats)
 
 
-def raw(value: Any, backend: Backend) -> Any:
+def all_held(values: Sequence[Any], backend: Backend) -> tuple[Any, ...]:
+    """Return arguments of an operation as the tape may keep them; lists get the dtype of the floats beside them."""
+    floats: Any = DEFAULT_DTYPE
+    if any(isinstance(value, list | tuple) for value in values):
+        arrays = [value for value in values if hasattr(value, "dtype") and not isinstance(value, np.generic)]
+        found = [value.dtype for value in arrays if is_floating(value.dtype)]
+        floats = np.result_type(*found) if found else floats
+    return tuple(held(value, backend, floats) for value in values)
+
+
+def raw(value: Any, backend: Backend, floats: Any = DEFAULT_DTYPE) -> Any:
     """Return the array behind a tensor, a number as it is, and anything else as an array of the backend."""
-    return current(value) if isinstance(value, Tensor) else held(value, backend)
+    return current(value) if isinstance(value, Tensor) else held(value, backend, floats)
+
+
+def as_arrays(values: Sequence[Any], backend: Backend) -> Sequence[Any]:
+    """Return operands with arrays in place of Python's numbers."""
+    return [new_array(value, backend) if isinstance(value, bool | int | float) else value for value in values]
 
 
 def as_given(values: Sequence[Any], backend: Backend) -> Sequence[Any]:
@@ -445,7 +461,7 @@ def primitive(
         @functools.wraps(forward)
         def function(*arguments: Any, **params: Any) -> Tensor:
             backend = backend_of(arguments)
-            arguments = tuple(held(a, backend) for a in arguments)
+            arguments = all_held(arguments, backend)
             try:
                 array = forward(backend, *operands([raw(a, backend) for a in arguments], backend), **params)
             except (ValueError, IndexError) as error:
@@ -455,8 +471,9 @@ def primitive(
                 given = ", ".join(str(getattr(a, "dtype", type(a).__name__)) for a in arguments)
                 raise ShapeError(f"{name} does not take {given}", hint=str(error)) from None
             y = wrap(array, backend)
-            if view and arguments[0].source and backend.xp.may_share_memory(array, arguments[0].array):
-                y.view_of = arguments[0].source
+            source = getattr(arguments[0], "source", None) if view else None
+            if source and backend.xp.may_share_memory(array, arguments[0].array):
+                y.view_of = source
 
             def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
                 return [
@@ -600,7 +617,7 @@ def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argsort(axes))
 
 
-@primitive("transpose", lambda g, y, x, axes: _permute(g, axes=_inverse(axes)), view=True)
+@primitive("transpose", lambda g, y, x, axes: _permute(g, axes=_inverse(axes)), operands=as_arrays, view=True)
 def _permute(backend: Backend, x: Array, *, axes: tuple[int, ...]) -> Array:
     return x.transpose(axes)
 
@@ -612,7 +629,7 @@ def transpose(x: Any, axes: tuple[int, ...] | None = None) -> Tensor:
     return _permute(x, axes=tuple(i + ndim if i < 0 else i for i in order))
 
 
-@primitive("reshape", lambda g, y, x, shape: _reshape(g, shape=np.shape(x.array)), view=True)
+@primitive("reshape", lambda g, y, x, shape: _reshape(g, shape=np.shape(x.array)), operands=as_arrays, view=True)
 def _reshape(backend: Backend, x: Array, *, shape: tuple[int, ...]) -> Array:
     if not x.flags.c_contiguous:
         x = backend.compute("copy", _contiguous, x, xp=backend.xp)

@@ -15,8 +15,10 @@ from gpumlp.errors import ConfigError, choices
 from gpumlp.nn.initializers import INITIALIZERS, default_initializer
 from gpumlp.nn.layer import Declared, Equation, Layer
 from gpumlp.ops import record_of
+from gpumlp.ops.dropout import RATE
 from gpumlp.ops.norms import EPSILON, MOVING_AVERAGE
 from gpumlp.ops.precision import wide
+from gpumlp.ops.record import Hyper, whole
 from gpumlp.seeds import DROPOUT, generator
 
 
@@ -35,8 +37,7 @@ class Dense(Layer):
         self, units: int, activation: str = "identity", *, initializer: str = "auto", bias: bool = True
     ) -> None:
         super().__init__()
-        if units < 1:
-            raise ConfigError(f"a dense layer needs at least 1 unit, not {units}")
+        units = whole("units of a dense layer", units)
         if initializer != "auto" and initializer not in INITIALIZERS:
             raise ConfigError(f"unknown initializer {initializer!r}", hint=choices(initializer, INITIALIZERS))
         self.units, self.activation = units, record_of(activation).name
@@ -107,9 +108,7 @@ class Dropout(Layer):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        if not 0.0 <= rate < 1.0:
-            raise ConfigError(f"a dropout rate lies in [0, 1), not {rate}")
-        self.rate = rate
+        self.rate = RATE.check("the dropout rate", rate)
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
         if not training or self.rate == 0.0:
@@ -167,7 +166,7 @@ class BatchNorm(_Norm):
 
     def __init__(self, momentum: float = 0.1) -> None:
         super().__init__()
-        self.momentum = momentum
+        self.momentum = Hyper(0.1, "share of the batch", ge=0.0, le=1.0).check("momentum of batch norm", momentum)
 
     def declare(self, inputs: int) -> Mapping[str, Declared]:
         return {

@@ -64,8 +64,8 @@ class Loss:
     """
 
     def __init__(self, name: str, model: Model, *, class_weights: Any = None, **hyper: float) -> None:
-        if name not in LOSSES:
-            raise ConfigError(f"unknown loss {name!r}", hint=choices(name, LOSSES))
+        if not isinstance(name, str) or name not in LOSSES:
+            raise ConfigError(f"unknown loss {name!r:.80}", hint=choices(name, LOSSES))
         self.name, self.outputs = name, model.units
         if model.link not in (self.record.link, "identity"):
             raise ConfigError(

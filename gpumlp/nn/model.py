@@ -15,7 +15,7 @@ from gpumlp.errors import ConfigError, ShapeError
 from gpumlp.nn.layer import Context, Declared, Layer
 from gpumlp.nn.parameters import Parameters
 from gpumlp.ops.precision import dtype_of
-from gpumlp.ops.record import Array
+from gpumlp.ops.record import Array, whole
 
 
 class Model:
@@ -71,8 +71,9 @@ class Model:
         ``dtype`` is float32, float64 or "bfloat16". The last is that of inputs, activations and the weights that
         products read; the parameters themselves are float32 then, and so are their gradients.
         """
-        if not widths or min(widths) < 1:
+        if not widths:
             raise ConfigError("build needs the width of each input, at least 1: model.build(p)")
+        widths = tuple(whole("the width of an input", width) for width in widths)
         dtype = dtype_of(dtype)
         self.context = Context(backend, dtype, seed, backend.zeros((3,), np.int64))
         layers = self.layers()
@@ -127,6 +128,9 @@ class Model:
 
         ``scale`` multiplies the inputs first, as for images kept in bytes.
         """
+        batch = whole("batch", batch)
+        if any(np.ndim(x) == 0 for x in inputs):
+            raise ShapeError("predict takes inputs (N, p), not a number")
         parts = []
         for start in range(0, max(len(inputs[0]), 1), batch):  # of no rows, too, the width is checked
             rows = self._as_tensors([x[start : start + batch] for x in inputs], wide=scale != 1.0)
@@ -180,6 +184,8 @@ class Sequential(Model):
 
     def add(self, layer: Layer) -> None:
         """Put a layer at the end, of a model that is not built yet or is to be built anew."""
+        if not isinstance(layer, Layer):
+            raise ConfigError(f"{layer!r:.80} is not a layer")
         self.chain.append(layer)
         self.link = layer.link
 

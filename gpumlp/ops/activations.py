@@ -129,6 +129,6 @@ def record_of(name: str | Activation) -> Activation:
     """
     if isinstance(name, Activation):
         return name
-    if name not in ACTIVATIONS:
-        raise ConfigError(f"unknown activation {name!r}", hint=choices(name, ACTIVATIONS))
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise ConfigError(f"unknown activation {name!r:.80}", hint=choices(name, ACTIVATIONS))
     return ACTIVATIONS[name]

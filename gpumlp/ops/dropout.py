@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from gpumlp.ops.random import uniform_words
-from gpumlp.ops.record import Array, Direction, Op, like
+from gpumlp.ops.record import Array, Direction, Hyper, Op, like
 
 
 def _apply(xp: Any, x: Array, clock: Array, *, rate: float, stream: int, key: tuple[int, int]) -> tuple[Array, ...]:
@@ -20,6 +20,7 @@ def _apply(xp: Any, x: Array, clock: Array, *, rate: float, stream: int, key: tu
     return (xp.where(keep, x * (1.0 / (1.0 - rate)), 0.0),)
 
 
+RATE = Hyper(0.0, "share of the elements that become 0", ge=0.0, lt=1.0)
 _direction = Direction(
     _apply,
     ("x", "clock"),

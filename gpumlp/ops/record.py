@@ -12,6 +12,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from gpumlp.errors import ConfigError, choices
@@ -127,8 +128,13 @@ class Hyper:
     lt: float | None = None
     le: float | None = None
 
-    def check(self, name: str, value: float) -> float:
-        """Return the value as a float, as kernels take it. Raises ConfigError where it is out of range."""
+    def check(self, name: str, value: Any) -> float:
+        """Return the value as a float, as kernels take it.
+
+        Raises ConfigError where it is not a number, or out of range (as NaN is of any).
+        """
+        if not isinstance(value, Real):
+            raise ConfigError(f"{name} is {value!r:.80}", hint="give a number")
         bounds = (
             (self.gt, ">", operator.gt),
             (self.ge, ">=", operator.ge),
@@ -139,6 +145,13 @@ class Hyper:
         if not all(fits for _, fits in wanted):
             raise ConfigError(f"{name} is {value}", hint=f"allowed: {' and '.join(text for text, _ in wanted)}")
         return float(value)
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """Return a whole number. Raises ConfigError for anything else, and for less than ``least``."""
+    if not isinstance(value, Integral) or int(value) < least:
+        raise ConfigError(f"{name} is {value!r:.80}", hint=f"give a whole number, at least {least}")
+    return int(value)
 
 
 def settle(owner: str, given: Mapping[str, float], declared: Mapping[str, Hyper]) -> dict[str, float]:

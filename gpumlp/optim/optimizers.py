@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from gpumlp.ops import UPDATES, Update
 from gpumlp.ops.batches import ADVANCE
 from gpumlp.ops.record import Array, Hyper, settle
 from gpumlp.ops.updates import GRADIENT_NORM
+from gpumlp.optim.schedules import LEARNING_RATE
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,15 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
     "adam": OptimizerSpec(UPDATES["adam"], 3e-3),
     "adamw": OptimizerSpec(UPDATES["adam"], 3e-3, 1e-2),
 }
+
+
+_SHARED = {
+    "learning_rate": LEARNING_RATE,
+    "weight_decay": Hyper(0.0, "share of each weight that a step of rate 1 takes away", ge=0.0),
+    "clip_norm": Hyper(math.inf, "largest norm of the whole gradient", gt=0.0),
+    "averaging": Hyper(0.0, "share of the moving average of weights that is kept", ge=0.0, lt=1.0),
+}
+"""What every optimizer can be set by."""
 
 
 class _Parameters(Protocol):
@@ -83,20 +94,23 @@ class Optimizer:
         averaging: float | None = None,
         **hyper: float,
     ) -> None:
-        if name not in OPTIMIZERS:
-            raise ConfigError(f"unknown optimizer {name!r}", hint=choices(name, OPTIMIZERS))
+        if not isinstance(name, str) or name not in OPTIMIZERS:
+            raise ConfigError(f"unknown optimizer {name!r:.80}", hint=choices(name, OPTIMIZERS))
         spec = OPTIMIZERS[name]
         backend, like = parameters.backend, parameters.values
         self.name, self.parameters, self.clock = name, parameters, clock
-        self.learning_rate = spec.learning_rate if learning_rate is None else learning_rate
+        given = {"learning_rate": learning_rate, "weight_decay": weight_decay, "clip_norm": clip_norm}
+        given |= {"averaging": averaging}
+        shared = {key: None if v is None else _SHARED[key].check(key, v) for key, v in given.items()}
+        self.learning_rate = spec.learning_rate if shared["learning_rate"] is None else shared["learning_rate"]
         self.rates = backend.asarray(np.full(1, self.learning_rate), like.dtype)
         self.slots = {slot: backend.zeros(like.shape, like.dtype) for slot in spec.update.slots}
         self.average = None if averaging is None else backend.asarray(like, copy=True)
         self.norm = None if clip_norm is None else backend.zeros((1,), like.dtype)
         self.settings: dict[str, Any] = {
-            "weight_decay": spec.weight_decay if weight_decay is None else weight_decay,
-            "clip_norm": clip_norm,
-            "averaging": averaging,
+            "weight_decay": spec.weight_decay if shared["weight_decay"] is None else shared["weight_decay"],
+            "clip_norm": shared["clip_norm"],
+            "averaging": shared["averaging"],
             **settle(f"the optimizer {name}", hyper, spec.hyper),
         }
 

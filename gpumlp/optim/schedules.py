@@ -86,6 +86,10 @@ SCHEDULES: dict[str, ScheduleSpec] = {
 }
 
 
+LEARNING_RATE = Hyper(0.0, "length of a step, as a factor of its direction", ge=0.0)
+WARMUP = Hyper(0.0, "share of all steps over which the rate rises", ge=0.0, lt=1.0)
+
+
 class Schedule:
     """The learning rate over a run.
 
@@ -94,10 +98,13 @@ class Schedule:
     """
 
     def __init__(self, name: str = "constant", *, learning_rate: float, warmup: float = 0.0, **hyper: float) -> None:
-        if name not in SCHEDULES:
-            raise ConfigError(f"unknown schedule {name!r}", hint=choices(name, SCHEDULES))
+        if not isinstance(name, str) or name not in SCHEDULES:
+            raise ConfigError(f"unknown schedule {name!r:.80}", hint=choices(name, SCHEDULES))
         self.name = name
-        self.learning_rate, self.warmup = learning_rate, warmup
+        self.learning_rate = Hyper(0.0, "the rate that the factors multiply", ge=0.0).check(
+            "learning_rate", learning_rate
+        )
+        self.warmup = Hyper(0.0, "share of all steps", ge=0.0, lt=1.0).check("warmup", warmup)
         self.hyper = settle(f"the schedule {name}", hyper, self.spec.hyper)
         self.scale, self.best, self.waited = 1.0, math.inf, 0.0  # of plateau
 

@@ -13,8 +13,9 @@ from gpumlp import autodiff as ad
 from gpumlp.autodiff import GradientTape, Tensor, Variable, fused
 from gpumlp.backend import get
 from gpumlp.errors import ConfigError, GpumlpError, ShapeError
-from gpumlp.nn import BatchNorm, Dense, LayerNorm, Loss, Sequential
+from gpumlp.nn import BatchNorm, Dense, Dropout, LayerNorm, Loss, Sequential
 from gpumlp.ops import ACTIVATIONS
+from gpumlp.optim import Optimizer, Schedule
 
 backends = pytest.mark.parametrize("name", BACKENDS)
 
@@ -242,5 +243,66 @@ def test_wrong_ranks_are_one_sentence(case):
 
 @pytest.mark.parametrize("rate", [1.0, -0.1, math.nan])
 def test_a_dropout_rate_that_is_none(rate):
-    with pytest.raises(ConfigError, match=r"lies in \[0, 1\)"):
+    with pytest.raises(ConfigError, match=r"the dropout rate is .*\s+allowed: >= 0 and < 1"):
         ad.dropout(np.ones(3), rate, clock=np.zeros(3, int))
+
+
+def test_lists_beside_floats_have_their_dtype():
+    x = Variable(np.array([1.0, 2.0]))
+    for y in (
+        x * [0.1, 0.2],
+        [0.1, 0.2] * x,
+        ad.where([True, False], [0.1, 0.1], x),
+        ad.maximum(x * 0.0, [0.1, 0.2]),
+    ):
+        assert y.dtype == np.float64
+        assert float(y[0]) == 0.1
+    assert float(ad.concat([x, [0.1]])[2]) == 0.1
+    x.assign([0.1, 0.2])
+    assert x.tolist() == [0.1, 0.2]
+    z = np.array([[0.0]])
+    assert (
+        float(gpumlp.absolute_error(z, [[0.1]], [0.3]))
+        == float(gpumlp.absolute_error(z, np.array([[0.1]]), [1]))
+        == 0.1
+    )
+
+
+def test_lists_and_numbers_are_reshaped_too():
+    """A view of what is no tensor is not a view of a variable."""
+    assert gpumlp.transpose([[1, 2], [3, 4]]).tolist() == [[1, 3], [2, 4]]
+    assert gpumlp.reshape([1, 2, 3, 4], (2, 2)).tolist() == [[1, 2], [3, 4]]
+    assert gpumlp.reshape(2.5, (1, 1)).tolist() == [[2.5]]
+    with GradientTape():
+        assert gpumlp.transpose(np.ones((1, 2))).shape == (2, 1)
+
+
+SETTINGS = {
+    "units": lambda value: Dense(value),
+    "activation": lambda value: Dense(2, value),
+    "width": lambda value: Sequential([Dense(2)]).build(value),
+    "layer": lambda value: Sequential([value]),
+    "rate of dropout": lambda value: Dropout(value),
+    "momentum": lambda value: BatchNorm(value),
+    "learning rate": lambda value: optimizer(learning_rate=value),
+    "weight decay": lambda value: optimizer(weight_decay=value),
+    "clip norm": lambda value: optimizer(clip_norm=value),
+    "averaging": lambda value: optimizer(averaging=value),
+    "beta1": lambda value: optimizer(beta1=value),
+    "rate of a schedule": lambda value: Schedule("constant", learning_rate=value),
+    "warmup": lambda value: Schedule("constant", learning_rate=0.1, warmup=value),
+    "delta": lambda value: Loss("huber", MODEL, delta=value),
+    "batch": lambda value: MODEL.predict(np.ones((2, 3)), batch=value),
+}
+MODEL = Sequential([Dense(1)]).build(3)
+
+
+def optimizer(**settings):
+    return Optimizer("adam", MODEL.parameters, MODEL.context.clock, **settings)
+
+
+@pytest.mark.parametrize("wrong", ["a", [1, 2], np.ones(2), object(), -1, -0.5, math.nan, 1j], ids=str)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_that_are_none(setting, wrong):
+    with pytest.raises(ConfigError):
+        SETTINGS[setting](wrong)
