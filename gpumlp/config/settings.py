@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_serializer, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_serializer, model_validator
 
 from gpumlp.backend import BACKENDS
 from gpumlp.config.section import Choice, NameIn, OneOf, Problem, Row, Section, refuse
@@ -94,6 +94,21 @@ class Split(Section):
         return self
 
 
+TRAIN = (
+    "file of rows: csv, tsv, txt, data, arff, jsonl or idx, also packed (.gz), parquet or npz; or several: a list, "
+    "or a pattern such as part-*.csv"
+)
+
+
+def _one_source(train: tuple[str, ...] | str | None, info: ValidationInfo) -> tuple[str, ...] | str | None:
+    """Check that there is a file of rows or a query, which is validated before, but not both."""
+    if "query" in info.data and (train is None) == (info.data["query"] is None):
+        if train is None:
+            refuse("Data", [Problem((), "required, but missing", TRAIN)])
+        refuse("Data", [Problem((), "there is a query already", "leave out data.train or data.query")])
+    return train
+
+
 class Data(Section):
     """Where the rows come from and how they are prepared."""
 
@@ -102,10 +117,11 @@ class Data(Section):
         description="folder that the paths of train and split start from, itself relative to the folder of "
         "the configuration; null for just that folder",
     )
-    train: Files = Field(
-        description="file of rows: csv, tsv, txt, data, arff, jsonl or idx, also packed (.gz), parquet or npz; "
-        "or several: a list, or a pattern such as part-*.csv"
+    query: Text | None = Field(
+        default=None,
+        description="one SELECT of SQL over data files, in place of train: select * from 'part-*.parquet'",
     )
+    train: Annotated[Files | None, AfterValidator(_one_source)] = Field(default=None, description=TRAIN)
     target: Column = Field(description="what to predict: a column's name or index, or an array's name")
     split: Split = Field(default=Split(), description="shares or files of rows for validation and test")
     scaling: Annotated[str, NameIn(SCALINGS)] | None = Field(
@@ -157,6 +173,8 @@ class Data(Section):
     @property
     def title(self) -> str:
         """What to call the rows in messages."""
+        if self.train is None:
+            return "query"
         return self.train if isinstance(self.train, str) else ", ".join(self.train)
 
     def misfits(self, start: Path) -> MisfitProblems:
@@ -164,11 +182,13 @@ class Data(Section):
         parts = {"split.validation": self.split.validation, "split.test": self.split.test}
         found = misfits(
             start / os.path.expanduser(self.folder or ""),
-            {"train": self.train} | {name: part for name, part in parts.items() if not isinstance(part, float)},
+            ({} if self.train is None else {"train": self.train})
+            | {name: part for name, part in parts.items() if not isinstance(part, float)},
             target=self.target,
             weights=self.weights,
             drop=self.drop,
             dialect=self.dialect,
+            query=self.query,
         )
         return [(f"data.{setting}", error) for setting, error in found]
 

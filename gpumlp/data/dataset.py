@@ -20,6 +20,7 @@ from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.files import Files, all_files
 from gpumlp.data.source.frame import Frame
+from gpumlp.data.source.query import read_query
 from gpumlp.data.source.read import Source, read
 from gpumlp.data.splits import split
 from gpumlp.data.state import StateReader, prefixed
@@ -258,8 +259,9 @@ class Prepared:
 
 
 def prepare(
-    train: Files,
+    train: Files | None = None,
     *,
+    query: str | None = None,
     task: Task,
     target: str | int | None,
     folder: str | Path,
@@ -277,6 +279,7 @@ def prepare(
     Parameters
     ----------
     train : the file of the training rows, relative to ``folder``; also a pattern, or several files
+    query : one SELECT over data files, in place of ``train``; their paths, too, start from ``folder``
     task : classification or regression
     target : the column by name or number (negative: from the end), or the array by name; None is allowed
         for IDX files, which have only one
@@ -290,19 +293,31 @@ def prepare(
 
     Raises
     ------
-    MisfitError : if ``train``, ``split.validation``, ``split.test``, ``target``, ``weights`` or ``drop`` (these
-        are the names it uses) do not fit the files
+    MisfitError : if ``train``, ``split.validation``, ``split.test``, ``query``, ``target``, ``weights`` or ``drop``
+        (these are the names it uses) do not fit the files
     DataError : if a file cannot be read or does not fit the task
     """
     folder, given = Path(folder), {"validation": validation, "test": test}
     names = {part: value for part, value in given.items() if not isinstance(value, int | float)}
     shares = {part: value if isinstance(value, int | float) else 0.0 for part, value in given.items()}
-    problems = absent(folder, {"train": train, **{f"split.{part}": name for part, name in names.items()}})
+    if (train is None) == (query is None):
+        raise TypeError("either train or query says where the rows are")
+    located = {} if train is None else {"train": train}
+    problems = absent(folder, located | {f"split.{part}": name for part, name in names.items()})
     if any(is_of("train", setting) for setting, _ in problems):
         raise MisfitError(problems)
     # Only of a known encoding is it known what the columns are; the names of classes are kept as they are written.
     texts = encoder.texts if encoder else [target] if task == "classification" and isinstance(target, str) else []
-    source = read(all_files(train, folder), dialect if encoder is None else encoder.dialect, texts=texts)
+    written = dialect if encoder is None else encoder.dialect
+    source: Source
+    if train is not None:
+        source = read(all_files(train, folder), written, texts=texts)
+    else:
+        assert query is not None
+        try:
+            source = read_query(query, folder, written, texts=texts)
+        except DataError as error:
+            raise MisfitError([*problems, ("query", error)]) from None
     try:
         roles = Roles.find(source, target, weights, drop)
     except MisfitError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.files import Files, all_files, matched
+from gpumlp.data.source.query import query_columns
 from gpumlp.data.source.read import Source, read, read_start, readable
 from gpumlp.errors import DataError
 
@@ -91,6 +92,7 @@ def misfits(
     weights: str | int | None,
     drop: Sequence[str | int],
     dialect: Dialect = DETECT,
+    query: str | None = None,
 ) -> MisfitProblems:
     """Return what does not fit, as far as names of files and first lines tell.
 
@@ -98,15 +100,21 @@ def misfits(
     ----------
     folder : where the paths of the files start
     files : by setting; ``train`` is the one that has the columns
+    query : which has the columns, in place of ``train``
     """
     problems = absent(folder, files)
+    source = "train" if query is None else "query"
     if not any(is_of("train", setting) for setting, _ in problems):
         try:
-            Roles.find(_read_columns(all_files(files["train"], folder)[0], dialect), target, weights, drop)
+            if query is None:
+                rows = _read_columns(all_files(files["train"], folder)[0], dialect)
+            else:
+                rows = query_columns(query, folder)
+            Roles.find(rows, target, weights, drop)
         except MisfitError as error:
             problems += error.problems
         except DataError as error:
-            problems.append(("train", error))
+            problems.append((source, error))
     return problems
 
 

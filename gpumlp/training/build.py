@@ -57,6 +57,7 @@ def load_data(loaded: Loaded, encoder: Encoder | None = None) -> Prepared:
     try:
         prepared = prepare(
             data.train,
+            query=data.query,
             task=settings.task,
             target=data.target,
             folder=data.folder,

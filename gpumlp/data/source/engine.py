@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gpumlp.data.source.cells import Missing, parse_numbers
 from gpumlp.data.source.frame import Codes, Column, Numbers, merged
+from gpumlp.limits import host_memory
 from gpumlp.limits import threads as available_threads
 
 MAX_THREADS = 8
@@ -312,8 +313,13 @@ def packed_lines(path: Path) -> Iterator[list[str | None]]:
 
 
 @contextlib.contextmanager
-def engine(paths: Sequence[str]) -> Iterator[Any]:
-    """Open an engine that reads these files and no others, writes none, loads nothing and keeps its settings.
+def engine(paths: Sequence[str], *, for_query: bool = False) -> Iterator[Any]:
+    """Open an engine that reads these files and no others, loads nothing and keeps its settings.
+
+    Parameters
+    ----------
+    paths : absolute or from the working folder; these could be written, too
+    for_query : for a query of the user: errors are JSON, and half of the machine's memory may be taken
 
     Raises
     ------
@@ -322,9 +328,13 @@ def engine(paths: Sequence[str]) -> Iterator[Any]:
     import duckdb
 
     threads = min(available_threads(), MAX_THREADS)
+    memory = MEMORY_PER_THREAD * max(threads, 2)
+    if for_query:
+        memory = max(memory, (host_memory() or 0) // 2_000_000)
     settings: dict[str, Any] = {
         "threads": threads,
-        "memory_limit": f"{MEMORY_PER_THREAD * max(threads, 2)}MB",
+        "memory_limit": f"{memory}MB",
+        "errors_as_json": for_query,
         "temp_directory": "",
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
