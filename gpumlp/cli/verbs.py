@@ -36,6 +36,7 @@ from gpumlp.store.formats import check_free, to_json
 from gpumlp.training.build import build, load_data, lone_row, require_memory
 
 RUNS = Path("runs")
+MIN_TOLD_SECONDS = 1.0  # that a run takes before it is said where they went
 
 
 def train(
@@ -111,6 +112,9 @@ def _report(result: runs.Result) -> None:
     rate = summary["samples_per_second"]
     speed = f", {rate:,.0f} rows/s" if rate else ""
     tell(f"{_ending(summary)}; {duration(summary['seconds'])} of training on {summary['backend']}{speed}")
+    phases = summary["phases"]
+    if sum(phases.values()) > MIN_TOLD_SECONDS:
+        tell("seconds: " + ", ".join(f"{name} {duration(seconds)[:-2]}" for name, seconds in phases.items()))
     print_metrics(summary["metrics"])
     tell(f"run folder  {folder}")
     tell(f"next        {shlex.join(['gpumlp', 'predict', str(folder)])} FILE -o predictions.csv")

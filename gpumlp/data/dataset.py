@@ -25,6 +25,7 @@ from gpumlp.data.source.read import Source, read
 from gpumlp.data.splits import split
 from gpumlp.data.state import StateReader, prefixed
 from gpumlp.errors import DataError
+from gpumlp.phases import phase
 
 Task = Literal["classification", "regression"]
 Targets = NDArray[np.int32 | np.float32]
@@ -135,6 +136,7 @@ class Encoder:
             raise TypeError("only a regression has a target with a scale")
         return self.target.restore(outputs)
 
+    @phase("encode")
     def encode(self, source: Source, *, targets: bool, news: News | None = None) -> tuple[Dataset, list[str]]:
         """Encode a source of the same columns as the training file.
 
@@ -359,6 +361,7 @@ def prepare(
     )
 
 
+@phase("fit")
 def _divide(
     source: Source, task: Task, target: str, validation: float, test: float, seed: int
 ) -> tuple[dict[str, Source], ClassTarget | NumberTarget, list[str]]:
@@ -393,6 +396,7 @@ def _divide(
     return parts, goal, notes
 
 
+@phase("fit")
 def _fit_inputs(train: Source, roles: Roles, scaling: str | None) -> tuple[TableInputs | ArrayInputs, list[str]]:
     """Return the input encoding fitted to the training rows, and the notes on it."""
     if isinstance(train, Frame):

@@ -18,6 +18,7 @@ from gpumlp.data import Encoder, Features, News, Source, read
 from gpumlp.errors import BackendError, GpumlpError, RunError
 from gpumlp.nn import MAX_UNITS, Hidden, Sequential, mlp
 from gpumlp.ops.precision import PRECISIONS
+from gpumlp.phases import phase
 from gpumlp.store.formats import (
     Arrays,
     is_whole,
@@ -118,6 +119,7 @@ def _probabilities(linear: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return shares
 
 
+@phase("save")
 def save_model(
     folder: Path, network: Sequential, hidden: tuple[Hidden, ...], encoder: Encoder, weights: Arrays
 ) -> str:

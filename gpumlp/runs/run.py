@@ -13,6 +13,7 @@ from gpumlp.backend import Backend
 from gpumlp.config import Loaded, Settings, dump
 from gpumlp.data import Prepared
 from gpumlp.errors import DamageError, RunError, SignalError, WriteError
+from gpumlp.phases import Phases, collected, phase
 from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.identity import decisive
@@ -94,9 +95,11 @@ def train(
             return _finished(place, loaded.settings)
     else:
         place.check_free(force=force)
-    with signals() as watched:
+    with signals() as watched, collected() as phases:
         parts = build(loaded.settings, load_data(loaded) if data is None else data)
-        run = _Run(place, Loop(parts, every=loaded.settings.training.checkpoint_every), loaded.settings, watched)
+        run = _Run(
+            place, Loop(parts, every=loaded.settings.training.checkpoint_every), loaded.settings, watched, phases
+        )
         try:
             lines = run.restore() if resume else None
             place.prepare(text, lines, existed=existed)
@@ -142,8 +145,9 @@ def _unlike(place: RunFolder, error: RunError) -> RunError:
 class _Run:
     """A loop, and what a folder keeps of it: history, checkpoints, the model. Signals end it between two steps."""
 
-    def __init__(self, folder: RunFolder, loop: Loop, settings: Settings, watched: Signals) -> None:
+    def __init__(self, folder: RunFolder, loop: Loop, settings: Settings, watched: Signals, phases: Phases) -> None:
         self.folder, self.loop, self.settings, self.signals = folder, loop, settings, watched
+        self.phases = phases
         self.history = hashlib.sha256()  # of the lines of the history so far
         self._checkpoint_due = time.monotonic() + CHECKPOINT_SECONDS
 
@@ -216,6 +220,7 @@ class _Run:
             "parameters": len(parts.model.parameters),
             "data": parts.data.fingerprint,
             "metrics": loop.measure() if progress.best_epoch else {},
+            "phases": dict(self.phases.seconds),
             **more,
             "settings": decisive(self.settings),
             "model": model,
@@ -242,6 +247,7 @@ class _Run:
             f"answering {answer} is {constant:.4g}; {advice}",
         )
 
+    @phase("save")
     def _save_checkpoint(self) -> None:
         started = time.monotonic()
         self.folder.flush_history()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpumlp.phases import phase
 from gpumlp.training.build import Parts
 from gpumlp.training.device_data import DeviceData
 from gpumlp.training.measure import Measurement
@@ -135,6 +136,7 @@ class Loop:
             trainer.pause()
             raise
 
+    @phase("measure")
     def measure(self) -> dict[str, dict[str, float]]:
         """Give the model its best weights; return its loss and metrics on each part of the data."""
         self.parts.model.load(self.best)
@@ -152,6 +154,7 @@ class Loop:
         best = self._keep_best(measured)
         return Epoch(row, best, self.best)
 
+    @phase("measure")
     def _validate(self) -> dict[str, float]:
         """Measure the weights of the moment, or their average, on the validation rows if there are any."""
         if self.parts.data.validation is None:

@@ -18,6 +18,7 @@ from gpumlp.nn import Loss, Model
 from gpumlp.ops.batches import ACCUMULATE, GATHER
 from gpumlp.ops.record import Array
 from gpumlp.optim import Optimizer, Schedule
+from gpumlp.phases import phase
 from gpumlp.seeds import ORDER, generator
 from gpumlp.training.device_data import DeviceData, expanded
 
@@ -92,6 +93,7 @@ class Trainer:
         self.epoch, self.batch, self.seconds, self._started = epoch, batch, seconds, None
         self.backend.write(self.totals, totals)
 
+    @phase("train")
     def advance(self, *, every: int | None = None) -> range:
         """Take the next steps of the epoch: one, or several as one call where that costs the host little time.
 
@@ -122,6 +124,7 @@ class Trainer:
             self.backend.synchronize()
             self.seconds, self._started = self._clock() - self._started, None
 
+    @phase("train")
     def end_epoch(self) -> EpochReport:
         """Return the report on an epoch whose batches are all done; the next step is the first of the next one."""
         if self._started is None:

@@ -45,6 +45,8 @@ def test_the_folder_of_a_run(task: Task, tmp_path: Path) -> None:
     assert summary["backend"] == backend.get("auto").name
     assert summary["parameters"] == (2 + 1) * 8 + (8 + 1) * 3
     assert set(summary["metrics"]) == {"train", "validation", "test"}
+    assert set(summary["phases"]) == {"read", "fit", "encode", "train", "measure", "save"}
+    assert summary["phases"]["train"] > 0 < summary["seconds"]
     assert summary["metrics"]["test"]["accuracy"] > 0.7
     best = min(rows, key=lambda row: row["validation_loss"])
     assert summary["best_epoch"] == best["epoch"]
@@ -100,7 +102,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(
     resumed = train(task(*settings), tmp_path / "cut", resume=True)
     for name in ("model.json", "weights.safetensors"):
         assert (tmp_path / "whole/model" / name).read_bytes() == (tmp_path / "cut/model" / name).read_bytes()
-    timed = ("seconds", "seconds_per_step", "samples_per_second", "history", "sha256")
+    timed = ("phases", "seconds", "seconds_per_step", "samples_per_second", "history", "sha256")
     assert {k: v for k, v in whole.summary.items() if k not in timed} == {
         k: v for k, v in resumed.summary.items() if k not in timed
     }

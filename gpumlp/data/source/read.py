@@ -16,6 +16,7 @@ from gpumlp.data.source.idx import read_idx
 from gpumlp.data.source.sniff import SAMPLE
 from gpumlp.data.source.typed import parquet_blocks, read_json_lines, read_parquet
 from gpumlp.errors import DataError
+from gpumlp.phases import phase
 
 Source = Frame | ArrayTable
 
@@ -56,6 +57,7 @@ ENDINGS: tuple[str, ...] = (*_FRAME_READERS, *_ARRAY_READERS)
 """The endings of file names that can be read."""
 
 
+@phase("read")
 def read(files: Files, dialect: Dialect = DETECT, *, texts: Collection[str] = ()) -> Source:
     """Read a data file, or several as one table.
 
