@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from support import assert_close
+
 from gpumlp.backend import Backend
 from gpumlp.checks.agreement import Shift, disagreement, has_kernel, straight
 from gpumlp.checks.examples import examples
@@ -26,3 +29,14 @@ def check_agreement(
         assert not wrong
         ran += has_kernel(op, direction, inputs, expected)
     return ran
+
+
+def check_values(got: Any, want: Any, dtype: Any, rows: int) -> None:
+    """Compare with what the formula gives, to the tolerance of a sum over so many rows."""
+    assert got.dtype == want.dtype
+    if want.dtype.kind != "f":
+        np.testing.assert_array_equal(got, want)
+        return
+    scale = max(1.0, float(np.abs(want).max(initial=0.0)), rows / 8)
+    # The sums of a loss are kept in float64 and computed from values of `dtype`.
+    assert_close(got.astype(dtype), want.astype(np.float64), "reduction", scale=scale)

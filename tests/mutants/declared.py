@@ -284,6 +284,15 @@ BATCH_KERNELS = [
         ("nine rounds", "round < 10", "round < 9"),
         ("words exchanged", "c[1] = p1;", "c[1] = p0;"),
     ),
+    *kernels(
+        "guard", "expand.cu", native("expand"),
+        ("a feature behind the last", "feature >= 0 && feature < cols - dense", "feature >= 0 && feature <= cols - dense"),
+        ("features that stay as they were", "rest[c] = stored<T>((wide<T>)0);", "rest[c] = stored<T>((wide<T>)(c == 0));"),
+    ),
+    *kernels(
+        "race", "expand.cu", checked("expand"),
+        ("every lane sets every feature", " && feature % lanes() == lane())", ")"),
+    ),
     *kernels("off by one", "advance.cu", native("advance"), ("the batch stands still", "(i < 2)", "(i < 1)")),
     *kernels("sum", "accumulate.cu", native("accumulate"), ("the sums replaced", "totals[i] + sums[i]", "sums[i]")),
 ]
@@ -538,7 +547,7 @@ FORMULAS = [
 DERIVATIVES = [
     *python(
         "sign", "autodiff/tensor.py", TAPE,
-        ("the gradient of a difference", "lambda g, y, a, b: reduce_to(-g, b))", "lambda g, y, a, b: reduce_to(g, b))"),
+        ("the gradient of a difference", "reduce_to(-g, b)", "reduce_to(g, b)"),
         ("the gradient of a product", "reduce_to(g * b, a), lambda g, y, a, b: reduce_to(g * a, b)", "reduce_to(g * a, a), lambda g, y, a, b: reduce_to(g * b, b)"),
         ("the gradient of a quotient", "reduce_to(-(g * y) / b, b)", "reduce_to((g * y) / b, b)"),
         ("the exponent below", "below = b - 1 if b else 0", "below = b if b else 0"),
@@ -563,7 +572,7 @@ DERIVATIVES = [
     ),
     *python(
         "order", "autodiff/tape.py", TAPE,
-        ("parts not summed up", "part if before is None else before + part", "part"),
+        ("parts not summed up", "gradients[key] + part if key in gradients else part", "part"),
         ("in the order of the forward pass", "for node in reversed(self.nodes):", "for node in self.nodes:"),
         ("what is asked for twice is given once", "g = gradients.get(key) if key in wanted else gradients.pop(key, None)", "g = gradients.pop(key, None)"),
         ("what does not matter keeps its place", "source.backend.compute(\"zero\", _fill_zero, out=place)", "pass"),
