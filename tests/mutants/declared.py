@@ -595,7 +595,7 @@ OPTIMIZERS = [
         ("an average that begins at 0", "backend.asarray(like, copy=True)", "backend.zeros(like.shape, like.dtype)"),
         ("a state without the average", "return self.slots | ({} if self.average is None else {\"average\": self.average})", "return dict(self.slots)"),
         ("the average is not what is kept", "self.parameters.values if self.average is None else self.average", "self.parameters.values"),
-        ("decay of adam by default", "spec.weight_decay if weight_decay is None else weight_decay", "weight_decay or 0.0"),
+        ("decay of adam by default", "spec.weight_decay if shared[\"weight_decay\"] is None else shared", "0.0 if shared[\"weight_decay\"] is None else shared"),
     ),
     *python(
         "off by one", "optim/schedules.py", OPTIM,
