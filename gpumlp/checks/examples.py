@@ -108,7 +108,8 @@ def _loss_targets(op: Loss, rows: int, cols: int, dtype: Any, rng: np.random.Gen
         weights = rng.uniform(0.5, 2.0, cols).astype(dtype)
         labels = rng.integers(0, cols, rows)
         if rows > 4:
-            labels[rows // 2 : -1] = (-1, cols)[cols % 2]  # no class has them: these rows count for nothing
+            # Labels of no class, on both sides: these rows count for nothing.
+            labels[rows // 2 : -1 : 2], labels[rows // 2 + 1 : -1 : 2] = -1, cols
         yield labels.astype(np.int32), None
         yield labels, weights
         soft = rng.uniform(0.1, 1.0, (rows, cols)).astype(dtype)

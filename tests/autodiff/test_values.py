@@ -173,6 +173,7 @@ def test_whole_numbers_beside_floats_get_their_dtype():
                 z = ad.concat([y, other]) + ad.stack([y, other]).reshape(4) @ np.ones((4, 4), int)
             assert z.dtype == y.dtype == dtype
             assert tape.gradient(z, x).dtype == dtype
+    assert (Variable(np.zeros(1)) + np.array([2**40 + 1])).tolist() == [2**40 + 1]  # not by way of float32
     assert ad.add([1, 2], [3, 4]).dtype == ad.matmul([[1]], [[2]]).dtype == np.int64  # exact
     assert ad.add(1, 2).tolist() == 3
     assert (
