@@ -155,9 +155,11 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         if recording():
             return through_formula(op.name, lambda _, x, W, b: activate(op, x @ W + b), inputs, g, wants)
-        dtype = inputs[1].dtype
-        found = backend.dense_backward(op, xa, Wa, saved, dense_array(g, backend), wants, dtype)
-        return [None if a is None else wrap(a, backend) for a in found]
+        # Sums are found in the dtype that was computed with: an array of another one cannot take them.
+        wants = [w if place_of(w) is None or w.dtype == wide(y.dtype) else True for w in wants]
+        found = backend.dense_backward(op, xa, Wa, saved, dense_array(g, backend), wants, inputs[1].dtype)
+        parts = zip(found, inputs, strict=True)
+        return [None if a is None else as_dtype(wrap(a, backend), source.dtype) for a, source in parts]
 
     record(f"dense {op.name}", inputs, y, rule, DenseOf(op))
     return y

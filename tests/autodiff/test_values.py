@@ -248,6 +248,26 @@ def test_a_dropout_rate_that_is_none(rate):
         ad.dropout(np.ones(3), rate, clock=np.zeros(3, int))
 
 
+@backends
+@pytest.mark.parametrize("activation", ["tanh", "gelu"])
+def test_a_layer_of_one_dtype_takes_inputs_of_another(name, activation):
+    """Its gradients have its own dtype, into its own buffers."""
+    rows, backend = np.random.default_rng(0).standard_normal((4, 3)), get(name)
+    model = Sequential([Dense(3, activation), LayerNorm(), Dense(1)]).build(3, backend=backend)
+    buffers = []
+    for dtype in (np.float32, np.float64):
+        x = Variable(rows.astype(dtype), backend)
+        with GradientTape(persistent=True) as tape:
+            loss = ad.mean(model.forward(x, training=True) ** 2)
+        model.parameters.collect(tape, loss)
+        buffers.append(backend.to_host(model.parameters.gradients))
+        assert tape.gradient(loss, x).dtype == dtype
+        assert {g.dtype for g in tape.gradient(loss, list(model.parameters.variables.values()))} == {
+            np.dtype(np.float32)
+        }
+    np.testing.assert_allclose(buffers[0], buffers[1], rtol=1e-3, atol=1e-6)
+
+
 def test_lists_beside_floats_have_their_dtype():
     x = Variable(np.array([1.0, 2.0]))
     for y in (
