@@ -6,6 +6,7 @@ A test compares the options of each verb with its signature, and mypy that with 
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class Main(click.Group):
     """A group that turns what gpumlp raises on purpose, and what the system refuses, into a message and exit code."""
 
     def main(self, *args: Any, **options: Any) -> Any:
+        if not args:
+            _start_in_utf8()
         try:
             return super().main(*args, **options)
         except OSError as error:  # not of a reader who has had enough, as in `| head`: there click ends quietly
@@ -55,6 +58,15 @@ class Main(click.Group):
     def _tell(message: str) -> None:
         click.secho("error: ", fg="red", bold=True, nl=False, err=True)
         click.echo(message, err=True)
+
+
+def _start_in_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale leaves names of files no letters but ASCII.
+
+    Python has that mode by itself, unless it is switched off. Configurations are UTF-8, and so are the names in them.
+    """
+    if sys.getfilesystemencoding() in ("ascii", "us-ascii") and not sys.flags.utf8_mode:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "gpumlp", *sys.argv[1:]])
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

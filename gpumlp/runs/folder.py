@@ -171,7 +171,7 @@ class RunFolder:
 
         Through a link files elsewhere would be read or changed.
         """
-        kinds = dict.fromkeys((CONFIG, HISTORY, SUMMARY), stat.S_IFREG)
+        kinds = dict.fromkeys((CONFIG, HISTORY, SUMMARY, PICTURE), stat.S_IFREG)
         kinds |= dict.fromkeys((CHECKPOINTS, MODEL, REPLACED), stat.S_IFDIR)
         for name, kind in kinds.items():
             path = self.path / name

@@ -450,3 +450,15 @@ def test_the_listener_of_the_command_line_overrides_what_exists() -> None:
 
     own = {name for name in vars(Announcer) if not name.startswith("_")}
     assert {name for name in vars(Listener) if not name.startswith("_")} <= own
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux alone")
+def test_names_of_any_language_in_a_locale_that_has_none(tmp_path: Path) -> None:
+    (tmp_path / "таблица ß.csv").write_text("a,y\n1,x\n2,z\n", encoding="utf-8")
+    text = "task: classification\ndata: {train: таблица ß.csv, target: y}\n"
+    (tmp_path / "конфиг.yaml").write_text(text, encoding="utf-8")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "gpumlp", "validate", str(tmp_path / "конфиг.yaml")]
+    result = subprocess.run(command, env={**os.environ, **plain}, capture_output=True)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert "конфиг.yaml: no problems" in result.stdout.decode()

@@ -279,6 +279,15 @@ def test_a_folder_that_is_a_link_is_refused(task: Task, cut: RunFolder, name: st
 
 
 @posix
+def test_no_picture_is_drawn_through_a_link(task: Task, tmp_path: Path) -> None:
+    folder = train(task(*SHORT), tmp_path / "run").folder
+    (tmp_path / "outside").write_text("mine")
+    (folder / "plot.png").symlink_to(tmp_path / "outside")
+    with pytest.raises(RunError, match="link"):
+        load_run(folder)  # as `plot` does to find its place
+
+
+@posix
 @pytest.mark.parametrize("name", ["metrics.jsonl", "config.yaml"])
 def test_nothing_is_written_through_a_link(task: Task, cut: RunFolder, name: str) -> None:
     outside = cut.path.parent / "outside"
