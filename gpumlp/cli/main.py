@@ -75,6 +75,7 @@ def main() -> None:
     """Train multilayer perceptrons from one YAML file.
 
     \b
+      gpumlp init data.csv --target price   write a configuration for a data file
       gpumlp train configs/digits.yaml      train; leaves a run folder
       gpumlp evaluate runs/digits           measure it again
       gpumlp predict runs/digits new.csv    predict raw rows
@@ -85,7 +86,25 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("config", type=PATH)
+@click.argument("data", type=PATH)
+@click.option("--target", metavar="NAME", help="Column to predict  [default: list the columns and stop]")
+@click.option("-o", "--output", type=PATH, help="Write the configuration here  [default: the terminal]")
+@click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
+def init(data: Path, target: str | None, output: Path | None, force: bool) -> None:
+    """Write a configuration that trains on the file DATA.
+
+    It says of each column what would become of it. Without --target, that is all that is printed.
+    """
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import verbs
+    verbs.init(data=data, target=target, output=output, force=force)
+
+
+@main.command()
+@click.argument("config", metavar="CONFIG|DATA", type=PATH)
+@click.option(
+    "--target", metavar="NAME", help="Train on the data file DATA, as gpumlp init would; column to predict."
+)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated.")
 @click.option("--run-dir", type=PATH, help="Folder of the run  [default: runs/NAME, numbered]")
 @click.option("--backend", help="What computes; the same as --set backend=NAME.")
@@ -100,6 +119,7 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def train(
     config: Path,
+    target: str | None,
     overrides: tuple[str, ...],
     run_dir: Path | None,
     backend: str | None,
@@ -109,11 +129,12 @@ def train(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Train the network that CONFIG describes."""
+    """Train the network that CONFIG describes, or one on the columns of DATA."""
     with ctrl_c_ends_at_once():
         from gpumlp.cli import verbs
     verbs.train(
         config=config,
+        target=target,
         overrides=overrides,
         run_dir=run_dir,
         backend=backend,

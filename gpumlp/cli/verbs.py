@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -32,15 +33,39 @@ from gpumlp.data import News, Source, read_blocks, read_start, stream_blocks
 from gpumlp.errors import LISTED, ConfigError, DataError, RunError, exit_code
 from gpumlp.runs.folder import CONFIG, PICTURE, RunFolder
 from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, write_csv, write_predictions
-from gpumlp.store.formats import check_free, to_json
+from gpumlp.store.formats import check_free, to_json, write_text
 from gpumlp.training.build import build, load_data, lone_row, require_memory
 
 RUNS = Path("runs")
 MIN_TOLD_SECONDS = 1.0  # that a run takes before it is said where they went
 
 
+def init(data: Path, target: str | None, output: Path | None, force: bool) -> None:
+    """Write a configuration for a data file, or list its columns."""
+    if target is None:
+        if output is not None:
+            raise click.UsageError("a configuration needs --target; without it, the columns are listed")
+        rows, columns = configuration.columns_of(data)
+        tell(f"{data}: {rows:,} rows, {len(columns)} columns")
+        width = max(len(each.name) for each in columns)
+        for each in columns:
+            tell(f"  {each.name:<{width}}  {each.text if each.used else f'to be dropped: {each.text}'}")
+        tell(f"next        {shlex.join(['gpumlp', 'init', str(data)])} --target NAME -o FILE.yaml")
+        return
+    if output is not None:
+        check_free(output, force=force)
+    text = configuration.starter(data, target, folder=Path() if output is None else output.parent)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    write_text(output, text)
+    tell(f"written     {output}")
+    tell(f"next        {shlex.join(['gpumlp', 'train', str(output)])}")
+
+
 def train(
     config: Path,
+    target: str | None,
     overrides: Sequence[str],
     run_dir: Path | None,
     backend: str | None,
@@ -57,8 +82,13 @@ def train(
         overrides = [*overrides, f"backend={backend}"]
     if device is not None:
         overrides = [*overrides, f"device={device}"]
-    loaded = _load(config, overrides)
-    folder = run_dir or _run_folder(config, resume=resume)
+    if target is None:
+        loaded, name = _load(config, overrides), config.parent.name if config.name == CONFIG else config.stem
+    else:
+        text = configuration.starter(config, target, folder=Path())
+        loaded = configuration.load(f"<settings for {config.name}>", overrides, text=text)
+        name = re.sub(r"[*?\[\]]+", "", config.name.partition(".")[0]).strip("-_") or "data"
+    folder = run_dir or _run_folder(name, resume=resume)
     announcer = None if quiet else Announcer()
     log = logging.getLogger("gpumlp")
     notices = Notices(logging.WARNING if quiet else logging.INFO)
@@ -96,9 +126,8 @@ def _load(config: Path, overrides: Sequence[str]) -> configuration.Loaded:
     return configuration.load(config, overrides)
 
 
-def _run_folder(config: Path, *, resume: bool) -> Path:
+def _run_folder(name: str, *, resume: bool) -> Path:
     """Return runs/NAME, or the next free runs/NAME-2, ...; to resume, the newest there is."""
-    name = config.parent.name if config.name == CONFIG else config.stem
     taken, free = RUNS / name, RUNS / name
     number = 1
     while free.exists():

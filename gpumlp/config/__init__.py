@@ -2,6 +2,7 @@
 
 from gpumlp.config.load import HEADER, Loaded, configure, dump, json_schema, load
 from gpumlp.config.settings import ClassificationLoss, EarlyStopping, Settings, Training
+from gpumlp.config.starter import columns_of, guessed_task, starter
 
 __all__ = [
     "HEADER",
@@ -10,8 +11,11 @@ __all__ = [
     "Loaded",
     "Settings",
     "Training",
+    "columns_of",
     "configure",
     "dump",
+    "guessed_task",
     "json_schema",
     "load",
+    "starter",
 ]

@@ -26,7 +26,7 @@ MAX_SHOWN = 50
 IN_PYTHON = "<python>"
 """What stands for the path of a configuration that was made without a file."""
 
-_HINT_AT_DATA = "name data in one, under data.train"
+_HINT_AT_DATA = "name data in one, under data.train; gpumlp init writes one for a data file"
 
 HEADER = "# All settings of a run: those that were given, and the defaults of all others.\n"
 
@@ -81,12 +81,13 @@ class Loaded:
         return default
 
 
-def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Loaded:
+def load(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, text: str | None = None) -> Loaded:
     """Read a configuration file, apply overrides, check everything.
 
     Parameters
     ----------
     path : a YAML file
+    text : what is in the file, where it need not exist
     overrides : texts such as ``optimizer.learning_rate=1e-3`` or ``model.hidden.0=32``, in order; the value is
         YAML, and counts as if it stood in the file
 
@@ -95,7 +96,7 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Loaded:
     ConfigError : with all problems of the file and the overrides, in the order of the lines
     """
     path = Path(path)
-    draft = _Draft(path)
+    draft = _Draft(path, text)
     problems: list[tuple[Place, ConfigError]] = []
     for override in overrides:
         try:
@@ -199,11 +200,11 @@ def _with_absolute_folder(settings: Settings, start: str | os.PathLike[str]) -> 
 class _Draft:
     """What a file and the overrides say, before it is checked, and where they say it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: str | None) -> None:
         name = str(path)
         is_data = path.is_file() and path.name.lower().endswith(ENDINGS)
         try:
-            document = parse(_read(path), name)
+            document = parse(_read(path) if text is None else text, name)
         except ConfigError as error:
             if not is_data:
                 raise

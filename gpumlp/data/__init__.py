@@ -12,6 +12,7 @@ from gpumlp.data.source.dialect import DECIMALS, QUOTES, Dialect, is_encoding, i
 from gpumlp.data.source.files import Files
 from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.read import ENDINGS, Source, read, read_blocks, read_start
+from gpumlp.data.survey import ColumnReport, survey
 
 __all__ = [
     "DECIMALS",
@@ -22,6 +23,7 @@ __all__ = [
     "SCALINGS",
     "USUAL_MISSING",
     "ArrayTable",
+    "ColumnReport",
     "Dataset",
     "Dialect",
     "Encoder",
@@ -44,4 +46,5 @@ __all__ = [
     "read_lines",
     "read_start",
     "stream_blocks",
+    "survey",
 ]

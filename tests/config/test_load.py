@@ -141,10 +141,11 @@ def test_the_top_is_a_mapping(write: Write, text: str) -> None:
 
 def test_data_in_place_of_a_configuration_are_told_where_they_belong(write: Write) -> None:
     data = write(MINIMAL).with_name("a.csv")
-    assert failure(data).endswith("from settings to values\n  name data in one, under data.train")
+    hint = "name data in one, under data.train; gpumlp init writes one for a data file"
+    assert failure(data).endswith(f"from settings to values\n  {hint}")
     for content in (b"a,b\n? 1,'2\n", b"a,b\nK\xf6ln,2\n"):  # not even YAML, not even UTF-8
         data.write_bytes(content)
-        assert failure(data).endswith("\n  name data in one, under data.train")
+        assert failure(data).endswith(f"\n  {hint}")
     assert "did you mean 'a.csv'" in failure(data.with_name("b.csv"))
 
 

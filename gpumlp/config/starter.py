@@ -1,0 +1,174 @@
+"""A configuration for a data file: what it holds, what of it can be learned from, and settings to begin with."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpumlp.config.yaml_text import render
+from gpumlp.data import ColumnReport, Frame, Source, read, survey
+from gpumlp.data.dataset import Task
+from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
+from gpumlp.data.splits import split
+from gpumlp.errors import DataError
+
+MAX_NUMBER_CLASSES = 20
+"""Most different whole numbers that are taken for classes."""
+
+MIN_ROWS_PER_CLASS = 5
+"""Fewest rows per different number, on average, where numbers are taken for classes."""
+
+SHARE = 0.15
+"""Share of the rows for validation, and for test, where there are enough."""
+
+HIDDEN = ((1_000, [32]), (10_000, [64, 64]), (None, [256, 128]))
+"""Hidden layers for fewer rows than these."""
+
+_LISTED_CLASSES = 10
+
+
+def columns_of(path: Path) -> tuple[int, list[ColumnReport]]:
+    """Return the number of rows of a data file, and what would become of each of its columns.
+
+    Raises
+    ------
+    DataError : if the file cannot be read
+    """
+    source = read(path)
+    return _rows(source), survey(source, source.names)
+
+
+def starter(path: Path, target: str, *, folder: Path) -> str:
+    """Return a configuration that trains on a data file as it is: YAML with comments.
+
+    Parameters
+    ----------
+    path : the data file, or a pattern; relative to the working folder
+    target : the column to predict, by name or number
+    folder : where the configuration will stand, which its paths start from
+
+    Raises
+    ------
+    DataError : if the file cannot be read, or has no such target, or one that cannot be learned
+    """
+    source = read(path)
+    wanted = _column(source, target)
+    name = source.resolve(wanted)
+    task, reason = guessed_task(source, name)
+    about, labels = _about_target(source, name, task)
+    inputs = survey(source, [each for each in source.names if each != name])
+    if not any(each.used for each in inputs):
+        what = "there is no column to learn from"
+        raise DataError(
+            what, where=source.path, hint="; ".join(f"{each.name}: {each.text}" for each in inputs) or None
+        )
+    count = _rows(source)
+    share, remark = _share(count, labels)
+    hidden = next(sizes for most, sizes in HIDDEN if most is None or count < most)
+    dropped = [each for each in inputs if not each.used]
+    train = os.path.relpath(path, folder)
+    lines = [
+        f"# {_plain(path.name)}: {count:,} rows, {len(source.names)} columns; {len(inputs) - len(dropped)} of them"
+        " are used as inputs.",
+        "# gpumlp validate FILE --print-config shows the settings that are not here, with their defaults.",
+        f"{_line('task', task)}  # {reason}",
+        "data:",
+        f"  {_line('train', train)}",
+        f"  {_line('target', wanted)}  # {about}",
+    ]
+    if dropped:
+        lines += ["  drop:"]
+        lines += [f"    - {_scalar(each.name)}  # {_plain(each.text)}" for each in dropped]
+    lines += ["  # inputs:"]
+    lines += [f"  #   {_plain(each.name)}: {_plain(each.text)}" for each in inputs if each.used]
+    lines += [
+        f"  split: {{validation: {share:g}, test: {share:g}}}  # {remark}",
+        "model:",
+        f"  hidden: {hidden}  # units of each hidden layer",
+        "  activation: relu",
+        "  dropout: 0.0  # 0.1 to 0.5 where the validation loss rises while the training loss still falls",
+        "optimizer:",
+        "  name: adamw",
+        "  learning_rate: 0.003",
+        "training:",
+        "  epochs: null  # passes over the training rows; null: by their number",
+        "  batch_size: 64",
+        "  seed: 0  # of the split, the first weights, and the order of rows",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def guessed_task(source: Source, target: str) -> tuple[Task, str]:
+    """Return what a target looks like, and why.
+
+    Texts, and few different whole numbers that come again and again, are classes; other numbers are amounts.
+
+    Parameters
+    ----------
+    target : the name of a column or an array
+    """
+    if isinstance(source, Frame):
+        values = source.try_numbers(target)
+    else:
+        values = source.numbers(target) if source.arrays[target].dtype.kind in "iuf" else None
+    if values is None:
+        return "classification", "the target is text"
+    different = np.unique(values[~np.isnan(values)])
+    count = len(different)
+    whole = bool((different == np.floor(different)).all())
+    if whole and (count == 2 or (count <= MAX_NUMBER_CLASSES and count * MIN_ROWS_PER_CLASS <= len(values))):
+        return "classification", f"the target has {count} different whole numbers; if they are amounts: regression"
+    return "regression", f"the target has {count:,} different numbers; if they name classes: classification"
+
+
+def _about_target(source: Source, name: str, task: Task) -> tuple[str, NDArray[np.int64] | None]:
+    """Return a comment on the target, and the class number of each row. Raises DataError if it cannot be learned."""
+    if task == "regression":
+        values = source.numbers(name)
+        NumberTarget.fit(values, source.where)
+        return f"{values.min():g} to {values.max():g}, mean {values.mean():g}", None
+    cells = source.categories(name)
+    goal = ClassTarget.fit(cells, source.where)
+    labels = goal.encode(cells, source.where).astype(np.int64)
+    sizes = np.bincount(labels)
+    listed = [f"{_plain(each)} ({size:,} rows)" for each, size in zip(goal.classes, sizes, strict=True)]
+    more = [f"and {len(listed) - _LISTED_CLASSES} more"] if len(listed) > _LISTED_CLASSES else []
+    return f"{len(listed)} classes: {', '.join(listed[:_LISTED_CLASSES] + more)}", labels
+
+
+def _share(count: int, labels: NDArray[np.int64] | None) -> tuple[float, str]:
+    """Return the share of the rows for validation and for test, and a comment."""
+    try:
+        parts = split(count, validation=SHARE, test=SHARE, seed=0, labels=labels)
+    except DataError:
+        return 0.0, "too few rows to keep some for measuring"
+    return SHARE, f"{len(parts.train):,} rows to train on, {len(parts.validation):,} and {len(parts.test):,} kept"
+
+
+def _rows(source: Source) -> int:
+    return len(source) if isinstance(source, Frame) else len(next(iter(source.arrays.values())))
+
+
+def _column(source: Source, target: str) -> str | int:
+    """Return the name of a column, or its number where no column has this name."""
+    is_number = target.removeprefix("-").isdecimal()
+    return int(target) if is_number and target not in source.names else target
+
+
+def _line(key: str, value: str | int) -> str:
+    return f"{key}: {_scalar(value)}"
+
+
+def _scalar(value: str | int) -> str:
+    """Return a value as YAML in one line."""
+    text = render([value])[1:-2]
+    return text if "\n" not in text else json.dumps(value)
+
+
+def _plain(text: str) -> str:
+    """Return a text as it can stand in a comment: in one line."""
+    return text if text.isprintable() else repr(text)

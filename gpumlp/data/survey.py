@@ -1,0 +1,81 @@
+"""What would become of each column of a source, before anybody trains on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpumlp.data.encoding.columns import TableInputs
+from gpumlp.data.source.arrays import ArrayTable
+from gpumlp.data.source.frame import Frame
+from gpumlp.data.source.read import Source
+from gpumlp.errors import DataError
+
+ID = "looks like an id"
+"""What a note on a column of ids begins with."""
+
+_SHOWN_CATEGORIES = 5
+
+
+@dataclass(frozen=True)
+class ColumnReport:
+    """What would become of a column.
+
+    Parameters
+    ----------
+    name : of the column or the array
+    used : whether it would be an input; else it would better be dropped
+    text : what it holds, or why it would be dropped
+    """
+
+    name: str
+    used: bool
+    text: str
+
+
+def survey(source: Source, names: Iterable[str]) -> list[ColumnReport]:
+    """Return what would become of these columns, or arrays, as inputs, by all rows of the source."""
+    listed = list(names)
+    if isinstance(source, Frame):
+        return [_column(source, name) for name in listed]
+    return [_array(source, name, set(listed)) for name in listed]
+
+
+def _column(frame: Frame, name: str) -> ColumnReport:
+    try:
+        inputs, notes = TableInputs.fit(frame, [name], scaling="standard")
+    except DataError as error:  # it would be left out, or would stop training
+        reason = error.hint if error.hint and error.hint.startswith(f"column {name!r}") else error.what
+        return ColumnReport(name, False, _without_name(reason or error.what, name))
+    note = next((_without_name(note, name) for note in notes), "")
+    if note.startswith(ID):
+        return ColumnReport(name, False, note.removesuffix("; consider dropping it"))
+    if inputs.one_hots:
+        (one_hot,) = inputs.one_hots
+        texts = [*one_hot.categories, *one_hot.rare]
+        listed = ", ".join(texts[:_SHOWN_CATEGORIES]) + (", ..." if len(texts) > _SHOWN_CATEGORIES else "")
+        text = f"{len(texts)} categories: {listed}" + ("; some missing" if one_hot.gaps else "")
+    else:
+        values = frame.numbers(name)
+        missing = int(np.isnan(values).sum())
+        text = f"numbers from {np.nanmin(values):g} to {np.nanmax(values):g}"
+        text += f", {missing:,} missing" if missing else ""
+    return ColumnReport(name, True, f"{text}; {note}" if note else text)
+
+
+def _array(source: ArrayTable, name: str, names: set[str]) -> ColumnReport:
+    array = source.arrays[name]
+    shape = " × ".join(f"{size:,}" for size in array.shape)
+    try:
+        chosen = source.choose_inputs(exclude=set(source.names) - names)
+    except DataError as error:
+        return ColumnReport(name, False, f"{shape} {array.dtype}; {error.what}")
+    return ColumnReport(
+        name, name == chosen, f"{shape} {array.dtype}" + ("" if name == chosen else "; not the inputs")
+    )
+
+
+def _without_name(text: str, name: str) -> str:
+    return text.removeprefix(f"column {name!r} ").removeprefix("is left out: ").replace("training row", "row")

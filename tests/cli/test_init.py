@@ -1,0 +1,77 @@
+"""gpumlp init, and gpumlp train on a data file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gpumlp.cli import main
+
+IRIS = Path(__file__).parents[2] / "data" / "iris.csv"
+SHORT = ("--set", "training.epochs=2", "--set", "backend=numpy", "-q")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_with_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("iris.csv").write_bytes(IRIS.read_bytes())
+
+
+def run(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == code, f"{result.stdout}\n{result.stderr}\n{result.exception!r}"
+    return result
+
+
+def test_the_columns_are_listed_without_a_target() -> None:
+    lines = run("init", "iris.csv").stdout.splitlines()
+    assert lines[0] == "iris.csv: 150 rows, 5 columns"
+    assert lines[1] == "  sepal length (cm)  numbers from 4.3 to 7.9"
+    assert lines[5] == "  target             3 categories: setosa, versicolor, virginica"
+    assert "--target" in run("init", "iris.csv", "-o", "c.yaml", code=2).stderr
+    assert not Path("c.yaml").exists()
+
+
+def test_a_configuration_is_written_once_and_trains_like_the_data_file_itself() -> None:
+    Path("configs").mkdir()
+    assert (
+        "gpumlp train configs/iris.yaml"
+        in run("init", "iris.csv", "--target", "target", "-o", "configs/iris.yaml").stdout
+    )
+    text = Path("configs/iris.yaml").read_text()
+    assert run("init", "iris.csv", "--target", "target").stdout == text.replace("../iris.csv", "iris.csv")
+    assert "exists" in run("init", "iris.csv", "--target", "target", "-o", "configs/iris.yaml", code=1).stderr
+    run("train", "configs/iris.yaml", *SHORT)
+    run("train", "iris.csv", "--target", "target", *SHORT)  # takes the next free name
+    for file in ("model/model.json", "model/weights.safetensors"):
+        assert Path("runs/iris", file).read_bytes() == Path("runs/iris-2", file).read_bytes()
+
+
+def test_a_run_on_a_data_file_can_be_resumed() -> None:
+    run("train", "iris.csv", "--target", "target", *SHORT)
+    assert "complete already" in run("train", "iris.csv", "--target", "target", "--resume", *SHORT).stderr
+
+
+def test_wrong_input() -> None:
+    assert "did you mean 'target'" in run("train", "iris.csv", "--target", "targt", code=3).stderr
+    assert "did you mean 'iris.csv'" in run("init", "irs.csv", code=3).stderr
+    assert "gpumlp init" in run("train", "iris.csv", code=2).stderr
+    assert (
+        "training.epohcs"
+        in run("train", "iris.csv", "--target", "target", "--set", "training.epohcs=1", code=2).stderr
+    )
+    Path("c.yaml").write_text("task: regression\n")
+    assert "cannot tell the kind of file" in run("train", "c.yaml", "--target", "target", code=3).stderr
+    assert not Path("runs").exists()
+
+
+def test_several_files() -> None:
+    lines = Path("iris.csv").read_text().splitlines()
+    Path("part-1.csv").write_text("\n".join(lines[:70]))
+    Path("part-2.csv").write_text("\n".join([lines[0], *lines[70:]]))
+    run("train", "part-*.csv", "--target", "target", *SHORT)
+    run("train", "iris.csv", "--target", "target", *SHORT)
+    weights = "model/weights.safetensors"
+    assert Path("runs/part", weights).read_bytes() == Path("runs/iris", weights).read_bytes()

@@ -1,0 +1,151 @@
+"""A configuration for a data file trains as it is, and says what it makes of each column."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpumlp.config import Loaded, columns_of, guessed_task, load, starter
+from gpumlp.data import ArrayTable
+from gpumlp.errors import DataError
+from gpumlp.training.build import build, load_data
+
+ROWS = 120
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A table with each kind of column."""
+    rng = np.random.default_rng(0)
+    lines = ["row id,constant,empty,name,price,town,#odd: 'x',share,class"]
+    for i in range(ROWS):
+        gap = "" if i == 3 else rng.normal()
+        town = ["Ulm", "Köln", ""][rng.integers(3)]
+        lines.append(f"{1000 + i},7,,person {i},{gap},{town},{rng.integers(2)},1{i % 10} %,{i % 3}")
+    path = tmp_path / "the data.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def loaded_starter(path: Path, target: str, *overrides: str) -> Loaded:
+    text = starter(path, target, folder=path.parent)
+    return load(path.with_name("c.yaml"), overrides, text=text)
+
+
+def test_what_becomes_of_each_column(table: Path) -> None:
+    rows, columns = columns_of(table)
+    assert rows == ROWS
+    assert {each.name: each.used for each in columns} == {
+        "row id": False,
+        "constant": False,
+        "empty": False,
+        "name": False,
+        "price": True,
+        "town": True,
+        "#odd: 'x'": True,
+        "share": False,
+        "class": True,
+    }
+    texts = {each.name: each.text for each in columns}
+    assert texts["row id"] == "looks like an id"
+    assert texts["constant"] == "it is 7 in every row"
+    assert texts["empty"] == "it is empty in every row"
+    assert texts["name"] == f"all its {ROWS} texts are different"
+    assert texts["town"] == "2 categories: Köln, Ulm; some missing"
+    assert texts["price"].endswith(", 1 missing")
+    assert "not written plainly" in texts["share"]
+
+
+def test_it_trains_as_it_is(table: Path) -> None:
+    loaded = loaded_starter(table, "class", "training.epochs=1")
+    assert loaded.settings.task == "classification"
+    assert set(loaded.settings.data.drop) == {"row id", "constant", "empty", "name", "share"}
+    data = load_data(loaded)
+    assert data.encoder.classes == ("0", "1", "2")
+    assert not [note for note in data.notes if "left out" in note or "consider" in note]
+    assert {name: len(part) for name, part in data.parts.items()} == {"train": 84, "validation": 18, "test": 18}
+    build(loaded.settings, data)
+
+
+def test_the_text_says_what_was_found(table: Path) -> None:
+    text = starter(table, "class", folder=table.parent)
+    assert "# the data.csv: 120 rows, 9 columns; 3 of them are used as inputs." in text
+    assert "target: class  # 3 classes: 0 (40 rows), 1 (40 rows), 2 (40 rows)\n" in text
+    assert "- row id  # looks like an id\n" in text
+    assert "#   town: 2 categories: Köln, Ulm; some missing\n" in text
+    assert "# 84 rows to train on, 18 and 18 kept\n" in text
+
+
+def test_paths_start_where_the_configuration_stands(table: Path) -> None:
+    text = starter(table, "class", folder=table.parent / "configs")
+    assert "train: ../the data.csv" in text
+
+
+def test_a_column_is_found_by_number_unless_one_is_called_so(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,1,y\n" + "".join(f"{i * 0.5},{i * i},{i % 2}\n" for i in range(40)))
+    assert loaded_starter(path, "-1").settings.data.target == -1
+    assert loaded_starter(path, "1").settings.data.target == "1"
+    assert loaded_starter(path, "1").settings.task == "regression"
+    assert loaded_starter(path, "-1").settings.task == "classification"
+    with pytest.raises(DataError, match="there is no column 'z'"):
+        starter(path, "z", folder=tmp_path)
+    with pytest.raises(DataError, match="there is no column number 7"):
+        starter(path, "7", folder=tmp_path)
+
+
+def test_few_rows_are_all_for_training(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,y\n1,a\n2,b\n3,a\n")
+    loaded = loaded_starter(path, "y")
+    assert loaded.settings.data.split.validation == loaded.settings.data.split.test == 0
+    assert len(load_data(loaded).train) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        (np.arange(100) % 20, "classification"),
+        (np.arange(100) % 21, "regression"),  # one different number too many
+        (np.arange(49) % 10, "regression"),  # not five rows of each
+        (np.arange(50) % 10, "classification"),
+        (np.array([0, 1, 1]), "classification"),
+        (np.array([0.5, 1.5] * 50), "regression"),
+        (np.array(["a", "b"]), "classification"),
+        (np.array([True, False]), "classification"),
+    ],
+)
+def test_the_task_is_guessed_from_the_target(values: np.ndarray, task: str) -> None:
+    assert guessed_task(ArrayTable("a", {"y": values}), "y")[0] == task
+
+
+def test_arrays(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, x=np.random.default_rng(0).normal(size=(60, 2, 3)), y=np.arange(60) % 4, more=np.zeros(60))
+    _, columns = columns_of(path)
+    assert [(each.name, each.used) for each in columns] == [("x", True), ("y", False), ("more", False)]
+    loaded = loaded_starter(path, "y")
+    assert loaded.settings.data.drop == ("more",)
+    assert load_data(loaded).encoder.width == 6
+
+
+@pytest.mark.parametrize("name", ["a: b", "#", "x " * 80 + "x", "- a", "null", "a\u2028b", "'", '"', "é"])
+def test_names_that_yaml_would_take_for_something_else(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.csv"
+    quoted = '"' + name.replace('"', '""') + '"'
+    path.write_text(f"x,{quoted},y\n" + "".join(f"{i * 0.5},5,{i % 2}\n" for i in range(40)), encoding="utf-8")
+    assert loaded_starter(path, "y").settings.data.drop == (name,)
+    path.write_text(f"x,{quoted}\n" + "".join(f"{i * 0.5},{i % 2}\n" for i in range(40)), encoding="utf-8")
+    assert loaded_starter(path, name).settings.data.target == name
+
+
+def test_nothing_to_learn_from(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,y\n" + "".join(f"5,{i % 2}\n" for i in range(40)))
+    with pytest.raises(DataError, match="no column to learn from\n  x: it is 5 in every row"):
+        starter(path, "y", folder=tmp_path)
+    path.write_text("x,y\n" + "".join(f"{i},3\n" for i in range(40)))
+    with pytest.raises(DataError, match="every row is of the class '3'"):
+        starter(path, "y", folder=tmp_path)
