@@ -13,6 +13,9 @@ from collections.abc import Iterable
 LISTED = 40
 """Names that a message lists at most: a table may have thousands of columns."""
 
+QUOTED = 100
+"""Characters of a cell that a message quotes at most."""
+
 
 class GpumlpError(Exception):
     """Base of all errors that gpumlp raises on purpose.
@@ -88,6 +91,11 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
     return 128 + (interrupt.number if isinstance(interrupt, SignalError) else signal.SIGINT)
 
 
+def shown(text: str) -> str:
+    """Return a text from a data file as messages quote it: in quotes, cut off after ``QUOTED`` characters."""
+    return repr(text) if len(text) <= QUOTED else f"{text[:QUOTED]!r}... ({len(text):,} characters)"
+
+
 def nearest(name: object, allowed: Iterable[str]) -> str | None:
     """Return the allowed name closest to ``name``, capital letters or small, or None where nothing is close."""
     by_small_letters: dict[str, str] = {}
@@ -104,5 +112,6 @@ def choices(name: object, allowed: Iterable[str]) -> str:
         return "there is nothing to choose from"
     close = nearest(name, allowed)
     more = f" and {len(allowed) - LISTED} more" if len(allowed) > LISTED else ""
-    listing = "allowed: " + ", ".join(repr(a) if "," in a else a for a in allowed[:LISTED]) + more
-    return f"did you mean {close!r}? {listing}" if close else listing
+    short = (a if len(a) <= QUOTED else a[:QUOTED] + "..." for a in map(str, allowed[:LISTED]))
+    listing = "allowed: " + ", ".join(repr(a) if "," in a else a for a in short) + more
+    return f"did you mean {shown(close)}? {listing}" if close else listing

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gpumlp.config import dump, load
-from gpumlp.data import Dialect, prepare
+from gpumlp.data import Dialect, prepare_files
 from gpumlp.errors import ConfigError, DataError
 
 COUNT = 2000
@@ -150,7 +150,7 @@ def test_the_reader_of_tables(tmp_path: Path) -> None:
         target = rng.choice(["y", "w", -1, 0, "column_1"])
 
         def attempt() -> None:
-            prepared = prepare(path.name, folder=tmp_path, task=task, target=target, dialect=known, test=0)
+            prepared = prepare_files(path.name, folder=tmp_path, task=task, target=target, dialect=known, test=0)
             prepared.encoder.to_state()
 
         return attempt

@@ -101,7 +101,9 @@ class _Schema:
     def _child(self, node: Node, key: str | int) -> Node | None:
         if isinstance(key, int):
             return next((option["items"] for option in self.options(node) if "items" in option), None)
-        return self.settings(node).get(key)
+        sections = (option.get("additionalProperties") for option in self.options(node))
+        of_any_name = next((each for each in sections if isinstance(each, dict) and "type" not in each), None)
+        return self.settings(node).get(key, of_any_name)
 
 
 def _problem(schema: _Schema, detail: ErrorDetails) -> Problem:
@@ -147,7 +149,7 @@ def _needs(option: Node) -> str:
     if names := _names(option):
         return ("one of " if len(names) > 1 else "") + ", ".join(names)
     kind = option["type"]
-    if kind == "object" and isinstance(option.get("additionalProperties"), dict):
+    if kind == "object" and "type" in (option.get("additionalProperties") or {}):
         return f"a mapping, each to {_needs(option['additionalProperties'])}"
     if kind in _TYPES:
         return ("non-empty " if option.get("minLength") else "") + _TYPES[kind]

@@ -21,6 +21,7 @@ from gpumlp.data import (
     SCALINGS,
     USUAL_MISSING,
     Dialect,
+    Kind,
     MisfitProblems,
     Missing,
     is_encoding,
@@ -109,6 +110,38 @@ def _one_source(train: tuple[str, ...] | str | None, info: ValidationInfo) -> tu
     return train
 
 
+class ColumnSettings(Section):
+    """What a column is, and how its numbers are written."""
+
+    type: Literal["category", "number"] = Field(description="category (even if all texts are numbers) or number")
+    thousands: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        default=None, description="of numbers: mark between thousands; null: none"
+    )
+    unit: Text | None = Field(
+        default=None, description="of numbers: what stands before or after each, such as $ or %; null: nothing"
+    )
+
+    @model_validator(mode="after")
+    def _describe_numbers(self) -> Self:
+        if self.type == "category" and (self.thousands or self.unit):
+            key = "thousands" if self.thousands else "unit"
+            refuse(
+                "Column",
+                [Problem((key,), "a category is kept as it is written", "set type: number, or leave it out")],
+            )
+        return self
+
+    @model_serializer
+    def _short(self) -> str | dict[str, Any]:
+        own = {key: value for key, value in self if value is not None}
+        return self.type if len(own) == 1 else own
+
+
+def kind_of_column(given: object) -> object:
+    """Let a bare type stand for a description."""
+    return {"type": given} if isinstance(given, str) else given
+
+
 class Data(Section):
     """Where the rows come from and how they are prepared."""
 
@@ -153,6 +186,17 @@ class Data(Section):
         + ", and among numbers "
         + " ".join(sorted(USUAL_MISSING.among_numbers)),
     )
+    columns: dict[
+        Text, Annotated[ColumnSettings, BeforeValidator(kind_of_column, json_schema_input_type=str | ColumnSettings)]
+    ] = Field(
+        default={},
+        description="what columns are, by name, where that is not to be found: category, number, or "
+        "{type: number, thousands: ',', unit: $}",
+    )
+    missing_target: Literal["error", "drop"] = Field(
+        default="error",
+        description="rows without a target: error refuses them, drop leaves them out, with a note",
+    )
     drop: Columns = Field(default=(), description="columns to leave out, by name or index")
     weights: Column | None = Field(
         default=None, description="column that says how much each row counts, at least 0; null: all alike"
@@ -171,6 +215,11 @@ class Data(Section):
         )
 
     @property
+    def kinds(self) -> dict[str, Kind]:
+        """What columns are, as far as the settings say."""
+        return {name: Kind(each.type, each.thousands, each.unit) for name, each in self.columns.items()}
+
+    @property
     def title(self) -> str:
         """What to call the rows in messages."""
         if self.train is None:
@@ -187,6 +236,7 @@ class Data(Section):
             target=self.target,
             weights=self.weights,
             drop=self.drop,
+            columns=self.columns,
             dialect=self.dialect,
             query=self.query,
         )

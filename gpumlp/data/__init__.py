@@ -1,6 +1,6 @@
 """Data: files to arrays. Sources are read, rows divided, columns encoded by what the training rows say."""
 
-from gpumlp.data.dataset import Dataset, Encoder, Prepared, prepare
+from gpumlp.data.dataset import Dataset, Encoder, Prepared, prepare, prepare_files
 from gpumlp.data.encoding.columns import News
 from gpumlp.data.encoding.features import Features
 from gpumlp.data.encoding.scaling import SCALINGS
@@ -11,6 +11,7 @@ from gpumlp.data.source.delimited import read_bytes, read_lines, stream_blocks
 from gpumlp.data.source.dialect import DECIMALS, QUOTES, Dialect, is_encoding, is_separator
 from gpumlp.data.source.files import Files
 from gpumlp.data.source.frame import Frame
+from gpumlp.data.source.kinds import Kind
 from gpumlp.data.source.read import ENDINGS, Source, read, read_blocks, read_start
 from gpumlp.data.survey import ColumnReport, survey
 
@@ -30,6 +31,7 @@ __all__ = [
     "Features",
     "Files",
     "Frame",
+    "Kind",
     "MisfitError",
     "MisfitProblems",
     "Missing",
@@ -40,6 +42,7 @@ __all__ = [
     "is_separator",
     "misfits",
     "prepare",
+    "prepare_files",
     "read",
     "read_blocks",
     "read_bytes",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +17,11 @@ from gpumlp.data.encoding.features import Features
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.data.roles import MisfitError, Roles, absent, is_of
 from gpumlp.data.source.arrays import ArrayTable
+from gpumlp.data.source.cells import Floats
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.files import Files, all_files
 from gpumlp.data.source.frame import Frame
+from gpumlp.data.source.kinds import Kind
 from gpumlp.data.source.query import read_query
 from gpumlp.data.source.read import Source, read
 from gpumlp.data.splits import split
@@ -28,6 +30,7 @@ from gpumlp.errors import DataError
 from gpumlp.phases import phase
 
 Task = Literal["classification", "regression"]
+MissingTarget = Literal["error", "drop"]
 Targets = NDArray[np.int32 | np.float32]
 
 _FORMAT = 1
@@ -80,6 +83,7 @@ class Encoder:
     target_name, weights_name : of the column, or the array; None for no weights
     ignored : columns that may be there and are not used
     dialect : how the training file was written, by which others are to be read: ``read(path, encoder.dialect)``
+    kinds : what columns are, where the user said so
     """
 
     inputs: TableInputs | ArrayInputs
@@ -88,6 +92,7 @@ class Encoder:
     weights_name: str | None
     ignored: tuple[str, ...]
     dialect: Dialect
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
 
     @property
     def task(self) -> Task:
@@ -157,7 +162,7 @@ class Encoder:
         DataError : if the source does not fit
         """
         if isinstance(source, Frame):
-            source = source.with_missing(self.dialect.missing)
+            source = source.with_missing(self.dialect.missing).with_kinds(self.kinds)
         others = {self.target_name, *self.ignored, *([self.weights_name] if self.weights_name else [])}
         if self.dialect.header is False:
             self._require_places(source, {*self.inputs.names, *others})
@@ -178,6 +183,8 @@ class Encoder:
     def to_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return the fields (fit for JSON) and the arrays that ``from_state`` takes back."""
         fields, arrays = self.inputs.to_state()
+        kinds = [{"name": name, **kind.to_state()} for name, kind in self.kinds.items()]
+        described = {"columns": kinds} if kinds else {}
         return {
             "format": _FORMAT,
             "task": self.task,
@@ -187,6 +194,7 @@ class Encoder:
             "weights": self.weights_name,
             "ignored": list(self.ignored),
             "dialect": self.dialect.to_state(),
+            **described,
         }, prefixed("inputs", arrays)
 
     @classmethod
@@ -203,6 +211,7 @@ class Encoder:
         kind = state.text("source", allowed=("table", "array"))
         target = state.section("target")
         inputs = state.section("inputs")
+        described = state.sections("columns") if state.has("columns") else []
         return cls(
             inputs=(TableInputs if kind == "table" else ArrayInputs).from_state(inputs),
             target=(ClassTarget if task == "classification" else NumberTarget).from_state(target),
@@ -210,6 +219,7 @@ class Encoder:
             weights_name=state.optional_text("weights"),
             ignored=state.texts("ignored"),
             dialect=Dialect.from_state(state.section("dialect")),
+            kinds={each.text("name"): Kind.from_state(each) for each in described},
         )
 
     def _require_places(self, source: Source, known: set[str]) -> None:
@@ -261,6 +271,92 @@ class Prepared:
 
 
 def prepare(
+    train: Source,
+    *,
+    task: Task,
+    target: str | int | None,
+    validation: float | Source = 0.15,
+    test: float | Source = 0.15,
+    scaling: str | None = None,
+    drop: Sequence[str | int] = (),
+    weights: str | int | None = None,
+    columns: Mapping[str, Kind] | None = None,
+    missing_target: MissingTarget = "error",
+    seed: int = 0,
+    dialect: Dialect = DETECT,
+    encoder: Encoder | None = None,
+) -> Prepared:
+    """Divide the rows of a task, fit the encoding to the training rows, encode all parts.
+
+    Parameters
+    ----------
+    train : the training rows: what ``read`` or ``rows_of`` returned
+    task : classification or regression
+    target : the column by name or number (negative: from the end), or the array by name; None is allowed
+        for IDX files, which have only one
+    validation, test : a share of the rows of ``train`` (0: no such part), or other rows
+    scaling : a name in ``SCALINGS``; None means robust, but leaves bytes as they are
+    drop : columns, or arrays, to leave out
+    weights : the column of row weights
+    columns : what columns are, where that is not to be found out
+    missing_target : what becomes of rows without a target: an error, or they are left out, with a note
+    seed : decides which rows are drawn
+    dialect : how files of text that come later are written, where ``train`` does not tell
+    encoder : an encoding that was fitted before, to be used as it is
+
+    Raises
+    ------
+    MisfitError : if ``target``, ``weights``, ``drop`` or ``columns`` (the names it uses) do not fit ``train``
+    DataError : if rows do not fit the task
+    """
+    roles = Roles.find(train, target, weights, drop, columns or ())
+    if isinstance(train, ArrayTable):
+        train.require_same_rows([train.choose_inputs(exclude={*roles.named, *roles.dropped}), *roles.named])
+    notes: list[str] = []
+    kinds = dict(columns or {}) if encoder is None else encoder.kinds
+    if isinstance(train, Frame):
+        dialect = train.dialect if train.dialect.separator else dialect  # None is found only in text
+        notes += train.notes
+        train = replace(train.with_kinds(kinds), notes=())
+        kinds = train.kinds
+    given = {
+        part: each for part, each in (("validation", validation), ("test", test)) if not isinstance(each, int | float)
+    }
+    if missing_target == "drop":
+        train, remarks = _with_target(train, task, roles.target)
+        notes += remarks
+        for part, each in given.items():
+            given[part], remarks = _with_target(each, task, roles.target)
+            notes += [f"{part}: {remark}" for remark in remarks]
+    shares = {"validation": validation, "test": test} | dict.fromkeys(given, 0.0)
+    parts, goal, remarks = _divide(train, task, roles, shares, seed)
+    notes += remarks
+    if encoder is None:
+        inputs, remarks = _fit_inputs(_counted(parts["train"], roles.weights), roles, scaling)
+        notes += remarks
+        encoder = Encoder(
+            inputs=inputs,
+            target=goal,
+            target_name=roles.target,
+            weights_name=roles.weights,
+            ignored=tuple(name for name in train.names if name not in (*inputs.names, *roles.named)),
+            dialect=dialect,
+            kinds=kinds,
+        )
+    datasets: dict[str, Dataset] = {}
+    for part, each in {**parts, **given}.items():
+        datasets[part], remarks = encoder.encode(each, targets=True)
+        notes += [f"{part}: {remark}" for remark in remarks]
+    return Prepared(
+        train=datasets["train"],
+        validation=datasets.get("validation"),
+        test=datasets.get("test"),
+        encoder=encoder,
+        notes=tuple(notes),
+    )
+
+
+def prepare_files(
     train: Files | None = None,
     *,
     query: str | None = None,
@@ -273,101 +369,115 @@ def prepare(
     dialect: Dialect = DETECT,
     drop: Sequence[str | int] = (),
     weights: str | int | None = None,
+    columns: Mapping[str, Kind] | None = None,
+    missing_target: MissingTarget = "error",
     seed: int = 0,
     encoder: Encoder | None = None,
 ) -> Prepared:
-    """Read the files of a task, divide the rows, fit the encoding to the training rows, encode all parts.
+    """Read the files of a task and prepare their rows; all that is not described here is as for ``prepare``.
 
     Parameters
     ----------
     train : the file of the training rows, relative to ``folder``; also a pattern, or several files
     query : one SELECT over data files, in place of ``train``; their paths, too, start from ``folder``
-    task : classification or regression
-    target : the column by name or number (negative: from the end), or the array by name; None is allowed
-        for IDX files, which have only one
     validation, test : a share of the rows of ``train`` (0: no such part), or other files
-    scaling : a name in ``SCALINGS``; None means robust, but leaves bytes as they are
     dialect : how the training file is written, if it is text; what is found out holds for the other files, too
-    drop : columns, or arrays, to leave out
-    weights : the column of row weights
-    seed : decides which rows are drawn
-    encoder : an encoding that was fitted before, to be used as it is
 
     Raises
     ------
-    MisfitError : if ``train``, ``split.validation``, ``split.test``, ``query``, ``target``, ``weights`` or ``drop``
-        (these are the names it uses) do not fit the files
+    MisfitError : if ``train``, ``split.validation``, ``split.test``, ``query``, ``target``, ``weights``, ``drop`` or
+        ``columns`` (these are the names it uses) do not fit the files
     DataError : if a file cannot be read or does not fit the task
     """
-    folder, given = Path(folder), {"validation": validation, "test": test}
-    names = {part: value for part, value in given.items() if not isinstance(value, int | float)}
-    shares = {part: value if isinstance(value, int | float) else 0.0 for part, value in given.items()}
     if (train is None) == (query is None):
         raise TypeError("either train or query says where the rows are")
+    folder, given = Path(folder), {"validation": validation, "test": test}
+    names = {part: value for part, value in given.items() if not isinstance(value, int | float)}
     located = {} if train is None else {"train": train}
     problems = absent(folder, located | {f"split.{part}": name for part, name in names.items()})
     if any(is_of("train", setting) for setting, _ in problems):
         raise MisfitError(problems)
-    # Only of a known encoding is it known what the columns are; the names of classes are kept as they are written.
-    texts = encoder.texts if encoder else [target] if task == "classification" and isinstance(target, str) else []
-    written = dialect if encoder is None else encoder.dialect
-    source: Source
+    dialect, texts = (dialect, _texts(task, target, columns)) if encoder is None else (encoder.dialect, encoder.texts)
     if train is not None:
-        source = read(all_files(train, folder), written, texts=texts)
+        source = read(all_files(train, folder), dialect, texts=texts)
     else:
         assert query is not None
         try:
-            source = read_query(query, folder, written, texts=texts)
+            source = read_query(query, folder, dialect, texts=texts)
         except DataError as error:
             raise MisfitError([*problems, ("query", error)]) from None
-    try:
-        roles = Roles.find(source, target, weights, drop)
-    except MisfitError as error:
-        problems += error.problems
     if problems:
+        try:
+            Roles.find(source, target, weights, drop, columns or ())
+        except MisfitError as error:
+            problems += error.problems
         raise MisfitError(problems)
-    if isinstance(source, ArrayTable):
-        source.require_same_rows([source.choose_inputs(exclude={*roles.named, *roles.dropped}), *roles.named])
-    notes: list[str] = []
-    if isinstance(source, Frame):
-        dialect = source.dialect if source.dialect.separator else dialect  # None is found only in text
-        notes += source.notes
-        source = replace(source, notes=())
-    files = {part: read(all_files(name, folder), dialect, texts=texts) for part, name in names.items()}
-
-    parts, goal, remarks = _divide(source, task, roles.target, shares["validation"], shares["test"], seed)
-    notes += remarks
-    if encoder is None:
-        inputs, remarks = _fit_inputs(parts["train"], roles, scaling)
-        notes += remarks
-        encoder = Encoder(
-            inputs=inputs,
-            target=goal,
-            target_name=roles.target,
-            weights_name=roles.weights,
-            ignored=tuple(name for name in source.names if name not in (*inputs.names, *roles.named)),
-            dialect=dialect,
-        )
-    datasets: dict[str, Dataset] = {}
-    for part, each in {**parts, **files}.items():
-        datasets[part], remarks = encoder.encode(each, targets=True)
-        notes += [f"{part}: {remark}" for remark in remarks]
-    return Prepared(
-        train=datasets["train"],
-        validation=datasets.get("validation"),
-        test=datasets.get("test"),
+    found = source.dialect if isinstance(source, Frame) and source.dialect.separator else dialect
+    files: dict[str, Any] = {part: read(all_files(name, folder), found, texts=texts) for part, name in names.items()}
+    return prepare(
+        source,
+        task=task,
+        target=target,
+        **{**given, **files},
+        scaling=scaling,
+        drop=drop,
+        weights=weights,
+        columns=columns,
+        missing_target=missing_target,
+        seed=seed,
+        dialect=dialect,
         encoder=encoder,
-        notes=tuple(notes),
     )
+
+
+def _texts(task: Task, target: str | int | None, columns: Mapping[str, Kind] | None) -> list[str]:
+    """Return the columns that are known to be texts before a file is read: classes are kept as they are written."""
+    classes = [target] if task == "classification" and isinstance(target, str) else []
+    return classes + [name for name, kind in (columns or {}).items() if kind.type == "category"]
+
+
+def _with_target(source: Source, task: Task, target: str) -> tuple[Source, list[str]]:
+    """Return the rows that have a target, and a note on the others."""
+    if task == "classification":
+        labels = source.categories(source.resolve(target))
+        missing = (labels.texts == "")[labels.codes]
+    else:
+        missing = np.isnan(_numbers(source, source.resolve(target)))
+    if not missing.any():
+        return source, []
+    if missing.all():
+        raise DataError("no row has a target", where=source.path, hint="check the name of the target")
+    count = int(missing.sum())
+    note = f"{count:,} of {len(missing):,} rows have no target and are left out (data.missing_target)"
+    return source.take(np.flatnonzero(~missing)), [note]
+
+
+def _counted(source: Source, weights: str | None) -> Source:
+    """Return the rows that count: one of weight 0 decides nothing."""
+    if weights is None:
+        return source
+    counts = _weights(source, weights) > 0
+    return source if counts.all() else source.take(np.flatnonzero(counts))
+
+
+def _numbers(source: Source, target: str) -> Floats:
+    """Return a target of numbers."""
+    try:
+        return source.numbers(target)
+    except DataError as error:  # the usual way out, to drop the column, is none for a target
+        hint = "correct the value; if the target names classes, set the task to classification"
+        remedy = source.remedy(target) if isinstance(source, Frame) else None
+        raise DataError(error.what, where=error.where, hint=remedy or hint) from None
 
 
 @phase("fit")
 def _divide(
-    source: Source, task: Task, target: str, validation: float, test: float, seed: int
+    source: Source, task: Task, roles: Roles, shares: Mapping[str, Any], seed: int
 ) -> tuple[dict[str, Source], ClassTarget | NumberTarget, list[str]]:
     """Return the parts that are shares of ``source``, the target fitted, and notes on it."""
     goal: ClassTarget | NumberTarget
     notes: list[str] = []
+    target, validation, test = roles.target, shares["validation"], shares["test"]
     if task == "classification":
         # The classes may be taken from all rows: the split leaves each of them a training row.
         labels = source.categories(target)
@@ -379,12 +489,7 @@ def _divide(
             notes.append(f"classes with one row, which is in the training part: {', '.join(single[:5])}")
         notes += goal.doubts(source.dialect.missing) if isinstance(source, Frame) else []
     else:
-        try:
-            count = len(source.numbers(target))
-        except DataError as error:  # the usual way out, to drop the column, is none for a target
-            hint = "correct the value; if the target names classes, set the task to classification"
-            remedy = source.remedy(target) if isinstance(source, Frame) else None
-            raise DataError(error.what, where=error.where, hint=remedy or hint) from None
+        count = len(_numbers(source, target))
         if isinstance(source, Frame) and (remark := source.grouped(target)):
             notes.append(f"column {target!r} {remark}")
         rows = split(count, validation=validation, test=test, seed=seed)
@@ -392,7 +497,8 @@ def _divide(
     if validation or test:
         parts = {part: source.take(each) for part, each in rows._asdict().items() if len(each)}
     if task == "regression":
-        goal = NumberTarget.fit(parts["train"].numbers(target), parts["train"].where)
+        counted = _counted(parts["train"], roles.weights)
+        goal = NumberTarget.fit(counted.numbers(target), counted.where)
     return parts, goal, notes
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.files import Files, all_files, matched
+from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.query import query_columns
 from gpumlp.data.source.read import Source, read, read_start, readable
 from gpumlp.errors import DataError
@@ -53,7 +54,12 @@ class Roles:
 
     @classmethod
     def find(
-        cls, source: Source, target: str | int | None, weights: str | int | None, drop: Sequence[str | int]
+        cls,
+        source: Source,
+        target: str | int | None,
+        weights: str | int | None,
+        drop: Sequence[str | int],
+        columns: Iterable[str] = (),
     ) -> Roles:
         """Find the columns in the training file.
 
@@ -77,6 +83,13 @@ class Roles:
             if first != setting and not (first.startswith("drop") and setting.startswith("drop")):
                 what = f"{column!r} is the {first} already"
                 problems.append((setting, DataError(what, where=source.path, hint="each column can be one thing")))
+        for name in columns:
+            try:
+                if not isinstance(source, Frame):
+                    raise DataError("only the columns of a table can be described, not arrays", where=source.path)
+                source.resolve(name)
+            except DataError as error:
+                problems.append((f"columns.{name}", error))
         if problems:
             raise MisfitError(problems)
         by_setting = {setting: column for column, setting in found.items()}
@@ -91,6 +104,7 @@ def misfits(
     target: str | int | None,
     weights: str | int | None,
     drop: Sequence[str | int],
+    columns: Iterable[str] = (),
     dialect: Dialect = DETECT,
     query: str | None = None,
 ) -> MisfitProblems:
@@ -110,7 +124,7 @@ def misfits(
                 rows = _read_columns(all_files(files["train"], folder)[0], dialect)
             else:
                 rows = query_columns(query, folder)
-            Roles.find(rows, target, weights, drop)
+            Roles.find(rows, target, weights, drop, columns)
         except MisfitError as error:
             problems += error.problems
         except DataError as error:

@@ -49,6 +49,10 @@ class StateReader:
         """Return the section under ``key``, or None if that is None."""
         return None if self._get(key) is None else self.section(key)
 
+    def has(self, key: str) -> bool:
+        """Return whether there is such an entry."""
+        return key in self._fields
+
     def sections(self, key: str) -> list[StateReader]:
         """Return a list of sections."""
         return [StateReader(each, self._arrays, f"{self._prefix}{key}.") for each in self._list(key)]

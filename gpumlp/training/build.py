@@ -13,7 +13,7 @@ import numpy as np
 from gpumlp import backend as backends
 from gpumlp.backend import Backend
 from gpumlp.config import ClassificationLoss, Loaded, Settings
-from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, prepare
+from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, prepare_files
 from gpumlp.errors import ConfigError, DataError, choices
 from gpumlp.nn import LOSSES, Hidden, Loss, Model, Sequential, count_parameters, mlp
 from gpumlp.ops.precision import PRECISIONS
@@ -55,7 +55,7 @@ def load_data(loaded: Loaded, encoder: Encoder | None = None) -> Prepared:
     settings, data = loaded.settings, loaded.settings.data
     assert data.folder is not None  # loading made it absolute
     try:
-        prepared = prepare(
+        prepared = prepare_files(
             data.train,
             query=data.query,
             task=settings.task,
@@ -67,6 +67,8 @@ def load_data(loaded: Loaded, encoder: Encoder | None = None) -> Prepared:
             dialect=data.dialect,
             drop=data.drop,
             weights=data.weights,
+            columns=data.kinds,
+            missing_target=data.missing_target,
             seed=settings.training.seed,
             encoder=encoder,
         )

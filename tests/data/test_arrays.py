@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpumlp.data import ArrayTable, prepare, read
+from gpumlp.data import ArrayTable, prepare_files, read
 from gpumlp.errors import DataError
 
 
@@ -107,7 +107,7 @@ def test_rows_are_taken_lazily_and_counted_in_the_file():
 def test_arrays_of_different_lengths(tmp_path):
     path = save(tmp_path, x=np.zeros((4, 2)), y=np.zeros(3))
     with pytest.raises(DataError, match="the arrays differ in their number of rows: x 4, y 3"):
-        prepare(path.name, folder=tmp_path, task="regression", target="y")
+        prepare_files(path.name, folder=tmp_path, task="regression", target="y")
 
 
 def test_an_empty_array(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpumlp.data import SCALINGS, Dialect, Encoder, Missing, Prepared, prepare, read
+from gpumlp.data import SCALINGS, Dialect, Encoder, Missing, Prepared, prepare_files, read
 from gpumlp.data.splits import split
 from gpumlp.errors import DataError, RunError
 
@@ -45,7 +45,7 @@ def saved(encoder: Encoder) -> Encoder:
 
 @pytest.mark.parametrize(("name", "target", "task", "drop", "rows", "features", "outputs"), SHIPPED)
 def test_shipped_data(shipped, name, target, task, drop, rows, features, outputs):
-    prepared = prepare(name, folder=shipped, task=task, target=target, drop=drop, seed=1)
+    prepared = prepare_files(name, folder=shipped, task=task, target=target, drop=drop, seed=1)
     encoder = prepared.encoder
     parts = (prepared.train, prepared.validation, prepared.test)
     assert sum(map(len, parts)) == rows
@@ -69,7 +69,7 @@ def test_shipped_data(shipped, name, target, task, drop, rows, features, outputs
 
 
 def test_classes_keep_their_shares(shipped):
-    prepared = prepare("adult_train.csv.gz", folder=shipped, task="classification", target="income-per-year")
+    prepared = prepare_files("adult_train.csv.gz", folder=shipped, task="classification", target="income-per-year")
     assert prepared.encoder.classes == ("<=50K", ">50K")
     whole = 7841 / 32561
     for part in (prepared.train, prepared.validation, prepared.test):
@@ -77,7 +77,9 @@ def test_classes_keep_their_shares(shipped):
 
 
 def test_missing_cells_of_adult_are_categories(shipped):
-    prepared = prepare("adult_train.csv.gz", folder=shipped, task="classification", target=-1, validation=0, test=0)
+    prepared = prepare_files(
+        "adult_train.csv.gz", folder=shipped, task="classification", target=-1, validation=0, test=0
+    )
     features = prepared.encoder.features
     assert [f for f in features if f.endswith("(missing)")] == [
         "workclass=(missing)",
@@ -90,7 +92,7 @@ def test_missing_cells_of_adult_are_categories(shipped):
 
 
 def test_regression_targets_are_standardised_on_training_rows(shipped):
-    prepared = prepare("diabetes.csv", folder=shipped, task="regression", target="target")
+    prepared = prepare_files("diabetes.csv", folder=shipped, task="regression", target="target")
     assert prepared.train.targets.mean() == pytest.approx(0, abs=1e-6)
     assert prepared.train.targets.std() == pytest.approx(1, abs=1e-6)
     encoder = prepared.encoder
@@ -101,7 +103,7 @@ def test_regression_targets_are_standardised_on_training_rows(shipped):
 
 
 def test_a_classifier_has_no_scale(shipped):
-    encoder = prepare("iris.csv", folder=shipped, task="classification", target="target").encoder
+    encoder = prepare_files("iris.csv", folder=shipped, task="classification", target="target").encoder
     with pytest.raises(TypeError):
         encoder.restore(np.zeros((2, 1)))
 
@@ -111,7 +113,7 @@ ROWS = [f"{i % 13},{i * i % 31},{'abc'[i % 3]},{'?' if i % 9 == 0 else i % 5},{i
 
 def small(write, tmp_path, rows=ROWS, **options) -> Prepared:
     name = write("a,b,c,d,y\n" + "\n".join(rows) + "\n")
-    return prepare(name, **{"folder": tmp_path, "task": "regression", "target": "y", "seed": 5, **options})
+    return prepare_files(name, **{"folder": tmp_path, "task": "regression", "target": "y", "seed": 5, **options})
 
 
 @pytest.mark.parametrize("scaling", [None, *SCALINGS])
@@ -141,7 +143,7 @@ def test_the_seed_decides_on_the_rows(tmp_path, write):
 def test_files_in_place_of_shares(tmp_path, write):
     write("y,x,extra,c\n0,1,7,q\n1,5,7,b\n", "test.csv")
     write("x,c,y\n1,a,1\n2,b,0\n3,a,1\n4,b,0\n", "train.csv")
-    prepared = prepare(
+    prepared = prepare_files(
         "train.csv", folder=tmp_path, task="classification", target="y", validation=0, test="test.csv", scaling="none"
     )
     assert len(prepared.train) == 4
@@ -158,7 +160,7 @@ def test_a_class_that_only_another_file_has(tmp_path, write):
     write("x,y\n1,a\n2,b\n3,a\n", "train.csv")
     write("x,y\n1,a\n2,c\n", "test.csv")
     with pytest.raises(DataError, match=r"test\.csv:3: the class 'c' does not occur in the training data"):
-        prepare("train.csv", folder=tmp_path, task="classification", target="y", validation=0, test="test.csv")
+        prepare_files("train.csv", folder=tmp_path, task="classification", target="y", validation=0, test="test.csv")
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_only_the_ratios_of_weights_count(tmp_path, write, factor):
     for scale in (1.0, factor):
         name = write("x,y,w\n" + "\n".join(f"{i},{i},{scale * w!r}" for i, w in enumerate(cells)))
         options = {"folder": tmp_path, "task": "regression", "target": "y", "validation": 0, "test": 0}
-        found.append(prepare(name, weights="w", **options).train.weights.tolist())
+        found.append(prepare_files(name, weights="w", **options).train.weights.tolist())
     assert found == 2 * [[w / 8 for w in cells]]
 
 
@@ -226,7 +228,7 @@ def test_only_the_ratios_of_weights_count(tmp_path, write, factor):
 def test_bad_weights(tmp_path, write, cells, message):
     name = write("x,y,w\n" + "\n".join(f"{i},{i},{w}" for i, w in enumerate(cells)))
     with pytest.raises(DataError, match=message):
-        prepare(name, folder=tmp_path, task="regression", target="y", weights="w", validation=0, test=0)
+        prepare_files(name, folder=tmp_path, task="regression", target="y", weights="w", validation=0, test=0)
 
 
 def test_prediction_needs_neither_target_nor_weights(tmp_path, write):
@@ -244,8 +246,8 @@ def test_columns_without_names_that_have_moved_are_refused(tmp_path, write):
     """What is missing at the end has moved none; without the first column the second stands in its place."""
     rows = [f"{i},{i % 7},{i % 5},x" for i in range(40)]
     write("\n".join(rows) + "\n")
-    first = prepare("a.csv", folder=tmp_path, task="regression", target=0, drop=[3]).encoder
-    last = prepare("a.csv", folder=tmp_path, task="regression", target=2, drop=[3]).encoder
+    first = prepare_files("a.csv", folder=tmp_path, task="regression", target=0, drop=[3]).encoder
+    last = prepare_files("a.csv", folder=tmp_path, task="regression", target=2, drop=[3]).encoder
     write("1,2,3\n", "new.csv")
     new = read(tmp_path / "new.csv", first.dialect)
     message = r"new\.csv: of 4 columns without names, as in training, only 3 are here\n  keep each in its place"
@@ -260,7 +262,7 @@ def test_columns_without_names_that_have_moved_are_refused(tmp_path, write):
 
 def test_prediction_uses_the_missing_markers_of_training(tmp_path, write):
     write("x,y\n1,1\n-9,2\n3,3\n")
-    encoder = prepare(
+    encoder = prepare_files(
         "a.csv",
         folder=tmp_path,
         task="regression",
@@ -279,7 +281,7 @@ def test_arrays_end_to_end(tmp_path):
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(50, 4)).astype(np.float32), generator.integers(0, 3, 50)
     np.savez(tmp_path / "a.npz", x=x, y=y, w=np.arange(50.0), other=np.zeros((7, 2)))
-    prepared = prepare(
+    prepared = prepare_files(
         "a.npz", folder=tmp_path, task="classification", target="y", weights="w", scaling="none", validation=0
     )
     rows = (64 * prepared.test.weights).astype(int)
@@ -289,7 +291,7 @@ def test_arrays_end_to_end(tmp_path):
     found, _ = saved(prepared.encoder).encode(read(tmp_path / "b.npy"), targets=False)
     assert (found.inputs == x).all()
     np.savez(tmp_path / "c.npz", x=x, y=y[:9])
-    encoder = prepare("a.npz", folder=tmp_path, task="classification", target="y", drop=["w"]).encoder
+    encoder = prepare_files("a.npz", folder=tmp_path, task="classification", target="y", drop=["w"]).encoder
     with pytest.raises(DataError, match="array 'y' has 9 rows, but the inputs have 50"):
         encoder.encode(read(tmp_path / "c.npz"), targets=True)
 
@@ -312,7 +314,7 @@ def test_any_table_is_prepared_or_an_error_of_data(tmp_path, rows, task, scaling
     text = "\n".join(",".join(row) for row in [[f"c{i}" for i in range(len(rows[0]))], *rows])
     (tmp_path / "any.csv").write_bytes(text.encode())
     try:
-        prepared = prepare(
+        prepared = prepare_files(
             "any.csv", folder=tmp_path, task=task, target=-1, scaling=scaling, validation=share, test=0
         )
     except DataError:
@@ -330,10 +332,10 @@ def states(tmp_path_factory):
     np.savez(folder / "a.npz", x=np.eye(9, dtype=np.uint8), f=np.eye(9), y=np.arange(9) % 2)
     options = {"folder": folder, "validation": 0, "test": 0}
     encoders = [
-        prepare("a.csv", task="regression", target="y", scaling="quantile", **options).encoder,
-        prepare("a.csv", task="classification", target="y", weights="b", **options).encoder,
-        prepare("a.npz", task="classification", target="y", **options).encoder,
-        prepare("a.npz", task="classification", target="y", drop=["x"], **options).encoder,
+        prepare_files("a.csv", task="regression", target="y", scaling="quantile", **options).encoder,
+        prepare_files("a.csv", task="classification", target="y", weights="b", **options).encoder,
+        prepare_files("a.npz", task="classification", target="y", **options).encoder,
+        prepare_files("a.npz", task="classification", target="y", drop=["x"], **options).encoder,
     ]
     return [encoder.to_state() for encoder in encoders]
 
@@ -436,7 +438,7 @@ def test_a_state_of_another_version(states, version):
 
 
 def test_census(larger):
-    prepared = prepare(
+    prepared = prepare_files(
         "census_kdd_train.csv.gz",
         folder=larger / "census_kdd",
         task="classification",
@@ -450,12 +452,16 @@ def test_census(larger):
 
 
 def test_housing_has_one_column_with_gaps(larger):
-    prepared = prepare("housing.csv.gz", folder=larger / "california", task="regression", target="median_house_value")
+    prepared = prepare_files(
+        "housing.csv.gz", folder=larger / "california", task="regression", target="median_house_value"
+    )
     assert [f for f in prepared.encoder.features if "missing" in f] == ["total_bedrooms is missing"]
 
 
 def test_wine_is_separated_by_semicolons(larger):
-    prepared = prepare("winequality-red.csv", folder=larger / "wine_quality", task="regression", target="quality")
+    prepared = prepare_files(
+        "winequality-red.csv", folder=larger / "wine_quality", task="regression", target="quality"
+    )
     assert prepared.encoder.features[0] == "fixed acidity"
     assert prepared.encoder.width == 11
 
@@ -482,7 +488,9 @@ def test_published_files_are_read_as_they_are(larger, name, rows, columns, separ
 
 
 def test_ids_of_churn_are_reported(larger):
-    prepared = prepare("Churn_Modelling.csv.gz", folder=larger / "churn", task="classification", target="Exited")
+    prepared = prepare_files(
+        "Churn_Modelling.csv.gz", folder=larger / "churn", task="classification", target="Exited"
+    )
     (ids,) = (note for note in prepared.notes if "looks like an id" in note)
     assert "'RowNumber'" in ids
     assert "'CustomerId'" in ids

@@ -69,10 +69,16 @@ def test_a_column_without_a_name_is_called_by_its_number():
         ("x,y\n1,2\n\n1,2,3\n", r"^a\.csv:4: expected 2 cells, as in the first row, but found 3"),
         (
             "Report\n\nx,y\n1,2\n",
-            r"^a\.csv:3: expected 1 cell,.*\n  if the first row is a title or a comment, take it out",
+            r"^a\.csv:3: 1 column name for a row of 2 cells\n.* if the first row is a title or a comment",
         ),
-        ("sep=;\nx;y;z\n1;2;3\n", r"^a\.csv:2: expected 2 cells.*\n  if the first row is a title or a comment"),
-        ("x,y\n1,2,3\n", r"^a\.csv:2: expected 2 cells.*\n.*; else a cell that holds the separator needs quotes"),
+        (
+            "sep=;\nx;y;z\n1;2;3\n",
+            r"^a\.csv:2: 2 column names for a row of 3 cells\n.* if the first row is a title",
+        ),
+        (
+            "x,y\n1,2,3\n",
+            r"^a\.csv:2: 2 column names for a row of 3 cells\n  each column needs one name",
+        ),
         ("x,y\r1,2\r", r"^a\.csv:1: broken quoting or line end.*\n  end each line with \\n or \\r\\n"),
         ('x,y\n1,"2\n3,4\n5,6\n', r"^a\.csv:2: broken quoting or line end"),
         ('x,y\n1,"2"3\n', r"^a\.csv:2: broken quoting or line end"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpumlp.data import Dialect, Encoder, Frame, Missing, News, prepare, read, read_blocks
+from gpumlp.data import Dialect, Encoder, Frame, Missing, News, prepare_files, read, read_blocks
 from gpumlp.data.source import delimited, engine
 from gpumlp.data.source.engine import EngineRefusalError
 from gpumlp.data.source.frame import Codes, Nested, Numbers, concatenated
@@ -179,10 +179,10 @@ def test_a_large_file_becomes_typed_columns_in_its_order(large: Path) -> None:
 
 def test_a_large_file_is_encoded_as_a_short_one_is(large: Path) -> None:
     kwargs = {"task": "classification", "target": "y", "folder": large.parent}
-    fast = prepare(large.name, **kwargs)
+    fast = prepare_files(large.name, **kwargs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(delimited, "START_CELLS", 10**9)
-        slow = prepare(large.name, **kwargs)
+        slow = prepare_files(large.name, **kwargs)
     assert fast.fingerprint == slow.fingerprint
     assert fast.notes == slow.notes
     state, other = fast.encoder.to_state(), slow.encoder.to_state()
@@ -193,7 +193,7 @@ def test_a_large_file_is_encoded_as_a_short_one_is(large: Path) -> None:
 
 def test_blocks_are_the_file_in_parts(large: Path) -> None:
     whole = read(large)
-    encoder = prepare(large.name, task="classification", target="y", folder=large.parent).encoder
+    encoder = prepare_files(large.name, task="classification", target="y", folder=large.parent).encoder
     assert isinstance(encoder, Encoder)
     blocks = list(read_blocks(large, whole.dialect, texts=encoder.texts))
     assert len(blocks) > 1

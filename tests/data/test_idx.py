@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from gpumlp.data import prepare, read
+from gpumlp.data import prepare_files, read
 from gpumlp.errors import DataError
 
 IMAGES = np.arange(10 * 3 * 2, dtype=np.uint8).reshape(10, 3, 2)
@@ -42,7 +42,9 @@ def test_labels_are_found_beside_the_images(tmp_path, write, images, labels, pac
 def test_images_stay_bytes(tmp_path, write):
     write(idx(IMAGES), "images.idx3")
     write(idx(LABELS), "labels.idx1")
-    prepared = prepare("images.idx3", folder=tmp_path, task="classification", target=None, validation=0.2, test=0)
+    prepared = prepare_files(
+        "images.idx3", folder=tmp_path, task="classification", target=None, validation=0.2, test=0
+    )
     assert prepared.train.inputs.dtype == np.uint8
     assert prepared.encoder.input_scale == 1 / 255
     assert prepared.encoder.width == 6
@@ -89,7 +91,7 @@ def test_fewer_labels_than_images(tmp_path, write):
     write(idx(IMAGES), "images.idx3")
     write(idx(LABELS[:9]), "labels.idx1")
     with pytest.raises(DataError, match="differ in their number of rows: images 10, labels 9"):
-        prepare("images.idx3", folder=tmp_path, task="classification", target=None)
+        prepare_files("images.idx3", folder=tmp_path, task="classification", target=None)
 
 
 def test_fashion_mnist_is_read_fast_and_never_as_floats(larger):

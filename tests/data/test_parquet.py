@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpumlp.data import prepare, read
+from gpumlp.data import prepare_files, read
 from gpumlp.errors import DataError
 
 
@@ -30,7 +30,9 @@ def test_the_same_rows_as_csv_and_as_parquet_are_encoded_alike(write, tmp_path):
     lines = [f"{a!r},{t or ''},{w},{str(bool(b)).lower()},{v!r}"
              for a, t, w, b, v in zip(x.tolist(), text, whole, truth, y.tolist(), strict=True)]  # fmt: skip
     (tmp_path / "a.csv").write_text("\n".join(["x,text,whole,truth,y", *lines]) + "\n")
-    one, other = (prepare(name, task="regression", target="y", folder=tmp_path) for name in (path.name, "a.csv"))
+    one, other = (
+        prepare_files(name, task="regression", target="y", folder=tmp_path) for name in (path.name, "a.csv")
+    )
     assert one.encoder.features == other.encoder.features
     assert one.fingerprint == other.fingerprint
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpumlp.config import load
-from gpumlp.data import MisfitError, prepare
+from gpumlp.data import MisfitError, prepare_files
 from gpumlp.data.source.query import query_columns, read_query
 from gpumlp.errors import ConfigError, DataError
 
@@ -31,7 +31,7 @@ def folder(tmp_path, write) -> Path:
 
 
 def fingerprint(folder, query=None, train=None) -> str:
-    return prepare(train, query=query, task="regression", target="y", folder=folder, drop=["id"]).fingerprint
+    return prepare_files(train, query=query, task="regression", target="y", folder=folder, drop=["id"]).fingerprint
 
 
 def test_a_query_is_the_file(folder, monkeypatch):

@@ -9,7 +9,7 @@ import io
 import numpy as np
 import pytest
 
-from gpumlp.data import Dialect, Encoder, Frame, Missing, prepare, read, read_bytes, read_lines
+from gpumlp.data import Dialect, Encoder, Frame, Missing, prepare_files, read, read_bytes, read_lines
 from gpumlp.errors import DataError
 
 
@@ -224,7 +224,7 @@ def test_c45_files_have_comments_and_points(tmp_path, write, name):
 def trained(tmp_path, write, text: str, **options) -> Encoder:
     write(text, "train.csv")
     options = {"task": "classification", "target": -1, "validation": 0, "test": 0, "scaling": "none"} | options
-    encoder = prepare("train.csv", folder=tmp_path, **options).encoder
+    encoder = prepare_files("train.csv", folder=tmp_path, **options).encoder
     return Encoder.from_state(*encoder.to_state())
 
 
@@ -245,18 +245,18 @@ def test_what_was_found_holds_for_the_other_files_of_a_task(tmp_path, write):
     write("x;b\n", "empty.csv")
     write("2,250;b\n", "test.csv")
     options = {"task": "classification", "target": -1, "validation": 0, "scaling": "none"}
-    prepared = prepare("train.csv", folder=tmp_path, test="test.csv", **options)
+    prepared = prepare_files("train.csv", folder=tmp_path, test="test.csv", **options)
     assert prepared.test.inputs.tolist() == [[2.25]]
     assert [note for note in prepared.notes if note.startswith("test:")] == []
     (note,) = prepared.notes
     assert note.endswith("column_0 to column_1 (data.header); decimal commas (data.decimal)")
     with pytest.raises(DataError, match=r"empty\.csv:1: column 'column_0' should be numeric"):
-        prepare("train.csv", folder=tmp_path, test="empty.csv", **options)
+        prepare_files("train.csv", folder=tmp_path, test="empty.csv", **options)
 
 
 def test_arrays_leave_it_to_a_later_file_of_text(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.eye(4), y=np.arange(4) % 2)
-    encoder = prepare("a.npz", folder=tmp_path, task="classification", target="y", validation=0, test=0).encoder
+    encoder = prepare_files("a.npz", folder=tmp_path, task="classification", target="y", validation=0, test=0).encoder
     assert Encoder.from_state(*encoder.to_state()).dialect == Dialect()
 
 

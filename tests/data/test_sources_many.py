@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gpumlp.config import load
-from gpumlp.data import prepare, read
+from gpumlp.data import prepare_files, read
 from gpumlp.data.source import delimited
 from gpumlp.errors import ConfigError, DataError
 
@@ -36,7 +36,7 @@ def zstd(text: str) -> bytes:
 
 
 def fingerprint(files, folder) -> str:
-    return prepare(files, task="regression", target="y", folder=folder).fingerprint
+    return prepare_files(files, task="regression", target="y", folder=folder).fingerprint
 
 
 @pytest.fixture(params=["start", "engine"])
@@ -68,8 +68,8 @@ def test_parts_may_be_of_several_kinds_and_orders(tmp_path, write):
     write("y;w;x\n" + "".join(f"{y};{w};{x}\n" for x, w, y in ROWS[:50]), "a.csv")
     write(gzip.compress(objects(ROWS[50:90]).encode()), "b.jsonl.gz")
     write("y;w;x\n" + "".join(f"{y};{w};{x}\n" for x, w, y in ROWS[90:]), "c.txt")
-    one = prepare(["a.csv", "b.jsonl.gz", "c.txt"], task="regression", target="y", folder=tmp_path)
-    other = prepare("whole.csv", task="regression", target="y", folder=tmp_path)
+    one = prepare_files(["a.csv", "b.jsonl.gz", "c.txt"], task="regression", target="y", folder=tmp_path)
+    other = prepare_files("whole.csv", task="regression", target="y", folder=tmp_path)
     order = [other.encoder.features.index(name) for name in one.encoder.features]
     np.testing.assert_array_equal(one.train.inputs, other.train.inputs[:, order])
 
@@ -130,7 +130,9 @@ def test_validation_and_test_take_patterns(tmp_path, write):
     write(csv(ROWS), "a.csv")
     for name in ("v1.csv", "v2.csv"):
         write(csv(ROWS[:10]), name)
-    prepared = prepare("a.csv", task="regression", target="y", folder=tmp_path, validation="v*.csv", test=["v1.csv"])
+    prepared = prepare_files(
+        "a.csv", task="regression", target="y", folder=tmp_path, validation="v*.csv", test=["v1.csv"]
+    )
     assert (len(prepared.train), len(prepared.validation), len(prepared.test)) == (120, 20, 10)
 
 
@@ -258,13 +260,13 @@ def test_a_model_of_an_arff_file_predicts_a_csv(tmp_path, write):
     header = "@relation r\n@attribute x numeric\n@attribute w {a,b,c}\n@attribute y numeric\n@data\n"
     write(gzip.compress((header + csv(ROWS).partition("\n")[2]).encode()), "a.arff.gz")
     write(csv(ROWS), "a.csv")
-    prepared = prepare("a.arff.gz", task="regression", target="y", folder=tmp_path, validation=0, test=0)
+    prepared = prepare_files("a.arff.gz", task="regression", target="y", folder=tmp_path, validation=0, test=0)
     encoder = prepared.encoder
     other, _ = encoder.encode(read(tmp_path / "a.csv", encoder.dialect), targets=True)
     np.testing.assert_array_equal(other.inputs, prepared.train.inputs)
     assert (
         prepared.fingerprint
-        == prepare("a.csv", task="regression", target="y", folder=tmp_path, validation=0, test=0).fingerprint
+        == prepare_files("a.csv", task="regression", target="y", folder=tmp_path, validation=0, test=0).fingerprint
     )
 
 
@@ -277,7 +279,7 @@ def test_a_model_of_an_arff_file_predicts_a_csv(tmp_path, write):
         ("@attribute x\n@data\n1\n", r"a\.arff:1: not an attribute"),
         ("@attribute x real\n@attribute x real\n@data\n1,2\n", r"a\.arff:2: two attributes are called 'x'"),
         ("@attribute x real\n@data\n{0 1}\n", r"a\.arff:3: sparse rows"),
-        ("@attribute x real\n@attribute z real\n@data\n1\n", r"a\.arff:4: expected 2 cells"),
+        ("@attribute x real\n@attribute z real\n@data\n1\n", r"a\.arff:4: 2 column names for a row of 1 cell"),
         ("@attribute x real\n@data\n", "empty"),
     ],
 )

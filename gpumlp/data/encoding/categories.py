@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gpumlp.data.source.cells import Strings, is_number, mend_number
 from gpumlp.data.source.frame import Frame
 from gpumlp.data.state import Fields, StateReader
-from gpumlp.errors import DataError
+from gpumlp.errors import DataError, shown
 
 # Up to so many rows, texts that are all different may still be categories; above, they are names.
 _FEW_ROWS = 50
@@ -20,6 +20,8 @@ _MANY_CATEGORIES = 255
 _MOST_CATEGORIES = 10_000
 # A column of so many different numbers, and of other texts so few and in so few rows, is no column of categories.
 _MANY_NUMBERS, _FEW_STRAYS, _STRAY_SHARE = 10, 3, 0.1
+MOSTLY, ALMOST_ALL = 0.9, 0.99
+"""Shares of rows: of different values in what looks like an id, of one value in what is nearly constant."""
 _TRUTHS = frozenset(("true", "false"))
 
 
@@ -61,8 +63,8 @@ class OneHot:
             counts[text] += size
         gaps = counts.pop("", 0) > 0
         if len(counts) == 1 and not gaps:
-            return None, f"is left out: it is {next(iter(counts))!r} in every training row"
-        _require_words(name, table, counts)
+            return None, f"is left out: it is {shown(next(iter(counts)))} in every training row"
+        among = None if name in table.kinds else _require_words(name, table, counts)
         if len(counts) == counts.total() > _FEW_ROWS:
             return None, f"is left out: all its {len(counts)} texts are different"
         if len(counts) > _MOST_CATEGORIES:
@@ -72,8 +74,7 @@ class OneHot:
         if len(rare) == len(counts) and not gaps:
             rare = []
         one_hot = cls(name, tuple(sorted(counts.keys() - set(rare))), tuple(rare), gaps)
-        many = f"has {len(counts)} categories; consider dropping it" if len(counts) > _MANY_CATEGORIES else None
-        return one_hot, many
+        return one_hot, among or _remark(counts)
 
     @property
     def width(self) -> int:
@@ -117,10 +118,31 @@ class OneHot:
         return one_hot
 
 
-def _require_words(name: str, table: Frame, counts: Counter[str]) -> None:
+def _remark(counts: Counter[str]) -> str | None:
+    """Return what is to be said of a column of categories that is used."""
+    count, different = counts.total(), len(counts)
+    if count > _FEW_ROWS and different >= MOSTLY * count:
+        return f"has {different} different texts in {count} rows, as an id or a name; consider dropping it"
+    if different > _MANY_CATEGORIES:
+        return f"has {different} categories; consider dropping it"
+    if different > 1:
+        (text, size), *_ = counts.most_common(1)
+        return nearly_constant(shown(text), size, count)
+    return None
+
+
+def nearly_constant(value: str, size: int, count: int) -> str | None:
+    """Return a remark on a column that has one value in nearly all rows."""
+    if count <= _FEW_ROWS or size == count or size < ALMOST_ALL * count:
+        return None
+    return f"is {value} in {size} of {count} training rows"
+
+
+def _require_words(name: str, table: Frame, counts: Counter[str]) -> str | None:
     """Raise the error for a column that was to be one of numbers: some are not plain, or a few cells are no numbers.
 
-    A few different texts like ``10 %`` may be categories, but not with commas: these are more often decimals.
+    A few different texts like ``10 %`` may be categories, but not with commas: these are more often decimals. Where
+    it may be either, return a remark.
     """
     remedies = {text: mend_number(text, table.dialect.decimal or ".") for text in counts}
     unplain = {text: remedy for text, remedy in remedies.items() if remedy}
@@ -129,14 +151,20 @@ def _require_words(name: str, table: Frame, counts: Counter[str]) -> None:
     enough = numbers >= _MANY_NUMBERS or any("," in text for text in unplain)
     if unplain and enough and len(strays) <= numbers:
         text, remedy = next(iter(unplain.items()))
-        what = f"column {name!r} has numbers that are not written plainly, such as {text!r}"
+        what = f"column {name!r} has numbers that are not written plainly, such as {shown(text)}"
         raise DataError(what, where=table.path, hint=remedy)
     rows = sum(counts[text] for text in strays)
-    if numbers >= _MANY_NUMBERS and 0 < len(strays) <= _FEW_STRAYS and rows <= _STRAY_SHARE * counts.total():
-        row = int(np.argmax(table.labels(name) == strays[0]))
-        what = f"column {name!r} should be numeric, but this cell is {strays[0]!r}"
-        hint = "correct the cell, name it as a marker of missing values, or drop the column"
-        raise DataError(what, where=table.where(row), hint=hint)
+    if numbers < _MANY_NUMBERS or not strays or 2 * rows > counts.total():
+        return None
+    listed = ", ".join(map(shown, strays[:_FEW_STRAYS])) + (", ..." if len(strays) > _FEW_STRAYS else "")
+    if len(strays) > _FEW_STRAYS or rows > _STRAY_SHARE * counts.total():
+        return f"is mostly numbers, but categories because of {listed}: set data.missing, or data.columns"
+    row = int(np.argmax(table.labels(name) == strays[0]))
+    what = f"column {name!r} should be numeric, but this cell is {shown(strays[0])}"
+    if rows > 1:
+        what += f", and {rows} of {counts.total()} are such words: {listed}"
+    hint = "correct the cell, name it in data.missing, or set the column to category in data.columns"
+    raise DataError(what, where=table.where(row), hint=hint)
 
 
 def _plain(texts: Strings) -> Strings:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.encoding.categories import OneHot
+from gpumlp.data.encoding.categories import MOSTLY, OneHot, nearly_constant
 from gpumlp.data.encoding.features import MAX_WIDTH, Features
 from gpumlp.data.encoding.numeric import NumericBlock
 from gpumlp.data.source.arrays import ArrayTable
@@ -23,12 +23,13 @@ from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Strings
 from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.read import Source
 from gpumlp.data.state import Fields, StateReader, prefixed
-from gpumlp.errors import DataError, choices
+from gpumlp.errors import DataError, choices, shown
 from gpumlp.limits import in_threads
 
 _FEW_ROWS = 50  # up to so many, whole numbers that are all different mean nothing
 _EXACT = 2.0**53  # whole numbers up to it are themselves in float64
 _ROWS_AT_ONCE = 8192  # that are encoded together: float64 copies are made of them
+_FIRST_ROWS = 1000  # tell the value of a column that is nearly constant
 _NAMED_COLUMNS = 5  # further columns that a note names
 _NAME_OF_ID = re.compile(r"(?i:(.*[\W_])?id)|.*[a-z]I[dD]", re.DOTALL)
 _NEW_GAPS = "has missing values (none in training); filled with the training median"
@@ -66,7 +67,7 @@ class News:
             notes.append(_note(list(self.gaps), _NEW_GAPS))
         for name, (count, text) in self.strangers.items():
             told = "1 row has" if count == 1 else f"{count} rows have"
-            example = repr(text) if text else "a missing value"
+            example = shown(text) if text else "a missing value"
             notes.append(f"column {name!r}: {told} a value not seen in training, such as {example}")
         return notes
 
@@ -105,7 +106,7 @@ class TableInputs:
                 remark = f"is left out: it is {values[0]:g} in every training row"
             else:
                 numeric.append(name)
-                remark = frame.grouped(name) or _remark(name, values, frame)
+                remark = frame.grouped(name) or _remark(name, values, frame) or _seldom(values)
             if one_hot is not None:
                 one_hots.append(one_hot)
             if remark is not None:
@@ -350,11 +351,28 @@ def _remark(name: str, values: Floats, frame: Frame) -> str | None:
     """Return what is to be said of a column of numbers that is used."""
     if _is_id(name, values):
         return "looks like an id; consider dropping it"
+    if _NAME_OF_ID.fullmatch(name) and (different := _mostly_different(values)):
+        return f"looks like an id ({different} different numbers in {len(values)} rows); consider dropping it"
     if markers := frame.gap_markers(name):
         return f"has {', '.join(map(repr, markers))} between numbers, taken for missing"
     if np.nanmax(np.abs(values)) >= _EXACT and _are_lost(frame.column(name).texts):
         return "has whole numbers beyond 2^53, of which floating point cannot tell neighbours apart"
     return None
+
+
+def _mostly_different(values: Floats) -> int:
+    """Return how many different whole numbers there are, if hardly any comes again; else 0."""
+    if len(values) <= _FEW_ROWS or np.isnan(values).any() or (values != np.floor(values)).any():
+        return 0
+    different = len(np.unique(values))
+    return different if different >= MOSTLY * len(values) else 0
+
+
+def _seldom(values: Floats) -> str | None:
+    """Return a remark on a column that is the same in nearly all rows, of which the first ones tell the value."""
+    first = values[:_FIRST_ROWS]
+    usual = float("nan") if np.isnan(first).all() else float(np.nanmedian(first))
+    return nearly_constant(f"{usual:g}", int((values == usual).sum()), len(values))
 
 
 def _are_lost(texts: Strings) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpumlp.data.source.cells import FLOAT32_MAX, FLOAT32_TINY, Floats, Missing, parse_numbers
 from gpumlp.data.source.frame import Codes
 from gpumlp.data.state import StateReader
-from gpumlp.errors import DataError, choices
+from gpumlp.errors import DataError, choices, shown
 
 Where = Callable[[int], str]
 """Gives the place of a row, for messages."""
@@ -46,11 +46,11 @@ class ClassTarget:
             if not np.isfinite(values).all():
                 name = names[int(np.argmin(np.isfinite(values)))]
                 row = int(np.argmax(labels.codes == labels.texts.tolist().index(name)))
-                raise DataError(f"the class {name!r} is no finite number", where=where(row))
+                raise DataError(f"the class {shown(name)} is no finite number", where=where(row))
             names = [names[i] for i in np.argsort(values, kind="stable")]
         if len(names) == 1:
             raise DataError(
-                f"every row is of the class {names[0]!r}; there is nothing to tell apart",
+                f"every row is of the class {shown(names[0])}; there is nothing to tell apart",
                 where=where(0),
                 hint="check the name of the target",
             )
@@ -71,16 +71,23 @@ class ClassTarget:
         """
         _require_present((labels.texts == "")[labels.codes], where)
         numbers = {name: number for number, name in enumerate(self.classes)}
-        codes = np.array([numbers.get(text, -1) for text in labels.texts], np.int32)[labels.codes]
+        by_value = self._by_value()
+        found = (numbers.get(text, by_value.get(_value(text), -1)) for text in labels.texts)
+        codes = np.fromiter(found, np.int32, len(labels.texts))[labels.codes]
         if (codes < 0).any():
             row = int(np.argmax(codes < 0))
             label = labels.texts[labels.codes[row]]
             raise DataError(
-                f"the class {label!r} does not occur in the training data",
+                f"the class {shown(label)} does not occur in the training data",
                 where=where(row),
                 hint=choices(label, self.classes[:_LISTED_CLASSES]),
             )
         return codes
+
+    def _by_value(self) -> dict[float | None, int]:
+        """Return the classes that are numbers by their value: programs write 1 as 1.0 once a cell is empty."""
+        values = [_value(name) for name in self.classes]
+        return {value: i for i, value in enumerate(values) if value is not None and values.count(value) == 1}
 
     def doubts(self, missing: Missing) -> list[str]:
         """Return notes on classes that may be one and the same, as ``1`` and ``1.0``, or none at all, as ``-``."""
@@ -180,8 +187,13 @@ class NumberTarget:
         return cls(mean, deviation)
 
 
+def _value(text: str) -> float | None:
+    values = parse_numbers(np.array([text], dtype=object))
+    return None if values is None or np.isnan(values[0]) else float(values[0])
+
+
 def _listed(names: Sequence[str]) -> str:
-    return " and ".join(map(repr, names[:_LISTED_CLASSES]))
+    return " and ".join(map(shown, names[:_LISTED_CLASSES]))
 
 
 def _require_present(missing: NDArray[np.bool_], where: Where) -> None:
@@ -189,4 +201,4 @@ def _require_present(missing: NDArray[np.bool_], where: Where) -> None:
         row = int(np.argmax(missing))
         others = int(missing.sum()) - 1
         what = "the target is missing" + (f", as it is in {others} more row{'s' * (others > 1)}" if others else "")
-        raise DataError(what, where=where(row), hint="leave such rows out of the file")
+        raise DataError(what, where=where(row), hint="set data.missing_target to drop, which leaves such rows out")

@@ -12,6 +12,7 @@ from gpumlp.data.source.delimited import Opened, text_file
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.files import existing
 from gpumlp.data.source.frame import Frame
+from gpumlp.data.source.kinds import CATEGORY
 from gpumlp.errors import DataError
 
 _ATTRIBUTE = re.compile(
@@ -38,7 +39,7 @@ def read_arff(path: Path, dialect: Dialect = DETECT, *, texts: Collection[str] =
     kinds = _attributes(str(path), file.opened)
     as_text = [name for name, kind in kinds.items() if not kind.startswith(_NUMERIC)]
     frame = replace(file, names=tuple(kinds)).read(texts={*texts, *as_text})
-    return replace(frame, dialect=replace(dialect, decimal=None), as_categories=frozenset(as_text))
+    return replace(frame, dialect=replace(dialect, decimal=None), kinds=dict.fromkeys(as_text, CATEGORY))
 
 
 def _attributes(path: str, opened: Opened) -> dict[str, str]:

@@ -23,7 +23,10 @@ _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 _FOR_PEOPLE = re.compile(
     r"[+\-−]?\s?[$€£¥]?\s?[+\-−]?([1-9]\d{0,2}([.'’\s]\d{3}|,\d{2,3})+|\d+|(?=[.,]\d))([.,]\d*)?\s?[%$€£¥]?"
 )
-_PLAINLY = "write the numbers plainly, as -1234.5: without marks between thousands, currency or percent signs"
+_PLAINLY = (
+    "write the numbers plainly, as -1234.5: without marks between thousands, currency or percent signs; "
+    "or describe them in data.columns, as {type: number, thousands: ',', unit: $}"
+)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}")
 _MANY = 10  # numbers of three decimals: by chance, one in ten has fewer, as 1.230 is mostly written 1.23
 

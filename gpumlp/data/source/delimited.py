@@ -21,11 +21,20 @@ import numpy as np
 
 from gpumlp.data.source.cells import Missing, parse_numbers
 from gpumlp.data.source.dialect import DETECT, QUOTES, Dialect
-from gpumlp.data.source.engine import EngineRefusalError, Scan, TextCells, delimited_rows, odd_marks
+from gpumlp.data.source.engine import EngineRefusalError, Scan, TextCells, delimited_rows, has_blank_lines, odd_marks
 from gpumlp.data.source.files import COPY_BYTES, open_binary, plain_copy, unpacked_name
 from gpumlp.data.source.frame import Codes, Column, Frame
-from gpumlp.data.source.sniff import SAMPLE, Row, find_decimal, find_separator, single_blanks, sniffed, split_rows
-from gpumlp.errors import DataError
+from gpumlp.data.source.sniff import (
+    SAMPLE,
+    Blanks,
+    Row,
+    find_decimal,
+    find_separator,
+    single_blanks,
+    sniffed,
+    split_rows,
+)
+from gpumlp.errors import DataError, shown
 
 # Rows become columns in portions of this size: the whole file is never held as lists of cells.
 _PORTION = 8192
@@ -35,6 +44,9 @@ START_CELLS = 120_000
 
 That takes about as long as loading the engine.
 """
+
+MAX_NAME = 2000
+"""Characters of a column name at the most."""
 
 _GUESSED_FROM = 100  # different texts of a column
 
@@ -214,7 +226,8 @@ class TextFile:
         with self.lines(encoding) as lines:
             start = _Start(islice(lines, limit), self.dialect, self.name, self.names)
             if self.path is None or limit is not None or start.is_whole or len(start.names) == 1:
-                return start.whole()
+                frame = start.whole()
+                return replace(frame, notes=(*frame.notes, *self._skipped(start.blanks.count)))
             try:
                 return self._by_engine(start, encoding, texts)
             except EngineRefusalError:
@@ -303,7 +316,17 @@ class TextFile:
                 break
             decimal = settled
         dialect = replace(found, decimal=decimal)
-        return Frame(self.name, columns, place, dialect, _told(self.name, self.dialect, dialect, len(start.names)))
+        notes = _told(self.name, self.dialect, dialect, len(start.names))
+        if has_blank_lines(Path(scan.paths[0])):
+            with self.lines(encoding) as lines:
+                notes += self._skipped(_Start(lines, self.dialect, self.name, self.names).check())
+        return Frame(self.name, columns, place, dialect, notes)
+
+    def _skipped(self, blanks: int) -> tuple[str, ...]:
+        """Return a note on blank lines between rows; in files with comments these are such lines, too."""
+        if not blanks or self.clean is not iter:
+            return ()
+        return (f"{self.name}: {blanks} blank line{'s' * (blanks > 1)} between rows skipped",)
 
     def _plain(self, encoding: str, found: Dialect) -> Path:
         """Return a file of UTF-8 with one character between cells: this one, or a temporary copy.
@@ -348,7 +371,8 @@ class _Start:
             what = "there are NUL characters, so this is no text, or in another encoding"
             raise DataError(what, where=name, hint=hint)
         self.dialect = sniffed(head, given)
-        rows = split_rows(chain(head, lines), self.dialect, name)
+        self.blanks = Blanks()
+        rows = split_rows(chain(head, lines), self.dialect, name, self.blanks)
         first = next((row for row in rows if any(cell.strip() for cell in row[1])), None)
         if first is None:
             raise DataError("the file is empty", where=name, hint="a table has a line of column names, then rows")
@@ -359,7 +383,7 @@ class _Start:
             rows = chain([first], rows)
         if len(self.names) == 1 and given.separator is not None:
             _require_separator(head, self.dialect, f"{name}:{first[0]}")
-        self._rows = _even(rows, len(self.names), name)
+        self._rows = _even(rows, len(self.names), name, has_names=bool(self.dialect.header) or names is not None)
         self._columns = _Columns(len(self.names))
         self._columns.read(self._rows, START_CELLS // len(self.names) + 1)
         self._next = next(self._rows, None)
@@ -405,8 +429,8 @@ class _Start:
             notes=_told(self.name, self.given, dialect, len(self.names)),
         )
 
-    def check(self) -> None:
-        """Look at all rows.
+    def check(self) -> int:
+        """Look at all rows; return how many blank lines are between them.
 
         Raises
         ------
@@ -414,6 +438,7 @@ class _Start:
         """
         for _ in self._rest():
             pass
+        return self.blanks.count
 
     def line(self, row: int) -> int:
         """Return the line on which a row starts, which may be one that was not read yet."""
@@ -488,6 +513,9 @@ def _column_names(header: list[str], where: str) -> tuple[str, ...]:
     names = [name.strip() or f"column_{index}" for index, name in enumerate(header)]
     seen: set[str] = set()
     for name in names:
+        if len(name) > MAX_NAME:
+            hint = "if this line is a row, set data.header to false"
+            raise DataError(f"a column name has {len(name):,} characters: {shown(name)}", where=where, hint=hint)
         if name in seen:
             hint = "column names must differ; if this line is a row, set data.header to false"
             raise DataError(f"two columns are called {name!r}", where=where, hint=hint)
@@ -503,13 +531,21 @@ class _Texts(dict[str, int]):
         return number
 
 
-def _even(rows: Iterable[Row], width: int, where: str) -> Iterator[Row]:
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + "s" * (number != 1)
+
+
+def _even(rows: Iterable[Row], width: int, where: str, *, has_names: bool) -> Iterator[Row]:
     """Yield the rows. Raises DataError where one has another number of cells than the first."""
     for number, (start, row) in enumerate(rows):
         if len(row) != width:
             hint = "a cell that holds the separator needs quotes"
-            if not number and len(row) > width:
-                hint = f"if the first row is a title or a comment, take it out; else {hint}"
+            if not number and has_names:
+                hint = (
+                    f"each column needs one name; if the first row is a title or a comment, take it out; else {hint}"
+                )
+                what = f"{_count(width, 'column name')} for a row of {_count(len(row), 'cell')}"
+                raise DataError(what, where=f"{where}:{start}", hint=hint)
             what = f"expected {width} cell{'s' * (width > 1)}, as in the first row, but found {len(row)}"
             raise DataError(what, where=f"{where}:{start}", hint=hint)
         yield start, row

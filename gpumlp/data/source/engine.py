@@ -423,6 +423,20 @@ def odd_marks(path: Path) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def has_blank_lines(path: Path) -> bool:
+    """Return whether two ends of lines follow each other, and then something else."""
+    with path.open("rb") as stream:
+        last = b""
+        while piece := stream.read(_PIECE_BYTES):
+            joined = last + piece
+            for two in (b"\n\n", b"\n\r\n"):
+                at = joined.find(two)
+                if at >= 0 and (joined[at:].strip() or any(rest.strip() for rest in iter(stream.readline, b""))):
+                    return True
+            last = piece[-2:]
+    return False
+
+
 def delimited_rows(path: Path, width: int, *, separator: str, quote: str | None, skip: int) -> str:
     """Return the rows of a delimited UTF-8 file, for FROM: columns c0, c1, ... of VARCHAR.
 

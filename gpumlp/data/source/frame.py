@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Missing, Strings, mend_number, parse_numbers, seem_grouped
 from gpumlp.data.source.dialect import Dialect
-from gpumlp.errors import DataError, choices
+from gpumlp.data.source.kinds import Kind
+from gpumlp.errors import LISTED, DataError, choices, shown
 
 _FIRST_ROWS = 1000  # looked at before all of a column are
 
@@ -131,7 +132,7 @@ class Frame:
     dialect : how the source was read; a later file can be read the same way
     notes : what a user should know about how it was read
     rows : (N,) int64, the rows of the source that are here; None for all
-    as_categories : columns of categories, even where all their texts are numbers
+    kinds : what columns are by what the user or the file says
     """
 
     path: str
@@ -140,7 +141,7 @@ class Frame:
     dialect: Dialect
     notes: tuple[str, ...] = ()
     rows: NDArray[np.int64] | None = None
-    as_categories: frozenset[str] = frozenset()
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -168,7 +169,7 @@ class Frame:
         """
         names = self.names
         if column is None:
-            hint = "name one of the columns: " + ", ".join(names)
+            hint = "name one of the columns: " + ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
             raise DataError("a table needs the name of its target", where=self.path, hint=hint)
         if isinstance(column, str):
             if column not in self.columns:
@@ -190,6 +191,17 @@ class Frame:
             return self
         columns = {name: c.written() if isinstance(c, Numbers) else c for name, c in self.columns.items()}
         return replace(self, columns=columns, dialect=replace(self.dialect, missing=missing))
+
+    def with_kinds(self, kinds: Mapping[str, Kind]) -> Frame:
+        """Return the frame with what these columns are, numbers of other writings plainly written."""
+        new = {name: kind for name, kind in kinds.items() if name in self.columns and self.kinds.get(name) != kind}
+        decimal = self.dialect.decimal or "."
+        columns = dict(self.columns)
+        for name, kind in new.items():
+            if kind.thousands or kind.unit:
+                column = columns[name].written()
+                columns[name] = merged([kind.plain(text, decimal) for text in column.texts], column.codes)
+        return replace(self, columns=columns, kinds={**self.kinds, **new})
 
     def column(self, name: str) -> Codes:
         """Return a column of texts, with the empty text for every missing value."""
@@ -213,8 +225,9 @@ class Frame:
         ------
         DataError : if a number is not finite, or beyond the range of 32-bit floats
         """
-        if name in self.as_categories:
-            return None
+        kind = self.kinds.get(name)
+        if kind is not None:
+            return None if kind.type == "category" else self.numbers(name)
         column, missing = self.columns[name], self.dialect.missing
         if not isinstance(column, Numbers) or (column.markers and np.isnan(column.values).all()):
             present = {text for text in column.written().texts if text and text not in missing.anywhere}
@@ -237,7 +250,7 @@ class Frame:
         bad = np.array([parse_numbers(text, decimal) is None for text in alone]) & ~self._missing(column)
         row = int(np.argmax(bad[column.codes]))
         raise DataError(
-            f"column {name!r} should be numeric, but this cell is {self._cell(name, row)!r}",
+            f"column {name!r} should be numeric, but this cell is {shown(self._cell(name, row))}",
             where=self.where(row),
             hint=self.remedy(name) or "correct the cell, name it as a marker of missing values, or drop the column",
         )
@@ -287,7 +300,7 @@ class Frame:
 
     def _not_finite(self, name: str, row: int) -> DataError:
         return DataError(
-            f"column {name!r} has {self._cell(name, row)!r}, which is not a finite 32-bit float",
+            f"column {name!r} has {shown(self._cell(name, row))}, which is not a finite 32-bit float",
             where=self.where(row),
             hint="correct the cell, or name it as a marker of missing values",
         )
@@ -337,8 +350,8 @@ def concatenated(frames: Sequence[Frame], path: str) -> Frame:
 
     columns = {name: _joined([frame.columns[name] for frame in frames]) for name in frames[0].names}
     notes = tuple(dict.fromkeys(note for frame in frames for note in frame.notes))
-    as_categories = frozenset[str]().union(*(frame.as_categories for frame in frames))
-    return Frame(path, columns, place, first.dialect, notes, as_categories=as_categories)
+    kinds = {name: kind for frame in reversed(frames) for name, kind in frame.kinds.items()}
+    return Frame(path, columns, place, first.dialect, notes, kinds=kinds)
 
 
 def _joined(columns: Sequence[Column]) -> Column:

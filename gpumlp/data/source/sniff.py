@@ -12,6 +12,7 @@ import numpy as np
 
 from gpumlp.data.source.cells import Missing, Strings, is_number, parse_numbers
 from gpumlp.data.source.dialect import Dialect
+from gpumlp.data.source.engine import MAX_LINE_BYTES
 from gpumlp.errors import DataError
 
 SAMPLE = 200
@@ -23,11 +24,20 @@ _SINGLE_QUOTED = re.compile(r"(?:(?<=[,;|\t ])|^)'[^']*'(?=[,;|\t ]|$)")
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+(,\d*)?|,\d+)([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 
+# A cell of a megabyte is an article, not an error; the limit is one of the whole process.
+csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
+
 Row = tuple[int, list[str]]
 """The line on which a row starts, counted from 1, and its cells."""
 
 
-def split_rows(lines: Iterable[str], dialect: Dialect, name: str) -> Iterator[Row]:
+class Blanks:
+    """Counts the blank lines between rows."""
+
+    count = 0
+
+
+def split_rows(lines: Iterable[str], dialect: Dialect, name: str, blanks: Blanks | None = None) -> Iterator[Row]:
     """Yield the rows, without blank lines. Separator and quote must be known; ``name`` is for messages.
 
     Raises
@@ -37,14 +47,21 @@ def split_rows(lines: Iterable[str], dialect: Dialect, name: str) -> Iterator[Ro
     if dialect.separator == " ":
         lines = single_blanks(lines)
     reader = csv.reader(lines, **dialect.csv_options)
-    start = 1
+    start, skipped = 1, None
     try:
         for row in reader:
             if row:  # the csv module gives [] for a blank line
+                if blanks is not None and skipped:
+                    blanks.count += skipped
+                skipped = 0
                 yield start, row
+            elif skipped is not None:  # those before the first row separate nothing
+                skipped += 1
             start = reader.line_num + 1  # a quoted cell may hold line ends, so a row can span lines
     except csv.Error as error:
         hint = "double a quote inside quotes; where quotes are plain text, set data.quote to none"
+        if "field limit" in str(error):
+            hint = f"no cell may have more than {MAX_LINE_BYTES:,} characters; is a quote not closed?"
         if "new-line" in str(error):
             hint = r"end each line with \n or \r\n; a single \r, as old programs write it, needs quotes"
         raise DataError(f"broken quoting or line end ({error})", where=f"{name}:{start}", hint=hint) from error
