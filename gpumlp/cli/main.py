@@ -114,7 +114,7 @@ def init(data: Path, target: str | None, output: Path | None, force: bool) -> No
 @click.option(
     "--resume", is_flag=True, help="Continue an interrupted run from its last checkpoint; begin it if need be."
 )
-@click.option("--force", is_flag=True, help="Delete an earlier run in the folder first.")
+@click.option("--force", is_flag=True, help="Replace an earlier run in the folder.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, and no notes on the data.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def train(
