@@ -172,7 +172,7 @@ SETTINGS = {
     ),
     "beyond float32": (
         CONFIG + "optimizer: {learning_rate: 1e39}\n",
-        "optimizer.learning_rate: got 1e+39, which no 32-bit",
+        "optimizer.learning_rate: got 1e+39, outside the range of float32",
     ),
     "newer version": (CONFIG + "version: 2\n", "run.yaml:5:1: version: version 2 of the settings"),
     "empty": ("", "run.yaml: the file is empty"),

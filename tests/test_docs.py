@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from gpumlp.config.settings import Settings
+from gpumlp.nn import LOSSES
+from gpumlp.optim import OPTIMIZERS, SCHEDULES
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = ["lecture.md"]
@@ -38,3 +44,56 @@ def test_a_stale_page_is_found(tmp_path: Path, old: str, new: str, message: str)
     result = subprocess.run(check, capture_output=True, text=True, cwd=DOCS.parent)
     assert result.returncode == 1
     assert message in result.stdout
+
+
+def settings_page() -> Any:
+    """Return a page of docs/settings.py and its text."""
+    spec = importlib.util.spec_from_file_location("docs_settings", DOCS / "settings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Page()
+
+
+def test_the_reference_of_settings_is_current() -> None:
+    assert settings_page().text() + "\n" == (DOCS / "settings.md").read_text(encoding="utf-8")
+
+
+def test_the_reference_has_every_setting_with_an_example_that_is_valid() -> None:
+    page = settings_page()
+    page.text()
+    minimal = {"task": "classification", "data": {"train": "a.csv", "target": "y"}}
+    written = Settings.model_validate(minimal).model_dump(mode="json", exclude={"loss", "optimizer", "schedule"})
+    written["training"]["early_stopping"] = {"patience": 1, "min_delta": 0.0}
+    leaves = {f"{a}.{b}" for a in written for b in (written[a] if isinstance(written[a], dict) else ())}
+    leaves |= {key for key in written if not isinstance(written[key], dict)}
+    choices = {"loss": LOSSES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+    leaves |= {f"{path}.{key}" for path, table in choices.items() for spec in table.values() for key in spec.hyper}
+    assert leaves <= set(page.examples)
+    for path, example in page.examples.items():
+        section, *keys = path.split(".")
+        names = choices.get(section, {"": None})
+        assert any(_is_valid(minimal, section, keys, example, name) for name in names), (path, example)
+
+
+def _is_valid(minimal: dict[str, Any], section: str, keys: list[str], example: object, name: str) -> bool:
+    for key in reversed(keys):
+        example = [example] if key == "0" else {key: example}
+    given = {**minimal, section: example}
+    if keys == ["query"]:
+        given["data"] = {"target": "y", **given["data"]}
+    elif section == "data":
+        given["data"] = minimal["data"] | given["data"]
+    if keys[:1] == ["hidden"] and len(keys) > 1:
+        given["model"]["hidden"][0].setdefault("units", 8)
+    if keys[:1] == ["columns"] and len(keys) > 1:
+        given["data"]["columns"]["NAME"].setdefault("type", "number")
+    if name:
+        given[section]["name"] = name
+        given["task"] = LOSSES[name].task if section == "loss" else given["task"]
+    try:
+        Settings.model_validate(given)
+    except ValueError:
+        return False
+    return True

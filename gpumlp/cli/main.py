@@ -23,7 +23,7 @@ DEVICE = click.option(
     metavar="N",
     type=click.IntRange(min=0),
     default=0,
-    help="Number of the GPU that computes  [default: 0]",
+    help="GPU index  [default: 0]",
 )
 
 
@@ -48,7 +48,7 @@ class Main(click.Group):
             self._tell(str(error))
             ctx.exit(error.exit_code)
         except MemoryError as error:
-            self._tell(f"there is not enough memory: {error}" if str(error) else "there is not enough memory")
+            self._tell(f"out of memory: {error}" if str(error) else "out of memory")
             ctx.exit(1)
         except KeyboardInterrupt as interrupt:
             self._tell("interrupted")
@@ -76,24 +76,24 @@ def main() -> None:
 
     \b
       gpumlp init data.csv --target price   write a configuration for a data file
-      gpumlp train configs/digits.yaml      train; leaves a run folder
-      gpumlp evaluate runs/digits           measure it again
-      gpumlp predict runs/digits new.csv    predict raw rows
+      gpumlp train configs/digits.yaml      train and write a run folder
+      gpumlp evaluate runs/digits           compute the metrics again
+      gpumlp predict runs/digits new.csv    predict new rows
 
-    Exit codes: 0 done, 2 wrong usage or configuration, 3 wrong data, 1 anything else, 130 interrupted (143 by
-    SIGTERM).
+    Exit codes: 0 success, 2 wrong usage or configuration, 3 wrong data, 1 any other error, 130 interrupted
+    (143 by SIGTERM).
     """
 
 
 @main.command()
 @click.argument("data", type=PATH)
-@click.option("--target", metavar="NAME", help="Column to predict  [default: list the columns and stop]")
-@click.option("-o", "--output", type=PATH, help="Write the configuration here  [default: the terminal]")
+@click.option("--target", metavar="NAME", help="Column to predict  [default: list the columns and exit]")
+@click.option("-o", "--output", type=PATH, help="Output file  [default: stdout]")
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
 def init(data: Path, target: str | None, output: Path | None, force: bool) -> None:
-    """Write a configuration that trains on the file DATA.
+    """Write a configuration for the data file DATA.
 
-    It says of each column what would become of it. Without --target, that is all that is printed.
+    The output shows how each column would be used. Without --target, only this overview is printed.
     """
     with ctrl_c_ends_at_once():
         from gpumlp.cli import verbs
@@ -102,20 +102,16 @@ def init(data: Path, target: str | None, output: Path | None, force: bool) -> No
 
 @main.command()
 @click.argument("config", metavar="CONFIG|DATA", type=PATH)
-@click.option(
-    "--target", metavar="NAME", help="Train on the data file DATA, as gpumlp init would; column to predict."
-)
+@click.option("--target", metavar="NAME", help="Column to predict, to train on a DATA file as gpumlp init would.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated.")
 @click.option("--run-dir", type=PATH, help="Folder of the run  [default: runs/NAME, numbered]")
-@click.option("--backend", help="What computes; the same as --set backend=NAME.")
+@click.option("--backend", help="Compute backend (auto, cupy, native, numpy); same as --set backend=NAME.")
+@click.option("--device", metavar="N", type=click.IntRange(min=0), help="GPU index; same as --set device=N.")
 @click.option(
-    "--device", metavar="N", type=click.IntRange(min=0), help="Number of the GPU; the same as --set device=N."
+    "--resume", is_flag=True, help="Continue a run from its last checkpoint; start it if there is no checkpoint."
 )
-@click.option(
-    "--resume", is_flag=True, help="Continue an interrupted run from its last checkpoint; begin it if need be."
-)
-@click.option("--force", is_flag=True, help="Replace an earlier run in the folder.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress, and no notes on the data.")
+@click.option("--force", is_flag=True, help="Replace an earlier run in the run folder.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not print progress or notes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def train(
     config: Path,
@@ -129,7 +125,7 @@ def train(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Train the network that CONFIG describes, or one on the columns of DATA."""
+    """Train a network from a CONFIG file, or directly on a DATA file."""
     with ctrl_c_ends_at_once():
         from gpumlp.cli import verbs
     verbs.train(
@@ -148,11 +144,11 @@ def train(
 
 @main.command()
 @click.argument("run", type=PATH)
-@click.option("--data", type=PATH, help="A file with the target column  [default: the run's own data]")
+@click.option("--data", type=PATH, help="File with the target column  [default: the run's data]")
 @DEVICE
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 def evaluate(run: Path, data: Path | None, device: int, as_json: bool) -> None:
-    """Measure a finished RUN."""
+    """Compute the metrics of a finished RUN."""
     with ctrl_c_ends_at_once():
         from gpumlp.cli import verbs
     verbs.evaluate(run=run, data=data, device=device, as_json=as_json)
@@ -162,23 +158,23 @@ def evaluate(run: Path, data: Path | None, device: int, as_json: bool) -> None:
 @click.argument("run", type=PATH)
 @click.argument("file", type=PATH)
 @click.option(
-    "-o", "--output", type=PATH, help="A .csv, .csv.gz, .parquet, .jsonl or .npy file  [default: CSV on the terminal]"
+    "-o", "--output", type=PATH, help="Output file: .csv, .csv.gz, .parquet, .jsonl or .npy  [default: CSV on stdout]"
 )
 @click.option("--proba", is_flag=True, help="Add the probability of each class.")
 @click.option(
     "--keep",
     metavar="COLUMN",
     multiple=True,
-    help="Carry a column of FILE along, or all; may be repeated.",
+    help="Copy this column of FILE to the output, or all; may be repeated.",
 )
 @DEVICE
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
 def predict(
     run: Path, file: Path, output: Path | None, proba: bool, keep: tuple[str, ...], device: int, force: bool
 ) -> None:
-    """Predict the rows of FILE with a finished RUN; - reads CSV from standard input.
+    """Predict the rows of FILE with a finished RUN.
 
-    The file has the columns of the training file; the target may be missing.
+    FILE needs the columns of the training data; the target may be missing. - reads CSV from standard input.
     """
     with ctrl_c_ends_at_once():
         from gpumlp.cli import verbs
@@ -189,7 +185,7 @@ def predict(
 @click.argument("what", metavar="RUN|CONFIG", type=PATH)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of CONFIG.")
 def inspect(what: Path, overrides: tuple[str, ...]) -> None:
-    """Show the network, its parameters, and what came of it."""
+    """Show the layers of a network, and the metrics of a run."""
     with ctrl_c_ends_at_once():
         from gpumlp.cli import verbs
     verbs.inspect(what=what, overrides=overrides)
@@ -200,7 +196,7 @@ def inspect(what: Path, overrides: tuple[str, ...]) -> None:
 @click.option("-o", "--output", type=PATH, help="A .png, .svg or .pdf file  [default: plot.png in the run folder]")
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
 def plot(run: Path, output: Path | None, force: bool) -> None:
-    """Draw the learning curves and the predictions of RUN."""
+    """Plot the learning curves and the predictions of RUN."""
     with ctrl_c_ends_at_once():
         from gpumlp.cli import verbs
     verbs.plot(run=run, output=output, force=force)
@@ -209,11 +205,14 @@ def plot(run: Path, output: Path | None, force: bool) -> None:
 @main.command()
 @click.argument("what", metavar="CONFIG|RUN", type=PATH)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of CONFIG.")
-@click.option("--row", type=click.IntRange(min=0), default=0, help="Which training row, from 0  [default: 0]")
-@click.option("--backend", help="What computes  [default: that of CONFIG or RUN]")
+@click.option("--row", type=click.IntRange(min=0), default=0, help="Training row, counted from 0  [default: 0]")
+@click.option("--backend", help="Compute backend  [default: that of CONFIG or RUN]")
 @click.option("--json", "as_json", is_flag=True, help="Print every number as JSON.")
 def backprop(what: Path, overrides: tuple[str, ...], row: int, backend: str | None, as_json: bool) -> None:
-    """Show one row's gradients, each with its equation and beside its finite difference."""
+    """Show the gradients of one row beside finite differences.
+
+    Each gradient is shown with the equation that it is computed by.
+    """
     with ctrl_c_ends_at_once():
         from gpumlp.cli import seen
     seen.backprop(what=what, overrides=overrides, row=row, backend=backend, as_json=as_json)
@@ -222,12 +221,12 @@ def backprop(what: Path, overrides: tuple[str, ...], row: int, backend: str | No
 @main.command()
 @click.argument("what", metavar="CONFIG|RUN", type=PATH)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of CONFIG.")
-@click.option("--backend", help="What computes  [default: that of CONFIG or RUN]")
+@click.option("--backend", help="Compute backend  [default: that of CONFIG or RUN]")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 def gradcheck(what: Path, overrides: tuple[str, ...], backend: str | None, as_json: bool) -> None:
-    """Check the gradient of every parameter against finite differences.
+    """Check all gradients against finite differences.
 
-    Exit code 0 where all agree, 1 where one does not.
+    The exit code is 0 if all agree and 1 if one does not.
     """
     with ctrl_c_ends_at_once():
         from gpumlp.cli import seen
@@ -236,11 +235,14 @@ def gradcheck(what: Path, overrides: tuple[str, ...], backend: str | None, as_js
 
 @main.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@click.option("-o", "--output", type=PATH, required=True, help="A .png, .svg or .pdf file.")
-@click.option("--backend", default="numpy", help="What computes the curves  [default: numpy]")
+@click.option("-o", "--output", type=PATH, required=True, help="Output file: .png, .svg or .pdf.")
+@click.option("--backend", default="numpy", help="Compute backend  [default: numpy]")
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
 def activations(names: tuple[str, ...], output: Path, backend: str, force: bool) -> None:
-    """Draw activations, all or those of these NAMEs: the function in blue, its derivative in green."""
+    """Plot activations and their derivatives.
+
+    Without names all are plotted: each function in blue, its derivative in green.
+    """
     with ctrl_c_ends_at_once():
         from gpumlp.cli import seen
     seen.activations(names=names, output=output, backend=backend, force=force)
@@ -248,14 +250,14 @@ def activations(names: tuple[str, ...], output: Path, backend: str, force: bool)
 
 @main.command()
 @click.argument("what", metavar="CONFIG|RUN|FILE.py:FUNCTION")
-@click.option("-o", "--output", type=PATH, required=True, help="A .svg, .png, .dot or .mermaid file.")
+@click.option("-o", "--output", type=PATH, required=True, help="Output file: .svg, .png, .dot or .mermaid.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of CONFIG.")
-@click.option("--values", is_flag=True, help="Show values: a few numbers, else the smallest and the largest.")
-@click.option("--gradients", is_flag=True, help="Show gradients flowing back, in red.")
-@click.option("--row", type=click.IntRange(min=0), help="Which training row, from 0  [default: 0]")
-@click.option("--summary", is_flag=True, help="One box for each layer.")
-@click.option("--captured", is_flag=True, help="The calls of a captured training step, with the time of each.")
-@click.option("--backend", help="What computes  [default: that of CONFIG or RUN]")
+@click.option("--values", is_flag=True, help="Show values: the numbers if there are few, otherwise their range.")
+@click.option("--gradients", is_flag=True, help="Show the gradients of the backward pass, in red.")
+@click.option("--row", type=click.IntRange(min=0), help="Training row, counted from 0  [default: 0]")
+@click.option("--summary", is_flag=True, help="Draw one box per layer.")
+@click.option("--captured", is_flag=True, help="Draw the calls of a captured training step, with their times.")
+@click.option("--backend", help="Compute backend  [default: that of CONFIG or RUN]")
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
 def graph(
     what: str,
@@ -269,10 +271,9 @@ def graph(
     backend: str | None,
     force: bool,
 ) -> None:
-    """Draw the graph of a computation: of one training row, or of a Python function.
-
-    FILE.py:FUNCTION runs the file, as python would, so name only what you would run; then the function, under a
-    tape. Arguments without a default are what the file has under their names.
+    """Draw the computation graph of a row or a Python function.
+    FILE.py:FUNCTION executes the file as python would (use only files that you trust), then records a call of
+    the function. Arguments without a default take the module's variables of the same names.
     """
     with ctrl_c_ends_at_once():
         from gpumlp.cli import graphs
@@ -291,19 +292,23 @@ def graph(
 
 
 @main.command()
-@click.option("--target", default="sine", help="The function to approximate; see --list  [default: sine]")
-@click.option("--activation", "activations", metavar="NAME", multiple=True, help="An activation; may be repeated.")
-@click.option("--widths", help="Units of one hidden layer, as in 4,8,16; without --depths, only these.")
-@click.option("--depths", help="Hidden layers of p + K + 2 units, as in 1,2,4; without --widths, only these.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Where the starts come from  [default: 0]")
-@click.option("--restarts", type=click.IntRange(1, 100), default=3, help="Starts of each size  [default: 3]")
-@click.option("--steps", type=click.IntRange(1, 1_000_000), default=3000, help="Steps of Adam  [default: 3000]")
-@click.option("--backend", default="auto", help="What computes  [default: auto]")
+@click.option("--target", default="sine", help="Function to approximate; see --list  [default: sine]")
+@click.option(
+    "--activation", "activations", metavar="NAME", multiple=True, help="Activation to try; may be repeated."
+)
+@click.option("--widths", help="Widths of the one hidden layer, such as 4,8,16; without --depths, skip depths.")
+@click.option("--depths", help="Numbers of hidden layers, such as 1,2,4; without --widths, skip widths.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Random seed  [default: 0]")
+@click.option(
+    "--restarts", type=click.IntRange(1, 100), default=3, help="Random initializations per size  [default: 3]"
+)
+@click.option("--steps", type=click.IntRange(1, 1_000_000), default=3000, help="Adam steps  [default: 3000]")
+@click.option("--backend", default="auto", help="Compute backend  [default: auto]")
 @DEVICE
-@click.option("-o", "--output", type=PATH, help="Write numbers (JSON) and pictures (PNG) into this folder.")
+@click.option("-o", "--output", type=PATH, help="Output folder for the errors (JSON) and plots (PNG).")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option("--force", is_flag=True, help="Overwrite the files in the folder if they exist.")
-@click.option("--list", "list_targets", is_flag=True, help="List the targets and stop.")
+@click.option("--list", "list_targets", is_flag=True, help="List the target functions and exit.")
 def approximate(
     target: str,
     activations: tuple[str, ...],
@@ -319,7 +324,7 @@ def approximate(
     force: bool,
     list_targets: bool,
 ) -> None:
-    """Measure how near networks come to a function as they grow wider, and deeper."""
+    """Measure approximation errors against width and depth."""
     with ctrl_c_ends_at_once():
         from gpumlp.cli import approximation
     approximation.approximate(
@@ -344,7 +349,7 @@ def approximate(
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated.")
 @click.option("--print-config", is_flag=True, help="Print all settings, defaults included.")
 def validate(config: Path, overrides: tuple[str, ...], print_config: bool) -> None:
-    """Check CONFIG without training."""
+    """Check CONFIG, its files and columns, without training."""
     with ctrl_c_ends_at_once():
         from gpumlp.cli import verbs
     verbs.validate(config=config, overrides=overrides, print_config=print_config)
@@ -360,7 +365,7 @@ def schema() -> None:
 
 @main.command()
 def doctor() -> None:
-    """Show what gpumlp finds on this machine."""
+    """Show the hardware, compilers and libraries that gpumlp finds."""
     with ctrl_c_ends_at_once():
         from gpumlp.cli import verbs
     verbs.doctor()
@@ -368,25 +373,29 @@ def doctor() -> None:
 
 @main.group()
 def bench() -> None:
-    """Time what gpumlp is made of on this machine."""
+    """Run benchmarks on this machine."""
 
 
 @bench.command()
-@click.option("--backend", default="auto", help="Whose kernels  [default: auto, the fastest there is]")
+@click.option("--backend", default="auto", help="Backend to benchmark  [default: auto, the fastest available]")
 @DEVICE
 @click.option(
-    "--only", metavar="PATTERN", help="Only kernels whose names contain or match this, as in adam or *_error_*."
+    "--only", metavar="PATTERN", help="Only kernels whose name contains or matches this, such as adam or *_error_*."
 )
-@click.option("--quick", is_flag=True, help="Three sizes and less time for each.")
-@click.option("--json", "json_file", metavar="FILE", type=PATH, help="Write every figure here, as they come.")
-@click.option("--plot", metavar="FILE", type=PATH, help="Draw bandwidth against size: a .png, .svg or .pdf file.")
+@click.option("--quick", is_flag=True, help="Fewer sizes, and less time per size.")
+@click.option(
+    "--json", "json_file", metavar="FILE", type=PATH, help="Write the results to this JSON file, kernel by kernel."
+)
+@click.option(
+    "--plot", metavar="FILE", type=PATH, help="Plot bandwidth against size to this .png, .svg or .pdf file."
+)
 @click.option("--force", is_flag=True, help="Overwrite the files if they exist.")
 def kernels(
     backend: str, device: int, only: str | None, quick: bool, json_file: Path | None, plot: Path | None, force: bool
 ) -> None:
-    """Time every kernel over a ladder of sizes, after checking that it is right.
+    """Check and time every kernel at several sizes.
 
-    Beside it stand the machine's own copy of an array as large, the same operation unfused, and PyTorch's.
+    Each is compared with a plain copy of the same size, with the unfused operation, and with PyTorch.
     """
     with ctrl_c_ends_at_once():
         from gpumlp.cli import bench as measured

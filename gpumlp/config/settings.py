@@ -51,14 +51,14 @@ Markers = Annotated[tuple[str, ...], Field(strict=False)]
 
 def _separator(given: str) -> str:
     if not is_separator(given):
-        what = f"got {given!r}, needs one character that is no letter, digit, quote or line end"
+        what = f"got {given!r}, needs one character other than a letter, digit, quote or line break"
         refuse("Data", [Problem((), what, r"such as ',' or ';'; a tab is written as \"\t\"")])
     return given
 
 
 def _encoding(given: str) -> str:
     if not is_encoding(given):
-        hint = f"{choices(given, COMMON_ENCODINGS)}, or any other that Python knows"
+        hint = f"{choices(given, COMMON_ENCODINGS)}, or any other Python encoding"
         refuse("Data", [Problem((), f"unknown encoding {given!r}", hint)])
     return given
 
@@ -79,25 +79,25 @@ Encoding = Annotated[Text, AfterValidator(_encoding)]
 
 
 class Split(Section):
-    """Which rows are kept from training: each part is a share of the rows of data.train, or in files."""
+    """Rows held out for validation and test: a share of the rows of data.train, or separate files."""
 
     validation: Share | Files = Field(
-        default=0.15, description="rows that early stopping and the choice of the best epoch look at; 0 for none"
+        default=0.15, description="share or files of rows for early stopping and choosing the best epoch; 0: none"
     )
-    test: Share | Files = Field(default=0.15, description="rows for the one estimate at the end; 0 for none")
+    test: Share | Files = Field(default=0.15, description="share or files of rows for the final metrics; 0: none")
 
     @model_validator(mode="after")
     def _leave_training_rows(self) -> Self:
         shares = [part for part in (self.validation, self.test) if isinstance(part, float)]
         if sum(shares) >= 1:
-            what = f"validation and test take {sum(shares):g} of all rows, so none is left to train on"
+            what = f"validation and test take {sum(shares):g} of all rows, so no rows are left for training"
             refuse("Split", [Problem(("test",), what, "the shares must add up to less than 1")])
         return self
 
 
 TRAIN = (
-    "file of rows: csv, tsv, txt, data, arff, jsonl or idx, also packed (.gz), parquet or npz; or several: a list, "
-    "or a pattern such as part-*.csv"
+    "training file: csv, tsv, txt, data, arff, jsonl, idx (each also as .gz), parquet or npz; several files as a "
+    "list or a pattern such as part-*.csv"
 )
 
 
@@ -106,19 +106,19 @@ def _one_source(train: tuple[str, ...] | str | None, info: ValidationInfo) -> tu
     if "query" in info.data and (train is None) == (info.data["query"] is None):
         if train is None:
             refuse("Data", [Problem((), "required, but missing", TRAIN)])
-        refuse("Data", [Problem((), "there is a query already", "leave out data.train or data.query")])
+        refuse("Data", [Problem((), "data.query is set too", "remove data.train or data.query")])
     return train
 
 
 class ColumnSettings(Section):
-    """What a column is, and how its numbers are written."""
+    """The type of a column, and the format of its numbers."""
 
     type: Literal["category", "number"] = Field(description="category (even if all texts are numbers) or number")
     thousands: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
-        default=None, description="of numbers: mark between thousands; null: none"
+        default=None, description="thousands separator of the numbers; null: none"
     )
     unit: Text | None = Field(
-        default=None, description="of numbers: what stands before or after each, such as $ or %; null: nothing"
+        default=None, description="unit before or after each number, such as $ or %; null: none"
     )
 
     @model_validator(mode="after")
@@ -127,7 +127,7 @@ class ColumnSettings(Section):
             key = "thousands" if self.thousands else "unit"
             refuse(
                 "Column",
-                [Problem((key,), "a category is kept as it is written", "set type: number, or leave it out")],
+                [Problem((key,), "categories have no number format", f"set type: number, or remove {key}")],
             )
         return self
 
@@ -147,59 +147,59 @@ class Data(Section):
 
     folder: Text | None = Field(
         default=None,
-        description="folder that the paths of train and split start from, itself relative to the folder of "
-        "the configuration; null for just that folder",
+        description="base folder of relative paths in train and split, relative to the configuration file; "
+        "null: the folder of the configuration file",
     )
     query: Text | None = Field(
         default=None,
-        description="one SELECT of SQL over data files, in place of train: select * from 'part-*.parquet'",
+        description="one SQL SELECT over data files, instead of train: select * from 'part-*.parquet'",
     )
     train: Annotated[Files | None, AfterValidator(_one_source)] = Field(default=None, description=TRAIN)
-    target: Column = Field(description="what to predict: a column's name or index, or an array's name")
+    target: Column = Field(description="column to predict, by name or index, or the name of an array")
     split: Split = Field(default=Split(), description="shares or files of rows for validation and test")
     scaling: Annotated[str, NameIn(SCALINGS)] | None = Field(
         default=None,
-        description="how numeric columns are scaled, fitted on the training rows; null: what suits them",
+        description="scaling of numeric columns, fitted on the training rows; null: chosen from the data",
     )
     separator: Separator | None = Field(
         default=None,
-        description="character between the cells of a text file, a blank for any number of them; null: found",
+        description="field separator of text files; a space matches any number of spaces; null: detected",
     )
     quote: Annotated[str, NameIn(QUOTES)] | None = Field(
-        default=None, description="marks around a cell, inside which a separator is plain text; null: found"
+        default=None, description="quote character around cells of text files; null: detected"
     )
     header: bool | None = Field(
         default=None,
-        description="whether the first line of a text file holds the column names (else they are column_0, "
-        "column_1, ...); null: found",
+        description="whether the first line of text files holds the column names (otherwise column_0, column_1, "
+        "...); null: detected",
     )
     encoding: Encoding | None = Field(
-        default=None, description="how letters are stored in a text file, such as utf-8 or latin-1; null: found"
+        default=None, description="character encoding of text files, such as utf-8 or latin-1; null: detected"
     )
     decimal: Annotated[str, NameIn(dict.fromkeys(DECIMALS))] | None = Field(
-        default=None, description="mark before the decimals of a number in a text file; null: found"
+        default=None, description="decimal separator of numbers in text files; null: detected"
     )
     missing: Markers | None = Field(
         default=None,
-        description="texts in a cell that mean: no value, as the empty cell always does; null: the usual ones, "
+        description="cells treated as missing (empty cells always are); null: the defaults, "
         + " ".join(sorted(USUAL_MISSING.anywhere - {""}))
-        + ", and among numbers "
+        + ", and in numeric columns "
         + " ".join(sorted(USUAL_MISSING.among_numbers)),
     )
     columns: dict[
         Text, Annotated[ColumnSettings, BeforeValidator(kind_of_column, json_schema_input_type=str | ColumnSettings)]
     ] = Field(
         default={},
-        description="what columns are, by name, where that is not to be found: category, number, or "
+        description="types of columns, by name, instead of those detected: category, number, or "
         "{type: number, thousands: ',', unit: $}",
     )
     missing_target: Literal["error", "drop"] = Field(
         default="error",
         description="rows without a target: error refuses them, drop leaves them out, with a note",
     )
-    drop: Columns = Field(default=(), description="columns to leave out, by name or index")
+    drop: Columns = Field(default=(), description="columns to ignore, by name or index")
     weights: Column | None = Field(
-        default=None, description="column that says how much each row counts, at least 0; null: all alike"
+        default=None, description="column of row weights, each at least 0; null: all rows count the same"
     )
 
     @property
@@ -245,8 +245,8 @@ class Data(Section):
     @model_validator(mode="after")
     def _tell_decimals_from_cells(self) -> Self:
         if self.decimal is not None and self.decimal == self.separator:
-            hint = "choose another separator, or leave both out to have them found"
-            refuse("Data", [Problem(("decimal",), f"{self.decimal!r} cannot be the separator too", hint)])
+            hint = "choose another separator, or remove both settings to have them detected"
+            refuse("Data", [Problem(("decimal",), f"{self.decimal!r} is the separator too", hint)])
         return self
 
 
@@ -260,11 +260,11 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Block(Section):
-    """One hidden layer: linear, norm, activation, dropout. What is not set is as in the model."""
+    """One hidden layer: linear, norm, activation, dropout. Settings left out are those of the model."""
 
-    units: Units = Field(description="width of the layer, in units")
+    units: Units = Field(description="number of units")
     activation: Activation | None = Field(default=None, description="activation of this layer; null: the model's")
-    dropout: Dropout | None = Field(default=None, description="share of units dropped here; null: the model's")
+    dropout: Dropout | None = Field(default=None, description="dropout rate of this layer; null: the model's")
     norm: Norm | None = Field(default=None, description="normalization of this layer; null: the model's")
 
     @model_serializer
@@ -274,20 +274,20 @@ class Block(Section):
 
 
 class Model(Section):
-    """The network: hidden layers, then one linear layer whose width follows from the data."""
+    """The network: hidden layers, then an output layer whose width follows from the data."""
 
     hidden: Annotated[
         tuple[Annotated[Block, BeforeValidator(block_of_width, json_schema_input_type=Units | Block)], ...],
         Field(strict=False),
     ] = Field(
         default=(Block(units=64), Block(units=64)),
-        description="hidden layers, first to last: a width in units, or a block of settings",
+        description="hidden layers, first to last: a number of units, or a mapping of settings",
     )
     activation: Activation = Field(default="relu", description="activation of every hidden layer")
-    dropout: Dropout = Field(default=0.0, description="share of each hidden layer's units dropped in training")
-    norm: Norm = Field(default=NO_NORM, description="normalization before each activation: over a row, or a batch")
+    dropout: Dropout = Field(default=0.0, description="dropout rate of the hidden layers")
+    norm: Norm = Field(default=NO_NORM, description="normalization before each activation: layer or batch norm")
     initializer: Annotated[str, NameIn(INITIALIZERS, ("auto",))] = Field(
-        default="auto", description="distribution of the first weights; auto: what suits the activation"
+        default="auto", description="initializer of the weights; auto: chosen by the activation"
     )
 
     @property
@@ -301,42 +301,42 @@ class Model(Section):
 
 
 class LossSettings(Choice):
-    """What training makes small."""
+    """The loss that training minimizes."""
 
     table = LOSSES
 
 
 class ClassificationLoss(LossSettings):
-    """What training makes small, over classes."""
+    """The loss that training minimizes, with class weights."""
 
     # Above, a batch could weigh more than a 32-bit float can hold, and would have no gradient.
     class_weight: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0, le=1e27)]] | None = Field(
         default=None,
-        description="how much each class counts: balanced (as if all were equally frequent), or a mapping "
-        "from class to weight; null: every row counts 1",
+        description="class weights: balanced (inverse to class frequencies), or a mapping from class to weight; "
+        "null: every class has weight 1",
     )
 
 
 class OptimizerSettings(Choice):
-    """How the gradient moves the parameters."""
+    """The optimizer, and what it does to gradients and weights."""
 
     table = OPTIMIZERS
     learning_rate: float
     weight_decay: float
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
-        description="norm of the whole gradient that a longer one is shortened to; null: never",
+        description="largest norm of the whole gradient; longer gradients are scaled down to it; null: no clipping",
     )
     averaging: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="share of the running mean of the parameters kept in each step; null: no mean"
+        default=None, description="decay of the moving average of the parameters, per step; null: no averaging"
     )
 
 
 class ScheduleSettings(Choice):
-    """How the learning rate changes from step to step."""
+    """The learning rate schedule."""
 
     table = SCHEDULES
-    warmup: Share = Field(default=0.0, description="share of all steps in which the rate climbs to its full height")
+    warmup: Share = Field(default=0.0, description="share of all steps over which the learning rate rises from 0")
 
 
 def _losses() -> dict[str, Row]:
@@ -347,8 +347,8 @@ def _losses() -> dict[str, Row]:
 def _optimizers() -> dict[str, Row]:
     rows = {}
     for name, spec in OPTIMIZERS.items():
-        rate = Hyper(spec.learning_rate, "length of a step, as a factor of its direction", gt=0)
-        decay = Hyper(spec.weight_decay, "share of each weight that a step of rate 1 takes away", ge=0)
+        rate = Hyper(spec.learning_rate, "learning rate (step size)", gt=0)
+        decay = Hyper(spec.weight_decay, "decoupled weight decay, multiplied by the learning rate in each step", ge=0)
         rows[name] = Row(OptimizerSettings, {"learning_rate": rate, "weight_decay": decay, **spec.hyper})
     return rows
 
@@ -358,45 +358,48 @@ def _schedules() -> dict[str, Row]:
 
 
 class EarlyStopping(Section):
-    """When to stop before the last epoch."""
+    """Early stopping on the validation loss."""
 
-    patience: int = Field(default=10, ge=1, description="epochs without a better validation loss before stopping")
+    patience: int = Field(
+        default=10, ge=1, description="epochs without a lower validation loss before training stops"
+    )
     min_delta: float = Field(
         default=0.0,
         ge=0,
-        description="by how much a loss must be lower for patience to start anew; the lowest of all is kept",
+        description="smallest decrease of the loss that resets patience; the epoch with the lowest loss is kept",
     )
 
 
-ENOUGH, FEWEST, MOST = 20_000, 30, 1_000
-"""Steps of a run where nobody says how long it is to be, and the least and the most that its epochs are then."""
+DEFAULT_STEPS, MIN_EPOCHS, MAX_EPOCHS = 20_000, 30, 1_000
+"""Default length of a run in steps, and the fewest and most epochs that it comes to."""
 
 
 class Training(Section):
-    """How long, in what pieces, and from which seed."""
+    """Epochs, batches, seed, early stopping and checkpoints."""
 
     epochs: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description=f"passes over the training rows; null: what makes {ENOUGH:,} steps, but {FEWEST} to {MOST:,}",
+        description=f"passes over the training rows; null: about {DEFAULT_STEPS:,} steps, but {MIN_EPOCHS} to "
+        f"{MAX_EPOCHS:,} epochs",
     )
-    batch_size: int = Field(default=64, ge=1, description="rows in one step")
+    batch_size: int = Field(default=64, ge=1, description="rows per step")
     seed: int = Field(
-        default=0, ge=0, le=2**32 - 1, description="start of all randomness: split, weights, order, dropout"
+        default=0, ge=0, le=2**32 - 1, description="random seed of the split, initial weights, row order and dropout"
     )
     early_stopping: EarlyStopping | None = Field(
-        default=None, description="stop when the validation loss no longer falls; null: run all epochs"
+        default=None, description="stop when the validation loss stops improving; null: run all epochs"
     )
     checkpoint_every: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="steps between two checkpoints, also in the middle of an epoch; null: at the end of epochs only, "
-        "every two seconds",
+        description="steps between checkpoints, also within an epoch; null: at the ends of epochs, "
+        "at most every two seconds",
     )
 
     def epochs_over(self, rows: int) -> int:
-        """Return how many passes over so many training rows there are to be."""
+        """Return the number of epochs for this many training rows."""
         if self.epochs is not None:
             return self.epochs
-        return max(FEWEST, min(math.ceil(ENOUGH / math.ceil(rows / self.batch_size)), MOST))
+        return max(MIN_EPOCHS, min(math.ceil(DEFAULT_STEPS / math.ceil(rows / self.batch_size)), MAX_EPOCHS))
 
 
 def _all_defaults() -> Any:
@@ -405,32 +408,32 @@ def _all_defaults() -> Any:
 
 
 class Settings(Section):
-    """Everything that a run depends on."""
+    """All settings of a run."""
 
-    task: Task = Field(description="what is predicted: one of several classes (two: binary), or numbers")
-    data: Data = Field(description="the rows: at least train (a file) and target (a column)")
+    task: Task = Field(description="classification (two or more classes) or regression (numbers)")
+    data: Data = Field(description="the data: at least train (a file) and target (a column)")
     model: Model = Field(default=Model(), description="the network")
     loss: Annotated[
         LossSettings, OneOf(_losses, {"classification": "cross_entropy", "regression": "squared_error"})
-    ] = Field(default_factory=_all_defaults, description="what training makes small; auto: what suits the task")
+    ] = Field(default_factory=_all_defaults, description="loss to minimize; auto: the default of the task")
     optimizer: Annotated[OptimizerSettings, OneOf(_optimizers, "adamw")] = Field(
-        default_factory=_all_defaults, description="how the gradient moves the parameters"
+        default_factory=_all_defaults, description="optimizer"
     )
     schedule: Annotated[ScheduleSettings, OneOf(_schedules, "cosine")] = Field(
-        default_factory=_all_defaults, description="how the learning rate changes from step to step"
+        default_factory=_all_defaults, description="learning rate schedule"
     )
     training: Training = Field(default=Training(), description="epochs, batches, seed and early stopping")
     backend: Annotated[str, NameIn(BACKENDS, ("auto",))] = Field(
-        default="auto", description="what computes; auto: the fastest there is"
+        default="auto", description="compute backend; auto: the fastest available"
     )
-    device: int = Field(default=0, ge=0, description="number of the GPU that computes, where there are several")
+    device: int = Field(default=0, ge=0, description="GPU index, on machines with several")
     precision: Annotated[str, NameIn(PRECISIONS)] = Field(
         default="float32",
-        description="what the network computes with: "
-        + "; ".join(f"{name}: {precision.meaning}" for name, precision in PRECISIONS.items()),
+        description="number format: "
+        + "; ".join(f"{name} ({precision.meaning})" for name, precision in PRECISIONS.items()),
     )
     version: int = Field(
-        default=VERSION, ge=1, le=VERSION, description="of the meaning of these settings; a later one is refused"
+        default=VERSION, ge=1, le=VERSION, description="version of the settings format; later versions are refused"
     )
 
     @model_validator(mode="after")
@@ -438,11 +441,11 @@ class Settings(Section):
         problems = []
         if LOSSES[self.loss.name].task != self.task:
             fitting = [name for name, spec in LOSSES.items() if spec.task == self.task]
-            what = f"{self.loss.name} is no loss for {self.task}"
+            what = f"{self.loss.name} is not a loss for {self.task}"
             problems.append(Problem(("loss", "name"), what, "allowed: auto, " + ", ".join(fitting)))
         if self.data.split.validation == 0:
             what = "needs validation rows, but data.split.validation is 0"
-            hint = "give data.split.validation a share of the rows or a file, or "
+            hint = "set data.split.validation to a share or a file, or "
             if self.training.early_stopping:
                 path = ("training", "early_stopping")
                 problems.append(Problem(path, f"early stopping {what}", f"{hint}set early_stopping: null"))
@@ -452,8 +455,8 @@ class Settings(Section):
         if self.training.batch_size == 1 and any(
             NORMS[block.norm].mixes_rows for block in self.model.blocks if block.norm in NORMS
         ):
-            what = "batch norm cannot learn from batches of 1 row: each would be its own mean"
-            problems.append(Problem(("training", "batch_size"), what, "allowed: at least 2, or norm: layer"))
+            what = "batch norm needs batches of at least 2 rows"
+            problems.append(Problem(("training", "batch_size"), what, "use a larger batch_size, or norm: layer"))
         if self.precision != "float64":
             problems += _beyond_float32(self.model_dump(mode="json"))
         refuse("Settings", problems)
@@ -467,4 +470,4 @@ def _beyond_float32(value: object, path: KeyPath = ()) -> Iterator[Problem]:
             yield from _beyond_float32(each, (*path, key))
     elif isinstance(value, float) and not (value == 0 or FLOAT32_TINY <= abs(value) <= FLOAT32_MAX):
         limit = f"at most {FLOAT32_MAX:.3g}" if abs(value) > 1 else f"at least {FLOAT32_TINY:.3g}"
-        yield Problem(path, f"got {value:g}, which no 32-bit float can hold ({limit})", "or set precision to float64")
+        yield Problem(path, f"got {value:g}, outside the range of float32 ({limit})", "or set precision: float64")

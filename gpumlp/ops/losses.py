@@ -281,7 +281,7 @@ HUBER = loss(
     hyper={
         "delta": Hyper(
             1.0,
-            "residual where squares give way to distances; training standardizes the target, so in its deviations",
+            "residual at which the loss turns from squared to linear, in standard deviations of the target",
             gt=0.0,
         )
     },

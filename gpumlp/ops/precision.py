@@ -45,11 +45,11 @@ class Precision:
 PRECISIONS = {
     record.name: record
     for record in (
-        Precision("float32", "every number has 32 bits", "float32"),
-        Precision("float64", "every number has 64 bits, for checks of gradients", "float64"),
+        Precision("float32", "32-bit floats throughout", "float32"),
+        Precision("float64", "64-bit floats throughout, for gradient checks", "float64"),
         Precision(
             "tf32",
-            "float32, but products round their operands to 10 bits of fraction or more where that is faster",
+            "float32, with operands of matrix products rounded to 10 or more fraction bits where that is faster",
             "float32",
             tf32=True,
         ),
@@ -68,9 +68,9 @@ def dtype_of(given: Any) -> np.dtype[Any]:
             importlib.import_module("ml_dtypes")  # makes the name known to NumPy
         except ImportError:
             raise ConfigError(
-                "NumPy has no bfloat16 without the package ml_dtypes",
+                "bfloat16 needs the package ml_dtypes",
                 where="precision",
-                hint="pip install 'gpumlp[bf16]', or choose float32",
+                hint="pip install 'gpumlp[bf16]', or set precision: float32",
             ) from None
     dtype: np.dtype[Any] = np.dtype(given)
     return dtype

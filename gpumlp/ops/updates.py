@@ -145,11 +145,11 @@ def _adam(
     return (m / c1) / (xp.sqrt(v / c2) + epsilon), m, v
 
 
-_MOMENTUM = {"momentum": Hyper(0.9, "share of the last velocity that is kept", ge=0.0, lt=1.0)}
+_MOMENTUM = {"momentum": Hyper(0.9, "share of the last velocity kept in each step", ge=0.0, lt=1.0)}
 
 
 def _epsilon(default: float) -> Hyper:
-    return Hyper(default, "added to the root in the denominator", gt=0.0)
+    return Hyper(default, "constant added to the denominator", gt=0.0)
 
 
 SGD = update("sgd", "d = g", lambda xp, g, t: (g,), slots=(), hyper={})
@@ -180,7 +180,7 @@ RMSPROP = update(
     _rmsprop,
     slots=("squares",),
     hyper={
-        "decay": Hyper(0.99, "share of the running mean of squares that is kept", ge=0.0, lt=1.0),
+        "decay": Hyper(0.99, "decay of the moving average of squared gradients", ge=0.0, lt=1.0),
         "epsilon": _epsilon(1e-8),
     },
 )
@@ -190,8 +190,8 @@ ADAM = update(
     _adam,
     slots=("m", "v"),
     hyper={
-        "beta1": Hyper(0.9, "share of the running mean of gradients that is kept", ge=0.0, lt=1.0),
-        "beta2": Hyper(0.999, "share of the running mean of squares that is kept", ge=0.0, lt=1.0),
+        "beta1": Hyper(0.9, "decay of the moving average of gradients", ge=0.0, lt=1.0),
+        "beta2": Hyper(0.999, "decay of the moving average of squared gradients", ge=0.0, lt=1.0),
         "epsilon": _epsilon(1e-8),
     },
 )

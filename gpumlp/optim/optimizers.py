@@ -44,9 +44,9 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
 
 _SHARED = {
     "learning_rate": LEARNING_RATE,
-    "weight_decay": Hyper(0.0, "share of each weight that a step of rate 1 takes away", ge=0.0),
+    "weight_decay": Hyper(0.0, "decoupled weight decay, multiplied by the learning rate in each step", ge=0.0),
     "clip_norm": Hyper(math.inf, "largest norm of the whole gradient", gt=0.0),
-    "averaging": Hyper(0.0, "share of the moving average of weights that is kept", ge=0.0, lt=1.0),
+    "averaging": Hyper(0.0, "decay of the moving average of weights", ge=0.0, lt=1.0),
 }
 """What every optimizer can be set by."""
 

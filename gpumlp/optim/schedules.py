@@ -51,14 +51,14 @@ SCHEDULES: dict[str, ScheduleSpec] = {
         "factor^(epochs done // every)",
         lambda progress, epochs, *, every, factor: factor ** (epochs // every),
         {
-            "every": Hyper(10.0, "epochs between two steps", ge=1.0),
-            "factor": Hyper(0.5, "what each step multiplies the rate by", gt=0.0, le=1.0),
+            "every": Hyper(10.0, "epochs between reductions", ge=1.0),
+            "factor": Hyper(0.5, "factor of each reduction", gt=0.0, le=1.0),
         },
     ),
     "exponential": ScheduleSpec(
         "factor^(epochs done), continuously",
         lambda progress, epochs, *, factor: factor**epochs,
-        {"factor": Hyper(0.95, "what each epoch multiplies the rate by", gt=0.0, le=1.0)},
+        {"factor": Hyper(0.95, "factor per epoch", gt=0.0, le=1.0)},
     ),
     "cosine": ScheduleSpec(
         "half a cosine from 1 to final (Loshchilov and Hutter 2016, arXiv:1608.03983)",
@@ -69,7 +69,7 @@ SCHEDULES: dict[str, ScheduleSpec] = {
         "up from start to 1, then down to final, along cosines (Smith 2018, arXiv:1803.09820)",
         _one_cycle,
         {
-            "peak": Hyper(0.3, "share of the run at which the rate is highest", gt=0.0, lt=1.0),
+            "peak": Hyper(0.3, "share of the run after which the rate is highest", gt=0.0, lt=1.0),
             "start": Hyper(0.04, "factor at the start", gt=0.0, le=1.0),
             "final": Hyper(4e-6, "factor at the end", ge=0.0, le=1.0),
         },
@@ -78,16 +78,16 @@ SCHEDULES: dict[str, ScheduleSpec] = {
         "times factor whenever the validation loss has not improved for `patience` epochs",
         lambda progress, epochs, *, factor, patience: np.ones_like(progress),
         {
-            "factor": Hyper(0.5, "what each reduction multiplies the rate by", gt=0.0, lt=1.0),
-            "patience": Hyper(5.0, "epochs without a new best before a reduction", ge=1.0),
+            "factor": Hyper(0.5, "factor of each reduction", gt=0.0, lt=1.0),
+            "patience": Hyper(5.0, "epochs without a lower validation loss before a reduction", ge=1.0),
         },
         watches=True,
     ),
 }
 
 
-LEARNING_RATE = Hyper(0.0, "length of a step, as a factor of its direction", ge=0.0)
-WARMUP = Hyper(0.0, "share of all steps over which the rate rises", ge=0.0, lt=1.0)
+LEARNING_RATE = Hyper(0.0, "learning rate (step size)", ge=0.0)
+WARMUP = Hyper(0.0, "share of all steps over which the learning rate rises from 0", ge=0.0, lt=1.0)
 
 
 class Schedule:

@@ -330,7 +330,7 @@ def test_a_network_beyond_memory_is_refused_before_it_is_made(
     count = 2 * 10**9 + (10**9 + 1) * 10**9 + 10**9 + 1
     assert f"a network of at least {count:,} parameters" in run("validate", CANCER, *huge, code=2).stderr
     monkeypatch.setattr("gpumlp.backend.base.host_memory", lambda: None)  # a system that does not tell
-    assert run(*train, code=1).stderr.startswith("error: there is not enough memory")
+    assert run(*train, code=1).stderr.startswith("error: out of memory")
     assert not (tmp_path / "run").exists()
 
 

@@ -169,23 +169,23 @@ def test_all_problems_come_at_once_in_the_order_of_the_lines(write: Write) -> No
     assert failure(path, "training.epoch=3", "backend=gpu") == (
         "8 problems in run.yaml\n"
         "run.yaml: task: required, but missing\n"
-        "  what is predicted: one of several classes (two: binary), or numbers\n"
+        "  classification (two or more classes) or regression (numbers)\n"
         "run.yaml:2:3: optimizer.learning_rat: unknown setting for adamw\n"
         "  did you mean 'learning_rate'? allowed: name, learning_rate, weight_decay, clip_norm, averaging, "
         "beta1, beta2, epsilon\n"
         "run.yaml:3:1: data.train: required, but missing\n"
-        "  file of rows: csv, tsv, txt, data, arff, jsonl or idx, also packed (.gz), parquet or npz; or several: "
-        "a list, or a pattern such as part-*.csv\n"
+        "  training file: csv, tsv, txt, data, arff, jsonl, idx (each also as .gz), parquet or npz; several files as "
+        "a list or a pattern such as part-*.csv\n"
         "run.yaml:5:22: model.hidden.1.units: got 0, needs a whole number (at least 1, at most 2147483647)\n"
-        "  width of the layer, in units\n"
+        "  number of units\n"
         "run.yaml:5:34: model.dropout: got 2, needs a number (at least 0, below 1)\n"
-        "  share of each hidden layer's units dropped in training\n"
+        "  dropout rate of the hidden layers\n"
         "run.yaml:7:5: training.epochs: got 'ten', needs a whole number (at least 1) or null\n"
-        "  passes over the training rows; null: what makes 20,000 steps, but 30 to 1,000\n"
+        "  passes over the training rows; null: about 20,000 steps, but 30 to 1,000 epochs\n"
         "--set training.epoch: unknown setting\n"
         "  did you mean 'epochs'? allowed: epochs, batch_size, seed, early_stopping, checkpoint_every\n"
         "--set backend: got 'gpu', needs one of auto, cupy, native, numpy\n"
-        "  what computes; auto: the fastest there is"
+        "  compute backend; auto: the fastest available"
     )
 
 
@@ -196,7 +196,7 @@ def test_one_problem_is_counted_as_one(write: Write) -> None:
 def test_a_broken_rule_is_placed_too(write: Write) -> None:
     path = write(MINIMAL + "  split:\n    validation: 0\nloss:\n  name: huber\ntraining: {early_stopping: {}}\n")
     lines = failure(path).splitlines()
-    assert lines[1] == "run.yaml:8:3: loss.name: huber is no loss for classification"
+    assert lines[1] == "run.yaml:8:3: loss.name: huber is not a loss for classification"
     assert lines[3].startswith("run.yaml:9:12: training.early_stopping: early stopping needs validation rows")
 
 
@@ -532,7 +532,7 @@ def test_names_that_are_not_in_the_data_are_reported_with_all_else(write: Write)
         "run.yaml:6:11: data.split.test: b.csv: no such file\n"
         "  did you mean 'a.csv'?\n"
         "run.yaml:7:12: training.epochs: got 0, needs a whole number (at least 1) or null\n"
-        "  passes over the training rows; null: what makes 20,000 steps, but 30 to 1,000\n"
+        "  passes over the training rows; null: about 20,000 steps, but 30 to 1,000 epochs\n"
         "--set data.weights: a.csv: there is no column number 7\n"
         "  the file has 3 columns: 0 to 2, or -1 for the last"
     )
@@ -593,16 +593,16 @@ def test_a_file_of_a_later_version_is_refused_with_one_message(write: Write) -> 
 @pytest.mark.parametrize(
     ("setting", "limit"),
     [
-        ("optimizer.learning_rate=1e39", "got 1e+39, which no 32-bit float can hold (at most 3.4e+38)"),
-        ("optimizer.learning_rate=1e-39", "got 1e-39, which no 32-bit float can hold (at least 1.18e-38)"),
-        ("optimizer.weight_decay=1e300", "got 1e+300, which no"),
-        ("optimizer.epsilon=1e-300", "got 1e-300, which no"),
-        ("optimizer.clip_norm=1e40", "got 1e+40, which no"),
+        ("optimizer.learning_rate=1e39", "got 1e+39, outside the range of float32 (at most 3.4e+38)"),
+        ("optimizer.learning_rate=1e-39", "got 1e-39, outside the range of float32 (at least 1.18e-38)"),
+        ("optimizer.weight_decay=1e300", "got 1e+300, outside the range"),
+        ("optimizer.epsilon=1e-300", "got 1e-300, outside the range"),
+        ("optimizer.clip_norm=1e40", "got 1e+40, outside the range"),
     ],
 )
 def test_a_number_must_fit_the_precision(write: Write, setting: str, limit: str) -> None:
     path, name = write(MINIMAL), setting.partition("=")[0]
     message = failure(path, setting)
     assert f"--set {name}: {limit}" in message
-    assert message.endswith("or set precision to float64")
+    assert message.endswith("or set precision: float64")
     load(path, [setting, "precision=float64"])

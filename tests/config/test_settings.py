@@ -223,7 +223,7 @@ def test_every_precision_may_be_chosen_and_is_explained(name: str) -> None:
     assert make(precision=name).precision == name
     described = Settings.model_json_schema()["properties"]["precision"]
     assert described["enum"] == list(PRECISIONS)
-    assert f"{name}: {PRECISIONS[name].meaning}" in described["description"]
+    assert f"{name} ({PRECISIONS[name].meaning})" in described["description"]
 
 
 @pytest.mark.parametrize(

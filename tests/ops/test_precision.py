@@ -37,7 +37,7 @@ def test_what_is_no_floating_point_stays_as_it_is(dtype: object) -> None:
 
 def test_without_its_package_bfloat16_is_refused_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
-    with pytest.raises(ConfigError, match=r"precision: NumPy has no bfloat16 .*ml_dtypes") as caught:
+    with pytest.raises(ConfigError, match=r"precision: bfloat16 needs .*ml_dtypes") as caught:
         dtype_of("bfloat16")
     assert "pip install 'gpumlp[bf16]'" in str(caught.value)
     assert dtype_of("float32") == np.float32
