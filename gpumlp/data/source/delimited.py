@@ -296,13 +296,12 @@ class TextFile:
         numeric = {name: _seems_numeric(column, found.missing, decimal) for name, column in sample.items()}
         kinds = {name: number and name not in texts for name, number in numeric.items()}
         cells = TextCells({name: i for i, name in enumerate(names)}, decimal, odd_marks(path))
-        known = {name: sample[name].texts.tolist() for name, number in kinds.items() if not number}
 
         def place(row: int) -> str:
             with self.lines(encoding) as lines:
                 return f"{self.name}:{_Start(lines, self.dialect, self.name, self.names).line(row)}"
 
-        return Scan((str(path),), rows, cells, kinds, known, found.missing, decimal), place
+        return Scan((str(path),), rows, cells, kinds, found.missing, decimal), place
 
     def _by_engine(self, start: _Start, encoding: str, texts: Collection[str]) -> Frame:
         """Read the whole file with the engine, having seen its start."""

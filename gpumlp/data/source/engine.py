@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,9 +34,7 @@ NO_MISSING = Missing(frozenset())
 MAX_LINE_BYTES = 1 << 24
 """The longest line of a text file that is read; what is longer is not a table."""
 
-SAMPLE_ROWS = 10_000
 _PIECE_BYTES = 1 << 22
-_UNKNOWN = 2**32 - 1  # the code of a text that is not in the dictionary yet
 
 
 class EngineRefusalError(Exception):
@@ -63,7 +61,6 @@ class Scan:
     rows : what stands behind FROM
     expressions : by column
     kinds : True for each column to be read as numbers, False for texts; the others are not read
-    samples : texts of some columns that are likely to occur, so that these are numbered by the engine
     missing : which texts mean "no value"
     parse : texts to numbers, or None where one of them is not a number
     """
@@ -72,7 +69,6 @@ class Scan:
     rows: str
     expressions: Expressions
     kinds: Mapping[str, bool]
-    samples: Mapping[str, Sequence[str]] = field(default_factory=dict)
     missing: Missing = NO_MISSING
     decimal: str = "."
 
@@ -84,7 +80,7 @@ class Scan:
         EngineRefusalError : if the engine cannot read them
         """
         parts: dict[str, list[NDArray[Any]]] = {name: [] for name in self.kinds}
-        texts = self._dictionaries()
+        texts = {name: _Dictionary() for name, number in self.kinds.items() if not number}
         for block in self._blocks(texts):
             for name, values in block.items():
                 parts[name].append(values)
@@ -92,10 +88,10 @@ class Scan:
         strange = []
         for name in self.kinds:
             blocks = parts.pop(name)  # its parts are freed before the next column is put together
-            empty = np.empty(0, np.float64 if self.kinds[name] else np.uint32)
+            empty = np.empty(0, np.float64 if self.kinds[name] else np.int64)
             joined: NDArray[Any] = np.concatenate(blocks) if blocks else empty
             if not self.kinds[name]:
-                columns[name] = merged(list(texts[name]), joined)
+                columns[name] = merged(texts[name].texts, joined)
                 continue
             columns[name] = Numbers(joined, self._rewrite(name))
             if self._blank(joined):
@@ -110,14 +106,14 @@ class Scan:
         ------
         EngineRefusalError : if the engine cannot read them
         """
-        texts = self._dictionaries()
+        texts = {name: _Dictionary() for name, number in self.kinds.items() if not number}
         strange: dict[str, Column] = {}  # what became of one infinite value, for each column that has any
         start = 0
         for block in self._blocks(texts):
             columns: dict[str, Column] = {}
             for name, values in block.items():
                 if not self.kinds[name]:
-                    columns[name] = merged(list(texts[name]), values)
+                    columns[name] = merged(texts[name].texts, values)
                     continue
                 rows = np.arange(start, start + len(values))
                 if self._blank(values) and name not in strange:
@@ -136,7 +132,7 @@ class Scan:
 
     def codes(self, names: Sequence[str]) -> dict[str, Codes]:
         """Return columns as texts, whatever they are read as."""
-        as_texts = Scan(self.paths, self.rows, self.expressions, dict.fromkeys(names, False), self.samples)
+        as_texts = Scan(self.paths, self.rows, self.expressions, dict.fromkeys(names, False))
         return {name: column.written() for name, column in as_texts.columns().items()}
 
     def _rewrite(self, name: str) -> Callable[[], Codes]:
@@ -192,45 +188,61 @@ class Scan:
                 found.append([str(text) for (text,) in connection.execute(query).fetchall()])
             return found
 
-    def _dictionaries(self) -> dict[str, dict[str, int]]:
-        """Return the texts of each column of texts that are known beforehand, numbered; the empty text is 0."""
-        known = {}
-        for name, number in self.kinds.items():
-            if not number:
-                texts = [text for text in self.samples.get(name, ()) if text and "\0" not in text]
-                known[name] = {text: code for code, text in enumerate(["", *dict.fromkeys(texts)])}
-        return known
-
-    def _blocks(self, texts: Mapping[str, dict[str, int]]) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yield float64 values or uint32 codes of each column; texts that are new join their dictionary."""
-        selected, types = [], []
-        enumerated: dict[str, int] = {}
+    def _blocks(self, texts: Mapping[str, _Dictionary]) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield float64 values or int64 codes of each column; texts that are new join their dictionary."""
+        selected = []
         for i, (name, number) in enumerate(self.kinds.items()):
             if number:
                 selected.append(f"{self.expressions.number(name)} AS v{i}")
-                continue
-            text, members = self.expressions.text(name), list(texts[name])[1:]
-            enumerated[name] = len(members)
-            known = "NULL"
-            if members:
-                types.append(f"CREATE TYPE e{i} AS ENUM ({', '.join(map(literal, members))})")
-                known = f"enum_code(TRY_CAST({text} AS e{i}))::UINTEGER + 1"
-            code = f"CASE WHEN {text} IS NULL THEN 0 ELSE coalesce({known}, {_UNKNOWN}) END::UINTEGER"
-            new = f"CASE WHEN {known} IS NULL THEN {text} END" if members else text
-            selected += [f"{code} AS v{i}", f"{new} AS t{i}"]
+            else:
+                text = f"coalesce({self.expressions.text(name)}, '')"
+                selected += [f"hash({text}) AS v{i}", f"{text} AS t{i}"]
         with engine(self.paths) as connection:
-            for statement in types:
-                connection.execute(statement)
             for batch in _batches(connection, f"SELECT {', '.join(selected)} FROM {self.rows}"):
-                block, at = {}, 0
-                for name, number in self.kinds.items():
-                    values = batch[at]
-                    at += 1
-                    if not number:
-                        values = _numbered(values, batch[at], texts[name])
-                        at += 1
-                    block[name] = values
-                yield block
+                values = iter(batch)
+                yield {
+                    name: next(values) if number else texts[name].codes(next(values), next(values))
+                    for name, number in self.kinds.items()
+                }
+
+
+def _arrow(values: NDArray[Any]) -> Any:
+    from arro3.core import Array
+
+    return Array.from_numpy(values)
+
+
+class _Dictionary:
+    """The texts of a column, numbered as they come, found by the hashes of 64 bits that the engine gives them.
+
+    Two of n texts share a hash with a probability of n² / 2^65: of a million texts, 3e-8.
+    """
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._hashes, self._codes = np.empty(0, np.uint64), np.empty(0, np.int64)  # sorted by hash
+
+    def codes(self, hashes: NDArray[np.uint64], texts: Any) -> NDArray[np.int64]:
+        """Return the code of each row, (n,), given the hashes of the rows and the texts as an Arrow array."""
+        places = self._places(hashes)
+        if places is None:
+            new, first = np.unique(hashes, return_index=True)
+            unknown = ~np.isin(new, self._hashes, assume_unique=True)
+            codes = np.arange(len(self.texts), len(self.texts) + int(unknown.sum()))
+            self.texts += texts.take(_arrow(first[unknown].astype(np.uint64))).to_pylist()
+            joined = np.concatenate([self._hashes, new[unknown]])
+            order = np.argsort(joined)
+            self._hashes, self._codes = joined[order], np.concatenate([self._codes, codes])[order]
+            places = self._places(hashes)
+        assert places is not None
+        return self._codes[places]
+
+    def _places(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64] | None:
+        """Return where the hashes stand among the known ones; None if one is not there."""
+        if not len(self._hashes):
+            return None
+        places = np.searchsorted(self._hashes, hashes).clip(max=len(self._hashes) - 1)
+        return places if bool((self._hashes[places] == hashes).all()) else None
 
 
 @dataclass(frozen=True)
@@ -261,38 +273,6 @@ def _batches(connection: Any, query: str) -> Iterator[list[Any]]:
             return
         columns = [batch.column(i) for i in range(batch.num_columns)]
         yield [column if "Utf8" in str(column.type) else np.array(column) for column in columns]
-
-
-def _numbered(codes: NDArray[np.uint32], texts: Any, known: dict[str, int]) -> NDArray[np.uint32]:
-    """Return the codes with those of the texts that the engine did not know filled in."""
-    if texts.null_count == len(texts):
-        return codes
-    rows = np.flatnonzero(codes == _UNKNOWN)
-    new = texts.to_pylist()
-    for row in rows.tolist():
-        codes[row] = known.setdefault(new[row], len(known))
-    return codes
-
-
-def sampled(paths: Sequence[str], rows: str, texts: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the different texts that columns have in the first rows.
-
-    Parameters
-    ----------
-    texts : an expression by column
-
-    Raises
-    ------
-    EngineRefusalError : if the engine cannot read them
-    """
-    if not texts:
-        return {}
-    lists = ", ".join(f"list(DISTINCT v{i}) FILTER (v{i} IS NOT NULL)" for i in range(len(texts)))
-    first = ", ".join(f"{text} AS v{i}" for i, text in enumerate(texts.values()))
-    with engine(paths) as connection:
-        query = f"SELECT {lists} FROM (SELECT {first} FROM {rows} LIMIT {SAMPLE_ROWS})"
-        found = connection.execute(query).fetchall()[0]
-    return {name: sorted(each or ()) for name, each in zip(texts, found, strict=True)}
 
 
 def packed_lines(path: Path) -> Iterator[list[str | None]]:

@@ -21,7 +21,6 @@ from gpumlp.data.source.engine import (
     engine,
     identifier,
     literal,
-    sampled,
 )
 from gpumlp.data.source.files import existing, open_binary, plain_copy
 from gpumlp.data.source.frame import Column, Frame, Nested
@@ -186,9 +185,7 @@ def _scan(
     """Return how the columns that are not nested are read."""
     plainly = {column: type_ for column, type_ in types.items() if not _NESTED.fullmatch(type_)}
     kinds = {column: _is_number(type_) and column not in texts for column, type_ in plainly.items()}
-    cells = TypedCells(types)
-    known = sampled(paths, rows, {name: cells.text(name) for name, number in kinds.items() if not number})
-    return Scan(tuple(paths), rows, cells, kinds, known, dialect.missing)
+    return Scan(tuple(paths), rows, TypedCells(types), kinds, dialect.missing)
 
 
 def parquet_rows(path: Path) -> str:
