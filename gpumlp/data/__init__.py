@@ -13,6 +13,7 @@ from gpumlp.data.source.files import Files
 from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.kinds import Kind
 from gpumlp.data.source.read import ENDINGS, Source, read, read_blocks, read_start
+from gpumlp.data.source.rows import rows_of
 from gpumlp.data.survey import ColumnReport, survey
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "read_bytes",
     "read_lines",
     "read_start",
+    "rows_of",
     "stream_blocks",
     "survey",
 ]

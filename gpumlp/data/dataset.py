@@ -24,6 +24,7 @@ from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.kinds import Kind
 from gpumlp.data.source.query import read_query
 from gpumlp.data.source.read import Source, read
+from gpumlp.data.source.rows import rows_of
 from gpumlp.data.splits import split
 from gpumlp.data.state import StateReader, prefixed
 from gpumlp.errors import DataError
@@ -142,14 +143,14 @@ class Encoder:
         return self.target.restore(outputs)
 
     @phase("encode")
-    def encode(self, source: Source, *, targets: bool, news: News | None = None) -> tuple[Dataset, list[str]]:
+    def encode(self, source: Any, *, targets: bool, news: News | None = None) -> tuple[Dataset, list[str]]:
         """Encode a source of the same columns as the training file.
 
         The markers of missing values are those of the training, whichever the source was read with.
 
         Parameters
         ----------
-        source : what ``read`` returned
+        source : what ``read`` returned, or anything that ``rows_of`` takes
         targets : whether the target and the weights are wanted, and so must be there
         news : of the blocks of a source before this one, which the notes are on, too
 
@@ -161,6 +162,7 @@ class Encoder:
         ------
         DataError : if the source does not fit
         """
+        source = rows_of(source)
         if isinstance(source, Frame):
             source = source.with_missing(self.dialect.missing).with_kinds(self.kinds)
         others = {self.target_name, *self.ignored, *([self.weights_name] if self.weights_name else [])}
@@ -271,12 +273,12 @@ class Prepared:
 
 
 def prepare(
-    train: Source,
+    train: Any,
     *,
     task: Task,
     target: str | int | None,
-    validation: float | Source = 0.15,
-    test: float | Source = 0.15,
+    validation: Any = 0.15,
+    test: Any = 0.15,
     scaling: str | None = None,
     drop: Sequence[str | int] = (),
     weights: str | int | None = None,
@@ -290,7 +292,7 @@ def prepare(
 
     Parameters
     ----------
-    train : the training rows: what ``read`` or ``rows_of`` returned
+    train : the training rows: what ``read`` returned, or anything that ``rows_of`` takes
     task : classification or regression
     target : the column by name or number (negative: from the end), or the array by name; None is allowed
         for IDX files, which have only one
@@ -309,6 +311,7 @@ def prepare(
     MisfitError : if ``target``, ``weights``, ``drop`` or ``columns`` (the names it uses) do not fit ``train``
     DataError : if rows do not fit the task
     """
+    train = rows_of(train)
     roles = Roles.find(train, target, weights, drop, columns or ())
     if isinstance(train, ArrayTable):
         train.require_same_rows([train.choose_inputs(exclude={*roles.named, *roles.dropped}), *roles.named])
@@ -319,16 +322,15 @@ def prepare(
         notes += train.notes
         train = replace(train.with_kinds(kinds), notes=())
         kinds = train.kinds
-    given = {
-        part: each for part, each in (("validation", validation), ("test", test)) if not isinstance(each, int | float)
-    }
+    wanted = {"validation": validation, "test": test}
+    given = {part: rows_of(each) for part, each in wanted.items() if not isinstance(each, int | float)}
     if missing_target == "drop":
         train, remarks = _with_target(train, task, roles.target)
         notes += remarks
         for part, each in given.items():
             given[part], remarks = _with_target(each, task, roles.target)
             notes += [f"{part}: {remark}" for remark in remarks]
-    shares = {"validation": validation, "test": test} | dict.fromkeys(given, 0.0)
+    shares = wanted | dict.fromkeys(given, 0.0)
     parts, goal, remarks = _divide(train, task, roles, shares, seed)
     notes += remarks
     if encoder is None:

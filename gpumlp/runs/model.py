@@ -58,8 +58,10 @@ class SavedModel:
     network: Sequential
     hidden: tuple[Hidden, ...]
 
-    def predict(self, source: Source | str | Path) -> tuple[np.ndarray[Any, Any], list[str]]:
-        """Return predictions (N, K) for a raw source or the file of one, and notes on it.
+    def predict(self, source: Any) -> tuple[np.ndarray[Any, Any], list[str]]:
+        """Return predictions (N, K) for raw rows, and notes on them.
+
+        The rows are what ``data.read`` returned, a file, or what ``data.rows_of`` takes, such as a DataFrame.
 
         For classes these are probabilities (of the second class where there are two); for numbers they are
         (N, 1) in units of the target.

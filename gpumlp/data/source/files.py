@@ -97,6 +97,14 @@ def unpacked_name(path: Path) -> str:
     return path.name.lower().removesuffix(".gz").removesuffix(".zst")
 
 
+def temporary(owner: object) -> tuple[str, list[str]]:
+    """Return the path of an empty Parquet file that goes when ``owner`` does, and all names it has while written."""
+    descriptor, name = tempfile.mkstemp(suffix=".parquet", prefix="gpumlp-")
+    os.close(descriptor)
+    weakref.finalize(owner, Path(name).unlink, missing_ok=True)
+    return name, [name, str(Path(name).with_name(f"tmp_{Path(name).name}"))]
+
+
 def plain_copy(path: Path, owner: object) -> Path:
     """Return a file without packing: the file itself, or a temporary copy that goes when ``owner`` does.
 

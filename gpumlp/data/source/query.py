@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
-import weakref
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +14,7 @@ import numpy as np
 
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.engine import EngineRefusalError, engine, literal
-from gpumlp.data.source.files import existing, is_pattern, matched, unpacked_name
+from gpumlp.data.source.files import existing, is_pattern, matched, temporary, unpacked_name
 from gpumlp.data.source.frame import Codes, Frame
 from gpumlp.data.source.typed import read_typed
 from gpumlp.errors import DataError, nearest
@@ -103,10 +101,8 @@ def read_query(text: str, folder: Path, dialect: Dialect = DETECT, *, texts: Col
     def place(row: int) -> str:
         return f"{NAME}, row {row + 1}"
 
-    descriptor, name = tempfile.mkstemp(suffix=".parquet", prefix="gpumlp-")
-    os.close(descriptor)
-    weakref.finalize(place, Path(name).unlink, missing_ok=True)
-    _run(plan, name)
+    name, written = temporary(place)
+    _run(plan, name, written)
     rows = f"read_parquet({literal(name)})"
     frame = read_typed(rows, [name], NAME, dialect, texts=texts, kind="rows of the query", place=place)
     return replace(frame, notes=_notes(plan.tree))
@@ -119,15 +115,13 @@ def query_columns(text: str, folder: Path) -> Frame:
     ------
     DataError : if it is not one SELECT, or names what is not there
     """
-    names = _run(_plan(text, folder), None)
+    names = _run(_plan(text, folder), None, [])
     empty = Codes(np.empty(0, object), np.empty(0, np.int32))
     return Frame(NAME, dict.fromkeys(names, empty), lambda row: NAME, DETECT)
 
 
-def _run(plan: _Plan, output: str | None) -> list[str]:
+def _run(plan: _Plan, output: str | None, written: list[str]) -> list[str]:
     """Write the rows to a Parquet file, if one is named; return the names of the columns."""
-    # While the engine writes, the file has another name.
-    written = [] if output is None else [output, str(Path(output).with_name(f"tmp_{Path(output).name}"))]
     try:
         with engine([*plan.files, *written], for_query=True) as connection:
             connection.execute(_EXPLAIN.decode() + plan.located.decode())  # for errors with their positions

@@ -1,0 +1,161 @@
+"""Rows that are in memory: arrays, columns by name, DataFrames, Arrow tables. No package of theirs is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpumlp.data.source.arrays import ArrayTable
+from gpumlp.data.source.cells import USUAL_MISSING, Missing
+from gpumlp.data.source.dialect import Dialect
+from gpumlp.data.source.engine import EngineRefusalError, engine, literal
+from gpumlp.data.source.files import temporary
+from gpumlp.data.source.frame import Codes, Column, Frame, Numbers, as_written, merged
+from gpumlp.data.source.typed import first_line, read_typed
+from gpumlp.errors import DataError
+
+NAME = "rows"
+"""What rows from Python are called in messages."""
+
+INPUTS, TARGET = "x", "y"
+"""The names that arrays get."""
+
+
+def rows_of(rows: Any, y: Any = None, *, missing: Missing = USUAL_MISSING) -> Frame | ArrayTable:
+    """Return rows from Python as a source: what ``read`` returns of a file.
+
+        prepared = prepare(rows_of(frame), task="regression", target="price")
+        prepared = prepare(rows_of(X, y), task="classification", target="y")
+
+    Parameters
+    ----------
+    rows : an array (N, ...) of numbers, which is called ``x``; a mapping from names to columns, (N,) each; a pandas
+        or polars DataFrame, an Arrow table, or whatever has ``__arrow_c_stream__``; a source is returned as it is
+    y : the target, (N,), if it is not among the columns; it is called ``y``
+    missing : texts, and numbers, that mean "no value"; None, NaN and null always do
+
+    Raises
+    ------
+    DataError : if these are not rows, or columns have different lengths
+    """
+    if isinstance(rows, Frame | ArrayTable):
+        return rows
+    if isinstance(rows, np.ndarray):
+        arrays = {INPUTS: rows} if y is None else {INPUTS: rows, TARGET: np.asarray(y)}
+        if rows.ndim < 2:
+            raise DataError(f"expected an array (rows, columns), found shape {rows.shape}", where=NAME)
+        return ArrayTable(NAME, arrays, target=TARGET)
+    frame = None
+    if not isinstance(rows, Mapping) and hasattr(rows, "__arrow_c_stream__"):
+        try:
+            frame = _from_arrow(rows, missing)
+        except ImportError:  # pandas gives its columns to Arrow with pyarrow only
+            rows = {name: rows[name] for name in rows.columns}
+    if frame is None:
+        if not isinstance(rows, Mapping):
+            hint = "give an array, a mapping from names to columns, a DataFrame or an Arrow table"
+            raise DataError(f"a {type(rows).__name__} has no rows that can be read", where=NAME, hint=hint)
+        columns = {str(name): _column(str(name), values, missing) for name, values in rows.items()}
+        frame = Frame(NAME, columns, _place, Dialect(missing=missing))
+    if y is not None:
+        if TARGET in frame.columns:
+            raise DataError(
+                f"there is a column {TARGET!r} already", where=NAME, hint="name it as the target instead of y"
+            )
+        frame = Frame(NAME, {**frame.columns, TARGET: _column(TARGET, y, missing)}, _place, frame.dialect)
+    lengths = {name: len(column) for name, column in frame.columns.items()}
+    if len(set(lengths.values())) > 1:
+        listing = ", ".join(f"{name} {length}" for name, length in list(lengths.items())[:5])
+        raise DataError(f"the columns differ in their number of rows: {listing}", where=NAME)
+    if not lengths or not next(iter(lengths.values())):
+        raise DataError("there are no rows", where=NAME)
+    return frame
+
+
+def _place(row: int) -> str:
+    return f"{NAME}, row {row}"
+
+
+def _from_arrow(rows: Any, missing: Missing) -> Frame:
+    """Return an Arrow stream as a frame, by way of a temporary file that goes with it."""
+    from arro3.core import Table
+
+    table = Table.from_arrow(rows)
+
+    def place(row: int) -> str:
+        return _place(row)
+
+    path, written = temporary(place)
+    try:
+        with engine(written) as connection:
+            connection.from_arrow(table).write_parquet(path)
+    except EngineRefusalError as error:
+        raise DataError(f"the Arrow columns cannot be read: {first_line(error)}", where=NAME) from None
+    rows_of_file = f"read_parquet({literal(path)})"
+    dialect = Dialect(missing=missing)
+    return read_typed(rows_of_file, [path], NAME, dialect, texts=(), kind="an Arrow table", place=place)
+
+
+def _column(name: str, values: Any, missing: Missing) -> Column:
+    """Return a column of numbers or texts."""
+    if isinstance(values, np.ma.MaskedArray):
+        values = _as_array(values.tolist())
+    elif not isinstance(values, np.ndarray):
+        values = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else _as_array(values))
+    if values.ndim != 1:
+        raise DataError(f"column {name!r} must have one axis, but its shape is {values.shape}", where=NAME)
+    if values.dtype.kind == "O":
+        values = _of_objects(values)
+    if values.dtype.kind in "iuf":
+        numbers = values.astype(np.float64)
+        for marker in missing.values:
+            numbers[values == marker] = np.nan
+        return Numbers(numbers, lambda: as_written(values))
+    if values.dtype.kind == "b":
+        return _texts(np.where(values, "true", "false"))
+    if values.dtype.kind in "mM":
+        return _texts(np.where(np.isnat(values), "", values.astype(str)))
+    if values.dtype.kind in "U":
+        return _texts(values)
+    what = f"column {name!r} holds {values.dtype}, not numbers or texts"
+    raise DataError(what, where=NAME, hint="leave the column out, or make one of numbers or texts of it")
+
+
+def _as_array(values: Any) -> NDArray[Any]:
+    """Return a list as an array; of objects where NumPy would make texts of numbers."""
+    array = np.asarray(values)
+    if array.dtype.kind in "UO" and not all(isinstance(each, str) for each in values):
+        objects = np.empty(len(values), object)
+        objects[:] = values
+        return objects
+    return array
+
+
+def _of_objects(values: NDArray[np.object_]) -> NDArray[Any]:
+    """Return floats where all objects are numbers or missing, else texts, the empty one where a value is missing."""
+    absent = np.array([value is None or value != value for value in values], bool)
+    present = values[~absent]
+    if all(isinstance(value, int | float | np.integer | np.floating) and not _is_truth(value) for value in present):
+        numbers = np.full(len(values), np.nan)
+        numbers[~absent] = present.astype(np.float64)
+        return numbers
+    texts = ["" if gone else _text(value) for value, gone in zip(values, absent, strict=True)]
+    return np.array(texts, dtype=np.str_)
+
+
+def _is_truth(value: Any) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def _text(value: Any) -> str:
+    if _is_truth(value):
+        return str(bool(value)).lower()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _texts(values: NDArray[np.str_]) -> Codes:
+    distinct, codes = np.unique(values, return_inverse=True)
+    return merged(distinct.tolist(), codes.reshape(-1))

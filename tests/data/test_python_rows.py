@@ -1,0 +1,187 @@
+"""Rows from Python: arrays, columns by name, DataFrames and Arrow tables."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import pytest
+
+from gpumlp.data import ArrayTable, Frame, Missing, prepare, prepare_files, read, rows_of
+from gpumlp.errors import DataError
+
+N = 60
+X = [round(i * 0.37 - 5, 2) for i in range(N)]
+W = [None if i % 7 == 0 else "abc"[i % 3] for i in range(N)]
+K = [None if i % 9 == 0 else i % 5 for i in range(N)]
+B = [i % 4 == 0 for i in range(N)]
+Y = [i % 2 for i in range(N)]
+COLUMNS = {"x": X, "w": W, "k": K, "b": B, "y": Y}
+
+
+def pandas_frame():
+    pandas = pytest.importorskip("pandas", reason="pandas is in the extra 'oracle'")
+    return pandas.DataFrame({**COLUMNS, "k": pandas.array(K, dtype="Int64"), "w": pandas.Categorical(W)})
+
+
+def polars_frame():
+    polars = pytest.importorskip("polars", reason="polars is in the extra 'oracle'")
+    return polars.DataFrame(COLUMNS).with_columns(polars.col("w").cast(polars.Categorical))
+
+
+def arrow_table():
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is in the extra 'oracle'")
+    table = pyarrow.table(COLUMNS)
+    return table.set_column(1, "w", table["w"].dictionary_encode())
+
+
+class Stream:
+    """Nothing but the Arrow PyCapsule interface, to be read once."""
+
+    def __init__(self) -> None:
+        self._reader = arrow_table().to_reader()
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        return self._reader.__arrow_c_stream__(requested_schema)
+
+
+SOURCES = {
+    "lists": lambda: COLUMNS,
+    "arrays": lambda: {"x": np.array(X), "w": np.array(W, object), "k": np.array(K, float), "b": np.array(B), "y": Y},
+    "masked": lambda: {**COLUMNS, "k": np.ma.masked_equal([-1 if k is None else k for k in K], -1)},
+    "pandas": pandas_frame,
+    "series": lambda: dict(pandas_frame().items()),
+    "polars": polars_frame,
+    "arrow": arrow_table,
+    "stream": Stream,
+}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    lines = [
+        ",".join("" if v is None else str(v).lower() for v in row) for row in zip(*COLUMNS.values(), strict=True)
+    ]
+    (folder / "a.csv").write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
+    return prepare_files("a.csv", task="classification", target="y", folder=folder)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_rows_from_python_are_those_of_the_file(expected, name):
+    prepared = prepare(SOURCES[name](), task="classification", target="y")
+    assert prepared.encoder.features == expected.encoder.features
+    assert prepared.encoder.classes == ("0", "1")
+    assert prepared.fingerprint == expected.fingerprint
+    features, _ = expected.encoder.encode(SOURCES[name](), targets=False)
+    assert len(features) == N
+
+
+def test_parts_may_be_rows_of_their_own(expected):
+    first = {name: values[:20] for name, values in COLUMNS.items()}
+    prepared = prepare(COLUMNS, task="classification", target="y", validation=first, test=arrow_table())
+    assert [len(part) for part in prepared.parts.values()] == [60, 20, 60]
+    np.testing.assert_array_equal(prepared.test.inputs, prepared.train.inputs)
+
+
+def test_arrays(tmp_path):
+    x, y = np.arange(120.0).reshape(40, 3), np.arange(40) % 2
+    source = rows_of(x, y)
+    assert isinstance(source, ArrayTable)
+    assert rows_of(source) is source
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    for task in ("classification", "regression"):
+        of_file = prepare_files("a.npz", task=task, target="y", folder=tmp_path)
+        assert prepare(source, task=task, target="y").fingerprint == of_file.fingerprint
+        assert prepare(source, task=task, target=None).fingerprint == of_file.fingerprint
+    features, _ = of_file.encoder.encode(x, targets=False)
+    assert features.inputs.shape == (40, 3)
+
+
+def test_a_target_beside_the_columns():
+    frame = rows_of({"x": X, "w": W}, Y)
+    assert frame.names == ("x", "w", "y")
+    assert frame.numbers("y").tolist() == Y
+    with pytest.raises(DataError, match="there is a column 'y' already"):
+        rows_of(COLUMNS, Y)
+
+
+def test_values_of_columns():
+    column = {
+        "mixed": [1, "a", None, True, 2.0],
+        "numbers": [1, None, 2.5, float("nan"), np.float32(4)],
+        "truth": [True, False, None, True, False],
+        "days": np.array(["2020-01-01", "NaT"] * 2 + ["2020-01-02"], "M8[D]"),
+        "exact": np.array([2**53, 2**53 + 1, 1, 2, 3]),
+        "small": np.array([1, 2, 3, 4, 5], np.float16),
+    }
+    frame = rows_of(column)
+    assert isinstance(frame, Frame)
+    assert frame.labels("mixed").tolist() == ["1", "a", "", "true", "2"]
+    np.testing.assert_array_equal(frame.numbers("numbers"), [1, np.nan, 2.5, np.nan, 4])
+    assert frame.labels("truth").tolist() == ["true", "false", "", "true", "false"]
+    assert frame.labels("days").tolist() == ["2020-01-01", "", "2020-01-01", "", "2020-01-02"]
+    assert frame.labels("exact").tolist()[:2] == ["9007199254740992", "9007199254740993"]
+    assert frame.numbers("small").tolist() == [1, 2, 3, 4, 5]
+    assert frame.where(3) == "rows, row 3"
+    with pytest.raises(DataError, match=r"rows, row 1: column 'x' has '10000"):
+        rows_of({"x": [1.0, 1e300]}).numbers("x")
+
+
+def test_other_markers_of_missing_values():
+    for rows in ({"x": [1.0, -999.0], "w": ["-", "a"]}, {"x": np.array([1, -999]), "w": np.array(["-", "a"])}):
+        frame = rows_of(rows, missing=Missing(frozenset(("-999", "-"))))
+        np.testing.assert_array_equal(frame.numbers("x"), [1, np.nan])
+        assert frame.labels("w").tolist() == ["", "a"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"x": [1, 2], "y": [1]}, "the columns differ in their number of rows: x 2, y 1"),
+        ({"x": []}, "no rows"),
+        ({}, "no rows"),
+        ({"x": np.ones((2, 2))}, r"column 'x' must have one axis, but its shape is \(2, 2\)"),
+        ({"x": np.ones(2, complex)}, "column 'x' holds complex128, not numbers or texts"),
+        ({"x": np.array([b"a", b"b"])}, r"column 'x' holds \|S1"),
+        (np.ones(3), r"expected an array \(rows, columns\), found shape \(3,\)"),
+        ([1, 2], "a list has no rows"),
+        (None, "a NoneType has no rows"),
+        ("a.csv", "a str has no rows"),
+    ],
+)  # fmt: skip
+def test_what_are_no_rows(rows, message):
+    with pytest.raises(DataError, match=message):
+        rows_of(rows)
+
+
+def test_nested_arrow_columns_do_no_harm_until_they_are_used():
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is in the extra 'oracle'")
+    frame = rows_of(pyarrow.table({"x": X, "y": Y, "deep": [[1, 2]] * N}))
+    with pytest.raises(DataError, match="column 'deep' holds"):
+        prepare(frame, task="regression", target="y")
+    assert prepare(frame, task="regression", target="y", drop=["deep"]).encoder.features == ("x",)
+
+
+def test_temporary_files_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    frame = rows_of(arrow_table())
+    assert frame.columns["x"].written().texts[0] == "-5"
+    assert list(tmp_path.iterdir())
+    del frame
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_imported():
+    code = "import sys, gpumlp.data as d; d.rows_of({'x': [1, 2]}); print([m for m in ('pandas','polars','pyarrow') if m in sys.modules])"  # noqa: E501
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_read_is_a_source_too(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{x},{y}\n" for x, y in zip(X, Y, strict=True)))
+    one = prepare(read(tmp_path / "a.csv"), task="regression", target="y")
+    assert one.fingerprint == prepare_files("a.csv", task="regression", target="y", folder=tmp_path).fingerprint
