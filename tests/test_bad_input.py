@@ -174,7 +174,7 @@ SETTINGS = {
         CONFIG + "optimizer: {learning_rate: 1e39}\n",
         "optimizer.learning_rate: got 1e+39, outside the range of float32",
     ),
-    "newer version": (CONFIG + "version: 2\n", "run.yaml:5:1: version: version 2 of the settings"),
+    "newer version": (CONFIG + "version: 2\n", "run.yaml:5:1: version: settings version 2"),
     "empty": ("", "run.yaml: the file is empty"),
     "no text": ("\x80", "run.yaml:1: not UTF-8 text"),
 }

@@ -77,7 +77,7 @@ def train(
 ) -> None:
     """Train, and say how it went."""
     if resume and force:
-        raise click.UsageError("--resume continues a run, --force deletes it: choose one")
+        raise click.UsageError("--resume continues a run and --force replaces it: use one of them")
     if backend is not None:
         overrides = [*overrides, f"backend={backend}"]
     if device is not None:
@@ -102,7 +102,7 @@ def train(
         place = RunFolder(folder)
         if not place.checkpoints():
             raise  # nothing to go on from yet
-        say(f"interrupted; to go on from the last checkpoint: {place.resume_command}")
+        say(f"interrupted; resume from the last checkpoint with: {place.resume_command}")
         sys.exit(exit_code(interrupt))
     finally:
         log.removeHandler(notices)
@@ -121,8 +121,8 @@ def _load(config: Path, overrides: Sequence[str]) -> configuration.Loaded:
     if place.is_run:
         hint = f"its settings are {place.config}"
         if not place.summary.exists():
-            hint += f"; to continue it: {place.resume_command}"
-        raise ConfigError("this is a run, not a configuration", where=str(config), hint=hint)
+            hint += f"; resume it with: {place.resume_command}"
+        raise ConfigError("this is a run folder, not a configuration", where=str(config), hint=hint)
     return configuration.load(config, overrides)
 
 
@@ -170,13 +170,13 @@ def predict(
     """Predict the rows of a file and write them, block by block."""
     if output is not None:
         if output.is_file() and file.is_file() and output.samefile(file):
-            raise click.UsageError("the output would replace the rows it is made from")
+            raise click.UsageError("the output file is the input file")
         ending_of(output)
         check_free(output, force=force)
     model = runs.load_trained(run, device=device)
     encoder = model.encoder
     if proba and encoder.classes is None:
-        raise click.UsageError("--proba is for classification; this run predicts numbers")
+        raise click.UsageError("--proba needs a classification run; this run predicts numbers")
     from_stdin = str(file) == "-"
     carried = read_start(file, encoder.dialect).names if tuple(keep) == ("all",) and not from_stdin else keep
     texts = (*encoder.texts, *carried)  # what is carried along stays as it was written
@@ -215,7 +215,7 @@ def inspect(what: Path, overrides: Sequence[str]) -> None:
     """Show a run, or the network a configuration would train."""
     if what.is_dir():
         if overrides:
-            raise click.UsageError("--set changes a configuration; this is a run")
+            raise click.UsageError("--set needs a configuration; this is a run")
         _inspect_run(what)
         return
     loaded = configuration.load(what, overrides)

@@ -26,9 +26,9 @@ MAX_SHOWN = 50
 IN_PYTHON = "<python>"
 """What stands for the path of a configuration that was made without a file."""
 
-_HINT_AT_DATA = "name data in one, under data.train; gpumlp init writes one for a data file"
+_HINT_AT_DATA = "this looks like a data file: gpumlp init writes a configuration for it"
 
-HEADER = "# All settings of a run: those that were given, and the defaults of all others.\n"
+HEADER = "# All settings of a run, defaults included.\n"
 
 
 class Place(NamedTuple):
@@ -212,7 +212,7 @@ class _Draft:
         if document.value is None:
             raise ConfigError("the file is empty", where=name, hint="a run needs task, data.train and data.target")
         if not isinstance(document.value, dict):
-            hint = _HINT_AT_DATA if is_data else "begin with task: classification or regression"
+            hint = _HINT_AT_DATA if is_data else "start with task: classification or regression"
             raise ConfigError("a configuration is a mapping from settings to values", where=f"{name}:1:1", hint=hint)
         self.value: dict[str, Value] = document.value
         self.places: dict[KeyPath, Place] = {(): Place(0, 0, 0, name)}
@@ -224,7 +224,7 @@ class _Draft:
         """Raise ConfigError for a file of a later version: what it means by its settings cannot be known."""
         version = self.value.get("version")
         if isinstance(version, int) and version > VERSION:
-            what = f"version {version} of the settings; this gpumlp knows up to {VERSION}"
+            what = f"settings version {version}; this version of gpumlp supports up to {VERSION}"
             raise ConfigError(what, where=self.place(("version",)).before("version"), hint="update gpumlp")
 
     def place(self, path: KeyPath) -> Place:
@@ -240,11 +240,13 @@ class _Draft:
         self.last = Place(self.last.rank + 1, 0, 0, f"--set {setting}")
         keys = setting.split(".")
         if not equals or not all(keys):
-            raise ConfigError("not of the form setting=value", where=self.last.text, hint="as in training.epochs=10")
+            raise ConfigError(
+                "not of the form setting=value", where=self.last.text, hint="for example training.epochs=10"
+            )
         try:
             new = parse(value, self.last.text)
         except ConfigError as error:
-            hint = error.hint or f"quote text that is not to be read as YAML: --set \"{setting}='{value}'\""
+            hint = error.hint or f"quote text that is not YAML: --set \"{setting}='{value}'\""
             raise ConfigError(error.what, where=error.where, hint=hint) from error
         node: Any = self.value  # a mapping or a list
         path: KeyPath = ()
@@ -262,7 +264,7 @@ class _Draft:
             return key
         if key in map(str, range(len(node))):
             return int(key)
-        hint = f"the items of a list are counted from 0; it has {len(node)}"
+        hint = f"items are counted from 0; the list has {len(node)}"
         raise ConfigError(f"no item {key!r} in the list", where=self.last.text, hint=hint)
 
     def _opened(self, node: Any, path: KeyPath) -> Any:
@@ -272,7 +274,7 @@ class _Draft:
         section = {} if child is None else block_of_width(section_of_name(child))
         if not isinstance(section, dict | list):
             dotted = ".".join(map(str, path))
-            raise ConfigError(f"{dotted} is a single value, with no settings below it", where=self.last.text)
+            raise ConfigError(f"{dotted} is a single value, not a section", where=self.last.text)
         if isinstance(child, str | int):
             (key,) = section
             self.places[*path, key] = self.places[path]
@@ -297,8 +299,8 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
     if len(content) > MAX_BYTES:
-        what = f"longer than {MAX_BYTES // 1024} KiB, so this is hardly a configuration"
-        raise ConfigError(what, where=str(path), hint="the data are named in it, under data.train")
+        what = f"longer than {MAX_BYTES // 1024} KiB, too long for a configuration"
+        raise ConfigError(what, where=str(path), hint="pass a YAML file that names the data under data.train")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -312,7 +314,7 @@ def _neighbours(folder: Path, name: str = "") -> str:
     try:
         files = sorted(file.name for file in folder.iterdir() if file.is_file())
     except OSError:
-        return f"there is no folder {str(folder)!r} that can be read"
+        return f"the folder {str(folder)!r} does not exist or cannot be read"
     if close := nearest(name, files):
         return f"did you mean {str(folder / close)!r}?"
     configurations = [name for name in files if name.endswith((".yaml", ".yml"))]

@@ -166,9 +166,9 @@ def _advice(given: object, options: list[Node], place: _Place) -> str:
         if close := nearest(given, [name for option in options for name in _names(option)]):
             return f"did you mean {close!r}?"
         if types & {"integer", "number"} and given[:1].isdigit():
-            return "a number is written without quotes, units and underscores: 1000, 0.5, 1e-3"
+            return "write numbers without quotes, units and underscores: 1000, 0.5, 1e-3"
     elif "string" in types and not types & {"integer", "number"} and isinstance(given, int | float):
-        return "text that looks like a number or like true and false needs quotes"
+        return "quote text that looks like a number, true or false"
     return place.meaning
 
 

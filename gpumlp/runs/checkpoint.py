@@ -67,20 +67,20 @@ class Checkpoint:
         now = Checkpoint.of(loop, {}, "")
         for name in ("model", "best", "optimizer"):
             if _shapes(getattr(self, name)) != _shapes(getattr(now, name)):
-                raise DamageError(f"the arrays of {name} are not those of this network")
+                raise DamageError(f"the arrays of {name} do not match this network")
         if _shapes({"totals": self.totals}) != _shapes({"totals": now.totals}):
-            raise DamageError("the sums over the epoch are none")
+            raise DamageError("the sums over the epoch are missing")
         for name, one, other in (
             ("progress", vars(self.progress), vars(now.progress)),
             ("trainer", self.trainer, now.trainer),
             ("schedule", self.schedule, now.schedule),
         ):
             if one.keys() != other.keys() or not all(_like(one[key], other[key]) for key in other):
-                raise DamageError(f"{name} is not what this gpumlp writes")
+                raise DamageError(f"{name} is not in the format of this version of gpumlp")
         progress, trainer = self.progress, loop.parts.trainer
         stands = 0 <= self.trainer["epoch"] <= trainer.epochs and 0 <= self.trainer["batch"] <= trainer.batches
         if not stands or progress.epoch != self.trainer["epoch"] or not 0 <= progress.best_epoch <= progress.epoch:
-            raise DamageError("it stands where no run comes")
+            raise DamageError("its position is not one that a run reaches")
 
     def put(self, loop: Loop) -> None:
         """Let a loop stand there."""
@@ -112,8 +112,8 @@ class Checkpoint:
         """Read a checkpoint. Raises DamageError where it is damaged, RunError where it has another format."""
         arrays, meta = read_arrays(path)
         if (version := meta.get("format")) != FORMAT:
-            what = f"the checkpoint has format {version!r}, this gpumlp goes on from {FORMAT}"
-            raise RunError(what, where=str(path), hint="resume with the version of gpumlp that the run began with")
+            what = f"the checkpoint has format {version!r}; this version of gpumlp resumes from format {FORMAT}"
+            raise RunError(what, where=str(path), hint="resume with the version of gpumlp that started the run")
         groups: dict[str, Arrays] = {"model": {}, "best": {}, "optimizer": {}, "trainer": {}}
         try:
             for name, array in arrays.items():
@@ -131,7 +131,7 @@ class Checkpoint:
                 **{name: str(meta[name]) for name in BELONGS if name != "settings"},
             )
         except (KeyError, TypeError) as error:
-            raise DamageError(f"not a checkpoint of gpumlp: {error}", where=str(path)) from None
+            raise DamageError(f"not a gpumlp checkpoint: {error}", where=str(path)) from None
 
 
 BELONGS = ("data", "backend", "settings", "history")

@@ -36,9 +36,9 @@ def load_run(folder: str | Path) -> Run:
     """Read what a run was and what it came to. Raises RunError where the folder is no finished run."""
     place = RunFolder(Path(folder))
     if not place.is_run:
-        raise RunError("this is no run folder", where=str(folder), hint=_runs_beside(place.path))
+        raise RunError("not a run folder", where=str(folder), hint=_runs_beside(place.path))
     if not place.summary.exists():
-        hint = f"continue it: {place.resume_command}"
+        hint = f"resume it: {place.resume_command}"
         raise RunError("the run has not finished", where=str(folder), hint=hint)
     place.check_links()
     loaded, summary = load(place.config), place.read_summary()
@@ -62,7 +62,7 @@ def load_trained(folder: str | Path, backend: str = "auto", *, device: int = 0) 
             summary = load_run(folder).summary
     if not place.is_dir():
         if summary.get("status") == DIVERGED:
-            what = f"there is no model: {summary.get('reason')}, and no epoch before it was worth keeping"
+            what = f"there is no model: {summary.get('reason')}, and no epoch before it was usable"
             raise RunError(what, where=str(folder))
         raise RunError("there is no model", where=str(folder), hint=_runs_beside(folder))
     return load_model(place, backends.get(backend, device=device), checksum=summary.get("model"))
@@ -74,7 +74,7 @@ def _runs_beside(folder: Path) -> str:
         runs = sorted(str(each) for each in folder.parent.iterdir() if RunFolder(each).is_run)
     except OSError:
         runs = []
-    return choices(str(folder), runs) if runs else "give a run folder, such as runs/digits"
+    return choices(str(folder), runs) if runs else "pass a run folder, such as runs/digits"
 
 
 def own_parts(run: Run, model: SavedModel) -> tuple[Parts, tuple[str, ...]]:

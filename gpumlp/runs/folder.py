@@ -97,16 +97,16 @@ class RunFolder:
         if checksum not in (None, hashlib.sha256(written).hexdigest()):
             raise DamageError("the history is damaged: it does not match its checksum", where=str(self.history))
         if bad := next((number for number, row in enumerate(rows, 1) if not _is_epoch(row, like=rows[0])), None):
-            raise DamageError("this is no line of an epoch", where=f"{self.history}:{bad}")
+            raise DamageError("a line is not the record of an epoch", where=f"{self.history}:{bad}")
         return rows
 
     def read_summary(self) -> dict[str, Any]:
         """Return what a run that has ended came to. Raises DamageError where that is not there."""
         summary: dict[str, Any] = read_json(self.summary)
         if not _is_summary(summary):
-            raise DamageError("this is no summary of a run", where=str(self.summary))
+            raise DamageError("not the summary of a run", where=str(self.summary))
         if not is_whole(summary):
-            what = "the content does not match its checksum: the file is damaged"
+            what = "the file is damaged: its content does not match its checksum"
             raise DamageError(what, where=str(self.summary))
         return summary
 
@@ -125,13 +125,13 @@ class RunFolder:
         try:
             free = not self.path.exists() or (self.path.is_dir() and self._holds_nothing())
         except OSError as error:
-            raise RunError(f"cannot be looked into: {error.strerror}", where=str(self.path)) from None
+            raise RunError(f"cannot be read: {error.strerror}", where=str(self.path)) from None
         if free or (force and self.is_run):
             return
         if self.is_run:
-            hint = "choose another --run-dir, continue it with --resume, or replace it with --force"
-            raise RunError("there is a run already", where=str(self.path), hint=hint)
-        what = "the folder is in use, and not by a run" if self.path.is_dir() else "this is a file"
+            hint = "choose another --run-dir, continue the run with --resume, or replace it with --force"
+            raise RunError("there is already a run in this folder", where=str(self.path), hint=hint)
+        what = "the folder is not empty, and not a run folder" if self.path.is_dir() else "this is a file"
         raise RunError(what, where=str(self.path), hint="choose another --run-dir")
 
     def _holds_nothing(self) -> bool:
@@ -153,7 +153,7 @@ class RunFolder:
         try:
             begun = load(self.config).settings
         except ConfigError as error:
-            log.warning("%s; it is written anew", error)
+            log.warning("%s; writing it again", error)
             return
         self.check_settings(decisive(begun), settings)
 
@@ -163,7 +163,7 @@ class RunFolder:
             raise RunError(
                 "the run was started with another configuration",
                 where=str(self.path),
-                hint="\n  ".join([*changed, f"resume it as it was: {self.resume_command}"]),
+                hint="\n  ".join([*changed, f"resume with the original settings: {self.resume_command}"]),
             )
 
     def check_links(self) -> None:
@@ -176,8 +176,12 @@ class RunFolder:
         for name, kind in kinds.items():
             path = self.path / name
             if os.path.lexists(path) and stat.S_IFMT(path.lstat().st_mode) != kind:
-                what = "this is a link, or no file" if kind == stat.S_IFREG else "this is a link, or no folder"
-                raise RunError(f"{what}: a run keeps its files in its own folder", where=str(path))
+                what = (
+                    "this is a link, or not a regular file"
+                    if kind == stat.S_IFREG
+                    else "this is a link, or not a folder"
+                )
+                raise RunError(f"{what}: the files of a run must be inside its folder", where=str(path))
 
     def prepare(self, config: str, history: str | None, *, existed: bool) -> None:
         """Make the folder ready: an earlier run gives way unless there is a ``history`` to continue it with.
@@ -207,8 +211,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=existed)
         except FileExistsError:
-            hint = "start again, or give --run-dir"
-            raise RunError("another run has just begun here", where=str(self.path), hint=hint) from None
+            hint = "start again, or pass --run-dir"
+            raise RunError("another run has just started in this folder", where=str(self.path), hint=hint) from None
         keep_folder(self.path / CHECKPOINTS)
 
     def _unmake(self) -> None:
@@ -264,9 +268,9 @@ class RunFolder:
             self.recover()
         except OSError:
             left = ", ".join(str(path.relative_to(self.path)) for path in self._aside())
-            hint = f"of the run before, these files are still aside: {left}; the next start here brings them back"
+            hint = f"files of the previous run are still set aside ({left}); the next start here restores them"
         else:
-            hint = "the run before is as it was"
+            hint = "the previous run is unchanged"
         return WriteError(error.what, where=error.where, hint=hint)
 
 

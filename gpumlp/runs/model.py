@@ -161,16 +161,16 @@ def load_model(folder: Path, backend: Backend, *, checksum: str | None = None) -
         version = description["format"]
         if not isinstance(version, int) or version > FORMAT:
             raise RunError(
-                f"the model has format {version!r}, this gpumlp reads up to {FORMAT}",
+                f"the model has format {version!r}; this version of gpumlp reads formats up to {FORMAT}",
                 where=str(path),
                 hint="update gpumlp",
             )
         if not is_whole(description):
-            raise RunError("the content does not match its checksum: the file is damaged", where=str(path))
+            raise RunError("the file is damaged: its content does not match its checksum", where=str(path))
         if checksum not in (None, description["sha256"]):
-            raise RunError("this is not the model that the run ended with", where=str(folder))
+            raise RunError("this is not the model that the run wrote", where=str(folder))
         if description["weights"] != meta["sha256"]:
-            raise RunError("model.json and the weights do not belong together", where=str(folder))
+            raise RunError("model.json and the weights do not match", where=str(folder))
         net = description["network"]
         hidden = tuple(Hidden(**h) for h in net["hidden"])
         _check_sizes(net, hidden)
@@ -185,7 +185,7 @@ def load_model(folder: Path, backend: Backend, *, checksum: str | None = None) -
     except (RunError, BackendError):  # a device without memory says nothing against the model
         raise
     except (GpumlpError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"not a model of gpumlp, or damaged: {error}", where=str(path)) from None
+        raise RunError(f"not a gpumlp model, or damaged: {error}", where=str(path)) from None
     return SavedModel(encoder, network, hidden)
 
 
@@ -205,8 +205,8 @@ def _check_weights(network: Sequential, weights: Arrays, inputs: int, where: str
     """Compare the arrays with those that the network declares, before any memory of these sizes is taken."""
     declared = {name: array.shape for name, array in network.declare(inputs).items()}
     if declared != {name: array.shape for name, array in weights.items()}:
-        raise RunError("the weights do not have the shapes that model.json gives", where=where)
+        raise RunError("the shapes of the weights do not match model.json", where=where)
     for name, array in weights.items():
         if not np.isfinite(array).all():
-            what = f"{name} holds numbers that are not finite: the model would predict nothing"
+            what = f"{name} has values that are not finite, so the model cannot predict"
             raise RunError(what, where=where, hint="train it again")

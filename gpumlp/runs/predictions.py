@@ -92,7 +92,7 @@ def kept(source: Source, names: Sequence[str]) -> Block:
     for name in chosen:
         written = source.columns[source.resolve(name)].written()
         if name == "prediction" or name.startswith("probability "):
-            what = f"the column {name!r} cannot be kept: predictions have columns of this name"
+            what = f"the column {name!r} cannot be kept: the predictions have a column of this name"
             raise DataError(what, where=source.path)
         columns[name] = written.texts[written.codes]
     return columns

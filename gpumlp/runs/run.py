@@ -27,9 +27,11 @@ from gpumlp.training.measure import constant_loss
 KEPT_CHECKPOINTS = 3
 CHECKPOINT_SECONDS = 2.0  # what an interruption may cost at most, besides the epoch it falls into
 CHECKPOINT_SHARE = 0.05  # of the time that saving may take, where it is slow
-NOTHING_KEPT = "no epoch before it is worth keeping"
+NOTHING_KEPT = "no usable epoch before it"
 STOPPED = "stopped"
 """The status in the summary of a run that its listener ended."""
+MAX_BEST_SHARE, MIN_RISE = 0.5, 1.2
+"""Of a run that should have stopped earlier: the best epoch as a share of all, and the last loss over the best."""
 REMEDY = "try a lower optimizer.learning_rate, optimizer.clip_norm=1, or schedule.warmup=0.05"
 
 log = logging.getLogger(__name__)
@@ -87,7 +89,7 @@ def train(
     with writing(place.path):
         place.recover()
     if resume and not place.is_run:
-        log.info("there is no run in %s yet: it begins", place.path)
+        log.info("no run in %s yet: starting one", place.path)
         resume = False
     if resume:
         place.check_resumable(loaded.settings)
@@ -107,11 +109,11 @@ def train(
                 log.warning(doubt)
             listener.prepared(parts, place.path)
             summary = run.finish(run.train(listener))
-            return Result(place.path, summary, run.doubts(summary["metrics"]["train"]["loss"]))
+            return Result(place.path, summary, run.notes(summary["metrics"]["train"]["loss"]))
         except WriteError as error:
             if not place.is_run or error.hint:
                 raise
-            hint = f"fix that, then go on: {place.resume_command}"
+            hint = f"fix this, then resume: {place.resume_command}"
             raise WriteError(error.what, where=error.where, hint=hint) from None
 
 
@@ -126,19 +128,19 @@ def _finished(place: RunFolder, settings: Settings) -> Result:
         raise _unlike(place, error) from None
     place.check_settings(summary["settings"], settings)
     if summary["status"] == DIVERGED:
-        what = f"this run diverged, and would again: {summary.get('reason')}"
+        what = f"this run diverged ({summary.get('reason')}); resuming would diverge again"
         raise RunError(what, where=str(place.path), hint=f"{REMEDY}, in another folder or with --force")
     try:
         place.read_history(summary["epochs"], summary["history"])
         load_model(place.path / MODEL, Backend(), checksum=summary["model"])
     except RunError as error:
         raise _unlike(place, error) from None
-    return Result(place.path, summary, ("this run is complete already",))
+    return Result(place.path, summary, ("this run is already complete",))
 
 
 def _unlike(place: RunFolder, error: RunError) -> RunError:
     """Return the error of a run that is complete, but has a file that is not as the run left it."""
-    hint = f"delete {place.summary}, then train what is missing again: {place.resume_command}"
+    hint = f"delete {place.summary}, then resume to train the missing part: {place.resume_command}"
     return RunError(f"{error.what}; the run was complete", where=error.where, hint=hint)
 
 
@@ -150,6 +152,7 @@ class _Run:
         self.phases = phases
         self.history = hashlib.sha256()  # of the lines of the history so far
         self._checkpoint_due = time.monotonic() + CHECKPOINT_SECONDS
+        self._validation_loss: float | None = None  # of the last epoch
 
     def train(self, listener: Listener) -> str:
         """Train until the loop ends or the listener ends it; return the status of the run."""
@@ -162,6 +165,7 @@ class _Run:
                 if event.last < event.batches:
                     self._between_steps()
             elif isinstance(event, Epoch):
+                self._validation_loss = event.row.get("validation_loss")
                 self.history.update(self.folder.add_to_history(event.row).encode())
                 if time.monotonic() >= self._checkpoint_due or self._is_due():
                     self._save_checkpoint()
@@ -228,23 +232,40 @@ class _Run:
         }
         return write_sealed(self.folder.summary, summary)
 
-    def doubts(self, reached: float) -> tuple[str, ...]:
-        """Return a note if the loss reached on the training rows takes no network, and what may be the cause."""
+    def notes(self, reached: float) -> tuple[str, ...]:
+        """Return notes on the result, given the training loss that was reached."""
+        return tuple(note for note in (self._no_better_than_constant(reached), self._overfitted()) if note)
+
+    def _no_better_than_constant(self, reached: float) -> str | None:
+        """Return a note if no network is needed for the training loss reached."""
         parts, trainer = self.loop.parts, self.loop.parts.trainer
         constant = constant_loss(parts.model, parts.loss, parts.data.train, parts.data.encoder)
         if reached < constant:
-            return ()
-        answer = "the shares of the classes" if parts.data.encoder.classes else "the mean"
+            return None
+        answer = "class frequencies" if parts.data.encoder.classes else "the mean"
         steps, best = self.loop.progress.epoch * trainer.batches, self.loop.progress.best_epoch
         advice = (
-            f"after {steps:,} step{'s' * (steps != 1)} this may take more training.epochs, a smaller "
-            "training.batch_size or a higher optimizer.learning_rate"
+            f"after {steps:,} step{'s' * (steps != 1)}; try more training.epochs, a smaller training.batch_size "
+            "or a higher optimizer.learning_rate"
         )
-        if best < self.loop.progress.epoch:  # it went on, but no better on rows that it was not trained on
-            advice = f"the validation loss was lowest after epoch {best}, so the inputs may say nothing of the target"
+        if best < self.loop.progress.epoch:  # training went on, but validation did not improve
+            advice = f"the validation loss was lowest after epoch {best}, so the inputs may not be predictive"
         return (
-            f"the network has learnt nothing: its loss on the training rows is {reached:.4g}, and that of always "
-            f"answering {answer} is {constant:.4g}; {advice}",
+            f"no better than a constant: training loss {reached:.4g}, predicting {answer} gives {constant:.4g}; "
+            f"{advice}"
+        )
+
+    def _overfitted(self) -> str | None:
+        """Return a note if most epochs were run while the validation loss rose far above its best."""
+        progress, last = self.loop.progress, self._validation_loss
+        if last is None or self.loop.parts.stopping or progress.best_epoch > MAX_BEST_SHARE * progress.epoch:
+            return None
+        if last <= MIN_RISE * progress.best_loss:
+            return None
+        return (
+            f"the validation loss was lowest after epoch {progress.best_epoch} of {progress.epoch} "
+            f"({progress.best_loss:.4g}) and rose to {last:.4g}; to stop earlier: "
+            "--set training.early_stopping.patience=10"
         )
 
     @phase("save")
@@ -267,13 +288,13 @@ class _Run:
                 history = self.folder.read_history(checkpoint.progress.epoch, checkpoint.history)
             except DamageError as error:
                 damage = error if error.where else DamageError(error.what, where=str(path))
-                log.warning("%s; going back to the checkpoint before it", damage)
+                log.warning("%s; trying the checkpoint before it", damage)
                 continue
             checkpoint.put(self.loop)
             lines = "".join(json_line(row) for row in history)
             self.history.update(lines.encode())
             return lines
-        log.info("there is no checkpoint to go on from: the run begins again")
+        log.info("no checkpoint to resume from: the run starts again")
         return None
 
     def _check_belongs(self, checkpoint: Checkpoint) -> None:
@@ -282,9 +303,9 @@ class _Run:
         self.folder.check_settings(checkpoint.settings, self.settings)
         if checkpoint.data != parts.data.fingerprint:
             raise RunError(
-                "the data have changed since the run began, so it cannot go on as it would have",
+                "the data have changed since the run was started, so it cannot be resumed",
                 where=where,
-                hint="bring the data back, or start a new run",
+                hint="restore the data, or start a new run",
             )
         if checkpoint.backend != parts.backend.name:
             raise RunError(

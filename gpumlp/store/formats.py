@@ -36,11 +36,11 @@ def check_free(path: Path, *, force: bool) -> None:
     """See that there is a folder to write in, and nothing there that may not be overwritten. Raises RunError."""
     if not path.parent.is_dir():
         what = f"cannot be written: there is no folder {str(path.parent)!r}"
-        raise RunError(what, where=str(path), hint="make it first")
+        raise RunError(what, where=str(path), hint="create it first")
     if path.is_dir():
-        raise RunError("cannot be written: this is a folder", where=str(path), hint="name a file in it")
+        raise RunError("cannot be written: this is a folder", where=str(path), hint="pass the name of a file in it")
     if path.is_file() and not force:
-        raise RunError("the file exists", where=str(path), hint="choose another, or overwrite it with --force")
+        raise RunError("the file exists", where=str(path), hint="choose another name, or overwrite it with --force")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -68,7 +68,7 @@ def keep_bytes(path: Path, content: bytes) -> None:
     """
     with writing(path):
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise OSError("this is a link, or no file")
+            raise OSError("this is a link, or not a regular file")
         replace_file(path, content)
 
 
@@ -172,9 +172,9 @@ def read_arrays(path: Path) -> tuple[Arrays, dict[str, Any]]:
     except FileNotFoundError:
         raise DamageError("the file is missing", where=str(path)) from None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamageError(f"not a file of gpumlp, or damaged: {error}", where=str(path)) from None
+        raise DamageError(f"not a gpumlp file, or damaged: {error}", where=str(path)) from None
     if checksum != _checksum(arrays, meta):
-        raise DamageError("the content does not match its checksum: the file is damaged", where=str(path))
+        raise DamageError("the file is damaged: its content does not match its checksum", where=str(path))
     return arrays, meta | {"sha256": checksum}
 
 

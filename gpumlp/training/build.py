@@ -96,7 +96,7 @@ def build(settings: Settings, data: Prepared) -> Parts:
     precision = PRECISIONS[settings.precision]
     backend = backends.get(settings.backend, device=settings.device, tf32=precision.tf32)
     if precision.tf32 and not backend.tf32:
-        log.info("precision tf32: %s computes products in float32, for nothing is faster here", backend.name)
+        log.info("precision tf32: %s computes matrix products in float32, which is fastest here", backend.name)
     require_memory(settings, backend.memory, data.encoder)
     encoder, training = data.encoder, settings.training
     hidden = _hidden(settings)
@@ -165,7 +165,7 @@ def require_memory(settings: Settings, has: int | None, encoder: Encoder | None 
         f"a network of {least}{count:,} parameters takes at least {needed:,} bytes to train with {wanted.name}; "
         f"this machine has {has:,}",
         where="model.hidden",
-        hint="choose fewer units",
+        hint="use fewer units",
     )
 
 

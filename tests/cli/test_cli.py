@@ -138,7 +138,7 @@ def test_a_device_that_is_not_there_is_one_message(trained: str, tmp_path: Path)
 
 
 def test_an_existing_run_is_not_overwritten(trained: str) -> None:
-    assert "there is a run already" in run("train", CANCER, "--run-dir", trained, code=1).stderr
+    assert "there is already a run in this folder" in run("train", CANCER, "--run-dir", trained, code=1).stderr
 
 
 def test_interrupting_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_interrupting_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_run_is_no_configuration(trained: str, tmp_path: Path) -> None:
     for verb in ("train", "validate"):
         message = run(verb, trained, code=2).stderr
-        said = f"{trained}: this is a run, not a configuration\n  its settings are {trained}/config.yaml\n"
+        said = f"{trained}: this is a run folder, not a configuration\n  its settings are {trained}/config.yaml\n"
         assert message == f"error: {said}"
     run("validate", f"{trained}/config.yaml")
     half = tmp_path / "half"
@@ -241,16 +241,16 @@ def test_a_folder_that_is_not_there_is_told_before_any_work(tmp_path: Path, monk
     monkeypatch.setattr("gpumlp.cli.bench.bench", lambda *_: 1 / 0)
     for words, ending in ((("graph", CANCER, "-o"), "svg"), (("bench", "kernels", "--plot"), "png")):
         said = run(*words, f"pictures/a.{ending}", code=1).stderr
-        missing = "cannot be written: there is no folder 'pictures'\n  make it first\n"
+        missing = "cannot be written: there is no folder 'pictures'\n  create it first\n"
         assert said == f"error: pictures/a.{ending}: {missing}"
         folder = tmp_path / f"a.{ending}"
         folder.mkdir()
         said = run(*words, str(folder), "--force", code=1).stderr
-        assert said == f"error: {folder}: cannot be written: this is a folder\n  name a file in it\n"
+        assert said == f"error: {folder}: cannot be written: this is a folder\n  pass the name of a file in it\n"
 
 
 def test_what_is_no_run_is_not_drawn() -> None:
-    assert f"error: {CANCER}: this is no run folder\n" in run("plot", CANCER, code=1).stderr
+    assert f"error: {CANCER}: not a run folder\n" in run("plot", CANCER, code=1).stderr
 
 
 def test_a_letter_that_the_terminal_does_not_have_is_escaped(trained: str) -> None:
@@ -295,7 +295,10 @@ def test_predict_replaces_no_file_unasked(trained: str, tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("".join((ROOT / "data/breast_cancer.csv").read_text().splitlines(keepends=True)[:3]))
     before = rows.read_text()
-    assert "rows it is made from" in run("predict", trained, str(rows), "-o", str(rows), "--force", code=2).stderr
+    assert (
+        "the output file is the input file"
+        in run("predict", trained, str(rows), "-o", str(rows), "--force", code=2).stderr
+    )
     assert rows.read_text() == before
     out = tmp_path / "out.csv"
     out.write_text("mine")
@@ -379,9 +382,11 @@ def test_a_run_that_came_apart(tmp_path: Path) -> None:
     assert "try a lower optimizer.learning_rate" in run("train", CANCER, *hot, "--run-dir", folder, code=1).stderr
     for verb in (("evaluate", folder), ("inspect", folder), ("predict", folder, "-")):
         message = run(*verb, code=1).stderr
-        assert "no epoch before it was worth keeping" in message
+        assert "no epoch before it was usable" in message
         assert "--resume" not in message
-    assert "would again" in run("train", CANCER, *hot, "--run-dir", folder, "--resume", code=1).stderr
+    assert (
+        "resuming would diverge again" in run("train", CANCER, *hot, "--run-dir", folder, "--resume", code=1).stderr
+    )
 
 
 def test_a_damaged_checkpoint_is_a_warning_even_when_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def test_a_configuration_is_written_once_and_trains_like_the_data_file_itself() 
 
 def test_a_run_on_a_data_file_can_be_resumed() -> None:
     run("train", "iris.csv", "--target", "target", *SHORT)
-    assert "complete already" in run("train", "iris.csv", "--target", "target", "--resume", *SHORT).stderr
+    assert "already complete" in run("train", "iris.csv", "--target", "target", "--resume", *SHORT).stderr
 
 
 def test_wrong_input() -> None:

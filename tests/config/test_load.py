@@ -100,7 +100,7 @@ def test_a_missing_file_names_all_configurations(write: Write) -> None:
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "run.yaml"
-    assert failure(path).endswith(f"there is no folder {str(path.parent)!r} that can be read")
+    assert failure(path).endswith(f"the folder {str(path.parent)!r} does not exist or cannot be read")
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
 
 def test_a_file_that_is_far_too_long(write: Write) -> None:
     path = write("#" * (MAX_BYTES + 1))
-    assert failure(path).startswith("run.yaml: longer than 256 KiB, so this is hardly a configuration")
+    assert failure(path).startswith("run.yaml: longer than 256 KiB, too long for a configuration")
     assert failure(write("#" * MAX_BYTES)).startswith("run.yaml: the file is empty")
 
 
@@ -141,7 +141,7 @@ def test_the_top_is_a_mapping(write: Write, text: str) -> None:
 
 def test_data_in_place_of_a_configuration_are_told_where_they_belong(write: Write) -> None:
     data = write(MINIMAL).with_name("a.csv")
-    hint = "name data in one, under data.train; gpumlp init writes one for a data file"
+    hint = "this looks like a data file: gpumlp init writes a configuration for it"
     assert failure(data).endswith(f"from settings to values\n  {hint}")
     for content in (b"a,b\n? 1,'2\n", b"a,b\nK\xf6ln,2\n"):  # not even YAML, not even UTF-8
         data.write_bytes(content)
@@ -236,7 +236,7 @@ def test_overrides_count_as_if_they_stood_in_the_file(write: Write) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.epochs", "--set training.epochs: not of the form setting=value\n  as in training.epochs=10"),
+        ("training.epochs", "--set training.epochs: not of the form setting=value\n  for example training.epochs=10"),
         ("=3", "--set : not of the form setting=value"),
         ("training..epochs=3", "--set training..epochs: not of the form setting=value"),
         ("training.epochs=[3", "--set training.epochs:1:3: a list opened with '[' is not closed"),
@@ -246,12 +246,12 @@ def test_overrides_count_as_if_they_stood_in_the_file(write: Write) -> None:
         ("optimizer=adm", "--set optimizer: unknown name 'adm'"),
         (
             "model.hidden.2=3",
-            "--set model.hidden.2: no item '2' in the list\n  the items of a list are counted from 0; it has 2",
+            "--set model.hidden.2: no item '2' in the list\n  items are counted from 0; the list has 2",
         ),
         ("model.hidden.x=3", "--set model.hidden.x: no item 'x' in the list"),
         ("model.hidden.-1=3", "--set model.hidden.-1: no item '-1' in the list"),
         ("model.hidden.0.unit=3", "--set model.hidden.0.unit: unknown setting\n  did you mean 'units'?"),
-        ("model.dropout.x=3", "--set model.dropout.x: model.dropout is a single value, with no settings below it"),
+        ("model.dropout.x=3", "--set model.dropout.x: model.dropout is a single value, not a section"),
     ],
 )
 def test_a_wrong_override_is_named(write: Write, override: str, message: str) -> None:
@@ -585,7 +585,7 @@ def test_columns_that_do_not_fit_are_reported_by_their_place(write: Write) -> No
 def test_a_file_of_a_later_version_is_refused_with_one_message(write: Write) -> None:
     path = write(MINIMAL + "future: 1\nversion: 2\n")
     assert failure(path) == (
-        "run.yaml:6:1: version: version 2 of the settings; this gpumlp knows up to 1\n  update gpumlp"
+        "run.yaml:6:1: version: settings version 2; this version of gpumlp supports up to 1\n  update gpumlp"
     )
     assert "version: got 0, needs a whole number (at least 1, at most 1)" in failure(write(MINIMAL + "version: 0\n"))
 

@@ -40,7 +40,7 @@ def problem(**sections: Any) -> Problem:
             {"training": {"epochs": "1_000"}},
             "training.epochs",
             "got '1_000', needs a whole number (at least 1)",
-            "a number is written without quotes, units and underscores",
+            "write numbers without quotes, units and underscores",
         ),
         ({"training": {"batch_size": True}}, "training.batch_size", "got true, needs a whole number", "rows per"),
         ({"training": None}, "training", "got nothing (null), needs a mapping", "epochs, batches, seed"),
@@ -114,11 +114,11 @@ def test_words(section: dict[str, Any], setting: str, what: str, hint: str) -> N
 @pytest.mark.parametrize(
     ("key", "value", "what", "hint"),
     [
-        ("train", 5, "got 5, needs non-empty text", "text that looks like a number"),
+        ("train", 5, "got 5, needs non-empty text", "quote text that looks like a number"),
         ("train", "", "got '', needs non-empty text", "training file"),
         ("target", [1], "got a list, needs non-empty text or a whole number", "column to predict"),
         ("target", {}, "got a mapping, needs non-empty text or a whole number", "column to predict"),
-        ("missing", [-999], "got -999, needs text", "text that looks like a number"),
+        ("missing", [-999], "got -999, needs text", "quote text that looks like a number"),
         ("split", {"test": 1.5}, "got 1.5, needs a number (at least 0, below 1) or non-empty text", "share or files"),
         ("split", {"test": 0.9}, "validation and test take 1.05 of all rows", "the shares must add up"),
     ],

@@ -113,7 +113,7 @@ def test_the_command_says_how_to_go_on(task: Task, tmp_path: Path, number: signa
     process.send_signal(number)
     _, told = process.communicate(timeout=30)
     assert process.returncode == code
-    assert told.splitlines()[-1].startswith("interrupted; to go on from the last checkpoint: gpumlp train ")
+    assert told.splitlines()[-1].startswith("interrupted; resume from the last checkpoint with: gpumlp train ")
     assert told.splitlines()[-1].endswith("--resume")
     assert "Traceback" not in told
 

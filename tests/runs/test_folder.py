@@ -45,7 +45,7 @@ def test_a_history_that_is_none(tmp_path: Path, line: str) -> None:
     for lines in ((line, json.dumps(ROW)), (json.dumps(ROW), line)):
         place.history.write_text("\n".join(lines))
         with pytest.raises(
-            DamageError, match=r"the history is damaged|metrics\.jsonl:[12]: this is no line of an epoch"
+            DamageError, match=r"the history is damaged|metrics\.jsonl:[12]: a line is not the record of an epoch"
         ):
             place.read_history(2)
 
@@ -57,7 +57,7 @@ def test_a_history_that_is_none(tmp_path: Path, line: str) -> None:
 def test_a_summary_that_is_none(tmp_path: Path, content: Any) -> None:
     place = RunFolder(tmp_path)
     place.summary.write_text(json.dumps(content))
-    with pytest.raises(DamageError, match="this is no summary of a run"):
+    with pytest.raises(DamageError, match="not the summary of a run"):
         place.read_summary()
 
 
@@ -65,7 +65,7 @@ def test_a_summary_that_is_none(tmp_path: Path, content: Any) -> None:
 def test_a_key_of_a_summary_by_another_name(tmp_path: Path, name: str) -> None:
     place = RunFolder(tmp_path)
     place.summary.write_text(json.dumps(SUMMARY).replace(f'"{name}"', f'"{name}s"'))
-    with pytest.raises(DamageError, match=r"no summary of a run|damaged"):
+    with pytest.raises(DamageError, match=r"not the summary of a run|damaged"):
         place.read_summary()
 
 

@@ -64,7 +64,7 @@ def changed(model: Path, change: Callable[[dict[str, Any]], None]) -> None:
     [
         (lambda d: d.update(format=99), "update gpumlp"),
         (lambda d: d.update(format="x"), "format 'x'"),
-        (lambda d: d.update(weights="0" * 64), "do not belong together"),
+        (lambda d: d.update(weights="0" * 64), "do not match"),
         (lambda d: d["network"].update(inputs=10**12), "10000000000"),
         (lambda d: d["network"].update(inputs=3), "shapes"),
         (lambda d: d["network"].update(hidden=[{"units": 9}]), "shapes|parameters do not agree"),
@@ -95,7 +95,7 @@ def test_weights_of_another_model(model: Path) -> None:
     name = next(name for name in arrays if name.endswith(".b"))
     arrays[name] = arrays[name] + 1
     write_arrays(model / "weights.safetensors", arrays, {"format": 1})
-    with pytest.raises(RunError, match="do not belong together"):
+    with pytest.raises(RunError, match="do not match"):
         load_model(model, Backend())
 
 

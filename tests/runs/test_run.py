@@ -123,7 +123,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     with caplog.at_level("WARNING", "gpumlp"):
         resumed = train(task(), tmp_path / "cut", resume=True)
     assert [r.message.partition(": ")[0] for r in caplog.records] == [str(checkpoints[-1])]
-    assert "going back to the checkpoint before it" in caplog.text
+    assert "trying the checkpoint before it" in caplog.text
     assert resumed.summary["metrics"] == whole.summary["metrics"]
     assert [row["epoch"] for row in history(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6]
 
@@ -175,7 +175,7 @@ def test_resuming_a_complete_run_changes_nothing(task: Task, tmp_path: Path) -> 
 def test_an_existing_run_is_safe(task: Task, tmp_path: Path) -> None:
     train(task(), tmp_path / "run")
     before = (tmp_path / "run/summary.json").read_bytes()
-    with pytest.raises(RunError, match="there is a run already") as caught:
+    with pytest.raises(RunError, match="there is already a run in this folder") as caught:
         train(task(), tmp_path / "run")
     assert "--force" in str(caught.value)
     assert (tmp_path / "run/summary.json").read_bytes() == before
@@ -200,7 +200,7 @@ def test_force_deletes_nothing_but_runs(task: Task, tmp_path: Path) -> None:
     precious = tmp_path / "thesis" / "chapter.txt"
     precious.parent.mkdir()
     precious.write_text("words")
-    with pytest.raises(RunError, match="not by a run"):
+    with pytest.raises(RunError, match="not a run folder"):
         train(task(), tmp_path / "thesis", force=True)
     assert precious.read_text() == "words"
 
@@ -213,7 +213,7 @@ def test_a_configuration_by_that_name_makes_no_run(task: Task, tmp_path: Path) -
         (project / name).write_text("precious")
     (project / "metrics.jsonl").write_text("precious")
     (project / "checkpoints").mkdir()
-    with pytest.raises(RunError, match="not by a run") as caught:
+    with pytest.raises(RunError, match="not a run folder") as caught:
         train(task(), project, force=True)
     assert "--force" not in str(caught.value)
     assert {p.read_text() for p in project.iterdir() if p.is_file()} == {"precious"}
@@ -306,7 +306,7 @@ def test_a_network_that_comes_apart_late_keeps_its_best_weights(
             train(config, folder)
         assert json.loads((folder / "summary.json").read_text())["status"] == "diverged"
         assert np.isfinite(load_trained(folder).network.parameters.values).all()
-        with pytest.raises(RunError, match=r"diverged, and would again: .* in epoch 4"):
+        with pytest.raises(RunError, match=r"diverged \(.* in epoch 4\); resuming would"):
             train(config, folder, resume=True)
 
 
@@ -343,7 +343,7 @@ def test_a_folder_that_another_run_takes_meanwhile(
         return load_data(*_)
 
     monkeypatch.setattr("gpumlp.runs.run.load_data", slow)
-    with pytest.raises(RunError, match="another run has just begun"):
+    with pytest.raises(RunError, match="another run has just started"):
         train(task(), tmp_path / "run")
 
 
@@ -351,7 +351,7 @@ def test_to_resume_what_has_not_begun_is_to_begin(task: Task, tmp_path: Path) ->
     assert train(task(), tmp_path / "run", resume=True).summary["status"] == "completed"
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "metrics.jsonl").write_text("mine")
-    with pytest.raises(RunError, match="not by a run"):
+    with pytest.raises(RunError, match="not a run folder"):
         train(task(), tmp_path / "thesis", resume=True)
     assert [p.read_text() for p in (tmp_path / "thesis").iterdir()] == ["mine"]
 
@@ -372,7 +372,7 @@ def test_wrong_data_leave_no_folder(task: Task, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run(task: Task, tmp_path: Path) -> None:
     config = task("optimizer={name: sgd, learning_rate: 1e30}", "model.activation=relu")
-    with pytest.raises(RunError, match=r"the train loss became (nan|inf) in epoch 1; no epoch") as caught:
+    with pytest.raises(RunError, match=r"the train loss became (nan|inf) in epoch 1; no usable epoch") as caught:
         train(config, tmp_path / "run")
     assert "learning_rate" in str(caught.value)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
@@ -461,9 +461,9 @@ def test_a_network_that_has_learnt_nothing_is_told(task: Task, tmp_path: Path) -
     loaded = task(*idle)
     shares = np.bincount(load_data(loaded).train.targets) / len(load_data(loaded).train)
     (note,) = train(loaded, tmp_path / "classes").notes
-    assert f"always answering the shares of the classes is {-(shares @ np.log(shares)):.4g}; after 7 steps" in note
+    assert f"predicting class frequencies gives {-(shares @ np.log(shares)):.4g}; after 7 steps" in note
     (note,) = train(task(*idle, "task=regression", "data.target=w", "data.drop=[]"), tmp_path / "numbers").notes
-    assert "always answering the mean is 1; after 7 steps" in note
+    assert "predicting the mean gives 1; after 7 steps" in note
     assert train(task(), tmp_path / "enough").notes == ()
 
 
@@ -476,7 +476,34 @@ def test_inputs_that_say_nothing_are_told_from_too_few_steps(
 
     monkeypatch.setattr(Progress, "observe", observe)
     (note,) = train(task("optimizer.learning_rate=1e-9"), tmp_path / "run").notes
-    assert note.endswith("the validation loss was lowest after epoch 1, so the inputs may say nothing of the target")
+    assert note.endswith("the validation loss was lowest after epoch 1, so the inputs may not be predictive")
+
+
+@pytest.mark.parametrize("stopping", ["null", "{patience: 100}"])
+def test_epochs_after_the_validation_loss_rose_are_noted(task: Task, tmp_path: Path, stopping: str) -> None:
+    noise = (
+        "task=regression",
+        "data.target=w",
+        "data.drop=[class]",
+        "model.hidden=[64, 64]",
+        "optimizer.learning_rate=0.02",
+    )
+    loaded = task(*noise, "training.epochs=80", f"training.early_stopping={stopping}")
+    result = train(loaded, tmp_path / "run")
+    losses = [
+        json.loads(line)["validation_loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    ]
+    best = int(np.argmin(losses)) + 1
+    assert best < 40
+    assert losses[-1] > 1.2 * min(losses)
+    if stopping != "null":
+        assert result.notes == ()
+        return
+    (note,) = result.notes
+    assert note == (
+        f"the validation loss was lowest after epoch {best} of 80 ({min(losses):.4g}) and rose to {losses[-1]:.4g}; "
+        "to stop earlier: --set training.early_stopping.patience=10"
+    )
 
 
 @pytest.mark.parametrize("name", ["squared_error", "absolute_error", "huber"])

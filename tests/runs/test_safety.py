@@ -79,7 +79,7 @@ def test_each_setting_that_differs_is_listed_with_both_values(task: Task, cut: R
         "  optimizer.beta1 was 0.9, is now not set",
     ):
         assert line in lines
-    assert lines[-1] == f"  resume it as it was: {cut.resume_command}"
+    assert lines[-1] == f"  resume with the original settings: {cut.resume_command}"
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(task: Task, cut: RunFolder, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_model_of_another_run_does_not_answer_for_this_one(task: Task, tmp_pat
     shutil.rmtree(tmp_path / "0/model")
     shutil.copytree(tmp_path / "1/model", tmp_path / "0/model")
     for use in (load_trained, evaluate):
-        with pytest.raises(RunError, match="not the model that the run ended with"):
+        with pytest.raises(RunError, match="not the model that the run wrote"):
             use(tmp_path / "0")
     load_trained(tmp_path / "0/model")  # by itself it is a model like any other
 
@@ -230,7 +230,7 @@ def test_a_model_whose_weights_are_not_finite_is_refused(task: Task, tmp_path: P
         description = json.loads((folder / "model.json").read_text())
         del description["sha256"]
         (folder / "model.json").write_text(json.dumps(sealed({**description, "weights": checksum})))
-        with pytest.raises(RunError, match=f"{name.removeprefix('network/')} holds numbers that are not finite"):
+        with pytest.raises(RunError, match=f"{name.removeprefix('network/')} has values that are not finite"):
             load_trained(folder)
 
 
@@ -353,11 +353,11 @@ def test_a_forced_start_that_fails_leaves_the_old_run_or_the_new(
                 train(new, folder, force=True, listener=Reached())
         if isinstance(caught.value, WriteError):
             assert caught.value.hint is not None
-            if "the run before is as it was" in caught.value.hint:
+            if "the previous run is unchanged" in caught.value.hint:
                 assert files(folder) == before
         if not RunFolder(folder).is_run or load_seed(folder) == 0:
             # what the next start does first, whatever it is asked for
-            with pytest.raises(RunError, match="there is a run already"):
+            with pytest.raises(RunError, match="there is already a run in this folder"):
                 train(new, folder)
             assert {name: content for name, content in files(folder).items() if not name.endswith(".part")} == before
             outcomes.add("old")

@@ -97,7 +97,7 @@ def test_where_nothing_is_faster_tf32_is_float32_and_says_so_once(
     with caplog.at_level(logging.INFO, "gpumlp"):
         train(task("precision=tf32", "backend=numpy"), tmp_path / "tf32")
     said = [record.message for record in caplog.records if "tf32" in record.message]
-    assert said == ["precision tf32: numpy computes products in float32, for nothing is faster here"]
+    assert said == ["precision tf32: numpy computes matrix products in float32, which is fastest here"]
     train(task("backend=numpy"), tmp_path / "float32")
     for name in ("model.json", "weights.safetensors"):
         assert (tmp_path / "tf32/model" / name).read_bytes() == (tmp_path / "float32/model" / name).read_bytes()
@@ -105,7 +105,7 @@ def test_where_nothing_is_faster_tf32_is_float32_and_says_so_once(
 
 def test_without_ml_dtypes_nothing_is_begun(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
-    with pytest.raises(ConfigError, match=r"without the package ml_dtypes"):
+    with pytest.raises(ConfigError, match=r"bfloat16 needs the package ml_dtypes"):
         train(task("precision=bf16"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
