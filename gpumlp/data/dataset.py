@@ -252,6 +252,8 @@ class Prepared:
     test: Dataset | None
     encoder: Encoder
     notes: tuple[str, ...]
+    sources: Mapping[str, Source] | None = None
+    """The raw rows of each part, where they were to be kept."""
 
     @property
     def parts(self) -> dict[str, Dataset]:
@@ -287,6 +289,7 @@ def prepare(
     seed: int = 0,
     dialect: Dialect = DETECT,
     encoder: Encoder | None = None,
+    keep_sources: bool = False,
 ) -> Prepared:
     """Divide the rows of a task, fit the encoding to the training rows, encode all parts.
 
@@ -305,6 +308,7 @@ def prepare(
     seed : decides which rows are drawn
     dialect : how files of text that come later are written, where ``train`` does not tell
     encoder : an encoding that was fitted before, to be used as it is
+    keep_sources : whether the raw rows of each part are wanted, too
 
     Raises
     ------
@@ -355,6 +359,7 @@ def prepare(
         test=datasets.get("test"),
         encoder=encoder,
         notes=tuple(notes),
+        sources={**parts, **given} if keep_sources else None,
     )
 
 
@@ -375,6 +380,7 @@ def prepare_files(
     missing_target: MissingTarget = "error",
     seed: int = 0,
     encoder: Encoder | None = None,
+    keep_sources: bool = False,
 ) -> Prepared:
     """Read the files of a task and prepare their rows; all that is not described here is as for ``prepare``.
 
@@ -429,6 +435,7 @@ def prepare_files(
         seed=seed,
         dialect=dialect,
         encoder=encoder,
+        keep_sources=keep_sources,
     )
 
 

@@ -46,11 +46,11 @@ class Parts:
     stopping: Stopping | None = None
 
 
-def load_data(loaded: Loaded, encoder: Encoder | None = None) -> Prepared:
+def load_data(loaded: Loaded, encoder: Encoder | None = None, *, keep_sources: bool = False) -> Prepared:
     """Read, divide and encode the data of a configuration.
 
-    The encoding is fitted to the training rows, unless there is one already. Raises DataError; where a setting does
-    not fit the data, it names the place of the setting.
+    The encoding is fitted to the training rows, unless there is one already. ``keep_sources`` keeps the raw rows.
+    Raises DataError; where a setting does not fit the data, it names the place of the setting.
     """
     settings, data = loaded.settings, loaded.settings.data
     assert data.folder is not None  # loading made it absolute
@@ -71,6 +71,7 @@ def load_data(loaded: Loaded, encoder: Encoder | None = None) -> Prepared:
             missing_target=data.missing_target,
             seed=settings.training.seed,
             encoder=encoder,
+            keep_sources=keep_sources,
         )
     except MisfitError as error:
         raise DataError(loaded.report((f"data.{setting}", each) for setting, each in error.problems)) from None

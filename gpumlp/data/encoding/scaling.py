@@ -46,8 +46,7 @@ def _divided(block: Floats, fitted: Fitted) -> Floats:
     spread = fitted["spread"]
     constant = spread < FLOAT32_TINY
     scaled: Floats = (block - fitted["centre"]) / np.where(constant, 1.0, spread)
-    scaled[:, constant] = 0.0
-    return scaled
+    return np.where(constant, 0.0, scaled) if constant.any() else scaled
 
 
 def _fit_robust(block: Floats) -> Fitted:
