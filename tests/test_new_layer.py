@@ -19,6 +19,7 @@ from gpumlp.errors import ConfigError
 from gpumlp.explain.backprop import backpropagate
 from gpumlp.explain.network import trace_row
 from gpumlp.explain.subject import load_subject
+from gpumlp.export import export
 from gpumlp.nn import NORMS, Declared, Equation, Hidden, Layer, count_parameters, mlp
 from gpumlp.runs import load_trained, train
 
@@ -99,6 +100,11 @@ def test_a_new_layer_goes_everywhere(task: Callable[..., Loaded], tmp_path: Path
     gradients = {gradient.symbol: gradient for gradient in shown.gradients}
     assert gradients["M_h2"].equation == "z_h2ᵀ ∇y_h2"
     assert all(gradient.comparison.passed for gradient in shown.gradients)
+
+    # exported, to be run without it
+    compared, _ = export(run, tmp_path / "model.py")
+    assert compared.difference <= compared.allowed
+    assert "mixing_1.M" in (tmp_path / "model.py").read_text()
 
     # to other frameworks and back
     assert convert.write(network, "pytorch")["mixing_1.weight"].shape == (3, 3)

@@ -182,6 +182,21 @@ def predict(
 
 
 @main.command()
+@click.argument("run", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="A .py, .onnx or .safetensors file.")
+@click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
+def export(run: Path, output: Path, force: bool) -> None:
+    """Write the model of RUN as a file that others use without gpumlp.
+
+    A .py file needs only NumPy; .onnx and .py take raw rows. The file is run on the run's own test rows first: where
+    it predicts otherwise, beyond rounding, nothing is written.
+    """
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import exported
+    exported.export(run=run, output=output, force=force)
+
+
+@main.command()
 @click.argument("what", metavar="RUN|CONFIG", type=PATH)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of CONFIG.")
 def inspect(what: Path, overrides: tuple[str, ...]) -> None:

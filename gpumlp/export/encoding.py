@@ -1,0 +1,79 @@
+"""What exported files know of an encoder: plain values, whatever the format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpumlp.data.encoding.categories import OneHot
+from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
+from gpumlp.data.encoding.scaling import Scaling
+from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
+from gpumlp.data.source.kinds import Kind
+from gpumlp.errors import RunError
+from gpumlp.export.trace import INPUT, Node, UnwritableError, trace_function
+
+INTERPOLATE = "interpolate"
+"""The function of a graph that is none of NumPy: piecewise linear, by knots and scores of each column."""
+TRUTHS = frozenset(("true", "false"))
+
+
+@dataclass(frozen=True)
+class Categories:
+    """A column of texts.
+
+    Parameters
+    ----------
+    codes : the feature of each text, counted from 0; the empty text is a missing value
+    other : the feature of all other texts; None where they have none
+    width : features
+    truths : whether capital letters do not count
+    """
+
+    name: str
+    codes: dict[str, int]
+    other: int | None
+    width: int
+    truths: bool
+
+    @classmethod
+    def of(cls, one_hot: OneHot) -> Categories:
+        """Return what a fitted encoding does."""
+        known = [*one_hot.categories, *([""] if one_hot.gaps else [])]
+        other = len(known) if one_hot.rare else None
+        codes = {text: code for code, text in enumerate(known)} | dict.fromkeys(one_hot.rare, len(known))
+        truths = TRUTHS.issuperset((*one_hot.categories, *one_hot.rare))
+        return cls(one_hot.name, codes, other, one_hot.width, truths)
+
+
+def rewritten(kinds: Mapping[str, Kind]) -> dict[str, Kind]:
+    """Return the kinds of columns of numbers that are written with marks between thousands or units."""
+    return {name: kind for name, kind in kinds.items() if kind.thousands or kind.unit}
+
+
+def require_known(inputs: object, target: object) -> None:
+    """Raise RunError for an encoding of inputs or of a target that no format knows."""
+    for value, kinds in ((inputs, (TableInputs, ArrayInputs)), (target, (ClassTarget, NumberTarget))):
+        if type(value) not in kinds:
+            raise RunError(f"an encoding by {type(value).__name__} cannot be exported")
+
+
+def trace_scaling(scaling: Scaling, width: int) -> tuple[Node, Node]:
+    """Return input and result of what a scaling does to (N, width) float64 without gaps.
+
+    Raises
+    ------
+    RunError : if it does what cannot be written down
+    """
+    if set(scaling.fitted) == {"knots", "scores"}:
+        start = Node(INPUT, (), {}, np.dtype(np.float64), (2, width))
+        params: dict[str, NDArray[Any]] = dict(scaling.fitted)
+        return start, Node(INTERPOLATE, (start,), params, start.dtype, start.shape)
+    try:
+        return trace_function(scaling.apply, width)
+    except UnwritableError as error:
+        raise RunError(f"the scaling {scaling.name} cannot be exported: it uses {error}") from None

@@ -1,0 +1,161 @@
+"""Exporting a run: a file is written beside its place, run on the run's own rows, compared, and only then kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpumlp.backend import Backend
+from gpumlp.data import News, Source
+from gpumlp.data.encoding.targets import NumberTarget
+from gpumlp.errors import ConfigError, RunError
+from gpumlp.export.encoding import require_known
+from gpumlp.export.graph import load_onnx, run_onnx, write_onnx
+from gpumlp.export.script import run_script, write_script
+from gpumlp.export.tensors import run_tensors, write_tensors
+from gpumlp.export.trace import Computation, Tracer, trace_network
+from gpumlp.nn import mlp
+from gpumlp.runs import load_run, load_trained
+from gpumlp.runs.model import Predictions, SavedModel
+from gpumlp.store.atomic import replacing
+from gpumlp.store.formats import check_free, writing
+from gpumlp.training.build import load_data
+
+MAX_ROWS = 10_000
+"""Rows that an exported file is run on at the most."""
+ROUNDING = 16.0
+"""How many times the run's own rounding error the difference may be."""
+EPSILONS = 64.0
+"""Units of rounding that it may be in any case: of a few rows the run's own error may be 0 by chance."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file: what a library it needs is loaded by, what writes it, and what it predicts when it is run."""
+
+    load: Callable[[], Any]
+    write: Callable[[Path, SavedModel, Computation], None]
+    run: Callable[[Path, SavedModel, Source], Predictions]
+
+
+FORMATS: dict[str, Format] = {
+    ".py": Format(lambda: None, write_script, run_script),
+    ".onnx": Format(load_onnx, write_onnx, run_onnx),
+    ".safetensors": Format(lambda: None, write_tensors, run_tensors),
+}
+"""Formats by the ending of the file's name."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How an exported file compares with the run.
+
+    Parameters
+    ----------
+    part : whose rows both have predicted: test, validation or train
+    rows : how many
+    difference : the largest between predictions (of classes: between probabilities)
+    allowed : what rounding explains
+    """
+
+    part: str
+    rows: int
+    difference: float
+    allowed: float
+
+
+def export(folder: str | Path, output: str | Path, *, force: bool = False) -> tuple[Comparison, tuple[str, ...]]:
+    """Write a finished run as a file for others to use, and return how its predictions compare, and notes.
+
+    Parameters
+    ----------
+    folder : of the run
+    output : a file whose name ends in one of ``FORMATS``
+    force : whether the file may be overwritten
+
+    Raises
+    ------
+    ConfigError : if the ending is not in ``FORMATS``
+    RunError : if the run has not finished, the file exists, a library is not installed, something of the model cannot
+        be written in this format, or the predictions differ by more than rounding; nothing is left behind then
+    DataError : if the run's own data cannot be read: there is nothing to compare on
+    """
+    output = Path(output)
+    chosen = format_of(output)
+    chosen.load()
+    check_free(output, force=force)
+    run, model = load_run(folder), load_trained(folder)
+    require_known(model.encoder.inputs, model.encoder.target)
+    computed = trace_network(_rebuilt(model, Tracer(), model.network.context.wide).network)
+    data = load_data(run.loaded, model.encoder, keep_sources=True)
+    assert data.sources is not None
+    part = next(name for name in ("test", "validation", "train") if name in data.sources)
+    source = data.sources[part]
+    if len(data.parts[part]) > MAX_ROWS:
+        source = source.take(np.linspace(0, len(data.parts[part]) - 1, MAX_ROWS).astype(np.int64))
+    with writing(output), replacing(Path(os.path.realpath(output))) as (beside, _):
+        chosen.write(beside, model, computed)
+        comparison = compare(part, model, source, chosen.run(beside, model, source))
+        if not comparison.difference <= comparison.allowed:  # NaN, too, is refused
+            what = (
+                f"the file would predict otherwise than the run: by up to {comparison.difference:.3g} on "
+                f"{comparison.rows:,} {part} rows, where rounding explains {comparison.allowed:.3g}"
+            )
+            raise RunError(what, where=str(output), hint="nothing was written; please report this")
+    changed = data.fingerprint != run.summary.get("data")
+    return comparison, ("the data have changed since this run was trained",) if changed else ()
+
+
+def format_of(output: Path) -> Format:
+    """Return the format of a file by the ending of its name. Raises ConfigError for another ending."""
+    found = FORMATS.get(output.suffix.lower())
+    if found is None:
+        hint = "the name must end in one of: " + " ".join(FORMATS)
+        raise ConfigError(f"cannot tell the format from the name {output.name!r}", where="--output", hint=hint)
+    return found
+
+
+def compare(part: str, model: SavedModel, source: Source, others: Predictions) -> Comparison:
+    """Return how predictions of raw rows compare with those of the model itself."""
+    own = _predicted(model, source)
+    exact = _predicted(_rebuilt(model, Backend(), np.float64), source)
+    measured, given, precise = (_measured(each) for each in (own, others, exact))
+    epsilon = float(np.finfo(model.network.context.wide).eps)
+    target, scale = model.encoder.target, 1.0
+    if isinstance(target, NumberTarget):  # the network's outputs are standardised
+        scale = target.deviation + float(np.abs(measured - target.mean).max())
+    allowed = ROUNDING * float(np.abs(measured - precise).max()) + EPSILONS * epsilon * scale
+    if given.shape != measured.shape:
+        raise RunError(f"the file predicts {given.shape}, the run {measured.shape}")
+    difference = float(np.abs(given - measured).max())
+    if own.probabilities is not None and difference <= allowed:
+        # Classes may differ where two are as probable as each other, as far as rounding tells.
+        rows = np.arange(len(measured))
+        gap = np.abs(own.probabilities[rows, own.values] - own.probabilities[rows, others.values])
+        difference = max(difference, float(np.where(gap > 2 * allowed, gap, 0.0).max()))
+    return Comparison(part, len(measured), difference, allowed)
+
+
+def _measured(predictions: Predictions) -> NDArray[np.float64]:
+    """Return what is compared: probabilities, or numbers."""
+    values = predictions.values if predictions.probabilities is None else predictions.probabilities
+    return np.asarray(values, np.float64)
+
+
+def _predicted(model: SavedModel, source: Source) -> Predictions:
+    ((_, predictions),) = model.predictions([source], News())
+    return predictions
+
+
+def _rebuilt(model: SavedModel, backend: Backend, dtype: Any) -> SavedModel:
+    """Return a model with the same numbers on another backend, in another dtype."""
+    network = mlp(model.hidden, model.encoder.outputs, model.network.link)
+    network.build(model.encoder.width, backend=backend, dtype=dtype)
+    network.load(model.network.arrays())
+    return replace(model, network=network)

@@ -1,0 +1,366 @@
+"""A trained model as ONNX, all preprocessing inside: one input for each column, texts as strings, numbers as doubles.
+
+Doubles, since a column may hold times or ids that differ in digits that 32-bit floats do not have; the network itself
+computes in the dtype that it was trained in.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpumlp.data import ArrayTable, Encoder, Source
+from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
+from gpumlp.data.encoding.numeric import NumericBlock
+from gpumlp.data.encoding.targets import NumberTarget
+from gpumlp.errors import RunError
+from gpumlp.export.encoding import INTERPOLATE, Categories, trace_scaling
+from gpumlp.export.trace import INPUT, Address, Computation, Constant, Node, address_of, reachable
+from gpumlp.runs.model import Predictions, SavedModel
+
+OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
+"""Of 2022: what runs a newer file runs this one, too."""
+LARGEST_BYTES = 2**31 - 2**20
+"""What a file of this format can hold, with some room for the graph."""
+
+SIMPLE = {
+    "add": "Add",
+    "subtract": "Sub",
+    "multiply": "Mul",
+    "divide": "Div",
+    "power": "Pow",
+    "negative": "Neg",
+    "reciprocal": "Reciprocal",
+    "absolute": "Abs",
+    "sign": "Sign",
+    "exp": "Exp",
+    "log": "Log",
+    "sqrt": "Sqrt",
+    "sin": "Sin",
+    "cos": "Cos",
+    "tanh": "Tanh",
+    "maximum": "Max",
+    "minimum": "Min",
+    "matmul": "MatMul",
+    "greater": "Greater",
+    "greater_equal": "GreaterOrEqual",
+    "less": "Less",
+    "less_equal": "LessOrEqual",
+    "equal": "Equal",
+    "where": "Where",
+}
+"""Functions of NumPy that are one operator."""
+
+
+class Graph:
+    """A graph that grows: operators, constants, inputs. Values are known by their names."""
+
+    def __init__(self, onnx: Any, taken: Iterable[str]) -> None:
+        self.onnx = onnx
+        self.nodes: list[Any] = []
+        self.constants: dict[tuple[Any, ...], Any] = {}
+        self._taken = set(taken)
+        self._numbers = itertools.count(1)
+
+    def name(self, wish: str) -> str:
+        """Return a name that nothing has yet."""
+        name = wish
+        while name in self._taken:
+            name = f"{wish}_{next(self._numbers)}"
+        self._taken.add(name)
+        return name
+
+    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """Add an operator; return the name of its output."""
+        output = output or self.name(f"{operator.lower()}_{next(self._numbers)}")
+        domain = "ai.onnx.ml" if operator == "LabelEncoder" else ""
+        node = self.onnx.helper.make_node(operator, inputs, [output], domain=domain, **attributes)
+        self.nodes.append(node)
+        return output
+
+    def constant(self, value: Any, dtype: Any = None, name: str | None = None) -> str:
+        """Return the name of a constant: the same for the same."""
+        array = np.asarray(value, dtype)
+        texts = array.dtype.kind in "OU"
+        key = (str(array.tolist()) if texts else array.tobytes()), array.dtype.str, array.shape
+        if key not in self.constants:
+            made = self.name(name or f"constant_{len(self.constants) + 1}")
+            array = array.astype(object) if texts else np.ascontiguousarray(array).reshape(array.shape)
+            self.constants[key] = self.onnx.numpy_helper.from_array(array, made)
+        return str(self.constants[key].name)
+
+    def cast(self, value: str, dtype: Any) -> str:
+        """Return a value in another dtype."""
+        return self.add("Cast", value, to=self.type_of(dtype))
+
+    def type_of(self, dtype: Any) -> int:
+        """Return the number that the format has for a dtype."""
+        return int(self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+
+def load_onnx() -> Any:
+    """Return the package. Raises RunError where it is not installed."""
+    try:
+        for part in ("helper", "numpy_helper", "checker"):
+            importlib.import_module(f"onnx.{part}")
+        return importlib.import_module("onnx")
+    except ImportError:
+        raise RunError("writing ONNX needs the package onnx", hint="pip install 'gpumlp[onnx]'") from None
+
+
+def write_onnx(path: Path, model: SavedModel, computed: Computation) -> None:
+    """Write a model as ONNX. Raises OSError, and RunError for what the format cannot hold or has no operator for."""
+    onnx, encoder = load_onnx(), model.encoder
+    if sum(array.nbytes for array in computed.named.values()) > LARGEST_BYTES:
+        raise RunError("the network is too large: a file of this format holds 2 GiB", hint="export .safetensors")
+    graph = Graph(onnx, encoder.inputs.names)
+    given = encoder.inputs
+    inputs, x = _table(graph, encoder, given) if isinstance(given, TableInputs) else _array(graph, given)
+    x = graph.cast(x, computed.input.dtype)
+    if encoder.input_scale != 1.0:
+        x = graph.add("Mul", x, graph.constant(encoder.input_scale, computed.input.dtype))
+    linear, answer = _write(graph, {computed.input: x}, (computed.linear, computed.answer), computed.names)
+    outputs = _outputs(graph, encoder, linear, answer)
+    whole = onnx.helper.make_model(
+        onnx.helper.make_graph(graph.nodes, "gpumlp", inputs, outputs, list(graph.constants.values())),
+        opset_imports=[onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid("ai.onnx.ml", ML_OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="gpumlp",
+    )
+    onnx.helper.set_model_props(whole, {"target": encoder.target_name})
+    onnx.checker.check_model(whole)
+    path.write_bytes(whole.SerializeToString(deterministic=True))
+
+
+def run_onnx(path: Path, model: SavedModel, source: Source) -> Predictions:
+    """Return what a written file predicts of raw rows: by ONNX Runtime where it is installed, else by onnx itself."""
+    encoder = model.encoder
+    feed: dict[str, NDArray[Any]] = {}
+    if isinstance(source, ArrayTable):
+        name = encoder.inputs.names[0]
+        block = source.block(source.choose_inputs(preferred=name))
+        feed[name] = block if encoder.inputs.block is None else block.astype(np.float64)
+    else:
+        source = source.with_missing(encoder.dialect.missing).with_kinds(encoder.kinds)
+        for name in encoder.inputs.names:
+            if name in encoder.texts:
+                written = source.columns[name].written()
+                feed[name] = written.texts[written.codes].astype(object)[:, None]
+            else:
+                feed[name] = source.numbers(name)[:, None]
+    found = _run(path, feed)
+    if encoder.classes is None:
+        return Predictions(found[0], None)
+    chosen = np.array([encoder.classes.index(str(name)) for name in found[0]], np.int64)
+    return Predictions(chosen, found[1])
+
+
+def _run(path: Path, feed: Mapping[str, NDArray[Any]]) -> list[Any]:
+    content = path.read_bytes()
+    try:
+        runtime: Any = importlib.import_module("onnxruntime")
+    except ImportError:
+        evaluator: Any = importlib.import_module("onnx.reference").ReferenceEvaluator(content)
+        return list(evaluator.run(None, feed))
+    try:
+        session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        return list(session.run(None, feed))
+    except Exception as error:  # of its C++ part, which has no common class
+        raise RunError(f"ONNX Runtime cannot run the file: {str(error).splitlines()[0]}") from None
+
+
+# ---- inputs --------------------
+
+
+def _table(graph: Graph, encoder: Encoder, inputs: TableInputs) -> tuple[list[Any], str]:
+    """Return the inputs of a table, and the name of the encoded rows, float32."""
+    double, string = graph.type_of(np.float64), graph.onnx.TensorProto.STRING
+    values = [graph.onnx.helper.make_tensor_value_info(name, double, ["N", 1]) for name in inputs.numeric]
+    values += [graph.onnx.helper.make_tensor_value_info(name, string, ["N", 1]) for name in inputs.texts]
+    missing, parts = encoder.dialect.missing, []
+    if inputs.block:
+        block = graph.add("Concat", *inputs.numeric, axis=1)
+        parts += _numbers(graph, block, inputs.block, missing.values)
+    parts += [_one_hot(graph, Categories.of(each), missing.anywhere) for each in inputs.one_hots]
+    return values, graph.add("Concat", *parts, axis=1)
+
+
+def _array(graph: Graph, inputs: ArrayInputs) -> tuple[list[Any], str]:
+    """Return the input of an array, and the name of the encoded rows: bytes, or float32."""
+    dtype = np.uint8 if inputs.block is None else np.float64
+    shape = ["N", inputs.columns]
+    values = [graph.onnx.helper.make_tensor_value_info(inputs.name, graph.type_of(dtype), shape)]
+    if inputs.block is None:
+        return values, inputs.name
+    return values, graph.add("Concat", *_numbers(graph, inputs.name, inputs.block, ()), axis=1)
+
+
+def _numbers(graph: Graph, block: str, fitted: NumericBlock, missing: Iterable[float]) -> list[str]:
+    """Return numbers with their gaps filled and scaled, and the flags of gaps, if there are any."""
+    gaps = graph.add("IsNaN", block)
+    for marker in sorted(missing):
+        gaps = graph.add("Or", gaps, graph.add("Equal", block, graph.constant(marker, np.float64)))
+    filled = graph.add("Where", gaps, graph.constant(fitted.medians), block)
+    start, scaled = trace_scaling(fitted.scaling, len(fitted.medians))
+    (numbers,) = _write(graph, {start: filled}, (scaled,), {})
+    parts = [graph.cast(numbers, np.float32)]
+    if len(fitted.flagged):
+        parts.append(graph.cast(graph.add("Gather", gaps, graph.constant(fitted.flagged), axis=1), np.float32))
+    return parts
+
+
+def _one_hot(graph: Graph, categories: Categories, missing: Iterable[str]) -> str:
+    """Return the features of a column of texts, (N, width)."""
+    none = categories.width  # the feature of a text that has none, left out below
+    other = none if categories.other is None else categories.other
+    codes = categories.codes
+    if categories.truths:
+        codes = {each: code for text, code in codes.items() for each in _any_case(text)}
+    codes = dict.fromkeys(sorted(missing), codes.get("", other)) | codes
+    numbers = graph.add(
+        "LabelEncoder",
+        categories.name,
+        keys_strings=list(codes),
+        values_int64s=list(codes.values()),
+        default_int64=other,
+    )
+    depth, values = graph.constant(none + 1, np.int64), graph.constant([0, 1], np.float32)
+    features = graph.add("Squeeze", graph.add("OneHot", numbers, depth, values), graph.constant([1], np.int64))
+    ends = (graph.constant([value], np.int64) for value in (0, none, 1))
+    return graph.add("Slice", features, *ends)
+
+
+def _any_case(text: str) -> list[str]:
+    """Return a text in every mixture of capital and small letters."""
+    return ["".join(letters) for letters in itertools.product(*({c.lower(), c.upper()} for c in text))]
+
+
+# ---- the network, and what comes of it --------------------
+
+
+def _outputs(graph: Graph, encoder: Encoder, linear: str, answer: str) -> list[Any]:
+    """Return the outputs: predictions, (N,), and of classes the probability of each, (N, classes)."""
+    make, double = graph.onnx.helper.make_tensor_value_info, graph.type_of(np.float64)
+    prediction, flat = graph.name("prediction"), graph.constant([-1], np.int64)
+    target, wide = (
+        encoder.target,
+        graph.cast(answer if isinstance(encoder.target, NumberTarget) else linear, np.float64),
+    )
+    if isinstance(target, NumberTarget):
+        spread = graph.add("Mul", graph.add("Reshape", wide, flat), graph.constant(target.deviation, np.float64))
+        graph.add("Add", spread, graph.constant(target.mean, np.float64), output=prediction)
+        return [make(prediction, double, ["N"])]
+    probability = graph.name("probability")
+    if target.outputs == 1:
+        zero = graph.add("Mul", wide, graph.constant(0.0, np.float64))
+        wide = graph.add("Concat", graph.add("Neg", wide), zero, axis=1)
+        half = graph.add("CastLike", graph.constant(0.5, np.float64), answer)
+        chosen = graph.cast(graph.add("Reshape", graph.add("Greater", answer, half), flat), np.int64)
+    else:
+        chosen = graph.add("ArgMax", answer, axis=1, keepdims=0)
+    graph.add("Gather", graph.constant(np.array(target.classes, object)), chosen, output=prediction)
+    graph.add("Softmax", wide, axis=1, output=probability)
+    string = graph.onnx.TensorProto.STRING
+    return [make(prediction, string, ["N"]), make(probability, double, ["N", len(target.classes)])]
+
+
+def _write(
+    graph: Graph, names: dict[Node, str], results: Sequence[Node], known: Mapping[Address, str]
+) -> tuple[str, ...]:
+    """Add what results are computed by to a graph; return their names there.
+
+    Parameters
+    ----------
+    names : of the nodes that are there already
+    known : names of constants, by where they lie in memory
+    """
+    for node in reachable(results):
+        if node.function == INPUT:
+            continue
+        write = _WRITERS.get(node.function)
+        if write is None and node.function not in SIMPLE:
+            raise RunError(f"ONNX has no operator for numpy.{node.function}, which this model uses")
+        kinds = [
+            each.dtype if isinstance(each, Node) else np.asarray(each.value).dtype
+            for each in node.operands
+            if isinstance(each, Node) or isinstance(each.value, np.ndarray)
+        ]
+        common = np.result_type(*(kind for kind in kinds if kind.kind != "b" or len(kinds) == 1))
+        operands = []
+        for each in node.operands:
+            if isinstance(each, Constant):
+                kind = np.bool_ if getattr(each.value, "dtype", None) == np.bool_ else common
+                operands.append(graph.constant(each.value, kind, known.get(address_of(each.value))))
+            elif each.dtype in (common, np.bool_):
+                operands.append(names[each])
+            else:
+                operands.append(graph.cast(names[each], common))
+        names[node] = write(graph, node, operands) if write else graph.add(SIMPLE[node.function], *operands)
+    return tuple(names[each] for each in results)
+
+
+def _reduced(operator: str) -> Callable[[Graph, Node, list[str]], str]:
+    def write(graph: Graph, node: Node, operands: list[str]) -> str:
+        axis, operand = node.params.get("axis"), node.operands[0]
+        assert isinstance(operand, Node)
+        axes = range(len(operand.shape)) if axis is None else [axis] if isinstance(axis, int) else axis
+        keep = int(node.params.get("keepdims", False))
+        if operator == "ReduceSum":  # of this version it alone has axes that are an input
+            return graph.add(operator, *operands, graph.constant([*axes], np.int64), keepdims=keep)
+        return graph.add(operator, *operands, axes=[*axes], keepdims=keep)
+
+    return write
+
+
+def _interpolate(graph: Graph, node: Node, operands: list[str]) -> str:
+    """Write what ``numpy.interp`` does to each column: a search by halves, then a line from the knot below."""
+    knots, scores = node.params["knots"], node.params["scores"]
+    count, columns = knots.shape
+    (x,) = operands
+    x = graph.add("Max", x, graph.constant(knots[0]))
+    steps = 2 ** np.arange(max(count - 1, 1).bit_length())[::-1]
+    size = int(steps.sum()) + 1  # what no step goes beyond
+    padded = np.full((columns, size), np.inf)
+    padded[:, :count] = knots.T
+    table = graph.constant(padded.ravel())
+    place = graph.add(
+        "Add",
+        graph.cast(graph.add("Mul", x, graph.constant(0.0, np.float64)), np.int64),
+        graph.constant(np.arange(columns) * size, np.int64),
+    )
+    for step in steps.tolist():
+        further = graph.add("Add", place, graph.constant(step, np.int64))
+        reached = graph.add("GreaterOrEqual", x, graph.add("Gather", table, further))
+        place = graph.add("Where", reached, further, place)
+    rises, widths = np.diff(scores, axis=0), np.diff(knots, axis=0)
+    slopes = np.zeros((columns, size))
+    slopes[:, : count - 1] = np.divide(rises, widths, out=np.zeros_like(rises), where=widths > 0).T
+    heights = np.zeros((columns, size))
+    heights[:, :count] = scores.T
+    starts = np.where(np.isinf(padded), 0.0, padded)
+    start, slope, height = (graph.add("Gather", graph.constant(a.ravel()), place) for a in (starts, slopes, heights))
+    return graph.add("Add", graph.add("Mul", slope, graph.add("Sub", x, start)), height)
+
+
+def _one(graph: Graph, node: Node) -> str:
+    return graph.constant(1.0, node.dtype)
+
+
+_WRITERS: dict[str, Callable[[Graph, Node, list[str]], str]] = {
+    "astype": lambda graph, node, operands: graph.cast(operands[0], node.dtype),
+    "square": lambda graph, node, operands: graph.add("Mul", operands[0], operands[0]),
+    "expm1": lambda graph, node, operands: graph.add("Sub", graph.add("Exp", *operands), _one(graph, node)),
+    "log1p": lambda graph, node, operands: graph.add("Log", graph.add("Add", *operands, _one(graph, node))),
+    "sum": _reduced("ReduceSum"),
+    "mean": _reduced("ReduceMean"),
+    "max": _reduced("ReduceMax"),
+    "min": _reduced("ReduceMin"),
+    INTERPOLATE: _interpolate,
+}
+"""Functions of NumPy that are several operators, or have parameters."""

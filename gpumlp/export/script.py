@@ -1,0 +1,192 @@
+"""A trained model as one Python file that needs only NumPy: ``standalone.py`` with the model filled in."""
+
+from __future__ import annotations
+
+import base64
+import pprint
+import runpy
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpumlp.data import ArrayTable, Encoder, Frame, Source
+from gpumlp.data.encoding.columns import TableInputs
+from gpumlp.data.encoding.targets import NumberTarget
+from gpumlp.data.source.dialect import QUOTES
+from gpumlp.export.encoding import INTERPOLATE, Categories, rewritten, trace_scaling
+from gpumlp.export.trace import INPUT, Address, Computation, Constant, Node, address_of, reachable
+from gpumlp.runs.model import Predictions, SavedModel
+
+TEMPLATE = Path(__file__).with_name("standalone.py")
+START, END = "# <model>\n", "# </model>\n"
+LONGEST = 90
+"""Characters of an expression that still becomes a part of another one."""
+_INFIX = {
+    "add": "+",
+    "subtract": "-",
+    "multiply": "*",
+    "divide": "/",
+    "power": "**",
+    "matmul": "@",
+    "greater": ">",
+    "greater_equal": ">=",
+    "less": "<",
+    "less_equal": "<=",
+    "equal": "==",
+    "not_equal": "!=",
+}
+_SCALE = '"""Return (N, p) numbers, their gaps filled, as the network was trained on them."""'
+_NETWORK = (
+    '"""Return the last linear values (N, K) of encoded rows (N, p), and the predictions that they stand for."""'
+)
+
+
+def write_script(path: Path, model: SavedModel, computed: Computation) -> None:
+    """Write a model as a Python file. Raises OSError, and RunError for what cannot be written down."""
+    names = _Names(computed.names)
+    functions = []
+    encoder = model.encoder
+    if block := encoder.inputs.block:
+        start, scaled = trace_scaling(block.scaling, len(block.medians))
+        names.arrays |= {"medians": block.medians, "flagged": block.flagged}
+        functions.append(_function("scale", "Any", _SCALE, start, (scaled,), names))
+    else:
+        functions.append(f"def scale(x: Any) -> Any:\n    {_SCALE}\n    return x\n")
+    results = computed.linear, computed.answer
+    functions.append(_function("network", "tuple[Any, Any]", _NETWORK, computed.input, results, names))
+    fields = pprint.pformat(_fields(encoder, computed.input.dtype.name), width=110, sort_dicts=False)
+    parts = [f"MODEL: dict[str, Any] = {fields}", _arrays(names.arrays), *functions]
+    before, _, rest = TEMPLATE.read_text(encoding="utf-8").partition(START)
+    after = rest.partition(END)[2]
+    text = before + "\n\n".join(parts) + "\n" + after
+    path.write_bytes(text.encode("ascii", "backslashreplace"))
+
+
+def run_script(path: Path, model: SavedModel, source: Source) -> Predictions:
+    """Return what a written file predicts of raw rows."""
+    module = runpy.run_path(str(path))
+    encoder = model.encoder
+    rows: Any
+    if isinstance(source, ArrayTable):
+        rows = source.block(source.choose_inputs(preferred=encoder.inputs.names[0]))
+    else:
+        columns = {name: _cells(source, name) for name in encoder.inputs.names}
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    predictions, probabilities = module["_outputs"](rows)
+    if encoder.classes is None:
+        return Predictions(np.array(predictions), None)
+    return Predictions(np.array([encoder.classes.index(name) for name in predictions], np.int64), probabilities)
+
+
+class _Names:
+    """Names of the arrays of a file: those that the network knows, a number for all others. Each is kept once."""
+
+    def __init__(self, known: Mapping[Address, str]) -> None:
+        self._known = known
+        self._made: dict[tuple[bytes, str, tuple[int, ...]], str] = {}
+        self.arrays: dict[str, NDArray[Any]] = {}
+
+    def of(self, value: Any) -> str:
+        """Return the name of an array."""
+        array = np.asarray(value)
+        name = self._known.get(address_of(array))
+        if name is None:
+            key = array.tobytes(), array.dtype.str, array.shape
+            name = self._made.setdefault(key, f"constant_{len(self._made) + 1}")
+        self.arrays[name] = array
+        return name
+
+
+def _cells(frame: Frame, name: str) -> list[Any]:
+    """Return a column as it is written; as numbers where these have been written anew already."""
+    if name in rewritten(frame.kinds):
+        numbers: list[Any] = frame.numbers(name).tolist()
+        return numbers
+    column = frame.columns[name].written()
+    texts: list[Any] = column.texts[column.codes].tolist()
+    return texts
+
+
+def _fields(encoder: Encoder, dtype: str) -> dict[str, Any]:
+    """Return what the file is to know besides arrays: as a literal, so that anybody can read it."""
+    inputs, dialect, target = encoder.inputs, encoder.dialect, encoder.target
+    missing = dialect.missing
+    fields: dict[str, Any] = {
+        "target": encoder.target_name,
+        "classes": None if encoder.classes is None else list(encoder.classes),
+        "array": not isinstance(inputs, TableInputs),
+        "dtype": dtype,
+        "width": encoder.width,
+    }
+    if isinstance(target, NumberTarget):
+        fields |= {"mean": target.mean, "deviation": target.deviation}
+    if not isinstance(inputs, TableInputs):
+        return fields | {"name": inputs.name, "columns": inputs.columns, "bytes": inputs.block is None}
+    quote = QUOTES[dialect.quote or "double"]
+    return fields | {
+        "numeric": list(inputs.numeric),
+        "categories": [asdict(Categories.of(each)) for each in inputs.one_hots],
+        "plain": {name: {"thousands": k.thousands, "unit": k.unit} for name, k in rewritten(encoder.kinds).items()},
+        "missing": sorted(missing.anywhere),
+        "missing_among_numbers": sorted(missing.among_numbers),
+        "missing_numbers": sorted(missing.values),
+        "decimal": dialect.decimal or ".",
+        "separator": dialect.separator or ",",
+        "quote": quote,
+        "header": dialect.header is not False,
+        "encoding": dialect.encoding,
+    }
+
+
+def _arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
+    lines = ["ARRAYS: dict[str, Any] = {"]
+    for name, given in arrays.items():
+        value = given.astype(given.dtype.newbyteorder("<"))
+        content = base64.encodebytes(value.tobytes()).decode("ascii")
+        lines.append(f'    {name!r}: array({value.dtype.str!r}, {value.shape}, """\n{content}"""),')
+    return "\n".join([*lines, "}"])
+
+
+def _function(name: str, returns: str, docstring: str, start: Node, results: tuple[Node, ...], names: _Names) -> str:
+    """Return the source of a function of ``x``: an expression with a name for each value that is used twice."""
+    nodes = reachable(results)
+    uses: dict[Node | Constant, int] = {}
+    for each in [*(operand for node in nodes for operand in node.operands), *results]:
+        uses[each] = uses.get(each, 0) + 1
+    texts: dict[Node, str] = {start: "x"}
+    lines = [f"def {name}(x: Any) -> {returns}:", f"    {docstring}"]
+    for node in nodes:
+        if node.function == INPUT:
+            continue
+        text = _expression(node, texts, names)
+        if uses[node] == 1 and node not in results and len(text) <= LONGEST:
+            texts[node] = f"({text})" if node.function in _INFIX else text
+        else:
+            texts[node] = f"v{len(lines) - 1}"
+            lines.append(f"    {texts[node]} = {text}")
+    lines.append(f"    return {', '.join(texts[node] for node in results)}\n")
+    return "\n".join(lines)
+
+
+def _expression(node: Node, texts: Mapping[Node, str], names: _Names) -> str:
+    parts = [texts[each] if isinstance(each, Node) else _constant(each.value, names) for each in node.operands]
+    if node.function == INTERPOLATE:
+        knots, scores = (f"ARRAYS[{names.of(node.params[key])!r}].T" for key in ("knots", "scores"))
+        return f"np.stack([np.interp(*each) for each in zip({parts[0]}.T, {knots}, {scores})], axis=1)"
+    if node.function == "astype":
+        return f"{parts[0]}.astype({node.dtype.name!r})"
+    if node.function in _INFIX:
+        return f"{parts[0]} {_INFIX[node.function]} {parts[1]}"
+    params = [f"{key}={value!r}" for key, value in node.params.items()]
+    return f"np.{node.function}({', '.join([*parts, *params])})"
+
+
+def _constant(value: Any, names: _Names) -> str:
+    if isinstance(value, bool | int | float):
+        text = repr(value) if np.isfinite(value) else f"float('{value}')"
+        return f"({text})" if text.startswith("-") else text
+    return f"ARRAYS[{names.of(value)!r}]"

@@ -1,0 +1,278 @@
+"""A trained network in one file: it needs Python 3.9 or later and NumPy, nothing else. Written by gpumlp.
+
+    python FILE rows.csv                 predictions as CSV; - reads standard input
+    python FILE rows.csv --proba         with the probability of each class
+
+    predict(rows)                        in Python: predictions of raw rows
+    predict_proba(rows)                  probabilities, (N, classes)
+
+Rows are dictionaries of raw values by column (texts, numbers, None), or an array where the network takes one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import gzip
+import io
+import math
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BATCH = 2048
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def array(dtype: str, shape: tuple[int, ...], content: str) -> Any:
+    """Return an array from its bytes in base 64."""
+    return np.frombuffer(base64.b64decode(content), dtype).reshape(shape)
+
+
+# <model>
+MODEL: dict[str, Any] = {}
+ARRAYS: dict[str, Any] = {}
+
+
+def scale(x: Any) -> Any:
+    """Return (N, p) numbers, their gaps filled, as the network was trained on them."""
+    return x
+
+
+def network(x: Any) -> tuple[Any, Any]:
+    """Return the last linear values (N, K) of encoded rows (N, p), and the predictions that they stand for."""
+    return x, x
+
+
+# </model>
+
+
+class InputError(ValueError):
+    """A row does not fit the network."""
+
+
+def predict(rows: Any) -> list[Any]:
+    """Return a prediction for each row: the name of a class, or a number."""
+    return _outputs(rows)[0]
+
+
+def predict_proba(rows: Any) -> Any:
+    """Return the probability of each class, (N, classes) float64, in the order of MODEL["classes"]."""
+    if not MODEL["classes"]:
+        raise TypeError("this network predicts numbers, which have no probabilities")
+    return _outputs(rows)[1]
+
+
+def encode(rows: Any) -> Any:
+    """Return what the network takes of raw rows, (N, p)."""
+    return _encode_array(rows) if MODEL["array"] else _encode_table(list(rows))
+
+
+def _outputs(rows: Any) -> tuple[list[Any], Any]:
+    rows = rows if MODEL["array"] else list(rows)
+    predictions: list[Any] = []
+    probabilities = [np.zeros((0, len(MODEL["classes"] or ())))]
+    for start in range(0, len(rows), BATCH):
+        try:
+            x = encode(rows[start : start + BATCH])
+        except _CellError as error:
+            raise InputError(f"row {start + error.row + 1}: {error}") from None
+        with np.errstate(all="ignore"):
+            linear, answer = network(x)
+        if MODEL["classes"]:
+            chosen = (answer[:, 0] > 0.5).astype(int) if answer.shape[1] == 1 else answer.argmax(axis=1)
+            predictions += [MODEL["classes"][i] for i in chosen.tolist()]
+            probabilities.append(_probabilities(linear.astype(np.float64)))
+        else:
+            numbers = answer.astype(np.float64).reshape(-1) * MODEL["deviation"] + MODEL["mean"]
+            predictions += numbers.tolist()
+    return predictions, np.concatenate(probabilities)
+
+
+def _probabilities(linear: Any) -> Any:
+    if linear.shape[1] == 1:
+        linear = np.concatenate([-linear, np.zeros_like(linear)], axis=1)
+    powers = np.exp(linear - linear.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+class _CellError(ValueError):
+    """A cell does not fit the network; ``row`` is its row in the batch, counted from 0."""
+
+    def __init__(self, row: int, what: str) -> None:
+        super().__init__(what)
+        self.row = row
+
+
+def _encode_array(values: Any) -> Any:
+    values = np.asarray(values)
+    values = values.reshape(len(values), -1)
+    if values.shape[1] != MODEL["columns"]:
+        raise InputError(f"the rows have {values.shape[1]} numbers; the network takes {MODEL['columns']}")
+    if MODEL["bytes"]:
+        if values.dtype != np.uint8:
+            raise InputError(f"the rows are {values.dtype}; the network takes bytes (uint8)")
+        return (values.astype(WIDE) * (1.0 / 255.0)).astype(WIDE)
+    block = values.astype(np.float64)
+    return _encode_numbers(block, [f"{MODEL['name']}[{i}]" for i in range(block.shape[1])]).astype(WIDE)
+
+
+WIDE = np.dtype(MODEL.get("dtype", "float32"))
+
+
+def _encode_numbers(block: Any, names: list[str]) -> Any:
+    """Return numbers with their gaps filled and scaled, then the flags of gaps, float32."""
+    flagged = ARRAYS["flagged"]
+    gaps = np.isnan(block)
+    out = np.empty((len(block), len(names) + len(flagged)), np.float32)
+    with np.errstate(all="ignore"):
+        out[:, : len(names)] = scale(np.where(gaps, ARRAYS["medians"], block))
+    out[:, len(names) :] = gaps[:, flagged]
+    for row, column in np.argwhere(~np.isfinite(out))[:1].tolist():
+        raise _CellError(row, f"column {names[column]!r}: {block[row, column]} is too far from the training values")
+    return out
+
+
+def _encode_table(rows: list[Any]) -> Any:
+    names = MODEL["numeric"]
+    for column in (*names, *(each["name"] for each in MODEL["categories"])):
+        for i, row in enumerate(rows):
+            if column not in row:
+                raise _CellError(i, f"there is no column {column!r}")
+    x = np.zeros((len(rows), MODEL["width"]), WIDE)
+    start = 0
+    if names:
+        block = np.array([[_number(row[name], i, name) for name in names] for i, row in enumerate(rows)], np.float64)
+        numbers = _encode_numbers(block.reshape(len(rows), len(names)), names)
+        start = numbers.shape[1]
+        x[:, :start] = numbers
+    for each in MODEL["categories"]:
+        codes, other = each["codes"], each["other"]
+        for i, row in enumerate(rows):
+            code = codes.get(_text(row[each["name"]], each["truths"]), other)
+            if code is not None:
+                x[i, start + code] = 1
+        start += each["width"]
+    return x
+
+
+def _number(value: Any, row: int, column: str) -> float:
+    """Return a raw value as a number, NaN where it is missing."""
+    number = math.nan
+    if isinstance(value, str):
+        text = _plain(value.strip(), **MODEL["plain"][column]) if column in MODEL["plain"] else value.strip()
+        if text in MODEL["missing"] or text in MODEL["missing_among_numbers"] or not text:
+            return math.nan
+        plain = "_" not in text and not (MODEL["decimal"] == "," and "." in text)
+        try:
+            number = float(text.replace(",", ".") if MODEL["decimal"] == "," else text) if plain else math.inf
+        except ValueError:
+            plain = False
+        if not plain or number != number:
+            raise _CellError(row, f"column {column!r} should be numeric, but this cell is {text!r}")
+    elif value is not None:
+        number = float(value)
+    if abs(number) > FLOAT32_MAX:
+        raise _CellError(row, f"column {column!r} has {value!r}, which is not a finite 32-bit float")
+    return math.nan if number in MODEL["missing_numbers"] else number
+
+
+def _plain(text: str, thousands: str | None, unit: str | None) -> str:
+    """Return a number without marks between thousands and without unit."""
+    if unit:
+        sign = text[:1] if text[:1] in ("-", "+") else ""
+        text = sign + text[len(sign) :].strip().removeprefix(unit).removesuffix(unit).strip()
+    text = text.replace(thousands or "", "") if thousands else text
+    other = "." if MODEL["decimal"] == "," else ","
+    return text.replace(other, MODEL["decimal"]) if thousands == MODEL["decimal"] else text
+
+
+def _text(value: Any, truths: bool) -> str:
+    """Return a raw value as the text of a category, empty where it is missing."""
+    if isinstance(value, (float, np.floating)):
+        text = "" if value != value else str(int(value)) if float(value).is_integer() else repr(float(value))
+    else:
+        text = "" if value is None else str(value).strip()
+    return "" if text in MODEL["missing"] else text.lower() if truths else text
+
+
+# ---- files --------------------
+
+
+def read_rows(path: str) -> Any:
+    """Return the rows of a file: of CSV as dictionaries; of .npy, .npz and IDX as an array."""
+    content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    return _read_array(content) if MODEL["array"] else list(_read_csv(content))
+
+
+def _read_csv(content: bytes) -> Iterator[dict[str, str]]:
+    text = content.decode(MODEL["encoding"] or "utf-8").removeprefix("\ufeff")
+    lines: Iterable[str] = io.StringIO(text, newline="\n")
+    if MODEL["separator"] == " ":
+        lines = (re.sub(r"[ \t]+", " ", line.strip()) + "\n" for line in lines)
+    reader = csv.reader(
+        lines,
+        delimiter=MODEL["separator"],
+        quotechar=MODEL["quote"],
+        quoting=csv.QUOTE_MINIMAL if MODEL["quote"] else csv.QUOTE_NONE,
+        skipinitialspace=MODEL["separator"] != " ",
+        strict=True,
+    )
+    names: list[str] = []
+    for row in reader:
+        if not row:
+            continue
+        if not names:
+            names = [name.strip() if MODEL["header"] else "" for name in row]
+            names = [name or f"column_{i}" for i, name in enumerate(names)]
+            if MODEL["header"]:
+                continue
+        if len(row) != len(names):
+            raise InputError(f"line {reader.line_num} has {len(row)} cells, the first has {len(names)}")
+        yield dict(zip(names, row))  # noqa: B905  # strict is newer than Python 3.9
+
+
+def _read_array(content: bytes) -> Any:
+    if content[:2] == b"\0\0":  # IDX: https://yann.lecun.com/exdb/mnist
+        dtype = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}[content[2]]
+        shape = np.frombuffer(content, ">i4", content[3], 4)
+        return np.frombuffer(content, dtype, offset=4 + 4 * content[3]).reshape(shape)
+    found = np.load(io.BytesIO(content), allow_pickle=False)
+    if isinstance(found, np.ndarray):
+        return found
+    if MODEL["name"] not in found:
+        raise InputError(f"there is no array {MODEL['name']!r}; there are {', '.join(found)}")
+    return found[MODEL["name"]]
+
+
+def main() -> None:
+    """Predict the rows of a file."""
+    parser = argparse.ArgumentParser(description="Predict raw rows. The file has the columns of the training file.")
+    parser.add_argument("file", help="CSV, .npy, .npz or IDX, also packed by gzip; - reads standard input")
+    parser.add_argument("--proba", action="store_true", help="add the probability of each class")
+    parser.add_argument("-o", "--output", help="the CSV file to write  [default: standard output]")
+    options = parser.parse_args()
+    classes = MODEL["classes"]
+    if options.proba and not classes:
+        parser.error("--proba is for classes; this network predicts numbers")
+    try:
+        predictions, probabilities = _outputs(read_rows(options.file))
+    except (OSError, UnicodeError, csv.Error, ValueError, LookupError) as error:
+        sys.exit(f"error: {options.file}: {error}")
+    names = [f"probability {name}" for name in classes] if options.proba else []
+    stream = open(options.output, "w", encoding="utf-8", newline="") if options.output else sys.stdout  # noqa: SIM115
+    with stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["prediction", *names])
+        for prediction, shares in zip(predictions, probabilities.tolist() if names else [[]] * len(predictions)):  # noqa: B905
+            writer.writerow([prediction, *shares])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""What a network computes, as a graph of NumPy functions: found by running it once on arrays that note what is done.
+
+So no layer and no activation is written down here again. What their formulas are made of has a form in NumPy anyway,
+and in ONNX where :mod:`gpumlp.export.graph` has one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpumlp.autodiff.tensor import wrap
+from gpumlp.backend import Backend
+from gpumlp.errors import GpumlpError, RunError
+from gpumlp.nn import Sequential
+from gpumlp.ops.record import Array, Op
+
+EXAMPLE_ROWS = 2
+_serial = itertools.count()
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A number, or an array that does not depend on the rows; ``name`` where the network knows it by one."""
+
+    value: Any
+    name: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A value that depends on the rows: a NumPy function (``function`` is its name) of others, or the input.
+
+    Parameters
+    ----------
+    shape : with the number of rows of the example
+    """
+
+    function: str
+    operands: tuple[Node | Constant, ...]
+    params: Mapping[str, Any]
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    serial: int = field(default_factory=lambda: next(_serial))
+
+
+INPUT = "input"
+
+
+class UnwritableError(Exception):
+    """A computation does what no exported file could repeat. Its text names the function."""
+
+
+class Traced(np.ndarray[Any, np.dtype[Any]]):
+    """An array with the node that it is the example of."""
+
+    node: Node | None
+
+    def __array_finalize__(self, source: object) -> None:
+        self.node = None  # a view made by anything but the methods below is not known
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **params: Any) -> Any:
+        if method != "__call__":
+            raise UnwritableError(f"{ufunc.__name__}.{method}")
+        return _applied(ufunc.__name__, ufunc, inputs, params)
+
+    def __array_function__(self, function: Any, types: Any, inputs: Any, params: Any) -> Any:
+        return _applied(function.__name__, function, inputs, params)
+
+    def astype(self, dtype: Any, *args: Any, **params: Any) -> Any:
+        if np.dtype(dtype) == self.dtype:
+            return self
+        return _applied("astype", lambda x, dtype: x.astype(dtype), (self,), {"dtype": np.dtype(dtype)})
+
+
+def traced(value: NDArray[Any], node: Node) -> Traced:
+    """Return an array that notes what is done to it."""
+    made = value.view(Traced)
+    made.node = node
+    return made
+
+
+def as_input(value: NDArray[Any]) -> Traced:
+    """Return an array as what a graph begins with."""
+    return traced(value, Node(INPUT, (), {}, value.dtype, value.shape))
+
+
+def node_of(value: Any) -> Node:
+    """Return the node of a traced array. Raises UnwritableError where it is lost."""
+    if not isinstance(value, Traced) or value.node is None:
+        raise UnwritableError("a result that does not depend on its input, or a view of it")
+    return value.node
+
+
+def _applied(name: str, function: Callable[..., Any], inputs: Sequence[Any], params: Mapping[str, Any]) -> Traced:
+    """Return what a function makes of arrays, some of them traced, and note it."""
+    params = {key: value for key, value in params.items() if value is not None}
+    if "out" in params or "where" in params:
+        raise UnwritableError(f"{name} into an array")
+    operands = tuple(node_of(each) if isinstance(each, Traced) else Constant(each) for each in inputs)
+    value = np.asarray(
+        function(*(each.view(np.ndarray) if isinstance(each, Traced) else each for each in inputs), **params)
+    )
+    return traced(value, Node(name, operands, params, value.dtype, value.shape))
+
+
+class Tracer(Backend):
+    """The reference backend, which lets traced arrays through: what is computed from them is new, and not copied."""
+
+    name = "export"
+
+    def run(
+        self, op: Op, direction: str, inputs: Sequence[Array], outputs: Any = None, **params: Any
+    ) -> tuple[Array, ...]:
+        if not any(isinstance(each, Traced) for each in inputs):
+            return super().run(op, direction, inputs, outputs, **params)
+        with self.quiet():
+            return tuple(op.directions[direction].formula(self.xp, *inputs, **params))
+
+    def compute(
+        self, name: str, function: Callable[..., Array], *inputs: Any, out: Any = None, **params: Any
+    ) -> Array:
+        if not any(isinstance(each, Traced) for each in inputs):
+            return super().compute(name, function, *inputs, out=out, **params)
+        with self.quiet():
+            return function(*inputs, out=None, **params)
+
+
+@dataclass(frozen=True, eq=False)
+class Computation:
+    """What a network computes: from its input to the last linear values, and to the predictions that these stand for.
+
+    Parameters
+    ----------
+    named : parameters and running averages by name
+    """
+
+    input: Node
+    linear: Node
+    answer: Node
+    named: Mapping[str, NDArray[Any]]
+
+    @cached_property
+    def names(self) -> Mapping[Address, str]:
+        """The names by where the arrays lie in memory."""
+        return {address_of(array): name for name, array in self.named.items()}
+
+
+def trace_network(network: Sequential) -> Computation:
+    """Return what a network computes that was built on a :class:`Tracer`.
+
+    Raises
+    ------
+    RunError : if a layer does what cannot be written down; the message names it
+    """
+    tracer, dtype = network.context.backend, network.context.dtype
+    example = np.linspace(-1.0, 1.0, EXAMPLE_ROWS * network.widths[0]).reshape(EXAMPLE_ROWS, -1)
+    start = as_input(example.astype(dtype))
+    x = wrap(start, tracer)
+    names = {id(layer): name for name, layer in network.layers().items()}
+    for layer in network.chain:
+        try:
+            x = layer.linear(x) if layer is network.chain[-1] else layer(x)
+            node_of(x.array)
+        except (UnwritableError, GpumlpError) as error:
+            kind = type(layer).__name__
+            raise RunError(f"the layer {names[id(layer)]} ({kind}) cannot be exported: it uses {error}") from None
+    try:
+        answer = node_of(network.answer(x).array)
+    except (UnwritableError, GpumlpError) as error:
+        raise RunError(f"the activation {network.link} cannot be exported: it uses {error}") from None
+    arrays = {name: variable.array for name, variable in network.parameters.variables.items()} | network.state
+    return Computation(node_of(start), node_of(x.array), answer, arrays)
+
+
+def trace_function(function: Callable[[Any], Any], width: int) -> tuple[Node, Node]:
+    """Return input and result of a function of (N, width) float64 to the same."""
+    start = as_input(np.linspace(-1.0, 1.0, EXAMPLE_ROWS * width).reshape(EXAMPLE_ROWS, width))
+    return node_of(start), node_of(function(start))
+
+
+def reachable(results: Iterable[Node]) -> list[Node]:
+    """Return the nodes that results are computed from, themselves among them, each after its operands."""
+    found: dict[int, Node] = {}
+    waiting = list(results)
+    while waiting:
+        node = waiting.pop()
+        if node.serial not in found:
+            found[node.serial] = node
+            waiting += [each for each in node.operands if isinstance(each, Node)]
+    return [found[serial] for serial in sorted(found)]
+
+
+Address = tuple[Any, ...]
+
+
+def address_of(value: Any) -> Address:
+    """Return where an array lies in memory, as what: the same for all views of the whole of it."""
+    array = np.asarray(value)
+    return array.__array_interface__["data"][0], array.shape, array.dtype.str
