@@ -7,11 +7,69 @@ for one of these. Anything else that escapes is a defect in gpumlp.
 from __future__ import annotations
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable
 
 LISTED = 40
 """Names that a message lists at most: a table may have thousands of columns."""
+
+ALIASES = {
+    "swish": "silu",
+    "linear": "identity",
+    "logistic": "sigmoid",
+    "lrelu": "leaky_relu",
+    "mse": "squared_error",
+    "l2": "squared_error",
+    "mean_squared_error": "squared_error",
+    "mae": "absolute_error",
+    "l1": "absolute_error",
+    "mean_absolute_error": "absolute_error",
+    "smooth_l1": "huber",
+    "ce": "cross_entropy",
+    "bce": "cross_entropy",
+    "nll": "cross_entropy",
+    "log_loss": "cross_entropy",
+    "binary_crossentropy": "cross_entropy",
+    "categorical_crossentropy": "cross_entropy",
+    "sparse_categorical_crossentropy": "cross_entropy",
+    "nag": "nesterov",
+    "sgdm": "momentum",
+    "reduce_on_plateau": "plateau",
+    "cosine_annealing": "cosine",
+    "steplr": "step",
+    "xavier": "glorot_uniform",
+    "xavier_uniform": "glorot_uniform",
+    "xavier_normal": "glorot_normal",
+    "kaiming": "he_uniform",
+    "kaiming_uniform": "he_uniform",
+    "kaiming_normal": "he_normal",
+    "batchnorm": "batch",
+    "batch_norm": "batch",
+    "layernorm": "layer",
+    "layer_norm": "layer",
+    "zscore": "standard",
+    "z-score": "standard",
+    "standardize": "standard",
+    "fp32": "float32",
+    "fp64": "float64",
+    "double": "float64",
+    "fp16": "bf16",
+    "bfloat16": "bf16",
+    "cuda": "cupy",
+    "gpu": "cupy",
+    "cpu": "native",
+}
+"""Names of activations, losses and so on in other libraries, and what they are called here."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Characters that move a cursor, colour or reorder text; newlines and tabs are not among them."""
+
+
+def printable(text: str) -> str:
+    """Return a text with control characters escaped, so that no name or path can change what a terminal shows."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
 
 QUOTED = 100
 """Characters of a cell that a message quotes at most."""
@@ -32,7 +90,7 @@ class GpumlpError(Exception):
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
         self.what, self.where, self.hint = what, where, hint
         head = f"{where}: {what}" if where else what
-        super().__init__(f"{head}\n  {hint}" if hint else head)
+        super().__init__(printable(f"{head}\n  {hint}" if hint else head))
 
 
 class ConfigError(GpumlpError):
@@ -48,7 +106,7 @@ class DataError(GpumlpError):
 
 
 class BackendError(GpumlpError):
-    """A backend cannot be had, or cannot do what was asked of it."""
+    """A backend is not available, or does not support an operation."""
 
 
 class CaptureError(BackendError):
@@ -97,9 +155,12 @@ def shown(text: str) -> str:
 
 
 def nearest(name: object, allowed: Iterable[str]) -> str | None:
-    """Return the allowed name closest to ``name``, capital letters or small, or None where nothing is close."""
+    """Return the allowed name closest to ``name``, ignoring case, or None. Names of other libraries are known."""
+    allowed = list(map(str, allowed))
+    if (alias := ALIASES.get(str(name).lower())) in allowed:
+        return alias
     by_small_letters: dict[str, str] = {}
-    for each in map(str, allowed):
+    for each in allowed:
         by_small_letters.setdefault(each.lower(), each)
     matches = difflib.get_close_matches(str(name).lower(), by_small_letters, n=1, cutoff=0.6)
     return by_small_letters[matches[0]] if matches else None

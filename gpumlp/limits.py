@@ -28,6 +28,12 @@ def host_memory() -> int | None:
     return min(found, default=None)
 
 
+def gigabytes(count: float) -> str:
+    """Return a number of bytes as text, in GB with three digits."""
+    size = count / 1e9
+    return f"{size:,.0f} GB" if size >= 100 else f"{size:#.3g} GB"
+
+
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpumlp.errors import LISTED, choices, nearest
+from gpumlp.errors import LISTED, GpumlpError, choices, nearest
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,22 @@ def test_choices_lead_with_the_nearest_and_list_no_more_than_can_be_read() -> No
     many = [f"column_{i}" for i in range(LISTED + 2)]
     assert choices("?", many).endswith(f"column_{LISTED - 1} and 2 more")
     assert choices("?", []) == "there is nothing to choose from"
+
+
+def test_control_characters_are_escaped_in_messages() -> None:
+    error = GpumlpError("no \x1b[31mcolumn\x07", where="a\u202eb.csv\r", hint="one\n  two\tthree \x9b2J")
+    assert str(error) == "a\\u202eb.csv\\r: no \\x1b[31mcolumn\\x07\n  one\n  two\tthree \\x9b2J"
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "ours"),
+    [
+        ("swish", ["relu", "silu"], "silu"),
+        ("MSE", ["squared_error", "huber"], "squared_error"),
+        ("adamW", ["adam", "adamw"], "adamw"),
+        ("xavier_normal", ["glorot_normal"], "glorot_normal"),
+        ("mse", ["cross_entropy"], None),
+    ],
+)
+def test_names_of_other_libraries_are_known(name: str, allowed: list[str], ours: str | None) -> None:
+    assert nearest(name, allowed) == ours

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from gpumlp.errors import printable
 from gpumlp.runs import Listener
 from gpumlp.training.build import Parts
 
@@ -40,12 +41,12 @@ def duration(seconds: float) -> str:
 
 def tell(text: str) -> None:
     """Print a result on stdout, as it is."""
-    stdout.print(text, markup=False, soft_wrap=True)
+    stdout.print(printable(text), markup=False, soft_wrap=True)
 
 
 def say(text: str, style: str = "") -> None:
     """Print something about the work on stderr, as it is."""
-    stderr.print(text, style=style, markup=False, soft_wrap=True)
+    stderr.print(printable(text), style=style, markup=False, soft_wrap=True)
 
 
 def remark(note: object) -> None:
@@ -109,10 +110,12 @@ class Notices(logging.Handler):
 
 
 def number(value: float | None) -> str:
-    """Return a number with four figures behind the first that counts, and a dash for what is none."""
+    """Return a number with four decimals, of thousands in full (51,360), and a dash for NaN and None."""
     if value is None or value != value:
         return "–"
-    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.4g}"
+    if 1e-3 <= abs(value) < 1e3 or value == 0:
+        return f"{value:.4f}"
+    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def print_table(table: Table) -> None:

@@ -15,7 +15,7 @@ import click
 
 from gpumlp import __version__
 from gpumlp.cli.interrupt import ctrl_c_ends_at_once
-from gpumlp.errors import GpumlpError, exit_code
+from gpumlp.errors import GpumlpError, exit_code, printable
 
 PATH = click.Path(path_type=Path)
 DEVICE = click.option(
@@ -44,6 +44,8 @@ class Main(click.Group):
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            raise _with_setting(error) from None
         except GpumlpError as error:
             self._tell(str(error))
             ctx.exit(error.exit_code)
@@ -57,7 +59,7 @@ class Main(click.Group):
     @staticmethod
     def _tell(message: str) -> None:
         click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-        click.echo(message, err=True)
+        click.echo(printable(message), err=True)
 
 
 def _start_in_utf8() -> None:
@@ -67,6 +69,17 @@ def _start_in_utf8() -> None:
     """
     if sys.getfilesystemencoding() in ("ascii", "us-ascii") and not sys.flags.utf8_mode:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "gpumlp", *sys.argv[1:]])
+
+
+def _with_setting(error: click.NoSuchOption) -> click.UsageError:
+    """Return the error of an unknown option, with the setting to use if there is one of that name."""
+    takes_settings = error.ctx is not None and any(each.name == "overrides" for each in error.ctx.command.params)
+    if takes_settings:
+        from gpumlp.config.problems import home_of
+
+        if setting := home_of(error.option_name.lstrip("-").replace("-", "_")):
+            return click.UsageError(f"No such option {error.option_name!r}; use --set {setting}=VALUE", error.ctx)
+    return error
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -112,9 +112,9 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, text: s
             where = place.before(".".join(map(str, problem.path)))
             problems.append((place, ConfigError(problem.what, where=where, hint=problem.hint)))
     if problems:
-        raise ConfigError(_report(path, [*problems, *_misfits(draft, path.parent)]))
+        raise ConfigError(_report(path, [*problems, *_misfits(draft, draft.start)]))
     places = {".".join(map(str, keys)): place for keys, place in draft.places.items() if keys}
-    return Loaded(_with_absolute_folder(settings, path.parent), path, places)
+    return Loaded(_with_absolute_folder(settings, draft.start), path, places)
 
 
 def configure(**settings: Any) -> Loaded:
@@ -226,6 +226,12 @@ class _Draft:
         if isinstance(version, int) and version > VERSION:
             what = f"settings version {version}; this version of gpumlp supports up to {VERSION}"
             raise ConfigError(what, where=self.place(("version",)).before("version"), hint="update gpumlp")
+
+    @property
+    def start(self) -> Path:
+        """The folder that a relative data.folder starts from: the file's, or the working folder for an override."""
+        place = self.places.get(("data", "folder"))
+        return Path() if place and place.rank else Path(self.places[()].text).parent
 
     def place(self, path: KeyPath) -> Place:
         """Return where a setting stands, or else the innermost section that it belongs to."""

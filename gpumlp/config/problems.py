@@ -21,6 +21,48 @@ from gpumlp.errors import choices, nearest
 
 Node = Mapping[str, Any]  # a part of a JSON schema
 
+SETTING_ALIASES = {
+    "lr": "optimizer.learning_rate",
+    "eta": "optimizer.learning_rate",
+    "learning_rate_init": "optimizer.learning_rate",
+    "wd": "optimizer.weight_decay",
+    "l2": "optimizer.weight_decay",
+    "max_norm": "optimizer.clip_norm",
+    "clip": "optimizer.clip_norm",
+    "grad_clip": "optimizer.clip_norm",
+    "gradient_clip": "optimizer.clip_norm",
+    "ema": "optimizer.averaging",
+    "solver": "optimizer",
+    "scheduler": "schedule",
+    "lr_scheduler": "schedule",
+    "criterion": "loss",
+    "objective": "loss",
+    "batch": "training.batch_size",
+    "bs": "training.batch_size",
+    "n_epochs": "training.epochs",
+    "num_epochs": "training.epochs",
+    "max_epochs": "training.epochs",
+    "max_iter": "training.epochs",
+    "steps": "training.epochs",
+    "random_state": "training.seed",
+    "random_seed": "training.seed",
+    "hidden_layers": "model.hidden",
+    "hidden_layer_sizes": "model.hidden",
+    "hidden_size": "model.hidden",
+    "layers": "model.hidden",
+    "dropout_rate": "model.dropout",
+    "batch_norm": "model.norm",
+    "normalization": "model.norm",
+    "init": "model.initializer",
+    "label": "data.target",
+    "test_size": "data.split.test",
+    "validation_split": "data.split.validation",
+    "val_split": "data.split.validation",
+    "gpu": "device",
+    "dtype": "precision",
+}
+"""Settings by their names in other libraries."""
+
 _TYPES = {"string": "text", "array": "a list", "object": "a mapping", "null": "null"}
 _BOUNDS = {
     "minimum": "at least",
@@ -28,6 +70,12 @@ _BOUNDS = {
     "maximum": "at most",
     "exclusiveMaximum": "below",
 }
+
+
+def home_of(name: str) -> str | None:
+    """Return the dotted path of the setting called ``name``, here or in another library; None where there is none."""
+    schema = _Schema(Settings.model_json_schema())
+    return next(schema.homes(name), SETTING_ALIASES.get(name))
 
 
 def explain(error: ValidationError, given: Value) -> list[Problem]:
@@ -134,6 +182,8 @@ def _unknown(schema: _Schema, section: _Place, key: str) -> tuple[str, str]:
     what = f"unknown setting for {section.choice}" if section.choice else "unknown setting"
     here = ".".join(map(str, (*section.path, key)))
     elsewhere = [home for home in dict.fromkeys(schema.homes(key)) if home != here]
+    if not elsewhere and key.lower() in SETTING_ALIASES:
+        elsewhere = [SETTING_ALIASES[key.lower()]]
     if elsewhere:
         return what, f"did you mean {elsewhere[0]!r}? allowed here: {', '.join(allowed)}"
     return what, choices(key, allowed)

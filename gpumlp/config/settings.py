@@ -147,8 +147,8 @@ class Data(Section):
 
     folder: Text | None = Field(
         default=None,
-        description="base folder of relative paths in train and split, relative to the configuration file; "
-        "null: the folder of the configuration file",
+        description="base folder of relative paths in train and split, relative to the configuration file "
+        "(as --set: to the working folder); null: the folder of the configuration file",
     )
     query: Text | None = Field(
         default=None,

@@ -15,6 +15,7 @@ from gpumlp.backend import Backend
 from gpumlp.config import ClassificationLoss, Loaded, Settings
 from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, prepare_files
 from gpumlp.errors import ConfigError, DataError, choices
+from gpumlp.limits import gigabytes
 from gpumlp.nn import LOSSES, Hidden, Loss, Model, Sequential, count_parameters, mlp
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
@@ -144,8 +145,7 @@ def lone_row(parts: Parts) -> str | None:
     better = next(size for size in itertools.count(trainer.batch_size + 1) if trainer.rows % size != 1)
     return (
         f"each epoch ends with a batch of 1 row ({trainer.rows:,} training rows, training.batch_size "
-        f"{trainer.batch_size}), from which batch norm cannot learn: it is its own mean; set training.batch_size to "
-        f"{better}, or norm to layer"
+        f"{trainer.batch_size}), too small for batch norm; set training.batch_size to {better}, or norm to layer"
     )
 
 
@@ -163,8 +163,8 @@ def require_memory(settings: Settings, has: int | None, encoder: Encoder | None 
         return
     least = "" if encoder else "at least "
     raise ConfigError(
-        f"a network of {least}{count:,} parameters takes at least {needed:,} bytes to train with {wanted.name}; "
-        f"this machine has {has:,}",
+        f"a network of {least}{count:,} parameters needs at least {gigabytes(needed)} of memory to train with "
+        f"{wanted.name}; this machine has {gigabytes(has)}",
         where="model.hidden",
         hint="use fewer units",
     )

@@ -206,6 +206,25 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
     assert "not computing with native: there is no C++ compiler" in caplog.text
 
 
+def test_a_compiler_that_cannot_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "g++ '")
+    builder.compiler.cache_clear()
+    try:
+        with pytest.raises(BackendError, match="is not a command that can be run"):
+            Builder().check()
+    finally:
+        builder.compiler.cache_clear()
+
+
+def test_a_compiler_that_prints_bytes_that_are_not_utf_8(tmp_path: Path, cache: Path) -> None:
+    script = tmp_path / "c++"
+    script.write_bytes(b"#!/bin/sh\nprintf 'erreur \\351'\nprintf 'erreur \\351' >&2\nexit 1\n")
+    script.chmod(0o755)
+    assert "\ufffd" in builder._machine((str(script),))
+    with pytest.raises(BackendError, match="does not compile"):
+        builder._compile((str(script),), "add", "")
+
+
 def test_a_compiler_that_fails(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "accumulate.cu").write_text(
         "template <class T> __global__ void accumulate_forward(T x) { nonsense }\n"

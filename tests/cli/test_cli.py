@@ -19,8 +19,9 @@ import gpumlp
 from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.host.builder import compiler
 from gpumlp.cli import main
-from gpumlp.cli.display import duration
+from gpumlp.cli.display import duration, number
 from gpumlp.cli.verbs import _listed
+from gpumlp.limits import gigabytes
 from gpumlp.runs import Listener
 
 ROOT = Path(__file__).parents[2]
@@ -328,8 +329,11 @@ def test_a_network_beyond_memory_is_refused_before_it_is_made(
     train = ("train", CANCER, *huge, "--run-dir", str(tmp_path / "run"))
     count = (30 + 1) * 10**9 + (10**9 + 1) * 10**9 + 10**9 + 1
     message = run(*train, code=2).stderr
-    assert f"a network of {count:,} parameters takes at least {16 * count:,} bytes to train with adam" in message
-    assert message.splitlines()[0].endswith(f"this machine has {Backend().memory:,}")
+    assert (
+        f"a network of {count:,} parameters needs at least {gigabytes(16 * count)} of memory to train with adam"
+        in message
+    )
+    assert message.splitlines()[0].endswith(f"this machine has {gigabytes(Backend().memory or 0)}")
     count = 2 * 10**9 + (10**9 + 1) * 10**9 + 10**9 + 1
     assert f"a network of at least {count:,} parameters" in run("validate", CANCER, *huge, code=2).stderr
     monkeypatch.setattr("gpumlp.backend.base.host_memory", lambda: None)  # a system that does not tell
@@ -467,3 +471,26 @@ def test_names_of_any_language_in_a_locale_that_has_none(tmp_path: Path) -> None
     result = subprocess.run(command, env={**os.environ, **plain}, capture_output=True)
     assert (result.returncode, result.stderr) == (0, b"")
     assert "конфиг.yaml: no problems" in result.stdout.decode()
+
+
+def test_an_option_that_is_a_setting_is_answered_with_set() -> None:
+    for option, setting in (("--epochs", "training.epochs"), ("--lr", "optimizer.learning_rate")):
+        stderr = run("train", CANCER, option, "3", code=2).stderr
+        assert stderr.endswith(f"Error: No such option '{option}'; use --set {setting}=VALUE\n")
+    assert "--set" not in run("evaluate", "runs/x", "--epochs", "3", code=2).stderr
+    assert "--zzz" in run("train", CANCER, "--zzz", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.0, "0.0000"),
+        (0.61234, "0.6123"),
+        (512.34567, "512.3457"),
+        (51_360.4, "51,360"),
+        (1e-5, "1e-05"),
+    ],
+)
+def test_numbers_of_tables(value: float | None, text: str) -> None:
+    assert number(value) == text

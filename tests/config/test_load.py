@@ -185,7 +185,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_lines(write: Write) -> No
         "--set training.epoch: unknown setting\n"
         "  did you mean 'epochs'? allowed: epochs, batch_size, seed, early_stopping, checkpoint_every\n"
         "--set backend: got 'gpu', needs one of auto, cupy, native, numpy\n"
-        "  compute backend; auto: the fastest available"
+        "  did you mean 'cupy'?"
     )
 
 
@@ -606,3 +606,14 @@ def test_a_number_must_fit_the_precision(write: Write, setting: str, limit: str)
     assert f"--set {name}: {limit}" in message
     assert message.endswith("or set precision: float64")
     load(path, [setting, "precision=float64"])
+
+
+@pytest.mark.parametrize("override", ["data.folder=here", "data={folder: here, train: a.csv, target: y}"])
+def test_a_relative_folder_given_as_an_override_starts_in_the_working_folder(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str
+) -> None:
+    path = write(MINIMAL)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load(path, [override]).settings.data.folder == str(tmp_path / "elsewhere" / "here")
+    assert load(path, ["data.target=y"]).settings.data.folder == str(path.absolute().parent)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from gpumlp.config.problems import explain
+from gpumlp.config.problems import SETTING_ALIASES, explain, home_of
 from gpumlp.config.section import Problem
 from gpumlp.config.settings import Settings
+from gpumlp.errors import ALIASES
 
 REQUIRED: dict[str, Any] = {"task": "classification", "data": {"train": "a.csv", "target": "y"}}
 
@@ -100,6 +102,11 @@ def problem(**sections: Any) -> Problem:
             "unknown setting",
             "did you mean 'optimizer.learning_rate'? allowed here: epochs, batch_size",
         ),
+        ({"optimizer": {"lr": 0.1}}, "optimizer.lr", "unknown setting", "did you mean 'optimizer.learning_rate'?"),
+        ({"training": {"max_iter": 3}}, "training.max_iter", "unknown setting", "did you mean 'training.epochs'?"),
+        ({"loss": "mse"}, "loss", "unknown name 'mse'", "did you mean 'squared_error'?"),
+        ({"optimizer": "adamW"}, "optimizer", "unknown name 'adamW'", "did you mean 'adamw'?"),
+        ({"model": {"activation": "swish"}}, "model.activation", "got 'swish'", "did you mean 'silu'?"),
         ({"patience": 3}, "patience", "unknown setting", "did you mean 'schedule.patience'?"),
         ({"precision": "bf61"}, "precision", "got 'bf61'", "did you mean 'bf16'?"),
     ],
@@ -158,3 +165,12 @@ def test_no_word_of_the_validator_reaches_the_user() -> None:
     assert len(found) == 8
     for jargon in ("Input", "valid", "dictionary", "instance", "type=", "literal"):
         assert jargon not in text
+
+
+def test_every_name_of_another_library_leads_to_a_setting_or_a_name() -> None:
+    for path in SETTING_ALIASES.values():
+        assert home_of(path.rpartition(".")[2]) is not None
+    assert home_of("epochs") == home_of("n_epochs") == "training.epochs"
+    assert home_of("zzz") is None
+    schema = json.dumps(Settings.model_json_schema())
+    assert all(f'"{name}"' in schema for name in ALIASES.values())

@@ -89,7 +89,11 @@ def _private_folder() -> Path:
 @cache
 def compiler() -> tuple[str, ...] | None:
     """Return the command of the machine's C++ compiler, or None. ``CXX`` decides if it is set."""
-    if given := shlex.split(os.environ.get("CXX", "")):
+    try:
+        given = shlex.split(os.environ.get("CXX", ""))
+    except ValueError:  # a quote that is not closed
+        return None
+    if given:
         path = shutil.which(given[0])
         return (path, *given[1:]) if path else None
     return next(((path,) for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
@@ -99,7 +103,7 @@ def compiler() -> tuple[str, ...] | None:
 def _machine(command: tuple[str, ...]) -> str:
     """Return what compiled code depends on besides its text: the compiler and the processor."""
     try:
-        version = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
+        version = subprocess.run([*command, "--version"], capture_output=True, text=True, errors="replace").stdout
     except OSError as error:
         raise BackendError(f"the C++ compiler {command[0]} cannot be run: {error.strerror}") from None
     cpu = Path("/proc/cpuinfo")
@@ -122,9 +126,9 @@ class Builder:
         if sys.platform == "win32" or sys.maxsize < 1 << 32:
             raise BackendError("kernels are compiled on 64-bit Linux and macOS only", hint="use backend: numpy")
         if compiler() is None:
-            raise BackendError(
-                "there is no C++ compiler", hint="install g++ or clang (CXX may name it), or use backend: numpy"
-            )
+            command = os.environ.get("CXX")
+            what = f"CXX={command!r} is not a command that can be run" if command else "there is no C++ compiler"
+            raise BackendError(what, hint="install g++ or clang (or set CXX to its path), or use backend: numpy")
         self.program()
 
     def find(self, op: Op, direction: str, types: tuple[str, ...], long: bool = True) -> dict[str, Function]:
@@ -283,7 +287,7 @@ def _compile(command: Sequence[str], name: str, source: str) -> bytes:
         made = Path(scratch) / "kernel.so"
         (Path(scratch) / "kernel.cpp").write_text(source, encoding="utf-8")
         build = [*command, "kernel.cpp", "-o", made.name]
-        result = subprocess.run(build, cwd=scratch, capture_output=True, text=True)
+        result = subprocess.run(build, cwd=scratch, capture_output=True, text=True, errors="replace")
         if result.returncode or not made.exists():
             said = result.stderr.strip()[:1500] or "nothing"
             hint = f"use backend: numpy; the compiler says\n{said}"
