@@ -26,6 +26,9 @@ from gpumlp.data.state import Fields, StateReader, prefixed
 from gpumlp.errors import DataError, choices, shown
 from gpumlp.limits import in_threads
 
+MAX_ARRAY_COLUMNS = 1 << 18
+"""Columns of an array at the most, each of which is scaled by itself."""
+
 _FEW_ROWS = 50  # up to so many, whole numbers that are all different mean nothing
 _EXACT = 2.0**53  # whole numbers up to it are themselves in float64
 _ROWS_AT_ONCE = 8192  # that are encoded together: float64 copies are made of them
@@ -248,6 +251,9 @@ class ArrayInputs:
         block = source.block(name)
         if block.dtype == np.uint8 and scaling is None:
             return cls(name, block.shape[1], None), []
+        if block.shape[1] > MAX_ARRAY_COLUMNS:
+            what = f"array {name!r} has {block.shape[1]:,} columns, and at most {MAX_ARRAY_COLUMNS:,} can be scaled"
+            raise DataError(what, where=source.path, hint="reduce them, such as by principal components")
         _require_finite(block, name, source.where)
         empty = np.isnan(block).all(axis=0)
         if empty.any():

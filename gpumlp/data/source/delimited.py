@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import IO
 
@@ -21,7 +21,15 @@ import numpy as np
 
 from gpumlp.data.source.cells import Missing, parse_numbers
 from gpumlp.data.source.dialect import DETECT, QUOTES, Dialect
-from gpumlp.data.source.engine import EngineRefusalError, Scan, TextCells, delimited_rows, has_blank_lines, odd_marks
+from gpumlp.data.source.engine import (
+    MAX_LINE_BYTES,
+    EngineRefusalError,
+    Scan,
+    TextCells,
+    delimited_rows,
+    has_blank_lines,
+    odd_marks,
+)
 from gpumlp.data.source.files import COPY_BYTES, open_binary, plain_copy, unpacked_name
 from gpumlp.data.source.frame import Codes, Column, Frame
 from gpumlp.data.source.sniff import (
@@ -44,6 +52,15 @@ START_CELLS = 120_000
 
 That takes about as long as loading the engine.
 """
+
+MAX_COLUMNS = 100_000
+"""Columns of a table at the most."""
+
+ENGINE_COLUMNS = 1000
+"""Columns of a text file that the engine reads: above, its time grows with their square."""
+
+SAMPLE_CHARS = 1 << 22
+"""Characters of the first lines that are looked at, a little more: lines may be long."""
 
 MAX_NAME = 2000
 """Characters of a column name at the most."""
@@ -220,12 +237,13 @@ class TextFile:
     def lines(self, encoding: str) -> Iterator[Iterator[str]]:
         """Open the file as lines of text."""
         with self.opened() as stream, io.TextIOWrapper(stream, encoding, newline="\n") as lines:
-            yield self.clean(lines)
+            yield self.clean(_bounded(lines, self.name))
 
     def _attempt(self, encoding: str, limit: int | None, texts: Collection[str]) -> Frame:
         with self.lines(encoding) as lines:
             start = _Start(islice(lines, limit), self.dialect, self.name, self.names)
-            if self.path is None or limit is not None or start.is_whole or len(start.names) == 1:
+            narrow = 1 < len(start.names) <= ENGINE_COLUMNS
+            if self.path is None or limit is not None or start.is_whole or not narrow:
                 frame = start.whole()
                 return replace(frame, notes=(*frame.notes, *self._skipped(start.blanks.count)))
             try:
@@ -249,7 +267,7 @@ class TextFile:
         done = 0
         with self.lines(encoding) as lines:
             start = _Start(lines, self.dialect, self.name, self.names)
-            if self.path is None or start.is_whole or len(start.names) == 1:
+            if self.path is None or start.is_whole or not 1 < len(start.names) <= ENGINE_COLUMNS:
                 yield start.whole()
                 return
             try:
@@ -344,6 +362,18 @@ class TextFile:
         return Path(name)
 
 
+def _bounded(lines: IO[str], name: str) -> Iterator[str]:
+    """Yield the lines. Raises DataError for one that is longer than any of a table, before it takes more memory."""
+    for number in count(1):
+        line = lines.readline(MAX_LINE_BYTES + 1)
+        if not line:
+            return
+        if len(line) > MAX_LINE_BYTES:
+            what = f"this line has more than {MAX_LINE_BYTES:,} characters"
+            raise DataError(what, where=f"{name}:{number}", hint="a table has a line for each row; is this one?")
+        yield line
+
+
 class _Start:
     """The start of a table: how it is written, what its columns are called, its first rows; and the rest on demand.
 
@@ -362,9 +392,12 @@ class _Start:
     def __init__(self, lines: Iterable[str], given: Dialect, name: str, names: tuple[str, ...] | None = None) -> None:
         self.name, self.given = name, given
         lines = iter(lines)
-        head = list(islice(lines, SAMPLE))
+        head: list[str] = []
+        while len(head) < SAMPLE and sum(map(len, head)) < SAMPLE_CHARS and (line := next(lines, None)) is not None:
+            head.append(line)
         if head:
             head[0] = head[0].removeprefix("\ufeff")
+            _require_narrow(head[0], given, name)
         if "\0" in "".join(head):
             hint = "give data.encoding, such as utf-16, if it is text"
             what = "there are NUL characters, so this is no text, or in another encoding"
@@ -528,6 +561,14 @@ class _Texts(dict[str, int]):
     def __missing__(self, text: str) -> int:
         number = self[text] = len(self)
         return number
+
+
+def _require_narrow(line: str, given: Dialect, name: str) -> None:
+    """Raise the error for a first line of more columns than a table may have."""
+    most = max(line.count(mark) for mark in ([given.separator] if given.separator else "\t;|,"))
+    if most >= MAX_COLUMNS:
+        what = f"there are {most + 1:,} columns, and a table has at most {MAX_COLUMNS:,}"
+        raise DataError(what, where=f"{name}:1", hint="put so many numbers into an array: .npz, or .npy")
 
 
 def _count(number: int, what: str) -> str:

@@ -16,6 +16,9 @@ from gpumlp.errors import DataError
 # Two zero bytes, the type (8: unsigned byte), the number of axes.
 _IMAGES, _LABELS = 2051, 2049
 
+# Gzip packs no more bytes into one.
+_MOST_PACKED = 1032
+
 
 def read_idx(path: Path) -> ArrayTable:
     """Read a file of images with the labels beside it, or a file of labels alone.
@@ -42,21 +45,26 @@ def read_idx(path: Path) -> ArrayTable:
 
 def _read(path: Path) -> NDArray[np.uint8]:
     with open_binary(path) as stream:
-        content = stream.read()
-    magic = int.from_bytes(content[:4], "big")
-    axes = {_IMAGES: 3, _LABELS: 1}.get(magic)
-    start = 4 + 4 * (axes or 0)
-    if axes is None or len(content) < start:
-        raise DataError(
-            f"not an IDX file of images ({_IMAGES}) or labels ({_LABELS}): it starts with {magic}",
-            where=str(path),
-        )
-    shape = struct.unpack(f">{axes}I", content[4:start])
-    if len(content) - start != math.prod(shape):
-        raise DataError(
-            f"the header says {' x '.join(map(str, shape))} bytes = {math.prod(shape)}, "
-            f"but {len(content) - start} follow",
-            where=str(path),
-            hint="copy or download the file again",
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+        magic = int.from_bytes(stream.read(4), "big")
+        axes = {_IMAGES: 3, _LABELS: 1}.get(magic, 0)
+        head = stream.read(4 * axes)
+        if not axes or len(head) < 4 * axes:
+            raise DataError(
+                f"not an IDX file of images ({_IMAGES}) or labels ({_LABELS}): it starts with {magic}",
+                where=str(path),
+            )
+        shape = struct.unpack(f">{axes}I", head)
+        count = math.prod(shape)
+        # Memory is taken for what the file can hold, and for one byte more than it should.
+        content = stream.read(min(count, path.stat().st_size * _MOST_PACKED) + 1)
+    if len(content) == count:
+        return np.frombuffer(content, np.uint8).reshape(shape)
+    is_packed = path.name.lower().endswith(".gz")
+    follow = (
+        f"{len(content)}{' or more' * (len(content) > count)}" if is_packed else path.stat().st_size - 4 - 4 * axes
+    )
+    raise DataError(
+        f"the header says {' x '.join(map(str, shape))} bytes = {count}, but {follow} follow",
+        where=str(path),
+        hint="copy or download the file again",
+    )
