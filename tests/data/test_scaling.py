@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gpumlp.data import SCALINGS
-from gpumlp.data.encoding.scaling import MAX_KNOTS, Scaling
+from gpumlp.data.encoding.scaling import MAX_KNOTS, Scaling, quantiles
 from gpumlp.data.source.cells import FLOAT32_MAX
 
 
@@ -112,3 +112,18 @@ def test_finite_values_stay_finite_and_in_order(name, x, other):
     assert np.isfinite(scaling.apply(other)).all()
     both = np.sort(np.concatenate([x, other]), axis=0)
     assert (np.diff(scaling.apply(both), axis=0) >= -1e-12).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    arrays(
+        np.float64,
+        st.integers(1, 40),
+        elements=st.one_of(st.floats(-1e30, 1e30), st.sampled_from([0.0, -0.0, 1.0, np.nan])),
+    )
+)
+def test_quantiles_are_those_of_numpy_to_the_bit(values):
+    if np.isnan(values).all():
+        return
+    levels = (0, 0.25, 0.5, 0.75, 1)
+    np.testing.assert_array_equal(quantiles(values, levels), np.nanquantile(values, levels))

@@ -98,18 +98,10 @@ class TableInputs:
         numeric: list[str] = []
         one_hots: list[OneHot] = []
         remarks: dict[str, list[str]] = {}  # what is to be said, and of which columns
-        for name in names:
-            values = frame.try_numbers(name)
-            one_hot = remark = None
-            if values is None:
-                one_hot, remark = OneHot.fit(name, frame)
-            elif np.isnan(values).all():
-                remark = "is left out: it is empty in every training row"
-            elif np.ptp(values) == 0:
-                remark = f"is left out: it is {values[0]:g} in every training row"
-            else:
+        decided = in_threads(lambda name: _decide(name, frame), names)
+        for name, (is_numeric, one_hot, remark) in zip(names, decided, strict=True):
+            if is_numeric:
                 numeric.append(name)
-                remark = frame.grouped(name) or _remark(name, values, frame) or _seldom(values)
             if one_hot is not None:
                 one_hots.append(one_hot)
             if remark is not None:
@@ -346,6 +338,18 @@ class ArrayInputs:
 
     def _element(self, column: int) -> str:
         return f"{self.name}[{column}]"
+
+
+def _decide(name: str, frame: Frame) -> tuple[bool, OneHot | None, str | None]:
+    """Return whether a column is one of numbers, its encoding if it is one of texts, and a remark on it."""
+    values = frame.try_numbers(name)
+    if values is None:
+        return False, *OneHot.fit(name, frame)
+    if np.isnan(values).all():
+        return False, None, "is left out: it is empty in every training row"
+    if np.ptp(values) == 0:
+        return False, None, f"is left out: it is {values[0]:g} in every training row"
+    return True, None, frame.grouped(name) or _remark(name, values, frame) or _seldom(values)
 
 
 def _fitted(block: NDArray[Any], scaling: str) -> NumericBlock:

@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import IO
@@ -28,7 +29,7 @@ from gpumlp.data.source.engine import (
     TextCells,
     delimited_rows,
     has_blank_lines,
-    odd_marks,
+    text_facts,
 )
 from gpumlp.data.source.files import COPY_BYTES, open_binary, plain_copy, unpacked_name
 from gpumlp.data.source.frame import Codes, Column, Frame
@@ -47,7 +48,7 @@ from gpumlp.errors import DataError, shown
 # Rows become columns in portions of this size: the whole file is never held as lists of cells.
 _PORTION = 8192
 
-START_CELLS = 120_000
+START_CELLS = 60_000
 """Cells that are read here to find out what the columns hold; what is longer goes to the engine.
 
 That takes about as long as loading the engine.
@@ -310,10 +311,10 @@ class TextFile:
         rows = delimited_rows(
             path, len(names), separator=found.separator, quote=QUOTES[found.quote], skip=start.lines[0] - 1
         )
-        sample = start.sample()
+        sample = start.sample
         numeric = {name: _seems_numeric(column, found.missing, decimal) for name, column in sample.items()}
         kinds = {name: number and name not in texts for name, number in numeric.items()}
-        cells = TextCells({name: i for i, name in enumerate(names)}, decimal, odd_marks(path))
+        cells = TextCells({name: i for i, name in enumerate(names)}, decimal, text_facts(path).odd)
 
         def place(row: int) -> str:
             with self.lines(encoding) as lines:
@@ -323,7 +324,7 @@ class TextFile:
 
     def _by_engine(self, start: _Start, encoding: str, texts: Collection[str]) -> Frame:
         """Read the whole file with the engine, having seen its start."""
-        found, sample = start.dialect, start.sample()
+        found, sample = start.dialect, start.sample
         decimal = found.decimal or find_decimal([column.texts for column in sample.values()], found.missing)
         while True:
             scan, place = self._scan(start, encoding, texts, decimal)
@@ -334,7 +335,9 @@ class TextFile:
             decimal = settled
         dialect = replace(found, decimal=decimal)
         notes = _told(self.name, self.dialect, dialect, len(start.names))
-        if has_blank_lines(Path(scan.paths[0])):
+        path, rows = Path(scan.paths[0]), len(next(iter(columns.values())))
+        ends = text_facts(path).line_ends - (start.lines[0] - 1)
+        if ends not in (rows, rows - 1) and has_blank_lines(path):  # cells may have ends of lines, too
             with self.lines(encoding) as lines:
                 notes += self._skipped(_Start(lines, self.dialect, self.name, self.names).check())
         return Frame(self.name, columns, place, dialect, notes)
@@ -437,8 +440,9 @@ class _Start:
         """Return the columns as far as they were read."""
         return self._columns.columns()
 
+    @cached_property
     def sample(self) -> dict[str, Codes]:
-        """Return the columns, by name, as far as they were read."""
+        """The columns, by name, as far as they were read before anything else was."""
         return dict(zip(self.names, self.columns(), strict=True))
 
     def whole(self) -> Frame:
