@@ -371,11 +371,12 @@ def outcome(loaded: Loaded, folder: Path, *, finished: bool) -> object:
             train(loaded, folder, resume=True)
             return model(folder), history(folder)
         run = load_run(folder)
-        predictions, _ = load_trained(folder, "numpy").predict(loaded.path.parent / loaded.settings.data.train)
+        rows = loaded.path.parent / loaded.settings.data.train
+        predictions = load_trained(folder, "numpy").predict_proba(rows)
         metrics, notes = evaluate(folder)
-        rows = RunFolder(folder).read_history(run.summary["epochs"], run.summary["history"])
+        lines = RunFolder(folder).read_history(run.summary["epochs"], run.summary["history"])
         again = train(loaded, folder, resume=True).summary
-        return predictions.tobytes(), str(metrics), notes, str(rows), str(again), model(folder)
+        return predictions.tobytes(), str(metrics), notes, str(lines), str(again), model(folder)
     except GpumlpError as error:
         return type(error)
 

@@ -19,7 +19,7 @@ FLOORS = [  # a room stands one floor above the highest room that it imports fro
     ["config", "convert", "approximation"],
     ["training"],
     ["runs"],
-    ["explain", "export", "__init__"],
+    ["explain", "export", "sklearn", "__init__"],
     ["cli"],
     ["__main__"],
 ]
@@ -102,7 +102,7 @@ def loaded_by(statement: str) -> set[str]:
     return set(result.stdout.split())
 
 
-HEAVY = {"numpy", "cupy", "torch", "pydantic", "rich", "yaml", "safetensors"}
+HEAVY = {"numpy", "cupy", "torch", "pydantic", "rich", "yaml", "safetensors", "sklearn"}
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

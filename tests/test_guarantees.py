@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def test_the_run_in_python_is_the_run_of_the_file(
     assert len([line for line in code[0].splitlines() if line]) == 10
     names: dict[str, object] = {}
     for block in code:
+        if "gpumlp.sklearn" in block and importlib.util.find_spec("sklearn") is None:
+            continue
         exec(compile(block, "python.md", "exec"), names)
     told = capsys.readouterr().out.splitlines()
     assert float(told[0]) > 0.8

@@ -27,14 +27,15 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     code = blocks("python")
-    assert len(code) == 2
-    first, second = ({} for _ in code)
-    for block, names in zip(code, (first, second), strict=True):
+    assert len(code) == 3
+    first, second, third = ({} for _ in code)
+    for block, names in zip(code, (first, second, third), strict=True):
         exec(compile(block, "README.md", "exec"), names)
     assert first["dW"].shape == (3, 3)
     out = capsys.readouterr().out
     assert f"{(64 + 1) * 32 + (32 + 1) * 10:,}" in out
-    assert float(out.splitlines()[-1]) > 0.9
+    assert float(out.splitlines()[-2]) > 0.9
+    assert third["model"].encoder.task == "regression"
 
 
 def test_the_yaml_is_a_whole_configuration(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from gpumlp.data.source.files import Files
 from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.kinds import Kind
 from gpumlp.data.source.read import ENDINGS, Source, read, read_blocks, read_start
-from gpumlp.data.source.rows import rows_of
+from gpumlp.data.source.rows import rows_of, with_columns
 from gpumlp.data.survey import ColumnReport, survey
 
 __all__ = [
@@ -52,4 +52,5 @@ __all__ = [
     "rows_of",
     "stream_blocks",
     "survey",
+    "with_columns",
 ]

@@ -36,6 +36,9 @@ Targets = NDArray[np.int32 | np.float32]
 
 _FORMAT = 1
 
+MAX_COPIES = 16
+"""Largest mean weight of rows that are counted as often as their weights say."""
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -462,11 +465,18 @@ def _with_target(source: Source, task: Task, target: str) -> tuple[Source, list[
 
 
 def _counted(source: Source, weights: str | None) -> Source:
-    """Return the rows that count: one of weight 0 decides nothing."""
+    """Return the rows that decide about the encoding, each as often as it counts where its weight is a whole number.
+
+    So a row of weight 3 is the same as three rows, and one of weight 0 as none.
+    """
     if weights is None:
         return source
-    counts = _weights(source, weights) > 0
-    return source if counts.all() else source.take(np.flatnonzero(counts))
+    _weights(source, weights)
+    counts = source.numbers(source.resolve(weights))
+    if (counts != np.floor(counts)).any() or counts.sum() > MAX_COPIES * len(counts):
+        counts = (counts > 0).astype(np.float64)
+    rows = np.repeat(np.arange(len(counts)), counts.astype(np.int64))
+    return source if np.array_equal(rows, np.arange(len(counts))) else source.take(rows)
 
 
 def _numbers(source: Source, target: str) -> Floats:

@@ -1,6 +1,7 @@
 """Runs: from a configuration to a run folder, and from a run folder to predictions."""
 
 from gpumlp.runs.evaluation import Run, evaluate, load_run, load_trained
+from gpumlp.runs.in_memory import fit
 from gpumlp.runs.model import SavedModel, load_model
 from gpumlp.runs.plots import plot
 from gpumlp.runs.run import Listener, Result, train
@@ -11,6 +12,7 @@ __all__ = [
     "Run",
     "SavedModel",
     "evaluate",
+    "fit",
     "load_model",
     "load_run",
     "load_trained",

@@ -5,8 +5,9 @@ Nothing in them is executed, and nothing is trusted: a file from a stranger is s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,27 @@ import numpy as np
 
 from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend
-from gpumlp.data import Encoder, Features, News, Source, read
+from gpumlp.data import Encoder, Features, News, Source, read, rows_of, with_columns
 from gpumlp.errors import BackendError, GpumlpError, RunError
 from gpumlp.nn import MAX_UNITS, Hidden, Sequential, mlp
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.phases import phase
 from gpumlp.store.formats import (
     Arrays,
+    format_arrays,
+    format_sealed,
     is_whole,
+    keep_bytes,
     keep_folder,
+    make_folder,
+    parse_arrays,
+    parse_json,
     read_arrays,
     read_json,
-    write_arrays,
-    write_sealed,
 )
 from gpumlp.training.device_data import outputs
 from gpumlp.training.measure import rows_at_once
-from gpumlp.training.metrics import most_probable
+from gpumlp.training.metrics import classification, most_probable, regression
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
@@ -52,31 +57,105 @@ class Predictions:
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A network with the encoding of its inputs: from raw rows to predictions."""
+    """A network with the encoding of its inputs: from raw rows to predictions.
+
+    Rows are a file, a DataFrame, a mapping from names to columns, an array, or what ``read`` returned; their columns
+    are those of the training rows, in any order.
+
+    Parameters
+    ----------
+    encoder, network, hidden : the encoding, the network, its hidden layers
+    history : a row of losses and metrics for each epoch, where the model was trained by ``fit``
+    """
 
     encoder: Encoder
     network: Sequential
     hidden: tuple[Hidden, ...]
+    history: tuple[Mapping[str, Any], ...] = ()
 
-    def predict(self, source: Any) -> tuple[np.ndarray[Any, Any], list[str]]:
-        """Return predictions (N, K) for raw rows, and notes on them.
+    def predict(self, rows: Any, *, news: News | None = None) -> np.ndarray[Any, Any]:
+        """Return the most probable class of each row, (N,) str, or numbers in units of the target, (N,) float64.
 
-        The rows are what ``data.read`` returned, a file, or what ``data.rows_of`` takes, such as a DataFrame.
+        Parameters
+        ----------
+        news : collects what a user should know about the rows: ``news.notes()``
 
-        For classes these are probabilities (of the second class where there are two); for numbers they are
-        (N, 1) in units of the target.
+        Raises
+        ------
+        DataError : if the rows do not fit the model
         """
-        if isinstance(source, str | Path):
-            source = read(source, self.encoder.dialect, texts=self.encoder.texts)
-        data, notes = self.encoder.encode(source, targets=False)
-        outputs = np.concatenate(list(self.outputs(data.features)))
-        if self.encoder.task == "regression":
-            outputs = self.encoder.restore(outputs)[:, None]
-        return outputs, notes
+        values = self._predictions(rows, news).values
+        classes = self.encoder.classes
+        return values if classes is None else np.array(classes, object)[values]
+
+    def predict_proba(self, rows: Any, *, news: News | None = None) -> np.ndarray[Any, Any]:
+        """Return the probability of each class, (N, classes) float64, in the order of ``encoder.classes``.
+
+        Raises
+        ------
+        DataError : if the rows do not fit the model
+        TypeError : in regression
+        """
+        if self.encoder.classes is None:
+            raise TypeError("a regression predicts numbers, not probabilities")
+        probabilities = self._predictions(rows, news).probabilities
+        assert probabilities is not None
+        return probabilities
+
+    def evaluate(self, rows: Any, y: Any = None, weights: Any = None) -> dict[str, float]:
+        """Return the metrics of the predictions: accuracy and others, or errors in units of the target.
+
+        Parameters
+        ----------
+        rows : with the column of the target, unless ``y`` has it
+        y, weights : (N,)
+
+        Raises
+        ------
+        DataError : if the rows do not fit the model
+        """
+        target, counts = self.encoder.target_name, self.encoder.weights_name
+        more = {target: y} if y is not None else {}
+        if weights is not None:
+            more[counts or "weights"] = weights
+        source = self._source(rows, **more)
+        encoder = replace(self.encoder, weights_name=counts if weights is None else counts or "weights")
+        if encoder.weights_name not in source.names:
+            encoder = replace(encoder, weights_name=None)
+        data, _ = encoder.encode(source, targets=True)
+        assert data.targets is not None
+        outcome = np.concatenate(list(self.outputs(data.features)))
+        if encoder.classes is not None:
+            return classification(outcome, data.targets, data.weights)
+        targets = encoder.restore(data.targets.astype(np.float64))
+        return regression(encoder.restore(outcome), targets, data.weights)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model into a folder, which ``load_trained`` reads and ``gpumlp predict`` takes.
+
+        Raises
+        ------
+        WriteError : if it cannot be written
+        """
+        make_folder(Path(folder))
+        save_model(Path(folder), self.network, self.hidden, self.encoder, self.network.arrays())
+
+    def to_bytes(self) -> dict[str, bytes]:
+        """Return the files that ``save`` would write, by name; ``parse_model`` takes them back."""
+        return format_model(self.network, self.hidden, self.encoder, self.network.arrays())[0]
+
+    def _source(self, rows: Any, **more: Any) -> Source:
+        if isinstance(rows, str | Path):
+            return read(rows, self.encoder.dialect, texts=self.encoder.texts)
+        return with_columns(rows_of(rows), more)
+
+    def _predictions(self, rows: Any, news: News | None) -> Predictions:
+        ((_, predictions),) = self.predictions([self._source(rows)], News() if news is None else news)
+        return predictions
 
     def outputs(self, features: Features) -> Iterator[np.ndarray[Any, Any]]:
         """Yield what the network makes of encoded rows, (n, K), some at a time: probabilities, or scaled numbers."""
-        return (self.network.answer(each).numpy() for each in self._linear(features))
+        return (self.network.answer(each).numpy() for each in self.linear(features))
 
     def predictions(self, sources: Iterable[Source], news: News) -> Iterator[tuple[Source, Predictions]]:
         """Yield each block of raw rows with its predictions. ``news`` collects what a user should know about them.
@@ -88,7 +167,7 @@ class SavedModel:
         for source in sources:
             data, _ = self.encoder.encode(source, targets=False, news=news)
             values, probabilities = [], []
-            for linear in self._linear(data.features):
+            for linear in self.linear(data.features):
                 answers = self.network.answer(linear).numpy()
                 if self.encoder.classes is None:
                     values.append(self.encoder.restore(answers))
@@ -101,13 +180,9 @@ class SavedModel:
                 Predictions(np.concatenate(values), None if classes is None else np.concatenate(probabilities)),
             )
 
-    def _linear(self, features: Features) -> Iterator[Tensor]:
+    def linear(self, features: Features) -> Iterator[Tensor]:
+        """Yield the last linear values of encoded rows, (n, K), some at a time."""
         return outputs(self.network, features, self.encoder.input_scale, rows_at_once(self.encoder.outputs))
-
-    def labels(self, probabilities: np.ndarray[Any, Any]) -> list[str]:
-        """Return the name of the most probable class of each row."""
-        classes = self.encoder.classes or ()
-        return [classes[i] for i in most_probable(probabilities)]
 
 
 def _probabilities(linear: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -131,9 +206,19 @@ def save_model(
     together is found when it is read.
     """
     keep_folder(folder)
+    files, checksum = format_model(network, hidden, encoder, weights)
+    for name in (WEIGHTS, DESCRIPTION):
+        keep_bytes(folder / name, files[name])
+    return checksum
+
+
+def format_model(
+    network: Sequential, hidden: tuple[Hidden, ...], encoder: Encoder, weights: Arrays
+) -> tuple[dict[str, bytes], str]:
+    """Return the files of a model, by name, and its checksum."""
     fields, fitted = encoder.to_state()
     arrays = {f"network/{k}": v for k, v in weights.items()} | {f"encoder/{k}": v for k, v in fitted.items()}
-    checksum = write_arrays(folder / WEIGHTS, arrays, {"format": FORMAT})
+    content, checksum = format_arrays(arrays, {"format": FORMAT})
     description = {
         "format": FORMAT,
         "weights": checksum,
@@ -146,7 +231,8 @@ def save_model(
         },
         "encoder": fields,
     }
-    return str(write_sealed(folder / DESCRIPTION, description)["sha256"])
+    text, whole = format_sealed(description)
+    return {WEIGHTS: content, DESCRIPTION: text}, whole
 
 
 def load_model(folder: Path, backend: Backend, *, checksum: str | None = None) -> SavedModel:
@@ -154,38 +240,49 @@ def load_model(folder: Path, backend: Backend, *, checksum: str | None = None) -
 
     ``checksum`` is what :func:`save_model` returned, where it is known: another model is refused then.
     """
-    path = folder / DESCRIPTION
-    description = read_json(path)
-    arrays, meta = read_arrays(folder / WEIGHTS)
+    description = read_json(folder / DESCRIPTION)
+    return _restored(description, *read_arrays(folder / WEIGHTS), backend, str(folder), checksum)
+
+
+def parse_model(files: Mapping[str, bytes], backend: Backend, where: str = "<bytes>") -> SavedModel:
+    """Return the model of which :func:`format_model` made these files. Raises RunError as :func:`load_model` does."""
+    description = parse_json(files[DESCRIPTION], where)
+    return _restored(description, *parse_arrays(files[WEIGHTS], where), backend, where, None)
+
+
+def _restored(
+    description: Any, arrays: Arrays, meta: Mapping[str, Any], backend: Backend, folder: str, checksum: str | None
+) -> SavedModel:
+    path = os.path.join(folder, DESCRIPTION)
     try:
         version = description["format"]
         if not isinstance(version, int) or version > FORMAT:
             raise RunError(
                 f"the model has format {version!r}; this version of gpumlp reads formats up to {FORMAT}",
-                where=str(path),
+                where=path,
                 hint="update gpumlp",
             )
         if not is_whole(description):
-            raise RunError("the file is damaged: its content does not match its checksum", where=str(path))
+            raise RunError("the file is damaged: its content does not match its checksum", where=path)
         if checksum not in (None, description["sha256"]):
-            raise RunError("this is not the model that the run wrote", where=str(folder))
+            raise RunError("this is not the model that the run wrote", where=folder)
         if description["weights"] != meta["sha256"]:
-            raise RunError("model.json and the weights do not match", where=str(folder))
+            raise RunError("model.json and the weights do not match", where=folder)
         net = description["network"]
         hidden = tuple(Hidden(**h) for h in net["hidden"])
         _check_sizes(net, hidden)
         encoder = Encoder.from_state(description["encoder"], _under("encoder/", arrays))
         weights = _under("network/", arrays)
         network = mlp(hidden, net["outputs"], net["link"])
-        _check_weights(network, weights, net["inputs"], str(folder))
+        _check_weights(network, weights, net["inputs"], folder)
         network.build(net["inputs"], backend=backend, dtype=net["dtype"])
         network.load(weights)
         if (encoder.width, encoder.outputs) != (net["inputs"], net["outputs"]):
-            raise RunError("the encoder and the network have different widths", where=str(path))
+            raise RunError("the encoder and the network have different widths", where=path)
     except (RunError, BackendError):  # a device without memory says nothing against the model
         raise
     except (GpumlpError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"not a gpumlp model, or damaged: {error}", where=str(path)) from None
+        raise RunError(f"not a gpumlp model, or damaged: {error}", where=path) from None
     return SavedModel(encoder, network, hidden)
 
 

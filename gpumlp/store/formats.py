@@ -123,18 +123,33 @@ def _without_nan(value: Any) -> Any:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file. Raises DamageError where it is missing or damaged."""
     try:
-        return json.loads(read_regular(path))
+        content = read_regular(path)
     except FileNotFoundError:
         raise DamageError("the file is missing", where=str(path)) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise DamageError(f"cannot be read: {error}", where=str(path)) from None
+    return parse_json(content, str(path))
+
+
+def parse_json(content: bytes, where: str) -> Any:
+    """Return what a JSON text stands for. Raises DamageError where it is damaged."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DamageError(f"cannot be read: {error}", where=where) from None
 
 
 def write_sealed(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Write a file of a run or a model as JSON with a checksum, which is ``sha256`` of what is returned."""
+    content, checksum = format_sealed(fields)
+    keep_bytes(path, content)
+    return {**fields, "sha256": checksum}
+
+
+def format_sealed(fields: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Return the content of the file that :func:`write_sealed` writes, and its checksum."""
     whole = sealed(_without_nan(fields))
-    keep_bytes(path, (to_json(whole) + "\n").encode())
-    return {**fields, "sha256": whole["sha256"]}
+    return (to_json(whole) + "\n").encode(), str(whole["sha256"])
 
 
 def sealed(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,12 +164,18 @@ def is_whole(fields: Mapping[str, Any]) -> bool:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], meta: Mapping[str, Any]) -> str:
     """Write arrays and JSON-able metadata as one safetensors file, with a checksum. Return the checksum."""
+    content, checksum = format_arrays(arrays, meta)
+    keep_bytes(path, content)
+    return checksum
+
+
+def format_arrays(arrays: Mapping[str, np.ndarray[Any, Any]], meta: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Return the content of the file that :func:`write_arrays` writes, and its checksum."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     checksum = _checksum(contiguous, meta)
     # One entry only: safetensors writes several in no fixed order, and equal models should be equal files.
     text = json.dumps({"meta": meta, "sha256": checksum}, sort_keys=True)
-    keep_bytes(path, format_safetensors(contiguous, metadata={"gpumlp": text}))
-    return checksum
+    return format_safetensors(contiguous, metadata={"gpumlp": text}), checksum
 
 
 def read_arrays(path: Path) -> tuple[Arrays, dict[str, Any]]:
@@ -164,17 +185,25 @@ def read_arrays(path: Path) -> tuple[Arrays, dict[str, Any]]:
     """
     try:
         content = read_regular(path)
+    except FileNotFoundError:
+        raise DamageError("the file is missing", where=str(path)) from None
+    except OSError as error:
+        raise DamageError(f"not a gpumlp file, or damaged: {error}", where=str(path)) from None
+    return parse_arrays(content, str(path))
+
+
+def parse_arrays(content: bytes, where: str) -> tuple[Arrays, dict[str, Any]]:
+    """Return the arrays and metadata of which :func:`format_arrays` made the content. Raises DamageError."""
+    try:
         arrays = parse_safetensors(content)
         length = int.from_bytes(content[:_HEADER_LENGTH], "little")
         header = json.loads(content[_HEADER_LENGTH : _HEADER_LENGTH + length])
         text = json.loads(header["__metadata__"]["gpumlp"])
         meta, checksum = dict(text["meta"]), text["sha256"]
-    except FileNotFoundError:
-        raise DamageError("the file is missing", where=str(path)) from None
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamageError(f"not a gpumlp file, or damaged: {error}", where=str(path)) from None
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamageError(f"not a gpumlp file, or damaged: {error}", where=where) from None
     if checksum != _checksum(arrays, meta):
-        raise DamageError("the file is damaged: its content does not match its checksum", where=str(path))
+        raise DamageError("the file is damaged: its content does not match its checksum", where=where)
     return arrays, meta | {"sha256": checksum}
 
 

@@ -76,12 +76,12 @@ def load_data(loaded: Loaded, encoder: Encoder | None = None, *, keep_sources: b
         )
     except MisfitError as error:
         raise DataError(loaded.report((f"data.{setting}", each) for setting, each in error.problems)) from None
-    if unknown := _unknown_classes(settings, prepared.encoder.classes or ()):
+    if unknown := unknown_classes(settings, prepared.encoder.classes or ()):
         raise DataError(loaded.report(unknown))
     return prepared
 
 
-def _unknown_classes(settings: Settings, classes: Sequence[str]) -> list[tuple[str, DataError]]:
+def unknown_classes(settings: Settings, classes: Sequence[str]) -> list[tuple[str, DataError]]:
     """Return the class weights of classes that are not in the data, by setting."""
     wanted = settings.loss.class_weight if isinstance(settings.loss, ClassificationLoss) else None
     if wanted is None or wanted == "balanced":

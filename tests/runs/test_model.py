@@ -10,7 +10,7 @@ import pytest
 
 from gpumlp.backend import Backend
 from gpumlp.config import Loaded
-from gpumlp.data import read
+from gpumlp.data import News, read
 from gpumlp.errors import BackendError, RunError
 from gpumlp.runs import load_model, load_trained, train
 from gpumlp.runs.evaluation import load_run
@@ -28,11 +28,12 @@ def model(task: Task, tmp_path: Path) -> Path:
 def test_a_model_predicts_raw_rows(model: Path, tmp_path: Path) -> None:
     saved = load_model(model, Backend())
     (tmp_path / "new.csv").write_text("b,a\n0,0\n0,3\n3,0\n")  # other order, no target
-    probabilities, notes = saved.predict(read(tmp_path / "new.csv"))
+    news = News()
+    probabilities = saved.predict_proba(read(tmp_path / "new.csv"), news=news)
     assert probabilities.shape == (3, 3)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
-    assert saved.labels(probabilities) == ["x", "y", "z"]
-    assert notes == []
+    assert saved.predict(tmp_path / "new.csv").tolist() == ["x", "y", "z"]
+    assert news.notes() == []
 
 
 def test_a_run_folder_or_its_model_folder(model: Path) -> None:

@@ -136,14 +136,14 @@ def predict(trained: Path, *args: str, stdin: bytes | None = None, code: int = 0
 
 def test_blocks_predict_what_the_whole_file_does(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_trained(trained / "run")
-    whole, _ = model.predict(trained / "a.csv")
+    whole = model.predict_proba(trained / "a.csv")
     monkeypatch.setattr(delimited, "START_CELLS", 0)
     news = News()
     sources = read_blocks(trained / "a.csv", model.encoder.dialect, texts=model.encoder.texts)
     found = [p for _, p in model.predictions(sources, news)]
     probabilities = np.concatenate([p.probabilities for p in found])
-    np.testing.assert_allclose(probabilities[:, 1], whole[:, 0], rtol=1e-6)
-    assert np.concatenate([p.values for p in found]).tolist() == (whole[:, 0] > 0.5).astype(int).tolist()
+    np.testing.assert_allclose(probabilities, whole, rtol=1e-6)
+    assert np.concatenate([p.values for p in found]).tolist() == (whole[:, 1] > 0.5).astype(int).tolist()
     assert not news.notes()
 
 

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from gpumlp import backend as backends
 from gpumlp.config import Loaded, load
+from gpumlp.data import read
 from gpumlp.errors import ConfigError
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.runs import evaluate, load_trained, train
@@ -55,8 +56,8 @@ def test_what_a_run_in_bf16_leaves(task: Task, tmp_path: Path) -> None:
     measured, notes = evaluate(tmp_path / "run")
     assert measured == result.summary["metrics"]
     assert notes == ()
-    predicted, _ = model.predict(tmp_path / "points.csv")
-    assert predicted.dtype == np.float32
+    rows, _ = model.encoder.encode(read(tmp_path / "points.csv"), targets=False)
+    assert next(model.outputs(rows.features)).dtype == np.float32
 
 
 @pytest.mark.parametrize("name", ["numpy", "native"])
@@ -66,8 +67,8 @@ def test_a_model_in_bf16_predicts_alike_everywhere(task: Task, tmp_path: Path, n
         other = load_trained(tmp_path / "run", name)
     except backends.BackendError as error:
         pytest.skip(str(error))
-    one = load_trained(tmp_path / "run", "numpy").predict(tmp_path / "points.csv")[0]
-    np.testing.assert_allclose(other.predict(tmp_path / "points.csv")[0], one, atol=2.0**-6)
+    one = load_trained(tmp_path / "run", "numpy").predict_proba(tmp_path / "points.csv")
+    np.testing.assert_allclose(other.predict_proba(tmp_path / "points.csv"), one, atol=2.0**-6)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,39 @@ def rows_of(rows: Any, y: Any = None, *, missing: Missing = USUAL_MISSING) -> Fr
     return frame
 
 
+def with_columns(source: Frame | ArrayTable, columns: Mapping[str, Any]) -> Frame | ArrayTable:
+    """Return a source with further columns, (N,) each.
+
+    Raises
+    ------
+    DataError : if a name is taken, or a column has another length
+    """
+    if not columns:
+        return source
+    if taken := [name for name in columns if name in source.names]:
+        hint = "pass the name of the column in place of its values, or rename it"
+        raise DataError(f"there is a column {taken[0]!r} already", where=source.path, hint=hint)
+    new = rows_of(columns)
+    assert isinstance(new, Frame)
+    if isinstance(source, Frame):
+        if len(new) != len(source):
+            what = f"there are {len(source)} rows, but {len(new)} values for {next(iter(columns))!r}"
+            raise DataError(what, where=source.path)
+        return replace(source, columns={**source.columns, **new.columns})
+    arrays = {name: _array(column) for name, column in new.columns.items()}
+    table = replace(source, arrays={**source.arrays, **arrays})
+    table.require_same_rows(table.names)
+    return table
+
+
+def _array(column: Column) -> NDArray[Any]:
+    """Return a column as an array: numbers, or texts."""
+    if isinstance(column, Numbers):
+        return column.values
+    texts = column.written()
+    return texts.texts.astype(np.str_)[texts.codes]
+
+
 def _place(row: int) -> str:
     return f"{NAME}, row {row}"
 
@@ -136,7 +170,7 @@ def _as_array(values: Any) -> NDArray[Any]:
 
 def _of_objects(values: NDArray[np.object_]) -> NDArray[Any]:
     """Return floats where all objects are numbers or missing, else texts, the empty one where a value is missing."""
-    absent = np.array([value is None or value != value for value in values], bool)
+    absent = np.array([_is_absent(value) for value in values], bool)
     present = values[~absent]
     if all(isinstance(value, int | float | np.integer | np.floating) and not _is_truth(value) for value in present):
         numbers = np.full(len(values), np.nan)
@@ -144,6 +178,14 @@ def _of_objects(values: NDArray[np.object_]) -> NDArray[Any]:
         return numbers
     texts = ["" if gone else _text(value) for value, gone in zip(values, absent, strict=True)]
     return np.array(texts, dtype=np.str_)
+
+
+def _is_absent(value: Any) -> bool:
+    """Return whether an object is no value: None, NaN, or one that does not compare with itself, as pandas.NA."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:
+        return True
 
 
 def _is_truth(value: Any) -> bool:

@@ -1,0 +1,155 @@
+"""Training on rows in memory, without a folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gpumlp.config import Settings, configure, guessed_task
+from gpumlp.data import Kind, Prepared, Source, prepare, rows_of, with_columns
+from gpumlp.data.dataset import Task
+from gpumlp.errors import ConfigError, DataError, RunError
+from gpumlp.runs.model import SavedModel
+from gpumlp.runs.run import REMEDY
+from gpumlp.training.build import build, unknown_classes
+from gpumlp.training.loop import Diverged, Epoch, Loop
+
+IN_MEMORY = "<rows>"
+"""What stands for the path of rows in memory."""
+
+TARGET, WEIGHTS = "y", "weights"
+"""What target and weights are called that have no names."""
+
+log = logging.getLogger(__name__)
+
+
+def fit(
+    X: Any,
+    y: Any,
+    *,
+    task: Task | None = None,
+    weights: Any = None,
+    validation: float | tuple[Any, ...] = 0.15,
+    **settings: Any,
+) -> SavedModel:
+    """Train on rows in memory, and return the model with its best weights.
+
+        model = gpumlp.fit(table, "species", model={"hidden": [64]}, training={"epochs": 50})
+        model.predict(new_rows)
+
+    Parameters
+    ----------
+    X : DataFrame, mapping from names to columns, or array (N, p) of numbers
+    y : (N,) texts or numbers; or the name of a column of ``X``
+    task : classification or regression; None: what the target looks like
+    weights : (N,) how much each row counts; or the name of a column of ``X``; None: all alike
+    validation : share of the rows by which the best epoch is chosen (0: the last one is), or other rows: (X, y) or
+        (X, y, weights)
+    settings : sections of a configuration, as for ``configure``
+
+    Raises
+    ------
+    ConfigError : if a setting is wrong
+    DataError : if the rows do not fit
+    RunError : if training diverges
+    """
+    source, target, counts = _source(X, y, weights)
+    others: float | Source
+    others = validation if isinstance(validation, int | float) else _source(*validation, names=(target, counts))[0]
+    if task is None:
+        task, reason = guessed_task(source, target)
+        log.info("task %s: %s", task, reason)
+    data = dict(settings.pop("data", {}))
+    if taken := sorted({"train", "query", "target", "weights", "split", "folder"} & data.keys()):
+        raise ConfigError("rows in memory are given as arguments", where=f"data.{taken[0]}", hint="leave it out")
+    given: Any = others if isinstance(others, int | float) else IN_MEMORY
+    data |= {"train": IN_MEMORY, "target": target, "weights": counts, "split": {"validation": given, "test": 0.0}}
+    loaded = configure(task=task, data=data, **settings)
+    return fit_source(loaded.settings, source, others, columns=category_columns(X))
+
+
+def fit_source(
+    settings: Settings,
+    source: Source,
+    validation: float | Source,
+    *,
+    columns: Mapping[str, Kind] | None = None,
+    stop: Callable[[Mapping[str, Any]], bool] | None = None,
+) -> SavedModel:
+    """Train on a source as the settings say, but for where its rows are.
+
+    Parameters
+    ----------
+    validation : share of the rows, or other rows
+    columns : what columns are, beside what the settings say
+    stop : is called with the row of each epoch; training ends where it returns True
+
+    Raises
+    ------
+    DataError : if the rows do not fit
+    RunError : if training diverges
+    """
+    data = settings.data
+    prepared = prepare(
+        source,
+        task=settings.task,
+        target=data.target,
+        validation=validation,
+        test=0.0,
+        scaling=data.scaling,
+        drop=data.drop,
+        weights=data.weights,
+        columns={**data.kinds, **(columns or {})},
+        missing_target=data.missing_target,
+        seed=settings.training.seed,
+        dialect=data.dialect,
+    )
+    for setting, error in unknown_classes(settings, prepared.encoder.classes or ()):
+        raise DataError(error.what, where=setting, hint=error.hint)
+    for note in prepared.notes:
+        log.info("%s", note)
+    return _trained(settings, prepared, stop)
+
+
+def category_columns(table: Any) -> dict[str, Kind]:
+    """Return the columns of a DataFrame whose dtype says that they are categories."""
+    if not hasattr(table, "columns") or not hasattr(table, "dtypes"):
+        return {}
+    dtypes = zip(table.columns, table.dtypes, strict=True)
+    found = [name for name, dtype in dtypes if str(dtype).lower().startswith(("category", "categorical", "enum"))]
+    return {str(name): Kind("category") for name in found}
+
+
+def _trained(settings: Settings, prepared: Prepared, stop: Callable[[Mapping[str, Any]], bool] | None) -> SavedModel:
+    parts = build(settings, prepared)
+    loop = Loop(parts)
+    history: list[dict[str, Any]] = []
+    for event in loop:
+        if isinstance(event, Diverged):
+            raise RunError(event.reason, hint=REMEDY)
+        if isinstance(event, Epoch):
+            history.append(event.row)
+            if stop is not None and stop(event.row):
+                break
+    parts.model.load(loop.best)
+    return SavedModel(prepared.encoder, parts.model, parts.hidden, tuple(history))
+
+
+def _source(
+    X: Any, y: Any, weights: Any = None, *, names: tuple[str, str | None] | None = None
+) -> tuple[Source, str, str | None]:
+    """Return rows with their target and weights, and how these two are called."""
+    more: dict[str, Any] = {}
+    target, counts = (str(getattr(y, "name", None) or TARGET), WEIGHTS) if names is None else names
+    if isinstance(y, str):
+        target = y
+    else:
+        more[target] = y
+    if isinstance(weights, str):
+        counts = weights
+    elif weights is not None:
+        counts = counts or WEIGHTS
+        more[counts] = weights
+    source = with_columns(rows_of(X), more)
+    return source, source.resolve(target), None if weights is None else counts

@@ -1,0 +1,502 @@
+"""Estimators for scikit-learn (extra ``sklearn``), with the names and defaults of its own multilayer perceptrons.
+
+    from gpumlp.sklearn import MLPClassifier
+
+    model = MLPClassifier(hidden_layer_sizes=(64, 32), early_stopping=True, random_state=0).fit(X, y)
+
+Rows are arrays of numbers, or DataFrames with texts, categories and gaps, which need no pipeline before them: inputs
+are scaled, texts encoded, gaps filled and flagged, as in a run from a file. The same rows and settings give the same
+model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
+
+import numpy as np
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import (
+        _check_sample_weight,
+        assert_all_finite,
+        check_consistent_length,
+        check_is_fitted,
+        column_or_1d,
+        validate_data,
+    )
+except ImportError as error:  # pragma: no cover
+    raise ImportError("gpumlp.sklearn needs scikit-learn 1.6 or later: pip install 'gpumlp[sklearn]'") from error
+
+from gpumlp import backend as backends
+from gpumlp.config import Settings, configure
+from gpumlp.data import News, Source, rows_of, with_columns
+from gpumlp.errors import GpumlpError
+from gpumlp.runs.in_memory import IN_MEMORY, TARGET, WEIGHTS, category_columns, fit_source
+from gpumlp.runs.model import SavedModel, parse_model
+
+AUTO_BATCH = 200
+"""Rows of a batch where ``batch_size`` is auto."""
+
+ACTIVATION_NAMES = {"logistic": "sigmoid"}
+"""Activations that scikit-learn calls otherwise."""
+
+REFUSED = {
+    "solver": {"lbfgs": "lbfgs is not a solver of gpumlp: choose adam, adamw, sgd, rmsprop or adagrad"},
+    "learning_rate": {
+        "invscaling": "invscaling is not a schedule of gpumlp: choose constant, cosine, step or exponential",
+        "adaptive": "adaptive is not a schedule of gpumlp: choose plateau, with validation rows",
+    },
+}
+"""Values of parameters that scikit-learn has and gpumlp has not, each with what to do."""
+
+
+class _MLP(BaseEstimator):  # type: ignore[misc]
+    """What classifiers and regressors share."""
+
+    task: str
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: str = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        max_iter: int = 200,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: int = 10,
+        dropout: float = 0.0,
+        norm: str = "none",
+        scaling: str | None = None,
+        precision: str = "float64",
+        backend: str = "auto",
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.random_state = random_state
+        self.tol = tol
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.dropout = dropout
+        self.norm = norm
+        self.scaling = scaling
+        self.precision = precision
+        self.backend = backend
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None) -> Self:
+        """Train on rows.
+
+        Parameters
+        ----------
+        X : (N, p) array of numbers, NaN where a value is missing, or DataFrame
+        y : (N,) target
+        sample_weight : (N,) how much each row counts, at least 0; None for all alike
+        X_val, y_val : rows by which the best epoch is chosen, and that ``early_stopping`` looks at; without them it
+            sets ``validation_fraction`` of the rows aside
+
+        Raises
+        ------
+        ValueError : if a parameter is wrong, or the rows do not fit
+        """
+        with _as_value_errors():
+            categories = category_columns(X)
+            X = self._checked(X, reset=True)
+            target = self._fit_target(X, y)
+            weights = {}
+            if sample_weight is not None:
+                weights = {self._free(WEIGHTS): _check_sample_weight(sample_weight, _rows_like(X), dtype=np.float64)}
+            source = self._source(X, **{self._free(TARGET): target}, **weights)
+            validation: float | Source = self.validation_fraction if self.early_stopping else 0.0
+            if (X_val is None) != (y_val is None):
+                raise ValueError("X_val and y_val are given together")
+            if X_val is not None:
+                X_val = self._checked(X_val, reset=False)
+                others = {self._free(TARGET): self._encoded_target(X_val, y_val)}
+                if weights:
+                    others[self._free(WEIGHTS)] = np.ones(len(X_val))
+                validation = self._source(X_val, **others)
+            settings = self._settings(validation, weighted=bool(weights))
+            stop = None if self.early_stopping else _Patience(self.tol, self.n_iter_no_change)
+            self._take(fit_source(settings, source, validation, columns=categories, stop=stop), settings)
+        return self
+
+    def _take(self, model: SavedModel, settings: Settings) -> None:
+        """Keep a trained model, and what scikit-learn tells of one."""
+        self.model_ = model
+        self.loss_curve_ = [float(row["train_loss"]) for row in model.history]
+        self.loss_ = self.loss_curve_[-1]
+        self.best_loss_ = min(self.loss_curve_)
+        self.n_iter_ = len(self.loss_curve_)
+        score = "validation_accuracy" if self.task == "classification" else "validation_r2"
+        scores = [float(row[score]) for row in model.history if score in row]
+        self.validation_scores_ = scores or None
+        self.best_validation_score_ = max(scores) if scores else None
+        self.n_layers_ = len(model.hidden) + 2
+        self.n_outputs_ = model.encoder.outputs
+        self.out_activation_ = model.network.link
+
+    def _settings(self, validation: float | Source, *, weighted: bool) -> Settings:
+        """Return what a configuration file with these parameters would say."""
+        for name, refused in REFUSED.items():
+            if (value := getattr(self, name)) in refused:
+                raise ValueError(refused[value])
+        sizes = self.hidden_layer_sizes
+        hidden = np.atleast_1d(np.asarray(sizes)).tolist() if not isinstance(sizes, list | tuple) else list(sizes)
+        optimizer: dict[str, Any] = {"name": self.solver}
+        if self.solver == "sgd" and self.momentum > 0:
+            optimizer = {"name": "nesterov" if self.nesterovs_momentum else "momentum"}
+        name = optimizer["name"]
+        if name in ("momentum", "nesterov"):
+            optimizer["momentum"] = float(self.momentum)
+        if name in ("adam", "adamw"):
+            optimizer |= {"beta1": float(self.beta_1), "beta2": float(self.beta_2)}
+        if name in ("adam", "adamw", "rmsprop", "adagrad"):
+            optimizer["epsilon"] = float(self.epsilon)
+        training: dict[str, Any] = {
+            "epochs": _whole(self.max_iter),
+            "batch_size": AUTO_BATCH if self.batch_size == "auto" else _whole(self.batch_size),
+            "seed": self._seed(),
+        }
+        if self.early_stopping:
+            patience = _whole(self.n_iter_no_change)
+            training["early_stopping"] = {"patience": patience, "min_delta": float(self.tol)}
+        share = float(validation) if isinstance(validation, int | float) else IN_MEMORY
+        loaded = configure(
+            task=self.task,
+            data={
+                "train": IN_MEMORY,
+                "target": self._free(TARGET),
+                "split": {"validation": share, "test": 0.0},
+                "scaling": self.scaling,
+                "weights": self._free(WEIGHTS) if weighted else None,
+            },
+            model={
+                "hidden": [_whole(size) for size in hidden],
+                "activation": ACTIVATION_NAMES.get(self.activation, self.activation),
+                "dropout": float(self.dropout),
+                "norm": self.norm,
+            },
+            loss=self._loss(),
+            optimizer={
+                **optimizer,
+                "learning_rate": float(self.learning_rate_init),
+                "weight_decay": float(self.alpha),
+            },
+            schedule={"name": self.learning_rate},
+            training=training,
+            backend=self.backend,
+            precision=self.precision,
+        )
+        return loaded.settings
+
+    def _loss(self) -> dict[str, Any]:
+        return {"name": "auto"}
+
+    def _seed(self) -> int:
+        given = self.random_state
+        if isinstance(given, int | np.integer):
+            return int(given)
+        return int(check_random_state(given).randint(np.iinfo(np.int32).max))
+
+    def _checked(self, X: Any, *, reset: bool) -> Any:
+        """Return rows as they are encoded, after the checks that scikit-learn makes of names and shapes."""
+        if hasattr(X, "columns"):
+            validate_data(self, X, skip_check_array=True, reset=reset)
+            if reset:
+                self._columns: list[str] | None = [str(name) for name in X.columns]
+            if len(X) < (2 if reset else 1):
+                raise ValueError(
+                    f"Found DataFrame with {len(X)} sample(s) while a minimum of 2 is required to train."
+                )
+            if self._columns is None:
+                X = np.asarray(X)
+        else:
+            X = validate_data(
+                self,
+                X,
+                reset=reset,
+                dtype="numeric",
+                ensure_all_finite="allow-nan",
+                ensure_min_samples=2 if reset else 1,
+            )
+            if reset:
+                self._columns = None
+        return X
+
+    def _source(self, X: Any, **more: Any) -> Source:
+        if self._columns is not None and not hasattr(X, "columns"):
+            X = dict(zip(self._columns, np.asarray(X).T, strict=True))
+        return with_columns(rows_of(X), more)
+
+    def _free(self, name: str) -> str:
+        """Return a name that no column has."""
+        while name in (self._columns or ()):
+            name += "_"
+        return name
+
+    def _fit_target(self, X: Any, y: Any) -> Any:
+        return self._encoded_target(X, y)
+
+    def _encoded_target(self, X: Any, y: Any) -> Any:
+        raise NotImplementedError
+
+    def _one_target(self, X: Any, y: Any) -> Any:
+        """Return (N,) targets. Raises ValueError where there are several for each row."""
+        if y is None:
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
+        if getattr(np.asarray(y), "ndim", 1) == 2 and np.shape(y)[1] > 1:
+            what = f"{type(self).__name__} learns one target, and y has {np.shape(y)[1]} columns"
+            raise ValueError(f"{what}; fit one for each: sklearn.multioutput.MultiOutput{type(self).__name__[3:]}")
+        y = column_or_1d(y, warn=True)
+        assert_all_finite(y, input_name="y")
+        check_consistent_length(X, y)
+        return y
+
+    def _linear(self, X: Any) -> Any:
+        """Return the last linear values of the network, (N, K)."""
+        check_is_fitted(self)
+        with _as_value_errors():
+            source = self._source(self._checked(X, reset=False))
+            data, _ = self.model_.encoder.encode(source, targets=False, news=News())
+            return np.concatenate([each.numpy() for each in self.model_.linear(data.features)])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle holds: of the model, the files of its folder, which are numbers and JSON."""
+        state = dict(super().__getstate__())
+        if "model_" in state:
+            state["model_"] = (state["model_"].to_bytes(), state["model_"].history)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore from what a pickle holds."""
+        state = dict(state)
+        if "model_" in state:
+            files, history = state["model_"]
+            model = parse_model(files, backends.get(state["backend"]))
+            state["model_"] = SavedModel(model.encoder, model.network, model.hidden, history)
+        super().__setstate__(state)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+
+class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
+    """A multilayer perceptron that tells classes apart.
+
+    Parameters are those of ``sklearn.neural_network.MLPClassifier`` where they mean the same. What differs:
+
+    Parameters
+    ----------
+    solver : also adamw, rmsprop, adagrad, momentum and nesterov; sgd with ``momentum`` is momentum or nesterov
+    activation : also elu, gelu, silu and the others of gpumlp
+    alpha : share of each weight that a step of rate 1 takes away (decoupled decay), not a penalty in the loss
+    batch_size : auto is at most 200 rows
+    learning_rate : a schedule of gpumlp: constant, cosine, step, exponential, one_cycle, plateau
+    early_stopping : looks at the validation loss and keeps the weights of its lowest
+    class_weight : balanced, or a weight for each class
+    dropout, norm, scaling, precision, backend : as in a configuration; float64 is the precision of scikit-learn, too
+
+    Attributes
+    ----------
+    classes_ : (C,) the classes, sorted
+    loss_curve_ : training loss of each epoch
+    validation_scores_ : validation accuracy of each epoch, or None
+    n_iter_, loss_, best_loss_, best_validation_score_, n_layers_, n_outputs_, out_activation_ : as in scikit-learn
+    model_ : the model as ``gpumlp.fit`` returns it, to be saved as a folder or evaluated
+    """
+
+    task = "classification"
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: str = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        max_iter: int = 200,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: int = 10,
+        class_weight: Any = None,
+        dropout: float = 0.0,
+        norm: str = "none",
+        scaling: str | None = None,
+        precision: str = "float64",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes,
+            activation,
+            solver=solver,
+            alpha=alpha,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            learning_rate_init=learning_rate_init,
+            max_iter=max_iter,
+            random_state=random_state,
+            tol=tol,
+            momentum=momentum,
+            nesterovs_momentum=nesterovs_momentum,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            n_iter_no_change=n_iter_no_change,
+            dropout=dropout,
+            norm=norm,
+            scaling=scaling,
+            precision=precision,
+            backend=backend,
+        )
+        self.class_weight = class_weight
+
+    def decision_function(self, X: Any) -> Any:
+        """Return the last linear value of each class, (N, C), or (N,) of the second of two."""
+        linear = self._linear(X)
+        if len(self.classes_) == 2:
+            return linear[:, 0] if self._order[1] == 1 else -linear[:, 0]
+        return linear[:, self._order]
+
+    def predict_proba(self, X: Any) -> Any:
+        """Return the probability of each class, (N, C)."""
+        scores = self.decision_function(X)
+        if scores.ndim == 1:
+            scores = np.stack([-scores, np.zeros_like(scores)], axis=1)
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    def predict(self, X: Any) -> Any:
+        """Return the most probable class of each row, (N,)."""
+        scores = self.decision_function(X)
+        return self.classes_[(scores > 0).astype(np.int64) if scores.ndim == 1 else scores.argmax(axis=1)]
+
+    def _fit_target(self, X: Any, y: Any) -> Any:
+        y = self._one_target(X, y)
+        check_classification_targets(y)
+        self.classes_ = np.unique(y)
+        return self._encoded_target(X, y)
+
+    def _encoded_target(self, X: Any, y: Any) -> Any:
+        """Return the classes as a file would name them."""
+        return _written(self._one_target(X, y))
+
+    def _loss(self) -> dict[str, Any]:
+        given = self.class_weight
+        if isinstance(given, Mapping):
+            names = _written(np.array(list(given), self.classes_.dtype))
+            given = {str(name): float(each) for name, each in zip(names, given.values(), strict=True)}
+        return {"name": "auto", "class_weight": given}
+
+    def _take(self, model: SavedModel, settings: Settings) -> None:
+        super()._take(model, settings)
+        assert model.encoder.classes is not None
+        self._order = [model.encoder.classes.index(str(name)) for name in _written(self.classes_)]
+
+
+class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
+    """A multilayer perceptron that predicts a number.
+
+    Parameters and attributes are those of ``MLPClassifier`` but for the classes; ``validation_scores_`` are R². The
+    target is standardised for training, and losses are of the standardised target.
+    """
+
+    task = "regression"
+
+    def predict(self, X: Any) -> Any:
+        """Return the predictions, (N,), in the units of the target."""
+        linear = self._linear(X)
+        return self.model_.encoder.restore(linear)
+
+    def _encoded_target(self, X: Any, y: Any) -> Any:
+        y = self._one_target(X, y)
+        try:
+            return np.asarray(y, np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"the target of {type(self).__name__} must be numbers, not {np.asarray(y).dtype}"
+            ) from None
+
+
+class _Patience:
+    """Ends training when the training loss has not improved by ``tol`` for some epochs."""
+
+    def __init__(self, tol: float, epochs: int) -> None:
+        self.tol, self.epochs, self.best, self.waited = tol, epochs, np.inf, 0
+
+    def __call__(self, row: Mapping[str, Any]) -> bool:
+        loss = row["train_loss"]
+        self.waited = self.waited + 1 if loss > self.best - self.tol else 0
+        self.best = min(self.best, loss)
+        return self.waited > self.epochs
+
+
+@contextmanager
+def _as_value_errors() -> Iterator[None]:
+    """Turn the errors of gpumlp into what scikit-learn expects of wrong rows and parameters."""
+    try:
+        yield
+    except GpumlpError as error:
+        raise ValueError(str(error)) from error
+
+
+def _written(classes: Any) -> Any:
+    """Return classes as a file would have them, (N,) str or object: whole numbers without a point."""
+    column = rows_of({TARGET: np.asarray(classes)}).categories(TARGET)
+    return column.texts[column.codes]
+
+
+def _rows_like(X: Any) -> Any:
+    """Return an array with as many rows, to compare weights with."""
+    return np.empty((len(X), 1))
+
+
+def _whole(value: Any) -> Any:
+    """Return NumPy's whole numbers as Python's; everything else is left to the check of the settings."""
+    if isinstance(value, np.integer):
+        return int(value)
+    return value
+
+
+__all__ = ["MLPClassifier", "MLPRegressor"]
