@@ -166,6 +166,14 @@ def test_odd_columns_are_told(tmp_path, write, column, cells, note):
     assert not [text for text in prepared(tmp_path, drop=[column]).notes if column in text]
 
 
+def test_whole_numbers_that_are_one_to_floats(tmp_path, write):
+    write("device,x,y\n" + "".join(f"{2**53 + i % 2},{i % 9},{i % 7}\n" for i in range(60)))
+    (note,) = (note for note in prepared(tmp_path).notes if "'device'" in note)
+    assert "is left out: it has whole numbers beyond 2^53" in note
+    told = prepared(tmp_path, columns={"device": Kind("category")})
+    assert told.encoder.features == ("x", "device=9007199254740992", "device=9007199254740993")
+
+
 def test_usual_columns_are_not_told(tmp_path, write):
     rng = np.random.default_rng(0)
     rows = zip(rng.integers(0, 90, 300), rng.random(300).round(6), rng.integers(0, 20, 300), range(300), strict=True)

@@ -35,6 +35,7 @@ _ROWS_AT_ONCE = 8192  # that are encoded together: float64 copies are made of th
 _FIRST_ROWS = 1000  # tell the value of a column that is nearly constant
 _NAMED_COLUMNS = 5  # further columns that a note names
 _NAME_OF_ID = re.compile(r"(?i:(.*[\W_])?id)|.*[a-z]I[dD]", re.DOTALL)
+_LOST = "has whole numbers beyond 2^53, of which floating point cannot tell neighbours apart"
 _NEW_GAPS = "has missing values (none in training); filled with the training median"
 
 
@@ -348,7 +349,9 @@ def _decide(name: str, frame: Frame) -> tuple[bool, OneHot | None, str | None]:
     if np.isnan(values).all():
         return False, None, "is left out: it is empty in every training row"
     if np.ptp(values) == 0:
-        return False, None, f"is left out: it is {values[0]:g} in every training row"
+        lost = abs(values[0]) >= _EXACT and _are_lost(frame.column(name).texts)
+        why = f"it {_LOST}" if lost else f"it is {values[0]:g} in every training row"
+        return False, None, f"is left out: {why}"
     return True, None, frame.grouped(name) or _remark(name, values, frame) or _seldom(values)
 
 
@@ -366,7 +369,7 @@ def _remark(name: str, values: Floats, frame: Frame) -> str | None:
     if markers := frame.gap_markers(name):
         return f"has {', '.join(map(repr, markers))} between numbers, taken for missing"
     if np.nanmax(np.abs(values)) >= _EXACT and _are_lost(frame.column(name).texts):
-        return "has whole numbers beyond 2^53, of which floating point cannot tell neighbours apart"
+        return _LOST
     return None
 
 
