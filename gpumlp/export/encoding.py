@@ -18,7 +18,7 @@ from gpumlp.errors import RunError
 from gpumlp.export.trace import INPUT, Node, UnwritableError, trace_function
 
 INTERPOLATE = "interpolate"
-"""The function of a graph that is none of NumPy: piecewise linear, by knots and scores of each column."""
+"""A function of our own in a graph: ``numpy.interp`` of each column, by its knots and scores."""
 TRUTHS = frozenset(("true", "false"))
 
 

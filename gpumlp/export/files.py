@@ -104,8 +104,8 @@ def export(folder: str | Path, output: str | Path, *, force: bool = False) -> tu
         comparison = compare(part, model, source, chosen.run(beside, model, source))
         if not comparison.difference <= comparison.allowed:  # NaN, too, is refused
             what = (
-                f"the file would predict otherwise than the run: by up to {comparison.difference:.3g} on "
-                f"{comparison.rows:,} {part} rows, where rounding explains {comparison.allowed:.3g}"
+                f"the exported file predicts differently from the run: by up to {comparison.difference:.3g} on "
+                f"{comparison.rows:,} {part} rows; rounding explains {comparison.allowed:.3g}"
             )
             raise RunError(what, where=str(output), hint="nothing was written; please report this")
     changed = data.fingerprint != run.summary.get("data")

@@ -21,7 +21,7 @@ from gpumlp.data.encoding.numeric import NumericBlock
 from gpumlp.data.encoding.targets import NumberTarget
 from gpumlp.errors import RunError
 from gpumlp.export.encoding import INTERPOLATE, Categories, trace_scaling
-from gpumlp.export.trace import INPUT, Address, Computation, Constant, Node, address_of, reachable
+from gpumlp.export.trace import INPUT, Address, Computation, Constant, Node, address_of, expanded, reachable
 from gpumlp.runs.model import Predictions, SavedModel
 
 OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
@@ -56,6 +56,10 @@ SIMPLE = {
     "where": "Where",
 }
 """Functions of NumPy that are one operator."""
+
+
+SPECIAL = ("normal_cdf",)
+"""Functions of :mod:`gpumlp.ops.special` that are written as one operator, which runtimes have in 32 bits only."""
 
 
 class Graph:
@@ -280,6 +284,7 @@ def _write(
     names : of the nodes that are there already
     known : names of constants, by where they lie in memory
     """
+    results = expanded(results, SPECIAL if results[0].dtype == np.float32 else ())
     for node in reachable(results):
         if node.function == INPUT:
             continue
@@ -348,6 +353,12 @@ def _interpolate(graph: Graph, node: Node, operands: list[str]) -> str:
     return graph.add("Add", graph.add("Mul", slope, graph.add("Sub", x, start)), height)
 
 
+def _normal_cdf(graph: Graph, node: Node, operands: list[str]) -> str:
+    """Write ½ (1 + erf(x / √2)), one operator in place of a series."""
+    erf = graph.add("Erf", graph.add("Mul", *operands, graph.constant(0.5**0.5, node.dtype)))
+    return graph.add("Mul", graph.add("Add", erf, _one(graph, node)), graph.constant(0.5, node.dtype))
+
+
 def _one(graph: Graph, node: Node) -> str:
     return graph.constant(1.0, node.dtype)
 
@@ -362,5 +373,6 @@ _WRITERS: dict[str, Callable[[Graph, Node, list[str]], str]] = {
     "max": _reduced("ReduceMax"),
     "min": _reduced("ReduceMin"),
     INTERPOLATE: _interpolate,
+    "normal_cdf": _normal_cdf,
 }
 """Functions of NumPy that are several operators, or have parameters."""

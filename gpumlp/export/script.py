@@ -18,7 +18,7 @@ from gpumlp.data.encoding.columns import TableInputs
 from gpumlp.data.encoding.targets import NumberTarget
 from gpumlp.data.source.dialect import QUOTES
 from gpumlp.export.encoding import INTERPOLATE, Categories, rewritten, trace_scaling
-from gpumlp.export.trace import INPUT, Address, Computation, Constant, Node, address_of, reachable
+from gpumlp.export.trace import INPUT, Address, Computation, Constant, Node, address_of, expanded, reachable
 from gpumlp.runs.model import Predictions, SavedModel
 
 TEMPLATE = Path(__file__).with_name("standalone.py")
@@ -153,6 +153,7 @@ def _arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 def _function(name: str, returns: str, docstring: str, start: Node, results: tuple[Node, ...], names: _Names) -> str:
     """Return the source of a function of ``x``: an expression with a name for each value that is used twice."""
+    results = expanded(results)
     nodes = reachable(results)
     uses: dict[Node | Constant, int] = {}
     for each in [*(operand for node in nodes for operand in node.operands), *results]:

@@ -7,8 +7,8 @@ and in ONNX where :mod:`gpumlp.export.graph` has one.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from gpumlp.backend import Backend
 from gpumlp.errors import GpumlpError, RunError
 from gpumlp.nn import Sequential
 from gpumlp.ops.record import Array, Op
+from gpumlp.ops.special import Derivative, Formula
 
 EXAMPLE_ROWS = 2
 _serial = itertools.count()
@@ -40,6 +41,7 @@ class Node:
     Parameters
     ----------
     shape : with the number of rows of the example
+    expansion : the same value by functions of NumPy, where ``function`` is one of :mod:`gpumlp.ops.special`
     """
 
     function: str
@@ -47,6 +49,7 @@ class Node:
     params: Mapping[str, Any]
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    expansion: Node | None = None
     serial: int = field(default_factory=lambda: next(_serial))
 
 
@@ -110,6 +113,21 @@ def _applied(name: str, function: Callable[..., Any], inputs: Sequence[Any], par
     return traced(value, Node(name, operands, params, value.dtype, value.shape))
 
 
+class _Module:
+    """NumPy, but for the functions of :mod:`gpumlp.ops.special`, which are noted as a whole, too."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def smooth(self, formula: Formula, derivative: Derivative, x: Any) -> Any:
+        """Return the value of a function that has a name."""
+        y = formula(self, x)
+        if not isinstance(x, Traced):
+            return y
+        node = Node(formula.__name__, (node_of(x),), {}, y.dtype, y.shape, expansion=node_of(y))
+        return traced(y.view(np.ndarray), node)
+
+
 class Tracer(Backend):
     """The reference backend, which lets traced arrays through: what is computed from them is new, and not copied."""
 
@@ -121,7 +139,7 @@ class Tracer(Backend):
         if not any(isinstance(each, Traced) for each in inputs):
             return super().run(op, direction, inputs, outputs, **params)
         with self.quiet():
-            return tuple(op.directions[direction].formula(self.xp, *inputs, **params))
+            return tuple(op.directions[direction].formula(_Module(), *inputs, **params))
 
     def compute(
         self, name: str, function: Callable[..., Array], *inputs: Any, out: Any = None, **params: Any
@@ -193,8 +211,22 @@ def reachable(results: Iterable[Node]) -> list[Node]:
         node = waiting.pop()
         if node.serial not in found:
             found[node.serial] = node
-            waiting += [each for each in node.operands if isinstance(each, Node)]
+            waiting += [each for each in (*node.operands, node.expansion) if isinstance(each, Node)]
     return [found[serial] for serial in sorted(found)]
+
+
+def expanded(results: Iterable[Node], kept: Collection[str] = ()) -> tuple[Node, ...]:
+    """Return results computed by functions of NumPy alone, and by special functions of the names ``kept``."""
+    results = tuple(results)
+    new: dict[Node, Node] = {}
+    for node in reachable(results):
+        if node.expansion is not None and node.function not in kept:
+            new[node] = new[node.expansion]
+            continue
+        operands = tuple(new[each] if isinstance(each, Node) else each for each in node.operands)
+        same = operands == node.operands and node.expansion is None
+        new[node] = node if same else replace(node, operands=operands, expansion=None)
+    return tuple(new[node] for node in results)
 
 
 Address = tuple[Any, ...]
