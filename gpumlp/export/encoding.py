@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -55,11 +55,24 @@ def rewritten(kinds: Mapping[str, Kind]) -> dict[str, Kind]:
     return {name: kind for name, kind in kinds.items() if kind.thousands or kind.unit}
 
 
-def require_known(inputs: object, target: object) -> None:
-    """Raise RunError for an encoding of inputs or of a target that no format knows."""
-    for value, kinds in ((inputs, (TableInputs, ArrayInputs)), (target, (ClassTarget, NumberTarget))):
-        if type(value) not in kinds:
-            raise RunError(f"an encoding by {type(value).__name__} cannot be exported")
+KNOWN: dict[type, tuple[str, ...]] = {
+    TableInputs: ("numeric", "block", "one_hots"),
+    ArrayInputs: ("name", "columns", "block"),
+    ClassTarget: ("classes",),
+    NumberTarget: ("mean", "deviation"),
+}
+"""Encodings that all formats write, and the fields that they write of each."""
+
+
+def require_known(encoding: Any) -> None:
+    """Raise RunError for an encoding of inputs or of a target that no format writes, or not all of."""
+    known = KNOWN.get(type(encoding))
+    if known is None:
+        raise RunError(f"an encoding by {type(encoding).__name__} cannot be exported")
+    for each in fields(encoding):
+        value = getattr(encoding, each.name)
+        if each.name not in known and value not in (None, (), False):
+            raise RunError(f"{each.name} of {type(encoding).__name__} cannot be exported")
 
 
 def trace_scaling(scaling: Scaling, width: int) -> tuple[Node, Node]:

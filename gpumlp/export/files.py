@@ -91,7 +91,8 @@ def export(folder: str | Path, output: str | Path, *, force: bool = False) -> tu
     chosen.load()
     check_free(output, force=force)
     run, model = load_run(folder), load_trained(folder)
-    require_known(model.encoder.inputs, model.encoder.target)
+    for encoding in (model.encoder.inputs, model.encoder.target):
+        require_known(encoding)
     computed = trace_network(_rebuilt(model, Tracer(), model.network.context.wide).network)
     data = load_data(run.loaded, model.encoder, keep_sources=True)
     assert data.sources is not None

@@ -23,13 +23,14 @@ from gpumlp.backend import Backend
 from gpumlp.cli import main
 from gpumlp.config import Loaded, load
 from gpumlp.data import ArrayTable, Encoder, News
-from gpumlp.data.encoding.columns import ArrayInputs
+from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
 from gpumlp.data.encoding.numeric import NumericBlock
 from gpumlp.data.encoding.scaling import SCALINGS
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.data.source.dialect import DETECT
 from gpumlp.errors import ConfigError, DataError, RunError
 from gpumlp.export import FORMATS, export
+from gpumlp.export.encoding import KNOWN
 from gpumlp.export.files import _rebuilt, compare
 from gpumlp.export.trace import Tracer, trace_network
 from gpumlp.nn import NORMS, Hidden, Layer, mlp
@@ -242,33 +243,37 @@ def test_onnx_predicts_what_the_run_does(run: Path, tmp_path: Path, library: str
     np.testing.assert_allclose(found[1], shares(own), rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("decimal", [".", ","])
+@pytest.mark.parametrize(("thousands", "decimal"), [(",", "."), (".", ","), (",", ","), (".", ".")])
 @pytest.mark.parametrize("ending", WITHOUT_GPUMLP)
-def test_numbers_with_thousands_and_units(tmp_path: Path, ending: str, decimal: str) -> None:
+def test_numbers_with_thousands_and_units(tmp_path: Path, ending: str, thousands: str, decimal: str) -> None:
+    """``decimal`` is that of the other column: a table has one, but prices may have been written elsewhere."""
     rng = np.random.default_rng(14)
+    swapped = str.maketrans(",.", ".,")
 
-    def price(value: float) -> str:
-        text = f"{value:,.2f} €"
-        return text if decimal == "." else text.translate(str.maketrans(",.", ".,"))
+    def row(value: float) -> str:
+        price, other = f"{value:,.2f} €", f"{rng.normal():.3f}"
+        price = price.translate(swapped) if thousands == "." else price
+        other = other.translate(swapped) if decimal == "," else other
+        return f"{price};{other};{'ab'[int(value > 0)]}\n"
 
     for name, count in (("rows", 40), ("test", 20)):
-        values = rng.normal(0, 3000, count)
-        rows = [f"{price(value)};{rng.normal():.3f};{'ab'[int(value > 0)]}\n" for value in values]
+        rows = [row(value) for value in rng.normal(0, 3000, count)]
         rows[3] = "n/a;1;a\n"
         (tmp_path / f"{name}.csv").write_text("".join(["price;b;y\n", *rows]))
-    kind = "{type: number, unit: €, thousands: '" + (",."[decimal == ","]) + "'}"
+    kind = f"{{type: number, unit: €, thousands: '{thousands}'}}"
     (tmp_path / "task.yaml").write_text(
         f"task: classification\ndata: {{train: rows.csv, target: y, columns: {{price: {kind}}}, "
-        "split: {test: test.csv}}\nmodel: {hidden: [4]}\ntraining: {epochs: 2}\n"
+        f"decimal: '{decimal}', split: {{test: test.csv}}}}\nmodel: {{hidden: [4]}}\ntraining: {{epochs: 2}}\n"
     )
     train(load(tmp_path / "task.yaml"), tmp_path / "run")
     compared, _ = export(tmp_path / "run", tmp_path / f"model{ending}")
     assert (compared.part, compared.rows) == ("test", 20)
     if ending == ".py":
-        result = alone(tmp_path / "model.py", tmp_path / "test.csv", "--proba")
-        theirs = list(csv.DictReader(io.StringIO(result.stdout)))
-        own = predicted(tmp_path / "run", tmp_path / "test.csv")
-        np.testing.assert_allclose(shares(theirs), shares(own), rtol=0, atol=2e-6)
+        module = runpy.run_path(str(tmp_path / "model.py"))
+        theirs = module["predict_proba"](module["read_rows"](str(tmp_path / "test.csv")))
+        np.testing.assert_allclose(
+            theirs, shares(predicted(tmp_path / "run", tmp_path / "test.csv")), rtol=0, atol=2e-6
+        )
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -470,6 +475,18 @@ def test_a_layer_that_cannot_be_followed_is_named() -> None:
     model = model_of([Hidden(5, norm="reading")], block=plain())
     with pytest.raises(RunError, match=r"the layer reading_1 \(Reading\) cannot be exported"):
         trace_network(_rebuilt(model, Tracer(), np.float32).network)
+
+
+@pytest.mark.parametrize(
+    ("known", "message"), [(("numeric", "block"), "one_hots of TableInputs"), (None, "an encoding by TableInputs")]
+)
+def test_an_encoding_that_no_format_writes_is_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: tuple[str, ...] | None, message: str
+) -> None:
+    monkeypatch.setitem(KNOWN, TableInputs, known)
+    with pytest.raises(RunError, match=f"{message} cannot be exported"):
+        export(run, tmp_path / "model.py")
+    assert not list(tmp_path.iterdir())
 
 
 @WITH_ONNX
