@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.data.encoding.categories import MOSTLY, OneHot, nearly_constant
-from gpumlp.data.encoding.features import MAX_WIDTH, Features
+from gpumlp.data.encoding.features import MAX_WIDTH, Features, require_memory
 from gpumlp.data.encoding.numeric import NumericBlock
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Strings
@@ -159,6 +159,7 @@ class TableInputs:
         news = News() if news is None else news
         used = {*self.names, *others}
         news.columns |= dict.fromkeys(name for name in source.names if name not in used)
+        require_memory(len(source), self.dense_width + len(self.one_hots), source.path)
         stored = np.empty((len(source), self.dense_width + len(self.one_hots)), np.float32)
 
         def encode(start: int) -> tuple[set[int], list[list[str]]]:
@@ -307,6 +308,7 @@ class ArrayInputs:
             return Features.of_array(np.ascontiguousarray(block)), []
         fitted = self.block
         _require_finite(block, name, source.where)
+        require_memory(len(block), self.width, source.path)
         out = np.empty((len(block), self.width), np.float32)
 
         def encode(start: int) -> set[int]:
