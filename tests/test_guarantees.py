@@ -40,8 +40,8 @@ def test_the_run_in_python_is_the_run_of_the_file(
     (tmp_path / "digits.yaml").write_text(text)
     train(load("digits.yaml", ["training.epochs=10"]), "runs/file")
     for name in ("model.json", "weights.safetensors"):
-        assert Path("runs/digits/model", name).read_bytes() == Path("runs/file/model", name).read_bytes()
-    metrics, _ = evaluate("runs/digits", "data/digits.csv.gz")
+        assert Path("runs/python/model", name).read_bytes() == Path("runs/file/model", name).read_bytes()
+    metrics, _ = evaluate("runs/python", "data/digits.csv.gz")
     assert metrics["digits.csv.gz"]["accuracy"] > 0.8
 
 

@@ -17,7 +17,7 @@ from gpumlp.bench import machine
 from gpumlp.bench.goals import TEXT, missed, size_text
 from gpumlp.bench.kernels import LADDER, QUICK, QUICK_SECONDS, SECONDS, Entry, Row, bench, entries
 from gpumlp.bench.record import ACROSS, DOWN, as_json, draw, families
-from gpumlp.cli.display import Notices, print_table, say, tell
+from gpumlp.cli.display import Notices, Steps, print_table, say, tell
 from gpumlp.errors import ConfigError
 from gpumlp.store.figure import new_figure, save
 from gpumlp.store.formats import check_free, write_json
@@ -40,12 +40,14 @@ def kernels(
         measured = bench(having, chosen, *(QUICK, QUICK_SECONDS) if quick else (LADDER, SECONDS))
         say(f"{len(chosen)} kernels on {machine.name(having)}, backend {having.name}")
         rows: list[Row] = []
-        for _, own in groupby(measured, key=lambda row: row.entry):
-            found = list(own)
-            rows += found
-            print_table(_table(found))
-            if json_file:
-                write_json(json_file, as_json(facts, rows, on_device=on_device))
+        with Steps("kernel", len(chosen)) as steps:
+            for _, own in groupby(measured, key=lambda row: row.entry):
+                found = list(own)
+                rows += found
+                print_table(_table(found))
+                if json_file:
+                    write_json(json_file, as_json(facts, rows, on_device=on_device))
+                steps.advance()
     finally:
         log.removeHandler(notices)
     print_table(_summary(rows, on_device))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,7 +27,8 @@ NAMES = {
     "mae": "MAE",
     "r2": "R²",
 }
-NARROW = 60  # columns below which a bar would leave no room for what it says
+MIN_BAR_COLUMNS = 76  # narrower terminals get plain lines instead of a progress bar
+FULL_NAMES_COLUMNS = 100  # from this width on the progress line has the full names of metrics
 WIDTH = 100  # columns that a table may have anywhere
 SECONDS_BETWEEN_LINES = 1.0  # where no bar can be drawn, so that a log stays readable
 
@@ -39,14 +41,30 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
 
 
-def tell(text: str) -> None:
-    """Print a result on stdout, as it is."""
-    stdout.print(printable(text), markup=False, soft_wrap=True)
+def tell(text: str, *, whole: bool = False) -> None:
+    """Print a result on stdout."""
+    _print(stdout, text, whole=whole)
 
 
-def say(text: str, style: str = "") -> None:
-    """Print something about the work on stderr, as it is."""
-    stderr.print(printable(text), style=style, markup=False, soft_wrap=True)
+def say(text: str, style: str = "", *, whole: bool = False) -> None:
+    """Print a message on stderr."""
+    _print(stderr, text, style, whole=whole)
+
+
+def _print(console: Console, text: str, style: str = "", *, whole: bool) -> None:
+    """Print text, on a terminal wrapped between words unless it is to stay ``whole``, as a command to be copied."""
+    text = printable(text)
+    if console.is_terminal and not whole:
+        text = "\n".join(_wrapped(line, console.width) for line in text.split("\n"))
+    console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def _wrapped(line: str, width: int) -> str:
+    indent = line[: len(line) - len(line.lstrip())]
+    if len(line) <= width:
+        return line
+    lines = textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def remark(note: object) -> None:
@@ -92,6 +110,26 @@ class RowCounter:
             self._progress.update(self._progress.task_ids[0], completed=self._rows)
 
 
+class Steps:
+    """Shows how many steps of long work are done, and an estimate of the time left, on stderr if it is a terminal."""
+
+    def __init__(self, name: str, total: int) -> None:
+        columns = TextColumn(name), MofNCompleteColumn(), BarColumn(), TextColumn("left"), TimeRemainingColumn()
+        self._progress = Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
+        self._progress.add_task("", total=total)
+
+    def __enter__(self) -> Steps:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self) -> None:
+        """Count a step as done."""
+        self._progress.advance(self._progress.task_ids[0])
+
+
 class Notices(logging.Handler):
     """Says on stderr what the library logs from ``level`` on, each thing once."""
 
@@ -134,12 +172,13 @@ def print_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> None:
     print_table(table)
 
 
-def epoch_line(row: Mapping[str, Any]) -> str:
-    """Return the losses and metrics of an epoch in one line."""
+def epoch_line(row: Mapping[str, Any], *, short: bool = False) -> str:
+    """Return the losses and metrics of an epoch in one line, with short names for a narrow terminal."""
     shown = [f"loss {number(row['train_loss'])}"]
     for key in ("validation_loss", "validation_accuracy", "validation_rmse"):
         if key in row:
-            shown.append(f"{key.replace('_', ' ')} {number(row[key])}")
+            name = key.replace("_", " ")
+            shown.append(f"{name.replace('validation', 'val') if short else name} {number(row[key])}")
     return "  ".join(shown)
 
 
@@ -147,11 +186,13 @@ class Announcer(Listener):
     """Says on stderr how training goes: a live bar on a terminal, plain lines elsewhere."""
 
     def __init__(self) -> None:
-        self.live = stderr.is_terminal and stderr.width >= NARROW
+        self.live = stderr.is_terminal and stderr.width >= MIN_BAR_COLUMNS
+        self._short = self.live and stderr.width < FULL_NAMES_COLUMNS
+        rest = 74 if self._short else 88  # columns of all but the bar, with 1,000 epochs
         self.progress = Progress(
             TextColumn("epoch"),
             MofNCompleteColumn(),
-            BarColumn(),
+            BarColumn(max(2, min(40, stderr.width - rest))),
             TextColumn("{task.fields[line]}"),
             TimeRemainingColumn(),
             console=stderr,
@@ -178,7 +219,7 @@ class Announcer(Listener):
 
     def epoch(self, row: dict[str, Any], best: bool) -> None:
         self._epoch = row["epoch"]
-        line = epoch_line(row)
+        line = epoch_line(row, short=self._short)
         self.progress.update(self._task, completed=self._epoch, line=line)
         if self.live:
             return

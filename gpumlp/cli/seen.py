@@ -14,7 +14,7 @@ from rich.table import Table
 
 from gpumlp import backend as backends
 from gpumlp.autodiff.differences import MOST, TOLERANCE, Comparison
-from gpumlp.cli.display import WIDTH, print_table, remarks, tell
+from gpumlp.cli.display import print_table, remarks, tell
 from gpumlp.explain.activations import draw_activations
 from gpumlp.explain.backprop import SHOWN, Backprop, backpropagate, shown
 from gpumlp.explain.parameters import check_parameters
@@ -23,8 +23,9 @@ from gpumlp.store.formats import check_free, to_json
 
 ROWS = 16  # training rows in a gradient check: enough for batch norm, few enough for thousands of differences
 CELL = 9  # columns of a number
-BLOCK = 48  # columns of as many numbers as are shown of a gradient, and a gap: two blocks stand on a page
-VALUES = 10  # numbers that are shown of a value: the width of a page
+PAGE = 80  # columns
+BLOCK = 38  # columns of the numbers shown of a gradient, and a gap: two blocks fit on a page
+VALUES = 8  # numbers shown of a value: the width of a page
 
 
 def backprop(what: Path, overrides: Sequence[str], row: int, backend: str | None, as_json: bool) -> None:
@@ -96,7 +97,7 @@ def _target(subject: Subject, row: int) -> str:
 def _print_head(symbol: str, equation: str, array: np.ndarray[Any, Any]) -> None:
     shape = " × ".join(str(n) for n in array.shape) or "1"
     told = f"  {symbol} = {equation}" if equation else f"  {symbol}"
-    tell(f"{told:<{WIDTH - 12}}{shape:>12}")
+    tell(f"{told:<{PAGE - 12}}{shape:>12}")
 
 
 def _lines(array: np.ndarray[Any, Any], most: int = SHOWN) -> list[str]:

@@ -102,7 +102,7 @@ def train(
         place = RunFolder(folder)
         if not place.checkpoints():
             raise  # nothing to go on from yet
-        say(f"interrupted; resume from the last checkpoint with: {place.resume_command}")
+        say(f"interrupted; resume from the last checkpoint with: {place.resume_command}", whole=True)
         sys.exit(exit_code(interrupt))
     finally:
         log.removeHandler(notices)
@@ -145,8 +145,8 @@ def _report(result: runs.Result) -> None:
     if sum(phases.values()) > MIN_TOLD_SECONDS:
         tell("seconds: " + ", ".join(f"{name} {duration(seconds)[:-2]}" for name, seconds in phases.items()))
     print_metrics(summary["metrics"])
-    tell(f"run folder  {folder}")
-    tell(f"next        {shlex.join(['gpumlp', 'predict', str(folder)])} FILE -o predictions.csv")
+    tell(f"run folder  {folder}", whole=True)
+    tell(f"next        {shlex.join(['gpumlp', 'predict', str(folder)])} FILE -o predictions.csv", whole=True)
 
 
 def _ending(summary: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from gpumlp.autodiff.differences import Comparison, Values, compare, compare_var
 from gpumlp.nn import Equation, Layer, Loss, Sequential
 from gpumlp.ops import ACTIVATIONS
 
-SHOWN = 5
+SHOWN = 4
 """Elements of an axis that a person is shown of a gradient: all of so many, else the first and the last of them."""
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -18,7 +19,7 @@ from rich.console import Console
 import gpumlp
 from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.host.builder import compiler
-from gpumlp.cli import main
+from gpumlp.cli import display, main
 from gpumlp.cli.display import duration, number
 from gpumlp.cli.verbs import _listed
 from gpumlp.limits import gigabytes
@@ -494,3 +495,40 @@ def test_an_option_that_is_a_setting_is_answered_with_set() -> None:
 )
 def test_numbers_of_tables(value: float | None, text: str) -> None:
     assert number(value) == text
+
+
+def test_the_progress_line_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    for width, fits in ((76, True), (80, True), (75, False)):
+        monkeypatch.setattr(
+            display, "stderr", Console(width=width, force_terminal=True, color_system=None, file=io.StringIO())
+        )
+        announcer = display.Announcer()
+        assert announcer.live == fits
+        if fits:
+            row = {"train_loss": 0.1, "validation_loss": 0.2, "validation_accuracy": 0.9}
+            line = display.epoch_line(row, short=announcer._short)
+            announcer.progress.update(announcer._task, total=1000, completed=1000, line=line)
+            with display.stderr.capture() as capture:
+                display.stderr.print(announcer.progress.get_renderable())
+            text = capture.get()
+            assert text.count("\n") == 1
+            assert "epoch 1000/1000" in text
+            assert "val accuracy 0.9000" in text
+            assert re.search(r"\d:\d\d:\d\d|-:--:--", text)
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "whole", "lines"),
+    [
+        (True, False, ["one two", "three", "0123456789012", "four"]),
+        (True, True, ["one two three 0123456789012 four"]),
+        (False, False, ["one two three 0123456789012 four"]),
+    ],
+)
+def test_text_on_a_terminal_is_wrapped_between_words(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool, whole: bool, lines: list[str]
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(display, "stdout", Console(width=8, force_terminal=is_terminal, file=screen, highlight=False))
+    display.tell(" ".join(lines), whole=whole)
+    assert [line.rstrip() for line in screen.getvalue().splitlines()] == lines
