@@ -108,3 +108,10 @@ def test_a_missing_number_is_found_with_its_line():
 def test_a_number_too_far_away():
     with pytest.raises(DataError, match=r"^a\.csv:3: the target 1e\+30 is too far from the training values"):
         NumberTarget(0, 1e-30).encode(np.array([1.0, 1e30]), where)
+
+
+def test_a_target_that_hardly_varies_is_not_called_constant():
+    with pytest.raises(DataError, match=r"the target varies by .*, less than 32-bit floats can tell"):
+        NumberTarget.fit(np.array([1e-39, 2e-39]), lambda row: f"a.csv:{row + 2}")
+    with pytest.raises(DataError, match=r"the target is 3\.0 in every training row"):
+        NumberTarget.fit(np.array([3.0, 3.0]), lambda row: f"a.csv:{row + 2}")

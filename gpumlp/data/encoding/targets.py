@@ -141,8 +141,11 @@ class NumberTarget:
         """
         _require_present(np.isnan(values), where)
         deviation = float(values.std())
-        if values.min() == values.max() or deviation < FLOAT32_TINY:
+        if values.min() == values.max():
             raise DataError(f"the target is {values[0]} in every training row", where=where(0))
+        if deviation < FLOAT32_TINY:
+            what = f"the target varies by {deviation:.2g}, less than 32-bit floats can tell"
+            raise DataError(what, where=where(0), hint="multiply it, such as by changing its unit")
         return cls(float(values.mean()), deviation)
 
     def encode(self, values: Floats, where: Where) -> NDArray[np.float32]:
