@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gpumlp.config.yaml_text import render
 from gpumlp.data import ColumnReport, Frame, Source, read, survey
-from gpumlp.data.dataset import Task
+from gpumlp.data.dataset import Task, with_target
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.data.splits import split
 from gpumlp.errors import DataError
@@ -29,6 +29,7 @@ HIDDEN = ((1_000, [32]), (10_000, [64, 64]), (None, [256, 128]))
 """Hidden layers for fewer rows than these."""
 
 _LISTED_CLASSES = 10
+_LISTED_COLUMNS = 5  # that a message names
 
 
 def columns_of(path: Path) -> tuple[int, list[ColumnReport]]:
@@ -59,13 +60,13 @@ def starter(path: Path, target: str, *, folder: Path) -> str:
     wanted = _column(source, target)
     name = source.resolve(wanted)
     task, reason = guessed_task(source, name)
+    source, lacking = with_target(source, task, name)
     about, labels = _about_target(source, name, task)
     inputs = survey(source, [each for each in source.names if each != name])
     if not any(each.used for each in inputs):
         what = "there is no column to learn from"
-        raise DataError(
-            what, where=source.path, hint="; ".join(f"{each.name}: {each.text}" for each in inputs) or None
-        )
+        hint = "; ".join(f"{each.name}: {each.text}" for each in inputs[:_LISTED_COLUMNS])
+        raise DataError(what, where=source.path, hint=hint or None)
     count = _rows(source)
     share, remark = _share(count, labels)
     hidden = next(sizes for most, sizes in HIDDEN if most is None or count < most)
@@ -80,6 +81,8 @@ def starter(path: Path, target: str, *, folder: Path) -> str:
         f"  {_line('train', train)}",
         f"  {_line('target', wanted)}  # {about}",
     ]
+    if lacking:
+        lines += [f"  missing_target: drop  # {lacking[0].removesuffix(' (data.missing_target)')}"]
     if dropped:
         lines += ["  drop:"]
         lines += [f"    - {_scalar(each.name)}  # {_plain(each.text)}" for each in dropped]

@@ -332,10 +332,10 @@ def prepare(
     wanted = {"validation": validation, "test": test}
     given = {part: rows_of(each) for part, each in wanted.items() if not isinstance(each, int | float)}
     if missing_target == "drop":
-        train, remarks = _with_target(train, task, roles.target)
+        train, remarks = with_target(train, task, roles.target)
         notes += remarks
         for part, each in given.items():
-            given[part], remarks = _with_target(each, task, roles.target)
+            given[part], remarks = with_target(each, task, roles.target)
             notes += [f"{part}: {remark}" for remark in remarks]
     shares = wanted | dict.fromkeys(given, 0.0)
     parts, goal, remarks = _divide(train, task, roles, shares, seed)
@@ -448,7 +448,7 @@ def _texts(task: Task, target: str | int | None, columns: Mapping[str, Kind] | N
     return classes + [name for name, kind in (columns or {}).items() if kind.type == "category"]
 
 
-def _with_target(source: Source, task: Task, target: str) -> tuple[Source, list[str]]:
+def with_target(source: Source, task: Task, target: str) -> tuple[Source, list[str]]:
     """Return the rows that have a target, and a note on the others."""
     if task == "classification":
         labels = source.categories(source.resolve(target))

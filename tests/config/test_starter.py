@@ -96,6 +96,24 @@ def test_a_column_is_found_by_number_unless_one_is_called_so(tmp_path: Path) -> 
         starter(path, "7", folder=tmp_path)
 
 
+@pytest.mark.parametrize("classes", [True, False])
+def test_rows_without_a_target_are_left_out(tmp_path: Path, classes: bool) -> None:
+    path = tmp_path / "a.csv"
+    lines = [f"{i * 0.5},{'' if i % 4 == 3 else i % 2 if classes else i * i}" for i in range(80)]
+    path.write_text("\n".join(["x,y", *lines]))
+    loaded = loaded_starter(path, "y")
+    assert loaded.settings.task == ("classification" if classes else "regression")
+    assert loaded.settings.data.missing_target == "drop"
+    assert {name: len(part) for name, part in load_data(loaded).parts.items()} == {
+        "train": 42,
+        "validation": 9,
+        "test": 9,
+    }
+    text = starter(path, "y", folder=tmp_path)
+    assert "# 20 of 80 rows have no target and are left out\n" in text
+    assert "# 42 rows to train on, 9 and 9 kept\n" in text
+
+
 def test_few_rows_are_all_for_training(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("x,y\n1,a\n2,b\n3,a\n")
