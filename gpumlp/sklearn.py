@@ -252,8 +252,9 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         return X
 
     def _source(self, X: Any, **more: Any) -> Source:
-        if self._columns is not None and not hasattr(X, "columns"):
-            X = dict(zip(self._columns, np.asarray(X).T, strict=True))
+        if self._columns is not None:  # by columns: a DataFrame would go through Arrow, which takes 0.1 s for one row
+            values = [X[name] for name in X.columns] if hasattr(X, "columns") else np.asarray(X).T
+            X = dict(zip(self._columns, values, strict=True))
         return with_columns(rows_of(X), more)
 
     def _free(self, name: str) -> str:
