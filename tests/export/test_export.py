@@ -11,6 +11,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -445,6 +446,19 @@ def test_a_script_reads_files_of_arrays(tmp_path: Path) -> None:
     assert texts[0] == texts[1] == texts[2]
     np.save(tmp_path / "x.npy", images.astype(np.float32))
     assert "takes bytes (uint8)" in alone(script, tmp_path / "x.npy").stderr
+
+
+def test_names_are_values_and_never_code(tmp_path: Path) -> None:
+    """The model of a stranger may have any names: they stand in the file as texts."""
+    classes = ('"""', "'''\n# <model>\n", "\\", "é\r\n\u2028", "'); print(1) #", "x" * 300 + '"', "\\é", "{}%s")
+    model = model_of([Hidden(3)], len(classes), block=plain())
+    target = ClassTarget(classes)
+    model = replace(model, encoder=replace(model.encoder, target=target, target_name=classes[0]))
+    source = ArrayTable("rows", {"x": np.random.default_rng(15).normal(size=(50, 4))})
+    check(model, source, tmp_path / "model.py")
+    module = runpy.run_path(str(tmp_path / "model.py"))
+    assert module["MODEL"]["classes"] == list(classes)
+    assert module["MODEL"]["target"] == classes[0]
 
 
 # ---- what is refused --------------------
