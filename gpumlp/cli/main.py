@@ -196,13 +196,13 @@ def predict(
 
 @main.command()
 @click.argument("run", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="A .py, .onnx or .safetensors file.")
+@click.option("-o", "--output", type=PATH, required=True, help="Output file (.py, .onnx, .safetensors).")
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
 def export(run: Path, output: Path, force: bool) -> None:
-    """Write the model of RUN as a file that others use without gpumlp.
+    """Write the model of RUN as a file that can be used without gpumlp.
 
-    A .py file needs only NumPy; .onnx and .py take raw rows. The file is run on the run's own test rows first: where
-    it predicts otherwise, beyond rounding, nothing is written.
+    A .py file needs only NumPy; .onnx and .py take raw rows. The file is first run on the run's own test rows: if
+    its predictions differ by more than rounding, nothing is written.
     """
     with ctrl_c_ends_at_once():
         from gpumlp.cli import exported

@@ -176,10 +176,10 @@ def _run(path: Path, feed: Mapping[str, NDArray[Any]]) -> list[Any]:
         session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
         return list(session.run(None, feed))
     except Exception as error:  # of its C++ part, which has no common class
-        raise RunError(f"ONNX Runtime cannot run the file: {str(error).splitlines()[0]}") from None
+        raise RunError(f"ONNX Runtime cannot run the file: {str(error).partition(chr(10))[0]}") from None
 
 
-# ---- inputs --------------------
+# ---- inputs --------------------------------------------------------------------------------------------------------
 
 
 def _table(graph: Graph, encoder: Encoder, inputs: TableInputs) -> tuple[list[Any], str]:
@@ -242,20 +242,18 @@ def _one_hot(graph: Graph, categories: Categories, missing: Iterable[str]) -> st
 
 def _any_case(text: str) -> list[str]:
     """Return a text in every mixture of capital and small letters."""
-    return ["".join(letters) for letters in itertools.product(*({c.lower(), c.upper()} for c in text))]
+    return ["".join(letters) for letters in itertools.product(*((c.lower(), c.upper()) for c in text))]
 
 
-# ---- the network, and what comes of it --------------------
+# ---- the network, and what comes of it -----------------------------------------------------------------------------
 
 
 def _outputs(graph: Graph, encoder: Encoder, linear: str, answer: str) -> list[Any]:
     """Return the outputs: predictions, (N,), and of classes the probability of each, (N, classes)."""
     make, double = graph.onnx.helper.make_tensor_value_info, graph.type_of(np.float64)
     prediction, flat = graph.name("prediction"), graph.constant([-1], np.int64)
-    target, wide = (
-        encoder.target,
-        graph.cast(answer if isinstance(encoder.target, NumberTarget) else linear, np.float64),
-    )
+    target = encoder.target
+    wide = graph.cast(answer if isinstance(target, NumberTarget) else linear, np.float64)
     if isinstance(target, NumberTarget):
         spread = graph.add("Mul", graph.add("Reshape", wide, flat), graph.constant(target.deviation, np.float64))
         graph.add("Add", spread, graph.constant(target.mean, np.float64), output=prediction)

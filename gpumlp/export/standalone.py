@@ -201,7 +201,7 @@ def _text(value: Any, truths: bool) -> str:
     return "" if text in MODEL["missing"] else text.lower() if truths else text
 
 
-# ---- files --------------------
+# ---- files ---------------------------------------------------------------------------------------------------------
 
 
 def read_rows(path: str) -> Any:
