@@ -62,7 +62,7 @@ def read(model: Model, arrays: Mapping[str, Any], layout: str, *, layers: Sequen
     if len(order) != len(ours):
         raise ShapeError(
             f"the {layout} mapping has the layers {_listed(theirs)}; those of the model are {_listed(ours)}",
-            hint=f"each must have its counterpart; {layout} writes LAYER{form.separator}ARRAY",
+            hint=f"each needs a counterpart; {layout} names arrays LAYER{form.separator}ARRAY",
         )
     converted = {}
     for (name, parts), other in zip(ours.items(), order, strict=True):
@@ -145,7 +145,7 @@ def _ordered(groups: Mapping[str, Any]) -> list[str]:
         if stem in last and numbers < last[stem][1]:
             raise ShapeError(
                 f"in the mapping the layer {name!r} comes after {last[stem][0]!r}",
-                hint="if that is right, say so: layers=[...] names them in the order of the model's",
+                hint="if that is right, pass layers=[...] with their names in the order of the model's",
             )
         last[stem] = name, numbers
     return list(groups)

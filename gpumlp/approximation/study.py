@@ -111,7 +111,7 @@ def check_sizes(kind: Kind, sizes: Iterable[int]) -> list[int]:
     chosen = sorted(set(sizes))
     wrong = [size for size in chosen if not 1 <= size <= LARGEST[kind]]
     if wrong or not chosen:
-        what = f"a {kind} of {wrong[0]} cannot be had" if wrong else f"there is no {kind} to try"
+        what = f"{kind} {wrong[0]} is out of range" if wrong else f"no {kind} to try"
         raise ConfigError(what, where=f"{kind}s", hint=f"allowed: whole numbers from 1 to {LARGEST[kind]}")
     return chosen
 
@@ -164,7 +164,7 @@ def _measured(
     if not np.isfinite(trained):
         raise RunError(
             f"training diverged with {network.activation.name}",
-            hint="one network that overflows takes the others along: try fewer layers",
+            hint="a network that overflows stops all that are trained together: try fewer layers",
         )
     solved = network.solved(*training)
     return Fit(size, solved, float(np.abs(solved(x) - truth).max()), float(trained), restart)

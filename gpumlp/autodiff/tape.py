@@ -133,7 +133,7 @@ class GradientTape:
 
     def __enter__(self) -> GradientTape:
         if self in _active.tapes:
-            raise TapeError("the tape is recording already", hint="open another one inside it: GradientTape()")
+            raise TapeError("the tape is already recording", hint="open another one inside it: GradientTape()")
         _active.tapes.append(self)
         self._opened = next(_moments)
         return self
@@ -235,8 +235,8 @@ class GradientTape:
     def _check(self, sources: Sequence[V], target: V, into: Sequence[Array] | None) -> None:
         if self._spent:
             raise TapeError(
-                "the tape has given its gradient already",
-                hint="ask for all sources at once, or open it as GradientTape(persistent=True)",
+                "the tape was already used for a gradient",
+                hint="pass all sources at once, or use GradientTape(persistent=True)",
             )
         if not hasattr(target, "is_variable"):
             raise TapeError(f"the target is a {type(target).__name__}, not a Tensor")

@@ -51,7 +51,7 @@ def _fastest(tf32: bool) -> Backend:
             return get(name, tf32=tf32)
         except BackendError as error:
             logging.getLogger("gpumlp").warning("not computing with %s: %s", name, error.what)
-    raise BackendError("no backend can be had")
+    raise BackendError("no backend is available")
 
 
 __all__ = ["BACKENDS", "Backend", "Call", "CupyBackend", "NativeBackend", "Plan", "get"]

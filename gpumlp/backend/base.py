@@ -356,7 +356,7 @@ class Backend:
         if self._recording is not None:
             raise CaptureError(
                 f"the step makes {act}, which cannot be replayed",
-                hint="do it before capture, and let the step read and write arrays that stay",
+                hint="do this before capture, and let the step read and write existing arrays",
             )
 
 

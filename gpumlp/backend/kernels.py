@@ -47,7 +47,7 @@ def required_folder() -> Path:
     """Return the folder of the kernel texts. Raises BackendError where the installation has lost it."""
     place = folder()
     if place is None:
-        raise BackendError("the kernel files are missing", hint="install gpumlp again")
+        raise BackendError("the kernel files are missing", hint="reinstall gpumlp")
     return place
 
 

@@ -114,7 +114,7 @@ def entries(only: str | None = None) -> list[Entry]:
     chosen = [entry for entry in found if only in entry.name or fnmatchcase(entry.name, only)]
     if not chosen:
         hint = choices(only, dict.fromkeys(entry.op.name for entry in found))
-        raise ConfigError(f"no kernel is called {only!r}", where="--only", hint=hint)
+        raise ConfigError(f"no kernel matches {only!r}", where="--only", hint=hint)
     return chosen
 
 
@@ -132,7 +132,7 @@ def bench(
     """
     if type(backend) is Backend:
         raise ConfigError(
-            f"the backend {backend.name} has no kernels", hint="--backend native has, where it can be had"
+            f"the backend {backend.name} has no kernels", hint="use --backend native, if it is available"
         )
     clock = Clock(backend, seconds)
     copies = Copies(backend, clock)

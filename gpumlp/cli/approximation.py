@@ -111,7 +111,7 @@ def _numbers(kind: Kind, text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(
-            f"{text!r} is no list of whole numbers", where=f"{kind}s", hint="write them as in 4,8,16"
+            f"{text!r} is not a list of whole numbers", where=f"{kind}s", hint="write them as 4,8,16"
         ) from None
 
 
@@ -126,7 +126,7 @@ def _prepare_output(folder: Path, wanted: dict[Kind, Any], *, force: bool) -> No
     """
     new_figure(folder / ERRORS, 1, 1)  # is there matplotlib?
     if folder.exists() and not folder.is_dir():
-        raise RunError("is a file; the output is a folder", where=str(folder))
+        raise RunError("is a file, not a folder", where=str(folder))
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(folder)
     for name in (NUMBERS, *_pictures(wanted)):

@@ -62,7 +62,7 @@ def _figure(plot: Path, chosen: list[Entry]) -> Any:
     """Return an empty figure for the kernels that have several sizes. Raises ConfigError where none has."""
     drawn = [entry for entry in chosen if entry.has_sizes]
     if not drawn:
-        raise ConfigError(f"{chosen[0].name} has one size, and no curve to draw", where="--plot")
+        raise ConfigError(f"{chosen[0].name} has a single size, so there is no curve to plot", where="--plot")
     return new_figure(plot, ACROSS, 1.0 + DOWN * len(families(drawn)))
 
 

@@ -79,7 +79,7 @@ def _print(subject: Subject, row: int, found: Backprop) -> None:
             tell(f"    {taped:<{BLOCK}}{numeric}")
     worst = max(found.gradients, key=lambda gradient: _size(gradient.comparison))
     verdict = (
-        "all agree" if worst.comparison.passed else "they do not agree; next to a kink of an activation none can"
+        "all agree" if worst.comparison.passed else "they do not agree (near a kink of an activation they cannot)"
     )
     tell(f"\n{verdict}: the largest relative error is {worst.comparison.error:.1e}, in ∇{worst.symbol}")
 

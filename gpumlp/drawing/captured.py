@@ -37,7 +37,7 @@ def capture_step(function: Callable[..., Any], *inputs: Tensor) -> Plan:
             target = reduce(add, targets)
         variables = {id(v): v for node in tape.nodes for v in node.inputs if isinstance(v, Variable)}
         if not variables:
-            raise TapeError("the function uses no Variable: a captured step is made for their gradients")
+            raise TapeError("the function uses no Variable, so there is no step to capture")
         return results, tape.gradient(target, [*variables.values()])
 
     returned = results_of(function, function(*inputs))

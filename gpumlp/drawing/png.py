@@ -21,7 +21,7 @@ def to_png(picture: Picture) -> bytes:
         from matplotlib.figure import Figure
         from matplotlib.patches import PathPatch, Polygon
     except ImportError:
-        raise RunError("PNG needs matplotlib; SVG does not", hint="pip install 'gpumlp[plot]'") from None
+        raise RunError("PNG needs matplotlib (SVG does not)", hint="pip install 'gpumlp[plot]'") from None
     figure = Figure(figsize=(picture.width / PIXELS, picture.height / PIXELS), dpi=DPI)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set(xlim=(0.0, picture.width), ylim=(picture.height, 0.0))

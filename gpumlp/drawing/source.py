@@ -53,9 +53,9 @@ def load_source(what: str) -> Source:
         names = runpy.run_path(str(path))
     functions = {k: v for k, v in names.items() if inspect.isfunction(v)}
     if name not in functions:
-        said = f"there is no function {name!r}" if name else f"which of its functions? Write {path}:FUNCTION"
+        said = f"there is no function {name!r}" if name else f"pass {path}:FUNCTION"
         own = [k for k, v in functions.items() if v.__module__ == MODULE]
-        hint = choices(name, own) if own else "the file has none"
+        hint = choices(name, own) if own else "the file defines no functions"
         raise ConfigError(said, where=str(path), hint=hint)
     function = functions[name]
     return Source(path, function, tuple(_inputs(path, function, names)))
@@ -68,7 +68,7 @@ def _inputs(path: Path, function: Callable[..., Any], names: dict[str, Any]) -> 
         value = names.get(parameter.name) if parameter.default is parameter.empty else parameter.default
         if value is None:
             raise ConfigError(
-                f"{function.__name__} takes {parameter.name!r}, and the file has nothing of this name",
+                f"{function.__name__} takes {parameter.name!r}, which the file does not define",
                 where=str(path),
                 hint=f"give the argument a default, or the file a tensor {parameter.name} = ...",
             )
@@ -83,7 +83,7 @@ def _blamed(path: Path) -> Iterator[None]:
     except GpumlpError:
         raise  # says all there is to say
     except SyntaxError as error:
-        raise RunError(f"no Python: {error.msg}", where=f"{error.filename}:{error.lineno}") from None
+        raise RunError(f"not valid Python: {error.msg}", where=f"{error.filename}:{error.lineno}") from None
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)

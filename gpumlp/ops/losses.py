@@ -277,7 +277,7 @@ HUBER = loss(
     "l = r²/2 where |r| <= δ, else δ (|r| - δ/2), mean over columns (Huber 1964)",
     _regression(_huber),
     link="identity",
-    slope="f(x) - y, cut off at ±δ",
+    slope="f(x) - y, clipped to ±δ",
     hyper={
         "delta": Hyper(
             1.0,

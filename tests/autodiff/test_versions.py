@@ -190,7 +190,7 @@ def test_a_tape_that_was_opened_after_the_forward_pass_does_not_answer_in_part()
 
 def test_a_tape_is_entered_once_at_a_time():
     x = Variable(3.0)
-    with GradientTape() as tape, pytest.raises(TapeError, match="recording already"), tape:
+    with GradientTape() as tape, pytest.raises(TapeError, match="already recording"), tape:
         pass
     with GradientTape(persistent=True) as tape:
         y = x * x

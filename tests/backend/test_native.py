@@ -310,7 +310,7 @@ class TestWhoCanWriteInTheCache:
         assert builder._kept(path) is None
         Builder().check()
         if of == "folder":
-            assert "it belongs to another user, or others can write in it" in caplog.text
+            assert "it belongs to another user, or is writable by others" in caplog.text
             assert len(list((tmp_path / "private").iterdir())) == 1
 
     def test_a_link_is_not_followed(self, cache: Path, tmp_path: Path) -> None:

@@ -161,4 +161,4 @@ def test_wrong_usage_is_one_message(
 
 
 def test_help_says_that_a_file_is_run() -> None:
-    assert "runs the file" in CliRunner().invoke(main, ["graph", "--help"]).output
+    assert "executes the file" in CliRunner().invoke(main, ["graph", "--help"]).output

@@ -77,9 +77,9 @@ def test_a_function_may_find_all_it_needs_by_itself(file: Path) -> None:
     ("name", "error", "told"),
     [
         (":lots", ConfigError, r"no function 'lots'\n  did you mean 'loss'\? allowed: inner, loss, without"),
-        ("", ConfigError, r"which of its functions\? Write .*lecture.py:FUNCTION\n  allowed: inner"),
+        ("", ConfigError, r"pass .*lecture.py:FUNCTION\n  allowed: inner"),
         (":W", ConfigError, "no function 'W'"),
-        (":missing", ConfigError, "missing takes 'nowhere', and the file has nothing of this name"),
+        (":missing", ConfigError, "missing takes 'nowhere', which the file does not define"),
     ],
 )
 def test_wrong_names(file: Path, name: str, error: type[GpumlpError], told: str) -> None:
@@ -106,9 +106,9 @@ def test_what_fails_in_the_function_is_told_with_its_line(
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("x = (\n", r"bad.py:1: no Python: '\(' was never closed"),
+        ("x = (\n", r"bad.py:1: not valid Python: '\(' was never closed"),
         ("\nimport nothing_of_this_name\n", r"bad.py:2: ModuleNotFoundError: No module named"),
-        ("", "the file has none"),
+        ("", "the file defines no functions"),
     ],
 )
 def test_a_file_that_does_not_run(tmp_path: Path, text: str, told: str) -> None:

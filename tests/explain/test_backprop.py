@@ -187,7 +187,7 @@ WRITTEN = {
     "binary_cross_entropy": "f(x) - y",
     "squared_error": "2 (f(x) - y)",
     "absolute_error": "sign(f(x) - y)",
-    "huber": "f(x) - y, cut off at ±δ",
+    "huber": "f(x) - y, clipped to ±δ",
 }
 
 

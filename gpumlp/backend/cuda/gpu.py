@@ -83,7 +83,7 @@ class CupyBackend(Backend):
         clock = self.zeros((3,), np.int64)
         self.run(ADVANCE, "forward", (clock,), (clock,))
         if self.to_host(self.compute("add", self.xp.add, clock, clock)).tolist() != [2, 2, 0]:
-            raise BackendError("the device computes wrongly", where=self._where, hint=devices.INSTEAD)
+            raise BackendError("the device computes wrong results", where=self._where, hint=devices.INSTEAD)
 
     @staticmethod
     def is_installed() -> bool:

@@ -206,11 +206,11 @@ class Builder:
             path = _keep(content, (place or _private_folder()) / file)
         except OSError as error:
             reason = f"{place}: {error.strerror}"
-            log.warning("compiled kernels cannot be kept (%s); GPUMLP_CACHE may name another folder", reason)
+            log.warning("compiled kernels cannot be cached (%s); set GPUMLP_CACHE to another folder", reason)
             path = _keep(content, _private_folder() / file)
         if library := _kept(path):
             return library
-        raise BackendError("a compiled kernel is not as it was written a moment ago", where=str(path))
+        raise BackendError("a compiled kernel changed after it was written", where=str(path))
 
 
 def _product_source(name: str) -> str:
@@ -230,7 +230,7 @@ def _keep(content: bytes, path: Path) -> Path:
     """Write a library with its checksum, so that another process finds all of it or nothing. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_ours(path.parent):
-        raise OSError(errno.EPERM, "it belongs to another user, or others can write in it")
+        raise OSError(errno.EPERM, "it belongs to another user, or is writable by others")
     replace_file(path, content + hashlib.sha256(content).digest(), mode=0o644)
     return path
 
