@@ -19,7 +19,6 @@ from gpumlp.export.trace import INPUT, Node, UnwritableError, trace_function
 
 INTERPOLATE = "interpolate"
 """A function of our own in a graph: ``numpy.interp`` of each column, by its knots and scores."""
-TRUTHS = frozenset(("true", "false"))
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,7 @@ class Categories:
         known = [*one_hot.categories, *([""] if one_hot.gaps else [])]
         other = len(known) if one_hot.rare else None
         codes = {text: code for code, text in enumerate(known)} | dict.fromkeys(one_hot.rare, len(known))
-        truths = TRUTHS.issuperset((*one_hot.categories, *one_hot.rare))
-        return cls(one_hot.name, codes, other, one_hot.width, truths)
+        return cls(one_hot.name, codes, other, one_hot.width, one_hot.truths)
 
 
 def rewritten(kinds: Mapping[str, Kind]) -> dict[str, Kind]:

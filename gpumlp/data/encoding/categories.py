@@ -82,6 +82,11 @@ class OneHot:
         return len(self.features)
 
     @property
+    def truths(self) -> bool:
+        """Whether the categories are truth values, which programs write in capital or small letters."""
+        return _TRUTHS.issuperset((*self.categories, *self.rare))
+
+    @property
     def features(self) -> list[str]:
         """Names of the features: the categories, missing if that is one, and all others if some were seen."""
         values = [*self.categories, *(["(missing)"] if self.gaps else []), *(["(other)"] if self.rare else [])]
@@ -92,8 +97,7 @@ class OneHot:
         known = [*self.categories, *([""] if self.gaps else [])]
         codes_of = {category: code for code, category in enumerate(known)} | dict.fromkeys(self.rare, len(known))
         column = frame.column(self.name)
-        truths = _TRUTHS.issuperset((*self.categories, *self.rare))
-        texts = [text.lower() for text in column.texts] if truths else column.texts
+        texts = [text.lower() for text in column.texts] if self.truths else column.texts
         codes = np.array([codes_of.get(text, -1) for text in texts], np.int64)[column.codes]
         strangers: list[str] = column.texts[column.codes[codes < 0]].tolist()
         codes[codes < 0] = len(known)
