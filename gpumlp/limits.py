@@ -30,7 +30,9 @@ def host_memory() -> int | None:
 
 
 def gigabytes(count: float) -> str:
-    """Return a number of bytes as text, in GB with three digits."""
+    """Return a number of bytes as text: in GB with three digits, few of them as they are."""
+    if count < 1e6:
+        return f"{count:,.0f} byte{'s' * (count != 1)}"
     size = count / 1e9
     return f"{size:,.0f} GB" if size >= 100 else f"{size:#.3g} GB"
 

@@ -43,8 +43,12 @@ class TypedCells:
     types: Mapping[str, str]
 
     def number(self, name: str) -> str:
-        """Return the value as DOUBLE, ``EMPTY`` for NULL and NaN."""
-        column = f"CAST({identifier(name)} AS DOUBLE)"
+        """Return the value as DOUBLE, ``EMPTY`` for NULL and NaN.
+
+        One of 32 bits is what its shortest text stands for, as in a CSV file: 0.1, not 0.10000000149.
+        """
+        shortest = f"CAST({identifier(name)} AS VARCHAR)" if self.types[name] == "FLOAT" else identifier(name)
+        column = f"CAST({shortest} AS DOUBLE)"
         if not _REAL.fullmatch(self.types[name]):
             return f"coalesce({column}, {EMPTY})"
         return f"CASE WHEN {column} IS NULL OR isnan({column}) THEN {EMPTY} ELSE {column} END"
