@@ -247,7 +247,7 @@ def test_where_nothing_can_be_kept_kernels_are_made_for_the_process(
         Builder().check()
         (kept,) = (tmp_path / "private").iterdir()
         kept.unlink()
-    assert caplog.text.count("GPUMLP_CACHE may name another folder") == 1
+    assert caplog.text.count("set GPUMLP_CACHE to another folder") == 1
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:5000], lambda b: b[:-1] + b"x", lambda b: b + b"x"])

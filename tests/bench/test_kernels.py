@@ -359,10 +359,10 @@ def test_the_command_prints_a_table_and_writes_what_it_is_asked_for(
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--only", "nothing"], 2, "no kernel is called 'nothing'"),
+        (["--only", "nothing"], 2, "no kernel matches 'nothing'"),
         (["--backend", "numpy"], 2, "has no kernels"),
         (["--plot", "k.bmp"], 2, "cannot draw .bmp"),
-        (["--plot", "k.png", "--only", "advance"], 2, "advance_forward has one size, and no curve to draw"),
+        (["--plot", "k.png", "--only", "advance"], 2, "advance_forward has a single size, so there is no curve"),
     ],
 )
 def test_what_the_command_refuses(options: list[str], code: int, said: str) -> None:
