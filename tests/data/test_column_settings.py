@@ -154,8 +154,8 @@ N = range(200)
     [
         ("user_id", [i - (i % 20 == 0) + 1000 for i in N], r"'user_id' looks like an id \(191"),
         ("name", [f"n{i - (i % 20 == 0)}" for i in N], r"has 191 different texts in 200 rows, as"),
-        ("flag", [int(i == 77) for i in N], r"'flag' is 0 in 199 of 200 training rows"),
-        ("flag", ["yes" if i == 77 or i == 78 else "no" for i in N], "'flag' is 'no' in 198 of 200 training"),
+        ("flag", [int(i == 77) for i in N], r"'flag' is 0 in 99% of the training rows or more"),
+        ("flag", ["yes" if i == 77 or i == 78 else "no" for i in N], "'flag' is 'no' in 99% of the training"),
         ("v", ["<LOD" if i % 7 == 0 else i for i in N], r"mostly numbers, but categories because of '<LOD'"),
         ("v", [f"<{i % 4}" if i % 9 == 0 else i / 4 for i in N], r"mostly .* '<0', '<1', '<2', \.\.\.: set"),
     ],

@@ -139,7 +139,7 @@ def nearly_constant(value: str, size: int, count: int) -> str | None:
     """Return a remark on a column that has one value in nearly all rows."""
     if count <= _FEW_ROWS or size == count or size < ALMOST_ALL * count:
         return None
-    return f"is {value} in {size} of {count} training rows"
+    return f"is {value} in {ALMOST_ALL:.0%} of the training rows or more"  # the same words for many columns: one note
 
 
 def _require_words(name: str, table: Frame, counts: Counter[str]) -> str | None:
