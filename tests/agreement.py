@@ -26,7 +26,7 @@ def check_agreement(
     ran = 0
     for inputs, params in examples(op, direction, rows, cols, dtype):
         wrong, expected = disagreement(backend, op, direction, inputs, params, shift)
-        assert not wrong
+        assert not wrong, wrong
         ran += has_kernel(op, direction, inputs, expected)
     return ran
 

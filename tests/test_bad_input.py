@@ -64,7 +64,7 @@ DATA: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
     "empty file": ({"a.csv": ""}, (), "a.csv: the file is empty"),
     "blank file": ({"a.csv": "\n \n"}, (), "a.csv: the file is empty"),
     "header only": ({"a.csv": "x,c,y\n"}, (), "a.csv: there are column names but no rows"),
-    "ragged row": ({"a.csv": changed("1,u")}, (), "a.csv:2: expected 3 cells, as in the first row, but found 2"),
+    "ragged row": ({"a.csv": changed("1,u")}, (), "a.csv:2: 3 column names for a row of 2 cells"),
     "broken quotes": ({"a.csv": changed('1,"u,a')}, (), "a.csv:2: broken quoting or line end"),
     "text among numbers": (
         {"a.csv": NUMBERS.replace("\n7.5", "\nseven")},
@@ -217,7 +217,7 @@ PREDICT = {
     ),
     "text among numbers": ("x,c\n1,u\nabc,u\n", "new.csv:3: column 'x' should be numeric, but this cell is 'abc'"),
     "other separators": ("x;c\n1;u\n", "the cells are not separated by ',' but, it seems, by ';'"),
-    "ragged": ("x,c\n1\n", "new.csv:2: expected 2 cells"),
+    "ragged": ("x,c\n1\n", "new.csv:2: 2 column names for a row of 1 cell"),
     "empty": ("", "new.csv: the file is empty"),
 }
 

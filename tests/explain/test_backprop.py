@@ -309,7 +309,7 @@ def test_a_configuration_is_shown_as_it_starts(task) -> None:
 
 
 def test_the_rows_are_those_that_the_network_was_trained_on(tmp_path: Path) -> None:
-    """Bytes are scaled, targets standardized, the ratios of weights kept."""
+    """Bytes are scaled, targets standardized by rows that count as often as they weigh, ratios of weights kept."""
     (tmp_path / "rows.csv").write_text("a,w,y\n1,1,0.5\n2,0,1.5\n4,2,1\n")
     (tmp_path / "rows.yaml").write_text(
         "task: regression\n"
@@ -318,7 +318,7 @@ def test_the_rows_are_those_that_the_network_was_trained_on(tmp_path: Path) -> N
     rows = slice(1, 3)
     numbers = load_subject(tmp_path / "rows.yaml")
     assert numbers.inputs(rows).tolist() == [[2], [4]]
-    np.testing.assert_allclose(numbers.targets(rows), [[1.224744871], [0]], rtol=1e-6)
+    np.testing.assert_allclose(numbers.targets(rows), [[2 * 2**0.5], [0.5**0.5]], rtol=1e-6)  # of 0.5, 1, 1
     assert numbers.weights(rows).tolist() == [0, 0.5]  # of 1/4, 0, 1/2
 
     np.savez(tmp_path / "bytes.npz", x=np.array([[0, 255], [51, 102], [204, 0]], np.uint8), y=np.array([0, 1, 1]))
