@@ -165,7 +165,7 @@ def test_settings_take_a_query(folder, write):
     with pytest.raises(MisfitError, match="not found"):
         fingerprint(folder, "select a from 'all.csv'")
     write(text.format("select 1", "y") + "  train: all.csv\n", "run.yaml")
-    with pytest.raises(ConfigError, match=r"run\.yaml:5:3: data\.train: there is a query already"):
+    with pytest.raises(ConfigError, match=r"run\.yaml:5:3: data\.train: data.query is set too"):
         load(folder / "run.yaml")
 
 

@@ -432,7 +432,7 @@ def test_png_is_a_picture_of_the_same_size() -> None:
 
 def test_png_says_that_it_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(RunError, match=r"PNG needs matplotlib; SVG does not\n  pip install 'gpumlp\[plot\]'"):
+    with pytest.raises(RunError, match=r"PNG needs matplotlib \(SVG does not\)\n  pip install 'gpumlp\[plot\]'"):
         awkward().png()
 
 
