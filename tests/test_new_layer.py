@@ -143,8 +143,11 @@ COSTS = {
     "one_cycle": {"gpumlp/optim/schedules.py"},
 }
 """The files of the product that know one activation, one optimizer, one loss, one layer and one schedule."""
-ELSEWHERE = re.compile(r"gpumlp/(bench/peers|(\w+/)?__init__)\.py")
-"""What PyTorch calls them, and public names for type checkers: none of which a new one needs."""
+ELSEWHERE = re.compile(r"gpumlp/(bench/peers|errors|sklearn|(\w+/)?__init__)\.py")
+"""What PyTorch, scikit-learn and other libraries call them, and public names for type checkers.
+
+None of which a new one needs.
+"""
 
 
 @pytest.mark.parametrize("name", COSTS)
