@@ -32,7 +32,7 @@ from gpumlp.data.source.engine import (
     text_facts,
 )
 from gpumlp.data.source.files import COPY_BYTES, open_binary, plain_copy, unpacked_name
-from gpumlp.data.source.frame import Codes, Column, Frame
+from gpumlp.data.source.frame import Codes, Column, Frame, merged
 from gpumlp.data.source.sniff import (
     SAMPLE,
     Blanks,
@@ -614,14 +614,8 @@ class _Columns:
 
     def columns(self) -> list[Codes]:
         """Return the columns, blanks cut off at both ends of their texts."""
-        return [_stripped(*each) for each in zip(self._texts, self._codes, strict=True)]
-
-
-def _stripped(texts: _Texts, codes: array[int]) -> Codes:
-    """Cut the blanks off the texts, which makes some of them equal."""
-    stripped = _Texts()
-    renumbered = np.array([stripped[text.strip()] for text in texts], dtype=np.int32)
-    return Codes(np.array(list(stripped), dtype=object), renumbered[np.array(codes, dtype=np.int32)])
+        pairs = zip(self._texts, self._codes, strict=True)
+        return [merged(list(texts), np.array(codes, np.int32)) for texts, codes in pairs]
 
 
 def _seems_numeric(sample: Codes, missing: Missing, decimal: str) -> bool:

@@ -367,12 +367,9 @@ def _joined(columns: Sequence[Column]) -> Column:
 
 
 def _joined_codes(columns: Sequence[Codes]) -> Codes:
-    known: dict[str, int] = {}
-    parts = []
-    for column in columns:
-        numbers = np.array([known.setdefault(text, len(known)) for text in column.texts], np.int32)
-        parts.append(numbers[column.codes])
-    return Codes(np.array(list(known), object), np.concatenate(parts))
+    starts = np.cumsum([0, *(len(column.texts) for column in columns)])
+    codes = [column.codes + start for column, start in zip(columns, starts, strict=False)]
+    return merged([text for column in columns for text in column.texts], np.concatenate(codes))
 
 
 def as_written(values: NDArray[Any]) -> Codes:
