@@ -12,6 +12,10 @@ ORDER = 2
 """The key of the order in which batches visit the rows."""
 SPLIT = 0x5917
 """Division of the rows into training, validation and test rows."""
+FOLDS = 0xF01D
+"""Division of the rows into folds."""
+SEARCH = 0x5EA6
+"""A point of a random search, by its number."""
 
 
 def generator(seed: int, *purpose: int) -> np.random.Generator:

@@ -21,6 +21,7 @@ from gpumlp.data import (
     SCALINGS,
     USUAL_MISSING,
     Dialect,
+    Fold,
     Kind,
     MisfitProblems,
     Missing,
@@ -78,13 +79,53 @@ Separator = Annotated[Text, AfterValidator(_separator), Field(json_schema_extra=
 Encoding = Annotated[Text, AfterValidator(_encoding)]
 
 
+class FoldSettings(Section):
+    """Test rows that are one of several folds of about the same size: gpumlp cv trains on each in turn."""
+
+    fold: int = Field(default=1, ge=1, description="number of the fold that holds the test rows, counted from 1")
+    of: int = Field(default=5, ge=2, description="number of folds")
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> Self:
+        if self.fold > self.of:
+            what = f"there is no fold {self.fold} of {self.of}"
+            refuse("Fold", [Problem(("fold",), what, "folds are counted from 1")])
+        return self
+
+
 class Split(Section):
     """Rows held out for validation and test: a share of the rows of data.train, or separate files."""
 
     validation: Share | Files = Field(
         default=0.15, description="share or files of rows for early stopping and choosing the best epoch; 0: none"
     )
-    test: Share | Files = Field(default=0.15, description="share or files of rows for the final metrics; 0: none")
+    test: Share | Files | FoldSettings = Field(
+        default=0.15,
+        description="share or files of rows for the final metrics; 0: none; or one of several folds, as "
+        "{fold: 1, of: 5}: the share for validation is then of the other rows",
+    )
+    group: Column | None = Field(
+        default=None,
+        description="column whose equal values keep rows in the same part, such as a patient; it is not an input; "
+        "null: rows are drawn one by one",
+    )
+    time: Column | None = Field(
+        default=None,
+        description="column of numbers or ISO dates: the last rows are the test rows, those before them for "
+        "validation; a fold is trained on the rows before it; null: rows are drawn at random",
+    )
+
+    @property
+    def tested(self) -> float | Files | Fold:
+        """Where the test rows are from."""
+        return Fold(self.test.fold, self.test.of) if isinstance(self.test, FoldSettings) else self.test
+
+    @model_validator(mode="after")
+    def _divide_in_one_way(self) -> Self:
+        if self.group is not None and self.time is not None:
+            what = "rows are divided by group or by time, not by both"
+            refuse("Split", [Problem(("time",), what, "remove data.split.group or data.split.time")])
+        return self
 
     @model_validator(mode="after")
     def _leave_training_rows(self) -> Self:
@@ -232,11 +273,13 @@ class Data(Section):
         found = misfits(
             start / os.path.expanduser(self.folder or ""),
             ({} if self.train is None else {"train": self.train})
-            | {name: part for name, part in parts.items() if not isinstance(part, float)},
+            | {name: part for name, part in parts.items() if isinstance(part, str | tuple)},
             target=self.target,
             weights=self.weights,
             drop=self.drop,
             columns=self.columns,
+            group=self.split.group,
+            time=self.split.time,
             dialect=self.dialect,
             query=self.query,
         )

@@ -14,6 +14,7 @@ from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.kinds import Kind
 from gpumlp.data.source.read import ENDINGS, Source, read, read_blocks, read_start
 from gpumlp.data.source.rows import rows_of, with_columns
+from gpumlp.data.splits import Fold
 from gpumlp.data.survey import ColumnReport, survey
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Encoder",
     "Features",
     "Files",
+    "Fold",
     "Frame",
     "Kind",
     "MisfitError",

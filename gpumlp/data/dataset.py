@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from gpumlp.data.source.kinds import Kind
 from gpumlp.data.source.query import read_query
 from gpumlp.data.source.read import Source, read
 from gpumlp.data.source.rows import rows_of
-from gpumlp.data.splits import split
+from gpumlp.data.splits import Fold, split
 from gpumlp.data.state import StateReader, prefixed
 from gpumlp.errors import DataError
 from gpumlp.phases import phase
@@ -264,7 +265,7 @@ class Prepared:
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: part for name, part in named.items() if part is not None}
 
-    @cached_property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A checksum of all rows as they were encoded: equal for equal data, divided in the same way."""
         digest = hashlib.blake2b(digest_size=16)
@@ -289,6 +290,8 @@ def prepare(
     weights: str | int | None = None,
     columns: Mapping[str, Kind] | None = None,
     missing_target: MissingTarget = "error",
+    group: str | int | None = None,
+    time: str | int | None = None,
     seed: int = 0,
     dialect: Dialect = DETECT,
     encoder: Encoder | None = None,
@@ -302,12 +305,15 @@ def prepare(
     task : classification or regression
     target : the column by name or number (negative: from the end), or the array by name; None is allowed
         for IDX files, which have only one
-    validation, test : a share of the rows of ``train`` (0: no such part), or other rows
+    validation, test : a share of the rows of ``train`` (0: no such part), or other rows; the test rows may be a
+        ``Fold``, and then the share for validation is of the rows outside it
     scaling : a name in ``SCALINGS``; None means robust, but leaves bytes as they are
     drop : columns, or arrays, to leave out
     weights : the column of row weights
     columns : what columns are, where that is not to be found out
     missing_target : what becomes of rows without a target: an error, or they are left out, with a note
+    group : a column whose equal values keep rows in the same part; it is not an input
+    time : a column of numbers or ISO dates: the last rows are the test rows, those before them for validation
     seed : decides which rows are drawn
     dialect : how files of text that come later are written, where ``train`` does not tell
     encoder : an encoding that was fitted before, to be used as it is
@@ -319,7 +325,7 @@ def prepare(
     DataError : if rows do not fit the task
     """
     train = rows_of(train)
-    roles = Roles.find(train, target, weights, drop, columns or ())
+    roles = Roles.find(train, target, weights, drop, columns or (), group, time)
     if isinstance(train, ArrayTable):
         train.require_same_rows([train.choose_inputs(exclude={*roles.named, *roles.dropped}), *roles.named])
     notes: list[str] = []
@@ -330,7 +336,7 @@ def prepare(
         train = replace(train.with_kinds(kinds), notes=())
         kinds = train.kinds
     wanted = {"validation": validation, "test": test}
-    given = {part: rows_of(each) for part, each in wanted.items() if not isinstance(each, int | float)}
+    given = {part: rows_of(each) for part, each in wanted.items() if not isinstance(each, int | float | Fold)}
     if missing_target == "drop":
         train, remarks = with_target(train, task, roles.target)
         notes += remarks
@@ -374,13 +380,15 @@ def prepare_files(
     target: str | int | None,
     folder: str | Path,
     validation: float | Files = 0.15,
-    test: float | Files = 0.15,
+    test: float | Files | Fold = 0.15,
     scaling: str | None = None,
     dialect: Dialect = DETECT,
     drop: Sequence[str | int] = (),
     weights: str | int | None = None,
     columns: Mapping[str, Kind] | None = None,
     missing_target: MissingTarget = "error",
+    group: str | int | None = None,
+    time: str | int | None = None,
     seed: int = 0,
     encoder: Encoder | None = None,
     keep_sources: bool = False,
@@ -396,14 +404,14 @@ def prepare_files(
 
     Raises
     ------
-    MisfitError : if ``train``, ``split.validation``, ``split.test``, ``query``, ``target``, ``weights``, ``drop`` or
-        ``columns`` (these are the names it uses) do not fit the files
+    MisfitError : if ``train``, ``split.validation``, ``split.test``, ``query``, ``target``, ``weights``, ``drop``,
+        ``split.group``, ``split.time`` or ``columns`` (these are the names it uses) do not fit the files
     DataError : if a file cannot be read or does not fit the task
     """
     if (train is None) == (query is None):
         raise TypeError("either train or query says where the rows are")
     folder, given = Path(folder), {"validation": validation, "test": test}
-    names = {part: value for part, value in given.items() if not isinstance(value, int | float)}
+    names = {part: value for part, value in given.items() if not isinstance(value, int | float | Fold)}
     located = {} if train is None else {"train": train}
     problems = absent(folder, located | {f"split.{part}": name for part, name in names.items()})
     if any(is_of("train", setting) for setting, _ in problems):
@@ -419,7 +427,7 @@ def prepare_files(
             raise MisfitError([*problems, ("query", error)]) from None
     if problems:
         try:
-            Roles.find(source, target, weights, drop, columns or ())
+            Roles.find(source, target, weights, drop, columns or (), group, time)
         except MisfitError as error:
             problems += error.problems
         raise MisfitError(problems)
@@ -435,6 +443,8 @@ def prepare_files(
         weights=weights,
         columns=columns,
         missing_target=missing_target,
+        group=group,
+        time=time,
         seed=seed,
         dialect=dialect,
         encoder=encoder,
@@ -497,13 +507,21 @@ def _divide(
     goal: ClassTarget | NumberTarget
     notes: list[str] = []
     target, validation, test = roles.target, shares["validation"], shares["test"]
+    by_fold = isinstance(test, Fold)
+    groups = None if roles.group is None else _groups(source, roles.group)
+    times = None if roles.time is None else _times(source, roles.time)
+    draw = functools.partial(split, validation=validation, test=test, seed=seed, groups=groups, times=times)
     if task == "classification":
-        # The classes may be taken from all rows: the split leaves each of them a training row.
+        # Names of classes give nothing away, so they may be taken from all rows.
         labels = source.categories(target)
         goal = ClassTarget.fit(labels, source.where)
         codes = goal.encode(labels, source.where).astype(np.int64)
-        rows = split(len(codes), validation=validation, test=test, seed=seed, labels=codes)
-        single = [name for name, size in zip(goal.classes, np.bincount(codes), strict=True) if size == 1]
+        rows = draw(len(codes), labels=codes)
+        sizes = np.bincount(codes)
+        trained = np.bincount(codes[rows.train], minlength=len(sizes))
+        if absent_classes := [name for name, size in zip(goal.classes, trained, strict=True) if not size]:
+            notes.append(f"classes without a training row: {', '.join(absent_classes[:5])}")
+        single = [name for name, size in zip(goal.classes, sizes, strict=True) if size == 1 and not by_fold]
         if single and (validation or test):
             notes.append(f"classes with one row, which is in the training part: {', '.join(single[:5])}")
         notes += goal.doubts(source.dialect.missing) if isinstance(source, Frame) else []
@@ -511,7 +529,7 @@ def _divide(
         count = len(_numbers(source, target))
         if isinstance(source, Frame) and (remark := source.grouped(target)):
             notes.append(f"column {target!r} {remark}")
-        rows = split(count, validation=validation, test=test, seed=seed)
+        rows = draw(count)
     parts: dict[str, Source] = {"train": source}
     if validation or test:
         parts = {part: source.take(each) for part, each in rows._asdict().items() if len(each)}
@@ -519,6 +537,39 @@ def _divide(
         counted = _counted(parts["train"], roles.weights)
         goal = NumberTarget.fit(counted.numbers(target), counted.where)
     return parts, goal, notes
+
+
+def _groups(source: Source, name: str) -> NDArray[np.int64]:
+    """Return the group number of each row, (N,)."""
+    cells = source.categories(name)
+    if (without := (cells.texts == "")[cells.codes]).any():
+        row = int(np.argmax(without))
+        hint = "give each row a group, or leave such rows out by data.query"
+        raise DataError(f"column {name!r} has no group in this row", where=source.where(row), hint=hint)
+    return cells.codes.astype(np.int64)
+
+
+def _times(source: Source, name: str) -> Floats:
+    """Return a number for each row that grows with its time, (N,) float64."""
+    values = source.try_numbers(name) if isinstance(source, Frame) else source.numbers(name)
+    if values is None:
+        cells = source.categories(name)
+        seconds = np.array([_seconds(text) for text in cells.texts.tolist()])
+        values = seconds[cells.codes]
+    if (without := np.isnan(values)).any():
+        row = int(np.argmax(without))
+        hint = "times are numbers, or dates such as 2024-05-31 or 2024-05-31 12:30:00; data.query can convert others"
+        raise DataError(f"column {name!r} has no time in this row", where=source.where(row), hint=hint)
+    return values
+
+
+def _seconds(text: str) -> float:
+    """Return an ISO date or time as seconds, NaN for any other text. Without a zone it is taken as UTC."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return float("nan")
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 @phase("fit")

@@ -40,12 +40,15 @@ class Roles:
     ----------
     target : what is predicted
     weights : how much each row counts; None where all count the same
-    dropped : what is left out
+    dropped : what is left out; the column of groups is, too
+    group, time : what rows are divided by; None where they are drawn one by one
     """
 
     target: str
     weights: str | None
     dropped: frozenset[str]
+    group: str | None = None
+    time: str | None = None
 
     @property
     def named(self) -> list[str]:
@@ -60,6 +63,8 @@ class Roles:
         weights: str | int | None,
         drop: Sequence[str | int],
         columns: Iterable[str] = (),
+        group: str | int | None = None,
+        time: str | int | None = None,
     ) -> Roles:
         """Find the columns in the training file.
 
@@ -83,6 +88,18 @@ class Roles:
             if first != setting and not (first.startswith("drop") and setting.startswith("drop")):
                 what = f"{column!r} is the {first} already"
                 problems.append((setting, DataError(what, where=source.path, hint="each column can be one thing")))
+        divided: dict[str, str] = {}
+        for setting, name in (("split.group", group), ("split.time", time)):
+            if name is not None:
+                try:
+                    column = source.resolve(name)
+                except DataError as error:
+                    problems.append((setting, error))
+                    continue
+                divided[setting] = column
+                if found.get(column, "drop").partition(".")[0] != "drop":  # a column to divide by may be left out
+                    what = f"{column!r} is the {found[column]} already"
+                    problems.append((setting, DataError(what, where=source.path, hint="choose another column")))
         for name in columns:
             try:
                 if not isinstance(source, Frame):
@@ -94,7 +111,10 @@ class Roles:
             raise MisfitError(problems)
         by_setting = {setting: column for column, setting in found.items()}
         dropped = frozenset(column for column, setting in found.items() if setting.startswith("drop"))
-        return cls(by_setting["target"], by_setting.get("weights"), dropped)
+        by_group, by_time = divided.get("split.group"), divided.get("split.time")
+        if by_group is not None:
+            dropped |= {by_group}
+        return cls(by_setting["target"], by_setting.get("weights"), dropped, by_group, by_time)
 
 
 def misfits(
@@ -105,6 +125,8 @@ def misfits(
     weights: str | int | None,
     drop: Sequence[str | int],
     columns: Iterable[str] = (),
+    group: str | int | None = None,
+    time: str | int | None = None,
     dialect: Dialect = DETECT,
     query: str | None = None,
 ) -> MisfitProblems:
@@ -124,7 +146,7 @@ def misfits(
                 rows = _read_columns(all_files(files["train"], folder)[0], dialect)
             else:
                 rows = query_columns(query, folder)
-            Roles.find(rows, target, weights, drop, columns)
+            Roles.find(rows, target, weights, drop, columns, group, time)
         except MisfitError as error:
             problems += error.problems
         except DataError as error:

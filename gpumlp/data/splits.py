@@ -2,45 +2,84 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.errors import DataError
-from gpumlp.seeds import SPLIT, generator
+from gpumlp.seeds import FOLDS, SPLIT, generator
 
 Rows = NDArray[np.int64]
 
 
 class Split(NamedTuple):
-    """Row numbers of each part, sorted; together they are every row once."""
+    """Row numbers of each part, sorted. No row is in two parts; all rows are in one, but for folds in time order."""
 
     train: Rows
     validation: Rows
     test: Rows
 
 
-def split(count: int, *, validation: float, test: float, seed: int, labels: Rows | None = None) -> Split:
+@dataclass(frozen=True)
+class Fold:
+    """Test rows that are one of several folds: number ``number``, counted from 1, of ``of``."""
+
+    number: int
+    of: int
+
+
+def split(
+    count: int,
+    *,
+    validation: float,
+    test: float | Fold,
+    seed: int,
+    labels: Rows | None = None,
+    groups: Rows | None = None,
+    times: NDArray[Any] | None = None,
+) -> Split:
     """Draw validation and test rows, the same ones for the same arguments on any machine.
 
-    With ``labels``, (count,) class numbers, each class is divided in the same shares, as exactly as whole
-    rows allow, and keeps at least one training row.
+    Parameters
+    ----------
+    validation : share of the rows; of those outside the fold, where ``test`` is one
+    test : share of the rows, or one of several folds, which are disjoint and of about the same size
+    labels : (count,) class numbers: each class is divided in the same shares, as exactly as whole rows (or groups)
+        allow. Without groups, times and folds each class keeps at least one training row
+    groups : (count,) group numbers from 0: all rows of a group go to the same part
+    times : (count,) what the rows are ordered by: the last ones are test rows, the last of the others are for
+        validation, and rows of one time are not divided. Fold k is trained on the rows before it, which are about k
+        of ``of + 1`` shares
 
     Raises
     ------
     DataError : if the shares are not possible, or leave a part without rows
     """
+    if isinstance(test, Fold):
+        rest, tested = _fold(count, test, seed, labels, groups, times)
+        others = [None if each is None else each[rest] for each in (labels, groups, times)]
+        inner = split(
+            len(rest), validation=validation, test=0.0, seed=seed, labels=others[0], groups=others[1], times=others[2]
+        )
+        return Split(rest[inner.train], rest[inner.validation], tested)
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise DataError(
             f"the shares {validation} for validation and {test} for test are not possible",
             hint="each must be 0 or more, and together less than 1",
         )
-    groups = np.zeros(count, np.int64) if labels is None else labels
-    sizes = np.bincount(groups)
-    # Each group may give all but one row, which stays for training.
-    from_test = _apportion(sizes, test, sizes - 1)
-    from_validation = _apportion(sizes, validation, sizes - 1 - from_test)
+    shares = {"train": 1 - validation - test, "validation": validation, "test": test}
+    if times is not None:
+        return _in_order(times, shares)
+    if groups is not None:
+        return _by_group(groups, labels, shares, generator(seed, SPLIT))
+    classes = np.zeros(count, np.int64) if labels is None else labels
+    sizes = np.bincount(classes)
+    # Each class may give all but one row, which stays for training.
+    from_test = _apportion(sizes, test, np.maximum(sizes - 1, 0))
+    from_validation = _apportion(sizes, validation, np.maximum(sizes - 1 - from_test, 0))
     for name, share, given in (("validation", validation, from_validation), ("test", test, from_test)):
         if share > 0 and not given.any():
             if round(share * count) > 0:
@@ -53,9 +92,9 @@ def split(count: int, *, validation: float, test: float, seed: int, labels: Rows
                 f"{count} rows are too few: a share of {share} for {name} is no row at all",
                 hint=f"use more data, a larger share, or {name}: 0",
             )
-    # In a shuffled order sorted by group, the first rows of each group go to the test part, and so on.
+    # In a shuffled order sorted by class, the first rows of each class go to the test part, and so on.
     order = generator(seed, SPLIT).permutation(count)
-    order = order[np.argsort(groups[order], kind="stable")]
+    order = order[np.argsort(classes[order], kind="stable")]
     starts = np.cumsum(sizes) - sizes
     place = np.arange(count) - np.repeat(starts, sizes)
     of_test = place < np.repeat(from_test, sizes)
@@ -80,3 +119,96 @@ def _apportion(sizes: Rows, share: float, limits: Rows) -> Rows:
     open_groups = by_remainder[(given < limits)[by_remainder] & (given <= exact)[by_remainder]]
     given[open_groups[: max(wanted, 0)]] += 1
     return given
+
+
+def _fold(
+    count: int, fold: Fold, seed: int, labels: Rows | None, groups: Rows | None, times: NDArray[Any] | None
+) -> tuple[Rows, Rows]:
+    """Return the rows to train on and those of the fold."""
+    if not 1 <= fold.number <= fold.of:
+        raise DataError(f"there is no fold {fold.number} of {fold.of}", hint="folds are counted from 1")
+    classes = np.zeros(count, np.int64) if labels is None else labels
+    if times is not None:
+        order = np.argsort(times, kind="stable")
+        size = count // (fold.of + 1)
+        first = count - (fold.of - fold.number + 1) * size
+        start, end = (_start_of_time(times[order], place) for place in (first, first + size))
+        if not 0 < start < end:
+            raise _too_few(len(np.unique(times)), "different times", fold)
+        return np.sort(order[:start]), np.sort(order[start:end])
+    if groups is not None:
+        if (number := len(np.unique(groups))) < fold.of:
+            raise _too_few(number, "groups", fold)
+        folds = _assigned(groups, classes, np.full(fold.of, 1 / fold.of), generator(seed, FOLDS))
+    else:
+        if count < fold.of:
+            raise _too_few(count, "rows", fold)
+        order = generator(seed, FOLDS).permutation(count)
+        folds = np.empty(count, np.int64)
+        folds[order[np.argsort(classes[order], kind="stable")]] = np.arange(count) % fold.of
+    return np.flatnonzero(folds != fold.number - 1), np.flatnonzero(folds == fold.number - 1)
+
+
+def _too_few(count: int, what: str, fold: Fold) -> DataError:
+    return DataError(f"{count} {what} are too few for {fold.of} folds", hint="use more data, or fewer folds")
+
+
+def _in_order(times: NDArray[Any], shares: dict[str, float]) -> Split:
+    """Return parts of rows in the order of time."""
+    order = np.argsort(times, kind="stable")
+    ends = np.rint(np.cumsum([shares["train"], shares["validation"]]) * len(times)).astype(int)
+    first, second = (_start_of_time(times[order], int(end)) for end in ends)
+    return _checked([order[:first], order[first:second], order[second:]], shares, "different times")
+
+
+def _start_of_time(times: NDArray[Any], place: int) -> int:
+    """Return the place of the first row that has the time of the row at ``place``, in sorted times."""
+    return len(times) if place >= len(times) else int(np.searchsorted(times, times[place], "left"))
+
+
+def _by_group(groups: Rows, labels: Rows | None, shares: dict[str, float], rng: np.random.Generator) -> Split:
+    """Return parts of whole groups."""
+    classes = np.zeros(len(groups), np.int64) if labels is None else labels
+    wanted = [number for number, share in enumerate(shares.values()) if share > 0]
+    assigned = np.array(wanted)[_assigned(groups, classes, np.array([*shares.values()])[wanted], rng)]
+    return _checked([np.flatnonzero(assigned == number) for number in range(len(shares))], shares, "groups")
+
+
+def _assigned(groups: Rows, labels: Rows, shares: NDArray[np.float64], rng: np.random.Generator) -> Rows:
+    """Return the part of each row, (count,): whole groups, such that each class is near its shares.
+
+    The largest groups are placed first, each where the sum over parts and classes of (rows / rows of the class)² /
+    share grows least, all rows counting as one more class: it is least where every class has its shares. The last
+    groups go to parts that are still empty.
+    """
+    number, classes = int(groups.max()) + 1, int(labels.max()) + 1
+    pairs, counts = np.unique(groups * classes + labels, return_counts=True)
+    group_of_pair, label = np.divmod(pairs, classes)
+    starts = np.searchsorted(group_of_pair, np.arange(number + 1))
+    sizes, totals = np.bincount(groups), np.append(np.bincount(labels), len(labels))
+    weights = 1.0 / np.maximum(totals, 1.0) ** 2
+    order = rng.permutation(number)
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    order = order[sizes[order] > 0]  # numbers that no row has
+    rows = np.zeros((len(shares), classes + 1))
+    part_of_group = np.empty(number, np.int64)
+    for left, group in zip(range(len(order), 0, -1), order, strict=True):
+        own = slice(starts[group], starts[group + 1])
+        of_class, added = np.append(label[own], classes), np.append(counts[own], sizes[group])
+        growth = ((2 * rows[:, of_class] + added) * added * weights[of_class]).sum(axis=1) / shares
+        empty = rows[:, -1] == 0
+        growth[~empty & (np.count_nonzero(empty) >= left)] = np.inf
+        part = np.lexsort((rows[:, -1] / shares, growth))[0]
+        rows[part, of_class] += added
+        part_of_group[group] = part
+    return part_of_group[groups]
+
+
+def _checked(parts: Sequence[Rows], shares: dict[str, float], what: str) -> Split:
+    """Return parts in the order of their rows. Raises DataError if a part that has a share is empty."""
+    for (name, share), rows in zip(shares.items(), parts, strict=True):
+        if share > 0 and not len(rows):
+            part = "training" if name == "train" else name
+            found = f"the rows have too few {what} for a share of {share:.3g} for {part}"
+            raise DataError(found, hint="use more data, or another share")
+    return Split(*map(np.sort, parts))
