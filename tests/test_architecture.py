@@ -12,7 +12,7 @@ from rooms import FILES, PACKAGE, ROOMS, ROOT, imports, room, room_of, rooms_bel
 
 FLOORS = [  # a room stands one floor above the highest room that it imports from
     ["errors", "limits", "phases", "seeds"],
-    ["ops", "data", "store"],
+    ["metrics", "ops", "data", "store"],
     ["backend"],
     ["autodiff", "optim", "checks"],
     ["nn", "bench", "drawing"],

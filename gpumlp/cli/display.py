@@ -15,18 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gpumlp.errors import printable
+from gpumlp.metrics import METRICS
 from gpumlp.runs import Listener
 from gpumlp.training.build import Parts
 
-NAMES = {
-    "loss": "loss",
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "auc": "AUC",
-    "rmse": "RMSE",
-    "mae": "MAE",
-    "r2": "R²",
-}
 MIN_BAR_COLUMNS = 76  # narrower terminals get plain lines instead of a progress bar
 FULL_NAMES_COLUMNS = 100  # from this width on the progress line has the full names of metrics
 WIDTH = 100  # columns that a table may have anywhere
@@ -168,17 +160,22 @@ def print_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> None:
     for part in metrics:
         table.add_column(part, justify="right", style="bold" if part == "test" else "")
     for name in next(iter(metrics.values()), ()):
-        table.add_row(NAMES.get(name, name), *(number(values.get(name)) for values in metrics.values()))
+        title = METRICS[name].title if name in METRICS else name
+        table.add_row(title, *(number(values.get(name)) for values in metrics.values()))
     print_table(table)
 
 
-def epoch_line(row: Mapping[str, Any], *, short: bool = False) -> str:
-    """Return the losses and metrics of an epoch in one line, with short names for a narrow terminal."""
+def epoch_line(row: Mapping[str, Any], metric: str = "loss", *, short: bool = False) -> str:
+    """Return the training loss, the validation loss and one more metric of an epoch in one line.
+
+    metric : what the best epoch is chosen by: it is shown, or else accuracy or RMSE
+    short : whether to shorten names for a narrow terminal
+    """
     shown = [f"loss {number(row['train_loss'])}"]
-    for key in ("validation_loss", "validation_accuracy", "validation_rmse"):
-        if key in row:
-            name = key.replace("_", " ")
-            shown.append(f"{name.replace('validation', 'val') if short else name} {number(row[key])}")
+    for name in ("loss", *(("accuracy", "rmse") if metric == "loss" else (metric,))):
+        if (key := f"validation_{name}") in row:
+            title = METRICS[name].title
+            shown.append(f"{'val' if short else 'validation'} {title} {number(row[key])}")
     return "  ".join(shown)
 
 
@@ -198,6 +195,7 @@ class Announcer(Listener):
             console=stderr,
         )
         self._task = self.progress.add_task("", total=None, line="")
+        self._metric = "loss"
         self._said, self._unsaid, self._epoch = -SECONDS_BETWEEN_LINES, "", 0
 
     def prepared(self, parts: Parts, folder: Path) -> None:
@@ -208,7 +206,7 @@ class Announcer(Listener):
             str(w) for w in (data.encoder.width, *(h.units for h in parts.hidden), data.encoder.outputs)
         )
         say(f"{', '.join(sizes)}; network {widths}, {len(parts.model.parameters):,} parameters")
-        self._epoch = trainer.epoch
+        self._epoch, self._metric = trainer.epoch, parts.metric
         self.progress.update(self._task, total=trainer.epochs, completed=trainer.epoch)
         if self.live:
             self.progress.start()
@@ -219,7 +217,7 @@ class Announcer(Listener):
 
     def epoch(self, row: dict[str, Any], best: bool) -> None:
         self._epoch = row["epoch"]
-        line = epoch_line(row, short=self._short)
+        line = epoch_line(row, self._metric, short=self._short)
         self.progress.update(self._task, completed=self._epoch, line=line)
         if self.live:
             return

@@ -31,6 +31,7 @@ from gpumlp.cli.display import (
 )
 from gpumlp.data import News, Source, read_blocks, read_start, stream_blocks
 from gpumlp.errors import LISTED, ConfigError, DataError, RunError, exit_code
+from gpumlp.metrics import METRICS
 from gpumlp.runs.folder import CONFIG, PICTURE, RunFolder
 from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, write_csv, write_predictions
 from gpumlp.store.formats import check_free, to_json, write_text
@@ -140,7 +141,8 @@ def _report(result: runs.Result) -> None:
     summary, folder = result.summary, result.folder
     rate = summary["samples_per_second"]
     speed = f", {rate:,.0f} rows/s" if rate else ""
-    tell(f"{_ending(summary)}; {duration(summary['seconds'])} of training on {summary['backend']}{speed}")
+    tell(f"{_ending(summary)}")
+    tell(f"{duration(summary['seconds'])} of training on {summary['backend']}{speed}")
     phases = summary["phases"]
     if sum(phases.values()) > MIN_TOLD_SECONDS:
         tell("seconds: " + ", ".join(f"{name} {duration(seconds)[:-2]}" for name, seconds in phases.items()))
@@ -150,8 +152,12 @@ def _report(result: runs.Result) -> None:
 
 
 def _ending(summary: dict[str, Any]) -> str:
-    epochs = summary["epochs"]
-    return f"{summary['status']} after {epochs} epoch{'s' * (epochs != 1)}, best epoch {summary['best_epoch']}"
+    epochs, metric, best = summary["epochs"], summary.get("metric"), summary["best_epoch"]
+    text = f"{summary['status']} after {epochs} epoch{'s' * (epochs != 1)}"
+    if not best:
+        return text
+    chosen = f", by the validation {METRICS[metric].title}" if metric in METRICS else ""
+    return f"{text}; best epoch {best}{chosen}"
 
 
 def evaluate(run: Path, data: Path | None, device: int, as_json: bool) -> None:

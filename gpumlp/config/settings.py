@@ -31,6 +31,7 @@ from gpumlp.data import (
 )
 from gpumlp.data.dataset import Task
 from gpumlp.errors import choices
+from gpumlp.metrics import METRICS
 from gpumlp.nn import INITIALIZERS, LOSSES, MAX_UNITS, NO_NORM, NORMS
 from gpumlp.ops import ACTIVATIONS, Hyper
 from gpumlp.ops.precision import PRECISIONS
@@ -401,15 +402,13 @@ def _schedules() -> dict[str, Row]:
 
 
 class EarlyStopping(Section):
-    """Early stopping on the validation loss."""
+    """Early stopping on the validation rows, by the metric that chooses the best epoch."""
 
-    patience: int = Field(
-        default=10, ge=1, description="epochs without a lower validation loss before training stops"
-    )
+    patience: int = Field(default=10, ge=1, description="epochs without a better metric before training stops")
     min_delta: float = Field(
         default=0.0,
         ge=0,
-        description="smallest decrease of the loss that resets patience; the epoch with the lowest loss is kept",
+        description="smallest improvement of the metric that resets patience; the best epoch is kept whatever it is",
     )
 
 
@@ -429,14 +428,24 @@ class Training(Section):
     seed: int = Field(
         default=0, ge=0, le=2**32 - 1, description="random seed of the split, initial weights, row order and dropout"
     )
+    metric: Annotated[str, NameIn(METRICS, ("auto",))] = Field(
+        default="auto",
+        description="metric of the validation rows that chooses the best epoch; of equal ones the later is kept for "
+        "accuracy, macro_f1 and auc; log_loss is measured after a temperature fitted to these rows; auto: loss",
+    )
     early_stopping: EarlyStopping | None = Field(
-        default=None, description="stop when the validation loss stops improving; null: run all epochs"
+        default=None, description="stop when the metric stops improving; null: run all epochs"
     )
     checkpoint_every: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description="steps between checkpoints, also within an epoch; null: at the ends of epochs, "
         "at most every two seconds",
     )
+
+    @property
+    def chosen_metric(self) -> str:
+        """The key of ``METRICS`` that is meant."""
+        return "loss" if self.metric == "auto" else self.metric
 
     def epochs_over(self, rows: int) -> int:
         """Return the number of epochs for this many training rows."""
@@ -486,12 +495,20 @@ class Settings(Section):
             fitting = [name for name, spec in LOSSES.items() if spec.task == self.task]
             what = f"{self.loss.name} is not a loss for {self.task}"
             problems.append(Problem(("loss", "name"), what, "allowed: auto, " + ", ".join(fitting)))
+        metric = self.training.metric
+        if metric in METRICS and METRICS[metric].task not in (None, self.task):
+            fitting = [name for name, each in METRICS.items() if each.task in (None, self.task)]
+            what = f"{metric} is not a metric for {self.task}"
+            problems.append(Problem(("training", "metric"), what, "allowed: auto, " + ", ".join(fitting)))
         if self.data.split.validation == 0:
             what = "needs validation rows, but data.split.validation is 0"
             hint = "set data.split.validation to a share or a file, or "
             if self.training.early_stopping:
                 path = ("training", "early_stopping")
                 problems.append(Problem(path, f"early stopping {what}", f"{hint}set early_stopping: null"))
+            if metric != "auto":
+                path = ("training", "metric")
+                problems.append(Problem(path, f"choosing the epoch by {metric} {what}", f"{hint}set metric: auto"))
             if SCHEDULES[self.schedule.name].watches:
                 path = ("schedule", "name")
                 problems.append(Problem(path, f"{self.schedule.name} {what}", f"{hint}choose another schedule"))

@@ -12,7 +12,7 @@ from gpumlp.errors import DamageError, RunError
 from gpumlp.store.formats import Arrays, read_arrays, write_arrays
 from gpumlp.training.loop import Loop, Progress
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

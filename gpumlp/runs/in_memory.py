@@ -12,7 +12,7 @@ from gpumlp.data.dataset import Task
 from gpumlp.errors import ConfigError, DataError, RunError
 from gpumlp.runs.model import SavedModel
 from gpumlp.runs.run import REMEDY
-from gpumlp.training.build import build, unknown_classes
+from gpumlp.training.build import build, unsuitable
 from gpumlp.training.loop import Diverged, Epoch, Loop
 
 IN_MEMORY = "<rows>"
@@ -105,7 +105,7 @@ def fit_source(
         seed=settings.training.seed,
         dialect=data.dialect,
     )
-    for setting, error in unknown_classes(settings, prepared.encoder.classes or ()):
+    for setting, error in unsuitable(settings, prepared):
         raise DataError(error.what, where=setting, hint=error.hint)
     for note in prepared.notes:
         log.info("%s", note)

@@ -17,6 +17,7 @@ from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend
 from gpumlp.data import Encoder, Features, News, Source, read, rows_of, with_columns
 from gpumlp.errors import BackendError, GpumlpError, RunError
+from gpumlp.metrics import classification, most_probable, regression
 from gpumlp.nn import MAX_UNITS, Hidden, Sequential, mlp
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.phases import phase
@@ -35,7 +36,6 @@ from gpumlp.store.formats import (
 )
 from gpumlp.training.device_data import outputs
 from gpumlp.training.measure import rows_at_once
-from gpumlp.training.metrics import classification, most_probable, regression
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from gpumlp.data import Dataset, Encoder
+from gpumlp.metrics import most_probable
 from gpumlp.runs.evaluation import Parts, load_run, load_trained, own_parts
 from gpumlp.runs.folder import RunFolder
 from gpumlp.runs.model import SavedModel
 from gpumlp.store.figure import new_figure, save
-from gpumlp.training.metrics import most_probable
 
 TRAIN, VALIDATION = "#1f77b4", "#d62728"
 DECADES = 20  # ratio of losses from which a straight scale would hide the small ones

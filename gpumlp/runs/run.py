@@ -13,6 +13,7 @@ from gpumlp.backend import Backend
 from gpumlp.config import Loaded, Settings, dump
 from gpumlp.data import Prepared
 from gpumlp.errors import DamageError, RunError, SignalError, WriteError
+from gpumlp.metrics import METRICS
 from gpumlp.phases import Phases, collected, phase
 from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.runs.folder import MODEL, RunFolder
@@ -30,8 +31,8 @@ CHECKPOINT_SHARE = 0.05  # of the time that saving may take, where it is slow
 NOTHING_KEPT = "no usable epoch before it"
 STOPPED = "stopped"
 """The status in the summary of a run that its listener ended."""
-MAX_BEST_SHARE, MIN_RISE = 0.5, 1.2
-"""Of a run that should have stopped earlier: the best epoch as a share of all, and the last loss over the best."""
+MAX_BEST_SHARE = 0.5
+"""The best epoch of a run that should have stopped earlier, as a share of all epochs."""
 REMEDY = "try a lower optimizer.learning_rate, optimizer.clip_norm=1, or schedule.warmup=0.05"
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ class _Run:
         self.phases = phases
         self.history = hashlib.sha256()  # of the lines of the history so far
         self._checkpoint_due = time.monotonic() + CHECKPOINT_SECONDS
-        self._validation_loss: float | None = None  # of the last epoch
+        self._last: float | None = None  # what the metric of the validation rows was after the last epoch
 
     def train(self, listener: Listener) -> str:
         """Train until the loop ends or the listener ends it; return the status of the run."""
@@ -165,7 +166,7 @@ class _Run:
                 if event.last < event.batches:
                     self._between_steps()
             elif isinstance(event, Epoch):
-                self._validation_loss = event.row.get("validation_loss")
+                self._last = event.row.get(f"validation_{loop.parts.metric}")
                 self.history.update(self.folder.add_to_history(event.row).encode())
                 if time.monotonic() >= self._checkpoint_due or self._is_due():
                     self._save_checkpoint()
@@ -215,6 +216,7 @@ class _Run:
             "status": status,
             "epochs": progress.epoch,
             "best_epoch": progress.best_epoch,
+            "metric": parts.metric if parts.data.validation else None,
             "seconds": seconds,
             "seconds_per_step": seconds / steps if steps else None,
             "samples_per_second": progress.epoch * parts.trainer.rows / seconds if seconds else None,
@@ -233,8 +235,9 @@ class _Run:
         return write_sealed(self.folder.summary, summary)
 
     def notes(self, reached: float) -> tuple[str, ...]:
-        """Return notes on the result, given the training loss that was reached."""
-        return tuple(note for note in (self._no_better_than_constant(reached), self._overfitted()) if note)
+        """Return a note on the result if there is one to make, given the training loss that was reached."""
+        note = self._no_better_than_constant(reached) or self._wasted()
+        return () if note is None else (note,)
 
     def _no_better_than_constant(self, reached: float) -> str | None:
         """Return a note if no network is needed for the training loss reached."""
@@ -249,24 +252,26 @@ class _Run:
             "or a higher optimizer.learning_rate"
         )
         if best < self.loop.progress.epoch:  # training went on, but validation did not improve
-            advice = f"the validation loss was lowest after epoch {best}, so the inputs may not be predictive"
+            advice = f"{self._best()}, so the inputs may not be predictive"
         return (
             f"no better than a constant: training loss {reached:.4g}, predicting {answer} gives {constant:.4g}; "
             f"{advice}"
         )
 
-    def _overfitted(self) -> str | None:
-        """Return a note if most epochs were run while the validation loss rose far above its best."""
-        progress, last = self.loop.progress, self._validation_loss
+    def _wasted(self) -> str | None:
+        """Return a note if more than half of the epochs came after the best one."""
+        progress, last = self.loop.progress, self._last
         if last is None or self.loop.parts.stopping or progress.best_epoch > MAX_BEST_SHARE * progress.epoch:
             return None
-        if last <= MIN_RISE * progress.best_loss:
-            return None
+        value = METRICS[self.loop.parts.metric].cost(progress.best_cost)
         return (
-            f"the validation loss was lowest after epoch {progress.best_epoch} of {progress.epoch} "
-            f"({progress.best_loss:.4g}) and rose to {last:.4g}; to stop earlier: "
+            f"{self._best()} of {progress.epoch} ({value:.4g}) and {last:.4g} after the last; to stop earlier: "
             "--set training.early_stopping.patience=10"
         )
+
+    def _best(self) -> str:
+        metric = METRICS[self.loop.parts.metric]
+        return f"the validation {metric.title} was {metric.superlative} after epoch {self.loop.progress.best_epoch}"
 
     @phase("save")
     def _save_checkpoint(self) -> None:

@@ -16,6 +16,7 @@ from gpumlp.config import ClassificationLoss, Loaded, Settings
 from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, prepare_files
 from gpumlp.errors import ConfigError, DataError, choices
 from gpumlp.limits import gigabytes
+from gpumlp.metrics import METRICS
 from gpumlp.nn import LOSSES, Hidden, Loss, Model, Sequential, count_parameters, mlp
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stopping:
-    """When to stop before the last epoch: ``patience`` epochs without a validation loss lower by ``min_delta``."""
+    """When to stop before the last epoch: ``patience`` epochs without one better by ``min_delta``."""
 
     patience: int
     min_delta: float = 0.0
@@ -34,7 +35,7 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything a run is made of."""
+    """Everything a run is made of. ``metric`` is the key of ``METRICS`` that the best epoch is chosen by."""
 
     backend: Backend
     data: Prepared
@@ -45,6 +46,7 @@ class Parts:
     schedule: Schedule
     trainer: Trainer
     stopping: Stopping | None = None
+    metric: str = "loss"
 
 
 def load_data(loaded: Loaded, encoder: Encoder | None = None, *, keep_sources: bool = False) -> Prepared:
@@ -78,21 +80,36 @@ def load_data(loaded: Loaded, encoder: Encoder | None = None, *, keep_sources: b
         )
     except MisfitError as error:
         raise DataError(loaded.report((f"data.{setting}", each) for setting, each in error.problems)) from None
-    if unknown := unknown_classes(settings, prepared.encoder.classes or ()):
-        raise DataError(loaded.report(unknown))
+    if problems := unsuitable(settings, prepared):
+        raise DataError(loaded.report(problems))
     return prepared
 
 
-def unknown_classes(settings: Settings, classes: Sequence[str]) -> list[tuple[str, DataError]]:
-    """Return the class weights of classes that are not in the data, by setting."""
+def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]]:
+    """Return the settings that do not fit the classes or the validation rows, each with what is wrong."""
+    classes, title = data.encoder.classes or (), settings.data.title
     wanted = settings.loss.class_weight if isinstance(settings.loss, ClassificationLoss) else None
-    if wanted is None or wanted == "balanced":
-        return []
-    what = {name: f"there is no class {name!r}" for name in wanted if name not in classes}
-    return [
-        (f"loss.class_weight.{name}", DataError(told, where=settings.data.title, hint=choices(name, classes)))
-        for name, told in what.items()
+    problems = [
+        (
+            f"loss.class_weight.{name}",
+            DataError(f"there is no class {name!r}", where=title, hint=choices(name, classes)),
+        )
+        for name in (wanted if isinstance(wanted, Mapping) else ())
+        if name not in classes
     ]
+    metric, what = settings.training.chosen_metric, None
+    if metric == "auc" and len(classes) > 2:
+        what, hint = f"AUC is measured for two classes, and there are {len(classes)}", "use accuracy or log_loss"
+    elif metric in ("auc", "r2") and data.validation is not None:
+        targets, weights = data.validation.targets, data.validation.weights
+        assert targets is not None
+        seen = targets if weights is None else targets[weights > 0]
+        if np.ptp(seen) == 0:
+            what = f"{METRICS[metric].title} is not defined: the target is the same in all validation rows"
+            hint = "use more validation rows (data.split.validation), or another metric"
+    if what is not None:
+        problems.append(("training.metric", DataError(what, where=title, hint=hint)))
+    return problems
 
 
 def build(settings: Settings, data: Prepared) -> Parts:
@@ -132,7 +149,7 @@ def build(settings: Settings, data: Prepared) -> Parts:
         seed=training.seed,
     )
     stopping = None if training.early_stopping is None else Stopping(**training.early_stopping.model_dump())
-    return Parts(backend, data, hidden, model, loss, optimizer, schedule, trainer, stopping)
+    return Parts(backend, data, hidden, model, loss, optimizer, schedule, trainer, stopping, training.chosen_metric)
 
 
 def lone_row(parts: Parts) -> str | None:

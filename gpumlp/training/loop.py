@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpumlp.metrics import METRICS
 from gpumlp.phases import phase
 from gpumlp.training.build import Parts
 from gpumlp.training.device_data import DeviceData
@@ -60,24 +61,25 @@ Event = Step | Epoch | Diverged
 class Progress:
     """How many epochs are done, which was the best, and since when there was no better one.
 
-    The best epoch is that of the lowest loss, which is kept. Patience counts from ``lower_epoch``, the last one whose
-    loss was lower by ``min_delta`` than that of the one before it that counted so.
+    The best epoch is that of the lowest cost (:meth:`gpumlp.metrics.Metric.cost`), and its weights are kept. Patience
+    counts from ``lower_epoch``, the last one whose cost was lower by ``min_delta`` than that of the one before it
+    that counted so.
     """
 
     epoch: int = 0
     seconds: float = 0.0
-    best_loss: float = math.inf
+    best_cost: float = math.inf
     best_epoch: int = 0
-    lower_loss: float = math.inf
+    lower_cost: float = math.inf
     lower_epoch: int = 0
 
-    def observe(self, loss: float, min_delta: float) -> bool:
-        """Take the validation loss of an epoch into account. Return whether it is the best so far."""
-        if loss < self.lower_loss - min_delta:
-            self.lower_loss, self.lower_epoch = loss, self.epoch
-        better = loss < self.best_loss
+    def observe(self, cost: float, min_delta: float, *, later: bool = False) -> bool:
+        """Take an epoch into account. Return whether it is the best so far (``later``: equally good counts)."""
+        if cost < self.lower_cost - min_delta:
+            self.lower_cost, self.lower_epoch = cost, self.epoch
+        better = cost < self.best_cost or (later and cost == self.best_cost)
         if better:
-            self.best_loss, self.best_epoch = loss, self.epoch
+            self.best_cost, self.best_epoch = cost, self.epoch
         return better
 
 
@@ -160,7 +162,7 @@ class Loop:
         if self.parts.data.validation is None:
             return {}
         with weights_in_place(self.parts.model, self.parts.optimizer.weights):
-            return self._measurement_of("validation")()
+            return self._measurement_of("validation")(tempered=self.parts.metric == "log_loss")
 
     def _not_finite(self, row: dict[str, Any]) -> str | None:
         """Return what is no longer finite, or None."""
@@ -171,9 +173,10 @@ class Loop:
 
     def _keep_best(self, measured: dict[str, float]) -> bool:
         """Keep the weights if they are the best so far; without validation rows the last are."""
-        better, stopping = True, self.parts.stopping
+        better, stopping, metric = True, self.parts.stopping, self.parts.metric
         if measured:
-            better = self.progress.observe(measured["loss"], stopping.min_delta if stopping else 0.0)
+            cost, min_delta = METRICS[metric].cost(measured[metric]), stopping.min_delta if stopping else 0.0
+            better = self.progress.observe(cost, min_delta, later=METRICS[metric].later)
             self.parts.schedule.observe(measured["loss"])
         else:
             self.progress.best_epoch = self.progress.epoch

@@ -7,10 +7,11 @@ from functools import partial
 
 import numpy as np
 
+from gpumlp import metrics
 from gpumlp.autodiff import Tensor
 from gpumlp.data import Dataset, Encoder
 from gpumlp.nn import Loss, Model
-from gpumlp.training import metrics
+from gpumlp.training.calibration import Temperature
 from gpumlp.training.device_data import DeviceData, evaluated
 
 MOST_ROWS, MOST_ANSWERS = 8192, 1 << 24
@@ -31,13 +32,22 @@ class Measurement:
         self.model, self.loss, self.encoder = model, loss, encoder
         self.device, self.batch = data, batch
 
-    def __call__(self) -> dict[str, float]:
-        """Return ``loss`` (in the units training uses) and the metrics of the task (in those of the target)."""
-        return measure(self.model, self.loss, self.encoder, [self.device], self.batch)
+    def __call__(self, *, tempered: bool = False) -> dict[str, float]:
+        """Return ``loss`` (in the units training uses) and the metrics of the task (in those of the target).
+
+        tempered : whether to add ``log_loss``, after a temperature fitted to these rows
+        """
+        return measure(self.model, self.loss, self.encoder, [self.device], self.batch, tempered=tempered)
 
 
 def measure(
-    model: Model, loss: Loss, encoder: Encoder, blocks: Iterable[DeviceData], batch: int | None = None
+    model: Model,
+    loss: Loss,
+    encoder: Encoder,
+    blocks: Iterable[DeviceData],
+    batch: int | None = None,
+    *,
+    tempered: bool = False,
 ) -> dict[str, float]:
     """Return the loss and the metrics of rows that come in blocks, of which only what is predicted is kept.
 
@@ -45,14 +55,17 @@ def measure(
     ----------
     blocks : rows with targets; their weights must be in the same units
     batch : rows computed at a time
+    tempered : whether to add ``log_loss``, after a temperature fitted to these rows
     """
     backend, batch = model.context.backend, batch or rows_at_once(encoder.outputs)
-    sums, predicted, targets, weights = np.zeros(4), [], [], []
+    sums, predicted, targets, weights, linear = np.zeros(4), [], [], [], []
     for block in blocks:
         _, block_targets, block_weights = block.arrays
         for rows, outputs in evaluated(model, len(block), partial(block.inputs, model), batch):
             weight = None if block_weights is None else block_weights[rows]
             sums += backend.to_host(loss.evaluate(outputs, block_targets[rows], weight))
+            if tempered:
+                linear.append(outputs.numpy())
             answers = model.answer(outputs).numpy()
             predicted.append(metrics.most_probable(answers) if answers.shape[1] > 1 else answers)
         assert block.host.targets is not None
@@ -62,6 +75,9 @@ def measure(
     each = [weight for weight in weights if weight is not None]
     weight = np.concatenate(each) if each else None
     mean = {"loss": float(sums[0] / sums[1])}
+    if tempered:
+        values = np.concatenate(linear)
+        mean["log_loss"] = metrics.log_loss(Temperature.fit(values, wanted, weight)(values), wanted, weight)
     if encoder.task == "classification":
         return mean | metrics.classification(outcome, wanted, weight)
     return mean | metrics.regression(encoder.restore(outcome), encoder.restore(wanted.astype(np.float64)), weight)

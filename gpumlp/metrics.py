@@ -1,7 +1,8 @@
-"""Metrics of predictions, computed on the host in float64."""
+"""Metrics of predictions, computed on the host in float64, and which of them the best epoch can be chosen by."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,46 @@ from gpumlp.errors import ShapeError
 
 Host = np.ndarray[Any, Any]
 Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric that the best epoch can be chosen by.
+
+    Parameters
+    ----------
+    title : its name in a sentence
+    task : classification or regression; None: both
+    rises : whether higher is better
+    later : whether the later of two equal epochs is better, as for metrics that only count rows
+    """
+
+    title: str
+    task: str | None
+    rises: bool = False
+    later: bool = False
+
+    @property
+    def superlative(self) -> str:
+        """What the best value is: ``highest`` or ``lowest``."""
+        return "highest" if self.rises else "lowest"
+
+    def cost(self, value: float) -> float:
+        """Return a number that is lower where the metric is better."""
+        return -value if self.rises else value
+
+
+METRICS: dict[str, Metric] = {
+    "loss": Metric("loss", None),
+    "accuracy": Metric("accuracy", "classification", rises=True, later=True),
+    "macro_f1": Metric("macro F1", "classification", rises=True, later=True),
+    "auc": Metric("AUC", "classification", rises=True, later=True),
+    "log_loss": Metric("log-loss", "classification"),
+    "rmse": Metric("RMSE", "regression"),
+    "mae": Metric("MAE", "regression"),
+    "r2": Metric("R²", "regression", rises=True),
+}
+"""The metrics by the names a user knows. ``log_loss`` is measured after a temperature fitted to the same rows."""
 
 
 def classification(predictions: Host, labels: Host, weights: Host | None = None) -> Metrics:
@@ -69,6 +110,17 @@ def auc(scores: Host, labels: Host, weights: Host) -> float:
     pairs = positive.sum() * negative.sum()
     below = np.cumsum(negative) - negative
     return float((positive * (below + 0.5 * negative)).sum() / pairs) if pairs else float("nan")
+
+
+def log_loss(probabilities: Host, labels: Host, weights: Host | None = None) -> float:
+    """Return the mean of -log p of the true class.
+
+    probabilities : (N, classes)
+    labels : (N,) class numbers
+    weights : (N,) or None for all alike
+    """
+    true = np.asarray(probabilities)[np.arange(len(labels)), labels]
+    return float(np.average(-np.log(true.clip(np.finfo(np.float64).tiny)), weights=weights))
 
 
 def regression(predictions: Host, targets: Host, weights: Host | None = None) -> Metrics:

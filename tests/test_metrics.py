@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpumlp import metrics
 from gpumlp.errors import ShapeError
-from gpumlp.training import metrics
 from gpumlp.training.measure import MOST_ANSWERS, MOST_ROWS, rows_at_once
 
 

@@ -1,0 +1,94 @@
+"""Probabilities that mean what they say: the temperature of a network's linear values, fitted on validation rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Host = np.ndarray[Any, Any]
+
+MAX_LOG_SHARPNESS = 16.0
+"""Largest |log| of the factor of the linear values: beyond it, the probabilities are all equal, or all 0 or 1."""
+
+MAX_STEPS, CLOSE = 100, 1e-12
+"""Steps of the search for the factor, and the relative step at which it ends."""
+
+
+def softmax(linear: Host) -> Host:
+    """Return the probability of each class, (N, classes) float64, from (N, K) linear values, of two classes (N, 1).
+
+    Both of two come from the value itself: 1 - p is 0 for every p that float32 rounds to 1.
+    """
+    both = both_of_two(linear.astype(np.float64, copy=False))
+    powers = np.exp(both - both.max(axis=1, keepdims=True))
+    shares: Host = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def both_of_two(linear: Host) -> Host:
+    """Return a linear value for each class, (N, classes); one value is that of the second of two classes."""
+    return np.concatenate([-linear, np.zeros_like(linear)], axis=1) if linear.shape[1] == 1 else linear
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A calibration that multiplies the linear values, and mixes in equal probabilities.
+
+    p = (1 - mix) softmax(sharpness z) + mix / classes. The order of the classes in a row stays as it was.
+
+    Parameters
+    ----------
+    sharpness : the factor b, which is 1 / temperature
+    mix : the share of equal probabilities, 1 / (rows it was fitted on + 1), so that no probability is 0 or 1
+
+    References
+    ----------
+    Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04599
+    """
+
+    sharpness: float
+    mix: float
+
+    @classmethod
+    def fit(cls, linear: Host, labels: Host, weights: Host | None = None) -> Temperature:
+        """Find the factor of the lowest log-loss.
+
+        The derivative of the log-loss, mean(Σ p z - z_y), rises with b: Newton's steps are taken where they stay
+        between the bounds found so far, which are halved otherwise.
+
+        Parameters
+        ----------
+        linear : (N, K) last linear values of the network; (N, 1) for two classes
+        labels : (N,) class numbers
+        weights : (N,) of the rows, or None for all alike
+        """
+        z = both_of_two(linear.astype(np.float64))
+        weight = np.ones(len(z)) if weights is None else weights.astype(np.float64)
+        kept = weight > 0
+        z, labels, weight = z[kept], labels[kept], weight[kept] / max(weight.sum(), 1e-300)
+        z -= z[np.arange(len(z)), labels][:, None]  # the gaps to the value of the true class
+        low, high, b = math.exp(-MAX_LOG_SHARPNESS), math.exp(MAX_LOG_SHARPNESS), 1.0
+        for _ in range(MAX_STEPS):
+            p = softmax(b * z)
+            mean = (p * z).sum(axis=1)
+            slope = float(weight @ mean)
+            if slope == 0:
+                break
+            low, high = (low, b) if slope > 0 else (b, high)
+            curvature = float(weight @ ((p * z**2).sum(axis=1) - mean**2))
+            following = b - slope / curvature if curvature > 0 else math.inf
+            if not low < following < high:
+                following = math.sqrt(low * high)
+            if abs(following - b) <= CLOSE * b:
+                break
+            b = following
+        return cls(b, 1.0 / (len(z) + 1.0))
+
+    def __call__(self, linear: Host) -> Host:
+        """Return the probability of each class, (N, classes) float64, from (N, K) linear values."""
+        shares = softmax(self.sharpness * linear.astype(np.float64))
+        mixed: Host = (1.0 - self.mix) * shares + self.mix / shares.shape[1]
+        return mixed
