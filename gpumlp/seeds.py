@@ -10,6 +10,8 @@ DROPOUT = 1
 """The key of the dropout masks."""
 ORDER = 2
 """The key of the order in which batches visit the rows."""
+MEMBER = 3
+"""The seeds of networks that are trained beside the first."""
 SPLIT = 0x5917
 """Division of the rows into training, validation and test rows."""
 FOLDS = 0xF01D
@@ -21,3 +23,8 @@ SEARCH = 0x5EA6
 def generator(seed: int, *purpose: int) -> np.random.Generator:
     """Return a generator that depends on the seed and the purpose alone, not on what was drawn before."""
     return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=purpose))
+
+
+def member_seed(seed: int, member: int) -> int:
+    """Return the seed of a member: of the first, counted from 0, that of the run itself."""
+    return seed if member == 0 else int(generator(seed, MEMBER, member).integers(2**63))

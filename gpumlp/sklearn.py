@@ -84,6 +84,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         dropout: float = 0.0,
         norm: str = "none",
         scaling: str | None = None,
+        members: int = 1,
         precision: str = "float64",
         backend: str = "auto",
     ) -> None:
@@ -108,6 +109,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         self.dropout = dropout
         self.norm = norm
         self.scaling = scaling
+        self.members = members
         self.precision = precision
         self.backend = backend
 
@@ -212,6 +214,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
             },
             schedule={"name": self.learning_rate},
             training=training,
+            members=_whole(self.members),
             backend=self.backend,
             precision=self.precision,
         )
@@ -325,6 +328,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
     learning_rate : a schedule of gpumlp: constant, cosine, step, exponential, one_cycle, plateau
     early_stopping : looks at the validation loss and keeps the weights of its lowest
     class_weight : balanced, or a weight for each class
+    members : number of networks, which predict by their mean
     dropout, norm, scaling, precision, backend : as in a configuration; float64 is the precision of scikit-learn, too
 
     Attributes
@@ -363,6 +367,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         dropout: float = 0.0,
         norm: str = "none",
         scaling: str | None = None,
+        members: int = 1,
         precision: str = "float64",
         backend: str = "auto",
     ) -> None:
@@ -388,6 +393,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
             dropout=dropout,
             norm=norm,
             scaling=scaling,
+            members=members,
             precision=precision,
             backend=backend,
         )

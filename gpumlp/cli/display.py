@@ -205,7 +205,8 @@ class Announcer(Listener):
         widths = " → ".join(
             str(w) for w in (data.encoder.width, *(h.units for h in parts.hidden), data.encoder.outputs)
         )
-        say(f"{', '.join(sizes)}; network {widths}, {len(parts.model.parameters):,} parameters")
+        what = f"{len(parts.members)} networks" if parts.members else "network"
+        say(f"{', '.join(sizes)}; {what} {widths}, {parts.model.size:,} parameters")
         self._epoch, self._metric = trainer.epoch, parts.metric
         self.progress.update(self._task, total=trainer.epochs, completed=trainer.epoch)
         if self.live:

@@ -157,7 +157,9 @@ def _ending(summary: dict[str, Any]) -> str:
     if not best:
         return text
     chosen = f", by the validation {METRICS[metric].title}" if metric in METRICS else ""
-    return f"{text}; best epoch {best}{chosen}"
+    each = sorted(member["best_epoch"] for member in summary.get("members", ()) if member["best_epoch"])
+    named = f"best epochs {each[0]} to {each[-1]}" if len(set(each)) > 1 else f"best epoch {best}"
+    return f"{text}; {named}{chosen}"
 
 
 def evaluate(run: Path, data: Path | None, device: int, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """Configuration: one YAML file to validated settings, with the line that each of them came from."""
 
 from gpumlp.config.load import HEADER, Loaded, configure, dump, json_schema, load
-from gpumlp.config.settings import ClassificationLoss, EarlyStopping, Settings, Training
+from gpumlp.config.settings import ClassificationLoss, EarlyStopping, Settings, Training, settings_of_member
 from gpumlp.config.starter import columns_of, guessed_task, starter
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "guessed_task",
     "json_schema",
     "load",
+    "settings_of_member",
     "starter",
 ]

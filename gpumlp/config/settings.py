@@ -33,9 +33,11 @@ from gpumlp.data.dataset import Task
 from gpumlp.errors import choices
 from gpumlp.metrics import METRICS
 from gpumlp.nn import INITIALIZERS, LOSSES, MAX_UNITS, NO_NORM, NORMS
+from gpumlp.nn.ensemble import MAX_MEMBERS, MEANS
 from gpumlp.ops import ACTIVATIONS, Hyper
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import OPTIMIZERS, SCHEDULES
+from gpumlp.seeds import member_seed
 
 VERSION = 1
 """Of the settings: one more when what a file says would no longer mean the same."""
@@ -454,6 +456,52 @@ class Training(Section):
         return max(MIN_EPOCHS, min(math.ceil(DEFAULT_STEPS / math.ceil(rows / self.batch_size)), MAX_EPOCHS))
 
 
+BEST = {"own": "each network's own", "joint": "the one at which their mean is best"}
+"""Which epoch's weights are kept of each member."""
+
+
+def members_of_count(given: object) -> object:
+    """Let a bare number stand for a section with this count."""
+    return {"count": given} if isinstance(given, int) and not isinstance(given, bool) else given
+
+
+class Members(Section):
+    """Networks trained side by side on the same rows, which predict by their mean."""
+
+    count: int = Field(default=1, ge=1, le=MAX_MEMBERS, description="number of networks")
+    best: Annotated[str, NameIn(BEST)] = Field(
+        default="own",
+        description="epoch whose weights are kept: "
+        + "; ".join(f"{name} ({meaning})" for name, meaning in BEST.items()),
+    )
+    learning_rate: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False)] | None = Field(
+        default=None, description="learning rate of each network, a list; null: optimizer.learning_rate"
+    )
+    weight_decay: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False)] | None = Field(
+        default=None, description="weight decay of each network, a list; null: optimizer.weight_decay"
+    )
+    dropout: Annotated[tuple[Dropout, ...], Field(strict=False)] | None = Field(
+        default=None, description="dropout rate of all hidden layers of each network, a list; null: those of model"
+    )
+
+    @model_validator(mode="after")
+    def _one_for_each(self) -> Self:
+        problems = []
+        for name in ("learning_rate", "weight_decay", "dropout"):
+            given = getattr(self, name)
+            if given is not None and len(given) != self.count:
+                values, networks = "value" + "s" * (len(given) != 1), "network" + "s" * (self.count != 1)
+                what = f"{len(given)} {values} for {self.count} {networks}"
+                problems.append(Problem((name,), what, "give one value for each, or set members.count"))
+        refuse("Members", problems)
+        return self
+
+    @model_serializer
+    def _short(self) -> int | dict[str, Any]:
+        own = {key: value for key, value in self if value is not None}
+        return self.count if own == {"count": self.count, "best": "own"} else own
+
+
 def _all_defaults() -> Any:
     """Return a section with nothing set, for validation to fill in."""
     return {}
@@ -475,6 +523,9 @@ class Settings(Section):
         default_factory=_all_defaults, description="learning rate schedule"
     )
     training: Training = Field(default=Training(), description="epochs, batches, seed and early stopping")
+    members: Annotated[Members, BeforeValidator(members_of_count, json_schema_input_type=int | Members)] = Field(
+        default=Members(), description="networks trained side by side, which predict by their mean: a number of them"
+    )
     backend: Annotated[str, NameIn(BACKENDS, ("auto",))] = Field(
         default="auto", description="compute backend; auto: the fastest available"
     )
@@ -517,10 +568,33 @@ class Settings(Section):
         ):
             what = "batch norm needs batches of at least 2 rows"
             problems.append(Problem(("training", "batch_size"), what, "use a larger batch_size, or norm: layer"))
+        if self.members.count > 1 and LOSSES[self.loss.name].many.link not in MEANS:
+            what = f"predictions of a network trained with {self.loss.name} have no mean"
+            problems.append(Problem(("members",), what, "set members: 1, or choose another loss"))
         if self.precision != "float64":
             problems += _beyond_float32(self.model_dump(mode="json"))
         refuse("Settings", problems)
         return self
+
+
+def settings_of_member(settings: Settings, member: int) -> Settings:
+    """Return the settings that one network of several is trained with; ``member`` counts from 0."""
+    members, optimizer, model = settings.members, {}, settings.model
+    for name in ("learning_rate", "weight_decay"):
+        if (each := getattr(members, name)) is not None:
+            optimizer[name] = each[member]
+    if members.dropout is not None:
+        hidden = tuple(block.model_copy(update={"dropout": None}) for block in model.hidden)
+        model = model.model_copy(update={"dropout": members.dropout[member], "hidden": hidden})
+    training = settings.training.model_copy(update={"seed": member_seed(settings.training.seed, member)})
+    return settings.model_copy(
+        update={
+            "model": model,
+            "optimizer": settings.optimizer.model_copy(update=optimizer),
+            "training": training,
+            "members": Members(),
+        }
+    )
 
 
 def _beyond_float32(value: object, path: KeyPath = ()) -> Iterator[Problem]:

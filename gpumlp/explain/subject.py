@@ -61,12 +61,15 @@ def load_subject(path: Path, overrides: Sequence[str] = (), backend: str | None 
         settings = run.loaded.settings
         model = load_trained(path, backend or settings.backend)
         parts, notes = own_parts(run, model)
-        network, encoder, train = model.network, model.encoder, parts["train"]
+        whole, encoder, train = model.network, model.encoder, parts["train"]
     else:
         loaded = load(path, [*overrides, f"backend={backend}"] if backend else overrides)
         settings, data = loaded.settings, load_data(loaded)
-        network = build(settings, data).model
+        whole = build(settings, data).model
         encoder, train, notes = data.encoder, data.train, data.notes
+    network = whole.networks[0]
+    if len(whole.networks) > 1:
+        notes = (*notes, f"this is network 1 of {len(whole.networks)}")
     _widen(network)
     return Subject(network, build_loss(settings, network, encoder, train), encoder, train, notes)
 

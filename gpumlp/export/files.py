@@ -20,7 +20,8 @@ from gpumlp.export.graph import load_onnx, run_onnx, write_onnx
 from gpumlp.export.script import run_script, write_script
 from gpumlp.export.tensors import run_tensors, write_tensors
 from gpumlp.export.trace import Computation, Tracer, trace_network
-from gpumlp.nn import mlp
+from gpumlp.nn import Ensemble
+from gpumlp.nn.ensemble import networks
 from gpumlp.runs import load_run, load_trained
 from gpumlp.runs.model import Predictions, SavedModel
 from gpumlp.store.atomic import replacing
@@ -156,7 +157,8 @@ def _predicted(model: SavedModel, source: Source) -> Predictions:
 
 def _rebuilt(model: SavedModel, backend: Backend, dtype: Any) -> SavedModel:
     """Return a model with the same numbers on another backend, in another dtype."""
-    network = mlp(model.hidden, model.encoder.outputs, model.network.link)
+    members = len(model.network.networks) if isinstance(model.network, Ensemble) else None
+    network = networks(members, model.hidden, model.encoder.outputs, model.network.link)
     network.build(model.encoder.width, backend=backend, dtype=dtype)
     network.load(model.network.arrays())
     return replace(model, network=network)

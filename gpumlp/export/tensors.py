@@ -8,7 +8,8 @@ from pathlib import Path
 from gpumlp.backend import Backend
 from gpumlp.data import Encoder, News, Source
 from gpumlp.export.trace import Computation
-from gpumlp.nn import Hidden, mlp
+from gpumlp.nn import Ensemble, Hidden
+from gpumlp.nn.ensemble import networks
 from gpumlp.runs.model import Predictions, SavedModel
 from gpumlp.store.formats import read_arrays, write_arrays
 
@@ -28,6 +29,7 @@ def write_tensors(path: Path, model: SavedModel, computed: Computation) -> None:
             "hidden": [asdict(hidden) for hidden in model.hidden],
             "outputs": encoder.outputs,
             "link": network.link,
+            **({"members": len(network.networks)} if isinstance(network, Ensemble) else {}),
         },
         "encoder": fields,
     }
@@ -40,7 +42,7 @@ def run_tensors(path: Path, model: SavedModel, source: Source) -> Predictions:
     fitted = {name.removeprefix("encoder."): each for name, each in arrays.items() if name.startswith("encoder.")}
     encoder, net = Encoder.from_state(described["encoder"], fitted), described["network"]
     hidden = tuple(Hidden(**each) for each in net["hidden"])
-    network = mlp(hidden, net["outputs"], net["link"])
+    network = networks(net.get("members"), hidden, net["outputs"], net["link"])
     weights = {name: array for name, array in arrays.items() if not name.startswith("encoder.")}
     network.build(net["inputs"], backend=Backend(), dtype=next(iter(weights.values())).dtype)
     network.load(weights)

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpumlp.autodiff import Tensor
 from gpumlp.autodiff.tensor import wrap
 from gpumlp.backend import Backend
 from gpumlp.errors import GpumlpError, RunError
-from gpumlp.nn import Sequential
+from gpumlp.nn import Ensemble, Sequential
+from gpumlp.nn.ensemble import mean_of_members
 from gpumlp.ops.record import Array, Op
 from gpumlp.ops.special import Derivative, Formula
 
@@ -170,7 +172,7 @@ class Computation:
         return {address_of(array): name for name, array in self.named.items()}
 
 
-def trace_network(network: Sequential) -> Computation:
+def trace_network(network: Sequential | Ensemble) -> Computation:
     """Return what a network computes that was built on a :class:`Tracer`.
 
     Raises
@@ -180,8 +182,19 @@ def trace_network(network: Sequential) -> Computation:
     tracer, dtype = network.context.backend, network.context.dtype
     example = np.linspace(-1.0, 1.0, EXAMPLE_ROWS * network.widths[0]).reshape(EXAMPLE_ROWS, -1)
     start = as_input(example.astype(dtype))
-    x = wrap(start, tracer)
     names = {id(layer): name for name, layer in network.layers().items()}
+    outputs = [_trace_layers(member, wrap(start, tracer), names) for member in network.networks]
+    try:
+        x = mean_of_members(network.link, outputs)
+        answer = node_of(network.answer(x).array)
+    except (UnwritableError, GpumlpError) as error:
+        raise RunError(f"the activation {network.link} cannot be exported: it uses {error}") from None
+    arrays = {name: array for member in network.networks for name, array in _arrays_of(member, names).items()}
+    return Computation(node_of(start), node_of(x.array), answer, arrays)
+
+
+def _trace_layers(network: Sequential, x: Tensor, names: Mapping[int, str]) -> Tensor:
+    """Return the last linear values of one network."""
     for layer in network.chain:
         try:
             x = layer.linear(x) if layer is network.chain[-1] else layer(x)
@@ -189,12 +202,16 @@ def trace_network(network: Sequential) -> Computation:
         except (UnwritableError, GpumlpError) as error:
             kind = type(layer).__name__
             raise RunError(f"the layer {names[id(layer)]} ({kind}) cannot be exported: it uses {error}") from None
-    try:
-        answer = node_of(network.answer(x).array)
-    except (UnwritableError, GpumlpError) as error:
-        raise RunError(f"the activation {network.link} cannot be exported: it uses {error}") from None
-    arrays = {name: variable.array for name, variable in network.parameters.variables.items()} | network.state
-    return Computation(node_of(start), node_of(x.array), answer, arrays)
+    return x
+
+
+def _arrays_of(network: Sequential, names: Mapping[int, str]) -> dict[str, NDArray[Any]]:
+    """Return parameters and running averages of one network, by the names of the layers in the whole."""
+    found: dict[str, NDArray[Any]] = {}
+    for layer in network.layers().values():
+        trained = {key: variable.array for group in (layer.weights, layer.offsets) for key, variable in group.items()}
+        found |= {f"{names[id(layer)]}.{key}": array for key, array in (trained | layer.state).items()}
+    return found
 
 
 def trace_function(function: Callable[[Any], Any], width: int) -> tuple[Node, Node]:

@@ -1,5 +1,6 @@
 """Networks: layers, models, initial weights, losses."""
 
+from gpumlp.nn.ensemble import Ensemble
 from gpumlp.nn.initializers import INITIALIZERS
 from gpumlp.nn.layer import Declared, Equation, Layer
 from gpumlp.nn.layers import NORMS, Activation, BatchNorm, Dense, Dropout, LayerNorm
@@ -19,6 +20,7 @@ __all__ = [
     "Declared",
     "Dense",
     "Dropout",
+    "Ensemble",
     "Equation",
     "Hidden",
     "Layer",

@@ -100,6 +100,11 @@ class Model:
         return self
 
     @property
+    def size(self) -> int:
+        """How many numbers are trained."""
+        return len(self.parameters)
+
+    @property
     def is_built(self) -> bool:
         """True once the parameters have been made."""
         return hasattr(self, "parameters")
@@ -200,6 +205,11 @@ class Sequential(Model):
         for layer in before:
             x = layer(x, training=training)
         return last.linear(x, training=training)
+
+    @property
+    def networks(self) -> tuple[Sequential, ...]:
+        """The networks that it is made of: itself."""
+        return (self,)
 
     def declare(self, inputs: int) -> dict[str, Declared]:
         """Return all arrays that the network has for rows of ``inputs`` values, by name, without making any."""

@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpumlp.errors import DamageError, RunError
 from gpumlp.store.formats import Arrays, read_arrays, write_arrays
-from gpumlp.training.loop import Loop, Progress
+from gpumlp.training.loop import Diverged, Loop, Progress
+from gpumlp.training.members import MembersLoop
 
 FORMAT = 3
 
@@ -29,6 +32,8 @@ class Checkpoint:
     backend : the name of the backend
     settings : what :func:`gpumlp.runs.identity.decisive` returns
     history : SHA-256 of the lines of metrics.jsonl up to here
+    members : of several networks the checkpoint of each loop; ``model``, ``best`` and ``optimizer`` are empty then
+    diverged : the epoch and the reason for which a network is no longer trained, while others are
     """
 
     model: Arrays
@@ -42,11 +47,28 @@ class Checkpoint:
     backend: str
     settings: dict[str, Any]
     history: str
+    members: tuple[Checkpoint, ...] = ()
+    diverged: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, loop: Loop, settings: Mapping[str, Any], history: str) -> Checkpoint:
         """Return where a loop stands, once the device has done what it was given."""
         parts, trainer = loop.parts, loop.parts.trainer
+        if isinstance(loop, MembersLoop):
+            return cls(
+                model={},
+                best={},
+                optimizer={},
+                totals=np.zeros(4),
+                progress=replace(loop.progress),
+                trainer={"epoch": loop.progress.epoch, "batch": loop.batch, "seconds": loop.seconds},
+                schedule={},
+                data=parts.data.fingerprint,
+                backend=parts.backend.name,
+                settings=dict(settings),
+                history=history,
+                members=tuple(cls.of(each, {}, "") for each in loop.loops),
+            )
         trainer.pause()
         return cls(
             model=parts.model.arrays(),
@@ -60,6 +82,7 @@ class Checkpoint:
             backend=parts.backend.name,
             settings=dict(settings),
             history=history,
+            diverged=None if loop.diverged is None else asdict(loop.diverged),
         )
 
     def check(self, loop: Loop) -> None:
@@ -79,33 +102,59 @@ class Checkpoint:
                 raise DamageError(f"{name} is not in the format of this version of gpumlp")
         progress, trainer = self.progress, loop.parts.trainer
         stands = 0 <= self.trainer["epoch"] <= trainer.epochs and 0 <= self.trainer["batch"] <= trainer.batches
-        if not stands or progress.epoch != self.trainer["epoch"] or not 0 <= progress.best_epoch <= progress.epoch:
+        counted = self.trainer["epoch"] - (self.diverged is not None)  # the epoch in which a network diverged is not
+        if not stands or progress.epoch != counted or not 0 <= progress.best_epoch <= progress.epoch:
             raise DamageError("its position is not one that a run reaches")
+        if isinstance(loop, MembersLoop):
+            self._check_members(loop)
+
+    def _check_members(self, loop: MembersLoop) -> None:
+        """Raise DamageError where the networks of a run are not all there, or do not stand at the same step."""
+        if len(self.members) != len(loop.loops):
+            raise DamageError(f"it has {len(self.members)} networks, the run {len(loop.loops)}")
+        here = {"epoch": self.trainer["epoch"], "batch": self.trainer["batch"]}
+        for member, each in zip(self.members, loop.loops, strict=True):
+            member.check(each)
+            if member.trainer["epoch"] > here["epoch"] + (member.diverged is not None):
+                raise DamageError("its networks do not stand at the same epoch")
 
     def put(self, loop: Loop) -> None:
         """Let a loop stand there."""
         parts = loop.parts
+        if isinstance(loop, MembersLoop):
+            for member, each in zip(self.members, loop.loops, strict=True):
+                member.put(each)
+            loop.progress, loop.batch, loop.seconds = self.progress, self.trainer["batch"], self.trainer["seconds"]
+            loop.gather()
+            return
         parts.model.load(self.model)
         for name, target in parts.optimizer.state.items():
             parts.backend.write(target, self.optimizer[name])
         loop.best, loop.progress = self.best, self.progress
+        loop.diverged = None if self.diverged is None else Diverged(**self.diverged)
         parts.schedule.state = self.schedule
         parts.trainer.go_to(**self.trainer, totals=self.totals)
 
     def write(self, path: Path) -> None:
         """Write the file of a checkpoint. Raises WriteError."""
-        arrays = {f"model/{name}": array for name, array in self.model.items()}
-        arrays |= {f"best/{name}": array for name, array in self.best.items()}
-        arrays |= {f"optimizer/{name}": array for name, array in self.optimizer.items()}
-        arrays["trainer/totals"] = self.totals
-        meta = {
-            "format": FORMAT,
+        arrays, meta = self._stand("")
+        for number, member in enumerate(self.members, 1):
+            more, stand = member._stand(f"member_{number}/")
+            arrays |= more
+            meta.setdefault("members", []).append(stand)
+        write_arrays(path, arrays, {"format": FORMAT, **meta, **{name: getattr(self, name) for name in BELONGS}})
+
+    def _stand(self, prefix: str) -> tuple[Arrays, dict[str, Any]]:
+        """Return where one loop stands, as arrays by name and all else as JSON."""
+        groups = {"model": self.model, "best": self.best, "optimizer": self.optimizer}
+        arrays = {f"{prefix}{key}/{name}": a for key, group in groups.items() for name, a in group.items()}
+        arrays[f"{prefix}trainer/totals"] = self.totals
+        meta: dict[str, Any] = {
             "progress": asdict(self.progress),
             "trainer": self.trainer,
             "schedule": self.schedule,
-            **{name: getattr(self, name) for name in BELONGS},
         }
-        write_arrays(path, arrays, meta)
+        return arrays, meta if self.diverged is None else {**meta, "diverged": self.diverged}
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
@@ -114,24 +163,42 @@ class Checkpoint:
         if (version := meta.get("format")) != FORMAT:
             what = f"the checkpoint has format {version!r}; this version of gpumlp resumes from format {FORMAT}"
             raise RunError(what, where=str(path), hint="resume with the version of gpumlp that started the run")
-        groups: dict[str, Arrays] = {"model": {}, "best": {}, "optimizer": {}, "trainer": {}}
         try:
-            for name, array in arrays.items():
-                group, _, key = name.partition("/")
-                groups[group][key] = array
-            return cls(
-                model=groups["model"],
-                best=groups["best"],
-                optimizer=groups["optimizer"],
-                totals=groups["trainer"]["totals"],
-                progress=Progress(**meta["progress"]),
-                trainer={**meta["trainer"]},
-                schedule={**meta["schedule"]},
-                settings={**meta["settings"]},
-                **{name: str(meta[name]) for name in BELONGS if name != "settings"},
-            )
-        except (KeyError, TypeError) as error:
+            belongs = {name: str(meta[name]) for name in BELONGS if name != "settings"}
+            members: dict[str, Arrays] = {}
+            for name in [name for name in arrays if name.startswith("member_")]:
+                member, _, key = name.partition("/")
+                members.setdefault(member, {})[key] = arrays.pop(name)
+            each = [
+                cls._standing(members[f"member_{number}"], stand, {}, dict.fromkeys(belongs, ""))
+                for number, stand in enumerate(meta.get("members", ()), 1)
+            ]
+            return replace(cls._standing(arrays, meta, {**meta["settings"]}, belongs), members=tuple(each))
+        except (KeyError, TypeError, AttributeError) as error:
             raise DamageError(f"not a gpumlp checkpoint: {error}", where=str(path)) from None
+
+    @classmethod
+    def _standing(
+        cls, arrays: Arrays, meta: Mapping[str, Any], settings: dict[str, Any], belongs: Mapping[str, str]
+    ) -> Checkpoint:
+        groups: dict[str, Arrays] = {"model": {}, "best": {}, "optimizer": {}, "trainer": {}}
+        for name, array in arrays.items():
+            group, _, key = name.partition("/")
+            groups[group][key] = array
+        return cls(
+            model=groups["model"],
+            best=groups["best"],
+            optimizer=groups["optimizer"],
+            totals=groups["trainer"]["totals"],
+            progress=Progress(**meta["progress"]),
+            trainer={**meta["trainer"]},
+            schedule={**meta["schedule"]},
+            settings=settings,
+            diverged=None if meta.get("diverged") is None else {**meta["diverged"]},
+            data=belongs["data"],
+            backend=belongs["backend"],
+            history=belongs["history"],
+        )
 
 
 BELONGS = ("data", "backend", "settings", "history")

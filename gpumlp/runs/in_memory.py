@@ -13,7 +13,8 @@ from gpumlp.errors import ConfigError, DataError, RunError
 from gpumlp.runs.model import SavedModel
 from gpumlp.runs.run import REMEDY
 from gpumlp.training.build import build, unsuitable
-from gpumlp.training.loop import Diverged, Epoch, Loop
+from gpumlp.training.loop import Diverged, Epoch
+from gpumlp.training.members import loop_over
 
 IN_MEMORY = "<rows>"
 """What stands for the path of rows in memory."""
@@ -123,7 +124,7 @@ def category_columns(table: Any) -> dict[str, Kind]:
 
 def _trained(settings: Settings, prepared: Prepared, stop: Callable[[Mapping[str, Any]], bool] | None) -> SavedModel:
     parts = build(settings, prepared)
-    loop = Loop(parts)
+    loop = loop_over(parts)
     history: list[dict[str, Any]] = []
     for event in loop:
         if isinstance(event, Diverged):

@@ -18,7 +18,8 @@ from gpumlp.backend import Backend
 from gpumlp.data import Encoder, Features, News, Source, read, rows_of, with_columns
 from gpumlp.errors import BackendError, GpumlpError, RunError
 from gpumlp.metrics import classification, most_probable, regression
-from gpumlp.nn import MAX_UNITS, Hidden, Sequential, mlp
+from gpumlp.nn import MAX_UNITS, Ensemble, Hidden, Sequential
+from gpumlp.nn.ensemble import MAX_MEMBERS, networks
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.phases import phase
 from gpumlp.store.formats import (
@@ -37,7 +38,8 @@ from gpumlp.store.formats import (
 from gpumlp.training.device_data import outputs
 from gpumlp.training.measure import rows_at_once
 
-FORMAT = 1
+FORMAT = 2
+"""Of models: 2 where there are several networks, else 1."""
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 
 
@@ -64,12 +66,12 @@ class SavedModel:
 
     Parameters
     ----------
-    encoder, network, hidden : the encoding, the network, its hidden layers
+    encoder, network, hidden : the encoding, the network (or several that predict by their mean), its hidden layers
     history : a row of losses and metrics for each epoch, where the model was trained by ``fit``
     """
 
     encoder: Encoder
-    network: Sequential
+    network: Sequential | Ensemble
     hidden: tuple[Hidden, ...]
     history: tuple[Mapping[str, Any], ...] = ()
 
@@ -198,7 +200,7 @@ def _probabilities(linear: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 @phase("save")
 def save_model(
-    folder: Path, network: Sequential, hidden: tuple[Hidden, ...], encoder: Encoder, weights: Arrays
+    folder: Path, network: Sequential | Ensemble, hidden: tuple[Hidden, ...], encoder: Encoder, weights: Arrays
 ) -> str:
     """Write a model; return its checksum. ``weights`` are the arrays of ``network.arrays()`` that are to be kept.
 
@@ -213,14 +215,17 @@ def save_model(
 
 
 def format_model(
-    network: Sequential, hidden: tuple[Hidden, ...], encoder: Encoder, weights: Arrays
+    network: Sequential | Ensemble, hidden: tuple[Hidden, ...], encoder: Encoder, weights: Arrays
 ) -> tuple[dict[str, bytes], str]:
     """Return the files of a model, by name, and its checksum."""
     fields, fitted = encoder.to_state()
     arrays = {f"network/{k}": v for k, v in weights.items()} | {f"encoder/{k}": v for k, v in fitted.items()}
-    content, checksum = format_arrays(arrays, {"format": FORMAT})
+    # What one network needs is in format 1, which earlier versions read.
+    members = {"members": len(network.networks)} if isinstance(network, Ensemble) else {}
+    version = FORMAT if members else 1
+    content, checksum = format_arrays(arrays, {"format": version})
     description = {
-        "format": FORMAT,
+        "format": version,
         "weights": checksum,
         "network": {
             "inputs": encoder.width,
@@ -228,6 +233,7 @@ def format_model(
             "outputs": encoder.outputs,
             "link": network.link,
             "dtype": network.context.dtype.name,
+            **members,
         },
         "encoder": fields,
     }
@@ -273,7 +279,7 @@ def _restored(
         _check_sizes(net, hidden)
         encoder = Encoder.from_state(description["encoder"], _under("encoder/", arrays))
         weights = _under("network/", arrays)
-        network = mlp(hidden, net["outputs"], net["link"])
+        network = networks(net["members"] if version > 1 else None, hidden, net["outputs"], net["link"])
         _check_weights(network, weights, net["inputs"], folder)
         network.build(net["inputs"], backend=backend, dtype=net["dtype"])
         network.load(weights)
@@ -294,11 +300,13 @@ def _check_sizes(net: Mapping[str, Any], hidden: tuple[Hidden, ...]) -> None:
     for size in (net["inputs"], net["outputs"], *(h.units for h in hidden)):
         if type(size) is not int or not 0 < size <= MAX_UNITS:
             raise ValueError(f"a layer of width {size!r}")
+    if "members" in net and (type(net["members"]) is not int or not 0 < net["members"] <= MAX_MEMBERS):
+        raise ValueError(f"{net['members']!r} networks")
     if net["dtype"] not in {precision.stored for precision in PRECISIONS.values()}:
         raise ValueError(f"dtype {net['dtype']!r}")
 
 
-def _check_weights(network: Sequential, weights: Arrays, inputs: int, where: str) -> None:
+def _check_weights(network: Sequential | Ensemble, weights: Arrays, inputs: int, where: str) -> None:
     """Compare the arrays with those that the network declares, before any memory of these sizes is taken."""
     declared = {name: array.shape for name, array in network.declare(inputs).items()}
     if declared != {name: array.shape for name, array in weights.items()}:

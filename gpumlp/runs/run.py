@@ -24,6 +24,7 @@ from gpumlp.store.formats import json_line, write_sealed, writing
 from gpumlp.training.build import Parts, build, load_data, lone_row
 from gpumlp.training.loop import DIVERGED, Diverged, Epoch, Loop, Step
 from gpumlp.training.measure import constant_loss
+from gpumlp.training.members import MembersLoop, loop_over
 
 KEPT_CHECKPOINTS = 3
 CHECKPOINT_SECONDS = 2.0  # what an interruption may cost at most, besides the epoch it falls into
@@ -101,7 +102,7 @@ def train(
     with signals() as watched, collected() as phases:
         parts = build(loaded.settings, load_data(loaded) if data is None else data)
         run = _Run(
-            place, Loop(parts, every=loaded.settings.training.checkpoint_every), loaded.settings, watched, phases
+            place, loop_over(parts, every=loaded.settings.training.checkpoint_every), loaded.settings, watched, phases
         )
         try:
             lines = run.restore() if resume else None
@@ -187,7 +188,7 @@ class _Run:
 
     def _is_due(self) -> bool:
         """Return whether the steps done are a whole number of times those between two checkpoints."""
-        return self.loop.every is not None and self.loop.parts.trainer.steps % self.loop.every == 0
+        return self.loop.every is not None and self.loop.steps % self.loop.every == 0
 
     def _end_if_asked(self) -> None:
         """Save and raise SignalError if a signal has arrived."""
@@ -223,10 +224,11 @@ class _Run:
             "backend": parts.backend.name,
             "device": parts.backend.device_name,
             "device_memory": parts.backend.memory_held,
-            "parameters": len(parts.model.parameters),
+            "parameters": parts.model.size,
             "data": parts.data.fingerprint,
             "metrics": loop.measure() if progress.best_epoch else {},
             "phases": dict(self.phases.seconds),
+            **({"members": loop.members} if isinstance(loop, MembersLoop) else {}),
             **more,
             "settings": decisive(self.settings),
             "model": model,
@@ -235,9 +237,10 @@ class _Run:
         return write_sealed(self.folder.summary, summary)
 
     def notes(self, reached: float) -> tuple[str, ...]:
-        """Return a note on the result if there is one to make, given the training loss that was reached."""
+        """Return notes on the result, given the training loss that was reached."""
+        departures = self.loop.notes if isinstance(self.loop, MembersLoop) else ()
         note = self._no_better_than_constant(reached) or self._wasted()
-        return () if note is None else (note,)
+        return departures if note is None else (*departures, note)
 
     def _no_better_than_constant(self, reached: float) -> str | None:
         """Return a note if no network is needed for the training loss reached."""
@@ -278,7 +281,7 @@ class _Run:
         started = time.monotonic()
         self.folder.flush_history()
         checkpoint = Checkpoint.of(self.loop, decisive(self.settings), self.history.hexdigest())
-        checkpoint.write(self.folder.checkpoint(self.loop.parts.trainer.steps))
+        checkpoint.write(self.folder.checkpoint(self.loop.steps))
         self.folder.keep_checkpoints(KEPT_CHECKPOINTS)
         ended = time.monotonic()
         self._checkpoint_due = ended + max(CHECKPOINT_SECONDS, (ended - started) / CHECKPOINT_SHARE)

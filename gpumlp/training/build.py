@@ -5,21 +5,22 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from gpumlp import backend as backends
-from gpumlp.backend import Backend
-from gpumlp.config import ClassificationLoss, Loaded, Settings
+from gpumlp.backend import Backend, NativeBackend
+from gpumlp.config import ClassificationLoss, Loaded, Settings, settings_of_member
 from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, prepare_files
 from gpumlp.errors import ConfigError, DataError, choices
 from gpumlp.limits import gigabytes
 from gpumlp.metrics import METRICS
-from gpumlp.nn import LOSSES, Hidden, Loss, Model, Sequential, count_parameters, mlp
+from gpumlp.nn import LOSSES, Ensemble, Hidden, Loss, Model, Sequential, count_parameters, mlp
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
+from gpumlp.training.device_data import DeviceData
 from gpumlp.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -35,18 +36,28 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything a run is made of. ``metric`` is the key of ``METRICS`` that the best epoch is chosen by."""
+    """Everything a run is made of.
+
+    metric : the key of ``METRICS`` that the best epoch is chosen by
+    on_device : parts of the data on the device, by name
+    members : of several networks the parts of each; ``model`` is their ensemble then, and what else belongs to one
+        network is the first's
+    joint : whether all of these keep the weights of one epoch, at which their mean is best
+    """
 
     backend: Backend
     data: Prepared
     hidden: tuple[Hidden, ...]
-    model: Sequential
+    model: Sequential | Ensemble
     loss: Loss
     optimizer: Optimizer
     schedule: Schedule
     trainer: Trainer
     stopping: Stopping | None = None
     metric: str = "loss"
+    on_device: dict[str, DeviceData] = field(default_factory=dict)
+    members: tuple[Parts, ...] = ()
+    joint: bool = False
 
 
 def load_data(loaded: Loaded, encoder: Encoder | None = None, *, keep_sources: bool = False) -> Prepared:
@@ -119,7 +130,29 @@ def build(settings: Settings, data: Prepared) -> Parts:
     if precision.tf32 and not backend.tf32:
         log.info("precision tf32: %s computes matrix products in float32, which is fastest here", backend.name)
     require_memory(settings, backend.memory, data.encoder)
-    encoder, training = data.encoder, settings.training
+    if settings.members.count == 1:
+        return _build(settings, data, backend, {})
+    on_device: dict[str, DeviceData] = {}
+    members = tuple(
+        _build(settings_of_member(settings, number), data, each, on_device)
+        for number, each in enumerate(backends_of_members(backend, settings.members.count))
+    )
+    ensemble = Ensemble([member.model for member in members if isinstance(member.model, Sequential)])
+    joint = settings.members.best == "joint"
+    hidden = _hidden(settings)
+    return replace(members[0], backend=backend, model=ensemble, hidden=hidden, members=members, joint=joint)
+
+
+def backends_of_members(backend: Backend, count: int) -> list[Backend]:
+    """Return a backend for each of several networks: one of a single thread each where they run side by side."""
+    if isinstance(backend, NativeBackend) and backend.threads > 1:
+        return [backend.alone() for _ in range(count)]
+    return [backend] * count
+
+
+def _build(settings: Settings, data: Prepared, backend: Backend, on_device: dict[str, DeviceData]) -> Parts:
+    """Return the parts of a run of one network. ``on_device`` holds the rows that are there already, and will be."""
+    precision, encoder, training = PRECISIONS[settings.precision], data.encoder, settings.training
     hidden = _hidden(settings)
     link = LOSSES[settings.loss.name].record(encoder.outputs).link
     model = mlp(hidden, encoder.outputs, link, initializer=settings.model.initializer)
@@ -142,14 +175,27 @@ def build(settings: Settings, data: Prepared) -> Parts:
         loss,
         optimizer,
         schedule,
-        data.train,
+        on_device.get("train", data.train),
         epochs=training.epochs_over(len(data.train)),
         batch_size=training.batch_size,
         input_scale=encoder.input_scale,
         seed=training.seed,
     )
+    on_device["train"] = trainer.data
     stopping = None if training.early_stopping is None else Stopping(**training.early_stopping.model_dump())
-    return Parts(backend, data, hidden, model, loss, optimizer, schedule, trainer, stopping, training.chosen_metric)
+    return Parts(
+        backend,
+        data,
+        hidden,
+        model,
+        loss,
+        optimizer,
+        schedule,
+        trainer,
+        stopping,
+        training.chosen_metric,
+        on_device,
+    )
 
 
 def lone_row(parts: Parts) -> str | None:
@@ -177,15 +223,16 @@ def require_memory(settings: Settings, has: int | None, encoder: Encoder | None 
     inputs, outputs = (encoder.width, encoder.outputs) if encoder else (1, 1)
     count, wanted = count_parameters(_hidden(settings), inputs, outputs), settings.optimizer
     copies = 2 + len(OPTIMIZERS[wanted.name].update.slots) + (wanted.averaging is not None)
-    needed = copies * count * PRECISIONS[settings.precision].trained.itemsize
+    needed = copies * settings.members.count * count * PRECISIONS[settings.precision].trained.itemsize
     if has is None or needed <= has:
         return
     least = "" if encoder else "at least "
+    one, members = f"a network of {least}{count:,} parameters needs", settings.members.count
     raise ConfigError(
-        f"a network of {least}{count:,} parameters needs at least {gigabytes(needed)} of memory to train with "
-        f"{wanted.name}; this machine has {gigabytes(has)}",
-        where="model.hidden",
-        hint="use fewer units",
+        (one if members == 1 else f"{members} networks of {least}{count:,} parameters each need")
+        + f" at least {gigabytes(needed)} of memory to train with {wanted.name}; this machine has {gigabytes(has)}",
+        where="model.hidden" if members == 1 else "members",
+        hint="use fewer units" if members == 1 else "train fewer networks, or use fewer units",
     )
 
 

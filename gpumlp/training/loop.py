@@ -110,9 +110,14 @@ class Loop:
         self.progress = Progress()
         self.best: Weights = parts.model.arrays()
         self.diverged: Diverged | None = None
-        self._measurements = {"train": self._measurement(parts.trainer.data)}
+        self._measurements: dict[str, Measurement] = {}
         if parts.data.validation is not None:
             self._measurement_of("validation")
+
+    @property
+    def steps(self) -> int:
+        """How many steps are done."""
+        return self.parts.trainer.steps
 
     @property
     def status(self) -> str | None:
@@ -146,25 +151,36 @@ class Loop:
 
     def _end_epoch(self) -> Epoch | Diverged:
         report = self.parts.trainer.end_epoch()
-        measured = self._validate()
-        row = _row(report, measured)
-        if reason := self._not_finite(row):
+        return self.settle(report, self.validate())
+
+    def settle(
+        self, report: EpochReport, measured: dict[str, float], chosen_by: dict[str, float] | None = None
+    ) -> Epoch | Diverged:
+        """Take an epoch into account.
+
+        Parameters
+        ----------
+        measured : loss and metrics on the validation rows, if there are any
+        chosen_by : the same of what the best epoch is chosen by, where that is not this network alone
+        """
+        row = as_row(report, measured)
+        if reason := self.not_finite(row):
             self.diverged = Diverged(report.epoch, f"{reason} in epoch {report.epoch}")
             return self.diverged
         self.progress.epoch = report.epoch
         self.progress.seconds += report.seconds
-        best = self._keep_best(measured)
+        best = self._keep_best(chosen_by or measured)
         return Epoch(row, best, self.best)
 
     @phase("measure")
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Measure the weights of the moment, or their average, on the validation rows if there are any."""
         if self.parts.data.validation is None:
             return {}
         with weights_in_place(self.parts.model, self.parts.optimizer.weights):
             return self._measurement_of("validation")(tempered=self.parts.metric == "log_loss")
 
-    def _not_finite(self, row: dict[str, Any]) -> str | None:
+    def not_finite(self, row: dict[str, Any]) -> str | None:
         """Return what is no longer finite, or None."""
         for name in ("train_loss", "validation_loss"):
             if not math.isfinite(row.get(name, 0.0)):
@@ -187,16 +203,14 @@ class Loop:
     def _measurement_of(self, name: str) -> Measurement:
         """Return the measurement of a part of the data, whose rows are brought to the device once."""
         if name not in self._measurements:
-            part = self.parts.data.parts[name]
-            data = DeviceData(self.parts.model, part, self.parts.data.encoder.input_scale)
-            self._measurements[name] = self._measurement(data)
+            model, data, rows = self.parts.model, self.parts.data, self.parts.on_device
+            if name not in rows:
+                rows[name] = DeviceData(model, data.parts[name], data.encoder.input_scale)
+            self._measurements[name] = Measurement(model, self.parts.loss, rows[name], data.encoder)
         return self._measurements[name]
 
-    def _measurement(self, data: DeviceData) -> Measurement:
-        return Measurement(self.parts.model, self.parts.loss, data, self.parts.data.encoder)
 
-
-def _row(report: EpochReport, measured: dict[str, float]) -> dict[str, Any]:
+def as_row(report: EpochReport, measured: dict[str, float]) -> dict[str, Any]:
     row: dict[str, Any] = {"epoch": report.epoch, "seconds": report.seconds, "train_loss": report.loss}
     if report.accuracy is not None:
         row["train_accuracy"] = report.accuracy

@@ -57,7 +57,7 @@ class Trainer:
         loss: Loss,
         optimizer: Optimizer,
         schedule: Schedule,
-        data: Dataset,
+        data: Dataset | DeviceData,
         *,
         epochs: int,
         batch_size: int,
@@ -67,9 +67,9 @@ class Trainer:
     ) -> None:
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
         self.backend = model.context.backend
-        if data.targets is not None:
-            loss.check_targets(data.targets)
-        self.data = DeviceData(model, data, input_scale)
+        self.data = data if isinstance(data, DeviceData) else DeviceData(model, data, input_scale)
+        if self.data.host.targets is not None:
+            loss.check_targets(self.data.host.targets)
         self.rows, self.epochs = len(data), epochs
         self.batch_size = min(batch_size, self.rows)
         self.batches = math.ceil(self.rows / self.batch_size)
@@ -94,12 +94,13 @@ class Trainer:
         self.backend.write(self.totals, totals)
 
     @phase("train")
-    def advance(self, *, every: int | None = None) -> range:
+    def advance(self, *, every: int | None = None, until: int | None = None) -> range:
         """Take the next steps of the epoch: one, or several as one call where that costs the host little time.
 
         Parameters
         ----------
         every : no multiple of this number of steps, counted over all epochs, is passed over
+        until : batch of the epoch that is not passed over
 
         Returns
         -------
@@ -109,7 +110,8 @@ class Trainer:
             self._begin()
         rows = min(self.batch_size, self.rows - self.batch * self.batch_size)
         alike = max(1, self.rows // self.batch_size - self.batch)  # the last batch may be shorter
-        most = min(self._together, alike, every - self.steps % every if every else alike)
+        left = (self.batches if until is None else until) - self.batch
+        most = min(self._together, alike, left, every - self.steps % every if every else alike)
         count = 1 if (rows, 1) not in self._plans else 1 << most.bit_length() - 1  # a power of two: few plans
         started = time.perf_counter()
         self._step(rows, count)

@@ -36,7 +36,11 @@ SETTINGS = (
 )
 
 
-def run(folder: Path, *, resume: bool, fatal: int | None = None) -> None:
+SEVERAL = (*SETTINGS, "members={count: 3, learning_rate: [0.01, 0.03, 1e38]}")
+"""Three networks, of which one stops early, and the last diverges."""
+
+
+def run(folder: Path, *, resume: bool, fatal: int | None = None, settings: tuple[str, ...] = SETTINGS) -> None:
     """Train in this process; die at the ``fatal``-th call that changes what is on the disk."""
     os.fsync = lambda handle: None
     if fatal is not None:
@@ -55,7 +59,7 @@ def run(folder: Path, *, resume: bool, fatal: int | None = None) -> None:
         for owner, name in CHANGES:
             setattr(owner, name, dying(getattr(owner, name)))
     try:
-        train(load(folder.parent / "points.yaml", SETTINGS), folder, resume=resume)
+        train(load(folder.parent / "points.yaml", settings), folder, resume=resume)
     except SignalError as error:
         sys.exit(128 + error.number)
 
@@ -95,8 +99,8 @@ def seen(process: BaseProcess, folder: Path) -> float:
     return time.perf_counter()
 
 
-def finish(start: Callable[..., BaseProcess], folder: Path) -> dict[str, bytes]:
-    process = start(folder, resume=True)
+def finish(start: Callable[..., BaseProcess], folder: Path, **options: Any) -> dict[str, bytes]:
+    process = start(folder, resume=True, **options)
     process.join()
     assert process.exitcode == 0
     assert not list(folder.rglob("*.part"))
@@ -126,6 +130,28 @@ def test_killed_at_random_moments(start: Callable[..., BaseProcess], whole: dict
             places.add(max((int(p.stem[5:]) for p in folder.glob("checkpoints/step-*")), default=0))
         assert finish(start, folder) == whole, f"after {kills} kills"
     assert len(places) > 3, f"the kills hit too few places: {sorted(places)}"
+
+
+def test_several_networks_killed_at_random_moments(
+    start: Callable[..., BaseProcess], task: Callable[..., Loaded], tmp_path: Path
+) -> None:
+    """Some of them have ended already: what a run remembers of each of them goes through the checkpoint."""
+    train(task(*SEVERAL, "training.checkpoint_every=null"), tmp_path / "whole")
+    whole, random_ = model(tmp_path / "whole"), random.Random(7)
+    start(tmp_path / "first", resume=False, settings=SEVERAL).join()
+    process = start(tmp_path / "timed", resume=False, settings=SEVERAL)
+    began = seen(process, tmp_path / "timed")
+    process.join()
+    span, kills = time.perf_counter() - began, 0
+    while kills < 4:
+        folder = tmp_path / str(random_.random())
+        process = start(folder, resume=False, settings=SEVERAL)
+        seen(process, folder)
+        time.sleep(random_.uniform(0.0, span))
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        assert finish(start, folder, settings=SEVERAL) == whole, f"after {kills} kills"
 
 
 def test_killed_before_every_change_on_the_disk(

@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -120,6 +121,7 @@ class Builder:
         self.seconds = 0.0  # spent on compiling
         self._libraries: dict[tuple[str, tuple[str, ...], tuple[str, ...]], ctypes.CDLL] = {}
         self._found: dict[tuple[str, str, tuple[str, ...], bool], dict[str, Function]] = {}
+        self._lock = threading.RLock()  # networks that are trained side by side ask from several threads
 
     def check(self) -> None:
         """Raise BackendError, with the mend, unless kernels can be compiled and loaded."""
@@ -137,13 +139,14 @@ class Builder:
         ``long`` tells whether their loops are long enough for the widest vectors of the processor.
         """
         key = op.name, direction, types, long
-        if key not in self._found:
-            found, flags = {}, FLAGS + WIDEST if long else FLAGS
-            for name in self.texts.stages(op, direction):
-                library = self._load(op.name, types, lambda: self._kernels_source(op, types), flags)
-                found[name] = _function(library, name)
-            self._found[key] = found
-        return self._found[key]
+        with self._lock:
+            if key not in self._found:
+                found, flags = {}, FLAGS + WIDEST if long else FLAGS
+                for name in self.texts.stages(op, direction):
+                    library = self._load(op.name, types, lambda: self._kernels_source(op, types), flags)
+                    found[name] = _function(library, name)
+                self._found[key] = found
+            return self._found[key]
 
     def _kernels_source(self, op: Op, types: tuple[str, ...]) -> str:
         """Return one text of all that the kernels of a record need."""
@@ -180,11 +183,12 @@ class Builder:
         self, name: str, types: tuple[str, ...], source: Callable[[], str], flags: tuple[str, ...] = FLAGS
     ) -> ctypes.CDLL:
         key = name, types, flags
-        if key not in self._libraries:
-            started = time.perf_counter()
-            self._libraries[key] = self._build(name, source(), flags)
-            self.seconds += time.perf_counter() - started
-        return self._libraries[key]
+        with self._lock:
+            if key not in self._libraries:
+                started = time.perf_counter()
+                self._libraries[key] = self._build(name, source(), flags)
+                self.seconds += time.perf_counter() - started
+            return self._libraries[key]
 
     @staticmethod
     def _build(name: str, source: str, flags: Sequence[str]) -> ctypes.CDLL:

@@ -21,7 +21,7 @@ from gpumlp.backend.host.builder import Builder
 from gpumlp.backend.host.memory import Pool, aligned, owners, shaped, size_of
 from gpumlp.backend.host.program import Program, joined
 from gpumlp.backend.kernels import SUMMED, address, arguments, shape_of, template_types
-from gpumlp.limits import threads
+from gpumlp.limits import threads as available_threads
 from gpumlp.ops.record import Array, Op, Scalar
 
 PART = 1 << 15
@@ -48,12 +48,12 @@ class NativeBackend(Backend):
 
     name = "native"
 
-    def __init__(self, builder: Builder | None = None, *, tf32: bool = False) -> None:
+    def __init__(self, builder: Builder | None = None, *, tf32: bool = False, threads: int | None = None) -> None:
         super().__init__()
         self._builder = builder or Builder()
         self._builder.check()
         self._run = self._builder.program()
-        self.threads = threads()
+        self.threads = threads or available_threads()
         self.has_tiles = switched_on("TILES") and self._builder.has_tiles()
         self.tf32 = tf32 and self.has_tiles
         self._parts = 0 if not self.has_tiles else 2 if tf32 else 3
@@ -61,6 +61,10 @@ class NativeBackend(Backend):
     @property
     def settings(self) -> dict[str, Any]:
         return {"tf32": self.tf32}
+
+    def alone(self) -> NativeBackend:
+        """Return a backend with the same kernels that computes in the thread that calls it, beside others."""
+        return NativeBackend(self._builder, tf32=self._parts == 2, threads=1)
 
     @property
     def seconds_building(self) -> float:

@@ -1,0 +1,174 @@
+"""Several networks that predict as one: by the mean of their probabilities, or of their numbers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from gpumlp.autodiff import Tensor, exp, log, maximum, sum
+from gpumlp.autodiff.functions import abs, log1p, max, minimum
+from gpumlp.autodiff.tensor import REFERENCE, as_dtype, wrap
+from gpumlp.backend import Backend
+from gpumlp.errors import ConfigError
+from gpumlp.limits import in_threads
+from gpumlp.nn.layer import Declared, Layer
+from gpumlp.nn.mlp import Hidden, mlp
+from gpumlp.nn.model import Model, Sequential
+from gpumlp.ops.record import Array
+from gpumlp.seeds import member_seed
+
+Members = Sequence[Tensor]
+MAX_MEMBERS = 1024
+"""Most networks of an ensemble: a damaged file must not ask for more."""
+
+
+def _mean(members: Members) -> Tensor:
+    return functools.reduce(lambda one, other: one + other, members) * (1.0 / len(members))
+
+
+def _log_mean_exp(members: Members) -> Tensor:
+    """Return log(mean exp z) of tensors z of one shape, which neither overflows nor underflows."""
+    top = functools.reduce(maximum, members)
+    return top + log(_mean([exp(z - top) for z in members]))
+
+
+def _mean_softmax(members: Members) -> Tensor:
+    """Return log p, p the mean of softmax(z): these linear values have the probabilities p."""
+    shifted = [z - max(z, axis=-1, keepdims=True) for z in members]
+    return _log_mean_exp([z - log(sum(exp(z), axis=-1, keepdims=True)) for z in shifted])
+
+
+def _mean_sigmoid(members: Members) -> Tensor:
+    """Return log p - log(1 - p), p the mean of sigmoid(z). Both logarithms come from z: 1 - p may round to 0."""
+    rest = [log1p(exp(-abs(z))) for z in members]
+    positive = _log_mean_exp([minimum(z, 0.0) - r for z, r in zip(members, rest, strict=True)])
+    return positive - _log_mean_exp([minimum(-z, 0.0) - r for z, r in zip(members, rest, strict=True)])
+
+
+MEANS: dict[str, Callable[[Members], Tensor]] = {
+    "identity": _mean,
+    "sigmoid": _mean_sigmoid,
+    "softmax": _mean_softmax,
+}
+"""Linear values whose prediction is the mean of the members' predictions, by output activation."""
+
+
+def mean_of_members(link: str, members: Members) -> Tensor:
+    """Return the linear values (N, K) whose predictions are the mean of those of several.
+
+    Parameters
+    ----------
+    link
+        The output activation, a key of ``MEANS``.
+    members
+        Linear values (N, K) of each network, of one dtype.
+
+    Raises
+    ------
+    ConfigError
+        If there is no mean for this output activation.
+    """
+    if link not in MEANS:
+        raise ConfigError(f"the predictions of several networks that end in {link} have no mean")
+    return members[0] if len(members) == 1 else MEANS[link](members)
+
+
+class Ensemble(Model):
+    """Networks of one shape, which predict by the mean of their probabilities, or of their numbers.
+
+        Ensemble([one, other])(x)
+
+    Parameters
+    ----------
+    members
+        Networks on the same rows, of equal widths and output activation: all built, or to be built together.
+    """
+
+    def __init__(self, members: Sequence[Sequential]) -> None:
+        if not members:
+            raise ConfigError("an ensemble needs at least one network")
+        self.members = tuple(members)
+        self.link = members[0].link
+        if self.is_built:
+            self._take_shape()
+
+    def build(self, *widths: int, backend: Backend = REFERENCE, dtype: Any = np.float32, seed: int = 0) -> Self:
+        for number, member in enumerate(self.members):
+            member.build(*widths, backend=backend, dtype=dtype, seed=member_seed(seed, number))
+        self._take_shape()
+        return self
+
+    def _take_shape(self) -> None:
+        first = self.members[0]
+        self.context, self.widths, self.units = first.context, first.widths, first.units
+
+    @property
+    def is_built(self) -> bool:
+        return all(member.is_built for member in self.members)
+
+    @property
+    def networks(self) -> tuple[Sequential, ...]:
+        return self.members
+
+    def forward(self, *inputs: Tensor, training: bool = False) -> Tensor:
+        """Return the linear values (N, K) whose predictions are the mean of the members'."""
+        backend, wide = self.context.backend, self.context.wide
+
+        def output(member: Sequential) -> Tensor:
+            own = member.context.backend  # another one of the same kind where members run side by side
+            given = inputs if own is backend else [wrap(x.array, own) for x in inputs]
+            linear = as_dtype(member.forward(*given, training=training), wide)
+            return linear if own is backend else wrap(linear.array, backend)
+
+        apart = len({id(member.context.backend) for member in self.members}) > 1
+        outputs = in_threads(output, self.members) if apart else [output(member) for member in self.members]
+        return mean_of_members(self.link, outputs)
+
+    @property
+    def size(self) -> int:
+        return int(np.sum([member.size for member in self.members]))
+
+    def layers(self) -> dict[str, Layer]:
+        return self._of_each(lambda member: member.layers())
+
+    def declare(self, inputs: int) -> dict[str, Declared]:
+        """Return all arrays of all members for rows of ``inputs`` values, by name."""
+        return self._of_each(lambda member: member.declare(inputs))
+
+    def arrays(self, buffer: Array | None = None) -> dict[str, np.ndarray[Any, Any]]:
+        """Return host copies of the parameters and the state of all members, by name."""
+        return self._of_each(lambda member: member.arrays())
+
+    def load(self, arrays: dict[str, Any]) -> None:
+        """Overwrite parameters and state of all members by name; names and shapes must agree."""
+        for prefix, member in self._named():
+            own = {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+            member.load(own)
+
+    def summary(self) -> str:
+        """Return the layers of one member, and how many members there are, as text."""
+        count = len(self.members)
+        return f"{self.members[0].summary()}\n{count} such networks, {self.size:,} parameters"
+
+    def _named(self) -> list[tuple[str, Sequential]]:
+        return [(prefix(number), member) for number, member in enumerate(self.members)]
+
+    def _of_each(self, function: Callable[[Sequential], dict[str, Any]]) -> dict[str, Any]:
+        return {
+            f"{prefix}{name}": value for prefix, member in self._named() for name, value in function(member).items()
+        }
+
+
+def networks(members: int | None, hidden: Sequence[Hidden], outputs: int, link: str) -> Sequential | Ensemble:
+    """Return one network, or an ensemble of so many, of these layers; not built yet."""
+    if members is None:
+        return mlp(hidden, outputs, link)
+    return Ensemble([mlp(hidden, outputs, link) for _ in range(members)])
+
+
+def prefix(number: int) -> str:
+    """Return what the names of a member's arrays begin with; ``number`` counts from 0."""
+    return f"member_{number + 1}."

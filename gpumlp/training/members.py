@@ -1,0 +1,226 @@
+"""The loop over several networks on the same rows: each trained as it would be alone, measured as their mean."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gpumlp.backend import NativeBackend
+from gpumlp.limits import threads
+from gpumlp.metrics import METRICS
+from gpumlp.nn import Ensemble
+from gpumlp.nn.ensemble import prefix
+from gpumlp.phases import phase
+from gpumlp.training.build import Parts
+from gpumlp.training.loop import (
+    COMPLETED,
+    DIVERGED,
+    STOPPED_EARLY,
+    Diverged,
+    Epoch,
+    Event,
+    Loop,
+    Step,
+    Weights,
+    as_row,
+)
+from gpumlp.training.trainer import EpochReport, weights_in_place
+
+ROUND_S = 0.1
+"""Seconds of steps between two looks at signals and checkpoints; as long as rounds take less, they become longer."""
+
+_Result = TypeVar("_Result")
+log = logging.getLogger(__name__)
+
+
+def loop_over(parts: Parts, *, every: int | None = None) -> Loop:
+    """Return the loop that trains what :func:`gpumlp.training.build.build` returned: one network, or several."""
+    return MembersLoop(parts, every=every) if parts.members else Loop(parts, every=every)
+
+
+class MembersLoop(Loop):
+    """Trains several networks epoch by epoch, each as it would be trained alone, bit for bit.
+
+    Networks that have a backend of their own are trained side by side, one on each thread. One that has ended (it
+    stopped early, or diverged) counts with its best weights from then on; one that had none is left out. The rows of
+    epochs are of the mean: its loss and metrics on the validation rows, and the mean training loss.
+
+    Attributes
+    ----------
+    loops : the loop of each network
+    batch, seconds : batches of the epoch that are done, and seconds spent on them
+    """
+
+    def __init__(self, parts: Parts, *, every: int | None = None) -> None:
+        super().__init__(parts, every=every)
+        self.loops = tuple(Loop(each) for each in parts.members)
+        self.batch, self.seconds = 0, 0.0
+        self._round = 1
+        self._pool: Executor | None = None
+        self.gather()
+
+    @property
+    def steps(self) -> int:
+        return self.progress.epoch * self.parts.trainer.batches + self.batch
+
+    @property
+    def status(self) -> str | None:
+        if self.diverged is not None:
+            return DIVERGED
+        ended = {loop.status for loop in self.loops}
+        return None if None in ended else STOPPED_EARLY if STOPPED_EARLY in ended else COMPLETED
+
+    @property
+    def members(self) -> list[dict[str, Any]]:
+        """What became of each network, for the summary of a run."""
+        return [
+            {"status": loop.status, "epochs": loop.progress.epoch, "best_epoch": loop.progress.best_epoch}
+            for loop in self.loops
+        ]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(
+            _departure(number, loop) for number, loop in enumerate(self.loops, 1) if loop.diverged is not None
+        )
+
+    def __iter__(self) -> Iterator[Event]:
+        batches = self.parts.trainer.batches
+        workers = min(threads(), len(self.loops)) if self._apart else 1
+        try:
+            with ThreadPoolExecutor(workers) if workers > 1 else contextlib.nullcontext() as self._pool:
+                while self.status is None:
+                    while self.batch < batches:
+                        yield self._train_round(batches)
+                    yield self._end_epoch()
+        finally:
+            self._pool = None
+            for loop in self.loops:
+                loop.parts.trainer.pause()
+
+    def gather(self) -> None:
+        """Let the ensemble be those networks that have weights to predict with, and ``best`` their best ones."""
+        usable = [loop for loop in self.loops if loop.progress.best_epoch or loop.diverged is None]
+        if usable:
+            ensemble = self.parts.model
+            assert isinstance(ensemble, Ensemble)
+            ensemble.members = tuple(network for loop in usable for network in loop.parts.model.networks)
+        self.best: Weights = {
+            f"{prefix(number)}{name}": array
+            for number, loop in enumerate(usable)
+            for name, array in loop.best.items()
+        }
+        self.progress.best_epoch = max((loop.progress.best_epoch for loop in usable), default=0)
+
+    @property
+    def _apart(self) -> bool:
+        """Whether each network has a backend of its own, which another thread may use at the same time."""
+        backends = {id(loop.parts.backend) for loop in self.loops}
+        return len(backends) > 1 and isinstance(self.parts.backend, NativeBackend)
+
+    def _each(self, function: Callable[[Loop], _Result], loops: Sequence[Loop]) -> list[_Result]:
+        """Return ``function`` of each loop, side by side where they may be."""
+        return list(map(function, loops) if self._pool is None else self._pool.map(function, loops))
+
+    @phase("train")
+    def _train_round(self, batches: int) -> Step:
+        """Take some of the epoch's steps in all networks that are still trained."""
+        first, backend = self.batch, self.parts.backend
+        until = min(first + self._round, batches)
+        if self.every:
+            until = min(until, first + self.every - self.steps % self.every)
+
+        def advance(loop: Loop) -> None:
+            while loop.parts.trainer.batch < until:
+                loop.parts.trainer.advance(every=self.every, until=until)
+
+        built, started = backend.seconds_building, time.perf_counter()
+        self._each(advance, [loop for loop in self.loops if loop.status is None])
+        backend.synchronize()
+        taken = time.perf_counter() - started
+        self.batch, self.seconds = until, self.seconds + taken - (backend.seconds_building - built)
+        if taken < ROUND_S and until - first == self._round:
+            self._round *= 2
+        return Step(self.progress.epoch + 1, first + 1, until, batches)
+
+    def _end_epoch(self) -> Epoch | Diverged:
+        trained = [loop for loop in self.loops if loop.status is None]
+        reports = [loop.parts.trainer.end_epoch() for loop in trained]
+        measured = self._validate_each(trained)
+        rows = [as_row(report, each) for report, each in zip(reports, measured, strict=True)]
+        finite = [loop for loop, row in zip(trained, rows, strict=True) if loop.not_finite(row) is None]
+        mean = self._validate_mean(finite)
+        joint = mean if self.parts.joint else None
+        outcomes = [
+            loop.settle(report, each, chosen_by=joint)
+            for loop, report, each in zip(trained, reports, measured, strict=True)
+        ]
+        for number, loop in enumerate(self.loops, 1):
+            if loop in trained and loop.status is not None:
+                loop.parts.model.load(loop.best)
+                if loop.diverged is not None:
+                    log.warning("%s", _departure(number, loop))
+        seconds, self.batch, self.seconds = self.seconds, 0, 0.0
+        self.gather()
+        if not finite:
+            self.diverged = next(each for each in outcomes if isinstance(each, Diverged))
+            return self.diverged
+        self.progress.epoch = self.progress.epoch + 1
+        self.progress.seconds += seconds
+        if mean:
+            metric = self.parts.metric
+            self.progress.best_cost = min(self.progress.best_cost, METRICS[metric].cost(mean[metric]))
+        kept = [report for loop, report in zip(trained, reports, strict=True) if loop in finite]
+        row = as_row(_mean_report(kept, self.progress.epoch, seconds), mean)
+        losses = {
+            id(loop): each.get("validation_loss", each["train_loss"])
+            for loop, each in zip(trained, rows, strict=True)
+            if loop in finite
+        }
+        row["member_losses"] = [losses.get(id(loop)) for loop in self.loops]
+        return Epoch(row, any(isinstance(each, Epoch) and each.best for each in outcomes), self.best)
+
+    @phase("measure")
+    def _validate_each(self, loops: Sequence[Loop]) -> list[dict[str, float]]:
+        return self._each(lambda loop: loop.validate(), loops)
+
+    @phase("measure")
+    def _validate_mean(self, finite: Sequence[Loop]) -> dict[str, float]:
+        """Measure the mean of the networks of the moment, and of the best weights of those that have ended."""
+        if self.parts.data.validation is None or not finite:
+            return {}
+        with contextlib.ExitStack() as stack:
+            for loop in finite:
+                stack.enter_context(weights_in_place(loop.parts.model, loop.parts.optimizer.weights))
+            ended = [loop for loop in self.loops if loop.status is not None and loop.progress.best_epoch]
+            ensemble = self.parts.model
+            assert isinstance(ensemble, Ensemble)
+            members = [loop for loop in self.loops if loop in finite or loop in ended]
+            ensemble.members = tuple(network for loop in members for network in loop.parts.model.networks)
+            return self._measurement_of("validation")(tempered=self.parts.metric == "log_loss")
+
+
+def _mean_report(reports: Sequence[EpochReport], epoch: int, seconds: float) -> EpochReport:
+    """Return one report of several networks: the means of what each came to."""
+    accuracies = [report.accuracy for report in reports if report.accuracy is not None]
+    return EpochReport(
+        epoch=epoch,
+        seconds=seconds,
+        loss=float(np.mean([report.loss for report in reports])),
+        accuracy=float(np.mean(accuracies)) if accuracies else None,
+        learning_rate=float(np.mean([report.learning_rate for report in reports])),
+    )
+
+
+def _departure(number: int, loop: Loop) -> str:
+    """Return a note on a network that diverged."""
+    assert loop.diverged is not None
+    best = loop.progress.best_epoch
+    rest = f"the weights of its epoch {best} count" if best else "it is left out"
+    return f"network {number} diverged: {loop.diverged.reason}; {rest}"
