@@ -361,7 +361,7 @@ def test_the_schema_describes_every_setting() -> None:
     described = dict(settings_of(json_schema()))
     assert [key for key, node in described.items() if not node.get("description")] == []
     assert {".task", "Data.target", "Block.units", "Training.epochs", "EarlyStopping.patience"} <= described.keys()
-    assert sum(key.endswith(".learning_rate") for key in described) == len(OPTIMIZERS)
+    assert sum(key.endswith("OptimizerSettings.learning_rate") for key in described) == len(OPTIMIZERS)
 
 
 def test_the_schema_names_its_dialect_and_refuses_unknown_settings() -> None:
