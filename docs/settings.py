@@ -123,6 +123,8 @@ class Page:
                 parts.append(self._choice(key, choices))
             elif sections := self._sections(node):
                 parts.append(self._section(key, sections[0]))
+                if any("properties" not in option for option in self._options(node)):  # a number stands for a section
+                    values.append(self._row(key, node))
             else:
                 values.append(self._row(key, node))
         parts.append(_list_of("activations", {name: op.meaning for name, op in ACTIVATIONS.items()}))
