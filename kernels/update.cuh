@@ -3,13 +3,15 @@
 // element and brings its slots up to date.
 //
 //   g ← g · min(1, clip / ‖g‖)                         norm null: no clipping
-//   p ← p - η (direction + λ p)                        λ on the first `decayed` elements only
+//   p ← p - η (direction + λ p)                        η and λ times the factors of the element's group
 //   a ← β a + (1 - β) p, β = min(averaging, (1 + t) / (10 + t))     average null: none
 //   shadow ← p in 16 bits, for products that take them so           shadow null: none
 //
-// t counts the steps from 1: the clock has been advanced already.
+// t counts the steps from 1: the clock has been advanced already. η is the rate of the batch, λ the weight decay times
+// the element of `decays` for it. Each row of `groups` has the end of a range of elements and its factors of η and λ.
 //
-// Shapes: parameters, gradient, average and slots (n,); rates (batches,); clock int64 (3,); norm (1,).
+// Shapes: parameters, gradient, average and slots (n,); rates (batches,); decays (decay_batches,), null: all 1; groups
+// double (ranges, 3); clock int64 (3,); norm (1,).
 // Elements of T moved: 3 + 2 for each slot + 2 with an average, and two bytes of shadow.
 // Outputs are the arrays of the inputs, in place.
 
@@ -24,31 +26,41 @@ template <class T> struct Buffers {
     bf16* shadow;
 };
 
+// The element of a table for the batch that is being trained on; its last one for later batches.
+template <class T> __device__ T of_batch(const T* table, i64 length, const i64* clock) {
+    i64 batch = clock[1] - 1, last = length - 1;
+    return table[batch < last ? batch : last];
+}
+
 template <class T> struct Step {
     T rate, clip, decay, keep, give;
-    double t;
     __device__ Step(
-        const T* rates, i64 batches, const i64* clock, const T* norm, double weight_decay, double clip_norm,
-        double averaging
+        const T* rates, i64 batches, const T* decays, i64 decay_batches, const i64* clock, const T* norm,
+        double weight_decay, double clip_norm, double averaging
     ) {
-        i64 batch = clock[1] - 1, last = batches - 1;
-        rate = rates[batch < last ? batch : last];
+        rate = of_batch(rates, batches, clock);
+        decay = (T)weight_decay;
+        if (decays) decay *= of_batch(decays, decay_batches, clock);
         clip = norm && *norm > (T)clip_norm ? (T)clip_norm / *norm : (T)1;
-        decay = rate * (T)weight_decay;
-        t = (double)clock[0];
-        double beta = (1.0 + t) / (10.0 + t);
+        double t = (double)clock[0], beta = (1.0 + t) / (10.0 + t);
         keep = (T)(averaging < beta ? averaging : beta);
         give = 1 - keep;
     }
 
-    // What decays and what does not are two loops, as are those with and without shadow or average: none of them asks.
+    // Each group is a loop of its own, as are those with and without shadow or average: none of them asks.
     template <int SLOTS, class Rule>
-    __device__ void run(Buffers<T> at, i64 decayed, i64 n, Slot<T> one, Slot<T> two, Rule rule) const {
+    __device__ void run(Buffers<T> at, const double* groups, i64 ranges, Slot<T> one, Slot<T> two, Rule rule) const {
         const Step step = *this;
         decide(at.shadow != 0, [=](auto shadowed) {
             decide(at.average != 0, [=](auto averaged) {
-                step.template range<SLOTS>(at, 0, decayed, step.decay, one, two, rule, shadowed, averaged);
-                step.template range<SLOTS>(at, decayed, n, (T)0, one, two, rule, shadowed, averaged);
+                i64 from = 0;
+                for (const double* group = groups; group < groups + 3 * ranges; group += 3) {
+                    Step own = step;
+                    own.rate = step.rate * (T)group[1];
+                    T shrink = own.rate * (step.decay * (T)group[2]);
+                    own.template range<SLOTS>(at, from, (i64)group[0], shrink, one, two, rule, shadowed, averaged);
+                    from = (i64)group[0];
+                }
             });
         });
     }
@@ -91,11 +103,13 @@ template <class T> struct Step {
 };
 
 #define UPDATE_INPUTS \
-    const T *p, const T *g, const T *rates, const i64 *clock, const T *norm, const T *average, const bf16*
+    const T *p, const T *g, const T *rates, const T *decays, const double *groups, const i64 *clock, const T *norm, \
+        const T *average, const bf16*
 #define UPDATE_OUTPUTS T *p_out, T *average_out, bf16 *shadow
-#define UPDATE_SCALARS \
-    i64 rows, i64 n, i64 batches, i64 decayed, double weight_decay, double clip_norm, double averaging
+#define UPDATE_SCALARS                                                                                         \
+    i64 rows, i64 n, i64 batches, i64 decay_batches, i64 ranges, double weight_decay, double clip_norm, \
+        double averaging
 #define SLOT(name) (Slot<T>{name, name##_out})
-#define UPDATE_RUN(slots, one, two, rule)                                                       \
-    Step<T>(rates, batches, clock, norm, weight_decay, clip_norm, averaging)                    \
-        .template run<slots>({p, g, average, p_out, average_out, shadow}, decayed, n, one, two, rule)
+#define UPDATE_RUN(slots, one, two, rule)                                                                 \
+    Step<T>(rates, batches, decays, decay_batches, clock, norm, weight_decay, clip_norm, averaging)       \
+        .template run<slots>({p, g, average, p_out, average_out, shadow}, groups, ranges, one, two, rule)

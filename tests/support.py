@@ -162,7 +162,7 @@ def update_reference(
     t: int,
     rate: float,
     *,
-    decayed: int = 0,
+    groups: Sequence[Sequence[float]] = (),
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     **h: float,
@@ -188,10 +188,15 @@ def update_reference(
             d = m / (1 - h["beta1"] ** t) / (math.sqrt(v / (1 - h["beta2"] ** t)) + h["epsilon"])
         elif name != "sgd":
             raise AssertionError(f"tests/support.py has no reference of the update {name}")
-        if i < decayed:
-            d += weight_decay * float(value)
-        result[i] = float(value) - rate * d
+        _, rate_factor, decay_factor = next((g for g in groups if i < g[0]), (len(p), 1.0, 0.0))
+        d += weight_decay * decay_factor * float(value)
+        result[i] = float(value) - rate * rate_factor * d
     return result
+
+
+def decaying(count: int, size: int) -> np.ndarray[Any, Any]:
+    """Return the groups of an update in which the first ``count`` of ``size`` elements decay."""
+    return np.array([[count, 1.0, 1.0], [size, 1.0, 0.0]])
 
 
 def permutation_reference(x: int, n: int, epoch: int, key: int) -> int:

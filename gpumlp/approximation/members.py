@@ -17,12 +17,13 @@ from gpumlp.approximation.network import Network
 from gpumlp.approximation.targets import Values
 from gpumlp.autodiff import GradientTape, Tensor, Variable, dense, loss_value
 from gpumlp.backend import Backend
-from gpumlp.nn import Parameters
+from gpumlp.nn import Group, Parameters
 from gpumlp.ops import LOSS_RECORDS
 from gpumlp.optim import Optimizer, Schedule
 
 DTYPE = np.dtype(np.float32)  # of training; what is solved and measured afterwards is float64
 LEARNING_RATE, WARMUP, FINAL = 0.01, 0.05, 1e-3  # of Adam; the rate rises, then falls along a cosine
+OFFSET = Group(decay=0.0)
 BETA2 = 0.99  # the steps are few and their gradients exact: a shorter memory than usual follows them faster
 
 
@@ -42,13 +43,13 @@ class Members:
         self.networks, self.backend = tuple(networks), backend
         self.activation = networks[0].activation
         self._layers: list[_Layer] = []
-        named: dict[str, tuple[Variable, bool]] = {}
+        named: dict[str, tuple[Variable, Group]] = {}
         for index in range(max(len(network.layers) for network in networks)):
             named |= self._add_layer(index)
-        named["c"] = self._variable(np.array([network.c for network in networks])), False
+        named["c"] = self._variable(np.array([network.c for network in networks])), OFFSET
         self.parameters = Parameters(backend, DTYPE, named)
 
-    def _add_layer(self, index: int) -> dict[str, tuple[Variable, bool]]:
+    def _add_layer(self, index: int) -> dict[str, tuple[Variable, Group]]:
         """Add the next layer of those networks that have one, and return its variables."""
         before = self._layers[-1].places if index else {}
         places: dict[int, slice] = {}
@@ -71,8 +72,8 @@ class Members:
         self._layers.append(
             _Layer(places, None if mask.all() else self._constant(mask), self._constant(ending) if ends else None)
         )
-        outputs = {f"V{index}": (self._variable(V), True)} if ends else {}
-        return {f"W{index}": (self._variable(W), True), f"b{index}": (self._variable(b), False), **outputs}
+        outputs = {f"V{index}": (self._variable(V), Group())} if ends else {}
+        return {f"W{index}": (self._variable(W), Group()), f"b{index}": (self._variable(b), OFFSET), **outputs}
 
     def _constant(self, values: Values) -> Tensor:
         return Tensor(self.backend.asarray(values, DTYPE), self.backend)

@@ -48,11 +48,13 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
             state = tuple(np.abs(normal(rows * cols)) for _ in op.slots)
             rates, clock = np.array([0.1, 0.05, 0.01], dtype), np.array([7, 1, 0])
             hyper = {key: h.default for key, h in op.hyper.items()}
+            groups = np.array([[len(p) // 2, 1, 1], [len(p) * 2 // 3, 0.5, 0.25], [len(p), 1, 0]])
             for norm, average, decay in ((None, None, 0.0), (np.array([2.0], dtype), normal(rows * cols), 0.1)):
-                shared: dict[str, Any] = {"decayed": len(p) // 2, "weight_decay": decay}
+                decays = np.array([0.5, 0.8], dtype) if decay else None
+                shared: dict[str, Any] = {"weight_decay": decay}
                 shared |= {"clip_norm": 1.5 if norm is not None else None}
                 shared |= {"averaging": 0.9 if average is not None else None}
-                yield (p, g, rates, clock, norm, average, None, *state), {**shared, **hyper}
+                yield (p, g, rates, decays, groups, clock, norm, average, None, *state), {**shared, **hyper}
         case Op(name="layer_norm" | "batch_norm"):
             x, gain = normal(rows, cols), positive(cols)
             statistic = (rows, 1) if op.name == "layer_norm" else (1, cols)

@@ -7,7 +7,7 @@ from gpumlp.nn.layers import NORMS, Activation, BatchNorm, Dense, Dropout, Layer
 from gpumlp.nn.losses import LOSSES, Loss
 from gpumlp.nn.mlp import MAX_UNITS, NO_NORM, Hidden, count_parameters, mlp
 from gpumlp.nn.model import Model, Sequential
-from gpumlp.nn.parameters import Parameters
+from gpumlp.nn.parameters import Group, Parameters
 
 __all__ = [
     "INITIALIZERS",
@@ -22,6 +22,7 @@ __all__ = [
     "Dropout",
     "Ensemble",
     "Equation",
+    "Group",
     "Hidden",
     "Layer",
     "LayerNorm",

@@ -18,11 +18,13 @@ from gpumlp.autodiff import Tensor, Variable
 from gpumlp.autodiff.tensor import DEFAULT_DTYPE
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, ShapeError
+from gpumlp.nn.parameters import Group
 from gpumlp.ops.precision import wide
-from gpumlp.ops.record import Array
+from gpumlp.ops.record import Array, Hyper
 from gpumlp.seeds import WEIGHTS, generator
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
+FACTOR = Hyper(1.0, "factor of the learning rate or the weight decay", ge=0.0, lt=math.inf)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class Declared:
         Whether it is a matrix (inputs, outputs), which other frameworks may keep transposed.
     called
         Its name in other frameworks, by theirs (:mod:`gpumlp.convert`); elsewhere it has the one it has here.
+    rate, decay
+        Factors of the learning rate and of the weight decay, each at least 0. A decay of None is 1 for a ``weight``
+        and 0 for an ``offset``.
     """
 
     shape: tuple[int, ...]
@@ -65,6 +70,14 @@ class Declared:
     initial: Callable[[np.random.Generator], Values]
     matrix: bool = False
     called: Mapping[str, str] = field(default_factory=dict)
+    rate: float = 1.0
+    decay: float | None = None
+
+    @property
+    def group(self) -> Group:
+        """Its factors of learning rate and weight decay. Raises ConfigError where one is negative."""
+        decay = float(self.role == "weight") if self.decay is None else self.decay
+        return Group(FACTOR.check("rate of an array", self.rate), FACTOR.check("decay of an array", decay))
 
     @property
     def size(self) -> int:
@@ -113,6 +126,7 @@ class Layer:
         self.inputs = 0  # the width of its input, once it is known
         self.weights: dict[str, Variable] = {}  # trained, with weight decay
         self.offsets: dict[str, Variable] = {}  # trained, without: biases and gains
+        self.groups: dict[str, Group] = {}  # factors of rate and decay of what is trained
         self.state: dict[str, Array] = {}  # remembered, not trained
 
     # ---- what a subclass says ----------------------------------------------------------------------------------
@@ -177,7 +191,7 @@ class Layer:
     def place(self, context: Context) -> None:
         """Put the layer into a model: it starts anew, with arrays made at the next input."""
         self.context, self.built = context, False
-        self.weights, self.offsets, self.state = {}, {}, {}
+        self.weights, self.offsets, self.groups, self.state = {}, {}, {}, {}
 
     def build(self, context: Context, inputs: int) -> None:
         """Make what the layer declares for rows of ``inputs`` values."""
@@ -189,6 +203,7 @@ class Layer:
             else:
                 variables = self.weights if array.role == "weight" else self.offsets
                 variables[name] = Variable(values, context.backend, name=name)
+                self.groups[name] = array.group
 
     @property
     def parameters(self) -> int:

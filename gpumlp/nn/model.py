@@ -13,7 +13,7 @@ from gpumlp.autodiff.tensor import REFERENCE, as_dtype
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, ShapeError
 from gpumlp.nn.layer import Context, Declared, Layer
-from gpumlp.nn.parameters import Parameters
+from gpumlp.nn.parameters import Group, Parameters
 from gpumlp.ops.precision import dtype_of
 from gpumlp.ops.record import Array, whole
 
@@ -90,10 +90,10 @@ class Model:
         if output.ndim != 2:
             raise ShapeError(f"forward must return (N, K), for one row it returned {output.shape}")
         self.widths, self.units = widths, output.shape[1]
-        named: dict[str, tuple[Variable, bool]] = {}
+        named: dict[str, tuple[Variable, Group]] = {}
         for name, layer in layers.items():
-            for part, decayed in ((layer.weights, True), (layer.offsets, False)):
-                named |= {f"{name}.{key}": (variable, decayed) for key, variable in part.items()}
+            trained = layer.weights | layer.offsets
+            named |= {f"{name}.{key}": (variable, layer.groups[key]) for key, variable in trained.items()}
         for name, (variable, _) in named.items():
             variable.name = name
         self.parameters = Parameters(backend, dtype, named)

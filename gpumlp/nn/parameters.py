@@ -1,13 +1,13 @@
 """All parameters of a model as views of one buffer, and their gradients as views of another.
 
-One launch updates everything, one write saves everything. Weights that decay stand first, so that weight decay
-is a length and not a mask.
+One launch updates everything, one write saves everything. What has the same factors of learning rate and weight
+decay stands together, so that they are a few ranges and not a mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -21,27 +21,36 @@ ALIGNMENT = 64
 """Bytes at which each parameter starts: a whole number of 16-byte loads, and a cache line of its own."""
 
 
+class Group(NamedTuple):
+    """What an optimizer multiplies its learning rate and its weight decay by, for one parameter."""
+
+    rate: float = 1.0
+    decay: float = 1.0
+
+
 class Parameters:
     """The trainable variables of a model, laid out flat.
 
     values, gradients : arrays ``(P',)`` on the backend; P' counts the padding between parameters, which stays 0
     shadow : the values in ``dtype`` where that is narrower, None elsewhere; what writes the one writes the other
     views : one view of ``gradients`` for each variable, in its shape
-    decayed : how many leading elements weight decay applies to
+    ranges : (end, rate, decay) of each range of elements in one group, in order; what decays stands first
+    groups : the same on the backend, float64 (ranges, 3)
     """
 
-    def __init__(self, backend: Backend, dtype: Any, named: Mapping[str, tuple[Variable, bool]]) -> None:
-        order = sorted(named, key=lambda name: not named[name][1])  # stable: decayed ones first
+    def __init__(self, backend: Backend, dtype: Any, named: Mapping[str, tuple[Variable, Group]]) -> None:
+        order = sorted(named, key=lambda name: (named[name][1].decay == 0, named[name][1]))  # stable
         self.backend = backend
         self.variables = {name: named[name][0] for name in order}
         unit = max(ALIGNMENT // np.dtype(dtype).itemsize, 1)
         self._places: dict[str, slice] = {}
-        end = self.decayed = 0
+        end = 0
+        ends: dict[Group, int] = {}
         for name, variable in self.variables.items():
             self._places[name] = slice(end, end + variable.size)
             end += -(-variable.size // unit) * unit
-            if named[name][1]:
-                self.decayed = end
+            ends[named[name][1]] = end
+        self.ranges = tuple((end, *group) for group, end in ends.items())
         self._length, self._dtype = end, np.dtype(dtype)
         self._lay_out()
 
@@ -50,6 +59,7 @@ class Parameters:
         backend, kept, shape = self.backend, wide(self._dtype), (self._length,)
         self.values = backend.zeros(shape, kept)
         self.gradients = backend.zeros(shape, kept)
+        self.groups = backend.asarray(np.array(self.ranges, np.float64).reshape(-1, 3))
         self.shadow = None if kept == self._dtype else backend.zeros(shape, self._dtype)
         for name, variable in self.variables.items():
             place = self.view(name, self.values)
@@ -64,7 +74,7 @@ class Parameters:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy is made from: its variables, which it moves into buffers of its own."""
-        buffers = ("values", "gradients", "shadow", "views")
+        buffers = ("values", "gradients", "groups", "shadow", "views")
         return {key: value for key, value in vars(self).items() if key not in buffers} | {
             "gradients": self.backend.to_host(self.gradients)
         }

@@ -5,11 +5,15 @@ optimizers share, in this order: clip, direction, decoupled weight decay, step, 
 
     g ← g · min(1, clip / ‖g‖)
     d, slots ← rule(g, slots, t)
-    p ← p - η (d + λ p)             λ on the first ``decayed`` elements only: weights, not biases or gains
+    p ← p - η (d + λ p)             η and λ each times the factor of the element's group
     a ← β a + (1 - β) p             β = min(averaging, (1 + t) / (10 + t)), so that early weights are forgotten
     shadow ← p                      rounded to bfloat16, for products that take their weights so
 
-The clock has been advanced before: its step is t, which counts from 1, and its batch the next one.
+The clock has been advanced before: its step is t, which counts from 1, and its batch the next one. η is the element
+of ``rates`` for the batch, and λ is ``weight_decay`` times that of ``decays``; the last element is used from then on.
+
+``groups`` (G, 3) has a row for each range of elements that share their factors: where it ends, the factor of η, the
+factor of λ. Weights have the factors 1 and 1, biases and gains 1 and 0, unless a layer says otherwise.
 
 Decoupled decay: Loshchilov and Hutter 2017, arXiv:1711.05101. Clipping: Pascanu et al. 2013, arXiv:1211.5063.
 """
@@ -50,26 +54,33 @@ def update(
         parameters: Array,
         gradient: Array,
         rates: Array,
+        decays: Array | None,
+        groups: Array,
         clock: Array,
         norm: Array | None,
         average: Array | None,
         shadow: Array | None,
         *state: Array,
-        decayed: int,
         weight_decay: float,
         clip_norm: float | None,
         averaging: float | None,
         **settings: float,
     ) -> tuple[Array, ...]:
         dtype = parameters.dtype
-        rate = xp.take(rates, xp.minimum(clock[BATCH : BATCH + 1], rates.shape[0]) - 1)
+        rate = _of_batch(xp, rates, clock)
+        decay = weight_decay if decays is None else weight_decay * _of_batch(xp, decays, clock)
         t = clock[STEP : STEP + 1].astype(xp.float64)
         if norm is not None:
             gradient = gradient * xp.where(norm > clip_norm, clip_norm / norm, 1.0).astype(dtype)
         direction, *state_after = rule(xp, gradient, t, *state, **settings)
         step = direction * rate
-        if weight_decay:
-            step[:decayed] += (rate * weight_decay) * parameters[:decayed]
+        start = 0
+        for end, rate_factor, decay_factor in groups.tolist():
+            part, start = slice(start, int(end)), int(end)
+            if rate_factor != 1.0:
+                step[part] *= rate_factor
+            if weight_decay and decay_factor:
+                step[part] += (rate * rate_factor * (decay * decay_factor)) * parameters[part]
         result = parameters - step
         if average is not None:
             beta = xp.minimum(averaging, (1.0 + t) / (10.0 + t)).astype(dtype)
@@ -81,6 +92,8 @@ def update(
         parameters: Array,
         gradient: Array,
         rates: Array,
+        decays: Array | None,
+        groups: Array,
         clock: Array,
         norm: Array | None,
         average: Array | None,
@@ -94,9 +107,13 @@ def update(
 
     def scalars(given: Sequence[Array], params: Mapping[str, Any]) -> list[Scalar]:
         names = ("weight_decay", "clip_norm", "averaging", *hyper)
-        return [given[2].shape[0], params["decayed"], *(float(params[name] or 0.0) for name in names)]
+        lengths = [0 if table is None else table.shape[0] for table in given[2:5]]
+        return [*lengths, *(float(params[name] or 0.0) for name in names)]
 
-    inputs = ("parameters", "gradient", "rates", "clock", "norm?", "average?", "shadow?", *slots)
+    inputs = (
+        *("parameters", "gradient", "rates", "decays?", "groups", "clock", "norm?", "average?", "shadow?"),
+        *slots,
+    )
     outputs = ("parameters", "average?", "shadow?", *slots)
     return Update(
         name,
@@ -114,6 +131,11 @@ def update(
         slots=slots,
         hyper=hyper,
     )
+
+
+def _of_batch(xp: Any, table: Array, clock: Array) -> Array:
+    """Return the element of a table for the batch that the clock, advanced already, has counted last."""
+    return xp.take(table, xp.minimum(clock[BATCH : BATCH + 1], table.shape[0]) - 1)
 
 
 def _momentum(xp: Any, g: Array, t: Array, velocity: Array, *, momentum: float) -> tuple[Array, ...]:

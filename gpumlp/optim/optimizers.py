@@ -56,7 +56,7 @@ class _Parameters(Protocol):
     values: Array
     gradients: Array
     shadow: Array | None
-    decayed: int
+    groups: Array
 
     def overwrote(self) -> None: ...
 
@@ -139,9 +139,9 @@ class Optimizer:
         if self.norm is not None:
             backend.run(GRADIENT_NORM, "forward", (p.gradients,), (self.norm,))
         state = tuple(self.slots.values())
-        inputs = (p.values, p.gradients, rates, self.clock, self.norm, self.average, p.shadow, *state)
+        inputs = (p.values, p.gradients, rates, None, p.groups, self.clock, self.norm, self.average, p.shadow, *state)
         outputs = (p.values, self.average, p.shadow, *state)
-        backend.run(self.update, "forward", inputs, outputs, **self.settings, decayed=p.decayed)
+        backend.run(self.update, "forward", inputs, outputs, **self.settings)
         p.overwrote()
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import bits, directions, examples
+from support import bits, decaying, directions, examples
 
 from gpumlp.backend import Backend
 from gpumlp.checks.agreement import has_kernel
@@ -95,12 +95,16 @@ def test_the_shadow_is_the_parameters_rounded(kernels: Backend, name: str, shift
     rng = np.random.default_rng(0)
     p, g = rng.standard_normal((2, n), np.float32)
     slots = [np.abs(rng.standard_normal(n, np.float32)) for _ in op.slots]
-    p, g, rates, clock, memory, *slots = there(
-        kernels, (p, g, np.array([0.1], np.float32), np.array([3, 1, 0]), np.zeros(n + 8, NARROW), *slots)
+    p, g, rates, groups, clock, memory, *slots = there(
+        kernels,
+        (
+            *(p, g, np.array([0.1], np.float32), decaying(100, n), np.array([3, 1, 0])),
+            *(np.zeros(n + 8, NARROW), *slots),
+        ),
     )
     shadow = memory[shift : shift + n]
-    inputs = (p, g, rates, clock, None, None, shadow, *slots)
-    params = {"decayed": 100, "weight_decay": 0.1, "clip_norm": None, "averaging": None}
+    inputs = (p, g, rates, None, groups, clock, None, None, shadow, *slots)
+    params = {"weight_decay": 0.1, "clip_norm": None, "averaging": None}
     hyper = {key: value.default for key, value in op.hyper.items()}
     found = kernels.run(op, "forward", inputs, (p, None, shadow, *slots), **params, **hyper)
     assert found[2] is shadow

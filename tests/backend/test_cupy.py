@@ -117,10 +117,10 @@ LAUNCHES = [  # record, direction, inputs, params; kernels with grid and block; 
         ["p", "p", "p", 0, "p", "p", "p", 9, 2, 1.0, 0.0, "p", 1],
     ),
     (
-        "sgd", "forward", [((9,), F), ((9,), F), ((2,), F), ((3,), I64), ((1,), F), None, None],
-        {"averaging": None, "clip_norm": 1, "weight_decay": 0, "decayed": 4},
+        "sgd", "forward", [((9,), F), ((9,), F), ((2,), F), None, ((2, 3), D), ((3,), I64), ((1,), F), None, None],
+        {"averaging": None, "clip_norm": 1, "weight_decay": 0},
         [("sgd_forward<float>", (1, 1), (256, 1))],
-        ["p", "p", "p", "p", "p", 0, 0, "p", 0, 0, 1, 9, 2, 4, 0.0, 1.0, 0.0],
+        ["p", "p", "p", 0, "p", "p", "p", 0, 0, "p", 0, 0, 1, 9, 2, 0, 2, 0.0, 1.0, 0.0],
     ),
     (
         "dropout", "backward", [((9, 2), F), ((3,), I64)], {"rate": 0, "stream": 3, "key": (5, 6)},

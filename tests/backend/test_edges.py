@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from agreement import check_agreement, check_values
 from checked.machine import CheckedBackend, Machine
-from support import FLOATS, activation_reference, assert_close, bits, directions, examples, update_reference
+from support import FLOATS, activation_reference, assert_close, bits, decaying, directions, examples, update_reference
 from support import loss_reference as loss_by_hand
 
 from gpumlp.backend import Backend, geometry
@@ -210,9 +210,10 @@ def test_the_shadow_of_nan_is_nan(kernels: Backend, name: str, pattern: int) -> 
     p.view(np.uint32)[::7] = pattern
     slots = [np.ones(40, np.float32) for _ in op.slots]
     shadow = np.zeros(40, narrow)
-    inputs = (p, np.ones_like(p), np.ones(1, np.float32), np.array([3, 1, 0]), None, None, shadow, *slots)
+    inputs = (p, np.ones_like(p), np.ones(1, np.float32), None, decaying(20, 40))
+    inputs += (np.array([3, 1, 0]), None, None, shadow, *slots)
     hyper = {key: value.default for key, value in op.hyper.items()}
-    settings = {"decayed": 20, "weight_decay": 0.1, "clip_norm": None, "averaging": None}
+    settings = {"weight_decay": 0.1, "clip_norm": None, "averaging": None}
     shadow = computed(kernels, op, "forward", inputs, **settings, **hyper)[2]
     assert is_nan(shadow).tolist() == is_nan(p).tolist()
 
@@ -278,8 +279,9 @@ def test_steps_are_right_to_the_last_digits(kernels: Backend, name: str, averagi
             zero, average = np.zeros_like(g), None if averaging is None else np.zeros_like(g)
             state = [np.zeros(len(g)) for _ in op.slots]
             expected = update_reference(name, np.zeros(len(g)), g.astype(np.float64), state, t, 1.0, **hyper)
-            inputs = (zero, g, rate, np.array([t, 1, 0]), None, average, None, *(zero for _ in op.slots))
-            settings = {"decayed": 9, "weight_decay": 0.1, "clip_norm": None, "averaging": averaging}
+            inputs = (zero, g, rate, None, decaying(9, len(g)), np.array([t, 1, 0]), None, average, None)
+            inputs += tuple(zero for _ in op.slots)
+            settings = {"weight_decay": 0.1, "clip_norm": None, "averaging": averaging}
             stepped, mean, _, *slots = computed(kernels, op, "forward", inputs, **settings, **hyper)
             few = 16 * np.finfo(dtype).eps
             np.testing.assert_allclose(stepped, expected, rtol=few)
@@ -297,8 +299,9 @@ def test_a_gradient_is_cut_above_the_norm_and_stays_below(kernels: Backend, name
     hyper = {key: value.default for key, value in op.hyper.items()}
     slots = [np.ones_like(g) for _ in op.slots]
     for norm in (0.0, 1e-30, 0.5, 1.0, 1.5, 1e30, INF, np.nan):
-        inputs = (g, g, np.ones(1, dtype), np.array([3, 1, 0]), np.array([norm], dtype), None, None, *slots)
-        settings = {"decayed": 0, "weight_decay": 0.0, "clip_norm": 1.0, "averaging": None}
+        inputs = (g, g, np.ones(1, dtype), None, decaying(0, 23), np.array([3, 1, 0]), np.array([norm], dtype))
+        inputs += (None, None, *slots)
+        settings = {"weight_decay": 0.0, "clip_norm": 1.0, "averaging": None}
         expected = Backend().run(op, "forward", inputs, None, **settings, **hyper)
         for got, want in zip(computed(kernels, op, "forward", inputs, **settings, **hyper), expected, strict=True):
             if want is not None:
@@ -512,6 +515,7 @@ def test_the_order_of_any_epoch(kernels: Backend, count: int) -> None:
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_late_batch_has_the_last_rate(kernels: Backend, count: int) -> None:
     p = np.zeros(5, np.float32)
-    inputs = (p, np.ones_like(p), np.array([1, 2, 4], np.float32), np.array([1, count, 0]), None, None, None)
-    settings = {"decayed": 0, "weight_decay": 0.0, "clip_norm": None, "averaging": None}
+    rates = np.array([1, 2, 4], np.float32)
+    inputs = (p, np.ones_like(p), rates, None, decaying(0, 5), np.array([1, count, 0]), None, None, None)
+    settings = {"weight_decay": 0.0, "clip_norm": None, "averaging": None}
     assert computed(kernels, UPDATES["sgd"], "forward", inputs, **settings)[0].tolist() == [-4.0] * 5

@@ -17,7 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 from agreement import FORMULA_ONLY, check_values
-from support import WITH_COMPILER, assert_close, directions, examples, permutation_reference, philox_reference
+from support import (
+    WITH_COMPILER,
+    assert_close,
+    decaying,
+    directions,
+    examples,
+    permutation_reference,
+    philox_reference,
+)
 
 from gpumlp.backend import Backend, NativeBackend
 from gpumlp.backend.host.native import as_bits
@@ -179,7 +187,7 @@ def test_a_weight_far_down(native: NativeBackend, sparse: Sparse, name: str, row
     """What decays ends far down, too: each part takes its share of what decays and of what does not."""
     op, count, decayed = UPDATES[name], ROWS * COLS, (ROWS - 1) * COLS
     hyper = {key: value.default for key, value in op.hyper.items()}
-    settings = {"decayed": decayed, "weight_decay": 0.1, "clip_norm": None, "averaging": 0.5, **hyper}
+    settings = {"weight_decay": 0.1, "clip_norm": None, "averaging": 0.5, **hyper}
     rates, clock, rng = np.array([0.1], np.float32), np.array([3, 1, 0]), np.random.default_rng(0)
     long = [sparse.zeros((count,), np.float32) for _ in range(3 + len(op.slots))]
     parts = ROWS - 1  # of what decays: a row each
@@ -192,12 +200,14 @@ def test_a_weight_far_down(native: NativeBackend, sparse: Sparse, name: str, row
     before = {decays: [a[piece].copy() for a in long] for decays, piece in pieces.items()}
     p, g, average, *slots = long
     outputs = (p, average, None, *slots)
-    call(native, op, "forward", (p, g, rates, clock, None, average, None, *slots), outputs, settings, row - 1, parts)
+    inputs = (p, g, rates, None, decaying(decayed, count), clock, None, average, None, *slots)
+    call(native, op, "forward", inputs, outputs, settings, row - 1, parts)
     for decays, piece in pieces.items():
         own, gradient, mean, *state = before[decays]
         size = len(own)
-        inputs = (own, gradient, rates, clock, None, mean, None, *state)
-        expected = Backend().run(op, "forward", inputs, None, **{**settings, "decayed": size if decays else 0})
+        groups = decaying(size if decays else 0, size)
+        inputs = (own, gradient, rates, None, groups, clock, None, mean, None, *state)
+        expected = Backend().run(op, "forward", inputs, None, **settings)
         for got, want in zip(outputs, expected, strict=True):
             assert want is None or size == 0 or np.allclose(got[piece], want, rtol=1e-5)
 

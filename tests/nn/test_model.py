@@ -166,6 +166,9 @@ def test_the_flat_buffer():
     p = model.parameters
     base = p.values.__array_interface__["data"][0]
     ends = []
+    assert p.groups.tolist() == [list(row) for row in p.ranges]
+    (decayed, *weights), (end, *offsets) = p.ranges
+    assert (weights, offsets, end) == ([1, 1], [1, 0], len(p.values))
     for (name, variable), view in zip(p.variables.items(), p.views, strict=True):
         assert np.shares_memory(variable.array, p.values)
         assert np.shares_memory(view, p.gradients)
@@ -175,8 +178,8 @@ def test_the_flat_buffer():
         assert view.__array_interface__["data"][0] - p.gradients.__array_interface__["data"][0] == offset
         assert not ends or offset // 4 >= ends[-1]
         ends.append(offset // 4 + variable.size)
-        assert (offset // 4 < p.decayed) == name.endswith(".W")  # exactly the weights decay
-        assert (offset // 4 + variable.size <= p.decayed) == name.endswith(".W")
+        assert (offset // 4 < decayed) == name.endswith(".W")  # exactly the weights decay
+        assert (offset // 4 + variable.size <= decayed) == name.endswith(".W")
     p.values[...] = 3
     assert all((v.numpy() == 3).all() for v in p.variables.values())
     assert all(v.name == name for name, v in p.variables.items())

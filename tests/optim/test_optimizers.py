@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support import FLOATS, assert_close, update_reference
+from support import BACKENDS, FLOATS, assert_close, decaying, update_reference
 
+from gpumlp import backend as backends
 from gpumlp.autodiff import GradientTape, Tensor
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError
-from gpumlp.nn import Dense, LayerNorm, Loss, Sequential
+from gpumlp.nn import Declared, Dense, Layer, LayerNorm, Loss, Sequential
 from gpumlp.ops import UPDATES
 from gpumlp.optim import OPTIMIZERS, Optimizer
 
 every = pytest.mark.parametrize("name", OPTIMIZERS)
 SIZE, DECAYED = 33, 20
+GROUPS = decaying(DECAYED, SIZE)
 
 
 def flat(dtype, seed=0):
     values = np.random.default_rng(seed).standard_normal(SIZE).astype(dtype)
     gradients = np.zeros(SIZE, dtype)
     return SimpleNamespace(
-        backend=Backend(), values=values, gradients=gradients, shadow=None, decayed=DECAYED, overwrote=lambda: None
+        backend=Backend(),
+        values=values,
+        gradients=gradients,
+        groups=GROUPS,
+        shadow=None,
+        overwrote=lambda: None,
     )
 
 
@@ -42,7 +50,7 @@ def test_steps_agree_with_the_reference(name, dtype, extra):
     optimizer = Optimizer(name, parameters, time, learning_rate=0.05, **extra)
     spec = OPTIMIZERS[name]
     hyper = {key: h.default for key, h in spec.hyper.items()}
-    shared = {"decayed": DECAYED, "weight_decay": spec.weight_decay} | extra
+    shared = {"groups": GROUPS, "weight_decay": spec.weight_decay} | extra
     p, state = parameters.values.astype(np.float64), [np.zeros(SIZE) for _ in spec.update.slots]
     rng = np.random.default_rng(1)
     for t in range(1, 9):
@@ -117,6 +125,64 @@ def test_decay_is_for_weights_alone_and_decoupled(name):
     for key, after in model.arrays().items():
         factor = 1 - 0.1 * 0.2 if key.endswith(".W") else 1.0
         np.testing.assert_allclose(after, before[key] * factor, rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, "bfloat16"])
+def test_a_layer_gives_its_arrays_factors_of_rate_and_decay(backend, dtype):
+    """Each is updated as by an optimizer of its own, with these factors multiplied into its settings."""
+    backend = backends.get(backend)
+    declared = {
+        "slow": Declared((5,), "weight", lambda rng: rng.standard_normal(5), rate=0.1, decay=0.5),
+        "W": Declared((5, 2), "weight", lambda rng: rng.standard_normal((5, 2))),
+        "factors": Declared((5,), "offset", lambda rng: rng.standard_normal(5), rate=6.0, decay=6.0),
+        "b": Declared((2,), "offset", lambda rng: rng.standard_normal(2), rate=0.1),
+        "fixed": Declared((3,), "weight", lambda rng: rng.standard_normal(3), rate=0.0),
+    }
+
+    class Grouped(Layer):
+        def declare(self, inputs):
+            return declared
+
+        def forward(self, x, *, training=False):
+            return x
+
+    model = Sequential([Grouped()]).build(5, backend=backend, dtype=dtype)
+    parameters, rng = model.parameters, np.random.default_rng(2)
+    assert [row[1:] for row in parameters.ranges] == [(0, 1), (0.1, 0.5), (1, 1), (6, 6), (0.1, 0)]
+    optimizer = Optimizer(
+        "adamw", parameters, model.context.clock, learning_rate=0.02, weight_decay=0.3, averaging=0.9
+    )
+    hyper = {key: h.default for key, h in OPTIMIZERS["adamw"].hyper.items()}
+    expected = {name: values.astype(np.float64).ravel() for name, values in model.arrays().items()}
+    states = {name: [np.zeros(values.size), np.zeros(values.size)] for name, values in expected.items()}
+    for t in range(1, 4):
+        for name, values in expected.items():
+            array = declared[name.partition(".")[2]]
+            g = rng.standard_normal(array.shape)
+            backend.write(parameters.view(name, parameters.gradients), g)
+            decay = 0.3 * (array.role == "weight" if array.decay is None else array.decay)
+            settings = {"groups": [(values.size, 1, 1)], "weight_decay": decay, **hyper}
+            expected[name] = update_reference(
+                "adam", values, g.ravel(), states[name], t, 0.02 * array.rate, **settings
+            )
+        optimizer.step()
+    for name, values in model.arrays().items():
+        np.testing.assert_allclose(values.ravel(), expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_equal_groups_are_one_range_wherever_they_stand():
+    layers = [Dense(4, "relu"), LayerNorm(), Dense(2)]
+    model = Sequential(layers).build(3)
+    assert [row[1:] for row in model.parameters.ranges] == [(1, 1), (1, 0)]
+    twin = copy.deepcopy(model)
+    assert twin.parameters.groups.tolist() == model.parameters.groups.tolist()
+
+
+@pytest.mark.parametrize("factors", [{"rate": -1.0}, {"decay": -0.5}, {"rate": np.nan}, {"decay": np.inf}])
+def test_a_factor_is_a_number_of_at_least_0(factors):
+    with pytest.raises(ConfigError, match=f"{next(iter(factors))} of an array is"):
+        _ = Declared((2,), "weight", np.zeros, **factors).group
 
 
 def test_decay_by_default():
