@@ -52,6 +52,9 @@ METRICS: dict[str, Metric] = {
 }
 """The metrics by the names a user knows. ``log_loss`` is measured after a temperature fitted to the same rows."""
 
+TITLES = {name: metric.title for name, metric in METRICS.items()} | {"brier": "Brier score", "ece": "ECE"}
+"""Names of all metrics, for tables."""
+
 
 def classification(predictions: Host, labels: Host, weights: Host | None = None) -> Metrics:
     """Return accuracy, macro-F1 and, for two classes, the area under the ROC curve.
@@ -112,15 +115,49 @@ def auc(scores: Host, labels: Host, weights: Host) -> float:
     return float((positive * (below + 0.5 * negative)).sum() / pairs) if pairs else float("nan")
 
 
-def log_loss(probabilities: Host, labels: Host, weights: Host | None = None) -> float:
-    """Return the mean of -log p of the true class.
+ECE_BINS = 15
+"""Equal intervals of the probability of the chosen class, over which the calibration error is summed."""
 
-    probabilities : (N, classes)
-    labels : (N,) class numbers
-    weights : (N,) or None for all alike
+
+class ProbabilityScores:
+    """How good probabilities are, of rows that come in blocks: log-loss, Brier score and calibration error.
+
+    ``brier`` is mean Σ (p - y)² over the classes, of two classes half of it; ``ece`` the mean distance, in each of
+    ``ECE_BINS`` intervals, between the probability of the most probable class and how often it is the true one.
     """
-    true = np.asarray(probabilities)[np.arange(len(labels)), labels]
-    return float(np.average(-np.log(true.clip(np.finfo(np.float64).tiny)), weights=weights))
+
+    def __init__(self) -> None:
+        self._sums = np.zeros(3)  # of log-losses, squared distances, weights
+        self._bins = np.zeros((2, ECE_BINS))  # sums of probabilities, and of rows that are right
+
+    def add(self, probabilities: Host, labels: Host, weights: Host | None = None) -> None:
+        """Take rows into account.
+
+        Parameters
+        ----------
+        probabilities : (N, classes)
+        labels : (N,) class numbers
+        weights : (N,) or None for all alike
+        """
+        weight = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
+        true = probabilities[np.arange(len(labels)), labels]
+        squares = (probabilities**2).sum(axis=1) - true**2 + (1 - true) ** 2
+        losses = -np.log(true.clip(np.finfo(np.float64).tiny))
+        self._sums += weight @ losses, weight @ squares / (1 + (probabilities.shape[1] == 2)), weight.sum()
+        chosen = probabilities.argmax(axis=1)
+        sure = probabilities[np.arange(len(labels)), chosen]
+        place = np.minimum((sure * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+        for row, values in zip(self._bins, (sure, chosen == labels), strict=True):
+            row += np.bincount(place, weight * values, ECE_BINS)
+
+    def result(self) -> Metrics:
+        """Return the scores of the rows so far."""
+        loss, squares, total = self._sums
+        return {
+            "log_loss": float(loss / total),
+            "brier": float(squares / total),
+            "ece": float(np.abs(self._bins[0] - self._bins[1]).sum() / total),
+        }
 
 
 def regression(predictions: Host, targets: Host, weights: Host | None = None) -> Metrics:

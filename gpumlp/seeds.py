@@ -12,6 +12,8 @@ ORDER = 2
 """The key of the order in which batches visit the rows."""
 MEMBER = 3
 """The seeds of networks that are trained beside the first."""
+CONFORMAL = 0xC0F0
+"""Division of the validation rows into those that choose the epoch and those kept for intervals."""
 SPLIT = 0x5917
 """Division of the rows into training, validation and test rows."""
 FOLDS = 0xF01D

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -305,7 +306,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         if "model_" in state:
             files, history = state["model_"]
             model = parse_model(files, backends.get(state["backend"]))
-            state["model_"] = SavedModel(model.encoder, model.network, model.hidden, history)
+            state["model_"] = replace(model, history=history)
         super().__setstate__(state)
 
     def __sklearn_tags__(self) -> Any:

@@ -175,6 +175,13 @@ def evaluate(run: Path, data: Path | None, device: int, as_json: bool) -> None:
 )
 @click.option("--proba", is_flag=True, help="Add the probability of each class.")
 @click.option(
+    "--interval",
+    metavar="LEVEL",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Add bounds, or the set of classes, that hold the true value with this probability, such as 0.9; needs a "
+    "run with training.conformal.",
+)
+@click.option(
     "--keep",
     metavar="COLUMN",
     multiple=True,
@@ -183,7 +190,14 @@ def evaluate(run: Path, data: Path | None, device: int, as_json: bool) -> None:
 @DEVICE
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
 def predict(
-    run: Path, file: Path, output: Path | None, proba: bool, keep: tuple[str, ...], device: int, force: bool
+    run: Path,
+    file: Path,
+    output: Path | None,
+    proba: bool,
+    interval: float | None,
+    keep: tuple[str, ...],
+    device: int,
+    force: bool,
 ) -> None:
     """Predict the rows of FILE with a finished RUN.
 
@@ -191,7 +205,16 @@ def predict(
     """
     with ctrl_c_ends_at_once():
         from gpumlp.cli import verbs
-    verbs.predict(run=run, file=file, output=output, proba=proba, keep=keep, device=device, force=force)
+    verbs.predict(
+        run=run,
+        file=file,
+        output=output,
+        proba=proba,
+        interval=interval,
+        keep=keep,
+        device=device,
+        force=force,
+    )
 
 
 @main.command()

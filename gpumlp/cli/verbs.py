@@ -173,7 +173,14 @@ def evaluate(run: Path, data: Path | None, device: int, as_json: bool) -> None:
 
 
 def predict(
-    run: Path, file: Path, output: Path | None, proba: bool, keep: Sequence[str], device: int, force: bool
+    run: Path,
+    file: Path,
+    output: Path | None,
+    proba: bool,
+    interval: float | None,
+    keep: Sequence[str],
+    device: int,
+    force: bool,
 ) -> None:
     """Predict the rows of a file and write them, block by block."""
     if output is not None:
@@ -185,6 +192,7 @@ def predict(
     encoder = model.encoder
     if proba and encoder.classes is None:
         raise click.UsageError("--proba needs a classification run; this run predicts numbers")
+    margin = None if interval is None else model.margin(interval)
     from_stdin = str(file) == "-"
     carried = read_start(file, encoder.dialect).names if tuple(keep) == ("all",) and not from_stdin else keep
     texts = (*encoder.texts, *carried)  # what is carried along stays as it was written
@@ -200,7 +208,7 @@ def predict(
             for source, predictions in model.predictions(sources, news):
                 count += len(predictions.values)
                 counter.advance(len(predictions.values))
-                yield kept(source, keep) | columns_of(predictions, encoder.classes, proba=proba)
+                yield kept(source, keep) | columns_of(predictions, encoder.classes, proba=proba, margin=margin)
 
     if output is None:
         write_csv(blocks(), sys.stdout)

@@ -435,6 +435,17 @@ class Training(Section):
         description="metric of the validation rows that chooses the best epoch; of equal ones the later is kept for "
         "accuracy, macro_f1 and auc; log_loss is measured after a temperature fitted to these rows; auto: loss",
     )
+    calibration: Literal["auto", "none", "temperature"] = Field(
+        default="auto",
+        description="calibration of the probabilities, fitted on the validation rows: temperature (a factor of the "
+        "last linear values, and a share 1 / (rows + 1) of equal probabilities) or none; auto: temperature where "
+        "there are validation rows",
+    )
+    conformal: Share = Field(
+        default=0.0,
+        description="share of the validation rows that does not choose the best epoch, for gpumlp predict "
+        "--interval; 0: no intervals",
+    )
     early_stopping: EarlyStopping | None = Field(
         default=None, description="stop when the metric stops improving; null: run all epochs"
     )
@@ -448,6 +459,10 @@ class Training(Section):
     def chosen_metric(self) -> str:
         """The key of ``METRICS`` that is meant."""
         return "loss" if self.metric == "auto" else self.metric
+
+    def calibrates(self, validated: bool) -> bool:
+        """Return whether probabilities get a temperature, given whether there are validation rows."""
+        return validated if self.calibration == "auto" else self.calibration == "temperature"
 
     def epochs_over(self, rows: int) -> int:
         """Return the number of epochs for this many training rows."""
@@ -551,6 +566,9 @@ class Settings(Section):
             fitting = [name for name, each in METRICS.items() if each.task in (None, self.task)]
             what = f"{metric} is not a metric for {self.task}"
             problems.append(Problem(("training", "metric"), what, "allowed: auto, " + ", ".join(fitting)))
+        if self.training.calibration == "temperature" and self.task == "regression":
+            what = "a temperature is of probabilities, and a regression has none"
+            problems.append(Problem(("training", "calibration"), what, "set calibration: auto"))
         if self.data.split.validation == 0:
             what = "needs validation rows, but data.split.validation is 0"
             hint = "set data.split.validation to a share or a file, or "
@@ -560,6 +578,11 @@ class Settings(Section):
             if metric != "auto":
                 path = ("training", "metric")
                 problems.append(Problem(path, f"choosing the epoch by {metric} {what}", f"{hint}set metric: auto"))
+            if self.training.calibration == "temperature":
+                path = ("training", "calibration")
+                problems.append(Problem(path, f"a temperature {what}", f"{hint}set calibration: none"))
+            if self.training.conformal:
+                problems.append(Problem(("training", "conformal"), f"intervals {what}", f"{hint}set conformal: 0"))
             if SCHEDULES[self.schedule.name].watches:
                 path = ("schedule", "name")
                 problems.append(Problem(path, f"{self.schedule.name} {what}", f"{hint}choose another schedule"))

@@ -77,6 +77,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.features)
 
+    def take(self, rows: NDArray[np.int64]) -> Dataset:
+        """Return some rows, by their numbers."""
+        targets = None if self.targets is None else self.targets[rows]
+        return Dataset(self.features[rows], targets, None if self.weights is None else self.weights[rows])
+
 
 @dataclass(frozen=True, eq=False)
 class Encoder:

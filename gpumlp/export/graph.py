@@ -130,7 +130,7 @@ def write_onnx(path: Path, model: SavedModel, computed: Computation) -> None:
     if encoder.input_scale != 1.0:
         x = graph.add("Mul", x, graph.constant(encoder.input_scale, computed.input.dtype))
     linear, answer = _write(graph, {computed.input: x}, (computed.linear, computed.answer), computed.names)
-    outputs = _outputs(graph, encoder, linear, answer)
+    outputs = _outputs(graph, model, linear, answer)
     whole = onnx.helper.make_model(
         onnx.helper.make_graph(graph.nodes, "gpumlp", inputs, outputs, list(graph.constants.values())),
         opset_imports=[onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid("ai.onnx.ml", ML_OPSET)],
@@ -248,11 +248,11 @@ def _any_case(text: str) -> list[str]:
 # ---- the network, and what comes of it -----------------------------------------------------------------------------
 
 
-def _outputs(graph: Graph, encoder: Encoder, linear: str, answer: str) -> list[Any]:
+def _outputs(graph: Graph, model: SavedModel, linear: str, answer: str) -> list[Any]:
     """Return the outputs: predictions, (N,), and of classes the probability of each, (N, classes)."""
     make, double = graph.onnx.helper.make_tensor_value_info, graph.type_of(np.float64)
     prediction, flat = graph.name("prediction"), graph.constant([-1], np.int64)
-    target = encoder.target
+    target = model.encoder.target
     wide = graph.cast(answer if isinstance(target, NumberTarget) else linear, np.float64)
     if isinstance(target, NumberTarget):
         spread = graph.add("Mul", graph.add("Reshape", wide, flat), graph.constant(target.deviation, np.float64))
@@ -267,7 +267,13 @@ def _outputs(graph: Graph, encoder: Encoder, linear: str, answer: str) -> list[A
     else:
         chosen = graph.add("ArgMax", answer, axis=1, keepdims=0)
     graph.add("Gather", graph.constant(np.array(target.classes, object)), chosen, output=prediction)
-    graph.add("Softmax", wide, axis=1, output=probability)
+    if (fitted := model.calibration) is None:
+        graph.add("Softmax", wide, axis=1, output=probability)
+    else:
+        shares = graph.add("Softmax", graph.add("Mul", wide, graph.constant(fitted.sharpness, np.float64)), axis=1)
+        sure = graph.add("Mul", shares, graph.constant(1.0 - fitted.mix, np.float64))
+        equal = graph.constant(fitted.mix / len(target.classes), np.float64)
+        graph.add("Add", sure, equal, output=probability)
     string = graph.onnx.TensorProto.STRING
     return [make(prediction, string, ["N"]), make(probability, double, ["N", len(target.classes)])]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data import ArrayTable, Encoder, Frame, Source
+from gpumlp.data import ArrayTable, Frame, Source
 from gpumlp.data.encoding.columns import TableInputs
 from gpumlp.data.encoding.targets import NumberTarget
 from gpumlp.data.source.dialect import QUOTES
@@ -58,7 +58,7 @@ def write_script(path: Path, model: SavedModel, computed: Computation) -> None:
         functions.append(f"def scale(x: Any) -> Any:\n    {_SCALE}\n    return x\n")
     results = computed.linear, computed.answer
     functions.append(_function("network", "tuple[Any, Any]", _NETWORK, computed.input, results, names))
-    fields = pprint.pformat(_fields(encoder, computed.input.dtype.name), width=110, sort_dicts=False)
+    fields = pprint.pformat(_fields(model, computed.input.dtype.name), width=110, sort_dicts=False)
     parts = [f"MODEL: dict[str, Any] = {fields}", _arrays(names.arrays), *functions]
     before, _, rest = TEMPLATE.read_text(encoding="utf-8").partition(START)
     after = rest.partition(END)[2]
@@ -111,13 +111,15 @@ def _cells(frame: Frame, name: str) -> list[Any]:
     return texts
 
 
-def _fields(encoder: Encoder, dtype: str) -> dict[str, Any]:
+def _fields(model: SavedModel, dtype: str) -> dict[str, Any]:
     """Return what the file is to know besides arrays: as a literal, so that anybody can read it."""
+    encoder = model.encoder
     inputs, dialect, target = encoder.inputs, encoder.dialect, encoder.target
     missing = dialect.missing
     fields: dict[str, Any] = {
         "target": encoder.target_name,
         "classes": None if encoder.classes is None else list(encoder.classes),
+        "calibration": None if model.calibration is None else model.calibration.to_state(),
         "array": not isinstance(inputs, TableInputs),
         "dtype": dtype,
         "width": encoder.width,

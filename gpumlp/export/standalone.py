@@ -97,8 +97,11 @@ def _outputs(rows: Any) -> tuple[list[Any], Any]:
 def _probabilities(linear: Any) -> Any:
     if linear.shape[1] == 1:
         linear = np.concatenate([-linear, np.zeros_like(linear)], axis=1)
+    fitted = MODEL["calibration"] or {"sharpness": 1.0, "mix": 0.0}
+    linear = fitted["sharpness"] * linear
     powers = np.exp(linear - linear.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    shares = powers / powers.sum(axis=1, keepdims=True)
+    return (1.0 - fitted["mix"]) * shares + fitted["mix"] / linear.shape[1]
 
 
 class _CellError(ValueError):

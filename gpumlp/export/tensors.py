@@ -12,6 +12,7 @@ from gpumlp.nn import Ensemble, Hidden
 from gpumlp.nn.ensemble import networks
 from gpumlp.runs.model import Predictions, SavedModel
 from gpumlp.store.formats import read_arrays, write_arrays
+from gpumlp.training.calibration import Temperature
 
 
 def write_tensors(path: Path, model: SavedModel, computed: Computation) -> None:
@@ -32,6 +33,7 @@ def write_tensors(path: Path, model: SavedModel, computed: Computation) -> None:
             **({"members": len(network.networks)} if isinstance(network, Ensemble) else {}),
         },
         "encoder": fields,
+        "calibration": None if model.calibration is None else model.calibration.to_state(),
     }
     write_arrays(path, arrays, described)
 
@@ -46,5 +48,8 @@ def run_tensors(path: Path, model: SavedModel, source: Source) -> Predictions:
     weights = {name: array for name, array in arrays.items() if not name.startswith("encoder.")}
     network.build(net["inputs"], backend=Backend(), dtype=next(iter(weights.values())).dtype)
     network.load(weights)
-    ((_, predictions),) = SavedModel(encoder, network, hidden).predictions([source], News())
+    fitted_to = described["calibration"]
+    calibration = None if fitted_to is None else Temperature.from_state(fitted_to)
+    rebuilt = SavedModel(encoder, network, hidden, calibration=calibration)
+    ((_, predictions),) = rebuilt.predictions([source], News())
     return predictions

@@ -104,7 +104,13 @@ def evaluate(
     loss = build_loss(settings, network, encoder, train)
     if own is not None:
         measured = {
-            name: measure(network, loss, encoder, [DeviceData(network, part, encoder.input_scale)])
+            name: measure(
+                network,
+                loss,
+                encoder,
+                [DeviceData(network, part, encoder.input_scale)],
+                probabilities=model.probabilities if encoder.classes else None,
+            )
             for name, part in own.items()
         }
         return measured, notes
@@ -113,7 +119,9 @@ def evaluate(
     blocks = _blocks(data, encoder)
     datasets = (encoder.encode(source, targets=True, news=news)[0] for source in blocks)
     on_device = (DeviceData(network, part, encoder.input_scale) for part in datasets)
-    return {Path(data).name: measure(network, loss, encoder, on_device)}, tuple(news.notes())
+    probabilities = model.probabilities if encoder.classes else None
+    found = measure(network, loss, encoder, on_device, probabilities=probabilities)
+    return {Path(data).name: found}, tuple(news.notes())
 
 
 def _blocks(path: str | Path, encoder: Encoder) -> Iterator[Source]:

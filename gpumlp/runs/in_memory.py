@@ -134,7 +134,8 @@ def _trained(settings: Settings, prepared: Prepared, stop: Callable[[Mapping[str
             if stop is not None and stop(event.row):
                 break
     parts.model.load(loop.best)
-    return SavedModel(prepared.encoder, parts.model, parts.hidden, tuple(history))
+    calibration, scores = loop.calibration(), loop.scores()
+    return SavedModel(prepared.encoder, parts.model, parts.hidden, tuple(history), calibration, scores)
 
 
 def _source(

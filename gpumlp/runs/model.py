@@ -5,6 +5,7 @@ Nothing in them is executed, and nothing is trusted: a file from a stranger is s
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,7 @@ from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend
 from gpumlp.data import Encoder, Features, News, Source, read, rows_of, with_columns
 from gpumlp.errors import BackendError, GpumlpError, RunError
-from gpumlp.metrics import classification, most_probable, regression
+from gpumlp.metrics import ProbabilityScores, classification, most_probable, regression
 from gpumlp.nn import MAX_UNITS, Ensemble, Hidden, Sequential
 from gpumlp.nn.ensemble import MAX_MEMBERS, networks
 from gpumlp.ops.precision import PRECISIONS
@@ -35,11 +36,12 @@ from gpumlp.store.formats import (
     read_arrays,
     read_json,
 )
+from gpumlp.training.calibration import Temperature, rank, softmax
 from gpumlp.training.device_data import outputs
 from gpumlp.training.measure import rows_at_once
 
 FORMAT = 2
-"""Of models: 2 where there are several networks, else 1."""
+"""Of models: 2 where there are several networks or calibrated probabilities, else 1."""
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 
 
@@ -56,6 +58,13 @@ class Predictions:
     values: np.ndarray[Any, Any]
     probabilities: np.ndarray[Any, Any] | None
 
+    def within(self, margin: float) -> np.ndarray[Any, Any]:
+        """Return the bounds of numbers, (N, 2), or which classes are within, (N, classes): ``SavedModel.margin``."""
+        if self.probabilities is None:
+            return np.stack([self.values - margin, self.values + margin], axis=1)
+        near: np.ndarray[Any, Any] = 1.0 - self.probabilities <= margin
+        return near
+
 
 @dataclass(frozen=True)
 class SavedModel:
@@ -68,12 +77,17 @@ class SavedModel:
     ----------
     encoder, network, hidden : the encoding, the network (or several that predict by their mean), its hidden layers
     history : a row of losses and metrics for each epoch, where the model was trained by ``fit``
+    calibration : what makes probabilities of the last linear values; None: softmax
+    scores : (n,) sorted float64, of validation rows kept for intervals: the distances of predictions from numbers, or
+        1 - p of true classes; None: no rows were kept
     """
 
     encoder: Encoder
     network: Sequential | Ensemble
     hidden: tuple[Hidden, ...]
     history: tuple[Mapping[str, Any], ...] = ()
+    calibration: Temperature | None = None
+    scores: np.ndarray[Any, Any] | None = None
 
     def predict(self, rows: Any, *, news: News | None = None) -> np.ndarray[Any, Any]:
         """Return the most probable class of each row, (N,) str, or numbers in units of the target, (N,) float64.
@@ -126,9 +140,13 @@ class SavedModel:
             encoder = replace(encoder, weights_name=None)
         data, _ = encoder.encode(source, targets=True)
         assert data.targets is not None
-        outcome = np.concatenate(list(self.outputs(data.features)))
+        linear = list(self.linear(data.features))
+        outcome = np.concatenate([self.network.answer(each).numpy() for each in linear])
         if encoder.classes is not None:
-            return classification(outcome, data.targets, data.weights)
+            scores = ProbabilityScores()
+            shares = self.probabilities(np.concatenate([each.numpy() for each in linear]))
+            scores.add(shares, data.targets, data.weights)
+            return classification(outcome, data.targets, data.weights) | scores.result()
         targets = encoder.restore(data.targets.astype(np.float64))
         return regression(encoder.restore(outcome), targets, data.weights)
 
@@ -140,11 +158,47 @@ class SavedModel:
         WriteError : if it cannot be written
         """
         make_folder(Path(folder))
-        save_model(Path(folder), self.network, self.hidden, self.encoder, self.network.arrays())
+        save_model(Path(folder), self, self.network.arrays())
 
     def to_bytes(self) -> dict[str, bytes]:
         """Return the files that ``save`` would write, by name; ``parse_model`` takes them back."""
-        return format_model(self.network, self.hidden, self.encoder, self.network.arrays())[0]
+        return format_model(self, self.network.arrays())[0]
+
+    def probabilities(self, linear: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return the probability of each class, (N, classes) float64, from last linear values, (N, K)."""
+        return softmax(linear) if self.calibration is None else self.calibration(linear)
+
+    def margin(self, level: float) -> float:
+        """Return how far a new row's target is from its prediction at most, with the probability ``level``.
+
+        Of numbers this is in units of the target; a class is within it where 1 - p is at most the margin.
+
+        Raises
+        ------
+        RunError : if no validation rows were kept for this, or too few
+        """
+        if self.scores is None:
+            what = "intervals need validation rows that did not choose the best epoch, and this model has none"
+            raise RunError(what, hint="train with validation rows and --set training.conformal=0.5")
+        place, count = rank(level, len(self.scores)), len(self.scores)
+        if place > count:
+            needed = math.ceil(level / (1 - level) - 1e-9)
+            what = f"intervals of {level:g} need at least {needed:,} rows kept for them, and this model has {count:,}"
+            raise RunError(what, hint="train with more validation rows, or choose a lower level")
+        return float(self.scores[place - 1])
+
+    def predict_interval(self, rows: Any, level: float = 0.9) -> np.ndarray[Any, Any]:
+        """Return bounds of each row's target, (N, 2) float64; of classes which may be true, (N, classes) bool.
+
+        The target of a new row like those of the training is within them with the probability ``level``, whatever the
+        network has learnt (split conformal prediction).
+
+        Raises
+        ------
+        DataError : if the rows do not fit the model
+        RunError : if no validation rows were kept for this, or too few
+        """
+        return self._predictions(rows, None).within(self.margin(level))
 
     def _source(self, rows: Any, **more: Any) -> Source:
         if isinstance(rows, str | Path):
@@ -175,7 +229,7 @@ class SavedModel:
                     values.append(self.encoder.restore(answers))
                 else:
                     values.append(most_probable(answers))
-                    probabilities.append(_probabilities(linear.numpy().astype(np.float64)))
+                    probabilities.append(self.probabilities(linear.numpy()))
             classes = self.encoder.classes
             yield (
                 source,
@@ -187,42 +241,31 @@ class SavedModel:
         return outputs(self.network, features, self.encoder.input_scale, rows_at_once(self.encoder.outputs))
 
 
-def _probabilities(linear: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return the probability of each class, (N, classes), from (N, K) linear values, of two classes (N, 1).
-
-    Both of two come from the value itself: 1 - p is 0 for every p that float32 rounds to 1.
-    """
-    both = np.concatenate([-linear, np.zeros_like(linear)], axis=1) if linear.shape[1] == 1 else linear
-    powers = np.exp(both - both.max(axis=1, keepdims=True))
-    shares: np.ndarray[Any, Any] = powers / powers.sum(axis=1, keepdims=True)
-    return shares
-
-
 @phase("save")
-def save_model(
-    folder: Path, network: Sequential | Ensemble, hidden: tuple[Hidden, ...], encoder: Encoder, weights: Arrays
-) -> str:
+def save_model(folder: Path, model: SavedModel, weights: Arrays) -> str:
     """Write a model; return its checksum. ``weights`` are the arrays of ``network.arrays()`` that are to be kept.
 
     The description is written last and names the checksum of the weights, so a pair that does not belong
     together is found when it is read.
     """
     keep_folder(folder)
-    files, checksum = format_model(network, hidden, encoder, weights)
+    files, checksum = format_model(model, weights)
     for name in (WEIGHTS, DESCRIPTION):
         keep_bytes(folder / name, files[name])
     return checksum
 
 
-def format_model(
-    network: Sequential | Ensemble, hidden: tuple[Hidden, ...], encoder: Encoder, weights: Arrays
-) -> tuple[dict[str, bytes], str]:
+def format_model(model: SavedModel, weights: Arrays) -> tuple[dict[str, bytes], str]:
     """Return the files of a model, by name, and its checksum."""
+    network, hidden, encoder = model.network, model.hidden, model.encoder
     fields, fitted = encoder.to_state()
     arrays = {f"network/{k}": v for k, v in weights.items()} | {f"encoder/{k}": v for k, v in fitted.items()}
-    # What one network needs is in format 1, which earlier versions read.
+    # What one network without a calibration needs is in format 1, which earlier versions read.
     members = {"members": len(network.networks)} if isinstance(network, Ensemble) else {}
-    version = FORMAT if members else 1
+    calibrated = {} if model.calibration is None else {"calibration": model.calibration.to_state()}
+    version = FORMAT if members or calibrated else 1
+    if model.scores is not None:
+        arrays["conformal/scores"] = model.scores
     content, checksum = format_arrays(arrays, {"format": version})
     description = {
         "format": version,
@@ -236,6 +279,7 @@ def format_model(
             **members,
         },
         "encoder": fields,
+        **calibrated,
     }
     text, whole = format_sealed(description)
     return {WEIGHTS: content, DESCRIPTION: text}, whole
@@ -279,17 +323,23 @@ def _restored(
         _check_sizes(net, hidden)
         encoder = Encoder.from_state(description["encoder"], _under("encoder/", arrays))
         weights = _under("network/", arrays)
-        network = networks(net["members"] if version > 1 else None, hidden, net["outputs"], net["link"])
+        network = networks(net.get("members"), hidden, net["outputs"], net["link"])
         _check_weights(network, weights, net["inputs"], folder)
         network.build(net["inputs"], backend=backend, dtype=net["dtype"])
         network.load(weights)
         if (encoder.width, encoder.outputs) != (net["inputs"], net["outputs"]):
             raise RunError("the encoder and the network have different widths", where=path)
+        calibration = Temperature.from_state(description["calibration"]) if "calibration" in description else None
+        scores = arrays.get("conformal/scores")
+        if scores is not None and not (
+            scores.ndim == 1 and np.isfinite(scores).all() and (np.diff(scores) >= 0).all()
+        ):
+            raise ValueError("the scores for intervals are not sorted numbers")
     except (RunError, BackendError):  # a device without memory says nothing against the model
         raise
     except (GpumlpError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"not a gpumlp model, or damaged: {error}", where=path) from None
-    return SavedModel(encoder, network, hidden)
+    return SavedModel(encoder, network, hidden, calibration=calibration, scores=scores)
 
 
 def _under(prefix: str, arrays: Mapping[str, Any]) -> Arrays:

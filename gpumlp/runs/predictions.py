@@ -21,6 +21,9 @@ from gpumlp.runs.model import Predictions
 from gpumlp.store.atomic import replacing
 from gpumlp.store.formats import writing
 
+OWN = ("prediction", "lower", "upper", "set")
+"""Columns of predictions, beside those of the probabilities."""
+
 Block = dict[str, NDArray[Any]]
 """Some rows of what is written: arrays of numbers or of texts (dtype object), by the name of their column."""
 
@@ -62,11 +65,23 @@ def ending_of(path: Path) -> str:
     return found
 
 
-def columns_of(predictions: Predictions, classes: tuple[str, ...] | None, *, proba: bool) -> Block:
-    """Return predictions as columns: ``prediction``, and with ``proba`` one named for each class."""
+def columns_of(
+    predictions: Predictions, classes: tuple[str, ...] | None, *, proba: bool, margin: float | None = None
+) -> Block:
+    """Return predictions as columns: ``prediction``, and with ``proba`` one named for each class.
+
+    With a ``margin`` there are also ``lower`` and ``upper``, or ``set`` with the names of the classes within it,
+    between bars.
+    """
+    within = None if margin is None else predictions.within(margin)
     if classes is None:
-        return {"prediction": predictions.values}
+        bounds = {} if within is None else {"lower": within[:, 0], "upper": within[:, 1]}
+        return {"prediction": predictions.values, **bounds}
     columns = {"prediction": np.array(classes, object)[predictions.values]}
+    if within is not None:
+        different, each = np.unique(within, axis=0, return_inverse=True)
+        names = ["|".join(itertools.compress(classes, row)) for row in different]
+        columns["set"] = np.array(names, object)[each.reshape(-1)]
     if proba and predictions.probabilities is not None:
         columns |= {f"probability {name}": p for name, p in zip(classes, predictions.probabilities.T, strict=True)}
     return columns
@@ -91,7 +106,7 @@ def kept(source: Source, names: Sequence[str]) -> Block:
     columns = {}
     for name in chosen:
         written = source.columns[source.resolve(name)].written()
-        if name == "prediction" or name.startswith("probability "):
+        if name in OWN or name.startswith("probability "):
             what = f"the column {name!r} cannot be kept: the predictions have a column of this name"
             raise DataError(what, where=source.path)
         columns[name] = written.texts[written.codes]

@@ -18,7 +18,7 @@ from gpumlp.phases import Phases, collected, phase
 from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.identity import decisive
-from gpumlp.runs.model import load_model, save_model
+from gpumlp.runs.model import SavedModel, load_model, save_model
 from gpumlp.runs.signals import Signals, signals
 from gpumlp.store.formats import json_line, write_sealed, writing
 from gpumlp.training.build import Parts, build, load_data, lone_row
@@ -211,7 +211,10 @@ class _Run:
         loop, parts, progress = self.loop, self.loop.parts, self.loop.progress
         model = None
         if progress.best_epoch:
-            model = save_model(self.folder.path / MODEL, parts.model, parts.hidden, parts.data.encoder, loop.best)
+            trained = SavedModel(
+                parts.data.encoder, parts.model, parts.hidden, calibration=loop.calibration(), scores=loop.scores()
+            )
+            model = save_model(self.folder.path / MODEL, trained, loop.best)
         seconds, steps = progress.seconds, progress.epoch * parts.trainer.batches
         summary = {
             "status": status,

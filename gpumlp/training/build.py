@@ -20,6 +20,7 @@ from gpumlp.metrics import METRICS
 from gpumlp.nn import LOSSES, Ensemble, Hidden, Loss, Model, Sequential, count_parameters, mlp
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
+from gpumlp.seeds import CONFORMAL, generator
 from gpumlp.training.device_data import DeviceData
 from gpumlp.training.trainer import Trainer
 
@@ -42,6 +43,8 @@ class Parts:
     on_device : parts of the data on the device, by name
     members : of several networks the parts of each; ``model`` is their ensemble then, and what else belongs to one
         network is the first's
+    choice, kept : the validation rows that choose the best epoch, and those kept out of this, for intervals
+    calibrated : whether the probabilities get a temperature
     joint : whether all of these keep the weights of one epoch, at which their mean is best
     """
 
@@ -58,6 +61,9 @@ class Parts:
     on_device: dict[str, DeviceData] = field(default_factory=dict)
     members: tuple[Parts, ...] = ()
     joint: bool = False
+    choice: Dataset | None = None
+    kept: Dataset | None = None
+    calibrated: bool = False
 
 
 def load_data(loaded: Loaded, encoder: Encoder | None = None, *, keep_sources: bool = False) -> Prepared:
@@ -183,6 +189,7 @@ def _build(settings: Settings, data: Prepared, backend: Backend, on_device: dict
     )
     on_device["train"] = trainer.data
     stopping = None if training.early_stopping is None else Stopping(**training.early_stopping.model_dump())
+    choice, kept = _divided(data.validation, training.conformal, training.seed)
     return Parts(
         backend,
         data,
@@ -195,7 +202,22 @@ def _build(settings: Settings, data: Prepared, backend: Backend, on_device: dict
         stopping,
         training.chosen_metric,
         on_device,
+        choice=choice,
+        kept=kept,
+        calibrated=encoder.task == "classification" and training.calibrates(data.validation is not None),
     )
+
+
+def _divided(rows: Dataset | None, share: float, seed: int) -> tuple[Dataset | None, Dataset | None]:
+    """Return the validation rows that choose the best epoch, and a share of them that does not, for intervals."""
+    if rows is None or not share:
+        return rows, None
+    order = generator(seed, CONFORMAL).permutation(len(rows))
+    count = round(share * len(rows))
+    if not 0 < count < len(rows):
+        what = f"a share of {share:g} of {len(rows)} validation rows is {'all of them' if count else 'no row'}"
+        raise DataError(what, where="training.conformal", hint="use more validation rows, or another share")
+    return rows.take(np.sort(order[count:])), rows.take(np.sort(order[:count]))
 
 
 def lone_row(parts: Parts) -> str | None:

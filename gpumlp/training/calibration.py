@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -92,3 +93,27 @@ class Temperature:
         shares = softmax(self.sharpness * linear.astype(np.float64))
         mixed: Host = (1.0 - self.mix) * shares + self.mix / shares.shape[1]
         return mixed
+
+    def to_state(self) -> dict[str, float]:
+        """Return what ``from_state`` takes back."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, float]) -> Temperature:
+        """Restore. Raises ValueError for numbers that no fit gives."""
+        sharpness, mix = float(state["sharpness"]), float(state["mix"])
+        if not (0 < sharpness < math.inf and 0 <= mix <= 1):
+            raise ValueError(f"a calibration of {dict(state)}")
+        return cls(sharpness, mix)
+
+
+def rank(level: float, count: int) -> int:
+    """Return which of ``count`` sorted scores bounds a new one with this probability, counted from 1.
+
+    It is the ceil((count + 1) level)-th, where rounding errors below 1e-9 do not count. Above ``count``: none does.
+
+    References
+    ----------
+    Lei et al. 2018, Distribution-Free Predictive Inference for Regression, arXiv:1604.04173
+    """
+    return math.ceil((count + 1) * level - 1e-9)

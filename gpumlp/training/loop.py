@@ -12,12 +12,16 @@ import numpy as np
 from gpumlp.metrics import METRICS
 from gpumlp.phases import phase
 from gpumlp.training.build import Parts
+from gpumlp.training.calibration import Temperature, softmax
 from gpumlp.training.device_data import DeviceData
-from gpumlp.training.measure import Measurement
+from gpumlp.training.measure import Measurement, measure
 from gpumlp.training.trainer import EpochReport, weights_in_place
 
 COMPLETED, STOPPED_EARLY, DIVERGED = "completed", "stopped early", "diverged"
 """Why a loop ended."""
+
+CHOICE, KEPT = "choice", "kept"
+"""The validation rows that choose the best epoch, and those that do not."""
 
 Weights = dict[str, np.ndarray[Any, Any]]
 
@@ -112,7 +116,7 @@ class Loop:
         self.diverged: Diverged | None = None
         self._measurements: dict[str, Measurement] = {}
         if parts.data.validation is not None:
-            self._measurement_of("validation")
+            self._measurement_of(CHOICE)
 
     @property
     def steps(self) -> int:
@@ -147,7 +151,45 @@ class Loop:
     def measure(self) -> dict[str, dict[str, float]]:
         """Give the model its best weights; return its loss and metrics on each part of the data."""
         self.parts.model.load(self.best)
-        return {name: self._measurement_of(name)() for name in self.parts.data.parts}
+        parts, probabilities = self.parts, self.calibration() or softmax
+        return {
+            name: measure(
+                parts.model,
+                parts.loss,
+                parts.data.encoder,
+                [self._rows_of(name)],
+                probabilities=probabilities if parts.data.encoder.classes else None,
+            )
+            for name in parts.data.parts
+        }
+
+    def calibration(self) -> Temperature | None:
+        """Return the temperature of the best weights, fitted on the validation rows that chose them; or None."""
+        data = self.parts.choice
+        if data is None or not self.parts.calibrated:
+            return None
+        self.parts.model.load(self.best)
+        assert data.targets is not None
+        return Temperature.fit(self._measurement_of(CHOICE).linear(), data.targets, data.weights)
+
+    def scores(self) -> np.ndarray[Any, Any] | None:
+        """Return how far the best weights are from the validation rows that chose nothing, (n,) sorted; or None.
+
+        Of numbers these are the distances in units of the target; of classes 1 - p of the true one.
+        """
+        data, encoder = self.parts.kept, self.parts.data.encoder
+        if data is None:
+            return None
+        self.parts.model.load(self.best)
+        assert data.targets is not None
+        linear = self._measurement_of(KEPT).linear()
+        if encoder.classes is None:
+            found, wanted = encoder.restore(linear), encoder.restore(data.targets.astype(np.float64))
+            each = np.abs(found - wanted)
+        else:
+            shares = (self.calibration() or softmax)(linear)
+            each = 1.0 - shares[np.arange(len(data)), data.targets]
+        return np.sort(each if data.weights is None else each[data.weights > 0])
 
     def _end_epoch(self) -> Epoch | Diverged:
         report = self.parts.trainer.end_epoch()
@@ -178,7 +220,11 @@ class Loop:
         if self.parts.data.validation is None:
             return {}
         with weights_in_place(self.parts.model, self.parts.optimizer.weights):
-            return self._measurement_of("validation")(tempered=self.parts.metric == "log_loss")
+            return self._measured_for_choice()
+
+    def _measured_for_choice(self) -> dict[str, float]:
+        """Return what the best epoch is chosen by."""
+        return self._measurement_of(CHOICE)(log_loss=self.parts.metric == "log_loss")
 
     def not_finite(self, row: dict[str, Any]) -> str | None:
         """Return what is no longer finite, or None."""
@@ -203,11 +249,20 @@ class Loop:
     def _measurement_of(self, name: str) -> Measurement:
         """Return the measurement of a part of the data, whose rows are brought to the device once."""
         if name not in self._measurements:
-            model, data, rows = self.parts.model, self.parts.data, self.parts.on_device
-            if name not in rows:
-                rows[name] = DeviceData(model, data.parts[name], data.encoder.input_scale)
-            self._measurements[name] = Measurement(model, self.parts.loss, rows[name], data.encoder)
+            parts = self.parts
+            self._measurements[name] = Measurement(parts.model, parts.loss, self._rows_of(name), parts.data.encoder)
         return self._measurements[name]
+
+    def _rows_of(self, name: str) -> DeviceData:
+        """Return a part of the data, or of its validation rows, on the device."""
+        parts, rows = self.parts, self.parts.on_device
+        if name == CHOICE and parts.kept is None:
+            name = "validation"  # all of them
+        if name not in rows:
+            data = {**parts.data.parts, CHOICE: parts.choice, KEPT: parts.kept}[name]
+            assert data is not None
+            rows[name] = DeviceData(parts.model, data, parts.data.encoder.input_scale)
+        return rows[name]
 
 
 def as_row(report: EpochReport, measured: dict[str, float]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -32,12 +33,24 @@ class Measurement:
         self.model, self.loss, self.encoder = model, loss, encoder
         self.device, self.batch = data, batch
 
-    def __call__(self, *, tempered: bool = False) -> dict[str, float]:
+    def __call__(self, *, log_loss: bool = False) -> dict[str, float]:
         """Return ``loss`` (in the units training uses) and the metrics of the task (in those of the target).
 
-        tempered : whether to add ``log_loss``, after a temperature fitted to these rows
+        log_loss : whether to add that, after a temperature fitted to these rows
         """
-        return measure(self.model, self.loss, self.encoder, [self.device], self.batch, tempered=tempered)
+        measured = measure(self.model, self.loss, self.encoder, [self.device], self.batch)
+        if not log_loss:
+            return measured
+        linear, data, scores = self.linear(), self.device.host, metrics.ProbabilityScores()
+        assert data.targets is not None
+        scores.add(Temperature.fit(linear, data.targets, data.weights)(linear), data.targets, data.weights)
+        return measured | {"log_loss": scores.result()["log_loss"]}
+
+    def linear(self) -> np.ndarray[Any, Any]:
+        """Return the last linear values of these rows, (N, K)."""
+        inputs = partial(self.device.inputs, self.model)
+        batch = self.batch or rows_at_once(self.encoder.outputs)
+        return np.concatenate([each.numpy() for _, each in evaluated(self.model, len(self.device), inputs, batch)])
 
 
 def measure(
@@ -47,7 +60,7 @@ def measure(
     blocks: Iterable[DeviceData],
     batch: int | None = None,
     *,
-    tempered: bool = False,
+    probabilities: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None = None,
 ) -> dict[str, float]:
     """Return the loss and the metrics of rows that come in blocks, of which only what is predicted is kept.
 
@@ -55,17 +68,20 @@ def measure(
     ----------
     blocks : rows with targets; their weights must be in the same units
     batch : rows computed at a time
-    tempered : whether to add ``log_loss``, after a temperature fitted to these rows
+    probabilities : makes them of last linear values, (N, K): they are measured, too; None: they are not
     """
     backend, batch = model.context.backend, batch or rows_at_once(encoder.outputs)
-    sums, predicted, targets, weights, linear = np.zeros(4), [], [], [], []
+    sums, predicted, targets, weights = np.zeros(4), [], [], []
+    scores = metrics.ProbabilityScores()
     for block in blocks:
         _, block_targets, block_weights = block.arrays
         for rows, outputs in evaluated(model, len(block), partial(block.inputs, model), batch):
             weight = None if block_weights is None else block_weights[rows]
             sums += backend.to_host(loss.evaluate(outputs, block_targets[rows], weight))
-            if tempered:
-                linear.append(outputs.numpy())
+            if probabilities is not None:
+                labels, counts = block.host.targets, block.host.weights
+                assert labels is not None
+                scores.add(probabilities(outputs.numpy()), labels[rows], None if counts is None else counts[rows])
             answers = model.answer(outputs).numpy()
             predicted.append(metrics.most_probable(answers) if answers.shape[1] > 1 else answers)
         assert block.host.targets is not None
@@ -75,11 +91,9 @@ def measure(
     each = [weight for weight in weights if weight is not None]
     weight = np.concatenate(each) if each else None
     mean = {"loss": float(sums[0] / sums[1])}
-    if tempered:
-        values = np.concatenate(linear)
-        mean["log_loss"] = metrics.log_loss(Temperature.fit(values, wanted, weight)(values), wanted, weight)
     if encoder.task == "classification":
-        return mean | metrics.classification(outcome, wanted, weight)
+        measured = mean | metrics.classification(outcome, wanted, weight)
+        return measured if probabilities is None else measured | scores.result()
     return mean | metrics.regression(encoder.restore(outcome), encoder.restore(wanted.astype(np.float64)), weight)
 
 

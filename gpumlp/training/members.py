@@ -203,7 +203,7 @@ class MembersLoop(Loop):
             assert isinstance(ensemble, Ensemble)
             members = [loop for loop in self.loops if loop in finite or loop in ended]
             ensemble.members = tuple(network for loop in members for network in loop.parts.model.networks)
-            return self._measurement_of("validation")(tempered=self.parts.metric == "log_loss")
+            return self._measured_for_choice()
 
 
 def _mean_report(reports: Sequence[EpochReport], epoch: int, seconds: float) -> EpochReport:

@@ -13,7 +13,7 @@ import pytest
 from gpumlp.cli import main
 from gpumlp.cli.main import main as group
 
-TYPES = {"integer": int, "integer range": int, "text": str, "boolean": bool, "path": Path}
+TYPES = {"integer": int, "integer range": int, "float range": float, "text": str, "boolean": bool, "path": Path}
 
 
 def verbs(of: click.Command = group, name: str = "") -> Iterator[tuple[str, click.Command]]:

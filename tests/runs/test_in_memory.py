@@ -40,7 +40,7 @@ def test_one_line_trains() -> None:
     np.testing.assert_array_equal(np.array(model.encoder.classes, object)[probabilities.argmax(axis=1)], predicted)
     measured = model.evaluate(table(), KIND)
     assert measured["accuracy"] == (predicted == KIND).mean()
-    assert set(measured) == {"accuracy", "macro_f1", "auc"}
+    assert set(measured) == {"accuracy", "macro_f1", "auc", "log_loss", "brier", "ece"}
 
 
 def test_numbers_are_predicted_in_their_units() -> None:

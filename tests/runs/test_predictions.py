@@ -18,8 +18,8 @@ from gpumlp.data import News, read, read_blocks
 from gpumlp.data.source import delimited
 from gpumlp.errors import ConfigError, DataError
 from gpumlp.runs import load_trained
-from gpumlp.runs.model import _probabilities
 from gpumlp.runs.predictions import FORMATS, ending_of, write_predictions
+from gpumlp.training.calibration import softmax
 
 COLUMNS = {
     "name": np.array(["a", "b,\"c\"", "ü"], object),
@@ -103,12 +103,12 @@ def test_other_endings_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_both_probabilities_of_two_classes_keep_their_digits() -> None:
     z = np.array([[-40.0], [0.0], [1.0], [40.0], [800.0]])
-    found = _probabilities(z)
+    found = softmax(z)
     assert found[1].tolist() == [0.5, 0.5]
     np.testing.assert_allclose(found[2], [1 / (1 + math.e), math.e / (1 + math.e)], rtol=1e-15)
     np.testing.assert_allclose([found[0, 1], found[3, 0]], math.exp(-40), rtol=1e-15)  # 1 - p would be 0
     assert found[4].tolist() == [0.0, 1.0]
-    many = _probabilities(np.array([[1.0, 2.0, 3.0], [1000.0, 0.0, 0.0]]))
+    many = softmax(np.array([[1.0, 2.0, 3.0], [1000.0, 0.0, 0.0]]))
     np.testing.assert_allclose(many.sum(axis=1), 1, rtol=1e-15)
     np.testing.assert_allclose(many[0], np.exp([1, 2, 3]) / np.exp([1, 2, 3]).sum(), rtol=1e-15)
 

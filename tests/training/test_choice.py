@@ -12,7 +12,7 @@ import pytest
 
 from gpumlp.config import Loaded, configure
 from gpumlp.errors import ConfigError, DataError
-from gpumlp.metrics import METRICS, log_loss
+from gpumlp.metrics import METRICS, ProbabilityScores
 from gpumlp.runs import train
 from gpumlp.runs.in_memory import fit
 from gpumlp.training import Epoch, Loop
@@ -142,7 +142,11 @@ def test_a_temperature_is_the_lowest_log_loss() -> None:
         for weight in (None, weights):
             fitted = Temperature.fit(linear.astype(np.float32), labels, weight)
             factors = fitted.sharpness * np.array([1 / 1.001, 1 / 1.0001, 1, 1.0001, 1.001])
-            each = [log_loss(softmax(b * linear.astype(np.float32)), labels, weight) for b in factors]
+            each = []
+            for b in factors:
+                scores = ProbabilityScores()
+                scores.add(softmax(b * linear.astype(np.float32)), labels, weight)
+                each.append(scores.result()["log_loss"])
             assert each[2] == min(each)
             assert (each[-1] - each[0]) / each[2] == pytest.approx(0, abs=1e-7)
     repeated = Temperature.fit(np.repeat(linear, weights.astype(int), axis=0), np.repeat(labels, weights.astype(int)))
