@@ -24,6 +24,13 @@ from gpumlp.seeds import CONFORMAL, generator
 from gpumlp.training.device_data import DeviceData
 from gpumlp.training.trainer import Trainer
 
+MAX_PARAMETERS_APART = 200_000
+"""Parameters of a network up to which several are faster side by side, a core each, than in turn by all cores.
+
+Their values, gradients and Adam's two averages then about fit the second cache of a core (2 MB). Measured on two
+cores, the time side by side over that in turn: 0.70 for two of 82,000, 1.01 for two of 400,000, 1.12 for five.
+"""
+
 log = logging.getLogger(__name__)
 
 
@@ -129,19 +136,20 @@ def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]
     return problems
 
 
-def build(settings: Settings, data: Prepared) -> Parts:
-    """Return all parts of a run on these data, ready to train."""
+def build(settings: Settings, data: Prepared, backend: Backend | None = None) -> Parts:
+    """Return all parts of a run on these data, ready to train; ``backend`` in place of that of the settings."""
     precision = PRECISIONS[settings.precision]
-    backend = backends.get(settings.backend, device=settings.device, tf32=precision.tf32)
+    backend = backend or backend_of(settings)
     if precision.tf32 and not backend.tf32:
         log.info("precision tf32: %s computes matrix products in float32, which is fastest here", backend.name)
     require_memory(settings, backend.memory, data.encoder)
     if settings.members.count == 1:
         return _build(settings, data, backend, {})
+    parameters = size_of(settings, data.encoder)
     on_device: dict[str, DeviceData] = {}
     members = tuple(
         _build(settings_of_member(settings, number), data, each, on_device)
-        for number, each in enumerate(backends_of_members(backend, settings.members.count))
+        for number, each in enumerate(backends_side_by_side(backend, settings.members.count, parameters))
     )
     ensemble = Ensemble([member.model for member in members if isinstance(member.model, Sequential)])
     joint = settings.members.best == "joint"
@@ -149,11 +157,27 @@ def build(settings: Settings, data: Prepared) -> Parts:
     return replace(members[0], backend=backend, model=ensemble, hidden=hidden, members=members, joint=joint)
 
 
-def backends_of_members(backend: Backend, count: int) -> list[Backend]:
-    """Return a backend for each of several networks: one of a single thread each where they run side by side."""
-    if isinstance(backend, NativeBackend) and backend.threads > 1:
-        return [backend.alone() for _ in range(count)]
-    return [backend] * count
+def backend_of(settings: Settings) -> Backend:
+    """Return a new backend as the settings say."""
+    tf32 = PRECISIONS[settings.precision].tf32
+    return backends.get(settings.backend, device=settings.device, tf32=tf32)
+
+
+def size_of(settings: Settings, encoder: Encoder) -> int:
+    """Return how many numbers one network of these settings trains."""
+    return count_parameters(_hidden(settings), encoder.width, encoder.outputs)
+
+
+def backends_side_by_side(backend: Backend, count: int, parameters: int) -> list[Backend]:
+    """Return a backend for each of several networks: of one thread each where they are faster side by side.
+
+    Parameters
+    ----------
+    parameters
+        How many numbers are trained in the largest of them.
+    """
+    apart = isinstance(backend, NativeBackend) and backend.threads > 1 < count and parameters <= MAX_PARAMETERS_APART
+    return [backend.alone() if apart and isinstance(backend, NativeBackend) else backend for _ in range(count)]
 
 
 def _build(settings: Settings, data: Prepared, backend: Backend, on_device: dict[str, DeviceData]) -> Parts:

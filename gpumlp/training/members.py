@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -12,12 +13,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpumlp.backend import NativeBackend
-from gpumlp.limits import threads
+from gpumlp.config import Settings
+from gpumlp.data import Prepared
+from gpumlp.limits import in_threads
+from gpumlp.limits import threads as available_threads
 from gpumlp.metrics import METRICS
 from gpumlp.nn import Ensemble
 from gpumlp.nn.ensemble import prefix
 from gpumlp.phases import phase
-from gpumlp.training.build import Parts
+from gpumlp.training.build import Parts, backend_of, backends_side_by_side, build, size_of
 from gpumlp.training.loop import (
     COMPLETED,
     DIVERGED,
@@ -92,7 +96,7 @@ class MembersLoop(Loop):
 
     def __iter__(self) -> Iterator[Event]:
         batches = self.parts.trainer.batches
-        workers = min(threads(), len(self.loops)) if self._apart else 1
+        workers = min(available_threads(), len(self.loops)) if self._apart else 1
         try:
             with ThreadPoolExecutor(workers) if workers > 1 else contextlib.nullcontext() as self._pool:
                 while self.status is None:
@@ -204,6 +208,45 @@ class MembersLoop(Loop):
             members = [loop for loop in self.loops if loop in finite or loop in ended]
             ensemble.members = tuple(network for loop in members for network in loop.parts.model.networks)
             return self._measured_for_choice()
+
+
+def train_side_by_side(
+    jobs: Sequence[tuple[Settings, Prepared]], on_event: Callable[[int, Event], bool | None] | None = None
+) -> list[Loop]:
+    """Train networks that have settings and data of their own, and return their loops, each at its end.
+
+    On the native backend small ones are trained a core each, large ones in turn by all cores: no bit depends on that.
+
+        loops = train_side_by_side([(settings, fold) for fold in folds])
+        [loop.measure()["test"]["accuracy"] for loop in loops]
+
+    Parameters
+    ----------
+    jobs
+        Settings and prepared data of each. The backend is that of the first settings.
+    on_event
+        Called with the number of a network and each event of its loop, by one thread at a time. A network whose call
+        returns True is trained no further.
+    """
+    if not jobs:
+        return []
+    lock = threading.Lock()
+    largest = max(size_of(settings, data.encoder) for settings, data in jobs)
+    backends = backends_side_by_side(backend_of(jobs[0][0]), len(jobs), largest)
+
+    def train(number: int) -> Loop:
+        settings, data = jobs[number]
+        loop = loop_over(build(settings, data, backends[number]), every=settings.training.checkpoint_every)
+        for event in loop:
+            if on_event is not None:
+                with lock:
+                    ends = on_event(number, event)
+                if ends:
+                    break
+        return loop
+
+    numbers = range(len(jobs))
+    return in_threads(train, numbers) if len({*map(id, backends)}) > 1 else [train(number) for number in numbers]
 
 
 def _mean_report(reports: Sequence[EpochReport], epoch: int, seconds: float) -> EpochReport:

@@ -25,7 +25,7 @@ from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.store import formats
 from gpumlp.training import Epoch, Loop
 from gpumlp.training.build import build, load_data, require_memory
-from gpumlp.training.members import MembersLoop, loop_over
+from gpumlp.training.members import MembersLoop, loop_over, train_side_by_side
 
 Task = Callable[..., Loaded]
 MEMBERS = "members={count: 3, learning_rate: [0.01, 0.02, 0.001], weight_decay: [0, 0.1, 0], dropout: [0.2, 0.1, 0]}"
@@ -226,6 +226,38 @@ def test_bits_do_not_depend_on_how_many_run_side_by_side(task: Task, monkeypatch
         assert len(backends) == (5 if threads != "1" and isinstance(loop.parts.backend, NativeBackend) else 1)
     assert same(found[0], found[1])
     assert same(found[0], found[2])
+
+
+def test_large_networks_are_trained_in_turn(task: Task) -> None:
+    small, large = several(task("members=2")), several(task("members=2", "model.hidden=[500, 500]"))
+    assert len({id(loop.parts.backend) for loop in large.loops}) == 1
+    if isinstance(small.parts.backend, NativeBackend) and small.parts.backend.threads > 1:
+        assert len({id(loop.parts.backend) for loop in small.loops}) == 2
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_networks_with_settings_of_their_own(task: Task, monkeypatch: pytest.MonkeyPatch, threads: str) -> None:
+    """As folds and sweeps train them: each is bit for bit what it is alone; one of them is ended by its listener."""
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    tasks = [task(f"model.hidden=[{4 + number}]", f"training.seed={number}") for number in range(5)]
+    jobs = [(each.settings, load_data(each)) for each in tasks]
+    seen: list[tuple[int, int]] = []
+
+    def listen(number: int, event: Any) -> bool:
+        if isinstance(event, Epoch):
+            seen.append((number, event.row["epoch"]))
+        return number == 4 and isinstance(event, Epoch)
+
+    loops = train_side_by_side(jobs, listen)
+    assert sorted(seen) == [(number, epoch) for number in range(4) for epoch in range(1, 7)] + [(4, 1)]
+    for job, loop in zip(jobs[:4], loops, strict=False):
+        alone = Loop(build(*job))
+        list(alone)
+        assert loop.status == "completed"
+        assert same(loop.best, alone.best)
+        assert loop.measure() == alone.measure()
+    assert loops[4].status is None
+    assert train_side_by_side([]) == []
 
 
 @pytest.mark.parametrize(
