@@ -19,7 +19,7 @@ FLOORS = [  # a room stands one floor above the highest room that it imports fro
     ["config", "convert", "approximation"],
     ["training"],
     ["runs"],
-    ["explain", "export", "sklearn", "__init__"],
+    ["explain", "export", "sklearn", "sweep", "__init__"],
     ["cli"],
     ["__main__"],
 ]

@@ -156,6 +156,61 @@ def train(
 
 
 @main.command()
+@click.argument("config", metavar="CONFIG|DATA", type=PATH)
+@click.option("--target", metavar="NAME", help="Column to predict, to train on a DATA file as gpumlp init would.")
+@click.option("--folds", type=click.IntRange(min=2), default=5, help="Number of folds  [default: 5]")
+@click.option("--repeats", type=click.IntRange(1, 1000), default=1, help="Times to do all folds  [default: 1]")
+@click.option("--group", metavar="COLUMN", help="Keep rows with equal values of this column in the same part.")
+@click.option("--time", metavar="COLUMN", help="Test each fold on the rows that follow its training rows in time.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated.")
+@click.option("--run-dir", type=PATH, help="Folder of the runs  [default: runs/NAME-cv, numbered]")
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    help="File of the predictions: .csv, .csv.gz, .parquet, .jsonl or .npy  [default: predictions.csv in the folder]",
+)
+@click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not print progress or notes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def cv(
+    config: Path,
+    target: str | None,
+    folds: int,
+    repeats: int,
+    group: str | None,
+    time: str | None,
+    overrides: tuple[str, ...],
+    run_dir: Path | None,
+    output: Path | None,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Cross-validate a CONFIG file, or directly a DATA file.
+
+    Each fold is held out in turn as test rows. Folds are drawn at random, with classes in equal shares, unless
+    --group or --time is given. The same command goes on where it was interrupted.
+    """
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import sweep as several
+    several.cv(
+        config=config,
+        target=target,
+        folds=folds,
+        repeats=repeats,
+        group=group,
+        time=time,
+        overrides=overrides,
+        run_dir=run_dir,
+        output=output,
+        force=force,
+        quiet=quiet,
+        as_json=as_json,
+    )
+
+
+@main.command()
 @click.argument("run", type=PATH)
 @click.option("--data", type=PATH, help="File with the target column  [default: the run's data]")
 @DEVICE

@@ -6,6 +6,7 @@ from gpumlp.data.encoding.features import Features
 from gpumlp.data.encoding.scaling import SCALINGS
 from gpumlp.data.roles import MisfitError, MisfitProblems, misfits
 from gpumlp.data.source.arrays import ArrayTable
+from gpumlp.data.source.cache import SourceCache
 from gpumlp.data.source.cells import FLOAT32_MAX, FLOAT32_TINY, USUAL_MISSING, Missing
 from gpumlp.data.source.delimited import read_bytes, read_lines, stream_blocks
 from gpumlp.data.source.dialect import DECIMALS, QUOTES, Dialect, is_encoding, is_separator
@@ -41,6 +42,7 @@ __all__ = [
     "News",
     "Prepared",
     "Source",
+    "SourceCache",
     "is_encoding",
     "is_separator",
     "misfits",

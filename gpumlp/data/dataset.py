@@ -18,13 +18,13 @@ from gpumlp.data.encoding.features import Features
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.data.roles import MisfitError, Roles, absent, is_of
 from gpumlp.data.source.arrays import ArrayTable
+from gpumlp.data.source.cache import SourceCache
 from gpumlp.data.source.cells import Floats
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.files import Files, all_files
 from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.kinds import Kind
-from gpumlp.data.source.query import read_query
-from gpumlp.data.source.read import Source, read
+from gpumlp.data.source.read import Source
 from gpumlp.data.source.rows import rows_of
 from gpumlp.data.splits import Fold, split
 from gpumlp.data.state import StateReader, prefixed
@@ -397,6 +397,7 @@ def prepare_files(
     seed: int = 0,
     encoder: Encoder | None = None,
     keep_sources: bool = False,
+    cache: SourceCache | None = None,
 ) -> Prepared:
     """Read the files of a task and prepare their rows; all that is not described here is as for ``prepare``.
 
@@ -406,6 +407,7 @@ def prepare_files(
     query : one SELECT over data files, in place of ``train``; their paths, too, start from ``folder``
     validation, test : a share of the rows of ``train`` (0: no such part), or other files
     dialect : how the training file is written, if it is text; what is found out holds for the other files, too
+    cache : of sources that have been read, and keeps those that are read now
 
     Raises
     ------
@@ -415,6 +417,7 @@ def prepare_files(
     """
     if (train is None) == (query is None):
         raise TypeError("either train or query says where the rows are")
+    cache = SourceCache() if cache is None else cache
     folder, given = Path(folder), {"validation": validation, "test": test}
     names = {part: value for part, value in given.items() if not isinstance(value, int | float | Fold)}
     located = {} if train is None else {"train": train}
@@ -423,11 +426,11 @@ def prepare_files(
         raise MisfitError(problems)
     dialect, texts = (dialect, _texts(task, target, columns)) if encoder is None else (encoder.dialect, encoder.texts)
     if train is not None:
-        source = read(all_files(train, folder), dialect, texts=texts)
+        source = cache.read(all_files(train, folder), dialect, texts)
     else:
         assert query is not None
         try:
-            source = read_query(query, folder, dialect, texts=texts)
+            source = cache.query(query, folder, dialect, texts)
         except DataError as error:
             raise MisfitError([*problems, ("query", error)]) from None
     if problems:
@@ -437,7 +440,7 @@ def prepare_files(
             problems += error.problems
         raise MisfitError(problems)
     found = source.dialect if isinstance(source, Frame) and source.dialect.separator else dialect
-    files: dict[str, Any] = {part: read(all_files(name, folder), found, texts=texts) for part, name in names.items()}
+    files: dict[str, Any] = {part: cache.read(all_files(name, folder), found, texts) for part, name in names.items()}
     return prepare(
         source,
         task=task,

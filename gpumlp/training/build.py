@@ -13,7 +13,7 @@ import numpy as np
 from gpumlp import backend as backends
 from gpumlp.backend import Backend, NativeBackend
 from gpumlp.config import ClassificationLoss, Loaded, Settings, settings_of_member
-from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, prepare_files
+from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, SourceCache, prepare_files
 from gpumlp.errors import ConfigError, DataError, choices
 from gpumlp.limits import gigabytes
 from gpumlp.metrics import METRICS
@@ -73,10 +73,17 @@ class Parts:
     calibrated: bool = False
 
 
-def load_data(loaded: Loaded, encoder: Encoder | None = None, *, keep_sources: bool = False) -> Prepared:
+def load_data(
+    loaded: Loaded,
+    encoder: Encoder | None = None,
+    *,
+    keep_sources: bool = False,
+    cache: SourceCache | None = None,
+) -> Prepared:
     """Read, divide and encode the data of a configuration.
 
-    The encoding is fitted to the training rows, unless there is one already. ``keep_sources`` keeps the raw rows.
+    The encoding is fitted to the training rows, unless there is one already. ``keep_sources`` keeps the raw rows,
+    ``cache`` the files that are read.
     Raises DataError; where a setting does not fit the data, it names the place of the setting.
     """
     settings, data = loaded.settings, loaded.settings.data
@@ -101,6 +108,7 @@ def load_data(loaded: Loaded, encoder: Encoder | None = None, *, keep_sources: b
             seed=settings.training.seed,
             encoder=encoder,
             keep_sources=keep_sources,
+            cache=cache,
         )
     except MisfitError as error:
         raise DataError(loaded.report((f"data.{setting}", each) for setting, each in error.problems)) from None

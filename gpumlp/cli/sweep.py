@@ -1,0 +1,182 @@
+"""The verbs ``cv``, ``sweep`` and ``compare``: several runs that belong together."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich import box
+from rich.table import Table
+
+from gpumlp.cli.display import (
+    Notices,
+    Steps,
+    duration,
+    number,
+    print_table,
+    remark,
+    say,
+    tell,
+)
+from gpumlp.config import starter
+from gpumlp.errors import RunError, exit_code
+from gpumlp.metrics import METRICS
+from gpumlp.runs import Listener, Result
+from gpumlp.runs.folder import CONFIG, RunFolder
+from gpumlp.runs.predictions import ending_of
+from gpumlp.store.formats import check_free, to_json
+from gpumlp.sweep import Template, cross_validate
+from gpumlp.sweep.cv import FoldRun, plan_of
+from gpumlp.sweep.folder import PlanFolder, chosen_folder
+from gpumlp.training.build import Parts
+
+RUNS = Path("runs")
+
+
+class Noted(Listener):
+    """Prints the notes on the data of several runs, each once."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self._said: set[str] = set()
+
+    def prepared(self, parts: Parts, folder: Path) -> None:
+        self.notes(parts.data.notes)
+
+    def notes(self, notes: Sequence[str]) -> None:
+        """Print notes that have not been."""
+        for note in notes:
+            if not self.quiet and note not in self._said:
+                self._said.add(note)
+                remark(note)
+
+
+def cv(
+    config: Path,
+    target: str | None,
+    folds: int,
+    repeats: int,
+    group: str | None,
+    time: str | None,
+    overrides: Sequence[str],
+    run_dir: Path | None,
+    output: Path | None,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Cross-validate, and print mean and spread of each metric."""
+    if output is not None:
+        ending_of(output)
+        check_free(output, force=force)
+    divided = [f"data.split.{name}={_quoted(value)}" for name, value in (("group", group), ("time", time)) if value]
+    template, name = template_of(config, target, (*overrides, *divided))
+    plan = plan_of(template, folds=folds, repeats=repeats)
+    place = chosen_folder(RUNS / f"{name}-cv", plan) if run_dir is None else PlanFolder(run_dir)
+    noted = Noted(quiet=quiet)
+    with told(quiet=quiet), _Counted("fold", folds * repeats, quiet=quiet) as counted:
+
+        def done(run: FoldRun) -> None:
+            noted.notes([note for note in run.result.notes if note != COMPLETE])
+            metric = run.result.summary["metric"] or "loss"
+            shown = next(each for each in ("accuracy", "rmse", metric) if each in run.metrics)
+            counted.done(
+                run.name,
+                f"{run.rows:,} test rows, {title_of(shown)} {number(run.metrics[shown])}",
+                run.result,
+            )
+
+        results = cross_validate(
+            template, place.path, folds=folds, repeats=repeats, output=output, listener=noted, done=done
+        )
+    if as_json:
+        click.echo(to_json(results))
+        return
+    count = len(results["folds"])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("test rows")
+    for heading in ("mean", "std", "min", "max"):
+        table.add_column(heading, justify="right", style="bold" if heading == "mean" else "")
+    for metric, values in results["metrics"].items():
+        table.add_row(title_of(metric), *(number(values[each]) for each in ("mean", "std", "min", "max")))
+    tell(f"{count} folds" + (f" ({repeats} repeats of {folds})" if repeats > 1 else ""))
+    print_table(table)
+    tell(f"predictions {results['predictions']}", whole=True)
+    tell(f"runs        {place.path}", whole=True)
+    tell(f"next        {shlex.join(['gpumlp', 'compare', str(place.path)])}", whole=True)
+
+
+def title_of(metric: str) -> str:
+    """Return the name of a metric in a table."""
+    return METRICS[metric].title if metric in METRICS else metric
+
+
+COMPLETE = "this run is already complete"
+
+
+class _Counted:
+    """Prints a line for each run that is done, and a bar on a terminal."""
+
+    def __init__(self, what: str, total: int, *, quiet: bool) -> None:
+        self.total, self.quiet, self.count = total, quiet, 0
+        self._steps = None if quiet else Steps(what, total)
+
+    def __enter__(self) -> _Counted:
+        if self._steps is not None:
+            self._steps.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._steps is not None:
+            self._steps.__exit__()
+
+    def done(self, name: str, text: str, result: Result | None = None) -> None:
+        """Count a run as done and print what came of it."""
+        self.count += 1
+        if self._steps is None:
+            return
+        if result is not None:
+            text += ", finished before" if COMPLETE in result.notes else f", {duration(result.summary['seconds'])}"
+        say(f"{name}: {text}")
+        self._steps.advance()
+
+
+@contextmanager
+def told(*, quiet: bool) -> Iterator[None]:
+    """Print what the library logs; after Ctrl-C or SIGTERM say how to go on."""
+    log = logging.getLogger("gpumlp")
+    notices = Notices(logging.WARNING if quiet else logging.INFO)
+    notices.addFilter(lambda record: not record.getMessage().startswith("no run in "))
+    log.setLevel(logging.INFO)
+    log.addHandler(notices)
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        say("interrupted; the same command goes on where it stopped")
+        sys.exit(exit_code(interrupt))
+    finally:
+        log.removeHandler(notices)
+
+
+def template_of(config: Path, target: str | None, overrides: Sequence[str]) -> tuple[Template, str]:
+    """Return the template of a configuration, or of a data file and its target, and a name for the folder."""
+    if target is not None:
+        name = re.sub(r"[*?\[\]]+", "", config.name.partition(".")[0]).strip("-_") or "data"
+        text = starter(config, target, folder=Path())
+        return Template(Path(f"<settings for {config.name}>"), tuple(overrides), text), name
+    if RunFolder(config).is_run:
+        raise RunError(
+            "this is a run folder, not a configuration", where=str(config), hint=f"its settings are {config / CONFIG}"
+        )
+    return Template(config, tuple(overrides)), config.parent.name if config.name == CONFIG else config.stem
+
+
+def _quoted(value: str) -> str:
+    """Return the name or number of a column as YAML."""
+    return value if re.fullmatch(r"-?\d+", value) else "'" + value.replace("'", "''") + "'"

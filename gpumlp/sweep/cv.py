@@ -1,0 +1,189 @@
+"""Cross-validation: a run for each fold, predictions for every row by a model that has not seen it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpumlp.config import Loaded
+from gpumlp.data import News, Prepared, Source, SourceCache
+from gpumlp.errors import RunError
+from gpumlp.runs import Listener, Result, load_trained, train
+from gpumlp.runs.predictions import Block, columns_of, write_predictions
+from gpumlp.store.formats import check_free
+from gpumlp.sweep.folder import PlanFolder, Template
+from gpumlp.training.build import load_data
+
+PREDICTIONS = "predictions.csv"
+
+
+@dataclass(frozen=True)
+class FoldRun:
+    """The run of one fold; ``rows`` are its test rows."""
+
+    name: str
+    fold: int
+    repeat: int
+    rows: int
+    result: Result
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the test rows."""
+        return dict(self.result.summary["metrics"]["test"])
+
+
+def plan_of(template: Template, *, folds: int, repeats: int) -> dict[str, Any]:
+    """Return what decides about a cross-validation, fit for JSON."""
+    return {"kind": "cv", "settings": template.identity(), "folds": folds, "repeats": repeats}
+
+
+def cross_validate(
+    template: Template,
+    folder: str | Path,
+    *,
+    folds: int = 5,
+    repeats: int = 1,
+    output: Path | None = None,
+    listener: Listener | None = None,
+    done: Callable[[FoldRun], None] | None = None,
+) -> dict[str, Any]:
+    """Train on the rows outside each fold in turn, and measure on the fold.
+
+    Each fold is a run of its own in ``folder``, whose configuration reproduces it alone; runs that are finished
+    there are not trained again. What decides about the encoding of the inputs are the training rows of each fold.
+    A repeat has another ``training.seed``, by one higher, and so other folds.
+
+    Parameters
+    ----------
+    template : the configuration; ``data.split.group`` and ``data.split.time`` decide how rows are divided
+    output : file of the predictions of the rows of all folds; None: ``predictions.csv`` in the folder
+    listener : of each run
+    done : is called after each fold
+
+    Returns
+    -------
+    metrics (mean, std, min and max of each over the folds) and folds (each with its metrics)
+
+    Raises
+    ------
+    ConfigError, DataError : if the configuration or the data do not fit
+    RunError : if the folder is not free, or a run diverges
+    """
+    place = PlanFolder(Path(folder))
+    seed = template.load().settings.training.seed
+    variants = [
+        (
+            fold,
+            repeat,
+            template.load(f"data.split.test={{fold: {fold}, of: {folds}}}", f"training.seed={seed + repeat}"),
+        )
+        for repeat in range(repeats)
+        for fold in range(1, folds + 1)
+    ]
+    cache = SourceCache()
+    first = load_data(variants[0][2], keep_sources=True, cache=cache)  # nothing is written if the data do not fit
+    place.begin(plan_of(template, folds=folds, repeats=repeats))
+    runs: list[FoldRun] = []
+    blocks: list[Block] = []
+    for number, (fold, repeat, loaded) in enumerate(variants):
+        name = f"fold-{fold}" if repeats == 1 else f"repeat-{repeat + 1}-fold-{fold}"
+        data = load_data(loaded, keep_sources=True, cache=cache) if number else first
+        with place.claim(name) as free:
+            if not free:
+                raise RunError("another process is training this fold", where=str(place.run(name)))
+            run, block = _fold(place.run(name), name, fold, repeat, loaded, data, listener)
+        runs.append(run)
+        if done is not None:
+            done(run)
+        blocks.append({**({"repeat": np.full(run.rows, repeat + 1)} if repeats > 1 else {}), **block})
+    results = {
+        "folder": str(place.path),
+        "metrics": summarized([run.metrics for run in runs]),
+        "folds": [
+            {
+                "run": each.name,
+                "fold": each.fold,
+                "repeat": each.repeat + 1,
+                "rows": each.rows,
+                "metrics": each.metrics,
+            }
+            for each in runs
+        ],
+    }
+    target = place.path / PREDICTIONS if output is None else output
+    write_predictions(target, _by_row(blocks, repeats, folds))
+    place.write_results(results)
+    return {**results, "predictions": str(target)}
+
+
+def _fold(
+    path: Path, name: str, fold: int, repeat: int, loaded: Loaded, data: Prepared, listener: Listener | None
+) -> tuple[FoldRun, Block]:
+    """Return the run of a fold, and the predictions of its test rows."""
+    result = train(loaded, path, data=data, resume=True, listener=listener)
+    if result.summary["data"] != data.fingerprint:
+        hint = "restore the data, or choose another --run-dir"
+        raise RunError("the data have changed since this fold was trained", where=str(path), hint=hint)
+    assert data.sources is not None
+    source = data.sources["test"]
+    model = load_trained(path, device=loaded.settings.device)
+    ((_, predictions),) = model.predictions([source], News())
+    rows = len(predictions.values)
+    block = {
+        "row": _row_numbers(source, rows),
+        "fold": np.full(rows, fold),
+        "target": _truth(source, data),
+        **columns_of(predictions, model.encoder.classes, proba=True),
+    }
+    return FoldRun(name, fold, repeat, rows, result), block
+
+
+def _row_numbers(source: Source, count: int) -> NDArray[np.int64]:
+    return np.arange(count) if source.rows is None else source.rows
+
+
+def _truth(source: Source, data: Prepared) -> NDArray[Any]:
+    encoder = data.encoder
+    name = source.resolve(encoder.target_name)
+    if encoder.classes is None:
+        return source.numbers(name)
+    cells = source.categories(name)
+    return cells.texts[cells.codes]
+
+
+def _by_row(blocks: Sequence[Block], repeats: int, folds: int) -> Iterator[Block]:
+    """Yield the predictions of each repeat, in the order of the rows."""
+    for repeat in range(repeats):
+        parts = blocks[repeat * folds : (repeat + 1) * folds]
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        order = np.argsort(columns["row"], kind="stable")
+        yield {name: column[order] for name, column in columns.items()}
+
+
+def summarized(rows: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
+    """Return mean, standard deviation, least and largest value of each metric, over the runs where it is defined."""
+    found: dict[str, dict[str, float]] = {}
+    for name in rows[0]:
+        values = np.array([v for row in rows if (v := row.get(name)) is not None and math.isfinite(v)])
+        spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+        some = len(values) > 0
+        found[name] = {
+            "mean": float(values.mean()) if some else math.nan,
+            "std": spread,
+            "min": float(values.min()) if some else math.nan,
+            "max": float(values.max()) if some else math.nan,
+        }
+    return found
+
+
+def check_output(output: Path | None, *, force: bool) -> None:
+    """Raise RunError if the file of predictions may not be written."""
+    if output is not None:
+        check_free(output, force=force)

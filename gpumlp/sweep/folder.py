@@ -1,0 +1,136 @@
+"""A folder of several runs, and the plan that they follow."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpumlp.config import Loaded, load
+from gpumlp.errors import RunError
+from gpumlp.runs.identity import decisive
+from gpumlp.store.formats import is_whole, make_folder, read_json, write_sealed, writing
+from gpumlp.store.lock import locked
+
+PLAN, RESULTS, LOCKS = "plan.json", "results.json", "locks"
+
+
+@dataclass(frozen=True)
+class Template:
+    """A configuration that several runs are variants of.
+
+    Parameters
+    ----------
+    path, overrides, text : as for ``load``
+    """
+
+    path: Path
+    overrides: tuple[str, ...] = ()
+    text: str | None = None
+
+    def load(self, *more: str) -> Loaded:
+        """Return the configuration with more overrides.
+
+        Raises
+        ------
+        ConfigError : with all problems
+        """
+        return load(self.path, (*self.overrides, *more), text=self.text)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that decide how the runs end."""
+        return decisive(self.load().settings)
+
+
+@dataclass(frozen=True)
+class PlanFolder:
+    """A folder that holds runs and the plan that they follow, or is to become one."""
+
+    path: Path
+
+    @property
+    def is_plan(self) -> bool:
+        """Whether a plan was begun here."""
+        return (self.path / PLAN).is_file()
+
+    def plan(self) -> dict[str, Any]:
+        """Return the plan.
+
+        Raises
+        ------
+        RunError : if there is none, or it is damaged
+        """
+        plan = read_json(self.path / PLAN)
+        if not isinstance(plan, dict) or not is_whole(plan):
+            raise RunError(
+                "the plan is damaged: its content does not match its checksum", where=str(self.path / PLAN)
+            )
+        return {name: value for name, value in plan.items() if name != "sha256"}
+
+    def has(self, plan: Mapping[str, Any]) -> bool:
+        """Return whether this folder follows a plan."""
+        return self.is_plan and self.plan() == json.loads(json.dumps(plan))
+
+    def is_free(self) -> bool:
+        """Return whether there is nothing here yet."""
+        return not os.path.lexists(self.path) or (self.path.is_dir() and not any(self.path.iterdir()))
+
+    def begin(self, plan: Mapping[str, Any]) -> None:
+        """Begin a plan here, or go on with it. The folder is there with its plan, or not at all.
+
+        Raises
+        ------
+        RunError : if something else is here
+        WriteError : if it cannot be written
+        """
+        if self.is_free():
+            make_folder(self.path.parent)
+            beside = self.path.with_name(f".{self.path.name}.{secrets.randbits(60)}.part")
+            try:
+                with writing(self.path):
+                    beside.mkdir()
+                    write_sealed(beside / PLAN, plan)
+                    with contextlib.suppress(OSError):  # another process was first: see what it began
+                        os.rename(beside, self.path)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+        if not self.is_plan:
+            what = (
+                "the folder is not empty, and was not made by this command" if self.path.is_dir() else "not a folder"
+            )
+            raise RunError(what, where=str(self.path), hint="choose another --run-dir")
+        if not self.has(plan):
+            was, now = self.plan(), json.loads(json.dumps(plan))
+            changed = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+            what = f"this folder was begun with other settings: {', '.join(changed)} changed"
+            raise RunError(what, where=str(self.path), hint="choose another --run-dir, or delete the folder")
+
+    def run(self, name: str) -> Path:
+        """Return the folder of one of the runs."""
+        return self.path / name
+
+    def claim(self, name: str) -> contextlib.AbstractContextManager[bool]:
+        """Hold a run for this process; the value is False if another process holds it."""
+        return locked(self.path / LOCKS / name)
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Write what came of the runs."""
+        write_sealed(self.path / RESULTS, results)
+
+
+def chosen_folder(base: Path, plan: Mapping[str, Any]) -> PlanFolder:
+    """Return the first of ``base``, ``base-2``, ... that follows this plan, or is free."""
+    number, path = 1, base
+    while True:
+        folder = PlanFolder(path)
+        with contextlib.suppress(RunError):
+            if folder.is_free() or folder.has(plan):
+                return folder
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
