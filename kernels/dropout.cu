@@ -1,13 +1,16 @@
-// y = x / (1 - rate) where the word of (key, stream, step, position) is at least rate·2³², else 0
+// y = x / (1 - rate) where the word of (key, stream, step, position) is at least rate·2³², else 0; where there are
+// `factors`, rate is multiplied by that of the batch
 //
 // Word i is word i % 4 of Philox at the counter (i / 4, stream, step modulo 2³², step / 2³²). The mask is not stored:
-// backward is the same launch on dy. Shapes: x, y (rows, cols); clock int64 (3,). Elements of T moved: 2.
+// backward is the same launch on dy. Shapes: x, y (rows, cols); clock int64 (3,); factors double (batches,). Elements of T moved: 2.
 
 template <class T>
 __device__ void dropout(
-    const T* x, const i64* clock, T* y, i64 rows, i64 cols, double rate, i64 stream, i64 key0, i64 key1
+    const T* x, const i64* clock, const double* factors, T* y, i64 rows, i64 cols, double rate, i64 batches,
+    i64 stream, i64 key0, i64 key1
 ) {
     i64 n = rows * cols;
+    if (factors) rate *= of_batch(factors, batches, clock[1]);
     double limit = rate * 4294967296.0;
     u32 threshold = limit < 4294967295.0 ? (u32)rint(limit) : 4294967295u;
     wide<T> scale = (wide<T>)(1.0 / (1.0 - rate));
@@ -32,14 +35,16 @@ __device__ void dropout(
 
 template <class T>
 __global__ void dropout_forward(
-    const T* x, const i64* clock, T* y, i64 rows, i64 cols, double rate, i64 stream, i64 key0, i64 key1
+    const T* x, const i64* clock, const double* factors, T* y, i64 rows, i64 cols, double rate, i64 batches,
+    i64 stream, i64 key0, i64 key1
 ) {
-    dropout(x, clock, y, rows, cols, rate, stream, key0, key1);
+    dropout(x, clock, factors, y, rows, cols, rate, batches, stream, key0, key1);
 }
 
 template <class T>
 __global__ void dropout_backward(
-    const T* dy, const i64* clock, T* dx, i64 rows, i64 cols, double rate, i64 stream, i64 key0, i64 key1
+    const T* dy, const i64* clock, const double* factors, T* dx, i64 rows, i64 cols, double rate, i64 batches,
+    i64 stream, i64 key0, i64 key1
 ) {
-    dropout(dy, clock, dx, rows, cols, rate, stream, key0, key1);
+    dropout(dy, clock, factors, dx, rows, cols, rate, batches, stream, key0, key1);
 }

@@ -255,6 +255,11 @@ __device__ inline void store(bf16* p, Values<float, 8> v) {
 }
 #endif
 
+// The element of a table for a batch, counted from 0; its last one for later batches.
+template <class T> __device__ inline T of_batch(const T* table, i64 length, i64 batch) {
+    return table[batch < length - 1 ? batch : length - 1];
+}
+
 // The larger and the smaller of x and a bound that is a number; where x is NaN it goes through, unlike in fmax. Of two
 // zeros `smaller` takes x, with its sign.
 template <class T> __device__ inline T larger(T x, T bound) { return x <= bound ? bound : x; }

@@ -26,21 +26,15 @@ template <class T> struct Buffers {
     bf16* shadow;
 };
 
-// The element of a table for the batch that is being trained on; its last one for later batches.
-template <class T> __device__ T of_batch(const T* table, i64 length, const i64* clock) {
-    i64 batch = clock[1] - 1, last = length - 1;
-    return table[batch < last ? batch : last];
-}
-
 template <class T> struct Step {
     T rate, clip, decay, keep, give;
     __device__ Step(
         const T* rates, i64 batches, const T* decays, i64 decay_batches, const i64* clock, const T* norm,
         double weight_decay, double clip_norm, double averaging
     ) {
-        rate = of_batch(rates, batches, clock);
+        rate = of_batch(rates, batches, clock[1] - 1);
         decay = (T)weight_decay;
-        if (decays) decay *= of_batch(decays, decay_batches, clock);
+        if (decays) decay *= of_batch(decays, decay_batches, clock[1] - 1);
         clip = norm && *norm > (T)clip_norm ? (T)clip_norm / *norm : (T)1;
         double t = (double)clock[0], beta = (1.0 + t) / (10.0 + t);
         keep = (T)(averaging < beta ? averaging : beta);

@@ -273,24 +273,33 @@ def _activation_function(op: Activation) -> Function:
     return function
 
 
-def dropout(x: Any, rate: float, *, clock: Array, stream: int = 0, key: tuple[int, int] = (0, 0)) -> Tensor:
+def dropout(
+    x: Any,
+    rate: float,
+    *,
+    clock: Array,
+    stream: int = 0,
+    key: tuple[int, int] = (0, 0),
+    factors: Array | None = None,
+) -> Tensor:
     """Return ``x`` with a share ``rate`` of its elements set to 0 and the rest scaled by 1 / (1 - rate).
 
-    The mask is a function of (key, stream, step on the clock, position) and is made again in backward.
+    The mask is a function of (key, stream, step on the clock, position) and is made again in backward. ``factors``,
+    float64 (batches,), multiplies the rate by its element for the batch on the clock; the last one goes on.
     """
     rate = RATE.check("the dropout rate", rate)
     backend = backend_of((x,))
     (x,), (array,) = operands((x,), backend)
-    clock = raw(clock, backend)
+    tables = raw(clock, backend), None if factors is None else raw(factors, backend)
     params: dict[str, Any] = {"rate": rate, "stream": stream, "key": key}
-    (out,) = backend.run(DROPOUT, "forward", (_dense(array, backend), clock), **params)
+    (out,) = backend.run(DROPOUT, "forward", (_dense(array, backend), *tables), **params)
     y = wrap(out, backend)
 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         if recording():
             formula = DROPOUT.directions["forward"].formula
-            return through_formula("dropout", lambda xp, x: formula(xp, x, clock, **params)[0], (x,), g, wants)
-        (dx,) = backend.run(DROPOUT, "backward", (dense_array(g, backend), clock), **params)
+            return through_formula("dropout", lambda xp, x: formula(xp, x, *tables, **params)[0], (x,), g, wants)
+        (dx,) = backend.run(DROPOUT, "backward", (dense_array(g, backend), *tables), **params)
         return [wrap(dx, backend)]
 
     record("dropout", (x,), y, rule)

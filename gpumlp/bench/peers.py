@@ -164,7 +164,7 @@ def _update(make: Callable[..., Any], **state: int) -> Maker:
     """Make the maker of a fused update; ``state`` says where PyTorch's state is among the inputs: slots are last."""
 
     def maker(torch: Any, params: Any, *inputs: Tensor) -> Call:
-        p, gradient, rates, clock = inputs[:4]
+        p, gradient, rates, _, _, clock = inputs[:6]
         p.grad = gradient
         optimizer = make(torch, params, [p], float(rates[min(int(clock[BATCH]), len(rates)) - 1]))
         optimizer.state[p] = {key: inputs[i] for key, i in state.items()}

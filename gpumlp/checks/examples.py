@@ -48,8 +48,9 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
             state = tuple(np.abs(normal(rows * cols)) for _ in op.slots)
             rates, clock = np.array([0.1, 0.05, 0.01], dtype), np.array([7, 1, 0])
             hyper = {key: h.default for key, h in op.hyper.items()}
-            groups = np.array([[len(p) // 2, 1, 1], [len(p) * 2 // 3, 0.5, 0.25], [len(p), 1, 0]])
+            half, most = len(p) // 2, len(p) * 2 // 3
             for norm, average, decay in ((None, None, 0.0), (np.array([2.0], dtype), normal(rows * cols), 0.1)):
+                groups = np.array([[half, 1, 1], *([[most, 0.5, 0.25]] if decay else []), [len(p), 1, 0]], np.float64)
                 decays = np.array([0.5, 0.8], dtype) if decay else None
                 shared: dict[str, Any] = {"weight_decay": decay}
                 shared |= {"clip_norm": 1.5 if norm is not None else None}
@@ -69,7 +70,9 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
         case Op(name="moving_average"):
             yield (normal(cols), normal(1, cols)), {"momentum": 0.1, "scale": 1.25}
         case Op(name="dropout"):
-            yield (normal(rows, cols), np.array([5, 0, 0])), {"rate": 0.3, "stream": 2, "key": (11, 12)}
+            x = normal(rows, cols)
+            for clock, factors in ((np.array([5, 0, 0]), None), (np.array([5, 1, 0]), np.array([1.0, 0.5, 0.2]))):
+                yield (x, clock, factors), {"rate": 0.3, "stream": 2, "key": (11, 12)}
         case Op(name="gather"):
             take = {"rows": rows // 2, "stride": rows // 2, "key": 99, "dtype": np.dtype(dtype)}
             clock, labels = np.array([9, 1, 0]), rng.integers(0, 3, rows).astype(np.int32)

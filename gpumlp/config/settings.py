@@ -36,12 +36,13 @@ from gpumlp.nn import INITIALIZERS, LOSSES, MAX_UNITS, NO_NORM, NORMS
 from gpumlp.nn.ensemble import MAX_MEMBERS, MEANS
 from gpumlp.ops import ACTIVATIONS, Hyper
 from gpumlp.ops.precision import PRECISIONS
-from gpumlp.optim import OPTIMIZERS, SCHEDULES
+from gpumlp.optim import FACTORS, OPTIMIZERS, SCHEDULES
 from gpumlp.seeds import member_seed
 
 VERSION = 1
 """Of the settings: one more when what a file says would no longer mean the same."""
 
+FactorSchedule = Annotated[str, NameIn(FACTORS)]
 Norm = Annotated[str, NameIn(NORMS, (NO_NORM,))]
 Text = Annotated[str, Field(min_length=1)]
 Column = Text | int
@@ -331,6 +332,9 @@ class Model(Section):
     )
     activation: Activation = Field(default="relu", description="activation of every hidden layer")
     dropout: Dropout = Field(default=0.0, description="dropout rate of the hidden layers")
+    dropout_schedule: FactorSchedule = Field(
+        default="constant", description="schedule that multiplies the dropout rates, step by step"
+    )
     norm: Norm = Field(default=NO_NORM, description="normalization before each activation: layer or batch norm")
     initializer: Annotated[str, NameIn(INITIALIZERS, ("auto",))] = Field(
         default="auto", description="initializer of the weights; auto: chosen by the activation"
@@ -369,6 +373,9 @@ class OptimizerSettings(Choice):
     table = OPTIMIZERS
     learning_rate: float
     weight_decay: float
+    decay_schedule: FactorSchedule = Field(
+        default="constant", description="schedule that multiplies the weight decay, step by step"
+    )
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
         description="largest norm of the whole gradient; longer gradients are scaled down to it; null: no clipping",
@@ -427,6 +434,9 @@ class Training(Section):
         f"{MAX_EPOCHS:,} epochs",
     )
     batch_size: int = Field(default=64, ge=1, description="rows per step")
+    drop_last: bool = Field(
+        default=False, description="leave out the last batch of an epoch where it has fewer rows than the others"
+    )
     seed: int = Field(
         default=0, ge=0, le=2**32 - 1, description="random seed of the split, initial weights, row order and dropout"
     )
@@ -468,7 +478,9 @@ class Training(Section):
         """Return the number of epochs for this many training rows."""
         if self.epochs is not None:
             return self.epochs
-        return max(MIN_EPOCHS, min(math.ceil(DEFAULT_STEPS / math.ceil(rows / self.batch_size)), MAX_EPOCHS))
+        size = min(self.batch_size, rows)
+        batches = rows // size if self.drop_last else math.ceil(rows / size)
+        return max(MIN_EPOCHS, min(math.ceil(DEFAULT_STEPS / batches), MAX_EPOCHS))
 
 
 BEST = {"own": "each network's own", "joint": "the one at which their mean is best"}

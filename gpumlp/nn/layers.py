@@ -18,7 +18,7 @@ from gpumlp.ops import record_of
 from gpumlp.ops.dropout import RATE
 from gpumlp.ops.norms import EPSILON, MOVING_AVERAGE
 from gpumlp.ops.precision import wide
-from gpumlp.ops.record import Hyper, whole
+from gpumlp.ops.record import Array, Hyper, whole
 from gpumlp.seeds import DROPOUT, generator
 
 
@@ -104,10 +104,14 @@ class Activation(Layer):
 
 
 class Dropout(Layer):
-    """In training, sets a share ``rate`` of its inputs to 0 and scales the others by 1 / (1 - rate)."""
+    """In training, sets a share ``rate`` of its inputs to 0 and scales the others by 1 / (1 - rate).
+
+    ``factors``, float64 (batches,) on the backend, multiplies the rate batch by batch; a trainer sets it.
+    """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
+        self.factors: Array | None = None
         self.rate = RATE.check("the dropout rate", rate)
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
@@ -115,7 +119,10 @@ class Dropout(Layer):
             return x
         assert self.context is not None
         k0, k1 = generator(self.context.seed, DROPOUT).integers(0, 2**32, 2)
-        return dropout(x, self.rate, clock=self.context.clock, stream=self.context.index, key=(int(k0), int(k1)))
+        key = int(k0), int(k1)
+        return dropout(
+            x, self.rate, clock=self.context.clock, stream=self.context.index, key=key, factors=self.factors
+        )
 
     def equation(self, value: str, place: str) -> None:
         return None

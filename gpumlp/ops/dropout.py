@@ -2,6 +2,8 @@
 
 Source: Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting"
 (inverted form: the scaling is done in training, so that inference needs none).
+
+The rate may follow a schedule: ``factors`` has a factor of it for each batch of an epoch.
 """
 
 from __future__ import annotations
@@ -9,26 +11,39 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gpumlp.ops.batches import BATCH, at_batch
 from gpumlp.ops.random import uniform_words
 from gpumlp.ops.record import Array, Direction, Hyper, Op, like
 
 
-def _apply(xp: Any, x: Array, clock: Array, *, rate: float, stream: int, key: tuple[int, int]) -> tuple[Array, ...]:
+def _apply(
+    xp: Any, x: Array, clock: Array, factors: Array | None, *, rate: float, stream: int, key: tuple[int, int]
+) -> tuple[Array, ...]:
     words = uniform_words(xp, math.prod(x.shape), clock[:1], stream, key).reshape(x.shape)
     # A word below rate·2³² drops its element: an exact integer comparison, the same on every backend.
-    keep = words >= xp.uint32(min(round(rate * 2**32), 2**32 - 1))
-    return (xp.where(keep, x * (1.0 / (1.0 - rate)), 0.0),)
+    if factors is None:
+        limit, scale = xp.uint32(min(round(rate * 2**32), 2**32 - 1)), 1.0 / (1.0 - rate)
+    else:
+        now = rate * at_batch(xp, factors, clock[BATCH : BATCH + 1])
+        limit = xp.minimum(xp.rint(now * 2.0**32), 2.0**32 - 1).astype(xp.uint32)
+        scale = (1.0 / (1.0 - now)).astype(x.dtype)
+    return (xp.where(words >= limit, x * scale, 0.0),)
 
 
 RATE = Hyper(0.0, "share of the elements that become 0", ge=0.0, lt=1.0)
 _direction = Direction(
     _apply,
-    ("x", "clock"),
+    ("x", "clock", "factors?"),
     ("y",),
     like(0),
     "elementwise",
     narrow=True,
-    scalars=lambda _, params: (float(params["rate"]), params["stream"], *params["key"]),
+    scalars=lambda inputs, params: (
+        float(params["rate"]),
+        0 if inputs[2] is None else inputs[2].shape[0],
+        params["stream"],
+        *params["key"],
+    ),
 )
 
 DROPOUT = Op(

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpumlp.ops.batches import BATCH, STEP
+from gpumlp.ops.batches import BATCH, STEP, at_batch
 from gpumlp.ops.record import Array, Direction, Hyper, Op, Scalar, Spec, Stage
 
 
@@ -135,7 +135,7 @@ def update(
 
 def _of_batch(xp: Any, table: Array, clock: Array) -> Array:
     """Return the element of a table for the batch that the clock, advanced already, has counted last."""
-    return xp.take(table, xp.minimum(clock[BATCH : BATCH + 1], table.shape[0]) - 1)
+    return at_batch(xp, table, clock[BATCH : BATCH + 1] - 1)
 
 
 def _momentum(xp: Any, g: Array, t: Array, velocity: Array, *, momentum: float) -> tuple[Array, ...]:

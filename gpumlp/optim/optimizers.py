@@ -125,11 +125,11 @@ class Optimizer:
         self.slots = {name: _writeable(array) for name, array in self.slots.items()}
         self.average = None if self.average is None else _writeable(self.average)
 
-    def step(self, rates: Array | None = None) -> None:
+    def step(self, rates: Array | None = None, decays: Array | None = None) -> None:
         """Advance the clock, and update the parameters from their gradients.
 
         ``rates`` holds the learning rate of each batch of the epoch, the last one for any that follow, so that a
-        captured step follows a schedule without the host.
+        captured step follows a schedule without the host. ``decays`` holds factors of the weight decay alike.
 
         The clock comes first, so that a batch may be gathered while the update of the one before is being made.
         """
@@ -139,7 +139,18 @@ class Optimizer:
         if self.norm is not None:
             backend.run(GRADIENT_NORM, "forward", (p.gradients,), (self.norm,))
         state = tuple(self.slots.values())
-        inputs = (p.values, p.gradients, rates, None, p.groups, self.clock, self.norm, self.average, p.shadow, *state)
+        inputs = (
+            p.values,
+            p.gradients,
+            rates,
+            decays,
+            p.groups,
+            self.clock,
+            self.norm,
+            self.average,
+            p.shadow,
+            *state,
+        )
         outputs = (p.values, self.average, p.shadow, *state)
         backend.run(self.update, "forward", inputs, outputs, **self.settings)
         p.overwrote()

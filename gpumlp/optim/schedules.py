@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the factor by which the learning rate is multiplied, batch by batch.
+"""Schedules: the factor by which the learning rate, the weight decay or dropout is multiplied, batch by batch.
 
 A schedule is a pure function of the progress of the run, except ``plateau``, which also remembers how the
 validation loss went. Linear warm-up comes before any of them.
@@ -45,6 +45,15 @@ def _one_cycle(progress: Factors, epochs: Factors, *, peak: float, start: float,
     )
 
 
+def _cosine_log(progress: Factors, epochs: Factors, *, cycles: float) -> Factors:
+    turns: Factors = np.log2(1.0 + (2.0**cycles - 1.0) * progress)
+    return 0.5 - 0.5 * np.cos(2.0 * np.pi * turns)
+
+
+def _flat_cosine(progress: Factors, epochs: Factors, *, flat: float) -> Factors:
+    return 0.5 * (1.0 + np.cos(np.pi * np.maximum(progress - flat, 0.0) / (1.0 - flat)))
+
+
 SCHEDULES: dict[str, ScheduleSpec] = {
     "constant": ScheduleSpec("1", lambda progress, epochs: np.ones_like(progress)),
     "step": ScheduleSpec(
@@ -74,6 +83,17 @@ SCHEDULES: dict[str, ScheduleSpec] = {
             "final": Hyper(4e-6, "factor at the end", ge=0.0, le=1.0),
         },
     ),
+    "coslog": ScheduleSpec(
+        "½ (1 - cos(2π log₂(1 + (2^cycles - 1) t))): cycles from 0 to 1 and back, each twice as long as the last "
+        "(Holzmüller et al. 2024, arXiv:2407.04491)",
+        _cosine_log,
+        {"cycles": Hyper(4.0, "number of cycles", ge=1.0, le=16.0)},
+    ),
+    "flat_cos": ScheduleSpec(
+        "1, then half a cosine from 1 to 0",
+        _flat_cosine,
+        {"flat": Hyper(0.5, "share of the run at the full value", ge=0.0, lt=1.0)},
+    ),
     "plateau": ScheduleSpec(
         "times factor whenever the validation loss has not improved for `patience` epochs",
         lambda progress, epochs, *, factor, patience: np.ones_like(progress),
@@ -85,6 +105,9 @@ SCHEDULES: dict[str, ScheduleSpec] = {
     ),
 }
 
+
+FACTORS = {name: spec for name, spec in SCHEDULES.items() if not spec.watches}
+"""Schedules that other quantities than the learning rate can follow, with the default settings of each."""
 
 LEARNING_RATE = Hyper(0.0, "learning rate (step size)", ge=0.0)
 WARMUP = Hyper(0.0, "share of all steps over which the learning rate rises from 0", ge=0.0, lt=1.0)

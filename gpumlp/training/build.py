@@ -218,6 +218,9 @@ def _build(settings: Settings, data: Prepared, backend: Backend, on_device: dict
         batch_size=training.batch_size,
         input_scale=encoder.input_scale,
         seed=training.seed,
+        drop_last=training.drop_last,
+        decay_schedule=_factors(wanted.decay_schedule),
+        dropout_schedule=_factors(settings.model.dropout_schedule),
     )
     on_device["train"] = trainer.data
     stopping = None if training.early_stopping is None else Stopping(**training.early_stopping.model_dump())
@@ -250,6 +253,11 @@ def _divided(rows: Dataset | None, share: float, seed: int) -> tuple[Dataset | N
         what = f"a share of {share:g} of {len(rows)} validation rows is {'all of them' if count else 'no row'}"
         raise DataError(what, where="training.conformal", hint="use more validation rows, or another share")
     return rows.take(np.sort(order[count:])), rows.take(np.sort(order[:count]))
+
+
+def _factors(name: str) -> Schedule | None:
+    """Return the schedule of a factor, None for one that stays 1."""
+    return None if name == "constant" else Schedule(name, learning_rate=1.0)
 
 
 def lone_row(parts: Parts) -> str | None:

@@ -14,7 +14,7 @@ import numpy as np
 from gpumlp.autodiff import GradientTape, Tensor
 from gpumlp.backend import Plan
 from gpumlp.data import Dataset
-from gpumlp.nn import Loss, Model
+from gpumlp.nn import Dropout, Loss, Model
 from gpumlp.ops.batches import ACCUMULATE, GATHER
 from gpumlp.ops.record import Array
 from gpumlp.optim import Optimizer, Schedule
@@ -41,14 +41,16 @@ class Trainer:
     """Trains a model on rows that stay on the device.
 
     Each epoch visits every row once, in an order that depends on ``seed`` and the epoch alone. The last batch
-    may be shorter. The host writes the clock and the learning rates when an epoch begins and reads four sums
-    when it ends; in between it only replays, ``together`` steps at once (by default more and more, up to what the
-    backend likes best, while they take the host no time to speak of). That changes when it looks up, and no bit.
+    may be shorter, or is left out (``drop_last``). The host writes the clock and the tables of the schedules when an
+    epoch begins and reads four sums when it ends; in between it only replays, ``together`` steps at once (by default
+    more and more, up to what the backend likes best, while they take the host no time to speak of). That changes when
+    it looks up, and no bit.
 
     epoch, batch : epochs done, and batches done of the one after them
     seconds : spent on these batches so far
     totals : (4,) on the device: the sums of loss, mass, hits and rows over these batches
     rates : on the device: the learning rate of each batch of the epoch
+    decays, dropouts : the same of the factors of weight decay and of dropout; None where these have no schedule
     """
 
     def __init__(
@@ -64,6 +66,9 @@ class Trainer:
         input_scale: float = 1.0,
         seed: int = 0,
         together: int | None = None,
+        drop_last: bool = False,
+        decay_schedule: Schedule | None = None,
+        dropout_schedule: Schedule | None = None,
     ) -> None:
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
         self.backend = model.context.backend
@@ -72,7 +77,7 @@ class Trainer:
             loss.check_targets(self.data.host.targets)
         self.rows, self.epochs = len(data), epochs
         self.batch_size = min(batch_size, self.rows)
-        self.batches = math.ceil(self.rows / self.batch_size)
+        self.batches = self.rows // self.batch_size if drop_last else math.ceil(self.rows / self.batch_size)
         self.epoch = self.batch = 0
         self.seconds = 0.0
         self._key = int(generator(seed, ORDER).integers(2**32))
@@ -80,6 +85,16 @@ class Trainer:
         self._together, self._most = together or 1, together or self.backend.together
         self._plans: dict[tuple[int, int], Plan] = {}  # by the rows of a batch, and how many of them are replayed
         self.rates = self.backend.zeros((self.batches,), model.context.wide)
+        self.decays = None if decay_schedule is None else self.backend.zeros((self.batches,), model.context.wide)
+        self.dropouts = None if dropout_schedule is None else self.backend.zeros((self.batches,), np.float64)
+        self._factors = [
+            (schedule, table)
+            for schedule, table in ((decay_schedule, self.decays), (dropout_schedule, self.dropouts))
+            if schedule is not None
+        ]
+        for layer in model.layers().values():
+            if isinstance(layer, Dropout):
+                layer.factors = self.dropouts
         self._started: float | None = None  # None: the clock of the epoch stands still
         self._last_rate = 0.0
 
@@ -180,6 +195,8 @@ class Trainer:
         self._last_rate = float(rates[-1])
         self.backend.write(self.model.context.clock, [self.steps, self.batch, self.epoch])
         self.backend.write(self.rates, rates)
+        for schedule, table in self._factors:
+            self.backend.write(table, schedule.rates(self.epoch, self.batches, self.epochs))
         if self.batch == 0:
             self.backend.write(self.totals, np.zeros(4))
 
@@ -214,7 +231,7 @@ class Trainer:
             outputs = self.model.forward(Tensor(x, backend), training=True)
             loss, sums = self.loss(outputs, y, weights)
         parameters.collect(tape, loss)
-        self.optimizer.step(self.rates)
+        self.optimizer.step(self.rates, self.decays)
         backend.run(ACCUMULATE, "forward", (self.totals, sums.array), (self.totals,))
 
 

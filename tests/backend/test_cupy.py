@@ -123,9 +123,9 @@ LAUNCHES = [  # record, direction, inputs, params; kernels with grid and block; 
         ["p", "p", "p", 0, "p", "p", "p", 0, 0, "p", 0, 0, 1, 9, 2, 0, 2, 0.0, 1.0, 0.0],
     ),
     (
-        "dropout", "backward", [((9, 2), F), ((3,), I64)], {"rate": 0, "stream": 3, "key": (5, 6)},
+        "dropout", "backward", [((9, 2), F), ((3,), I64), None], {"rate": 0, "stream": 3, "key": (5, 6)},
         [("dropout_backward<float>", (1, 1), (256, 1))],
-        ["p", "p", "p", 9, 2, 0.0, 3, 5, 6],
+        ["p", "p", 0, "p", 9, 2, 0.0, 0, 3, 5, 6],
     ),
 ]  # fmt: skip
 

@@ -481,7 +481,7 @@ def test_a_mask_knows_each_step_stream_and_key(kernels: Backend, count: int, dir
     x = np.ones((7, 11), np.float32)
     word = count & 0xFFFFFFFF
     for step, stream, key in ((count, 1, (2, 3)), (5, word, (2, 3)), (5, 1, (word, 3)), (5, 1, (2, word))):
-        given = (x, np.array([step, 0, 0])), {"rate": 0.5, "stream": stream, "key": key}
+        given = (x, np.array([step, 0, 0]), None), {"rate": 0.5, "stream": stream, "key": key}
         np.testing.assert_array_equal(
             computed(kernels, RECORDS["dropout"], direction, given[0], **given[1])[0],
             Backend().run(RECORDS["dropout"], direction, given[0], None, **given[1])[0],
@@ -497,7 +497,7 @@ def test_a_word_drops_where_it_is_below_the_rate_and_not_where_it_is_equal(kerne
     for limit in (rate, int(words[at]) / 2**32, (int(words[at]) + 1) / 2**32):
         if limit < 1:
             params = {"rate": limit, "stream": 1, "key": key}
-            (y,) = computed(kernels, RECORDS["dropout"], "forward", (x, np.array([3, 0, 0])), **params)
+            (y,) = computed(kernels, RECORDS["dropout"], "forward", (x, np.array([3, 0, 0]), None), **params)
             np.testing.assert_array_equal(y.ravel() != 0, words >= min(round(limit * 2**32), 2**32 - 1))
 
 

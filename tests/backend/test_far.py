@@ -165,7 +165,7 @@ def test_a_mask_far_down(native: NativeBackend, sparse: Sparse, direction: str, 
     x, y = (sparse.zeros((ROWS, COLS), np.float32) for _ in range(2))
     x[row] = 1
     params = {"rate": 0.25, "stream": 7, "key": (11, 12)}
-    call(native, RECORDS["dropout"], direction, (x, np.array([3, 0, 0])), (y,), params, row, ROWS)
+    call(native, RECORDS["dropout"], direction, (x, np.array([3, 0, 0]), None), (y,), params, row, ROWS)
     for col in (100, 2**15, COLS - 100):  # a part begins and ends at a whole run of words
         at = row * COLS + col
         word = philox_reference((at // 4, 7, 3, 0), (11, 12))[at % 4]

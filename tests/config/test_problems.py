@@ -74,7 +74,7 @@ def problem(**sections: Any) -> Problem:
             {"optimizer": {"name": "sgd", "beta1": 0.9}},
             "optimizer.beta1",
             "unknown setting for sgd",
-            "allowed: name, learning_rate, weight_decay, clip_norm, averaging",
+            "allowed: name, learning_rate, weight_decay, decay_schedule, clip_norm, averaging",
         ),
         (
             {"optimizer": {"name": "adam", "beta_1": 0.9}},

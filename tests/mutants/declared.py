@@ -243,9 +243,12 @@ UPDATE_KERNELS = [
     *kernels("sign", "nesterov.cu", native("nesterov"), ("no look ahead", "return g + mu * v;", "return v;")),
     *kernels("sign", "momentum.cu", native("momentum"), ("momentum brakes", "v = mu * v + g", "v = g - mu * v")),
     *kernels(
+        "off by one", "prelude.cuh", (EDGES, "-k", "native and late_batch"),
+        ("a rate behind the last", "table[batch < length - 1 ? batch", "table[(int)batch < length - 1 ? (int)batch"),
+    ),
+    *kernels(
         "off by one", "update.cuh", (AGREEMENT, EDGES, "-k", "native and (sgd or late_batch)"),
-        ("the rate of the next batch", "i64 batch = clock[1] - 1,", "i64 batch = clock[1],"),
-        ("a rate behind the last", "table[batch < last ? batch : last]", "table[(int)batch < last ? (int)batch : last]"),
+        ("the rate of the next batch", "of_batch(rates, batches, clock[1] - 1)", "of_batch(rates, batches, clock[1])"),
         ("gradients below the norm are raised", "norm && *norm > (T)clip_norm ?", "norm ?"),
         ("clipping forgotten", "slope[k] * step.clip", "slope[k]"),
         ("decay without the rate", "shrink = own.rate * (step.decay", "shrink = (step.decay"),
@@ -523,7 +526,7 @@ FORMULAS = [
         ("weights that grow", "step[part] += (rate", "step[part] -= (rate"),
         ("biases decay", "if weight_decay and decay_factor:", "decay_factor = 1.0\n            if weight_decay:"),
         ("gradients below the norm are raised, formula", "xp.where(norm > clip_norm, clip_norm / norm, 1.0)", "(clip_norm / xp.maximum(norm, 1e-30))"),
-        ("the rate of the next batch, formula", "xp.minimum(clock[BATCH : BATCH + 1], table.shape[0]) - 1", "xp.minimum(clock[BATCH : BATCH + 1], table.shape[0] - 1)"),
+        ("the rate of the next batch, formula", "at_batch(xp, table, clock[BATCH : BATCH + 1] - 1)", "at_batch(xp, table, clock[BATCH : BATCH + 1])"),
         ("early weights are not forgotten, formula", "xp.minimum(averaging, (1.0 + t) / (10.0 + t))", "(averaging + 0.0 * t)"),
         ("the average of the weights before, formula", "average = beta * average + (1.0 - beta) * result", "average = beta * average + (1.0 - beta) * parameters"),
         ("no look ahead, formula", "return g + momentum * velocity, velocity", "return velocity, velocity"),

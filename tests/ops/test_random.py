@@ -134,7 +134,7 @@ DROPOUT = RECORDS["dropout"]
 
 
 def drop(x, direction="forward", *, rate=0.25, step=3, stream=1, key=(5, 6)):
-    return run(DROPOUT, direction, x, np.array([step, 0, 0]), rate=rate, stream=stream, key=key)[0]
+    return run(DROPOUT, direction, x, np.array([step, 0, 0]), None, rate=rate, stream=stream, key=key)[0]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

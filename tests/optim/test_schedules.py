@@ -24,7 +24,8 @@ def test_every_schedule_gives_a_rate_for_each_batch(name, warmup):
     rates = run(name, warmup=warmup)
     assert rates.shape == (EPOCHS * BATCHES,)
     assert rates.dtype == np.float64
-    assert (rates > 0).all()
+    assert ((rates >= 0) if name == "coslog" else (rates > 0)).all()  # the valleys of cycles are at 0
+    assert rates[0] > 0 or (name, warmup) == ("coslog", 0.0)
     assert (rates <= 0.1 + 1e-15).all()
     np.testing.assert_allclose(run(name, warmup=warmup, rate=0.3), rates * 3, rtol=1e-12)
     assert run(name, warmup=warmup, epochs=1, batches=1).shape == (1,)
@@ -47,6 +48,31 @@ def test_settings_are_used(name):
         return  # its settings act through the losses it sees, see below
     for key, value in schedule.hyper.items():
         assert not np.array_equal(run(name, **{key: value * 0.5 + 0.01}), run(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("coslog", {0.0: 0, 0.05: 0.3237, 0.1: 0.7184, 0.25: 0.4935, 0.5: 0.0736, 0.75: 0.8757, 0.9: 0.1862}),
+        ("flat_cos", {0.0: 1, 0.25: 1, 0.5: 1, 0.75: 0.5, 0.9: 0.0955}),
+    ],
+)
+def test_published_values(name, expected):
+    """At shares t of all steps, done before the step: 1000 epochs of one batch, and 10 epochs of 100."""
+    for epochs, batches in ((1000, 1), (10, 100)):
+        factors = run(name, rate=1.0, epochs=epochs, batches=batches)
+        for t, value in expected.items():
+            assert factors[round(1000 * t)] == pytest.approx(value, abs=5e-5)
+
+
+@pytest.mark.parametrize("cycles", [1, 3, 4])
+def test_each_cycle_is_twice_as_long_as_the_last(cycles):
+    steps = 2000 * (2**cycles - 1)
+    factors = run("coslog", rate=1.0, epochs=1, batches=steps, cycles=cycles)
+    valleys = [0] + [at for at in range(1, steps - 1) if factors[at - 1] > factors[at] <= factors[at + 1]]
+    assert valleys == [2000 * (2**cycle - 1) for cycle in range(cycles)]
+    assert factors.max() == pytest.approx(1, abs=1e-6)
+    assert factors[-1] < 1e-5
 
 
 def test_constant():

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import BACKENDS
 
+from gpumlp import backend as backends
 from gpumlp.autodiff import GradientTape, Tensor
 from gpumlp.backend import Backend
 from gpumlp.data import Dataset
@@ -82,6 +84,74 @@ def test_replayed_epochs_equal_plain_steps_bit_for_bit(bytes_: bool, weights: bo
         np.testing.assert_array_equal(trainer.optimizer.average, optimizer.average)
         for name, state in trainer.model.state.items():
             np.testing.assert_array_equal(state, model.state[name])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weight_decay_and_dropout_follow_their_schedules(backend: str) -> None:
+    """Captured steps read tables: as steps that are written out, each with its own rates as plain settings."""
+    x = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
+    data = Dataset(x, (x[:, 0] > 0).astype(np.int32), None)
+    epochs, batches, decay, drop = 4, 3, 0.5, 0.4
+
+    def parts() -> tuple[Sequential, Loss, Optimizer]:
+        layers = [Dense(8, "tanh"), Dropout(drop), Dense(2, "softmax")]
+        model = Sequential(layers).build(4, backend=backends.get(backend), dtype=np.float64, seed=5)
+        optimizer = Optimizer("adamw", model.parameters, model.context.clock, weight_decay=decay)
+        return model, Loss("cross_entropy", model), optimizer
+
+    def scheduled(name: str) -> Schedule:
+        return Schedule(name, learning_rate=1.0)
+
+    def trainer_of(model: Sequential, loss: Loss, optimizer: Optimizer) -> Trainer:
+        return Trainer(
+            model, loss, optimizer, Schedule("coslog", learning_rate=0.05), data, epochs=epochs, batch_size=10,
+            decay_schedule=scheduled("flat_cos"), dropout_schedule=scheduled("cosine"),
+        )  # fmt: skip
+
+    trained = trainer_of(*parts())
+    for _ in range(epochs):
+        trained.run_epoch()
+
+    paused = trainer_of(*parts())  # in the middle of the third epoch: a new trainer goes on with the same tables
+    for _ in range(2):
+        paused.run_epoch()
+    assert paused.run_epoch(lambda done: done == 2) is None
+    resumed = trainer_of(*parts())
+    resumed.model.load(paused.model.arrays())
+    for name, array in resumed.optimizer.state.items():
+        resumed.backend.write(array, paused.backend.to_host(paused.optimizer.state[name]))
+    resumed.go_to(paused.epoch, paused.batch, paused.seconds, paused.backend.to_host(paused.totals))
+    for _ in range(2):
+        resumed.run_epoch()
+
+    model, loss, optimizer = parts()
+    shares = np.arange(epochs * batches) / (epochs * batches)
+    for step, t in enumerate(shares):
+        epoch, batch = divmod(step, batches)
+        model.context.backend.write(model.context.clock, [step, batch, epoch])
+        rows = permute(np, np.arange(10 * batch, 10 * batch + 10), 30, np.array([epoch]), trained._key)
+        model.chain[1].rate = drop * 0.5 * (1 + np.cos(np.pi * t))
+        optimizer.settings["weight_decay"] = decay * 0.5 * (1 + np.cos(np.pi * max(0.0, 2 * t - 1)))
+        rate = 0.05 * 0.5 * (1 - np.cos(2 * np.pi * np.log2(1 + 15 * t)))
+        with GradientTape() as tape:
+            inputs = Tensor(x[rows].astype(np.float64), model.context.backend)
+            value, _ = loss(model.forward(inputs, training=True), data.targets[rows])
+        model.parameters.collect(tape, value)
+        optimizer.step(model.context.backend.asarray(np.array([rate])))
+    for name, values in trained.model.arrays().items():
+        np.testing.assert_allclose(values, model.arrays()[name], rtol=1e-9)
+        np.testing.assert_array_equal(values, resumed.model.arrays()[name])
+
+
+@pytest.mark.parametrize(("rows", "batch", "steps"), [(50, 16, 3), (48, 16, 3), (7, 16, 1), (1, 1, 1)])
+def test_a_short_last_batch_can_be_left_out(rows: int, batch: int, steps: int) -> None:
+    trainer, done = make(rows, batch, drop_last=True), []
+    for _ in range(2):
+        assert trainer.run_epoch(done.append) is not None
+    assert done == [*range(1, steps + 1)] * 2
+    assert trainer.steps == 2 * steps
+    assert trainer.model.context.clock.tolist()[0] == 2 * steps
+    assert trainer.totals[3] == steps * min(batch, rows)  # rows of the epoch that were trained on
 
 
 def test_the_seed_decides_the_order() -> None:
