@@ -508,11 +508,11 @@ FORMULAS = [
     ),
     *python(
         "factor", "ops/dropout.py", OPS_RANDOM,
-        ("not scaled", "(1.0 / (1.0 - rate))", "1.0"),
+        ("not scaled", "2**32 - 1)), 1.0 / (1.0 - rate)", "2**32 - 1)), 1.0"),
     ),
     *python(
         "off by one", "ops/dropout.py", OPS_RANDOM,
-        ("the word at the limit is dropped, formula", "keep = words >= xp.uint32(", "keep = words > xp.uint32("),
+        ("the word at the limit is dropped, formula", "words >= limit", "words > limit"),
     ),
     *python(
         "off by one", "ops/batches.py", OPS_BATCHES,
