@@ -381,7 +381,9 @@ class OptimizerSettings(Choice):
         description="largest norm of the whole gradient; longer gradients are scaled down to it; null: no clipping",
     )
     averaging: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="decay of the moving average of the parameters, per step; null: no averaging"
+        default=None,
+        description="decay of the moving average of the parameters, per step: over about 1 / (1 - averaging) steps "
+        "(0.97: 33, 0.999: 1,000); null: no averaging",
     )
 
 
