@@ -211,6 +211,70 @@ def cv(
 
 
 @main.command()
+@click.argument("config", metavar="CONFIG|DATA", type=PATH)
+@click.option("--target", metavar="NAME", help="Column to predict, to train on a DATA file as gpumlp init would.")
+@click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUES",
+    multiple=True,
+    help="Values to try: a,b,c or log(a,b), uniform(a,b), int(a,b); one value changes a setting. May be repeated.",
+)
+@click.option("--trials", metavar="N", type=click.IntRange(min=1), help="Points drawn at random  [default: the grid]")
+@click.option("--part", metavar="I/N", help="Only the points whose number leaves I when divided by N.")
+@click.option("--run-dir", type=PATH, help="Folder of the runs  [default: runs/NAME-sweep, numbered]")
+@click.option("-q", "--quiet", is_flag=True, help="Do not print progress or notes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def sweep(
+    config: Path,
+    target: str | None,
+    overrides: tuple[str, ...],
+    trials: int | None,
+    part: str | None,
+    run_dir: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Try settings of a CONFIG file; the validation rows decide.
+
+    \b
+      gpumlp sweep CONFIG --set model.hidden=[64],[128,64] \\
+        --set "optimizer.learning_rate=log(1e-4,1e-2)" --trials 20
+
+    The same command goes on where it was interrupted; several at once share the points.
+    """
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import sweep as several
+    several.sweep(
+        config=config,
+        target=target,
+        overrides=overrides,
+        trials=trials,
+        part=part,
+        run_dir=run_dir,
+        quiet=quiet,
+        as_json=as_json,
+    )
+
+
+@main.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=PATH)
+@click.option(
+    "--plot", metavar="FILE", type=PATH, help="Plot the metric of each run to this .png, .svg or .pdf file."
+)
+@click.option("--force", is_flag=True, help="Overwrite the plot file if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print all that differs, and all metrics, as JSON.")
+def compare(runs: tuple[Path, ...], plot: Path | None, force: bool, as_json: bool) -> None:
+    """Show the settings in which runs differ, and their metrics.
+
+    A folder of gpumlp cv or gpumlp sweep stands for the runs in it.
+    """
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import sweep as several
+    several.compare(runs=runs, plot=plot, force=force, as_json=as_json)
+
+
+@main.command()
 @click.argument("run", type=PATH)
 @click.option("--data", type=PATH, help="File with the target column  [default: the run's data]")
 @DEVICE

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -22,6 +23,7 @@ from gpumlp.cli.display import (
     print_table,
     remark,
     say,
+    stdout,
     tell,
 )
 from gpumlp.config import starter
@@ -31,9 +33,11 @@ from gpumlp.runs import Listener, Result
 from gpumlp.runs.folder import CONFIG, RunFolder
 from gpumlp.runs.predictions import ending_of
 from gpumlp.store.formats import check_free, to_json
-from gpumlp.sweep import Template, cross_validate
-from gpumlp.sweep.cv import FoldRun, plan_of
-from gpumlp.sweep.folder import PlanFolder, chosen_folder
+from gpumlp.sweep import compare as comparison
+from gpumlp.sweep import search
+from gpumlp.sweep.cv import FoldRun, cross_validate, plan_of
+from gpumlp.sweep.folder import PlanFolder, Template, chosen_folder
+from gpumlp.sweep.points import numbers_of
 from gpumlp.training.build import Parts
 
 RUNS = Path("runs")
@@ -115,6 +119,108 @@ def cv(
 def title_of(metric: str) -> str:
     """Return the name of a metric in a table."""
     return METRICS[metric].title if metric in METRICS else metric
+
+
+def sweep(
+    config: Path,
+    target: str | None,
+    overrides: Sequence[str],
+    trials: int | None,
+    part: str | None,
+    run_dir: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Train the points of a sweep, and print the best."""
+    template, name = template_of(config, target, ())
+    template, space = search.space_of(template, tuple(overrides), trials)
+    plan = search.plan_of(template, space)
+    place = chosen_folder(RUNS / f"{name}-sweep", plan) if run_dir is None else PlanFolder(run_dir)
+    noted = Noted(quiet=quiet)
+    total = len(numbers_of(len(space), part))
+    with told(quiet=quiet), _Counted("point", total, quiet=quiet) as counted:
+
+        def done(point: search.Point, before: bool) -> None:
+            result = f"validation {title_of(point.metric)} {number(point.score)}"
+            text = result if point.error is None else f"{point.status}: {point.error.splitlines()[0]}"
+            counted.done(point.name, f"{' '.join(point.overrides)}  {text}{', finished before' if before else ''}")
+
+        points = search.sweep(template, space, place.path, part=part, listener=noted, done=done)
+    if as_json:
+        found = [{**asdict(point), "run": str(place.run(point.name))} for point in points]
+        click.echo(to_json({"folder": str(place.path), "points": found}))
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("point", *(each.setting for each in space.dimensions)):
+        table.add_column(heading, overflow="fold")
+    table.add_column(f"validation {title_of(points[0].metric) if points else ''}", justify="right")
+    for point in points[:SHOWN_POINTS]:
+        values = [each.partition("=")[2] for each in point.overrides]
+        table.add_row(point.name, *map(_short, values), number(point.score) if point.error is None else point.status)
+    print_table(table)
+    failed = sum(point.error is not None for point in points)
+    tell(f"{len(points)} of {len(space)} points" + (f", {failed} of them failed" if failed else ""))
+    tell(f"runs        {place.path}", whole=True)
+    if points and points[0].score is not None:
+        best = place.run(points[0].name)
+        tell(f"best        {best}, by the validation rows", whole=True)
+        tell(f"next        {shlex.join(['gpumlp', 'predict', str(best)])} FILE -o predictions.csv", whole=True)
+
+
+SHOWN_POINTS = 10
+
+
+def compare(runs: Sequence[Path], plot: Path | None, force: bool, as_json: bool) -> None:
+    """Print the settings in which runs differ, and what came of them."""
+    if plot is not None:
+        check_free(plot, force=force)
+    found, differ = comparison.compare(runs)
+    if plot is not None:
+        comparison.plot(found, _common(found), plot)
+    if as_json:
+        rows = [
+            {
+                "run": each.name,
+                "status": each.status,
+                "settings": {name: comparison.value_of(each.settings.get(name)) for name in differ},
+                "metrics": {} if each.summary is None else each.summary["metrics"],
+            }
+            for each in found
+        ]
+        click.echo(to_json({"differ": differ, "runs": rows}))
+        return
+    metric = _common(found)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("run", *differ[:SHOWN_SETTINGS]):
+        table.add_column(heading, overflow="fold")
+    for heading in (f"val {title_of(metric)}", f"test {title_of(metric)}"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for each in found:
+        values = [_short(each.settings.get(name, "")) for name in differ[:SHOWN_SETTINGS]]
+        scores = [number(each.metrics(part).get(metric)) for part in ("validation", "test")]
+        table.add_row(each.name, *values, *(scores if each.metrics("train") else (each.status, "")))
+    stdout.print(table)
+    if hidden := differ[SHOWN_SETTINGS:]:
+        tell(f"also differ: {', '.join(hidden)} (--json has all)")
+    if plot is not None:
+        tell(str(plot))
+
+
+SHOWN_SETTINGS = 3
+
+
+def _common(runs: Sequence[comparison.Compared]) -> str:
+    """Return the metric that all runs have: accuracy or RMSE, or else the loss."""
+    measured = [each.metrics("train") for each in runs if each.metrics("train")]
+    return next((name for name in ("accuracy", "rmse") if all(name in each for each in measured)), "loss")
+
+
+def _short(value: str) -> str:
+    """Return a number with four digits, and any other value as it is."""
+    try:
+        return f"{float(value):.4g}"
+    except ValueError:
+        return value
 
 
 COMPLETE = "this run is already complete"

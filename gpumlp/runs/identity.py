@@ -36,19 +36,19 @@ def differences(before: Mapping[str, Any], now: Settings) -> list[str]:
         then = decisive(Settings.model_validate(dict(before)))
     except ValidationError:
         then = dict(before)
-    one, other = _flat(then), _flat(decisive(now))
+    one, other = flatten(then), flatten(decisive(now))
     names = [name for name in {**one, **other} if one.get(name, "") != other.get(name, "")]
     lines = [f"{name} was {_shown(one, name)}, is now {_shown(other, name)}" for name in names[:LISTED]]
     return lines + ([f"and {len(names) - LISTED} more"] if len(names) > LISTED else [])
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, str]:
+def flatten(values: Any, prefix: str = "") -> dict[str, str]:
     """Return nested settings by their dotted names, as JSON texts."""
     if not isinstance(values, dict) or not values:
         return {prefix.rstrip("."): json.dumps(values, ensure_ascii=False)}
     flat: dict[str, str] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.")
+        flat |= flatten(value, f"{prefix}{key}.")
     return flat
 
 

@@ -1,0 +1,96 @@
+"""Runs beside each other: the settings that differ, and what came of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpumlp.config import load
+from gpumlp.errors import RunError
+from gpumlp.runs.folder import RunFolder
+from gpumlp.runs.identity import decisive, flatten
+from gpumlp.store.figure import new_figure, save
+from gpumlp.sweep.folder import PlanFolder
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run: its settings by dotted name, as JSON texts, and its summary, None where it has not finished."""
+
+    name: str
+    settings: dict[str, str]
+    summary: dict[str, Any] | None
+
+    @property
+    def status(self) -> str:
+        """How it ended."""
+        return "not finished" if self.summary is None else str(self.summary["status"])
+
+    def metrics(self, part: str) -> dict[str, float | None]:
+        """Return the metrics of a part of the data, empty where there are none."""
+        return {} if self.summary is None else dict(self.summary["metrics"].get(part, {}))
+
+
+def compare(folders: Sequence[Path]) -> tuple[list[Compared], list[str]]:
+    """Return the runs in these folders, and the names of the settings in which they differ.
+
+    Parameters
+    ----------
+    folders : run folders, or folders of ``gpumlp cv`` and ``gpumlp sweep``, which stand for the runs in them
+
+    Raises
+    ------
+    RunError : if one is neither, or holds no run yet
+    """
+    runs = [_read(place) for folder in folders for place in _runs_in(folder)]
+    names = list(dict.fromkeys(name for run in runs for name in run.settings))
+    differ = [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
+    return runs, differ
+
+
+def _runs_in(folder: Path) -> list[RunFolder]:
+    if RunFolder(folder).is_run:
+        return [RunFolder(folder)]
+    if not PlanFolder(folder).is_plan:
+        hint = "pass a run folder, or one of gpumlp cv or gpumlp sweep"
+        raise RunError("not a folder of runs", where=str(folder), hint=hint)
+    found = [RunFolder(each) for each in folder.iterdir() if RunFolder(each).is_run]
+    if not found:
+        raise RunError("there is no run in this folder yet", where=str(folder))
+    return sorted(found, key=lambda run: (len(run.path.name), run.path.name))
+
+
+def _read(place: RunFolder) -> Compared:
+    place.check_links()
+    summary = place.read_summary() if place.summary.exists() else None
+    return Compared(str(place.path), flatten(decisive(load(place.config).settings)), summary)
+
+
+def value_of(text: str | None) -> Any:
+    """Return the value of a setting from its JSON text."""
+    return None if text is None else json.loads(text)
+
+
+def plot(runs: Sequence[Compared], metric: str, output: Path) -> None:
+    """Draw a metric of the validation and test rows of each run.
+
+    Raises
+    ------
+    RunError : if matplotlib is not installed, or the file cannot be written
+    """
+    figure = new_figure(output, 8, max(2.5, 1.2 + 0.3 * len(runs)))
+    axes = figure.subplots()
+    for part, colour in (("validation", "#d62728"), ("test", "#1f77b4")):
+        pairs = [(each.metrics(part).get(metric), row) for row, each in enumerate(runs)]
+        found = [(value, row) for value, row in pairs if value is not None]
+        if found:
+            axes.scatter([value for value, _ in found], [row for _, row in found], color=colour, label=part)
+            axes.legend()
+    axes.set_yticks(range(len(runs)), [each.name for each in runs])
+    axes.set_ylim(len(runs) - 0.5, -0.5)
+    axes.set_xlabel(metric)
+    axes.grid(alpha=0.3)
+    save(figure, output)
