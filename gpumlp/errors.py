@@ -26,6 +26,8 @@ ALIASES = {
     "l1": "absolute_error",
     "mean_absolute_error": "absolute_error",
     "smooth_l1": "huber",
+    "pinball": "quantile",
+    "poisson_nll": "poisson",
     "ce": "cross_entropy",
     "bce": "cross_entropy",
     "nll": "cross_entropy",

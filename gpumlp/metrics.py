@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,3 +183,49 @@ def regression(predictions: Host, targets: Host, weights: Host | None = None) ->
         "mae": float(weight @ np.abs(errors)),
         "r2": 1.0 - squared / spread if varies and spread else float("nan"),
     }
+
+
+def regressions(predictions: Host, targets: Host, names: Sequence[str], weights: Host | None = None) -> Metrics:
+    """Return the metrics of several targets: their means, as scikit-learn has them, then ``rmse[name]`` and so on.
+
+    predictions : (N, T)
+    targets : (N, T), NaN where one is missing, which does not count
+    names : of the T targets
+    weights : (N,) or None for all alike
+    """
+    each: dict[str, Metrics] = {}
+    for i, name in enumerate(names):
+        there = ~np.isnan(targets[:, i])
+        weight = np.ones(len(there)) if weights is None else np.asarray(weights, np.float64)
+        if not (weight[there] > 0).any():
+            each[name] = dict.fromkeys(("rmse", "mae", "r2"), float("nan"))
+            continue
+        each[name] = regression(predictions[there, i], targets[there, i], weight[there])
+    means = {key: float(np.mean([found[key] for found in each.values()])) for key in ("rmse", "mae", "r2")}
+    return means | {f"{key}[{name}]": value for name, found in each.items() for key, value in found.items()}
+
+
+def coverage(quantiles: Host, targets: Host, weights: Host | None = None) -> float:
+    """Return the share of targets, (N, T), from the lowest to the highest of their quantiles, (N, T, Q)."""
+    inside = (quantiles[:, :, 0] <= targets) & (targets <= quantiles[:, :, -1])
+    weight = np.ones(len(targets)) if weights is None else np.asarray(weights, np.float64)
+    counts = weight[:, None] * ~np.isnan(targets)
+    return float((counts * inside).sum() / counts.sum()) if counts.any() else float("nan")
+
+
+def quantile(values: Host, weights: Host, level: float) -> float:
+    """Return the smallest of values, (N,), that a share ``level`` of the weights is at or below; NaN is missing."""
+    there = ~np.isnan(values)
+    order = np.argsort(values[there], kind="stable")
+    below = np.cumsum(np.asarray(weights, np.float64)[there][order])
+    if not len(order) or not below[-1] > 0:
+        return 0.0
+    place = min(int(np.searchsorted(below, level * below[-1])), len(order) - 1)
+    return float(values[there][order][place])
+
+
+def title(name: str) -> str:
+    """Return what a metric is called: ``RMSE of price`` for ``rmse[price]``."""
+    metric, _, target = name.partition("[")
+    called = TITLES.get(metric, metric)
+    return f"{called} of {target[:-1]}" if target else called

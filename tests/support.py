@@ -144,10 +144,18 @@ def loss_reference(
             parts = one * t * np.logaddexp(0, -row) + zero * (1 - t) * np.logaddexp(0, row)
             value, counted = parts.mean(), float(np.mean(one * t + zero * (1 - t)))
         else:
-            r = np.abs(row - np.reshape(t, k).astype(np.float64))
-            huber = np.where(r <= delta, 0.5 * r**2, delta * (r - 0.5 * delta))
-            value = {"squared_error": r**2, "absolute_error": r, "huber": huber}[op.name].mean()
-            counted, right = 1.0, 0.0
+            t = np.reshape(t, k).astype(np.float64)
+            r = np.abs(row - t)
+            level = np.full(k, 0.5) if classes is None else classes.astype(np.float64)
+            parts = {
+                "squared_error": r**2,
+                "absolute_error": r,
+                "huber": np.where(r <= delta, 0.5 * r**2, delta * (r - 0.5 * delta)),
+                "quantile": np.where(row > t, 1 - level, level) * r,
+                "poisson": np.exp(row) - t * row,
+            }[op.name]
+            known = ~np.isnan(t)  # what is missing counts for nothing
+            value, counted, right = float(parts[known].sum()) / k, float(known.mean()), 0.0
         weight = 1.0 if rows is None else float(rows[i])
         total, mass, hits = total + weight * value, mass + weight * counted, hits + weight * right
     weights = float(len(z)) if rows is None else float(np.sum(rows, dtype=np.float64))

@@ -250,9 +250,10 @@ def _check_loss(op: Loss, z: Array, targets: Array, rows: Array | None, classes:
         raise ShapeError(f"{op.name}: targets must be {wanted}, not {targets.shape}")
     if rows is not None and rows.shape != (n,):
         raise ShapeError(f"{op.name}: row weights must be ({n},), not {rows.shape}")
-    width = k if labels else 2
+    width = k if labels or op.takes_levels else 2
     if classes is not None and classes.shape != (width,):
-        raise ShapeError(f"{op.name}: class weights must be ({width},), not {classes.shape}")
+        what = "levels" if op.takes_levels else "class weights"
+        raise ShapeError(f"{op.name}: {what} must be ({width},), not {classes.shape}")
 
 
 def _loss_function(op: Loss) -> Function:

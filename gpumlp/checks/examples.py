@@ -123,5 +123,11 @@ def _loss_targets(op: Loss, rows: int, cols: int, dtype: Any, rng: np.random.Gen
         yield rng.integers(0, 2, (rows, cols)).astype(np.int32), None
         yield rng.uniform(0, 1, (rows, cols)).astype(dtype), np.array([0.5, 2.0], dtype)
     else:
-        for _ in range(2):  # residuals of 0 among them: both begin with the same edges
-            yield _with_edges(rng.standard_normal((rows, cols)).astype(dtype)), None
+        for number in range(3):  # residuals of 0 among them: all begin with the same edges
+            targets = _with_edges(rng.standard_normal((rows, cols)).astype(dtype))
+            if op.least is not None:
+                targets = np.abs(targets)
+            if number == 2 and targets.size > 2 * len(EDGES):
+                targets.reshape(-1)[len(EDGES) :: 3] = np.nan  # missing
+            levels = rng.uniform(0.05, 0.95, cols).astype(dtype) if number and op.takes_levels else None
+            yield targets, levels

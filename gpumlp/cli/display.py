@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gpumlp.errors import printable
-from gpumlp.metrics import TITLES
+from gpumlp.metrics import title
 from gpumlp.runs import Listener
 from gpumlp.training.build import Parts
 
@@ -160,7 +160,7 @@ def print_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> None:
     for part in metrics:
         table.add_column(part, justify="right", style="bold" if part == "test" else "")
     for name in next(iter(metrics.values()), ()):
-        table.add_row(TITLES.get(name, name), *(number(values.get(name)) for values in metrics.values()))
+        table.add_row(title(name), *(number(values.get(name)) for values in metrics.values()))
     print_table(table)
 
 
@@ -173,7 +173,7 @@ def epoch_line(row: Mapping[str, Any], metric: str = "loss", *, short: bool = Fa
     shown = [f"loss {number(row['train_loss'])}"]
     for name in ("loss", *(("accuracy", "rmse") if metric == "loss" else (metric,))):
         if (key := f"validation_{name}") in row:
-            shown.append(f"{'val' if short else 'validation'} {TITLES[name]} {number(row[key])}")
+            shown.append(f"{'val' if short else 'validation'} {title(name)} {number(row[key])}")
     return "  ".join(shown)
 
 

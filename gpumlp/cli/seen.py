@@ -86,11 +86,15 @@ def _print(subject: Subject, row: int, found: Backprop) -> None:
 
 def _target(subject: Subject, row: int) -> str:
     """Return the target of a row in the words of the data."""
-    (target,) = np.ravel(subject.targets(subject.only(row)))
-    name, classes = subject.encoder.target_name, subject.encoder.classes
+    name, classes, targets = subject.encoder.target_name, subject.encoder.classes, subject.targets(subject.only(row))
+    if np.size(targets) > 1:
+        numbers = np.ravel(subject.encoder.decode(np.reshape(targets, (1, -1))))
+        each = zip(subject.encoder.target_names, numbers, strict=True)
+        return ", ".join(f"{one} = {value:.6g}" for one, value in each)
+    (target,) = np.ravel(targets)
     if classes:
         return f"{name} = {classes[target]} (class {target} of 0 to {len(classes) - 1})"
-    number = subject.encoder.restore(np.array([target]))[0]
+    number = subject.encoder.decode(np.array([[target]]))[0]
     return f"{name} = {number:.6g}, {target:.6g} when standardized"
 
 

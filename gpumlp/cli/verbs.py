@@ -208,7 +208,7 @@ def predict(
             for source, predictions in model.predictions(sources, news):
                 count += len(predictions.values)
                 counter.advance(len(predictions.values))
-                yield kept(source, keep) | columns_of(predictions, encoder.classes, proba=proba, margin=margin)
+                yield kept(source, keep) | columns_of(predictions, encoder, proba=proba, margin=margin)
 
     if output is None:
         write_csv(blocks(), sys.stdout)
@@ -253,6 +253,10 @@ def _inspect_run(folder: Path) -> None:
     click.echo(model.network.summary())
     encoder = model.encoder
     goal = f"one of {_listed(encoder.classes)}" if encoder.classes else "a number"
+    if len(encoder.target_names) > 1:
+        goal = f"{len(encoder.target_names)} numbers"
+    if encoder.levels:
+        goal += f" and its quantiles {', '.join(f'{level:g}' for level in encoder.levels)}"
     click.echo(f"\npredicts {encoder.target_name!r}, {goal}, from {encoder.width} inputs")
     try:
         run = runs.load_run(folder)

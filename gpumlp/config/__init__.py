@@ -1,7 +1,14 @@
 """Configuration: one YAML file to validated settings, with the line that each of them came from."""
 
 from gpumlp.config.load import HEADER, Loaded, configure, dump, json_schema, load
-from gpumlp.config.settings import ClassificationLoss, EarlyStopping, Settings, Training, settings_of_member
+from gpumlp.config.settings import (
+    ClassificationLoss,
+    EarlyStopping,
+    QuantileLoss,
+    Settings,
+    Training,
+    settings_of_member,
+)
 from gpumlp.config.starter import columns_of, guessed_task, starter
 
 __all__ = [
@@ -9,6 +16,7 @@ __all__ = [
     "ClassificationLoss",
     "EarlyStopping",
     "Loaded",
+    "QuantileLoss",
     "Settings",
     "Training",
     "columns_of",

@@ -19,9 +19,11 @@ from gpumlp.data import (
     FLOAT32_TINY,
     QUOTES,
     SCALINGS,
+    TRANSFORMS,
     USUAL_MISSING,
     Dialect,
     Fold,
+    Goal,
     Kind,
     MisfitProblems,
     Missing,
@@ -49,6 +51,7 @@ Column = Text | int
 Share = Annotated[float, Field(ge=0, lt=1)]
 Activation = Annotated[str, NameIn(ACTIVATIONS)]
 # Strict tuples refuse lists, and YAML has no tuples; what is inside stays strict.
+Targets = Annotated[tuple[Column, ...], Field(strict=False, min_length=1)]
 Columns = Annotated[tuple[Column, ...], Field(strict=False)]
 Files = Text | Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]
 Markers = Annotated[tuple[str, ...], Field(strict=False)]
@@ -200,7 +203,15 @@ class Data(Section):
         description="one SQL SELECT over data files, instead of train: select * from 'part-*.parquet'",
     )
     train: Annotated[Files | None, AfterValidator(_one_source)] = Field(default=None, description=TRAIN)
-    target: Column = Field(description="column to predict, by name or index, or the name of an array")
+    target: Column | Targets = Field(
+        description="column to predict, by name or index, or the name of an array; in regression also a list of "
+        "several, in which values may be missing"
+    )
+    target_transform: Annotated[str, NameIn(TRANSFORMS)] = Field(
+        default="none",
+        description="what the network learns in place of a number, undone in predictions and metrics: "
+        + "; ".join(f"{name} ({meaning})" for name, meaning in TRANSFORMS.items()),
+    )
     split: Split = Field(default=Split(), description="shares or files of rows for validation and test")
     scaling: Annotated[str, NameIn(SCALINGS)] | None = Field(
         default=None,
@@ -367,6 +378,24 @@ class ClassificationLoss(LossSettings):
     )
 
 
+def _rising(levels: tuple[float, ...]) -> tuple[float, ...]:
+    if list(levels) != sorted(set(levels)):
+        refuse("Loss", [Problem((), f"got {list(levels)}, needs levels that rise", "such as [0.1, 0.5, 0.9]")])
+    return levels
+
+
+Level = Annotated[float, Field(gt=0, lt=1)]
+
+
+class QuantileLoss(LossSettings):
+    """The loss that training minimizes, with the levels of the quantiles."""
+
+    levels: Annotated[tuple[Level, ...], Field(strict=False, min_length=1), AfterValidator(_rising)] = Field(
+        default=(0.1, 0.5, 0.9),
+        description="quantiles to predict of each target, rising; the one nearest to 0.5 is the prediction",
+    )
+
+
 class OptimizerSettings(Choice):
     """The optimizer, and what it does to gradients and weights."""
 
@@ -396,7 +425,10 @@ class ScheduleSettings(Choice):
 
 def _losses() -> dict[str, Row]:
     bases: dict[str, type[LossSettings]] = {"classification": ClassificationLoss, "regression": LossSettings}
-    return {name: Row(bases[spec.task], spec.hyper) for name, spec in LOSSES.items()}
+    return {
+        name: Row(QuantileLoss if spec.one.takes_levels else bases[spec.task], spec.hyper)
+        for name, spec in LOSSES.items()
+    }
 
 
 def _optimizers() -> dict[str, Row]:
@@ -583,6 +615,7 @@ class Settings(Section):
         if self.training.calibration == "temperature" and self.task == "regression":
             what = "a temperature is of probabilities, and a regression has none"
             problems.append(Problem(("training", "calibration"), what, "set calibration: auto"))
+        problems += self._about_target()
         if self.data.split.validation == 0:
             what = "needs validation rows, but data.split.validation is 0"
             hint = "set data.split.validation to a share or a file, or "
@@ -612,6 +645,27 @@ class Settings(Section):
             problems += _beyond_float32(self.model_dump(mode="json"))
         refuse("Settings", problems)
         return self
+
+    def _about_target(self) -> Iterator[Problem]:
+        """Yield what does not fit the target."""
+        transform = self.data.target_transform
+        if self.task == "classification":
+            if isinstance(self.data.target, tuple) and len(self.data.target) > 1:
+                hint = "name one column, or train a run for each"
+                yield Problem(("data", "target"), "classification has one target", hint)
+            if transform != "none":
+                hint = "set it to none, or the task to regression"
+                yield Problem(("data", "target_transform"), "classes have no transform", hint)
+        elif transform != "none" and LOSSES[self.loss.name].one.least is not None:
+            what = f"the loss {self.loss.name} predicts the target itself"
+            yield Problem(("data", "target_transform"), what, "set it to none, or choose another loss")
+
+    @property
+    def goal(self) -> Goal:
+        """How numbers to predict are encoded."""
+        record = LOSSES[self.loss.name].one
+        levels = self.loss.levels if isinstance(self.loss, QuantileLoss) else ()
+        return Goal(self.data.target_transform, record.least is not None, levels)
 
 
 def settings_of_member(settings: Settings, member: int) -> Settings:

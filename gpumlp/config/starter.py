@@ -60,7 +60,7 @@ def starter(path: Path, target: str, *, folder: Path) -> str:
     wanted = _column(source, target)
     name = source.resolve(wanted)
     task, reason = guessed_task(source, name)
-    source, lacking = with_target(source, task, name)
+    source, lacking = with_target(source, task, [name])
     about, labels = _about_target(source, name, task)
     inputs = survey(source, [each for each in source.names if each != name])
     if not any(each.used for each in inputs):

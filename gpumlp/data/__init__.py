@@ -4,7 +4,9 @@ from gpumlp.data.dataset import Dataset, Encoder, Prepared, prepare, prepare_fil
 from gpumlp.data.encoding.columns import News
 from gpumlp.data.encoding.features import Features
 from gpumlp.data.encoding.scaling import SCALINGS
-from gpumlp.data.roles import MisfitError, MisfitProblems, misfits
+from gpumlp.data.encoding.targets import Goal
+from gpumlp.data.encoding.transforms import TRANSFORMS
+from gpumlp.data.roles import MisfitError, MisfitProblems, Target, misfits
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.cache import SourceCache
 from gpumlp.data.source.cells import FLOAT32_MAX, FLOAT32_TINY, USUAL_MISSING, Missing
@@ -25,6 +27,7 @@ __all__ = [
     "FLOAT32_TINY",
     "QUOTES",
     "SCALINGS",
+    "TRANSFORMS",
     "USUAL_MISSING",
     "ArrayTable",
     "ColumnReport",
@@ -35,6 +38,7 @@ __all__ = [
     "Files",
     "Fold",
     "Frame",
+    "Goal",
     "Kind",
     "MisfitError",
     "MisfitProblems",
@@ -43,6 +47,7 @@ __all__ = [
     "Prepared",
     "Source",
     "SourceCache",
+    "Target",
     "is_encoding",
     "is_separator",
     "misfits",

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from gpumlp.data.encoding.columns import ArrayInputs, News, TableInputs
 from gpumlp.data.encoding.features import Features
-from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
-from gpumlp.data.roles import MisfitError, Roles, absent, is_of
+from gpumlp.data.encoding.targets import PLAIN, ClassTarget, Goal, NumberTarget, NumberTargets
+from gpumlp.data.roles import MisfitError, Roles, Target, absent, is_of
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.cache import SourceCache
 from gpumlp.data.source.cells import Floats
@@ -34,6 +34,7 @@ from gpumlp.phases import phase
 Task = Literal["classification", "regression"]
 MissingTarget = Literal["error", "drop"]
 Targets = NDArray[np.int32 | np.float32]
+AnyTarget = ClassTarget | NumberTarget | NumberTargets
 
 _FORMAT = 1
 
@@ -48,7 +49,8 @@ class Dataset:
     Parameters
     ----------
     features : what the network sees; an array (N, p) where there are no categories
-    targets : (N,) int32 class numbers, or (N, 1) float32 standardised values; None if not asked for
+    targets : (N,) int32 class numbers, or (N, outputs) float32 standardised values, NaN where one of several is
+        missing; None if not asked for
     weights : (N,) float32, at least 0, the largest in [1/2, 1); None if every row counts the same
     """
 
@@ -90,14 +92,14 @@ class Encoder:
     Parameters
     ----------
     inputs, target : fitted to the training rows
-    target_name, weights_name : of the column, or the array; None for no weights
+    target_name, weights_name : of the column, or the array; None for no weights; several targets as one text
     ignored : columns that may be there and are not used
     dialect : how the training file was written, by which others are to be read: ``read(path, encoder.dialect)``
     kinds : what columns are, where the user said so
     """
 
     inputs: TableInputs | ArrayInputs
-    target: ClassTarget | NumberTarget
+    target: AnyTarget
     target_name: str
     weights_name: str | None
     ignored: tuple[str, ...]
@@ -136,20 +138,53 @@ class Encoder:
         return (*inputs, self.target_name) if self.classes else inputs
 
     @property
+    def target_names(self) -> tuple[str, ...]:
+        """The names of the targets, at least one."""
+        return self.target.names if isinstance(self.target, NumberTargets) else (self.target_name,)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The levels of the quantiles that are predicted of each target; () for none."""
+        return self.target.levels if isinstance(self.target, NumberTargets) else ()
+
+    @property
     def outputs(self) -> int:
-        """The number of the network's outputs: 1 for regression and for two classes, else one per class."""
+        """The number of the network's outputs: 1 for a number and for two classes, else one per class or number."""
         return self.target.outputs
 
     def restore(self, outputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Return network outputs, (N, 1), in the units of the target, (N,) float64.
+        """Return network outputs, (N, outputs), in units of the target, (N,), of T targets (N, T), float64.
 
         Raises
         ------
         TypeError : if the task is not regression
         """
-        if not isinstance(self.target, NumberTarget):
+        return self._numbers().restore(outputs)
+
+    def decode(self, targets: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Return encoded targets, (N, outputs), in units of the target, (N,), of T targets (N, T), float64.
+
+        Raises
+        ------
+        TypeError : if the task is not regression
+        """
+        return self._numbers().decode(targets)
+
+    def quantiles(self, outputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Return the quantiles that network outputs, (N, outputs), are of T targets, (N, T, levels), rising.
+
+        Raises
+        ------
+        TypeError : if there are no levels
+        """
+        if not isinstance(self.target, NumberTargets) or not self.target.levels:
+            raise TypeError("this model predicts no quantiles: they need the loss quantile")
+        return self.target.quantiles(outputs)
+
+    def _numbers(self) -> NumberTarget | NumberTargets:
+        if isinstance(self.target, ClassTarget):
             raise TypeError("only a regression has a target with a scale")
-        return self.target.restore(outputs)
+        return self.target
 
     @phase("encode")
     def encode(self, source: Any, *, targets: bool, news: News | None = None) -> tuple[Dataset, list[str]]:
@@ -174,7 +209,7 @@ class Encoder:
         source = rows_of(source)
         if isinstance(source, Frame):
             source = source.with_missing(self.dialect.missing).with_kinds(self.kinds)
-        others = {self.target_name, *self.ignored, *([self.weights_name] if self.weights_name else [])}
+        others = {*self.target_names, *self.ignored, *([self.weights_name] if self.weights_name else [])}
         if self.dialect.header is False:
             self._require_places(source, {*self.inputs.names, *others})
         news = News() if news is None else news
@@ -221,11 +256,12 @@ class Encoder:
         task = state.text("task", allowed=("classification", "regression"))
         kind = state.text("source", allowed=("table", "array"))
         target = state.section("target")
+        several = NumberTargets if target.has("columns") else NumberTarget
         inputs = state.section("inputs")
         described = state.sections("columns") if state.has("columns") else []
         return cls(
             inputs=(TableInputs if kind == "table" else ArrayInputs).from_state(inputs),
-            target=(ClassTarget if task == "classification" else NumberTarget).from_state(target),
+            target=(ClassTarget if task == "classification" else several).from_state(target),
             target_name=target.text("name"),
             weights_name=state.optional_text("weights"),
             ignored=state.texts("ignored"),
@@ -240,12 +276,15 @@ class Encoder:
         they count as missing there if the target does.
         """
         missing = known.difference(source.names)
-        if missing and self.target_name not in missing:
+        if missing and missing.isdisjoint(self.target_names):
             what = f"of {len(known)} columns without names, as in training, only {len(source.names)} are here"
             hint = "keep each in its place, or nobody can tell which are missing; that of the target may be empty"
             raise DataError(what, where=source.path, hint=hint)
 
     def _encode_target(self, source: Source) -> Targets:
+        if isinstance(self.target, NumberTargets):
+            values = [source.numbers(source.resolve(name)) for name in self.target.names]
+            return self.target.encode(values, source.where)
         name = source.resolve(self.target_name)
         if isinstance(self.target, ClassTarget):
             return self.target.encode(source.categories(name), source.where)
@@ -287,7 +326,7 @@ def prepare(
     train: Any,
     *,
     task: Task,
-    target: str | int | None,
+    target: Target,
     validation: Any = 0.15,
     test: Any = 0.15,
     scaling: str | None = None,
@@ -297,6 +336,7 @@ def prepare(
     missing_target: MissingTarget = "error",
     group: str | int | None = None,
     time: str | int | None = None,
+    goal: Goal = PLAIN,
     seed: int = 0,
     dialect: Dialect = DETECT,
     encoder: Encoder | None = None,
@@ -309,16 +349,18 @@ def prepare(
     train : the training rows: what ``read`` returned, or anything that ``rows_of`` takes
     task : classification or regression
     target : the column by name or number (negative: from the end), or the array by name; None is allowed
-        for IDX files, which have only one
+        for IDX files, which have only one; in regression also several
     validation, test : a share of the rows of ``train`` (0: no such part), or other rows; the test rows may be a
         ``Fold``, and then the share for validation is of the rows outside it
     scaling : a name in ``SCALINGS``; None means robust, but leaves bytes as they are
     drop : columns, or arrays, to leave out
     weights : the column of row weights
     columns : what columns are, where that is not to be found out
-    missing_target : what becomes of rows without a target: an error, or they are left out, with a note
+    missing_target : what becomes of rows without a target: an error, or they are left out, with a note; of rows
+        with some of several, these count
     group : a column whose equal values keep rows in the same part; it is not an input
     time : a column of numbers or ISO dates: the last rows are the test rows, those before them for validation
+    goal : how numbers to predict are encoded
     seed : decides which rows are drawn
     dialect : how files of text that come later are written, where ``train`` does not tell
     encoder : an encoding that was fitted before, to be used as it is
@@ -343,21 +385,21 @@ def prepare(
     wanted = {"validation": validation, "test": test}
     given = {part: rows_of(each) for part, each in wanted.items() if not isinstance(each, int | float | Fold)}
     if missing_target == "drop":
-        train, remarks = with_target(train, task, roles.target)
+        train, remarks = with_target(train, task, roles.targets)
         notes += remarks
         for part, each in given.items():
-            given[part], remarks = with_target(each, task, roles.target)
+            given[part], remarks = with_target(each, task, roles.targets)
             notes += [f"{part}: {remark}" for remark in remarks]
     shares = wanted | dict.fromkeys(given, 0.0)
-    parts, goal, remarks = _divide(train, task, roles, shares, seed)
+    parts, fitted, remarks = _divide(train, task, roles, shares, seed, goal)
     notes += remarks
     if encoder is None:
         inputs, remarks = _fit_inputs(_counted(parts["train"], roles.weights), roles, scaling)
         notes += remarks
         encoder = Encoder(
             inputs=inputs,
-            target=goal,
-            target_name=roles.target,
+            target=fitted,
+            target_name=", ".join(roles.targets),
             weights_name=roles.weights,
             ignored=tuple(name for name in train.names if name not in (*inputs.names, *roles.named)),
             dialect=dialect,
@@ -382,7 +424,7 @@ def prepare_files(
     *,
     query: str | None = None,
     task: Task,
-    target: str | int | None,
+    target: Target,
     folder: str | Path,
     validation: float | Files = 0.15,
     test: float | Files | Fold = 0.15,
@@ -394,6 +436,7 @@ def prepare_files(
     missing_target: MissingTarget = "error",
     group: str | int | None = None,
     time: str | int | None = None,
+    goal: Goal = PLAIN,
     seed: int = 0,
     encoder: Encoder | None = None,
     keep_sources: bool = False,
@@ -453,6 +496,7 @@ def prepare_files(
         missing_target=missing_target,
         group=group,
         time=time,
+        goal=goal,
         seed=seed,
         dialect=dialect,
         encoder=encoder,
@@ -460,19 +504,23 @@ def prepare_files(
     )
 
 
-def _texts(task: Task, target: str | int | None, columns: Mapping[str, Kind] | None) -> list[str]:
+def _texts(task: Task, target: Target, columns: Mapping[str, Kind] | None) -> list[str]:
     """Return the columns that are known to be texts before a file is read: classes are kept as they are written."""
     classes = [target] if task == "classification" and isinstance(target, str) else []
     return classes + [name for name, kind in (columns or {}).items() if kind.type == "category"]
 
 
-def with_target(source: Source, task: Task, target: str) -> tuple[Source, list[str]]:
-    """Return the rows that have a target, and a note on the others."""
-    if task == "classification":
-        labels = source.categories(source.resolve(target))
-        missing = (labels.texts == "")[labels.codes]
-    else:
-        missing = np.isnan(_numbers(source, source.resolve(target)))
+def with_target(source: Source, task: Task, targets: Sequence[str]) -> tuple[Source, list[str]]:
+    """Return the rows that have a target, or one of several, and a note on the others."""
+    missing: NDArray[np.bool_] | None = None
+    for target in targets:
+        if task == "classification":
+            labels = source.categories(source.resolve(target))
+            lacking = (labels.texts == "")[labels.codes]
+        else:
+            lacking = np.isnan(_numbers(source, source.resolve(target)))
+        missing = lacking if missing is None else missing & lacking
+    assert missing is not None
     if not missing.any():
         return source, []
     if missing.all():
@@ -509,42 +557,51 @@ def _numbers(source: Source, target: str) -> Floats:
 
 @phase("fit")
 def _divide(
-    source: Source, task: Task, roles: Roles, shares: Mapping[str, Any], seed: int
-) -> tuple[dict[str, Source], ClassTarget | NumberTarget, list[str]]:
+    source: Source, task: Task, roles: Roles, shares: Mapping[str, Any], seed: int, goal: Goal
+) -> tuple[dict[str, Source], AnyTarget, list[str]]:
     """Return the parts that are shares of ``source``, the target fitted, and notes on it."""
-    goal: ClassTarget | NumberTarget
+    fitted: AnyTarget
     notes: list[str] = []
-    target, validation, test = roles.target, shares["validation"], shares["test"]
+    targets, validation, test = roles.targets, shares["validation"], shares["test"]
     by_fold = isinstance(test, Fold)
     groups = None if roles.group is None else _groups(source, roles.group)
     times = None if roles.time is None else _times(source, roles.time)
     draw = functools.partial(split, validation=validation, test=test, seed=seed, groups=groups, times=times)
     if task == "classification":
         # Names of classes give nothing away, so they may be taken from all rows.
+        (target,) = targets
         labels = source.categories(target)
-        goal = ClassTarget.fit(labels, source.where)
-        codes = goal.encode(labels, source.where).astype(np.int64)
+        fitted = ClassTarget.fit(labels, source.where)
+        codes = fitted.encode(labels, source.where).astype(np.int64)
         rows = draw(len(codes), labels=codes)
         sizes = np.bincount(codes)
         trained = np.bincount(codes[rows.train], minlength=len(sizes))
-        if absent_classes := [name for name, size in zip(goal.classes, trained, strict=True) if not size]:
+        if absent_classes := [name for name, size in zip(fitted.classes, trained, strict=True) if not size]:
             notes.append(f"classes without a training row: {', '.join(absent_classes[:5])}")
-        single = [name for name, size in zip(goal.classes, sizes, strict=True) if size == 1 and not by_fold]
+        single = [name for name, size in zip(fitted.classes, sizes, strict=True) if size == 1 and not by_fold]
         if single and (validation or test):
             notes.append(f"classes with one row, which is in the training part: {', '.join(single[:5])}")
-        notes += goal.doubts(source.dialect.missing) if isinstance(source, Frame) else []
+        notes += fitted.doubts(source.dialect.missing) if isinstance(source, Frame) else []
     else:
-        count = len(_numbers(source, target))
-        if isinstance(source, Frame) and (remark := source.grouped(target)):
-            notes.append(f"column {target!r} {remark}")
-        rows = draw(count)
+        for target in targets:
+            values = _numbers(source, target)
+            if isinstance(source, Frame) and (remark := source.grouped(target)):
+                notes.append(f"column {target!r} {remark}")
+            if len(targets) > 1 and (lacking := int(np.isnan(values).sum())):
+                some = f"{lacking:,} of {len(values):,} rows have no value"
+                notes.append(f"target {target!r}: {some} and count for the other targets alone")
+        rows = draw(len(values))
     parts: dict[str, Source] = {"train": source}
     if validation or test:
         parts = {part: source.take(each) for part, each in rows._asdict().items() if len(each)}
     if task == "regression":
         counted = _counted(parts["train"], roles.weights)
-        goal = NumberTarget.fit(counted.numbers(target), counted.where)
-    return parts, goal, notes
+        numbers = {name: counted.numbers(name) for name in targets}
+        if len(targets) == 1 and not goal.levels:
+            fitted = NumberTarget.fit(numbers[targets[0]], counted.where, goal)
+        else:
+            fitted = NumberTargets.fit(numbers, counted.where, goal)
+    return parts, fitted, notes
 
 
 def _groups(source: Source, name: str) -> NDArray[np.int64]:

@@ -13,6 +13,9 @@ from gpumlp.data.source.query import query_columns
 from gpumlp.data.source.read import Source, read, read_start, readable
 from gpumlp.errors import DataError
 
+Target = str | int | tuple[str | int, ...] | None
+"""The column to predict by name or number, or several; None where an array is the only one."""
+
 MisfitProblems = list[tuple[str, DataError]]
 """Settings, such as ``target`` or ``drop.0``, each with what is wrong with it."""
 
@@ -38,13 +41,13 @@ class Roles:
 
     Parameters
     ----------
-    target : what is predicted
+    targets : what is predicted, at least one
     weights : how much each row counts; None where all count the same
     dropped : what is left out; the column of groups is, too
     group, time : what rows are divided by; None where they are drawn one by one
     """
 
-    target: str
+    targets: tuple[str, ...]
     weights: str | None
     dropped: frozenset[str]
     group: str | None = None
@@ -52,14 +55,14 @@ class Roles:
 
     @property
     def named(self) -> list[str]:
-        """The target, and the weights where there are any."""
-        return [self.target] if self.weights is None else [self.target, self.weights]
+        """The targets, and the weights where there are any."""
+        return [*self.targets] if self.weights is None else [*self.targets, self.weights]
 
     @classmethod
     def find(
         cls,
         source: Source,
-        target: str | int | None,
+        target: Target,
         weights: str | int | None,
         drop: Sequence[str | int],
         columns: Iterable[str] = (),
@@ -72,7 +75,11 @@ class Roles:
         ------
         MisfitError : with all that are not there, or are meant to be two things
         """
-        wanted: dict[str, str | int | None] = {"target": target}
+        wanted: dict[str, str | int | None] = {}
+        if isinstance(target, tuple):
+            wanted |= {f"target.{i}": name for i, name in enumerate(target)}
+        else:
+            wanted["target"] = target
         if weights is not None:
             wanted["weights"] = weights
         wanted |= {f"drop.{i}": name for i, name in enumerate(drop)}
@@ -86,7 +93,7 @@ class Roles:
                 continue
             first = found.setdefault(column, setting)
             if first != setting and not (first.startswith("drop") and setting.startswith("drop")):
-                what = f"{column!r} is the {first} already"
+                what = f"{column!r} is the {first.partition('.')[0]} already"
                 problems.append((setting, DataError(what, where=source.path, hint="each column can be one thing")))
         divided: dict[str, str] = {}
         for setting, name in (("split.group", group), ("split.time", time)):
@@ -114,14 +121,15 @@ class Roles:
         by_group, by_time = divided.get("split.group"), divided.get("split.time")
         if by_group is not None:
             dropped |= {by_group}
-        return cls(by_setting["target"], by_setting.get("weights"), dropped, by_group, by_time)
+        targets = tuple(column for setting, column in by_setting.items() if is_of("target", setting))
+        return cls(targets, by_setting.get("weights"), dropped, by_group, by_time)
 
 
 def misfits(
     folder: Path,
     files: Mapping[str, Files],
     *,
-    target: str | int | None,
+    target: Target,
     weights: str | int | None,
     drop: Sequence[str | int],
     columns: Iterable[str] = (),

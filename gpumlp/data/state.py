@@ -100,6 +100,13 @@ class StateReader:
             raise self.wrong(key, "must be a finite number")
         return value
 
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """Return a list of finite numbers."""
+        values = self._list(key)
+        if not all(isinstance(each, float) and math.isfinite(each) for each in values):
+            raise self.wrong(key, "must be a list of finite numbers")
+        return tuple(values)
+
     def array(self, key: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
         """Return a finite array of this dtype and shape; a None in the shape allows any length."""
         value = self._arrays.get(self._prefix + key)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gpumlp.data import ArrayTable, Encoder, Source
 from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
 from gpumlp.data.encoding.numeric import NumericBlock
-from gpumlp.data.encoding.targets import NumberTarget
+from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.errors import RunError
 from gpumlp.export.encoding import INTERPOLATE, Categories, trace_scaling
 from gpumlp.export.trace import INPUT, Address, Computation, Constant, Node, address_of, expanded, reachable
@@ -258,6 +258,7 @@ def _outputs(graph: Graph, model: SavedModel, linear: str, answer: str) -> list[
         spread = graph.add("Mul", graph.add("Reshape", wide, flat), graph.constant(target.deviation, np.float64))
         graph.add("Add", spread, graph.constant(target.mean, np.float64), output=prediction)
         return [make(prediction, double, ["N"])]
+    assert isinstance(target, ClassTarget)
     probability = graph.name("probability")
     if target.outputs == 1:
         zero = graph.add("Mul", wide, graph.constant(0.0, np.float64))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,8 @@ LOSSES: dict[str, LossSpec] = {
     "squared_error": _regression("squared_error"),
     "absolute_error": _regression("absolute_error"),
     "huber": _regression("huber"),
+    "quantile": _regression("quantile"),
+    "poisson": _regression("poisson"),
 }
 
 
@@ -58,12 +60,21 @@ class Loss:
 
     ``cross_entropy`` takes class labels (N,), of which one that no class has counts for nothing; with one output it
     is binary cross-entropy and the labels are 0 and 1. ``class_weights`` has one weight for each class (two where
-    there is one output).
+    there is one output). ``quantile`` takes the ``levels`` of the outputs, of all 0.5 without them. A number to
+    predict that is NaN counts for nothing.
 
     Raises ConfigError where the model's link does not belong to the loss.
     """
 
-    def __init__(self, name: str, model: Model, *, class_weights: Any = None, **hyper: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        *,
+        class_weights: Any = None,
+        levels: Sequence[float] | None = None,
+        **hyper: float,
+    ) -> None:
         if not isinstance(name, str) or name not in LOSSES:
             raise ConfigError(f"unknown loss {name!r:.80}", hint=choices(name, LOSSES))
         self.name, self.outputs = name, model.units
@@ -75,9 +86,14 @@ class Loss:
             )
         if class_weights is not None and LOSSES[name].task != "classification":
             raise ConfigError(f"the loss {name} has no classes to weight", hint="give row weights instead")
+        if levels is not None and not self.record.takes_levels:
+            raise ConfigError(f"the loss {name} has no levels", hint="levels are of the loss quantile")
+        if levels is not None and (len(levels) != self.outputs or not all(0 < each < 1 for each in levels)):
+            what = f"the loss {name} takes a level between 0 and 1 for each of {self.outputs} outputs, not {levels}"
+            raise ConfigError(f"{what:.200}")
         self.hyper = settle(f"the loss {name}", hyper, self.record.hyper)
-        context = model.context
-        self.class_weights = None if class_weights is None else context.backend.asarray(class_weights, context.wide)
+        context, numbers = model.context, class_weights if levels is None else np.array(levels)
+        self.class_weights = None if numbers is None else context.backend.asarray(numbers, context.wide)
 
     @property
     def record(self) -> LossRecord:

@@ -9,7 +9,7 @@ computes, in one launch,
     gradient = s_i g_i / Σ s_j m_j
 
 so that weights of 1 change nothing, and twice the weight means the row stands there twice. Where nothing counts at
-all the loss and the gradient are 0.
+all the loss and the gradient are 0. A target that is NaN, as a label that no class has, is missing: it has no mass.
 """
 
 from __future__ import annotations
@@ -48,9 +48,11 @@ class Loss(Op):
     gradient: Callable[..., Array] = field(kw_only=True)
     hyper: Mapping[str, Hyper] = field(kw_only=True)
     counts_hits: bool = field(kw_only=True)  # the third of the sums counts right answers, else it is 0
+    takes_levels: bool = field(kw_only=True)  # in place of class weights: one number for each output
+    least: float | None = field(kw_only=True)  # smallest target of a regression loss
 
     def check_targets(self, targets: np.ndarray[Any, Any]) -> None:
-        """Raise DataError for targets outside of what the loss is defined for. NaN makes the loss NaN."""
+        """Raise DataError for targets outside of what the loss is defined for. NaN is a missing target."""
         wrong, allowed = None, ""
         if self.link == "sigmoid":
             wrong, allowed = (targets < 0) | (targets > 1), "lie in [0, 1]"
@@ -58,6 +60,8 @@ class Loss(Op):
             wrong, allowed = targets < 0, "be shares of the classes, at least 0"
         elif self.link == "softmax" and targets.dtype.kind not in "biu":
             wrong, allowed = targets != np.floor(targets), "be class numbers"
+        elif self.least is not None:
+            wrong, allowed = targets < self.least, f"be at least {self.least:g}"
         if wrong is not None and bool(wrong.any()):
             raise DataError(f"{self.name}: targets must {allowed}, one is {float(targets[wrong][0]):g}")
 
@@ -72,6 +76,8 @@ def loss(
     hits: Callable[[Any, Array, Array], Array] | None = None,
     hyper: Mapping[str, Hyper] = MappingProxyType({}),
     accepts: Callable[[Sequence[Array]], bool] = lambda inputs: True,
+    takes_levels: bool = False,
+    least: float | None = None,
 ) -> Loss:
     """Make the record of a loss from ``rows(xp, outputs, targets, class_weights, **params)``.
 
@@ -151,6 +157,8 @@ def loss(
         gradient=gradient,
         hyper=hyper,
         counts_hits=hits is not None,
+        takes_levels=takes_levels,
+        least=least,
     )
 
 
@@ -196,12 +204,13 @@ def _right_class(xp: Any, logits: Array, targets: Array) -> Array:
 def _binary_cross_entropy(
     xp: Any, logits: Array, targets: Array, class_weights: Array | None, *, label_smoothing: float = 0.0
 ) -> Rows:
-    t = targets.astype(logits.dtype).reshape(logits.shape)
+    t, known = _known(xp, logits, targets)
     if label_smoothing:
         t = t * (1.0 - label_smoothing) + 0.5 * label_smoothing
     positive, negative = (t, 1.0 - t) if class_weights is None else (
         t * class_weights[1], (1.0 - t) * class_weights[0]
     )  # fmt: skip
+    positive, negative = xp.where(known, positive, 0.0), xp.where(known, negative, 0.0)
     mass = positive + negative
     # -log sigmoid(z) = softplus(-z) and -log(1 - sigmoid(z)) = softplus(z) = softplus(-z) + z
     tail = xp.log1p(xp.exp(-xp.abs(logits)))
@@ -209,7 +218,7 @@ def _binary_cross_entropy(
     of_positive = xp.where(positive == 0, 0.0, positive * (xp.maximum(-logits, 0.0) + tail))
     of_negative = xp.where(negative == 0, 0.0, negative * (xp.maximum(logits, 0.0) + tail))
     losses = of_positive + of_negative
-    gradients = mass * sigmoid(xp, logits) - positive
+    gradients = xp.where(known, mass * sigmoid(xp, logits) - positive, 0.0)
     columns = logits.shape[-1]
     return xp.mean(losses, axis=-1), xp.mean(mass, axis=-1), gradients / columns
 
@@ -218,23 +227,47 @@ def _right_side(xp: Any, logits: Array, targets: Array) -> Array:
     return xp.mean(((logits > 0) == (targets.reshape(logits.shape) > 0.5)).astype(logits.dtype), axis=-1)
 
 
-def _regression(function: Callable[..., tuple[Array, Array]]) -> Callable[..., Rows]:
-    """Turn ``function(xp, residuals, **params) -> (losses, slopes)`` into the rows of a loss."""
+def _known(xp: Any, outputs: Array, targets: Array) -> tuple[Array, Array]:
+    """Return targets of the shape of the outputs, 0 in place of NaN, and which of them are there."""
+    t = targets.astype(outputs.dtype).reshape(outputs.shape)
+    known = t == t  # false for NaN alone
+    return xp.where(known, t, xp.zeros_like(t)), known
 
-    def rows(xp: Any, outputs: Array, targets: Array, class_weights: None, **params: float) -> Rows:
-        residuals = outputs - targets.reshape(outputs.shape).astype(outputs.dtype)
-        losses, slopes = function(xp, residuals, **params)
+
+def _regression(function: Callable[..., tuple[Array, Array]]) -> Callable[..., Rows]:
+    """Turn ``function(xp, outputs, targets, levels, **params) -> (losses, slopes)`` into the rows of a loss."""
+
+    def rows(xp: Any, outputs: Array, targets: Array, levels: Array | None, **params: float) -> Rows:
+        t, known = _known(xp, outputs, targets)
+        losses, slopes = function(xp, outputs, t, levels, **params)
         columns = outputs.shape[-1]
-        losses = xp.mean(losses, axis=-1)
-        return losses, xp.ones(outputs.shape[:1], dtype=outputs.dtype), slopes / columns
+        mass = xp.mean(known.astype(outputs.dtype), axis=-1)
+        return xp.mean(xp.where(known, losses, 0.0), axis=-1), mass, xp.where(known, slopes, 0.0) / columns
 
     return rows
+
+
+def _of_residuals(function: Callable[..., tuple[Array, Array]]) -> Callable[..., Rows]:
+    """Turn ``function(xp, residuals, **params) -> (losses, slopes)`` into the rows of a loss."""
+    return _regression(lambda xp, z, t, _, **params: function(xp, z - t, **params))
 
 
 def _huber(xp: Any, r: Array, *, delta: float = 1.0) -> tuple[Array, Array]:
     size = xp.abs(r)
     near = xp.minimum(size, delta)
     return near * (size - 0.5 * near), xp.maximum(xp.minimum(r, delta), -delta)
+
+
+def _quantile(xp: Any, z: Array, t: Array, levels: Array | None) -> tuple[Array, Array]:
+    r = z - t
+    level = xp.zeros_like(t) + 0.5 if levels is None else levels
+    side = xp.where(r > 0, 1.0 - level, level)
+    return side * xp.abs(r), side * xp.sign(r)
+
+
+def _poisson(xp: Any, z: Array, t: Array, _: Array | None) -> tuple[Array, Array]:
+    rate = xp.exp(z)
+    return rate - xp.where(t == 0, 0.0, t * z), rate - t
 
 
 _SMOOTHING = Hyper(0.0, "share of each target spread evenly over all classes", ge=0.0, lt=1.0)
@@ -261,21 +294,21 @@ BINARY_CROSS_ENTROPY = loss(
 SQUARED_ERROR = loss(
     "squared_error",
     "l = (y - t)², mean over columns",
-    _regression(lambda xp, r: (r * r, 2.0 * r)),
+    _of_residuals(lambda xp, r: (r * r, 2.0 * r)),
     link="identity",
     slope="2 (f(x) - y)",
 )
 ABSOLUTE_ERROR = loss(
     "absolute_error",
     "l = |y - t|, mean over columns; slope 0 at 0",
-    _regression(lambda xp, r: (xp.abs(r), xp.sign(r))),
+    _of_residuals(lambda xp, r: (xp.abs(r), xp.sign(r))),
     link="identity",
     slope="sign(f(x) - y)",
 )
 HUBER = loss(
     "huber",
     "l = r²/2 where |r| <= δ, else δ (|r| - δ/2), mean over columns (Huber 1964)",
-    _regression(_huber),
+    _of_residuals(_huber),
     link="identity",
     slope="f(x) - y, clipped to ±δ",
     hyper={
@@ -286,8 +319,32 @@ HUBER = loss(
         )
     },
 )
+QUANTILE = loss(
+    "quantile",
+    "l = max(q (t - y), (q - 1) (t - y)), q the level of the output, mean over columns (Koenker and Bassett 1978)",
+    _regression(_quantile),
+    link="identity",
+    slope="1 - q where f(x) > y, -q where f(x) < y",
+    takes_levels=True,
+)
+POISSON = loss(
+    "poisson",
+    "l = exp(z) - t z, mean over columns: counts, whose expected value is exp(z)",
+    _regression(_poisson),
+    link="identity",
+    slope="exp(f(x)) - y",
+    least=0.0,
+)
 
 LOSS_RECORDS: dict[str, Loss] = {
     record.name: record
-    for record in (SOFTMAX_CROSS_ENTROPY, BINARY_CROSS_ENTROPY, SQUARED_ERROR, ABSOLUTE_ERROR, HUBER)
+    for record in (
+        SOFTMAX_CROSS_ENTROPY,
+        BINARY_CROSS_ENTROPY,
+        SQUARED_ERROR,
+        ABSOLUTE_ERROR,
+        HUBER,
+        QUANTILE,
+        POISSON,
+    )
 }

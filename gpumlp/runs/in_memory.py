@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from gpumlp.config import Settings, configure, guessed_task
 from gpumlp.data import Kind, Prepared, Source, prepare, rows_of, with_columns
 from gpumlp.data.dataset import Task
@@ -42,7 +44,7 @@ def fit(
     Parameters
     ----------
     X : DataFrame, mapping from names to columns, or array (N, p) of numbers
-    y : (N,) texts or numbers; or the name of a column of ``X``
+    y : (N,) texts or numbers; or the name of a column of ``X``; several targets as (N, T), NaN where one is missing
     task : classification or regression; None: what the target looks like
     weights : (N,) how much each row counts; or the name of a column of ``X``; None: all alike
     validation : share of the rows by which the best epoch is chosen (0: the last one is), or other rows: (X, y) or
@@ -58,7 +60,10 @@ def fit(
     source, target, counts = _source(X, y, weights)
     others: float | Source
     others = validation if isinstance(validation, int | float) else _source(*validation, names=(target, counts))[0]
-    if task is None:
+    if task is None and isinstance(target, tuple):
+        task = "regression"
+    elif task is None:
+        assert isinstance(target, str)
         task, reason = guessed_task(source, target)
         log.info("task %s: %s", task, reason)
     data = dict(settings.pop("data", {}))
@@ -103,6 +108,7 @@ def fit_source(
         weights=data.weights,
         columns={**data.kinds, **(columns or {})},
         missing_target=data.missing_target,
+        goal=settings.goal,
         seed=settings.training.seed,
         dialect=data.dialect,
     )
@@ -139,13 +145,15 @@ def _trained(settings: Settings, prepared: Prepared, stop: Callable[[Mapping[str
 
 
 def _source(
-    X: Any, y: Any, weights: Any = None, *, names: tuple[str, str | None] | None = None
-) -> tuple[Source, str, str | None]:
-    """Return rows with their target and weights, and how these two are called."""
+    X: Any, y: Any, weights: Any = None, *, names: tuple[str | tuple[str, ...], str | None] | None = None
+) -> tuple[Source, str | tuple[str, ...], str | None]:
+    """Return rows with their targets and weights, and how these are called."""
     more: dict[str, Any] = {}
-    target, counts = (str(getattr(y, "name", None) or TARGET), WEIGHTS) if names is None else names
+    target, counts = (_names(y), WEIGHTS) if names is None else names
     if isinstance(y, str):
         target = y
+    elif isinstance(target, tuple):
+        more |= dict(zip(target, np.asarray(y, np.float64).reshape(len(y), len(target)).T, strict=True))
     else:
         more[target] = y
     if isinstance(weights, str):
@@ -154,4 +162,13 @@ def _source(
         counts = counts or WEIGHTS
         more[counts] = weights
     source = with_columns(rows_of(X), more)
-    return source, source.resolve(target), None if weights is None else counts
+    named = target if isinstance(target, tuple) else source.resolve(target)
+    return source, named, None if weights is None else counts
+
+
+def _names(y: Any) -> str | tuple[str, ...]:
+    """Return what a target, or each of several, is called."""
+    shape: tuple[int, ...] = np.shape(y) if hasattr(y, "shape") else ()
+    if len(shape) == 2 and shape[1] > 1:
+        return tuple(map(str, getattr(y, "columns", [f"{TARGET}{i}" for i in range(shape[1])])))
+    return str(getattr(y, "name", None) or TARGET)

@@ -18,7 +18,7 @@ from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend
 from gpumlp.data import Encoder, Features, News, Source, read, rows_of, with_columns
 from gpumlp.errors import BackendError, GpumlpError, RunError
-from gpumlp.metrics import ProbabilityScores, classification, most_probable, regression
+from gpumlp.metrics import ProbabilityScores, most_probable
 from gpumlp.nn import MAX_UNITS, Ensemble, Hidden, Sequential
 from gpumlp.nn.ensemble import MAX_MEMBERS, networks
 from gpumlp.ops.precision import PRECISIONS
@@ -38,7 +38,7 @@ from gpumlp.store.formats import (
 )
 from gpumlp.training.calibration import Temperature, rank, softmax
 from gpumlp.training.device_data import outputs
-from gpumlp.training.measure import rows_at_once
+from gpumlp.training.measure import outcome_metrics, rows_at_once
 
 FORMAT = 2
 """Of models: 2 where there are several networks or calibrated probabilities, else 1."""
@@ -51,12 +51,14 @@ class Predictions:
 
     Parameters
     ----------
-    values : (N,) class numbers, or float64 in the units of the target
+    values : (N,) class numbers, or float64 in the units of the target, of T targets (N, T)
     probabilities : (N, classes) float64; None in regression
+    quantiles : (N, T, levels) float64, rising; None but for the loss quantile
     """
 
     values: np.ndarray[Any, Any]
     probabilities: np.ndarray[Any, Any] | None
+    quantiles: np.ndarray[Any, Any] | None = None
 
     def within(self, margin: float) -> np.ndarray[Any, Any]:
         """Return the bounds of numbers, (N, 2), or which classes are within, (N, classes): ``SavedModel.margin``."""
@@ -92,6 +94,8 @@ class SavedModel:
     def predict(self, rows: Any, *, news: News | None = None) -> np.ndarray[Any, Any]:
         """Return the most probable class of each row, (N,) str, or numbers in units of the target, (N,) float64.
 
+        Of several targets, T of them, these are (N, T).
+
         Parameters
         ----------
         news : collects what a user should know about the rows: ``news.notes()``
@@ -118,20 +122,34 @@ class SavedModel:
         assert probabilities is not None
         return probabilities
 
+    def predict_quantiles(self, rows: Any, *, news: News | None = None) -> np.ndarray[Any, Any]:
+        """Return the quantiles of each row, (N, levels) float64, of T targets (N, T, levels), rising.
+
+        Raises
+        ------
+        DataError : if the rows do not fit the model
+        TypeError : if the model was not trained with the loss quantile
+        """
+        quantiles = self._predictions(rows, news).quantiles
+        if quantiles is None:
+            raise TypeError("this model predicts no quantiles: they need the loss quantile")
+        return quantiles[:, 0] if quantiles.shape[1] == 1 else quantiles
+
     def evaluate(self, rows: Any, y: Any = None, weights: Any = None) -> dict[str, float]:
         """Return the metrics of the predictions: accuracy and others, or errors in units of the target.
 
         Parameters
         ----------
         rows : with the column of the target, unless ``y`` has it
-        y, weights : (N,)
+        y, weights : (N,); of T targets y is (N, T)
 
         Raises
         ------
         DataError : if the rows do not fit the model
         """
-        target, counts = self.encoder.target_name, self.encoder.weights_name
-        more = {target: y} if y is not None else {}
+        counts, names = self.encoder.weights_name, self.encoder.target_names
+        values = [y] if len(names) == 1 else np.asarray(y).reshape(-1, len(names)).T if y is not None else []
+        more = dict(zip(names, values, strict=True)) if y is not None else {}
         if weights is not None:
             more[counts or "weights"] = weights
         source = self._source(rows, **more)
@@ -142,13 +160,13 @@ class SavedModel:
         assert data.targets is not None
         linear = list(self.linear(data.features))
         outcome = np.concatenate([self.network.answer(each).numpy() for each in linear])
+        found = outcome_metrics(encoder, outcome, data.targets, data.weights)
         if encoder.classes is not None:
             scores = ProbabilityScores()
             shares = self.probabilities(np.concatenate([each.numpy() for each in linear]))
             scores.add(shares, data.targets, data.weights)
-            return classification(outcome, data.targets, data.weights) | scores.result()
-        targets = encoder.restore(data.targets.astype(np.float64))
-        return regression(encoder.restore(outcome), targets, data.weights)
+            found |= scores.result()
+        return found
 
     def save(self, folder: str | Path) -> None:
         """Write the model into a folder, which ``load_trained`` reads and ``gpumlp predict`` takes.
@@ -222,19 +240,18 @@ class SavedModel:
         """
         for source in sources:
             data, _ = self.encoder.encode(source, targets=False, news=news)
-            values, probabilities = [], []
+            values, probabilities, quantiles = [], [], []
             for linear in self.linear(data.features):
                 answers = self.network.answer(linear).numpy()
                 if self.encoder.classes is None:
                     values.append(self.encoder.restore(answers))
+                    if self.encoder.levels:
+                        quantiles.append(self.encoder.quantiles(answers))
                 else:
                     values.append(most_probable(answers))
                     probabilities.append(self.probabilities(linear.numpy()))
-            classes = self.encoder.classes
-            yield (
-                source,
-                Predictions(np.concatenate(values), None if classes is None else np.concatenate(probabilities)),
-            )
+            whole = (np.concatenate(each) if each else None for each in (probabilities, quantiles))
+            yield source, Predictions(np.concatenate(values), *whole)
 
     def linear(self, features: Features) -> Iterator[Tensor]:
         """Yield the last linear values of encoded rows, (n, K), some at a time."""

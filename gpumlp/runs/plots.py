@@ -95,8 +95,19 @@ def _confusion(axes: Any, predicted: Any, labels: Any, classes: tuple[str, ...])
 
 
 def _scatter(axes: Any, encoder: Encoder, outputs: Any, targets: Any) -> None:
-    truth, predicted = encoder.restore(targets), encoder.restore(outputs)
-    axes.scatter(truth, predicted, s=12, alpha=0.5, color=TRAIN, linewidths=0)
+    truth, predicted = encoder.decode(targets), encoder.restore(outputs)
+    if truth.ndim == 2:  # of several targets, whose units differ, in standard deviations
+        names, spread = encoder.target_names, np.nanstd(truth, axis=0)
+        mean, spread = np.nanmean(truth, axis=0), np.where(spread > 0, spread, 1.0)
+        truth, predicted = (truth - mean) / spread, (predicted - mean) / spread
+        for i, name in enumerate(names):
+            axes.scatter(truth[:, i], predicted[:, i], s=12, alpha=0.5, linewidths=0, label=name)
+        if len(names) <= LARGEST_NAMED:
+            axes.legend()
+        there = ~np.isnan(truth)
+        truth, predicted = truth[there], predicted[there]
+    else:
+        axes.scatter(truth, predicted, s=12, alpha=0.5, color=TRAIN, linewidths=0)
     ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
     axes.plot(ends, ends, color="grey", linewidth=0.8, linestyle=":")
     axes.set(xlabel=f"true {encoder.target_name}", ylabel=f"predicted {encoder.target_name}")

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data import Frame, Source
+from gpumlp.data import Encoder, Frame, Source
 from gpumlp.errors import ConfigError, DataError
 from gpumlp.runs.model import Predictions
 from gpumlp.store.atomic import replacing
@@ -65,18 +65,18 @@ def ending_of(path: Path) -> str:
     return found
 
 
-def columns_of(
-    predictions: Predictions, classes: tuple[str, ...] | None, *, proba: bool, margin: float | None = None
-) -> Block:
+def columns_of(predictions: Predictions, encoder: Encoder, *, proba: bool, margin: float | None = None) -> Block:
     """Return predictions as columns: ``prediction``, and with ``proba`` one named for each class.
 
-    With a ``margin`` there are also ``lower`` and ``upper``, or ``set`` with the names of the classes within it,
-    between bars.
+    Of several targets there is a ``prediction`` of each, of quantiles a column for each level. With a ``margin``
+    there are also ``lower`` and ``upper``, or ``set`` with the names of the classes within it, between bars.
     """
+    classes = encoder.classes
     within = None if margin is None else predictions.within(margin)
     if classes is None:
-        bounds = {} if within is None else {"lower": within[:, 0], "upper": within[:, 1]}
-        return {"prediction": predictions.values, **bounds}
+        return _numbers(predictions, encoder) | (
+            {} if within is None else {"lower": within[:, 0], "upper": within[:, 1]}
+        )
     columns = {"prediction": np.array(classes, object)[predictions.values]}
     if within is not None:
         different, each = np.unique(within, axis=0, return_inverse=True)
@@ -84,6 +84,19 @@ def columns_of(
         columns["set"] = np.array(names, object)[each.reshape(-1)]
     if proba and predictions.probabilities is not None:
         columns |= {f"probability {name}": p for name, p in zip(classes, predictions.probabilities.T, strict=True)}
+    return columns
+
+
+def _numbers(predictions: Predictions, encoder: Encoder) -> Block:
+    """Return the predictions of a regression as columns."""
+    names = encoder.target_names
+    ends = [""] if len(names) == 1 else [f" {name}" for name in names]
+    values = predictions.values.reshape(len(predictions.values), len(names))
+    columns = {f"prediction{end}": values[:, i] for i, end in enumerate(ends)}
+    if predictions.quantiles is not None:
+        for i, end in enumerate(ends):
+            for k, level in enumerate(encoder.levels):
+                columns[f"quantile {level:g}{end}"] = predictions.quantiles[:, i, k]
     return columns
 
 
@@ -106,7 +119,7 @@ def kept(source: Source, names: Sequence[str]) -> Block:
     columns = {}
     for name in chosen:
         written = source.columns[source.resolve(name)].written()
-        if name in OWN or name.startswith("probability "):
+        if name in OWN or name.startswith(("prediction ", "probability ", "quantile ")):
             what = f"the column {name!r} cannot be kept: the predictions have a column of this name"
             raise DataError(what, where=source.path)
         columns[name] = written.texts[written.codes]

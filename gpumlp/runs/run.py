@@ -251,7 +251,10 @@ class _Run:
         constant = constant_loss(parts.model, parts.loss, parts.data.train, parts.data.encoder)
         if reached < constant:
             return None
-        answer = "class frequencies" if parts.data.encoder.classes else "the mean"
+        encoder = parts.data.encoder
+        answer = (
+            "class frequencies" if encoder.classes else "the quantiles of all rows" if encoder.levels else "the mean"
+        )
         steps, best = self.loop.progress.epoch * trainer.batches, self.loop.progress.best_epoch
         advice = (
             f"after {steps:,} step{'s' * (steps != 1)}; try more training.epochs, a smaller training.batch_size "

@@ -139,8 +139,8 @@ def _fold(
     block = {
         "row": _row_numbers(source, rows),
         "fold": np.full(rows, fold),
-        "target": _truth(source, data),
-        **columns_of(predictions, model.encoder.classes, proba=True),
+        **_truth(source, data),
+        **columns_of(predictions, model.encoder, proba=True),
     }
     return FoldRun(name, fold, repeat, rows, result), block
 
@@ -149,13 +149,16 @@ def _row_numbers(source: Source, count: int) -> NDArray[np.int64]:
     return np.arange(count) if source.rows is None else source.rows
 
 
-def _truth(source: Source, data: Prepared) -> NDArray[Any]:
+def _truth(source: Source, data: Prepared) -> Block:
+    """Return ``target``, or of several targets ``target NAME`` for each, as they are in the rows."""
     encoder = data.encoder
-    name = source.resolve(encoder.target_name)
     if encoder.classes is None:
-        return source.numbers(name)
-    cells = source.categories(name)
-    return cells.texts[cells.codes]
+        names = encoder.target_names
+        return {
+            "target" if len(names) == 1 else f"target {name}": source.numbers(source.resolve(name)) for name in names
+        }
+    cells = source.categories(source.resolve(encoder.target_name))
+    return {"target": cells.texts[cells.codes]}
 
 
 def _by_row(blocks: Sequence[Block], repeats: int, folds: int) -> Iterator[Block]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpumlp import backend as backends
 from gpumlp.backend import Backend, NativeBackend
-from gpumlp.config import ClassificationLoss, Loaded, Settings, settings_of_member
+from gpumlp.config import ClassificationLoss, Loaded, QuantileLoss, Settings, settings_of_member
 from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, SourceCache, prepare_files
 from gpumlp.errors import ConfigError, DataError, choices
 from gpumlp.limits import gigabytes
@@ -105,6 +105,7 @@ def load_data(
             weights=data.weights,
             columns=data.kinds,
             missing_target=data.missing_target,
+            goal=settings.goal,
             seed=settings.training.seed,
             encoder=encoder,
             keep_sources=keep_sources,
@@ -307,7 +308,9 @@ def build_loss(settings: Settings, model: Model, encoder: Encoder, train: Datase
     chosen = settings.loss
     wanted = chosen.class_weight if isinstance(chosen, ClassificationLoss) else None
     weights = None if wanted is None else class_weights(wanted, encoder.classes or (), train)
-    return Loss(chosen.name, model, class_weights=weights, **chosen.hyper)
+    targets = len(encoder.target_names)
+    levels = chosen.levels * targets if isinstance(chosen, QuantileLoss) else None
+    return Loss(chosen.name, model, class_weights=weights, levels=levels, **chosen.hyper)
 
 
 def class_weights(

@@ -178,13 +178,13 @@ class Loop:
         Of numbers these are the distances in units of the target; of classes 1 - p of the true one.
         """
         data, encoder = self.parts.kept, self.parts.data.encoder
-        if data is None:
+        if data is None or len(encoder.target_names) > 1:  # an interval is of one number
             return None
         self.parts.model.load(self.best)
         assert data.targets is not None
         linear = self._measurement_of(KEPT).linear()
         if encoder.classes is None:
-            found, wanted = encoder.restore(linear), encoder.restore(data.targets.astype(np.float64))
+            found, wanted = encoder.restore(linear), encoder.decode(data.targets.astype(np.float64))
             each = np.abs(found - wanted)
         else:
             shares = (self.calibration() or softmax)(linear)

@@ -83,7 +83,7 @@ def measure(
                 assert labels is not None
                 scores.add(probabilities(outputs.numpy()), labels[rows], None if counts is None else counts[rows])
             answers = model.answer(outputs).numpy()
-            predicted.append(metrics.most_probable(answers) if answers.shape[1] > 1 else answers)
+            predicted.append(metrics.most_probable(answers) if encoder.classes and answers.shape[1] > 1 else answers)
         assert block.host.targets is not None
         targets.append(block.host.targets)
         weights.append(block.host.weights)
@@ -91,16 +91,41 @@ def measure(
     each = [weight for weight in weights if weight is not None]
     weight = np.concatenate(each) if each else None
     mean = {"loss": float(sums[0] / sums[1])}
+    mean |= outcome_metrics(encoder, outcome, wanted, weight)
+    return mean if probabilities is None or encoder.task == "regression" else mean | scores.result()
+
+
+def outcome_metrics(
+    encoder: Encoder, outcome: metrics.Host, targets: metrics.Host, weights: metrics.Host | None
+) -> dict[str, float]:
+    """Return the metrics of what a network makes of N rows.
+
+    Parameters
+    ----------
+    outcome : (N, K) probabilities or (N,) class numbers; in regression (N, outputs)
+    targets : as encoded
+    weights : (N,), or None for all alike
+    """
     if encoder.task == "classification":
-        measured = mean | metrics.classification(outcome, wanted, weight)
-        return measured if probabilities is None else measured | scores.result()
-    return mean | metrics.regression(encoder.restore(outcome), encoder.restore(wanted.astype(np.float64)), weight)
+        return metrics.classification(outcome, targets, weights)
+    predicted, wanted = encoder.restore(outcome), encoder.decode(targets.astype(np.float64))
+    if wanted.ndim == 1:
+        found = metrics.regression(predicted, wanted, weights)
+    else:
+        found = metrics.regressions(predicted, wanted, encoder.target_names, weights)
+    if len(encoder.levels) > 1:
+        found["coverage"] = metrics.coverage(encoder.quantiles(outcome), wanted.reshape(len(wanted), -1), weights)
+    return found
 
 
 def constant_loss(model: Model, loss: Loss, data: Dataset, encoder: Encoder, batch: int | None = None) -> float:
     """Return the mean loss of one answer to all rows: the mean of the target, or the shares of the classes."""
     assert data.targets is not None
-    answer = np.zeros(1)  # targets are standardised: 0 is their mean
+    answer = np.zeros(encoder.outputs)  # targets are standardised: 0 is their mean
+    if encoder.levels:
+        count_of_rows = np.ones(len(data)) if data.weights is None else data.weights
+        each = zip(data.targets.T, encoder.levels * len(encoder.target_names), strict=True)
+        answer = np.array([metrics.quantile(values, count_of_rows, level) for values, level in each])
     if encoder.classes:
         counts = np.bincount(data.targets, data.weights, len(encoder.classes))
         logits = np.log(counts.clip(np.finfo(np.float32).tiny))

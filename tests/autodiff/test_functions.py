@@ -159,7 +159,8 @@ LOSS_CASES = {}
 for _name, _op in LOSS_RECORDS.items():
     _targets = [np.array([0, 2, 1, 1])] if _op.link == "softmax" else []
     _soft = positive(4, 3) / positive(4, 3).sum(axis=1, keepdims=True)
-    _targets.append(_soft if _op.link != "identity" else apart(4, 3) / 5)
+    _numbers = apart(4, 3) / 5 if _op.least is None else np.abs(apart(4, 3)) / 5
+    _targets.append(_soft if _op.link != "identity" else _numbers)
     LOSS_CASES[_name] = [
         (
             lambda z, *rest, t=t, op=_op, p=p, w=w, c=c: ad.loss_value(op, z, t, w, c, **p)[0],

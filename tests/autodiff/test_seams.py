@@ -109,6 +109,7 @@ def test_binary_cross_entropy_at_zero(params):
         ("absolute_error", ([1, 0, -1, 1], [0, 0, 0, 0])),
         # where |r| is δ the loss goes on as a line
         ("huber", ([1, 0, -1, 1], [0, 1, 0, 0])),
+        ("quantile", ([0.5, 0, -0.5, 0.5], [0, 0, 0, 0])),
     ],
 )
 def test_regression_losses_where_they_change(name, wanted):

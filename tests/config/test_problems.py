@@ -123,8 +123,8 @@ def test_words(section: dict[str, Any], setting: str, what: str, hint: str) -> N
     [
         ("train", 5, "got 5, needs non-empty text", "quote text that looks like a number"),
         ("train", "", "got '', needs non-empty text", "training file"),
-        ("target", [1], "got a list, needs non-empty text or a whole number", "column to predict"),
-        ("target", {}, "got a mapping, needs non-empty text or a whole number", "column to predict"),
+        ("target", ["a", "b"], "classification has one target", "name one column"),
+        ("target_transform", "log", "classes have no transform", "set it to none"),
         ("missing", [-999], "got -999, needs text", "quote text that looks like a number"),
         ("split", {"test": 1.5}, "got 1.5, needs a number (at least 0, below 1) or non-empty text", "share or files"),
         ("split", {"test": 0.9}, "validation and test take 1.05 of all rows", "the shares must add up"),

@@ -166,7 +166,7 @@ def test_ranges(section: str, key: str, allowed: list[object], refused: list[obj
     [
         ("folder", [None, "a"], ["", 1]),
         ("train", ["a.npz"], ["", None, 1]),
-        ("target", ["y", -1, 0], ["", None, 1.0, True, ["y"]]),
+        ("target", ["y", -1, 0, ["y"]], ["", None, 1.0, True, [], [1.5]]),
         ("drop", [[], ["a", 0]], ["a", [1.5], [None]]),
         ("missing", [None, [], ["", "-"]], ["-", [-999]]),
         ("separator", [None, ",", "\t", " ", "~"], ["", ";;", "a", "1", '"', "\n", 1]),

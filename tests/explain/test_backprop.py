@@ -181,6 +181,8 @@ SLOPES = {
     "squared_error": lambda f, y, **_: 2 * (f - y),
     "absolute_error": lambda f, y, **_: np.sign(f - y),
     "huber": lambda f, y, delta=1.0, **_: np.clip(f - y, -delta, delta),
+    "quantile": lambda f, y, **_: np.where(f > y, 0.5, -0.5),
+    "poisson": lambda f, y, **_: np.exp(f) - y,
 }
 WRITTEN = {
     "softmax_cross_entropy": "f(x) - e(y)",
@@ -188,6 +190,8 @@ WRITTEN = {
     "squared_error": "2 (f(x) - y)",
     "absolute_error": "sign(f(x) - y)",
     "huber": "f(x) - y, clipped to ±δ",
+    "quantile": "1 - q where f(x) > y, -q where f(x) < y",
+    "poisson": "exp(f(x)) - y",
 }
 
 

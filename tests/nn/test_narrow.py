@@ -199,6 +199,8 @@ CASES: dict[str, tuple[int, Callable[[], Any]]] = {
     "squared_error": (2, lambda: np.sin(np.arange(64, dtype=np.float32)).reshape(32, 2)),
     "absolute_error": (2, lambda: np.sin(np.arange(64, dtype=np.float32)).reshape(32, 2)),
     "huber": (2, lambda: np.sin(np.arange(64, dtype=np.float32)).reshape(32, 2)),
+    "quantile": (2, lambda: np.sin(np.arange(64, dtype=np.float32)).reshape(32, 2)),
+    "poisson": (2, lambda: np.arange(64, dtype=np.float32).reshape(32, 2) % 5),
 }
 
 

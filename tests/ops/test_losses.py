@@ -9,7 +9,7 @@ import pytest
 from support import FLOATS, assert_close, bits, examples, loss_reference, run
 
 from gpumlp.backend.kernels import required_folder
-from gpumlp.errors import ConfigError
+from gpumlp.errors import ConfigError, DataError
 from gpumlp.ops import LOSS_RECORDS
 from gpumlp.ops.losses import MAX_SETTINGS, loss
 from gpumlp.ops.record import Hyper
@@ -44,7 +44,9 @@ def test_the_gradient_agrees_with_differences(name, shape):
     op = LOSS_RECORDS[name]
     for inputs, params in examples(op, "forward", *shape, np.float64):
         z, *rest = inputs
-        gradient = forward(op, *inputs, **params)[2]
+        if op.takes_levels:  # at a tie the slopes of both sides differ, and their mean is not 0
+            z = np.where(z == rest[0], z + 0.5, z)
+        gradient = forward(op, z, *rest, **params)[2]
         move = np.random.default_rng(1).standard_normal(shape)
         high, low = (loss_reference(op, z + h * move, *rest, **params)[0] for h in (1e-5, -1e-5))
         np.testing.assert_allclose((gradient * move).sum(), (high - low) / 2e-5, rtol=1e-6, atol=1e-8)
@@ -212,9 +214,40 @@ def test_slopes_at_the_kinks():
     zero = np.zeros((1, 2))
     for name in ("absolute_error", "squared_error", "huber"):
         assert forward(LOSS_RECORDS[name], zero, zero)[2].tolist() == [[0, 0]]
+    levels = np.array([0.1, 0.8])
+    above, below, tie = (
+        forward(LOSS_RECORDS["quantile"], zero + r, zero, None, levels)[2] * 2 for r in (1.0, -1.0, 0.0)
+    )
+    np.testing.assert_allclose([above[0], below[0], tie[0]], [[0.9, 0.2], [-0.1, -0.8], [0, 0]], rtol=1e-15)
     r = np.array([[1.5, -1.5, 4.0, -4.0]])
     gradient = forward(LOSS_RECORDS["huber"], r, np.zeros((1, 4)), delta=1.5)[2]
     assert (gradient * 4).tolist() == [[1.5, -1.5, 1.5, -1.5]]
+
+
+@dtypes
+@pytest.mark.parametrize("name", [name for name in LOSS_RECORDS if name != "softmax_cross_entropy"])
+def test_a_missing_target_counts_for_nothing(name, dtype):
+    op = LOSS_RECORDS[name]
+    z, t = (
+        np.array([[0.5, -2.0], [3.0, 0.25], [1.0, 9.0]], dtype),
+        np.array([[1, math.nan], [0, 1], [math.nan] * 2], dtype),
+    )
+    loss, sums, gradient = forward(op, z, t)
+    alone = [forward(op, z[i : i + 1, k : k + 1], t[i : i + 1, k : k + 1]) for i, k in ((0, 0), (1, 0), (1, 1))]
+    assert_close(loss, np.mean([part[0] for part in alone]))
+    assert sums[[1, 3]].tolist() == [1.5, 3.0]  # the mass of a row is its share of targets that are there
+    expected = [[alone[0][2].item(), 0], [alone[1][2].item(), alone[2][2].item()], [0, 0]]
+    assert_close(gradient, np.array(expected) / 3)
+    nothing = forward(op, z, np.full((3, 2), math.nan, dtype))
+    assert nothing[0] == 0
+    assert not nothing[2].any()
+
+
+def test_counts_are_not_negative():
+    z = np.zeros((2, 1))
+    with pytest.raises(DataError, match="poisson: targets must be at least 0, one is -1"):
+        LOSS_RECORDS["poisson"].check_targets(np.array([[math.nan], [-1.0]]))
+    assert forward(LOSS_RECORDS["poisson"], z - math.inf, z)[0] == 0  # of no count the expected one may be 0
 
 
 def test_regression_targets_may_be_flat_for_one_column():

@@ -119,6 +119,14 @@ LOSSES: dict[str, Pair] = {
     "squared_error": (lambda z, t: fused.FUSED["squared_error"](z, t), lambda z, t: F.mse_loss(z, t)),
     "absolute_error": (lambda z, t: fused.FUSED["absolute_error"](z, t), lambda z, t: F.l1_loss(z, t)),
     "huber": (lambda z, t: fused.FUSED["huber"](z, t), _huber),
+    "quantile": (
+        lambda z, t: fused.FUSED["quantile"](z, t),
+        lambda z, t: F.l1_loss(z, t) / 2,
+    ),
+    "poisson": (
+        lambda z, t: fused.FUSED["poisson"](ad.minimum(z, 3.0), abs(t)),
+        lambda z, t: F.poisson_nll_loss(torch.where(z < 3.0, z, 3.0), t.abs()),
+    ),
     "binary_cross_entropy": (
         lambda z, t: fused.FUSED["binary_cross_entropy"](z, (t > 0) * 1.0),
         lambda z, t: F.binary_cross_entropy_with_logits(z, (t > 0).double()),

@@ -170,8 +170,13 @@ def test_derivatives_to_the_third_order(name, x):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11, err_msg=f"order {order}")
 
 
+def _quantile(z, t, q):
+    r = torch.from_numpy(t) - z
+    return torch.maximum(q * r, (q - 1) * r).mean()
+
+
 @pytest.mark.parametrize("x", [np.random.default_rng(0).standard_normal((4, 4)), EDGES], ids=["random", "edges"])
-@pytest.mark.parametrize("case", ["labels", "smoothed", "soft", "binary", "squared", "huber"])
+@pytest.mark.parametrize("case", ["labels", "smoothed", "soft", "binary", "squared", "huber", "quantile", "poisson"])
 def test_derivatives_of_losses_to_the_third_order(case, x):
     labels, shares = np.array([0, 3, 1, 2]), np.random.default_rng(1).dirichlet(np.ones(4), 4)
     sides, goals = np.array([[0.0, 1, 0, 1], [1, 0, 1, 0], [0, 0, 1, 0.5], [1, 0, 0.5, 1]]), np.full((4, 4), 0.25)
@@ -195,6 +200,14 @@ def test_derivatives_of_losses_to_the_third_order(case, x):
         "huber": (
             lambda z: loss_value(LOSS_RECORDS["huber"], z, goals, delta=0.6)[0],
             lambda z: F.huber_loss(z, as_torch(goals), delta=0.6),
+        ),
+        "quantile": (
+            lambda z: loss_value(LOSS_RECORDS["quantile"], z, goals, None, [0.1, 0.5, 0.5, 0.8])[0],
+            lambda z: _quantile(z, goals, torch.tensor([0.1, 0.5, 0.5, 0.8], dtype=torch.float64)),
+        ),
+        "poisson": (
+            lambda z: loss_value(LOSS_RECORDS["poisson"], z, goals)[0],
+            lambda z: F.poisson_nll_loss(z, as_torch(goals)),
         ),
     }[case]
     for order, (a, b) in enumerate(zip(all_orders(ours, x, 3), all_orders_of_torch(theirs, x, 3), strict=True), 1):

@@ -238,6 +238,12 @@ LOSSES = {
         {"loss": "huber", "outputs": 3, "kind": "numbers", "delta": 0.7},
         lambda z, y: torch.nn.functional.huber_loss(z, y, delta=0.7),
     ),
+    "quantile": (
+        {"loss": "quantile", "outputs": 3, "kind": "numbers", "levels": [0.1, 0.5, 0.8]},
+        lambda z, y: torch.maximum(
+            (q := torch.tensor([0.1, 0.5, 0.8], dtype=z.dtype)) * (y - z), (q - 1) * (y - z)
+        ).mean(),
+    ),
 }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpumlp.data.encoding.transforms import Transform
 from gpumlp.data.source.cells import FLOAT32_MAX, FLOAT32_TINY, Floats, Missing, parse_numbers
 from gpumlp.data.source.frame import Codes
 from gpumlp.data.state import StateReader
@@ -20,6 +21,7 @@ Where = Callable[[int], str]
 # A few rows may well be of as many classes. Above this, every row its own class is a mistake.
 _FEW_ROWS = 50
 _LISTED_CLASSES = 20
+_LARGEST_LOGARITHM = 700.0  # whose exponential float64 holds
 
 
 @dataclass(frozen=True)
@@ -125,47 +127,111 @@ class ClassTarget:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """How numbers to predict are encoded, as far as the settings decide.
+
+    Parameters
+    ----------
+    transform : a name in ``TRANSFORMS``
+    counts : whether the network predicts the logarithm of an expected count
+    levels : quantiles that are predicted of each target, rising; () for one number
+    """
+
+    transform: str = "none"
+    counts: bool = False
+    levels: tuple[float, ...] = ()
+
+
+PLAIN = Goal()
+"""Numbers as they are, one for each target."""
+
+
+@dataclass(frozen=True)
 class NumberTarget:
-    """Numbers, standardised by the mean and standard deviation of the training rows."""
+    """Numbers, standardised by the mean and standard deviation of the training rows.
+
+    Parameters
+    ----------
+    mean, deviation : of the training rows, after the transform; counts are divided by their mean alone
+    transform : what is standardised in place of the values
+    counts : whether network outputs are logarithms of expected counts
+    """
 
     mean: float
     deviation: float
+    transform: Transform | None = None
+    counts: bool = False
 
     @classmethod
-    def fit(cls, values: Floats, where: Where) -> NumberTarget:
+    def fit(
+        cls, values: Floats, where: Where, goal: Goal = PLAIN, *, gaps: bool = False, name: str | None = None
+    ) -> NumberTarget:
         """Fit to (N,) training values.
 
+        Parameters
+        ----------
+        gaps : whether values may be missing, as NaN
+        name : of the target, where there are several
+
         Raises
         ------
-        DataError : if a value is missing, or all are equal
+        DataError : if a value is missing, or all are equal, or the loss or transform has no place for one
         """
-        _require_present(np.isnan(values), where)
-        deviation = float(values.std())
-        if values.min() == values.max():
-            raise DataError(f"the target is {values[0]} in every training row", where=where(0))
+        called = "the target" if name is None else f"the target {name!r}"
+        missing = np.isnan(values)
+        if not gaps:
+            _require_present(missing, where)
+        elif missing.all():
+            raise DataError(f"{called} has no value in any training row", where=where(0))
+        present = values[~missing]
+        if goal.counts and (present < 0).any():
+            row = int(np.argmax(values < 0))
+            what = f"{called} is {values[row]:g}, but the loss poisson predicts counts, which are at least 0"
+            raise DataError(what, where=where(row), hint="choose another loss, such as squared_error")
+        if present.min() == present.max():
+            raise DataError(f"{called} is {present[0]} in every training row", where=where(0))
+        transform = None if goal.transform == "none" else Transform.fit(goal.transform, values, where)
+        if transform is not None:
+            present = transform.forward(present)
+        if goal.counts:
+            return cls(0.0, float(present.mean()), None, True)
+        deviation = float(present.std())
         if deviation < FLOAT32_TINY:
-            what = f"the target varies by {deviation:.2g}, less than 32-bit floats can tell"
+            what = f"{called} varies by {deviation:.2g}, less than 32-bit floats can tell"
             raise DataError(what, where=where(0), hint="multiply it, such as by changing its unit")
-        return cls(float(values.mean()), deviation)
+        return cls(float(present.mean()), deviation, transform)
 
-    def encode(self, values: Floats, where: Where) -> NDArray[np.float32]:
-        """Return the standardised values, (N, 1) float32.
+    def encode(self, values: Floats, where: Where, *, gaps: bool = False) -> NDArray[np.float32]:
+        """Return the standardised values, (N, 1) float32, with ``gaps`` NaN where one is missing.
 
         Raises
         ------
-        DataError : if a value is missing, or too far from the training values
+        DataError : if a value is missing, too far from the training values, or has no transform
         """
-        _require_present(np.isnan(values), where)
-        scaled = (values - self.mean) / self.deviation
-        far = np.abs(scaled) > FLOAT32_MAX
+        missing = np.isnan(values)
+        if not gaps:
+            _require_present(missing, where)
+        inner = values if self.transform is None else self.transform.forward(values)
+        scaled = (inner - self.mean) / self.deviation
+        far = ~missing & ~(np.abs(scaled) <= FLOAT32_MAX)
         if far.any():
             row = int(np.argmax(far))
+            if self.transform is not None and np.isnan(inner[row]):
+                raise DataError(f"the target {values[row]:g} has no logarithm", where=where(row))
             raise DataError(f"the target {values[row]} is too far from the training values", where=where(row))
         return scaled.astype(np.float32)[:, None]
 
+    def decode(self, targets: NDArray[np.floating[Any]]) -> Floats:
+        """Return encoded targets, (N, 1), in the units of the target, (N,) float64."""
+        inner = targets.astype(np.float64).reshape(-1) * self.deviation + self.mean
+        return inner if self.transform is None else self.transform.inverse(inner)
+
     def restore(self, outputs: NDArray[np.floating[Any]]) -> Floats:
         """Return network outputs, (N, 1), in the units of the target, (N,) float64."""
-        return outputs.astype(np.float64).reshape(-1) * self.deviation + self.mean
+        if not self.counts:
+            return self.decode(outputs)
+        logarithms = np.minimum(outputs.astype(np.float64).reshape(-1), _LARGEST_LOGARITHM)
+        return np.exp(logarithms) * self.deviation
 
     @property
     def outputs(self) -> int:
@@ -174,7 +240,10 @@ class NumberTarget:
 
     def to_state(self) -> dict[str, Any]:
         """Return what ``from_state`` takes back."""
-        return {"mean": self.mean, "deviation": self.deviation}
+        state: dict[str, Any] = {"mean": self.mean, "deviation": self.deviation}
+        if self.transform is not None:
+            state["transform"] = self.transform.to_state()
+        return state | ({"counts": True} if self.counts else {})
 
     @classmethod
     def from_state(cls, state: StateReader) -> NumberTarget:
@@ -187,7 +256,105 @@ class NumberTarget:
         mean, deviation = state.number("mean"), state.number("deviation")
         if deviation < FLOAT32_TINY:
             raise state.wrong("deviation", f"must be at least {FLOAT32_TINY}")
-        return cls(mean, deviation)
+        transform = Transform.from_state(state.section("transform")) if state.has("transform") else None
+        return cls(mean, deviation, transform, state.has("counts") and state.flag("counts"))
+
+
+@dataclass(frozen=True)
+class NumberTargets:
+    """Several numbers, or several quantiles of each. Values may be missing, as NaN, which a loss leaves out.
+
+    Parameters
+    ----------
+    names, columns : of the T targets, each standardised by itself
+    levels : Q quantiles of each target, rising; () for one number
+
+    Notes
+    -----
+    The outputs of the network are those of the first target at each level, then of the second, and so on.
+    """
+
+    names: tuple[str, ...]
+    columns: tuple[NumberTarget, ...]
+    levels: tuple[float, ...] = ()
+
+    @classmethod
+    def fit(cls, values: Mapping[str, Floats], where: Where, goal: Goal) -> NumberTargets:
+        """Fit to the training values of each target.
+
+        Raises
+        ------
+        DataError : as for ``NumberTarget``; values may be missing where there are several targets
+        """
+        gaps = len(values) > 1
+        fitted = (
+            NumberTarget.fit(each, where, goal, gaps=gaps, name=name if gaps else None)
+            for name, each in values.items()
+        )
+        return cls(tuple(values), tuple(fitted), goal.levels)
+
+    def encode(self, values: Sequence[Floats], where: Where) -> NDArray[np.float32]:
+        """Return the standardised values, (N, outputs) float32.
+
+        Raises
+        ------
+        DataError : as for ``NumberTarget``
+        """
+        gaps = len(self.columns) > 1
+        encoded = [column.encode(each, where, gaps=gaps) for column, each in zip(self.columns, values, strict=True)]
+        return np.repeat(np.hstack(encoded), max(1, len(self.levels)), axis=1)
+
+    def decode(self, targets: NDArray[np.floating[Any]]) -> Floats:
+        """Return encoded targets, (N, outputs), in units of the targets, (N,) of one target, else (N, T), float64."""
+        return self._point(self._each(NumberTarget.decode, targets)[:, :, :1])
+
+    def restore(self, outputs: NDArray[np.floating[Any]]) -> Floats:
+        """Return predictions, (N,) of one target, else (N, T): of quantiles the one nearest to the median."""
+        found = self.quantiles(outputs)
+        middle = min(range(found.shape[2]), key=lambda i: abs(self.levels[i] - 0.5)) if self.levels else 0
+        return self._point(found[:, :, middle : middle + 1])
+
+    def quantiles(self, outputs: NDArray[np.floating[Any]]) -> Floats:
+        """Return what is predicted at each level, (N, T, Q) float64, rising."""
+        return np.sort(self._each(NumberTarget.restore, outputs), axis=2)
+
+    def _each(
+        self, function: Callable[[NumberTarget, NDArray[np.floating[Any]]], Floats], array: NDArray[np.floating[Any]]
+    ) -> Floats:
+        whole = array.reshape(len(array), len(self.columns), -1)
+        found = [
+            function(column, whole[:, i]).reshape(len(array), whole.shape[2]) for i, column in enumerate(self.columns)
+        ]
+        return np.stack(found, axis=1)
+
+    def _point(self, values: Floats) -> Floats:
+        return values[:, 0, 0] if len(self.columns) == 1 else values[:, :, 0]
+
+    @property
+    def outputs(self) -> int:
+        """Network outputs: one for each level of each target."""
+        return len(self.columns) * max(1, len(self.levels))
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what ``from_state`` takes back."""
+        columns = [{"name": name, **column.to_state()} for name, column in zip(self.names, self.columns, strict=True)]
+        return {"columns": columns, "levels": list(self.levels)}
+
+    @classmethod
+    def from_state(cls, state: StateReader) -> NumberTargets:
+        """Restore.
+
+        Raises
+        ------
+        RunError : if the state is damaged
+        """
+        columns, levels = state.sections("columns"), state.numbers("levels")
+        names = tuple(each.text("name") for each in columns)
+        if not names or len(set(names)) < len(names):
+            raise state.wrong("columns", "must be distinct targets, at least one")
+        if any(not 0 < each < 1 for each in levels) or list(levels) != sorted(set(levels)):
+            raise state.wrong("levels", "must rise between 0 and 1")
+        return cls(names, tuple(map(NumberTarget.from_state, columns)), levels)
 
 
 def _value(text: str) -> float | None:
