@@ -187,6 +187,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
             "epochs": _whole(self.max_iter),
             "batch_size": AUTO_BATCH if self.batch_size == "auto" else _whole(self.batch_size),
             "seed": self._seed(),
+            "early_stopping": None,
         }
         if self.early_stopping:
             patience = _whole(self.n_iter_no_change)
@@ -210,6 +211,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
             loss=self._loss(),
             optimizer={
                 **optimizer,
+                "averaging": None,
                 "learning_rate": float(self.learning_rate_init),
                 "weight_decay": float(self.alpha),
             },

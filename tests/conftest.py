@@ -41,8 +41,8 @@ def task(tmp_path: Path) -> Callable[..., Loaded]:
         "task: classification\n"
         "data: {train: points.csv, target: class, drop: [w]}\n"
         "model: {hidden: [8], activation: tanh}\n"
-        "optimizer: {name: adam, learning_rate: 1e-2}\n"
-        "training: {epochs: 6, batch_size: 16}\n"
+        "optimizer: {name: adam, learning_rate: 1e-2, averaging: null}\n"
+        "training: {epochs: 6, batch_size: 16, early_stopping: null}\n"
     )
 
     def make(*overrides: str) -> Loaded:

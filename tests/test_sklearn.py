@@ -94,7 +94,7 @@ def run(folder: Path, settings: str) -> dict[str, bytes]:
 
 SAME = """
 model: {hidden: [8], activation: relu}
-optimizer: {name: adam, learning_rate: 0.001, weight_decay: 0.0001}
+optimizer: {name: adam, learning_rate: 0.001, weight_decay: 0.0001, averaging: null}
 schedule: constant
 backend: numpy
 precision: float64
@@ -107,7 +107,7 @@ def test_the_same_arrays_and_settings_give_the_bytes_of_a_run(tmp_path: Path) ->
     files = run(
         tmp_path,
         "task: classification\ndata: {train: a.npz, target: y, split: {validation: 0, test: 0}}\n"
-        "training: {epochs: 5, batch_size: 200, seed: 3}" + SAME,
+        "training: {epochs: 5, batch_size: 200, seed: 3, early_stopping: null}" + SAME,
     )
     assert estimator.model_.to_bytes() == files
 

@@ -153,7 +153,9 @@ def _report(result: runs.Result) -> None:
 
 def _ending(summary: dict[str, Any]) -> str:
     epochs, metric, best = summary["epochs"], summary.get("metric"), summary["best_epoch"]
-    text = f"{summary['status']} after {epochs} epoch{'s' * (epochs != 1)}"
+    planned = summary.get("planned_epochs", epochs)
+    of = f" of {planned}" if planned != epochs else ""
+    text = f"{summary['status']} after {epochs}{of} epoch{'s' * (planned != 1)}"
     if not best:
         return text
     chosen = f", by the validation {METRICS[metric].title}" if metric in METRICS else ""

@@ -396,6 +396,10 @@ class QuantileLoss(LossSettings):
     )
 
 
+AVERAGING = 0.999
+"""Default decay of the moving average of the parameters."""
+
+
 class OptimizerSettings(Choice):
     """The optimizer, and what it does to gradients and weights."""
 
@@ -410,9 +414,9 @@ class OptimizerSettings(Choice):
         description="largest norm of the whole gradient; longer gradients are scaled down to it; null: no clipping",
     )
     averaging: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None,
-        description="decay of the moving average of the parameters, per step: over about 1 / (1 - averaging) steps "
-        "(0.97: 33, 0.999: 1,000); null: no averaging",
+        default=AVERAGING,
+        description="decay of the moving average of the parameters, validated and kept, per step: over about "
+        "1 / (1 - averaging) steps (0.97: 33, 0.999: 1,000); null: no averaging",
     )
 
 
@@ -444,10 +448,18 @@ def _schedules() -> dict[str, Row]:
     return {name: Row(ScheduleSettings, spec.hyper) for name, spec in SCHEDULES.items()}
 
 
+MIN_PATIENCE, PATIENCE_SHARE = 10, 10
+"""Default patience: the fewest epochs, and the part of all epochs."""
+
+
 class EarlyStopping(Section):
     """Early stopping on the validation rows, by the metric that chooses the best epoch."""
 
-    patience: int = Field(default=10, ge=1, description="epochs without a better metric before training stops")
+    patience: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="epochs without a better metric before training stops; null: a tenth of all epochs, but at least "
+        f"{MIN_PATIENCE}",
+    )
     min_delta: float = Field(
         default=0.0,
         ge=0,
@@ -490,8 +502,9 @@ class Training(Section):
         description="share of the validation rows that does not choose the best epoch, for gpumlp predict "
         "--interval; 0: no intervals",
     )
-    early_stopping: EarlyStopping | None = Field(
-        default=None, description="stop when the metric stops improving; null: run all epochs"
+    early_stopping: EarlyStopping | Literal["auto"] | None = Field(
+        default="auto",
+        description="stop when the metric stops improving; auto: if there are validation rows; null: run all epochs",
     )
     checkpoint_every: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
@@ -507,6 +520,20 @@ class Training(Section):
     def calibrates(self, validated: bool) -> bool:
         """Return whether probabilities get a temperature, given whether there are validation rows."""
         return validated if self.calibration == "auto" else self.calibration == "temperature"
+
+    def stopping(self, epochs: int, *, validated: bool) -> tuple[int, float] | None:
+        """Return patience and least improvement, or None where all epochs are run.
+
+        Parameters
+        ----------
+        epochs : of the whole run
+        validated : whether there are validation rows
+        """
+        wanted = self.early_stopping
+        if wanted is None or not validated:
+            return None
+        given = EarlyStopping() if wanted == "auto" else wanted
+        return given.patience or max(MIN_PATIENCE, math.ceil(epochs / PATIENCE_SHARE)), given.min_delta
 
     def epochs_over(self, rows: int) -> int:
         """Return the number of epochs for this many training rows."""
@@ -619,7 +646,7 @@ class Settings(Section):
         if self.data.split.validation == 0:
             what = "needs validation rows, but data.split.validation is 0"
             hint = "set data.split.validation to a share or a file, or "
-            if self.training.early_stopping:
+            if isinstance(self.training.early_stopping, EarlyStopping):
                 path = ("training", "early_stopping")
                 problems.append(Problem(path, f"early stopping {what}", f"{hint}set early_stopping: null"))
             if metric != "auto":

@@ -219,6 +219,7 @@ class _Run:
         summary = {
             "status": status,
             "epochs": progress.epoch,
+            "planned_epochs": parts.trainer.epochs,
             "best_epoch": progress.best_epoch,
             "metric": parts.metric if parts.data.validation else None,
             "seconds": seconds,
@@ -275,7 +276,7 @@ class _Run:
         value = METRICS[self.loop.parts.metric].cost(progress.best_cost)
         return (
             f"{self._best()} of {progress.epoch} ({value:.4g}) and {last:.4g} after the last; to stop earlier: "
-            "--set training.early_stopping.patience=10"
+            "--set training.early_stopping=auto"
         )
 
     def _best(self) -> str:

@@ -224,7 +224,8 @@ def _build(settings: Settings, data: Prepared, backend: Backend, on_device: dict
         dropout_schedule=_factors(settings.model.dropout_schedule),
     )
     on_device["train"] = trainer.data
-    stopping = None if training.early_stopping is None else Stopping(**training.early_stopping.model_dump())
+    wanted_stop = training.stopping(trainer.epochs, validated=data.validation is not None)
+    stopping = None if wanted_stop is None else Stopping(*wanted_stop)
     choice, kept = _divided(data.validation, training.conformal, training.seed)
     return Parts(
         backend,

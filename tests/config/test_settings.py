@@ -42,7 +42,8 @@ def test_all_else_has_a_default() -> None:
         "cosine",
     )
     assert (settings.backend, settings.precision) == ("auto", "float32")
-    assert settings.training.early_stopping is None
+    assert settings.training.early_stopping == "auto"
+    assert settings.optimizer.averaging == 0.999
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -50,7 +51,7 @@ def test_every_optimizer_has_the_settings_and_defaults_of_its_row(name: str) -> 
     optimizer, spec = make(optimizer=name).optimizer, OPTIMIZERS[name]
     assert (optimizer.learning_rate, optimizer.weight_decay) == (spec.learning_rate, spec.weight_decay)
     assert optimizer.hyper == {key: hyper.default for key, hyper in spec.hyper.items()}
-    assert (optimizer.clip_norm, optimizer.averaging) == (None, None)
+    assert (optimizer.clip_norm, optimizer.averaging) == (None, 0.999)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -402,7 +402,7 @@ def test_early_stopping_keeps_the_best_epoch(task: Task, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Trainer, "end_epoch", remember)
     settings = (
-        "optimizer={name: sgd, learning_rate: 20}",
+        "optimizer={name: sgd, learning_rate: 20, averaging: null}",
         "training.epochs=40",
         "training.early_stopping={patience: 3}",
     )
@@ -501,7 +501,7 @@ def test_epochs_after_the_validation_loss_rose_are_noted(task: Task, tmp_path: P
     (note,) = result.notes
     assert note == (
         f"the validation loss was lowest after epoch {best} of 80 ({min(losses):.4g}) and {losses[-1]:.4g} after the "
-        "last; to stop earlier: --set training.early_stopping.patience=10"
+        "last; to stop earlier: --set training.early_stopping=auto"
     )
 
 

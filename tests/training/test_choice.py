@@ -172,3 +172,25 @@ def test_temperatures_at_the_edges() -> None:
     shares = Temperature(2.0, 0.1)(np.array([[0.0, 1.0, 3.0]]))
     assert shares.sum() == pytest.approx(1)
     assert shares[0] == pytest.approx(0.9 * softmax(np.array([[0.0, 2.0, 6.0]]))[0] + 0.1 / 3)
+
+
+@pytest.mark.parametrize(("epochs", "patience"), [(40, 10), (100, 10), (101, 11), (1000, 100)])
+def test_patience_is_a_tenth_of_the_epochs(task: Task, epochs: int, patience: int) -> None:
+    loaded = task("training.early_stopping=auto", f"training.epochs={epochs}")
+    stopping = build(loaded.settings, load_data(loaded)).stopping
+    assert stopping is not None
+    assert (stopping.patience, stopping.min_delta) == (patience, 0.0)
+    given = task("training.early_stopping={patience: 3, min_delta: 0.5}", f"training.epochs={epochs}")
+    stopping = build(given.settings, load_data(given)).stopping
+    assert stopping is not None
+    assert (stopping.patience, stopping.min_delta) == (3, 0.5)
+    without = task("training.early_stopping=auto", "data.split.validation=0")
+    assert build(without.settings, load_data(without)).stopping is None
+
+
+def test_a_plain_run_keeps_the_average_and_tells_what_it_did_not_run() -> None:
+    """What nobody sets: the average of the weights, until it gets no better."""
+    x = np.random.default_rng(0).standard_normal((80, 2))
+    noise = np.random.default_rng(1).standard_normal(80)
+    model = fit(x, noise, task="regression")
+    assert 100 < len(model.history) < 1000
