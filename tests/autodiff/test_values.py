@@ -322,7 +322,11 @@ def optimizer(**settings):
     return Optimizer("adam", MODEL.parameters, MODEL.context.clock, **settings)
 
 
-@pytest.mark.parametrize("wrong", ["a", [1, 2], np.ones(2), object(), -1, -0.5, math.nan, 1j], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    ["a", [1, 2], np.ones(2), object(), -1, -0.5, math.nan, 1j],
+    ids=["text", "list", "array", "object", "-1", "-0.5", "nan", "complex"],
+)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_settings_that_are_none(setting, wrong):
     with pytest.raises(ConfigError):
