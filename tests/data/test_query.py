@@ -13,6 +13,7 @@ from gpumlp.config import load
 from gpumlp.data import MisfitError, prepare_files
 from gpumlp.data.source.query import query_columns, read_query
 from gpumlp.errors import ConfigError, DataError
+from gpumlp.phases import collected
 
 ROWS = [(i, round(i * 0.37 - 5, 2), "abc"[i % 3], i % 7) for i in range(90)]
 
@@ -32,6 +33,12 @@ def folder(tmp_path, write) -> Path:
 
 def fingerprint(folder, query=None, train=None) -> str:
     return prepare_files(train, query=query, task="regression", target="y", folder=folder, drop=["id"]).fingerprint
+
+
+def test_the_time_of_a_query_counts_as_reading(folder):
+    with collected() as phases:
+        read_query("select * from 'all.csv'", folder)
+    assert phases.seconds["read"] > 0
 
 
 def test_a_query_is_the_file(folder, monkeypatch):

@@ -18,6 +18,7 @@ from gpumlp.data.source.files import existing, is_pattern, matched, temporary, u
 from gpumlp.data.source.frame import Codes, Frame
 from gpumlp.data.source.typed import read_typed
 from gpumlp.errors import DataError, nearest
+from gpumlp.phases import phase
 
 _TEXT = (".csv", ".tsv", ".txt", ".dat", ".jsonl", ".ndjson", ".json")
 ENDINGS = (".parquet", *(ending + packed for ending in _TEXT for packed in ("", ".gz", ".zst")))
@@ -82,6 +83,7 @@ class _Plan:
         return f"{NAME}, line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
 
 
+@phase("read")
 def read_query(text: str, folder: Path, dialect: Dialect = DETECT, *, texts: Collection[str] = ()) -> Frame:
     """Run a query and return its rows. It is run once, and its rows are kept in a temporary file.
 
