@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpumlp.data import Dataset
 from gpumlp.metrics import METRICS
 from gpumlp.phases import phase
 from gpumlp.training.build import Parts
@@ -115,6 +116,7 @@ class Loop:
         self.best: Weights = parts.model.arrays()
         self.diverged: Diverged | None = None
         self._measurements: dict[str, Measurement] = {}
+        self._calibrated: tuple[Weights, Temperature] | None = None
         if parts.data.validation is not None:
             self._measurement_of(CHOICE)
 
@@ -168,6 +170,12 @@ class Loop:
         data = self.parts.choice
         if data is None or not self.parts.calibrated:
             return None
+        if self._calibrated is None or self._calibrated[0] is not self.best:
+            self._calibrated = self.best, self._fit_calibration(data)
+        return self._calibrated[1]
+
+    @phase("measure")
+    def _fit_calibration(self, data: Dataset) -> Temperature:
         self.parts.model.load(self.best)
         assert data.targets is not None
         return Temperature.fit(self._measurement_of(CHOICE).linear(), data.targets, data.weights)
