@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import get_completion_class
 
 from gpumlp import __version__
 from gpumlp.cli.interrupt import ctrl_c_ends_at_once
@@ -531,6 +532,21 @@ def schema() -> None:
     with ctrl_c_ends_at_once():
         from gpumlp.cli import verbs
     verbs.schema()
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script for SHELL: bash, zsh or fish.
+
+    \b
+    bash   eval "$(gpumlp completion bash)"             in ~/.bashrc
+    zsh    eval "$(gpumlp completion zsh)"              in ~/.zshrc
+    fish   gpumlp completion fish > ~/.config/fish/completions/gpumlp.fish
+    """
+    made = get_completion_class(shell)
+    assert made is not None  # the choices are click's own
+    click.echo(made(main, {}, "gpumlp", "_GPUMLP_COMPLETE").source())
 
 
 @main.command()

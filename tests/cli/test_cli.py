@@ -445,6 +445,21 @@ def test_validate(tmp_path: Path) -> None:
     run("validate", str(tmp_path / "all.yaml"))
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_of_a_shell_is_for_gpumlp(shell: str) -> None:
+    script = run("completion", shell).stdout
+    assert f"_GPUMLP_COMPLETE={shell}_complete" in script
+    assert run("completion", "tcsh", code=2).stderr
+
+
+def test_the_shell_is_told_which_verbs_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMP_WORDS", "gpumlp com")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    monkeypatch.setenv("_GPUMLP_COMPLETE", "bash_complete")
+    told = subprocess.run([sys.executable, "-m", "gpumlp"], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["plain,compare", "plain,completion"]
+
+
 def test_schema_is_json() -> None:
     assert json.loads(run("schema").stdout)["properties"]["task"]
 

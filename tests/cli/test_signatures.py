@@ -13,7 +13,15 @@ import pytest
 from gpumlp.cli import main
 from gpumlp.cli.main import main as group
 
-TYPES = {"integer": int, "integer range": int, "float range": float, "text": str, "boolean": bool, "path": Path}
+TYPES = {
+    "integer": int,
+    "integer range": int,
+    "float range": float,
+    "text": str,
+    "boolean": bool,
+    "path": Path,
+    "choice": str,
+}
 
 
 def verbs(of: click.Command = group, name: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -27,7 +35,7 @@ def verbs(of: click.Command = group, name: str = "") -> Iterator[tuple[str, clic
 def given(command: click.Command) -> dict[str, Any]:
     """Return the types of what click hands over, by parameter: one that is left out may be None."""
     required = [parameter for parameter in command.params if parameter.required]
-    words = [word for each in required for word in ([each.opts[0], "x"] if each.opts[0].startswith("-") else ["x"])]
+    words = [word for each in required for word in (*_option(each), _value(each))]
     parent = click.Context(group, **group.context_settings)  # click keeps the help option that it makes here
     values = command.make_context("verb", words, parent=parent).params
     types: dict[str, Any] = {}
@@ -39,6 +47,14 @@ def given(command: click.Command) -> dict[str, Any]:
             tuple[plain, ...] if many else plain | None if values[parameter.name] is None else plain
         )
     return types
+
+
+def _option(parameter: click.Parameter) -> list[str]:
+    return [name for name in parameter.opts[:1] if name.startswith("-")]
+
+
+def _value(parameter: click.Parameter) -> str:
+    return parameter.type.choices[0] if isinstance(parameter.type, click.Choice) else "x"
 
 
 @pytest.mark.parametrize(("name", "command"), [*verbs()], ids=lambda value: value if isinstance(value, str) else "")
