@@ -2,8 +2,9 @@
 struct Quantile {
     static constexpr bool takes_levels = true;
     template <class T> __device__ static inline ElementLoss<T> at(T z, T t, Sides<T> level, Settings) {
-        T r = z - t, slope = r > 0 ? level.of_0 : -level.of_1;
-        return {slope * r, r > 0 || r < 0 ? slope : r, 1, 0};  // the last r: 0, or NaN
+        T r = z - t, side = r > 0 ? level.of_0 : level.of_1;
+        T sign = r > 0 ? (T)1 : r < 0 ? (T)-1 : r;  // the last: 0, or NaN
+        return {side * fabs(r), side * sign, 1, 0};
     }
 };
 ELEMENTWISE_LOSS(quantile, Quantile)

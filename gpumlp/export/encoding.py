@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpumlp.data.encoding.categories import OneHot
 from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
 from gpumlp.data.encoding.scaling import Scaling
-from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
+from gpumlp.data.encoding.targets import ClassTarget, NumberTarget, NumberTargets
 from gpumlp.data.source.kinds import Kind
 from gpumlp.errors import RunError
 from gpumlp.export.trace import INPUT, Node, UnwritableError, trace_function
@@ -65,6 +65,9 @@ KNOWN: dict[type, tuple[str, ...]] = {
 def require_known(encoding: Any) -> None:
     """Raise RunError for an encoding of inputs or of a target that no format writes, or not all of."""
     known = KNOWN.get(type(encoding))
+    if isinstance(encoding, NumberTargets):
+        what = "quantiles" if encoding.levels else "several targets"
+        raise RunError(f"a model of {what} cannot be exported yet", hint="use gpumlp predict")
     if known is None:
         raise RunError(f"an encoding by {type(encoding).__name__} cannot be exported")
     for each in fields(encoding):

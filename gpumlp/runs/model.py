@@ -195,6 +195,9 @@ class SavedModel:
         ------
         RunError : if no validation rows were kept for this, or too few
         """
+        if len(self.encoder.target_names) > 1:
+            what = f"intervals are of one target, and this model predicts {len(self.encoder.target_names)}"
+            raise RunError(what, hint="train a run for each target, or with the loss quantile")
         if self.scores is None:
             what = "intervals need validation rows that did not choose the best epoch, and this model has none"
             raise RunError(what, hint="train with validation rows and --set training.conformal=0.5")
