@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import click
 from rich import box
@@ -28,7 +29,7 @@ from gpumlp.cli.display import (
 )
 from gpumlp.config import starter
 from gpumlp.errors import RunError, exit_code
-from gpumlp.metrics import METRICS
+from gpumlp.metrics import TITLES
 from gpumlp.runs import Listener, Result
 from gpumlp.runs.folder import CONFIG, RunFolder
 from gpumlp.runs.predictions import ending_of
@@ -118,7 +119,7 @@ def cv(
 
 def title_of(metric: str) -> str:
     """Return the name of a metric in a table."""
-    return METRICS[metric].title if metric in METRICS else metric
+    return TITLES.get(metric, metric)
 
 
 def sweep(
@@ -191,14 +192,17 @@ def compare(runs: Sequence[Path], plot: Path | None, force: bool, as_json: bool)
         return
     metric = _common(found)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("run", *differ[:SHOWN_SETTINGS]):
-        table.add_column(heading, overflow="fold")
-    for heading in (f"val {title_of(metric)}", f"test {title_of(metric)}"):
-        table.add_column(heading, justify="right", overflow="fold")
+    folder = _shared_folder([each.name for each in found])
+    table.add_column("run" if folder is None else f"run in {folder}", overflow="fold")
+    for setting in differ[:SHOWN_SETTINGS]:
+        table.add_column(setting.replace(".", "\n."), overflow="fold")
+    for part in ("validation", "test"):
+        table.add_column(f"{part}\n{title_of(metric)}", justify="right", no_wrap=True)
     for each in found:
         values = [_short(each.settings.get(name, "")) for name in differ[:SHOWN_SETTINGS]]
         scores = [number(each.metrics(part).get(metric)) for part in ("validation", "test")]
-        table.add_row(each.name, *values, *(scores if each.metrics("train") else (each.status, "")))
+        name = each.name if folder is None else str(PurePath(each.name).relative_to(folder))
+        table.add_row(name, *values, *(scores if each.metrics("train") else (each.status, "")))
     stdout.print(table)
     if hidden := differ[SHOWN_SETTINGS:]:
         tell(f"also differ: {', '.join(hidden)} (--json has all)")
@@ -207,6 +211,14 @@ def compare(runs: Sequence[Path], plot: Path | None, force: bool, as_json: bool)
 
 
 SHOWN_SETTINGS = 3
+"""Settings in the table of ``compare``, which has to fit 80 columns."""
+
+
+def _shared_folder(names: Sequence[str]) -> str | None:
+    """Return the folder that all of several runs are in, or None where that is no shorter way to name them."""
+    parents = {str(PurePath(name).parent) for name in names}
+    shared = os.path.commonpath(parents) if len({PurePath(name).is_absolute() for name in names}) == 1 else ""
+    return shared if len(names) > 1 and shared not in ("", ".", "/") else None
 
 
 def _common(runs: Sequence[comparison.Compared]) -> str:
