@@ -1,6 +1,5 @@
 // l = -w_1 t log sigmoid(z) - w_0 (1 - t) log(1 - sigmoid(z)), t smoothed to (1 - ε) t + ε / 2; set by ε
 struct BinaryCrossEntropy {
-    static constexpr bool takes_levels = false;
     template <class T>
     __device__ static inline ElementLoss<T> at(T z, T t, Sides<T> weight, Settings set) {
         T soft = t * (T)(1.0 - set.first) + (T)(0.5 * set.first);

@@ -1,7 +1,7 @@
 // A loss that is a mean over columns of a function of each output and its target, with its gradient. From a struct:
 //
 //   struct Name {
-//       static constexpr bool takes_levels = ...;      whether w (cols,) is a number for each column, not two sides (2,)
+//       static constexpr bool takes_levels = true;     only where w (cols,) is a number for each column, not two sides (2,)
 //       template <class T> static ElementLoss<T> at(T z, T t, Sides<T> weight, Settings set);
 //   };
 //   ELEMENTWISE_LOSS(name, Name)
@@ -21,6 +21,8 @@ template <class W> __device__ inline Sides<W> sides(const W* w) {
     return {w ? w[0] : (W)1, w ? w[1] : (W)1};
 }
 
+template <class F, class = void> struct LevelsOf { static constexpr bool taken = false; };
+template <class F> struct LevelsOf<F, decltype((void)F::takes_levels)> { static constexpr bool taken = F::takes_levels; };
 
 // The level of a column: its complement weighs outputs above the target, itself those below.
 template <class W> __device__ inline Sides<W> level_of(const W* w, i64 c) {
@@ -31,7 +33,7 @@ template <class W> __device__ inline Sides<W> level_of(const W* w, i64 c) {
 template <class F, class W>
 __device__ inline ElementLoss<W> element(W z, W t, const W* w, i64 c, Sides<W> both, Settings set) {
     Sides<W> weight = both;
-    if constexpr (F::takes_levels) weight = level_of(w, c);
+    if constexpr (LevelsOf<F>::taken) weight = level_of(w, c);
     ElementLoss<W> e = F::at(z, t, weight, set);
     bool known = t == t;
     return {known ? e.loss : (W)0, known ? e.slope : (W)0, known ? e.mass : (W)0, known ? e.hit : (W)0};
@@ -43,7 +45,7 @@ __device__ void elementwise_mass(
     double* scratch
 ) {
     typedef wide<T> W;
-    const Sides<W> both = F::takes_levels ? Sides<W>{1, 1} : sides(w);
+    const Sides<W> both = LevelsOf<F>::taken ? Sides<W>{1, 1} : sides(w);
     double mass = 0, count = 0;
     if (cols == 1) {
         decide(s != 0, [&](auto weighted) {
@@ -74,7 +76,7 @@ __device__ void elementwise_loss(
     double* scratch, i64 parts
 ) {
     typedef wide<T> W;
-    const Sides<W> both = F::takes_levels ? Sides<W>{1, 1} : sides(w);
+    const Sides<W> both = LevelsOf<F>::taken ? Sides<W>{1, 1} : sides(w);
     double mass = divisor_of(scratch, parts, set), loss = 0, hits = 0;
     if (cols == 1) {  // a vector has many rows
         decide(s != 0, [&](auto weighted) {

@@ -1,6 +1,5 @@
 // l = exp(z) - t z
 struct Poisson {
-    static constexpr bool takes_levels = false;
     template <class T> __device__ static inline ElementLoss<T> at(T z, T t, Sides<T>, Settings) {
         T rate = exp(z);
         return {rate - (t == 0 ? (T)0 : t * z), rate - t, 1, 0};

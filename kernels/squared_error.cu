@@ -1,6 +1,5 @@
 // l = (z - t)²
 struct SquaredError {
-    static constexpr bool takes_levels = false;
     template <class T> __device__ static inline ElementLoss<T> at(T z, T t, Sides<T>, Settings) {
         T r = z - t;
         return {r * r, 2 * r, 1, 0};

@@ -36,7 +36,7 @@ from gpumlp.ops.record import Op
 
 FUNCTIONS = {
     *("array", "asarray", "arange", "empty", "ones", "zeros", "zeros_like"),
-    *("abs", "exp", "expm1", "isfinite", "log", "log1p", "sign", "sqrt", "tanh"),
+    *("abs", "exp", "expm1", "isfinite", "log", "log1p", "rint", "sign", "sqrt", "tanh"),
     *("add", "subtract", "multiply", "true_divide", "power", "maximum", "minimum", "greater", "greater_equal"),
     *("all", "any", "argmax", "max", "mean", "sum", "matmul"),
     *("broadcast_to", "concatenate", "stack", "take", "where"),

@@ -228,7 +228,7 @@ def test_elements_are_counted_in_64_bits(compiled: Everything, architecture: int
     }
     for name, kernel in kernels.items():
         assert set(kernel.grid.split()) <= WIDENING, name
-    assert sum(bool(kernel.grid) for kernel in kernels.values()) > len(kernels) / 2 > 50  # few have a block only
+    assert sum(bool(kernel.grid) for kernel in kernels.values()) > len(kernels) / 3 > 50  # others have a block only
 
 
 @pytest.mark.parametrize(
