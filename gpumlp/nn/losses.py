@@ -100,15 +100,9 @@ class Loss:
         """Its record, for as many outputs as the model has."""
         return LOSSES[self.name].record(self.outputs)
 
-    def __call__(
-        self, outputs: Tensor, targets: Any, row_weights: Any = None, *, divisor: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
-        """Return the mean loss, a scalar, and the sums (Σ s l, Σ s m, Σ s h, Σ s), float64 ``(4,)``.
-
-        The gradient is that of the mean, or with a ``divisor`` that of Σ s l / divisor.
-        """
-        params = {"divisor": divisor} if divisor else {}
-        return loss_value(self.record, outputs, targets, row_weights, self.class_weights, **self.hyper, **params)
+    def __call__(self, outputs: Tensor, targets: Any, row_weights: Any = None) -> tuple[Tensor, Tensor]:
+        """Return the mean loss, a scalar, and the sums (Σ s l, Σ s m, Σ s h, Σ s), float64 ``(4,)``."""
+        return loss_value(self.record, outputs, targets, row_weights, self.class_weights, **self.hyper)
 
     def check_targets(self, targets: np.ndarray[Any, Any]) -> None:
         """Raise DataError for targets outside of what the loss is defined for, as every call with host arrays does.

@@ -6,7 +6,6 @@ from gpumlp.ops.dropout import DROPOUT
 from gpumlp.ops.losses import LOSS_RECORDS
 from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM, MOVING_AVERAGE
 from gpumlp.ops.record import Activation, Direction, Hyper, Op
-from gpumlp.ops.trees import TREE_SUM
 from gpumlp.ops.updates import GRADIENT_NORM, UPDATES, Update
 
 RECORDS: dict[str, Op] = {
@@ -23,7 +22,6 @@ RECORDS: dict[str, Op] = {
         ADVANCE,
         ACCUMULATE,
         GRADIENT_NORM,
-        TREE_SUM,
         *UPDATES.values(),
     )
 }

@@ -40,7 +40,6 @@ MOST_SHARED = 48 << 10  # what a kernel may have without asking for more
 TYPES = {
     "advance": ["long long"],
     "accumulate": ["double"],
-    "tree_sum": ["float", "double"],
     "gather": [f"{{T}}, {inputs}, {targets}" for inputs in ("{T}", "unsigned char") for targets in ("int", "{T}")],
 }
 
