@@ -29,10 +29,11 @@ from gpumlp.cli.display import (
 )
 from gpumlp.config import starter
 from gpumlp.errors import RunError, exit_code
-from gpumlp.metrics import TITLES
+from gpumlp.metrics import title
 from gpumlp.runs import Listener, Result
 from gpumlp.runs.folder import CONFIG, RunFolder
 from gpumlp.runs.predictions import ending_of
+from gpumlp.runs.run import COMPLETE
 from gpumlp.store.formats import check_free, to_json
 from gpumlp.sweep import compare as comparison
 from gpumlp.sweep import search
@@ -93,7 +94,7 @@ def cv(
             shown = next(each for each in ("accuracy", "rmse", metric) if each in run.metrics)
             counted.done(
                 run.name,
-                f"{run.rows:,} test rows, {title_of(shown)} {number(run.metrics[shown])}",
+                f"{run.rows:,} test rows, {title(shown)} {number(run.metrics[shown])}",
                 run.result,
             )
 
@@ -109,17 +110,12 @@ def cv(
     for heading in ("mean", "std", "min", "max"):
         table.add_column(heading, justify="right", style="bold" if heading == "mean" else "")
     for metric, values in results["metrics"].items():
-        table.add_row(title_of(metric), *(number(values[each]) for each in ("mean", "std", "min", "max")))
+        table.add_row(title(metric), *(number(values[each]) for each in ("mean", "std", "min", "max")))
     tell(f"{count} folds" + (f" ({repeats} repeats of {folds})" if repeats > 1 else ""))
     print_table(table)
     tell(f"predictions {results['predictions']}", whole=True)
     tell(f"runs        {place.path}", whole=True)
     tell(f"next        {shlex.join(['gpumlp', 'compare', str(place.path)])}", whole=True)
-
-
-def title_of(metric: str) -> str:
-    """Return the name of a metric in a table."""
-    return TITLES.get(metric, metric)
 
 
 def sweep(
@@ -142,7 +138,7 @@ def sweep(
     with told(quiet=quiet), _Counted("point", total, quiet=quiet) as counted:
 
         def done(point: search.Point, before: bool) -> None:
-            result = f"validation {title_of(point.metric)} {number(point.score)}"
+            result = f"validation {title(point.metric)} {number(point.score)}"
             text = result if point.error is None else f"{point.status}: {point.error.splitlines()[0]}"
             counted.done(point.name, f"{' '.join(point.overrides)}  {text}{', finished before' if before else ''}")
 
@@ -154,7 +150,7 @@ def sweep(
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("point", *(each.setting for each in space.dimensions)):
         table.add_column(heading, overflow="fold")
-    table.add_column(f"validation {title_of(points[0].metric) if points else ''}", justify="right")
+    table.add_column(f"validation {title(points[0].metric) if points else ''}", justify="right")
     for point in points[:SHOWN_POINTS]:
         values = [each.partition("=")[2] for each in point.overrides]
         table.add_row(point.name, *map(_short, values), number(point.score) if point.error is None else point.status)
@@ -197,7 +193,7 @@ def compare(runs: Sequence[Path], plot: Path | None, force: bool, as_json: bool)
     for setting in differ[:SHOWN_SETTINGS]:
         table.add_column(setting.replace(".", "\n."), overflow="fold")
     for part in ("validation", "test"):
-        table.add_column(f"{part}\n{title_of(metric)}", justify="right", no_wrap=True)
+        table.add_column(f"{part}\n{title(metric)}", justify="right", no_wrap=True)
     for each in found:
         values = [_short(each.settings.get(name, "")) for name in differ[:SHOWN_SETTINGS]]
         scores = [number(each.metrics(part).get(metric)) for part in ("validation", "test")]
@@ -233,9 +229,6 @@ def _short(value: str) -> str:
         return f"{float(value):.4g}"
     except ValueError:
         return value
-
-
-COMPLETE = "this run is already complete"
 
 
 class _Counted:

@@ -31,7 +31,7 @@ from gpumlp.cli.display import (
 )
 from gpumlp.data import News, Source, read_blocks, read_start, stream_blocks
 from gpumlp.errors import LISTED, ConfigError, DataError, RunError, exit_code
-from gpumlp.metrics import METRICS
+from gpumlp.metrics import title
 from gpumlp.runs.folder import CONFIG, PICTURE, RunFolder
 from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, write_csv, write_predictions
 from gpumlp.store.formats import check_free, to_json, write_text
@@ -158,7 +158,7 @@ def _ending(summary: dict[str, Any]) -> str:
     text = f"{summary['status']} after {epochs}{of} epoch{'s' * (planned != 1)}"
     if not best:
         return text
-    chosen = f", by the validation {METRICS[metric].title}" if metric in METRICS else ""
+    chosen = f", by the validation {title(metric)}" if metric else ""
     each = sorted(member["best_epoch"] for member in summary.get("members", ()) if member["best_epoch"])
     named = f"best epochs {each[0]} to {each[-1]}" if len(set(each)) > 1 else f"best epoch {best}"
     return f"{text}; {named}{chosen}"

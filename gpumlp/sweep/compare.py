@@ -10,6 +10,7 @@ from typing import Any
 
 from gpumlp.config import load
 from gpumlp.errors import RunError
+from gpumlp.metrics import title
 from gpumlp.runs.folder import RunFolder
 from gpumlp.runs.identity import decisive, flatten
 from gpumlp.store.figure import new_figure, save
@@ -91,6 +92,6 @@ def plot(runs: Sequence[Compared], metric: str, output: Path) -> None:
             axes.legend()
     axes.set_yticks(range(len(runs)), [each.name for each in runs])
     axes.set_ylim(len(runs) - 0.5, -0.5)
-    axes.set_xlabel(metric)
+    axes.set_xlabel(title(metric))
     axes.grid(alpha=0.3)
     save(figure, output)
