@@ -124,10 +124,8 @@ class Schedule:
         if not isinstance(name, str) or name not in SCHEDULES:
             raise ConfigError(f"unknown schedule {name!r:.80}", hint=choices(name, SCHEDULES))
         self.name = name
-        self.learning_rate = Hyper(0.0, "the rate that the factors multiply", ge=0.0).check(
-            "learning_rate", learning_rate
-        )
-        self.warmup = Hyper(0.0, "share of all steps", ge=0.0, lt=1.0).check("warmup", warmup)
+        self.learning_rate = LEARNING_RATE.check("learning_rate", learning_rate)
+        self.warmup = WARMUP.check("warmup", warmup)
         self.hyper = settle(f"the schedule {name}", hyper, self.spec.hyper)
         self.scale, self.best, self.waited = 1.0, math.inf, 0.0  # of plateau
 

@@ -30,6 +30,8 @@ KEPT_CHECKPOINTS = 3
 CHECKPOINT_SECONDS = 2.0  # what an interruption may cost at most, besides the epoch it falls into
 CHECKPOINT_SHARE = 0.05  # of the time that saving may take, where it is slow
 NOTHING_KEPT = "no usable epoch before it"
+COMPLETE = "this run is already complete"
+"""The note on a run that had nothing left to train."""
 STOPPED = "stopped"
 """The status in the summary of a run that its listener ended."""
 MAX_BEST_SHARE = 0.5
@@ -137,7 +139,7 @@ def _finished(place: RunFolder, settings: Settings) -> Result:
         load_model(place.path / MODEL, Backend(), checksum=summary["model"])
     except RunError as error:
         raise _unlike(place, error) from None
-    return Result(place.path, summary, ("this run is already complete",))
+    return Result(place.path, summary, (COMPLETE,))
 
 
 def _unlike(place: RunFolder, error: RunError) -> RunError:

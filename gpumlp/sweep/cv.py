@@ -16,7 +16,6 @@ from gpumlp.data import News, Prepared, Source, SourceCache
 from gpumlp.errors import RunError
 from gpumlp.runs import Listener, Result, load_trained, train
 from gpumlp.runs.predictions import Block, columns_of, write_predictions
-from gpumlp.store.formats import check_free
 from gpumlp.sweep.folder import PlanFolder, Template
 from gpumlp.training.build import load_data
 
@@ -184,9 +183,3 @@ def summarized(rows: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str
             "max": float(values.max()) if some else math.nan,
         }
     return found
-
-
-def check_output(output: Path | None, *, force: bool) -> None:
-    """Raise RunError if the file of predictions may not be written."""
-    if output is not None:
-        check_free(output, force=force)

@@ -17,6 +17,7 @@ from gpumlp.store.formats import keep_folder, read_json, write_sealed
 from gpumlp.sweep.folder import PlanFolder, Template
 from gpumlp.sweep.points import Space, dimension_of, numbers_of
 from gpumlp.training.build import load_data, unsuitable
+from gpumlp.training.loop import DIVERGED
 
 FAILED = "failed"
 
@@ -168,8 +169,8 @@ def _outcome(place: PlanFolder, name: str, overrides: tuple[str, ...]) -> Point:
         summary = run.read_summary()
         metric = summary.get("metric") or "loss"
         score = summary["metrics"].get("validation", {}).get(metric)
-        if summary["status"] == "diverged":
-            return Point(name, overrides, "diverged", metric, None, summary.get("reason"), summary)
+        if summary["status"] == DIVERGED:
+            return Point(name, overrides, DIVERGED, metric, None, summary.get("reason"), summary)
         return Point(name, overrides, summary["status"], metric, score, None, summary)
     if record.is_file():
         return Point(name, overrides, "failed", metric, error=str(read_json(record).get("error")))

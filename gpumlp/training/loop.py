@@ -274,6 +274,7 @@ class Loop:
 
 
 def as_row(report: EpochReport, measured: dict[str, float]) -> dict[str, Any]:
+    """Return what the history keeps of an epoch, by name."""
     row: dict[str, Any] = {"epoch": report.epoch, "seconds": report.seconds, "train_loss": report.loss}
     if report.accuracy is not None:
         row["train_accuracy"] = report.accuracy
