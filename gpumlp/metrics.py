@@ -68,9 +68,7 @@ def classification(predictions: Host, labels: Host, weights: Host | None = None)
     """
     predictions = np.asarray(predictions)
     labels = _each_row("labels", labels, predictions)
-    weight = (
-        np.ones(len(labels)) if weights is None else _each_row("weights", weights, predictions).astype(np.float64)
-    )
+    weight = _weight(len(labels), None if weights is None else _each_row("weights", weights, predictions))
     chosen = predictions if predictions.ndim == 1 else most_probable(predictions)
     right = weight * (chosen == labels)
     metrics = {"accuracy": float(right.sum() / weight.sum()), "macro_f1": macro_f1(chosen, labels, weight)}
@@ -85,6 +83,11 @@ def _each_row(name: str, values: Host, predictions: Host) -> Host:
     if values.shape != predictions.shape[:1]:
         raise ShapeError(f"{name} must be ({len(predictions)},), one for each row, not {values.shape}")
     return values
+
+
+def _weight(count: int, weights: Host | None) -> Host:
+    """Return how much each row counts, (N,) float64: 1 where there are no weights."""
+    return np.ones(count) if weights is None else np.asarray(weights, np.float64)
 
 
 def most_probable(probabilities: Host) -> Host:
@@ -140,7 +143,7 @@ class ProbabilityScores:
         labels : (N,) class numbers
         weights : (N,) or None for all alike
         """
-        weight = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
+        weight = _weight(len(labels), weights)
         true = probabilities[np.arange(len(labels)), labels]
         squares = (probabilities**2).sum(axis=1) - true**2 + (1 - true) ** 2
         losses = -np.log(true.clip(np.finfo(np.float64).tiny))
@@ -170,9 +173,7 @@ def regression(predictions: Host, targets: Host, weights: Host | None = None) ->
     if predictions.ndim != 1:
         raise ShapeError(f"predictions must be (N,), not {predictions.shape}")
     targets = _each_row("targets", targets, predictions).astype(np.float64)
-    weight = (
-        np.ones(len(targets)) if weights is None else _each_row("weights", weights, predictions).astype(np.float64)
-    )
+    weight = _weight(len(targets), None if weights is None else _each_row("weights", weights, predictions))
     weight = weight / weight.sum()
     errors = predictions.astype(np.float64) - targets
     squared = float(weight @ errors**2)
@@ -194,9 +195,9 @@ def regressions(predictions: Host, targets: Host, names: Sequence[str], weights:
     weights : (N,) or None for all alike
     """
     each: dict[str, Metrics] = {}
+    weight = _weight(len(targets), weights)
     for i, name in enumerate(names):
         there = ~np.isnan(targets[:, i])
-        weight = np.ones(len(there)) if weights is None else np.asarray(weights, np.float64)
         if not (weight[there] > 0).any():
             each[name] = dict.fromkeys(("rmse", "mae", "r2"), float("nan"))
             continue
@@ -208,7 +209,7 @@ def regressions(predictions: Host, targets: Host, names: Sequence[str], weights:
 def coverage(quantiles: Host, targets: Host, weights: Host | None = None) -> float:
     """Return the share of targets, (N, T), from the lowest to the highest of their quantiles, (N, T, Q)."""
     inside = (quantiles[:, :, 0] <= targets) & (targets <= quantiles[:, :, -1])
-    weight = np.ones(len(targets)) if weights is None else np.asarray(weights, np.float64)
+    weight = _weight(len(targets), weights)
     counts = weight[:, None] * ~np.isnan(targets)
     return float((counts * inside).sum() / counts.sum()) if counts.any() else float("nan")
 

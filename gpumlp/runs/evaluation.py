@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,33 +94,18 @@ def evaluate(
     """
     run, model = load_run(folder), load_trained(folder, device=device)
     settings, network, encoder = run.loaded.settings, model.network, model.encoder
-    own: Parts | None = None
-    notes: tuple[str, ...] = ()
+    balanced = getattr(settings.loss, "class_weight", None) == "balanced"
+    own, notes = own_parts(run, model) if data is None or balanced else ({}, ())
+    loss = build_loss(settings, network, encoder, own.get("train"))
+
+    def measured(parts: Iterable[Dataset]) -> dict[str, float]:
+        blocks = (DeviceData(network, part, encoder.input_scale) for part in parts)
+        return measure(network, loss, encoder, blocks, probabilities=model.probabilities)
+
     if data is None:
-        own, notes = own_parts(run, model)
-    train = None if own is None else own["train"]
-    if getattr(settings.loss, "class_weight", None) == "balanced" and train is None:
-        train = own_parts(run, model)[0]["train"]
-    loss = build_loss(settings, network, encoder, train)
-    if own is not None:
-        measured = {
-            name: measure(
-                network,
-                loss,
-                encoder,
-                [DeviceData(network, part, encoder.input_scale)],
-                probabilities=model.probabilities if encoder.classes else None,
-            )
-            for name, part in own.items()
-        }
-        return measured, notes
-    assert data is not None
+        return {name: measured([part]) for name, part in own.items()}, notes
     news = News()
-    blocks = _blocks(data, encoder)
-    datasets = (encoder.encode(source, targets=True, news=news)[0] for source in blocks)
-    on_device = (DeviceData(network, part, encoder.input_scale) for part in datasets)
-    probabilities = model.probabilities if encoder.classes else None
-    found = measure(network, loss, encoder, on_device, probabilities=probabilities)
+    found = measured(encoder.encode(source, targets=True, news=news)[0] for source in _blocks(data, encoder))
     return {Path(data).name: found}, tuple(news.notes())
 
 

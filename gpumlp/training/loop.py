@@ -154,14 +154,9 @@ class Loop:
         """Give the model its best weights; return its loss and metrics on each part of the data."""
         self.parts.model.load(self.best)
         parts, probabilities = self.parts, self.calibration() or softmax
+        encoder = parts.data.encoder
         return {
-            name: measure(
-                parts.model,
-                parts.loss,
-                parts.data.encoder,
-                [self._rows_of(name)],
-                probabilities=probabilities if parts.data.encoder.classes else None,
-            )
+            name: measure(parts.model, parts.loss, encoder, [self._rows_of(name)], probabilities=probabilities)
             for name in parts.data.parts
         }
 

@@ -38,10 +38,11 @@ class Measurement:
 
         log_loss : whether to add that, after a temperature fitted to these rows
         """
-        measured = measure(self.model, self.loss, self.encoder, [self.device], self.batch)
-        if not log_loss:
+        seen: list[metrics.Host] | None = [] if log_loss else None
+        measured = measure(self.model, self.loss, self.encoder, [self.device], self.batch, linear=seen)
+        if seen is None:
             return measured
-        linear, data, scores = self.linear(), self.device.host, metrics.ProbabilityScores()
+        linear, data, scores = np.concatenate(seen), self.device.host, metrics.ProbabilityScores()
         assert data.targets is not None
         scores.add(Temperature.fit(linear, data.targets, data.weights)(linear), data.targets, data.weights)
         return measured | {"log_loss": scores.result()["log_loss"]}
@@ -60,7 +61,8 @@ def measure(
     blocks: Iterable[DeviceData],
     batch: int | None = None,
     *,
-    probabilities: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] | None = None,
+    probabilities: Callable[[metrics.Host], metrics.Host] | None = None,
+    linear: list[metrics.Host] | None = None,
 ) -> dict[str, float]:
     """Return the loss and the metrics of rows that come in blocks, of which only what is predicted is kept.
 
@@ -68,11 +70,12 @@ def measure(
     ----------
     blocks : rows with targets; their weights must be in the same units
     batch : rows computed at a time
-    probabilities : makes them of last linear values, (N, K): they are measured, too; None: they are not
+    probabilities : makes them of last linear values, (N, K): of classes they are measured, too; None: they are not
+    linear : takes the last linear values of each batch, (n, K)
     """
     backend, batch = model.context.backend, batch or rows_at_once(encoder.outputs)
     sums, predicted, targets, weights = np.zeros(4), [], [], []
-    scores = metrics.ProbabilityScores()
+    scores, probabilities = metrics.ProbabilityScores(), probabilities if encoder.classes else None
     for block in blocks:
         _, block_targets, block_weights = block.arrays
         for rows, outputs in evaluated(model, len(block), partial(block.inputs, model), batch):
@@ -82,6 +85,8 @@ def measure(
                 labels, counts = block.host.targets, block.host.weights
                 assert labels is not None
                 scores.add(probabilities(outputs.numpy()), labels[rows], None if counts is None else counts[rows])
+            if linear is not None:
+                linear.append(outputs.numpy())
             answers = model.answer(outputs).numpy()
             predicted.append(metrics.most_probable(answers) if encoder.classes and answers.shape[1] > 1 else answers)
         assert block.host.targets is not None
@@ -92,7 +97,7 @@ def measure(
     weight = np.concatenate(each) if each else None
     mean = {"loss": float(sums[0] / sums[1])}
     mean |= outcome_metrics(encoder, outcome, wanted, weight)
-    return mean if probabilities is None or encoder.task == "regression" else mean | scores.result()
+    return mean if probabilities is None else mean | scores.result()
 
 
 def outcome_metrics(
