@@ -27,18 +27,17 @@ from gpumlp.cli.display import (
     stdout,
     tell,
 )
-from gpumlp.config import starter
-from gpumlp.errors import RunError, exit_code
+from gpumlp.cli.given import template_of
+from gpumlp.errors import exit_code
 from gpumlp.metrics import title
 from gpumlp.runs import Listener, Result
-from gpumlp.runs.folder import CONFIG, RunFolder
 from gpumlp.runs.predictions import ending_of
 from gpumlp.runs.run import COMPLETE
 from gpumlp.store.formats import check_free, to_json
 from gpumlp.sweep import compare as comparison
 from gpumlp.sweep import search
 from gpumlp.sweep.cv import FoldRun, cross_validate, plan_of
-from gpumlp.sweep.folder import PlanFolder, Template, chosen_folder
+from gpumlp.sweep.folder import PlanFolder, chosen_folder
 from gpumlp.sweep.points import numbers_of
 from gpumlp.training.build import Parts
 
@@ -273,19 +272,6 @@ def told(*, quiet: bool) -> Iterator[None]:
         sys.exit(exit_code(interrupt))
     finally:
         log.removeHandler(notices)
-
-
-def template_of(config: Path, target: str | None, overrides: Sequence[str]) -> tuple[Template, str]:
-    """Return the template of a configuration, or of a data file and its target, and a name for the folder."""
-    if target is not None:
-        name = re.sub(r"[*?\[\]]+", "", config.name.partition(".")[0]).strip("-_") or "data"
-        text = starter(config, target, folder=Path())
-        return Template(Path(f"<settings for {config.name}>"), tuple(overrides), text), name
-    if RunFolder(config).is_run:
-        raise RunError(
-            "this is a run folder, not a configuration", where=str(config), hint=f"its settings are {config / CONFIG}"
-        )
-    return Template(config, tuple(overrides)), config.parent.name if config.name == CONFIG else config.stem
 
 
 def _quoted(value: str) -> str:

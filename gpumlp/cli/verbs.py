@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,10 +28,11 @@ from gpumlp.cli.display import (
     tell,
     warn,
 )
+from gpumlp.cli.given import template_of
 from gpumlp.data import News, Source, read_blocks, read_start, stream_blocks
-from gpumlp.errors import LISTED, ConfigError, DataError, RunError, exit_code
+from gpumlp.errors import LISTED, DataError, RunError, exit_code
 from gpumlp.metrics import title
-from gpumlp.runs.folder import CONFIG, PICTURE, RunFolder
+from gpumlp.runs.folder import PICTURE, RunFolder
 from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, write_csv, write_predictions
 from gpumlp.store.formats import check_free, to_json, write_text
 from gpumlp.training.build import build, load_data, lone_row, require_memory
@@ -83,12 +83,8 @@ def train(
         overrides = [*overrides, f"backend={backend}"]
     if device is not None:
         overrides = [*overrides, f"device={device}"]
-    if target is None:
-        loaded, name = _load(config, overrides), config.parent.name if config.name == CONFIG else config.stem
-    else:
-        text = configuration.starter(config, target, folder=Path())
-        loaded = configuration.load(f"<settings for {config.name}>", overrides, text=text)
-        name = re.sub(r"[*?\[\]]+", "", config.name.partition(".")[0]).strip("-_") or "data"
+    template, name = template_of(config, target, overrides)
+    loaded = template.load()
     folder = run_dir or _run_folder(name, resume=resume)
     announcer = None if quiet else Announcer()
     log = logging.getLogger("gpumlp")
@@ -114,17 +110,6 @@ def train(
         click.echo(to_json({"run": str(folder), **result.summary}))
     else:
         _report(result)
-
-
-def _load(config: Path, overrides: Sequence[str]) -> configuration.Loaded:
-    """Read a configuration. Raises ConfigError where it is wrong, or the folder of a run."""
-    place = RunFolder(config)
-    if place.is_run:
-        hint = f"its settings are {place.config}"
-        if not place.summary.exists():
-            hint += f"; resume it with: {place.resume_command}"
-        raise ConfigError("this is a run folder, not a configuration", where=str(config), hint=hint)
-    return configuration.load(config, overrides)
 
 
 def _run_folder(name: str, *, resume: bool) -> Path:
@@ -278,7 +263,8 @@ def _listed(classes: Sequence[str]) -> str:
 
 def validate(config: Path, overrides: Sequence[str], print_config: bool) -> None:
     """Check a configuration, the names of files and columns in it too, or raise the error that lists its problems."""
-    loaded = _load(config, overrides)
+    template, _ = template_of(config, None, overrides)
+    loaded = template.load()
     settings = loaded.settings
     if print_config:
         click.echo(configuration.dump(settings, folder=loaded.path.resolve().parent), nl=False)

@@ -1,0 +1,33 @@
+"""What a command is given: a configuration, or a data file and the column to predict."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpumlp.config import starter
+from gpumlp.errors import ConfigError
+from gpumlp.runs.folder import CONFIG, RunFolder
+from gpumlp.sweep.folder import Template
+
+
+def template_of(config: Path, target: str | None, overrides: Sequence[str]) -> tuple[Template, str]:
+    """Return the template of a configuration, or of a data file and its target, and a name for the folder.
+
+    Raises
+    ------
+    ConfigError : if it is the folder of a run
+    DataError : if there is nothing to learn from the data file
+    """
+    if target is not None:
+        name = re.sub(r"[*?\[\]]+", "", config.name.partition(".")[0]).strip("-_") or "data"
+        text = starter(config, target, folder=Path())
+        return Template(Path(f"<settings for {config.name}>"), tuple(overrides), text), name
+    place = RunFolder(config)
+    if place.is_run:
+        hint = f"its settings are {place.config}"
+        if not place.summary.exists():
+            hint += f"; resume it with: {place.resume_command}"
+        raise ConfigError("this is a run folder, not a configuration", where=str(config), hint=hint)
+    return Template(config, tuple(overrides)), config.parent.name if config.name == CONFIG else config.stem
