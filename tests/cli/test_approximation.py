@@ -8,21 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from command import run
 
 from gpumlp.approximation import TARGETS, study, target_of
 from gpumlp.approximation.plots import draw_errors
 from gpumlp.backend import Backend
-from gpumlp.cli import main
 
 QUICK = ("approximate", "--steps", "20", "--restarts", "1", "--backend", "numpy")
-
-
-def run(*arguments: str, code: int = 0) -> Result:
-    """Run the command in this process and check its exit code."""
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == code, f"{result.stdout}\n{result.stderr}\n{result.exception!r}"
-    return result
 
 
 def test_a_table_for_each_experiment_with_counts_and_floors() -> None:

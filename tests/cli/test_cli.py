@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from command import run
 from rich.console import Console
 
 import gpumlp
@@ -28,13 +28,6 @@ from gpumlp.runs import Listener
 ROOT = Path(__file__).parents[2]
 CANCER = str(ROOT / "configs" / "breast_cancer.yaml")
 SHORT = ("--set", "training.epochs=3", "--set", "training.early_stopping=null")
-
-
-def run(*arguments: str, stdin: str | None = None, code: int = 0) -> Result:
-    """Run the command in this process and check its exit code."""
-    result = CliRunner().invoke(main, arguments, input=stdin)
-    assert result.exit_code == code, f"{result.stdout}\n{result.stderr}\n{result.exception!r}"
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
-
-from gpumlp.cli import main
+from command import run
 
 IRIS = Path(__file__).parents[2] / "data" / "iris.csv"
 SHORT = ("--set", "training.epochs=2", "--set", "backend=numpy", "-q")
@@ -17,12 +15,6 @@ SHORT = ("--set", "training.epochs=2", "--set", "backend=numpy", "-q")
 def _in_a_folder_with_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("iris.csv").write_bytes(IRIS.read_bytes())
-
-
-def run(*arguments: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == code, f"{result.stdout}\n{result.stderr}\n{result.exception!r}"
-    return result
 
 
 def test_the_columns_are_listed_without_a_target() -> None:

@@ -8,23 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from command import run
 
 from gpumlp import runs
 from gpumlp.backend import Backend
-from gpumlp.cli import main
 from gpumlp.ops import ACTIVATIONS, Direction
 
 ROOT = Path(__file__).parents[2]
 SCALAR = str(ROOT / "configs" / "lecture" / "scalar.yaml")
 DIGITS = str(ROOT / "configs" / "digits.yaml")
-
-
-def run(*arguments: str, code: int = 0) -> Result:
-    """Run the command in this process and check its exit code."""
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == code, f"{result.stdout}\n{result.stderr}\n{result.exception!r}"
-    return result
 
 
 def test_backprop_of_the_scalar_exercise(backend: Backend) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from gpumlp.data.source import delimited
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -21,6 +23,13 @@ def write(tmp_path: Path) -> Callable[..., str]:
         return name
 
     return write
+
+
+@pytest.fixture(params=["start", "engine"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read with the csv module, then with the engine."""
+    if request.param == "engine":
+        monkeypatch.setattr(delimited, "START_CELLS", 1)
 
 
 @pytest.fixture(scope="session")

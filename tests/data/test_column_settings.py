@@ -10,7 +10,6 @@ import pytest
 
 from gpumlp.config import load
 from gpumlp.data import Dialect, Encoder, Kind, MisfitError, prepare_files, read
-from gpumlp.data.source import delimited
 from gpumlp.errors import ConfigError, DataError, shown
 
 
@@ -22,13 +21,6 @@ def prepared(folder, **options):
 def saved(encoder: Encoder) -> Encoder:
     fields, arrays = encoder.to_state()
     return Encoder.from_state(json.loads(json.dumps(fields)), arrays)
-
-
-@pytest.fixture(params=["start", "engine"])
-def reader(request, monkeypatch):
-    """Read with the csv module, then with the engine."""
-    if request.param == "engine":
-        monkeypatch.setattr(delimited, "START_CELLS", 1)
 
 
 @pytest.mark.usefixtures("reader")

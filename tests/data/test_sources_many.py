@@ -13,7 +13,6 @@ import pytest
 
 from gpumlp.config import load
 from gpumlp.data import prepare_files, read
-from gpumlp.data.source import delimited
 from gpumlp.errors import ConfigError, DataError
 
 ROWS = [(round(i * 0.37 - 5, 2), "abc"[i % 3], i % 7) for i in range(120)]
@@ -37,13 +36,6 @@ def zstd(text: str) -> bytes:
 
 def fingerprint(files, folder) -> str:
     return prepare_files(files, task="regression", target="y", folder=folder).fingerprint
-
-
-@pytest.fixture(params=["start", "engine"])
-def reader(request, monkeypatch):
-    """Read with the csv module, then with the engine."""
-    if request.param == "engine":
-        monkeypatch.setattr(delimited, "START_CELLS", 1)
 
 
 @pytest.mark.usefixtures("reader")

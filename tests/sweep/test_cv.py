@@ -10,18 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from command import run
 
-from gpumlp.cli import main
 from gpumlp.config import Loaded, load
 from gpumlp.runs import train
 from gpumlp.store.lock import locked
-
-
-def run(*arguments: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, list(map(str, arguments)))
-    assert result.exit_code == code, f"{result.stdout}\n{result.stderr}\n{result.exception!r}"
-    return result
 
 
 @pytest.fixture
@@ -151,3 +144,11 @@ def test_a_lock_is_held_once_and_free_again(tmp_path: Path) -> None:
         assert (first, second) == (True, False)
     with locked(tmp_path / "locks" / "a") as again:
         assert again
+
+
+def test_a_run_folder_is_not_a_configuration(config: Path) -> None:
+    run("train", config, "-q", "--run-dir", "one")
+    for verb in (("cv",), ("sweep", "--set", "model.hidden=[4],[8]")):
+        refused = run(verb[0], "one", *verb[1:], code=2).stderr
+        assert "one: this is a run folder, not a configuration" in refused
+        assert "its settings are one/config.yaml" in refused

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from command import run
 
-from gpumlp.cli import main
 from gpumlp.config import Loaded, load
 from gpumlp.data.source import cache
 from gpumlp.errors import ConfigError
@@ -21,12 +20,6 @@ from gpumlp.store.lock import locked
 from gpumlp.sweep.points import Space, dimension_of, divided, numbers_of
 
 GRID = ("--set", "model.hidden=[4],[8,4]", "--set", "optimizer.learning_rate=1e-3,1e-2")
-
-
-def run(*arguments: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, list(map(str, arguments)))
-    assert result.exit_code == code, f"{result.stdout}\n{result.stderr}\n{result.exception!r}"
-    return result
 
 
 @pytest.fixture
