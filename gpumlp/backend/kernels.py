@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.errors import BackendError
+from gpumlp.ops.losses import Loss
 from gpumlp.ops.record import Array, Direction, Op, Scalar, Stage
 
 SHARED = (
@@ -31,6 +32,12 @@ WIDE = {NARROW: "<f4"}
 """What numbers are computed in where that is not what they are stored as."""
 ALWAYS = {"sums": "<f8", "totals": "<f8", "groups": "<f8", "factors": "<f8", "clock": "<i8", "shadow": NARROW}
 """Arrays whose dtype is the same in every kernel; the others have that of the array a kernel runs over."""
+FORMS = {
+    "advance": ["long long"],
+    "accumulate": ["double"],
+    "gather": [f"{{T}}, {inputs}, {targets}" for inputs in ("{T}", "unsigned char") for targets in ("int", "{T}")],
+}
+"""What the kernels of a record are made for, where that is not one floating type: ``{T}`` stands for each."""
 SUMMED = ("columns", "total")
 """Launches that sum over rows: their kernels take scratch memory and the number of parts behind all else."""
 
@@ -150,6 +157,17 @@ def _types_of(
         if not (code in known if free else code == ALWAYS.get(name, like)):
             return None
     return tuple(known[codes[name]] for name in generic)
+
+
+def forms(op: Op) -> list[str]:
+    """Return the template arguments that a backend may ask for, with ``{T}`` for the floating type.
+
+    The first is the usual one.
+    """
+    if isinstance(op, Loss):
+        classes = ["{T}, int"] if op.counts_hits else []
+        return [*classes, "{T}, {T}", *(["{T}, long long"] if op.link == "softmax" else [])]
+    return FORMS.get(op.name, ["{T}"])
 
 
 def is_plain(array: Array) -> bool:

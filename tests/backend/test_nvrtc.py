@@ -23,7 +23,7 @@ from support import FLOATS, examples
 from gpumlp.backend import Backend
 from gpumlp.backend.cuda.launcher import OPTIONS, number
 from gpumlp.backend.geometry import THREADS
-from gpumlp.backend.kernels import SUMMED, Texts, arguments, shared_text, template_types
+from gpumlp.backend.kernels import SUMMED, Texts, arguments, forms, shared_text, template_types
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS, UPDATES
 from gpumlp.ops.record import Op
 from gpumlp.store.atomic import replace_file
@@ -37,11 +37,6 @@ So everything takes a minute on two cores.
 """
 MOST_REGISTERS = 128  # of 65536 for a multiprocessor: two blocks of 256 threads fit at the least
 MOST_SHARED = 48 << 10  # what a kernel may have without asking for more
-TYPES = {
-    "advance": ["long long"],
-    "accumulate": ["double"],
-    "gather": [f"{{T}}, {inputs}, {targets}" for inputs in ("{T}", "unsigned char") for targets in ("int", "{T}")],
-}
 
 
 def library() -> Path | None:
@@ -75,17 +70,14 @@ class Kernel:
 
 def wanted(op: Op, architecture: int) -> list[str]:
     """Return the name expressions of every kernel of a record, as the backend could ask for them."""
-    forms = TYPES.get(op.name, ["{T}"])
-    if op.name in LOSS_RECORDS:
-        labels = op in (LOSS_RECORDS["softmax_cross_entropy"], LOSS_RECORDS["binary_cross_entropy"])
-        forms = ["{T}, int"] if labels else ["{T}, {T}"]
-        if architecture == MAIN:
-            forms = ["{T}, int", "{T}, {T}", *(["{T}, long long"] if op.name == "softmax_cross_entropy" else [])]
+    asked = forms(op)
+    if op.name in LOSS_RECORDS and architecture != MAIN:
+        asked = asked[:1]
     kernels = [kernel for direction in op.directions for kernel in Texts().stages(op, direction)]
     floats = ("float",) if architecture in LIKE_80 else ("float", "double")
     if architecture == MAIN and any(made.narrow for made in op.directions.values()):
         floats += ("bf16",)
-    types = [form.format(T=t) for form in forms for t in floats]
+    types = [form.format(T=t) for form in asked for t in floats]
     return sorted({f"{kernel}<{each}>" for kernel in kernels for each in types})
 
 
