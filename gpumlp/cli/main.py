@@ -281,7 +281,10 @@ def compare(runs: tuple[Path, ...], plot: Path | None, force: bool, as_json: boo
 @DEVICE
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 def evaluate(run: Path, data: Path | None, device: int, as_json: bool) -> None:
-    """Compute the metrics of a finished RUN."""
+    """Compute the metrics of RUN.
+
+    A run that has not finished is measured with its best weights so far.
+    """
     with ctrl_c_ends_at_once():
         from gpumlp.cli import verbs
     verbs.evaluate(run=run, data=data, device=device, as_json=as_json)
@@ -319,7 +322,7 @@ def predict(
     device: int,
     force: bool,
 ) -> None:
-    """Predict the rows of FILE with a finished RUN.
+    """Predict the rows of FILE with RUN.
 
     FILE needs the columns of the training data; the target may be missing. - reads CSV from standard input.
     """

@@ -176,6 +176,7 @@ def predict(
         ending_of(output)
         check_free(output, force=force)
     model = runs.load_trained(run, device=device)
+    remarks(model.notes)
     encoder = model.encoder
     if proba and encoder.classes is None:
         raise click.UsageError("--proba needs a classification run; this run predicts numbers")
@@ -208,7 +209,7 @@ def predict(
 
 def plot(run: Path, output: Path | None, force: bool) -> None:
     """Draw a run."""
-    output = output or runs.load_run(run).folder / PICTURE
+    output = output or runs.load_run(run, unfinished=True).folder / PICTURE
     check_free(output, force=force)
     remarks(runs.plot(run, output))
     tell(str(output))
@@ -237,6 +238,7 @@ def inspect(what: Path, overrides: Sequence[str]) -> None:
 
 def _inspect_run(folder: Path) -> None:
     model = runs.load_trained(folder)
+    remarks(model.notes)
     click.echo(model.network.summary())
     encoder = model.encoder
     goal = f"one of {_listed(encoder.classes)}" if encoder.classes else "a number"
@@ -246,13 +248,14 @@ def _inspect_run(folder: Path) -> None:
         goal += f" and its quantiles {', '.join(f'{level:g}' for level in encoder.levels)}"
     click.echo(f"\npredicts {encoder.target_name!r}, {goal}, from {encoder.width} inputs")
     try:
-        run = runs.load_run(folder)
-    except RunError as error:
+        run = runs.load_run(folder, unfinished=True)
+    except RunError as error:  # the folder of a model alone
         remark(error)
         return
     summary = run.summary
     tell(_ending(summary))
-    print_metrics(summary["metrics"])
+    if summary["metrics"]:
+        print_metrics(summary["metrics"])
 
 
 def _listed(classes: Sequence[str]) -> str:

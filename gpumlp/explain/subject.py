@@ -61,6 +61,7 @@ def load_subject(path: Path, overrides: Sequence[str] = (), backend: str | None 
         settings = run.loaded.settings
         model = load_trained(path, backend or settings.backend)
         parts, notes = own_parts(run, model)
+        notes = (*model.notes, *notes)
         whole, encoder, train = model.network, model.encoder, parts["train"]
     else:
         loaded = load(path, [*overrides, f"backend={backend}"] if backend else overrides)
@@ -80,7 +81,7 @@ def run_of(path: Path, overrides: Sequence[str]) -> Run | None:
         return None
     if overrides:
         raise ConfigError("settings of a run cannot be changed", where=str(path), hint="give its configuration")
-    return load_run(path)
+    return load_run(path, unfinished=True)
 
 
 def _widen(network: Sequential) -> None:

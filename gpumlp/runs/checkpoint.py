@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gpumlp.backend import Backend
 from gpumlp.errors import DamageError, RunError
+from gpumlp.nn.ensemble import prefix
+from gpumlp.runs.model import SavedModel, describe, restore
 from gpumlp.store.formats import Arrays, read_arrays, write_arrays
 from gpumlp.training.loop import Diverged, Loop, Progress
 from gpumlp.training.members import MembersLoop
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Checkpoint:
     backend : the name of the backend
     settings : what :func:`gpumlp.runs.identity.decisive` returns
     history : SHA-256 of the lines of metrics.jsonl up to here
+    epochs : planned epochs of the run
+    extensions : where the run was given more epochs than it was begun with: epochs done and planned at each
+    description, encoder : what :func:`gpumlp.runs.model.describe` returns
     members : of several networks the checkpoint of each loop; ``model``, ``best`` and ``optimizer`` are empty then
     diverged : the epoch and the reason for which a network is no longer trained, while others are
     """
@@ -47,12 +53,34 @@ class Checkpoint:
     backend: str
     settings: dict[str, Any]
     history: str
+    epochs: int = 0
+    extensions: tuple[dict[str, int], ...] = ()
+    description: dict[str, Any] = field(default_factory=dict)
+    encoder: Arrays = field(default_factory=dict)
     members: tuple[Checkpoint, ...] = ()
     diverged: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, loop: Loop, settings: Mapping[str, Any], history: str) -> Checkpoint:
+    def of(
+        cls,
+        loop: Loop,
+        settings: Mapping[str, Any],
+        history: str,
+        extensions: tuple[dict[str, int], ...] = (),
+    ) -> Checkpoint:
         """Return where a loop stands, once the device has done what it was given."""
+        parts = loop.parts
+        description, encoder = describe(SavedModel(parts.data.encoder, parts.model, parts.hidden))
+        return replace(
+            cls._of(loop, settings, history),
+            epochs=parts.trainer.epochs,
+            extensions=extensions,
+            description=description,
+            encoder=encoder,
+        )
+
+    @classmethod
+    def _of(cls, loop: Loop, settings: Mapping[str, Any], history: str) -> Checkpoint:
         parts, trainer = loop.parts, loop.parts.trainer
         if isinstance(loop, MembersLoop):
             return cls(
@@ -67,7 +95,7 @@ class Checkpoint:
                 backend=parts.backend.name,
                 settings=dict(settings),
                 history=history,
-                members=tuple(cls.of(each, {}, "") for each in loop.loops),
+                members=tuple(cls._of(each, {}, "") for each in loop.loops),
             )
         trainer.pause()
         return cls(
@@ -87,7 +115,7 @@ class Checkpoint:
 
     def check(self, loop: Loop) -> None:
         """Raise DamageError where this is nowhere that the loop can stand. A checksum finds accidents only."""
-        now = Checkpoint.of(loop, {}, "")
+        now = Checkpoint._of(loop, {}, "")
         for name in ("model", "best", "optimizer"):
             if _shapes(getattr(self, name)) != _shapes(getattr(now, name)):
                 raise DamageError(f"the arrays of {name} do not match this network")
@@ -135,6 +163,29 @@ class Checkpoint:
         parts.schedule.state = self.schedule
         parts.trainer.go_to(**self.trainer, totals=self.totals)
 
+    def best_model(self, backend: Backend, path: Path) -> SavedModel:
+        """Return the model with the best weights so far, whose probabilities are not calibrated.
+
+        Parameters
+        ----------
+        path : of the checkpoint, for messages
+
+        Raises
+        ------
+        DamageError : if no epoch was done yet
+        RunError : if the checkpoint is damaged
+        """
+        if not self.progress.best_epoch:
+            raise DamageError("no epoch was done yet", where=str(path))
+        weights = self.best
+        if self.members:
+            usable = [each for each in self.members if each.progress.best_epoch or each.diverged is None]
+            weights = {
+                f"{prefix(i)}{name}": array for i, each in enumerate(usable) for name, array in each.best.items()
+            }
+        arrays = {**self.encoder, **{f"network/{name}": array for name, array in weights.items()}}
+        return restore(self.description, arrays, backend, str(path))
+
     def write(self, path: Path) -> None:
         """Write the file of a checkpoint. Raises WriteError."""
         arrays, meta = self._stand("")
@@ -142,6 +193,7 @@ class Checkpoint:
             more, stand = member._stand(f"member_{number}/")
             arrays |= more
             meta.setdefault("members", []).append(stand)
+        arrays |= self.encoder
         write_arrays(path, arrays, {"format": FORMAT, **meta, **{name: getattr(self, name) for name in BELONGS}})
 
     def _stand(self, prefix: str) -> tuple[Arrays, dict[str, Any]]:
@@ -164,7 +216,8 @@ class Checkpoint:
             what = f"the checkpoint has format {version!r}; this version of gpumlp resumes from format {FORMAT}"
             raise RunError(what, where=str(path), hint="resume with the version of gpumlp that started the run")
         try:
-            belongs = {name: str(meta[name]) for name in BELONGS if name != "settings"}
+            belongs = {name: str(meta[name]) for name in ("data", "backend", "history")}
+            encoder = {name: arrays.pop(name) for name in [*arrays] if name.startswith("encoder/")}
             members: dict[str, Arrays] = {}
             for name in [name for name in arrays if name.startswith("member_")]:
                 member, _, key = name.partition("/")
@@ -173,7 +226,14 @@ class Checkpoint:
                 cls._standing(members[f"member_{number}"], stand, {}, dict.fromkeys(belongs, ""))
                 for number, stand in enumerate(meta.get("members", ()), 1)
             ]
-            return replace(cls._standing(arrays, meta, {**meta["settings"]}, belongs), members=tuple(each))
+            return replace(
+                cls._standing(arrays, meta, {**meta["settings"]}, belongs),
+                epochs=int(meta["epochs"]),
+                extensions=tuple({**each} for each in meta["extensions"]),
+                description={**meta["description"]},
+                encoder=encoder,
+                members=tuple(each),
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise DamageError(f"not a gpumlp checkpoint: {error}", where=str(path)) from None
 
@@ -201,7 +261,7 @@ class Checkpoint:
         )
 
 
-BELONGS = ("data", "backend", "settings", "history")
+BELONGS = ("data", "backend", "settings", "history", "epochs", "extensions", "description")
 """What a checkpoint belongs to."""
 
 

@@ -1,16 +1,19 @@
-"""Using a finished run: evaluate it, predict with it, look at it."""
+"""Using a run: evaluate it, predict with it, look at it. Of one that has not finished, by its best weights so far."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gpumlp import backend as backends
+from gpumlp.backend import Backend
 from gpumlp.config import Loaded, load
 from gpumlp.data import Dataset, Encoder, News, Source, read, read_blocks
-from gpumlp.errors import RunError, choices
+from gpumlp.errors import DamageError, RunError, choices
+from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.identity import differences
 from gpumlp.runs.model import DESCRIPTION, SavedModel, load_model
@@ -22,34 +25,101 @@ from gpumlp.training.measure import measure
 Metrics = dict[str, dict[str, float]]
 Parts = dict[str, Dataset]
 
+UNFINISHED = "not finished"
+"""The status of a run that has checkpoints, but no summary yet."""
+
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, read from its folder."""
+    """A run, read from its folder. Of one that has not finished, ``summary`` is what its last checkpoint says."""
 
     folder: Path
     loaded: Loaded
     summary: dict[str, Any]
 
 
-def load_run(folder: str | Path) -> Run:
-    """Read what a run was and what it came to. Raises RunError where the folder is no finished run."""
+def load_run(folder: str | Path, *, unfinished: bool = False) -> Run:
+    """Read what a run was and what it came to.
+
+    Parameters
+    ----------
+    unfinished : whether to take one that has not finished too, with its last checkpoint
+
+    Raises
+    ------
+    RunError : if the folder is not such a run
+    """
     place = RunFolder(Path(folder))
     if not place.is_run:
         raise RunError("not a run folder", where=str(folder), hint=_runs_beside(place.path))
-    if not place.summary.exists():
-        hint = f"resume it: {place.resume_command}"
-        raise RunError("the run has not finished", where=str(folder), hint=hint)
+    if not place.summary.exists() and not unfinished:
+        raise RunError("the run has not finished", where=str(folder), hint=f"resume it: {place.resume_command}")
     place.check_links()
-    loaded, summary = load(place.config), place.read_summary()
+    loaded = load(place.config)
+    summary = place.read_summary() if place.summary.exists() else _so_far(place, loaded)
     if changed := differences(summary["settings"], loaded.settings):
         what = "the configuration is not the one that the run was trained with"
         raise RunError(what, where=str(place.config), hint="\n  ".join(changed))
     return Run(place.path, loaded, summary)
 
 
+def _so_far(place: RunFolder, loaded: Loaded) -> dict[str, Any]:
+    """Return the part of a summary that the last checkpoint of a run has."""
+    checkpoint, _ = _last_checkpoint(place)
+    return {
+        "status": UNFINISHED,
+        "epochs": checkpoint.progress.epoch,
+        "planned_epochs": checkpoint.epochs,
+        "best_epoch": checkpoint.progress.best_epoch,
+        "metric": loaded.settings.training.chosen_metric,
+        "data": checkpoint.data,
+        "metrics": {},
+        "settings": checkpoint.settings,
+        "history": checkpoint.history,
+    }
+
+
+def _last_checkpoint(place: RunFolder) -> tuple[Checkpoint, Path]:
+    """Return the last whole checkpoint of a run that has not finished, and its file.
+
+    Raises RunError where there is none, or no epoch was done by then.
+    """
+    for path in place.checkpoints():
+        try:
+            checkpoint = Checkpoint.read(path)
+        except DamageError as error:
+            log.warning("%s; trying the checkpoint before it", error)
+            continue
+        if checkpoint.progress.best_epoch:
+            return checkpoint, path
+    what = "the run has not finished, and has no checkpoint of a whole epoch yet"
+    raise RunError(what, where=str(place.path), hint=f"resume it: {place.resume_command}")
+
+
+def _load_unfinished(place: RunFolder, backend: Backend) -> SavedModel:
+    """Return the best weights so far of a run that has not finished, with a note on that."""
+    checkpoint, path = _last_checkpoint(place)
+    model = checkpoint.best_model(backend, path)
+    note = (
+        f"the run has not finished: these are its best weights so far, of epoch {checkpoint.progress.best_epoch} "
+        f"of {checkpoint.epochs}"
+    )
+    if model.encoder.classes is not None:
+        note += "; probabilities are not calibrated yet"
+    return replace(model, notes=(note,))
+
+
 def load_trained(folder: str | Path, backend: str = "auto", *, device: int = 0) -> SavedModel:
-    """Read the model of a run folder, or of a model folder by itself, onto a backend."""
+    """Read the model of a run folder, or of a model folder by itself, onto a backend.
+
+    Of a run that has not finished, it has the best weights of the last checkpoint, and its ``notes`` say so.
+
+    Raises
+    ------
+    RunError : if there is no model, or it is damaged
+    """
     folder = Path(folder)
     place = folder if (folder / DESCRIPTION).exists() else folder / MODEL
     run = RunFolder(folder)
@@ -58,8 +128,8 @@ def load_trained(folder: str | Path, backend: str = "auto", *, device: int = 0) 
         run.check_links()
         if run.summary.exists():
             summary = run.read_summary()
-        elif run.is_run and not place.is_dir():
-            summary = load_run(folder).summary
+        elif run.is_run:
+            return _load_unfinished(run, backends.get(backend, device=device))
     if not place.is_dir():
         if summary.get("status") == DIVERGED:
             what = f"there is no model: {summary.get('reason')}, and no epoch before it was usable"
@@ -88,11 +158,11 @@ def own_parts(run: Run, model: SavedModel) -> tuple[Parts, tuple[str, ...]]:
 def evaluate(
     folder: str | Path, data: str | Path | None = None, *, device: int = 0
 ) -> tuple[Metrics, tuple[str, ...]]:
-    """Measure a finished run on a file, or again on the parts of its own data. Return metrics and notes.
+    """Measure a run on a file, or again on the parts of its own data. Return metrics and notes.
 
     The loss is computed with the run's own settings; to balance classes anew that takes its training rows.
     """
-    run, model = load_run(folder), load_trained(folder, device=device)
+    run, model = load_run(folder, unfinished=True), load_trained(folder, device=device)
     settings, network, encoder = run.loaded.settings, model.network, model.encoder
     balanced = getattr(settings.loss, "class_weight", None) == "balanced"
     own, notes = own_parts(run, model) if data is None or balanced else ({}, ())
@@ -103,10 +173,10 @@ def evaluate(
         return measure(network, loss, encoder, blocks, probabilities=model.probabilities)
 
     if data is None:
-        return {name: measured([part]) for name, part in own.items()}, notes
+        return {name: measured([part]) for name, part in own.items()}, (*model.notes, *notes)
     news = News()
     found = measured(encoder.encode(source, targets=True, news=news)[0] for source in _blocks(data, encoder))
-    return {Path(data).name: found}, tuple(news.notes())
+    return {Path(data).name: found}, (*model.notes, *news.notes())
 
 
 def _blocks(path: str | Path, encoder: Encoder) -> Iterator[Source]:

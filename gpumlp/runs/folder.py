@@ -17,7 +17,7 @@ from typing import Any
 
 from gpumlp.config import HEADER, Settings, load
 from gpumlp.errors import ConfigError, DamageError, RunError, WriteError
-from gpumlp.runs.identity import decisive, differences
+from gpumlp.runs.identity import decisive, differences, is_extension
 from gpumlp.runs.model import DESCRIPTION, WEIGHTS
 from gpumlp.store.atomic import LEFTOVER, clear_leftovers, read_regular
 from gpumlp.store.formats import append_line, is_whole, keep_bytes, keep_folder, read_json, writing
@@ -110,6 +110,11 @@ class RunFolder:
             raise DamageError(what, where=str(self.summary))
         return summary
 
+    def reopen(self) -> None:
+        """Let a run that has ended count as one that has not: its last checkpoint is where it goes on."""
+        with writing(self.summary):
+            self.summary.unlink()
+
     def add_to_history(self, row: dict[str, Any]) -> str:
         """Add the line of an epoch, and return it."""
         return append_line(self.history, row)
@@ -158,8 +163,11 @@ class RunFolder:
         self.check_settings(decisive(begun), settings)
 
     def check_settings(self, begun: dict[str, Any], settings: Settings) -> None:
-        """Raise RunError unless these are the settings that the run was begun with; each that differs is listed."""
-        if changed := differences(begun, settings):
+        """Raise RunError unless these are the settings that the run was begun with; each that differs is listed.
+
+        How long it is trained may differ.
+        """
+        if (changed := differences(begun, settings)) and not is_extension(begun, settings):
             raise RunError(
                 "the run was started with another configuration",
                 where=str(self.path),

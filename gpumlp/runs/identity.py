@@ -11,6 +11,9 @@ from pydantic import ValidationError
 from gpumlp.config import Settings
 from gpumlp.errors import LISTED
 
+EXTENDABLE = ("training.epochs", "training.early_stopping")
+"""Settings that may change where a run is given more epochs; those of a section count as the section."""
+
 LONGEST = 100
 """Characters of a value that a message shows."""
 
@@ -32,14 +35,25 @@ def differences(before: Mapping[str, Any], now: Settings) -> list[str]:
     ----------
     before : what :func:`decisive` returned. Settings that it lacks are of a later version, and had their defaults
     """
+    one, other, names = _different(before, now)
+    lines = [f"{name} was {_shown(one, name)}, is now {_shown(other, name)}" for name in names[:LISTED]]
+    return lines + ([f"and {len(names) - LISTED} more"] if len(names) > LISTED else [])
+
+
+def is_extension(before: Mapping[str, Any], now: Settings) -> bool:
+    """Return whether settings differ, but only in how long a run is trained. ``before`` is as for ``differences``."""
+    names = _different(before, now)[2]
+    return bool(names) and all(name in EXTENDABLE or name.rpartition(".")[0] in EXTENDABLE for name in names)
+
+
+def _different(before: Mapping[str, Any], now: Settings) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """Return the settings then and now, by dotted names, and the names of those that differ."""
     try:
         then = decisive(Settings.model_validate(dict(before)))
     except ValidationError:
         then = dict(before)
     one, other = flatten(then), flatten(decisive(now))
-    names = [name for name in {**one, **other} if one.get(name, "") != other.get(name, "")]
-    lines = [f"{name} was {_shown(one, name)}, is now {_shown(other, name)}" for name in names[:LISTED]]
-    return lines + ([f"and {len(names) - LISTED} more"] if len(names) > LISTED else [])
+    return one, other, [name for name in {**one, **other} if one.get(name, "") != other.get(name, "")]
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, str]:

@@ -82,6 +82,7 @@ class SavedModel:
     calibration : what makes probabilities of the last linear values; None: softmax
     scores : (n,) sorted float64, of validation rows kept for intervals: the distances of predictions from numbers, or
         1 - p of true classes; None: no rows were kept
+    notes : what a user should know about the model, such as that its run has not finished
     """
 
     encoder: Encoder
@@ -90,6 +91,7 @@ class SavedModel:
     history: tuple[Mapping[str, Any], ...] = ()
     calibration: Temperature | None = None
     scores: np.ndarray[Any, Any] | None = None
+    notes: tuple[str, ...] = ()
 
     def predict(self, rows: Any, *, news: News | None = None) -> np.ndarray[Any, Any]:
         """Return the most probable class of each row, (N,) str, or numbers in units of the target, (N,) float64.
@@ -277,19 +279,26 @@ def save_model(folder: Path, model: SavedModel, weights: Arrays) -> str:
 
 def format_model(model: SavedModel, weights: Arrays) -> tuple[dict[str, bytes], str]:
     """Return the files of a model, by name, and its checksum."""
+    description, arrays = describe(model)
+    arrays |= {f"network/{k}": v for k, v in weights.items()}
+    content, checksum = format_arrays(arrays, {"format": description["format"]})
+    text, whole = format_sealed({"format": description["format"], "weights": checksum, **description})
+    return {WEIGHTS: content, DESCRIPTION: text}, whole
+
+
+def describe(model: SavedModel) -> tuple[dict[str, Any], Arrays]:
+    """Return all of a model but the weights of its network: as JSON, and arrays by name."""
     network, hidden, encoder = model.network, model.hidden, model.encoder
     fields, fitted = encoder.to_state()
-    arrays = {f"network/{k}": v for k, v in weights.items()} | {f"encoder/{k}": v for k, v in fitted.items()}
+    arrays = {f"encoder/{k}": v for k, v in fitted.items()}
     # What one network without a calibration needs is in format 1, which earlier versions read.
     members = {"members": len(network.networks)} if isinstance(network, Ensemble) else {}
     calibrated = {} if model.calibration is None else {"calibration": model.calibration.to_state()}
     version = FORMAT if members or calibrated else 1
     if model.scores is not None:
         arrays["conformal/scores"] = model.scores
-    content, checksum = format_arrays(arrays, {"format": version})
     description = {
         "format": version,
-        "weights": checksum,
         "network": {
             "inputs": encoder.width,
             "hidden": [asdict(h) for h in hidden],
@@ -301,8 +310,7 @@ def format_model(model: SavedModel, weights: Arrays) -> tuple[dict[str, bytes], 
         "encoder": fields,
         **calibrated,
     }
-    text, whole = format_sealed(description)
-    return {WEIGHTS: content, DESCRIPTION: text}, whole
+    return description, arrays
 
 
 def load_model(folder: Path, backend: Backend, *, checksum: str | None = None) -> SavedModel:
@@ -338,6 +346,20 @@ def _restored(
             raise RunError("this is not the model that the run wrote", where=folder)
         if description["weights"] != meta["sha256"]:
             raise RunError("model.json and the weights do not match", where=folder)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"not a gpumlp model, or damaged: {error}", where=path) from None
+    return restore(description, arrays, backend, path)
+
+
+def restore(description: Any, arrays: Arrays, backend: Backend, path: str) -> SavedModel:
+    """Return the model of which :func:`describe` made the description, with its weights under ``network/``.
+
+    Raises
+    ------
+    RunError : if they do not fit each other
+    """
+    folder = os.path.dirname(path)
+    try:
         net = description["network"]
         hidden = tuple(Hidden(**h) for h in net["hidden"])
         _check_sizes(net, hidden)

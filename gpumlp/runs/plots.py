@@ -21,14 +21,14 @@ MOST_CELLS = 500  # along an axis of a confusion matrix: more classes are drawn 
 
 
 def plot(folder: str | Path, output: Path) -> tuple[str, ...]:
-    """Draw the learning curves of a finished run beside what it predicts on rows it was not trained on.
+    """Draw the learning curves of a run beside what it predicts on rows it was not trained on.
 
     On the right stands a confusion matrix for classes, predictions against the truth for numbers. Returns notes
     on the data.
     Raises ConfigError where the format is none that matplotlib draws, RunError where it is not installed.
     """
     figure = new_figure(output, 11, 4.5)
-    run, model = load_run(folder), load_trained(folder)
+    run, model = load_run(folder, unfinished=True), load_trained(folder)
     parts, notes = own_parts(run, model)
     name, data = _unseen(parts)
     assert data.targets is not None
@@ -43,7 +43,7 @@ def plot(folder: str | Path, output: Path) -> tuple[str, ...]:
     right.set_title(f"{name} rows")
     figure.suptitle(str(run.folder))
     save(figure, output)
-    return notes
+    return (*model.notes, *notes)
 
 
 def _unseen(parts: Parts) -> tuple[str, Dataset]:

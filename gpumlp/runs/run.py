@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from gpumlp.metrics import METRICS
 from gpumlp.phases import Phases, collected, phase
 from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.runs.folder import MODEL, RunFolder
-from gpumlp.runs.identity import decisive
+from gpumlp.runs.identity import decisive, is_extension
 from gpumlp.runs.model import SavedModel, load_model, save_model
 from gpumlp.runs.signals import Signals, signals
 from gpumlp.store.formats import json_line, write_sealed, writing
 from gpumlp.training.build import Parts, build, load_data, lone_row
-from gpumlp.training.loop import DIVERGED, Diverged, Epoch, Loop, Step
+from gpumlp.training.loop import COMPLETED, DIVERGED, Diverged, Epoch, Loop, Step
 from gpumlp.training.measure import constant_loss
 from gpumlp.training.members import MembersLoop, loop_over
 
@@ -79,8 +80,9 @@ def train(
 
     ``data`` are the rows where they are prepared already; otherwise the files of the configuration are read.
     ``resume`` continues an interrupted run from its last checkpoint and ends where it would have ended; where
-    no run has begun yet, it begins. ``force`` replaces an earlier run in the folder. Nothing is written or deleted
-    before data and configuration have been found good.
+    no run has begun yet, it begins. With more epochs it continues any run, finished or not: from there on the
+    schedules are those of a run of that many epochs, and ``extensions`` of the summary has where. ``force`` replaces
+    an earlier run in the folder. Nothing is written or deleted before data and configuration have been found good.
 
     Raises RunError where the folder is in use or cannot be written, where a run to be resumed had another
     configuration or other data, or where the loss stops being finite; DataError where the data do not fit;
@@ -97,8 +99,8 @@ def train(
         resume = False
     if resume:
         place.check_resumable(loaded.settings)
-        if place.summary.exists():
-            return _finished(place, loaded.settings)
+        if place.summary.exists() and (result := _finished(place, loaded.settings)):
+            return result
     else:
         place.check_free(force=force)
     with signals() as watched, collected() as phases:
@@ -108,6 +110,11 @@ def train(
         )
         try:
             lines = run.restore() if resume else None
+            if resume and place.summary.exists():
+                if lines is None:
+                    hint = f"start another run from its model: --set model.start_from={place.path}"
+                    raise RunError("there is no checkpoint to extend this run from", where=str(place.path), hint=hint)
+                place.reopen()
             place.prepare(text, lines, existed=existed)
             if doubt := lone_row(parts):
                 log.warning(doubt)
@@ -121,8 +128,8 @@ def train(
             raise WriteError(error.what, where=error.where, hint=hint) from None
 
 
-def _finished(place: RunFolder, settings: Settings) -> Result:
-    """Return what a run that has ended came to, once its files have been found as it left them.
+def _finished(place: RunFolder, settings: Settings) -> Result | None:
+    """Return what a run that has ended came to, once its files have been found as it left them; None to extend it.
 
     Raises RunError where they are not, or where the run diverged.
     """
@@ -139,7 +146,7 @@ def _finished(place: RunFolder, settings: Settings) -> Result:
         load_model(place.path / MODEL, Backend(), checksum=summary["model"])
     except RunError as error:
         raise _unlike(place, error) from None
-    return Result(place.path, summary, (COMPLETE,))
+    return None if is_extension(summary["settings"], settings) else Result(place.path, summary, (COMPLETE,))
 
 
 def _unlike(place: RunFolder, error: RunError) -> RunError:
@@ -157,6 +164,7 @@ class _Run:
         self.history = hashlib.sha256()  # of the lines of the history so far
         self._checkpoint_due = time.monotonic() + CHECKPOINT_SECONDS
         self._last: float | None = None  # what the metric of the validation rows was after the last epoch
+        self.extensions: tuple[dict[str, int], ...] = ()
 
     def train(self, listener: Listener) -> str:
         """Train until the loop ends or the listener ends it; return the status of the run."""
@@ -174,13 +182,20 @@ class _Run:
                 if time.monotonic() >= self._checkpoint_due or self._is_due():
                     self._save_checkpoint()
                 if listener.epoch(event.row, event.best):
+                    self._save_end()
                     return loop.status or STOPPED
                 if loop.status is None:
                     self._end_if_asked()
             else:
                 self._give_up(event)
         assert loop.status is not None
+        self._save_end()
         return loop.status
+
+    def _save_end(self) -> None:
+        """Save where training ended, unless it has been: a run may be given more epochs later."""
+        if not self.folder.checkpoint(self.loop.steps).exists():
+            self._save_checkpoint()
 
     def _between_steps(self) -> None:
         """Save what is due, in the middle of an epoch."""
@@ -235,6 +250,7 @@ class _Run:
             "metrics": loop.measure() if progress.best_epoch else {},
             "phases": dict(self.phases.seconds),
             **({"members": loop.members} if isinstance(loop, MembersLoop) else {}),
+            **({"extensions": list(self.extensions)} if self.extensions else {}),
             **more,
             "settings": decisive(self.settings),
             "model": model,
@@ -289,7 +305,7 @@ class _Run:
     def _save_checkpoint(self) -> None:
         started = time.monotonic()
         self.folder.flush_history()
-        checkpoint = Checkpoint.of(self.loop, decisive(self.settings), self.history.hexdigest())
+        checkpoint = Checkpoint.of(self.loop, decisive(self.settings), self.history.hexdigest(), self.extensions)
         checkpoint.write(self.folder.checkpoint(self.loop.steps))
         self.folder.keep_checkpoints(KEPT_CHECKPOINTS)
         ended = time.monotonic()
@@ -308,16 +324,53 @@ class _Run:
                 log.warning("%s; trying the checkpoint before it", damage)
                 continue
             checkpoint.put(self.loop)
+            self.extensions = checkpoint.extensions
+            if is_extension(checkpoint.settings, self.settings):
+                self._extend(checkpoint)
             lines = "".join(json_line(row) for row in history)
             self.history.update(lines.encode())
             return lines
         log.info("no checkpoint to resume from: the run starts again")
         return None
 
+    def _extend(self, checkpoint: Checkpoint) -> None:
+        """Record where a run is given more epochs, or another early stopping. Raises RunError if it has ended."""
+        parts, done = self.loop.parts, checkpoint.progress.epoch
+        before, epochs = checkpoint.epochs, parts.trainer.epochs
+        if self.loop.status is not None:
+            hint = "raise training.epochs" if self.loop.status == COMPLETED else "set training.early_stopping=null"
+            what = f"the run has nothing more to train: {self.loop.status} after {done:,} epochs"
+            raise RunError(what, where=str(self.folder.path), hint=hint)
+        ended = [
+            str(number)
+            for number, member in enumerate(checkpoint.members, 1)
+            if member.diverged is None and member.trainer["epoch"] < checkpoint.trainer["epoch"]
+        ]
+        if ended:
+            what = f"networks that stopped early cannot go on: {', '.join(ended)} of {len(checkpoint.members)}"
+            raise RunError(what, where=str(self.folder.path), hint="start a new run")
+        self.extensions += ({"after": done, "from": before, "to": epochs},)
+        note = f"extended from {before:,} to {epochs:,} epochs after epoch {done:,}"
+        was, now = (self._rate(checkpoint.trainer, each) for each in (before, epochs))
+        if was != now:
+            note += f"; the schedule {parts.schedule.name} is now that of {epochs:,} epochs: the learning rate "
+            note += f"goes on at {now:.3g} (it was {was:.3g})"
+        log.info("%s", note)
+
+    def _rate(self, stand: Mapping[str, Any], epochs: int) -> float:
+        """Return the learning rate of the next step in a run of this many epochs, or that of its last step."""
+        rates = self.loop.parts.schedule.rates(
+            min(stand["epoch"], epochs - 1), self.loop.parts.trainer.batches, epochs
+        )
+        return float(rates[stand["batch"] if stand["epoch"] < epochs else -1])
+
     def _check_belongs(self, checkpoint: Checkpoint) -> None:
         """Raise RunError where a checkpoint is of another configuration, other data or another backend."""
         parts, where = self.loop.parts, str(self.folder.path)
         self.folder.check_settings(checkpoint.settings, self.settings)
+        if parts.trainer.epochs < checkpoint.epochs:
+            what = f"the run has {checkpoint.epochs:,} epochs, and cannot be made shorter"
+            raise RunError(what, where=where, hint=f"resume it as it is: {self.folder.resume_command}")
         if checkpoint.data != parts.data.fingerprint:
             raise RunError(
                 "the data have changed since the run was started, so it cannot be resumed",

@@ -165,9 +165,11 @@ class MembersLoop(Loop):
             loop.settle(report, each, chosen_by=joint)
             for loop, report, each in zip(trained, reports, measured, strict=True)
         ]
+        goes_on = self.status is None
         for number, loop in enumerate(self.loops, 1):
             if loop in trained and loop.status is not None:
-                loop.parts.model.load(loop.best)
+                if goes_on:  # otherwise its last weights stay, from which a longer run can go on
+                    loop.parts.model.load(loop.best)
                 if loop.diverged is not None:
                     log.warning("%s", _departure(number, loop))
         seconds, self.batch, self.seconds = self.seconds, 0, 0.0
