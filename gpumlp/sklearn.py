@@ -162,7 +162,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         scores = [float(row[score]) for row in model.history if score in row]
         self.validation_scores_ = scores or None
         self.best_validation_score_ = max(scores) if scores else None
-        self.n_layers_ = len(model.hidden) + 2
+        self.n_layers_ = len(model.architecture.hidden) + 2
         self.n_outputs_ = model.encoder.outputs
         self.out_activation_ = model.network.link
 

@@ -201,7 +201,7 @@ class Announcer(Listener):
         remarks(data.notes)
         sizes = [f"{len(part):,} {'training rows' if name == 'train' else name}" for name, part in data.parts.items()]
         widths = " → ".join(
-            str(w) for w in (data.encoder.width, *(h.units for h in parts.hidden), data.encoder.outputs)
+            str(w) for w in (data.encoder.width, *(h.units for h in parts.architecture.hidden), data.encoder.outputs)
         )
         what = f"{len(parts.members)} networks" if parts.members else "network"
         say(f"{', '.join(sizes)}; {what} {widths}, {parts.model.size:,} parameters")

@@ -34,7 +34,7 @@ from gpumlp.data import (
 from gpumlp.data.dataset import Task
 from gpumlp.errors import choices
 from gpumlp.metrics import METRICS
-from gpumlp.nn import INITIALIZERS, LOSSES, MAX_UNITS, NO_NORM, NORMS
+from gpumlp.nn import INITIALIZERS, LOSSES, MAX_UNITS, NO_NORM, NORMS, PARAMETRIZATIONS, STANDARD
 from gpumlp.nn.ensemble import MAX_MEMBERS, MEANS
 from gpumlp.ops import ACTIVATIONS, Hyper
 from gpumlp.ops.precision import PRECISIONS
@@ -350,6 +350,15 @@ class Model(Section):
     initializer: Annotated[str, NameIn(INITIALIZERS, ("auto",))] = Field(
         default="auto", description="initializer of the weights; auto: chosen by the activation"
     )
+    parametrization: Annotated[str, NameIn(PARAMETRIZATIONS)] = Field(
+        default=STANDARD,
+        description="factors of the learning rate in each linear layer: "
+        + "; ".join(f"{name} ({each.meaning})" for name, each in PARAMETRIZATIONS.items()),
+    )
+    clamp: bool = Field(
+        default=False,
+        description="in regression, keep predictions between the smallest and the largest training target",
+    )
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -642,6 +651,10 @@ class Settings(Section):
         if self.training.calibration == "temperature" and self.task == "regression":
             what = "a temperature is of probabilities, and a regression has none"
             problems.append(Problem(("training", "calibration"), what, "set calibration: auto"))
+        if self.model.clamp and (self.task == "classification" or LOSSES[self.loss.name].one.least is not None):
+            counts = f"with the loss {self.loss.name} the network predicts logarithms, which are not clamped"
+            what = "classes have no range to keep predictions in" if self.task == "classification" else counts
+            problems.append(Problem(("model", "clamp"), what, "set clamp: false"))
         problems += self._about_target()
         if self.data.split.validation == 0:
             what = "needs validation rows, but data.split.validation is 0"

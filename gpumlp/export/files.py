@@ -158,7 +158,7 @@ def _predicted(model: SavedModel, source: Source) -> Predictions:
 def _rebuilt(model: SavedModel, backend: Backend, dtype: Any) -> SavedModel:
     """Return a model with the same numbers on another backend, in another dtype."""
     members = len(model.network.networks) if isinstance(model.network, Ensemble) else None
-    network = networks(members, model.hidden, model.encoder.outputs, model.network.link)
+    network = networks(members, model.architecture, model.encoder.outputs, model.network.link)
     network.build(model.encoder.width, backend=backend, dtype=dtype)
     network.load(model.network.arrays())
     return replace(model, network=network)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from gpumlp.backend import Backend
 from gpumlp.data import Encoder, News, Source
 from gpumlp.export.trace import Computation
-from gpumlp.nn import Ensemble, Hidden
+from gpumlp.nn import Architecture, Ensemble
 from gpumlp.nn.ensemble import networks
 from gpumlp.runs.model import Predictions, SavedModel
 from gpumlp.store.formats import read_arrays, write_arrays
@@ -27,7 +26,7 @@ def write_tensors(path: Path, model: SavedModel, computed: Computation) -> None:
         "input_scale": encoder.input_scale,
         "network": {
             "inputs": encoder.width,
-            "hidden": [asdict(hidden) for hidden in model.hidden],
+            **model.architecture.to_state(),
             "outputs": encoder.outputs,
             "link": network.link,
             **({"members": len(network.networks)} if isinstance(network, Ensemble) else {}),
@@ -43,13 +42,13 @@ def run_tensors(path: Path, model: SavedModel, source: Source) -> Predictions:
     arrays, described = read_arrays(path)
     fitted = {name.removeprefix("encoder."): each for name, each in arrays.items() if name.startswith("encoder.")}
     encoder, net = Encoder.from_state(described["encoder"], fitted), described["network"]
-    hidden = tuple(Hidden(**each) for each in net["hidden"])
-    network = networks(net.get("members"), hidden, net["outputs"], net["link"])
+    architecture = Architecture.from_state(net)
+    network = networks(net.get("members"), architecture, net["outputs"], net["link"])
     weights = {name: array for name, array in arrays.items() if not name.startswith("encoder.")}
     network.build(net["inputs"], backend=Backend(), dtype=next(iter(weights.values())).dtype)
     network.load(weights)
     fitted_to = described["calibration"]
     calibration = None if fitted_to is None else Temperature.from_state(fitted_to)
-    rebuilt = SavedModel(encoder, network, hidden, calibration=calibration)
+    rebuilt = SavedModel(encoder, network, architecture, calibration=calibration)
     ((_, predictions),) = rebuilt.predictions([source], News())
     return predictions

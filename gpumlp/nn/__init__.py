@@ -3,9 +3,19 @@
 from gpumlp.nn.ensemble import Ensemble
 from gpumlp.nn.initializers import INITIALIZERS
 from gpumlp.nn.layer import Declared, Equation, Layer
-from gpumlp.nn.layers import NORMS, Activation, BatchNorm, Dense, Dropout, LayerNorm
+from gpumlp.nn.layers import (
+    NORMS,
+    PARAMETRIZATIONS,
+    STANDARD,
+    Activation,
+    BatchNorm,
+    Clamp,
+    Dense,
+    Dropout,
+    LayerNorm,
+)
 from gpumlp.nn.losses import LOSSES, Loss
-from gpumlp.nn.mlp import MAX_UNITS, NO_NORM, Hidden, count_parameters, mlp
+from gpumlp.nn.mlp import MAX_UNITS, NO_NORM, Architecture, Hidden, count_parameters, mlp
 from gpumlp.nn.model import Model, Sequential
 from gpumlp.nn.parameters import Group, Parameters
 
@@ -15,8 +25,12 @@ __all__ = [
     "MAX_UNITS",
     "NORMS",
     "NO_NORM",
+    "PARAMETRIZATIONS",
+    "STANDARD",
     "Activation",
+    "Architecture",
     "BatchNorm",
+    "Clamp",
     "Declared",
     "Dense",
     "Dropout",

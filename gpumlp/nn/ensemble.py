@@ -15,7 +15,7 @@ from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError
 from gpumlp.limits import in_threads
 from gpumlp.nn.layer import Declared, Layer
-from gpumlp.nn.mlp import Hidden, mlp
+from gpumlp.nn.mlp import Architecture, mlp
 from gpumlp.nn.model import Model, Sequential
 from gpumlp.ops.record import Array
 from gpumlp.seeds import member_seed
@@ -162,11 +162,11 @@ class Ensemble(Model):
         }
 
 
-def networks(members: int | None, hidden: Sequence[Hidden], outputs: int, link: str) -> Sequential | Ensemble:
-    """Return one network, or an ensemble of so many, of these layers; not built yet."""
+def networks(members: int | None, architecture: Architecture, outputs: int, link: str) -> Sequential | Ensemble:
+    """Return one network, or an ensemble of so many, of this architecture; not built yet."""
     if members is None:
-        return mlp(hidden, outputs, link)
-    return Ensemble([mlp(hidden, outputs, link) for _ in range(members)])
+        return mlp(architecture, outputs, link)
+    return Ensemble([mlp(architecture, outputs, link) for _ in range(members)])
 
 
 def prefix(number: int) -> str:

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gpumlp.autodiff import Tensor, activate, batch_norm, dense, dropout, layer_norm, power
+from gpumlp.autodiff import Tensor, activate, batch_norm, dense, dropout, layer_norm, maximum, power
+from gpumlp.autodiff.functions import minimum
 from gpumlp.autodiff.tensor import as_dtype
 from gpumlp.errors import ConfigError, choices
 from gpumlp.nn.initializers import INITIALIZERS, default_initializer
@@ -22,6 +24,33 @@ from gpumlp.ops.record import Array, Hyper, whole
 from gpumlp.seeds import DROPOUT, generator
 
 
+@dataclass(frozen=True)
+class Parametrization:
+    """By what the learning rate of a linear layer's weights and biases is multiplied.
+
+    ``weights`` is a function of the number of inputs. The weight decay of weights stays what it is.
+    """
+
+    meaning: str
+    weights: Callable[[int], float]
+    biases: float
+
+
+STANDARD = "standard"
+PARAMETRIZATIONS = {
+    STANDARD: Parametrization("one learning rate for all", lambda inputs: 1.0, 1.0),
+    # z = x V / sqrt(p) + 0.1 c with V ~ N(0, 1) (Jacot et al. 2018, arXiv:1806.07572), in W = V / sqrt(p), b = 0.1 c:
+    # Adam's steps do not depend on the scale of a gradient, so those of W are 1 / sqrt(p) of those of V.
+    "ntk": Parametrization(
+        "learning rate over the root of the number of inputs for weights, a tenth for biases: with adam and its like "
+        "the same as the neural tangent kernel's form, x V / sqrt(inputs)",
+        lambda inputs: inputs**-0.5,
+        0.1,
+    ),
+}
+"""Factors of the learning rate in a linear layer, by name."""
+
+
 class Dense(Layer):
     """h = f(x W + b), with W (p, H) and b (H,): (p + 1) H parameters.
 
@@ -29,15 +58,26 @@ class Dense(Layer):
     activation : the name of f, any of gpumlp.ops.ACTIVATIONS
     initializer : a name of gpumlp.nn.INITIALIZERS, or ``auto`` for the one that suits f
     bias : False leaves b out
+    parametrization : a name of ``PARAMETRIZATIONS``
     """
 
     numbered = True
 
     def __init__(
-        self, units: int, activation: str = "identity", *, initializer: str = "auto", bias: bool = True
+        self,
+        units: int,
+        activation: str = "identity",
+        *,
+        initializer: str = "auto",
+        bias: bool = True,
+        parametrization: str = STANDARD,
     ) -> None:
         super().__init__()
         units = whole("units of a dense layer", units)
+        if parametrization not in PARAMETRIZATIONS:
+            hint = choices(parametrization, PARAMETRIZATIONS)
+            raise ConfigError(f"unknown parametrization {parametrization!r}", hint=hint)
+        self.parametrization = parametrization
         if initializer != "auto" and initializer not in INITIALIZERS:
             raise ConfigError(f"unknown initializer {initializer!r}", hint=choices(initializer, INITIALIZERS))
         self.units, self.activation = units, record_of(activation).name
@@ -46,18 +86,23 @@ class Dense(Layer):
         self.link = self.activation
 
     def declare(self, inputs: int) -> Mapping[str, Declared]:
+        factors = PARAMETRIZATIONS[self.parametrization]
+        rate = factors.weights(inputs)
         W = Declared(
             (inputs, self.units),
             "weight",
             lambda rng: INITIALIZERS[self.initializer](rng, inputs, self.units),
             matrix=True,
             called={"keras": "kernel", "pytorch": "weight"},
+            rate=rate,
+            decay=1.0 / rate,  # the optimizer multiplies it by the rate
         )
         b = Declared(
             (self.units,),
             "offset",
             lambda rng: np.zeros(self.units),
             called={"keras": "bias", "pytorch": "bias"},
+            rate=factors.biases,
         )
         return {"W": W, "b": b} if self.bias else {"W": W}
 
@@ -101,6 +146,38 @@ class Activation(Layer):
     @property
     def detail(self) -> str:
         return self.name
+
+
+class Clamp(Layer):
+    """In prediction, brings each number below ``low`` or above ``high`` to that bound; in training, does nothing.
+
+    The bounds, (p,) each, are the largest numbers until :meth:`set` is called.
+    """
+
+    def declare(self, inputs: int) -> Mapping[str, Declared]:
+        largest = float(np.finfo(np.float32).max)  # not infinite: a model file holds finite numbers only
+        return {
+            "low": Declared((inputs,), "state", lambda rng: np.full(inputs, -largest)),
+            "high": Declared((inputs,), "state", lambda rng: np.full(inputs, largest)),
+        }
+
+    def set(self, low: Any, high: Any) -> None:
+        """Set the bounds, (p,) each, of a layer that is built."""
+        for name, value in (("low", low), ("high", high)):
+            bound = self.state[name]
+            assert self.context is not None
+            self.context.backend.write(bound, np.broadcast_to(np.asarray(value, bound.dtype), bound.shape))
+
+    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
+        if training:
+            return x
+        low, high = (Tensor(self.state[name], x.backend) for name in ("low", "high"))
+        clamped: Tensor = minimum(maximum(as_dtype(x, low.dtype), low), high)
+        return clamped
+
+    def equation(self, value: str, place: str) -> Equation:
+        symbol = f"y_{place}"
+        return Equation(symbol, f"min(max({value}, low), high)", f"∇{symbol} where low < {value} < high, else 0")
 
 
 class Dropout(Layer):

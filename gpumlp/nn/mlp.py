@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
 
+from gpumlp.errors import ConfigError
 from gpumlp.nn.initializers import default_initializer
 from gpumlp.nn.layer import Layer, count_trained
-from gpumlp.nn.layers import NORMS, Activation, Dense, Dropout
+from gpumlp.nn.layers import NORMS, STANDARD, Activation, Clamp, Dense, Dropout
 from gpumlp.nn.model import Sequential
 
 MAX_UNITS = 2**31 - 1
@@ -29,24 +31,104 @@ class Hidden:
     norm: str = NO_NORM
 
 
-def count_parameters(hidden: Sequence[Hidden], inputs: int, outputs: int) -> int:
+@dataclass(frozen=True)
+class Architecture:
+    """A whole network: its hidden layers, and what all of its layers have in common.
+
+    Parameters
+    ----------
+    hidden
+        The hidden layers, first to last.
+    initializer
+        A key of ``INITIALIZERS``, or ``auto`` for the one that suits the activation.
+    parametrization
+        A key of ``PARAMETRIZATIONS``: by what the learning rate of weights and biases is multiplied.
+    clamp
+        Whether predictions are kept within bounds: two arrays, which training sets.
+    """
+
+    hidden: tuple[Hidden, ...]
+    initializer: str = "auto"
+    parametrization: str = STANDARD
+    clamp: bool = False
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what a model file keeps, for :meth:`from_state`: what predictions depend on and is not a default."""
+        kept = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("hidden", *_OF_TRAINING) and getattr(self, field.name) != field.default
+        }
+        return {"hidden": [asdict(each) for each in self.hidden], **kept}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Return the architecture that ``to_state`` described; other keys are ignored.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError : if it is damaged
+        """
+        hidden = tuple(Hidden(**each) for each in state["hidden"])
+        for each in hidden:
+            if type(each.units) is not int or not 0 < each.units <= MAX_UNITS:
+                raise ValueError(f"a layer of width {each.units!r}")
+        switches = {field.name: state[field.name] for field in fields(cls) if field.name in state}
+        del switches["hidden"]
+        for name, value in switches.items():
+            if type(value) is not bool:
+                raise ValueError(f"{name} is {value!r}")
+        return cls(hidden, **switches)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its predictions depend on nothing but its hidden layers."""
+        return self.to_state().keys() == {"hidden"}
+
+
+_OF_TRAINING = ("initializer", "parametrization")
+"""Fields that say how weights start and move, and not what they mean."""
+
+
+def count_parameters(architecture: Architecture | Sequence[Hidden], inputs: int, outputs: int) -> int:
     """Return how many numbers are trained in the network that :func:`mlp` returns, without making any of them."""
-    return count_trained(mlp(hidden, outputs, "identity").declare(inputs).values())
+    return count_trained(mlp(architecture, outputs, "identity").declare(inputs).values())
 
 
-def mlp(hidden: Sequence[Hidden], outputs: int, link: str, *, initializer: str = "auto") -> Sequential:
-    """Return the network of these hidden layers and ``outputs`` outputs through ``link``; not built yet."""
+def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) -> Sequential:
+    """Return the network of an architecture, or of these hidden layers, with ``outputs`` outputs; not built yet.
+
+    Parameters
+    ----------
+    link
+        The output activation.
+
+    Raises
+    ------
+    ConfigError
+        If predictions are to be clamped that are not numbers.
+    """
+    whole = architecture if isinstance(architecture, Architecture) else Architecture(tuple(architecture))
     layers: list[Layer] = []
-    for h in hidden:
+
+    def linear(units: int, activation: str, initializer: str = whole.initializer, *, bias: bool = True) -> Dense:
+        return Dense(units, activation, initializer=initializer, bias=bias, parametrization=whole.parametrization)
+
+    for h in whole.hidden:
         if h.norm == NO_NORM:
-            layers.append(Dense(h.units, h.activation, initializer=initializer))
+            layers.append(linear(h.units, h.activation))
         else:
             # The signal still goes through h.activation, so that is what the first weights must suit.
-            suited = default_initializer(h.activation) if initializer == "auto" else initializer
+            suited = default_initializer(h.activation) if whole.initializer == "auto" else whole.initializer
             norm = NORMS[h.norm]()
             # Of a bias that is taken away again the gradient would be rounding alone, which Adam turns into steps.
             bias = not norm.cancels_bias
-            layers += [Dense(h.units, initializer=suited, bias=bias), norm, Activation(h.activation)]
+            layers += [linear(h.units, "identity", suited, bias=bias), norm, Activation(h.activation)]
         if h.dropout:
             layers.append(Dropout(h.dropout))
-    return Sequential([*layers, Dense(outputs, link, initializer=initializer)])
+    layers.append(linear(outputs, link))
+    if whole.clamp:
+        if link != "identity":
+            raise ConfigError(f"predictions through {link} are not clamped")
+        layers.append(Clamp())
+    return Sequential(layers)

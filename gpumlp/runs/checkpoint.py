@@ -70,7 +70,7 @@ class Checkpoint:
     ) -> Checkpoint:
         """Return where a loop stands, once the device has done what it was given."""
         parts = loop.parts
-        description, encoder = describe(SavedModel(parts.data.encoder, parts.model, parts.hidden))
+        description, encoder = describe(SavedModel(parts.data.encoder, parts.model, parts.architecture))
         return replace(
             cls._of(loop, settings, history),
             epochs=parts.trainer.epochs,

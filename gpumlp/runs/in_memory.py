@@ -141,7 +141,7 @@ def _trained(settings: Settings, prepared: Prepared, stop: Callable[[Mapping[str
                 break
     parts.model.load(loop.best)
     calibration, scores = loop.calibration(), loop.scores()
-    return SavedModel(prepared.encoder, parts.model, parts.hidden, tuple(history), calibration, scores)
+    return SavedModel(prepared.encoder, parts.model, parts.architecture, tuple(history), calibration, scores)
 
 
 def _source(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from gpumlp.backend import Backend
 from gpumlp.data import Encoder, Features, News, Source, read, rows_of, with_columns
 from gpumlp.errors import BackendError, GpumlpError, RunError
 from gpumlp.metrics import ProbabilityScores, most_probable
-from gpumlp.nn import MAX_UNITS, Ensemble, Hidden, Sequential
+from gpumlp.nn import MAX_UNITS, Architecture, Ensemble, Sequential
 from gpumlp.nn.ensemble import MAX_MEMBERS, networks
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.phases import phase
@@ -41,7 +41,7 @@ from gpumlp.training.device_data import outputs
 from gpumlp.training.measure import outcome_metrics, rows_at_once
 
 FORMAT = 2
-"""Of models: 2 where there are several networks or calibrated probabilities, else 1."""
+"""Of models: 2 where there are several networks, calibrated probabilities or new kinds of layers, else 1."""
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 
 
@@ -77,7 +77,8 @@ class SavedModel:
 
     Parameters
     ----------
-    encoder, network, hidden : the encoding, the network (or several that predict by their mean), its hidden layers
+    encoder, network : the encoding, the network (or several that predict by their mean)
+    architecture : the layers of the network
     history : a row of losses and metrics for each epoch, where the model was trained by ``fit``
     calibration : what makes probabilities of the last linear values; None: softmax
     scores : (n,) sorted float64, of validation rows kept for intervals: the distances of predictions from numbers, or
@@ -87,7 +88,7 @@ class SavedModel:
 
     encoder: Encoder
     network: Sequential | Ensemble
-    hidden: tuple[Hidden, ...]
+    architecture: Architecture
     history: tuple[Mapping[str, Any], ...] = ()
     calibration: Temperature | None = None
     scores: np.ndarray[Any, Any] | None = None
@@ -288,20 +289,20 @@ def format_model(model: SavedModel, weights: Arrays) -> tuple[dict[str, bytes], 
 
 def describe(model: SavedModel) -> tuple[dict[str, Any], Arrays]:
     """Return all of a model but the weights of its network: as JSON, and arrays by name."""
-    network, hidden, encoder = model.network, model.hidden, model.encoder
+    network, encoder = model.network, model.encoder
     fields, fitted = encoder.to_state()
     arrays = {f"encoder/{k}": v for k, v in fitted.items()}
     # What one network without a calibration needs is in format 1, which earlier versions read.
     members = {"members": len(network.networks)} if isinstance(network, Ensemble) else {}
     calibrated = {} if model.calibration is None else {"calibration": model.calibration.to_state()}
-    version = FORMAT if members or calibrated else 1
+    version = FORMAT if members or calibrated or not model.architecture.is_plain else 1
     if model.scores is not None:
         arrays["conformal/scores"] = model.scores
     description = {
         "format": version,
         "network": {
             "inputs": encoder.width,
-            "hidden": [asdict(h) for h in hidden],
+            **model.architecture.to_state(),
             "outputs": encoder.outputs,
             "link": network.link,
             "dtype": network.context.dtype.name,
@@ -361,11 +362,11 @@ def restore(description: Any, arrays: Arrays, backend: Backend, path: str) -> Sa
     folder = os.path.dirname(path)
     try:
         net = description["network"]
-        hidden = tuple(Hidden(**h) for h in net["hidden"])
-        _check_sizes(net, hidden)
+        architecture = Architecture.from_state(net)
+        _check_sizes(net)
         encoder = Encoder.from_state(description["encoder"], _under("encoder/", arrays))
         weights = _under("network/", arrays)
-        network = networks(net.get("members"), hidden, net["outputs"], net["link"])
+        network = networks(net.get("members"), architecture, net["outputs"], net["link"])
         _check_weights(network, weights, net["inputs"], folder)
         network.build(net["inputs"], backend=backend, dtype=net["dtype"])
         network.load(weights)
@@ -381,15 +382,15 @@ def restore(description: Any, arrays: Arrays, backend: Backend, path: str) -> Sa
         raise
     except (GpumlpError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"not a gpumlp model, or damaged: {error}", where=path) from None
-    return SavedModel(encoder, network, hidden, calibration=calibration, scores=scores)
+    return SavedModel(encoder, network, architecture, calibration=calibration, scores=scores)
 
 
 def _under(prefix: str, arrays: Mapping[str, Any]) -> Arrays:
     return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
 
 
-def _check_sizes(net: Mapping[str, Any], hidden: tuple[Hidden, ...]) -> None:
-    for size in (net["inputs"], net["outputs"], *(h.units for h in hidden)):
+def _check_sizes(net: Mapping[str, Any]) -> None:
+    for size in (net["inputs"], net["outputs"]):
         if type(size) is not int or not 0 < size <= MAX_UNITS:
             raise ValueError(f"a layer of width {size!r}")
     if "members" in net and (type(net["members"]) is not int or not 0 < net["members"] <= MAX_MEMBERS):

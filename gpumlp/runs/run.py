@@ -229,7 +229,11 @@ class _Run:
         model = None
         if progress.best_epoch:
             trained = SavedModel(
-                parts.data.encoder, parts.model, parts.hidden, calibration=loop.calibration(), scores=loop.scores()
+                parts.data.encoder,
+                parts.model,
+                parts.architecture,
+                calibration=loop.calibration(),
+                scores=loop.scores(),
             )
             model = save_model(self.folder.path / MODEL, trained, loop.best)
         seconds, steps = progress.seconds, progress.epoch * parts.trainer.batches

@@ -17,7 +17,7 @@ from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, SourceCache, pr
 from gpumlp.errors import ConfigError, DataError, choices
 from gpumlp.limits import gigabytes
 from gpumlp.metrics import METRICS
-from gpumlp.nn import LOSSES, Ensemble, Hidden, Loss, Model, Sequential, count_parameters, mlp
+from gpumlp.nn import LOSSES, Architecture, Clamp, Ensemble, Hidden, Loss, Model, Sequential, count_parameters, mlp
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
 from gpumlp.seeds import CONFORMAL, generator
@@ -57,7 +57,7 @@ class Parts:
 
     backend: Backend
     data: Prepared
-    hidden: tuple[Hidden, ...]
+    architecture: Architecture
     model: Sequential | Ensemble
     loss: Loss
     optimizer: Optimizer
@@ -162,8 +162,8 @@ def build(settings: Settings, data: Prepared, backend: Backend | None = None) ->
     )
     ensemble = Ensemble([member.model for member in members if isinstance(member.model, Sequential)])
     joint = settings.members.best == "joint"
-    hidden = _hidden(settings)
-    return replace(members[0], backend=backend, model=ensemble, hidden=hidden, members=members, joint=joint)
+    whole = architecture_of(settings)
+    return replace(members[0], backend=backend, model=ensemble, architecture=whole, members=members, joint=joint)
 
 
 def backend_of(settings: Settings) -> Backend:
@@ -174,7 +174,7 @@ def backend_of(settings: Settings) -> Backend:
 
 def size_of(settings: Settings, encoder: Encoder) -> int:
     """Return how many numbers one network of these settings trains."""
-    return count_parameters(_hidden(settings), encoder.width, encoder.outputs)
+    return count_parameters(architecture_of(settings), encoder.width, encoder.outputs)
 
 
 def backends_side_by_side(backend: Backend, count: int, parameters: int) -> list[Backend]:
@@ -192,10 +192,11 @@ def backends_side_by_side(backend: Backend, count: int, parameters: int) -> list
 def _build(settings: Settings, data: Prepared, backend: Backend, on_device: dict[str, DeviceData]) -> Parts:
     """Return the parts of a run of one network. ``on_device`` holds the rows that are there already, and will be."""
     precision, encoder, training = PRECISIONS[settings.precision], data.encoder, settings.training
-    hidden = _hidden(settings)
+    architecture = architecture_of(settings)
     link = LOSSES[settings.loss.name].record(encoder.outputs).link
-    model = mlp(hidden, encoder.outputs, link, initializer=settings.model.initializer)
+    model = mlp(architecture, encoder.outputs, link)
     model.build(encoder.width, backend=backend, dtype=precision.dtype, seed=training.seed)
+    _set_bounds(model, data.train)
     loss = build_loss(settings, model, encoder, data.train)
     wanted = settings.optimizer
     optimizer = Optimizer(
@@ -230,7 +231,7 @@ def _build(settings: Settings, data: Prepared, backend: Backend, on_device: dict
     return Parts(
         backend,
         data,
-        hidden,
+        architecture,
         model,
         loss,
         optimizer,
@@ -285,7 +286,7 @@ def require_memory(settings: Settings, has: int | None, encoder: Encoder | None 
     has at least one input and one output.
     """
     inputs, outputs = (encoder.width, encoder.outputs) if encoder else (1, 1)
-    count, wanted = count_parameters(_hidden(settings), inputs, outputs), settings.optimizer
+    count, wanted = count_parameters(architecture_of(settings), inputs, outputs), settings.optimizer
     copies = 2 + len(OPTIMIZERS[wanted.name].update.slots) + (wanted.averaging is not None)
     needed = copies * settings.members.count * count * PRECISIONS[settings.precision].trained.itemsize
     if has is None or needed <= has:
@@ -300,8 +301,21 @@ def require_memory(settings: Settings, has: int | None, encoder: Encoder | None 
     )
 
 
-def _hidden(settings: Settings) -> tuple[Hidden, ...]:
-    return tuple(Hidden(**block.model_dump()) for block in settings.model.blocks)
+def architecture_of(settings: Settings) -> Architecture:
+    """Return the network that the settings describe."""
+    chosen = settings.model
+    hidden = tuple(Hidden(**block.model_dump()) for block in chosen.blocks)
+    return Architecture(hidden, chosen.initializer, chosen.parametrization, chosen.clamp)
+
+
+def _set_bounds(model: Sequential, train: Dataset) -> None:
+    """Keep predictions between the smallest and the largest training target, where the model has bounds."""
+    for layer in model.chain:
+        if isinstance(layer, Clamp):
+            assert train.targets is not None
+            counts = slice(None) if train.weights is None else train.weights > 0
+            seen = train.targets[counts]
+            layer.set(np.nanmin(seen, axis=0), np.nanmax(seen, axis=0))
 
 
 def build_loss(settings: Settings, model: Model, encoder: Encoder, train: Dataset | None) -> Loss:

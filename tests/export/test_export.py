@@ -35,7 +35,7 @@ from gpumlp.export import FORMATS, export
 from gpumlp.export.encoding import KNOWN
 from gpumlp.export.files import _rebuilt, compare
 from gpumlp.export.trace import Tracer, trace_network
-from gpumlp.nn import NORMS, Hidden, Layer, mlp
+from gpumlp.nn import NORMS, Architecture, Hidden, Layer, mlp
 from gpumlp.ops import ACTIVATIONS
 from gpumlp.runs import load_trained, train
 from gpumlp.runs.model import SavedModel
@@ -350,7 +350,7 @@ def model_of(
             for name, array in network.arrays().items()
         }
     )
-    return SavedModel(Encoder(inputs, target, "y", None, (), DETECT), network, tuple(hidden))
+    return SavedModel(Encoder(inputs, target, "y", None, (), DETECT), network, Architecture(tuple(hidden)))
 
 
 def check(model: SavedModel, source: ArrayTable, path: Path) -> None:
