@@ -41,6 +41,12 @@ _FORMAT = 1
 MAX_COPIES = 16
 """Largest mean weight of rows that are counted as often as their weights say."""
 
+STATISTIC_ROWS = 200_000
+"""Rows that statistics of numbers are computed from where weights are no multiples of each other, copies included."""
+
+MIN_COPIES = 2
+"""Copies of a row of mean weight in such statistics, at least."""
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -394,7 +400,7 @@ def prepare(
     parts, fitted, remarks = _divide(train, task, roles, shares, seed, goal)
     notes += remarks
     if encoder is None:
-        inputs, remarks = _fit_inputs(_counted(parts["train"], roles.weights), roles, scaling)
+        inputs, remarks = _fit_inputs(*_counted(parts["train"], roles.weights), roles, scaling)
         notes += remarks
         encoder = Encoder(
             inputs=inputs,
@@ -530,19 +536,27 @@ def with_target(source: Source, task: Task, targets: Sequence[str]) -> tuple[Sou
     return source.take(np.flatnonzero(~missing)), [note]
 
 
-def _counted(source: Source, weights: str | None) -> Source:
-    """Return the rows that decide about the encoding, each as often as it counts where its weight is a whole number.
+def _counted(source: Source, weights: str | None) -> tuple[Source, NDArray[np.int64] | None]:
+    """Return the rows that decide about the encoding, and which of them statistics of numbers take, if not each once.
 
-    So a row of weight 3 is the same as three rows, and one of weight 0 as none.
+    A row of weight 3 is the same as three rows, and one of weight 0 as none, where all weights are whole numbers, or
+    whole multiples of the smallest. Otherwise all rows with a weight decide, and statistics take each as often as is
+    nearest to its share.
     """
     if weights is None:
-        return source
+        return source, None
     _weights(source, weights)
     counts = source.numbers(source.resolve(weights))
-    if (counts != np.floor(counts)).any() or counts.sum() > MAX_COPIES * len(counts):
-        counts = (counts > 0).astype(np.float64)
-    rows = np.repeat(np.arange(len(counts)), counts.astype(np.int64))
-    return source if np.array_equal(rows, np.arange(len(counts))) else source.take(rows)
+    for times in (counts, counts / counts[counts > 0].min()):
+        whole = np.rint(times)
+        if np.allclose(times, whole, rtol=1e-12, atol=0) and whole.sum() <= MAX_COPIES * len(whole):
+            rows = np.repeat(np.arange(len(whole)), whole.astype(np.int64))
+            return (source if np.array_equal(rows, np.arange(len(whole))) else source.take(rows)), None
+    present = np.flatnonzero(counts)
+    ends = np.cumsum(counts[present] / counts.max())
+    copies = max(MIN_COPIES, STATISTIC_ROWS // len(present))
+    ends = np.rint(ends * (copies * len(present) / ends[-1])).astype(np.int64)
+    return source.take(present), np.repeat(np.arange(len(present)), np.diff(ends, prepend=0))
 
 
 def _numbers(source: Source, target: str) -> Floats:
@@ -595,7 +609,8 @@ def _divide(
     if validation or test:
         parts = {part: source.take(each) for part, each in rows._asdict().items() if len(each)}
     if task == "regression":
-        counted = _counted(parts["train"], roles.weights)
+        counted, often = _counted(parts["train"], roles.weights)
+        counted = counted if often is None else counted.take(often)
         numbers = {name: counted.numbers(name) for name in targets}
         if len(targets) == 1 and not goal.levels:
             fitted = NumberTarget.fit(numbers[targets[0]], counted.where, goal)
@@ -638,13 +653,15 @@ def _seconds(text: str) -> float:
 
 
 @phase("fit")
-def _fit_inputs(train: Source, roles: Roles, scaling: str | None) -> tuple[TableInputs | ArrayInputs, list[str]]:
-    """Return the input encoding fitted to the training rows, and the notes on it."""
+def _fit_inputs(
+    train: Source, often: NDArray[np.int64] | None, roles: Roles, scaling: str | None
+) -> tuple[TableInputs | ArrayInputs, list[str]]:
+    """Return the input encoding fitted to the training rows, statistics to ``often``, and the notes on it."""
     if isinstance(train, Frame):
         names = [name for name in train.names if name not in roles.named and name not in roles.dropped]
-        return TableInputs.fit(train, names, scaling=scaling or "robust")
+        return TableInputs.fit(train, names, scaling=scaling or "robust", rows=often)
     name = train.choose_inputs(exclude={*roles.named, *roles.dropped})
-    return ArrayInputs.fit(train, name, scaling=scaling)
+    return ArrayInputs.fit(train, name, scaling=scaling, rows=often)
 
 
 def _weights(source: Source, name: str) -> NDArray[np.float32]:

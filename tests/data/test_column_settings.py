@@ -138,6 +138,36 @@ def test_rows_of_weight_0_decide_nothing(tmp_path, write):
     assert any("'c' is left out: it is 5" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("scaling", ["robust", "standard"])
+def test_weights_that_are_not_whole_numbers_decide_by_their_share(tmp_path, write, scaling):
+    rng = np.random.default_rng(3)
+    x, y, weight = rng.lognormal(size=80), rng.normal(size=80), rng.random(80)
+    write("x,y,weight\n" + "".join(f"{a},{b},{c}\n" for a, b, c in zip(x, y, weight, strict=True)))
+    options = {"train": "a.csv", "folder": tmp_path, "task": "regression", "target": "y", "validation": 0, "test": 0}
+    found = prepare_files(**options, weights="weight", scaling=scaling).encoder
+    order = np.argsort(x)
+    share = np.cumsum(weight[order]) / weight.sum()
+    assert found.inputs.block.medians[0] == x[order][np.searchsorted(share, 0.5)]
+    mean = np.average(x, weights=weight)
+    spread = [x[order][np.searchsorted(share, level)] for level in (0.25, 0.75)]
+    expected = {
+        "robust": (x[order][np.searchsorted(share, 0.5)], spread[1] - spread[0]),
+        "standard": (mean, np.average((x - mean) ** 2, weights=weight) ** 0.5),
+    }[scaling]
+    fitted = found.inputs.block.scaling.fitted
+    assert (fitted["centre"][0], fitted["spread"][0]) == pytest.approx(expected, rel=1e-3)
+    assert found.target.mean == pytest.approx(np.average(y, weights=weight), abs=1e-3)
+
+
+def test_weights_that_are_multiples_of_the_smallest_are_rows(tmp_path, write):
+    states = []
+    for weights in ([0.1, 0.3, 0.2], [1, 3, 2]):
+        write("x,y,weight\n" + "".join(f"{i * i},{i % 7},{weights[i % 3]}\n" for i in range(60)))
+        states.append(prepared(tmp_path, weights="weight").encoder.to_state())
+    assert states[0][0] == states[1][0]
+    assert all((states[0][1][name] == array).all() for name, array in states[1][1].items())
+
+
 N = range(200)
 
 
@@ -148,8 +178,13 @@ N = range(200)
         ("name", [f"n{i - (i % 20 == 0)}" for i in N], r"has 191 different texts in 200 rows, as"),
         ("flag", [int(i == 77) for i in N], r"'flag' is 0 in 99% of the training rows or more"),
         ("flag", ["yes" if i == 77 or i == 78 else "no" for i in N], "'flag' is 'no' in 99% of the training"),
-        ("v", ["<LOD" if i % 7 == 0 else i for i in N], r"mostly numbers, but categories because of '<LOD'"),
-        ("v", [f"<{i % 4}" if i % 9 == 0 else i / 4 for i in N], r"mostly .* '<0', '<1', '<2', \.\.\.: set"),
+        *(
+            ("v", ["<LOD" if i % 20 < share else i for i in N], r"because of '<LOD' \(in \d+ of 200 rows\)")
+            for share in (3, 10, 18)
+        ),
+        ("v", [f"<{i % 4}" if i % 9 == 0 else i / 4 for i in N], r"because of '<0', '<1', '<2', \.\.\. \(in"),
+        ("v", [f"<{i}" if i % 2 == 0 else i / 4 for i in N], r"200 texts are different; .* of '<.*data.missing"),
+        ("v", ["none at all" if i % 9 == 0 else i % 3 for i in N], "because of 'none at all' .*data.missing"),
     ],
 )  # fmt: skip
 def test_odd_columns_are_told(tmp_path, write, column, cells, note):

@@ -66,10 +66,12 @@ class OneHot:
             return None, f"is left out: it is {shown(next(iter(counts)))} in every training row"
         among = None if name in table.kinds else _require_words(name, table, counts)
         if len(counts) == counts.total() > _FEW_ROWS:
-            return None, f"is left out: all its {len(counts)} texts are different"
+            return None, f"is left out: all its {len(counts)} texts are different" + (
+                f"; it {among}" if among else ""
+            )
         if len(counts) > _MOST_CATEGORIES:
             what = f"column {name!r} has {len(counts)} different texts, too many for categories"
-            raise DataError(what, where=table.path, hint="drop the column")
+            raise DataError(what, where=table.path, hint=f"it {among}" if among else "drop the column")
         rare = sorted(text for text, count in counts.items() if count == 1)
         if len(rare) == len(counts) and not gaps:
             rare = []
@@ -146,7 +148,8 @@ def _require_words(name: str, table: Frame, counts: Counter[str]) -> str | None:
     """Raise the error for a column that was to be one of numbers: some are not plain, or a few cells are no numbers.
 
     A few different texts like ``10 %`` may be categories, but not with commas: these are more often decimals. Where
-    it may be either, return a remark.
+    it may be either, return a remark: where most rows have numbers, and where more numbers than words are different,
+    as beside a word for "below the limit of detection" that fills most rows.
     """
     remedies = {text: mend_number(text, table.dialect.decimal or ".") for text in counts}
     unplain = {text: remedy for text, remedy in remedies.items() if remedy}
@@ -157,16 +160,17 @@ def _require_words(name: str, table: Frame, counts: Counter[str]) -> str | None:
         text, remedy = next(iter(unplain.items()))
         what = f"column {name!r} has numbers that are not written plainly, such as {shown(text)}"
         raise DataError(what, where=table.path, hint=remedy)
-    rows = sum(counts[text] for text in strays)
-    if numbers < _MANY_NUMBERS or not strays or 2 * rows > counts.total():
+    rows, total = sum(counts[text] for text in strays), counts.total()
+    if not strays or not numbers or (2 * rows >= total and (numbers < _MANY_NUMBERS or numbers < len(strays))):
         return None
     listed = ", ".join(map(shown, strays[:_FEW_STRAYS])) + (", ..." if len(strays) > _FEW_STRAYS else "")
-    if len(strays) > _FEW_STRAYS or rows > _STRAY_SHARE * counts.total():
-        return f"is mostly numbers, but categories because of {listed}: set data.missing, or data.columns"
+    if numbers < _MANY_NUMBERS or len(strays) > _FEW_STRAYS or rows > _STRAY_SHARE * total:
+        words = f"has numbers but is read as categories because of {listed} (in {rows:,} of {total:,} rows)"
+        return f"{words}: list such words in data.missing, or set the type in data.columns"
     row = int(np.argmax(table.labels(name) == strays[0]))
     what = f"column {name!r} should be numeric, but this cell is {shown(strays[0])}"
     if rows > 1:
-        what += f", and {rows} of {counts.total()} are such words: {listed}"
+        what += f", and {rows:,} of {total:,} are such words: {listed}"
     hint = "correct the cell, name it in data.missing, or set the column to category in data.columns"
     raise DataError(what, where=table.where(row), hint=hint)
 

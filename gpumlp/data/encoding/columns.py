@@ -87,8 +87,12 @@ class TableInputs:
     input_scale = 1.0
 
     @classmethod
-    def fit(cls, frame: Frame, names: Sequence[str], *, scaling: str) -> tuple[TableInputs, list[str]]:
+    def fit(
+        cls, frame: Frame, names: Sequence[str], *, scaling: str, rows: NDArray[np.int64] | None = None
+    ) -> tuple[TableInputs, list[str]]:
         """Decide on the kind of each column by the rows of ``frame``, the training rows, and fit it.
+
+        Numbers are scaled by ``rows`` of these, of which some may come often; by all if None.
 
         Returns the encoding, and notes on the columns that are left out or look suspicious.
 
@@ -110,7 +114,12 @@ class TableInputs:
         notes = [_note(columns, remark) for remark, columns in remarks.items()]
         if not numeric and not one_hots:
             raise DataError("no column is left to learn from", where=frame.path, hint="; ".join(notes) or None)
-        block = NumericBlock.fit(len(numeric), lambda i: frame.numbers(numeric[i]), scaling) if numeric else None
+
+        def column(number: int) -> Floats:
+            values = frame.numbers(numeric[number])
+            return values if rows is None else values[rows]
+
+        block = NumericBlock.fit(len(numeric), column, scaling) if numeric else None
         return cls(tuple(numeric), block, tuple(one_hots)), notes
 
     @property
@@ -233,8 +242,10 @@ class ArrayInputs:
     block: NumericBlock | None
 
     @classmethod
-    def fit(cls, source: ArrayTable, name: str, *, scaling: str | None) -> tuple[ArrayInputs, list[str]]:
-        """Fit to the rows of ``source``; ``scaling`` None means robust, but leaves bytes as they are.
+    def fit(
+        cls, source: ArrayTable, name: str, *, scaling: str | None, rows: NDArray[np.int64] | None = None
+    ) -> tuple[ArrayInputs, list[str]]:
+        """Fit to ``rows`` of ``source``, None for all; ``scaling`` None means robust, but leaves bytes as they are.
 
         Returns the encoding, and notes on the columns that say nothing: they are kept, as arrays are.
 
@@ -255,7 +266,7 @@ class ArrayInputs:
             raise DataError(what, where=source.path, hint="take such columns out of the array")
         constant = np.flatnonzero(np.nanmax(block, axis=0) == np.nanmin(block, axis=0)).tolist()
         notes = [_note([f"{name}[{column}]" for column in constant], "has one value only")] if constant else []
-        return cls(name, block.shape[1], _fitted(block, scaling or "robust")), notes
+        return cls(name, block.shape[1], _fitted(block, scaling or "robust", rows)), notes
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -357,9 +368,14 @@ def _decide(name: str, frame: Frame) -> tuple[bool, OneHot | None, str | None]:
     return True, None, frame.grouped(name) or _remark(name, values, frame) or _seldom(values)
 
 
-def _fitted(block: NDArray[Any], scaling: str) -> NumericBlock:
+def _fitted(block: NDArray[Any], scaling: str, rows: NDArray[np.int64] | None) -> NumericBlock:
     """Return the encoding of an array, fitted in float64 whatever its dtype: sums of float16 soon overflow."""
-    return NumericBlock.fit(block.shape[1], lambda i: block[:, i].astype(np.float64), scaling)
+
+    def column(number: int) -> Floats:
+        values = block[:, number].astype(np.float64)
+        return values if rows is None else values[rows]
+
+    return NumericBlock.fit(block.shape[1], column, scaling)
 
 
 def _remark(name: str, values: Floats, frame: Frame) -> str | None:
