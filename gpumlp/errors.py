@@ -135,6 +135,29 @@ class WriteError(RunError):
     """A file or folder of a run cannot be written: the disk is full, or it is not ours to write."""
 
 
+class Note(str):
+    """Something true and worth saying that is not an error: one sentence, and the column of the data that it is on.
+
+    Whoever finds one returns it. The command line prints it; ``Result.notes``, ``--json`` and the run folder have it.
+    """
+
+    __slots__ = ("column",)
+    column: str | None
+
+    def __new__(cls, text: str, column: str | None = None) -> Note:
+        note = super().__new__(cls, text)
+        note.column = column
+        return note
+
+    def of(self, part: str) -> Note:
+        """Return the note with the part of the data that it is on before it."""
+        return Note(f"{part}: {self}", self.column)
+
+    def to_json(self) -> dict[str, str | None]:
+        """Return the fields for JSON."""
+        return {"text": str(self), "column": self.column}
+
+
 class SignalError(KeyboardInterrupt):
     """SIGINT (Ctrl-C) or SIGTERM has ended a run. What it had done is saved where it had begun.
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gpumlp.errors import printable
+from gpumlp.errors import Note, printable
 from gpumlp.metrics import title
 from gpumlp.runs import Listener
 from gpumlp.training.build import Parts
@@ -196,9 +196,11 @@ class Announcer(Listener):
         self._metric = "loss"
         self._said, self._unsaid, self._epoch = -SECONDS_BETWEEN_LINES, "", 0
 
+    def note(self, note: Note) -> None:
+        remark(note)
+
     def prepared(self, parts: Parts, folder: Path) -> None:
         data, trainer = parts.data, parts.trainer
-        remarks(data.notes)
         sizes = [f"{len(part):,} {'training rows' if name == 'train' else name}" for name, part in data.parts.items()]
         widths = " → ".join(
             str(w) for w in (data.encoder.width, *(h.units for h in parts.architecture.hidden), data.encoder.outputs)

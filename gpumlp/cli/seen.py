@@ -34,10 +34,15 @@ def backprop(what: Path, overrides: Sequence[str], row: int, backend: str | None
     rows = subject.only(row)
     found = backpropagate(subject.network, subject.loss, subject.inputs(rows), subject.targets(rows))
     if as_json:
-        click.echo(to_json({"row": row, "backend": subject.network.context.backend.name, **_as_dict(found)}))
+        head = {"row": row, "backend": subject.network.context.backend.name, "notes": _notes(subject)}
+        click.echo(to_json({**head, **_as_dict(found)}))
         return
     remarks(subject.notes)
     _print(subject, row, found)
+
+
+def _notes(subject: Subject) -> list[dict[str, str | None]]:
+    return [note.to_json() for note in subject.notes]
 
 
 def _as_dict(found: Backprop) -> dict[str, Any]:
@@ -137,7 +142,8 @@ def gradcheck(what: Path, overrides: Sequence[str], backend: str | None, as_json
     found = check_parameters(subject.network, subject.loss, *batch)
     passed = all(comparison.passed for comparison in found.values())
     if as_json:
-        click.echo(to_json({"passed": passed, "tolerance": TOLERANCE, "parameters": _table(found)}))
+        head = {"passed": passed, "tolerance": TOLERANCE, "notes": _notes(subject)}
+        click.echo(to_json({**head, "parameters": _table(found)}))
     else:
         remarks(subject.notes)
         _print_check(subject, found, rows.stop)

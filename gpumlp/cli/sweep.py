@@ -28,38 +28,31 @@ from gpumlp.cli.display import (
     tell,
 )
 from gpumlp.cli.given import template_of
-from gpumlp.errors import exit_code
+from gpumlp.errors import Note, exit_code
 from gpumlp.metrics import title
 from gpumlp.runs import Listener, Result
 from gpumlp.runs.predictions import ending_of
-from gpumlp.runs.run import COMPLETE
 from gpumlp.store.formats import check_free, to_json
 from gpumlp.sweep import compare as comparison
 from gpumlp.sweep import search
 from gpumlp.sweep.cv import FoldRun, cross_validate, plan_of
 from gpumlp.sweep.folder import PlanFolder, chosen_folder
 from gpumlp.sweep.points import numbers_of
-from gpumlp.training.build import Parts
 
 RUNS = Path("runs")
 
 
 class Noted(Listener):
-    """Prints the notes on the data of several runs, each once."""
+    """Prints the notes on several runs, each once."""
 
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
-        self._said: set[str] = set()
+        self._printed: set[Note] = set()
 
-    def prepared(self, parts: Parts, folder: Path) -> None:
-        self.notes(parts.data.notes)
-
-    def notes(self, notes: Sequence[str]) -> None:
-        """Print notes that have not been."""
-        for note in notes:
-            if not self.quiet and note not in self._said:
-                self._said.add(note)
-                remark(note)
+    def note(self, note: Note) -> None:
+        if not self.quiet and note not in self._printed:
+            self._printed.add(note)
+            remark(note)
 
 
 def cv(
@@ -88,7 +81,6 @@ def cv(
     with told(quiet=quiet), _Counted("fold", folds * repeats, quiet=quiet) as counted:
 
         def done(run: FoldRun) -> None:
-            noted.notes([note for note in run.result.notes if note != COMPLETE])
             metric = run.result.summary["metric"] or "loss"
             shown = next(each for each in ("accuracy", "rmse", metric) if each in run.metrics)
             counted.done(
@@ -252,7 +244,7 @@ class _Counted:
         if self._steps is None:
             return
         if result is not None:
-            text += ", finished before" if COMPLETE in result.notes else f", {duration(result.summary['seconds'])}"
+            text += ", finished before" if result.finished_before else f", {duration(result.summary['seconds'])}"
         say(f"{name}: {text}")
         self._steps.advance()
 
@@ -262,7 +254,6 @@ def told(*, quiet: bool) -> Iterator[None]:
     """Print what the library logs; after Ctrl-C or SIGTERM say how to go on."""
     log = logging.getLogger("gpumlp")
     notices = Notices(logging.WARNING if quiet else logging.INFO)
-    notices.addFilter(lambda record: not record.getMessage().startswith("no run in "))
     log.setLevel(logging.INFO)
     log.addHandler(notices)
     try:

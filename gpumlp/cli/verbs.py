@@ -26,7 +26,6 @@ from gpumlp.cli.display import (
     remarks,
     say,
     tell,
-    warn,
 )
 from gpumlp.cli.given import template_of
 from gpumlp.data import News, Source, read_blocks, read_start, stream_blocks
@@ -35,7 +34,7 @@ from gpumlp.metrics import title
 from gpumlp.runs.folder import PICTURE, RunFolder
 from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, write_csv, write_predictions
 from gpumlp.store.formats import check_free, to_json, write_text
-from gpumlp.training.build import build, load_data, lone_row, require_memory
+from gpumlp.training.build import build, load_data, require_memory
 
 RUNS = Path("runs")
 MIN_TOLD_SECONDS = 1.0  # that a run takes before it is said where they went
@@ -86,6 +85,8 @@ def train(
     template, name = template_of(config, target, overrides)
     loaded = template.load()
     folder = run_dir or _run_folder(name, resume=resume)
+    if resume and not quiet and not RunFolder(folder).is_run:
+        remark(f"no run in {folder} yet: starting one")
     announcer = None if quiet else Announcer()
     log = logging.getLogger("gpumlp")
     notices = Notices(logging.WARNING if quiet else logging.INFO)
@@ -105,7 +106,8 @@ def train(
         log.removeHandler(notices)
         if announcer:
             announcer.close()
-    remarks(result.notes)
+    if result.finished_before:  # otherwise they were printed when they were found
+        remarks(result.notes)
     if as_json:
         click.echo(to_json({"run": str(folder), **result.summary}))
     else:
@@ -224,10 +226,8 @@ def inspect(what: Path, overrides: Sequence[str]) -> None:
         return
     loaded = configuration.load(what, overrides)
     settings, data = loaded.settings, load_data(loaded)
-    remarks(data.notes)
     parts = build(settings, data)
-    if doubt := lone_row(parts):
-        warn(doubt)
+    remarks(parts.notes)
     click.echo(parts.model.summary())
     trainer = parts.trainer
     click.echo(

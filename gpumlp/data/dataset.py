@@ -28,7 +28,7 @@ from gpumlp.data.source.read import Source
 from gpumlp.data.source.rows import rows_of
 from gpumlp.data.splits import Fold, split
 from gpumlp.data.state import StateReader, prefixed
-from gpumlp.errors import DataError
+from gpumlp.errors import DataError, Note
 from gpumlp.phases import phase
 
 Task = Literal["classification", "regression"]
@@ -193,7 +193,7 @@ class Encoder:
         return self.target
 
     @phase("encode")
-    def encode(self, source: Any, *, targets: bool, news: News | None = None) -> tuple[Dataset, list[str]]:
+    def encode(self, source: Any, *, targets: bool, news: News | None = None) -> tuple[Dataset, list[Note]]:
         """Encode a source of the same columns as the training file.
 
         The markers of missing values are those of the training, whichever the source was read with.
@@ -305,7 +305,7 @@ class Prepared:
     validation: Dataset | None
     test: Dataset | None
     encoder: Encoder
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     sources: Mapping[str, Source] | None = None
     """The raw rows of each part, where they were to be kept."""
 
@@ -381,7 +381,7 @@ def prepare(
     roles = Roles.find(train, target, weights, drop, columns or (), group, time)
     if isinstance(train, ArrayTable):
         train.require_same_rows([train.choose_inputs(exclude={*roles.named, *roles.dropped}), *roles.named])
-    notes: list[str] = []
+    notes: list[Note] = []
     kinds = dict(columns or {}) if encoder is None else encoder.kinds
     if isinstance(train, Frame):
         dialect = train.dialect if train.dialect.separator else dialect  # None is found only in text
@@ -391,17 +391,17 @@ def prepare(
     wanted = {"validation": validation, "test": test}
     given = {part: rows_of(each) for part, each in wanted.items() if not isinstance(each, int | float | Fold)}
     if missing_target == "drop":
-        train, remarks = with_target(train, task, roles.targets)
-        notes += remarks
+        train, more = with_target(train, task, roles.targets)
+        notes += more
         for part, each in given.items():
-            given[part], remarks = with_target(each, task, roles.targets)
-            notes += [f"{part}: {remark}" for remark in remarks]
+            given[part], more = with_target(each, task, roles.targets)
+            notes += [note.of(part) for note in more]
     shares = wanted | dict.fromkeys(given, 0.0)
-    parts, fitted, remarks = _divide(train, task, roles, shares, seed, goal)
-    notes += remarks
+    parts, fitted, more = _divide(train, task, roles, shares, seed, goal)
+    notes += more
     if encoder is None:
-        inputs, remarks = _fit_inputs(*_counted(parts["train"], roles.weights), roles, scaling)
-        notes += remarks
+        inputs, more = _fit_inputs(*_counted(parts["train"], roles.weights), roles, scaling)
+        notes += more
         encoder = Encoder(
             inputs=inputs,
             target=fitted,
@@ -413,8 +413,8 @@ def prepare(
         )
     datasets: dict[str, Dataset] = {}
     for part, each in {**parts, **given}.items():
-        datasets[part], remarks = encoder.encode(each, targets=True)
-        notes += [f"{part}: {remark}" for remark in remarks]
+        datasets[part], more = encoder.encode(each, targets=True)
+        notes += [note.of(part) for note in more]
     return Prepared(
         train=datasets["train"],
         validation=datasets.get("validation"),
@@ -516,7 +516,7 @@ def _texts(task: Task, target: Target, columns: Mapping[str, Kind] | None) -> li
     return classes + [name for name, kind in (columns or {}).items() if kind.type == "category"]
 
 
-def with_target(source: Source, task: Task, targets: Sequence[str]) -> tuple[Source, list[str]]:
+def with_target(source: Source, task: Task, targets: Sequence[str]) -> tuple[Source, list[Note]]:
     """Return the rows that have a target, or one of several, and a note on the others."""
     missing: NDArray[np.bool_] | None = None
     for target in targets:
@@ -532,8 +532,8 @@ def with_target(source: Source, task: Task, targets: Sequence[str]) -> tuple[Sou
     if missing.all():
         raise DataError("no row has a target", where=source.path, hint="check the name of the target")
     count = int(missing.sum())
-    note = f"{count:,} of {len(missing):,} rows have no target and are left out (data.missing_target)"
-    return source.take(np.flatnonzero(~missing)), [note]
+    what = f"{count:,} of {len(missing):,} rows have no target and are left out (data.missing_target)"
+    return source.take(np.flatnonzero(~missing)), [Note(what, ", ".join(targets))]
 
 
 def _counted(source: Source, weights: str | None) -> tuple[Source, NDArray[np.int64] | None]:
@@ -572,10 +572,10 @@ def _numbers(source: Source, target: str) -> Floats:
 @phase("fit")
 def _divide(
     source: Source, task: Task, roles: Roles, shares: Mapping[str, Any], seed: int, goal: Goal
-) -> tuple[dict[str, Source], AnyTarget, list[str]]:
+) -> tuple[dict[str, Source], AnyTarget, list[Note]]:
     """Return the parts that are shares of ``source``, the target fitted, and notes on it."""
     fitted: AnyTarget
-    notes: list[str] = []
+    notes: list[Note] = []
     targets, validation, test = roles.targets, shares["validation"], shares["test"]
     by_fold = isinstance(test, Fold)
     groups = None if roles.group is None else _groups(source, roles.group)
@@ -591,19 +591,22 @@ def _divide(
         sizes = np.bincount(codes)
         trained = np.bincount(codes[rows.train], minlength=len(sizes))
         if absent_classes := [name for name, size in zip(fitted.classes, trained, strict=True) if not size]:
-            notes.append(f"classes without a training row: {', '.join(absent_classes[:5])}")
+            what = f"classes without a training row: {', '.join(absent_classes[:5])}"
+            notes.append(Note(what, target))
         single = [name for name, size in zip(fitted.classes, sizes, strict=True) if size == 1 and not by_fold]
         if single and (validation or test):
-            notes.append(f"classes with one row, which is in the training part: {', '.join(single[:5])}")
-        notes += fitted.doubts(source.dialect.missing) if isinstance(source, Frame) else []
+            what = f"classes with one row, which is in the training part: {', '.join(single[:5])}"
+            notes.append(Note(what, target))
+        if isinstance(source, Frame):
+            notes += [Note(doubt, target) for doubt in fitted.doubts(source.dialect.missing)]
     else:
         for target in targets:
             values = _numbers(source, target)
             if isinstance(source, Frame) and (remark := source.grouped(target)):
-                notes.append(f"column {target!r} {remark}")
+                notes.append(Note(f"column {target!r} {remark}", target))
             if len(targets) > 1 and (lacking := int(np.isnan(values).sum())):
-                some = f"{lacking:,} of {len(values):,} rows have no value"
-                notes.append(f"target {target!r}: {some} and count for the other targets alone")
+                what = f"{lacking:,} of {len(values):,} rows have no value and count for the other targets alone"
+                notes.append(Note(f"target {target!r}: {what}", target))
         rows = draw(len(values))
     parts: dict[str, Source] = {"train": source}
     if validation or test:
@@ -655,7 +658,7 @@ def _seconds(text: str) -> float:
 @phase("fit")
 def _fit_inputs(
     train: Source, often: NDArray[np.int64] | None, roles: Roles, scaling: str | None
-) -> tuple[TableInputs | ArrayInputs, list[str]]:
+) -> tuple[TableInputs | ArrayInputs, list[Note]]:
     """Return the input encoding fitted to the training rows, statistics to ``often``, and the notes on it."""
     if isinstance(train, Frame):
         names = [name for name in train.names if name not in roles.named and name not in roles.dropped]

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpumlp.config import load
 from gpumlp.data import Dataset, Encoder
-from gpumlp.errors import ConfigError
+from gpumlp.errors import ConfigError, Note
 from gpumlp.nn import Loss, Sequential
 from gpumlp.runs import Run, load_run, load_trained
 from gpumlp.runs.evaluation import own_parts
@@ -27,7 +27,7 @@ class Subject:
     loss: Loss
     encoder: Encoder
     data: Dataset
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
     def only(self, row: int) -> slice:
         """Return the rows that are just this one, from 0. Raises ConfigError where there is none."""
@@ -70,7 +70,7 @@ def load_subject(path: Path, overrides: Sequence[str] = (), backend: str | None 
         encoder, train, notes = data.encoder, data.train, data.notes
     network = whole.networks[0]
     if len(whole.networks) > 1:
-        notes = (*notes, f"this is network 1 of {len(whole.networks)}")
+        notes = (*notes, Note(f"this is network 1 of {len(whole.networks)}"))
     _widen(network)
     return Subject(network, build_loss(settings, network, encoder, train), encoder, train, notes)
 

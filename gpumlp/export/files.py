@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gpumlp.backend import Backend
 from gpumlp.data import News, Source
 from gpumlp.data.encoding.targets import NumberTarget
-from gpumlp.errors import ConfigError, RunError
+from gpumlp.errors import ConfigError, Note, RunError
 from gpumlp.export.encoding import require_known
 from gpumlp.export.graph import load_onnx, run_onnx, write_onnx
 from gpumlp.export.script import run_script, write_script
@@ -23,6 +23,7 @@ from gpumlp.export.trace import Computation, Tracer, trace_network
 from gpumlp.nn import Ensemble
 from gpumlp.nn.ensemble import networks
 from gpumlp.runs import load_run, load_trained
+from gpumlp.runs.evaluation import changed_since
 from gpumlp.runs.model import Predictions, SavedModel
 from gpumlp.store.atomic import replacing
 from gpumlp.store.formats import check_free, writing
@@ -71,7 +72,7 @@ class Comparison:
     allowed: float
 
 
-def export(folder: str | Path, output: str | Path, *, force: bool = False) -> tuple[Comparison, tuple[str, ...]]:
+def export(folder: str | Path, output: str | Path, *, force: bool = False) -> tuple[Comparison, tuple[Note, ...]]:
     """Write a finished run as a file for others to use, and return how its predictions compare, and notes.
 
     Parameters
@@ -110,8 +111,7 @@ def export(folder: str | Path, output: str | Path, *, force: bool = False) -> tu
                 f"{comparison.rows:,} {part} rows; rounding explains {comparison.allowed:.3g}"
             )
             raise RunError(what, where=str(output), hint="nothing was written; please report this")
-    changed = data.fingerprint != run.summary.get("data")
-    return comparison, ("the data have changed since this run was trained",) if changed else ()
+    return comparison, changed_since(run, data)
 
 
 def format_of(output: Path) -> Format:

@@ -11,8 +11,8 @@ from typing import Any
 from gpumlp import backend as backends
 from gpumlp.backend import Backend
 from gpumlp.config import Loaded, load
-from gpumlp.data import Dataset, Encoder, News, Source, read, read_blocks
-from gpumlp.errors import DamageError, RunError, choices
+from gpumlp.data import Dataset, Encoder, News, Prepared, Source, read, read_blocks
+from gpumlp.errors import DamageError, Note, RunError, choices
 from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.identity import differences
@@ -102,13 +102,13 @@ def _load_unfinished(place: RunFolder, backend: Backend) -> SavedModel:
     """Return the best weights so far of a run that has not finished, with a note on that."""
     checkpoint, path = _last_checkpoint(place)
     model = checkpoint.best_model(backend, path)
-    note = (
+    what = (
         f"the run has not finished: these are its best weights so far, of epoch {checkpoint.progress.best_epoch} "
         f"of {checkpoint.epochs}"
     )
     if model.encoder.classes is not None:
-        note += "; probabilities are not calibrated yet"
-    return replace(model, notes=(note,))
+        what += "; probabilities are not calibrated yet"
+    return replace(model, notes=(Note(what),))
 
 
 def load_trained(folder: str | Path, backend: str = "auto", *, device: int = 0) -> SavedModel:
@@ -147,17 +147,22 @@ def _runs_beside(folder: Path) -> str:
     return choices(str(folder), runs) if runs else "pass a run folder, such as runs/digits"
 
 
-def own_parts(run: Run, model: SavedModel) -> tuple[Parts, tuple[str, ...]]:
+def own_parts(run: Run, model: SavedModel) -> tuple[Parts, tuple[Note, ...]]:
     """Return the parts of a run's own data, encoded by its model, and notes on them."""
     own = load_data(run.loaded, model.encoder)
-    changed = own.fingerprint != run.summary.get("data")
-    notes = (*own.notes, "the data have changed since this run was trained") if changed else own.notes
-    return own.parts, notes
+    return own.parts, (*own.notes, *changed_since(run, own))
+
+
+def changed_since(run: Run, data: Prepared) -> tuple[Note, ...]:
+    """Return a note where a run was trained on other data."""
+    if data.fingerprint == run.summary.get("data"):
+        return ()
+    return (Note("the data have changed since this run was trained"),)
 
 
 def evaluate(
     folder: str | Path, data: str | Path | None = None, *, device: int = 0
-) -> tuple[Metrics, tuple[str, ...]]:
+) -> tuple[Metrics, tuple[Note, ...]]:
     """Measure a run on a file, or again on the parts of its own data. Return metrics and notes.
 
     The loss is computed with the run's own settings; to balance classes anew that takes its training rows.

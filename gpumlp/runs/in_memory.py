@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from gpumlp.config import Settings, configure, guessed_task
 from gpumlp.data import Kind, Prepared, Source, prepare, rows_of, with_columns
 from gpumlp.data.dataset import Task
-from gpumlp.errors import ConfigError, DataError, RunError
+from gpumlp.errors import ConfigError, DataError, Note, RunError
 from gpumlp.runs.model import SavedModel
 from gpumlp.runs.run import REMEDY
 from gpumlp.training.build import build, unsuitable
@@ -23,8 +23,6 @@ IN_MEMORY = "<rows>"
 
 TARGET, WEIGHTS = "y", "weights"
 """What target and weights are called that have no names."""
-
-log = logging.getLogger(__name__)
 
 
 def fit(
@@ -60,19 +58,21 @@ def fit(
     source, target, counts = _source(X, y, weights)
     others: float | Source
     others = validation if isinstance(validation, int | float) else _source(*validation, names=(target, counts))[0]
+    notes: tuple[Note, ...] = ()
     if task is None and isinstance(target, tuple):
         task = "regression"
     elif task is None:
         assert isinstance(target, str)
         task, reason = guessed_task(source, target)
-        log.info("task %s: %s", task, reason)
+        notes = (Note(f"task {task}: {reason}", target),)
     data = dict(settings.pop("data", {}))
     if taken := sorted({"train", "query", "target", "weights", "split", "folder"} & data.keys()):
         raise ConfigError("rows in memory are given as arguments", where=f"data.{taken[0]}", hint="leave it out")
     given: Any = others if isinstance(others, int | float) else IN_MEMORY
     data |= {"train": IN_MEMORY, "target": target, "weights": counts, "split": {"validation": given, "test": 0.0}}
     loaded = configure(task=task, data=data, **settings)
-    return fit_source(loaded.settings, source, others, columns=category_columns(X))
+    model = fit_source(loaded.settings, source, others, columns=category_columns(X))
+    return replace(model, notes=(*notes, *model.notes))
 
 
 def fit_source(
@@ -114,8 +114,6 @@ def fit_source(
     )
     for setting, error in unsuitable(settings, prepared):
         raise DataError(error.what, where=setting, hint=error.hint)
-    for note in prepared.notes:
-        log.info("%s", note)
     return _trained(settings, prepared, stop)
 
 
@@ -141,7 +139,8 @@ def _trained(settings: Settings, prepared: Prepared, stop: Callable[[Mapping[str
                 break
     parts.model.load(loop.best)
     calibration, scores = loop.calibration(), loop.scores()
-    return SavedModel(prepared.encoder, parts.model, parts.architecture, tuple(history), calibration, scores)
+    notes = (*parts.notes, *loop.notes)
+    return SavedModel(prepared.encoder, parts.model, parts.architecture, tuple(history), calibration, scores, notes)
 
 
 def _source(

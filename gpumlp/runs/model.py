@@ -17,7 +17,7 @@ import numpy as np
 from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend
 from gpumlp.data import Encoder, Features, News, Source, read, rows_of, with_columns
-from gpumlp.errors import BackendError, GpumlpError, RunError
+from gpumlp.errors import BackendError, GpumlpError, Note, RunError
 from gpumlp.metrics import ProbabilityScores, most_probable
 from gpumlp.nn import MAX_UNITS, Architecture, Ensemble, Sequential
 from gpumlp.nn.ensemble import MAX_MEMBERS, networks
@@ -83,7 +83,7 @@ class SavedModel:
     calibration : what makes probabilities of the last linear values; None: softmax
     scores : (n,) sorted float64, of validation rows kept for intervals: the distances of predictions from numbers, or
         1 - p of true classes; None: no rows were kept
-    notes : what a user should know about the model, such as that its run has not finished
+    notes : what is worth saying of the model: of data and training after ``fit``, that its run has not finished
     """
 
     encoder: Encoder
@@ -92,7 +92,7 @@ class SavedModel:
     history: tuple[Mapping[str, Any], ...] = ()
     calibration: Temperature | None = None
     scores: np.ndarray[Any, Any] | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def predict(self, rows: Any, *, news: News | None = None) -> np.ndarray[Any, Any]:
         """Return the most probable class of each row, (N,) str, or numbers in units of the target, (N,) float64.

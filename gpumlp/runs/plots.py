@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.data import Dataset, Encoder
+from gpumlp.errors import Note
 from gpumlp.metrics import most_probable
 from gpumlp.runs.evaluation import Parts, load_run, load_trained, own_parts
 from gpumlp.runs.folder import RunFolder
@@ -20,7 +21,7 @@ LARGEST_NAMED = 20  # classes whose names fit along an axis
 MOST_CELLS = 500  # along an axis of a confusion matrix: more classes are drawn in groups of neighbours
 
 
-def plot(folder: str | Path, output: Path) -> tuple[str, ...]:
+def plot(folder: str | Path, output: Path) -> tuple[Note, ...]:
     """Draw the learning curves of a run beside what it predicts on rows it was not trained on.
 
     On the right stands a confusion matrix for classes, predictions against the truth for numbers. Returns notes

@@ -6,14 +6,14 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpumlp.backend import Backend
 from gpumlp.config import Loaded, Settings, dump
 from gpumlp.data import Prepared
-from gpumlp.errors import DamageError, RunError, SignalError, WriteError
+from gpumlp.errors import DamageError, Note, RunError, SignalError, WriteError
 from gpumlp.metrics import METRICS
 from gpumlp.phases import Phases, collected, phase
 from gpumlp.runs.checkpoint import Checkpoint
@@ -22,16 +22,16 @@ from gpumlp.runs.identity import decisive, is_extension
 from gpumlp.runs.model import SavedModel, load_model, save_model
 from gpumlp.runs.signals import Signals, signals
 from gpumlp.store.formats import json_line, write_sealed, writing
-from gpumlp.training.build import Parts, build, load_data, lone_row
+from gpumlp.training.build import Parts, build, load_data
 from gpumlp.training.loop import COMPLETED, DIVERGED, Diverged, Epoch, Loop, Step
 from gpumlp.training.measure import constant_loss
-from gpumlp.training.members import MembersLoop, loop_over
+from gpumlp.training.members import loop_over
 
 KEPT_CHECKPOINTS = 3
 CHECKPOINT_SECONDS = 2.0  # what an interruption may cost at most, besides the epoch it falls into
 CHECKPOINT_SHARE = 0.05  # of the time that saving may take, where it is slow
 NOTHING_KEPT = "no usable epoch before it"
-COMPLETE = "this run is already complete"
+COMPLETE = Note("this run is already complete")
 """The note on a run that had nothing left to train."""
 STOPPED = "stopped"
 """The status in the summary of a run that its listener ended."""
@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 
 class Listener:
     """Is called as a run goes on. This one does nothing; the command line draws a progress bar."""
+
+    def note(self, note: Note) -> None:
+        """Something worth saying was found."""
 
     def prepared(self, parts: Parts, folder: Path) -> None:
         """All is built and the first epoch is about to begin."""
@@ -60,11 +63,17 @@ class Listener:
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run came to. ``summary`` is the content of summary.json."""
+    """What a finished run came to.
+
+    summary : the content of summary.json
+    notes : what is worth saying of the data, the settings and the training
+    finished_before : whether nothing was left to train
+    """
 
     folder: Path
     summary: dict[str, Any]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[Note, ...] = ()
+    finished_before: bool = False
 
 
 def train(
@@ -95,7 +104,6 @@ def train(
     with writing(place.path):
         place.recover()
     if resume and not place.is_run:
-        log.info("no run in %s yet: starting one", place.path)
         resume = False
     if resume:
         place.check_resumable(loaded.settings)
@@ -116,11 +124,14 @@ def train(
                     raise RunError("there is no checkpoint to extend this run from", where=str(place.path), hint=hint)
                 place.reopen()
             place.prepare(text, lines, existed=existed)
-            if doubt := lone_row(parts):
-                log.warning(doubt)
+            before = (*parts.notes, *run.notes)
+            for note in before:
+                listener.note(note)
             listener.prepared(parts, place.path)
-            summary = run.finish(run.train(listener))
-            return Result(place.path, summary, run.notes(summary["metrics"]["train"]["loss"]))
+            summary, notes = run.finish(run.train(listener))
+            for note in notes:
+                listener.note(note)
+            return Result(place.path, summary, (*before, *run.loop.notes, *notes))
         except WriteError as error:
             if not place.is_run or error.hint:
                 raise
@@ -146,7 +157,9 @@ def _finished(place: RunFolder, settings: Settings) -> Result | None:
         load_model(place.path / MODEL, Backend(), checksum=summary["model"])
     except RunError as error:
         raise _unlike(place, error) from None
-    return None if is_extension(summary["settings"], settings) else Result(place.path, summary, (COMPLETE,))
+    if is_extension(summary["settings"], settings):
+        return None
+    return Result(place.path, summary, (COMPLETE,), finished_before=True)
 
 
 def _unlike(place: RunFolder, error: RunError) -> RunError:
@@ -163,6 +176,7 @@ class _Run:
         self.phases = phases
         self.history = hashlib.sha256()  # of the lines of the history so far
         self._checkpoint_due = time.monotonic() + CHECKPOINT_SECONDS
+        self.notes: tuple[Note, ...] = ()  # on how it goes on from a checkpoint
         self._last: float | None = None  # what the metric of the validation rows was after the last epoch
         self.extensions: tuple[dict[str, int], ...] = ()
 
@@ -181,6 +195,8 @@ class _Run:
                 self.history.update(self.folder.add_to_history(event.row).encode())
                 if time.monotonic() >= self._checkpoint_due or self._is_due():
                     self._save_checkpoint()
+                for note in event.notes:
+                    listener.note(note)
                 if listener.epoch(event.row, event.best):
                     self._save_end()
                     return loop.status or STOPPED
@@ -220,10 +236,11 @@ class _Run:
         kept = f"the weights of epoch {best} are kept in {self.folder.path / MODEL}" if best else NOTHING_KEPT
         raise RunError(f"{event.reason}; {kept}", where=str(self.folder.path), hint=REMEDY)
 
-    def finish(self, status: str, **more: str) -> dict[str, Any]:
+    def finish(self, status: str, **more: str) -> tuple[dict[str, Any], tuple[Note, ...]]:
         """Write the model with its best weights, measure it on every part of the data, write summary.json.
 
-        Where no epoch was worth keeping there is no model, and nothing to measure.
+        Returns the summary, and notes on the result. Where no epoch was worth keeping there is no model, and nothing
+        to measure.
         """
         loop, parts, progress = self.loop, self.loop.parts, self.loop.progress
         model = None
@@ -236,6 +253,8 @@ class _Run:
                 scores=loop.scores(),
             )
             model = save_model(self.folder.path / MODEL, trained, loop.best)
+        metrics = loop.measure() if progress.best_epoch else {}
+        notes = self._on_result(metrics["train"]["loss"]) if metrics else ()
         seconds, steps = progress.seconds, progress.epoch * parts.trainer.batches
         summary = {
             "status": status,
@@ -251,24 +270,24 @@ class _Run:
             "device_memory": parts.backend.memory_held,
             "parameters": parts.model.size,
             "data": parts.data.fingerprint,
-            "metrics": loop.measure() if progress.best_epoch else {},
+            "metrics": metrics,
             "phases": dict(self.phases.seconds),
-            **({"members": loop.members} if isinstance(loop, MembersLoop) else {}),
+            "notes": [note.to_json() for note in (*parts.notes, *loop.notes, *notes)],
+            **loop.outcome,
             **({"extensions": list(self.extensions)} if self.extensions else {}),
             **more,
             "settings": decisive(self.settings),
             "model": model,
             "history": self.history.hexdigest(),
         }
-        return write_sealed(self.folder.summary, summary)
+        return write_sealed(self.folder.summary, summary), notes
 
-    def notes(self, reached: float) -> tuple[str, ...]:
+    def _on_result(self, reached: float) -> tuple[Note, ...]:
         """Return notes on the result, given the training loss that was reached."""
-        departures = self.loop.notes if isinstance(self.loop, MembersLoop) else ()
         note = self._no_better_than_constant(reached) or self._wasted()
-        return departures if note is None else (*departures, note)
+        return () if note is None else (note,)
 
-    def _no_better_than_constant(self, reached: float) -> str | None:
+    def _no_better_than_constant(self, reached: float) -> Note | None:
         """Return a note if no network is needed for the training loss reached."""
         parts, trainer = self.loop.parts, self.loop.parts.trainer
         constant = constant_loss(parts.model, parts.loss, parts.data.train, parts.data.encoder)
@@ -285,21 +304,17 @@ class _Run:
         )
         if best < self.loop.progress.epoch:  # training went on, but validation did not improve
             advice = f"{self._best()}, so the inputs may not be predictive"
-        return (
-            f"no better than a constant: training loss {reached:.4g}, predicting {answer} gives {constant:.4g}; "
-            f"{advice}"
-        )
+        losses = f"training loss {reached:.4g}, predicting {answer} gives {constant:.4g}"
+        return Note(f"no better than a constant: {losses}; {advice}")
 
-    def _wasted(self) -> str | None:
+    def _wasted(self) -> Note | None:
         """Return a note if more than half of the epochs came after the best one."""
         progress, last = self.loop.progress, self._last
         if last is None or self.loop.parts.stopping or progress.best_epoch > MAX_BEST_SHARE * progress.epoch:
             return None
         value = METRICS[self.loop.parts.metric].cost(progress.best_cost)
-        return (
-            f"{self._best()} of {progress.epoch} ({value:.4g}) and {last:.4g} after the last; to stop earlier: "
-            "--set training.early_stopping=auto"
-        )
+        what = f"{self._best()} of {progress.epoch} ({value:.4g}) and {last:.4g} after the last"
+        return Note(f"{what}; to stop earlier: --set training.early_stopping=auto")
 
     def _best(self) -> str:
         metric = METRICS[self.loop.parts.metric]
@@ -333,6 +348,8 @@ class _Run:
                 self._extend(checkpoint)
             lines = "".join(json_line(row) for row in history)
             self.history.update(lines.encode())
+            if history:
+                self._last = history[-1].get(f"validation_{self.loop.parts.metric}")
             return lines
         log.info("no checkpoint to resume from: the run starts again")
         return None
@@ -354,12 +371,12 @@ class _Run:
             what = f"networks that stopped early cannot go on: {', '.join(ended)} of {len(checkpoint.members)}"
             raise RunError(what, where=str(self.folder.path), hint="start a new run")
         self.extensions += ({"after": done, "from": before, "to": epochs},)
-        note = f"extended from {before:,} to {epochs:,} epochs after epoch {done:,}"
+        what = f"extended from {before:,} to {epochs:,} epochs after epoch {done:,}"
         was, now = (self._rate(checkpoint.trainer, each) for each in (before, epochs))
         if was != now:
-            note += f"; the schedule {parts.schedule.name} is now that of {epochs:,} epochs: the learning rate "
-            note += f"goes on at {now:.3g} (it was {was:.3g})"
-        log.info("%s", note)
+            what += f"; the schedule {parts.schedule.name} is now that of {epochs:,} epochs: the learning rate "
+            what += f"goes on at {now:.3g} (it was {was:.3g})"
+        self.notes += (Note(what),)
 
     def _rate(self, stand: Mapping[str, Any], epochs: int) -> float:
         """Return the learning rate of the next step in a run of this many epochs, or that of its last step."""

@@ -112,6 +112,7 @@ def cross_validate(
                 "repeat": each.repeat + 1,
                 "rows": each.rows,
                 "metrics": each.metrics,
+                "notes": each.result.summary.get("notes", []),
             }
             for each in runs
         ],

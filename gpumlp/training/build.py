@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from gpumlp import backend as backends
 from gpumlp.backend import Backend, NativeBackend
 from gpumlp.config import ClassificationLoss, Loaded, QuantileLoss, Settings, settings_of_member
 from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, SourceCache, prepare_files
-from gpumlp.errors import ConfigError, DataError, choices
+from gpumlp.errors import ConfigError, DataError, Note, choices
 from gpumlp.limits import gigabytes
 from gpumlp.metrics import METRICS
 from gpumlp.nn import LOSSES, Architecture, Clamp, Ensemble, Hidden, Loss, Model, Sequential, count_parameters, mlp
@@ -30,8 +29,6 @@ MAX_PARAMETERS_APART = 200_000
 Their values, gradients and Adam's two averages then about fit the second cache of a core (2 MB). Measured on two
 cores, the time side by side over that in turn: 0.70 for two of 82,000, 1.01 for two of 400,000, 1.12 for five.
 """
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,7 @@ class Parts:
     choice, kept : the validation rows that choose the best epoch, and those kept out of this, for intervals
     calibrated : whether the probabilities get a temperature
     joint : whether all of these keep the weights of one epoch, at which their mean is best
+    notes : on the data, and on what the settings come to with them
     """
 
     backend: Backend
@@ -71,6 +69,7 @@ class Parts:
     choice: Dataset | None = None
     kept: Dataset | None = None
     calibrated: bool = False
+    notes: tuple[Note, ...] = ()
 
 
 def load_data(
@@ -147,13 +146,18 @@ def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]
 
 def build(settings: Settings, data: Prepared, backend: Backend | None = None) -> Parts:
     """Return all parts of a run on these data, ready to train; ``backend`` in place of that of the settings."""
-    precision = PRECISIONS[settings.precision]
     backend = backend or backend_of(settings)
-    if precision.tf32 and not backend.tf32:
-        log.info("precision tf32: %s computes matrix products in float32, which is fastest here", backend.name)
     require_memory(settings, backend.memory, data.encoder)
-    if settings.members.count == 1:
-        return _build(settings, data, backend, {})
+    parts = _build_members(settings, data, backend) if settings.members.count > 1 else _build(settings, data, backend)
+    notes = list(data.notes)
+    if PRECISIONS[settings.precision].tf32 and not backend.tf32:
+        what = f"{backend.name} computes matrix products in float32, which is fastest here"
+        notes.append(Note(f"precision tf32: {what}"))
+    return replace(parts, notes=(*notes, *_lone_row(parts)))
+
+
+def _build_members(settings: Settings, data: Prepared, backend: Backend) -> Parts:
+    """Return the parts of a run of several networks."""
     parameters = size_of(settings, data.encoder)
     on_device: dict[str, DeviceData] = {}
     members = tuple(
@@ -189,8 +193,11 @@ def backends_side_by_side(backend: Backend, count: int, parameters: int) -> list
     return [backend.alone() if apart and isinstance(backend, NativeBackend) else backend for _ in range(count)]
 
 
-def _build(settings: Settings, data: Prepared, backend: Backend, on_device: dict[str, DeviceData]) -> Parts:
+def _build(
+    settings: Settings, data: Prepared, backend: Backend, on_device: dict[str, DeviceData] | None = None
+) -> Parts:
     """Return the parts of a run of one network. ``on_device`` holds the rows that are there already, and will be."""
+    on_device = {} if on_device is None else on_device
     precision, encoder, training = PRECISIONS[settings.precision], data.encoder, settings.training
     architecture = architecture_of(settings)
     link = LOSSES[settings.loss.name].record(encoder.outputs).link
@@ -263,20 +270,19 @@ def _factors(name: str) -> Schedule | None:
     return None if name == "constant" else Schedule(name, learning_rate=1.0)
 
 
-def lone_row(parts: Parts) -> str | None:
-    """Return a warning where an epoch ends with a batch of one row, of which batch norm leaves no more than a bias.
+def _lone_row(parts: Parts) -> tuple[Note, ...]:
+    """Return a note where an epoch ends with a batch of one row, of which batch norm leaves no more than a bias.
 
     PyTorch refuses such a batch. A whole run is not to fail for one of its batches, but it is to be known.
     """
     trainer = parts.trainer
     last = trainer.rows - (trainer.batches - 1) * trainer.batch_size
     if last > 1 or not any(layer.mixes_rows for layer in parts.model.layers().values()):
-        return None
+        return ()
     better = next(size for size in itertools.count(trainer.batch_size + 1) if trainer.rows % size != 1)
-    return (
-        f"each epoch ends with a batch of 1 row ({trainer.rows:,} training rows, training.batch_size "
-        f"{trainer.batch_size}), too small for batch norm; set training.batch_size to {better}, or norm to layer"
-    )
+    what = f"a batch of 1 row ({trainer.rows:,} training rows, training.batch_size {trainer.batch_size})"
+    hint = f"set training.batch_size to {better}, or norm to layer"
+    return (Note(f"each epoch ends with {what}, too small for batch norm; {hint}"),)
 
 
 def require_memory(settings: Settings, has: int | None, encoder: Encoder | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.data import Dataset
+from gpumlp.errors import Note
 from gpumlp.metrics import METRICS
 from gpumlp.phases import phase
 from gpumlp.training.build import Parts
@@ -44,11 +45,13 @@ class Epoch:
     row : its number, seconds, losses, metrics and learning rate, by name
     best : whether its weights are the best so far
     weights : the best weights so far, by name
+    notes : on what has happened in it
     """
 
     row: dict[str, Any]
     best: bool
     weights: Weights
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,16 @@ class Loop:
         if stopping and self.parts.data.validation and progress.epoch >= progress.lower_epoch + stopping.patience:
             return STOPPED_EARLY
         return None
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What is worth saying of the training so far."""
+        return ()
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """What the summary of a run has of this loop, beside what it has of any."""
+        return {}
 
     def __iter__(self) -> Iterator[Event]:
         trainer = self.parts.trainer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from gpumlp.backend import NativeBackend
 from gpumlp.config import Settings
 from gpumlp.data import Prepared
+from gpumlp.errors import Note
 from gpumlp.limits import in_threads
 from gpumlp.limits import threads as available_threads
 from gpumlp.metrics import METRICS
@@ -40,7 +40,6 @@ ROUND_S = 0.1
 """Seconds of steps between two looks at signals and checkpoints; as long as rounds take less, they become longer."""
 
 _Result = TypeVar("_Result")
-log = logging.getLogger(__name__)
 
 
 def loop_over(parts: Parts, *, every: int | None = None) -> Loop:
@@ -81,15 +80,16 @@ class MembersLoop(Loop):
         return None if None in ended else STOPPED_EARLY if STOPPED_EARLY in ended else COMPLETED
 
     @property
-    def members(self) -> list[dict[str, Any]]:
-        """What became of each network, for the summary of a run."""
-        return [
+    def outcome(self) -> dict[str, Any]:
+        """What became of each network."""
+        members = [
             {"status": loop.status, "epochs": loop.progress.epoch, "best_epoch": loop.progress.best_epoch}
             for loop in self.loops
         ]
+        return {"members": members}
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[Note, ...]:
         return tuple(
             _departure(number, loop) for number, loop in enumerate(self.loops, 1) if loop.diverged is not None
         )
@@ -165,13 +165,13 @@ class MembersLoop(Loop):
             loop.settle(report, each, chosen_by=joint)
             for loop, report, each in zip(trained, reports, measured, strict=True)
         ]
-        goes_on = self.status is None
+        goes_on, notes = self.status is None, []
         for number, loop in enumerate(self.loops, 1):
             if loop in trained and loop.status is not None:
                 if goes_on:  # otherwise its last weights stay, from which a longer run can go on
                     loop.parts.model.load(loop.best)
                 if loop.diverged is not None:
-                    log.warning("%s", _departure(number, loop))
+                    notes.append(_departure(number, loop))
         seconds, self.batch, self.seconds = self.seconds, 0, 0.0
         self.gather()
         if not finite:
@@ -190,7 +190,8 @@ class MembersLoop(Loop):
             if loop in finite
         }
         row["member_losses"] = [losses.get(id(loop)) for loop in self.loops]
-        return Epoch(row, any(isinstance(each, Epoch) and each.best for each in outcomes), self.best)
+        best = any(isinstance(each, Epoch) and each.best for each in outcomes)
+        return Epoch(row, best, self.best, tuple(notes))
 
     @phase("measure")
     def _validate_each(self, loops: Sequence[Loop]) -> list[dict[str, float]]:
@@ -263,9 +264,9 @@ def _mean_report(reports: Sequence[EpochReport], epoch: int, seconds: float) -> 
     )
 
 
-def _departure(number: int, loop: Loop) -> str:
+def _departure(number: int, loop: Loop) -> Note:
     """Return a note on a network that diverged."""
     assert loop.diverged is not None
     best = loop.progress.best_epoch
     rest = f"the weights of its epoch {best} count" if best else "it is left out"
-    return f"network {number} diverged: {loop.diverged.reason}; {rest}"
+    return Note(f"network {number} diverged: {loop.diverged.reason}; {rest}")

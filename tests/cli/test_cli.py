@@ -337,7 +337,7 @@ def test_a_network_beyond_memory_is_refused_before_it_is_made(
 
 def test_inspect_warns_of_a_last_batch_of_one_row() -> None:
     rows = ("--set", "training.batch_size=199", "--set", "model.norm=batch")  # 399 = 2 · 199 + 1
-    assert "warning: each epoch ends with a batch of 1 row (399" in run("inspect", CANCER, *rows).stderr
+    assert "note: each epoch ends with a batch of 1 row (399" in run("inspect", CANCER, *rows).stderr
 
 
 def test_a_number_that_is_none_is_null_in_json(trained: str, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,15 +118,14 @@ def test_a_longer_run_is_the_one_that_was_begun_so(task: Task, tmp_path: Path, m
     assert load(longer.folder / "config.yaml").settings.training.epochs == 10
 
 
-def test_the_schedule_of_a_longer_run(task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_schedule_of_a_longer_run(task: Task, tmp_path: Path) -> None:
     """It is that of all its epochs, from where it was extended on; and killed there it ends the same."""
-    caplog.set_level(logging.INFO, "gpumlp")
     for name in ("whole", "cut"):
         train(task(EVERY), tmp_path / name)
     assert rows(tmp_path / "whole")[-1]["learning_rate"] < 1e-4
     longer = task(EVERY, "training.epochs=12")
     whole = train(longer, tmp_path / "whole", resume=True)
-    (note,) = {each.message for each in caplog.records if each.message.startswith("extended")}
+    (note,) = (note for note in whole.notes if note.startswith("extended"))
     assert note == (
         "extended from 6 to 12 epochs after epoch 6; the schedule cosine is now that of 12 epochs: the learning rate "
         "goes on at 0.005 (it was 1.4e-05)"

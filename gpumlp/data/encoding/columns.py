@@ -23,7 +23,7 @@ from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Strings
 from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.read import Source
 from gpumlp.data.state import Fields, StateReader, prefixed
-from gpumlp.errors import DataError, choices, shown
+from gpumlp.errors import DataError, Note, choices, shown
 from gpumlp.limits import in_threads
 
 MAX_ARRAY_COLUMNS = 1 << 18
@@ -51,7 +51,7 @@ class News:
     strangers : by column, how many rows have a value that is new, and the first such value
     """
 
-    source: tuple[str, ...] = ()
+    source: tuple[Note, ...] = ()
     columns: dict[str, None] = field(default_factory=dict)
     gaps: dict[str, None] = field(default_factory=dict)
     strangers: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -62,17 +62,18 @@ class News:
             count, example = self.strangers.get(name, (0, texts[0]))
             self.strangers[name] = count + len(texts), example
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """Return a sentence on each thing."""
         notes = list(self.source)
         if self.columns:
-            notes.append("not used, because not in the training data: " + ", ".join(map(repr, self.columns)))
+            notes.append(Note("not used, because not in the training data: " + ", ".join(map(repr, self.columns))))
         if self.gaps:
             notes.append(_note(list(self.gaps), _NEW_GAPS))
         for name, (count, text) in self.strangers.items():
             told = "1 row has" if count == 1 else f"{count} rows have"
             example = shown(text) if text else "a missing value"
-            notes.append(f"column {name!r}: {told} a value not seen in training, such as {example}")
+            what = f"column {name!r}: {told} a value not seen in training, such as {example}"
+            notes.append(Note(what, name))
         return notes
 
 
@@ -89,7 +90,7 @@ class TableInputs:
     @classmethod
     def fit(
         cls, frame: Frame, names: Sequence[str], *, scaling: str, rows: NDArray[np.int64] | None = None
-    ) -> tuple[TableInputs, list[str]]:
+    ) -> tuple[TableInputs, list[Note]]:
         """Decide on the kind of each column by the rows of ``frame``, the training rows, and fit it.
 
         Numbers are scaled by ``rows`` of these, of which some may come often; by all if None.
@@ -145,7 +146,7 @@ class TableInputs:
 
     def encode(
         self, source: Source, *, others: Collection[str], news: News | None = None
-    ) -> tuple[Features, list[str]]:
+    ) -> tuple[Features, list[Note]]:
         """Return the features, p of them, and notes on what is new in this source.
 
         Parameters
@@ -244,7 +245,7 @@ class ArrayInputs:
     @classmethod
     def fit(
         cls, source: ArrayTable, name: str, *, scaling: str | None, rows: NDArray[np.int64] | None = None
-    ) -> tuple[ArrayInputs, list[str]]:
+    ) -> tuple[ArrayInputs, list[Note]]:
         """Fit to ``rows`` of ``source``, None for all; ``scaling`` None means robust, but leaves bytes as they are.
 
         Returns the encoding, and notes on the columns that say nothing: they are kept, as arrays are.
@@ -291,7 +292,7 @@ class ArrayInputs:
 
     def encode(
         self, source: Source, *, others: Collection[str], news: News | None = None
-    ) -> tuple[Features, list[str]]:
+    ) -> tuple[Features, list[Note]]:
         """Return the features, p of them, and notes on what is new in this source.
 
         Parameters
@@ -426,13 +427,13 @@ def _is_id(name: str, values: Floats) -> bool:
     return bool(_NAME_OF_ID.fullmatch(name) or count**2 > 20 * np.ptp(values))
 
 
-def _note(columns: Sequence[str], remark: str) -> str:
+def _note(columns: Sequence[str], remark: str) -> Note:
     """Return one sentence on several columns of which the same is to be said."""
     first, *others = columns
     told = ", ".join(repr(name) for name in others[:_NAMED_COLUMNS])
     more = len(others) - _NAMED_COLUMNS
     also = f" (also {told}{f' and {more} more' if more > 0 else ''})" if others else ""
-    return f"column {first!r} {remark}{also}"
+    return Note(f"column {first!r} {remark}{also}", first)
 
 
 def _require_finite(block: NDArray[Any], name: str, where: Callable[[int], str]) -> None:

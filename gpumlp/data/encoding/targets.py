@@ -92,7 +92,7 @@ class ClassTarget:
         return {value: i for i, value in enumerate(values) if value is not None and values.count(value) == 1}
 
     def doubts(self, missing: Missing) -> list[str]:
-        """Return notes on classes that may be one and the same, as ``1`` and ``1.0``, or none at all, as ``-``."""
+        """Return doubts about classes: two that may be the same (``1``, ``1.0``), or missing values (``-``)."""
         alike: dict[float | str, list[str]] = {}
         for name in self.classes:
             value = parse_numbers(np.array([name], dtype=object))

@@ -43,7 +43,7 @@ from gpumlp.data.source.sniff import (
     sniffed,
     split_rows,
 )
-from gpumlp.errors import DataError, shown
+from gpumlp.errors import DataError, Note, shown
 
 # Rows become columns in portions of this size: the whole file is never held as lists of cells.
 _PORTION = 8192
@@ -231,8 +231,8 @@ class TextFile:
             frame = self._attempt(_FALLBACK, limit, texts)
         except UnicodeError as error:
             raise undecodable from error
-        note = f"{undecodable.where}: {undecodable.what}, so the file is read as {_FALLBACK}"
-        return replace(frame, notes=(*frame.notes, f"{note}; set data.encoding if that is wrong"))
+        why = f"{undecodable.where}: {undecodable.what}, so the file is read as {_FALLBACK}"
+        return replace(frame, notes=(*frame.notes, Note(f"{why}; set data.encoding if that is wrong")))
 
     @contextlib.contextmanager
     def lines(self, encoding: str) -> Iterator[Iterator[str]]:
@@ -342,11 +342,11 @@ class TextFile:
                 notes += self._skipped(_Start(lines, self.dialect, self.name, self.names).check())
         return Frame(self.name, columns, place, dialect, notes)
 
-    def _skipped(self, blanks: int) -> tuple[str, ...]:
+    def _skipped(self, blanks: int) -> tuple[Note, ...]:
         """Return a note on blank lines between rows; in files with comments these are such lines, too."""
         if not blanks or self.clean is not iter:
             return ()
-        return (f"{self.name}: {blanks} blank line{'s' * (blanks > 1)} between rows skipped",)
+        return (Note(f"{self.name}: {blanks} blank line{'s' * (blanks > 1)} between rows skipped"),)
 
     def _plain(self, encoding: str, found: Dialect) -> Path:
         """Return a file of UTF-8 with one character between cells: this one, or a temporary copy.
@@ -502,7 +502,7 @@ def _undecodable(opened: Opened, name: str, encoding: str, error: UnicodeError) 
     return DataError(f"the text is not {encoding.upper()} ({error})", where=name, hint="set data.encoding")
 
 
-def _doubts(opened: Opened, name: str, encoding: str) -> tuple[str, ...]:
+def _doubts(opened: Opened, name: str, encoding: str) -> tuple[Note, ...]:
     """Return a note where bytes beyond ASCII make sense as UTF-8, which hardly any other text does by chance."""
     if codecs.lookup(encoding).name.startswith("utf"):
         return ()
@@ -513,7 +513,7 @@ def _doubts(opened: Opened, name: str, encoding: str) -> tuple[str, ...]:
             return ()
     except UnicodeDecodeError:
         return ()
-    return (f"{name}: the file seems to be UTF-8, but is read as {encoding}, by data.encoding",)
+    return (Note(f"{name}: the file seems to be UTF-8, but is read as {encoding}, by data.encoding"),)
 
 
 def _c45(lines: Iterable[str]) -> Iterator[str]:
@@ -532,7 +532,7 @@ def _require_separator(head: list[str], found: Dialect, where: str) -> None:
         raise DataError(what, where=where, hint="it is given by data.separator, or by the file that was trained on")
 
 
-def _told(name: str, given: Dialect, found: Dialect, width: int) -> tuple[str, ...]:
+def _told(name: str, given: Dialect, found: Dialect, width: int) -> tuple[Note, ...]:
     """Return what a user should know of what was found: nothing, for a file as most are."""
     told = []
     if given.header is None and not found.header:
@@ -541,7 +541,7 @@ def _told(name: str, given: Dialect, found: Dialect, width: int) -> tuple[str, .
         told.append("decimal commas (data.decimal)")
     if given.quote is None and found.quote == "single":
         told.append("single quotes (data.quote)")
-    return (f"{name}: found " + "; ".join(told),) if told else ()
+    return (Note(f"{name}: found " + "; ".join(told)),) if told else ()
 
 
 def _column_names(header: list[str], where: str) -> tuple[str, ...]:

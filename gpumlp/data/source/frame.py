@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Missing, Strings, mend_number, parse_numbers, seem_grouped
 from gpumlp.data.source.dialect import Dialect
 from gpumlp.data.source.kinds import Kind
-from gpumlp.errors import LISTED, DataError, choices, shown
+from gpumlp.errors import LISTED, DataError, Note, choices, shown
 
 _FIRST_ROWS = 1000  # looked at before all of a column are
 
@@ -139,7 +139,7 @@ class Frame:
     columns: Mapping[str, Column]
     place: Callable[[int], str]
     dialect: Dialect
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     rows: NDArray[np.int64] | None = None
     kinds: Mapping[str, Kind] = field(default_factory=dict)
 

@@ -17,7 +17,7 @@ from gpumlp.data.source.engine import EngineRefusalError, engine, literal
 from gpumlp.data.source.files import existing, is_pattern, matched, temporary, unpacked_name
 from gpumlp.data.source.frame import Codes, Frame
 from gpumlp.data.source.typed import read_typed
-from gpumlp.errors import DataError, nearest
+from gpumlp.errors import DataError, Note, nearest
 from gpumlp.phases import phase
 
 _TEXT = (".csv", ".tsv", ".txt", ".dat", ".jsonl", ".ndjson", ".json")
@@ -246,7 +246,7 @@ def _refused(error: EngineRefusalError, plan: _Plan, *, before: int = 0) -> Data
     return DataError(f"the query cannot be run: {first}", where=where, hint=advice or (others[0] if others else None))
 
 
-def _notes(tree: dict[str, Any]) -> tuple[str, ...]:
+def _notes(tree: dict[str, Any]) -> tuple[Note, ...]:
     """Return a note where the engine may return the rows in another order the next time."""
     node = tree["node"]
     if any(each.get("type") == "ORDER_MODIFIER" for each in node.get("modifiers", ())):
@@ -259,6 +259,5 @@ def _notes(tree: dict[str, Any]) -> tuple[str, ...]:
     )
     if not mixed:
         return ()
-    return (
-        f"{NAME}: without ORDER BY at its end the order of the rows, and so the split, may change from run to run",
-    )
+    what = "without ORDER BY at its end the order of the rows, and so the split, may change from run to run"
+    return (Note(f"{NAME}: {what}"),)
