@@ -33,6 +33,7 @@ from gpumlp.errors import LISTED, DataError, RunError, exit_code
 from gpumlp.metrics import title
 from gpumlp.runs.folder import PICTURE, RunFolder
 from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, write_csv, write_predictions
+from gpumlp.runs.start import start_of
 from gpumlp.store.formats import check_free, to_json, write_text
 from gpumlp.training.build import build, load_data, require_memory
 
@@ -225,8 +226,8 @@ def inspect(what: Path, overrides: Sequence[str]) -> None:
         _inspect_run(what)
         return
     loaded = configuration.load(what, overrides)
-    settings, data = loaded.settings, load_data(loaded)
-    parts = build(settings, data)
+    settings, start = loaded.settings, start_of(loaded)
+    parts = build(settings, load_data(loaded, start.encoder), weights=start.weights)
     remarks(parts.notes)
     click.echo(parts.model.summary())
     trainer = parts.trainer

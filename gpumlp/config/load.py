@@ -48,7 +48,7 @@ class Place(NamedTuple):
 class Loaded:
     """The settings of a run, and where each was set.
 
-    ``settings.data.folder`` is absolute, whatever the file says.
+    ``settings.data.folder`` and ``settings.model.start_from`` are absolute, whatever the file says.
     """
 
     settings: Settings
@@ -114,7 +114,7 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, text: s
     if problems:
         raise ConfigError(_report(path, [*problems, *_misfits(draft, draft.start)]))
     places = {".".join(map(str, keys)): place for keys, place in draft.places.items() if keys}
-    return Loaded(_with_absolute_folder(settings, draft.start), path, places)
+    return Loaded(_with_absolute_paths(settings, draft.start, draft.start_of("model", "start_from")), path, places)
 
 
 def configure(**settings: Any) -> Loaded:
@@ -136,7 +136,7 @@ def configure(**settings: Any) -> Loaded:
         place = Place(0, 0, 0, "")
         problems = [(place, ConfigError(p.what, where=".".join(map(str, p.path)), hint=p.hint)) for p in found]
         raise ConfigError(_report("the settings", problems)) from None
-    return Loaded(_with_absolute_folder(checked, os.getcwd()), Path(IN_PYTHON), {})
+    return Loaded(_with_absolute_paths(checked, os.getcwd()), Path(IN_PYTHON), {})
 
 
 def _plain(value: Any) -> Any:
@@ -154,9 +154,9 @@ def _plain(value: Any) -> Any:
 def dump(settings: Settings, *, folder: str | os.PathLike[str]) -> str:
     """Return YAML text with every setting, which loads as the same settings from any place.
 
-    ``folder`` is where a relative ``data.folder`` starts; the text holds an absolute one.
+    ``folder`` is where relative paths start; the text holds absolute ones.
     """
-    return HEADER + render(_with_absolute_folder(settings, folder).model_dump(mode="json"))
+    return HEADER + render(_with_absolute_paths(settings, folder).model_dump(mode="json"))
 
 
 def json_schema() -> dict[str, Any]:
@@ -192,9 +192,20 @@ def _misfit(place: Place, setting: str, error: GpumlpError) -> ConfigError:
     return ConfigError(f"{error.where}: {error.what}", where=place.before(setting), hint=error.hint)
 
 
-def _with_absolute_folder(settings: Settings, start: str | os.PathLike[str]) -> Settings:
-    folder = os.path.abspath(os.path.join(start, os.path.expanduser(settings.data.folder or "")))
-    return settings.model_copy(update={"data": settings.data.model_copy(update={"folder": folder})})
+def _with_absolute_paths(
+    settings: Settings, start: str | os.PathLike[str], model_start: str | os.PathLike[str] | None = None
+) -> Settings:
+    """Return settings whose ``data.folder`` starts at ``start``, and ``model.start_from`` at ``model_start``."""
+    data, model = settings.data, settings.model
+    data = data.model_copy(update={"folder": _absolute(start, data.folder or "")})
+    if model.start_from is not None:
+        path = _absolute(start if model_start is None else model_start, model.start_from)
+        model = model.model_copy(update={"start_from": path})
+    return settings.model_copy(update={"data": data, "model": model})
+
+
+def _absolute(start: str | os.PathLike[str], path: str) -> str:
+    return os.path.abspath(os.path.join(start, os.path.expanduser(path)))
 
 
 class _Draft:
@@ -229,8 +240,12 @@ class _Draft:
 
     @property
     def start(self) -> Path:
-        """The folder that a relative data.folder starts from: the file's, or the working folder for an override."""
-        place = self.places.get(("data", "folder"))
+        """The folder that a relative data.folder starts from."""
+        return self.start_of("data", "folder")
+
+    def start_of(self, *path: str) -> Path:
+        """Return the folder that a setting with a relative path starts from: the file's, or for an override ours."""
+        place = self.places.get(path)
         return Path() if place and place.rank else Path(self.places[()].text).parent
 
     def place(self, path: KeyPath) -> Place:

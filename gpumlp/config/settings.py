@@ -359,6 +359,12 @@ class Model(Section):
         default=False,
         description="in regression, keep predictions between the smallest and the largest training target",
     )
+    start_from: Text | None = Field(
+        default=None,
+        description="folder of a run with the same layers and columns: training starts from its best weights, with "
+        "its encoding of the data (scaling, categories, classes), and with a new schedule; relative to the "
+        "configuration file (as --set: to the working folder); null: new weights",
+    )
 
     @property
     def blocks(self) -> tuple[Block, ...]:

@@ -10,6 +10,7 @@ from gpumlp.config import load
 from gpumlp.drawing.captured import time_calls
 from gpumlp.drawing.graph import Graph, trace
 from gpumlp.explain.subject import Subject, run_of
+from gpumlp.runs.start import start_of
 from gpumlp.training.build import build, load_data
 
 
@@ -36,6 +37,7 @@ def time_step(path: Path, overrides: Sequence[str], backend: str | None) -> tupl
     """
     run = run_of(path, overrides)
     loaded = load(run.loaded.path if run else path, [*overrides, f"backend={backend}"] if backend else overrides)
-    parts = build(loaded.settings, load_data(loaded))
+    start = start_of(loaded)
+    parts = build(loaded.settings, load_data(loaded, start.encoder), weights=start.weights)
     drawn, seconds = time_calls(parts.trainer.captured(), parts.trainer.captured)
     return drawn, seconds, parts.backend.name

@@ -15,6 +15,7 @@ from gpumlp.errors import ConfigError, Note
 from gpumlp.nn import Loss, Sequential
 from gpumlp.runs import Run, load_run, load_trained
 from gpumlp.runs.evaluation import own_parts
+from gpumlp.runs.start import start_of
 from gpumlp.training.build import build, build_loss, load_data
 from gpumlp.training.device_data import network_inputs
 
@@ -65,8 +66,9 @@ def load_subject(path: Path, overrides: Sequence[str] = (), backend: str | None 
         whole, encoder, train = model.network, model.encoder, parts["train"]
     else:
         loaded = load(path, [*overrides, f"backend={backend}"] if backend else overrides)
-        settings, data = loaded.settings, load_data(loaded)
-        whole = build(settings, data).model
+        settings, start = loaded.settings, start_of(loaded)
+        data = load_data(loaded, start.encoder)
+        whole = build(settings, data, weights=start.weights).model
         encoder, train, notes = data.encoder, data.train, data.notes
     network = whole.networks[0]
     if len(whole.networks) > 1:

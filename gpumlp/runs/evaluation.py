@@ -15,7 +15,7 @@ from gpumlp.data import Dataset, Encoder, News, Prepared, Source, read, read_blo
 from gpumlp.errors import DamageError, Note, RunError, choices
 from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.runs.folder import MODEL, RunFolder
-from gpumlp.runs.identity import differences
+from gpumlp.runs.identity import differences, is_extension
 from gpumlp.runs.model import DESCRIPTION, SavedModel, load_model
 from gpumlp.training.build import build_loss, load_data
 from gpumlp.training.device_data import DeviceData
@@ -59,7 +59,8 @@ def load_run(folder: str | Path, *, unfinished: bool = False) -> Run:
     place.check_links()
     loaded = load(place.config)
     summary = place.read_summary() if place.summary.exists() else _so_far(place, loaded)
-    if changed := differences(summary["settings"], loaded.settings):
+    changed = differences(summary["settings"], loaded.settings)
+    if changed and not (summary["status"] == UNFINISHED and is_extension(summary["settings"], loaded.settings)):
         what = "the configuration is not the one that the run was trained with"
         raise RunError(what, where=str(place.config), hint="\n  ".join(changed))
     return Run(place.path, loaded, summary)

@@ -36,7 +36,7 @@ def differences(before: Mapping[str, Any], now: Settings) -> list[str]:
     before : what :func:`decisive` returned. Settings that it lacks are of a later version, and had their defaults
     """
     one, other, names = _different(before, now)
-    lines = [f"{name} was {_shown(one, name)}, is now {_shown(other, name)}" for name in names[:LISTED]]
+    lines = [f"{name} was {shown(one, name)}, is now {shown(other, name)}" for name in names[:LISTED]]
     return lines + ([f"and {len(names) - LISTED} more"] if len(names) > LISTED else [])
 
 
@@ -66,6 +66,7 @@ def flatten(values: Any, prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _shown(values: Mapping[str, str], name: str) -> str:
+def shown(values: Mapping[str, str], name: str) -> str:
+    """Return the value of a setting, from :func:`flatten`, for a message."""
     text = values.get(name, "not set")
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

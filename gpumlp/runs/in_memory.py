@@ -14,6 +14,7 @@ from gpumlp.data.dataset import Task
 from gpumlp.errors import ConfigError, DataError, Note, RunError
 from gpumlp.runs.model import SavedModel
 from gpumlp.runs.run import REMEDY
+from gpumlp.runs.start import NEW_WEIGHTS, Start, start_of
 from gpumlp.training.build import build, unsuitable
 from gpumlp.training.loop import Diverged, Epoch
 from gpumlp.training.members import loop_over
@@ -71,7 +72,7 @@ def fit(
     given: Any = others if isinstance(others, int | float) else IN_MEMORY
     data |= {"train": IN_MEMORY, "target": target, "weights": counts, "split": {"validation": given, "test": 0.0}}
     loaded = configure(task=task, data=data, **settings)
-    model = fit_source(loaded.settings, source, others, columns=category_columns(X))
+    model = fit_source(loaded.settings, source, others, columns=category_columns(X), start=start_of(loaded))
     return replace(model, notes=(*notes, *model.notes))
 
 
@@ -82,6 +83,7 @@ def fit_source(
     *,
     columns: Mapping[str, Kind] | None = None,
     stop: Callable[[Mapping[str, Any]], bool] | None = None,
+    start: Start = NEW_WEIGHTS,
 ) -> SavedModel:
     """Train on a source as the settings say, but for where its rows are.
 
@@ -90,6 +92,7 @@ def fit_source(
     validation : share of the rows, or other rows
     columns : what columns are, beside what the settings say
     stop : is called with the row of each epoch; training ends where it returns True
+    start : what ``start_of`` returns
 
     Raises
     ------
@@ -111,10 +114,11 @@ def fit_source(
         goal=settings.goal,
         seed=settings.training.seed,
         dialect=data.dialect,
+        encoder=start.encoder,
     )
     for setting, error in unsuitable(settings, prepared):
         raise DataError(error.what, where=setting, hint=error.hint)
-    return _trained(settings, prepared, stop)
+    return _trained(settings, prepared, start, stop)
 
 
 def category_columns(table: Any) -> dict[str, Kind]:
@@ -126,8 +130,10 @@ def category_columns(table: Any) -> dict[str, Kind]:
     return {str(name): Kind("category") for name in found}
 
 
-def _trained(settings: Settings, prepared: Prepared, stop: Callable[[Mapping[str, Any]], bool] | None) -> SavedModel:
-    parts = build(settings, prepared)
+def _trained(
+    settings: Settings, prepared: Prepared, start: Start, stop: Callable[[Mapping[str, Any]], bool] | None
+) -> SavedModel:
+    parts = build(settings, prepared, weights=start.weights)
     loop = loop_over(parts)
     history: list[dict[str, Any]] = []
     for event in loop:

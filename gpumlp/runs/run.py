@@ -21,6 +21,7 @@ from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.identity import decisive, is_extension
 from gpumlp.runs.model import SavedModel, load_model, save_model
 from gpumlp.runs.signals import Signals, signals
+from gpumlp.runs.start import start_of
 from gpumlp.store.formats import json_line, write_sealed, writing
 from gpumlp.training.build import Parts, build, load_data
 from gpumlp.training.loop import COMPLETED, DIVERGED, Diverged, Epoch, Loop, Step
@@ -112,10 +113,17 @@ def train(
     else:
         place.check_free(force=force)
     with signals() as watched, collected() as phases:
-        parts = build(loaded.settings, load_data(loaded) if data is None else data)
+        start = start_of(loaded)
+        if data is None:
+            data = load_data(loaded, start.encoder)
+        start.check_encoding(data)
+        parts = build(loaded.settings, data, weights=start.weights)
         run = _Run(
             place, loop_over(parts, every=loaded.settings.training.checkpoint_every), loaded.settings, watched, phases
         )
+        run.start = start.record
+        if start.model is not None:
+            run.notes = (Note(f"starts from the best weights of {start.path}"),)
         try:
             lines = run.restore() if resume else None
             if resume and place.summary.exists():
@@ -179,6 +187,7 @@ class _Run:
         self.notes: tuple[Note, ...] = ()  # on how it goes on from a checkpoint
         self._last: float | None = None  # what the metric of the validation rows was after the last epoch
         self.extensions: tuple[dict[str, int], ...] = ()
+        self.start: dict[str, str] | None = None
 
     def train(self, listener: Listener) -> str:
         """Train until the loop ends or the listener ends it; return the status of the run."""
@@ -274,6 +283,7 @@ class _Run:
             "phases": dict(self.phases.seconds),
             "notes": [note.to_json() for note in (*parts.notes, *loop.notes, *notes)],
             **loop.outcome,
+            **({} if self.start is None else {"start": self.start}),
             **({"extensions": list(self.extensions)} if self.extensions else {}),
             **more,
             "settings": decisive(self.settings),

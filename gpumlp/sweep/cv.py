@@ -16,6 +16,7 @@ from gpumlp.data import News, Prepared, Source, SourceCache
 from gpumlp.errors import RunError
 from gpumlp.runs import Listener, Result, load_trained, train
 from gpumlp.runs.predictions import Block, columns_of, write_predictions
+from gpumlp.runs.start import start_of
 from gpumlp.sweep.folder import PlanFolder, Template
 from gpumlp.training.build import load_data
 
@@ -86,14 +87,16 @@ def cross_validate(
         for repeat in range(repeats)
         for fold in range(1, folds + 1)
     ]
-    cache = SourceCache()
-    first = load_data(variants[0][2], keep_sources=True, cache=cache)  # nothing is written if the data do not fit
+    cache, encoder = SourceCache(), start_of(variants[0][2]).encoder
+    first = load_data(
+        variants[0][2], encoder, keep_sources=True, cache=cache
+    )  # nothing is written if the data do not fit
     place.begin(plan_of(template, folds=folds, repeats=repeats))
     runs: list[FoldRun] = []
     blocks: list[Block] = []
     for number, (fold, repeat, loaded) in enumerate(variants):
         name = f"fold-{fold}" if repeats == 1 else f"repeat-{repeat + 1}-fold-{fold}"
-        data = load_data(loaded, keep_sources=True, cache=cache) if number else first
+        data = load_data(loaded, encoder, keep_sources=True, cache=cache) if number else first
         with place.claim(name) as free:
             if not free:
                 raise RunError("another process is training this fold", where=str(place.run(name)))

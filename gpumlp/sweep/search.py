@@ -13,6 +13,7 @@ from gpumlp.errors import ConfigError, GpumlpError, WriteError
 from gpumlp.metrics import METRICS
 from gpumlp.runs import Listener, train
 from gpumlp.runs.folder import RunFolder
+from gpumlp.runs.start import start_of
 from gpumlp.store.formats import keep_folder, read_json, write_sealed
 from gpumlp.sweep.folder import PlanFolder, Template
 from gpumlp.sweep.points import Space, dimension_of, numbers_of
@@ -82,9 +83,11 @@ class _Data:
 
     def of(self, loaded: Loaded) -> Prepared:
         settings = loaded.settings
-        key = (settings.task, settings.data, settings.training.seed)
+        key = (settings.task, settings.data, settings.training.seed, settings.model.start_from)
         if self._data is None or key != self._key or unsuitable(settings, self._data):
-            self._data = load_data(loaded, cache=self._cache)  # which raises what is unsuitable
+            self._data = load_data(
+                loaded, start_of(loaded).encoder, cache=self._cache
+            )  # which raises what is unsuitable
             self._key = key
         return self._data
 

@@ -17,9 +17,11 @@ from gpumlp.errors import ConfigError, DataError, Note, choices
 from gpumlp.limits import gigabytes
 from gpumlp.metrics import METRICS
 from gpumlp.nn import LOSSES, Architecture, Clamp, Ensemble, Hidden, Loss, Model, Sequential, count_parameters, mlp
+from gpumlp.nn.ensemble import prefix
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
 from gpumlp.seeds import CONFORMAL, generator
+from gpumlp.store.formats import Arrays
 from gpumlp.training.device_data import DeviceData
 from gpumlp.training.trainer import Trainer
 
@@ -144,11 +146,30 @@ def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]
     return problems
 
 
-def build(settings: Settings, data: Prepared, backend: Backend | None = None) -> Parts:
-    """Return all parts of a run on these data, ready to train; ``backend`` in place of that of the settings."""
+def build(
+    settings: Settings, data: Prepared, backend: Backend | None = None, *, weights: Arrays | None = None
+) -> Parts:
+    """Return all parts of a run on these data, ready to train.
+
+    Parameters
+    ----------
+    backend : in place of that of the settings
+    weights : first weights by name, of one network or of all members; None: drawn
+
+    Raises
+    ------
+    ConfigError : if the network does not fit into memory, or does not have these weights
+    """
+    if settings.model.start_from is not None and weights is None:
+        what = "this trains networks with new weights, and model.start_from names others"
+        raise ConfigError(what, where="model.start_from", hint="remove it, or use gpumlp train, cv, sweep or fit")
     backend = backend or backend_of(settings)
     require_memory(settings, backend.memory, data.encoder)
-    parts = _build_members(settings, data, backend) if settings.members.count > 1 else _build(settings, data, backend)
+    parts = (
+        _build_members(settings, data, backend, weights)
+        if settings.members.count > 1
+        else _build(settings, data, backend, {}, weights)
+    )
     notes = list(data.notes)
     if PRECISIONS[settings.precision].tf32 and not backend.tf32:
         what = f"{backend.name} computes matrix products in float32, which is fastest here"
@@ -156,12 +177,12 @@ def build(settings: Settings, data: Prepared, backend: Backend | None = None) ->
     return replace(parts, notes=(*notes, *_lone_row(parts)))
 
 
-def _build_members(settings: Settings, data: Prepared, backend: Backend) -> Parts:
+def _build_members(settings: Settings, data: Prepared, backend: Backend, weights: Arrays | None) -> Parts:
     """Return the parts of a run of several networks."""
     parameters = size_of(settings, data.encoder)
     on_device: dict[str, DeviceData] = {}
     members = tuple(
-        _build(settings_of_member(settings, number), data, each, on_device)
+        _build(settings_of_member(settings, number), data, each, on_device, _of_member(weights, number))
         for number, each in enumerate(backends_side_by_side(backend, settings.members.count, parameters))
     )
     ensemble = Ensemble([member.model for member in members if isinstance(member.model, Sequential)])
@@ -193,17 +214,30 @@ def backends_side_by_side(backend: Backend, count: int, parameters: int) -> list
     return [backend.alone() if apart and isinstance(backend, NativeBackend) else backend for _ in range(count)]
 
 
+def _of_member(weights: Arrays | None, number: int) -> Arrays | None:
+    """Return the first weights of one of several networks: its own, or those of the only one there is."""
+    if weights is None:
+        return None
+    own = {name.removeprefix(prefix(number)): a for name, a in weights.items() if name.startswith(prefix(number))}
+    return own or weights
+
+
 def _build(
-    settings: Settings, data: Prepared, backend: Backend, on_device: dict[str, DeviceData] | None = None
+    settings: Settings,
+    data: Prepared,
+    backend: Backend,
+    on_device: dict[str, DeviceData],
+    weights: Arrays | None,
 ) -> Parts:
     """Return the parts of a run of one network. ``on_device`` holds the rows that are there already, and will be."""
-    on_device = {} if on_device is None else on_device
     precision, encoder, training = PRECISIONS[settings.precision], data.encoder, settings.training
     architecture = architecture_of(settings)
     link = LOSSES[settings.loss.name].record(encoder.outputs).link
     model = mlp(architecture, encoder.outputs, link)
     model.build(encoder.width, backend=backend, dtype=precision.dtype, seed=training.seed)
     _set_bounds(model, data.train)
+    if weights is not None:
+        _load_start(model, weights)
     loss = build_loss(settings, model, encoder, data.train)
     wanted = settings.optimizer
     optimizer = Optimizer(
@@ -251,6 +285,15 @@ def _build(
         kept=kept,
         calibrated=encoder.task == "classification" and training.calibrates(data.validation is not None),
     )
+
+
+def _load_start(model: Model, weights: Arrays) -> None:
+    """Give a network its first weights. Raises ConfigError if it has other arrays."""
+    shapes, given = ({name: array.shape for name, array in each.items()} for each in (model.arrays(), weights))
+    if shapes != given:
+        what = f"the network to start from has other arrays ({len(given)}; this one has {len(shapes)})"
+        raise ConfigError(what, where="model.start_from", hint="use the same layers, and as many members")
+    model.load(weights)
 
 
 def _divided(rows: Dataset | None, share: float, seed: int) -> tuple[Dataset | None, Dataset | None]:

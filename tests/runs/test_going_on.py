@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from gpumlp.config import Loaded, load
-from gpumlp.errors import RunError
-from gpumlp.runs import Listener, evaluate, load_run, load_trained, plot, train
+from gpumlp.errors import ConfigError, DataError, RunError
+from gpumlp.runs import Listener, evaluate, fit, load_run, load_trained, plot, train
 from gpumlp.runs.folder import RunFolder
-from gpumlp.training.build import Parts
+from gpumlp.training.build import Parts, load_data
+from gpumlp.training.members import train_side_by_side
 
 Task = Callable[..., Loaded]
 EVERY = "training.checkpoint_every=7"  # an epoch has 7 steps
@@ -137,6 +138,8 @@ def test_the_schedule_of_a_longer_run(task: Task, tmp_path: Path) -> None:
     with pytest.raises(KilledError):  # before its first checkpoint
         train(longer, tmp_path / "cut", listener=KillAtOnce(), resume=True)
     assert not (tmp_path / "cut" / "summary.json").exists()
+    assert load_trained(tmp_path / "cut").notes[0].startswith("the run has not finished")
+    assert evaluate(tmp_path / "cut")[0].keys() == {"train", "validation", "test"}
     killed(longer, tmp_path / "cut", 10, resume=True)
     cut = train(load(tmp_path / "cut" / "config.yaml"), tmp_path / "cut", resume=True)
     assert model(cut.folder) == model(whole.folder)
@@ -188,3 +191,80 @@ def test_networks_that_stopped_early_do_not_go_on(task: Task, tmp_path: Path) ->
     assert train(task(*stopping), tmp_path / "run").summary["status"] == "stopped early"
     with pytest.raises(RunError, match="networks that stopped early cannot go on: "):
         train(task(*stopping, "training.early_stopping=null"), tmp_path / "run", resume=True)
+
+
+# ---- a run that starts from another --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [(), ("model.norm=batch",), (SEVERAL,)], ids=["one network", "batch norm", "two"])
+def test_a_run_starts_from_the_best_weights_of_another(task: Task, tmp_path: Path, more: tuple[str, ...]) -> None:
+    """With a learning rate of 1e-30 it ends with them; its encoding is the other's, whatever its own rows are."""
+    first = train(task(*more), tmp_path / "first")
+    lines = (tmp_path / "points.csv").read_text().splitlines()
+    (tmp_path / "points.csv").write_text("\n".join(lines[:1] + lines[60:]) + "\n")
+    still = ("optimizer.learning_rate=1e-30", "members=2") if SEVERAL in more else ("optimizer.learning_rate=1e-30",)
+    loaded = task(*more[: SEVERAL not in more], *still, f"model.start_from={first.folder}", "training.epochs=2")
+    second = train(loaded, tmp_path / "second")
+    one, other = load_trained(first.folder), load_trained(second.folder)
+    for name, array in one.network.arrays().items():
+        if name.split(".")[-1] not in ("mean", "variance"):  # which follow the rows
+            np.testing.assert_array_equal(other.network.arrays()[name], array)
+    assert other.encoder.to_state()[0] == one.encoder.to_state()[0]
+    assert second.summary["start"] == {"run": str(first.folder), "model": first.summary["model"]}
+    assert "start" not in first.summary
+
+
+def test_what_a_run_does_not_start_from(task: Task, tmp_path: Path) -> None:
+    """One message lists all that differs, and nothing is written."""
+    first = train(task(), tmp_path / "first").folder
+    start = f"model.start_from={first}"
+    other = (start, "model.hidden=[9]", "model.activation=relu", "data.drop=[]", "data.scaling=standard")
+    with pytest.raises(ConfigError, match="cannot be trained further with other settings") as caught:
+        train(task(*other), tmp_path / "second")
+    assert str(caught.value).splitlines() == [
+        f"--set model.start_from: the network of {first} cannot be trained further with other settings",
+        '  data.scaling was null, is now "standard"',
+        '  data.drop was ["w"], is now []',
+        '  model.hidden was [{"units": 8, "activation": "tanh", "norm": "none"}], '
+        'is now [{"units": 9, "activation": "relu", "norm": "none"}]',
+    ]
+    several = train(task(SEVERAL), tmp_path / "several").folder
+    with pytest.raises(ConfigError, match="has other arrays"):
+        train(task(f"model.start_from={several}"), tmp_path / "second")
+    with pytest.raises(RunError, match="not a run folder"):
+        train(task(f"model.start_from={tmp_path / 'nothing'}"), tmp_path / "second")
+    with pytest.raises(RunError, match="not encoded as in the run to start from"):
+        train(task(start, "training.seed=3"), tmp_path / "second", data=load_data(task("training.seed=3")))
+    with pytest.raises(ConfigError, match="trains networks with new weights"):
+        train_side_by_side([(task(start).settings, load_data(task()))])
+    lines = (tmp_path / "points.csv").read_text()
+    (tmp_path / "points.csv").write_text(f"{lines}1.0,2.0,1,unheard of\n")
+    with pytest.raises(DataError, match="'unheard of' does not occur in the training data"):
+        train(task(start), tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
+def test_the_path_to_start_from_is_relative_to_the_file(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(task(), tmp_path / "first")
+    text = (tmp_path / "points.yaml").read_text()
+    (tmp_path / "on.yaml").write_text(text.replace("{hidden: [8],", "{start_from: first, hidden: [8], dropout: 0.1,"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    cut = killed(load(tmp_path / "on.yaml", [EVERY]), tmp_path / "cut", 2)
+    assert load(cut / "config.yaml").settings.model.start_from == str(tmp_path / "first")
+    resumed = train(load(tmp_path / "on.yaml", [EVERY]), cut, resume=True)
+    assert model(resumed.folder) == model(train(load(tmp_path / "on.yaml"), tmp_path / "whole").folder)
+
+
+def test_rows_in_memory_start_from_a_run(task: Task, tmp_path: Path) -> None:
+    train(task("data.drop=[]"), tmp_path / "first")
+    table = dict(zip("abw", np.random.default_rng(1).standard_normal((3, 40)), strict=True)) | {
+        "class": list("xyzx") * 10
+    }
+    settings: dict[str, Any] = {"training": {"epochs": 1}, "optimizer": {"learning_rate": 1e-30, "averaging": None}}
+    layers = {"hidden": [8], "activation": "tanh", "start_from": tmp_path / "first"}
+    found = fit(table, "class", model=layers, **settings)
+    for name, array in load_trained(tmp_path / "first").network.arrays().items():
+        np.testing.assert_array_equal(found.network.arrays()[name], array)
