@@ -19,8 +19,9 @@ from gpumlp.autodiff.tensor import DEFAULT_DTYPE
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, ShapeError
 from gpumlp.nn.parameters import Group
+from gpumlp.ops.hyper import Hyper
 from gpumlp.ops.precision import wide
-from gpumlp.ops.record import Array, Hyper
+from gpumlp.ops.record import Array
 from gpumlp.seeds import WEIGHTS, generator
 
 Values = np.ndarray[Any, np.dtype[np.float64]]

@@ -18,9 +18,10 @@ from gpumlp.nn.initializers import INITIALIZERS, default_initializer
 from gpumlp.nn.layer import Declared, Equation, Layer
 from gpumlp.ops import record_of
 from gpumlp.ops.dropout import RATE
+from gpumlp.ops.hyper import Hyper, whole
 from gpumlp.ops.norms import EPSILON, MOVING_AVERAGE
 from gpumlp.ops.precision import wide
-from gpumlp.ops.record import Array, Hyper, whole
+from gpumlp.ops.record import Array
 from gpumlp.seeds import DROPOUT, generator
 
 

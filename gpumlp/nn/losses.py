@@ -13,8 +13,9 @@ from gpumlp.autodiff.fused import loss_operands
 from gpumlp.errors import ConfigError, choices
 from gpumlp.nn.model import Model
 from gpumlp.ops import LOSS_RECORDS
+from gpumlp.ops.hyper import Hyper, settle
 from gpumlp.ops.losses import Loss as LossRecord
-from gpumlp.ops.record import Array, Hyper, settle
+from gpumlp.ops.record import Array
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, ShapeError
 from gpumlp.nn.layer import Context, Declared, Layer
 from gpumlp.nn.parameters import Group, Parameters
+from gpumlp.ops.hyper import whole
 from gpumlp.ops.precision import dtype_of
-from gpumlp.ops.record import Array, whole
+from gpumlp.ops.record import Array
 
 
 class Model:

@@ -3,9 +3,10 @@
 from gpumlp.ops.activations import ACTIVATIONS, record_of
 from gpumlp.ops.batches import ACCUMULATE, ADVANCE, EXPAND, GATHER
 from gpumlp.ops.dropout import DROPOUT
+from gpumlp.ops.hyper import Hyper
 from gpumlp.ops.losses import LOSS_RECORDS
 from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM, MOVING_AVERAGE
-from gpumlp.ops.record import Activation, Direction, Hyper, Op
+from gpumlp.ops.record import Activation, Direction, Op
 from gpumlp.ops.updates import GRADIENT_NORM, UPDATES, Update
 
 RECORDS: dict[str, Op] = {

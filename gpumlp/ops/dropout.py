@@ -12,8 +12,9 @@ import math
 from typing import Any
 
 from gpumlp.ops.batches import BATCH, at_batch
+from gpumlp.ops.hyper import Hyper
 from gpumlp.ops.random import uniform_words
-from gpumlp.ops.record import Array, Direction, Hyper, Op, like
+from gpumlp.ops.record import Array, Direction, Op, like
 
 
 def _apply(

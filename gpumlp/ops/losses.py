@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from gpumlp.errors import ConfigError, DataError
+from gpumlp.ops.hyper import Hyper, settle
 from gpumlp.ops.precision import wide
-from gpumlp.ops.record import Array, Direction, Hyper, Op, Scalar, Spec, Stage, settle
+from gpumlp.ops.record import Array, Direction, Op, Scalar, Spec, Stage
 from gpumlp.ops.special import sigmoid
 
 MAX_SETTINGS = 2

@@ -8,14 +8,11 @@ A formula never writes into its inputs and returns one array for each declared o
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from numbers import Integral, Real
 from typing import Any, Literal
 
-from gpumlp.errors import ConfigError, choices
 from gpumlp.ops.precision import wide
 
 Array = Any  # an array of whichever module the backend uses
@@ -115,56 +112,6 @@ class Op:
     def entry(self, direction: str) -> str:
         """Return the kernel entry of a direction: ``tanh`` + ``forward`` -> ``tanh_forward``."""
         return f"{self.name}_{direction}"
-
-
-@dataclass(frozen=True)
-class Hyper:
-    """A number that a user may set: its default, what it means, and its range."""
-
-    default: float
-    meaning: str
-    gt: float | None = None
-    ge: float | None = None
-    lt: float | None = None
-    le: float | None = None
-
-    def check(self, name: str, value: Any) -> float:
-        """Return the value as a float, as kernels take it.
-
-        Raises ConfigError where it is not a number, or out of range (as NaN is of any).
-        """
-        if not isinstance(value, Real):
-            raise ConfigError(f"{name} is {value!r:.80}", hint="give a number")
-        bounds = (
-            (self.gt, ">", operator.gt),
-            (self.ge, ">=", operator.ge),
-            (self.lt, "<", operator.lt),
-            (self.le, "<=", operator.le),
-        )
-        wanted = [(f"{sign} {bound:g}", holds(value, bound)) for bound, sign, holds in bounds if bound is not None]
-        if not all(fits for _, fits in wanted):
-            raise ConfigError(f"{name} is {value}", hint=f"allowed: {' and '.join(text for text, _ in wanted)}")
-        return float(value)
-
-
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """Return a whole number. Raises ConfigError for anything else, and for less than ``least``."""
-    if not isinstance(value, Integral) or int(value) < least:
-        raise ConfigError(f"{name} is {value!r:.80}", hint=f"give a whole number, at least {least}")
-    return int(value)
-
-
-def settle(owner: str, given: Mapping[str, float], declared: Mapping[str, Hyper]) -> dict[str, float]:
-    """Return every declared number, as given or else by default.
-
-    Raises ConfigError for a number that is not declared, or out of its range.
-    """
-    for name in given:
-        if name not in declared:
-            raise ConfigError(f"{owner} has no setting {name!r}", hint=choices(name, declared))
-    return {
-        name: number.check(f"{name} of {owner}", given.get(name, number.default)) for name, number in declared.items()
-    }
 
 
 def like(*positions: int) -> Callable[..., tuple[Spec, ...]]:

@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpumlp.ops.batches import BATCH, STEP, at_batch
-from gpumlp.ops.record import Array, Direction, Hyper, Op, Scalar, Spec, Stage
+from gpumlp.ops.hyper import Hyper
+from gpumlp.ops.record import Array, Direction, Op, Scalar, Spec, Stage
 
 
 @dataclass(frozen=True)

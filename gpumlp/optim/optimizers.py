@@ -13,7 +13,8 @@ from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, choices
 from gpumlp.ops import UPDATES, Update
 from gpumlp.ops.batches import ADVANCE
-from gpumlp.ops.record import Array, Hyper, settle
+from gpumlp.ops.hyper import Hyper, settle
+from gpumlp.ops.record import Array
 from gpumlp.ops.updates import GRADIENT_NORM
 from gpumlp.optim.schedules import LEARNING_RATE
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.errors import ConfigError, choices
-from gpumlp.ops.record import Hyper, settle
+from gpumlp.ops.hyper import Hyper, settle
 
 Factors = np.ndarray[Any, np.dtype[np.float64]]
 

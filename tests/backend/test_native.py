@@ -26,8 +26,9 @@ from gpumlp.backend.kernels import Texts, folder, kernels_of
 from gpumlp.errors import BackendError
 from gpumlp.nn import BatchNorm, Dense, Dropout, LayerNorm, Loss, Sequential
 from gpumlp.ops import RECORDS
+from gpumlp.ops.hyper import Hyper
 from gpumlp.ops.losses import loss
-from gpumlp.ops.record import Hyper, activation
+from gpumlp.ops.record import activation
 from gpumlp.optim import OPTIMIZERS, Optimizer
 
 pytestmark = pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")

@@ -8,7 +8,7 @@ import pytest
 
 from gpumlp.errors import ConfigError
 from gpumlp.ops import LOSS_RECORDS
-from gpumlp.ops.record import Hyper, settle
+from gpumlp.ops.hyper import Hyper, settle
 from gpumlp.optim import OPTIMIZERS, SCHEDULES
 
 EVERY = [

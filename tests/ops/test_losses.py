@@ -11,8 +11,8 @@ from support import FLOATS, assert_close, bits, examples, loss_reference, run
 from gpumlp.backend.kernels import required_folder
 from gpumlp.errors import ConfigError, DataError
 from gpumlp.ops import LOSS_RECORDS
+from gpumlp.ops.hyper import Hyper
 from gpumlp.ops.losses import MAX_SETTINGS, loss
-from gpumlp.ops.record import Hyper
 
 every = pytest.mark.parametrize("name", LOSS_RECORDS)
 dtypes = pytest.mark.parametrize("dtype", FLOATS)
