@@ -79,6 +79,12 @@ def test_only_the_table_of_backends_knows_their_machines(name: str) -> None:
         assert not [m for m in imports(path) if m.startswith(tuple(f"gpumlp.backend.{m}" for m in MACHINES))], path
 
 
+def test_runs_ask_no_loop_for_its_class() -> None:
+    """Where a loop stands, what it notes and what came of it are methods: a new kind of loop changes no run."""
+    for path in (path for path in FILES if room_of(path) == "runs"):
+        assert "MembersLoop" not in path.read_text(), path
+
+
 def test_no_file_is_in_a_circle() -> None:
     name = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in FILES}
     graph = {name[p]: {m for m in imports(p) if m in name.values()} for p in FILES if p.name != "__init__.py"}

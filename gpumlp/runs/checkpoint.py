@@ -8,29 +8,20 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gpumlp.backend import Backend
 from gpumlp.errors import DamageError, RunError
 from gpumlp.nn.ensemble import prefix
 from gpumlp.runs.model import SavedModel, describe, restore
 from gpumlp.store.formats import Arrays, read_arrays, write_arrays
-from gpumlp.training.loop import Diverged, Loop, Progress
-from gpumlp.training.members import MembersLoop
+from gpumlp.training.loop import Loop, Progress, Stand
 
 FORMAT = 4
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Stand):
     """Where a loop stands, and what it belongs to.
 
-    model, best, optimizer : arrays by name: the parameters and running averages, the best ones so far, and what the
-        optimizer keeps of each parameter
-    totals : (4,) the sums over the batches of the epoch at work
-    progress : epochs done, and the best of them
-    trainer : ``epoch``, ``batch`` and ``seconds`` of the trainer
-    schedule : what the schedule remembers
     data : the fingerprint of the rows
     backend : the name of the backend
     settings : what :func:`gpumlp.runs.identity.decisive` returns
@@ -39,16 +30,8 @@ class Checkpoint:
     extensions : where the run was given more epochs than it was begun with: epochs done and planned at each
     description, encoder : what :func:`gpumlp.runs.model.describe` returns
     members : of several networks the checkpoint of each loop; ``model``, ``best`` and ``optimizer`` are empty then
-    diverged : the epoch and the reason for which a network is no longer trained, while others are
     """
 
-    model: Arrays
-    best: Arrays
-    optimizer: Arrays
-    totals: Any
-    progress: Progress
-    trainer: dict[str, Any]
-    schedule: dict[str, float]
     data: str
     backend: str
     settings: dict[str, Any]
@@ -58,7 +41,6 @@ class Checkpoint:
     description: dict[str, Any] = field(default_factory=dict)
     encoder: Arrays = field(default_factory=dict)
     members: tuple[Checkpoint, ...] = ()
-    diverged: dict[str, Any] | None = None
 
     @classmethod
     def of(
@@ -81,36 +63,13 @@ class Checkpoint:
 
     @classmethod
     def _of(cls, loop: Loop, settings: Mapping[str, Any], history: str) -> Checkpoint:
-        parts, trainer = loop.parts, loop.parts.trainer
-        if isinstance(loop, MembersLoop):
-            return cls(
-                model={},
-                best={},
-                optimizer={},
-                totals=np.zeros(4),
-                progress=replace(loop.progress),
-                trainer={"epoch": loop.progress.epoch, "batch": loop.batch, "seconds": loop.seconds},
-                schedule={},
-                data=parts.data.fingerprint,
-                backend=parts.backend.name,
-                settings=dict(settings),
-                history=history,
-                members=tuple(cls._of(each, {}, "") for each in loop.loops),
-            )
-        trainer.pause()
         return cls(
-            model=parts.model.arrays(),
-            best=loop.best,
-            optimizer={name: parts.backend.to_host(array) for name, array in parts.optimizer.state.items()},
-            totals=parts.backend.to_host(trainer.totals),
-            progress=replace(loop.progress),
-            trainer={"epoch": trainer.epoch, "batch": trainer.batch, "seconds": trainer.seconds},
-            schedule=parts.schedule.state,
-            data=parts.data.fingerprint,
-            backend=parts.backend.name,
+            **vars(loop.stand()),
+            data=loop.parts.data.fingerprint,
+            backend=loop.parts.backend.name,
             settings=dict(settings),
             history=history,
-            diverged=None if loop.diverged is None else asdict(loop.diverged),
+            members=tuple(cls._of(each, {}, "") for each in loop.loops),
         )
 
     def check(self, loop: Loop) -> None:
@@ -133,11 +92,6 @@ class Checkpoint:
         counted = self.trainer["epoch"] - (self.diverged is not None)  # the epoch in which a network diverged is not
         if not stands or progress.epoch != counted or not 0 <= progress.best_epoch <= progress.epoch:
             raise DamageError("its position is not one that a run reaches")
-        if isinstance(loop, MembersLoop):
-            self._check_members(loop)
-
-    def _check_members(self, loop: MembersLoop) -> None:
-        """Raise DamageError where the networks of a run are not all there, or do not stand at the same step."""
         if len(self.members) != len(loop.loops):
             raise DamageError(f"it has {len(self.members)} networks, the run {len(loop.loops)}")
         here = {"epoch": self.trainer["epoch"], "batch": self.trainer["batch"]}
@@ -148,20 +102,9 @@ class Checkpoint:
 
     def put(self, loop: Loop) -> None:
         """Let a loop stand there."""
-        parts = loop.parts
-        if isinstance(loop, MembersLoop):
-            for member, each in zip(self.members, loop.loops, strict=True):
-                member.put(each)
-            loop.progress, loop.batch, loop.seconds = self.progress, self.trainer["batch"], self.trainer["seconds"]
-            loop.gather()
-            return
-        parts.model.load(self.model)
-        for name, target in parts.optimizer.state.items():
-            parts.backend.write(target, self.optimizer[name])
-        loop.best, loop.progress = self.best, self.progress
-        loop.diverged = None if self.diverged is None else Diverged(**self.diverged)
-        parts.schedule.state = self.schedule
-        parts.trainer.go_to(**self.trainer, totals=self.totals)
+        for member, each in zip(self.members, loop.loops, strict=True):
+            member.put(each)
+        loop.go_to(self)
 
     def best_model(self, backend: Backend, path: Path) -> SavedModel:
         """Return the model with the best weights so far, whose probabilities are not calibrated.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,29 @@ class Progress:
         return better
 
 
+@dataclass(frozen=True)
+class Stand:
+    """Where a loop stands: all that the rest of its training depends on, besides what it was built from.
+
+    model, best, optimizer : arrays by name: the parameters and running averages, the best ones so far, and what the
+        optimizer keeps of each parameter
+    totals : (4,) the sums over the batches of the epoch at work
+    progress : epochs done, and the best of them
+    trainer : ``epoch``, ``batch`` and ``seconds`` of the trainer
+    schedule : what the schedule remembers
+    diverged : the epoch and the reason for which a network is no longer trained, while others are
+    """
+
+    model: Weights
+    best: Weights
+    optimizer: Weights
+    totals: Any
+    progress: Progress
+    trainer: dict[str, Any]
+    schedule: dict[str, float]
+    diverged: dict[str, Any] | None = None
+
+
 class Loop:
     """Trains epoch by epoch; iterating over it yields events.
 
@@ -111,7 +134,10 @@ class Loop:
     progress : epochs done, and the best of them
     best : the best weights so far, by name; without validation rows the last ones
     diverged : the event of that name that has ended the loop, or None
+    loops : those that this one trains beside each other; none where it trains one network
     """
+
+    loops: tuple[Loop, ...] = ()
 
     def __init__(self, parts: Parts, *, every: int | None = None) -> None:
         self.parts, self.every = parts, every
@@ -149,6 +175,32 @@ class Loop:
     def outcome(self) -> dict[str, Any]:
         """What the summary of a run has of this loop, beside what it has of any."""
         return {}
+
+    def stand(self) -> Stand:
+        """Return where the loop stands, once the device has done what it was given; ``loops`` stand by themselves."""
+        parts, trainer = self.parts, self.parts.trainer
+        trainer.pause()
+        return Stand(
+            model=parts.model.arrays(),
+            best=self.best,
+            optimizer={name: parts.backend.to_host(array) for name, array in parts.optimizer.state.items()},
+            totals=parts.backend.to_host(trainer.totals),
+            progress=replace(self.progress),
+            trainer={"epoch": trainer.epoch, "batch": trainer.batch, "seconds": trainer.seconds},
+            schedule=parts.schedule.state,
+            diverged=None if self.diverged is None else asdict(self.diverged),
+        )
+
+    def go_to(self, stand: Stand) -> None:
+        """Stand there; ``loops`` do already."""
+        parts = self.parts
+        parts.model.load(stand.model)
+        for name, target in parts.optimizer.state.items():
+            parts.backend.write(target, stand.optimizer[name])
+        self.best, self.progress = stand.best, stand.progress
+        self.diverged = None if stand.diverged is None else Diverged(**stand.diverged)
+        parts.schedule.state = stand.schedule
+        parts.trainer.go_to(**stand.trainer, totals=stand.totals)
 
     def __iter__(self) -> Iterator[Event]:
         trainer = self.parts.trainer

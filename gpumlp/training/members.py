@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,6 +31,7 @@ from gpumlp.training.loop import (
     Epoch,
     Event,
     Loop,
+    Stand,
     Step,
     Weights,
     as_row,
@@ -56,7 +58,6 @@ class MembersLoop(Loop):
 
     Attributes
     ----------
-    loops : the loop of each network
     batch, seconds : batches of the epoch that are done, and seconds spent on them
     """
 
@@ -66,7 +67,7 @@ class MembersLoop(Loop):
         self.batch, self.seconds = 0, 0.0
         self._round = 1
         self._pool: Executor | None = None
-        self.gather()
+        self._gather()
 
     @property
     def steps(self) -> int:
@@ -108,7 +109,15 @@ class MembersLoop(Loop):
             for loop in self.loops:
                 loop.parts.trainer.pause()
 
-    def gather(self) -> None:
+    def stand(self) -> Stand:
+        position = {"epoch": self.progress.epoch, "batch": self.batch, "seconds": self.seconds}
+        return Stand({}, {}, {}, np.zeros(4), replace(self.progress), position, {})
+
+    def go_to(self, stand: Stand) -> None:
+        self.progress, self.batch, self.seconds = stand.progress, stand.trainer["batch"], stand.trainer["seconds"]
+        self._gather()
+
+    def _gather(self) -> None:
         """Let the ensemble be those networks that have weights to predict with, and ``best`` their best ones."""
         usable = [loop for loop in self.loops if loop.progress.best_epoch or loop.diverged is None]
         if usable:
@@ -173,7 +182,7 @@ class MembersLoop(Loop):
                 if loop.diverged is not None:
                     notes.append(_departure(number, loop))
         seconds, self.batch, self.seconds = self.seconds, 0, 0.0
-        self.gather()
+        self._gather()
         if not finite:
             self.diverged = next(each for each in outcomes if isinstance(each, Diverged))
             return self.diverged
