@@ -1,7 +1,7 @@
 # Everything a developer runs. `make check` is what CI runs.
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 
-.PHONY: check lint types test bench gpu clean
+.PHONY: check lint types test bench gpu wheel clean
 
 check: lint types test
 
@@ -23,5 +23,10 @@ gpu:
 	-$(PYTHON) -m gpumlp doctor
 	$(PYTHON) benchmarks/gpu.py
 
+# A wheel for x86-64 with compiled kernels, which needs no compiler where it is installed (a few minutes).
+wheel:
+	$(PYTHON) -m gpumlp.backend.host.prebuild
+	$(PYTHON) -m build --wheel
+
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist gpumlp/prebuilt *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,6 +19,7 @@ from gpumlp import backend
 from gpumlp.backend.cuda import device
 from gpumlp.backend.cuda.gpu import CupyBackend
 from gpumlp.backend.cuda.graph import Graph
+from gpumlp.backend.host import prebuilt
 from gpumlp.backend.host.builder import cache_folder, compiler
 from gpumlp.backend.host.native import NativeBackend
 from gpumlp.backend.kernels import folder
@@ -124,15 +125,18 @@ def _kernels() -> Finding:
 
 
 def _compiler() -> Finding:
-    found = compiler()
-    if found is None:
+    command, carried = compiler(), prebuilt.folder()
+    if command is None and carried is None:
         return Finding("C++ compiler", "none: operations run in NumPy", "install g++ or clang for the backend native")
+    found = " ".join(command) if command else "none"
     try:
         made = NativeBackend()
     except BackendError as error:
-        return Finding("C++ compiler", f"{' '.join(found)}, but {error.what}", error.hint or "")
-    products = "tile registers (AMX)" if made.has_tiles else "vectors"
-    return Finding("C++ compiler", f"{' '.join(found)}; kernels compile and load, products by {products}")
+        return Finding("C++ compiler", f"{found}, but {error.what}", error.hint or "")
+    products = f"products by {'tile registers (AMX)' if made.has_tiles else 'vectors'}"
+    if command or carried is None:
+        return Finding("C++ compiler", f"{found}; kernels compile and load, {products}")
+    return Finding("C++ compiler", f"none; kernels that came with gpumlp load, made for {carried.name}, {products}")
 
 
 # ---- the GPU -----------------------------------------------------------------------------------------------------

@@ -223,7 +223,7 @@ def test_a_compiler_that_prints_bytes_that_are_not_utf_8(tmp_path: Path, cache: 
     script.chmod(0o755)
     assert "\ufffd" in builder._machine((str(script),))
     with pytest.raises(BackendError, match="does not compile"):
-        builder._compile((str(script),), "add", "")
+        builder.compile_library((str(script),), "add", "")
 
 
 def test_a_compiler_that_fails(cache: Path, tmp_path: Path) -> None:

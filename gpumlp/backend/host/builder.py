@@ -18,12 +18,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from gpumlp.backend.kernels import Texts, shared_text
+from gpumlp.backend.host import prebuilt
+from gpumlp.backend.kernels import Texts, forms, shared_text
 from gpumlp.errors import BackendError
+from gpumlp.ops import RECORDS
 from gpumlp.ops.record import Op
 from gpumlp.store.atomic import open_regular, replace_file
 
@@ -32,7 +34,6 @@ NATIVE = {"x86_64": "-march=native", "AMD64": "-march=native", "aarch64": "-mcpu
 FLAGS = (
     "-std=c++17",
     "-O3",
-    *((NATIVE[platform.machine()],) if platform.machine() in NATIVE else ()),
     "-fPIC",
     "-shared",
     "-pthread",
@@ -113,6 +114,10 @@ def _machine(command: tuple[str, ...]) -> str:
     return "\n".join([*command, version, platform.machine(), platform.processor(), features])
 
 
+class NotCarriedError(BackendError):
+    """There is no compiler, and what is asked for did not come with the installation."""
+
+
 class Builder:
     """Compiles kernels when they are first asked for, each file once for each set of types."""
 
@@ -124,10 +129,10 @@ class Builder:
         self._lock = threading.RLock()  # networks that are trained side by side ask from several threads
 
     def check(self) -> None:
-        """Raise BackendError, with the mend, unless kernels can be compiled and loaded."""
+        """Raise BackendError, with the mend, unless kernels can be compiled, or are there, and can be loaded."""
         if sys.platform == "win32" or sys.maxsize < 1 << 32:
             raise BackendError("kernels are compiled on 64-bit Linux and macOS only", hint="use backend: numpy")
-        if compiler() is None:
+        if compiler() is None and prebuilt.folder() is None:
             command = os.environ.get("CXX")
             what = f"CXX={command!r} is not a command that can be run" if command else "there is no C++ compiler"
             raise BackendError(what, hint="install g++ or clang (or set CXX to its path), or use backend: numpy")
@@ -136,6 +141,8 @@ class Builder:
     def find(self, op: Op, direction: str, types: tuple[str, ...], long: bool = True) -> dict[str, Function]:
         """Return the compiled kernels of a direction by name, in the order they are launched; none without any.
 
+        Without a compiler there are those that the installation carries.
+
         ``long`` tells whether their loops are long enough for the widest vectors of the processor.
         """
         key = op.name, direction, types, long
@@ -143,7 +150,10 @@ class Builder:
             if key not in self._found:
                 found, flags = {}, FLAGS + WIDEST if long else FLAGS
                 for name in self.texts.stages(op, direction):
-                    library = self._load(op.name, types, lambda: self._kernels_source(op, types), flags)
+                    try:
+                        library = self._load(op.name, types, lambda: self._kernels_source(op, types), flags)
+                    except NotCarriedError:
+                        break
                     found[name] = _function(library, name)
                 self._found[key] = found
             return self._found[key]
@@ -179,6 +189,22 @@ class Builder:
         result: Callable[[int, int, int], None] = run
         return result
 
+    def sources(self, floats: Sequence[str], products: Sequence[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+        """Yield the name, the text and the flags of every library that training in these types may ask for."""
+        yield "program", shared_text(("host/host_program.h",)), FLAGS
+        yield "tiles", shared_text(TILES), FLAGS
+        for name in products:
+            yield "product", _product_source(name), FLAGS
+        for op in RECORDS.values():
+            narrow = any(made.narrow for made in op.directions.values())
+            rows = any(made.launch != "elementwise" for made in op.directions.values())
+            asked = {form.format(T=each) for each in floats if narrow or each != "bf16" for form in forms(op)}
+            for types in sorted(asked) if self.texts.text(op.name) else ():
+                source = self._kernels_source(op, tuple(types.split(", ")))
+                yield op.name, source, FLAGS + WIDEST
+                if rows:
+                    yield op.name, source, FLAGS
+
     def _load(
         self, name: str, types: tuple[str, ...], source: Callable[[], str], flags: tuple[str, ...] = FLAGS
     ) -> ctypes.CDLL:
@@ -198,14 +224,16 @@ class Builder:
         build the same kernel at once both end with a whole library.
         """
         command = compiler()
-        assert command is not None
+        if command is None:
+            return _carried(name, source, flags)
+        flags = [*flags, *_native()]
         digest = hashlib.sha256("\n".join([source, *flags, _machine(command)]).encode()).hexdigest()[:24]
         file = f"{name}-{digest}.so"
         place = cache_folder()
         if place is not None and (library := _kept(place / file)):
             return library
         log.info("compiling kernels for this processor, once")
-        content = _compile([*command, *flags], name, source)
+        content = compile_library([*command, *flags], name, source)
         try:
             path = _keep(content, (place or _private_folder()) / file)
         except OSError as error:
@@ -221,6 +249,25 @@ def _product_source(name: str) -> str:
     if name in TILED:
         return f"{shared_text(TILES)}\nGPUMLP_TILED({TILED[name]})"
     return f"{shared_text(TILES[:1])}\nGPUMLP_PRODUCT({name})"
+
+
+def _native() -> tuple[str, ...]:
+    """Return what asks the compiler for the processor at hand."""
+    return (NATIVE[platform.machine()],) if platform.machine() in NATIVE else ()
+
+
+def _carried(name: str, source: str, flags: Sequence[str]) -> ctypes.CDLL:
+    """Load a library that came with the installation, which is trusted like its Python files."""
+    place = prebuilt.folder()
+    file = place / prebuilt.file_name(name, source, flags) if place else None
+    if file is None or not file.is_file():
+        raise NotCarriedError(f"there is no C++ compiler, and no kernel {name} for this processor came with gpumlp")
+    try:
+        return ctypes.CDLL(str(file))
+    except OSError as error:
+        raise BackendError(
+            f"a kernel that came with gpumlp cannot be loaded: {error}", hint="install gpumlp again"
+        ) from None
 
 
 @cache
@@ -285,7 +332,7 @@ def _open_library(handle: int, path: Path) -> ctypes.CDLL:
         raise BackendError(f"a compiled kernel cannot be loaded: {error}", hint=f"delete {path}") from None
 
 
-def _compile(command: Sequence[str], name: str, source: str) -> bytes:
+def compile_library(command: Sequence[str], name: str, source: str) -> bytes:
     """Return the shared library that the compiler makes of a source."""
     with tempfile.TemporaryDirectory(prefix="gpumlp-") as scratch:
         made = Path(scratch) / "kernel.so"
