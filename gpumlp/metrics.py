@@ -63,7 +63,7 @@ def classification(predictions: Host, labels: Host, weights: Host | None = None)
     Memory is that of the rows, whatever the number of classes. Raises ShapeError where rows do not match.
 
     predictions : (N,) class numbers, (N, K) probabilities, or (N, 1) of the second of two classes
-    labels : (N,) class numbers
+    labels : (N,) class numbers; -1 for a class that cannot be predicted, which is wrong in any case
     weights : (N,) or None for all alike
     """
     predictions = np.asarray(predictions)
@@ -128,10 +128,11 @@ class ProbabilityScores:
 
     ``brier`` is mean Σ (p - y)² over the classes, of two classes half of it; ``ece`` the mean distance, in each of
     ``ECE_BINS`` intervals, between the probability of the most probable class and how often it is the true one.
+    The probability of a class that cannot be predicted (-1) is 0, so that only log-loss leaves its rows out.
     """
 
     def __init__(self) -> None:
-        self._sums = np.zeros(3)  # of log-losses, squared distances, weights
+        self._sums = np.zeros(4)  # of log-losses and their weights, squared distances and theirs
         self._bins = np.zeros((2, ECE_BINS))  # sums of probabilities, and of rows that are right
 
     def add(self, probabilities: Host, labels: Host, weights: Host | None = None) -> None:
@@ -140,14 +141,15 @@ class ProbabilityScores:
         Parameters
         ----------
         probabilities : (N, classes)
-        labels : (N,) class numbers
+        labels : (N,) class numbers, or -1
         weights : (N,) or None for all alike
         """
-        weight = _weight(len(labels), weights)
-        true = probabilities[np.arange(len(labels)), labels]
+        weight, known = _weight(len(labels), weights), labels >= 0
+        true = np.where(known, probabilities[np.arange(len(labels)), labels], 0)
         squares = (probabilities**2).sum(axis=1) - true**2 + (1 - true) ** 2
         losses = -np.log(true.clip(np.finfo(np.float64).tiny))
-        self._sums += weight @ losses, weight @ squares / (1 + (probabilities.shape[1] == 2)), weight.sum()
+        half = 1 + (probabilities.shape[1] == 2)
+        self._sums += weight[known] @ losses[known], weight[known].sum(), weight @ squares / half, weight.sum()
         chosen = probabilities.argmax(axis=1)
         sure = probabilities[np.arange(len(labels)), chosen]
         place = np.minimum((sure * ECE_BINS).astype(np.int64), ECE_BINS - 1)
@@ -156,9 +158,9 @@ class ProbabilityScores:
 
     def result(self) -> Metrics:
         """Return the scores of the rows so far."""
-        loss, squares, total = self._sums
+        loss, counted, squares, total = self._sums
         return {
-            "log_loss": float(loss / total),
+            "log_loss": float(loss / counted) if counted else float("nan"),
             "brier": float(squares / total),
             "ece": float(np.abs(self._bins[0] - self._bins[1]).sum() / total),
         }

@@ -193,7 +193,9 @@ class Encoder:
         return self.target
 
     @phase("encode")
-    def encode(self, source: Any, *, targets: bool, news: News | None = None) -> tuple[Dataset, list[Note]]:
+    def encode(
+        self, source: Any, *, targets: bool, news: News | None = None, unseen: bool = False
+    ) -> tuple[Dataset, list[Note]]:
         """Encode a source of the same columns as the training file.
 
         The markers of missing values are those of the training, whichever the source was read with.
@@ -203,6 +205,7 @@ class Encoder:
         source : what ``read`` returned, or anything that ``rows_of`` takes
         targets : whether the target and the weights are wanted, and so must be there
         news : of the blocks of a source before this one, which the notes are on, too
+        unseen : whether classes that training has not seen are class -1, with a note; else they are an error
 
         Returns
         -------
@@ -212,25 +215,38 @@ class Encoder:
         ------
         DataError : if the source does not fit
         """
-        source = rows_of(source)
-        if isinstance(source, Frame):
-            source = source.with_missing(self.dialect.missing).with_kinds(self.kinds)
+        source = self._as_in_training(source)
         others = {*self.target_names, *self.ignored, *([self.weights_name] if self.weights_name else [])}
         if self.dialect.header is False:
             self._require_places(source, {*self.inputs.names, *others})
         news = News() if news is None else news
         if isinstance(source, Frame):
             news.source = tuple(dict.fromkeys((*news.source, *source.notes)))
-        inputs, notes = self.inputs.encode(source, others=others, news=news)
+        inputs, _ = self.inputs.encode(source, others=others, news=news)
         if not targets:
-            return Dataset(inputs, None, None), notes
-        encoded = self._encode_target(source)
+            return Dataset(inputs, None, None), news.notes()
+        encoded = self._encode_target(source, news, unseen)
         weights = _weights(source, self.weights_name) if self.weights_name else None
         for name, values in ((self.target_name, encoded), (self.weights_name, weights)):
             if values is not None and len(values) != len(inputs):
                 what = f"array {name!r} has {len(values)} rows, but the inputs have {len(inputs)}"
                 raise DataError(what, where=source.path)
-        return Dataset(inputs, encoded, weights), notes
+        return Dataset(inputs, encoded, weights), news.notes()
+
+    def labelled(self, source: Any, news: News) -> Source | None:
+        """Return the rows of a source that have a target, None where none has; ``news`` counts the others."""
+        source = self._as_in_training(source)
+        lacking = _lacking_target(source, self.task, self.target_names)
+        news.rows += len(lacking)
+        news.unlabelled += int(lacking.sum())
+        if lacking.all():
+            return None
+        rows: Source = source.take(np.flatnonzero(~lacking)) if lacking.any() else source
+        return rows
+
+    def _as_in_training(self, source: Any) -> Source:
+        rows: Source = rows_of(source)
+        return rows.with_missing(self.dialect.missing).with_kinds(self.kinds) if isinstance(rows, Frame) else rows
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return the fields (fit for JSON) and the arrays that ``from_state`` takes back."""
@@ -287,13 +303,18 @@ class Encoder:
             hint = "keep each in its place, or nobody can tell which are missing; that of the target may be empty"
             raise DataError(what, where=source.path, hint=hint)
 
-    def _encode_target(self, source: Source) -> Targets:
+    def _encode_target(self, source: Source, news: News, unseen: bool) -> Targets:
         if isinstance(self.target, NumberTargets):
             values = [source.numbers(source.resolve(name)) for name in self.target.names]
             return self.target.encode(values, source.where)
         name = source.resolve(self.target_name)
         if isinstance(self.target, ClassTarget):
-            return self.target.encode(source.categories(name), source.where)
+            labels = source.categories(name)
+            codes = self.target.encode(labels, source.where, unseen=unseen)
+            if (new := np.flatnonzero(codes < 0)).size:
+                count, example = news.unseen
+                news.unseen = count + len(new), example or str(labels.texts[labels.codes[new[0]]])
+            return codes
         return self.target.encode(source.numbers(name), source.where)
 
 
@@ -518,15 +539,7 @@ def _texts(task: Task, target: Target, columns: Mapping[str, Kind] | None) -> li
 
 def with_target(source: Source, task: Task, targets: Sequence[str]) -> tuple[Source, list[Note]]:
     """Return the rows that have a target, or one of several, and a note on the others."""
-    missing: NDArray[np.bool_] | None = None
-    for target in targets:
-        if task == "classification":
-            labels = source.categories(source.resolve(target))
-            lacking = (labels.texts == "")[labels.codes]
-        else:
-            lacking = np.isnan(_numbers(source, source.resolve(target)))
-        missing = lacking if missing is None else missing & lacking
-    assert missing is not None
+    missing = _lacking_target(source, task, targets)
     if not missing.any():
         return source, []
     if missing.all():
@@ -534,6 +547,19 @@ def with_target(source: Source, task: Task, targets: Sequence[str]) -> tuple[Sou
     count = int(missing.sum())
     what = f"{count:,} of {len(missing):,} rows have no target and are left out (data.missing_target)"
     return source.take(np.flatnonzero(~missing)), [Note(what, ", ".join(targets))]
+
+
+def _lacking_target(source: Source, task: Task, targets: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which rows have no target, or none of several, (N,)."""
+    lacking = []
+    for target in targets:
+        if task == "classification":
+            labels = source.categories(source.resolve(target))
+            lacking.append((labels.texts == "")[labels.codes])
+        else:
+            lacking.append(np.isnan(_numbers(source, source.resolve(target))))
+    found: NDArray[np.bool_] = np.logical_and.reduce(lacking)
+    return found
 
 
 def _counted(source: Source, weights: str | None) -> tuple[Source, NDArray[np.int64] | None]:

@@ -12,7 +12,7 @@ from gpumlp import backend as backends
 from gpumlp.backend import Backend
 from gpumlp.config import Loaded, load
 from gpumlp.data import Dataset, Encoder, News, Prepared, Source, read, read_blocks
-from gpumlp.errors import DamageError, Note, RunError, choices
+from gpumlp.errors import DamageError, DataError, Note, RunError, choices
 from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.identity import differences, is_extension
@@ -181,7 +181,15 @@ def evaluate(
     if data is None:
         return {name: measured([part]) for name, part in own.items()}, (*model.notes, *notes)
     news = News()
-    found = measured(encoder.encode(source, targets=True, news=news)[0] for source in _blocks(data, encoder))
+
+    def labelled() -> Iterator[Dataset]:
+        for source in _blocks(data, encoder):
+            if (rows := encoder.labelled(source, news)) is not None:
+                yield encoder.encode(rows, targets=True, news=news, unseen=True)[0]
+        if news.unlabelled == news.rows:
+            raise DataError("no row has a target", where=str(data), hint="evaluate needs a column of the target")
+
+    found = measured(labelled())
     return {Path(data).name: found}, (*model.notes, *news.notes())
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend
 from gpumlp.data import Encoder, Features, News, Source, read, rows_of, with_columns
-from gpumlp.errors import BackendError, GpumlpError, Note, RunError
+from gpumlp.errors import BackendError, DataError, GpumlpError, Note, RunError
 from gpumlp.metrics import ProbabilityScores, most_probable
 from gpumlp.nn import MAX_UNITS, Architecture, Ensemble, Sequential
 from gpumlp.nn.ensemble import MAX_MEMBERS, networks
@@ -159,7 +159,10 @@ class SavedModel:
         encoder = replace(self.encoder, weights_name=counts if weights is None else counts or "weights")
         if encoder.weights_name not in source.names:
             encoder = replace(encoder, weights_name=None)
-        data, _ = encoder.encode(source, targets=True)
+        rows = encoder.labelled(source, news := News())
+        if rows is None:
+            raise DataError("no row has a target")
+        data, _ = encoder.encode(rows, targets=True, news=news, unseen=True)
         assert data.targets is not None
         linear = list(self.linear(data.features))
         outcome = np.concatenate([self.network.answer(each).numpy() for each in linear])

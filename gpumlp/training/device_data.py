@@ -17,6 +17,8 @@ from gpumlp.ops.record import Array
 class DeviceData:
     """A dataset on the device. Whoever computes on these rows shares this object, so that they are there once.
 
+    Rows of class -1, which training has not seen, have no weight on the device: no loss is defined for them.
+
     host : the same rows in host memory
     arrays : features as they are stored, targets, and row weights or None, on the device
     scale : what inputs that are bytes are multiplied by, batch by batch
@@ -27,6 +29,9 @@ class DeviceData:
         assert data.targets is not None
         targets = data.targets if data.targets.dtype.kind == "i" else data.targets.astype(wide, copy=False)
         weights = None if data.weights is None else data.weights.astype(wide, copy=False)
+        if targets.dtype.kind == "i" and (unseen := targets < 0).any():
+            targets = targets.clip(0)
+            weights = np.where(unseen, 0, 1 if weights is None else weights).astype(wide)
         stored = data.features.stored
         if stored.dtype != np.uint8:  # bytes stay bytes, codes what counts beyond bfloat16
             stored = stored.astype(wide if data.features.has_categories else dtype, copy=False)

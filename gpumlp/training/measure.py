@@ -95,7 +95,7 @@ def measure(
     outcome, wanted = np.concatenate(predicted), np.concatenate(targets)
     each = [weight for weight in weights if weight is not None]
     weight = np.concatenate(each) if each else None
-    mean = {"loss": float(sums[0] / sums[1])}
+    mean = {"loss": float(sums[0] / sums[1]) if sums[1] else float("nan")}
     mean |= outcome_metrics(encoder, outcome, wanted, weight)
     return mean if probabilities is None else mean | scores.result()
 

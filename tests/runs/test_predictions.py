@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from gpumlp import runs
 from gpumlp.cli import main
 from gpumlp.data import News, read, read_blocks
 from gpumlp.data.source import delimited
@@ -191,3 +192,41 @@ def test_evaluate_measures_blocks_as_it_does_the_whole(trained: Path, monkeypatc
     whole = metrics()
     monkeypatch.setattr(delimited, "START_CELLS", 0)
     assert metrics() == whole
+
+
+def test_evaluate_counts_new_classes_as_wrong_and_leaves_rows_without_a_target_out(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header, *rows = (trained / "a.csv").read_text().splitlines()
+    column = header.split(",").index("y")
+
+    def written(name: str, label: str, count: int) -> Path:
+        cells = [row.split(",") for row in rows]
+        for row in cells[:count]:
+            row[column] = label
+        (trained / name).write_text("\n".join([header, *map(",".join, cells)]) + "\n")
+        return trained / name
+
+    def evaluate(name: Path) -> dict[str, float]:
+        metrics, notes = runs.evaluate(trained / "run", name)
+        found.extend(notes)
+        return metrics[name.name]
+
+    found: list[str] = []
+    monkeypatch.setattr(delimited, "START_CELLS", 0)  # in blocks
+    new, lacking = written("new.csv", "strange", 4), written("lacking.csv", "", 4)
+    (trained / "fewer.csv").write_text("\n".join([header, *rows[4:]]) + "\n")
+    fewer = evaluate(trained / "fewer.csv")
+    assert evaluate(lacking) == fewer
+    assert found == [f"4 of {len(rows)} rows have no target and are left out"]
+    wrong = evaluate(new)
+    assert wrong["accuracy"] == pytest.approx(fewer["accuracy"] * (1 - 4 / len(rows)))
+    assert wrong["macro_f1"] < fewer["macro_f1"]
+    assert {k: wrong[k] for k in ("loss", "log_loss")} == pytest.approx({k: fewer[k] for k in ("loss", "log_loss")})
+    assert "4 rows are of a class not seen in training, such as 'strange': counted as wrong" in found[-1]
+    assert runs.load_trained(trained / "run").evaluate(new)["accuracy"] == pytest.approx(wrong["accuracy"])
+    alone = evaluate(written("alone.csv", "strange", len(rows)))
+    assert alone["accuracy"] == 0
+    assert np.isnan(alone["loss"])
+    with pytest.raises(DataError, match="no row has a target"):
+        evaluate(written("none.csv", "", len(rows)))

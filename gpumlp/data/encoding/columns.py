@@ -49,12 +49,17 @@ class News:
     columns : that are not used
     gaps : names of columns that have missing values for the first time
     strangers : by column, how many rows have a value that is new, and the first such value
+    rows, unlabelled : that were looked at for a target, and those of them without one
+    unseen : how many rows are of classes that are new, and the first such class
     """
 
     source: tuple[Note, ...] = ()
     columns: dict[str, None] = field(default_factory=dict)
     gaps: dict[str, None] = field(default_factory=dict)
     strangers: dict[str, tuple[int, str]] = field(default_factory=dict)
+    rows: int = 0
+    unlabelled: int = 0
+    unseen: tuple[int, str] = (0, "")
 
     def add_strangers(self, name: str, texts: Sequence[str]) -> None:
         """Count the rows of a column whose values are new."""
@@ -74,6 +79,13 @@ class News:
             example = shown(text) if text else "a missing value"
             what = f"column {name!r}: {told} a value not seen in training, such as {example}"
             notes.append(Note(what, name))
+        if self.unlabelled:
+            notes.append(Note(f"{self.unlabelled:,} of {self.rows:,} rows have no target and are left out"))
+        count, example = self.unseen
+        if count:
+            told = "1 row is" if count == 1 else f"{count:,} rows are"
+            what = f"{told} of a class not seen in training, such as {shown(example)}: counted as wrong"
+            notes.append(Note(f"{what}; loss, log-loss and AUC are of the other rows"))
         return notes
 
 

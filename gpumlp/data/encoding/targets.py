@@ -64,19 +64,19 @@ class ClassTarget:
             )
         return cls(tuple(names))
 
-    def encode(self, labels: Codes, where: Where) -> NDArray[np.int32]:
-        """Return the class numbers, (N,) int32.
+    def encode(self, labels: Codes, where: Where, *, unseen: bool = False) -> NDArray[np.int32]:
+        """Return the class numbers, (N,) int32; -1 for other labels, if these may come (``unseen``).
 
         Raises
         ------
-        DataError : if a label is missing, or is none of the classes
+        DataError : if a label is missing, or is not one of the classes
         """
         _require_present((labels.texts == "")[labels.codes], where)
         numbers = {name: number for number, name in enumerate(self.classes)}
         by_value = self._by_value()
         found = (numbers.get(text, by_value.get(_value(text), -1)) for text in labels.texts)
         codes = np.fromiter(found, np.int32, len(labels.texts))[labels.codes]
-        if (codes < 0).any():
+        if (codes < 0).any() and not unseen:
             row = int(np.argmax(codes < 0))
             label = labels.texts[labels.codes[row]]
             raise DataError(
