@@ -21,6 +21,8 @@ from gpumlp.autodiff.fused import (
     dropout,
     layer_norm,
     loss_value,
+    member_dense,
+    member_scale,
 )
 from gpumlp.autodiff.gradcheck import GradientCheck, gradcheck
 from gpumlp.autodiff.tape import GradientTape, Node
@@ -71,6 +73,8 @@ __all__ = [
     "max",
     "maximum",
     "mean",
+    "member_dense",
+    "member_scale",
     "minimum",
     "mul",
     "power",

@@ -169,6 +169,7 @@ FUNCTIONS: dict[str, Function] = {
     "maximum": maximum,
     "mean": mean,
     "minimum": minimum,
+    "reshape": reshape,
     "sign": sign,
     "sqrt": sqrt,
     "sum": sum,

@@ -28,6 +28,8 @@ from gpumlp.autodiff.tensor import (
     backend_of,
     on_backend,
     raw,
+    reshape,
+    transpose,
     wrap,
 )
 from gpumlp.backend.base import Backend, place_of
@@ -35,6 +37,7 @@ from gpumlp.errors import CaptureError, ShapeError, TapeError
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, record_of
 from gpumlp.ops.dropout import DROPOUT, RATE
 from gpumlp.ops.losses import Loss
+from gpumlp.ops.members import MEMBER_SCALE
 from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM
 from gpumlp.ops.precision import is_narrow, wide
 from gpumlp.ops.record import Activation, Array, Op
@@ -340,6 +343,100 @@ def batch_norm(x: Any, gain: Any, bias: Any) -> tuple[Tensor, Array, Array]:
     return _normalise(BATCH_NORM, x, gain, bias)
 
 
+def member_scale(x: Any, gain: Any, bias: Any = None) -> Tensor:
+    """Return rows of members, each times the gain of its member, plus its bias: (N k, p).
+
+    Parameters
+    ----------
+    x
+        (N, p), the same for all members, or (N, k, p).
+    gain, bias
+        (k, p), read in no less than 32 bits.
+    """
+    backend = backend_of((x, gain, bias))
+    inputs, arrays = operands((x, gain) if bias is None else (x, gain, bias), backend)
+    xa, ga, *rest = (_dense(array, backend) for array in arrays)
+    if ga.ndim != 2 or xa.shape[1:] not in (ga.shape, ga.shape[1:]) or any(b.shape != ga.shape for b in rest):
+        raise ShapeError(f"member_scale: x {xa.shape} and gain {ga.shape} do not fit, or the bias does not")
+    rows = xa.reshape(len(xa), -1)
+    flat = ga.reshape(-1)
+    (out,) = backend.run(MEMBER_SCALE, "forward", (rows, flat, rest[0].reshape(-1) if rest else None))
+    y = wrap(out.reshape(-1, ga.shape[1]), backend)
+
+    def formula(xp: TapedModule, x: Any, gain: Any, bias: Any = None) -> Any:
+        z = xp.reshape(x, (len(xa), -1, ga.shape[1])) * gain
+        return xp.reshape(z if bias is None else z + bias, (-1, ga.shape[1]))
+
+    def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
+        if recording():
+            return through_formula("member_scale", formula, inputs, g, wants)
+        dy = dense_array(g, backend).reshape(len(xa), -1)
+        places = [None if (place := place_of(want)) is None else place.reshape(-1) for want in (*wants[1:], True)[:2]]
+        found = backend.run(MEMBER_SCALE, "backward", (rows, flat, dy), (None, *places))
+        return [
+            wrap(array.reshape(source.shape), backend) if want is not False else None
+            for array, source, want in zip(found, inputs, wants, strict=False)
+        ]
+
+    record("member_scale", inputs, y, rule)
+    return y
+
+
+def member_dense(x: Any, W: Any, b: Any) -> Tensor:
+    """Return x_m W_m + b_m of each member m, (N, k, K): a product for each, of its own.
+
+    ``x`` (N k, p), a row of each of k members by turns; ``W`` (k, p, K), ``b`` (k, K).
+    """
+    backend = backend_of((x, W, b))
+    inputs, (xa, Wa, ba) = operands((x, W, b), backend)
+    fits = Wa.ndim == 3 and xa.ndim == ba.ndim == 2
+    if not fits or len(xa) % len(Wa) or xa.shape[1] != Wa.shape[1] or ba.shape != Wa.shape[::2]:
+        raise ShapeError(f"member_dense: x {xa.shape}, W {Wa.shape} and b {ba.shape} do not fit")
+    count, width, outputs = Wa.shape
+    xa = _dense(xa, backend)
+    Wa, ba = _dense(narrowed(W, Wa, xa, backend), backend), _dense(narrowed(b, ba, xa, backend), backend)
+    of_member = xa.reshape(-1, count, width).transpose(1, 0, 2)
+
+    def product_into(a: Array, b: Array) -> Array:
+        room = backend.allocate((a.shape[1], count, b.shape[2]), xa.dtype)
+        return backend.matmul(a, b, room.transpose(1, 0, 2)).transpose(1, 0, 2)
+
+    z = product_into(of_member, Wa).reshape(-1, count * outputs)
+    out, _ = backend.run(_IDENTITY, "bias_forward", (z, ba.reshape(-1)))
+    y = wrap(out.reshape(-1, count, outputs), backend)
+
+    def formula(_: TapedModule, x: Any, W: Any, b: Any) -> Any:
+        return transpose(transpose(reshape(x, (-1, count, width)), (1, 0, 2)) @ W, (1, 0, 2)) + b
+
+    def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
+        if recording():
+            return through_formula("member_dense", formula, inputs, g, wants)
+        want_x, want_W, want_b = wants
+        dy = dense_array(g, backend)
+        dz = dy.transpose(1, 0, 2)
+        found: list[Array | None] = [None, None, None]
+        if want_x is not False:
+            found[0] = product_into(dz, Wa.transpose(0, 2, 1)).reshape(-1, width)
+        if want_W is not False:
+            place = place_of(want_W)
+            if place is None and raw(W, backend).dtype != xa.dtype:
+                place = backend.allocate(Wa.shape, raw(W, backend).dtype)
+            found[1] = backend.matmul(of_member.transpose(0, 2, 1), dz, place)
+        if want_b is not False:
+            place = place_of(want_b)
+            flat = None if place is None else place.reshape(-1)
+            rows = dy.reshape(-1, count * outputs)
+            found[2] = backend.run(_IDENTITY, "bias_backward", (rows, rows), (None, flat))[1].reshape(count, outputs)
+        return [
+            None if array is None else as_dtype(wrap(array, backend), source.dtype)
+            for array, source in zip(found, inputs, strict=True)
+        ]
+
+    record("member_dense", inputs, y, rule)
+    return y
+
+
+_IDENTITY = ACTIVATIONS["identity"]
 FUSED: dict[str, Function] = {
     **{name: _activation_function(op) for name, op in ACTIVATIONS.items()},
     **{name: _loss_function(op) for name, op in LOSS_RECORDS.items()},

@@ -67,6 +67,14 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
                 ),
                 {},
             )
+        case Op(name="member_scale"):
+            for width in sorted({cols, _factor(cols)}):
+                x, gain = normal(rows, width), positive(cols)
+                if direction == "forward":
+                    for bias in (None, normal(cols)):
+                        yield (x, gain, bias), {}
+                else:
+                    yield (x, gain, normal(rows, cols)), {}
         case Op(name="moving_average"):
             yield (normal(cols), normal(1, cols)), {"momentum": 0.1, "scale": 1.25}
         case Op(name="dropout"):
@@ -94,6 +102,11 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
             yield (normal(rows * cols),), {}
         case _:
             raise AssertionError(f"gpumlp/checks/examples.py has no example of the operation {op.name}")
+
+
+def _factor(number: int) -> int:
+    """Return the largest factor below a number that has one; of a prime number 1."""
+    return next((each for each in range(number // 2, 0, -1) if number % each == 0), 1)
 
 
 EDGES = (0.0, -0.0, 1.0, 1.0, 30.0, -30.0)

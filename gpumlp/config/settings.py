@@ -35,7 +35,8 @@ from gpumlp.data.dataset import Task
 from gpumlp.errors import choices
 from gpumlp.metrics import METRICS
 from gpumlp.nn import INITIALIZERS, LOSSES, MAX_UNITS, NO_NORM, NORMS, PARAMETRIZATIONS, STANDARD
-from gpumlp.nn.ensemble import MAX_MEMBERS, MEANS
+from gpumlp.nn.ensemble import MAX_MEMBERS
+from gpumlp.nn.members import MEANS
 from gpumlp.ops import ACTIVATIONS, Hyper
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import FACTORS, OPTIMIZERS, SCHEDULES

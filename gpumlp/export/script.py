@@ -184,6 +184,10 @@ def _expression(node: Node, texts: Mapping[Node, str], names: _Names) -> str:
         return f"{parts[0]}.astype({node.dtype.name!r})"
     if node.function in _INFIX:
         return f"{parts[0]} {_INFIX[node.function]} {parts[1]}"
+    if node.function == "reshape":  # by place, for NumPy 2.0 has another name for the shape
+        return f"np.reshape({parts[0]}, {node.params['shape']})"
+    if node.function == "concatenate":
+        parts = [f"({', '.join(parts)})"]
     params = [f"{key}={value!r}" for key, value in node.params.items()]
     return f"np.{node.function}({', '.join([*parts, *params])})"
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.autodiff import Tensor
+from gpumlp.autodiff import Tensor, stack
 from gpumlp.autodiff.tensor import wrap
 from gpumlp.backend import Backend
 from gpumlp.errors import GpumlpError, RunError
 from gpumlp.nn import Ensemble, Sequential
-from gpumlp.nn.ensemble import mean_of_members
+from gpumlp.nn.members import mean_of_members
 from gpumlp.ops.record import Array, Op
 from gpumlp.ops.special import Derivative, Formula
 
@@ -76,7 +76,20 @@ class Traced(np.ndarray[Any, np.dtype[Any]]):
         return _applied(ufunc.__name__, ufunc, inputs, params)
 
     def __array_function__(self, function: Any, types: Any, inputs: Any, params: Any) -> Any:
+        if function is np.concatenate:
+            return _applied("concatenate", _concatenated, inputs[0], params)
+        if function is np.reshape:
+            return inputs[0].reshape(*inputs[1:])
         return _applied(function.__name__, function, inputs, params)
+
+    def reshape(self, *shape: Any, **params: Any) -> Any:
+        """Return the values in another shape, whose first axis counts rows: as many as there will be."""
+        _, *rest = shape[0] if isinstance(shape[0], tuple) else shape
+        return _applied("reshape", lambda x, shape: np.reshape(x, shape), (self,), {"shape": (-1, *map(int, rest))})
+
+    def transpose(self, *axes: Any) -> Any:
+        order = axes[0] if isinstance(axes[0], tuple) else axes
+        return _applied("transpose", np.transpose, (self,), {"axes": order})
 
     def astype(self, dtype: Any, *args: Any, **params: Any) -> Any:
         if np.dtype(dtype) == self.dtype:
@@ -115,6 +128,10 @@ def _applied(name: str, function: Callable[..., Any], inputs: Sequence[Any], par
     return traced(value, Node(name, operands, params, value.dtype, value.shape))
 
 
+def _concatenated(*parts: Any, axis: int) -> Any:
+    return np.concatenate(parts, axis=axis)
+
+
 class _Module:
     """NumPy, but for the functions of :mod:`gpumlp.ops.special`, which are noted as a whole, too."""
 
@@ -146,7 +163,8 @@ class Tracer(Backend):
     def compute(
         self, name: str, function: Callable[..., Array], *inputs: Any, out: Any = None, **params: Any
     ) -> Array:
-        if not any(isinstance(each, Traced) for each in inputs):
+        parts = itertools.chain.from_iterable(each if isinstance(each, list | tuple) else (each,) for each in inputs)
+        if not any(isinstance(each, Traced) for each in parts):
             return super().compute(name, function, *inputs, out=out, **params)
         with self.quiet():
             return function(*inputs, out=None, **params)
@@ -185,7 +203,7 @@ def trace_network(network: Sequential | Ensemble) -> Computation:
     names = {id(layer): name for name, layer in network.layers().items()}
     outputs = [_trace_layers(member, wrap(start, tracer), names) for member in network.networks]
     try:
-        x = mean_of_members(network.link, outputs)
+        x = mean_of_members(network.link, stack(outputs, axis=1))
         answer = node_of(network.answer(x).array)
     except (UnwritableError, GpumlpError) as error:
         raise RunError(f"the activation {network.link} cannot be exported: it uses {error}") from None

@@ -2,78 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
 
-from gpumlp.autodiff import Tensor, exp, log, maximum, sum
-from gpumlp.autodiff.functions import abs, log1p, max, minimum
+from gpumlp.autodiff import Tensor, stack
 from gpumlp.autodiff.tensor import REFERENCE, as_dtype, wrap
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError
 from gpumlp.limits import in_threads
 from gpumlp.nn.layer import Declared, Layer
+from gpumlp.nn.members import mean_of_members
 from gpumlp.nn.mlp import Architecture, mlp
 from gpumlp.nn.model import Model, Sequential
 from gpumlp.ops.record import Array
 from gpumlp.seeds import member_seed
 
-Members = Sequence[Tensor]
 MAX_MEMBERS = 1024
 """Most networks of an ensemble: a damaged file must not ask for more."""
-
-
-def _mean(members: Members) -> Tensor:
-    return functools.reduce(lambda one, other: one + other, members) * (1.0 / len(members))
-
-
-def _log_mean_exp(members: Members) -> Tensor:
-    """Return log(mean exp z) of tensors z of one shape, which neither overflows nor underflows."""
-    top = functools.reduce(maximum, members)
-    return top + log(_mean([exp(z - top) for z in members]))
-
-
-def _mean_softmax(members: Members) -> Tensor:
-    """Return log p, p the mean of softmax(z): these linear values have the probabilities p."""
-    shifted = [z - max(z, axis=-1, keepdims=True) for z in members]
-    return _log_mean_exp([z - log(sum(exp(z), axis=-1, keepdims=True)) for z in shifted])
-
-
-def _mean_sigmoid(members: Members) -> Tensor:
-    """Return log p - log(1 - p), p the mean of sigmoid(z). Both logarithms come from z: 1 - p may round to 0."""
-    rest = [log1p(exp(-abs(z))) for z in members]
-    positive = _log_mean_exp([minimum(z, 0.0) - r for z, r in zip(members, rest, strict=True)])
-    return positive - _log_mean_exp([minimum(-z, 0.0) - r for z, r in zip(members, rest, strict=True)])
-
-
-MEANS: dict[str, Callable[[Members], Tensor]] = {
-    "identity": _mean,
-    "sigmoid": _mean_sigmoid,
-    "softmax": _mean_softmax,
-}
-"""Linear values whose prediction is the mean of the members' predictions, by output activation."""
-
-
-def mean_of_members(link: str, members: Members) -> Tensor:
-    """Return the linear values (N, K) whose predictions are the mean of those of several.
-
-    Parameters
-    ----------
-    link
-        The output activation, a key of ``MEANS``.
-    members
-        Linear values (N, K) of each network, of one dtype.
-
-    Raises
-    ------
-    ConfigError
-        If there is no mean for this output activation.
-    """
-    if link not in MEANS:
-        raise ConfigError(f"the predictions of several networks that end in {link} have no mean")
-    return members[0] if len(members) == 1 else MEANS[link](members)
 
 
 class Ensemble(Model):
@@ -125,7 +72,7 @@ class Ensemble(Model):
 
         apart = len({id(member.context.backend) for member in self.members}) > 1
         outputs = in_threads(output, self.members) if apart else [output(member) for member in self.members]
-        return mean_of_members(self.link, outputs)
+        return mean_of_members(self.link, stack(outputs, axis=1))
 
     @property
     def size(self) -> int:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.autodiff import Tensor, loss_value
+from gpumlp.autodiff import Tensor, broadcast_to, loss_value, reshape
 from gpumlp.autodiff.fused import loss_operands
+from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, choices
 from gpumlp.nn.model import Model
 from gpumlp.ops import LOSS_RECORDS
@@ -51,6 +52,14 @@ LOSSES: dict[str, LossSpec] = {
     "quantile": _regression("quantile"),
     "poisson": _regression("poisson"),
 }
+
+
+def _for_each(members: int, values: Any, backend: Backend) -> Tensor:
+    """Return values (N, ...) of rows for the rows of members, (N k, ...)."""
+    rows = values if isinstance(values, Tensor) else Tensor(values, backend)
+    shape = rows.shape
+    repeated = broadcast_to(reshape(rows, (shape[0], 1, *shape[1:])), shape=(shape[0], members, *shape[1:]))
+    return reshape(repeated, (shape[0] * members, *shape[1:]))
 
 
 class Loss:
@@ -102,7 +111,16 @@ class Loss:
         return LOSSES[self.name].record(self.outputs)
 
     def __call__(self, outputs: Tensor, targets: Any, row_weights: Any = None) -> tuple[Tensor, Tensor]:
-        """Return the mean loss, a scalar, and the sums (Σ s l, Σ s m, Σ s h, Σ s), float64 ``(4,)``."""
+        """Return the mean loss, a scalar, and the sums (Σ s l, Σ s m, Σ s h, Σ s), float64 ``(4,)``.
+
+        Outputs (N, k, K) are those of k members, each of which is to predict the same targets: the loss is the mean
+        of their losses, and the sums are over all of them.
+        """
+        if outputs.ndim == 3:
+            members, backend = outputs.shape[1], outputs.backend
+            targets = _for_each(members, targets, backend)
+            row_weights = None if row_weights is None else _for_each(members, row_weights, backend)
+            outputs = reshape(outputs, (-1, outputs.shape[-1]))
         return loss_value(self.record, outputs, targets, row_weights, self.class_weights, **self.hyper)
 
     def check_targets(self, targets: np.ndarray[Any, Any]) -> None:

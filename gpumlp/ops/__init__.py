@@ -5,6 +5,7 @@ from gpumlp.ops.batches import ACCUMULATE, ADVANCE, EXPAND, GATHER
 from gpumlp.ops.dropout import DROPOUT
 from gpumlp.ops.hyper import Hyper
 from gpumlp.ops.losses import LOSS_RECORDS
+from gpumlp.ops.members import MEMBER_SCALE
 from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM, MOVING_AVERAGE
 from gpumlp.ops.record import Activation, Direction, Op
 from gpumlp.ops.updates import GRADIENT_NORM, UPDATES, Update
@@ -18,6 +19,7 @@ RECORDS: dict[str, Op] = {
         BATCH_NORM,
         MOVING_AVERAGE,
         DROPOUT,
+        MEMBER_SCALE,
         EXPAND,
         GATHER,
         ADVANCE,

@@ -62,6 +62,7 @@ CASES = {
         (lambda x: ad.mean(x, axis=-1), [normal(2, 3)]),
         (lambda x: ad.mean(x, axis=(0, 2), keepdims=True), [normal(2, 3, 4)]),
     ],
+    "reshape": [(lambda x: ad.reshape(x, (3, -1)), [normal(2, 3)])],
     "minimum": [(ad.minimum, [apart(2, 3), apart(3, seed=1) + 0.2]), (lambda x: ad.minimum(0.0, x), [apart(4)])],
     "sign": [(lambda x: ad.sign(x) * x, [apart(2, 3)])],
     "sqrt": [(ad.sqrt, [positive(2, 3)])],
@@ -145,6 +146,16 @@ OTHERS = {
         (lambda x, W: ad.dense(x, W, None, "tanh"), [normal(4, 3), normal(3, 2)]),
         (lambda x, W: ad.dense(x, W, None), [normal(4, 3), normal(3, 2)]),
         (lambda x, W, b: ad.dense(x, W.T, b[:, 0], "tanh"), [normal(4, 3), normal(2, 3), normal(2, 2)]),
+    ],
+    "member_scale": [
+        (ad.member_scale, [normal(4, 3), normal(2, 3)]),
+        (ad.member_scale, [normal(4, 3), normal(2, 3), normal(2, 3)]),
+        (ad.member_scale, [normal(4, 2, 3), normal(2, 3), normal(2, 3)]),
+        (ad.member_scale, [normal(1, 1), normal(1, 1)]),
+    ],
+    "member_dense": [
+        (ad.member_dense, [normal(6, 3), normal(2, 3, 4), normal(2, 4)]),
+        (ad.member_dense, [normal(2, 1), normal(2, 1, 1), normal(2, 1)]),
     ],
     "layer_norm": [
         (ad.layer_norm, [normal(4, 3), positive(3), normal(3)]),
@@ -443,6 +454,8 @@ MISTAKES = {
     "max": (lambda x: ad.max(x, axis=5), r"max: shapes \(2, 3\)"),
     "dense": (lambda x: ad.dense(x, np.ones((2, 2)), np.ones(2)), r"dense: x \(2, 3\), W \(2, 2\) and b \(2,\)"),
     "dense b": (lambda x: ad.dense(x, np.ones((3, 2)), np.ones(3)), r"b \(3,\) do not fit"),
+    "member_scale": (lambda x: ad.member_scale(x, np.ones((2, 2))), r"member_scale: x \(2, 3\) and gain \(2, 2\)"),
+    "member_dense": (lambda x: ad.member_dense(x, np.ones((4, 3, 1)), np.ones((4, 1))), r"member_dense: x \(2, 3\)"),
     "layer_norm": (lambda x: ad.layer_norm(x, np.ones(2), np.ones(3)), r"layer_norm: x \(2, 3\), gain \(2,\)"),
     "outputs": (lambda x: ad.loss_value(LOSS_RECORDS["huber"], x[0], x[0]), r"outputs must be \(N, K\), not \(3,\)"),
     "targets": (lambda x: ad.loss_value(LOSS_RECORDS["huber"], x, x[0]), r"targets must be \(2, 3\), not \(3,\)"),

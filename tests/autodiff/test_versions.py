@@ -28,6 +28,8 @@ READERS = {
     "slice": lambda v: v[0] * v[1],
     "reshape": lambda v: v.reshape(2, 1) ** 2,
     "transpose": lambda v: v.reshape(2, 1).T ** 2,
+    "member_scale": lambda v: ad.member_scale(np.array([[1.0, 2.0]]), v[None], v[None]),
+    "member_dense": lambda v: ad.member_dense(np.array([[1.0, 2.0]]), v.reshape(1, 2, 1), np.ones((1, 1))),
     "layer_norm": lambda v: ad.layer_norm(np.array([[1.0, 2.0]]), v, v),
     **{name: fused.FUSED[name] for name in ACTIVATIONS},
 }

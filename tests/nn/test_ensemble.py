@@ -9,11 +9,11 @@ import pytest
 from support import BACKENDS
 
 from gpumlp import backend as backends
-from gpumlp.autodiff import GradientTape, Tensor, Variable, activate, sum
+from gpumlp.autodiff import GradientTape, Tensor, Variable, activate, stack, sum
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError
 from gpumlp.nn import Dense, Ensemble, Sequential
-from gpumlp.nn.ensemble import MEANS, mean_of_members
+from gpumlp.nn.members import MEANS, mean_of_members
 from gpumlp.ops import LOSS_RECORDS
 from gpumlp.seeds import member_seed
 
@@ -39,7 +39,7 @@ EDGES = np.array([[0.0, -0.0, 1.0], [300.0, -300.0, 0.0], [-300.0, -301.0, -300.
 def test_the_mean_of_predictions(link: str, dtype: Any, count: int) -> None:
     rng = np.random.default_rng(count)
     each = [rng.permutation(EDGES) + rng.standard_normal(EDGES.shape) for _ in range(count)]
-    linear = mean_of_members(link, [Tensor(z.astype(dtype)) for z in each])
+    linear = mean_of_members(link, stack([z.astype(dtype) for z in each], axis=1))
     wanted = np.mean([predicted(link, z.astype(dtype)) for z in each], axis=0)
     found = activate(link, linear).numpy()
     assert found.dtype == dtype
@@ -52,20 +52,20 @@ def test_the_mean_of_predictions(link: str, dtype: Any, count: int) -> None:
 
 
 def test_both_probabilities_of_two_classes_keep_their_digits() -> None:
-    linear = mean_of_members("sigmoid", [Tensor(np.array([[40.0], [-60.0], [60.0]]), dtype=np.float64)] * 2)
+    linear = mean_of_members("sigmoid", stack([np.array([[40.0], [-60.0], [60.0]])] * 2, axis=1))
     np.testing.assert_allclose(linear.numpy(), [[40.0], [-60.0], [60.0]], rtol=1e-14)
 
 
 def test_not_a_number_goes_through() -> None:
     for link in MEANS:
-        values = mean_of_members(link, [Tensor(np.array([[np.nan, 1.0]])), Tensor(np.zeros((1, 2)))]).numpy()
+        values = mean_of_members(link, stack([np.array([[np.nan, 1.0]]), np.zeros((1, 2))], axis=1)).numpy()
         assert np.isnan(values[0, 0])
 
 
 def test_all_links_of_losses_have_a_mean() -> None:
     assert {record.link for record in LOSS_RECORDS.values()} <= MEANS.keys()
     with pytest.raises(ConfigError, match="have no mean"):
-        mean_of_members("tanh", [Tensor(np.zeros((1, 2)))])
+        mean_of_members("tanh", Tensor(np.zeros((1, 1, 2))))
 
 
 def make(backend: Backend, count: int = 3, link: str = "softmax") -> Ensemble:

@@ -51,7 +51,8 @@ def takes(a: Array, b: Array, out: Array | None, parts: int) -> bool:
     return out is None or bool(
         out.shape == (a.shape[0], b.shape[1])
         and (out.dtype == a.dtype or (narrow and out.dtype == np.float32))
-        and out.flags.carray
+        and out.flags.behaved
+        and out.strides[1] == out.itemsize
         and not np.may_share_memory(out, a)
         and not np.may_share_memory(out, b)
     )

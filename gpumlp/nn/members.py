@@ -1,0 +1,221 @@
+"""Several networks that share their hidden layers, as one network: factors, heads, and the mean of what they predict.
+
+    Sequential([MemberScale(32), Dense(512, "relu"), Dense(512, "relu"), MemberHeads(3, "softmax")])
+
+The first layer makes a row for each member of every row; the last one returns the values of each member in training,
+(N, k, K), and those of their mean in prediction, (N, K).
+
+Source: Gorishniy et al. 2024, "TabM: Advancing tabular deep learning with parameter-efficient ensembling",
+arXiv:2410.24210.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from gpumlp.autodiff import Tensor, activate, exp, log, log1p, max, mean, member_dense, member_scale, minimum, sum
+from gpumlp.autodiff.functions import abs
+from gpumlp.autodiff.tensor import as_dtype
+from gpumlp.errors import ConfigError, ShapeError
+from gpumlp.nn.layer import Declared, Equation, Layer, Values
+from gpumlp.ops import record_of
+from gpumlp.ops.hyper import whole
+
+MEMBERS_AXIS = 1
+"""The axis of linear values (N, k, K) that counts the members."""
+
+
+def _log_mean_exp(z: Tensor) -> Tensor:
+    """Return log(mean exp z) over the members, which neither overflows nor underflows."""
+    top = max(z, axis=MEMBERS_AXIS, keepdims=True)
+    return top + log(mean(exp(z - top), axis=MEMBERS_AXIS, keepdims=True))
+
+
+def _mean(z: Tensor) -> Tensor:
+    return mean(z, axis=MEMBERS_AXIS)
+
+
+def _mean_softmax(z: Tensor) -> Tensor:
+    """Return log p, p the mean of softmax(z): these linear values have the probabilities p."""
+    shifted = z - max(z, axis=-1, keepdims=True)
+    return _log_mean_exp(shifted - log(sum(exp(shifted), axis=-1, keepdims=True)))
+
+
+def _mean_sigmoid(z: Tensor) -> Tensor:
+    """Return log p - log(1 - p), p the mean of sigmoid(z). Both logarithms come from z: 1 - p may round to 0."""
+    rest = log1p(exp(-abs(z)))
+    return _log_mean_exp(minimum(z, 0.0) - rest) - _log_mean_exp(minimum(-z, 0.0) - rest)
+
+
+MEANS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": _mean,
+    "sigmoid": _mean_sigmoid,
+    "softmax": _mean_softmax,
+}
+"""Linear values whose prediction is the mean of the members' predictions, by output activation."""
+
+
+def mean_of_members(link: str, linear: Tensor) -> Tensor:
+    """Return the linear values (N, K) whose predictions are the mean of those of several networks.
+
+    Parameters
+    ----------
+    link
+        The output activation, a key of ``MEANS``.
+    linear
+        Linear values of each network, (N, k, K).
+
+    Raises
+    ------
+    ConfigError
+        If there is no mean for this output activation.
+    """
+    if link not in MEANS:
+        raise ConfigError(f"the predictions of several networks that end in {link} have no mean")
+    mean = linear if linear.shape[MEMBERS_AXIS] == 1 else MEANS[link](linear)
+    return mean.reshape(len(linear), linear.shape[-1])
+
+
+def random_signs(rng: np.random.Generator, shape: tuple[int, int]) -> Values:
+    """Return 1 and -1, each as likely."""
+    return np.where(rng.random(shape) < 0.5, -1.0, 1.0)
+
+
+def ones(rng: np.random.Generator, shape: tuple[int, int]) -> Values:
+    """Return 1 everywhere."""
+    return np.ones(shape)
+
+
+def uniform(rng: np.random.Generator, fan_in: int, shape: tuple[int, ...]) -> Values:
+    """Return numbers within 1 / sqrt(fan_in)."""
+    limit = 1.0 / math.sqrt(fan_in)
+    values: Values = rng.uniform(-limit, limit, shape)
+    return values
+
+
+class MemberScale(Layer):
+    """Multiplies the values of each of k members by factors of its own, (k, p), and may add biases: a row for each.
+
+    Parameters
+    ----------
+    count
+        k, the number of members.
+    bias
+        Whether biases (k, p) are added: the same at first for all members, within 1 / sqrt(``fan_in``).
+    first
+        Whether the input has one row for all members, (N, p), and not a row of each, (N k, p).
+    initial
+        Returns the first factors from a generator and their shape.
+    fan_in
+        Number of inputs of the product that the biases belong to.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        bias: bool = False,
+        first: bool = True,
+        initial: Callable[[np.random.Generator, tuple[int, int]], Values] = random_signs,
+        fan_in: int = 1,
+    ) -> None:
+        super().__init__()
+        self.count, self.bias, self.first = whole("the number of members", count), bias, first
+        self.initial, self.fan_in = initial, fan_in
+
+    def declare(self, inputs: int) -> Mapping[str, Declared]:
+        shape = self.count, inputs
+        factors = Declared(shape, "weight", lambda rng: self.initial(rng, shape))
+        if not self.bias:
+            return {"factors": factors}
+        bias = Declared(shape, "offset", lambda rng: np.tile(uniform(rng, self.fan_in, (1, inputs)), (self.count, 1)))
+        return {"factors": factors, "bias": bias}
+
+    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
+        if not self.first:
+            if len(x.array) % self.count:
+                raise ShapeError(f"{len(x.array)} rows are not those of {self.count} members")
+            x = x.reshape(-1, self.count, x.shape[-1])
+        return member_scale(x, self.weights["factors"], self.offsets.get("bias"))
+
+    def equation(self, value: str, place: str) -> Equation:
+        symbol, factors, bias = f"m_{place}", f"R_{place}", f"b_{place}"
+        arrays = {"factors": (factors, f"Σ ∇{symbol} ⊙ {value}, over the rows of each member")}
+        if self.bias:
+            arrays["bias"] = bias, f"Σ ∇{symbol}, over the rows of each member"
+        total = f"Σ ∇{symbol} ⊙ {factors}, over the members" if self.first else f"∇{symbol} ⊙ {factors}"
+        return Equation(symbol, f"{value} ⊙ {factors}{f' + {bias}' * self.bias}", total, arrays)
+
+    @property
+    def detail(self) -> str:
+        return f"{self.count} members"
+
+
+class MemberHeads(Layer):
+    """z_m = h_m W_m + b_m, with a W (p, K) and a b (K,) of each of k members.
+
+    In training the output is that of each member, (N, k, K), in prediction that of their mean, (N, K).
+
+    Parameters
+    ----------
+    count
+        k, the number of members, each with a row of its own in the input (N k, p).
+    units
+        K.
+    activation
+        The output activation, a key of ``MEANS``.
+    initial
+        Returns the first weights of one member from a generator, p and K.
+    """
+
+    numbered = True
+
+    def __init__(
+        self,
+        count: int,
+        units: int,
+        activation: str = "identity",
+        *,
+        initial: Callable[[np.random.Generator, int, int], Values] = lambda rng, i, o: uniform(rng, i, (i, o)),
+    ) -> None:
+        super().__init__()
+        self.count, self.units = whole("the number of members", count), whole("units of a layer", units)
+        self.link = record_of(activation).name
+        self.initial = initial
+
+    def declare(self, inputs: int) -> Mapping[str, Declared]:
+        count, units = self.count, self.units
+
+        def weights(rng: np.random.Generator) -> Values:
+            return np.stack([self.initial(rng, inputs, units) for _ in range(count)])
+
+        return {
+            "W": Declared((count, inputs, units), "weight", weights),
+            "b": Declared((count, units), "offset", lambda rng: uniform(rng, inputs, (count, units))),
+        }
+
+    def width(self, inputs: int) -> int:
+        return self.units
+
+    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
+        return activate(self.link, self.linear(x, training=training))
+
+    def linear(self, x: Any, *, training: bool = False) -> Tensor:
+        """Return the values before the output activation: of each member in training, else of their mean."""
+        z = member_dense(self.taken(x), self.weights["W"], self.offsets["b"])
+        assert self.context is not None
+        return z if training else mean_of_members(self.link, as_dtype(z, self.context.wide))
+
+    def equation(self, value: str, place: str) -> Equation:
+        z, W, b = f"z_{place}", f"W_{place}", f"b_{place}"
+        mean = f"{value} {W} + {b}, of which each member predicts, and {z} is what their mean stands for"
+        slope = f"the part of each member in ∇{z}, times {W}ᵀ"
+        return Equation(z, mean, slope, {"W": (W, f"{value}ᵀ times it"), "b": (b, "the part of each member")})
+
+    @property
+    def detail(self) -> str:
+        return f"{self.count} members, {self.link}"
