@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import run
 
 from gpumlp.config.settings import Settings
 from gpumlp.nn import LOSSES
@@ -97,3 +101,40 @@ def _is_valid(minimal: dict[str, Any], section: str, keys: list[str], example: o
     except ValueError:
         return False
     return True
+
+
+@pytest.mark.parametrize("page", ["notebooks.md", "production.md"])
+def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").symlink_to(DOCS.parent / "data")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) in (1, 2)
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+    assert len(names["model"].predict(names.get("rows", names.get("table")))) in (1, 600)
+
+
+def test_the_commands_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="the page draws: install the extra plot")
+    (tmp_path / "data").symlink_to(DOCS.parent / "data")
+    monkeypatch.chdir(tmp_path)
+    lines = [line[2:] for line in (DOCS / "commands.md").read_text().splitlines() if line.startswith("$ ")]
+    assert len(lines) > 12
+    for line in lines:
+        command, *arguments = shlex.split(line)
+        if command == "cp":
+            shutil.copy(*arguments)
+        else:
+            assert command == "gpumlp"
+            run(*arguments)
+    assert {"wine.yaml", "wine.png", "wine.py", "predictions.csv"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="the site needs mkdocs-material, which is in the extra 'dev'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=DOCS.parent)
+    assert result.returncode == 0, result.stderr
+    pages = {path.stem for path in tmp_path.glob("site/*.html")}
+    assert {path.stem for path in DOCS.glob("*.md")} | {"index", "changelog"} <= pages
