@@ -199,5 +199,5 @@ def choices(name: object, allowed: Iterable[str]) -> str:
     close = nearest(name, allowed)
     more = f" and {len(allowed) - LISTED} more" if len(allowed) > LISTED else ""
     short = (a if len(a) <= QUOTED else a[:QUOTED] + "..." for a in map(str, allowed[:LISTED]))
-    listing = "allowed: " + ", ".join(repr(a) if "," in a else a for a in short) + more
+    listing = "allowed: " + ", ".join(a if a.isprintable() and "," not in a else repr(a) for a in short) + more
     return f"did you mean {shown(close)}? {listing}" if close else listing

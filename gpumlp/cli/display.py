@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 import textwrap
 import time
 from collections.abc import Iterable, Mapping
@@ -13,6 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from gpumlp.errors import Note, printable
 from gpumlp.metrics import title
@@ -24,8 +27,25 @@ FULL_NAMES_COLUMNS = 100  # from this width on the progress line has the full na
 WIDTH = 100  # columns that a table may have anywhere
 SECONDS_BETWEEN_LINES = 1.0  # where no bar can be drawn, so that a log stays readable
 
-stdout = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False)
+
+class EscapedConsole(Console):
+    """A console that escapes control characters in the texts of tables and progress bars."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return what is shown of a text."""
+        return super().render_str(printable(text), **options)
+
+
+stdout = EscapedConsole(highlight=False)
+stderr = EscapedConsole(stderr=True, highlight=False)
+
+
+class EscapedOutput(io.TextIOBase):
+    """Standard output on a terminal, for data: without the control characters that may be in it."""
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        return sys.stdout.write(printable(text))
 
 
 def duration(seconds: float) -> str:
@@ -150,7 +170,7 @@ def number(value: float | None) -> str:
 
 def print_table(table: Table) -> None:
     """Print a table on stdout, wide enough for every number: better a terminal wraps lines than that digits go."""
-    Console(width=max(stdout.width, WIDTH), highlight=False).print(table)
+    EscapedConsole(width=max(stdout.width, WIDTH), highlight=False).print(table)
 
 
 def print_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> None:

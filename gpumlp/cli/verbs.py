@@ -18,6 +18,7 @@ from gpumlp.backend import BACKENDS, Backend
 from gpumlp.cli import doctor as clinic
 from gpumlp.cli.display import (
     Announcer,
+    EscapedOutput,
     Notices,
     RowCounter,
     duration,
@@ -202,7 +203,7 @@ def predict(
                 yield kept(source, keep) | columns_of(predictions, encoder, proba=proba, margin=margin)
 
     if output is None:
-        write_csv(blocks(), sys.stdout)
+        write_csv(blocks(), EscapedOutput() if sys.stdout.isatty() else sys.stdout)
     else:
         write_predictions(output, blocks())
     remarks(news.notes())
@@ -229,9 +230,9 @@ def inspect(what: Path, overrides: Sequence[str]) -> None:
     settings, start = loaded.settings, start_of(loaded)
     parts = build(settings, load_data(loaded, start.encoder), weights=start.weights)
     remarks(parts.notes)
-    click.echo(parts.model.summary())
+    tell(parts.model.summary(), whole=True)
     trainer = parts.trainer
-    click.echo(
+    tell(
         f"\n{trainer.rows:,} training rows, {trainer.batches:,} batches of {trainer.batch_size} an epoch, "
         f"{trainer.batches * trainer.epochs:,} steps of {settings.optimizer.name} in all"
     )
@@ -240,14 +241,14 @@ def inspect(what: Path, overrides: Sequence[str]) -> None:
 def _inspect_run(folder: Path) -> None:
     model = runs.load_trained(folder)
     remarks(model.notes)
-    click.echo(model.network.summary())
+    tell(model.network.summary(), whole=True)
     encoder = model.encoder
     goal = f"one of {_listed(encoder.classes)}" if encoder.classes else "a number"
     if len(encoder.target_names) > 1:
         goal = f"{len(encoder.target_names)} numbers"
     if encoder.levels:
         goal += f" and its quantiles {', '.join(f'{level:g}' for level in encoder.levels)}"
-    click.echo(f"\npredicts {encoder.target_name!r}, {goal}, from {encoder.width} inputs")
+    tell(f"\npredicts {encoder.target_name!r}, {goal}, from {encoder.width} inputs")
     try:
         run = runs.load_run(folder, unfinished=True)
     except RunError as error:  # the folder of a model alone
@@ -277,7 +278,7 @@ def validate(config: Path, overrides: Sequence[str], print_config: bool) -> None
         raise DataError(loaded.report(problems))
     if settings.backend not in ("auto", "cupy") or not BACKENDS["cupy"].is_installed():
         require_memory(settings, Backend().memory)  # the memory of a device is asked for when it is to train
-    click.echo(f"{config}: no problems")
+    tell(f"{config}: no problems")
 
 
 def schema() -> None:
@@ -290,6 +291,6 @@ def doctor() -> None:
     findings = clinic.examine()
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        click.echo(f"{finding.name:<{width}}  {finding.text}")
+        tell(f"{finding.name:<{width}}  {finding.text}", whole=True)
         if finding.mend:
-            click.echo(f"{'':<{width}}  → {finding.mend}")
+            tell(f"{'':<{width}}  → {finding.mend}", whole=True)

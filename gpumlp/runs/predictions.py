@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +126,7 @@ def kept(source: Source, names: Sequence[str]) -> Block:
     return columns
 
 
-def write_csv(blocks: Iterable[Block], stream: IO[str]) -> None:
+def write_csv(blocks: Iterable[Block], stream: TextIO | io.TextIOBase) -> None:
     """Write blocks as CSV with a line of names."""
     writer = csv.writer(stream, lineterminator="\n")
     for number, block in enumerate(blocks):
