@@ -77,7 +77,7 @@ __device__ void elementwise_loss(
 ) {
     typedef wide<T> W;
     const Sides<W> both = LevelsOf<F>::taken ? Sides<W>{1, 1} : sides(w);
-    double mass = total_of(scratch, parts, 1), loss = 0, hits = 0;
+    double mass = divisor_of(scratch, parts, set), loss = 0, hits = 0;
     if (cols == 1) {  // a vector has many rows
         decide(s != 0, [&](auto weighted) {
             PART_SUM2(r, rows, loss, hits) {

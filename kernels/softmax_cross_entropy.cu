@@ -66,11 +66,11 @@ __device__ void mass_of_rows(
 template <class T, class Y, class Weight>
 __device__ void loss_of_rows(
     const T* z, const Y* targets, const wide<T>* s, Weight weight_of, T* gradient, i64 rows, i64 cols,
-    double label_smoothing, double* scratch, i64 parts
+    Settings set, double* scratch, i64 parts
 ) {
     typedef wide<T> W;
-    const W keep = (W)(1.0 - label_smoothing), share = (W)(label_smoothing / cols);
-    double mass = total_of(scratch, parts, 1), loss = 0, hits = 0;
+    const W keep = (W)(1.0 - set.first), share = (W)(set.first / cols);
+    double mass = divisor_of(scratch, parts, set), loss = 0, hits = 0;
     PART_ROWS(r, rows) {
         Target<W, Y> target(targets, r, cols);
         const W spread = target.counts() ? share : (W)0;
@@ -187,11 +187,11 @@ __device__ void mass_of_short_rows(
 template <class T, class Y>
 __device__ void loss_of_short_rows(
     const T* z, const Y* targets, const wide<T>* s, const wide<T>* w, T* gradient, i64 rows, i64 cols,
-    double label_smoothing, double* scratch, i64 parts
+    Settings set, double* scratch, i64 parts
 ) {
     typedef wide<T> W;
-    const W keep = (W)(1.0 - label_smoothing), share = (W)(label_smoothing / cols);
-    double mass = total_of(scratch, parts, 1), loss = 0, hits = 0;
+    const W keep = (W)(1.0 - set.first), share = (W)(set.first / cols);
+    double mass = divisor_of(scratch, parts, set), loss = 0, hits = 0;
     PART_RUNS(r0, count, rows) {
         const RunTarget<W, Y> target(targets, r0, count, cols);
         Run<T> run(z + r0 * cols, count, cols);
@@ -248,10 +248,10 @@ __device__ void softmax_cross_entropy_loss(
     Settings set, double* scratch, i64 parts
 ) {
     if (cols <= SHORT_ROW)
-        loss_of_short_rows(z, targets, s, w, gradient, rows, cols, set.first, scratch, parts);
+        loss_of_short_rows(z, targets, s, w, gradient, rows, cols, set, scratch, parts);
     else if (w)
-        loss_of_rows(z, targets, s, Given<wide<T>>{w}, gradient, rows, cols, set.first, scratch, parts);
-    else loss_of_rows(z, targets, s, Alike<wide<T>>(), gradient, rows, cols, set.first, scratch, parts);
+        loss_of_rows(z, targets, s, Given<wide<T>>{w}, gradient, rows, cols, set, scratch, parts);
+    else loss_of_rows(z, targets, s, Alike<wide<T>>(), gradient, rows, cols, set, scratch, parts);
 }
 
 LOSS_KERNELS(softmax_cross_entropy, softmax_cross_entropy_mass, softmax_cross_entropy_loss)

@@ -285,17 +285,19 @@ def dropout(
     stream: int = 0,
     key: tuple[int, int] = (0, 0),
     factors: Array | None = None,
+    first: int = 0,
 ) -> Tensor:
     """Return ``x`` with a share ``rate`` of its elements set to 0 and the rest scaled by 1 / (1 - rate).
 
-    The mask is a function of (key, stream, step on the clock, position) and is made again in backward. ``factors``,
-    float64 (batches,), multiplies the rate by its element for the batch on the clock; the last one goes on.
+    The mask is a function of (key, stream, step on the clock, position in the batch) and is made again in backward.
+    ``factors``, float64 (batches,), multiplies the rate by its element for the batch on the clock; the last one goes
+    on. ``first`` is the row of the batch that the first row of ``x`` is.
     """
     rate = RATE.check("the dropout rate", rate)
     backend = backend_of((x,))
     (x,), (array,) = operands((x,), backend)
     tables = raw(clock, backend), None if factors is None else raw(factors, backend)
-    params: dict[str, Any] = {"rate": rate, "stream": stream, "key": key}
+    params: dict[str, Any] = {"rate": rate, "stream": stream, "key": key, "first": first}
     (out,) = backend.run(DROPOUT, "forward", (_dense(array, backend), *tables), **params)
     y = wrap(out, backend)
 

@@ -100,6 +100,9 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
             yield (rng.standard_normal(3), rng.standard_normal(3)), {}
         case Op(name="gradient_norm"):
             yield (normal(rows * cols),), {}
+        case Op(name="tree_sum"):
+            for terms, sums in ((2, None), (8, rng.uniform(1.0, 5.0, 4)), (1, np.zeros(4))):
+                yield (_with_edges(normal(terms, rows * cols)), sums), {"of": 2.0}
         case _:
             raise AssertionError(f"gpumlp/checks/examples.py has no example of the operation {op.name}")
 

@@ -20,12 +20,30 @@ from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, ShapeError
 from gpumlp.nn.parameters import Group
 from gpumlp.ops.hyper import Hyper
+from gpumlp.ops.norms import MOVING_AVERAGE
 from gpumlp.ops.precision import wide
 from gpumlp.ops.record import Array
 from gpumlp.seeds import WEIGHTS, generator
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
 FACTOR = Hyper(1.0, "factor of the learning rate or the weight decay", ge=0.0, lt=math.inf)
+
+
+@dataclass
+class Shard:
+    """The part of a batch that a model computes with; by default it is the whole batch.
+
+    Parameters
+    ----------
+    first
+        The row of the batch that comes first.
+    leave
+        Takes a running average, the statistic of these rows, the momentum and a factor of the statistic, where the
+        average is to wait for the other shards. None where these rows are all.
+    """
+
+    first: int = 0
+    leave: Callable[[Array, Array, float, float], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +55,16 @@ class Context:
     seed: int
     clock: Array  # int64 (3,) on the backend: see gpumlp.ops.batches
     index: int = 0
+    shard: Shard = field(default_factory=Shard)  # one for all layers of a model
+
+    def average(self, average: Array, value: Array, momentum: float, scale: float = 1.0) -> None:
+        """Take a statistic of a batch into a running average: (1 - momentum) average + momentum scale value."""
+        if self.shard.leave is not None:
+            self.shard.leave(average, value, momentum, scale)
+            return
+        self.backend.run(
+            MOVING_AVERAGE, "forward", (average, value), (average,), momentum=momentum, scale=float(scale)
+        )
 
     @property
     def wide(self) -> Any:

@@ -19,7 +19,7 @@ from gpumlp.nn.layer import Declared, Equation, Layer
 from gpumlp.ops import record_of
 from gpumlp.ops.dropout import RATE
 from gpumlp.ops.hyper import Hyper, whole
-from gpumlp.ops.norms import EPSILON, MOVING_AVERAGE
+from gpumlp.ops.norms import EPSILON
 from gpumlp.ops.precision import wide
 from gpumlp.ops.record import Array
 from gpumlp.seeds import DROPOUT, generator
@@ -197,10 +197,9 @@ class Dropout(Layer):
             return x
         assert self.context is not None
         k0, k1 = generator(self.context.seed, DROPOUT).integers(0, 2**32, 2)
-        key = int(k0), int(k1)
-        return dropout(
-            x, self.rate, clock=self.context.clock, stream=self.context.index, key=key, factors=self.factors
-        )
+        context = self.context
+        params: dict[str, Any] = {"key": (int(k0), int(k1)), "factors": self.factors, "first": context.shard.first}
+        return dropout(x, self.rate, clock=context.clock, stream=context.index, **params)
 
     def equation(self, value: str, place: str) -> None:
         return None
@@ -279,12 +278,11 @@ class BatchNorm(_Norm):
             return as_dtype(y, x.dtype)
         y, mean, variance = batch_norm(x, gain, bias)
         rows = x.size // x.shape[-1] if x.size else 0
+        assert self.context is not None
         if rows < 2:
             return y  # one row has no variance that could be remembered
         for name, value, scale in (("mean", mean, 1.0), ("variance", variance, rows / (rows - 1))):
-            average = self.state[name]
-            params = {"momentum": self.momentum, "scale": scale}
-            x.backend.run(MOVING_AVERAGE, "forward", (average, value), (average,), **params)
+            self.context.average(self.state[name], value, self.momentum, scale)
         return y
 
     def equation(self, value: str, place: str) -> Equation:

@@ -110,18 +110,22 @@ class Loss:
         """Its record, for as many outputs as the model has."""
         return LOSSES[self.name].record(self.outputs)
 
-    def __call__(self, outputs: Tensor, targets: Any, row_weights: Any = None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, outputs: Tensor, targets: Any, row_weights: Any = None, *, divisor: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """Return the mean loss, a scalar, and the sums (Σ s l, Σ s m, Σ s h, Σ s), float64 ``(4,)``.
 
         Outputs (N, k, K) are those of k members, each of which is to predict the same targets: the loss is the mean
         of their losses, and the sums are over all of them.
+        The gradient is that of the mean, or with a ``divisor`` that of Σ s l / divisor.
         """
+        params = {"divisor": divisor} if divisor else {}
         if outputs.ndim == 3:
             members, backend = outputs.shape[1], outputs.backend
             targets = _for_each(members, targets, backend)
             row_weights = None if row_weights is None else _for_each(members, row_weights, backend)
             outputs = reshape(outputs, (-1, outputs.shape[-1]))
-        return loss_value(self.record, outputs, targets, row_weights, self.class_weights, **self.hyper)
+        return loss_value(self.record, outputs, targets, row_weights, self.class_weights, **self.hyper, **params)
 
     def check_targets(self, targets: np.ndarray[Any, Any]) -> None:
         """Raise DataError for targets outside of what the loss is defined for, as every call with host arrays does.

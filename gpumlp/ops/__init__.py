@@ -8,6 +8,7 @@ from gpumlp.ops.losses import LOSS_RECORDS
 from gpumlp.ops.members import MEMBER_SCALE
 from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM, MOVING_AVERAGE
 from gpumlp.ops.record import Activation, Direction, Op
+from gpumlp.ops.trees import TREE_SUM
 from gpumlp.ops.updates import GRADIENT_NORM, UPDATES, Update
 
 RECORDS: dict[str, Op] = {
@@ -25,6 +26,7 @@ RECORDS: dict[str, Op] = {
         ADVANCE,
         ACCUMULATE,
         GRADIENT_NORM,
+        TREE_SUM,
         *UPDATES.values(),
     )
 }

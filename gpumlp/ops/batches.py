@@ -36,11 +36,12 @@ def _gather(
     *,
     rows: int,
     stride: int,
+    first: int = 0,
     key: int,
     scale: float,
     dtype: Any,
 ) -> tuple[Array | None, ...]:
-    positions = clock[BATCH : BATCH + 1] * stride + xp.arange(rows)
+    positions = clock[BATCH : BATCH + 1] * stride + xp.arange(rows) + first
     chosen = permute(xp, positions, len(inputs), clock[EPOCH : EPOCH + 1], key)
     x, y = xp.take(inputs, chosen, axis=0), xp.take(targets, chosen, axis=0)
     # Bytes are scaled on the way; whatever is stored as floating point is already as the network wants it.
@@ -56,6 +57,7 @@ def _gather_specs(
     *,
     rows: int,
     stride: int,
+    first: int = 0,
     key: int,
     scale: float,
     dtype: Any,
@@ -82,7 +84,7 @@ ADVANCE = Op(
 )
 GATHER = Op(
     "gather",
-    "batch[i] = scale · inputs[p(batch · stride + i)], p keyed by (key, epoch), targets and row weights alike",
+    "batch[i] = scale · inputs[p(batch · stride + first + i)], p keyed by (key, epoch), targets and weights alike",
     {
         "forward": Direction(
             _gather,
@@ -98,6 +100,7 @@ GATHER = Op(
                 math.prod(inputs[2].shape[1:]),
                 len(inputs[1]),
                 params["stride"],
+                params.get("first", 0),
                 params["key"],
                 float(params["scale"]),
             ),

@@ -18,9 +18,17 @@ from gpumlp.ops.record import Array, Direction, Op, like
 
 
 def _apply(
-    xp: Any, x: Array, clock: Array, factors: Array | None, *, rate: float, stream: int, key: tuple[int, int]
+    xp: Any,
+    x: Array,
+    clock: Array,
+    factors: Array | None,
+    *,
+    rate: float,
+    stream: int,
+    key: tuple[int, int],
+    first: int = 0,
 ) -> tuple[Array, ...]:
-    words = uniform_words(xp, math.prod(x.shape), clock[:1], stream, key).reshape(x.shape)
+    words = uniform_words(xp, math.prod(x.shape), clock[:1], stream, key, _elements(x, first)).reshape(x.shape)
     # A word below rate·2³² drops its element: an exact integer comparison, the same on every backend.
     if factors is None:
         limit, scale = xp.uint32(min(round(rate * 2**32), 2**32 - 1)), 1.0 / (1.0 - rate)
@@ -29,6 +37,12 @@ def _apply(
         limit = xp.minimum(xp.rint(now * 2.0**32), 2.0**32 - 1).astype(xp.uint32)
         scale = (1.0 / (1.0 - now)).astype(x.dtype)
     return (xp.where(words >= limit, x * scale, 0.0),)
+
+
+def _elements(x: Array, rows: int) -> int:
+    """Return how many elements so many rows have."""
+    count: int = rows * math.prod(x.shape[1:])
+    return count
 
 
 RATE = Hyper(0.0, "share of the elements that become 0", ge=0.0, lt=1.0)
@@ -44,11 +58,12 @@ _direction = Direction(
         0 if inputs[2] is None else inputs[2].shape[0],
         params["stream"],
         *params["key"],
+        _elements(inputs[0], params.get("first", 0)),
     ),
 )
 
 DROPOUT = Op(
     "dropout",
-    "y = x / (1 - rate) where the word of (key, stream, step, position) is at least rate·2³², else 0",
+    "y = x / (1 - rate) where the word of (key, stream, step, position in the batch) is at least rate·2³², else 0",
     {"forward": _direction, "backward": _direction},
 )

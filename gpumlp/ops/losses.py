@@ -6,10 +6,12 @@ computes, in one launch,
 
     loss = Σ s_i l_i / Σ s_i m_i
     sums = (Σ s_i l_i, Σ s_i m_i, Σ s_i h_i, Σ s_i)        h_i: 1 where the answer of the row is right
-    gradient = s_i g_i / Σ s_j m_j
+    gradient = s_i g_i / Σ s_j m_j                     or s_i g_i / divisor, where one is given
 
 so that weights of 1 change nothing, and twice the weight means the row stands there twice. Where nothing counts at
 all the loss and the gradient are 0. A target that is NaN, as a label that no class has, is missing: it has no mass.
+The rows of a shard are divided by the rows of its batch, as the mass of the batch is known only once all its shards
+have been computed.
 """
 
 from __future__ import annotations
@@ -90,19 +92,28 @@ def loss(
             hint=f"the kernel of a loss takes {MAX_SETTINGS} at most: LOSS_SETTINGS of kernels/loss.cuh",
         )
 
-    def scaled(xp: Any, gradients: Array, mass: Array, weights: Array | None) -> tuple[Array, Array]:
+    def scaled(xp: Any, gradients: Array, mass: Array, weights: Array | None, divisor: float) -> tuple[Array, Array]:
         """Return the gradient of the mean and the mass of the batch, from the gradients and masses of the rows."""
         counts = xp.ones(mass.shape, dtype=gradients.dtype) if weights is None else weights
-        count = xp.sum(mass if weights is None else weights * mass)
+        count = total = xp.sum(mass if weights is None else weights * mass)
         # A batch in which nothing counts has loss 0 and moves nothing; NaN is not 0 and goes on.
+        if divisor:
+            count = xp.where(count == 0, 0.0, divisor)
         scale = xp.where(count == 0, 0.0, counts / xp.where(count == 0, 1.0, count))
-        return gradients * scale[:, None].astype(gradients.dtype), count
+        return gradients * scale[:, None].astype(gradients.dtype), total
 
     def gradient(
-        xp: Any, outputs: Array, targets: Array, weights: Array | None, classes: Array | None, **params: float
+        xp: Any,
+        outputs: Array,
+        targets: Array,
+        weights: Array | None,
+        classes: Array | None,
+        *,
+        divisor: float = 0.0,
+        **params: float,
     ) -> Array:
         _, mass, gradients = rows(xp, outputs, targets, classes, **params)
-        return scaled(xp, gradients, mass, weights)[0]
+        return scaled(xp, gradients, mass, weights, divisor)[0]
 
     def evaluate(
         xp: Any, outputs: Array, targets: Array, weights: Array | None, classes: Array | None, **params: float
@@ -110,10 +121,17 @@ def loss(
         return forward(xp, outputs, targets, weights, classes, **params)[:2]
 
     def forward(
-        xp: Any, outputs: Array, targets: Array, weights: Array | None, classes: Array | None, **params: float
+        xp: Any,
+        outputs: Array,
+        targets: Array,
+        weights: Array | None,
+        classes: Array | None,
+        *,
+        divisor: float = 0.0,
+        **params: float,
     ) -> tuple[Array, Array, Array]:
         losses, mass, gradients = rows(xp, outputs, targets, classes, **params)
-        gradients, count = scaled(xp, gradients, mass, weights)
+        gradients, count = scaled(xp, gradients, mass, weights, divisor)
         counts = xp.ones(outputs.shape[:1], dtype=outputs.dtype) if weights is None else weights
         total = xp.sum(losses if weights is None else weights * losses)
         value = xp.where(count == 0, 0.0, total / xp.where(count == 0, 1.0, count))
@@ -125,8 +143,9 @@ def loss(
         return ((), wide(outputs.dtype)), ((4,), "float64"), (outputs.shape, outputs.dtype)
 
     def scalars(_: Sequence[Array], params: Mapping[str, float]) -> list[Scalar]:
-        settings = [*settle(name, params, hyper).values()]
-        return settings + [0.0] * (MAX_SETTINGS - len(settings))
+        given = {key: value for key, value in params.items() if key != "divisor"}
+        settings = [*settle(name, given, hyper).values()]
+        return [*settings, *[0.0] * (MAX_SETTINGS - len(settings)), float(params.get("divisor", 0.0))]
 
     inputs = ("outputs", "targets", "row_weights?", "class_weights?")
     given = ("outputs", "targets", "row_weights", "class_weights")

@@ -31,17 +31,17 @@ def philox(xp: Any, counter: tuple[Array, Array, Array, Array], key: tuple[int, 
     return tuple(c.astype(xp.uint32) for c in (c0, c1, c2, c3))
 
 
-def uniform_words(xp: Any, size: int, step: Array, stream: int, key: tuple[int, int]) -> Array:
-    """Return ``size`` uniform uint32 words, a function of (key, stream, step, position) alone.
+def uniform_words(xp: Any, size: int, step: Array, stream: int, key: tuple[int, int], first: int = 0) -> Array:
+    """Return ``size`` uniform uint32 words from position ``first`` on, functions of (key, stream, step, position).
 
     ``step`` is an int64 array of shape (1,). Word ``i`` is word ``i % 4`` of Philox at the counter
     (i // 4, stream, step modulo 2³², step // 2³²).
     """
-    block = xp.arange((size + 3) // 4, dtype=xp.uint32)
+    block = xp.arange(first // 4, (first + size + 3) // 4, dtype=xp.uint32)
     zero = xp.zeros_like(block)
     low, high = (step & 0xFFFFFFFF).astype(xp.uint32), (step >> 32).astype(xp.uint32)
     words = philox(xp, (block, zero + xp.uint32(stream), zero + low, zero + high), key)
-    return xp.stack(words, axis=-1).reshape(-1)[:size]
+    return xp.stack(words, axis=-1).reshape(-1)[first % 4 :][:size]
 
 
 def mix(x: Array) -> Array:

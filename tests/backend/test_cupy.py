@@ -103,18 +103,18 @@ LAUNCHES = [  # record, direction, inputs, params; kernels with grid and block; 
             ("softmax_cross_entropy_evaluate_loss<float, long long>", (1, 4), (16, 16)),
             ("softmax_cross_entropy_evaluate_finish<float, long long>", (1, 1), (32, 8)),
         ],
-        ["p", "p", 0, "p", "p", "p", 64, 10, 0.0, 0.0, "p", 4],
+        ["p", "p", 0, "p", "p", "p", 64, 10, 0.0, 0.0, 0.0, "p", 4],
     ),
     (
         "gather", "forward", [((3,), I64), ((50, 2000), np.uint8), ((50, 2), F), None],
         {"rows": 8, "stride": 8, "key": 7, "scale": 2, "dtype": "<f4"},
         [("gather_forward<float, unsigned char, float>", (8, 1), (256, 1))],
-        ["p", "p", "p", 0, "p", "p", 0, 8, 2000, 2, 50, 8, 7, 2.0],
+        ["p", "p", "p", 0, "p", "p", 0, 8, 2000, 2, 50, 8, 0, 7, 2.0],
     ),
     (
         "huber", "forward", [((9, 2), F), ((9, 2), F), ((9,), F), None], {"delta": 1},
         None,
-        ["p", "p", "p", 0, "p", "p", "p", 9, 2, 1.0, 0.0, "p", 1],
+        ["p", "p", "p", 0, "p", "p", "p", 9, 2, 1.0, 0.0, 0.0, "p", 1],
     ),
     (
         "sgd", "forward", [((9,), F), ((9,), F), ((2,), F), None, ((2, 3), D), ((3,), I64), ((1,), F), None, None],
@@ -125,7 +125,7 @@ LAUNCHES = [  # record, direction, inputs, params; kernels with grid and block; 
     (
         "dropout", "backward", [((9, 2), F), ((3,), I64), None], {"rate": 0, "stream": 3, "key": (5, 6)},
         [("dropout_backward<float>", (1, 1), (256, 1))],
-        ["p", "p", 0, "p", 9, 2, 0.0, 0, 3, 5, 6],
+        ["p", "p", 0, "p", 9, 2, 0.0, 0, 3, 5, 6, 0],
     ),
 ]  # fmt: skip
 

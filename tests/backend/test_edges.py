@@ -416,7 +416,7 @@ def test_a_loss_takes_either_zero_for_the_other(kernels: Backend, name: str, dty
             assert_close(found[0][1].astype(dtype), sums, "reduction")
 
 
-EXACT = ("identity", "relu", "leaky_relu", "dropout", "gather", "advance", "accumulate", "relu_mask")
+EXACT = ("identity", "relu", "leaky_relu", "dropout", "gather", "advance", "accumulate", "relu_mask", "tree_sum")
 
 
 @each_dtype

@@ -90,7 +90,16 @@ def call(
 
 def apart(op: Op) -> bool:
     """Return whether an operation is not one of rows: it has a test of its own, or never more than a few numbers."""
-    return op.name in ("batch_norm", "dropout", "gather", "gradient_norm", "advance", "accumulate", "moving_average")
+    return op.name in (
+        "batch_norm",
+        "dropout",
+        "gather",
+        "gradient_norm",
+        "advance",
+        "accumulate",
+        "moving_average",
+        "tree_sum",
+    )
 
 
 BY_ROWS = [

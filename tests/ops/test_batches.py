@@ -51,3 +51,12 @@ def test_the_clock_counts_steps_and_batches_and_leaves_the_epoch():
 def test_sums_accumulate_in_float64():
     (totals,) = run(RECORDS["accumulate"], "forward", np.array([1e8, 2.0, 3.0]), np.array([1e-8, 5.0, 1.0]))
     assert totals.tolist() == [1e8 + 1e-8, 7.0, 4.0]
+
+
+@pytest.mark.parametrize(("first", "rows"), [(0, 1), (1, 2), (2, 1)])
+def test_a_shard_of_a_batch_is_that_part_of_it(first, rows):
+    whole = gather(1, np.arange(14.0).reshape(7, 2), np.arange(7), np.arange(7, dtype=np.float32))
+    take = {"rows": rows, "first": first, "stride": 3, "key": 11, "scale": 1.0, "dtype": "<f4"}
+    sources = np.arange(14.0).reshape(7, 2), np.arange(7), np.arange(7, dtype=np.float32)
+    for part, all_rows in zip(run(GATHER, "forward", np.array([50, 1, 1]), *sources, **take), whole, strict=True):
+        np.testing.assert_array_equal(part, all_rows[first : first + rows])

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from support import FLOATS, assert_close, bits, examples, loss_reference, run
 
+from gpumlp import backend as backends
 from gpumlp.backend.kernels import required_folder
-from gpumlp.errors import ConfigError, DataError
+from gpumlp.errors import BackendError, ConfigError, DataError
 from gpumlp.ops import LOSS_RECORDS
 from gpumlp.ops.hyper import Hyper
 from gpumlp.ops.losses import MAX_SETTINGS, loss
@@ -208,6 +209,31 @@ def test_a_batch_in_which_nothing_counts_has_loss_and_gradient_0(name):
     assert loss == 0
     assert not sums.any()
     assert not gradient.any()
+
+
+@every
+@pytest.mark.parametrize("backend", ["numpy", "native"])
+def test_a_divisor_takes_the_place_of_the_mass(name, backend):
+    """Shards that are divided by the rows of their batch add up to the batch, once its mass is known."""
+    op, made = LOSS_RECORDS[name], in_backend(backend)
+    for inputs, params in [*examples(op, "forward", 8, 3, np.float64), *examples(op, "forward", 8, 40, np.float64)]:
+        _, sums, gradient = made.run(op, "forward", inputs, None, **params)
+        z, targets, rows, classes = inputs
+        parts = [
+            made.run(op, "forward", (z[part], targets[part], None if rows is None else rows[part], classes), None,
+                     divisor=8.0, **params)
+            for part in (slice(0, 4), slice(4, 8))
+        ]  # fmt: skip
+        np.testing.assert_allclose(np.sum([part[1] for part in parts], axis=0), sums, rtol=1e-14)
+        together = np.concatenate([part[2] for part in parts]) * (8.0 / sums[1])
+        np.testing.assert_allclose(together, gradient, rtol=1e-12, atol=1e-17)
+
+
+def in_backend(name):
+    try:
+        return backends.get(name)
+    except BackendError as error:
+        pytest.skip(str(error))
 
 
 def test_slopes_at_the_kinks():

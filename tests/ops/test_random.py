@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import FLOATS, permutation_reference, philox_reference, run
 
+from gpumlp import backend as backends
+from gpumlp.errors import BackendError
 from gpumlp.ops import RECORDS
 from gpumlp.ops.random import permute, philox, uniform_words
 
@@ -185,3 +187,20 @@ def test_dropped_nan_and_infinity_are_zero():
 def test_the_order_of_an_epoch_never_changes_from_version_to_version():
     """A run that is resumed tomorrow must see the batches it would have seen today."""
     assert permutation(12, 3, 7).tolist() == [8, 4, 0, 5, 6, 10, 3, 2, 11, 7, 9, 1]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "native"])
+def test_shards_of_a_batch_have_its_mask(backend):
+    """Whatever rows a shard begins with: words come in fours, and in runs on a processor."""
+    try:
+        made = backends.get(backend)
+    except BackendError as error:
+        pytest.skip(str(error))
+    op, x, clock = RECORDS["dropout"], np.ones((40, 7), np.float32), np.array([2**33 + 1, 0, 0])
+    params = {"rate": 0.5, "stream": 1, "key": (3, 4)}
+    (whole,) = made.run(op, "forward", (x, clock, None), **params)
+    for first, last in ((0, 40), (1, 2), (3, 40), (13, 14), (20, 39), (39, 40)):
+        part = np.ascontiguousarray(x[first:last])
+        for direction in ("forward", "backward"):
+            (got,) = made.run(op, direction, (part, clock, None), first=first, **params)
+            np.testing.assert_array_equal(got, whole[first:last])
