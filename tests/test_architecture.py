@@ -11,7 +11,7 @@ import pytest
 from rooms import FILES, PACKAGE, ROOMS, ROOT, imports, room, room_of, rooms_below
 
 FLOORS = [  # a room stands one floor above the highest room that it imports from
-    ["errors", "limits", "phases", "seeds"],
+    ["errors", "limits", "phases", "ranks", "seeds"],
     ["metrics", "ops", "data", "store"],
     ["backend"],
     ["autodiff", "optim", "checks"],

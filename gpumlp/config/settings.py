@@ -39,6 +39,7 @@ from gpumlp.nn.ensemble import MAX_MEMBERS
 from gpumlp.nn.members import MEANS
 from gpumlp.ops import ACTIVATIONS, Hyper
 from gpumlp.ops.precision import PRECISIONS
+from gpumlp.ops.trees import is_power_of_two
 from gpumlp.optim import FACTORS, OPTIMIZERS, SCHEDULES
 from gpumlp.seeds import member_seed
 
@@ -487,6 +488,18 @@ DEFAULT_STEPS, MIN_EPOCHS, MAX_EPOCHS = 20_000, 30, 1_000
 """Default length of a run in steps, and the fewest and most epochs that it comes to."""
 
 
+MAX_SHARDS = 1024
+"""Most shards of a batch."""
+
+
+def _power_of_two(count: int) -> int:
+    if not is_power_of_two(count):
+        above = 1 << count.bit_length()
+        hint = " or ".join(str(each) for each in (above // 2, above) if each <= MAX_SHARDS)
+        refuse("Training", [Problem((), f"got {count}, needs a power of two", f"such as {hint}")])
+    return count
+
+
 class Training(Section):
     """Epochs, batches, seed, early stopping and checkpoints."""
 
@@ -496,6 +509,11 @@ class Training(Section):
         f"{MAX_EPOCHS:,} epochs",
     )
     batch_size: int = Field(default=64, ge=1, description="rows per step")
+    shards: Annotated[int, AfterValidator(_power_of_two), Field(ge=1, le=MAX_SHARDS)] | None = Field(
+        default=None,
+        description="fixed parts of each batch, a power of two: gradients are summed over them in a fixed order, and "
+        "batch norm is of each; ranks share them, and their number changes no bit; null: one for each rank",
+    )
     drop_last: bool = Field(
         default=False, description="leave out the last batch of an epoch where it has fewer rows than the others"
     )
@@ -680,11 +698,15 @@ class Settings(Section):
             if SCHEDULES[self.schedule.name].watches:
                 path = ("schedule", "name")
                 problems.append(Problem(path, f"{self.schedule.name} {what}", f"{hint}choose another schedule"))
-        if self.training.batch_size == 1 and any(
+        shards = self.training.shards or 1
+        if self.training.batch_size <= shards and any(
             NORMS[block.norm].mixes_rows for block in self.model.blocks if block.norm in NORMS
         ):
-            what = "batch norm needs batches of at least 2 rows"
+            what = "batch norm needs batches of at least 2 rows" + " for each shard" * (shards > 1)
             problems.append(Problem(("training", "batch_size"), what, "use a larger batch_size, or norm: layer"))
+        if self.members.count > 1 and shards > 1:
+            what = "several networks are not trained in shards"
+            problems.append(Problem(("training", "shards"), what, "set shards: 1, or members: 1"))
         if self.members.count > 1 and LOSSES[self.loss.name].many.link not in MEANS:
             what = f"predictions of a network trained with {self.loss.name} have no mean"
             problems.append(Problem(("members",), what, "set members: 1, or choose another loss"))

@@ -38,12 +38,12 @@ class Shard:
     first
         The row of the batch that comes first.
     leave
-        Takes a running average, the statistic of these rows, the momentum and a factor of the statistic, where the
-        average is to wait for the other shards. None where these rows are all.
+        Takes a running average, the statistic of these rows and a factor of it, where the average is to wait for the
+        other shards. None where these rows are all.
     """
 
     first: int = 0
-    leave: Callable[[Array, Array, float, float], None] | None = None
+    leave: Callable[[Array, Array, float], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Context:
     def average(self, average: Array, value: Array, momentum: float, scale: float = 1.0) -> None:
         """Take a statistic of a batch into a running average: (1 - momentum) average + momentum scale value."""
         if self.shard.leave is not None:
-            self.shard.leave(average, value, momentum, scale)
+            self.shard.leave(average, value, scale)
             return
         self.backend.run(
             MOVING_AVERAGE, "forward", (average, value), (average,), momentum=momentum, scale=float(scale)
@@ -146,6 +146,8 @@ class Layer:
     """Whether a row of its output depends on the other rows of the batch."""
     cancels_bias = False
     """Whether its output stays the same where a number is added to a column of its input."""
+    momentum: float | None = None
+    """Share that a batch has of its running averages, where it keeps any in ``state``."""
     link = "identity"
     """The activation that it ends with, which becomes the model's link where the layer is the last one."""
 

@@ -250,7 +250,9 @@ class BatchNorm(_Norm):
 
     def __init__(self, momentum: float = 0.1) -> None:
         super().__init__()
-        self.momentum = Hyper(0.1, "share of the batch", ge=0.0, le=1.0).check("momentum of batch norm", momentum)
+        self.momentum: float = Hyper(0.1, "share of the batch", ge=0.0, le=1.0).check(
+            "momentum of batch norm", momentum
+        )
 
     def declare(self, inputs: int) -> Mapping[str, Declared]:
         return {

@@ -88,9 +88,10 @@ class Parameters:
     def __len__(self) -> int:
         return sum(variable.size for variable in self.variables.values())
 
-    def collect(self, tape: GradientTape, loss: Tensor) -> None:
-        """Write the gradients of a loss, of a tape that has recorded it, into ``gradients``."""
-        tape.gradient(loss, list(self.variables.values()), into=self.views)
+    def collect(self, tape: GradientTape, loss: Tensor, buffer: Array | None = None) -> None:
+        """Write the gradients of a loss, of a tape that has recorded it, into ``gradients`` or a buffer like it."""
+        views = self.views if buffer is None else [self.view(name, buffer) for name in self.variables]
+        tape.gradient(loss, list(self.variables.values()), into=views)
 
     def view(self, name: str, buffer: Array) -> Array:
         """Return the part of a buffer of this layout that belongs to one parameter, in its shape."""

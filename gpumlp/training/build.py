@@ -20,9 +20,11 @@ from gpumlp.nn import LOSSES, Architecture, Clamp, Ensemble, Hidden, Loss, Model
 from gpumlp.nn.ensemble import prefix
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
+from gpumlp.ranks import Ranks
 from gpumlp.seeds import CONFORMAL, generator
 from gpumlp.store.formats import Arrays
 from gpumlp.training.device_data import DeviceData
+from gpumlp.training.shards import ranges
 from gpumlp.training.trainer import Trainer
 
 MAX_PARAMETERS_APART = 200_000
@@ -147,7 +149,12 @@ def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]
 
 
 def build(
-    settings: Settings, data: Prepared, backend: Backend | None = None, *, weights: Arrays | None = None
+    settings: Settings,
+    data: Prepared,
+    backend: Backend | None = None,
+    *,
+    weights: Arrays | None = None,
+    ranks: Ranks | None = None,
 ) -> Parts:
     """Return all parts of a run on these data, ready to train.
 
@@ -155,6 +162,7 @@ def build(
     ----------
     backend : in place of that of the settings
     weights : first weights by name, of one network or of all members; None: drawn
+    ranks : that train the network together; None: this process alone
 
     Raises
     ------
@@ -168,7 +176,7 @@ def build(
     parts = (
         _build_members(settings, data, backend, weights)
         if settings.members.count > 1
-        else _build(settings, data, backend, {}, weights)
+        else _build(settings, data, backend, {}, weights, ranks)
     )
     notes = list(data.notes)
     if PRECISIONS[settings.precision].tf32 and not backend.tf32:
@@ -228,6 +236,7 @@ def _build(
     backend: Backend,
     on_device: dict[str, DeviceData],
     weights: Arrays | None,
+    ranks: Ranks | None = None,
 ) -> Parts:
     """Return the parts of a run of one network. ``on_device`` holds the rows that are there already, and will be."""
     precision, encoder, training = PRECISIONS[settings.precision], data.encoder, settings.training
@@ -264,6 +273,8 @@ def _build(
         drop_last=training.drop_last,
         decay_schedule=_factors(wanted.decay_schedule),
         dropout_schedule=_factors(settings.model.dropout_schedule),
+        shards=training.shards or 1,
+        ranks=ranks,
     )
     on_device["train"] = trainer.data
     wanted_stop = training.stopping(trainer.epochs, validated=data.validation is not None)
@@ -319,13 +330,21 @@ def _lone_row(parts: Parts) -> tuple[Note, ...]:
     PyTorch refuses such a batch. A whole run is not to fail for one of its batches, but it is to be known.
     """
     trainer = parts.trainer
-    last = trainer.rows - (trainer.batches - 1) * trainer.batch_size
-    if last > 1 or not any(layer.mixes_rows for layer in parts.model.layers().values()):
+    shards = 1 if trainer.shards is None else trainer.shards.count
+    if not any(layer.mixes_rows for layer in parts.model.layers().values()):
         return ()
-    better = next(size for size in itertools.count(trainer.batch_size + 1) if trainer.rows % size != 1)
-    what = f"a batch of 1 row ({trainer.rows:,} training rows, training.batch_size {trainer.batch_size})"
+
+    def fits(size: int) -> bool:
+        batches = (size, trainer.rows % size) if trainer.batches * trainer.batch_size >= trainer.rows else (size,)
+        return all(len(part) != 1 for rows in batches for part in ranges(rows, -(-size // shards), shards))
+
+    if fits(trainer.batch_size):
+        return ()
+    better = next(size for size in itertools.count(trainer.batch_size + 1) if fits(size))
+    lone = "ends with a batch" if shards == 1 else "has a shard"
+    what = f"{lone} of 1 row ({trainer.rows:,} training rows, training.batch_size {trainer.batch_size})"
     hint = f"set training.batch_size to {better}, or norm to layer"
-    return (Note(f"each epoch ends with {what}, too small for batch norm; {hint}"),)
+    return (Note(f"each epoch {what}, too small for batch norm; {hint}"),)
 
 
 def require_memory(settings: Settings, has: int | None, encoder: Encoder | None = None) -> None:

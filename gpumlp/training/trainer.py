@@ -19,8 +19,10 @@ from gpumlp.ops.batches import ACCUMULATE, GATHER
 from gpumlp.ops.record import Array
 from gpumlp.optim import Optimizer, Schedule
 from gpumlp.phases import phase
+from gpumlp.ranks import Ranks
 from gpumlp.seeds import ORDER, generator
 from gpumlp.training.device_data import DeviceData, expanded
+from gpumlp.training.shards import Shards
 
 HASTE = 2e-3
 """Seconds: as long as steps that are replayed together take the host less, twice as many may be."""
@@ -49,6 +51,7 @@ class Trainer:
     epoch, batch : epochs done, and batches done of the one after them
     seconds : spent on these batches so far
     totals : (4,) on the device: the sums of loss, mass, hits and rows over these batches
+    shards : the fixed parts of each batch, summed over a fixed tree; None where a batch is one
     rates : on the device: the learning rate of each batch of the epoch
     decays, dropouts : the same of the factors of weight decay and of dropout; None where these have no schedule
     """
@@ -69,6 +72,8 @@ class Trainer:
         drop_last: bool = False,
         decay_schedule: Schedule | None = None,
         dropout_schedule: Schedule | None = None,
+        shards: int = 1,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
         self.backend = model.context.backend
@@ -80,6 +85,8 @@ class Trainer:
         self.batches = self.rows // self.batch_size if drop_last else math.ceil(self.rows / self.batch_size)
         self.epoch = self.batch = 0
         self.seconds = 0.0
+        self.ranks = ranks or Ranks()
+        self.shards = Shards(model, shards, self.batch_size, self.ranks) if shards > 1 else None
         self._key = int(generator(seed, ORDER).integers(2**32))
         self.totals = self.backend.zeros((4,), np.float64)
         self._together, self._most = together or 1, together or self.backend.together
@@ -213,14 +220,24 @@ class Trainer:
         self._plans[rows, count]()
 
     def _define_step(self, rows: int) -> None:
+        if self.shards is None:
+            sums = self._compute(range(rows))
+        else:
+            sums = self.shards.sum(rows, lambda part, row: self._compute(part, row, divisor=rows))
+        self.optimizer.step(self.rates, self.decays)
+        self.backend.run(ACCUMULATE, "forward", (self.totals, sums), (self.totals,))
+
+    def _compute(self, part: range, gradient: Array | None = None, *, divisor: int = 0) -> Array:
+        """Leave the gradient of rows of the batch in the parameters, or where told; return the sums of their loss."""
         backend, data, parameters, context = self.backend, self.data, self.model.parameters, self.model.context
         features = data.host.features
         x, y, weights = backend.run(
             GATHER,
             "forward",
             (context.clock, *data.arrays),
-            rows=rows,
+            rows=len(part),
             stride=self.batch_size,
+            first=part.start,
             key=self._key,
             scale=data.scale,
             dtype=context.wide if features.has_categories else context.dtype,
@@ -229,10 +246,9 @@ class Trainer:
             x = expanded(self.model, features, x)
         with GradientTape() as tape:
             outputs = self.model.forward(Tensor(x, backend), training=True)
-            loss, sums = self.loss(outputs, y, weights)
-        parameters.collect(tape, loss)
-        self.optimizer.step(self.rates, self.decays)
-        backend.run(ACCUMULATE, "forward", (self.totals, sums.array), (self.totals,))
+            loss, sums = self.loss(outputs, y, weights, divisor=divisor)
+        parameters.collect(tape, loss, gradient)
+        return sums.array
 
 
 @contextlib.contextmanager
