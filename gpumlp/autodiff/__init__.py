@@ -23,6 +23,7 @@ from gpumlp.autodiff.fused import (
     loss_value,
     member_dense,
     member_scale,
+    mixed,
 )
 from gpumlp.autodiff.gradcheck import GradientCheck, gradcheck
 from gpumlp.autodiff.tape import GradientTape, Node
@@ -76,6 +77,7 @@ __all__ = [
     "member_dense",
     "member_scale",
     "minimum",
+    "mixed",
     "mul",
     "power",
     "reshape",

@@ -33,11 +33,12 @@ from gpumlp.autodiff.tensor import (
     wrap,
 )
 from gpumlp.backend.base import Backend, place_of
-from gpumlp.errors import CaptureError, ShapeError, TapeError
+from gpumlp.errors import CaptureError, ConfigError, ShapeError, TapeError
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, record_of
 from gpumlp.ops.dropout import DROPOUT, RATE
 from gpumlp.ops.losses import Loss
 from gpumlp.ops.members import MEMBER_SCALE
+from gpumlp.ops.mix import MIX
 from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM
 from gpumlp.ops.precision import is_narrow, wide
 from gpumlp.ops.record import Activation, Array, Op
@@ -115,7 +116,7 @@ def activate(activation: str | Activation, x: Any) -> Tensor:
     op = record_of(activation)
     backend = backend_of((x,))
     (x,), (array,) = operands((x,), backend)
-    if op.directions["forward"].launch == "rows" and not (array.ndim and array.shape[-1]):
+    if op.of_rows and not (array.ndim and array.shape[-1]):
         raise ShapeError(
             f"{op.name} works along the last axis: it needs one of at least 1 element, not {array.shape}"
         )
@@ -309,6 +310,37 @@ def dropout(
         return [wrap(dx, backend)]
 
     record("dropout", (x,), y, rule)
+    return y
+
+
+def mixed(activation: str | Activation, x: Any, a: Any) -> Tensor:
+    """Return x + a (f(x) - x) for an elementwise activation f, ``x`` (..., H), and a share ``a`` (H,) of each column.
+
+    Raises
+    ------
+    ConfigError : for an activation of whole rows
+    """
+    op = record_of(activation)
+    if op.of_rows:
+        raise ConfigError(f"{op.name} works along rows, and is not mixed with the identity column by column")
+    backend = backend_of((x, a))
+    inputs, arrays = operands((x, a), backend)
+    xa, aa = (_dense(array, backend) for array in arrays)
+    if not xa.ndim or xa.shape[-1:] != aa.shape:
+        raise ShapeError(f"mix: x {xa.shape} and a {aa.shape} do not fit")
+    (h,) = backend.run(op, "forward", (xa,))
+    (out,) = backend.run(MIX, "forward", (xa, h, aa))
+    y = wrap(out, backend)
+
+    def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
+        if recording():
+            return through_formula("mix", lambda _, x, a: x + a * (activate(op, x) - x), inputs, g, wants)
+        dy = dense_array(g, backend)
+        (slope,) = backend.run(op, "backward", (h if op.saves == "output" else xa, dy))
+        outputs = backend.run(MIX, "backward", (xa, h, aa, dy, slope), (None, place_of(wants[1])))
+        return [wrap(each, backend) if want is not False else None for each, want in zip(outputs, wants, strict=True)]
+
+    record(f"mix {op.name}", inputs, y, rule)
     return y
 
 

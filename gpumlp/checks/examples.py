@@ -75,6 +75,10 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
                         yield (x, gain, bias), {}
                 else:
                     yield (x, gain, normal(rows, cols)), {}
+        case Op(name="mix"):
+            x, a = _with_edges(normal(rows, cols)), normal(cols)
+            more = () if direction == "forward" else (normal(rows, cols), normal(rows, cols))
+            yield (x, normal(rows, cols), a, *more), {}
         case Op(name="moving_average"):
             yield (normal(cols), normal(1, cols)), {"momentum": 0.1, "scale": 1.25}
         case Op(name="dropout"):

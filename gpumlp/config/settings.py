@@ -357,6 +357,14 @@ class Model(Section):
         description="factors of the learning rate in each linear layer: "
         + "; ".join(f"{name} ({each.meaning})" for name, each in PARAMETRIZATIONS.items()),
     )
+    input_factors: bool = Field(
+        default=False,
+        description="multiply each input by a trained factor, at 6 times the learning rate and the decay of weights",
+    )
+    trained_activation: bool = Field(
+        default=False,
+        description="mix each activation with the identity, z + a (f(z) - z), by a trained share a for each unit",
+    )
     clamp: bool = Field(
         default=False,
         description="in regression, keep predictions between the smallest and the largest training target",
@@ -707,6 +715,13 @@ class Settings(Section):
         if self.members.count > 1 and shards > 1:
             what = "several networks are not trained in shards"
             problems.append(Problem(("training", "shards"), what, "set shards: 1, or members: 1"))
+        if self.model.trained_activation:
+            for number, block in enumerate(self.model.blocks):
+                if block.activation is not None and ACTIVATIONS[block.activation].of_rows:
+                    own = self.model.hidden[number].activation is not None
+                    path = ("model", *(("hidden", number) if own else ()), "activation")
+                    what = f"{block.activation} works along rows and is not mixed with the identity"
+                    problems.append(Problem(path, what, "set trained_activation: false, or another activation"))
         if self.members.count > 1 and LOSSES[self.loss.name].many.link not in MEANS:
             what = f"predictions of a network trained with {self.loss.name} have no mean"
             problems.append(Problem(("members",), what, "set members: 1, or choose another loss"))

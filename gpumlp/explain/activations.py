@@ -62,7 +62,6 @@ def _draw(panel: Any, op: Activation, x: Curve, y: Curve, slopes: Curve) -> None
     panel.axvline(0, color="grey", linewidth=0.6)
     panel.plot(x, y, color=FUNCTION, label="function")
     panel.plot(np.insert(x, jumps, np.nan), np.insert(slopes, jumps, np.nan), color=DERIVATIVE, label="derivative")
-    of_a_row = op.directions["forward"].launch == "rows"
-    panel.set_title(f"{op.name}, first of (x{', 0' * (ROW - 1)})" if of_a_row else op.name, fontsize=10)
+    panel.set_title(f"{op.name}, first of (x{', 0' * (ROW - 1)})" if op.of_rows else op.name, fontsize=10)
     panel.tick_params(labelsize=8)
     panel.grid(alpha=0.3)

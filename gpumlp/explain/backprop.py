@@ -143,8 +143,9 @@ def _step(layer: Layer, equation: Equation) -> _Step:
 
 def _activation(name: str, value: str, place: str) -> _Step:
     h = f"{place}(x)"
-    of_a_row = ACTIVATIONS[name].directions["forward"].launch == "rows"
-    slope = f"∇{h} J, J the Jacobian of {name} at {value}" if of_a_row else f"∇{h} ⊙ {name}'({value})"
+    slope = (
+        f"∇{h} J, J the Jacobian of {name} at {value}" if ACTIVATIONS[name].of_rows else f"∇{h} ⊙ {name}'({value})"
+    )
     return _Step(h, f"{name}({value})", slope, partial(activate, name))
 
 

@@ -84,8 +84,8 @@ class Traced(np.ndarray[Any, np.dtype[Any]]):
 
     def reshape(self, *shape: Any, **params: Any) -> Any:
         """Return the values in another shape, whose first axis counts rows: as many as there will be."""
-        _, *rest = shape[0] if isinstance(shape[0], tuple) else shape
-        return _applied("reshape", lambda x, shape: np.reshape(x, shape), (self,), {"shape": (-1, *map(int, rest))})
+        _, *rest = self.view(np.ndarray).reshape(*shape).shape
+        return _applied("reshape", lambda x, shape: np.reshape(x, shape), (self,), {"shape": (-1, *rest)})
 
     def transpose(self, *axes: Any) -> Any:
         order = axes[0] if isinstance(axes[0], tuple) else axes

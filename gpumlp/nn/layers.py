@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.autodiff import Tensor, activate, batch_norm, dense, dropout, layer_norm, maximum, power
+from gpumlp.autodiff import (
+    Tensor,
+    activate,
+    batch_norm,
+    dense,
+    dropout,
+    layer_norm,
+    maximum,
+    member_scale,
+    mixed,
+    power,
+)
 from gpumlp.autodiff.functions import minimum
 from gpumlp.autodiff.tensor import as_dtype
 from gpumlp.errors import ConfigError, choices
@@ -143,6 +154,52 @@ class Activation(Layer):
 
     def equation(self, value: str, place: str) -> None:
         return None
+
+    @property
+    def detail(self) -> str:
+        return self.name
+
+
+class InputFactors(Layer):
+    """Multiplies each column by a trained factor, 1 at the start: p parameters.
+
+    Their learning rate is 6 times that of weights, and so is their decay: what does not help fades (RealMLP,
+    Holzmüller et al. 2024, arXiv:2407.04491).
+    """
+
+    def declare(self, inputs: int) -> Mapping[str, Declared]:
+        return {"s": Declared((1, inputs), "weight", lambda rng: np.ones((1, inputs)), rate=6.0, decay=6.0)}
+
+    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
+        return member_scale(x, self.weights["s"])
+
+    def equation(self, value: str, place: str) -> Equation:
+        symbol, s = (f"{name}_{place}" if place else name for name in ("u", "s"))
+        return Equation(symbol, f"{value} ⊙ {s}", f"∇{symbol} ⊙ {s}", {"s": (s, f"∇{symbol} ⊙ {value}")})
+
+
+class Mix(Layer):
+    """z + a ⊙ (f(z) - z): an activation mixed with the identity, each column by a trained share, 1 at the start.
+
+    H parameters, at a tenth of the learning rate and of the decay of weights (RealMLP, arXiv:2407.04491).
+
+    name : of f, any of gpumlp.ops.ACTIVATIONS that works elementwise
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = record_of(name).name
+
+    def declare(self, inputs: int) -> Mapping[str, Declared]:
+        return {"a": Declared((inputs,), "weight", lambda rng: np.ones(inputs), rate=0.1, decay=0.1)}
+
+    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
+        return mixed(self.name, x, self.weights["a"])
+
+    def equation(self, value: str, place: str) -> Equation:
+        y, a, f = f"y_{place}", f"a_{place}", f"{self.name}({value})"
+        slope = f"∇{y} ⊙ (1 + {a} ⊙ ({self.name}'({value}) - 1))"
+        return Equation(y, f"{value} + {a} ⊙ ({f} - {value})", slope, {"a": (a, f"∇{y} ⊙ ({f} - {value})")})
 
     @property
     def detail(self) -> str:

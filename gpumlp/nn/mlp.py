@@ -9,7 +9,7 @@ from typing import Any, Self
 from gpumlp.errors import ConfigError
 from gpumlp.nn.initializers import default_initializer
 from gpumlp.nn.layer import Layer, count_trained
-from gpumlp.nn.layers import NORMS, STANDARD, Activation, Clamp, Dense, Dropout
+from gpumlp.nn.layers import NORMS, STANDARD, Activation, Clamp, Dense, Dropout, InputFactors, Mix
 from gpumlp.nn.model import Sequential
 
 MAX_UNITS = 2**31 - 1
@@ -43,6 +43,10 @@ class Architecture:
         A key of ``INITIALIZERS``, or ``auto`` for the one that suits the activation.
     parametrization
         A key of ``PARAMETRIZATIONS``: by what the learning rate of weights and biases is multiplied.
+    input_factors
+        Whether each input is multiplied by a trained factor.
+    trained_activation
+        Whether activations are mixed with the identity, by a trained share for each unit.
     clamp
         Whether predictions are kept within bounds: two arrays, which training sets.
     """
@@ -50,6 +54,8 @@ class Architecture:
     hidden: tuple[Hidden, ...]
     initializer: str = "auto"
     parametrization: str = STANDARD
+    input_factors: bool = False
+    trained_activation: bool = False
     clamp: bool = False
 
     def to_state(self) -> dict[str, Any]:
@@ -114,16 +120,19 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
     def linear(units: int, activation: str, initializer: str = whole.initializer, *, bias: bool = True) -> Dense:
         return Dense(units, activation, initializer=initializer, bias=bias, parametrization=whole.parametrization)
 
+    if whole.input_factors:
+        layers.append(InputFactors())
     for h in whole.hidden:
-        if h.norm == NO_NORM:
+        if h.norm == NO_NORM and not whole.trained_activation:
             layers.append(linear(h.units, h.activation))
         else:
             # The signal still goes through h.activation, so that is what the first weights must suit.
             suited = default_initializer(h.activation) if whole.initializer == "auto" else whole.initializer
-            norm = NORMS[h.norm]()
+            norms = [] if h.norm == NO_NORM else [NORMS[h.norm]()]
             # Of a bias that is taken away again the gradient would be rounding alone, which Adam turns into steps.
-            bias = not norm.cancels_bias
-            layers += [linear(h.units, "identity", suited, bias=bias), norm, Activation(h.activation)]
+            bias = not any(norm.cancels_bias for norm in norms)
+            activation = Mix(h.activation) if whole.trained_activation else Activation(h.activation)
+            layers += [linear(h.units, "identity", suited, bias=bias), *norms, activation]
         if h.dropout:
             layers.append(Dropout(h.dropout))
     layers.append(linear(outputs, link))

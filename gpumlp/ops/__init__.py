@@ -6,6 +6,7 @@ from gpumlp.ops.dropout import DROPOUT
 from gpumlp.ops.hyper import Hyper
 from gpumlp.ops.losses import LOSS_RECORDS
 from gpumlp.ops.members import MEMBER_SCALE
+from gpumlp.ops.mix import MIX
 from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM, MOVING_AVERAGE
 from gpumlp.ops.record import Activation, Direction, Op
 from gpumlp.ops.trees import TREE_SUM
@@ -21,6 +22,7 @@ RECORDS: dict[str, Op] = {
         MOVING_AVERAGE,
         DROPOUT,
         MEMBER_SCALE,
+        MIX,
         EXPAND,
         GATHER,
         ADVANCE,

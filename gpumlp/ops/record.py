@@ -137,6 +137,11 @@ class Activation(Op):
     saves: Literal["output", "input"] = field(kw_only=True)
     initializer: str = field(kw_only=True)
 
+    @property
+    def of_rows(self) -> bool:
+        """Whether it works along the last axis, and not elementwise."""
+        return self.directions["forward"].launch == "rows"
+
 
 def activation(
     name: str,

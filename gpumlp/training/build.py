@@ -373,7 +373,14 @@ def architecture_of(settings: Settings) -> Architecture:
     """Return the network that the settings describe."""
     chosen = settings.model
     hidden = tuple(Hidden(**block.model_dump()) for block in chosen.blocks)
-    return Architecture(hidden, chosen.initializer, chosen.parametrization, chosen.clamp)
+    return Architecture(
+        hidden,
+        chosen.initializer,
+        chosen.parametrization,
+        input_factors=chosen.input_factors,
+        trained_activation=chosen.trained_activation,
+        clamp=chosen.clamp,
+    )
 
 
 def _set_bounds(model: Sequential, train: Dataset) -> None:

@@ -163,6 +163,8 @@ OTHERS = {
         (lambda x, g: ad.layer_norm(x, g, g), [normal(4, 3), positive(3)]),
     ],
     "batch_norm": [(lambda x, g, b: ad.batch_norm(x, g, b)[0], [normal(4, 3), positive(3), normal(3)])],
+    **{f"mix {name}": [(lambda x, a, name=name: ad.mixed(name, x, a), [apart(4, 3) / 7, normal(3)])]
+       for name, op in ACTIVATIONS.items() if not op.of_rows},
     "dropout": [(lambda x: ad.dropout(x, 0.4, clock=np.array([3, 0, 0]), key=(1, 2)), [normal(4, 3)])],
 }  # fmt: skip
 
@@ -457,6 +459,7 @@ MISTAKES = {
     "member_scale": (lambda x: ad.member_scale(x, np.ones((2, 2))), r"member_scale: x \(2, 3\) and gain \(2, 2\)"),
     "member_dense": (lambda x: ad.member_dense(x, np.ones((4, 3, 1)), np.ones((4, 1))), r"member_dense: x \(2, 3\)"),
     "layer_norm": (lambda x: ad.layer_norm(x, np.ones(2), np.ones(3)), r"layer_norm: x \(2, 3\), gain \(2,\)"),
+    "mix": (lambda x: ad.mixed("tanh", x, np.ones((2, 3))), r"mix: x \(2, 3\) and a \(2, 3\) do not fit"),
     "outputs": (lambda x: ad.loss_value(LOSS_RECORDS["huber"], x[0], x[0]), r"outputs must be \(N, K\), not \(3,\)"),
     "targets": (lambda x: ad.loss_value(LOSS_RECORDS["huber"], x, x[0]), r"targets must be \(2, 3\), not \(3,\)"),
     "labels": (

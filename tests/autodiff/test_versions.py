@@ -31,6 +31,7 @@ READERS = {
     "member_scale": lambda v: ad.member_scale(np.array([[1.0, 2.0]]), v[None], v[None]),
     "member_dense": lambda v: ad.member_dense(np.array([[1.0, 2.0]]), v.reshape(1, 2, 1), np.ones((1, 1))),
     "layer_norm": lambda v: ad.layer_norm(np.array([[1.0, 2.0]]), v, v),
+    "mix": lambda v: ad.mixed("tanh", np.array([[1.0, 2.0]]), v),
     **{name: fused.FUSED[name] for name in ACTIVATIONS},
 }
 

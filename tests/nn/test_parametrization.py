@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import BACKENDS
 
 from gpumlp.autodiff import GradientTape, Tensor
 from gpumlp.backend import Backend
@@ -14,7 +15,7 @@ from gpumlp.config import Loaded, configure
 from gpumlp.errors import ConfigError
 from gpumlp.explain.backprop import backpropagate
 from gpumlp.export import export
-from gpumlp.nn import Architecture, Clamp, Dense, Hidden, Loss, Sequential, mlp
+from gpumlp.nn import Architecture, Clamp, Dense, Hidden, Loss, Sequential, count_parameters, mlp
 from gpumlp.optim import Optimizer
 from gpumlp.runs import load_trained, train
 from gpumlp.training.build import architecture_of
@@ -68,6 +69,66 @@ def test_unknown_parametrization() -> None:
         Dense(3, parametrization="nkt")
 
 
+# ---- trained factors ---------------------------------------------------------------------------------------------
+
+WHOLE = Architecture(
+    (Hidden(6, "mish", dropout=0.1), Hidden(5, "tanh", norm="layer"), Hidden(4, "selu", norm="batch")),
+    parametrization="ntk",
+    input_factors=True,
+    trained_activation=True,
+    clamp=True,
+)
+
+
+def test_factors_start_at_one_and_have_rates_of_their_own() -> None:
+    model, plain = (mlp(each, 2, "identity").build(3) for each in (WHOLE, WHOLE.hidden))
+    assert count_parameters(WHOLE, 3, 2) == len(model.parameters) == len(plain.parameters) + 3 + 6 + 5 + 4
+    groups = {f"{name}.{key}": group for name, layer in model.layers().items() for key, group in layer.groups.items()}
+    assert groups["inputfactors_1.s"] == (6.0, 6.0)
+    assert groups["mix_1.a"] == (0.1, 0.1)
+    assert groups["dense_2.W"] == (6**-0.5, 6**0.5)
+    assert groups["dense_2.b"] == (0.1, 0.0)
+    arrays = model.arrays()
+    assert (arrays["inputfactors_1.s"] == 1).all()
+    assert (arrays["mix_3.a"] == 1).all()
+    # At first the shares change nothing.
+    x = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    start = {name: array for name, array in plain.arrays().items() if name in arrays}
+    model.load(arrays | start)
+    plain.load(plain.arrays() | start)
+    np.testing.assert_allclose(model.predict(x), plain.predict(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_the_whole_network_is_differentiated(dtype: str) -> None:
+    """Each gradient in float64 agrees with differences; in bfloat16 with float64 to its rounding."""
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    x, y = np.random.default_rng(1).normal(size=(1, 3)), np.array([[0.5, -1.0]])
+    found = {}
+    for each in dict.fromkeys(("float64", dtype)):
+        model = mlp(WHOLE, 2, "identity").build(3, backend=Backend(), dtype=each)
+        rng = np.random.default_rng(2)
+        model.load({name: rng.uniform(0.4, 1.2, array.shape) for name, array in model.arrays().items()})
+        (clamp,) = (layer for layer in model.chain if isinstance(layer, Clamp))
+        clamp.set(-1e9, 1e9)
+        loss = Loss("squared_error", model)
+        if each == "float64":
+            shown = backpropagate(model, loss, x, y)
+            assert all(gradient.comparison.passed for gradient in shown.gradients)
+            equations = {value.symbol: value.equation for value in shown.values}
+            assert equations["u"] == "x ⊙ s"
+            assert equations["y_h1"] == "z_h1 + a_h1 ⊙ (mish(z_h1) - z_h1)"
+            assert {"s", "a_h1", "a_h2", "a_h3"} <= {gradient.symbol for gradient in shown.gradients}
+        with GradientTape() as tape:
+            value, _ = loss(model.forward(Tensor(x.astype(model.context.dtype), model.context.backend)), y)
+        model.parameters.collect(tape, value)
+        found[each] = model.parameters.arrays(model.parameters.gradients)
+    for name, exact in found["float64"].items():
+        scale = np.abs(exact).max()
+        np.testing.assert_allclose(found[dtype][name], exact, rtol=0.1, atol=0.05 * scale, err_msg=name)
+
+
 # ---- predictions within bounds -----------------------------------------------------------------------------------
 
 
@@ -113,13 +174,14 @@ def regression(tmp_path: Path) -> Any:
     np.savetxt(tmp_path / "rows.csv", rows, delimiter=",", header="u,v,y,t", comments="")
 
     def make(target: Any = "y", **model: Any) -> Loaded:
+        chosen = {"backend": model.pop("backend", "numpy")}
         return configure(
             task="regression",
             data={"train": str(tmp_path / "rows.csv"), "target": target, "drop": ["t"] if target == "y" else []},
             model={"hidden": [8, 6], "clamp": True, **model},
             training={"epochs": 5, "batch_size": 16},
             optimizer={"learning_rate": 0.05, "averaging": None},
-            backend="numpy",
+            **chosen,
         )
 
     return make
@@ -146,5 +208,33 @@ def test_a_run_clamps_to_the_training_targets(target: Any, regression: Any, tmp_
 
 
 def test_settings_reach_the_network(regression: Any) -> None:
-    settings = regression(parametrization="ntk", initializer="zeros").settings
-    assert architecture_of(settings) == Architecture((Hidden(8), Hidden(6)), "zeros", "ntk", True)
+    more: dict[str, Any] = {"input_factors": True, "trained_activation": True}
+    settings = regression(parametrization="ntk", initializer="zeros", **more).settings
+    assert architecture_of(settings) == Architecture((Hidden(8), Hidden(6)), "zeros", "ntk", **more, clamp=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_run_with_all_of_it(backend: str, regression: Any, tmp_path: Path) -> None:
+    settings = regression(
+        backend=backend,
+        parametrization="ntk",
+        input_factors=True,
+        trained_activation=True,
+        activation="mish",
+        dropout=0.1,
+    )
+    result = train(settings, tmp_path / "whole")
+    arrays = load_trained(tmp_path / "whole").network.arrays()
+    assert not (arrays["inputfactors_1.s"] == 1).any()
+    assert not (arrays["mix_2.a"] == 1).any()
+    assert result.summary["metrics"]["validation"]["rmse"] < 6
+    for ending in (".py", ".safetensors", ".onnx"):
+        if ending == ".onnx":
+            pytest.importorskip("onnx")
+        compared, _ = export(tmp_path / "whole", tmp_path / f"model{ending}")
+        assert compared.difference <= compared.allowed
+
+
+def test_softmax_is_not_mixed(regression: Any) -> None:
+    with pytest.raises(ConfigError, match=r"model.hidden.1.activation: softmax works along rows"):
+        regression(hidden=[4, {"units": 3, "activation": "softmax"}], trained_activation=True)

@@ -110,6 +110,13 @@ LAYERS: dict[str, Pair] = {
         lambda x, W, b: ad.layer_norm(x @ W, b, b),
         lambda x, W, b: F.layer_norm(x @ W, b.shape, b, b),
     ),
+    **{
+        f"mix {name}": (
+            lambda x, W, b, name=name: ad.mixed(name, x @ W, b),
+            lambda x, W, b, name=name: (x @ W) + b * (UNARY[name][1](x @ W) - x @ W),
+        )
+        for name in ("tanh", "silu")
+    },
     "batch_norm": (
         lambda x, W, b: ad.batch_norm(x @ W, b, b)[0],
         lambda x, W, b: F.batch_norm(x @ W, None, None, b, b, training=True) if len(x) > 1 else x @ W * 0.0 + b,

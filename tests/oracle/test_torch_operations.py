@@ -13,7 +13,7 @@ pytest.importorskip("torch", reason="needs the extra 'oracle': pip install gpuml
 import torch
 from support import FLOATS, assert_close, run
 
-from gpumlp.autodiff import GradientTape, Tensor, Variable, activate, layer_norm, loss_value
+from gpumlp.autodiff import GradientTape, Tensor, Variable, activate, layer_norm, loss_value, mixed
 from gpumlp.autodiff import batch_norm as our_batch_norm
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS
 
@@ -132,6 +132,27 @@ def test_norms(shape, dtype):
         assert_close(y.numpy(), expected.detach().numpy(), "reduction")
         for a, b in zip(gradients, tensors, strict=True):
             assert_close(a.numpy(), b.grad.numpy(), "reduction", scale=max(4.0, shape[0] / 32))
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(16, 33), (2, 5), (1024, 4)])
+def test_mixed_activations(shape, dtype):
+    rng = np.random.default_rng(0)
+    x, a, dy = (rng.standard_normal(s).astype(dtype) for s in (shape, shape[1:], shape))
+    for function, their in (
+        (lambda x, a: mixed("selu", x, a), lambda x, a: x + a * (F.selu(x) - x)),
+        (lambda x, a: mixed("mish", x, a), lambda x, a: x + a * (F.mish(x) - x)),
+    ):
+        sources = [Variable(x), Variable(a)]
+        with GradientTape() as tape:
+            y = function(*sources)
+        gradients = tape.gradient(y, sources, Variable(dy))
+        tensors = [torch.from_numpy(each).requires_grad_() for each in (x, a)]
+        expected = their(*tensors)
+        expected.backward(torch.from_numpy(dy))
+        assert_close(y.numpy(), expected.detach().numpy(), "reduction")
+        for ours, theirs in zip(gradients, tensors, strict=True):
+            assert_close(ours.numpy(), theirs.grad.numpy(), "reduction", scale=max(4.0, shape[0] / 32))
 
 
 EDGES = np.array([[0.0, -0.0, 1.0, 1.0], [-1.0, 0.0, 30.0, -30.0], [700.0, 700.0, -700.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
