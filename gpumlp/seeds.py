@@ -20,6 +20,8 @@ FOLDS = 0xF01D
 """Division of the rows into folds."""
 SEARCH = 0x5EA6
 """A point of a random search, by its number."""
+REPORT = 0x4E90
+"""Samples of rows and permutations of columns in a report."""
 
 
 def generator(seed: int, *purpose: int) -> np.random.Generator:

@@ -18,6 +18,7 @@ FLOORS = [  # a room stands one floor above the highest room that it imports fro
     ["nn", "bench", "drawing"],
     ["config", "convert", "approximation"],
     ["training"],
+    ["report"],
     ["runs"],
     ["explain", "export", "sklearn", "sweep", "__init__"],
     ["cli"],

@@ -93,6 +93,7 @@ def main() -> None:
       gpumlp train configs/digits.yaml      train and write a run folder
       gpumlp evaluate runs/digits           compute the metrics again
       gpumlp predict runs/digits new.csv    predict new rows
+      gpumlp report runs/digits             write a report as HTML
 
     Exit codes: 0 success, 2 wrong usage or configuration, 3 wrong data, 1 any other error, 130 interrupted
     (143 by SIGTERM).
@@ -363,6 +364,21 @@ def inspect(what: Path, overrides: tuple[str, ...]) -> None:
     with ctrl_c_ends_at_once():
         from gpumlp.cli import verbs
     verbs.inspect(what=what, overrides=overrides)
+
+
+@main.command()
+@click.argument("run", type=PATH)
+@click.option("-o", "--output", type=PATH, help="An .html file  [default: report.html in the run folder]")
+@click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
+def report(run: Path, output: Path | None, force: bool) -> None:
+    """Write a report on RUN as one HTML file.
+
+    It has metrics with intervals, learning curves, predictions beside the truth, the importance of columns, the worst
+    rows, and how to reproduce the run. It loads nothing from the network.
+    """
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import verbs
+    verbs.report(run=run, output=output, force=force)
 
 
 @main.command()

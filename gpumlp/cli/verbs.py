@@ -30,9 +30,9 @@ from gpumlp.cli.display import (
 )
 from gpumlp.cli.given import template_of
 from gpumlp.data import News, Source, read_blocks, read_start, stream_blocks
-from gpumlp.errors import LISTED, DataError, RunError, exit_code
+from gpumlp.errors import LISTED, ConfigError, DataError, RunError, exit_code
 from gpumlp.metrics import title
-from gpumlp.runs.folder import PICTURE, RunFolder
+from gpumlp.runs.folder import PICTURE, REPORT, RunFolder
 from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, write_csv, write_predictions
 from gpumlp.runs.start import start_of
 from gpumlp.store.formats import check_free, to_json, write_text
@@ -216,6 +216,16 @@ def plot(run: Path, output: Path | None, force: bool) -> None:
     output = output or runs.load_run(run, unfinished=True).folder / PICTURE
     check_free(output, force=force)
     remarks(runs.plot(run, output))
+    tell(str(output))
+
+
+def report(run: Path, output: Path | None, force: bool) -> None:
+    """Write the report on a run."""
+    output = output or runs.load_run(run, unfinished=True).folder / REPORT
+    if not output.name.lower().endswith((".html", ".htm")):
+        what = f"a report is an HTML file, not {output.name!r}"
+        raise ConfigError(what, where="--output", hint="the name must end in .html")
+    remarks(runs.report(run, output, force=force))
     tell(str(output))
 
 

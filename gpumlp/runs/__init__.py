@@ -4,6 +4,7 @@ from gpumlp.runs.evaluation import Run, evaluate, load_run, load_trained
 from gpumlp.runs.in_memory import fit
 from gpumlp.runs.model import SavedModel, load_model
 from gpumlp.runs.plots import plot
+from gpumlp.runs.reports import report
 from gpumlp.runs.run import Listener, Result, train
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "load_run",
     "load_trained",
     "plot",
+    "report",
     "train",
 ]

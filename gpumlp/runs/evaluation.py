@@ -28,6 +28,9 @@ Parts = dict[str, Dataset]
 UNFINISHED = "not finished"
 """The status of a run that has checkpoints, but no summary yet."""
 
+UNSEEN = ("test", "validation", "train")
+"""Parts of the data, those first that say most about a model."""
+
 log = logging.getLogger(__name__)
 
 

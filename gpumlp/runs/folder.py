@@ -23,7 +23,7 @@ from gpumlp.store.atomic import LEFTOVER, clear_leftovers, read_regular
 from gpumlp.store.formats import append_line, is_whole, keep_bytes, keep_folder, read_json, writing
 
 CONFIG, HISTORY, SUMMARY, MODEL, CHECKPOINTS = "config.yaml", "metrics.jsonl", "summary.json", "model", "checkpoints"
-PICTURE = "plot.png"
+PICTURE, REPORT = "plot.png", "report.html"
 REPLACED = ".replaced"
 """The folder that holds the files of a run while another one takes its place."""
 CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
@@ -179,7 +179,7 @@ class RunFolder:
 
         Through a link files elsewhere would be read or changed.
         """
-        kinds = dict.fromkeys((CONFIG, HISTORY, SUMMARY, PICTURE), stat.S_IFREG)
+        kinds = dict.fromkeys((CONFIG, HISTORY, SUMMARY, PICTURE, REPORT), stat.S_IFREG)
         kinds |= dict.fromkeys((CHECKPOINTS, MODEL, REPLACED), stat.S_IFDIR)
         for name, kind in kinds.items():
             path = self.path / name
@@ -233,7 +233,7 @@ class RunFolder:
         """Move the files that gpumlp writes, and no other, to a folder of their own, the configuration first."""
         model, aside = self.path / MODEL, self.path / REPLACED
         files = (self.config, self.history, self.summary, *self.checkpoints(), model / DESCRIPTION, model / WEIGHTS)
-        for path in (*files, self.picture):
+        for path in (*files, self.picture, self.path / REPORT):
             if os.path.lexists(path):
                 target = aside / path.relative_to(self.path)
                 for folder in (aside, target.parent):
@@ -264,7 +264,7 @@ class RunFolder:
     def _aside(self) -> list[Path]:
         """Return the files that were moved aside, the configuration last: with it the old run is whole."""
         aside = self.path / REPLACED
-        files = (HISTORY, SUMMARY, PICTURE, f"{MODEL}/{DESCRIPTION}", f"{MODEL}/{WEIGHTS}")
+        files = (HISTORY, SUMMARY, PICTURE, REPORT, f"{MODEL}/{DESCRIPTION}", f"{MODEL}/{WEIGHTS}")
         paths = [*(aside / name for name in files), *(aside / CHECKPOINTS).glob("step-*.safetensors"), aside / CONFIG]
         return [path for path in paths if os.path.lexists(path)]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gpumlp import report
 from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend
 from gpumlp.data import Encoder, Features, News, Source, read, rows_of, with_columns
@@ -25,6 +26,7 @@ from gpumlp.ops.precision import PRECISIONS
 from gpumlp.phases import phase
 from gpumlp.store.formats import (
     Arrays,
+    check_free,
     format_arrays,
     format_sealed,
     is_whole,
@@ -150,6 +152,55 @@ class SavedModel:
         ------
         DataError : if the rows do not fit the model
         """
+        encoder, source = self._labelled(rows, y, weights, news := News())
+        data, _ = encoder.encode(source, targets=True, news=news, unseen=True)
+        assert data.targets is not None
+        linear = list(self.linear(data.features))
+        outcome = np.concatenate([self.answer(each) for each in linear])
+        found = outcome_metrics(encoder, outcome, data.targets, data.weights)
+        if encoder.classes is not None:
+            scores = ProbabilityScores()
+            shares = self.probabilities(np.concatenate([each.numpy() for each in linear]))
+            scores.add(shares, data.targets, data.weights)
+            found |= scores.result()
+        return found
+
+    def report(
+        self, output: str | Path, rows: Any, y: Any = None, weights: Any = None, *, force: bool = False, seed: int = 0
+    ) -> None:
+        """Write a page (HTML) on how good the predictions of rows are, and how the model decides.
+
+            model.report("report.html", new_rows, new_targets)
+
+        Parameters
+        ----------
+        output : file to write
+        rows, y, weights : as for ``evaluate``; best rows that the model was not trained on
+        force : whether to replace a file that is there
+        seed : of the samples for intervals and of the permutations of columns
+
+        Raises
+        ------
+        DataError : if the rows do not fit the model
+        RunError : if the file is there, or cannot be written
+        """
+        check_free(Path(output), force=force)
+        encoder, source = self._labelled(rows, y, weights, News())
+        found = report.Rows.of(replace(self, encoder=encoder), source)
+        about = f"{encoder.task}: {encoder.target_name!r}, measured on {len(found):,} rows."
+        parts = [
+            *report.of_rows("given", found, {}, seed),
+            *([report.of_history(self.history)] if self.history else []),
+            report.of_data(encoder, {"given": found.source}, {"given": found.data}, self.notes),
+            report.of_network(encoder, self.network.summary(), calibrated=self.calibration is not None),
+        ]
+        report.write(Path(output), report.page("Model", about, parts))
+
+    def _labelled(self, rows: Any, y: Any, weights: Any, news: News) -> tuple[Encoder, Source]:
+        """Return the rows that have a target, with targets and weights, and the encoder that takes them.
+
+        Raises DataError if no row has a target.
+        """
         counts, names = self.encoder.weights_name, self.encoder.target_names
         values = [y] if len(names) == 1 else np.asarray(y).reshape(-1, len(names)).T if y is not None else []
         more = dict(zip(names, values, strict=True)) if y is not None else {}
@@ -159,20 +210,9 @@ class SavedModel:
         encoder = replace(self.encoder, weights_name=counts if weights is None else counts or "weights")
         if encoder.weights_name not in source.names:
             encoder = replace(encoder, weights_name=None)
-        rows = encoder.labelled(source, news := News())
-        if rows is None:
+        if (labelled := encoder.labelled(source, news)) is None:
             raise DataError("no row has a target")
-        data, _ = encoder.encode(rows, targets=True, news=news, unseen=True)
-        assert data.targets is not None
-        linear = list(self.linear(data.features))
-        outcome = np.concatenate([self.network.answer(each).numpy() for each in linear])
-        found = outcome_metrics(encoder, outcome, data.targets, data.weights)
-        if encoder.classes is not None:
-            scores = ProbabilityScores()
-            shares = self.probabilities(np.concatenate([each.numpy() for each in linear]))
-            scores.add(shares, data.targets, data.weights)
-            found |= scores.result()
-        return found
+        return encoder, labelled
 
     def save(self, folder: str | Path) -> None:
         """Write the model into a folder, which ``load_trained`` reads and ``gpumlp predict`` takes.
@@ -238,7 +278,12 @@ class SavedModel:
 
     def outputs(self, features: Features) -> Iterator[np.ndarray[Any, Any]]:
         """Yield what the network makes of encoded rows, (n, K), some at a time: probabilities, or scaled numbers."""
-        return (self.network.answer(each).numpy() for each in self.linear(features))
+        return (self.answer(each) for each in self.linear(features))
+
+    def answer(self, linear: Tensor) -> np.ndarray[Any, Any]:
+        """Return what the network answers from last linear values, (n, K): probabilities, or scaled numbers."""
+        answers: np.ndarray[Any, Any] = self.network.answer(linear).numpy()
+        return answers
 
     def predictions(self, sources: Iterable[Source], news: News) -> Iterator[tuple[Source, Predictions]]:
         """Yield each block of raw rows with its predictions. ``news`` collects what a user should know about them.

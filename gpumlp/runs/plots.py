@@ -10,7 +10,7 @@ import numpy as np
 from gpumlp.data import Dataset, Encoder
 from gpumlp.errors import Note
 from gpumlp.metrics import most_probable
-from gpumlp.runs.evaluation import Parts, load_run, load_trained, own_parts
+from gpumlp.runs.evaluation import UNSEEN, load_run, load_trained, own_parts
 from gpumlp.runs.folder import RunFolder
 from gpumlp.runs.model import SavedModel
 from gpumlp.store.figure import new_figure, save
@@ -31,7 +31,8 @@ def plot(folder: str | Path, output: Path) -> tuple[Note, ...]:
     figure = new_figure(output, 11, 4.5)
     run, model = load_run(folder, unfinished=True), load_trained(folder)
     parts, notes = own_parts(run, model)
-    name, data = _unseen(parts)
+    name = next(each for each in UNSEEN if each in parts)
+    data = parts[name]
     assert data.targets is not None
     left, right = figure.subplots(1, 2)
     history = RunFolder(run.folder).read_history(run.summary["epochs"], run.summary["history"])
@@ -45,12 +46,6 @@ def plot(folder: str | Path, output: Path) -> tuple[Note, ...]:
     figure.suptitle(str(run.folder))
     save(figure, output)
     return (*model.notes, *notes)
-
-
-def _unseen(parts: Parts) -> tuple[str, Dataset]:
-    """Return the rows that say most about the model: test, else validation, else training."""
-    name = next(name for name in ("test", "validation", "train") if name in parts)
-    return name, parts[name]
 
 
 def _curves(axes: Any, history: list[dict[str, Any]], best: int) -> None:

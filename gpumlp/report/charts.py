@@ -1,0 +1,192 @@
+"""Charts as SVG text: lines, dots and bars over two axes, coloured by the page, each with a text alternative."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Literal
+
+import numpy as np
+
+from gpumlp.errors import printable
+
+Host = np.ndarray[Any, Any]
+
+WIDTH, HEIGHT = 400, 280
+LEFT, RIGHT, TOP, BOTTOM = 66, 10, 10, 40
+"""Margins around the axes."""
+
+MAX_POINTS = 1_000
+"""Most points of a series that are drawn: more of them add bytes, not sight."""
+
+COLOURS = 8
+"""Colours that the page has for series."""
+
+DOT = 4
+"""Margin around dots."""
+
+DECADES = 20.0
+"""Ratio of the values of an axis from which a straight scale would hide the small ones."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points that belong together.
+
+    Parameters
+    ----------
+    name : for the legend; the empty text for none
+    x, y : (n,) numbers; of bars x are (n + 1,) edges
+    form : how they are drawn
+    faint : whether they are no more than a guide to the eye
+    """
+
+    name: str
+    x: Host
+    y: Host
+    form: Literal["line", "dots", "bars"] = "line"
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What one side of a chart is: a scale of numbers, or names at 0, 1, 2, ...
+
+    Parameters
+    ----------
+    low, high : ends of the scale; None: those of the values
+    logarithmic : whether the scale is one if all values are above 0 and far apart
+    """
+
+    label: str
+    low: float | None = None
+    high: float | None = None
+    names: tuple[str, ...] = ()
+    logarithmic: bool = False
+
+
+def chart(title: str, about: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
+    """Return a figure: a caption, the chart as SVG, and a legend where there are several names.
+
+    Parameters
+    ----------
+    about : what the chart shows, as a text for who cannot see it
+    """
+    form = series[0].form
+    margin = DOT if form == "dots" else 0  # so that no dot is cut
+    across = _Scale(x, [each.x for each in series], LEFT + margin, WIDTH - RIGHT - margin)
+    upwards = _Scale(y, [each.y for each in series], HEIGHT - BOTTOM - margin, TOP + margin, from_zero=form == "bars")
+    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{text(title)}</title><desc>{text(about)}</desc>']
+    for place, label in upwards.ticks():
+        parts.append(f'<path class="grid" d="M{LEFT} {place:.1f}H{right}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{place + 4:.1f}" text-anchor="end">{text(label)}</text>')
+    for place, label in across.ticks():
+        parts.append(f'<path class="grid" d="M{place:.1f} {TOP}V{bottom}"/>')
+        parts.append(f'<text x="{place:.1f}" y="{bottom + 15}" text-anchor="middle">{text(label)}</text>')
+    parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>')
+    number = 0
+    for each in series:
+        colour = "faint" if each.faint else f"s{number % COLOURS}"
+        number += not each.faint
+        parts.append(_drawn(each, across, upwards, colour))
+    middle = (TOP + bottom) / 2
+    parts.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{text(x.label)}</text>')
+    turned = f'transform="rotate(-90 12 {middle})"'
+    parts.append(f'<text x="12" y="{middle}" text-anchor="middle" {turned}>{text(y.label)}</text></svg>')
+    return f"<figure><figcaption>{text(title)}</figcaption>{''.join(parts)}{_legend(series)}</figure>"
+
+
+def text(value: object) -> str:
+    """Return a text as HTML shows it: whatever is in it, it stays text, in one line."""
+    return escape(printable(str(value)).replace("\n", " "))
+
+
+def _legend(series: Sequence[Series]) -> str:
+    named = [each.name for each in series if not each.faint]
+    if len(named) < 2:
+        return ""
+    items = (f'<li><i class="b{number % COLOURS}"></i>{text(name)}</li>' for number, name in enumerate(named))
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _drawn(series: Series, across: _Scale, upwards: _Scale, colour: str) -> str:
+    if series.form == "bars":
+        left, right, top = across.at(series.x[:-1]), across.at(series.x[1:]), upwards.at(series.y)
+        base = HEIGHT - BOTTOM
+        shapes = (f"M{a:.1f} {base}V{t:.1f}H{b:.1f}V{base}Z" for a, b, t in zip(left, right, top, strict=True))
+        return f'<path class="bar {colour}" d="{"".join(shapes)}"/>'
+    xs, ys = np.asarray(series.x, np.float64), np.asarray(series.y, np.float64)
+    there = np.isfinite(xs) & np.isfinite(ys)
+    xs, ys = xs[there], ys[there]
+    if len(xs) > MAX_POINTS:
+        rows = np.linspace(0, len(xs) - 1, MAX_POINTS).round().astype(np.int64)
+        xs, ys = xs[rows], ys[rows]
+    points = [f"{a:.1f} {b:.1f}" for a, b in zip(across.at(xs), upwards.at(ys), strict=True)]
+    if series.form == "dots":
+        return f'<path class="dots {colour}" d="{"".join(f"M{point}h0" for point in points)}"/>'
+    single = f'<path class="dots {colour}" d="M{points[0]}h0"/>' if len(points) == 1 else ""
+    return f'<path class="line {colour}" d="{"M" + "L".join(points) if points else ""}"/>{single}'
+
+
+class _Scale:
+    """Where the values of an axis are."""
+
+    def __init__(
+        self, axis: Axis, values: Sequence[Host], start: float, end: float, *, from_zero: bool = False
+    ) -> None:
+        self.axis, self.start, self.end = axis, start, end
+        each = np.concatenate([np.asarray(v, np.float64).reshape(-1) for v in values])
+        each = each[np.isfinite(each)]
+        if axis.names:
+            self.low, self.high = -0.5, len(axis.names) - 0.5
+        else:
+            self.low = float(each.min(initial=math.inf)) if axis.low is None else axis.low
+            self.high = float(each.max(initial=-math.inf)) if axis.high is None else axis.high
+        if not math.isfinite(self.low + self.high):
+            self.low, self.high = 0.0, 1.0
+        if from_zero:
+            self.low = min(0.0, self.low)
+        self.logarithmic = axis.logarithmic and self.low > 0 and self.high > DECADES * self.low
+        if self.low == self.high:
+            margin = abs(self.low) * 0.1 or 1.0
+            self.low, self.high = self.low - margin, self.high + margin
+
+    def at(self, values: Host) -> Host:
+        """Return the places of values on the page."""
+        low, high = self.low, self.high
+        if self.logarithmic:
+            values, low, high = np.log(values), math.log(low), math.log(high)
+        share = (np.asarray(values, np.float64) - low) / (high - low)
+        places: Host = self.start + share * (self.end - self.start)
+        return places
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Return where the scale is marked, and how."""
+        if self.axis.names:
+            step = -(-len(self.axis.names) // 6)
+            numbers = range(0, len(self.axis.names), step)
+            return [(float(self.at(np.array(n))), _shortened(self.axis.names[n])) for n in numbers]
+        values = _decades(self.low, self.high) if self.logarithmic else _round_values(self.low, self.high)
+        return [(float(self.at(np.array(value))), f"{value:.6g}") for value in values]
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 12 else f"{name[:11]}…"
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    """Return about five round numbers between two."""
+    raw = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Return powers of ten between two numbers, or the ends and their middle if there are fewer than two."""
+    powers = [10.0**n for n in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    return powers[:: -(-len(powers) // 6)] if len(powers) > 1 else [low, math.sqrt(low * high), high]

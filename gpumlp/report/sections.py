@@ -1,0 +1,373 @@
+"""The sections of a report on a model: data, metrics, predictions, columns, worst rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpumlp.data import Dataset, Encoder, Frame, Source, survey
+from gpumlp.metrics import title
+from gpumlp.report import analysis
+from gpumlp.report.analysis import Rows
+from gpumlp.report.charts import Axis, Series, chart
+from gpumlp.report.page import Section, bars, code, listing, matrix, paragraph, table
+
+Host = np.ndarray[Any, Any]
+
+MAX_MATRIX_CLASSES = 20
+"""Most classes of a confusion matrix; of more, the pairs that are confused most are listed."""
+
+MAX_CURVES = 6
+"""Most classes, or targets, that are drawn."""
+
+DEPENDENT_COLUMNS = 6
+"""Columns whose partial dependence is drawn, the most important first."""
+
+MAX_DOTS = 1_000
+"""Most rows that are drawn."""
+
+LISTED_PAIRS, SHOWN_CELLS, HISTOGRAM_BINS, MAX_LISTED_CLASSES = 20, 4, 25, 200
+
+
+def number(value: float | None) -> str:
+    """Return a number with four digits, and a dash for none."""
+    if value is None or value != value:
+        return "–"
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def of_data(
+    encoder: Encoder, sources: Mapping[str, Source], parts: Mapping[str, Dataset], notes: Sequence[str]
+) -> Section:
+    """Return what was learned from what: rows of each part, the target, the columns.
+
+    Parameters
+    ----------
+    sources, parts : raw and encoded rows of each part, the training rows first
+    """
+    first = next(iter(sources.values()))
+    sizes = ", ".join(f"{len(each):,} {name}" for name, each in parts.items())
+    html = paragraph(f"The target is {encoder.target_name!r}. Rows: {sizes}.")
+    html += _of_classes(encoder, parts) if encoder.classes is not None else _of_numbers(encoder, parts)
+    names = [name for name in first.names if name not in (*encoder.target_names, encoder.weights_name)]
+    reports, used = survey(first, names[: analysis.MAX_COLUMNS]), set(encoder.inputs.names)
+    lines = ([each.name, "yes" if each.name in used else "no", each.text] for each in reports)
+    html += table(["column", "used", f"in the {next(iter(parts))} rows"], lines)
+    if hidden := len(names) - len(reports):
+        html += paragraph(f"And {hidden:,} more columns.")
+    if notes:
+        html += "<h3>Notes</h3>" + listing(notes)
+    return Section("Data", html)
+
+
+def _of_classes(encoder: Encoder, parts: Mapping[str, Dataset]) -> str:
+    classes = encoder.classes or ()
+    counts = [np.bincount(_targets(each), minlength=len(classes)) for each in parts.values()]
+    body = ([name, *(f"{each[i]:,}" for each in counts)] for i, name in enumerate(classes[:MAX_LISTED_CLASSES]))
+    html = table(["class", *parts], body, numeric=range(1, len(parts) + 1))
+    hidden = len(classes) - MAX_LISTED_CLASSES
+    return html + (paragraph(f"And {hidden:,} more classes.") if hidden > 0 else "")
+
+
+def _of_numbers(encoder: Encoder, parts: Mapping[str, Dataset]) -> str:
+    body = []
+    for name, each in parts.items():
+        wanted = encoder.decode(_targets(each).astype(np.float64)).reshape(len(each), -1)
+        for target, values in zip(encoder.target_names, wanted.T, strict=True):
+            there = values[~np.isnan(values)]
+            if len(there):
+                found = (there.min(), np.median(there), there.mean(), there.max(), there.std())
+                body.append([target, name, f"{len(there):,}", *map(number, found)])
+    heads = ["target", "part", "rows", "least", "median", "mean", "largest", "standard deviation"]
+    return table(heads, body, numeric=range(2, 8))
+
+
+def _targets(data: Dataset) -> Host:
+    assert data.targets is not None
+    return data.targets
+
+
+def of_metrics(name: str, rows: Rows, known: Mapping[str, Mapping[str, float]], seed: int) -> Section:
+    """Return the metrics of all parts, with intervals for one.
+
+    Parameters
+    ----------
+    name, rows : the part with intervals
+    known : metrics of each part that were measured before
+    """
+    bounds, samples = analysis.intervals(rows, seed)
+    measured = {**known, name: {**known.get(name, {}), **analysis.scores(rows, rows.data.weights)}}
+    names = list(dict.fromkeys(metric for part in measured.values() for metric in part))
+    level = f"{100 * analysis.LEVEL:g} %"
+    heads = ["", *measured, f"{name}, {level} interval"]
+    body = []
+    for metric in names:
+        low, high = bounds.get(metric, (None, None))
+        interval = "–" if low is None else f"{number(low)} to {number(high)}"
+        body.append([title(metric), *(number(part.get(metric)) for part in measured.values()), interval])
+    html = table(heads, body, numeric=range(1, len(heads)))
+    html += paragraph(
+        f"The intervals are those of {samples:,} samples of the {len(rows):,} {name} rows, drawn with replacement "
+        "(bootstrap percentiles): how much the metrics of this model vary with the rows they are measured on."
+    )
+    return Section("Metrics", html)
+
+
+def of_network(encoder: Encoder, summary: str, *, calibrated: bool) -> Section:
+    """Return the layers. ``summary`` is the table that the network makes of them."""
+    what = f"{encoder.width:,} inputs, {encoder.outputs:,} outputs."
+    if calibrated:
+        what += " Probabilities are calibrated by a temperature fitted on validation rows."
+    return Section("Network", paragraph(what) + code(summary))
+
+
+def of_history(history: Sequence[Mapping[str, Any]], best: int | None = None, metric: str = "loss") -> Section:
+    """Return the learning curves: losses, the metric that chose the epoch, the learning rate.
+
+    Parameters
+    ----------
+    history : a row for each epoch
+    best : the epoch whose weights were kept, if it is known
+    metric : what it was chosen by
+    """
+    epochs = np.array([row["epoch"] for row in history])
+    losses = [
+        Series(part, epochs, _column(history, f"{part}_loss"))
+        for part in ("train", "validation")
+        if f"{part}_loss" in history[0]
+    ]
+    axis = Axis("epoch")
+    ends = ", ".join(f"{each.name} {number(each.y[0])} to {number(each.y[-1])}" for each in losses)
+    charts = [chart("loss", f"Loss by epoch: {ends}.", losses, axis, Axis("loss", logarithmic=True))]
+    shown = (
+        metric if metric != "loss" else next((m for m in ("accuracy", "rmse") if f"validation_{m}" in history[0]), "")
+    )
+    if f"validation_{shown}" in history[0]:
+        values = _column(history, f"validation_{shown}")
+        about = f"Validation {title(shown)} by epoch, {number(values[0])} to {number(values[-1])}."
+        charts.append(
+            chart(f"validation {title(shown)}", about, [Series("", epochs, values)], axis, Axis(title(shown)))
+        )
+    rates = _column(history, "learning_rate")
+    about = f"Learning rate by epoch, from {number(rates[0])} to {number(rates[-1])}."
+    charts.append(chart("learning rate", about, [Series("", epochs, rates)], axis, Axis("learning rate")))
+    chosen = f"by the validation {title(metric)}" if "validation_loss" in history[0] else "the last one"
+    kept = "" if best is None else f" The model has the weights of epoch {best}, {chosen}."
+    html = paragraph(f"{len(history):,} epochs.{kept}")
+    return Section("Learning curves", html + _grid(charts))
+
+
+def _column(history: Sequence[Mapping[str, Any]], name: str) -> Host:
+    return np.array([np.nan if row.get(name) is None else row[name] for row in history], np.float64)
+
+
+def _grid(charts: Sequence[str]) -> str:
+    return f'<div class="charts">{"".join(charts)}</div>\n'
+
+
+def of_predictions(name: str, rows: Rows, seed: int) -> Iterator[Section]:
+    """Yield what is predicted of a part of the data, beside the truth."""
+    if rows.probabilities is None:
+        yield Section(f"Predicted against true ({name})", _of_residuals(rows, seed))
+        return
+    classes = rows.model.encoder.classes or ()
+    yield Section(f"Confusion matrix ({name})", _of_confusion(rows, classes))
+    yield Section(f"ROC and precision-recall ({name})", _of_curves(rows, classes))
+    mean, share, weight = analysis.reliability(rows)
+    what = f"of {classes[1]}" if len(classes) == 2 else "of the most probable class"
+    lines = [(number(p), number(s), f"{w:,.6g}") for p, s, w in zip(mean, share, weight, strict=True)]
+    about = f"How often it came true, by the probability {what}: " + "; ".join(f"{p}: {s}" for p, s, _ in lines)
+    diagonal = Series("", np.array([0.0, 1.0]), np.array([0.0, 1.0]), faint=True)
+    drawn = [Series("", mean, share), diagonal]
+    figure = chart(f"probability {what}", about, drawn, _share("predicted"), _share("came true"))
+    html = _grid([figure]) + table(["predicted", "came true", "rows"], lines, numeric=(0, 1, 2))
+    yield Section(f"Reliability ({name})", html)
+
+
+def _of_confusion(rows: Rows, classes: Sequence[str]) -> str:
+    chosen, count = rows.chosen(), len(classes)
+    counts = np.bincount(rows.targets * count + chosen, rows.weights, count * count).reshape(count, count)
+    if count <= MAX_MATRIX_CLASSES:
+        return matrix(classes, counts.tolist())
+    wrong = counts * (1 - np.eye(count))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:LISTED_PAIRS]
+    body = (
+        [classes[i // count], classes[i % count], f"{wrong.flat[i]:,.6g}"]
+        for i in order.tolist()
+        if wrong.flat[i] > 0
+    )
+    return table(["true", "predicted", "rows"], body, caption="the pairs that are confused most", numeric=(2,))
+
+
+def _of_curves(rows: Rows, classes: Sequence[str]) -> str:
+    assert rows.probabilities is not None
+    totals = np.bincount(rows.targets, rows.weights, len(classes))
+    wanted = [1] if len(classes) == 2 else np.argsort(-totals, kind="stable")[:MAX_CURVES].tolist()
+    found = {i: analysis.curves(rows.probabilities[:, i], rows.targets == i, rows.weights) for i in wanted}
+    there = {i: each for i, each in found.items() if each is not None}
+    if not there:
+        return paragraph("All rows are of one class, so there are no curves.")
+    diagonal = Series("", np.array([0.0, 1.0]), np.array([0.0, 1.0]), faint=True)
+    areas = "; ".join(f"{classes[i]}: {number(each.auc)}" for i, each in there.items())
+    averages = "; ".join(f"{classes[i]}: {number(each.average_precision)}" for i, each in there.items())
+    roc = chart(
+        "ROC",
+        f"ROC curves. Area under the curve of each class: {areas}.",
+        [Series(classes[i], each.false_positives, each.recall) for i, each in there.items()] + [diagonal],
+        _share("false positive rate"),
+        _share("true positive rate"),
+    )
+    precision = chart(
+        "precision and recall",
+        f"Precision-recall curves. Average precision of each class: {averages}.",
+        [Series(classes[i], each.recall[1:], each.precision) for i, each in there.items()],
+        _share("recall"),
+        _share("precision"),
+    )
+    body = ([classes[i], number(each.auc), number(each.average_precision)] for i, each in there.items())
+    more = len(classes) - len(wanted) if len(classes) > 2 else 0
+    html = _grid([roc, precision]) + table(["class", "area under ROC", "average precision"], body, numeric=(1, 2))
+    return html + (paragraph(f"The {len(wanted)} most frequent of {len(classes):,} classes.") if more else "")
+
+
+def _of_residuals(rows: Rows, seed: int) -> str:
+    found, wanted = analysis.sample(rows, MAX_DOTS, seed).numbers()
+    charts = []
+    for i, target in enumerate(rows.model.encoder.target_names[:MAX_CURVES]):
+        there = ~np.isnan(wanted[:, i])
+        if there.any():
+            charts += _of_target(target, found[there, i], wanted[there, i])
+    return _grid(charts)
+
+
+def _of_target(target: str, predicted: Host, true: Host) -> list[str]:
+    """Return three charts of one target: predicted against true, residuals, their distribution."""
+    residuals, values = predicted - true, np.concatenate([true, predicted])
+    ends = np.array([values.min(), values.max()])
+    span = np.array([predicted.min(), predicted.max()])
+    spread = f"mean {number(residuals.mean())}, standard deviation {number(residuals.std())}"
+    low, high = np.percentile(residuals, [25, 75])
+    counts, edges = np.histogram(residuals, HISTOGRAM_BINS)
+    return [
+        chart(
+            f"{target}: predicted against true",
+            f"{len(true):,} rows; values from {number(ends[0])} to {number(ends[1])}; on the line both are equal.",
+            [Series("", true, predicted, form="dots"), Series("", ends, ends, faint=True)],
+            Axis("true"),
+            Axis("predicted"),
+        ),
+        chart(
+            f"{target}: residuals",
+            f"Predicted minus true, by the prediction: {spread}.",
+            [Series("", predicted, residuals, form="dots"), Series("", span, np.zeros(2), faint=True)],
+            Axis("predicted"),
+            Axis("predicted - true"),
+        ),
+        chart(
+            f"{target}: distribution of residuals",
+            f"Half of the residuals are between {number(low)} and {number(high)}.",
+            [Series("", edges, counts, form="bars")],
+            Axis("predicted - true"),
+            Axis("rows"),
+        ),
+    ]
+
+
+def _share(label: str) -> Axis:
+    return Axis(label, 0.0, 1.0)
+
+
+def of_columns(name: str, rows: Rows, seed: int) -> Iterator[Section]:
+    """Yield which columns matter, and how the first of them do."""
+    if not isinstance(rows.source, Frame):
+        yield Section("Importance of columns", paragraph("The inputs are arrays, whose values have no names."))
+        return
+    found = analysis.importance(rows, seed)
+    what = "log-loss" if rows.probabilities is not None else "RMSE"
+    html = paragraph(
+        f"By how much the {what} of the {name} rows rises where the cells of one column are permuted (mean and "
+        f"standard deviation of {analysis.IMPORTANCE_REPEATS} permutations). Columns that hold the same information "
+        "share their importance."
+    )
+    lines = [(column, mean, f"{number(mean)} ± {number(spread)}") for column, (mean, spread) in found.items()]
+    html += bars(("column", f"rise of the {what}"), lines)
+    if hidden := len(rows.columns) - len(found):
+        html += paragraph(f"{hidden:,} more columns were not looked at.")
+    yield Section("Importance of columns", html)
+    charts = [_of_dependence(rows, column, seed) for column in list(found)[:DEPENDENT_COLUMNS]]
+    html = paragraph(
+        "What the model predicts on average if all rows have one value of a column, the others staying as they are. "
+        "It says nothing about causes, and may ask for rows that never occur."
+    )
+    yield Section("Partial dependence", html + _grid(charts))
+
+
+def _of_dependence(rows: Rows, column: str, seed: int) -> str:
+    found = analysis.dependence(rows, column, seed)
+    encoder = rows.model.encoder
+    if encoder.classes is None:
+        names, means, label = encoder.target_names, found.means, "mean prediction"
+    elif len(encoder.classes) == 2:
+        names, means, label = (encoder.classes[1],), found.means[:, 1:], f"probability of {encoder.classes[1]}"
+    else:
+        names, means, label = encoder.classes, found.means, "probability"
+    names, means = names[:MAX_CURVES], means[:, :MAX_CURVES]
+    if isinstance(found.values, tuple):
+        xs, axis = np.arange(len(found.values), dtype=np.float64), Axis(column, names=found.values)
+        ends = f"{found.values[0]} to {found.values[-1]}"
+    else:
+        xs, axis = found.values, Axis(column)
+        ends = f"{number(xs[0])} to {number(xs[-1])}"
+    moves = "; ".join(
+        f"{each}: {number(values.min())} to {number(values.max())}"
+        for each, values in zip(names, means.T, strict=True)
+    )
+    about = f"Partial dependence on {column}, from {ends}. Range of {label}: {moves}."
+    series = [
+        Series(str(each), xs, values, form="dots" if axis.names else "line")
+        for each, values in zip(names, means.T, strict=True)
+    ]
+    return chart(column, about, series, axis, Axis(label))
+
+
+def of_worst(name: str, rows: Rows) -> Section:
+    """Return the rows of a part that are predicted worst, with some of their cells."""
+    order, errors = analysis.worst(rows)
+    encoder = rows.model.encoder
+    shown = list(rows.columns[:SHOWN_CELLS])
+    cells = (
+        {column: rows.source.columns[column].written() for column in shown} if isinstance(rows.source, Frame) else {}
+    )
+    body = []
+    for row in order.tolist():
+        if encoder.classes is not None:
+            assert rows.probabilities is not None
+            chosen = int(rows.chosen()[row])
+            facts = [encoder.classes[rows.targets[row]], encoder.classes[chosen], number(1 - errors[row])]
+        else:
+            found, wanted = (each[row] for each in rows.numbers())
+            facts = [*(", ".join(map(number, each.tolist())) for each in (wanted, found)), number(errors[row])]
+        body.append([rows.source.where(row), *facts, *(each.texts[each.codes[row]] for each in cells.values())])
+    last = "probability of the true class" if encoder.classes is not None else "error"
+    html = paragraph("Wrong labels and measurements are often found here.")
+    html += table(["row", "true", "predicted", last, *shown], body, numeric=(3,))
+    return Section(f"Worst rows ({name})", html)
+
+
+def of_rows(name: str, rows: Rows, known: Mapping[str, Mapping[str, float]], seed: int) -> list[Section]:
+    """Return all sections on how good a model is on rows, and how it decides.
+
+    Parameters
+    ----------
+    name : of the part of the data that the rows are
+    known : metrics of each part that were measured before
+    seed : of samples and permutations
+    """
+    return [
+        of_metrics(name, rows, known, seed),
+        *of_predictions(name, rows, seed),
+        *of_columns(name, rows, seed),
+        of_worst(name, rows),
+    ]
