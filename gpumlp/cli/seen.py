@@ -111,7 +111,7 @@ def _print_head(symbol: str, equation: str, array: np.ndarray[Any, Any]) -> None
 
 def _lines(array: np.ndarray[Any, Any], most: int = SHOWN) -> list[str]:
     """Return an array as text, one line for each row, with a sign for what is left out."""
-    matrix = np.atleast_2d(array)
+    matrix = array.reshape(-1, array.shape[-1]) if array.ndim else np.atleast_2d(array)
     part, lines = shown(matrix, most), []
     pattern = _pattern(part)
     for row in part:

@@ -35,8 +35,8 @@ from gpumlp.data.dataset import Task
 from gpumlp.errors import choices
 from gpumlp.metrics import METRICS
 from gpumlp.nn import INITIALIZERS, LOSSES, MAX_UNITS, NO_NORM, NORMS, PARAMETRIZATIONS, STANDARD
-from gpumlp.nn.ensemble import MAX_MEMBERS
-from gpumlp.nn.members import MEANS
+from gpumlp.nn.members import MEANS, SHARES
+from gpumlp.nn.mlp import ALONE, MAX_MEMBERS
 from gpumlp.ops import ACTIVATIONS, Hyper
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.ops.trees import is_power_of_two
@@ -599,6 +599,10 @@ class Members(Section):
     """Networks trained side by side on the same rows, which predict by their mean."""
 
     count: int = Field(default=1, ge=1, le=MAX_MEMBERS, description="number of networks")
+    share: Annotated[str, NameIn(SHARES)] = Field(
+        default=ALONE,
+        description="what they have in common: " + "; ".join(f"{name} ({what})" for name, what in SHARES.items()),
+    )
     best: Annotated[str, NameIn(BEST)] = Field(
         default="own",
         description="epoch whose weights are kept: "
@@ -614,12 +618,26 @@ class Members(Section):
         default=None, description="dropout rate of all hidden layers of each network, a list; null: those of model"
     )
 
+    @property
+    def apart(self) -> int:
+        """Number of networks that share nothing."""
+        return self.count if self.share == ALONE else 1
+
     @model_validator(mode="after")
     def _one_for_each(self) -> Self:
         problems = []
+        if self.share != ALONE and self.count == 1:
+            what = "one network has nothing to share"
+            problems.append(Problem(("count",), what, "set members.count, or share: none"))
+        if self.share != ALONE and self.best == "own" and "best" in self.model_fields_set:
+            what = "networks that share layers have one best epoch"
+            problems.append(Problem(("best",), what, "set best: joint, or share: none"))
         for name in ("learning_rate", "weight_decay", "dropout"):
             given = getattr(self, name)
-            if given is not None and len(given) != self.count:
+            if given is not None and self.share != ALONE:
+                what = f"networks that share layers have one {name.replace('_', ' ')}"
+                problems.append(Problem((name,), what, "remove it, or set share: none"))
+            elif given is not None and len(given) != self.count:
                 values, networks = "value" + "s" * (len(given) != 1), "network" + "s" * (self.count != 1)
                 what = f"{len(given)} {values} for {self.count} {networks}"
                 problems.append(Problem((name,), what, "give one value for each, or set members.count"))
@@ -628,8 +646,9 @@ class Members(Section):
 
     @model_serializer
     def _short(self) -> int | dict[str, Any]:
-        own = {key: value for key, value in self if value is not None}
-        return self.count if own == {"count": self.count, "best": "own"} else own
+        default = Members()
+        own = {key: value for key, value in self if value != getattr(default, key)}
+        return self.count if own.keys() <= {"count"} else {"count": self.count, **own}
 
 
 def _all_defaults() -> Any:
@@ -712,6 +731,9 @@ class Settings(Section):
         ):
             what = "batch norm needs batches of at least 2 rows" + " for each shard" * (shards > 1)
             problems.append(Problem(("training", "batch_size"), what, "use a larger batch_size, or norm: layer"))
+        if self.members.share != ALONE and not self.model.hidden:
+            what = "without hidden layers there is nothing to share"
+            problems.append(Problem(("members", "share"), what, "set model.hidden, or share: none"))
         if self.members.count > 1 and shards > 1:
             what = "several networks are not trained in shards"
             problems.append(Problem(("training", "shards"), what, "set shards: 1, or members: 1"))

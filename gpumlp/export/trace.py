@@ -76,6 +76,8 @@ class Traced(np.ndarray[Any, np.dtype[Any]]):
         return _applied(ufunc.__name__, ufunc, inputs, params)
 
     def __array_function__(self, function: Any, types: Any, inputs: Any, params: Any) -> Any:
+        if function is np.size:
+            return self.size
         if function is np.concatenate:
             return _applied("concatenate", _concatenated, inputs[0], params)
         if function is np.reshape:

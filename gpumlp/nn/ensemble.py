@@ -19,9 +19,6 @@ from gpumlp.nn.model import Model, Sequential
 from gpumlp.ops.record import Array
 from gpumlp.seeds import member_seed
 
-MAX_MEMBERS = 1024
-"""Most networks of an ensemble: a damaged file must not ask for more."""
-
 
 class Ensemble(Model):
     """Networks of one shape, which predict by the mean of their probabilities, or of their numbers.

@@ -11,8 +11,8 @@ arXiv:2410.24210.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,16 @@ from gpumlp.autodiff.functions import abs
 from gpumlp.autodiff.tensor import as_dtype
 from gpumlp.errors import ConfigError, ShapeError
 from gpumlp.nn.layer import Declared, Equation, Layer, Values
+from gpumlp.nn.layers import STANDARD, Dense
 from gpumlp.ops import record_of
 from gpumlp.ops.hyper import whole
+
+SHARES = {
+    "none": "nothing: networks of their own",
+    "hidden": "the hidden layers, with factors of the inputs and a last layer of each (TabM-mini)",
+    "weights": "the weights of the hidden layers, with factors, biases and a last layer of each (TabM)",
+}
+"""What members have in common, by name."""
 
 MEMBERS_AXIS = 1
 """The axis of linear values (N, k, K) that counts the members."""
@@ -90,13 +98,6 @@ def ones(rng: np.random.Generator, shape: tuple[int, int]) -> Values:
     return np.ones(shape)
 
 
-def uniform(rng: np.random.Generator, fan_in: int, shape: tuple[int, ...]) -> Values:
-    """Return numbers within 1 / sqrt(fan_in)."""
-    limit = 1.0 / math.sqrt(fan_in)
-    values: Values = rng.uniform(-limit, limit, shape)
-    return values
-
-
 class MemberScale(Layer):
     """Multiplies the values of each of k members by factors of its own, (k, p), and may add biases: a row for each.
 
@@ -105,13 +106,11 @@ class MemberScale(Layer):
     count
         k, the number of members.
     bias
-        Whether biases (k, p) are added: the same at first for all members, within 1 / sqrt(``fan_in``).
+        Whether biases (k, p) are added, which start at 0.
     first
         Whether the input has one row for all members, (N, p), and not a row of each, (N k, p).
     initial
         Returns the first factors from a generator and their shape.
-    fan_in
-        Number of inputs of the product that the biases belong to.
     """
 
     def __init__(
@@ -121,18 +120,17 @@ class MemberScale(Layer):
         bias: bool = False,
         first: bool = True,
         initial: Callable[[np.random.Generator, tuple[int, int]], Values] = random_signs,
-        fan_in: int = 1,
     ) -> None:
         super().__init__()
         self.count, self.bias, self.first = whole("the number of members", count), bias, first
-        self.initial, self.fan_in = initial, fan_in
+        self.initial = initial
 
     def declare(self, inputs: int) -> Mapping[str, Declared]:
         shape = self.count, inputs
         factors = Declared(shape, "weight", lambda rng: self.initial(rng, shape))
         if not self.bias:
             return {"factors": factors}
-        bias = Declared(shape, "offset", lambda rng: np.tile(uniform(rng, self.fan_in, (1, inputs)), (self.count, 1)))
+        bias = Declared(shape, "offset", lambda rng: np.zeros(shape))
         return {"factors": factors, "bias": bias}
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
@@ -143,12 +141,13 @@ class MemberScale(Layer):
         return member_scale(x, self.weights["factors"], self.offsets.get("bias"))
 
     def equation(self, value: str, place: str) -> Equation:
-        symbol, factors, bias = f"m_{place}", f"R_{place}", f"b_{place}"
+        end = f"_{place}" if place else ""
+        symbol, factors, bias = f"{'s' if self.bias else 'm'}{end}", f"{'S' if self.bias else 'R'}{end}", f"b{end}"
         arrays = {"factors": (factors, f"Σ ∇{symbol} ⊙ {value}, over the rows of each member")}
         if self.bias:
             arrays["bias"] = bias, f"Σ ∇{symbol}, over the rows of each member"
-        total = f"Σ ∇{symbol} ⊙ {factors}, over the members" if self.first else f"∇{symbol} ⊙ {factors}"
-        return Equation(symbol, f"{value} ⊙ {factors}{f' + {bias}' * self.bias}", total, arrays)
+        slope = f"Σ ∇{symbol} ⊙ {factors}, over the members" if self.first else f"∇{symbol} ⊙ {factors}"
+        return Equation(symbol, f"{value} ⊙ {factors}{f' + {bias}' * self.bias}", slope, arrays)
 
     @property
     def detail(self) -> str:
@@ -168,8 +167,8 @@ class MemberHeads(Layer):
         K.
     activation
         The output activation, a key of ``MEANS``.
-    initial
-        Returns the first weights of one member from a generator, p and K.
+    initializer, parametrization
+        As those of :class:`~gpumlp.nn.Dense`.
     """
 
     numbered = True
@@ -180,23 +179,25 @@ class MemberHeads(Layer):
         units: int,
         activation: str = "identity",
         *,
-        initial: Callable[[np.random.Generator, int, int], Values] = lambda rng, i, o: uniform(rng, i, (i, o)),
+        initializer: str = "auto",
+        parametrization: str = STANDARD,
     ) -> None:
         super().__init__()
         self.count, self.units = whole("the number of members", count), whole("units of a layer", units)
         self.link = record_of(activation).name
-        self.initial = initial
+        self.one = Dense(units, activation, initializer=initializer, parametrization=parametrization)
 
     def declare(self, inputs: int) -> Mapping[str, Declared]:
-        count, units = self.count, self.units
+        arrays = self.one.declare(inputs)
+        return {name: self._of_each(array) for name, array in arrays.items()}
 
-        def weights(rng: np.random.Generator) -> Values:
-            return np.stack([self.initial(rng, inputs, units) for _ in range(count)])
+    def _of_each(self, array: Declared) -> Declared:
+        """Return the arrays of all members as one, from that of one member."""
 
-        return {
-            "W": Declared((count, inputs, units), "weight", weights),
-            "b": Declared((count, units), "offset", lambda rng: uniform(rng, inputs, (count, units))),
-        }
+        def initial(rng: np.random.Generator) -> Values:
+            return np.stack([array.initial(rng) for _ in range(self.count)])
+
+        return replace(array, shape=(self.count, *array.shape), initial=initial, matrix=False, called={})
 
     def width(self, inputs: int) -> int:
         return self.units
@@ -212,9 +213,9 @@ class MemberHeads(Layer):
 
     def equation(self, value: str, place: str) -> Equation:
         z, W, b = f"z_{place}", f"W_{place}", f"b_{place}"
-        mean = f"{value} {W} + {b}, of which each member predicts, and {z} is what their mean stands for"
-        slope = f"the part of each member in ∇{z}, times {W}ᵀ"
-        return Equation(z, mean, slope, {"W": (W, f"{value}ᵀ times it"), "b": (b, "the part of each member")})
+        slope = f"g_m = the gradient of {value}_m {W}_m + {b}_m of member m"
+        arrays = {"W": (W, f"{value}_mᵀ g_m, {slope}"), "b": (b, "g_m")}
+        return Equation(z, f"the mean prediction, of {value}_m {W}_m + {b}_m for each m", f"g_m {W}_mᵀ", arrays)
 
     @property
     def detail(self) -> str:

@@ -10,12 +10,15 @@ from gpumlp.errors import ConfigError
 from gpumlp.nn.initializers import default_initializer
 from gpumlp.nn.layer import Layer, count_trained
 from gpumlp.nn.layers import NORMS, STANDARD, Activation, Clamp, Dense, Dropout, InputFactors, Mix
+from gpumlp.nn.members import SHARES, MemberHeads, MemberScale, ones, random_signs
 from gpumlp.nn.model import Sequential
 
 MAX_UNITS = 2**31 - 1
 """The widest layer: none that could be meant is wider, and a damaged file must not ask for all memory."""
 
-NO_NORM = "none"
+NO_NORM = ALONE = "none"
+MAX_MEMBERS = 1024
+"""Most members of a network, or networks of an ensemble: a damaged file must not ask for more."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,10 @@ class Architecture:
         Whether activations are mixed with the identity, by a trained share for each unit.
     clamp
         Whether predictions are kept within bounds: two arrays, which training sets.
+    heads
+        Number of members that share layers, each with a last layer of its own.
+    share
+        What these share, a key of ``SHARES``; ``none`` where there is one.
     """
 
     hidden: tuple[Hidden, ...]
@@ -57,6 +64,8 @@ class Architecture:
     input_factors: bool = False
     trained_activation: bool = False
     clamp: bool = False
+    heads: int = 1
+    share: str = ALONE
 
     def to_state(self) -> dict[str, Any]:
         """Return what a model file keeps, for :meth:`from_state`: what predictions depend on and is not a default."""
@@ -82,9 +91,12 @@ class Architecture:
         switches = {field.name: state[field.name] for field in fields(cls) if field.name in state}
         del switches["hidden"]
         for name, value in switches.items():
-            if type(value) is not bool:
+            if type(value) is not type(getattr(cls, name)):
                 raise ValueError(f"{name} is {value!r}")
-        return cls(hidden, **switches)
+        made = cls(hidden, **switches)
+        if made.share not in SHARES or not 1 <= made.heads <= MAX_MEMBERS or (made.share == ALONE and made.heads > 1):
+            raise ValueError(f"{made.heads} members that share {made.share!r}")
+        return made
 
     @property
     def is_plain(self) -> bool:
@@ -117,14 +129,30 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
     whole = architecture if isinstance(architecture, Architecture) else Architecture(tuple(architecture))
     layers: list[Layer] = []
 
-    def linear(units: int, activation: str, initializer: str = whole.initializer, *, bias: bool = True) -> Dense:
-        return Dense(units, activation, initializer=initializer, bias=bias, parametrization=whole.parametrization)
+    def linear(units: int, activation: str, initializer: str, *, bias: bool = True) -> list[Layer]:
+        if whole.share != "weights":
+            return [
+                Dense(units, activation, initializer=initializer, bias=bias, parametrization=whole.parametrization)
+            ]
+        first = not any(isinstance(layer, MemberScale) for layer in layers)
+        start = random_signs if first else ones  # what tells members apart are the factors of the inputs
+        suited = default_initializer(activation) if initializer == "auto" else initializer
+        return [
+            MemberScale(whole.heads, first=first, initial=start),
+            Dense(units, initializer=suited, bias=False, parametrization=whole.parametrization),
+            MemberScale(whole.heads, bias=bias, first=False, initial=ones),
+            *([] if activation == "identity" else [Activation(activation)]),
+        ]
 
+    if whole.share != ALONE and not whole.hidden:
+        raise ConfigError("without hidden layers there is nothing to share")
     if whole.input_factors:
         layers.append(InputFactors())
+    if whole.share == "hidden":
+        layers.append(MemberScale(whole.heads))
     for h in whole.hidden:
         if h.norm == NO_NORM and not whole.trained_activation:
-            layers.append(linear(h.units, h.activation))
+            layers += linear(h.units, h.activation, whole.initializer)
         else:
             # The signal still goes through h.activation, so that is what the first weights must suit.
             suited = default_initializer(h.activation) if whole.initializer == "auto" else whole.initializer
@@ -132,10 +160,14 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
             # Of a bias that is taken away again the gradient would be rounding alone, which Adam turns into steps.
             bias = not any(norm.cancels_bias for norm in norms)
             activation = Mix(h.activation) if whole.trained_activation else Activation(h.activation)
-            layers += [linear(h.units, "identity", suited, bias=bias), *norms, activation]
+            layers += [*linear(h.units, "identity", suited, bias=bias), *norms, activation]
         if h.dropout:
             layers.append(Dropout(h.dropout))
-    layers.append(linear(outputs, link))
+    if whole.share == ALONE:
+        layers += linear(outputs, link, whole.initializer)
+    else:
+        form = whole.initializer, whole.parametrization
+        layers.append(MemberHeads(whole.heads, outputs, link, initializer=form[0], parametrization=form[1]))
     if whole.clamp:
         if link != "identity":
             raise ConfigError(f"predictions through {link} are not clamped")

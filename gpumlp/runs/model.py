@@ -21,7 +21,8 @@ from gpumlp.data import Encoder, Features, News, Source, read, rows_of, with_col
 from gpumlp.errors import BackendError, DataError, GpumlpError, Note, RunError
 from gpumlp.metrics import ProbabilityScores, most_probable
 from gpumlp.nn import MAX_UNITS, Architecture, Ensemble, Sequential
-from gpumlp.nn.ensemble import MAX_MEMBERS, networks
+from gpumlp.nn.ensemble import networks
+from gpumlp.nn.mlp import MAX_MEMBERS
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.phases import phase
 from gpumlp.store.formats import (

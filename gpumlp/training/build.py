@@ -18,6 +18,7 @@ from gpumlp.limits import gigabytes
 from gpumlp.metrics import METRICS
 from gpumlp.nn import LOSSES, Architecture, Clamp, Ensemble, Hidden, Loss, Model, Sequential, count_parameters, mlp
 from gpumlp.nn.ensemble import prefix
+from gpumlp.nn.mlp import ALONE
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
 from gpumlp.ranks import Ranks
@@ -172,10 +173,10 @@ def build(
         what = "this trains networks with new weights, and model.start_from names others"
         raise ConfigError(what, where="model.start_from", hint="remove it, or use gpumlp train, cv, sweep or fit")
     backend = backend or backend_of(settings)
-    require_memory(settings, backend.memory, data.encoder)
+    require_memory(settings, backend.memory, data.encoder, len(data.train))
     parts = (
         _build_members(settings, data, backend, weights)
-        if settings.members.count > 1
+        if settings.members.apart > 1
         else _build(settings, data, backend, {}, weights, ranks)
     )
     notes = list(data.notes)
@@ -331,7 +332,7 @@ def _lone_row(parts: Parts) -> tuple[Note, ...]:
     """
     trainer = parts.trainer
     shards = 1 if trainer.shards is None else trainer.shards.count
-    if not any(layer.mixes_rows for layer in parts.model.layers().values()):
+    if parts.architecture.heads > 1 or not any(layer.mixes_rows for layer in parts.model.layers().values()):
         return ()
 
     def fits(size: int) -> bool:
@@ -347,25 +348,41 @@ def _lone_row(parts: Parts) -> tuple[Note, ...]:
     return (Note(f"each epoch {what}, too small for batch norm; {hint}"),)
 
 
-def require_memory(settings: Settings, has: int | None, encoder: Encoder | None = None) -> None:
+def require_memory(
+    settings: Settings, has: int | None, encoder: Encoder | None = None, rows: int | None = None
+) -> None:
     """Raise ConfigError where the numbers that training moves in each step take more than ``has`` bytes.
 
-    These are the parameters, their gradients, and what the optimizer keeps of each. Without an encoder the network
-    has at least one input and one output.
+    These are the parameters, their gradients, and what the optimizer keeps of each; with the number of training
+    ``rows`` also the values that members who share layers have each of a batch. Without an encoder the network has at
+    least one input and one output.
     """
     inputs, outputs = (encoder.width, encoder.outputs) if encoder else (1, 1)
-    count, wanted = count_parameters(architecture_of(settings), inputs, outputs), settings.optimizer
+    architecture, wanted, precision = architecture_of(settings), settings.optimizer, PRECISIONS[settings.precision]
+    count, members = count_parameters(architecture, inputs, outputs), settings.members
     copies = 2 + len(OPTIMIZERS[wanted.name].update.slots) + (wanted.averaging is not None)
-    needed = copies * settings.members.count * count * PRECISIONS[settings.precision].trained.itemsize
+    needed = copies * members.apart * count * precision.trained.itemsize
+    batch = ""
+    if rows is not None and architecture.heads > 1:
+        size = min(settings.training.batch_size, rows)
+        values = inputs + sum(block.units for block in architecture.hidden) + outputs
+        needed += size * architecture.heads * values * precision.dtype.itemsize
+        batch = f" in batches of {size:,} rows"
     if has is None or needed <= has:
         return
-    least = "" if encoder else "at least "
-    one, members = f"a network of {least}{count:,} parameters needs", settings.members.count
+    parameters = f"{'' if encoder else 'at least '}{count:,} parameters"
+    subject, where, hint = f"a network of {parameters} needs", "model.hidden", "use fewer units"
+    if members.count > 1:
+        where, hint = "members", "train fewer members, or use fewer units"
+        subject = f"{members.count} networks of {parameters} each need"
+    if architecture.heads > 1:
+        subject = f"a network of {parameters} for {members.count} members needs"
+        hint += ", or set a smaller training.batch_size" * bool(batch)
     raise ConfigError(
-        (one if members == 1 else f"{members} networks of {least}{count:,} parameters each need")
-        + f" at least {gigabytes(needed)} of memory to train with {wanted.name}; this machine has {gigabytes(has)}",
-        where="model.hidden" if members == 1 else "members",
-        hint="use fewer units" if members == 1 else "train fewer networks, or use fewer units",
+        f"{subject} at least {gigabytes(needed)} of memory to train with {wanted.name}{batch}; "
+        f"this machine has {gigabytes(has)}",
+        where=where,
+        hint=hint,
     )
 
 
@@ -373,6 +390,7 @@ def architecture_of(settings: Settings) -> Architecture:
     """Return the network that the settings describe."""
     chosen = settings.model
     hidden = tuple(Hidden(**block.model_dump()) for block in chosen.blocks)
+    members = settings.members
     return Architecture(
         hidden,
         chosen.initializer,
@@ -380,6 +398,8 @@ def architecture_of(settings: Settings) -> Architecture:
         input_factors=chosen.input_factors,
         trained_activation=chosen.trained_activation,
         clamp=chosen.clamp,
+        heads=1 if members.share == ALONE else members.count,
+        share=members.share,
     )
 
 

@@ -274,6 +274,10 @@ def test_networks_with_settings_of_their_own(task: Task, monkeypatch: pytest.Mon
         ("members={count: 2, dropout: [0.1, 1.0]}", "members.dropout"),
         ("members={count: 2, best: mine}", "members.best"),
         ("members={cuont: 2}", "count"),
+        ("members={share: hidden}", "one network has nothing to share"),
+        ("members={count: 2, share: all}", "members.share"),
+        ("members={count: 2, share: hidden, best: own}", "networks that share layers have one best epoch"),
+        ("members={count: 2, share: hidden, dropout: [0.1, 0]}", "networks that share layers have one dropout"),
     ],
 )
 def test_bad_settings(task: Task, given: str, message: str) -> None:
@@ -288,3 +292,60 @@ def test_networks_that_do_not_fit_memory(task: Task) -> None:
         ConfigError, match=r"8 networks of at least 25 parameters each need at least 3,2.*\n  train few"
     ):
         require_memory(settings, 8 * 4 * 4 * (2 * 8 + 9) - 1)
+
+
+def test_members_that_share_layers_need_some_and_memory_for_every_row(task: Task) -> None:
+    with pytest.raises(ConfigError, match="without hidden layers there is nothing to share"):
+        task("members={count: 2, share: weights}", "model.hidden=[]")
+    loaded = task("members={count: 64, share: hidden}", "training.batch_size=1000")
+    encoder, one = load_data(loaded).encoder, 4 * 4 * (64 * 2 + (2 + 1) * 8 + 64 * (8 + 1) * 3)
+    require_memory(loaded.settings, one, encoder)
+    needed = one + 100 * 64 * (2 + 8 + 3) * 4
+    require_memory(loaded.settings, needed, encoder, rows=100)
+    message = (
+        r"a network of 1,880 parameters for 64 members needs .* in batches of 100 rows;.*\n.*training.batch_size"
+    )
+    with pytest.raises(ConfigError, match=message):
+        require_memory(loaded.settings, needed - 1, encoder, rows=100)
+
+
+@pytest.mark.parametrize("share", ["hidden", "weights"])
+def test_a_run_of_members_that_share_layers(task: Task, tmp_path: Path, share: str) -> None:
+    """It is a run of one network: stopped, resumed to the same bits, evaluated, saved, exported, drawn."""
+    more = "model.dropout=0.2", "optimizer={name: adamw, averaging: 0.9}", "schedule=constant"
+    settings = f"members={{count: 3, share: {share}}}", *more
+    loaded, folder = task(*settings, "training.epochs=4"), tmp_path / "run"
+    whole = train(loaded, folder)
+    assert "members" not in whole.summary
+    train(task(*settings, "training.epochs=2"), tmp_path / "half")
+    train(task(*settings, "training.epochs=4"), tmp_path / "half", resume=True)
+    model = load_trained(folder)
+    assert same(load_trained(tmp_path / "half").network.arrays(), model.network.arrays())
+    assert evaluate(folder)[0] == whole.summary["metrics"]
+    for ending in (".py", ".safetensors", ".onnx"):
+        comparison, _ = export(folder, tmp_path / f"model{ending}")
+        assert comparison.difference <= comparison.allowed
+    plot(folder, tmp_path / "plot.png")
+    model.save(tmp_path / "model")
+    assert same(load_trained(tmp_path / "model").network.arrays(), model.network.arrays())
+    (tmp_path / "run" / "model").rename(tmp_path / "other")
+    path = tmp_path / "other" / "model.json"
+    for change in ({"heads": 4}, {"heads": 10**9}, {"heads": 0}, {"share": "all"}, {"share": "none"}):
+        description = json.loads(path.read_text())
+        del description["sha256"]
+        formats.write_sealed(path, description | {"network": description["network"] | change})
+        with pytest.raises(RunError, match=r"not a gpumlp model, or damaged|do not match"):
+            load_trained(tmp_path / "other")
+        formats.write_sealed(path, description)
+
+
+@pytest.mark.parametrize("share", ["hidden", "weights"])
+def test_backends_train_members_that_share_layers_alike(task: Task, share: str) -> None:
+    def weights(name: str) -> dict[str, Any]:
+        loop = make(task(f"members={{count: 3, share: {share}}}", f"backend={name}", "precision=float64"))
+        list(loop)
+        return loop.best
+
+    found, reference = weights("native"), weights("numpy")
+    for name, array in reference.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-9, atol=1e-12)
