@@ -226,6 +226,20 @@ def test_rows_behind_what_the_engine_refuses_follow_once(large: Path) -> None:
     assert joined.numbers("x")[-2:].tolist() == [1, 3]
 
 
+def test_a_cell_far_down_that_is_not_a_number_changes_no_other(large: Path) -> None:
+    before, dialect = read(large), read(large).dialect
+    with large.open("a") as file:
+        file.write("?,7,u1,y\n1_0,nan,u2,n\n,9,u2,n\n")
+    whole = read(large, dialect)
+    joined = concatenated(list(read_blocks(large, dialect)), str(large))
+    for frame in (whole, joined):
+        np.testing.assert_array_equal(frame.numbers("gaps"), [*before.numbers("gaps"), 7, np.nan, 9])
+        assert frame.labels("x")[-3:].tolist() == ["", "1_0", ""]
+        assert frame.labels("word").tolist() == [*before.labels("word"), "u1", "u2", "u2"]
+        with pytest.raises(DataError, match=r"large\.csv:150003: .*'1_0'"):
+            frame.numbers("x")
+
+
 def test_the_engine_reads_nothing_else_writes_nothing_and_loads_nothing(tmp_path: Path) -> None:
     mine, other = tmp_path / "mine.csv", tmp_path / "other.csv"
     mine.write_text("a,b\n1,2\n")

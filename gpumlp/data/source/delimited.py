@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import IO
@@ -25,6 +25,7 @@ from gpumlp.data.source.dialect import DETECT, QUOTES, Dialect
 from gpumlp.data.source.engine import (
     MAX_LINE_BYTES,
     EngineRefusalError,
+    ParsedCells,
     Scan,
     TextCells,
     delimited_rows,
@@ -308,19 +309,30 @@ class TextFile:
         assert found.separator is not None
         assert found.quote is not None
         path = self._plain(encoding, found)
-        rows = delimited_rows(
-            path, len(names), separator=found.separator, quote=QUOTES[found.quote], skip=start.lines[0] - 1
+        rows = partial(
+            delimited_rows,
+            path,
+            len(names),
+            separator=found.separator,
+            quote=QUOTES[found.quote],
+            skip=start.lines[0] - 1,
         )
         sample = start.sample
         numeric = {name: _seems_numeric(column, found.missing, decimal) for name, column in sample.items()}
         kinds = {name: number and name not in texts for name, number in numeric.items()}
-        cells = TextCells({name: i for i, name in enumerate(names)}, decimal, text_facts(path).odd)
+        facts = text_facts(path)
+        cells = TextCells({name: i for i, name in enumerate(names)}, decimal, facts.odd)
+        parsed = None
+        if decimal == "." and not cells.odd:
+            doubles = {name: i for i, name in enumerate(names) if kinds[name] and _is_plain(sample[name])}
+            parsed = rows(doubles=doubles.values()), ParsedCells(cells, doubles)
 
         def place(row: int) -> str:
             with self.lines(encoding) as lines:
                 return f"{self.name}:{_Start(lines, self.dialect, self.name, self.names).line(row)}"
 
-        return Scan((str(path),), rows, cells, kinds, found.missing, decimal), place
+        scan = Scan((str(path),), rows(), cells, kinds, found.missing, decimal, parsed, about=facts.line_ends + 1)
+        return scan, place
 
     def _by_engine(self, start: _Start, encoding: str, texts: Collection[str]) -> Frame:
         """Read the whole file with the engine, having seen its start."""
@@ -623,6 +635,11 @@ def _seems_numeric(sample: Codes, missing: Missing, decimal: str) -> bool:
     texts = [text for text in sample.texts if text not in missing]
     numbers = sum(parse_numbers(np.array([text], object), decimal) is not None for text in texts[:_GUESSED_FROM])
     return 2 * numbers >= len(texts[:_GUESSED_FROM])
+
+
+def _is_plain(sample: Codes) -> bool:
+    """Return whether all cells that are not empty are numbers, so that most likely all others are."""
+    return parse_numbers(sample.texts[sample.texts != ""]) is not None
 
 
 def _decimal(guess: str, columns: Mapping[str, Column], sample: Mapping[str, Codes], missing: Missing) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -63,7 +63,9 @@ class Scan:
     expressions : by column
     kinds : True for each column to be read as numbers, False for texts; the others are not read
     missing : which texts mean "no value"
-    parse : texts to numbers, or None where one of them is not a number
+    decimal : the decimal mark of numbers in texts
+    parsed : the same rows in a faster form, which the engine refuses where a cell of some columns is not a number
+    about : how many rows there may be: memory for so many is kept ready
     """
 
     paths: tuple[str, ...]
@@ -72,6 +74,8 @@ class Scan:
     kinds: Mapping[str, bool]
     missing: Missing = NO_MISSING
     decimal: str = "."
+    parsed: tuple[str, Expressions] | None = None
+    about: int = 0
 
     def columns(self) -> dict[str, Column]:
         """Return all rows.
@@ -80,24 +84,21 @@ class Scan:
         ------
         EngineRefusalError : if the engine cannot read them
         """
-        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in self.kinds}
         texts = {name: _Dictionary() for name, number in self.kinds.items() if not number}
+        growing = {
+            name: _Growing(np.float64 if number else np.int32, self.about) for name, number in self.kinds.items()
+        }
+        strange: dict[str, None] = {}
         for block in self._blocks(texts):
             for name, values in block.items():
-                parts[name].append(values)
+                if self.kinds[name] and self._blank(values):
+                    strange[name] = None
+                growing[name].extend(values)
         columns: dict[str, Column] = {}
-        strange = []
-        for name in self.kinds:
-            blocks = parts.pop(name)  # its parts are freed before the next column is put together
-            empty = np.empty(0, np.float64 if self.kinds[name] else np.int64)
-            joined: NDArray[Any] = np.concatenate(blocks) if blocks else empty
-            if not self.kinds[name]:
-                columns[name] = merged(texts[name].texts, joined)
-                continue
-            columns[name] = Numbers(joined, self._rewrite(name))
-            if self._blank(joined):
-                strange.append(name)
-        columns |= self._settled(strange, columns)
+        for name, number in self.kinds.items():
+            whole = growing.pop(name).whole()
+            columns[name] = Numbers(whole, self._rewrite(name)) if number else merged(texts[name].texts, whole)
+        columns |= self._settled(list(strange), columns)
         return columns
 
     def blocks(self) -> Iterator[tuple[int, dict[str, Column]]]:
@@ -190,16 +191,34 @@ class Scan:
             return found
 
     def _blocks(self, texts: Mapping[str, _Dictionary]) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yield float64 values or int64 codes of each column; texts that are new join their dictionary."""
+        """Yield float64 values or int32 codes of each column; texts that are new join their dictionary."""
+        done = 0
+        if self.parsed is not None:
+            try:
+                for block in self._selected(*self.parsed, texts):
+                    yield block
+                    done += len(next(iter(block.values())))
+                return
+            except EngineRefusalError:
+                pass  # a cell that is not a number, or a file that is refused below, too
+        for block in self._selected(self.rows, self.expressions, texts):
+            count = len(next(iter(block.values())))
+            if done < count:
+                yield {name: values[done:] for name, values in block.items()} if done else block
+            done = max(done - count, 0)
+
+    def _selected(
+        self, rows: str, expressions: Expressions, texts: Mapping[str, _Dictionary]
+    ) -> Iterator[dict[str, NDArray[Any]]]:
         selected = []
         for i, (name, number) in enumerate(self.kinds.items()):
             if number:
-                selected.append(f"{self.expressions.number(name)} AS v{i}")
+                selected.append(f"{expressions.number(name)} AS v{i}")
             else:
-                text = f"coalesce({self.expressions.text(name)}, '')"
+                text = f"coalesce({expressions.text(name)}, '')"
                 selected += [f"hash({text}) AS v{i}", f"{text} AS t{i}"]
         with engine(self.paths) as connection:
-            for batch in _batches(connection, f"SELECT {', '.join(selected)} FROM {self.rows}"):
+            for batch in _batches(connection, f"SELECT {', '.join(selected)} FROM {rows}"):
                 values = iter(batch)
                 yield {
                     name: next(values) if number else texts[name].codes(next(values), next(values))
@@ -213,6 +232,27 @@ def _arrow(values: NDArray[Any]) -> Any:
     return Array.from_numpy(values)
 
 
+class _Growing:
+    """An array that grows at its end. What is not filled yet takes no memory, since it was never touched."""
+
+    def __init__(self, dtype: Any, about: int) -> None:
+        self._array, self._count = np.empty(max(about, 1), dtype), 0
+
+    def extend(self, values: NDArray[Any]) -> None:
+        """Add values at the end."""
+        end = self._count + len(values)
+        if end > len(self._array):
+            larger = np.empty(max(2 * len(self._array), end), self._array.dtype)
+            larger[: self._count] = self.whole()
+            self._array = larger
+        self._array[self._count : end] = values
+        self._count = end
+
+    def whole(self) -> NDArray[Any]:
+        """Return all values, as a view."""
+        return self._array[: self._count]
+
+
 class _Dictionary:
     """The texts of a column, numbered as they come, found by the hashes of 64 bits that the engine gives them.
 
@@ -221,15 +261,15 @@ class _Dictionary:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
-        self._hashes, self._codes = np.empty(0, np.uint64), np.empty(0, np.int64)  # sorted by hash
+        self._hashes, self._codes = np.empty(0, np.uint64), np.empty(0, np.int32)  # sorted by hash
 
-    def codes(self, hashes: NDArray[np.uint64], texts: Any) -> NDArray[np.int64]:
+    def codes(self, hashes: NDArray[np.uint64], texts: Any) -> NDArray[np.int32]:
         """Return the code of each row, (n,), given the hashes of the rows and the texts as an Arrow array."""
         places = self._places(hashes)
         if places is None:
             new, first = np.unique(hashes, return_index=True)
             unknown = ~np.isin(new, self._hashes, assume_unique=True)
-            codes = np.arange(len(self.texts), len(self.texts) + int(unknown.sum()))
+            codes = np.arange(len(self.texts), len(self.texts) + int(unknown.sum()), dtype=np.int32)
             self.texts += texts.take(_arrow(first[unknown].astype(np.uint64))).to_pylist()
             joined = np.concatenate([self._hashes, new[unknown]])
             order = np.argsort(joined)
@@ -328,6 +368,7 @@ def engine(paths: Sequence[str], *, for_query: bool = False) -> Iterator[Any]:
         for statement in (
             f"SET allowed_paths = [{allowed}]",
             "SET enable_external_access = false",
+            "SET disable_parquet_prefetching = true",
             "SET lock_configuration = true",
         ):
             connection.execute(statement)
@@ -394,6 +435,28 @@ class TextCells:
 
 
 @dataclass(frozen=True)
+class ParsedCells:
+    """Expressions over the columns of a text file of which the engine reads some as DOUBLE, refusing other cells.
+
+    Parameters
+    ----------
+    cells : the expressions where all columns are read as VARCHAR
+    parsed : columns that are read as DOUBLE
+    """
+
+    cells: TextCells
+    parsed: Collection[str]
+
+    def text(self, name: str) -> str:
+        """Return the cell of a column that is read as VARCHAR, NULL where empty."""
+        return self.cells.text(name)
+
+    def number(self, name: str) -> str:
+        """Return the number as ``TextCells`` does."""
+        return f"coalesce({self.cells.text(name)}, {EMPTY})" if name in self.parsed else self.cells.number(name)
+
+
+@dataclass(frozen=True)
 class TextFacts:
     """What the bytes of a text file tell.
 
@@ -442,14 +505,17 @@ def has_blank_lines(path: Path) -> bool:
     return False
 
 
-def delimited_rows(path: Path, width: int, *, separator: str, quote: str | None, skip: int) -> str:
+def delimited_rows(
+    path: Path, width: int, *, separator: str, quote: str | None, skip: int, doubles: Collection[int] = ()
+) -> str:
     """Return the rows of a delimited UTF-8 file, for FROM: columns c0, c1, ... of VARCHAR.
 
     Parameters
     ----------
     skip : lines before the first row
+    doubles : numbers of columns that are DOUBLE instead; the engine refuses a file with another cell there
     """
-    columns = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(width))
+    columns = ", ".join(f"'c{i}': '{'DOUBLE' if i in doubles else 'VARCHAR'}'" for i in range(width))
     mark = literal(quote or "")
     return (
         f"read_csv({literal(os.path.abspath(path))}, auto_detect = false, header = false, skip = {skip}, "

@@ -28,6 +28,7 @@ from gpumlp.errors import DataError
 
 _WHOLE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?")
 _REAL = re.compile(r"(HALF_?)?FLOAT\d*|REAL|DOUBLE|DECIMAL\(.*\)")
+_PARQUET = "read_parquet("
 _NESTED = re.compile(r".*\]|(STRUCT|MAP|UNION|LIST|ARRAY|VARIANT)\b.*", re.DOTALL)
 
 
@@ -150,8 +151,8 @@ def read_typed(
     DataError : if the engine cannot read it, or there are no rows
     """
     try:
-        types = _types(rows, paths)
-        scan = _scan(rows, paths, types, dialect, texts)
+        types, about = _layout(rows, paths)
+        scan = replace(_scan(rows, paths, types, dialect, texts), about=about)
         columns: dict[str, Column] = dict(scan.columns()) if scan.kinds else {}
     except EngineRefusalError as error:
         raise DataError(f"cannot be read as {kind}: {first_line(error)}", where=name) from None
@@ -171,7 +172,7 @@ def parquet_blocks(path: Path, dialect: Dialect, *, texts: Collection[str] = ())
     """
     name, rows, start = str(path), parquet_rows(path), None
     try:
-        types = _types(rows, [name])
+        types, _ = _layout(rows, [name])
         for start, columns in _scan(rows, [name], types, dialect, texts).blocks():
             count = len(next(iter(columns.values())))
             every = {c: columns.get(c) or Nested(c, type_, name, count) for c, type_ in types.items()}
@@ -194,7 +195,7 @@ def _scan(
 
 def parquet_rows(path: Path) -> str:
     """Return the rows of a Parquet file, for FROM."""
-    return f"read_parquet({literal(os.path.abspath(path))})"
+    return f"{_PARQUET}{literal(os.path.abspath(path))})"
 
 
 def first_line(error: Exception) -> str:
@@ -203,10 +204,14 @@ def first_line(error: Exception) -> str:
     return re.sub(r"^(\w+ )*Error: ", "", line)
 
 
-def _types(rows: str, paths: Sequence[str]) -> dict[str, str]:
+def _layout(rows: str, paths: Sequence[str]) -> tuple[dict[str, str], int]:
+    """Return what the engine calls the type of each column, and the number of rows; 0 where only reading tells."""
     with engine(paths) as connection:
         described = connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()
-    return {str(column): str(type_) for column, type_, *_ in described}
+        count = 0
+        if rows.startswith(_PARQUET):
+            ((count,),) = connection.execute(f"SELECT count(*) FROM {rows}").fetchall()
+    return {str(column): str(type_) for column, type_, *_ in described}, int(count)
 
 
 def _is_number(type_: str) -> bool:
