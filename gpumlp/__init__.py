@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gpumlp import convert
     from gpumlp.autodiff import GradientTape, Tensor, Variable, gradcheck
     from gpumlp.config import configure, load
-    from gpumlp.nn import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm, Loss, Model, Sequential
+    from gpumlp.nn import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm, Loss, Model, Parameters, Sequential
     from gpumlp.optim import Optimizer, Schedule
     from gpumlp.runs import evaluate, fit, load_trained, plot, train
 
@@ -24,11 +24,12 @@ __version__ = "0.1.0"
 
 _FROM = {
     "gpumlp.autodiff": (
-        "GradientTape Tensor Variable gradcheck abs add concat div exp expm1 log log1p matmul max maximum mean "
-        "minimum mul power reshape sign sqrt stack sub sum transpose where"
+        "GradientTape Tensor Variable gradcheck abs add argmax clip concat cos custom_gradient div einsum exp expm1 "
+        "log log1p log_softmax matmul max maximum mean minimum mul power reshape sign sin split sqrt square stack "
+        "stop_gradient sub sum transpose var where"
     ),
     "gpumlp.config": "configure load",
-    "gpumlp.nn": "Activation BatchNorm Dense Dropout Layer LayerNorm Loss Model Sequential",
+    "gpumlp.nn": "Activation BatchNorm Dense Dropout Layer LayerNorm Loss Model Parameters Sequential",
     "gpumlp.optim": "Optimizer Schedule",
     "gpumlp.runs": "evaluate fit load_trained plot train",
 }

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import builtins
+import functools
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from gpumlp.autodiff.tape import Want, record
+from gpumlp.autodiff.tape import Want, not_recording, record
 from gpumlp.autodiff.tensor import (
     Axes,
     Function,
     Tensor,
     absolute,
     all_held,
+    as_arrays,
     as_floats,
     as_numbers,
-    axes_of,
     backend_of,
     broadcast_to,
-    getitem,
+    concat,
     greater,
-    kept,
+    largest,
     log,
+    mean,
     on_backend,
     primitive,
     raw,
@@ -35,11 +38,11 @@ from gpumlp.autodiff.tensor import (
     wrap,
 )
 from gpumlp.backend.base import Backend
-from gpumlp.errors import ShapeError
+from gpumlp.errors import ShapeError, TapeError
 from gpumlp.ops.record import Array
 from gpumlp.ops.special import Derivative, Formula
 
-abs = absolute
+abs, max = absolute, largest
 
 
 @primitive("exp", lambda g, y, x: g * y, operands=as_floats)
@@ -94,73 +97,192 @@ def minimum(backend: Backend, a: Array, b: Array) -> Array:
     return backend.compute("minimum", backend.xp.minimum, a, b)
 
 
-def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
-    """Return the mean over all elements, or over the given axes."""
-    total = sum(x, axis=axis, keepdims=keepdims)
-    size = np.size(x.array if isinstance(x, Tensor) else x)
-    return total * (total.size / size if size else math.nan)
+@primitive("sin", lambda g, y, x: g * cos(x), operands=as_floats)
+def sin(backend: Backend, x: Array) -> Array:
+    """Return the sine of an angle in radians."""
+    return backend.compute("sin", backend.xp.sin, x)
 
 
-def _max_rule(g: Tensor, y: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
-    top, g = kept(y, x, axis, keepdims), kept(g, x, axis, keepdims)
-    among = where(greater(top, x), 0.0, x.ones_like())
-    return among * (g / sum(among, axis=axis, keepdims=True))
+@primitive("cos", lambda g, y, x: -(g * sin(x)), operands=as_floats)
+def cos(backend: Backend, x: Array) -> Array:
+    """Return the cosine of an angle in radians."""
+    return backend.compute("cos", backend.xp.cos, x)
 
 
-@primitive("max", _max_rule)
-def _max(backend: Backend, x: Array, *, axis: Axes, keepdims: bool) -> Array:
-    return backend.compute("max", backend.xp.max, x, axis=axis, keepdims=keepdims)
+@primitive("square", lambda g, y, x: g * (2 * x))
+def square(backend: Backend, x: Array) -> Array:
+    """Return x · x, element by element."""
+    return backend.compute("square", backend.xp.square, x)
 
 
-def max(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
-    """Return the largest element, of all or along the given axes. Equal ones share the gradient."""
-    return _max(x, axis=axes_of(axis), keepdims=keepdims)
+def clip(x: Any, low: Any, high: Any) -> Tensor:
+    """Return x, no smaller than ``low`` and no larger than ``high``; NaN goes through.
+
+    The gradient goes to x where it is within the bounds, or on one of them.
+    """
+    x = on_backend(x, backend_of((x, low, high)))
+    return where(greater(low, x), low, where(greater(x, high), high, x))
 
 
-def _joined(parts: Sequence[Array], *, xp: Any, axis: int, out: Array | None) -> Array:
-    return xp.concatenate(parts, axis=axis, out=out)
+def var(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
+    """Return the variance, the mean square distance from the mean, over all elements or over the given axes."""
+    x = on_backend(x, backend_of((x,)))
+    return mean(square(x - mean(x, axis=axis, keepdims=True)), axis=axis, keepdims=keepdims)
 
 
-def concat(parts: Sequence[Any], axis: int = -1) -> Tensor:
-    """Join tensors along an axis."""
-    backend = backend_of(parts)
-    parts = all_held(parts, backend)
-    arrays = as_numbers([raw(part, backend) for part in parts], backend)
+def log_softmax(x: Any, axis: int = -1) -> Tensor:
+    """Return the logarithm of the softmax along an axis, exact where the softmax itself would be 0."""
+    x = on_backend(x, backend_of((x,)))
+    below = x - stop_gradient(max(x, axis=axis, keepdims=True))
+    result: Tensor = below - log(sum(exp(below), axis=axis, keepdims=True))
+    return result
+
+
+@primitive("argmax")
+def _argmax(backend: Backend, x: Array, *, axis: int | None) -> Array:
+    return backend.compute("argmax", backend.xp.argmax, x, axis=axis)
+
+
+def argmax(x: Any, axis: int | None = None) -> Tensor:
+    """Return where the largest element is, the first of equal ones: of all, or along an axis. It has no gradient."""
+    return _argmax(x, axis=axis)
+
+
+def split(x: Any, parts: int | Sequence[int], axis: int = -1) -> list[Tensor]:
+    """Cut a tensor along an axis: into a number of equal parts, or into parts of the given lengths."""
+    x = on_backend(x, backend_of((x,)))
+    if not -x.ndim <= axis < x.ndim:
+        raise ShapeError(f"split: a tensor of shape {x.shape} has no axis {axis}")
+    length = x.shape[axis]
+    if isinstance(parts, int):
+        if parts < 1 or length % parts:
+            raise ShapeError(f"split: {length} elements along axis {axis} do not make {parts} equal parts")
+        parts = [length // parts] * parts
+    lengths = [operator.index(part) for part in parts]
+    if builtins.sum(lengths) != length or any(part < 0 for part in lengths):
+        raise ShapeError(f"split: the lengths {lengths} do not add up to {length}, the length of axis {axis}")
+    ends, before = np.cumsum(lengths), (slice(None),) * (axis % x.ndim)
+    return [x[(*before, slice(int(end) - part, int(end)))] for part, end in zip(lengths, ends, strict=True)]
+
+
+def _sum_of_products(*arrays: Array, xp: Any, rule: str, out: Array | None) -> Array:
+    made = xp.einsum(rule, *arrays, optimize=len(arrays) > 1)
+    if out is None:
+        return made
+    out[...] = made
+    return out
+
+
+def einsum(rule: str, *operands: Any) -> Tensor:
+    """Return a sum of products in Einstein's notation: ``einsum("ij,jk->ik", a, b)`` is a @ b.
+
+    Letters that the result does not have are summed over; without an arrow it has those that stand once, in the order
+    of the alphabet. A letter stands at most once in each operand.
+
+    Raises ShapeError for another rule, or shapes that do not fit it.
+    """
+    inputs, arrow, output = rule.replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    if not arrow:
+        output = "".join(sorted(letter for letter in {*inputs} - {","} if inputs.count(letter) == 1))
+    parts = [*terms, output]
+    if not all(part == "" or (part.isascii() and part.isalpha()) for part in parts):
+        raise ShapeError(f"einsum: {rule!r:.80} is no rule of letters", hint="as 'ij,jk->ik'")
+    if any(len(set(part)) < len(part) for part in parts):
+        raise ShapeError(f"einsum: a letter stands twice in one term of {rule!r:.80}")
+    backend = backend_of(operands)
+    held = all_held(operands, backend)
+    arrays = as_numbers([raw(value, backend) for value in held], backend)
+    shapes = ", ".join(str(np.shape(array)) for array in arrays)
+    if len(terms) != len(arrays) or any(len(t) != np.ndim(a) for t, a in zip(terms, arrays, strict=True)):
+        raise ShapeError(f"einsum: {rule!r:.80} does not fit shapes {shapes}")
+    if not set(output) <= set(inputs):
+        raise ShapeError(f"einsum: the result of {rule!r:.80} has a letter that no operand has")
+    sizes = {
+        letter: n for term, a in zip(terms, arrays, strict=True) for letter, n in zip(term, np.shape(a), strict=True)
+    }
+    whole = f"{','.join(terms)}->{output}"
     try:
-        array = backend.compute("concat", _joined, arrays, xp=backend.xp, axis=axis)
+        array = backend.compute("einsum", _sum_of_products, *arrays, xp=backend.xp, rule=whole)
     except ValueError as error:
-        shapes = ", ".join(str(np.shape(a)) for a in arrays)
-        raise ShapeError(f"concat: shapes {shapes} do not fit along axis {axis}", hint=str(error)) from None
+        raise ShapeError(f"einsum: {rule!r:.80} does not fit shapes {shapes}", hint=str(error)) from None
     y = wrap(array, backend)
-    ends = np.cumsum([a.shape[axis] for a in arrays])
 
-    def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
-        pieces: list[Tensor | None] = []
-        for part, end, array, want in zip(parts, ends, arrays, wants, strict=True):
-            index: list[Any] = [slice(None)] * g.ndim
-            index[axis] = slice(int(end) - array.shape[axis], int(end))
-            pieces.append(reduce_to(getitem(g, index=tuple(index)), part) if want is not False else None)
-        return pieces
+    def of_operand(g: Tensor, at: int) -> Tensor:
+        others = [(t, v) for number, (t, v) in enumerate(zip(terms, held, strict=True)) if number != at]
+        found = {*output, *"".join(term for term, _ in others)}
+        alone = "".join(letter for letter in terms[at] if letter not in found)  # summed over by itself: spread
+        if alone:
+            others.append((alone, backend.xp.ones([sizes[letter] for letter in alone], g.dtype)))
+        back = f"{','.join([output, *(term for term, _ in others)])}->{terms[at]}"
+        return reduce_to(einsum(back, g, *(value for _, value in others)), held[at])
 
-    record("concat", tuple(parts), y, rule)
+    record(
+        "einsum",
+        held,
+        y,
+        lambda g, wants: [None if want is False else of_operand(g, at) for at, want in enumerate(wants)],
+    )
     return y
 
 
-def stack(parts: Sequence[Any], axis: int = 0) -> Tensor:
-    """Join tensors of one shape along a new axis."""
-    backend = backend_of(parts)
-    tensors = [on_backend(part, backend) for part in parts]
-    if not tensors:
-        raise ShapeError("stack: there is nothing to join")
-    shape = tensors[0].shape
-    at = axis % (len(shape) + 1)
-    return concat([reshape(t, shape=(*t.shape[:at], 1, *t.shape[at:])) for t in tensors], axis=at)
+@primitive("stop_gradient", operands=as_arrays, view=True)
+def stop_gradient(backend: Backend, x: Array) -> Array:
+    """Return x as a constant: no gradient flows to what it was computed from."""
+    return x
+
+
+def custom_gradient(function: Callable[..., tuple[Any, Callable[[Tensor], Any]]]) -> Callable[..., Tensor]:
+    """Make a function that states its own gradient.
+
+        @custom_gradient
+        def log1pexp(x):
+            e = exp(x)
+            return log1p(e), lambda g: g * (1 - 1 / (1 + e))
+
+    Parameters
+    ----------
+    function : returns its value and a function from the gradient of the value to that of each argument: a tensor, or
+        several where there are several arguments; None for an argument without one. What it computes of the value is
+        not recorded; what it computes of the gradient is, by tapes that are still recording then
+
+    Raises TapeError, when a gradient is asked for, where there are not as many gradients as arguments, or one has not
+    its argument's shape.
+    """
+
+    @functools.wraps(function)
+    def taped(*arguments: Any) -> Tensor:
+        backend = backend_of(arguments)
+        held = all_held(arguments, backend)
+        with not_recording():
+            value, gradient = function(*(on_backend(each, backend) for each in held))
+        y = wrap(raw(value, backend), backend)
+
+        def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
+            parts = gradient(g)
+            parts = list(parts) if isinstance(parts, list | tuple) else [parts]
+            if len(parts) != len(held):
+                raise TapeError(f"{function.__name__} takes {len(held)} arguments and gives {len(parts)} gradients")
+            for part, argument in zip(parts, held, strict=True):
+                shapes = np.shape(getattr(part, "array", part)), np.shape(getattr(argument, "array", argument))
+                if part is not None and shapes[0] != shapes[1]:
+                    raise TapeError(f"{function.__name__} gives a gradient {shapes[0]} of an argument {shapes[1]}")
+            return [
+                None if part is None or want is False else on_backend(part, backend)
+                for part, want in zip(parts, wants, strict=True)
+            ]
+
+        record(function.__name__, held, y, rule)
+        return y
+
+    return taped
 
 
 FUNCTIONS: dict[str, Function] = {
     "abs": abs,
     "broadcast_to": broadcast_to,
     "concatenate": concat,
+    "cos": cos,
     "exp": exp,
     "expm1": expm1,
     "log": log,
@@ -171,6 +293,7 @@ FUNCTIONS: dict[str, Function] = {
     "minimum": minimum,
     "reshape": reshape,
     "sign": sign,
+    "sin": sin,
     "sqrt": sqrt,
     "sum": sum,
     "tanh": tanh,

@@ -12,7 +12,7 @@ import itertools
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar, overload
 
@@ -42,6 +42,12 @@ class Value(Protocol):
     def source(self) -> tuple[Any, int] | None: ...
 
     def ones_like(self, *, unit: bool = False) -> Self: ...
+
+    def zeros_like(self) -> Any: ...
+
+    def units_like(self) -> Iterator[Any]: ...
+
+    def jacobian_of(self, rows: Any, source: Any) -> Any: ...
 
     def weights_like(self, values: Any) -> Self: ...
 
@@ -98,6 +104,16 @@ def recording() -> bool:
     return bool(_active.tapes)
 
 
+@contextlib.contextmanager
+def not_recording() -> Iterator[None]:
+    """Let no tape of this thread record meanwhile."""
+    tapes, _active.tapes = _active.tapes, []
+    try:
+        yield
+    finally:
+        _active.tapes = tapes
+
+
 def record(name: str, inputs: tuple[Any, ...], output: Value, rule: Rule, op: Any = None) -> None:
     """Append a node to every active tape that tracks one of its inputs."""
     if _active.tapes:
@@ -105,6 +121,26 @@ def record(name: str, inputs: tuple[Any, ...], output: Value, rule: Rule, op: An
         node = Node(name, inputs, output, rule, op, tuple(source for source in sources if source is not None))
         for tape in _active.tapes:
             tape._append(node)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield what lies in lists, tuples and dictionaries, in its order."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _leaves(part)
+    else:
+        yield value
+
+
+def _rebuilt(like: Any, leaves: Iterator[Any]) -> Any:
+    """Return leaves in the lists and dictionaries from which ``_leaves`` took theirs; tuples become lists."""
+    if isinstance(like, Mapping):
+        return {key: _rebuilt(part, leaves) for key, part in like.items()}
+    if isinstance(like, list | tuple):
+        return [_rebuilt(part, leaves) for part in like]
+    return next(leaves)
 
 
 class GradientTape:
@@ -147,9 +183,9 @@ class GradientTape:
             hint="take the gradients first, and copy these",
         )
 
-    def watch(self, *tensors: Value) -> None:
-        """Track tensors that are not Variables."""
-        for tensor in tensors:
+    def watch(self, *tensors: Value | Sequence[Value]) -> None:
+        """Track tensors that are not Variables, given one by one or in a list."""
+        for tensor in _leaves(tensors):
             if not hasattr(tensor, "is_variable"):
                 raise TapeError(f"watch takes tensors, not a {type(tensor).__name__}", hint="make it a Tensor first")
             self._tracked[id(tensor)] = tensor
@@ -170,53 +206,125 @@ class GradientTape:
             self.nodes.append(node)
 
     @overload
-    def gradient(self, target: V, sources: V, output_gradients: V | None = None) -> V | None: ...
+    def gradient(
+        self,
+        target: V | Sequence[V] | Mapping[str, V],
+        sources: V,
+        output_gradients: Any = None,
+        *,
+        unconnected_gradients: str = "none",
+    ) -> V | None: ...
 
     @overload
     def gradient(
         self,
-        target: V,
+        target: V | Sequence[V] | Mapping[str, V],
         sources: Sequence[V],
-        output_gradients: V | None = None,
+        output_gradients: Any = None,
         *,
         into: Sequence[Array] | None = None,
+        unconnected_gradients: str = "none",
     ) -> list[V | None]: ...
+
+    @overload
+    def gradient(
+        self,
+        target: V | Sequence[V] | Mapping[str, V],
+        sources: Mapping[str, V],
+        output_gradients: Any = None,
+        *,
+        unconnected_gradients: str = "none",
+    ) -> dict[str, V | None]: ...
 
     def gradient(
         self,
-        target: V,
-        sources: V | Sequence[V],
-        output_gradients: V | None = None,
+        target: Any,
+        sources: Any,
+        output_gradients: Any = None,
         *,
         into: Sequence[Array] | None = None,
-    ) -> V | list[V | None] | None:
+        unconnected_gradients: str = "none",
+    ) -> Any:
         """Return the gradient of ``target`` with respect to each source.
 
-        A target that is no scalar stands for the sum of its elements, or for their sum weighted by
-        ``output_gradients`` (same shape). A source the target does not depend on gets None. Sources may be
-        intermediate results. With ``into``, one array for each source, the gradients are written there
-        (zeros where a source does not matter), which spares a copy where the last operation can do so.
+        Sources may be intermediate results.
 
-        Raises TapeError where the tape has answered already, never watched a source, the target has no gradient
-        because it is no floating point, a variable was overwritten since it was used, or the target was made from a
-        gradient that this tape did not record.
+        Parameters
+        ----------
+        target : a tensor; no scalar stands for the sum of its elements. Several, in a list or a dictionary, stand for
+            the sum of all of them
+        sources : a tensor, or tensors in lists and dictionaries, also in each other: gradients come in the same
+        output_gradients : weights of the elements of the target, in its shape; of several targets a list of such
+        into : arrays, one for each of a list of sources, to write the gradients into (zeros where a source does not
+            matter), which spares a copy where the last operation can do so
+        unconnected_gradients : what a source gets that the target does not depend on: ``"none"`` (None) or ``"zero"``
+
+        Raises
+        ------
+        TapeError
+            The tape has answered already, never watched a source, the target has no gradient because it is no
+            floating point, a variable was overwritten since it was used, or the target was made from a gradient that
+            this tape did not record.
         """
-        single = not isinstance(sources, Sequence)
-        listed: list[V] = [sources] if single else list(sources)  # type: ignore[list-item, arg-type]
-        self._check(listed, target, into)
-        seed = target.ones_like(unit=True) if output_gradients is None else target.weights_like(output_gradients)
+        if unconnected_gradients not in ("none", "zero"):
+            raise TapeError(f"unconnected_gradients is {unconnected_gradients!r:.80}", hint="allowed: none, zero")
+        targets, listed = list(_leaves(target)), list(_leaves(sources))
+        self._check(listed, targets, into)
+        several = not hasattr(target, "is_variable")
+        given = (
+            [None] * len(targets)
+            if output_gradients is None
+            else list(_leaves(output_gradients))
+            if several
+            else [output_gradients]
+        )
+        if len(given) != len(targets):
+            raise ShapeError(f"there are {len(targets)} targets and {len(given)} output_gradients")
+        seeds = [
+            each.ones_like(unit=True) if weights is None else each.weights_like(weights)
+            for each, weights in zip(targets, given, strict=True)
+        ]
         places = {} if into is None else {id(s): a for s, a in zip(listed, into, strict=True)}
         with self._paused():
-            found = self._walk(target, seed, listed, places)
+            found = self._walk(targets, seeds, listed, places)
             for source, place in zip(listed, into or (), strict=into is not None):
                 self._place(source, found.get(id(source)), place)
+            if unconnected_gradients == "zero":
+                found |= {id(source): source.zeros_like() for source in listed if id(source) not in found}
         self._mark(found.values())
+        self._finish()
+        return _rebuilt(sources, iter([found.get(id(source)) for source in listed]))
+
+    def jacobian(self, target: V, sources: Any, *, unconnected_gradients: str = "none") -> Any:
+        """Return the derivative of each element of ``target`` with respect to each element of each source.
+
+        The shape is that of the target with that of the source behind it: a target (N, K) and a source (p, H) make
+        (N, K, p, H). The tape is walked once for each element of the target.
+
+        Parameters and errors are those of :meth:`gradient`.
+        """
+        if unconnected_gradients not in ("none", "zero"):
+            raise TapeError(f"unconnected_gradients is {unconnected_gradients!r:.80}", hint="allowed: none, zero")
+        listed = list(_leaves(sources))
+        self._check(listed, [target], None)
+        with self._paused():
+            rows = [self._walk([target], [unit], listed, {}) for unit in target.units_like()]
+            reached = set().union(*rows) if rows else set(self._walk([target], [target.ones_like()], listed, {}))
+            results: list[Any] = []
+            for source in listed:
+                parts = [row.get(id(source)) for row in rows]
+                connected = unconnected_gradients == "zero" or id(source) in reached
+                filled = [source.zeros_like() if part is None else part for part in parts]
+                results.append(target.jacobian_of(filled, source) if connected else None)
+        self._mark(result for result in results if result is not None)
+        self._finish()
+        return _rebuilt(sources, iter(results))
+
+    def _finish(self) -> None:
         if not self.persistent:
             self._spent = True
             self.nodes, self._tracked = [], {}
             self._unrecorded.clear()
-        result = [found.get(id(source)) for source in listed]
-        return result[0] if single else result
 
     def _mark(self, gradients: Iterable[V]) -> None:
         """Let every tape that could be asked about these gradients, and has not recorded what they were made from,
@@ -232,19 +340,20 @@ class GradientTape:
                 tape._unrecorded[id(gradient)] = gradient
                 tape._made_from[id(gradient)] = sources
 
-    def _check(self, sources: Sequence[V], target: V, into: Sequence[Array] | None) -> None:
+    def _check(self, sources: Sequence[Any], targets: Sequence[Any], into: Sequence[Array] | None) -> None:
         if self._spent:
             raise TapeError(
                 "the tape was already used for a gradient",
                 hint="pass all sources at once, or use GradientTape(persistent=True)",
             )
-        if not hasattr(target, "is_variable"):
-            raise TapeError(f"the target is a {type(target).__name__}, not a Tensor")
-        if not target.differentiable:
-            raise TapeError(
-                f"the target, {target.dtype} {target.shape}{self._made(target)}, has no gradient: "
-                "only floating point has one"
-            )
+        for target in targets:
+            if not hasattr(target, "is_variable"):
+                raise TapeError(f"the target is a {type(target).__name__}, not a Tensor")
+            if not target.differentiable:
+                raise TapeError(
+                    f"the target, {target.dtype} {target.shape}{self._made(target)}, has no gradient: "
+                    "only floating point has one"
+                )
         for position, source in enumerate(sources):
             if not hasattr(source, "is_variable"):
                 raise TapeError(f"source {position} is a {type(source).__name__}, not a Tensor or Variable")
@@ -268,7 +377,9 @@ class GradientTape:
             return ""
         return f", made by {node.name} of {', '.join(str(getattr(v, 'shape', ())) for v in node.inputs)}"
 
-    def _walk(self, target: V, seed: V, sources: Sequence[V], places: dict[int, Array]) -> dict[int, V]:
+    def _walk(
+        self, targets: Sequence[Any], seeds: Sequence[Any], sources: Sequence[Any], places: dict[int, Array]
+    ) -> dict[int, Any]:
         wanted = {id(source) for source in sources}
         unrecorded = {key for key in self._unrecorded if wanted & self._made_from[key]}
         leads, uses = wanted | unrecorded, Counter[int]()
@@ -277,9 +388,9 @@ class GradientTape:
             if any(id(value) in leads for value in node.inputs):
                 leads.add(id(node.output))
 
-        gradients: dict[int, V] = {}
+        gradients: dict[int, Any] = {}
 
-        def add(value: V, part: V) -> None:
+        def add(value: Value, part: Any) -> None:
             key = id(value)
             if key in unrecorded:
                 raise TapeError(
@@ -288,7 +399,8 @@ class GradientTape:
                 )
             gradients[key] = gradients[key] + part if key in gradients else part
 
-        add(target, seed)
+        for target, seed in zip(targets, seeds, strict=True):
+            add(target, seed)
         for node in reversed(self.nodes):
             key = id(node.output)
             g = gradients.get(key) if key in wanted else gradients.pop(key, None)

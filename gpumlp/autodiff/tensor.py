@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
 
-from gpumlp.autodiff.tape import Want, record, recording
+from gpumlp.autodiff.tape import Want, not_recording, record, recording
 from gpumlp.backend.base import REFERENCE as REFERENCE
 from gpumlp.backend.base import Backend
 from gpumlp.errors import BackendError, CaptureError, ShapeError, TapeError
@@ -42,7 +42,6 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "array", "backend", "name", "unit", "view_of")
-    __array_ufunc__ = None  # numpy_array @ tensor is ours to answer
     __hash__ = object.__hash__  # by identity, although == is element by element
     is_variable = False
 
@@ -118,6 +117,18 @@ class Tensor:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         return self.numpy() if dtype is None else self.numpy().astype(dtype)
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **params: Any) -> Any:
+        """Answer ``numpy_array @ tensor`` and the other operators; refuse functions that no tape would see."""
+        if method == "__call__" and not params and ufunc.__name__ in OPERATORS:
+            return OPERATORS[ufunc.__name__](*inputs)
+        raise TypeError(_refusal(ufunc.__name__))
+
+    def __array_function__(self, function: Any, types: Any, inputs: Any, params: Any) -> Any:
+        """Compare as arrays; refuse what would give an array that no tape knows."""
+        if function.__name__ not in HARMLESS:
+            raise TypeError(_refusal(function.__name__, function.__module__))
+        return function(*(x.numpy() if isinstance(x, Tensor) else x for x in inputs), **params)
+
     def ones_like(self, *, unit: bool = False) -> Tensor:
         """Return ones of this shape and dtype; ``unit`` marks them as the start of a backward pass."""
         with self.backend.quiet():
@@ -125,6 +136,23 @@ class Tensor:
         ones = wrap(array, self.backend)
         ones.unit = unit
         return ones
+
+    def zeros_like(self) -> Tensor:
+        """Return zeros of this shape and dtype."""
+        with self.backend.quiet():
+            return wrap(self.backend.xp.zeros(self.shape, self.dtype), self.backend)
+
+    def units_like(self) -> Iterator[Tensor]:
+        """Yield, for each element in its order, a tensor that is 1 there and 0 elsewhere."""
+        for number in range(self.size):
+            values = np.zeros(self.size, np.float32)
+            values[number] = 1
+            yield Tensor(values.reshape(self.shape), self.backend, dtype=self.dtype)
+
+    def jacobian_of(self, rows: Sequence[Tensor], source: Tensor) -> Tensor:
+        """Return the gradients of each element of this tensor, in their order, as one of both shapes together."""
+        shape = (*self.shape, *source.shape)
+        return reshape(stack(rows), shape=shape) if rows else reshape(source.zeros_like()[None][:0], shape=shape)
 
     def weights_like(self, values: Any) -> Tensor:
         """Return weights of the elements of this tensor in its dtype. Raises ShapeError for another shape."""
@@ -138,6 +166,18 @@ class Tensor:
     def astype(self, dtype: Any) -> Tensor:
         """Return the values in another dtype."""
         return cast(self, dtype=dtype_of(dtype))
+
+    def sum(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
+        """Return the sum over all elements, or over the given axes."""
+        return sum(self, axis=axis, keepdims=keepdims)
+
+    def mean(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
+        """Return the mean over all elements, or over the given axes."""
+        return mean(self, axis=axis, keepdims=keepdims)
+
+    def max(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
+        """Return the largest element, of all or along the given axes. Equal ones share the gradient."""
+        return largest(self, axis=axis, keepdims=keepdims)
 
     def reshape(self, *shape: Any) -> Tensor:
         """Return the same values in another shape, given as numbers or as one tuple."""
@@ -298,6 +338,16 @@ class Variable(Tensor):
     def source(self) -> tuple[Variable, int]:
         return self, self.version
 
+    def assign_add(self, values: Any) -> None:
+        """Add to the values in place."""
+        with not_recording():
+            self.assign(add(wrap(self.array, self.backend), values))
+
+    def assign_sub(self, values: Any) -> None:
+        """Subtract from the values in place."""
+        with not_recording():
+            self.assign(sub(wrap(self.array, self.backend), values))
+
     def assign(self, values: Any) -> None:
         """Overwrite the values in place; the shape must agree."""
         values = current(values) if isinstance(values, Tensor) else values
@@ -309,6 +359,28 @@ class Variable(Tensor):
         if self.shadow is not None:
             self.backend.write(self.shadow, self.array)
         self.backend.overwrote([self])
+
+
+HARMLESS = {"allclose", "array_equal", "isclose", "ndim", "shape", "size"}
+"""NumPy's functions that ask something of a tensor, and give nothing that one would go on computing with."""
+_SAME = """
+    add argmax clip cos einsum exp expm1 log log1p matmul max maximum mean minimum power reshape sign sin split sqrt
+    square stack sum transpose var where
+"""
+OURS = {name: name for name in _SAME.split()} | {
+    "absolute": "abs",
+    "amax": "max",
+    "concatenate": "concat",
+    "divide": "div",
+    "multiply": "mul",
+    "subtract": "sub",
+}
+"""By the names of NumPy's functions, those that tapes know."""
+
+
+def _refusal(name: str, module: str = "numpy") -> str:
+    instead = f"gpumlp.{OURS[name]}, or " if name in OURS else ""
+    return f"{module}.{name} takes no tensor, whose gradient it would lose: use {instead}tensor.numpy() for an array"
 
 
 def _has_numbers(value: Any) -> bool:
@@ -709,6 +781,46 @@ def scatter(backend: Backend, x: Array, *, shape: tuple[int, ...], index: Any) -
     return backend.compute("scatter", _scatter, x, xp=backend.xp, shape=shape, index=index)
 
 
+def _joined(parts: Sequence[Array], *, xp: Any, axis: int, out: Array | None) -> Array:
+    return xp.concatenate(parts, axis=axis, out=out)
+
+
+def concat(parts: Sequence[Any], axis: int = -1) -> Tensor:
+    """Join tensors along an axis."""
+    backend = backend_of(parts)
+    parts = all_held(parts, backend)
+    arrays = as_numbers([raw(part, backend) for part in parts], backend)
+    try:
+        array = backend.compute("concat", _joined, arrays, xp=backend.xp, axis=axis)
+    except ValueError as error:
+        shapes = ", ".join(str(np.shape(a)) for a in arrays)
+        raise ShapeError(f"concat: shapes {shapes} do not fit along axis {axis}", hint=str(error)) from None
+    y = wrap(array, backend)
+    ends = np.cumsum([a.shape[axis] for a in arrays])
+
+    def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
+        pieces: list[Tensor | None] = []
+        for part, end, array, want in zip(parts, ends, arrays, wants, strict=True):
+            index: list[Any] = [slice(None)] * g.ndim
+            index[axis] = slice(int(end) - array.shape[axis], int(end))
+            pieces.append(reduce_to(getitem(g, index=tuple(index)), part) if want is not False else None)
+        return pieces
+
+    record("concat", tuple(parts), y, rule)
+    return y
+
+
+def stack(parts: Sequence[Any], axis: int = 0) -> Tensor:
+    """Join tensors of one shape along a new axis."""
+    backend = backend_of(parts)
+    tensors = [on_backend(part, backend) for part in parts]
+    if not tensors:
+        raise ShapeError("stack: there is nothing to join")
+    shape = tensors[0].shape
+    at = axis % (len(shape) + 1)
+    return concat([reshape(t, shape=(*t.shape[:at], 1, *t.shape[at:])) for t in tensors], axis=at)
+
+
 # ---- reductions and choices ----------------------------------------------------------------------
 
 Axes = int | tuple[int, ...] | None
@@ -738,6 +850,29 @@ def _sum(backend: Backend, x: Array, *, axis: Axes, keepdims: bool) -> Array:
 def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """Return the sum over all elements, or over the given axes."""
     return _sum(x, axis=axes_of(axis), keepdims=keepdims)
+
+
+def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
+    """Return the mean over all elements, or over the given axes."""
+    total = sum(x, axis=axis, keepdims=keepdims)
+    size = np.size(x.array if isinstance(x, Tensor) else x)
+    return total * (total.size / size if size else math.nan)
+
+
+def _max_rule(g: Tensor, y: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
+    top, g = kept(y, x, axis, keepdims), kept(g, x, axis, keepdims)
+    among = where(greater(top, x), 0.0, x.ones_like())
+    return among * (g / sum(among, axis=axis, keepdims=True))
+
+
+@primitive("max", _max_rule)
+def _max(backend: Backend, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+    return backend.compute("max", backend.xp.max, x, axis=axis, keepdims=keepdims)
+
+
+def largest(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
+    """Return the largest element, of all or along the given axes. Equal ones share the gradient."""
+    return _max(x, axis=axes_of(axis), keepdims=keepdims)
 
 
 @primitive("greater")
@@ -810,3 +945,23 @@ def _where(condition: Array, a: Array, b: Array, *, xp: Any, out: Array | None) 
 def where(backend: Backend, condition: Array, a: Array, b: Array) -> Array:
     """Return a where the condition holds, else b."""
     return backend.compute("where", _where, condition, a, b, xp=backend.xp)
+
+
+OPERATORS: dict[str, Function] = {
+    "add": add,
+    "bitwise_and": bitwise_and,
+    "bitwise_or": bitwise_or,
+    "bitwise_xor": bitwise_xor,
+    "divide": div,
+    "equal": equal,
+    "greater": greater,
+    "greater_equal": greater_equal,
+    "less": lambda a, b: greater(b, a),
+    "less_equal": lambda a, b: greater_equal(b, a),
+    "matmul": matmul,
+    "multiply": mul,
+    "not_equal": not_equal,
+    "power": power,
+    "subtract": sub,
+}
+"""What NumPy's arrays ask for where an operator has a tensor on its other side."""

@@ -106,6 +106,11 @@ class Model:
         return len(self.parameters)
 
     @property
+    def trainable_variables(self) -> list[Variable]:
+        """The variables that are trained, in the order of the layers."""
+        return [variable for layer in self.layers().values() for variable in (layer.weights | layer.offsets).values()]
+
+    @property
     def is_built(self) -> bool:
         """True once the parameters have been made."""
         return hasattr(self, "parameters")

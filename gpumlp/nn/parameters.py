@@ -6,7 +6,7 @@ decay stands together, so that they are a few ranges and not a mask.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -54,6 +54,30 @@ class Parameters:
         self._length, self._dtype = end, np.dtype(dtype)
         self._lay_out()
 
+    @classmethod
+    def of(cls, variables: Sequence[Variable]) -> Self:
+        """Return the parameters of a loop of your own, for an optimizer: any variables of one backend and dtype.
+
+        Weight decay is for those with two axes or more. A variable is of one optimizer: its memory moves.
+
+        Raises ShapeError where there is none, one stands twice, or backends or dtypes differ.
+        """
+        if not variables or not all(isinstance(variable, Variable) for variable in variables):
+            raise ShapeError("parameters are variables, at least one")
+        if len({id(variable) for variable in variables}) < len(variables):
+            raise ShapeError("a variable stands twice among the parameters")
+        backends, dtypes = {id(v.backend) for v in variables}, {v.dtype for v in variables}
+        if len(backends) > 1 or len(dtypes) > 1:
+            found = ", ".join(sorted(dtype.name for dtype in dtypes))
+            raise ShapeError(
+                f"the variables are on {len(backends)} backends, in {found}", hint="one of each is needed"
+            )
+        named = {
+            f"{number}_{variable.name}": (variable, Group(decay=float(variable.ndim > 1)))
+            for number, variable in enumerate(variables)
+        }
+        return cls(variables[0].backend, variables[0].dtype, named)
+
     def _lay_out(self) -> None:
         """Make the buffers, and move the variables into them."""
         backend, kept, shape = self.backend, wide(self._dtype), (self._length,)
@@ -92,6 +116,26 @@ class Parameters:
         """Write the gradients of a loss, of a tape that has recorded it, into ``gradients`` or a buffer like it."""
         views = self.views if buffer is None else [self.view(name, buffer) for name in self.variables]
         tape.gradient(loss, list(self.variables.values()), into=views)
+
+    def write_gradients(self, pairs: Iterable[tuple[Any, Variable]]) -> None:
+        """Write gradients beside their variables; None is 0, as is that of a variable which is not among them.
+
+        Raises ShapeError for a variable that is none of these, stands twice, or has a gradient of another shape.
+        """
+        given = list(pairs)
+        found = {id(variable): gradient for gradient, variable in given}
+        names = {id(variable): name for name, variable in self.variables.items()}
+        if len(found) < len(given) or not found.keys() <= names.keys():
+            raise ShapeError("gradients come in pairs with the variables of this optimizer, each at most once")
+        for view, (key, name) in zip(self.views, names.items(), strict=True):
+            gradient = found.get(key)
+            array = np.zeros(view.shape) if gradient is None else getattr(gradient, "array", gradient)
+            if np.shape(array) != view.shape:
+                raise ShapeError(f"the gradient of {name} has shape {np.shape(array)}, the variable {view.shape}")
+            if self.backend.owns(array) and gradient is not None:
+                self.backend.copy(array, view)
+            else:
+                self.backend.write(view, array)
 
     def view(self, name: str, buffer: Array) -> Array:
         """Return the part of a buffer of this layout that belongs to one parameter, in its shape."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -61,6 +61,8 @@ class _Parameters(Protocol):
 
     def overwrote(self) -> None: ...
 
+    def write_gradients(self, pairs: Any) -> None: ...
+
 
 def _writeable(array: Array) -> Array:
     return np.array(array) if isinstance(array, np.ndarray) and not array.flags.writeable else array
@@ -72,6 +74,11 @@ class Optimizer:
         optimizer = Optimizer("adam", model.parameters, model.context.clock, learning_rate=1e-3)
         optimizer.step()
 
+    In a loop over variables of your own:
+
+        optimizer = Optimizer("adam", Parameters.of([w, b]), learning_rate=1e-2)
+        optimizer.apply_gradients(zip(tape.gradient(loss, [w, b]), [w, b]))
+
     weight_decay : λ of decoupled decay, applied to weights and not to biases or gains
     clip_norm : the largest norm of the whole gradient; None for no limit
     averaging : β of a moving average of the weights, kept in ``average``; None for none
@@ -79,15 +86,15 @@ class Optimizer:
 
     A copy has its own parameters: copy or pickle an optimizer together with its model, as one tuple.
 
-    ``clock`` is the int64 array (3,) of :mod:`gpumlp.ops.batches`; a step advances it. ``rates`` holds the one
-    ``learning_rate`` of steps that are given no rates of their own.
+    ``clock`` is the int64 array (3,) of :mod:`gpumlp.ops.batches`, by default one of its own; a step advances it.
+    ``rates`` holds the one ``learning_rate`` of steps that are given no rates of their own.
     """
 
     def __init__(
         self,
         name: str,
         parameters: _Parameters,
-        clock: Array,
+        clock: Array | None = None,
         *,
         learning_rate: float | None = None,
         weight_decay: float | None = None,
@@ -99,7 +106,8 @@ class Optimizer:
             raise ConfigError(f"unknown optimizer {name!r:.80}", hint=choices(name, OPTIMIZERS))
         spec = OPTIMIZERS[name]
         backend, like = parameters.backend, parameters.values
-        self.name, self.parameters, self.clock = name, parameters, clock
+        self.name, self.parameters = name, parameters
+        self.clock = backend.zeros((3,), np.int64) if clock is None else clock
         given = {"learning_rate": learning_rate, "weight_decay": weight_decay, "clip_norm": clip_norm}
         given |= {"averaging": averaging}
         shared = {key: None if v is None else _SHARED[key].check(key, v) for key, v in given.items()}
@@ -125,6 +133,11 @@ class Optimizer:
         vars(self).update(state)
         self.slots = {name: _writeable(array) for name, array in self.slots.items()}
         self.average = None if self.average is None else _writeable(self.average)
+
+    def apply_gradients(self, pairs: Iterable[tuple[Any, Any]]) -> None:
+        """Take a step by gradients given in pairs with their variables; None is 0."""
+        self.parameters.write_gradients(pairs)
+        self.step()
 
     def step(self, rates: Array | None = None, decays: Array | None = None) -> None:
         """Advance the clock, and update the parameters from their gradients.

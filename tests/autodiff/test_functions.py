@@ -65,6 +65,8 @@ CASES = {
     "reshape": [(lambda x: ad.reshape(x, (3, -1)), [normal(2, 3)])],
     "minimum": [(ad.minimum, [apart(2, 3), apart(3, seed=1) + 0.2]), (lambda x: ad.minimum(0.0, x), [apart(4)])],
     "sign": [(lambda x: ad.sign(x) * x, [apart(2, 3)])],
+    "sin": [(ad.sin, [normal(3, 2)])],
+    "cos": [(ad.cos, [normal(3, 2)])],
     "sqrt": [(ad.sqrt, [positive(2, 3)])],
     "sum": [
         (ad.sum, [normal(2, 3)]),
@@ -157,6 +159,26 @@ OTHERS = {
         (ad.member_dense, [normal(6, 3), normal(2, 3, 4), normal(2, 4)]),
         (ad.member_dense, [normal(2, 1), normal(2, 1, 1), normal(2, 1)]),
     ],
+    "square": [(ad.square, [normal(3, 2)])],
+    "clip": [
+        (lambda x: ad.clip(x, -0.5, 0.6), [apart(4, 3) / 5]),
+        (ad.clip, [apart(4, 3) / 5, -positive(3), positive(4, 1)]),
+    ],
+    "var": [(ad.var, [normal(3, 2)]), (lambda x: ad.var(x, axis=0), [normal(3, 2)])],
+    "log_softmax": [(ad.log_softmax, [normal(3, 4)]), (lambda x: ad.log_softmax(x, axis=0), [normal(3, 4)])],
+    "split": [
+        (lambda x: ad.split(x, [2, 0, 3])[2], [normal(3, 5)]),
+        (lambda x: ad.split(x, 2, axis=0)[0], [normal(4, 2)]),
+    ],
+    "einsum": [
+        (lambda a, b: ad.einsum("ij,jk->ik", a, b), [normal(2, 3), normal(3, 4)]),
+        (lambda a, b: ad.einsum("nij, nj", a, b), [normal(2, 3, 2), normal(2, 2)]),
+        (lambda a: ad.einsum("ij->j", a), [normal(2, 3)]),  # a letter that is summed over by itself
+        (lambda a, b: ad.einsum("ij,k->i", a, b), [normal(2, 3), normal(4)]),
+        (lambda a, b, c: ad.einsum("i,ij,j->", a, b, c), [normal(2), normal(2, 3), normal(3)]),
+        (lambda a: ad.einsum("ij,ij->i", a, a), [normal(2, 3)]),
+        (lambda a, b: ad.einsum(",i->i", a, b), [normal(), normal(3)]),
+    ],
     "layer_norm": [
         (ad.layer_norm, [normal(4, 3), positive(3), normal(3)]),
         (ad.layer_norm, [normal(2, 4, 3), positive(3), normal(3)]),
@@ -197,11 +219,15 @@ def cases(table):
     return [pytest.param(f, x, id=f"{name}-{i}") for name, some in table.items() for i, (f, x) in enumerate(some)]
 
 
+WITHOUT_A_GRADIENT = {"activate", "argmax", "custom_gradient", "gradcheck", "loss_value", "stop_gradient"}
+"""Of the public functions: those that have none, or take a function that says what it is."""
+
+
 def test_every_function_has_a_case():
     assert set(CASES) == set(FUNCTIONS)
     assert set(fused.FUSED) <= set(FIRST)
-    public = {name for name in ad.__all__ if name.islower() and name not in ("gradcheck", "activate", "loss_value")}
-    aliases = {"concat": "concatenate"}
+    public = {name for name in ad.__all__ if name.islower() and name not in WITHOUT_A_GRADIENT}
+    aliases = {"concat": "concatenate", "mixed": "mix tanh"}
     assert {aliases.get(name, name) for name in public} <= set(FIRST)
 
 

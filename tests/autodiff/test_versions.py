@@ -213,7 +213,7 @@ def test_a_tape_is_not_copied(how):
 def test_what_watch_and_output_gradients_take():
     x = Tensor([1.0, 2.0])
     with GradientTape(persistent=True) as tape:
-        for wrong in ([x], np.ones(2), 1.0):
+        for wrong in ([x, 1.0], np.ones(2), 1.0):
             with pytest.raises(TapeError, match="watch takes tensors, not a"):
                 tape.watch(wrong)
         tape.watch(x)
