@@ -183,8 +183,8 @@ def test_all_problems_come_at_once_in_the_order_of_the_lines(write: Write) -> No
         "run.yaml:7:5: training.epochs: got 'ten', needs a whole number (at least 1) or null\n"
         "  passes over the training rows; null: about 20,000 steps, but 30 to 1,000 epochs\n"
         "--set training.epoch: unknown setting\n"
-        "  did you mean 'epochs'? allowed: epochs, batch_size, drop_last, seed, metric, calibration, conformal, "
-        "early_stopping, checkpoint_every\n"
+        "  did you mean 'epochs'? allowed: epochs, batch_size, shards, drop_last, seed, metric, calibration, "
+        "conformal, early_stopping, checkpoint_every\n"
         "--set backend: got 'gpu', needs one of auto, cupy, native, numpy\n"
         "  did you mean 'cupy'?"
     )
