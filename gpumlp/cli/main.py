@@ -37,7 +37,7 @@ class Main(click.Group):
         try:
             return super().main(*args, **options)
         except OSError as error:  # not of a reader who has had enough, as in `| head`: there click ends quietly
-            self._tell(f"{error.filename or 'output'}: {error.strerror or error}")
+            self.show_error(f"{error.filename or 'output'}: {error.strerror or error}")
             sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -48,17 +48,17 @@ class Main(click.Group):
         except click.NoSuchOption as error:
             raise _with_setting(error) from None
         except GpumlpError as error:
-            self._tell(str(error))
+            self.show_error(str(error))
             ctx.exit(error.exit_code)
         except MemoryError as error:
-            self._tell(f"out of memory: {error}" if str(error) else "out of memory")
+            self.show_error(f"out of memory: {error}" if str(error) else "out of memory")
             ctx.exit(1)
         except KeyboardInterrupt as interrupt:
-            self._tell("interrupted")
+            self.show_error("interrupted")
             ctx.exit(exit_code(interrupt))
 
     @staticmethod
-    def _tell(message: str) -> None:
+    def show_error(message: str) -> None:
         click.secho("error: ", fg="red", bold=True, nl=False, err=True)
         click.echo(printable(message), err=True)
 
@@ -140,21 +140,29 @@ def train(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Train a network from a CONFIG file, or directly on a DATA file."""
+    """Train a network from a CONFIG file, or directly on a DATA file.
+
+    mpirun -n N gpumlp train ... trains one network by N processes (pip install 'gpumlp[mpi]').
+    """
     with ctrl_c_ends_at_once():
+        from gpumlp.ranks import ending, start
+
+        ranks = start()  # before NumPy counts the cores
         from gpumlp.cli import verbs
-    verbs.train(
-        config=config,
-        target=target,
-        overrides=overrides,
-        run_dir=run_dir,
-        backend=backend,
-        device=device,
-        resume=resume,
-        force=force,
-        quiet=quiet,
-        as_json=as_json,
-    )
+    with ending(ranks, Main.show_error):
+        verbs.train(
+            config=config,
+            target=target,
+            overrides=overrides,
+            run_dir=run_dir,
+            backend=backend,
+            device=device,
+            resume=resume,
+            force=force,
+            quiet=quiet,
+            as_json=as_json,
+            ranks=ranks,
+        )
 
 
 @main.command()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import platform
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
+from gpumlp import __version__, runs
 from gpumlp import config as configuration
-from gpumlp import runs
 from gpumlp.backend import BACKENDS, Backend
 from gpumlp.cli import doctor as clinic
 from gpumlp.cli.display import (
@@ -32,6 +34,7 @@ from gpumlp.cli.given import template_of
 from gpumlp.data import News, Source, read_blocks, read_start, stream_blocks
 from gpumlp.errors import LISTED, ConfigError, DataError, RunError, exit_code
 from gpumlp.metrics import title
+from gpumlp.ranks import Ranks
 from gpumlp.runs.folder import PICTURE, REPORT, RunFolder
 from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, write_csv, write_predictions
 from gpumlp.runs.start import start_of
@@ -39,6 +42,9 @@ from gpumlp.store.formats import check_free, to_json, write_text
 from gpumlp.training.build import build, load_data, require_memory
 
 RUNS = Path("runs")
+VERSIONS = {"Python": platform.python_version(), "NumPy": np.__version__, "gpumlp": __version__}
+Given = tuple[configuration.Loaded, Path]
+"""What a run is given: a configuration, and its folder."""
 MIN_TOLD_SECONDS = 1.0  # that a run takes before it is said where they went
 
 
@@ -76,44 +82,64 @@ def train(
     force: bool,
     quiet: bool,
     as_json: bool,
+    ranks: Ranks,
 ) -> None:
-    """Train, and say how it went."""
+    """Train, and say how it went. Of several ranks the first one reads the configuration, and prints."""
     if resume and force:
         raise click.UsageError("--resume continues a run and --force replaces it: use one of them")
     if backend is not None:
         overrides = [*overrides, f"backend={backend}"]
     if device is not None:
         overrides = [*overrides, f"device={device}"]
-    template, name = template_of(config, target, overrides)
-    loaded = template.load()
-    folder = run_dir or _run_folder(name, resume=resume)
-    if resume and not quiet and not RunFolder(folder).is_run:
+
+    def read() -> Given:
+        template, name = template_of(config, target, overrides)
+        return template.load(), run_dir or _run_folder(name, resume=resume)
+
+    loaded, folder = _by_first(ranks, read) if ranks.size > 1 else read()
+    if ranks.first and resume and not quiet and not RunFolder(folder).is_run:
         remark(f"no run in {folder} yet: starting one")
-    announcer = None if quiet else Announcer()
+    announcer = Announcer() if ranks.first and not quiet else None
     log = logging.getLogger("gpumlp")
-    notices = Notices(logging.WARNING if quiet else logging.INFO)
+    notices = Notices(logging.WARNING if quiet else logging.INFO) if ranks.first else logging.NullHandler()
     log.setLevel(logging.INFO)
     log.addHandler(notices)
     try:
-        result = runs.train(loaded, folder, resume=resume, force=force, listener=announcer)
+        result = runs.train(loaded, folder, resume=resume, force=force, listener=announcer, ranks=ranks)
     except KeyboardInterrupt as interrupt:
         if announcer:
             announcer.close()
         place = RunFolder(folder)
         if not place.checkpoints():
             raise  # nothing to go on from yet
-        say(f"interrupted; resume from the last checkpoint with: {place.resume_command}", whole=True)
+        if ranks.first:
+            say(f"interrupted; resume from the last checkpoint with: {place.resume_command}", whole=True)
         sys.exit(exit_code(interrupt))
     finally:
         log.removeHandler(notices)
         if announcer:
             announcer.close()
+    if not ranks.first:
+        return
     if result.finished_before:  # otherwise they were printed when they were found
         remarks(result.notes)
     if as_json:
         click.echo(to_json({"run": str(folder), **result.summary}))
     else:
         _report(result)
+
+
+def _by_first(ranks: Ranks, read: Callable[[], Given]) -> Given:
+    """Return what the first rank is given, once all have the same versions."""
+    versions = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
+    ranks.require_alike("set of versions", versions, "install the same versions on every machine")
+
+    def sent() -> tuple[Any, ...]:
+        loaded, folder = read()
+        return loaded.settings.model_dump(mode="json"), loaded.path.resolve(), dict(loaded.places), folder.resolve()
+
+    settings, path, places, folder = ranks.of_first(sent)
+    return configuration.Loaded(configuration.Settings.model_validate(settings), path, places), folder
 
 
 def _run_folder(name: str, *, resume: bool) -> Path:

@@ -1,5 +1,6 @@
-"""Processes that train one network together: what they exchange, and how they agree."""
+"""Processes that train one network together: what they exchange, how they agree, how they end."""
 
 from gpumlp.ranks.alone import Ranks
+from gpumlp.ranks.start import ending, start
 
-__all__ = ["Ranks"]
+__all__ = ["Ranks", "ending", "start"]

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
+from gpumlp.errors import GpumlpError, RunError
+
+if TYPE_CHECKING:  # threads are counted when NumPy is loaded, and ranks share the cores before
+    import numpy as np
+
+_Result = TypeVar("_Result")
 
 
 class Ranks:
     """The ranks of a run, as one of them sees them: here there is one.
 
+    All of them call the same methods in the same order.
+
     Attributes
     ----------
     number, size : its number, counted from 0, and how many there are
     wish : the signal that has asked this rank to end, or 0
-    agreed : the signal that all ranks end by after the step at hand, or 0
+    agreed : the signal that all of several ranks end by, or 0
     """
 
     number, size = 0, 1
 
     def __init__(self) -> None:
-        self.wish = 0
+        self.wish = self.agreed = 0
 
     @property
-    def agreed(self) -> int:
-        return self.wish
+    def received(self) -> int:
+        """The signal to end by after the step at hand, or 0: of several ranks the one that all know of."""
+        return self.wish if self.size == 1 else self.agreed
 
     @property
     def first(self) -> bool:
@@ -40,3 +49,75 @@ class Ranks:
         """Fill ``out`` with the ``source`` of every rank, in their order."""
         out.reshape(-1)[...] = source.reshape(-1)
         return out
+
+    def collect(self, value: Any) -> list[Any]:
+        """Return the value of every rank, in their order."""
+        return [value]
+
+    def name(self, number: int) -> str:
+        """Return what messages call a rank."""
+        return f"rank {number}"
+
+    def agree(self, action: Callable[[], _Result]) -> _Result:
+        """Return what ``action`` does here; where it raises a GpumlpError on a rank, raise that of the first one."""
+        result, error = None, None
+        try:
+            result = action()
+        except GpumlpError as caught:
+            error = caught
+        self._raise_common(error)
+        return result  # type: ignore[return-value]
+
+    def of_first(self, action: Callable[[], _Result]) -> _Result:
+        """Return what ``action`` does on the first rank, or raise the GpumlpError that it raises there."""
+        result, error = None, None
+        if self.first:
+            try:
+                result = action()
+            except GpumlpError as caught:
+                error = caught
+        self._raise_common(error)
+        if self.size > 1:
+            result = self.collect(result)[0]
+        return result  # type: ignore[return-value]
+
+    def require_alike(self, what: str, value: Any, hint: str) -> None:
+        """Raise RunError where a rank has another value than the first one."""
+        values = self.collect(value)
+        for number, other in enumerate(values):
+            if other != values[0]:
+                shown = f"{other} there, {values[0]} on {self.name(0)}" if len(f"{value}") < 64 else "as on no other"
+                raise RunError(f"{self.name(number)} has another {what}: {shown}", hint=hint)
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.collect(None)
+
+    def share_end(self) -> bool:
+        """Return whether all ranks come here, too, within some seconds."""
+        return True
+
+    def abort(self, code: int) -> None:
+        """End all ranks at once."""
+        raise SystemExit(code)
+
+    def _raise_common(self, error: GpumlpError | None) -> None:
+        """Raise the error of the first rank that has one: everywhere the same."""
+        if self.size == 1:
+            if error is not None:
+                raise error
+            return
+        for number, other in enumerate(self.collect(error and (error.exit_code, str(error)))):
+            if other is not None:
+                if error is not None and number == self.number:
+                    raise error
+                code, text = other
+                raise CommonError(text if number == 0 else f"{self.name(number)}: {text}", code)
+
+
+class CommonError(GpumlpError):
+    """What another rank has raised."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.exit_code = code

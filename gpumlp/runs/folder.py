@@ -67,6 +67,20 @@ class RunFolder:
         """The command that continues an interrupted run, as one would type it."""
         return shlex.join(["gpumlp", "train", str(self.config), "--run-dir", str(self.path), "--resume"])
 
+    @property
+    def shards(self) -> int | None:
+        """The shards that the run of this folder was started with."""
+        try:
+            return load(self.config).settings.training.shards
+        except ConfigError:
+            return None
+
+    def resumable(self, error: WriteError) -> WriteError:
+        """Return an error with the command that goes on once it is fixed, where there is something to go on from."""
+        if not self.is_run or error.hint:
+            return error
+        return WriteError(error.what, where=error.where, hint=f"fix this, then resume: {self.resume_command}")
+
     def checkpoint(self, steps: int) -> Path:
         """Return the file of the checkpoint after so many steps."""
         return self.path / CHECKPOINTS / f"step-{steps:09d}.safetensors"

@@ -6,22 +6,24 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gpumlp.backend import Backend
 from gpumlp.config import Loaded, Settings, dump
 from gpumlp.data import Prepared
-from gpumlp.errors import DamageError, Note, RunError, SignalError, WriteError
+from gpumlp.errors import ConfigError, DamageError, Note, RunError, SignalError, WriteError
 from gpumlp.metrics import METRICS
+from gpumlp.ops.trees import is_power_of_two
 from gpumlp.phases import Phases, collected, phase
+from gpumlp.ranks import Ranks
 from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.identity import decisive, is_extension
 from gpumlp.runs.model import SavedModel, load_model, save_model
 from gpumlp.runs.signals import Signals, signals
-from gpumlp.runs.start import start_of
+from gpumlp.runs.start import Start, start_of
 from gpumlp.store.formats import json_line, write_sealed, writing
 from gpumlp.training.build import Parts, build, load_data
 from gpumlp.training.loop import COMPLETED, DIVERGED, Diverged, Epoch, Loop, Step
@@ -85,6 +87,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     listener: Listener | None = None,
+    ranks: Ranks | None = None,
 ) -> Result:
     """Train as the configuration says and leave everything in ``folder``.
 
@@ -93,45 +96,36 @@ def train(
     no run has begun yet, it begins. With more epochs it continues any run, finished or not: from there on the
     schedules are those of a run of that many epochs, and ``extensions`` of the summary has where. ``force`` replaces
     an earlier run in the folder. Nothing is written or deleted before data and configuration have been found good.
+    ``ranks`` are the processes that train together, each of which calls this; the first one writes, and returns what
+    the run came to.
 
     Raises RunError where the folder is in use or cannot be written, where a run to be resumed had another
     configuration or other data, or where the loss stops being finite; DataError where the data do not fit;
     SignalError where SIGINT or SIGTERM arrives: in training after the step of the moment, which is saved.
     """
-    listener = listener or Listener()
+    listener, ranks = listener or Listener(), ranks or Ranks()
     place = RunFolder(Path(folder))
     existed = place.path.exists()
-    text = dump(loaded.settings, folder=loaded.path.resolve().parent)
-    with writing(place.path):
-        place.recover()
-    if resume and not place.is_run:
-        resume = False
-    if resume:
-        place.check_resumable(loaded.settings)
-        if place.summary.exists() and (result := _finished(place, loaded.settings)):
-            return result
-    else:
-        place.check_free(force=force)
-    with signals() as watched, collected() as phases:
-        start = start_of(loaded)
-        if data is None:
-            data = load_data(loaded, start.encoder)
-        start.check_encoding(data)
-        parts = build(loaded.settings, data, weights=start.weights)
-        run = _Run(
-            place, loop_over(parts, every=loaded.settings.training.checkpoint_every), loaded.settings, watched, phases
-        )
+    resume, shards, done = ranks.of_first(lambda: _begin(place, loaded, ranks, resume=resume, force=force))
+    if done is not None:
+        return done
+    loaded = _in_shards(loaded, shards)
+    settings = loaded.settings
+    with signals(ranks) as watched, collected() as phases:
+        start, parts = ranks.agree(lambda: _parts(loaded, data, ranks))
+        _require_alike(parts, ranks)
+        loop = loop_over(parts, every=settings.training.checkpoint_every)
+        run = _Run(place, loop, settings, watched, phases, ranks)
         run.start = start.record
         if start.model is not None:
             run.notes = (Note(f"starts from the best weights of {start.path}"),)
+        text = dump(settings, folder=loaded.path.resolve().parent)
+        checkpoint = ranks.of_first(lambda: run.open(text, resume=resume, existed=existed))
+        if not ranks.first:
+            if checkpoint is not None:
+                checkpoint.put(run.loop)
+            return run.follow()
         try:
-            lines = run.restore() if resume else None
-            if resume and place.summary.exists():
-                if lines is None:
-                    hint = f"start another run from its model: --set model.start_from={place.path}"
-                    raise RunError("there is no checkpoint to extend this run from", where=str(place.path), hint=hint)
-                place.reopen()
-            place.prepare(text, lines, existed=existed)
             before = (*parts.notes, *run.notes)
             for note in before:
                 listener.note(note)
@@ -141,10 +135,65 @@ def train(
                 listener.note(note)
             return Result(place.path, summary, (*before, *run.loop.notes, *notes))
         except WriteError as error:
-            if not place.is_run or error.hint:
-                raise
-            hint = f"fix this, then resume: {place.resume_command}"
-            raise WriteError(error.what, where=error.where, hint=hint) from None
+            raise place.resumable(error) from None
+
+
+def _begin(
+    place: RunFolder, loaded: Loaded, ranks: Ranks, *, resume: bool, force: bool
+) -> tuple[bool, int | None, Result | None]:
+    """Look at the folder; return whether there is a run to resume, the shards, and the result if that has ended."""
+    with writing(place.path):
+        place.recover()
+    resume = resume and place.is_run
+    shards = loaded.settings.training.shards
+    if shards is None:
+        shards = place.shards if resume else ranks.size if ranks.size > 1 else None
+    _check_ranks(loaded, shards or 1, ranks.size)
+    loaded = _in_shards(loaded, shards)
+    if not resume:
+        place.check_free(force=force)
+        return resume, shards, None
+    place.check_resumable(loaded.settings)
+    return resume, shards, _finished(place, loaded.settings) if place.summary.exists() else None
+
+
+def _in_shards(loaded: Loaded, shards: int | None) -> Loaded:
+    """Return the configuration with so many shards."""
+    training = loaded.settings.training.model_copy(update={"shards": shards})
+    return replace(loaded, settings=loaded.settings.model_copy(update={"training": training}))
+
+
+def _check_ranks(loaded: Loaded, shards: int, ranks: int) -> None:
+    """Raise ConfigError unless so many ranks can share the shards of a batch."""
+    if ranks == 1:
+        return
+    if loaded.settings.members.count > 1:
+        what = f"several networks are trained by one process, and there are {ranks} ranks"
+        raise ConfigError(what, where=loaded.where("members"), hint="start it without mpirun, or set members: 1")
+    if shards % ranks or not is_power_of_two(shards):
+        few, many = 1 << ranks.bit_length() - 1, 1 << (ranks - 1).bit_length()
+        counts = " or ".join(str(each) for each in dict.fromkeys((few, many)) if shards % each == 0)
+        what = f"{ranks} ranks cannot share {shards} shard{'s' * (shards != 1)}: the ranks must divide them"
+        if not is_power_of_two(shards):  # there were none set: one for each rank
+            what, counts = f"{ranks} ranks are not a power of two, as the shards of a batch are", f"{few} or {many}"
+        hint = f"start {counts} ranks" if counts else f"start 1 rank, or set training.shards to {many}"
+        raise ConfigError(what, where=loaded.where("training.shards"), hint=hint)
+
+
+def _parts(loaded: Loaded, data: Prepared | None, ranks: Ranks) -> tuple[Start, Parts]:
+    """Read the data and build what trains on them."""
+    start = start_of(loaded)
+    if data is None:
+        data = load_data(loaded, start.encoder)
+    start.check_encoding(data)
+    return start, build(loaded.settings, data, weights=start.weights, ranks=ranks)
+
+
+def _require_alike(parts: Parts, ranks: Ranks) -> None:
+    """Raise RunError where ranks compute by different backends, or have read different data."""
+    ranks.require_alike("backend", parts.backend.name, "set backend, or install a compiler on each machine")
+    hint = "give every rank the same files, at the same path"
+    ranks.require_alike("data set", f"with fingerprint {parts.data.fingerprint}", hint)
 
 
 def _finished(place: RunFolder, settings: Settings) -> Result | None:
@@ -179,15 +228,24 @@ def _unlike(place: RunFolder, error: RunError) -> RunError:
 class _Run:
     """A loop, and what a folder keeps of it: history, checkpoints, the model. Signals end it between two steps."""
 
-    def __init__(self, folder: RunFolder, loop: Loop, settings: Settings, watched: Signals, phases: Phases) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        loop: Loop,
+        settings: Settings,
+        watched: Signals,
+        phases: Phases,
+        ranks: Ranks,
+    ) -> None:
         self.folder, self.loop, self.settings, self.signals = folder, loop, settings, watched
-        self.phases = phases
+        self.phases, self.ranks = phases, ranks
         self.history = hashlib.sha256()  # of the lines of the history so far
         self._checkpoint_due = time.monotonic() + CHECKPOINT_SECONDS
         self.notes: tuple[Note, ...] = ()  # on how it goes on from a checkpoint
         self._last: float | None = None  # what the metric of the validation rows was after the last epoch
         self.extensions: tuple[dict[str, int], ...] = ()
         self.start: dict[str, str] | None = None
+        self.restored: Checkpoint | None = None  # what it goes on from
 
     def train(self, listener: Listener) -> str:
         """Train until the loop ends or the listener ends it; return the status of the run."""
@@ -217,6 +275,38 @@ class _Run:
         self._save_end()
         return loop.status
 
+    def open(self, config: str, *, resume: bool, existed: bool) -> Checkpoint | None:
+        """Make the folder ready, and go back to its last checkpoint to resume; return that."""
+        place = self.folder
+        try:
+            lines = self.restore() if resume else None
+            if resume and place.summary.exists():
+                if lines is None:
+                    hint = f"start another run from its model: --set model.start_from={place.path}"
+                    raise RunError("there is no checkpoint to extend this run from", where=str(place.path), hint=hint)
+                place.reopen()
+            place.prepare(config, lines, existed=existed)
+        except WriteError as error:
+            raise place.resumable(error) from None
+        return self.restored
+
+    def follow(self) -> Result:
+        """Train as the first rank does, which writes what there is to write."""
+        loop = self.loop
+        self.signals.hold = True
+        for event in loop:
+            more = event.last < event.batches if isinstance(event, Step) else loop.status is None
+            if more:
+                self._end_if_asked()
+        if loop.progress.best_epoch:  # as long as the first rank does, so that nobody waits
+            loop.calibration()
+            loop.scores()
+            loop.measure()
+        self.ranks.barrier()
+        if loop.diverged is not None:
+            raise RunError(loop.diverged.reason)
+        return Result(self.folder.path, {})
+
     def _save_end(self) -> None:
         """Save where training ended, unless it has been: a run may be given more epochs later."""
         if not self.folder.checkpoint(self.loop.steps).exists():
@@ -235,7 +325,9 @@ class _Run:
     def _end_if_asked(self) -> None:
         """Save and raise SignalError if a signal has arrived."""
         if self.signals.received is not None:
-            self._save_checkpoint()
+            if self.ranks.first:
+                self._save_checkpoint()
+            self.ranks.barrier()
             raise SignalError(self.signals.received)
 
     def _give_up(self, event: Diverged) -> None:
@@ -290,7 +382,9 @@ class _Run:
             "model": model,
             "history": self.history.hexdigest(),
         }
-        return write_sealed(self.folder.summary, summary), notes
+        sealed = write_sealed(self.folder.summary, summary)
+        self.ranks.barrier()
+        return sealed, notes
 
     def _on_result(self, reached: float) -> tuple[Note, ...]:
         """Return notes on the result, given the training loss that was reached."""
@@ -353,6 +447,7 @@ class _Run:
                 log.warning("%s; trying the checkpoint before it", damage)
                 continue
             checkpoint.put(self.loop)
+            self.restored = checkpoint
             self.extensions = checkpoint.extensions
             if is_extension(checkpoint.settings, self.settings):
                 self._extend(checkpoint)

@@ -9,34 +9,39 @@ from collections.abc import Iterator
 from types import FrameType
 
 from gpumlp.errors import SignalError
+from gpumlp.ranks import Ranks
 
 
 class Signals:
     """The signals that asked this process to end.
 
-    received : the number of the first one that was held back, or None
     hold : whether a signal is noted, or raised as a SignalError at once
     """
 
-    def __init__(self) -> None:
-        self.received: int | None = None
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
         self.hold = False
+
+    @property
+    def received(self) -> int | None:
+        """The number of the first one that was held back, or None; of several ranks the one that all know of."""
+        return self._ranks.received or None
 
     def take(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal. Whoever asks twice does not want to wait."""
-        if not self.hold or self.received is not None:
+        if not self.hold or self._ranks.wish:
             raise SignalError(number)
-        self.received = number
+        self._ranks.wish = number
 
 
 @contextlib.contextmanager
-def signals() -> Iterator[Signals]:
+def signals(ranks: Ranks) -> Iterator[Signals]:
     """Watch for SIGINT and SIGTERM; afterwards they are handled as before.
 
     What the process ignores (SIGINT, in a background job) stays ignored. Only the main thread can watch; in
     another nothing is received.
     """
-    watched, before = Signals(), {}
+    watched, before = Signals(ranks), {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) not in (signal.SIG_IGN, None):

@@ -96,6 +96,16 @@ class Shards:
             backend.run(MOVING_AVERAGE, "forward", (average, statistic), (average,), **params)
         return sums
 
+    def send_wish(self) -> None:
+        """Put the signal that asks this rank to end beside the sums of the next step."""
+        if self.ranks.size > 1:
+            self._own_sums[0, WISH] = self.ranks.wish
+
+    def receive_wish(self) -> None:
+        """Let the ranks end by the signal that one of them has had before the last step."""
+        if self.ranks.size > 1:
+            self.ranks.agreed = int(self._sums[:, WISH].max())
+
     def _leave(
         self, parts: list[range], number: int, row: Array, sums: Array, compute: Callable[[range, Array], Array]
     ) -> None:

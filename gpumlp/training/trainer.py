@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,8 @@ class Trainer:
         self.shards = Shards(model, shards, self.batch_size, self.ranks) if shards > 1 else None
         self._key = int(generator(seed, ORDER).integers(2**32))
         self.totals = self.backend.zeros((4,), np.float64)
+        if self.ranks.size > 1:  # which look up after each step, whether one has been asked to end
+            together = 1
         self._together, self._most = together or 1, together or self.backend.together
         self._plans: dict[tuple[int, int], Plan] = {}  # by the rows of a batch, and how many of them are replayed
         self.rates = self.backend.zeros((self.batches,), model.context.wide)
@@ -136,7 +139,11 @@ class Trainer:
         most = min(self._together, alike, left, every - self.steps % every if every else alike)
         count = 1 if (rows, 1) not in self._plans else 1 << most.bit_length() - 1  # a power of two: few plans
         started = time.perf_counter()
+        if self.shards is not None:
+            self.shards.send_wish()
         self._step(rows, count)
+        if self.shards is not None:
+            self.shards.receive_wish()
         self.batch += count
         if count == self._together and time.perf_counter() - started < HASTE:
             self._together = min(2 * count, self._most)
@@ -156,6 +163,8 @@ class Trainer:
         assert self._started is not None
         loss, mass, hits, rows = self.backend.to_host(self.totals)
         seconds = self._clock() - self._started
+        if self.ranks.size > 1:
+            self._check_ranks()
         self.epoch, self.batch, self.seconds, self._started = self.epoch + 1, 0, 0.0, None
         return EpochReport(
             epoch=self.epoch,
@@ -194,6 +203,12 @@ class Trainer:
             self._begin()
         self._started = None
         return self._plans[self.batch_size, 1]
+
+    def _check_ranks(self) -> None:
+        """Raise RunError where ranks no longer have the same weights."""
+        values = self.backend.to_host(self.model.parameters.values)
+        hint = "use machines with the same processor, and a folder of their own for GPUMLP_CACHE on each kind"
+        self.ranks.require_alike(f"network after epoch {self.epoch + 1}", sha256(values.data).hexdigest(), hint)
 
     def _begin(self) -> None:
         """Start the clock, and write where the epoch stands and what is its own."""
