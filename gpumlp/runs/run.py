@@ -171,12 +171,13 @@ def _check_ranks(loaded: Loaded, shards: int, ranks: int) -> None:
         what = f"several networks are trained by one process, and there are {ranks} ranks"
         raise ConfigError(what, where=loaded.where("members"), hint="start it without mpirun, or set members: 1")
     if shards % ranks or not is_power_of_two(shards):
-        few, many = 1 << ranks.bit_length() - 1, 1 << (ranks - 1).bit_length()
-        counts = " or ".join(str(each) for each in dict.fromkeys((few, many)) if shards % each == 0)
-        what = f"{ranks} ranks cannot share {shards} shard{'s' * (shards != 1)}: the ranks must divide them"
-        if not is_power_of_two(shards):  # there were none set: one for each rank
-            what, counts = f"{ranks} ranks are not a power of two, as the shards of a batch are", f"{few} or {many}"
-        hint = f"start {counts} ranks" if counts else f"start 1 rank, or set training.shards to {many}"
+        below, above = 1 << ranks.bit_length() - 1, 1 << (ranks - 1).bit_length()
+        if not is_power_of_two(shards):  # none were set: one for each rank
+            what, hint = f"{ranks} ranks are not a power of two, as the shards of a batch are", f"{below} or {above}"
+        else:
+            what = f"{ranks} ranks cannot share {shards} shard{'s' * (shards != 1)}: their number must divide them"
+            hint = " or ".join(str(each) for each in sorted({below, above}) if each <= shards) or f"{shards}"
+        hint = f"start {hint} ranks, or set training.shards to {above}"
         raise ConfigError(what, where=loaded.where("training.shards"), hint=hint)
 
 
