@@ -80,7 +80,7 @@ class Mpi(Ranks):
         ]
 
     def share_end(self) -> bool:
-        request, ends = self._aside.Ibarrier(), time.monotonic() + GRACE_S
+        request, ends = self._aside.Ibarrier(), time.monotonic() + min(GRACE_S, self._limit)
         while not request.Test():
             if time.monotonic() > ends:
                 return False

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 import pytest
+from ranks.threads import by_threads
 from support import BACKENDS
 
 from gpumlp import backend as backends
@@ -17,27 +17,6 @@ from gpumlp.ops.random import permute
 from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
 from gpumlp.ranks import Ranks
 from gpumlp.training.trainer import Trainer
-
-
-class Threads(Ranks):
-    """Ranks that are threads of this process: each lays what it has on a table, and takes what is its own."""
-
-    def __init__(self, number: int, size: int, table: list[Any], barrier: threading.Barrier) -> None:
-        super().__init__()
-        self.number, self.size, self._table, self._barrier = number, size, table, barrier
-
-    def alltoall(self, source: Any, *, out: Any) -> Any:
-        return self._taken(source.reshape(self.size, -1), lambda array: array[self.number], out)
-
-    def allgather(self, source: Any, *, out: Any) -> Any:
-        return self._taken(source, lambda array: array, out)
-
-    def _taken(self, source: Any, part: Any, out: Any) -> Any:
-        self._table[self.number] = source.copy()
-        self._barrier.wait(30)
-        out.reshape(self.size, -1)[...] = [part(array).reshape(-1) for array in self._table]
-        self._barrier.wait(30)
-        return out
 
 
 def train(
@@ -74,25 +53,6 @@ def train(
     return losses, {name: array.tobytes() for name, array in kept.items()}, kept
 
 
-def together(size: int, **options: Any) -> list[tuple[Any, ...]]:
-    """Return what each of so many ranks ends with."""
-    barrier, table, found = threading.Barrier(size), [None] * size, [()] * size
-
-    def run(number: int) -> None:
-        try:
-            found[number] = train(Threads(number, size, table, barrier), **options)
-        except BaseException:
-            barrier.abort()
-            raise
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
-
-
 CASES: dict[str, dict[str, Any]] = {
     "short last batch": {},
     "fewer rows than shards": {"rows": 3, "norm": False},
@@ -116,7 +76,7 @@ def test_ranks_change_no_bit(case: str) -> None:
     losses, bits, _ = train(**CASES[case])
     assert np.isfinite(losses).all()
     for size in (2, 4):
-        for other in together(size, **CASES[case]):
+        for other in by_threads(size, lambda ranks: train(ranks, **CASES[case])):
             assert other[:2] == (losses, bits)
 
 
@@ -129,7 +89,9 @@ def test_every_backend_has_shards(backend: str) -> None:
     for name, array in kept.items():
         np.testing.assert_allclose(array, expected[2][name], rtol=1e-3, atol=1e-5)
     if backend == "native":
-        assert [other[:2] for other in together(2, backend=backend, epochs=3)] == [(losses, bits)] * 2
+        assert [other[:2] for other in by_threads(2, lambda ranks: train(ranks, backend, epochs=3))] == [
+            (losses, bits)
+        ] * 2
 
 
 @pytest.mark.parametrize("case", [name for name, options in CASES.items() if "dtype" not in options])
