@@ -10,6 +10,8 @@ DROPOUT = 1
 """The key of the dropout masks."""
 ORDER = 2
 """The key of the order in which batches visit the rows."""
+START = 0x57A7
+"""Rows and shares that first weights are fitted to, by the place of the layer."""
 MEMBER = 3
 """The seeds of networks that are trained beside the first."""
 CONFORMAL = 0xC0F0

@@ -350,7 +350,9 @@ class Model(Section):
     )
     norm: Norm = Field(default=NO_NORM, description="normalization before each activation: layer or batch norm")
     initializer: Annotated[str, NameIn(INITIALIZERS, ("auto",))] = Field(
-        default="auto", description="initializer of the weights; auto: chosen by the activation"
+        default="auto",
+        description="initializer of the weights; auto: chosen by the activation; data: fitted to training rows "
+        "(each unit varies by 1 on them, and its bias puts 0 among them)",
     )
     parametrization: Annotated[str, NameIn(PARAMETRIZATIONS)] = Field(
         default=STANDARD,

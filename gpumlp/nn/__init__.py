@@ -1,7 +1,7 @@
 """Networks: layers, models, initial weights, losses."""
 
 from gpumlp.nn.ensemble import Ensemble
-from gpumlp.nn.initializers import INITIALIZERS
+from gpumlp.nn.initializers import FITTED, INITIALIZERS
 from gpumlp.nn.layer import Declared, Equation, Layer
 from gpumlp.nn.layers import (
     NORMS,
@@ -18,8 +18,10 @@ from gpumlp.nn.losses import LOSSES, Loss
 from gpumlp.nn.mlp import MAX_UNITS, NO_NORM, Architecture, Hidden, count_parameters, mlp
 from gpumlp.nn.model import Model, Sequential
 from gpumlp.nn.parameters import Group, Parameters
+from gpumlp.nn.start import fit_start
 
 __all__ = [
+    "FITTED",
     "INITIALIZERS",
     "LOSSES",
     "MAX_UNITS",
@@ -45,5 +47,6 @@ __all__ = [
     "Parameters",
     "Sequential",
     "count_parameters",
+    "fit_start",
     "mlp",
 ]

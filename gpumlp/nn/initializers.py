@@ -32,6 +32,8 @@ def _orthogonal(rng: np.random.Generator, fan_in: int, fan_out: int) -> Values:
     return q if fan_in >= fan_out else np.ascontiguousarray(q.T)
 
 
+FITTED = "data"
+
 INITIALIZERS: dict[str, Initializer] = {
     # Glorot and Bengio 2010: variance 2 / (fan_in + fan_out), for tanh and sigmoid
     "glorot_uniform": _uniform(lambda i, o: math.sqrt(6.0 / (i + o))),
@@ -45,6 +47,8 @@ INITIALIZERS: dict[str, Initializer] = {
     "orthogonal": _orthogonal,
     "normal": _normal(lambda i, o: 0.05),
     "uniform": _uniform(lambda i, o: 0.05),
+    # as lecun_normal, then fitted to the training rows (gpumlp.nn.start)
+    FITTED: _normal(lambda i, o: math.sqrt(1.0 / i)),
     "zeros": lambda rng, i, o: np.zeros((i, o)),
 }
 

@@ -16,9 +16,23 @@ from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, SourceCache, pr
 from gpumlp.errors import ConfigError, DataError, Note, choices
 from gpumlp.limits import gigabytes
 from gpumlp.metrics import METRICS
-from gpumlp.nn import LOSSES, Architecture, Clamp, Ensemble, Hidden, Loss, Model, Sequential, count_parameters, mlp
+from gpumlp.nn import (
+    FITTED,
+    LOSSES,
+    Architecture,
+    Clamp,
+    Ensemble,
+    Hidden,
+    Loss,
+    Model,
+    Sequential,
+    count_parameters,
+    fit_start,
+    mlp,
+)
 from gpumlp.nn.ensemble import prefix
 from gpumlp.nn.mlp import ALONE
+from gpumlp.nn.start import draw_rows
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
 from gpumlp.ranks import Ranks
@@ -245,9 +259,12 @@ def _build(
     link = LOSSES[settings.loss.name].record(encoder.outputs).link
     model = mlp(architecture, encoder.outputs, link)
     model.build(encoder.width, backend=backend, dtype=precision.dtype, seed=training.seed)
-    _set_bounds(model, data.train)
+    if architecture.initializer == FITTED:
+        twin = mlp(architecture, encoder.outputs, link).build(encoder.width, dtype=np.float64, seed=training.seed)
+        fit_start(model, twin, _inputs_of_some(data.train, encoder.input_scale, training.seed), training.seed)
     if weights is not None:
         _load_start(model, weights)
+    _set_bounds(model, data.train)
     loss = build_loss(settings, model, encoder, data.train)
     wanted = settings.optimizer
     optimizer = Optimizer(
@@ -411,6 +428,12 @@ def _set_bounds(model: Sequential, train: Dataset) -> None:
             counts = slice(None) if train.weights is None else train.weights > 0
             seen = train.targets[counts]
             layer.set(np.nanmin(seen, axis=0), np.nanmax(seen, axis=0))
+
+
+def _inputs_of_some(rows: Dataset, scale: float, seed: int) -> np.ndarray[Any, Any]:
+    """Return what the network takes of some rows that have a weight, (n, p) float64."""
+    counts = np.ones(len(rows), bool) if rows.weights is None else rows.weights > 0
+    return rows.features[draw_rows(np.flatnonzero(counts), seed)].expanded().astype(np.float64) * scale
 
 
 def build_loss(settings: Settings, model: Model, encoder: Encoder, train: Dataset | None) -> Loss:

@@ -21,6 +21,7 @@ VARIANCES = {
     "he_normal": 2 / FAN_IN,
     "lecun_uniform": 1 / FAN_IN,
     "lecun_normal": 1 / FAN_IN,
+    "data": 1 / FAN_IN,
     "orthogonal": 1 / FAN_IN,
     "normal": 0.05**2,
     "uniform": 0.05**2 / 3,
