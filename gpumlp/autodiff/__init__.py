@@ -1,5 +1,6 @@
 """Automatic differentiation: tensors, the gradient tape, taped functions, gradient checks."""
 
+from gpumlp.autodiff.embedding import lookup, pbld, ple
 from gpumlp.autodiff.functions import (
     abs,
     argmax,
@@ -86,6 +87,7 @@ __all__ = [
     "log",
     "log1p",
     "log_softmax",
+    "lookup",
     "loss_value",
     "matmul",
     "max",
@@ -96,6 +98,8 @@ __all__ = [
     "minimum",
     "mixed",
     "mul",
+    "pbld",
+    "ple",
     "power",
     "reshape",
     "sign",

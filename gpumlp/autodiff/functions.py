@@ -34,6 +34,7 @@ from gpumlp.autodiff.tensor import (
     reshape,
     sign,
     sum,
+    transpose,
     where,
     wrap,
 )
@@ -297,6 +298,7 @@ FUNCTIONS: dict[str, Function] = {
     "sqrt": sqrt,
     "sum": sum,
     "tanh": tanh,
+    "transpose": transpose,
     "where": where,
 }
 

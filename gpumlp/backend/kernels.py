@@ -30,7 +30,15 @@ NARROW = "<V2"
 """The ``dtype.str`` of ml_dtypes' bfloat16, which NumPy itself does not know: 16 bits stored, computed in float."""
 WIDE = {NARROW: "<f4"}
 """What numbers are computed in where that is not what they are stored as."""
-ALWAYS = {"sums": "<f8", "totals": "<f8", "groups": "<f8", "factors": "<f8", "clock": "<i8", "shadow": NARROW}
+ALWAYS = {
+    "sums": "<f8",
+    "totals": "<f8",
+    "groups": "<f8",
+    "factors": "<f8",
+    "clock": "<i8",
+    "starts": "<i8",
+    "shadow": NARROW,
+}
 """Arrays whose dtype is the same in every kernel; the others have that of the array a kernel runs over."""
 FORMS = {
     "advance": ["long long"],

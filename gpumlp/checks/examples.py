@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.ops import RECORDS, Activation, Op, Update
+from gpumlp.ops.inputs import UNREACHED
 from gpumlp.ops.losses import Loss
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
@@ -98,6 +99,34 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
             )
             stored = np.concatenate([rng.standard_normal((rows, dense)).astype(codes.dtype), codes], axis=1)
             yield (stored,), {"dense": dense, "width": cols, "dtype": np.dtype(dtype)}
+        case Op(name="pbld"):
+            if direction == "forward":
+                numbers, width = _divided(cols, 2)
+                waves, last = 1 + cols % 16, normal(numbers, width - 1)
+            else:  # over the numbers and their waves
+                numbers, waves, width = rows, cols, 1 + cols % 4 + 1
+                rows, last = 7, normal(7, numbers, width)
+            w, b, V = 0.3 * normal(numbers, waves), normal(numbers, waves), normal(numbers, width - 1, waves)
+            yield (normal(rows, numbers + 1), w, b, V / np.array(waves, dtype), last), {}
+        case Op(name="ple"):
+            (numbers, size), bins = _divided(cols) if direction == "forward" else (rows, cols), 1 + cols % 5
+            edges, scales = _bins(numbers, bins, dtype, rng)
+            a, c, V = normal(numbers, size), normal(numbers, size), normal(numbers, bins, size)
+            if direction == "forward":
+                yield (_with_edges(normal(rows, numbers + 1)), edges, scales, a, c, V), {}
+            else:  # over the numbers and what is made of them
+                yield (_with_edges(normal(7, numbers + 1)), edges, scales, normal(7, numbers, size)), {}
+        case Op(name="lookup"):
+            columns, size = _divided(cols) if direction == "forward" else (min(3, rows), cols)
+            total = 2 * columns if direction == "forward" else rows
+            starts = np.linspace(0, total, columns + 1).astype(np.int64)
+            if direction == "forward":
+                given, params = normal(total, size), {"first": 1}
+            else:  # over the table
+                rows, given, params = 7, normal(7, columns, size), {"first": 1, "rows": total}
+            codes = rng.integers(-1, 3, (rows, columns + 1)).astype(dtype)  # some are not one of their column's
+            codes[:1, 1:] = np.nan
+            yield (codes, starts, given), params
         case Op(name="advance"):
             yield (np.array([3, 1, 2]),), {}
         case Op(name="accumulate"):
@@ -114,6 +143,22 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
 def _factor(number: int) -> int:
     """Return the largest factor below a number that has one; of a prime number 1."""
     return next((each for each in range(number // 2, 0, -1) if number % each == 0), 1)
+
+
+def _divided(cols: int, least: int = 1) -> tuple[int, int]:
+    """Return how many groups of columns there are, and how many columns a group has: a few where possible."""
+    width = next((each for each in (4, 3, 5) if cols % each == 0), max(cols, least))
+    return max(cols // width, 1), width
+
+
+def _bins(numbers: int, bins: int, dtype: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+    """Return lower edges and 1 / width, (numbers, bins), of numbers that have 0 to ``bins`` bins."""
+    widths = rng.uniform(0.2, 1.0, (numbers, bins))
+    edges = (np.cumsum(widths, axis=1) - widths - 1.0).astype(dtype)  # the number 0 or 1 may lie on one
+    widths = np.append(np.diff(edges), widths[:, -1:], axis=1)
+    scales = 1 / widths
+    missing = np.arange(bins) >= (bins - np.arange(numbers) % (bins + 1))[:, None]
+    return np.where(missing, UNREACHED, edges).astype(dtype), np.where(missing, 0.0, scales).astype(dtype)
 
 
 EDGES = (0.0, -0.0, 1.0, 1.0, 30.0, -30.0)

@@ -4,6 +4,7 @@ from gpumlp.ops.activations import ACTIVATIONS, record_of
 from gpumlp.ops.batches import ACCUMULATE, ADVANCE, EXPAND, GATHER
 from gpumlp.ops.dropout import DROPOUT
 from gpumlp.ops.hyper import Hyper
+from gpumlp.ops.inputs import LOOKUP, PBLD, PLE
 from gpumlp.ops.losses import LOSS_RECORDS
 from gpumlp.ops.members import MEMBER_SCALE
 from gpumlp.ops.mix import MIX
@@ -24,6 +25,9 @@ RECORDS: dict[str, Op] = {
         MEMBER_SCALE,
         MIX,
         EXPAND,
+        PBLD,
+        PLE,
+        LOOKUP,
         GATHER,
         ADVANCE,
         ACCUMULATE,

@@ -7,6 +7,7 @@ module differentiates it by that: a formula with ``abs`` or ``where`` in it woul
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,22 @@ def normal_cdf(xp: Any, x: Array) -> Array:
         previous, current = current, u * current - previous + coefficient
     tail = 0.5 * t * xp.exp(0.5 * u * current - previous + _ERFC[0] - z * z)
     return xp.where(x < 0, tail, 1.0 - tail)
+
+
+def _within_a_turn(xp: Any, x: Array) -> Array:
+    return math.pi * (x - 2.0 * xp.rint(0.5 * x))
+
+
+@smooth(lambda xp, x, y: -math.pi * sinpi(xp, x))
+def cospi(xp: Any, x: Array) -> Array:
+    """Return cos(π x), whole turns of which are taken off first, without an error."""
+    return xp.cos(_within_a_turn(xp, x))
+
+
+@smooth(lambda xp, x, y: math.pi * cospi(xp, x))
+def sinpi(xp: Any, x: Array) -> Array:
+    """Return sin(π x), as :func:`cospi`."""
+    return xp.sin(_within_a_turn(xp, x))
 
 
 @smooth(lambda xp, x, y: y * sigmoid(xp, -x))

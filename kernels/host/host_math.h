@@ -1,6 +1,6 @@
 // The mathematical functions of the kernels where their text is compiled for a CPU, by g++ or clang.
 //
-//   exp  expm1  log  log1p  tanh  normal_cdf        each for float and for double, in gpumlp_math
+//   exp  expm1  log  log1p  tanh  normal_cdf  sinpi  cospi        each for float and for double, in gpumlp_math
 //
 // A loop marked `#pragma omp simd` that calls one becomes vector code: there is no branch, no table and no call, only
 // arithmetic, comparisons and integer operations on a number's bits that SSE2 and NEON already have. That asks for
@@ -11,6 +11,7 @@
 //            exp   expm1  log   log1p  log1p_unit  tanh  normal_cdf  normal_pdf
 //   float    1.05  1.33   1.54  1.78   1.78        1.50  5.1e-7      1.8e-7    every float, against double
 //   double   1.54  2.57   1.53  1.56   1.58        3.17  2.4e-15     3.0e-16   10^7 doubles each, against binary128
+//   sinpi and cospi: float 1.02 (1.65 without FMA), every seventh float against double; double 1.6, 10^4 against mpmath
 // (4 10^5 doubles of log1p_unit and normal_pdf, against long double; floats of a normal density that are not denormal)
 // The polynomials are minimax fits made with mpmath (Remez, relative error); their own errors stand beside them.
 // The reductions are fdlibm's (Sun, 1993) in idea; other sources are named where they are used.
@@ -281,6 +282,69 @@ template <class T> GPUMLP_INLINE T normal_pdf_of(T x) {
     return a > Format<T>::normal_limit ? T(0) : y;
 }
 
+// ---- Waves ------------------------------------------------------------------------------------------------------
+
+// sin(pi f) and cos(pi f) for |f| <= 1/4, as f pi + f^3 P(f^2) and 1 + f^2 P(f^2), wrong by less than 1e-8 (float) and
+// 2e-19 (double). Pi is in two parts above 0, so that -0 comes back.
+GPUMLP_INLINE float sine(float f) {
+    const float z = f * f;
+    const float tail = horner(z, -0x1.4abbccp+2f, 0x1.4665e8p+1f, -0x1.2ee7bcp-1f);
+    return f * 0x1.921fb4p+1f + f * (z * tail + 0x1.4442d2p-23f);
+}
+
+GPUMLP_INLINE double sine(double f) {
+    const double z = f * f;
+    const double tail = horner(z, -0x1.4abbce625be53p+2, 0x1.466bc6775aae1p+1, -0x1.32d2cce62b872p-1,
+                               0x1.50783486facaap-4, -0x1.e3074d2614b2dp-8, 0x1.e8f036bcd3237p-12,
+                               -0x1.6cc577dadd922p-16);
+    return f * 0x1.921fb54442d18p+1 + f * (z * tail + 0x1.1a62633145c07p-53);
+}
+
+GPUMLP_INLINE float cosine(float f) {
+    const float z = f * f;
+    return 1 + z * horner(z, -0x1.3bd3ccp+2f, 0x1.03c1eap+2f, -0x1.55cb98p+0f, 0x1.db6492p-3f);
+}
+
+GPUMLP_INLINE double cosine(double f) {
+    const double z = f * f;
+    return 1 + z * horner(z, -0x1.3bd3cc9be45dep+2, 0x1.03c1f081b5ac0p+2, -0x1.55d3c7e3cb241p+0,
+                          0x1.e1f5068688d5bp-3, -0x1.a6d1eef479be1p-6, 0x1.f9ce245cada0bp-10, -0x1.b2f3eb054afcdp-14);
+}
+
+// x = 2 m + n / 2 + f with |f| <= 1/4, all of it exact. Adding 1.5 * 2^(mantissa + half) rounds to a multiple of the even
+// number 2^half, which is a number of whole turns; the bits of n say in which quarter of a turn the rest is. Numbers
+// too large for that are even.
+template <class T> struct Quarter {
+    T f;
+    Bits<T> n;  // low bits
+};
+
+template <class T> GPUMLP_INLINE Quarter<T> quarter(T x) {
+    using F = Format<T>;
+    constexpr int half = F::mantissa / 2;
+    const T turns = T(3) * T(Bits<T>(1) << (F::mantissa - 1)) * T(Bits<T>(1) << half);
+    const T inside = fabs(x) < turns / 4 ? x - ((x + turns) - turns) : x * T(0);  // 0, or NaN where there is no value
+    const T shifter = T(3) * T(Bits<T>(1) << (F::mantissa - 1));
+    const T shifted = (inside + inside) + shifter;
+    return {inside - T(0.5) * (shifted - shifter), to_bits(shifted)};
+}
+
+// The sine or, in odd quarters, the cosine, with the sign that the second bit of n tells.
+template <class T> GPUMLP_INLINE T wave(T f, Bits<T> n) {
+    const T y = (n & 1) ? cosine(f) : sine(f);
+    return from_bits<T>(to_bits(y) ^ (n & 2) << (8 * sizeof(T) - 2));
+}
+
+template <class T> GPUMLP_INLINE T sinpi_of(T x) {
+    const Quarter<T> q = quarter(x);
+    return wave(q.f, q.n);
+}
+
+template <class T> GPUMLP_INLINE T cospi_of(T x) {
+    const Quarter<T> q = quarter(x);
+    return wave(q.f, q.n + 1);
+}
+
 // ---- The functions ----------------------------------------------------------------------------------------------
 
 #define GPUMLP_BOTH(name)                                          \
@@ -293,6 +357,8 @@ GPUMLP_BOTH(log1p)
 GPUMLP_BOTH(log1p_unit)
 GPUMLP_BOTH(normal_cdf)
 GPUMLP_BOTH(normal_pdf)
+GPUMLP_BOTH(sinpi)
+GPUMLP_BOTH(cospi)
 #undef GPUMLP_BOTH
 
 }  // namespace gpumlp_math

@@ -74,12 +74,23 @@ CASES = {
         (lambda x: ad.sum(x, axis=(-1, 0), keepdims=True), [normal(2, 3, 4)]),
         (lambda x: ad.sum(x, axis=()), [normal(2, 3)]),
     ],
+    "transpose": [
+        (lambda x: x.T * np.arange(6.0).reshape(3, 2), [normal(2, 3)]),
+        (lambda x: ad.transpose(x, (2, 0, 1)) * np.arange(24.0).reshape(4, 2, 3), [normal(2, 3, 4)]),
+        (lambda x: ad.transpose(x, (0, -1, 1)) * np.arange(24.0).reshape(2, 4, 3), [normal(2, 3, 4)]),
+        (ad.transpose, [normal(5, 2, 3)]),
+        (ad.transpose, [normal(3)]),
+    ],
     "tanh": [(FUNCTIONS["tanh"], [normal(2, 3)])],
     "where": [
         (lambda a, b: ad.where(np.array([True, False, True]), a, b), [normal(2, 3), normal(2, 1)]),
         (lambda a, b: ad.where(a > b, a * b, b), [apart(2, 3), apart(3, seed=1) + 0.2]),
     ],
 }
+EDGES = np.array([[-0.7, 0.1, 0.9], [-0.3, 3e38, 3e38]])
+SCALES = np.array([[1 / 0.8, 1 / 0.8, 2.0], [1.5, 0.0, 0.0]])
+CODES = np.array([[9.0, 0, 1], [9, 2, 5], [9, 7, 0], [9, 2, 1]])
+
 OTHERS = {
     "add": [(ad.add, [normal(*a), normal(*b, seed=1)]) for a, b in SHAPES],
     "sub": [(ad.sub, [normal(*a), normal(*b, seed=1)]) for a, b in SHAPES],
@@ -108,13 +119,6 @@ OTHERS = {
         (lambda x: x @ np.ones((3, 2)), [normal(2, 3)]),
         (lambda x: np.ones((4, 2)) @ x, [normal(2, 3)]),
         (lambda x: np.arange(2.0) @ x, [normal(2, 3)]),
-    ],
-    "transpose": [
-        (lambda x: x.T * np.arange(6.0).reshape(3, 2), [normal(2, 3)]),
-        (lambda x: ad.transpose(x, (2, 0, 1)) * np.arange(24.0).reshape(4, 2, 3), [normal(2, 3, 4)]),
-        (lambda x: ad.transpose(x, (0, -1, 1)) * np.arange(24.0).reshape(2, 4, 3), [normal(2, 3, 4)]),
-        (ad.transpose, [normal(5, 2, 3)]),
-        (ad.transpose, [normal(3)]),
     ],
     "reshape": [
         (lambda x: x.reshape(3, -1) * np.arange(3.0)[:, None], [normal(2, 6)]),
@@ -187,6 +191,16 @@ OTHERS = {
     "batch_norm": [(lambda x, g, b: ad.batch_norm(x, g, b)[0], [normal(4, 3), positive(3), normal(3)])],
     **{f"mix {name}": [(lambda x, a, name=name: ad.mixed(name, x, a), [apart(4, 3) / 7, normal(3)])]
        for name, op in ACTIVATIONS.items() if not op.of_rows},
+    "pbld": [
+        (ad.pbld, [normal(4, 3), normal(2, 5), normal(2, 5), normal(2, 4, 5), normal(2, 4)]),
+        (lambda w, V: ad.pbld(normal(4, 3), w, np.ones((3, 2)), V, np.ones((3, 1))), [normal(3, 2), normal(3, 1, 2)]),
+    ],
+    "ple": [
+        (lambda x, a, c, V: ad.ple(x, EDGES, SCALES, a, c, V),
+         [normal(5, 3), normal(2, 2), normal(2, 2), normal(2, 3, 2)]),
+        (lambda V: ad.ple(normal(5, 3), EDGES, SCALES, np.ones((2, 2)), np.ones((2, 2)), V), [normal(2, 3, 2)]),
+    ],
+    "lookup": [(lambda table: ad.lookup(CODES, np.array([0, 3, 5]), table, first=1) ** 2, [normal(5, 2)])],
     "dropout": [(lambda x: ad.dropout(x, 0.4, clock=np.array([3, 0, 0]), key=(1, 2)), [normal(4, 3)])],
 }  # fmt: skip
 

@@ -23,7 +23,7 @@ from gpumlp.backend.cuda.branches import CHAIN, OTHERS, PRODUCTS, Place, arrange
 from gpumlp.backend.cuda.cublaslt import Epilogue
 from gpumlp.backend.cuda.graph import Graph
 from gpumlp.backend.host import builder
-from gpumlp.backend.kernels import Texts, extent
+from gpumlp.backend.kernels import SUMMED, Texts, extent
 from gpumlp.checks.examples import examples
 from gpumlp.data import Dataset
 from gpumlp.nn import Dense, Loss, Sequential
@@ -223,13 +223,15 @@ def test_each_kernel_reads_and_writes_what_its_record_says(fake: Cupy, name: str
     """Everything that it does not read is poisoned first, and changes nothing; what it does not write stays."""
     backend, op = CupyBackend(), RECORDS[name]
     stages = Texts().stages(op, direction)
-    assert {op.entry(direction) + stage.ending for stage in op.directions[direction].stages} == set(stages)
+    made = op.directions[direction]
+    assert {op.entry(direction) + stage.ending for stage in made.stages} == set(stages)
     for inputs, params in examples(op, direction, 13, 7, np.float32):
         given = [None if a is None else backend.asarray(a, copy=True) for a in inputs]
-        specs = op.directions[direction].specs(*given, **params)
+        specs = made.specs(*given, **params)
         outputs = [None if spec is None else backend.zeros(*spec) for spec in specs]
         launch: Any = backend.bind(op, direction, given, outputs, params)
-        arrays = [a for a in (*given, *outputs, launch.nodes[0].arguments[-2]) if a is not None]
+        arrays = [a for a in launch.nodes[0].arguments if hasattr(a, "memory")]
+        assert len(arrays) == sum(a is not None for a in (*given, *outputs)) + (made.launch in SUMMED)
         for node in launch.nodes:
             read, written = ([any(a is b for b in side) for a in arrays] for side in (node.reads, node.writes))
             kept = [a.memory.copy() for a in arrays]

@@ -19,8 +19,9 @@ COMPILER = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-ffp-contract=fast", "-fPIC"]
 # With and without fused multiply-add.
 TARGETS = [["-march=native"], ["-march=x86-64"]] if platform.machine() in ("x86_64", "AMD64") else [[]]
-NAMES = ["exp", "expm1", "log", "log1p", "log1p_unit", "tanh", "normal_cdf", "normal_pdf"]
+NAMES = ["exp", "expm1", "log", "log1p", "log1p_unit", "tanh", "normal_cdf", "normal_pdf", "sinpi", "cospi"]
 NORMAL = ("normal_cdf", "normal_pdf")  # where the error is counted in units of the value itself
+WAVES = ("sinpi", "cospi")
 INF, NAN = math.inf, math.nan
 EPS32, EPS64 = 2.0**-23, 2.0**-52
 
@@ -59,6 +60,17 @@ def call(request, tmp_path_factory):
     return call
 
 
+def wave(name, x):
+    """Return sin or cos of π x, which π in double is good for: what is multiplied is at most a quarter."""
+    if not math.isfinite(x):
+        return NAN
+    quarters = round(Fraction(x) * 2)
+    rest = math.pi * float(Fraction(x) - Fraction(quarters, 2)) if x else math.pi * x
+    quarters += name == "cospi"
+    value = math.cos(rest) if quarters % 2 else math.sin(rest)
+    return -value if quarters % 4 > 1 else value
+
+
 def exact(name, x):
     """Python's value for one double."""
     if name == "normal_cdf":
@@ -70,6 +82,8 @@ def exact(name, x):
         half = -(Fraction(x) ** 2) / 2 if abs(x) < 40 else Fraction(-800)
         rounded = float(half)
         return math.exp(rounded) * (1 + float(half - Fraction(rounded))) / math.sqrt(2 * math.pi)
+    if name in WAVES:
+        return wave(name, x)
     try:
         return getattr(math, name.removesuffix("_unit"))(x)
     except OverflowError:
@@ -122,6 +136,10 @@ def test_float_accuracy(call, name):
         wide = x.astype(np.float64)
         if name in NORMAL:
             expected = np.array([exact(name, v) if v == v else NAN for v in wide.tolist()])
+        elif name in WAVES:
+            turn = wide - 2 * np.rint(wide / 2)
+            beyond = np.where(np.abs(turn) > 0.5, np.copysign(1, turn) - turn, turn)
+            expected = np.sin(math.pi * (beyond if name == "sinpi" else 0.5 - np.abs(turn)))
         else:
             expected = getattr(np, name.removesuffix("_unit"))(wide)
     error, message = compare(name, x, call(name, x), expected)
@@ -161,6 +179,11 @@ CONSTANTS = [  # from mpmath, 40 digits
     ("log1p_unit", 1.0, 0.69314718055994531),
     ("normal_pdf", 0.0, 0.39894228040143268),
     ("normal_pdf", -10.5, 4.5753755905208053e-25),
+    ("sinpi", 1 / 3, 0.86602540378443862),
+    ("sinpi", 1e-10, 3.1415926535897934e-10),
+    ("cospi", 0.4, 0.30901699437494736),
+    ("cospi", 0.49999, 3.1415926530761638e-05),
+    ("cospi", 123456.25, 0.70710678118654752),
     ("normal_cdf", -0.5, 0.3085375387259869),
     ("normal_cdf", -3.0, 0.0013498980316300945),
     ("normal_cdf", -10.0, 7.6198530241605261e-24),
@@ -183,6 +206,12 @@ SPECIAL = [
     ("tanh", [INF, -INF, NAN, 0.0, -0.0, 1e30, -1e30], [1.0, -1.0, NAN, 0.0, -0.0, 1.0, -1.0]),
     ("log1p_unit", [NAN, 0.0, 1e-30], [NAN, 0.0, 1e-30]),
     ("normal_pdf", [INF, -INF, NAN, 1e30, -1e30], [0.0, 0.0, NAN, 0.0, 0.0]),
+    (
+        "sinpi",
+        [INF, -INF, NAN, 0.0, -0.0, 1e30, 0.5, 1.5, 4e6 + 0.5],
+        [NAN, NAN, NAN, 0.0, -0.0, 0.0, 1.0, -1.0, 1.0],
+    ),
+    ("cospi", [INF, -INF, NAN, 0.0, -0.0, 1e30, 1.0, 16777215.0], [NAN, NAN, NAN, 1.0, 1.0, 1.0, -1.0, -1.0]),
     ("normal_cdf", [INF, -INF, NAN, 0.0, -0.0, 1e30, -1e30], [1.0, 0.0, NAN, 0.5, 0.5, 1.0, 0.0]),
 ]
 

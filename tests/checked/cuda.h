@@ -55,6 +55,9 @@ inline float __uint_as_float(unsigned bits) {
 inline float normcdff(float x) { return 0.5f * erfcf(-x * 0.70710678f); }
 inline double normcdf(double x) { return 0.5 * erfc(-x * 0.7071067811865476); }
 
+template <class T> inline T cospi(T x) { return cos((T)M_PI * (x - 2 * rint(x / 2))); }
+template <class T> inline T sinpi(T x) { return sin((T)M_PI * (x - 2 * rint(x / 2))); }
+
 // ---- calling a kernel ------------------------------------------------------------------------------------------
 
 // A kernel's parameters as text, e.g. "const float32*,float32*,int64,double,", to be held against its arguments.

@@ -47,7 +47,7 @@ WIDEST = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD
 """For what is long: where there are vectors of 64 bytes g++ prefers those of 32, with which an exponential takes
 up to half as long again. In a row of ten classes there would be none of the longer ones."""
 MATHEMATICS = (
-    *("exp", "expm1", "log", "log1p", "log1p_unit", "tanh", "normal_cdf", "normal_pdf"),
+    *("exp", "expm1", "log", "log1p", "log1p_unit", "tanh", "normal_cdf", "normal_pdf", "sinpi", "cospi"),
     *("sqrt", "fabs", "pow", "rint"),
 )
 
