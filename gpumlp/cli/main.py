@@ -251,7 +251,8 @@ def sweep(
       gpumlp sweep CONFIG --set model.hidden=[64],[128,64] \\
         --set "optimizer.learning_rate=log(1e-4,1e-2)" --trials 20
 
-    The same command goes on where it was interrupted; several at once share the points.
+    The same command goes on where it was interrupted; several at once share the points. With --set
+    search.sampler=tpe each point is chosen by the results of those before.
     """
     with ctrl_c_ends_at_once():
         from gpumlp.cli import sweep as several
@@ -270,18 +271,33 @@ def sweep(
 @main.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=PATH)
 @click.option(
+    "--metric",
+    "metrics",
+    metavar="NAME",
+    multiple=True,
+    help="Metric to show, such as log_loss or r2; may be repeated  [default: accuracy or rmse]",
+)
+@click.option("--all", "all_settings", is_flag=True, help="Show all settings that differ, however wide the table.")
+@click.option(
     "--plot", metavar="FILE", type=PATH, help="Plot the metric of each run to this .png, .svg or .pdf file."
 )
 @click.option("--force", is_flag=True, help="Overwrite the plot file if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print all that differs, and all metrics, as JSON.")
-def compare(runs: tuple[Path, ...], plot: Path | None, force: bool, as_json: bool) -> None:
+def compare(
+    runs: tuple[Path, ...],
+    metrics: tuple[str, ...],
+    all_settings: bool,
+    plot: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Show the settings in which runs differ, and their metrics.
 
     A folder of gpumlp cv or gpumlp sweep stands for the runs in it.
     """
     with ctrl_c_ends_at_once():
         from gpumlp.cli import sweep as several
-    several.compare(runs=runs, plot=plot, force=force, as_json=as_json)
+    several.compare(runs=runs, metrics=metrics, all_settings=all_settings, plot=plot, force=force, as_json=as_json)
 
 
 @main.command()

@@ -28,7 +28,7 @@ from gpumlp.cli.display import (
     tell,
 )
 from gpumlp.cli.given import template_of
-from gpumlp.errors import Note, exit_code
+from gpumlp.errors import ConfigError, Note, choices, exit_code
 from gpumlp.metrics import title
 from gpumlp.runs import Listener, Result
 from gpumlp.runs.predictions import ending_of
@@ -125,12 +125,14 @@ def sweep(
     plan = search.plan_of(template, space)
     place = chosen_folder(RUNS / f"{name}-sweep", plan) if run_dir is None else PlanFolder(run_dir)
     noted = Noted(quiet=quiet)
-    total = len(numbers_of(len(space), part))
+    studied = search.settings_of(template, space).search.sampler != "keyed"
+    total = int(space.trials or 0) if studied else len(numbers_of(len(space), part))
     with told(quiet=quiet), _Counted("point", total, quiet=quiet) as counted:
 
         def done(point: search.Point, before: bool) -> None:
             result = f"validation {title(point.metric)} {number(point.score)}"
             text = result if point.error is None else f"{point.status}: {point.error.splitlines()[0]}"
+            text += " (pruned)" if point.status == search.PRUNED else ""
             counted.done(point.name, f"{' '.join(point.overrides)}  {text}{', finished before' if before else ''}")
 
         points = search.sweep(template, space, place.path, part=part, listener=noted, done=done)
@@ -146,8 +148,10 @@ def sweep(
         values = [each.partition("=")[2] for each in point.overrides]
         table.add_row(point.name, *map(_short, values), number(point.score) if point.error is None else point.status)
     print_table(table)
-    failed = sum(point.error is not None for point in points)
-    tell(f"{len(points)} of {len(space)} points" + (f", {failed} of them failed" if failed else ""))
+    counts = {"failed": sum(point.error is not None for point in points)}
+    counts["pruned"] = sum(point.status == search.PRUNED for point in points)
+    of = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    tell(f"{len(points)} of {total if studied else len(space)} points" + (f" ({of})" if of else ""))
     tell(f"runs        {place.path}", whole=True)
     if points and points[0].score is not None:
         best = place.run(points[0].name)
@@ -158,13 +162,16 @@ def sweep(
 SHOWN_POINTS = 10
 
 
-def compare(runs: Sequence[Path], plot: Path | None, force: bool, as_json: bool) -> None:
+def compare(
+    runs: Sequence[Path], metrics: Sequence[str], all_settings: bool, plot: Path | None, force: bool, as_json: bool
+) -> None:
     """Print the settings in which runs differ, and what came of them."""
     if plot is not None:
         check_free(plot, force=force)
     found, differ = comparison.compare(runs)
+    chosen = _chosen_metrics(found, metrics)
     if plot is not None:
-        comparison.plot(found, _common(found), plot)
+        comparison.plot(found, chosen[0], plot)
     if as_json:
         rows = [
             {
@@ -177,22 +184,26 @@ def compare(runs: Sequence[Path], plot: Path | None, force: bool, as_json: bool)
         ]
         click.echo(to_json({"differ": differ, "runs": rows}))
         return
-    metric = _common(found)
+    shown = differ if all_settings else differ[:SHOWN_SETTINGS]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     folder = _shared_folder([each.name for each in found])
     table.add_column("run" if folder is None else f"run in {folder}", overflow="fold")
-    for setting in differ[:SHOWN_SETTINGS]:
+    for setting in shown:
         table.add_column(setting.replace(".", "\n."), overflow="fold")
-    for part in ("validation", "test"):
+    columns = [(part, metric) for metric in chosen for part in ("validation", "test")]
+    for part, metric in columns:
         table.add_column(f"{part}\n{title(metric)}", justify="right", no_wrap=True)
     for each in found:
-        values = [_short(each.settings.get(name, "")) for name in differ[:SHOWN_SETTINGS]]
-        scores = [number(each.metrics(part).get(metric)) for part in ("validation", "test")]
+        values = [_short(each.settings.get(name, "")) for name in shown]
+        scores = [number(each.metrics(part).get(metric)) for part, metric in columns]
         name = each.name if folder is None else str(PurePath(each.name).relative_to(folder))
-        table.add_row(name, *values, *(scores if each.metrics("train") else (each.status, "")))
-    stdout.print(table)
-    if hidden := differ[SHOWN_SETTINGS:]:
-        tell(f"also differ: {', '.join(hidden)} (--json has all)")
+        table.add_row(name, *values, *(scores if each.metrics("train") else (each.status, *scores[1:])))
+    if all_settings:
+        print_table(table)
+    else:
+        stdout.print(table)
+    if hidden := differ[len(shown) :]:
+        tell(f"also differ: {', '.join(hidden)} (--all shows them)")
     if plot is not None:
         tell(str(plot))
 
@@ -206,6 +217,15 @@ def _shared_folder(names: Sequence[str]) -> str | None:
     parents = {str(PurePath(name).parent) for name in names}
     shared = os.path.commonpath(parents) if len({PurePath(name).is_absolute() for name in names}) == 1 else ""
     return shared if len(names) > 1 and shared not in ("", ".", "/") else None
+
+
+def _chosen_metrics(runs: Sequence[comparison.Compared], wanted: Sequence[str]) -> Sequence[str]:
+    """Return the metrics to show. Raises ConfigError for one that no run has."""
+    known = list(dict.fromkeys(name for each in runs for part in ("train", "test") for name in each.metrics(part)))
+    for name in wanted:
+        if known and name not in known:
+            raise ConfigError(f"no run has a metric {name!r}", where="--metric", hint=choices(name, known))
+    return wanted or [_common(runs)]
 
 
 def _common(runs: Sequence[comparison.Compared]) -> str:

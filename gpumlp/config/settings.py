@@ -653,6 +653,39 @@ class Members(Section):
         return self.count if own.keys() <= {"count"} else {"count": self.count, **own}
 
 
+SAMPLERS = {
+    "keyed": "the grid in order, or random draws, each point a function of the seed and its number",
+    "tpe": "each point by the results of those before (Optuna's tree-structured Parzen estimator; extra sweep)",
+}
+"""How gpumlp sweep chooses points."""
+
+
+class SearchSettings(Section):
+    """How gpumlp sweep chooses the points it tries. No other command uses it."""
+
+    sampler: Annotated[str, NameIn(SAMPLERS)] = Field(
+        default="keyed",
+        description="; ".join(f"{name} ({meaning})" for name, meaning in SAMPLERS.items()),
+    )
+    storage: Text | None = Field(
+        default=None,
+        description="with tpe: address of the database of the study, such as postgresql://user@host/base or "
+        "sqlite:///study.db; null: a file in the folder of the sweep",
+    )
+    pruning: Literal["median", "none"] = Field(
+        default="median",
+        description="with tpe: median ends a point whose validation metric is worse than the median of the others at "
+        "the same epoch",
+    )
+
+    @model_validator(mode="after")
+    def _storage_has_a_study(self) -> Self:
+        if self.storage is not None and self.sampler != "tpe":
+            what = f"sampler {self.sampler} has no study to keep"
+            refuse("Search", [Problem(("storage",), what, "set sampler: tpe, or remove storage")])
+        return self
+
+
 def _all_defaults() -> Any:
     """Return a section with nothing set, for validation to fill in."""
     return {}
@@ -677,6 +710,7 @@ class Settings(Section):
     members: Annotated[Members, BeforeValidator(members_of_count, json_schema_input_type=int | Members)] = Field(
         default=Members(), description="networks trained side by side, which predict by their mean: a number of them"
     )
+    search: SearchSettings = Field(default=SearchSettings(), description="how gpumlp sweep chooses points")
     backend: Annotated[str, NameIn(BACKENDS, ("auto",))] = Field(
         default="auto", description="compute backend; auto: the fastest available"
     )

@@ -19,12 +19,12 @@ LONGEST = 100
 
 
 def decisive(settings: Settings) -> dict[str, Any]:
-    """Return the settings that decide how a run ends, as JSON: all but the device, and where the data files lie.
+    """Return the settings that decide how a run ends, as JSON: all but device, search, and where data files lie.
 
     The data themselves have a fingerprint.
     """
     values = settings.model_dump(mode="json")
-    del values["device"], values["data"]["folder"]
+    del values["device"], values["search"], values["data"]["folder"]
     return values
 
 

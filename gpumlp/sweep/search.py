@@ -7,20 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpumlp.config import Loaded
+from gpumlp.config import Loaded, Settings
 from gpumlp.data import Prepared, SourceCache
-from gpumlp.errors import ConfigError, GpumlpError, WriteError
+from gpumlp.errors import ConfigError, GpumlpError, RunError, WriteError
 from gpumlp.metrics import METRICS
 from gpumlp.runs import Listener, train
 from gpumlp.runs.folder import RunFolder
+from gpumlp.runs.identity import decisive
+from gpumlp.runs.run import STOPPED
 from gpumlp.runs.start import start_of
 from gpumlp.store.formats import keep_folder, read_json, write_sealed
 from gpumlp.sweep.folder import PlanFolder, Template
 from gpumlp.sweep.points import Space, dimension_of, numbers_of
+from gpumlp.sweep.study import Pruning, Study, load_optuna, name_of
 from gpumlp.training.build import load_data, unsuitable
 from gpumlp.training.loop import DIVERGED
 
 FAILED = "failed"
+PRUNED = "pruned"
+"""The status of a point that was ended before the others because it was worse."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,25 @@ def space_of(template: Template, overrides: tuple[str, ...], trials: int | None)
     return template, Space(tuple(dimensions), trials, base.training.seed)
 
 
+def settings_of(template: Template, space: Space) -> Settings:
+    """Return the settings of a sweep, with the first value of each that is tried."""
+    return template.load(*(f"{each.setting}={each.ends[0]}" for each in space.dimensions)).settings
+
+
 def plan_of(template: Template, space: Space) -> dict[str, Any]:
     """Return what decides about a sweep, fit for JSON."""
-    first = [f"{each.setting}={each.ends[0]}" for each in space.dimensions]
-    settings = Template(template.path, (*template.overrides, *first), template.text).identity()
+    settings = settings_of(template, space)
     tried = {each.setting: [each.kind, *each.ends] for each in space.dimensions}
-    return {"kind": "sweep", "settings": settings, "space": tried, "trials": space.trials}
+    plan = {"kind": "sweep", "settings": decisive(settings), "space": tried}
+    if settings.search.sampler == "keyed":
+        return {**plan, "trials": space.trials}
+    return {**plan, "search": {"sampler": settings.search.sampler, "pruning": settings.search.pruning}}
+
+
+def _key_of(loaded: Loaded) -> Any:
+    """Return what decides about the encoded data of a configuration."""
+    settings = loaded.settings
+    return settings.task, settings.goal, settings.data, settings.training.seed, settings.model.start_from
 
 
 class _Data:
@@ -82,14 +100,20 @@ class _Data:
         self._data: Prepared | None = None
 
     def of(self, loaded: Loaded) -> Prepared:
-        settings = loaded.settings
-        key = (settings.task, settings.data, settings.training.seed, settings.model.start_from)
+        settings, key = loaded.settings, _key_of(loaded)
         if self._data is None or key != self._key or unsuitable(settings, self._data):
-            self._data = load_data(
-                loaded, start_of(loaded).encoder, cache=self._cache
-            )  # which raises what is unsuitable
+            # This raises what is unsuitable.
+            self._data = load_data(loaded, start_of(loaded).encoder, cache=self._cache)
             self._key = key
         return self._data
+
+    def check(self, loaded: Loaded, point: Point, folder: Path) -> None:
+        """Raise RunError if a finished point has the settings of the data at hand, but was trained on others."""
+        if self._data is None or self._key != _key_of(loaded) or point.summary is None:
+            return
+        if point.summary["data"] != self._data.fingerprint:
+            hint = "restore the data, or choose another --run-dir"
+            raise RunError("the data have changed since this point was trained", where=str(folder), hint=hint)
 
 
 def sweep(
@@ -116,6 +140,8 @@ def sweep(
     RunError : if the folder is not free
     """
     place, data = PlanFolder(Path(folder)), _Data()
+    if settings_of(template, space).search.sampler != "keyed":
+        return _studied(template, space, place, data, part, listener, done)
     numbers = numbers_of(len(space), part)
     if numbers:
         data.of(template.load(*space.point(numbers[0])))  # nothing is written if the data do not fit
@@ -128,14 +154,46 @@ def sweep(
             before = _outcome(place, name, space.point(number))
             if before.summary is None:
                 _train(place, name, template, space.point(number), data, listener)
+            else:
+                data.check(template.load(*space.point(number)), before, place.run(name))
             if done is not None:
                 done(_outcome(place, name, space.point(number)), before.summary is not None)
     return points_of(place, space)
 
 
-def name_of(number: int) -> str:
-    """Return the name of the folder of a point."""
-    return f"point-{number:04}"
+def _studied(
+    template: Template,
+    space: Space,
+    place: PlanFolder,
+    data: _Data,
+    part: str | None,
+    listener: Listener | None,
+    done: Callable[[Point, bool], None] | None,
+) -> list[Point]:
+    """Train points that a study chooses, as :func:`sweep` does."""
+    settings = settings_of(template, space)
+    if space.trials is None:
+        raise ConfigError(f"sampler {settings.search.sampler} has no end", where="--trials", hint="add --trials N")
+    if part is not None:
+        what = f"parts are of points by number, and sampler {settings.search.sampler} chooses them by results"
+        raise ConfigError(what, where="--part", hint="start the same command several times: they share the study")
+    load_optuna()
+    data.of(template.load(*(f"{each.setting}={each.ends[0]}" for each in space.dimensions)))
+    plan, metric = plan_of(template, space), settings.training.chosen_metric
+    if settings.search.storage is not None:  # nothing is written if it cannot be used
+        Study(place, space, settings.search, plan, metric)
+    place.begin(plan)
+    study = Study(place, space, settings.search, plan, metric)
+    for trial in study.trials():
+        name = name_of(trial.number)
+        _train(place, name, template, trial.overrides, data, Pruning(trial, metric, listener))
+        point = _outcome(place, name, trial.overrides)
+        with study.reached():
+            trial.end(point.score, pruned=point.status == PRUNED)
+        if done is not None:
+            done(point, False)
+    points = [_outcome(place, name_of(number), each) for number, each in study.overrides().items()]
+    return sorted(points, key=lambda each: each.cost)
 
 
 def points_of(place: PlanFolder, space: Space) -> list[Point]:
@@ -154,7 +212,7 @@ def _train(
 ) -> None:
     record = place.path / FAILED / f"{name}.json"
     try:
-        loaded = template.load(*overrides)
+        loaded = template.load(*overrides, "search={}")  # which has no part in the run
         train(loaded, place.run(name), data=data.of(loaded), resume=True, listener=listener)
         record.unlink(missing_ok=True)
     except WriteError:
@@ -174,7 +232,8 @@ def _outcome(place: PlanFolder, name: str, overrides: tuple[str, ...]) -> Point:
         score = summary["metrics"].get("validation", {}).get(metric)
         if summary["status"] == DIVERGED:
             return Point(name, overrides, DIVERGED, metric, None, summary.get("reason"), summary)
-        return Point(name, overrides, summary["status"], metric, score, None, summary)
+        status = PRUNED if summary["status"] == STOPPED else summary["status"]
+        return Point(name, overrides, status, metric, score, None, summary)
     if record.is_file():
         return Point(name, overrides, "failed", metric, error=str(read_json(record).get("error")))
     return Point(name, overrides, "not finished" if run.is_run else "not begun", metric)
