@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a table of two targets and two classes, and a run of each."""
     folder = tmp_path_factory.mktemp("hostile\x1b[2J")
     names = [f"{name}{escape}" for name, escape in zip("pqyz", ESCAPES, strict=True)]
-    rows = [f"{i % 7},{i % 5},{i % 3 * 1.5},{'ab'[i % 2]}\x1b[2J" for i in range(40)]
+    rows = [f"{i % 7},{i % 5},{i % 3 * 1.5},{'ab'[i % 2]}\x07\x1b[2J" for i in range(40)]
     (folder / "a.csv").write_text("\n".join([",".join(names), *rows]) + "\n")
     for run_name, target in (("numbers", "[0, 2]"), ("classes", "3")):
         task = "regression" if target[0] == "[" else "classification"
@@ -53,7 +53,7 @@ def test_no_command_prints_a_control_character(folder: Path, run_name: str) -> N
 
 def test_predictions_on_a_terminal_are_escaped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["predict", folder / "classes", folder / "a.csv"]
-    assert "\x1b[2J\n" in run(*command).stdout  # data are what they are
+    assert "\x07\x1b[2J\n" in run(*command).stdout  # data are what they are
     shown = io.StringIO()
     monkeypatch.setattr(shown, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys, "stdout", shown)
