@@ -53,6 +53,10 @@ def threads() -> int:
     return max(1, math.ceil(min(cores(), _quota())))
 
 
+PIECES_PER_THREAD = 16
+"""Pieces of work that each thread gets on average: to hand a thread one item takes longer than most items do."""
+
+
 def in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
     """Return ``function`` of each item, in their order, computed by as many threads as may compute.
 
@@ -61,8 +65,10 @@ def in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> 
     items = list(items)
     if len(items) < 2 or threads() == 1:
         return list(map(function, items))
-    with ThreadPoolExecutor(min(threads(), len(items))) as pool:
-        return list(pool.map(function, items))
+    size = max(1, len(items) // (threads() * PIECES_PER_THREAD))
+    pieces = [items[start : start + size] for start in range(0, len(items), size)]
+    with ThreadPoolExecutor(min(threads(), len(pieces))) as pool:
+        return [result for piece in pool.map(lambda piece: list(map(function, piece)), pieces) for result in piece]
 
 
 def return_freed_memory() -> None:

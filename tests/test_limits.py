@@ -9,6 +9,7 @@ import pytest
 
 from gpumlp import limits
 from gpumlp.backend import Backend
+from gpumlp.limits import in_threads
 
 
 @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="no sysconf on this system")
@@ -52,3 +53,16 @@ def test_threads_are_those_that_are_given(
 
     monkeypatch.setattr(Path, "read_text", read)
     assert limits.threads() == expected
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 31, 32, 33, 1000])
+def test_work_of_threads_comes_back_in_order(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert in_threads(lambda item: item * item, range(count)) == [item * item for item in range(count)]
+    if count > 2:
+        with pytest.raises(ZeroDivisionError, match=f"^{count - 2}$"):
+            in_threads(lambda item: _fail(item) if item in (count - 2, count - 1) else item, range(count))
+
+
+def _fail(item: int) -> int:
+    raise ZeroDivisionError(str(item))

@@ -423,12 +423,13 @@ def prepare(
     if encoder is None:
         inputs, more = _fit_inputs(*_counted(parts["train"], roles.weights), roles, scaling)
         notes += more
+        used = {*inputs.names, *roles.named}
         encoder = Encoder(
             inputs=inputs,
             target=fitted,
             target_name=", ".join(roles.targets),
             weights_name=roles.weights,
-            ignored=tuple(name for name in train.names if name not in (*inputs.names, *roles.named)),
+            ignored=tuple(name for name in train.names if name not in used),
             dialect=dialect,
             kinds=kinds,
         )
@@ -687,7 +688,8 @@ def _fit_inputs(
 ) -> tuple[TableInputs | ArrayInputs, list[Note]]:
     """Return the input encoding fitted to the training rows, statistics to ``often``, and the notes on it."""
     if isinstance(train, Frame):
-        names = [name for name in train.names if name not in roles.named and name not in roles.dropped]
+        unused = {*roles.named, *roles.dropped}
+        names = [name for name in train.names if name not in unused]
         return TableInputs.fit(train, names, scaling=scaling or "robust", rows=often)
     name = train.choose_inputs(exclude={*roles.named, *roles.dropped})
     return ArrayInputs.fit(train, name, scaling=scaling, rows=often)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gpumlp.data import SCALINGS
-from gpumlp.data.encoding.scaling import MAX_KNOTS, Scaling, quantiles
+from gpumlp.data.encoding import scaling as scaling_module
+from gpumlp.data.encoding.scaling import MAX_KNOTS, Scaling, column_quantiles, quantiles
 from gpumlp.data.source.cells import FLOAT32_MAX
 
 
@@ -107,6 +108,7 @@ def test_fitting_in_portions_of_columns_changes_nothing():
     x=arrays(np.float64, (6, 2), elements=st.floats(-FLOAT32_MAX, FLOAT32_MAX)),
     other=arrays(np.float64, (3, 2), elements=st.floats(-FLOAT32_MAX, FLOAT32_MAX)),
 )
+@example(x=np.array([[0.0] * 2] * 5 + [[-2.3e-308] * 2]), other=np.full((3, 2), -2.3e-313))
 def test_finite_values_stay_finite_and_in_order(name, x, other):
     scaling = Scaling.fit(name, x)
     assert np.isfinite(scaling.apply(other)).all()
@@ -126,4 +128,20 @@ def test_quantiles_are_those_of_numpy_to_the_bit(values):
     if np.isnan(values).all():
         return
     levels = (0, 0.25, 0.5, 0.75, 1)
-    np.testing.assert_array_equal(quantiles(values, levels), np.nanquantile(values, levels))
+    expected = np.nanquantile(values, levels)
+    np.testing.assert_array_equal(quantiles(values, levels), expected)
+    several = np.stack([values, np.sort(values), np.ones(len(values))], axis=1)
+    found = column_quantiles(several, levels)
+    np.testing.assert_array_equal(found, np.stack([expected, expected, np.ones(5)], axis=1))
+
+
+@pytest.mark.parametrize("name", ["robust", "quantile", "none"])
+def test_columns_that_are_fitted_together_are_fitted_each_alone(name, monkeypatch):
+    block = np.random.default_rng(0).lognormal(size=(50, 7))
+    block[::5, 2], block[:, 3] = np.nan, 2.0
+    together = Scaling.fit(name, block)
+    monkeypatch.setattr(scaling_module, "GROUP_CELLS", 1)
+    monkeypatch.setattr(scaling_module, "SORTED_ROWS", 10)
+    alone = Scaling.fit(name, block)
+    for key, values in alone.fitted.items():
+        np.testing.assert_array_equal(together.fitted[key], values)

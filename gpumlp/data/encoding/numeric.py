@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.encoding.scaling import Scaling
+from gpumlp.data.encoding.scaling import Scaling, each_group
 from gpumlp.data.source.cells import Floats
 from gpumlp.data.state import Fields, StateReader, prefixed
 from gpumlp.errors import DataError
-from gpumlp.limits import in_threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +41,14 @@ class NumericBlock:
         scaling : a name in ``SCALINGS``
         """
 
-        def examine(number: int) -> tuple[float, bool]:
-            values = column(number)
-            return float(np.nanmedian(values)), bool(np.isnan(values).any())
+        def examine(block: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+            gaps = np.logical_or.reduce(np.isnan(block), axis=0)
+            return np.nanmedian(block, axis=0), gaps
 
-        found = in_threads(examine, range(count))
+        found = each_group(examine, count, column)
         return cls(
-            medians=np.array([median for median, _ in found], np.float64),
-            flagged=np.flatnonzero([gaps for _, gaps in found]),
+            medians=np.concatenate([medians for medians, _ in found]),
+            flagged=np.flatnonzero(np.concatenate([gaps for _, gaps in found])),
             scaling=Scaling.fit_columns(scaling, count, column),
         )
 

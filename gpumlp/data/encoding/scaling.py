@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,14 @@ Fitted = dict[str, Floats]
 
 MAX_KNOTS = 1000
 
+GROUP_CELLS = 1 << 16
+"""Cells of the columns that are fitted together, at most: of few rows, a column at a time is slow."""
+
+SORTED_ROWS = 1000
+"""Most rows that are sorted to find quantiles; of more, only what is needed is."""
+
+_Result = TypeVar("_Result")
+
 # The normal score of the smallest and the largest training value would be infinite.
 # Cutting the probability at 1e-7 bounds the scores to ±5.2.
 _EXTREME = 1e-7
@@ -31,14 +39,28 @@ _EXTREME = 1e-7
 class Scaler:
     """One way to scale.
 
-    ``shapes`` names what ``fit`` returns, each with its axes before the columns (None: any length); ``together`` is
-    how many columns it sees at once.
+    ``shapes`` names what ``fit`` returns, each with its axes before the columns (None: any length).
     """
 
     shapes: dict[str, tuple[int | None, ...]]
     fit: Callable[[Floats], Fitted]
     apply: Callable[[Floats, Fitted], Floats]
-    together: int = 1
+
+
+def each_group(function: Callable[[Floats], _Result], count: int, column: Callable[[int], Floats]) -> list[_Result]:
+    """Return ``function`` of groups of columns, (N, g) each, computed in several threads.
+
+    Parameters
+    ----------
+    count : of the columns
+    column : returns one by its number, (N,); called in several threads
+    """
+    together = max(1, GROUP_CELLS // max(1, len(column(0))))
+
+    def of_group(start: int) -> _Result:
+        return function(np.stack([column(i) for i in range(start, min(start + together, count))], axis=1))
+
+    return in_threads(of_group, range(0, count, together))
 
 
 def _divided(block: Floats, fitted: Fitted) -> Floats:
@@ -67,8 +89,23 @@ def quantiles(values: Floats, levels: Sequence[float]) -> list[float]:
     return found
 
 
+def column_quantiles(block: Floats, levels: Sequence[float]) -> Floats:
+    """Return the quantiles of each column of (N, p) numbers, (levels, p), to the bit as ``quantiles`` has them."""
+    if len(block) > SORTED_ROWS:
+        return np.transpose([quantiles(column, levels) for column in block.T])
+    ordered, last = np.sort(block, axis=0), len(block) - 1 - np.isnan(block).sum(axis=0)
+    found = []
+    for level in levels:
+        place = last * level
+        below = place.astype(np.int64)
+        one, other = np.take_along_axis(ordered, np.stack([below, np.minimum(below + 1, last)]), axis=0)
+        share, difference = place - below, other - one
+        found.append(np.where(share >= 0.5, other - difference * (1 - share), one + difference * share))
+    return np.stack(found)
+
+
 def _fit_robust(block: Floats) -> Fitted:
-    low, q25, median, q75, high = np.transpose([quantiles(column, (0, 0.25, 0.5, 0.75, 1)) for column in block.T])
+    low, q25, median, q75, high = column_quantiles(block, (0, 0.25, 0.5, 0.75, 1))
     # A column that is mostly one value has no interquartile range: half its full range serves instead.
     return {"centre": median, "spread": np.where(q75 - q25 < FLOAT32_TINY, 0.5 * (high - low), q75 - q25)}
 
@@ -90,6 +127,7 @@ def _fit_quantile(block: Floats) -> Fitted:
     levels = np.linspace(0.0, 1.0, max(2, min(MAX_KNOTS, len(block))))
     # Rounding in the interpolation between neighbours may leave knots unsorted by one last digit.
     knots = np.maximum.accumulate(np.nanquantile(block, levels, axis=0), axis=0)
+    knots[np.abs(knots) < FLOAT32_TINY] = 0.0  # between subnormal knots a slope may be infinite
     inverse = NormalDist().inv_cdf
     normal = np.array([inverse(min(max(level, _EXTREME), 1.0 - _EXTREME)) for level in levels.tolist()])
     scores = np.empty_like(knots)
@@ -108,7 +146,7 @@ def _apply_quantile(block: Floats, fitted: Fitted) -> Floats:
 
 SCALINGS: dict[str, Scaler] = {
     "robust": Scaler({"centre": (), "spread": ()}, _fit_robust, _apply_robust),
-    "standard": Scaler({"centre": (), "spread": ()}, _fit_standard, _divided, together=64),
+    "standard": Scaler({"centre": (), "spread": ()}, _fit_standard, _divided),
     "quantile": Scaler({"knots": (None,), "scores": (None,)}, _fit_quantile, _apply_quantile),
     "none": Scaler({}, lambda block: {}, lambda block, fitted: block),
 }
@@ -137,12 +175,7 @@ class Scaling:
         column : returns one, (N,), NaN where a value is missing; called in several threads
         """
         scaler = SCALINGS[name]
-
-        def fit(start: int) -> Fitted:
-            group = [column(i) for i in range(start, min(start + scaler.together, count))]
-            return scaler.fit(np.stack(group, axis=1))
-
-        parts = in_threads(fit, range(0, count, scaler.together))
+        parts = each_group(scaler.fit, count, column)
         return cls(name, {key: np.concatenate([p[key] for p in parts], axis=-1) for key in scaler.shapes})
 
     def apply(self, block: Floats) -> Floats:
