@@ -26,6 +26,7 @@ from gpumlp.autodiff.tensor import (
     as_dtype,
     as_floats,
     backend_of,
+    current,
     on_backend,
     raw,
     reshape,
@@ -55,6 +56,8 @@ class DenseOf:
 
 def dense_array(value: Any, backend: Backend, floats: Any = DEFAULT_DTYPE) -> Array:
     """Return the array behind ``value`` with its elements side by side: what a kernel may be given."""
+    if isinstance(value, Tensor):
+        return _dense(current(value), backend)
     return _dense(as_arrays([raw(value, backend, floats)], backend)[0], backend)
 
 
@@ -66,6 +69,8 @@ def _dense(array: Array, backend: Backend) -> Array:
 
 def operands(values: Sequence[Any], backend: Backend) -> tuple[tuple[Any, ...], Sequence[Array]]:
     """Return arguments as the tape may keep them, tensors and arrays, and their arrays in floating point."""
+    if all(isinstance(value, Tensor) for value in values):  # the usual case
+        return tuple(values), as_floats([current(value) for value in values], backend)
     kept = as_arrays(all_held(values, backend), backend)
     return tuple(kept), as_floats([raw(value, backend) for value in kept], backend)
 

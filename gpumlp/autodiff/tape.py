@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import threading
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar, overload
@@ -64,7 +63,7 @@ Rule = Callable[[Any, Sequence[Want]], Sequence[Any]]
 """A vector-Jacobian product: from the gradient of the output to those of the inputs that are wanted."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)  # a frozen one takes longer to make than the rest of recording it
 class Node:
     """One recorded operation: ``output`` was computed from ``inputs`` (tensors and constants).
 
@@ -164,7 +163,7 @@ class GradientTape:
         self._spent = False
         self._opened = self._first = -1  # moments: of entering, and of the first node
         # Gradients that this tape did not record, by identity, and the sources that each may depend on.
-        self._unrecorded: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._unrecorded: dict[int, weakref.ref[Any]] = {}
         self._made_from: dict[int, frozenset[int]] = {}
 
     def __enter__(self) -> GradientTape:
@@ -193,7 +192,11 @@ class GradientTape:
     def tracks(self, value: Any) -> bool:
         """Tell whether ``value`` is a source on this tape, or was computed from one."""
         key = id(value)
-        return key in self._tracked or getattr(value, "is_variable", False) or key in self._unrecorded
+        return key in self._tracked or getattr(value, "is_variable", False) or self._is_unrecorded(value)
+
+    def _is_unrecorded(self, value: Any) -> bool:
+        known = self._unrecorded.get(id(value))
+        return known is not None and known() is value  # an id is used again
 
     def _append(self, node: Node) -> None:
         if any(self.tracks(value) for value in node.inputs):
@@ -337,7 +340,7 @@ class GradientTape:
         sources = frozenset(id(value) for node in self.nodes for value in node.inputs if id(value) not in made)
         for tape in blind:
             for gradient in gradients:
-                tape._unrecorded[id(gradient)] = gradient
+                tape._unrecorded[id(gradient)] = weakref.ref(gradient)
                 tape._made_from[id(gradient)] = sources
 
     def _check(self, sources: Sequence[Any], targets: Sequence[Any], into: Sequence[Array] | None) -> None:
@@ -381,10 +384,14 @@ class GradientTape:
         self, targets: Sequence[Any], seeds: Sequence[Any], sources: Sequence[Any], places: dict[int, Array]
     ) -> dict[int, Any]:
         wanted = {id(source) for source in sources}
-        unrecorded = {key for key in self._unrecorded if wanted & self._made_from[key]}
-        leads, uses = wanted | unrecorded, Counter[int]()
+        unrecorded = {
+            key for key, known in self._unrecorded.items() if known() is not None and wanted & self._made_from[key]
+        }
+        leads = wanted | unrecorded
+        uses: dict[int, int] = {}
         for node in self.nodes:  # only what depends on a source can lead back to one
-            uses.update(map(id, node.inputs))
+            for value in node.inputs:
+                uses[id(value)] = uses.get(id(value), 0) + 1
             if any(id(value) in leads for value in node.inputs):
                 leads.add(id(node.output))
 
@@ -419,7 +426,7 @@ class GradientTape:
         return {key: gradients[key] for key in wanted if key in gradients}
 
     @staticmethod
-    def _want(value: V, uses: Counter[int], places: dict[int, Array]) -> Want:
+    def _want(value: V, uses: dict[int, int], places: dict[int, Array]) -> Want:
         return True if uses[id(value)] > 1 else places.get(id(value), True)  # several parts are summed up first
 
     def _place(self, source: V, gradient: V | None, place: Array) -> None:

@@ -22,6 +22,7 @@ from gpumlp.errors import BackendError, CaptureError, ShapeError, TapeError
 from gpumlp.ops.precision import dtype_of, is_floating
 from gpumlp.ops.record import Array
 
+NUMBERS, LISTS = (bool, int, float), (list, tuple)  # made once: a union of types takes longer than the check for it
 DEFAULT_DTYPE = np.float32
 """What Python's floating-point numbers are stored in, and whole numbers where floating point is meant."""
 Function = Callable[..., "Tensor"]
@@ -74,7 +75,7 @@ class Tensor:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        dtype: np.dtype[Any] = np.dtype(self.array.dtype)
+        dtype: np.dtype[Any] = self.array.dtype
         return dtype
 
     @property
@@ -428,7 +429,7 @@ def new_array(values: Any, backend: Backend, dtype: Any = None, *, floats: Any =
             raise ShapeError("a tensor takes lists of equal lengths", hint=str(error)) from None
         if dtype is None and values.dtype == np.float64:
             dtype = np.dtype(floats)
-    if np.dtype(values.dtype).kind not in "biuf" and not is_floating(values.dtype):
+    if values.dtype.kind not in "biuf" and not is_floating(values.dtype):
         raise ShapeError(f"a tensor takes real numbers, not values of dtype {values.dtype}")
     return backend.asarray(values, dtype, copy=True)
 
@@ -450,17 +451,17 @@ def held(value: Any, backend: Backend, floats: Any = DEFAULT_DTYPE) -> Any:
     """
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return value.item()  # np.sqrt(2.0) is a number like any other: it must not turn float32 into float64
-    if isinstance(value, Tensor | bool | int | float):
+    if isinstance(value, (Tensor, NUMBERS)):
         return value
-    if backend.owns(value) and (backend.capturing or not recording()) and value.dtype.kind in "biuf":
-        return value
+    if backend.owns(value) and value.dtype.kind in "biuf":
+        return backend.duplicate(value) if recording() and not backend.capturing else value
     return new_array(value, backend, floats=floats)
 
 
 def all_held(values: Sequence[Any], backend: Backend) -> tuple[Any, ...]:
     """Return arguments of an operation as the tape may keep them; lists get the dtype of the floats beside them."""
     floats: Any = DEFAULT_DTYPE
-    if any(isinstance(value, list | tuple) for value in values):
+    if any(isinstance(value, LISTS) for value in values):
         arrays = [value for value in values if hasattr(value, "dtype") and not isinstance(value, np.generic)]
         found = [value.dtype for value in arrays if is_floating(value.dtype)]
         floats = np.result_type(*found) if found else floats
@@ -474,7 +475,7 @@ def raw(value: Any, backend: Backend, floats: Any = DEFAULT_DTYPE) -> Any:
 
 def as_arrays(values: Sequence[Any], backend: Backend) -> Sequence[Any]:
     """Return operands with arrays in place of Python's numbers."""
-    return [new_array(value, backend) if isinstance(value, bool | int | float) else value for value in values]
+    return [new_array(value, backend) if isinstance(value, NUMBERS) else value for value in values]
 
 
 def as_given(values: Sequence[Any], backend: Backend) -> Sequence[Any]:
@@ -491,9 +492,9 @@ def as_numbers(values: Sequence[Any], backend: Backend, *, floating: bool = Fals
     if not dtypes:
         values = [new_array(value, backend) for value in values]
         dtypes = [value.dtype for value in values]
-    floats = [dtype for dtype in dtypes if is_floating(dtype)]
-    if len(floats) == len(dtypes):
+    if all(map(is_floating, dtypes)):
         return values
+    floats = [dtype for dtype in dtypes if is_floating(dtype)]
     if not floats and not floating and not any(isinstance(value, float) for value in values):
         return values
     dtype = np.result_type(*floats) if floats else np.dtype(DEFAULT_DTYPE)

@@ -80,8 +80,7 @@ class Backend:
 
     def allocate(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return memory for the output of an operation: while a step is being captured, the plan's own."""
-        with self.quiet():
-            return self.xp.empty(shape, dtype)
+        return self.xp.empty(shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return an array of zeros on the device."""
@@ -104,6 +103,12 @@ class Backend:
             made = self.allocate(array.shape, array.dtype)
             made[...] = array
             return made
+
+    def duplicate(self, array: Array) -> Array:
+        """Return a copy of an array of this backend."""
+        made = self.allocate(array.shape, array.dtype)
+        made[...] = array
+        return made
 
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
         """Return a copy of a device array as a NumPy array."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
 
@@ -29,16 +30,21 @@ class Hyper:
         """
         if not isinstance(value, Real):
             raise ConfigError(f"{name} is {value!r:.80}", hint="give a number")
-        bounds = (
-            (self.gt, ">", operator.gt),
-            (self.ge, ">=", operator.ge),
-            (self.lt, "<", operator.lt),
-            (self.le, "<=", operator.le),
-        )
-        wanted = [(f"{sign} {bound:g}", holds(value, bound)) for bound, sign, holds in bounds if bound is not None]
-        if not all(fits for _, fits in wanted):
-            raise ConfigError(f"{name} is {value}", hint=f"allowed: {' and '.join(text for text, _ in wanted)}")
+        if not all(holds(value, bound) for _, holds, bound in self._bounds):
+            allowed = " and ".join(f"{sign} {bound:g}" for sign, _, bound in self._bounds)
+            raise ConfigError(f"{name} is {value}", hint=f"allowed: {allowed}")
         return float(value)
+
+    @cached_property
+    def _bounds(self) -> tuple[tuple[str, Callable[[Any, Any], bool], float], ...]:
+        """The bounds that there are, each as its sign, a comparison and a number."""
+        bounds = (
+            (">", operator.gt, self.gt),
+            (">=", operator.ge, self.ge),
+            ("<", operator.lt, self.lt),
+            ("<=", operator.le, self.le),
+        )
+        return tuple((sign, holds, bound) for sign, holds, bound in bounds if bound is not None)
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
@@ -57,5 +63,6 @@ def settle(owner: str, given: Mapping[str, float], declared: Mapping[str, Hyper]
         if name not in declared:
             raise ConfigError(f"{owner} has no setting {name!r}", hint=choices(name, declared))
     return {
-        name: number.check(f"{name} of {owner}", given.get(name, number.default)) for name, number in declared.items()
+        name: number.check(f"{name} of {owner}", given[name]) if name in given else float(number.default)
+        for name, number in declared.items()
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -76,17 +77,20 @@ def dtype_of(given: Any) -> np.dtype[Any]:
     return dtype
 
 
+@cache
 def is_narrow(dtype: Any) -> bool:
-    """Tell whether a dtype is only stored in, and not computed in."""
+    """Return whether a dtype is only stored in, and not computed in."""
     found: np.dtype[Any] = np.dtype(dtype)
     return found.kind == "V" and found.name == BFLOAT16
 
 
+@cache
 def wide(dtype: Any) -> np.dtype[Any]:
     """Return the dtype that numbers stored as ``dtype`` are computed, trained and summed up in."""
     return np.dtype(np.float32) if is_narrow(dtype) else np.dtype(dtype)
 
 
+@cache
 def is_floating(dtype: Any) -> bool:
-    """Tell whether a dtype is floating point, which bfloat16 does not say of itself."""
+    """Return whether a dtype is floating point, which bfloat16 does not say of itself."""
     return np.dtype(dtype).kind == "f" or is_narrow(dtype)

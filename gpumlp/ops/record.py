@@ -77,7 +77,7 @@ class Direction:
     accepts: Callable[[Sequence[Array]], bool] = field(default=lambda inputs: True)
     stages: tuple[Stage, ...] = ()
 
-    @property
+    @cached_property
     def kernels(self) -> tuple[Stage, ...]:
         """The kernels of the direction, in the order in which they are launched."""
         return self.stages or (Stage("", self.launch),)

@@ -431,3 +431,16 @@ def test_a_gradient_works_on_every_backend_and_not_across():
     assert tape.gradient(y, a).backend is a.backend
     with pytest.raises(BackendError, match="two backends"):
         a * Variable([1.0], Backend())
+
+
+def test_an_identity_that_is_used_again_is_not_taken_for_a_gradient() -> None:
+    v = Variable(np.ones(2))
+    with GradientTape(persistent=True) as tape:
+        y = v * v
+        gradient = tape.gradient(y, v)
+        assert tape.tracks(gradient)  # computed, but not recorded: the tape refuses what is made from it
+        known = id(gradient)
+        del gradient
+        others = [Tensor(1.0) for _ in range(1000)]
+        (again,) = [other for other in others if id(other) == known] or [Tensor(1.0)]
+        assert not tape.tracks(again)

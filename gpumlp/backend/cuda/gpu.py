@@ -112,6 +112,13 @@ class CupyBackend(Backend):
         with explained(self._where), self.device, self.stream:
             yield
 
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        with self.quiet():
+            return super().allocate(shape, dtype)
+
+    def duplicate(self, array: Array) -> Array:
+        return self.asarray(array, copy=True)
+
     @property
     def device_name(self) -> str:
         with self.quiet():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ LINE = 64
 """Bytes of a line of the cache, and of the longest vector: one that lies in two lines costs twice."""
 
 
+VIEWS = (np.ndarray, memoryview)
 PAGE, LARGE = 2 << 20, 4 << 20
 """Bytes of a large page, and of memory that NumPy asks the system to give in such pages."""
 
@@ -35,7 +37,12 @@ def shaped(block: np.ndarray[Any, Any], shape: tuple[int, ...], dtype: Any) -> A
 
 def size_of(shape: tuple[int, ...], dtype: Any) -> int:
     """Return the bytes of an array."""
-    return int(math.prod(shape) * np.dtype(dtype).itemsize)
+    return int(math.prod(shape) * _itemsize(dtype))
+
+
+@cache
+def _itemsize(dtype: Any) -> int:
+    return int(np.dtype(dtype).itemsize)
 
 
 def owners(arrays: Iterable[Array | None]) -> list[Any]:
@@ -43,7 +50,7 @@ def owners(arrays: Iterable[Array | None]) -> list[Any]:
     found = []
     for array in arrays:
         owner: Any = array
-        while isinstance(owner, np.ndarray | memoryview):
+        while isinstance(owner, VIEWS):
             inner = owner.base if isinstance(owner, np.ndarray) else owner.obj
             if inner is None:
                 break

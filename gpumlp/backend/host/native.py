@@ -106,7 +106,7 @@ class NativeBackend(Backend):
         place, nodes = slots.buffer_info()[0], array("q")
         for stage, function in zip(made.kernels, functions.values(), strict=True):
             nodes.extend((function, place, 1 if stage.walk == "finish" else parts))
-        return Program(self._run, self.threads, nodes, (slots, room, owners((*inputs, *outputs))))
+        return Program(self._run, self.threads, nodes, (slots, room, self._memory(*inputs, *outputs)))
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         if a.ndim == b.ndim == 3 and 0 < len(a) == len(b) and products.takes(a[0], b[0], None, self._parts):
@@ -120,8 +120,12 @@ class NativeBackend(Backend):
             out = self.allocate((a.shape[0], b.shape[1]), a.dtype)
         function, slots, tasks = products.bound(a, b, out, self.threads, self._parts, self._builder.product)
         nodes = array("q", (function, slots.buffer_info()[0], tasks))
-        self._call("matmul", Program(self._run, self.threads, nodes, (slots, owners((a, b, out)))), (a, b))
+        self._call("matmul", Program(self._run, self.threads, nodes, (slots, self._memory(a, b, out))), (a, b))
         return out
+
+    def _memory(self, *arrays: Array | None) -> Sequence[Any]:
+        """Return what keeps the memory of arrays: in a captured step not they, for their memory is lent again."""
+        return owners(arrays) if self.capturing else arrays
 
     def _call(self, name: str, launch: Callable[[], None], inputs: Sequence[Any]) -> None:
         if not isinstance(launch, Program):
