@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
+from functools import partial
 from pathlib import Path
 
+import arro3.core
+import duckdb
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +17,7 @@ from hypothesis import strategies as st
 
 from gpumlp.data import Dialect, Encoder, Frame, Missing, News, prepare_files, read, read_blocks
 from gpumlp.data.source import delimited, engine
+from gpumlp.data.source.delimited import TextFile
 from gpumlp.data.source.engine import EngineRefusalError
 from gpumlp.data.source.frame import Codes, Nested, Numbers, concatenated
 from gpumlp.errors import DataError
@@ -238,6 +243,108 @@ def test_a_cell_far_down_that_is_not_a_number_changes_no_other(large: Path) -> N
         assert frame.labels("word").tolist() == [*before.labels("word"), "u1", "u2", "u2"]
         with pytest.raises(DataError, match=r"large\.csv:150003: .*'1_0'"):
             frame.numbers("x")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv", "a.parquet", "wide.csv", "part-*.csv", "*.jsonl"])
+def test_blocks_of_every_kind_of_file_are_its_rows(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delimited, "START_CELLS", 100)
+    monkeypatch.setattr(delimited, "BLOCK_CELLS", 30)
+    monkeypatch.setattr(engine, "MAX_KEPT_TEXTS", 1)
+    if name == "wide.csv":
+        monkeypatch.setattr(delimited, "ENGINE_COLUMNS", 2)
+    rows = [{"x": i / 8, "word": f"w{i % 7}", "id": f"row {i}", "gap": None if i % 5 else i} for i in range(90)]
+    for part, some in enumerate((rows[:40], rows[40:])):
+        (tmp_path / f"part-{part}.csv").write_text(as_csv(some))
+        (tmp_path / f"part-{part}.jsonl").write_text(as_objects(some))
+    if "*" not in name:
+        {"csv": lambda path: path.write_text(as_csv(rows)), "parquet": partial(as_parquet, rows)}.get(
+            name.split(".")[1], lambda path: path.write_text(as_objects(rows))
+        )(tmp_path / name.removesuffix(".gz"))
+    if name.endswith(".gz"):
+        (tmp_path / name).write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    whole = read(tmp_path / name)
+    blocks = list(read_blocks(tmp_path / name, whole.dialect))
+    assert sum(map(len, blocks)) == 90
+    if name in ("wide.csv", "part-*.csv", "*.jsonl"):
+        assert len(blocks) > 1
+    places = [block.where(row) for block in blocks for row in range(len(block))]
+    assert places == [whole.where(row) for row in range(90)]
+    for column in whole.names:
+        labels = [label for block in blocks for label in block.labels(column)]
+        assert labels == whole.labels(column).tolist()
+    found = np.concatenate([block.numbers("gap") for block in blocks])
+    np.testing.assert_array_equal(found, whole.numbers("gap"))
+
+
+def as_csv(rows: list[dict[str, object]]) -> str:
+    lines = [",".join("" if v is None else str(v) for v in row.values()) for row in rows]
+    return "\n".join([",".join(rows[0]), *lines]) + "\n"
+
+
+def as_objects(rows: list[dict[str, object]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def as_parquet(rows: list[dict[str, object]], path: Path) -> None:
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    duckdb.from_arrow(arro3.core.Table.from_pydict({k: arrow(v) for k, v in columns.items()})).write_parquet(
+        str(path)
+    )
+
+
+def arrow(values: list[object]) -> arro3.core.Array:
+    kinds = {str: arro3.core.DataType.utf8(), float: arro3.core.DataType.float64(), int: arro3.core.DataType.int64()}
+    return arro3.core.Array(values, kinds[type(values[0])])
+
+
+@pytest.mark.parametrize(
+    "content", ["a;b\n1,5;x\n2,25;y\n", "a;b\n" + "1;x\n" * 200 + "2,25;y\n"], ids=["early", "late"]
+)
+def test_only_all_rows_tell_a_decimal_comma(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "START_CELLS", 0)
+    path = tmp_path / "a.csv"
+    path.write_text(content)
+    (frame,) = read_blocks(path, Dialect())
+    assert frame.dialect.decimal == ","
+    assert frame.numbers("a")[-1] == 2.25
+
+
+def test_texts_with_commas_do_not_keep_a_file_from_blocks(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = large.read_text().replace("x,gaps,word,y", "x;gaps;word;y")
+    large.write_text("\n".join(line.replace(",", ";") + ", yes" for line in text.splitlines()) + "\n")
+    monkeypatch.setattr(TextFile, "read", None)
+    blocks = list(read_blocks(large, Dialect()))
+    assert len(blocks) > 1
+    assert blocks[0].dialect.decimal == "."
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("x,y\n1,2\n", "x\n1\n", r"b\.csv: there is no column 'y', which .*a\.csv has"),
+        ("x,y\n1,2\n", "x,y,z\n1,2,3\n", r"b\.csv: there is a column 'z', which .*a\.csv has not"),
+    ],
+)
+def test_blocks_of_several_files_have_the_same_columns(tmp_path: Path, first: str, second: str, message: str) -> None:
+    (tmp_path / "a.csv").write_text(first)
+    (tmp_path / "b.csv").write_text(second)
+    with pytest.raises(DataError, match=message):
+        list(read_blocks(tmp_path / "*.csv", Dialect()))
+
+
+def test_a_line_of_json_that_is_wrong_is_found_in_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    for content, message in (
+        ('{"x": 1}\n[2]\n', r"a\.jsonl:2: this line is not a JSON object"),
+        ('{"x": 1}\n{"x": \n', r"a\.jsonl:2: this line is not JSON"),
+        ("1\n2\n", r"a\.jsonl:1: this line is not a JSON object"),
+        ("", r"a\.jsonl: "),
+    ):
+        path.write_text(content)
+        with pytest.raises(DataError, match=message):
+            list(read_blocks(path, Dialect()))
 
 
 def test_the_engine_reads_nothing_else_writes_nothing_and_loads_nothing(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpumlp.data.source.cells import Missing, parse_numbers
 from gpumlp.data.source.dialect import DETECT, QUOTES, Dialect
@@ -35,6 +36,7 @@ from gpumlp.data.source.engine import (
 from gpumlp.data.source.files import COPY_BYTES, open_binary, plain_copy, unpacked_name
 from gpumlp.data.source.frame import Codes, Column, Frame, merged
 from gpumlp.data.source.sniff import (
+    DECIMAL_COMMA,
     SAMPLE,
     Blanks,
     Row,
@@ -54,6 +56,9 @@ START_CELLS = 60_000
 
 That takes about as long as loading the engine.
 """
+
+BLOCK_CELLS = 2_000_000
+"""Cells of a block of rows that is read here."""
 
 MAX_COLUMNS = 100_000
 """Columns of a table at the most."""
@@ -263,27 +268,39 @@ class TextFile:
         DataError : if this is not a table; the message names the line
         """
         encoding = self.dialect.encoding or self._encoding()
-        if encoding is None or self.dialect.decimal is None:  # only all rows tell
+        if encoding is None:  # only all bytes tell
             yield self.read(texts=texts)
             return
-        done = 0
         with self.lines(encoding) as lines:
             start = _Start(lines, self.dialect, self.name, self.names)
-            if self.path is None or start.is_whole or not 1 < len(start.names) <= ENGINE_COLUMNS:
-                yield start.whole()
+            by_engine = self.path is not None and not start.is_whole and 1 < len(start.names) <= ENGINE_COLUMNS
+            if self.dialect.decimal is None and not (by_engine and self._has_decimal_points(start, encoding)):
+                yield self.read(texts=texts)
                 return
-            try:
-                scan, place = self._scan(start, encoding, texts, self.dialect.decimal)
-                notes = _told(self.name, self.dialect, start.dialect, len(start.names))
-                for first, columns in scan.blocks():
-                    rows = np.arange(first, first + len(next(iter(columns.values()))))
-                    yield Frame(self.name, columns, place, start.dialect, () if first else notes, rows)
-                    done = int(rows[-1]) + 1
-            except EngineRefusalError:
-                with self.lines(encoding) as again:
-                    _Start(again, self.dialect, self.name, self.names).check()
-                frame = start.whole()
-                yield frame.take(np.arange(done, len(frame)))
+            done = 0
+            if by_engine:
+                try:
+                    scan, place = self._scan(start, encoding, texts, self.dialect.decimal or ".")
+                    found = replace(start.dialect, decimal=scan.decimal)
+                    notes = _told(self.name, self.dialect, found, len(start.names))
+                    for first, columns in scan.blocks():
+                        rows = np.arange(first, first + len(next(iter(columns.values()))))
+                        yield Frame(self.name, columns, place, found, () if first else notes, rows)
+                        done = int(rows[-1]) + 1
+                    return
+                except EngineRefusalError:
+                    with self.lines(encoding) as again:
+                        _Start(again, self.dialect, self.name, self.names).check()
+            yield from start.blocks(done)
+
+    def _has_decimal_points(self, start: _Start, encoding: str) -> bool:
+        """Return whether in no column all cells may be numbers with a decimal comma, some of them clearly."""
+        with contextlib.suppress(EngineRefusalError):
+            scan, _ = self._scan(start, encoding, (), ".")
+            return find_decimal([c.texts for c in start.sample.values()], start.dialect.missing) == "." and not (
+                scan.matching(DECIMAL_COMMA.pattern, ",")
+            )
+        return False
 
     def _encoding(self) -> str | None:
         """Return the encoding by the file's mark, or UTF-8 where all of it is; None for anything else."""
@@ -477,6 +494,26 @@ class _Start:
             notes=_told(self.name, self.given, dialect, len(self.names)),
         )
 
+    def blocks(self, skipped: int = 0) -> Iterator[Frame]:
+        """Yield the rows some at a time, but for the first ones, of a file whose decimal mark is known.
+
+        Raises
+        ------
+        DataError : if the lines are not a table
+        """
+        rows, most, first = self._rest(), BLOCK_CELLS // len(self.names) + 1, 0
+        portion = self._columns
+        while portion.lines:
+            columns, lines, end = portion.columns(), np.array(portion.lines), first + len(portion.lines)
+            if end > skipped:
+                notes = () if first else _told(self.name, self.given, self.dialect, len(self.names))
+                place = partial(_line_of, self.name, lines)
+                named = dict(zip(self.names, columns, strict=True))
+                frame = Frame(self.name, named, place, self.dialect, notes)
+                yield frame.take(np.arange(max(skipped - first, 0), end - first))
+            portion, first = _Columns(len(self.names)), end
+            portion.read(rows, most)
+
     def check(self) -> int:
         """Look at all rows; return how many blank lines are between them.
 
@@ -496,6 +533,10 @@ class _Start:
 
     def _rest(self) -> Iterator[Row]:
         return self._rows if self._next is None else chain([self._next], self._rows)
+
+
+def _line_of(name: str, lines: NDArray[np.int64], row: int) -> str:
+    return f"{name}:{lines[row]}"
 
 
 def _undecodable(opened: Opened, name: str, encoding: str, error: UnicodeError) -> DataError:

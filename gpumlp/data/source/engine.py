@@ -28,6 +28,9 @@ MEMORY_PER_THREAD = 150
 MAX_STRANGE_TEXTS = 10_000
 """Different texts of a column of numbers that are looked at, to find out whether all of them mean "no value"."""
 
+MAX_KEPT_TEXTS = 1 << 17
+"""Different texts of a column that are remembered from one block of rows to the next."""
+
 EMPTY = "-8.98846567431158e307"
 """What stands for an empty cell between numbers, in SQL: -2^1023, far beyond the numbers that can be used."""
 NO_MISSING = Missing(frozenset())
@@ -116,6 +119,8 @@ class Scan:
             for name, values in block.items():
                 if not self.kinds[name]:
                     columns[name] = merged(texts[name].texts, values)
+                    if len(texts[name].texts) > MAX_KEPT_TEXTS:  # as of names, which are no use for the next block
+                        texts[name].clear()
                     continue
                 rows = np.arange(start, start + len(values))
                 if self._blank(values) and name not in strange:
@@ -136,6 +141,27 @@ class Scan:
         """Return columns as texts, whatever they are read as."""
         as_texts = Scan(self.paths, self.rows, self.expressions, dict.fromkeys(names, False))
         return {name: column.written() for name, column in as_texts.columns().items()}
+
+    def matching(self, pattern: str, mark: str) -> list[str]:
+        """Return the columns in which all texts match, but for those that mean "no value", and some hold a mark.
+
+        Parameters
+        ----------
+        pattern : that blanks may surround
+
+        Raises
+        ------
+        EngineRefusalError : if the engine cannot read them
+        """
+        missing = ", ".join(map(literal, sorted({"", *self.missing.anywhere, *self.missing.among_numbers})))
+        asked = []
+        for name in self.kinds:
+            text = f"trim({self.expressions.text(name)})"
+            fits = f"bool_and({text} IN ({missing}) OR regexp_full_match({text}, {literal(pattern)}))"
+            asked.append(f"coalesce({fits} AND bool_or(contains({text}, {literal(mark)})), false)")
+        with engine(self.paths) as connection:
+            (found,) = connection.execute(f"SELECT {', '.join(asked)} FROM {self.rows}").fetchall()
+        return [name for name, matches in zip(self.kinds, found, strict=True) if matches]
 
     def _rewrite(self, name: str) -> Callable[[], Codes]:
         return lambda: self.codes([name])[name]
@@ -260,6 +286,10 @@ class _Dictionary:
     """
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all texts."""
         self.texts: list[str] = []
         self._hashes, self._codes = np.empty(0, np.uint64), np.empty(0, np.int32)  # sorted by hash
 

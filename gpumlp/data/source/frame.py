@@ -334,14 +334,7 @@ def concatenated(frames: Sequence[Frame], path: str) -> Frame:
     if len(frames) == 1:
         return first
     for frame in frames:
-        lacking = [name for name in first.names if name not in frame.columns]
-        new = [name for name in frame.names if name not in first.columns]
-        if lacking:
-            what = f"there is no column {lacking[0]!r}, which {first.path} has"
-            raise DataError(what, where=frame.path, hint=choices(lacking[0], new or frame.names))
-        if new:
-            hint = "files that are read together have the same columns"
-            raise DataError(f"there is a column {new[0]!r}, which {first.path} has not", where=frame.path, hint=hint)
+        require_same_columns(first, frame)
     starts = np.cumsum([0, *map(len, frames)])
 
     def place(row: int) -> str:
@@ -352,6 +345,23 @@ def concatenated(frames: Sequence[Frame], path: str) -> Frame:
     notes = tuple(dict.fromkeys(note for frame in frames for note in frame.notes))
     kinds = {name: kind for frame in reversed(frames) for name, kind in frame.kinds.items()}
     return Frame(path, columns, place, first.dialect, notes, kinds=kinds)
+
+
+def require_same_columns(first: Frame, frame: Frame) -> None:
+    """Check that a frame has the columns of another, in any order.
+
+    Raises
+    ------
+    DataError : if it does not
+    """
+    lacking = [name for name in first.names if name not in frame.columns]
+    new = [name for name in frame.names if name not in first.columns]
+    if lacking:
+        what = f"there is no column {lacking[0]!r}, which {first.path} has"
+        raise DataError(what, where=frame.path, hint=choices(lacking[0], new or frame.names))
+    if new:
+        hint = "files that are read together have the same columns"
+        raise DataError(f"there is a column {new[0]!r}, which {first.path} has not", where=frame.path, hint=hint)
 
 
 def _joined(columns: Sequence[Column]) -> Column:

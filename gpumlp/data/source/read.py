@@ -6,15 +6,17 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from gpumlp.data.source.arff import read_arff
 from gpumlp.data.source.arrays import ArrayTable, read_npy, read_npz
 from gpumlp.data.source.delimited import delimited_blocks, read_delimited
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.files import Files, all_files, existing, title
-from gpumlp.data.source.frame import Frame, concatenated
+from gpumlp.data.source.frame import Frame, concatenated, require_same_columns
 from gpumlp.data.source.idx import read_idx
 from gpumlp.data.source.sniff import SAMPLE
-from gpumlp.data.source.typed import parquet_blocks, read_json_lines, read_parquet
+from gpumlp.data.source.typed import json_blocks, parquet_blocks, read_json_lines, read_parquet
 from gpumlp.errors import DataError
 from gpumlp.phases import phase
 
@@ -48,9 +50,10 @@ _FRAME_READERS: dict[str, FrameReader] = {
     **{".arff" + packed: read_arff for packed in _PACKED},
 }
 
-_BLOCK_READERS: dict[FrameReader | None, Callable[..., Iterator[Frame]]] = {
+_BLOCK_READERS: dict[FrameReader, Callable[..., Iterator[Frame]]] = {
     read_delimited: delimited_blocks,
     read_parquet: parquet_blocks,
+    read_json_lines: json_blocks,
 }
 
 ENDINGS: tuple[str, ...] = (*_FRAME_READERS, *_ARRAY_READERS)
@@ -97,9 +100,9 @@ def _read_one(path: Path, dialect: Dialect, texts: Collection[str]) -> Source:
 
 
 def read_blocks(files: Files, dialect: Dialect, *, texts: Collection[str] = ()) -> Iterator[Source]:
-    """Yield delimited text and Parquet files some rows at a time, so that memory does not grow with the rows.
+    """Yield the rows of text, Parquet and JSON lines some at a time, so that memory does not grow with them.
 
-    Short files, and all others, come at once.
+    Several files come one after the other. A short file, and one of another kind, comes at once.
 
     Parameters
     ----------
@@ -111,20 +114,31 @@ def read_blocks(files: Files, dialect: Dialect, *, texts: Collection[str] = ()) 
     DataError : as ``read`` does; rows before what is wrong may have been yielded
     """
     paths = all_files(files)
-    blocks = _BLOCK_READERS.get(_FRAME_READERS.get(readable(paths[0]))) if len(paths) == 1 else None
-    if blocks is None:
-        yield read(files, dialect, texts=texts)
-    else:
-        yield from blocks(paths[0], dialect, texts=texts)
+    for path in paths:  # so that a mistake in the last name is found before any work
+        if readable(path) not in _FRAME_READERS:
+            yield read(files, dialect, texts=texts)
+            return
+    first: Frame | None = None
+    for path in paths:
+        reader = _FRAME_READERS[readable(path)]
+        blocks = _BLOCK_READERS.get(reader)
+        for frame in [reader(path, dialect, texts=texts)] if blocks is None else blocks(path, dialect, texts=texts):
+            if first is None:
+                first = frame.take(np.arange(0))
+            require_same_columns(first, frame)
+            yield frame
+        if first is not None and first.dialect.separator:
+            dialect = first.dialect
 
 
 def read_start(path: Path, dialect: Dialect = DETECT) -> Source:
-    """Read a data file as far as its columns are told: of a text file, only the first lines.
+    """Read a data file, of a pattern the first, as far as its columns are told: of text, only the first lines.
 
     Raises
     ------
     DataError : as ``read`` does
     """
+    path = all_files(path)[0]
     if _FRAME_READERS.get(readable(path)) is read_delimited:
         return read_delimited(path, dialect, limit=SAMPLE)
     return read(path, dialect)

@@ -21,7 +21,7 @@ SAMPLE = 200
 # In the order of trust: a tab hardly ever stands inside a cell, a comma often does.
 _SEPARATORS = "\t;|,"
 _SINGLE_QUOTED = re.compile(r"(?:(?<=[,;|\t ])|^)'[^']*'(?=[,;|\t ]|$)")
-_DECIMAL_COMMA = re.compile(r"[+-]?(\d+(,\d*)?|,\d+)([eE][+-]?\d+)?")
+DECIMAL_COMMA = re.compile(r"[+-]?(\d+(,\d*)?|,\d+)([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 
 # A cell of a megabyte is an article, not an error; the limit is one of the whole process.
@@ -113,7 +113,7 @@ def find_decimal(columns: Iterable[Strings], missing: Missing) -> str:
 
 
 def _has_decimal_commas(texts: Sequence[str]) -> bool:
-    whole = all(_DECIMAL_COMMA.fullmatch(text) for text in texts)
+    whole = all(DECIMAL_COMMA.fullmatch(text) for text in texts)
     return whole and any("," in text and not _THOUSANDS.fullmatch(text) for text in texts)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from gpumlp.errors import DataError
 
 _WHOLE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?")
 _REAL = re.compile(r"(HALF_?)?FLOAT\d*|REAL|DOUBLE|DECIMAL\(.*\)")
-_PARQUET = "read_parquet("
+_PARQUET, _JSON = "read_parquet(", "JSON lines"
 _NESTED = re.compile(r".*\]|(STRUCT|MAP|UNION|LIST|ARRAY|VARIANT)\b.*", re.DOTALL)
 
 
@@ -91,25 +91,63 @@ def read_json_lines(path: Path, dialect: Dialect = DETECT, *, texts: Collection[
     DataError : if the file is damaged or has no rows
     """
 
-    def place(row: int) -> str:
-        with open_binary(plain) as lines:
-            numbers = (number for number, line in enumerate(lines, 1) if line.strip())
-            return f"{path}:{next(islice(numbers, row, None))}"
+    source = _JsonSource(path)
+    try:
+        frame = read_typed(
+            source.rows, [str(source.plain)], str(path), dialect, texts=texts, kind=_JSON, place=source.place
+        )
+    except DataError as error:
+        _require_objects(source.plain, path)
+        raise error from None
+    if frame.names == ("json",):  # the engine may have taken values that are not objects for a column of this name
+        _require_objects(source.plain, path)
+    return frame
 
-    plain = plain_copy(existing(path), place)
-    rows = (
-        f"read_json({literal(os.path.abspath(plain))}, format = 'newline_delimited', sample_size = -1, "
-        f"maximum_object_size = {MAX_LINE_BYTES})"
+
+def json_blocks(path: Path, dialect: Dialect, *, texts: Collection[str] = ()) -> Iterator[Frame]:
+    """Yield a file with a JSON object in each line, as ``read_json_lines`` reads it, some rows at a time.
+
+    Raises
+    ------
+    DataError : as ``read_json_lines`` does; rows before a line that is wrong may have been yielded
+    """
+    source = _JsonSource(path)
+    blocks = typed_blocks(
+        source.rows, [str(source.plain)], str(path), dialect, texts=texts, kind=_JSON, place=source.place
     )
     try:
-        frame = read_typed(rows, [str(plain)], str(path), dialect, texts=texts, kind="JSON lines", place=place)
-        if frame.names != ("json",):
-            return frame  # else the engine may have taken values that are not objects for a column of this name
+        for number, frame in enumerate(blocks):
+            if not number and frame.names == ("json",):
+                _require_objects(source.plain, path)
+            yield frame
     except DataError as error:
-        _require_objects(plain, path)
+        _require_objects(source.plain, path)
         raise error from None
-    _require_objects(plain, path)
-    return frame
+
+
+@dataclass(frozen=True, eq=False)
+class _JsonSource:
+    """A file of JSON lines: itself, or a copy without packing, which goes with this object."""
+
+    path: Path
+    plain: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plain", plain_copy(existing(self.path), self))
+
+    @property
+    def rows(self) -> str:
+        """What stands behind FROM."""
+        return (
+            f"read_json({literal(os.path.abspath(self.plain))}, format = 'newline_delimited', sample_size = -1, "
+            f"maximum_object_size = {MAX_LINE_BYTES})"
+        )
+
+    def place(self, row: int) -> str:
+        """Return the file and line of a row."""
+        with open_binary(self.plain) as lines:
+            numbers = (number for number, line in enumerate(lines, 1) if line.strip())
+            return f"{self.path}:{next(islice(numbers, row, None))}"
 
 
 def _require_objects(plain: Path, path: Path) -> None:
@@ -160,7 +198,7 @@ def read_typed(
     if columns and not count:
         raise DataError("there are column names but no rows", where=name)
     every = {c: columns.get(c) or Nested(c, type_, name, count) for c, type_ in types.items()}
-    return Frame(name, every, place or (lambda row: f"{name}:{row + 1}"), replace(dialect, decimal=None))
+    return Frame(name, every, place or _numbered(name), replace(dialect, decimal=None))
 
 
 def parquet_blocks(path: Path, dialect: Dialect, *, texts: Collection[str] = ()) -> Iterator[Frame]:
@@ -170,18 +208,42 @@ def parquet_blocks(path: Path, dialect: Dialect, *, texts: Collection[str] = ())
     ------
     DataError : if the file is damaged or has no rows
     """
-    name, rows, start = str(path), parquet_rows(path), None
+    return typed_blocks(parquet_rows(path), [str(path)], str(path), dialect, texts=texts, kind="Parquet")
+
+
+def typed_blocks(
+    rows: str,
+    paths: Sequence[str],
+    name: str,
+    dialect: Dialect,
+    *,
+    texts: Collection[str],
+    kind: str,
+    place: Callable[[int], str] | None = None,
+) -> Iterator[Frame]:
+    """Yield what ``read_typed`` reads, some rows at a time.
+
+    Raises
+    ------
+    DataError : as ``read_typed`` does
+    """
+    start = None
     try:
-        types, _ = _layout(rows, [name])
-        for start, columns in _scan(rows, [name], types, dialect, texts).blocks():
+        types, _ = _layout(rows, paths)
+        for start, columns in _scan(rows, paths, types, dialect, texts).blocks():
             count = len(next(iter(columns.values())))
             every = {c: columns.get(c) or Nested(c, type_, name, count) for c, type_ in types.items()}
-            place, numbers = (lambda row: f"{name}:{row + 1}"), np.arange(start, start + count)
-            yield Frame(name, every, place, replace(dialect, decimal=None), rows=numbers)
+            numbers = np.arange(start, start + count)
+            yield Frame(name, every, place or _numbered(name), replace(dialect, decimal=None), rows=numbers)
     except EngineRefusalError as error:
-        raise DataError(f"cannot be read as Parquet: {first_line(error)}", where=name) from None
+        raise DataError(f"cannot be read as {kind}: {first_line(error)}", where=name) from None
     if start is None:
         raise DataError("there are column names but no rows", where=name)
+
+
+def _numbered(name: str) -> Callable[[int], str]:
+    """Return what calls a row by its number, counted from 1."""
+    return lambda row: f"{name}:{row + 1}"
 
 
 def _scan(
