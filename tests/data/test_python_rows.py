@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
 import tempfile
@@ -11,6 +10,8 @@ import numpy as np
 import pytest
 
 from gpumlp.data import ArrayTable, Frame, Missing, prepare, prepare_files, read, rows_of
+from gpumlp.data.source import rows as source_rows
+from gpumlp.data.source.frame import Numbers
 from gpumlp.errors import DataError
 
 N = 60
@@ -166,14 +167,53 @@ def test_nested_arrow_columns_do_no_harm_until_they_are_used():
     assert prepare(frame, task="regression", target="y", drop=["deep"]).encoder.features == ("x",)
 
 
-def test_temporary_files_go(tmp_path, monkeypatch):
+@pytest.mark.parametrize("most", [0, 10**6], ids=["engine", "plain"])
+def test_rows_in_memory_are_written_to_no_file(tmp_path, monkeypatch, most):
+    monkeypatch.setattr(source_rows, "MAX_PLAIN_CELLS", most)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "mkstemp", None)
     frame = rows_of(arrow_table())
     assert frame.columns["x"].written().texts[0] == "-5"
-    assert list(tmp_path.iterdir())
-    del frame
-    gc.collect()
     assert list(tmp_path.iterdir()) == []
+
+
+EDGES = {
+    "int8": [-128, 0, 127],
+    "int64": [-(2**63), 2**53 + 1, 2**63 - 1, -999],
+    "uint64": [0, 2**64 - 1],
+    "float32": [0.1, 1e-5, 16777216.0, 1e8, 3.4e38, 1e-45, -0.0, -999.0, float("nan")],
+    "float64": [0.1, 1e-5, 1e-7, 123456789012345.0, 1e15, 1e16, 1.5e300, 5e-324, -0.0, -999.0, float("nan")],
+    "bool_": [True, False],
+    "string": ["", "NA", " x ", "True", "1.50", "-999", "ä", "a,b"],
+    "large_string": ["x", "nan", "y"],
+    "string_view": ["", "z" * 40],
+}
+
+
+@pytest.mark.parametrize("infinite", [False, True])
+def test_a_short_table_is_read_as_the_engine_reads_it(monkeypatch, infinite):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is in the extra 'oracle'")
+    rng, columns = np.random.default_rng(0), {}
+    for kind, edges in EDGES.items():
+        cells = [*edges, *rng.choice(np.array([None, *edges], object), 40).tolist()]
+        if kind.startswith("float"):
+            scales = 10.0 ** rng.integers(-20, 20, 400)
+            drawn = rng.standard_normal(400) * scales
+            cells += [*drawn, *np.round(drawn), *([float("inf"), -float("inf")] * infinite)]
+        columns[kind] = pyarrow.array((cells * 100)[:900], getattr(pyarrow, kind)())
+    columns["category"] = columns["string"].dictionary_encode()
+    table = pyarrow.table(columns)
+    missing = Missing(frozenset(("", "NA", "-999")))
+    plain = rows_of(table, missing=missing)
+    monkeypatch.setattr(source_rows, "MAX_PLAIN_CELLS", 0)
+    by_engine = rows_of(table, missing=missing)
+    for name in columns:
+        one, other = plain.columns[name], by_engine.columns[name]
+        assert type(one) is type(other)
+        assert plain.labels(name).tolist() == by_engine.labels(name).tolist()
+        if isinstance(one, Numbers) and isinstance(other, Numbers):
+            signs = np.where(np.isinf(one.values), np.sign(one.values), 1)  # the engine's are all positive
+            np.testing.assert_array_equal(one.values * signs, other.values)
 
 
 def test_nothing_is_imported():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +89,7 @@ class OneHot:
         """Whether the categories are truth values, which programs write in capital or small letters."""
         return _TRUTHS.issuperset((*self.categories, *self.rare))
 
-    @property
+    @cached_property
     def features(self) -> list[str]:
         """Names of the features: the categories, missing if that is one, and all others if some were seen."""
         values = [*self.categories, *(["(missing)"] if self.gaps else []), *(["(other)"] if self.rare else [])]
@@ -96,14 +97,18 @@ class OneHot:
 
     def encode(self, frame: Frame) -> tuple[NDArray[np.int64], list[str]]:
         """Return the number of each row's feature, (N,), ``width`` where it has none, and the values that are new."""
-        known = [*self.categories, *([""] if self.gaps else [])]
-        codes_of = {category: code for code, category in enumerate(known)} | dict.fromkeys(self.rare, len(known))
-        column = frame.column(self.name)
+        codes_of, column = self._codes, frame.column(self.name)
         texts = [text.lower() for text in column.texts] if self.truths else column.texts
         codes = np.array([codes_of.get(text, -1) for text in texts], np.int64)[column.codes]
         strangers: list[str] = column.texts[column.codes[codes < 0]].tolist()
-        codes[codes < 0] = len(known)
+        codes[codes < 0] = len(self.categories) + self.gaps
         return codes, strangers
+
+    @cached_property
+    def _codes(self) -> dict[str, int]:
+        """The number of the feature of each value that training has seen."""
+        known = [*self.categories, *([""] if self.gaps else [])]
+        return {category: code for code, category in enumerate(known)} | dict.fromkeys(self.rare, len(known))
 
     def to_state(self) -> Fields:
         """Return what ``from_state`` takes back."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -151,7 +152,7 @@ class TableInputs:
         numeric = self.block.features(self.numeric) if self.block else []
         return (*numeric, *(feature for each in self.one_hots for feature in each.features))
 
-    @property
+    @cached_property
     def width(self) -> int:
         """The number of features, p."""
         return (self.block.width if self.block else 0) + sum(each.width for each in self.one_hots)

@@ -33,6 +33,8 @@ MAX_KEPT_TEXTS = 1 << 17
 
 EMPTY = "-8.98846567431158e307"
 """What stands for an empty cell between numbers, in SQL: -2^1023, far beyond the numbers that can be used."""
+TABLE = "arrow_table"
+"""What an Arrow table is called in SQL."""
 NO_MISSING = Missing(frozenset())
 
 MAX_LINE_BYTES = 1 << 24
@@ -69,6 +71,7 @@ class Scan:
     decimal : the decimal mark of numbers in texts
     parsed : the same rows in a faster form, which the engine refuses where a cell of some columns is not a number
     about : how many rows there may be: memory for so many is kept ready
+    table : an Arrow table that is called ``TABLE``
     """
 
     paths: tuple[str, ...]
@@ -79,6 +82,7 @@ class Scan:
     decimal: str = "."
     parsed: tuple[str, Expressions] | None = None
     about: int = 0
+    table: Any = None
 
     def columns(self) -> dict[str, Column]:
         """Return all rows.
@@ -139,7 +143,7 @@ class Scan:
 
     def codes(self, names: Sequence[str]) -> dict[str, Codes]:
         """Return columns as texts, whatever they are read as."""
-        as_texts = Scan(self.paths, self.rows, self.expressions, dict.fromkeys(names, False))
+        as_texts = Scan(self.paths, self.rows, self.expressions, dict.fromkeys(names, False), table=self.table)
         return {name: column.written() for name, column in as_texts.columns().items()}
 
     def matching(self, pattern: str, mark: str) -> list[str]:
@@ -159,7 +163,7 @@ class Scan:
             text = f"trim({self.expressions.text(name)})"
             fits = f"bool_and({text} IN ({missing}) OR regexp_full_match({text}, {literal(pattern)}))"
             asked.append(f"coalesce({fits} AND bool_or(contains({text}, {literal(mark)})), false)")
-        with engine(self.paths) as connection:
+        with engine(self.paths, table=self.table) as connection:
             (found,) = connection.execute(f"SELECT {', '.join(asked)} FROM {self.rows}").fetchall()
         return [name for name, matches in zip(self.kinds, found, strict=True) if matches]
 
@@ -205,7 +209,7 @@ class Scan:
 
     def _strange_texts(self, names: Sequence[str]) -> list[list[str]]:
         """Return the texts of each column that are not finite numbers, a few more than are looked at where many."""
-        with engine(self.paths) as connection:
+        with engine(self.paths, table=self.table) as connection:
             found = []
             for name in names:
                 number, text = self.expressions.number(name), self.expressions.text(name)
@@ -243,7 +247,7 @@ class Scan:
             else:
                 text = f"coalesce({expressions.text(name)}, '')"
                 selected += [f"hash({text}) AS v{i}", f"{text} AS t{i}"]
-        with engine(self.paths) as connection:
+        with engine(self.paths, table=self.table) as connection:
             for batch in _batches(connection, f"SELECT {', '.join(selected)} FROM {rows}"):
                 values = iter(batch)
                 yield {
@@ -364,13 +368,14 @@ def packed_lines(path: Path) -> Iterator[list[str | None]]:
 
 
 @contextlib.contextmanager
-def engine(paths: Sequence[str], *, for_query: bool = False) -> Iterator[Any]:
+def engine(paths: Sequence[str], *, for_query: bool = False, table: Any = None) -> Iterator[Any]:
     """Open an engine that reads these files and no others, loads nothing and keeps its settings.
 
     Parameters
     ----------
     paths : absolute or from the working folder; these could be written, too
     for_query : for a query of the user: errors are JSON, and half of the machine's memory may be taken
+    table : an Arrow table, to be called ``TABLE``
 
     Raises
     ------
@@ -403,6 +408,8 @@ def engine(paths: Sequence[str], *, for_query: bool = False) -> Iterator[Any]:
         ):
             connection.execute(statement)
         with refusals():
+            if table is not None:
+                connection.register(TABLE, table)
             yield connection
     finally:
         connection.close()

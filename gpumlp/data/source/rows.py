@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,9 @@ from numpy.typing import NDArray
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.cells import USUAL_MISSING, Missing
 from gpumlp.data.source.dialect import Dialect
-from gpumlp.data.source.engine import EngineRefusalError, engine, literal
-from gpumlp.data.source.files import temporary
+from gpumlp.data.source.engine import TABLE
 from gpumlp.data.source.frame import Codes, Column, Frame, Numbers, as_written, merged
-from gpumlp.data.source.typed import first_line, read_typed
+from gpumlp.data.source.typed import read_typed
 from gpumlp.errors import DataError
 
 NAME = "rows"
@@ -23,6 +24,13 @@ NAME = "rows"
 
 INPUTS, TARGET = "x", "y"
 """The names that arrays get."""
+
+
+MAX_PLAIN_CELLS = 200_000
+"""Cells of an Arrow table up to which Python is as fast as the engine."""
+
+# Not numbers of 32 bits: which text the engine gives them is its own.
+_PLAIN_TYPE = re.compile(r"(?<=<)(U?Int(8|16|32|64)|Float64|Boolean|(Large)?Utf8(View)?|Dictionary\(.*Utf8\))(?=>)")
 
 
 def rows_of(rows: Any, y: Any = None, *, missing: Missing = USUAL_MISSING) -> Frame | ArrayTable:
@@ -114,23 +122,47 @@ def _place(row: int) -> str:
 
 
 def _from_arrow(rows: Any, missing: Missing) -> Frame:
-    """Return an Arrow stream as a frame, by way of a temporary file that goes with it."""
+    """Return an Arrow stream as a frame: a short one of plain columns as it is, any other by the engine."""
     from arro3.core import Table
 
     table = Table.from_arrow(rows)
-
-    def place(row: int) -> str:
-        return _place(row)
-
-    path, written = temporary(place)
-    try:
-        with engine(written) as connection:
-            connection.from_arrow(table).write_parquet(path)
-    except EngineRefusalError as error:
-        raise DataError(f"the Arrow columns cannot be read: {first_line(error)}", where=NAME) from None
-    rows_of_file = f"read_parquet({literal(path)})"
+    if 0 < table.num_rows * table.num_columns <= MAX_PLAIN_CELLS:
+        columns = {
+            name: _plain_column(str(table.schema.field(i).type), table.column(i), missing)
+            for i, name in enumerate(table.column_names)
+        }
+        plain = {name: column for name, column in columns.items() if column is not None}
+        if len(plain) == table.num_columns:
+            return Frame(NAME, plain, _place, Dialect(missing=missing))
     dialect = Dialect(missing=missing)
-    return read_typed(rows_of_file, [path], NAME, dialect, texts=(), kind="an Arrow table", place=place)
+    return read_typed(TABLE, [], NAME, dialect, texts=(), kind="an Arrow table", place=_place, table=table)
+
+
+def _plain_column(type_: str, column: Any, missing: Missing) -> Column | None:
+    """Return an Arrow column as the engine, which takes longer to start, would; None of another type."""
+    kind = _PLAIN_TYPE.search(type_)
+    if kind is None:
+        return None
+    cells = column.to_pylist()
+    if "Utf8" in kind[0] or kind[0] == "Boolean":
+        texts = ["" if cell is None else str(cell).lower() if cell in (True, False) else cell for cell in cells]
+        return merged(texts, np.arange(len(cells)))
+    numbers = np.array([np.nan if cell is None else cell for cell in cells], np.float64)
+    for marker in missing.values:
+        numbers[numbers == marker] = np.nan
+    return Numbers(numbers, partial(_number_texts, cells))
+
+
+def _number_texts(cells: Sequence[float | None]) -> Codes:
+    """Return numbers as the engine writes them: whole ones below 10^15 without a point."""
+
+    def text(cell: float | None) -> str:
+        if cell is None or cell != cell:
+            return ""
+        whole = isinstance(cell, int) or (abs(cell) < 1e15 and cell.is_integer())
+        return str(int(cell)) if whole else repr(cell)
+
+    return merged(list(map(text, cells)), np.arange(len(cells)))
 
 
 def _column(name: str, values: Any, missing: Missing) -> Column:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -173,6 +174,7 @@ def read_typed(
     texts: Collection[str],
     kind: str,
     place: Callable[[int], str] | None = None,
+    table: Any = None,
 ) -> Frame:
     """Read what stands behind FROM.
 
@@ -183,17 +185,18 @@ def read_typed(
     name : what to call the source in messages
     kind : of the source, for messages
     place : returns where a row starts; None for ``name:row``, counted from 1
+    table : an Arrow table, where ``rows`` is ``TABLE``
 
     Raises
     ------
     DataError : if the engine cannot read it, or there are no rows
     """
     try:
-        types, about = _layout(rows, paths)
-        scan = replace(_scan(rows, paths, types, dialect, texts), about=about)
+        types, about = _layout(rows, paths, table)
+        scan = replace(_scan(rows, paths, types, dialect, texts), about=about, table=table)
         columns: dict[str, Column] = dict(scan.columns()) if scan.kinds else {}
     except EngineRefusalError as error:
-        raise DataError(f"cannot be read as {kind}: {first_line(error)}", where=name) from None
+        raise DataError(f"cannot be read as {kind}: {_first_line(error)}", where=name) from None
     count = len(next(iter(columns.values()))) if columns else 0
     if columns and not count:
         raise DataError("there are column names but no rows", where=name)
@@ -236,7 +239,7 @@ def typed_blocks(
             numbers = np.arange(start, start + count)
             yield Frame(name, every, place or _numbered(name), replace(dialect, decimal=None), rows=numbers)
     except EngineRefusalError as error:
-        raise DataError(f"cannot be read as {kind}: {first_line(error)}", where=name) from None
+        raise DataError(f"cannot be read as {kind}: {_first_line(error)}", where=name) from None
     if start is None:
         raise DataError("there are column names but no rows", where=name)
 
@@ -260,17 +263,17 @@ def parquet_rows(path: Path) -> str:
     return f"{_PARQUET}{literal(os.path.abspath(path))})"
 
 
-def first_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """Return the engine's message without its class, its advice and its picture of the query."""
     line = str(error).splitlines()[0]
     return re.sub(r"^(\w+ )*Error: ", "", line)
 
 
-def _layout(rows: str, paths: Sequence[str]) -> tuple[dict[str, str], int]:
+def _layout(rows: str, paths: Sequence[str], table: Any = None) -> tuple[dict[str, str], int]:
     """Return what the engine calls the type of each column, and the number of rows; 0 where only reading tells."""
-    with engine(paths) as connection:
+    with engine(paths, table=table) as connection:
         described = connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()
-        count = 0
+        count = 0 if table is None else table.num_rows
         if rows.startswith(_PARQUET):
             ((count,),) = connection.execute(f"SELECT count(*) FROM {rows}").fetchall()
     return {str(column): str(type_) for column, type_, *_ in described}, int(count)
