@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gpumlp.config import configure, load
     from gpumlp.nn import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm, Loss, Model, Parameters, Sequential
     from gpumlp.optim import Optimizer, Schedule
-    from gpumlp.runs import evaluate, fit, load_trained, plot, train
+    from gpumlp.runs import evaluate, fit, load_ensemble, load_trained, plot, train
 
 __version__ = "0.1.0"
 
@@ -31,7 +31,7 @@ _FROM = {
     "gpumlp.config": "configure load",
     "gpumlp.nn": "Activation BatchNorm Dense Dropout Layer LayerNorm Loss Model Parameters Sequential",
     "gpumlp.optim": "Optimizer Schedule",
-    "gpumlp.runs": "evaluate fit load_trained plot train",
+    "gpumlp.runs": "evaluate fit load_ensemble load_trained plot train",
 }
 _MODULES = ("convert",)
 _HOME = {name: module for module, names in _FROM.items() for name in names.split()}

@@ -301,6 +301,31 @@ def compare(
 
 
 @main.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="Folder of the ensemble.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=40,
+    show_default=True,
+    help="Rounds of the selection; weights are multiples of one over their number.",
+)
+@DEVICE
+@click.option("--force", is_flag=True, help="Replace an ensemble in the output folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print weights and metrics as JSON.")
+def ensemble(runs: tuple[Path, ...], output: Path, rounds: int, device: int, force: bool, as_json: bool) -> None:
+    """Combine finished runs into a weighted ensemble.
+
+    The weights are chosen on the validation rows of the runs, which must be the same. A folder of gpumlp sweep stands
+    for the runs in it. A folder of gpumlp cv is one candidate: its folds predict by their mean, and the weights are
+    chosen on the rows outside the folds. gpumlp predict takes the folder.
+    """
+    with ctrl_c_ends_at_once():
+        from gpumlp.cli import sweep as several
+    several.ensemble(runs=runs, output=output, rounds=rounds, device=device, force=force, as_json=as_json)
+
+
+@main.command()
 @click.argument("run", type=PATH)
 @click.option("--data", type=PATH, help="File with the target column  [default: the run's data]")
 @DEVICE

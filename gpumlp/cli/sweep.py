@@ -31,11 +31,13 @@ from gpumlp.cli.given import template_of
 from gpumlp.errors import ConfigError, Note, choices, exit_code
 from gpumlp.metrics import title
 from gpumlp.runs import Listener, Result
+from gpumlp.runs.ensemble import check_replaceable
 from gpumlp.runs.predictions import ending_of
 from gpumlp.store.formats import check_free, to_json
 from gpumlp.sweep import compare as comparison
 from gpumlp.sweep import search
 from gpumlp.sweep.cv import FoldRun, cross_validate, plan_of
+from gpumlp.sweep.ensemble import combine
 from gpumlp.sweep.folder import PlanFolder, chosen_folder
 from gpumlp.sweep.points import numbers_of
 
@@ -267,6 +269,27 @@ class _Counted:
             text += ", finished before" if result.finished_before else f", {duration(result.summary['seconds'])}"
         say(f"{name}: {text}")
         self._steps.advance()
+
+
+def ensemble(runs: Sequence[Path], output: Path, rounds: int, device: int, force: bool, as_json: bool) -> None:
+    """Combine runs, save the ensemble, and print its weights."""
+    check_replaceable(output, force=force)
+    combined, about = combine(runs, rounds=rounds, device=device)
+    combined.save(output, force=force)
+    if as_json:
+        click.echo(to_json({"folder": str(output), **about}))
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("candidate", overflow="fold")
+    for heading in ("weight", "models", "loss"):
+        table.add_column(heading, justify="right", style="bold" if heading == "weight" else "")
+    for each in about["candidates"]:
+        table.add_row(each["name"], f"{each['weight']:.3f}", str(each["models"]), number(each["loss"]))
+    print_table(table)
+    tell(f"on {about['rows']:,} rows outside of training the ensemble has the loss {number(about['loss'])}")
+    tell("; ".join(f"{title(name)} {number(value)}" for name, value in about["metrics"].items()))
+    tell(f"ensemble    {output}", whole=True)
+    tell(f"next        {shlex.join(['gpumlp', 'predict', str(output)])} FILE -o predictions.csv", whole=True)
 
 
 @contextmanager

@@ -32,11 +32,13 @@ from gpumlp.cli.display import (
 )
 from gpumlp.cli.given import template_of
 from gpumlp.data import News, Source, read_blocks, read_start, stream_blocks
-from gpumlp.errors import LISTED, ConfigError, DataError, RunError, exit_code
+from gpumlp.errors import LISTED, ConfigError, DataError, Note, RunError, exit_code
 from gpumlp.metrics import title
 from gpumlp.ranks import Ranks
+from gpumlp.runs.ensemble import is_ensemble
 from gpumlp.runs.folder import PICTURE, REPORT, RunFolder
 from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, write_csv, write_predictions
+from gpumlp.runs.predictor import Predictor
 from gpumlp.runs.start import start_of
 from gpumlp.store.formats import check_free, to_json, write_text
 from gpumlp.training.build import build, load_data, require_memory
@@ -181,7 +183,13 @@ def _ending(summary: dict[str, Any]) -> str:
 
 def evaluate(run: Path, data: Path | None, device: int, as_json: bool) -> None:
     """Measure a run and print its metrics."""
-    metrics, notes = runs.evaluate(run, data, device=device)
+    if is_ensemble(run):
+        if data is None:
+            raise click.UsageError("an ensemble has no data of its own: pass --data FILE")
+        metrics: runs.Metrics = {data.name: runs.load_ensemble(run, device=device).evaluate(data)}
+        notes: tuple[Note, ...] = ()
+    else:
+        metrics, notes = runs.evaluate(run, data, device=device)
     remarks(notes)
     if as_json:
         click.echo(to_json(metrics))
@@ -205,8 +213,12 @@ def predict(
             raise click.UsageError("the output file is the input file")
         ending_of(output)
         check_free(output, force=force)
-    model = runs.load_trained(run, device=device)
-    remarks(model.notes)
+    model: Predictor
+    if is_ensemble(run):
+        model = runs.load_ensemble(run, device=device)
+    else:
+        model = trained = runs.load_trained(run, device=device)
+        remarks(trained.notes)
     encoder = model.encoder
     if proba and encoder.classes is None:
         raise click.UsageError("--proba needs a classification run; this run predicts numbers")

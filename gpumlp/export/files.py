@@ -24,7 +24,8 @@ from gpumlp.nn import Ensemble
 from gpumlp.nn.ensemble import networks
 from gpumlp.runs import load_run, load_trained
 from gpumlp.runs.evaluation import changed_since
-from gpumlp.runs.model import Predictions, SavedModel
+from gpumlp.runs.model import SavedModel
+from gpumlp.runs.predictor import Predictions
 from gpumlp.store.atomic import replacing
 from gpumlp.store.formats import check_free, writing
 from gpumlp.training.build import load_data

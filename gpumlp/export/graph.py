@@ -22,7 +22,8 @@ from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.errors import RunError
 from gpumlp.export.encoding import INTERPOLATE, Categories, trace_scaling
 from gpumlp.export.trace import INPUT, Address, Computation, Constant, Node, address_of, expanded, reachable
-from gpumlp.runs.model import Predictions, SavedModel
+from gpumlp.runs.model import SavedModel
+from gpumlp.runs.predictor import Predictions
 
 OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
 """Of 2022: what runs a newer file runs this one, too."""

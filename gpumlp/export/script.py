@@ -19,7 +19,8 @@ from gpumlp.data.encoding.targets import NumberTarget
 from gpumlp.data.source.dialect import QUOTES
 from gpumlp.export.encoding import INTERPOLATE, Categories, rewritten, trace_scaling
 from gpumlp.export.trace import INPUT, Address, Computation, Constant, Node, address_of, expanded, reachable
-from gpumlp.runs.model import Predictions, SavedModel
+from gpumlp.runs.model import SavedModel
+from gpumlp.runs.predictor import Predictions
 
 TEMPLATE = Path(__file__).with_name("standalone.py")
 START, END = "# <model>\n", "# </model>\n"

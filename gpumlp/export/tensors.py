@@ -9,7 +9,8 @@ from gpumlp.data import Encoder, News, Source
 from gpumlp.export.trace import Computation
 from gpumlp.nn import Architecture, Ensemble
 from gpumlp.nn.ensemble import networks
-from gpumlp.runs.model import Predictions, SavedModel
+from gpumlp.runs.model import SavedModel
+from gpumlp.runs.predictor import Predictions
 from gpumlp.store.formats import read_arrays, write_arrays
 from gpumlp.training.calibration import Temperature
 

@@ -1,6 +1,6 @@
 """Runs: from a configuration to a run folder, and from a run folder to predictions."""
 
-from gpumlp.runs.evaluation import Run, evaluate, load_run, load_trained
+from gpumlp.runs.evaluation import Metrics, Run, evaluate, load_ensemble, load_run, load_trained
 from gpumlp.runs.in_memory import fit
 from gpumlp.runs.model import SavedModel, load_model
 from gpumlp.runs.plots import plot
@@ -9,11 +9,13 @@ from gpumlp.runs.run import Listener, Result, train
 
 __all__ = [
     "Listener",
+    "Metrics",
     "Result",
     "Run",
     "SavedModel",
     "evaluate",
     "fit",
+    "load_ensemble",
     "load_model",
     "load_run",
     "load_trained",

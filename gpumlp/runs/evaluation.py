@@ -14,6 +14,7 @@ from gpumlp.config import Loaded, load
 from gpumlp.data import Dataset, Encoder, News, Prepared, Source, read, read_blocks
 from gpumlp.errors import DamageError, DataError, Note, RunError, choices
 from gpumlp.runs.checkpoint import Checkpoint
+from gpumlp.runs.ensemble import WeightedModels, is_ensemble, load_weighted
 from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.identity import differences, is_extension
 from gpumlp.runs.model import DESCRIPTION, SavedModel, load_model
@@ -30,6 +31,8 @@ UNFINISHED = "not finished"
 
 UNSEEN = ("test", "validation", "train")
 """Parts of the data, those first that say most about a model."""
+
+OF_ENSEMBLES = "gpumlp predict and gpumlp evaluate --data take it; in Python, gpumlp.load_ensemble"
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,8 @@ def load_run(folder: str | Path, *, unfinished: bool = False) -> Run:
     RunError : if the folder is not such a run
     """
     place = RunFolder(Path(folder))
+    if is_ensemble(place.path):
+        raise RunError("this is an ensemble, not a run", where=str(folder), hint=OF_ENSEMBLES)
     if not place.is_run:
         raise RunError("not a run folder", where=str(folder), hint=_runs_beside(place.path))
     if not place.summary.exists() and not unfinished:
@@ -125,6 +130,8 @@ def load_trained(folder: str | Path, backend: str = "auto", *, device: int = 0) 
     RunError : if there is no model, or it is damaged
     """
     folder = Path(folder)
+    if is_ensemble(folder):
+        raise RunError("this is an ensemble of models, not one", where=str(folder), hint=OF_ENSEMBLES)
     place = folder if (folder / DESCRIPTION).exists() else folder / MODEL
     run = RunFolder(folder)
     summary = {}
@@ -140,6 +147,16 @@ def load_trained(folder: str | Path, backend: str = "auto", *, device: int = 0) 
             raise RunError(what, where=str(folder))
         raise RunError("there is no model", where=str(folder), hint=_runs_beside(folder))
     return load_model(place, backends.get(backend, device=device), checksum=summary.get("model"))
+
+
+def load_ensemble(folder: str | Path, backend: str = "auto", *, device: int = 0) -> WeightedModels:
+    """Read an ensemble, which ``gpumlp ensemble`` or its ``save`` has written, onto a backend.
+
+    Raises
+    ------
+    RunError : if there is none, or it is damaged
+    """
+    return load_weighted(Path(folder), backends.get(backend, device=device))
 
 
 def _runs_beside(folder: Path) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gpumlp.data import Encoder, Frame, Source
 from gpumlp.errors import ConfigError, DataError
-from gpumlp.runs.model import Predictions
+from gpumlp.runs.predictor import Predictions
 from gpumlp.store.atomic import replacing
 from gpumlp.store.formats import writing
 

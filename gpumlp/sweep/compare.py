@@ -46,13 +46,13 @@ def compare(folders: Sequence[Path]) -> tuple[list[Compared], list[str]]:
     ------
     RunError : if one is neither, or holds no run yet
     """
-    runs = [_read(place) for folder in folders for place in _runs_in(folder)]
+    runs = [_read(place) for folder in folders for place in runs_in(folder)]
     names = list(dict.fromkeys(name for run in runs for name in run.settings))
     differ = [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
     return runs, differ
 
 
-def _runs_in(folder: Path) -> list[RunFolder]:
+def runs_in(folder: Path) -> list[RunFolder]:
     if RunFolder(folder).is_run:
         return [RunFolder(folder)]
     if not PlanFolder(folder).is_plan:

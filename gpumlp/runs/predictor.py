@@ -1,0 +1,154 @@
+"""What predicts from raw rows, whatever it is made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpumlp.data import Encoder, News, Source, read, rows_of, with_columns
+from gpumlp.errors import DataError
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of some rows.
+
+    Parameters
+    ----------
+    values : (N,) class numbers, or float64 in the units of the target, of T targets (N, T)
+    probabilities : (N, classes) float64; None in regression
+    quantiles : (N, T, levels) float64, rising; None but for the loss quantile
+    """
+
+    values: np.ndarray[Any, Any]
+    probabilities: np.ndarray[Any, Any] | None
+    quantiles: np.ndarray[Any, Any] | None = None
+
+    def within(self, margin: float) -> np.ndarray[Any, Any]:
+        """Return the bounds of numbers, (N, 2), or which classes are within, (N, classes): ``SavedModel.margin``."""
+        if self.probabilities is None:
+            return np.stack([self.values - margin, self.values + margin], axis=1)
+        near: np.ndarray[Any, Any] = 1.0 - self.probabilities <= margin
+        return near
+
+
+class Predictor(ABC):
+    """Predicts from raw rows.
+
+    These are a file, a DataFrame, a mapping from names to columns, an array, or what ``read`` returned.
+
+    Attributes
+    ----------
+    encoder : the encoding of the inputs and of the target
+    """
+
+    encoder: Encoder
+
+    @abstractmethod
+    def predictions(self, sources: Iterable[Source], news: News) -> Iterator[tuple[Source, Predictions]]:
+        """Yield each block of raw rows with its predictions. ``news`` collects what a user should know about them.
+
+        Raises
+        ------
+        DataError : if a block does not fit the model
+        """
+
+    @abstractmethod
+    def margin(self, level: float) -> float:
+        """Return how far a new row's target is from its prediction at most, with the probability ``level``.
+
+        Of numbers this is in units of the target; a class is within it where 1 - p is at most the margin.
+
+        Raises
+        ------
+        RunError : if there are no intervals
+        """
+
+    def predict(self, rows: Any, *, news: News | None = None) -> np.ndarray[Any, Any]:
+        """Return the most probable class of each row, (N,) str, or numbers in units of the target, (N,) float64.
+
+        Of several targets, T of them, these are (N, T).
+
+        Parameters
+        ----------
+        news : collects what a user should know about the rows: ``news.notes()``
+
+        Raises
+        ------
+        DataError : if the rows do not fit the model
+        """
+        values = self._predictions(rows, news).values
+        classes = self.encoder.classes
+        return values if classes is None else np.array(classes, object)[values]
+
+    def predict_proba(self, rows: Any, *, news: News | None = None) -> np.ndarray[Any, Any]:
+        """Return the probability of each class, (N, classes) float64, in the order of ``encoder.classes``.
+
+        Raises
+        ------
+        DataError : if the rows do not fit the model
+        TypeError : in regression
+        """
+        if self.encoder.classes is None:
+            raise TypeError("a regression predicts numbers, not probabilities")
+        probabilities = self._predictions(rows, news).probabilities
+        assert probabilities is not None
+        return probabilities
+
+    def predict_quantiles(self, rows: Any, *, news: News | None = None) -> np.ndarray[Any, Any]:
+        """Return the quantiles of each row, (N, levels) float64, of T targets (N, T, levels), rising.
+
+        Raises
+        ------
+        DataError : if the rows do not fit the model
+        TypeError : if the model was not trained with the loss quantile
+        """
+        quantiles = self._predictions(rows, news).quantiles
+        if quantiles is None:
+            raise TypeError("this model predicts no quantiles: they need the loss quantile")
+        return quantiles[:, 0] if quantiles.shape[1] == 1 else quantiles
+
+    def predict_interval(self, rows: Any, level: float = 0.9) -> np.ndarray[Any, Any]:
+        """Return bounds of each row's target, (N, 2) float64; of classes which may be true, (N, classes) bool.
+
+        The target of a new row like those of the training is within them with the probability ``level``, whatever the
+        network has learnt (split conformal prediction).
+
+        Raises
+        ------
+        DataError : if the rows do not fit the model
+        RunError : if there are no intervals
+        """
+        return self._predictions(rows, None).within(self.margin(level))
+
+    def _source(self, rows: Any, **more: Any) -> Source:
+        if isinstance(rows, str | Path):
+            return read(rows, self.encoder.dialect, texts=self.encoder.texts)
+        return with_columns(rows_of(rows), more)
+
+    def _predictions(self, rows: Any, news: News | None) -> Predictions:
+        ((_, predictions),) = self.predictions([self._source(rows)], News() if news is None else news)
+        return predictions
+
+    def _labelled(self, rows: Any, y: Any, weights: Any, news: News) -> tuple[Encoder, Source]:
+        """Return the rows that have a target, with targets and weights, and the encoder that takes them.
+
+        Raises DataError if no row has a target.
+        """
+        counts, names = self.encoder.weights_name, self.encoder.target_names
+        values = [y] if len(names) == 1 else np.asarray(y).reshape(-1, len(names)).T if y is not None else []
+        more = dict(zip(names, values, strict=True)) if y is not None else {}
+        if weights is not None:
+            more[counts or "weights"] = weights
+        source = self._source(rows, **more)
+        encoder = replace(self.encoder, weights_name=counts if weights is None else counts or "weights")
+        if encoder.weights_name not in source.names:
+            encoder = replace(encoder, weights_name=None)
+        if (labelled := encoder.labelled(source, news)) is None:
+            raise DataError("no row has a target")
+        return encoder, labelled
