@@ -260,7 +260,8 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
                 asked = f"cuBLASLt {epilogue.name} of {name}: the algorithm advised"
                 yield asked, partial(choice, given, dtypes, epilogue)
         if dtypes[0] == dtypes[1]:
-            yield f"cuBLASLt keeps nan, of {name}", partial(given.trials.keeps_nan, np.dtype(dtypes[0]))
+            square = given.zeros((40, 40), dtypes[0])
+            yield f"cuBLASLt keeps nan, of {name}", partial(given.trials.keeps_nan, square, square, square[0])
 
 
 def _bfloat16() -> Any:

@@ -1,7 +1,8 @@
 """Everything that only a machine with a GPU can show, in one go and within nine minutes: ``make gpu``.
 
-    python benchmarks/gpu.py [--backend NAME] [--parts NAME ...] [--minutes N] [--results FOLDER] [--tiny]
+    python benchmarks/gpu.py [--backend NAME] [--call 1|2] [--parts NAME ...] [--minutes N] [--results DIR] [--tiny]
 
+    truth      products of ones on thousands of shapes, NaN through ReLU, the same bits each time
     agreement  every operation against the NumPy reference
     training   each shipped configuration, its losses beside those of the CPU
     facts      rates of copies and products, costs of launches and graphs, what cuBLASLt offers
@@ -46,6 +47,7 @@ from reader import until_reader_leaves
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 SHARES = {
+    "truth": 60,
     "agreement": 90,
     "training": 70,
     "facts": 45,
@@ -55,7 +57,12 @@ SHARES = {
     "sanitizer": 60,
     "peers": 40,
 }
-"""The parts in the order in which they run, and how the time is shared out: in seconds, of 520."""
+"""The parts in the order in which they run, and how the time is shared out: in seconds, of 580."""
+CALLS = {
+    1: ("truth", "agreement", "training", "tests", "facts"),
+    2: ("truth", "steps", "kernels", "peers", "sanitizer"),
+}
+"""The parts of two short calls: what must be true, and what it costs. Between them somebody reads, and mends."""
 SKIPPED = 4
 """The exit code of a part that cannot run here."""
 MINUTES = 8.7
@@ -169,13 +176,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     backends = ("cupy", "native", "numpy")
     parser.add_argument("--backend", default="cupy", choices=backends, help="what computes (default: cupy)")
-    parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES), help="these parts only")
+    parser.add_argument("--parts", nargs="+", choices=SHARES, help="these parts only")
+    parser.add_argument("--call", type=int, choices=CALLS, help="1: what must be true; 2: what it costs")
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"time for all of it (default: {MINUTES})")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where the report goes")
     parser.add_argument("--tiny", action="store_true", help="little of each part, to try this program")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--keep", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.parts = options.parts or (CALLS[options.call] if options.call else list(SHARES))
     if options.part:
         sys.exit(do(options.part, options.backend, options.tiny, options.keep))
     started = time.monotonic()

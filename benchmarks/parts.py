@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from device import examine
+from truth import QUESTIONS
 
 from gpumlp import __version__
 from gpumlp import backend as backends
@@ -84,6 +85,19 @@ def _need_configurations(*others: str) -> None:
     """Refuse a part that reads a configuration, or trains, where a package for that is missing."""
     if missing := lacking(*others, *CONFIG):
         raise NotHereError(f"not installed: {', '.join(missing)}")
+
+
+def truth(task: Task) -> Found:
+    """Ask whether products are right: sums of ones, what ReLU does with NaN, the same bits each time."""
+    having = backends.get(task.backend)
+    found: Found = {"wrong": {}, "asked": {}}
+    for question, (ask, count) in QUESTIONS.items():
+        for asked, (shape, said) in enumerate(ask(having, 6 if task.tiny else count), 1):
+            found["wrong"] |= {f"{question}: {shape}": said} if said else {}
+            found["asked"][question] = asked
+            if said or asked % 500 == 0:
+                task.keep(found)
+    return found
 
 
 def agreement(task: Task, shapes: tuple[tuple[int, int], ...] = SHAPES) -> Found:

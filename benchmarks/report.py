@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
@@ -21,6 +21,14 @@ def markdown(report: Found) -> str:
         ("part", "status", "seconds", "said"),
         ((name, part["status"], part["seconds"], part["said"][:120]) for name, part in parts.items()),
     )
+    lines += [
+        "",
+        "## verdict",
+        "",
+        "What README and docs say of GPUs, and what bears it out here.",
+        "",
+        *verdict(parts),
+    ]
     for name, part in parts.items():
         body = list(SECTIONS[name](part["found"])) if part["found"] and name in SECTIONS else []
         if body or part["log"]:
@@ -30,10 +38,32 @@ def markdown(report: Found) -> str:
     return "\n".join(lines) + "\n"
 
 
+def verdict(parts: Found) -> list[str]:
+    """Return a table of the claims about GPUs, each with the figure that bears it out, or "not shown"."""
+    rows = []
+    for claim, name, figure in CLAIMS:
+        part = parts.get(name)
+        said = "not shown"
+        if part and part["status"] != "skipped" and part["found"]:
+            wrong = part["found"].get("wrong")
+            if wrong:
+                said = f"CONTRADICTED: {len(wrong)} wrong, as {next(iter(wrong))}"
+            elif part["status"] == "passed":
+                said = figure(part["found"])
+        rows.append((claim, name, said))
+    return table(("claim", "part", "verdict"), rows)
+
+
 def table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[str]:
     """Return the lines of a table."""
     cells = [head, ("---",) * len(head), *rows]
     return ["| " + " | ".join(str(cell).replace("|", "/").replace("\n", " ") for cell in row) + " |" for row in cells]
+
+
+def truth(found: Found) -> Iterator[str]:
+    yield f"{_asked(found)} products were asked, {len(found['wrong'])} answers are wrong."
+    for shape, said in [*found["wrong"].items()][:40]:
+        yield f"- {shape}: {said}"
 
 
 def agreement(found: Found) -> Iterator[str]:
@@ -113,6 +143,7 @@ def span(values: list[float | None]) -> str:
 
 
 SECTIONS = {
+    "truth": truth,
     "agreement": agreement,
     "tests": tests,
     "kernels": kernels,
@@ -122,3 +153,47 @@ SECTIONS = {
     "peers": peers,
     "sanitizer": sanitizer,
 }
+
+CLAIMS: tuple[tuple[str, str, Callable[[Found], str]], ...] = (
+    (
+        "products are right, and the same each time",
+        "truth",
+        lambda found: f"shown: {sum(found['asked'].values())} products",
+    ),
+    (
+        "each kernel computes what the reference does",
+        "agreement",
+        lambda found: f"shown: {found['checked']} directions",
+    ),
+    ("a run ends as on the CPU, to rounding", "training", lambda found: f"shown: {_apart(found)}"),
+    ("a graph computes the bits of the calls", "steps", lambda found: f"shown: {', '.join(found['workloads'])}"),
+    ("the device's tests pass", "tests", lambda found: f"shown: {found['summary']}"),
+    ("no kernel reads or writes outside of its arrays", "sanitizer", lambda found: "shown"),
+    ("a kernel moves its bytes at the speed of a copy", "kernels", lambda found: f"shown: {_of_copy(found)}"),
+    ("an epoch is faster than in other libraries", "peers", lambda found: f"measured: {_faster(found)}"),
+)
+"""What is said of GPUs, the part that can show it, and the figure."""
+
+
+def _asked(found: Found) -> int:
+    return sum(found["asked"].values())
+
+
+def _apart(found: Found) -> str:
+    apart = [ran["apart"] for ran in found["runs"].values() if "apart" in ran]
+    return f"{len(apart)} configurations, at most {max(apart):.0e} apart" if apart else "none"
+
+
+def _of_copy(found: Found) -> str:
+    shares = [row["cold"]["share_of_copy"] for row in found["kernels"]]
+    known = [share for share in shares if share is not None]
+    return f"median {statistics.median(known):.0%}, least {min(known):.0%}" if known else "no copy to compare with"
+
+
+def _faster(found: Found) -> str:
+    ratios = {}
+    for work, seconds in found["seconds"].items():
+        taken = {name: statistics.median(each) for name, each in seconds.items() if each}
+        if (ours := taken.pop("gpumlp", None)) and taken:
+            ratios[work] = min(taken.values()) / ours
+    return ", ".join(f"{work} {ratio:.2f} times the next" for work, ratio in ratios.items()) or "no other library"

@@ -131,6 +131,9 @@ class Backend:
     def synchronize(self) -> None:
         """Wait until everything that was asked for is done: on the host, it always is."""
 
+    def keep_pace(self) -> None:
+        """Let the host be only a little ahead of the device: called after each step, or several in one call."""
+
     @property
     def device_name(self) -> str | None:
         """The name of the device that the arrays lie on; None for the host."""

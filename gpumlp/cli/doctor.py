@@ -17,6 +17,7 @@ import numpy as np
 import gpumlp
 from gpumlp import backend
 from gpumlp.backend.cuda import device
+from gpumlp.backend.cuda.cublaslt import version
 from gpumlp.backend.cuda.gpu import CupyBackend
 from gpumlp.backend.cuda.graph import Graph
 from gpumlp.backend.host import prebuilt
@@ -178,7 +179,8 @@ def _products(made: CupyBackend) -> str:
     if made.lt is None:
         return "not there: CuPy multiplies, in float32 and between the graphs"
     graphs = "works inside a CUDA graph" if isinstance(plan.runs[0], Graph) else "works, but without CUDA graphs"
-    return f"{graphs}; NaN {'passes' if made.trials.keeps_nan(a.dtype) else 'does not pass'} its ReLU"
+    nan = "passes" if made.trials.keeps_nan(a, a, a[0]) else "does not pass"
+    return f"{version(made.lt.library)}; {graphs}; NaN {nan} its ReLU"
 
 
 def _dotted(version: tuple[int, ...]) -> str:

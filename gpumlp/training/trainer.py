@@ -144,6 +144,7 @@ class Trainer:
         self._step(rows, count)
         if self.shards is not None:
             self.shards.receive_wish()
+        self.backend.keep_pace()
         self.batch += count
         if count == self._together and time.perf_counter() - started < HASTE:
             self._together = min(2 * count, self._most)

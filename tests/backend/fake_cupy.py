@@ -298,7 +298,12 @@ class Event:
     def __init__(self, *, disable_timing: bool = False) -> None:
         self.captured: Captured | None = None
         self.timed = not disable_timing
-        self.stream, self.before = -1, frozenset[int]()
+        self.stream, self.before, self.waits = -1, frozenset[int](), 0
+
+    def synchronize(self) -> None:
+        assert self.stream >= 0, "an event that was never recorded is waited for"
+        assert self.captured is None
+        self.waits += 1
 
     def record(self, stream: Stream) -> None:
         assert stream.captured is None or not self.timed

@@ -477,7 +477,8 @@ def test_a_trial_that_fails_counts_as_no(fake: Cupy, reason: str) -> None:
     else:
         fake.lt.offered -= {6}
     cupy = CupyBackend()
-    assert not cupy.trials.keeps_nan(np.dtype("f4"))
+    square = cupy.zeros((4, 4), np.float32)
+    assert not cupy.trials.keeps_nan(square, square, square[0])
     found = hidden(cupy)
     assert {epilogue for epilogue, _ in fake.lt.products} <= {1, 4, 256}
     agrees(found)
@@ -722,3 +723,34 @@ def test_the_real_header_has_these_numbers(real: ctypes.CDLL) -> None:
         assert int(found[1]) == number, name
     assert "CUBLASLT_EPILOGUE_RELU_BIAS = (CUBLASLT_EPILOGUE_RELU | CUBLASLT_EPILOGUE_BIAS)" in text
     assert "CUBLASLT_EPILOGUE_RELU = 2," in text
+
+
+@pytest.mark.parametrize(("asked", "schemes"), [("", 0), ("0", 0), ("1", 2)])
+def test_sums_that_blocks_share_are_off_unless_asked_for(
+    fake: Cupy, asked: str, schemes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUMLP_SPLIT_SUMS", asked)
+    cupy = CupyBackend()
+    square = cupy.zeros((4, 4), np.float32)
+    cupy.matmul(square, square)
+    made = fake.lt.made.values()  # type: ignore[union-attr]
+    assert {each.attributes[3] for each in made if 5 in each.attributes} == {schemes}
+
+
+def test_relu_is_asked_for_each_shape_and_alignment(
+    fake: Cupy,
+) -> None:
+    """Another shape is another kernel of the library, which may drop NaN although the first one does not."""
+    cupy = CupyBackend()
+    assert fake.lt is not None
+    relu = ACTIVATIONS["relu"]
+    W, b = cupy.asarray(np.eye(4, 8, dtype=np.float32)), cupy.zeros((8,), np.float32)
+    shapes, three, five = [], cupy.zeros((3, 4), np.float32), cupy.zeros((5, 4), np.float32)
+    for x in (three, three, five):
+        before = len(fake.lt.products)
+        cupy.dense(relu, x, W, b)
+        shapes.append(len(fake.lt.products) - before)
+    assert shapes == [2, 1, 2]  # the trial, and the layer
+    fake.lt.keeps_nan = False
+    y, _ = cupy.dense(relu, cupy.zeros((6, 4), np.float32), W, cupy.asarray(np.full(8, np.nan, np.float32)))
+    assert np.isnan(cupy.to_host(y)).all()

@@ -450,3 +450,53 @@ def test_a_run_on_another_device(fake: Cupy, tmp_path: Path) -> None:
     assert train(load(CONFIGS / "breast_cancer.yaml", settings), tmp_path / "run").summary["device"] == "Fake 1"
     assert fake.current == 0
     assert fake_cupy.PLACES
+
+
+def test_the_host_is_never_more_than_two_calls_ahead(
+    fake: Cupy,
+) -> None:
+    cupy = CupyBackend()
+    events = cupy._paces
+    for launched, waited in enumerate([0, 0, 1, 2, 3], 1):
+        cupy.keep_pace()
+        assert sum(event.waits for event in events) == waited, launched
+    assert {event.stream for event in events} == {cupy.stream.ptr}
+    assert not any(event.timed for event in events)
+
+
+def test_a_run_keeps_pace(fake: Cupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(CupyBackend, "keep_pace", lambda self: calls.append(self))
+    settings = ["backend=cupy", "training.epochs=2", "training.batch_size=64", "training.early_stopping=null"]
+    train(load(CONFIGS / "breast_cancer.yaml", settings), tmp_path / "run")
+    assert len(calls) >= 2 * 2
+
+
+def test_a_large_array_comes_in_pieces(fake: Cupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = CupyBackend()
+    monkeypatch.setattr("gpumlp.backend.cuda.gpu.PIECE", 1000)
+    pieces = []
+    whole = fake.asarray
+    monkeypatch.setattr(fake, "asarray", lambda values, *rest: pieces.append(values.nbytes) or whole(values, *rest))
+    values = np.random.default_rng(0).standard_normal((333, 7))
+    for dtype in (None, np.float32):
+        pieces.clear()
+        made = cupy.asarray(values, dtype)
+        assert len(pieces) > 18
+        assert max(pieces) <= 1000
+        np.testing.assert_array_equal(cupy.to_host(made), values.astype(dtype or values.dtype))
+    row = np.arange(5000.0)[None]  # one row is a piece, however large
+    np.testing.assert_array_equal(cupy.to_host(cupy.asarray(row)), row)
+
+
+def test_nothing_is_freed_while_a_graph_is_captured(fake: Cupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = CupyBackend()
+    import gc
+
+    seen = []
+    capture = Graph._capture
+    monkeypatch.setattr(Graph, "_capture", lambda *rest: seen.append(gc.isenabled()) or capture(*rest))
+    x = cupy.zeros((4, 4), np.float32)
+    cupy.capture(lambda: [cupy.run(ACTIVATIONS["relu"], "forward", (x,)) for _ in range(3)])
+    assert seen == [False]
+    assert gc.isenabled()

@@ -14,9 +14,10 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from gpumlp.backend import CupyBackend
+from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.host import builder
 from gpumlp.errors import BackendError
 
@@ -42,6 +43,7 @@ def test_every_part_that_can_run_on_a_cpu_does(
     status = {name: part["status"] for name, part in report["parts"].items()}
     assert status == dict.fromkeys(gpu.SHARES, "passed") | {"sanitizer": "skipped"}
     found = {name: part["found"] for name, part in report["parts"].items()}
+    assert found["truth"] == {"wrong": {}, "asked": {"sums": 6 * 3 * 2, "edges": 6 * 3, "repeats": 6 * 3}}
     assert found["agreement"]["checked"] == 8
     assert "passed" in found["tests"]["summary"]
     assert [k["kernel"] for k in found["kernels"]["kernels"]] == ["relu_forward", "leaky_relu_forward"]
@@ -53,6 +55,8 @@ def test_every_part_that_can_run_on_a_cpu_does(
     assert tiny["launches a step"] == 1 <= tiny["calls a step"]
     assert tiny["share of the floor"] > 0
     text = file.with_suffix(".md").read_text()
+    assert "| products are right, and the same each time | truth | shown: 72 products |" in text
+    assert "| no kernel reads or writes outside of its arrays | sanitizer | not shown |" in text
     for heading in (name for name, state in status.items() if state == "passed"):
         assert f"\n## {heading}\n" in text
     assert {path.name for path in (tmp_path / "out").iterdir()} == {file.name, file.with_suffix(".md").name}
@@ -114,6 +118,48 @@ def test_a_wrong_result_fails_its_part(gpu: ModuleType, monkeypatch: pytest.Monk
     assert json.loads(kept.read_text()) == {"checked": 2, "wrong": {"tanh_forward": "y differs"}}
     monkeypatch.setattr(parts, "faults", lambda *_: 1 / 0)
     assert gpu.do("agreement", "numpy", False, kept) == 1
+
+
+class Wrong(Backend):
+    """A library that loses the end of long sums, drops NaN in ReLU, and never computes the same twice."""
+
+    def matmul(self, a: Any, b: Any, out: Any = None) -> Any:
+        whole = b.shape[0] - b.shape[0] % 64 or b.shape[0]
+        made = super().matmul(a[:, :whole], b[:whole], out)
+        self.count = getattr(self, "count", 0) + 1
+        made[0, 0] += 1e-3 * self.count * (np.ptp(self.to_host(a).astype("f8")) > 0)
+        return made
+
+    def dense(self, op: Any, x: Any, W: Any, b: Any) -> Any:
+        y, z = super().dense(op, x, W, b)
+        return np.nan_to_num(y, nan=0.0, posinf=np.inf), z
+
+
+@pytest.mark.parametrize("question", ["sums", "edges", "repeats"])
+def test_a_library_that_is_wrong_is_found(gpu: ModuleType, question: str) -> None:
+    ask, _ = importlib.import_module("truth").QUESTIONS[question]
+    assert not any(said for _, said in ask(Backend(), 20))
+    assert any(said for _, said in ask(Wrong(), 20))
+
+
+def test_a_claim_that_is_wrong_or_not_shown_is_told(gpu: ModuleType) -> None:
+    report = importlib.import_module("report")
+    wrong = {"wrong": {"sums: float32 3 x 65 x 3": "9 of 9 numbers are not 65"}, "asked": {"sums": 4}}
+    parts = {
+        "truth": {"status": "failed", "found": wrong},
+        "agreement": {"status": "late", "found": {"checked": 3, "wrong": {}}},
+        "tests": {"status": "skipped", "found": {}},
+        "steps": {"status": "passed", "found": {"wrong": {}, "workloads": {"A": 1, "B": 2}}},
+    }
+    said = {row.split(" | ")[1]: row.split(" | ")[2].rstrip(" |") for row in report.verdict(parts)[2:]}
+    assert said["truth"] == "CONTRADICTED: 1 wrong, as sums: float32 3 x 65 x 3"
+    assert said["steps"] == "shown: A, B"
+    assert {said[name] for name in ("agreement", "tests", "kernels", "sanitizer")} == {"not shown"}
+
+
+def test_two_calls_are_all_parts(gpu: ModuleType) -> None:
+    assert set(gpu.CALLS[1]) | set(gpu.CALLS[2]) == set(gpu.SHARES)
+    assert gpu.CALLS[1][0] == gpu.CALLS[2][0] == "truth"
 
 
 def test_without_a_device_there_is_one_message(tmp_path: Path) -> None:

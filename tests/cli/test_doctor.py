@@ -24,6 +24,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cupy]:
         yield module
 
 
+LIBRARY = "12.9.1 from /usr/lib/libcublasLt.so.12"
+
+
 def page() -> dict[str, tuple[str, str]]:
     """Return the findings by name: the text and the mend."""
     return {finding.name: (finding.text, finding.mend) for finding in doctor.examine()}
@@ -49,7 +52,7 @@ def test_a_machine_with_a_device(fake: Cupy, monkeypatch: pytest.MonkeyPatch, tm
     assert found["CuPy"] == ("cupy-cuda12x 14.2.0", "")
     assert found["CUDA"] == ("driver for 12.8, runtime 12.9", "")
     assert found["NVRTC"] == ("12.9; kernels compile and run", "")
-    assert found["cuBLASLt"] == ("works inside a CUDA graph; NaN passes its ReLU", "")
+    assert found["cuBLASLt"] == (f"{LIBRARY}; works inside a CUDA graph; NaN passes its ReLU", "")
     for number in (0, 1):
         text = f"Fake {number}, compute capability 9.0, 132 multiprocessors, 60.0 of 80.0 GiB free"
         assert found[f"GPU {number}"] == (text, "")
@@ -60,7 +63,7 @@ def test_a_machine_with_a_device(fake: Cupy, monkeypatch: pytest.MonkeyPatch, tm
 def test_what_is_told_of_products(fake: Cupy) -> None:
     assert fake.lt is not None
     fake.lt.keeps_nan, fake.capture_error = False, CUDARuntimeError("cudaErrorUnknown: unknown error")
-    assert page()["cuBLASLt"][0] == "works, but without CUDA graphs; NaN does not pass its ReLU"
+    assert page()["cuBLASLt"][0] == f"{LIBRARY}; works, but without CUDA graphs; NaN does not pass its ReLU"
     fake.lt = None
     assert page()["cuBLASLt"][0] == "not there: CuPy multiplies, in float32 and between the graphs"
 

@@ -41,6 +41,7 @@ R_32F, R_64F, R_16BF = 0, 1, 14  # cudaDataType_t
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77  # cublasComputeType_t
 DESC_TRANSA, DESC_TRANSB, DESC_EPILOGUE, DESC_BIAS_POINTER = 3, 4, 7, 8  # cublasLtMatmulDescAttributes_t
 PREF_MAX_WORKSPACE = 1  # cublasLtMatmulPreferenceAttributes_t
+PREF_REDUCTION_SCHEMES = 3  # which kinds of split sums may be had; 0: none
 PREF_MIN_ALIGNMENT = (5, 6, 7, 8)  # of A, B, C and D
 SUCCESS, INVALID_VALUE, NOT_SUPPORTED = 0, 7, 15  # cublasStatus_t
 STATUS = {
@@ -54,6 +55,10 @@ STATUS = {
     NOT_SUPPORTED: "CUBLAS_STATUS_NOT_SUPPORTED",
     16: "CUBLAS_STATUS_LICENSE_ERROR",
 }
+
+SPLIT_SUMS = 2
+"""CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE. Sums that several blocks share are off unless GPUMLP_SPLIT_SUMS=1: on some
+devices some are reported to lose the end, or to differ from run to run (triton-lang/triton pull request 2767)."""
 
 CUDA_TYPE = {"<f4": R_32F, "<f8": R_64F, NARROW: R_16BF}
 RESULTS = {(R_32F, R_32F), (R_64F, R_64F), (R_16BF, R_16BF), (R_16BF, R_32F)}
@@ -135,11 +140,18 @@ def load(major: int) -> Any:
     raise BackendError(f"cuBLASLt for CUDA {major} cannot be loaded", where="backend cupy", hint=INSTALL)
 
 
+def version(library: Any) -> str:
+    """Return the version of a loaded library, as 12.9.1, and where it was found."""
+    number = int(library.cublasLtGetVersion())
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100} from {library._name}"
+
+
 def declared(library: ctypes.CDLL) -> ctypes.CDLL:
     """Tell ctypes the arguments of the functions: an address must not be taken for an int."""
     for name, arguments in SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, c_int
+    library.cublasLtGetVersion.argtypes, library.cublasLtGetVersion.restype = (), c_size_t
     return library
 
 
@@ -252,9 +264,12 @@ class Shape:
 
 
 class Recipe:
-    """How products of one shape are computed: descriptions that stay, and the algorithm that is used, or None."""
+    """How products of one shape are computed: descriptions that stay, and the algorithm that is used, or None.
 
-    def __init__(self, library: Any, handle: Owned, shape: Shape, compute: int, workspace: int) -> None:
+    ``vector`` is the address of memory, aligned as far as any alignment counts, that the library may look at.
+    """
+
+    def __init__(self, library: Any, handle: Owned, shape: Shape, compute: int, workspace: int, vector: int) -> None:
         self.epilogue = shape.epilogue
         scale = R_64F if compute == COMPUTE_64F else R_32F
         number = c_double if scale == R_64F else c_float
@@ -264,13 +279,16 @@ class Recipe:
         self.description.set(DESC_TRANSB, c_int(shape.right.op))
         self.description.set(DESC_EPILOGUE, c_uint32(shape.epilogue))
         if shape.vector:  # what its alignment is, is asked of the address
-            self.description.set(DESC_BIAS_POINTER, c_void_p(shape.vector))
+            self.description.set(DESC_BIAS_POINTER, c_void_p(vector + shape.vector % MOST_ALIGNED))
         self.layouts = [
             Owned(library, "MatrixLayout", each.type, each.rows, each.cols, each.ld)
             for each in (shape.left, shape.right, shape.result)
         ]
         preference = Owned(library, "MatmulPreference")
         preference.set(PREF_MAX_WORKSPACE, c_uint64(workspace))
+        preference.set(
+            PREF_REDUCTION_SCHEMES, c_uint32(SPLIT_SUMS if os.environ.get("GPUMLP_SPLIT_SUMS") == "1" else 0)
+        )
         sides = (shape.left, shape.right, shape.result, shape.result)
         for attribute, side in zip(PREF_MIN_ALIGNMENT, sides, strict=True):
             preference.set(attribute, c_uint32(side.alignment))
@@ -400,8 +418,8 @@ class Lt:
         shape = Shape(left, right, result, epilogue, 0 if vector is None else aligned(address(vector)))
         if shape not in self._recipes:
             compute = self._compute.get(left.type, COMPUTE_32F)
-            self.workspace(self.stream)
-            self._recipes[shape] = Recipe(self.library, self.handle, shape, compute, WORKSPACE)
+            place = address(self.workspace(self.stream))
+            self._recipes[shape] = Recipe(self.library, self.handle, shape, compute, WORKSPACE, place)
             if self._recipes[shape].algorithm is None and epilogue == Epilogue.DEFAULT:
                 self._tell(f"cuBLASLt has no product of {a.dtype} {a.shape} and {b.shape}: CuPy's is used")
         recipe = self._recipes[shape]

@@ -41,6 +41,11 @@ TOGETHER = 16
 FUSED = {"identity": Epilogue.BIAS, "relu": Epilogue.RELU_BIAS}
 """The activations that cuBLASLt applies in the same launch as a product and its bias."""
 
+PIECE = 32 << 20
+"""Bytes of the host that are copied to the device at once."""
+LEAD = 2
+"""Launches that the host may be ahead of the device."""
+
 log = logging.getLogger(__name__)
 
 
@@ -77,6 +82,7 @@ class CupyBackend(Backend):
         self._uses_lt = switched_on("CUBLASLT")
         with explained(self._where), self.device:
             self.stream, *self._beside = (self.xp.cuda.Stream(non_blocking=True) for _ in LANES)
+            self._paces, self._pace = [self.xp.cuda.Event(disable_timing=True) for _ in range(LEAD)], 0
         self._launcher = Launcher(self.xp, kernels)
         self.trials = Trials(self.xp, self.quiet, self._product)
         # One kernel and one of CuPy's own: both of their compilers are there, and the device runs what they make.
@@ -138,9 +144,32 @@ class CupyBackend(Backend):
         with self.quiet():
             self.stream.synchronize()
 
+    def keep_pace(self) -> None:
+        """Wait for what was launched two calls before this one: a signal is then answered within two of them."""
+        with explained(self._where), self.device:
+            event = self._paces[self._pace % LEAD]
+            if self._pace >= LEAD:
+                event.synchronize()
+            event.record(self.stream)
+        self._pace += 1
+
     def asarray(self, values: Any, dtype: Any = None, *, copy: bool = False) -> Array:
         with self._given("asarray", values):
+            if isinstance(values, np.ndarray) and values.nbytes > PIECE:
+                return self._in_pieces(values, np.dtype(dtype or values.dtype))
             return super().asarray(values, dtype, copy=copy)
+
+    def _in_pieces(self, values: np.ndarray[Any, Any], dtype: Any) -> Array:
+        """Bring a large array to the device piece by piece.
+
+        CuPy copies through pinned memory, of which it takes as much as the whole next power of two, and keeps it.
+        """
+        made = self.empty(values.shape, dtype)
+        rows = max(1, PIECE * len(values) // values.nbytes)
+        with self.quiet():
+            for start in range(0, len(values), rows):
+                made[start : start + rows] = self.xp.asarray(values[start : start + rows], dtype)
+        return made
 
     def write(self, target: Array, values: Any) -> None:
         with self._given("write", values):
@@ -209,8 +238,8 @@ class CupyBackend(Backend):
     def dense(self, op: Op, x: Array, W: Array, b: Array) -> tuple[Array, Array | None]:
         """As in the reference; one launch where cuBLASLt adds the bias, and applies ReLU, to the product."""
         alike = x.ndim == W.ndim == 2 and x.dtype == W.dtype == b.dtype
-        if self.epilogues and op.name in FUSED and alike and (op.name != "relu" or self.trials.keeps_nan(x.dtype)):
-            self._refuse_strangers("dense", x, W, b)
+        self._refuse_strangers("dense", x, W, b)
+        if self.epilogues and op.name in FUSED and alike and (op.name != "relu" or self.trials.keeps_nan(x, W, b)):
             out = self.allocate((x.shape[0], W.shape[1]), x.dtype)
             if product := self._product(x, W, out, FUSED[op.name], b):
                 self._call(f"dense_{op.name}", product, (x, W))

@@ -8,9 +8,10 @@ launches.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -74,7 +75,7 @@ class Graph:
             node.prepare(streams[place.lane])
         self._stream.begin_capture()
         try:
-            with xp.cuda.using_allocator(_refuse):
+            with xp.cuda.using_allocator(_refuse), _no_finalizers():
                 self._capture(xp, streams)
         except BaseException:
             with contextlib.suppress(Exception):  # the stream leaves its capture, which has no graph to show for it
@@ -136,6 +137,19 @@ def _joined(xp: Any, streams: Sequence[Any], launches: Sequence[Callable[[], Non
         worth = capturable and sum(len(launch.nodes) for launch in run) >= WORTH
         result += [Graph(xp, streams, run)] if worth else run
     return result
+
+
+@contextlib.contextmanager
+def _no_finalizers() -> Iterator[None]:
+    """Keep the garbage collector from freeing something of the device in the middle of a capture."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _refuse(size: int) -> Any:

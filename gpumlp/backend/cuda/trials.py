@@ -1,6 +1,7 @@
-"""What cuBLASLt's ReLU does that no document states: tried on the device, once for each dtype.
+"""What cuBLASLt's ReLU does that no document states: tried on the device, once for each recipe.
 
-A trial that fails counts as no.
+Another shape, or alignment, is another kernel of the library, which may answer otherwise. A trial that fails counts
+as no.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.backend.cuda.cublaslt import Epilogue, Product
+from gpumlp.backend.cuda.cublaslt import MOST_ALIGNED, Epilogue, Product, aligned
+from gpumlp.backend.kernels import address
 from gpumlp.errors import BackendError
-
-TRIAL_SIZE = 40
-"""Rows and columns of the matrices that are tried: more than the 32 of a warp."""
+from gpumlp.ops.record import Array
 
 log = logging.getLogger(__name__)
 
@@ -30,22 +30,25 @@ class Trials:
         self._xp, self._quiet, self._product = xp, quiet, product
         self._keeps_nan: dict[Any, bool] = {}
 
-    def keeps_nan(self, dtype: Any) -> bool:
-        """Return whether its ReLU passes NaN on, as ours does."""
-        if dtype not in self._keeps_nan:
+    def keeps_nan(self, x: Array, W: Array, b: Array) -> bool:
+        """Return whether its ReLU of ``x W + b`` passes NaN on, as ours does, for matrices that lie so."""
+        key = x.dtype, *((array.shape, array.strides, aligned(address(array))) for array in (x, W, b))
+        if key not in self._keeps_nan:
             try:
                 with self._quiet():
-                    self._keeps_nan[dtype] = self._relu_of_nan_is_nan(dtype)
+                    self._keeps_nan[key] = self._relu_of_nan_is_nan(x, W, b)
             except BackendError as error:
                 log.info("cannot find out whether cuBLASLt keeps NaN: %s", error.what)
-                self._keeps_nan[dtype] = False
-        return self._keeps_nan[dtype]
+                self._keeps_nan[key] = False
+        return self._keeps_nan[key]
 
-    def _relu_of_nan_is_nan(self, dtype: Any) -> bool:
-        """Multiply zeros, with a bias of NaN; without such a product the answer is no."""
-        zeros, out = (self._xp.asarray(np.zeros((TRIAL_SIZE, TRIAL_SIZE), dtype)) for _ in range(2))
-        bias = self._xp.asarray(np.full(TRIAL_SIZE, np.nan).astype(dtype))
-        product = self._product(zeros, zeros, out, Epilogue.RELU_BIAS, bias)
+    def _relu_of_nan_is_nan(self, x: Array, W: Array, b: Array) -> bool:
+        """Multiply, with a bias of NaN aligned as the given one; without such a product the answer is no."""
+        place = aligned(address(b))
+        before = 0 if place == MOST_ALIGNED else place // b.itemsize
+        bias = self._xp.asarray(np.full(before + b.size, np.nan).astype(b.dtype))[before:]
+        out = self._xp.empty((x.shape[0], W.shape[1]), x.dtype)
+        product = self._product(x, W, out, Epilogue.RELU_BIAS, bias)
         if product is None:
             return False
         product()
