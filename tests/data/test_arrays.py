@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -130,9 +131,33 @@ def test_objects_are_never_unpickled(tmp_path):
     objects = np.array([{}, []], dtype=object)
     np.savez(tmp_path / "a.npz", x=objects)
     np.save(tmp_path / "a.npy", objects)
-    for name in ("a.npz", "a.npy"):
+    for use in (ArrayTable.block, ArrayTable.categories, ArrayTable.numbers):
         with pytest.raises(DataError, match="the file holds pickled Python objects"):
-            read(tmp_path / name)
+            use(read(tmp_path / "a.npz"), "x")
+    with pytest.raises(DataError, match="the file holds pickled Python objects"):
+        read(tmp_path / "a.npy")
+
+
+def test_arrays_that_nobody_asks_for_are_not_read(tmp_path):
+    arrays = {"x": np.arange(30.0).reshape(10, 3), "y": np.arange(10.0), "names": np.array([{}], object)}
+    path = save(tmp_path, **arrays, junk=np.full(100_000, 7, np.uint8))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(bytes([7] * 99_000), bytes([8] * 99_000)))  # its checksum is wrong now
+    prepared = prepare_files(path.name, folder=tmp_path, task="regression", target="y", validation=0, test=0)
+    assert len(prepared.train) == 10
+    with pytest.raises(DataError, match="damaged"):
+        read(path).numbers("junk")
+
+
+@pytest.mark.parametrize("shape", ["(10, 3)", "(99999999999, 3)", "(-1, 3)"])
+def test_a_header_that_is_not_as_long_as_its_member(tmp_path, shape):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (4, 3)})
+    plain = header.getvalue().replace(b"(4, 3)", shape.encode()).ljust(128, b" ")
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", plain + bytes(96))
+    with pytest.raises(DataError, match="damaged"):
+        read(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.npy"])
@@ -169,4 +194,8 @@ def test_any_damage_is_an_error_of_data(tmp_path_factory, kind, flips, end):
     path = tmp_path_factory.getbasetemp() / f"damaged.{kind}"
     path.write_bytes(content[:end])
     with contextlib.suppress(DataError):
-        assert isinstance(read(path), ArrayTable)
+        found = read(path)
+        assert isinstance(found, ArrayTable)
+        for name in found.names:
+            with contextlib.suppress(DataError):
+                found.block(name)

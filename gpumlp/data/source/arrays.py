@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +22,47 @@ _INPUT_NAMES = ("x", "inputs", "images")
 
 
 @dataclass(frozen=True, eq=False)
+class Member:
+    """An array of an ``.npz`` file, which is read when its values are needed.
+
+    Parameters
+    ----------
+    path : of the file
+    name : of the member, with its ending
+    shape, dtype : by its header
+    """
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @functools.cached_property
+    def values(self) -> NDArray[Any]:
+        """The array.
+
+        Raises
+        ------
+        DataError : if the member is damaged or holds pickled objects
+        """
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(self.name) as stream:
+                array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+                stream.read()  # to its end, where the checksum is compared
+        except Exception as error:  # of zipfile, zlib, NumPy, or the tokenizer that NumPy reads headers with
+            raise _damaged(self.path, error) from error
+        return array
+
+
+@dataclass(frozen=True, eq=False)
 class ArrayTable:
     """Named arrays whose first axis counts the rows.
 
@@ -33,7 +76,7 @@ class ArrayTable:
     """
 
     path: str
-    arrays: Mapping[str, NDArray[Any]]
+    arrays: Mapping[str, NDArray[Any] | Member]
     target: str | None = None
     hint: str | None = None
     rows: NDArray[np.int64] | None = None
@@ -118,10 +161,10 @@ class ArrayTable:
         ------
         DataError : if it is not one value per row
         """
-        values = self._one_per_row(name)
-        if values.dtype.kind not in "fbiuU":
-            raise DataError(f"array {name!r} of {values.dtype} cannot be classes", where=self.path)
-        return as_written(values)
+        dtype = self._plain(name).dtype
+        if dtype.kind not in "fbiuU":
+            raise DataError(f"array {name!r} of {dtype} cannot be classes", where=self.path)
+        return as_written(self._one_per_row(name))
 
     def numbers(self, name: str) -> Floats:
         """Return an array as numbers, (N,) float64, NaN where the value is missing.
@@ -139,13 +182,22 @@ class ArrayTable:
             raise DataError(what, where=self.where(row))
         return values
 
+    def _plain(self, name: str) -> NDArray[Any] | Member:
+        """Return an array that is not of objects, which would have to be unpickled."""
+        array = self.arrays[name]
+        if isinstance(array, Member) and array.dtype.hasobject:
+            raise _pickled(array.path)
+        return array
+
     def _select(self, name: str) -> NDArray[Any]:
-        values = self.arrays[name]
+        array = self.arrays[name]
+        values = array.values if isinstance(array, Member) else array
         return values if self.rows is None else values[self.rows]
 
     def _numeric(self, name: str) -> NDArray[Any]:
-        if self.arrays[name].dtype.kind not in "biuf":
-            what = f"array {name!r} holds {self.arrays[name].dtype}, not real numbers"
+        dtype = self._plain(name).dtype
+        if dtype.kind not in "biuf":
+            what = f"array {name!r} holds {dtype}, not real numbers"
             raise DataError(what, where=self.path)
         return self._select(name)
 
@@ -161,21 +213,33 @@ class ArrayTable:
 
 
 def read_npz(path: Path) -> ArrayTable:
-    """Read the arrays of an ``.npz`` file; single numbers in it are left out.
+    """Return the arrays of an ``.npz`` file, of which only those are read that are used; single numbers are left out.
 
     Raises
     ------
-    DataError : if the file is damaged or holds pickled objects
+    DataError : if the file is damaged
     """
     try:
-        with zipfile.ZipFile(path):  # np.load would take any file that is not a zip for a pickle
-            pass
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        with zipfile.ZipFile(path) as archive:
+            members = [_member(path, archive, each) for each in archive.infolist() if each.filename.endswith(".npy")]
     except Exception as error:  # of zipfile, zlib, NumPy, or the tokenizer that NumPy reads headers with
         raise _damaged(path, error) from error
-    # A member that is not an array comes back as bytes.
-    return ArrayTable(str(path), {k: v for k, v in arrays.items() if isinstance(v, np.ndarray) and v.ndim})
+    return ArrayTable(str(path), {each.name.removesuffix(".npy"): each for each in members if each.ndim})
+
+
+def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Member:
+    """Return an array by its header alone. Raises ValueError if it is not as long as the header says."""
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read_header = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read_header(stream)
+        size = math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and member.file_size != stream.tell() + size:
+            what = f"the header of {member.filename} says {size:,} bytes, but {member.file_size - stream.tell():,}"
+            raise ValueError(f"{what} follow")
+    return Member(path, member.filename, shape, dtype)
 
 
 def read_npy(path: Path) -> ArrayTable:
@@ -197,9 +261,13 @@ def read_npy(path: Path) -> ArrayTable:
     )
 
 
+def _pickled(path: Path) -> DataError:
+    hint = "save plain numbers or texts: gpumlp never unpickles data"
+    return DataError("the file holds pickled Python objects", where=str(path), hint=hint)
+
+
 def _damaged(path: Path, error: BaseException) -> DataError:
     if "allow_pickle" in str(error):
-        hint = "save plain numbers or texts: gpumlp never unpickles data"
-        return DataError("the file holds pickled Python objects", where=str(path), hint=hint)
+        return _pickled(path)
     detail = str(error) or type(error).__name__
     return DataError(f"the array file is damaged or of another kind ({detail})", where=str(path))
