@@ -35,6 +35,7 @@ setting, for example `--set optimizer.learning_rate=3e-4`.
 
 EXAMPLES: Mapping[str, Any] = {
     "task": "regression",
+    "preset": "tabular",
     "data.folder": "../measurements",
     "data.query": "select * from 'part-*.parquet' where year > 2020 order by id",
     "data.train": "part-*.csv",

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from gpumlp.config.presets import preset_keys
 from gpumlp.config.section import Problem
 from gpumlp.config.settings import Settings
 from gpumlp.config.yaml_text import KeyPath, Value
@@ -82,11 +83,15 @@ def explain(error: ValidationError, given: Value) -> list[Problem]:
     """Return the problems that a validation of ``given`` found, one for each setting."""
     schema = _Schema(Settings.model_json_schema())
     problems: dict[KeyPath, Problem] = {}
+    from_preset = preset_keys(given) if isinstance(given, dict) else set()
     for detail in error.errors(include_url=False):
         problem = _problem(schema, detail)
         path = _as_written(problem.path, given)
         # Where a setting may be of several types, each of them complains; one answer names them all.
-        problems.setdefault(path, Problem(path, problem.what, problem.hint))
+        what = problem.what
+        if isinstance(given, dict) and path in from_preset:
+            what += f" (from preset {given['preset']})"
+        problems.setdefault(path, Problem(path, what, problem.hint))
     return list(problems.values())
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_serializer, model_validator
 
 from gpumlp.backend import BACKENDS
+from gpumlp.config.presets import PLAIN, PRESETS, over_preset
 from gpumlp.config.section import Choice, NameIn, OneOf, Problem, Row, Section, refuse
 from gpumlp.config.yaml_text import KeyPath
 from gpumlp.data import (
@@ -695,6 +696,11 @@ class Settings(Section):
     """All settings of a run."""
 
     task: Task = Field(description="classification (two or more classes) or regression (numbers)")
+    preset: Annotated[str, NameIn(PRESETS)] = Field(
+        default=PLAIN,
+        description="settings that stand below those of the file: "
+        + "; ".join(f"{name} ({each.meaning})" for name, each in PRESETS.items()),
+    )
     data: Data = Field(description="the data: at least train (a file) and target (a column)")
     model: Model = Field(default=Model(), description="the network")
     loss: Annotated[
@@ -723,6 +729,11 @@ class Settings(Section):
     version: int = Field(
         default=VERSION, ge=1, le=VERSION, description="version of the settings format; later versions are refused"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_preset(cls, given: object) -> object:
+        return over_preset(given)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

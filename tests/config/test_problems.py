@@ -93,9 +93,9 @@ def problem(**sections: Any) -> Problem:
             "class weights",
         ),
         ({"loss": {"class_weight": "balance"}}, "loss.class_weight", "got 'balance', ", "did you mean 'balanced'?"),
-        ({"modle": {}}, "modle", "unknown setting", "did you mean 'model'? allowed: task, data, model"),
+        ({"modle": {}}, "modle", "unknown setting", "did you mean 'model'? allowed: task, preset, data, model"),
         ({"Model": {}}, "Model", "unknown setting", "did you mean 'model'?"),
-        ({"zzz": {}}, "zzz", "unknown setting", "allowed: task, data, model, loss"),
+        ({"zzz": {}}, "zzz", "unknown setting", "allowed: task, preset, data, model, loss"),
         (
             {"training": {"learning_rate": 0.1}},
             "training.learning_rate",

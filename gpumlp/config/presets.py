@@ -1,0 +1,107 @@
+"""Presets: settings that stand below those of a file. Whatever the file sets replaces them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gpumlp.config.section import section_of_name
+
+Given = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A recipe: what it is, and its settings, given those of the file."""
+
+    meaning: str
+    settings: Callable[[Given], dict[str, Any]]
+
+
+def _tabular(given: Given) -> dict[str, Any]:
+    """RealMLP's tuned defaults (Holzmüller et al. 2024, arXiv:2407.04491), without embeddings of numbers."""
+    regression = given.get("task") == "regression"
+    metric = _section(given.get("training")).get("metric", "rmse" if regression else "accuracy")
+    found: dict[str, Any] = {
+        "data": {"scaling": "robust"},
+        "model": {
+            "hidden": [256, 256, 256],
+            "activation": "mish" if regression else "selu",
+            "dropout": 0.15,
+            "dropout_schedule": "flat_cos",
+            "initializer": "data",
+            "parametrization": "ntk",
+            "input_factors": True,
+            "trained_activation": True,
+            "clamp": regression,
+        },
+        "optimizer": {
+            "name": "adamw",
+            "learning_rate": 0.2 if regression else 0.04,
+            "beta2": 0.95,
+            "weight_decay": 0.02,
+            "decay_schedule": "flat_cos",
+            "averaging": None,
+        },
+        "schedule": {"name": "coslog", "cycles": 4.0},
+        "training": {
+            "epochs": 256,
+            "batch_size": 256,
+            "drop_last": True,
+            "early_stopping": None,
+            "metric": metric,
+        },
+    }
+    if not regression:
+        # Smoothed labels win classes and lose probabilities.
+        smoothing = 0.1 if metric in ("accuracy", "macro_f1") else 0.0
+        found["loss"] = {"name": "cross_entropy", "label_smoothing": smoothing}
+    return found
+
+
+PLAIN = "plain"
+PRESETS = {
+    PLAIN: Preset("the defaults", lambda given: {}),
+    "tabular": Preset("RealMLP's recipe for tables of numbers and categories", _tabular),
+}
+"""Presets by the name that a configuration uses."""
+
+
+def over_preset(given: object) -> object:
+    """Return the settings of a file over those of the preset that it names; what is malformed is left as it is."""
+    if not isinstance(given, Mapping):
+        return given
+    name = given.get("preset", PLAIN)
+    if not isinstance(name, str) or name not in PRESETS:
+        return given
+    return _merged(PRESETS[name].settings(given), given)
+
+
+def preset_keys(given: Given) -> set[tuple[str, ...]]:
+    """Return the paths of the settings that a preset adds to those of a file."""
+    merged = over_preset(given)
+    return set(_leaves(merged)) - set(_leaves(given)) if isinstance(merged, Mapping) else set()
+
+
+def _merged(below: Given, above: Given) -> dict[str, Any]:
+    found = dict(below)
+    for key, value in above.items():
+        under, over = below.get(key), section_of_name(value)
+        if not isinstance(under, Mapping) or not isinstance(over, Mapping):
+            found[key] = value
+            continue
+        over = {k: v for k, v in over.items() if (k, v) != ("name", "auto")}
+        # The numbers of one optimizer, loss or schedule mean nothing to another.
+        found[key] = value if over.get("name", under.get("name")) != under.get("name") else _merged(under, over)
+    return found
+
+
+def _section(value: Any) -> Given:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    if isinstance(value, Mapping):
+        return [leaf for key, child in value.items() for leaf in _leaves(child, (*path, str(key)))]
+    return [path]

@@ -1,0 +1,114 @@
+"""Presets: what they set, that a file overrides any of it, and what is said where the two do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpumlp.config import Settings, configure, dump, load
+from gpumlp.config.presets import PRESETS
+from gpumlp.errors import ConfigError
+
+DATA = {"train": "rows.csv", "target": "y"}
+
+
+def make(preset: str = "tabular", task: str = "classification", **more: Any) -> Settings:
+    return configure(task=task, data={**DATA, **more.pop("data", {})}, preset=preset, **more).settings
+
+
+def test_plain_is_nothing_but_the_defaults() -> None:
+    assert make("plain").model_dump() == configure(task="classification", data=DATA).settings.model_dump()
+
+
+def test_tabular_is_realmlp() -> None:
+    settings = make()
+    assert [block.units for block in settings.model.blocks] == [256, 256, 256]
+    assert {block.dropout for block in settings.model.blocks} == {0.15}
+    assert settings.model.activation == "selu"
+    assert not settings.model.clamp
+    assert settings.optimizer.hyper | {"rate": settings.optimizer.learning_rate} == pytest.approx(
+        {"beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "rate": 0.04}
+    )
+    assert settings.loss.hyper == {"label_smoothing": 0.1}
+    assert (settings.schedule.name, settings.schedule.hyper) == ("coslog", {"cycles": 4.0})
+    assert (settings.training.chosen_metric, settings.training.early_stopping) == ("accuracy", None)
+    numbers = make(task="regression")
+    assert (numbers.model.activation, numbers.model.clamp, numbers.optimizer.learning_rate) == ("mish", True, 0.2)
+    assert (numbers.loss.name, numbers.training.chosen_metric) == ("squared_error", "rmse")
+
+
+def test_smoothing_is_for_classes_and_not_for_probabilities() -> None:
+    assert make(training={"metric": "log_loss"}).loss.hyper == {"label_smoothing": 0.0}
+    assert make(training={"metric": "macro_f1"}).loss.hyper == {"label_smoothing": 0.1}
+    assert make(training={"metric": "log_loss"}, loss={"label_smoothing": 0.2}).loss.hyper == {"label_smoothing": 0.2}
+
+
+def test_a_file_overrides_any_of_it() -> None:
+    plain, preset = make("plain"), make()
+    settings = make(
+        model={"hidden": [8], "dropout": 0.0},
+        optimizer={"beta2": 0.99},
+        schedule="cosine",
+        loss={"name": "auto", "class_weight": "balanced"},
+        training={"early_stopping": "auto", "epochs": None},
+        data={"scaling": None},
+    )
+    assert [block.units for block in settings.model.hidden] == [8]
+    assert (settings.model.dropout, settings.model.parametrization) == (0.0, "ntk")
+    assert settings.optimizer.hyper["beta2"] == 0.99
+    assert settings.optimizer.weight_decay == preset.optimizer.weight_decay
+    assert settings.schedule == plain.schedule
+    assert settings.loss.hyper == {"label_smoothing": 0.1}
+    assert (settings.training.early_stopping, settings.training.epochs) == ("auto", None)
+    assert (settings.training.batch_size, settings.data.scaling) == (256, None)
+
+
+def test_another_optimizer_comes_with_its_own_defaults() -> None:
+    settings = make(optimizer="sgd")
+    assert settings.optimizer == make("plain", optimizer="sgd").optimizer
+    assert settings.model.parametrization == "ntk"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_what_is_printed_loads_as_the_same(preset: str, task: str, tmp_path: Path) -> None:
+    settings = make(preset, task)
+    (tmp_path / "all.yaml").write_text(dump(settings, folder="/"))
+    again = load(tmp_path / "all.yaml").settings
+    assert again.model_dump(exclude={"data"}) == settings.model_dump(exclude={"data"})
+    assert f"preset: {preset}" in (tmp_path / "all.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "messages"),
+    [
+        ({"preset": "tabula"}, ["preset: got 'tabula'", "did you mean 'tabular'"]),
+        ({"preset": 3}, ["preset"]),
+        ({"task": "regression", "loss": "poisson"}, ["model.clamp", "(from preset tabular)", "set clamp: false"]),
+        (
+            {"data": {**DATA, "split": {"validation": 0}}},
+            ["training.metric", "(from preset tabular)", "set metric: auto"],
+        ),
+        ({"model": 3}, ["model: got 3"]),
+        ({"model": {"hidden": [0]}}, ["model.hidden.0"]),
+        ({"training": {"metric": ["x"]}}, ["training.metric"]),
+        ({"optimizer": {"beta3": 1}}, ["optimizer.beta3", "unknown setting"]),
+    ],
+)
+def test_what_does_not_fit(more: dict[str, Any], messages: list[str]) -> None:
+    with pytest.raises(ConfigError) as raised:
+        configure(**{"task": "classification", "data": DATA, "preset": "tabular", **more})
+    for message in messages:
+        assert message in str(raised.value)
+
+
+def test_a_preset_by_override(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(
+        "task: regression\ndata: {train: rows.csv, target: y}\nmodel: {dropout: 0.3}\n"
+    )
+    loaded = load(tmp_path / "run.yaml", ["preset=tabular", "optimizer.learning_rate=0.1"])
+    assert (loaded.settings.model.dropout, loaded.settings.optimizer.learning_rate) == (0.3, 0.1)
+    assert loaded.settings.training.batch_size == 256
+    assert loaded.where("preset") == "--set preset"
