@@ -164,7 +164,9 @@ def _one_source(train: tuple[str, ...] | str | None, info: ValidationInfo) -> tu
 class ColumnSettings(Section):
     """The type of a column, and the format of its numbers."""
 
-    type: Literal["category", "number"] = Field(description="category (even if all texts are numbers) or number")
+    type: Literal["category", "number", "date"] = Field(
+        description="category (even if all texts are numbers or dates), number or date"
+    )
     thousands: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
         default=None, description="thousands separator of the numbers; null: none"
     )
@@ -174,12 +176,10 @@ class ColumnSettings(Section):
 
     @model_validator(mode="after")
     def _describe_numbers(self) -> Self:
-        if self.type == "category" and (self.thousands or self.unit):
+        if self.type != "number" and (self.thousands or self.unit):
             key = "thousands" if self.thousands else "unit"
-            refuse(
-                "Column",
-                [Problem((key,), "categories have no number format", f"set type: number, or remove {key}")],
-            )
+            what = f"{'dates' if self.type == 'date' else 'categories'} have no number format"
+            refuse("Column", [Problem((key,), what, f"set type: number, or remove {key}")])
         return self
 
     @model_serializer
@@ -249,7 +249,7 @@ class Data(Section):
         Text, Annotated[ColumnSettings, BeforeValidator(kind_of_column, json_schema_input_type=str | ColumnSettings)]
     ] = Field(
         default={},
-        description="types of columns, by name, instead of those detected: category, number, or "
+        description="types of columns, by name, instead of those detected: category, number, date, or "
         "{type: number, thousands: ',', unit: $}",
     )
     missing_target: Literal["error", "drop"] = Field(

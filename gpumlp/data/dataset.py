@@ -535,7 +535,7 @@ def prepare_files(
 def _texts(task: Task, target: Target, columns: Mapping[str, Kind] | None) -> list[str]:
     """Return the columns that are known to be texts before a file is read: classes are kept as they are written."""
     classes = [target] if task == "classification" and isinstance(target, str) else []
-    return classes + [name for name, kind in (columns or {}).items() if kind.type == "category"]
+    return classes + [name for name, kind in (columns or {}).items() if kind.type != "number"]
 
 
 def with_target(source: Source, task: Task, targets: Sequence[str]) -> tuple[Source, list[Note]]:

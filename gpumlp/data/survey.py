@@ -52,6 +52,15 @@ def _column(frame: Frame, name: str) -> ColumnReport:
     note = next((_without_name(note, name) for note in notes), "")
     if note.startswith(ID):
         return ColumnReport(name, False, note.removesuffix("; consider dropping it"))
+    if inputs.dates:
+        (dates,) = inputs.dates
+        days = dates.days(frame)
+        missing = int(np.isnan(days).sum())
+        first, last = (np.datetime64(int(day), "D") for day in (np.nanmin(days), np.nanmax(days)))
+        cycles = f"; elapsed time and cycles of {', '.join(dates.cycles)}" if dates.cycles else "; elapsed time"
+        return ColumnReport(
+            name, True, f"dates from {first} to {last}{f', {missing:,} missing' if missing else ''}{cycles}"
+        )
     if inputs.one_hots:
         (one_hot,) = inputs.one_hots
         texts = [*one_hot.categories, *one_hot.rare]

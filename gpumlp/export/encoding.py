@@ -54,7 +54,7 @@ def rewritten(kinds: Mapping[str, Kind]) -> dict[str, Kind]:
 
 
 KNOWN: dict[type, tuple[str, ...]] = {
-    TableInputs: ("numeric", "block", "one_hots"),
+    TableInputs: ("numeric", "block", "one_hots", "dates"),
     ArrayInputs: ("name", "columns", "block"),
     ClassTarget: ("classes",),
     NumberTarget: ("mean", "deviation"),

@@ -1,7 +1,8 @@
 """A trained model as ONNX, all preprocessing inside: one input for each column, texts as strings, numbers as doubles.
 
 Doubles, since a column may hold times or ids that differ in digits that 32-bit floats do not have; the network itself
-computes in the dtype that it was trained in.
+computes in the dtype that it was trained in. The format has no operator that reads a date from a text: dates are days
+since 1970-01-01, NaN where one is missing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from gpumlp.data import ArrayTable, Encoder, Source
 from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
+from gpumlp.data.encoding.dates import CYCLES, Dates
 from gpumlp.data.encoding.numeric import NumericBlock
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.errors import RunError
@@ -153,8 +155,12 @@ def run_onnx(path: Path, model: SavedModel, source: Source) -> Predictions:
         feed[name] = block if encoder.inputs.block is None else block.astype(np.float64)
     else:
         source = source.with_missing(encoder.dialect.missing).with_kinds(encoder.kinds)
-        for name in encoder.inputs.names:
-            if name in encoder.texts:
+        inputs = encoder.inputs
+        dates = {each.name: each for each in inputs.dates} if isinstance(inputs, TableInputs) else {}
+        for name in inputs.names:
+            if name in dates:
+                feed[name] = dates[name].days(source)[:, None]
+            elif name in encoder.texts:
                 written = source.columns[name].written()
                 feed[name] = written.texts[written.codes].astype(object)[:, None]
             else:
@@ -186,12 +192,17 @@ def _run(path: Path, feed: Mapping[str, NDArray[Any]]) -> list[Any]:
 def _table(graph: Graph, encoder: Encoder, inputs: TableInputs) -> tuple[list[Any], str]:
     """Return the inputs of a table, and the name of the encoded rows, float32."""
     double, string = graph.type_of(np.float64), graph.onnx.TensorProto.STRING
-    values = [graph.onnx.helper.make_tensor_value_info(name, double, ["N", 1]) for name in inputs.numeric]
-    values += [graph.onnx.helper.make_tensor_value_info(name, string, ["N", 1]) for name in inputs.texts]
+    days, texts = ([each.name for each in group] for group in (inputs.dates, inputs.one_hots))
+    values = [
+        graph.onnx.helper.make_tensor_value_info(name, kind, ["N", 1])
+        for kind, names in ((double, (*inputs.numeric, *days)), (string, texts))
+        for name in names
+    ]
     missing, parts = encoder.dialect.missing, []
     if inputs.block:
         block = graph.add("Concat", *inputs.numeric, axis=1)
         parts += _numbers(graph, block, inputs.block, missing.values)
+    parts += [part for each in inputs.dates for part in _dates(graph, each)]
     parts += [_one_hot(graph, Categories.of(each), missing.anywhere) for each in inputs.one_hots]
     return values, graph.add("Concat", *parts, axis=1)
 
@@ -217,6 +228,27 @@ def _numbers(graph: Graph, block: str, fitted: NumericBlock, missing: Iterable[f
     parts = [graph.cast(numbers, np.float32)]
     if len(fitted.flagged):
         parts.append(graph.cast(graph.add("Gather", gaps, graph.constant(fitted.flagged), axis=1), np.float32))
+    return parts
+
+
+def _dates(graph: Graph, fitted: Dates) -> list[str]:
+    """Return the features of a column of days since 1970-01-01."""
+
+    def number(value: float) -> str:
+        return graph.constant(value, np.float64)
+
+    gaps = graph.add("IsNaN", fitted.name)
+    there = graph.add("Where", gaps, number(fitted.center), fitted.name)
+    elapsed = graph.add("Div", graph.add("Sub", there, number(fitted.center)), number(fitted.deviation))
+    parts = [graph.cast(elapsed, np.float32)]
+    for cycle in fitted.cycles:
+        turns = graph.add("Mul", there, number(1.0 / CYCLES[cycle]))
+        angle = graph.add("Mul", graph.add("Sub", turns, graph.add("Floor", turns)), number(2.0 * np.pi))
+        for wave in ("Sin", "Cos"):  # of 32 bits, which is all that runtimes have: so the angle is within one turn
+            value = graph.add(wave, graph.cast(angle, np.float32))
+            parts.append(graph.add("Where", gaps, graph.constant(0.0, np.float32), value))
+    if fitted.gaps:
+        parts.append(graph.cast(gaps, np.float32))
     return parts
 
 

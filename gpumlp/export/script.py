@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gpumlp.data import ArrayTable, Frame, Source
 from gpumlp.data.encoding.columns import TableInputs
+from gpumlp.data.encoding.dates import CYCLES
 from gpumlp.data.encoding.targets import NumberTarget
 from gpumlp.data.source.dialect import QUOTES
 from gpumlp.export.encoding import INTERPOLATE, Categories, rewritten, trace_scaling
@@ -132,6 +133,7 @@ def _fields(model: SavedModel, dtype: str) -> dict[str, Any]:
     quote = QUOTES[dialect.quote or "double"]
     return fields | {
         "numeric": list(inputs.numeric),
+        "dates": [{**each.to_state(), "cycles": [CYCLES[cycle] for cycle in each.cycles]} for each in inputs.dates],
         "categories": [asdict(Categories.of(each)) for each in inputs.one_hots],
         "plain": {name: {"thousands": k.thousands, "unit": k.unit} for name, k in rewritten(encoder.kinds).items()},
         "missing": sorted(missing.anywhere),

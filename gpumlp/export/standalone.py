@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import base64
 import csv
+import datetime
 import gzip
 import io
 import math
@@ -143,7 +144,7 @@ def _encode_numbers(block: Any, names: list[str]) -> Any:
 
 def _encode_table(rows: list[Any]) -> Any:
     names = MODEL["numeric"]
-    for column in (*names, *(each["name"] for each in MODEL["categories"])):
+    for column in (*names, *(each["name"] for each in (*MODEL["dates"], *MODEL["categories"]))):
         for i, row in enumerate(rows):
             if column not in row:
                 raise _CellError(i, f"there is no column {column!r}")
@@ -154,6 +155,11 @@ def _encode_table(rows: list[Any]) -> Any:
         numbers = _encode_numbers(block.reshape(len(rows), len(names)), names)
         start = numbers.shape[1]
         x[:, :start] = numbers
+    for each in MODEL["dates"]:
+        days = np.array([_days(row[each["name"]], each["order"], i, each["name"]) for i, row in enumerate(rows)])
+        parts = _encode_dates(days, each)
+        x[:, start : start + parts.shape[1]] = parts
+        start += parts.shape[1]
     for each in MODEL["categories"]:
         codes, other = each["codes"], each["other"]
         for i, row in enumerate(rows):
@@ -162,6 +168,48 @@ def _encode_table(rows: list[Any]) -> Any:
                 x[i, start + code] = 1
         start += each["width"]
     return x
+
+
+ISO = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[T ](.*))?", re.ASCII)
+OTHER = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(?:[T ](.*))?", re.ASCII)
+CLOCK = re.compile(r"\s*(\d{1,2}):(\d{2})(?::(\d{2})(\.\d{1,9})?)?\s*(Z|[+-]\d{2}:?\d{2})?", re.ASCII)
+
+
+def _days(value: Any, order: str, row: int, column: str) -> float:
+    """Return a raw date as days since 1970-01-01 (UTC where it has a zone), NaN where it is missing."""
+    text = "" if value is None or value != value else str(value).strip()
+    if text in MODEL["missing"] or not text:
+        return math.nan
+    found = (ISO if order == "ymd" else OTHER).fullmatch(text)
+    parts = found.groups() if found else ()
+    clock = CLOCK.fullmatch(parts[-1] or "0:00") if parts else None
+    try:
+        if clock is None:
+            raise ValueError
+        year, month, day = parts[:3] if order == "ymd" else (parts[3], parts[2], parts[0])
+        if order == "mdy":
+            month, day = day, month
+        hour, minute, second, fraction, zone = clock.groups()
+        time = datetime.datetime(int(year), int(month), int(day), int(hour), int(minute), int(second or 0))
+    except ValueError:
+        raise _CellError(row, f"column {column!r} should have dates, but this cell is {text!r}") from None
+    days = (time - datetime.datetime(1970, 1, 1)) / datetime.timedelta(days=1) + float(fraction or 0) / 86400.0
+    if zone and zone != "Z":
+        days -= (int(zone[:3]) * 60 + int(zone[0] + zone[-2:])) / 1440.0
+    return days
+
+
+def _encode_dates(days: Any, fitted: dict[str, Any]) -> Any:
+    """Return elapsed time, sine and cosine of each cycle, and a flag of gaps, if there were any: (N, features)."""
+    missing = np.isnan(days)
+    there = np.where(missing, fitted["center"], days)
+    parts = [(there - fitted["center"]) / fitted["deviation"]]
+    for length in fitted["cycles"]:
+        angle = there * (2.0 * np.pi / length)
+        parts += [np.where(missing, 0.0, np.sin(angle)), np.where(missing, 0.0, np.cos(angle))]
+    if fitted["gaps"]:
+        parts.append(missing)
+    return np.stack(parts, axis=1).astype(np.float32)
 
 
 def _number(value: Any, row: int, column: str) -> float:

@@ -11,6 +11,8 @@ import numpy as np
 from gpumlp import metrics
 from gpumlp.autodiff import Tensor
 from gpumlp.data import Dataset, Encoder, Features, Frame, Source
+from gpumlp.data.encoding.columns import TableInputs
+from gpumlp.data.encoding.dates import CYCLES
 from gpumlp.seeds import REPORT, generator
 from gpumlp.training.measure import outcome_metrics
 
@@ -268,7 +270,11 @@ def dependence(rows: Rows, column: str, seed: int) -> Dependence:
 
 def _grid(source: Frame, column: str, encoder: Encoder) -> tuple[list[int], Host | tuple[str, ...]]:
     """Return rows whose cells are the points of a partial dependence, and these cells."""
-    numbers = None if column in encoder.texts else source.try_numbers(column)
+    dates = {each.name: each for each in encoder.inputs.dates} if isinstance(encoder.inputs, TableInputs) else {}
+    if column in dates:
+        numbers: Host | None = 1970.0 + dates[column].days(source) / CYCLES["year"]  # as a year with decimals
+    else:
+        numbers = None if column in encoder.texts else source.try_numbers(column)
     if numbers is not None and not np.isnan(numbers).all():
         order = np.argsort(numbers, kind="stable")[: int((~np.isnan(numbers)).sum())]
         places = np.linspace(0.02, 0.98, GRID) * (len(order) - 1)

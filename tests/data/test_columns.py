@@ -212,8 +212,8 @@ def test_one_number_that_has_no_point_there_tells_that_they_are_decimals(odd):
     assert fit(table("a", *GROUPED[:14]))[1] == []  # too few do to say
 
 
-@pytest.mark.parametrize("pattern", ["0{} 123", "12.02.2{}", "1.2.{}", "192.168.1.{}", "1 {}0", "{} kg", "{}-{}"])
-def test_codes_and_dates_are_categories(pattern):
+@pytest.mark.parametrize("pattern", ["0{} 123", "12.02.2{}0", "1.2.{}", "192.168.1.{}", "1 {}0", "{} kg", "{}-{}"])
+def test_codes_are_categories(pattern):
     rows = [pattern.format(*[100 + i // 2] * 2) for i in range(20)]
     assert fit(table("a;b", *(f"{text};{i}" for i, text in enumerate(rows))))[0].one_hots[0].width == 10
 

@@ -1,8 +1,8 @@
 """The input encoding: from the columns of a source to the numbers that the network sees.
 
 It is fitted on the training rows only and then fixed. The encoded features are, each group in file order:
-all numeric columns, a 0/1 flag for each of them that had missing values in training, and one 0/1 feature
-for each category of each column of text.
+all numeric columns, a 0/1 flag for each of them that had missing values in training, what columns of dates become,
+and one 0/1 feature for each category of each column of text.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.data.encoding.categories import MOSTLY, OneHot, nearly_constant
+from gpumlp.data.encoding.dates import Dates, is_ambiguous
 from gpumlp.data.encoding.features import MAX_WIDTH, Features, require_memory
 from gpumlp.data.encoding.numeric import NumericBlock
 from gpumlp.data.source.arrays import ArrayTable
@@ -37,6 +38,10 @@ _FIRST_ROWS = 1000  # tell the value of a column that is nearly constant
 _NAMED_COLUMNS = 5  # further columns that a note names
 _NAME_OF_ID = re.compile(r"(?i:(.*[\W_])?id)|.*[a-z]I[dD]", re.DOTALL)
 _LOST = "has whole numbers beyond 2^53, of which floating point cannot tell neighbours apart"
+_AMBIGUOUS = (
+    "may have dates, but whether the month or the day is first cannot be told; write them as 2024-03-31 to have them "
+    "encoded as dates"
+)
 _NEW_GAPS = "has missing values (none in training); filled with the training median"
 
 
@@ -97,6 +102,7 @@ class TableInputs:
     numeric: tuple[str, ...]
     block: NumericBlock | None  # None where no column is numeric
     one_hots: tuple[OneHot, ...]
+    dates: tuple[Dates, ...] = ()
 
     input_scale = 1.0
 
@@ -116,17 +122,20 @@ class TableInputs:
         """
         numeric: list[str] = []
         one_hots: list[OneHot] = []
+        dates: list[Dates] = []
         remarks: dict[str, list[str]] = {}  # what is to be said, and of which columns
-        decided = in_threads(lambda name: _decide(name, frame), names)
-        for name, (is_numeric, one_hot, remark) in zip(names, decided, strict=True):
+        decided = in_threads(lambda name: _decide(name, frame, rows), names)
+        for name, (is_numeric, fitted, remark) in zip(names, decided, strict=True):
             if is_numeric:
                 numeric.append(name)
-            if one_hot is not None:
-                one_hots.append(one_hot)
+            if isinstance(fitted, Dates):
+                dates.append(fitted)
+            elif fitted is not None:
+                one_hots.append(fitted)
             if remark is not None:
                 remarks.setdefault(remark, []).append(name)
-        notes = [_note(columns, remark) for remark, columns in remarks.items()]
-        if not numeric and not one_hots:
+        notes = [_note(columns, remark) for remark, columns in remarks.items()] + [each.note for each in dates]
+        if not numeric and not one_hots and not dates:
             raise DataError("no column is left to learn from", where=frame.path, hint="; ".join(notes) or None)
 
         def column(number: int) -> Floats:
@@ -134,7 +143,7 @@ class TableInputs:
             return values if rows is None else values[rows]
 
         block = NumericBlock.fit(len(numeric), column, scaling) if numeric else None
-        return cls(tuple(numeric), block, tuple(one_hots)), notes
+        return cls(tuple(numeric), block, tuple(one_hots), tuple(dates)), notes
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -143,19 +152,20 @@ class TableInputs:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The columns of texts among them."""
-        return tuple(each.name for each in self.one_hots)
+        """The columns among them that are read as texts: dates and categories."""
+        return (*(each.name for each in self.dates), *(each.name for each in self.one_hots))
 
     @property
     def features(self) -> tuple[str, ...]:
         """The names of the p features."""
         numeric = self.block.features(self.numeric) if self.block else []
-        return (*numeric, *(feature for each in self.one_hots for feature in each.features))
+        dates = (feature for each in self.dates for feature in each.features)
+        return (*numeric, *dates, *(feature for each in self.one_hots for feature in each.features))
 
     @cached_property
     def width(self) -> int:
         """The number of features, p."""
-        return (self.block.width if self.block else 0) + sum(each.width for each in self.one_hots)
+        return self.dense_width + sum(each.width for each in self.one_hots)
 
     def encode(
         self, source: Source, *, others: Collection[str], news: News | None = None
@@ -191,23 +201,31 @@ class TableInputs:
 
         found = in_threads(encode, range(0, len(source), _ROWS_AT_ONCE))
         gaps = sorted(set().union(*(columns for columns, _ in found)))
-        news.gaps |= dict.fromkeys(self.numeric[i] for i in gaps)
+        columns = (*self.numeric, *(each.name for each in self.dates))
+        news.gaps |= dict.fromkeys(columns[i] for i in gaps)
         for one_hot, *parts in zip(self.one_hots, *(strangers for _, strangers in found), strict=True):
             news.add_strangers(one_hot.name, [text for part in parts for text in part])
         return Features(stored, self.dense_width, self.width), news.notes()
 
     @property
     def dense_width(self) -> int:
-        """The number of features that are numbers, or flags of missing numbers; the others are categories."""
-        return self.block.width if self.block else 0
+        """The number of features that are numbers, flags of missing ones, or of dates; the others are categories."""
+        return (self.block.width if self.block else 0) + sum(each.width for each in self.dates)
 
     def _encode(self, frame: Frame, out: NDArray[np.float32]) -> tuple[set[int], list[list[str]]]:
         """Fill in the features of some rows; return the columns with gaps that are new, and texts that are."""
         gaps: set[int] = set()
         if self.block:
             block = np.stack([frame.numbers(name) for name in self.numeric], axis=1)
-            self.block.encode(block, out[:, : self.dense_width], where=frame.where, name=self.numeric.__getitem__)
+            self.block.encode(block, out[:, : self.block.width], where=frame.where, name=self.numeric.__getitem__)
             gaps.update(self.block.new_gaps(block).tolist())
+        start = self.block.width if self.block else 0
+        for number, each in enumerate(self.dates, len(self.numeric)):
+            days = each.days(frame)
+            out[:, start : start + each.width] = each.encode(days)
+            start += each.width
+            if not each.gaps and np.isnan(days).any():
+                gaps.add(number)
         strangers, end = [], self.dense_width
         for column, one_hot in zip(out.T[end:], self.one_hots, strict=True):
             codes, new = one_hot.encode(frame)
@@ -221,6 +239,8 @@ class TableInputs:
         fields, arrays = self.block.to_state() if self.block else (None, {})
         one_hots = [each.to_state() for each in self.one_hots]
         state = {"numeric": list(self.numeric), "block": fields, "one_hots": one_hots}
+        if self.dates:
+            state["dates"] = [each.to_state() for each in self.dates]
         return state, prefixed("block", arrays)
 
     @classmethod
@@ -234,7 +254,8 @@ class TableInputs:
         numeric = state.texts("numeric")
         block = NumericBlock.from_state(state.section("block"), len(numeric)) if numeric else None
         one_hots = tuple(map(OneHot.from_state, state.sections("one_hots")))
-        inputs = cls(numeric, block, one_hots)
+        dates = tuple(map(Dates.from_state, state.sections("dates"))) if state.has("dates") else ()
+        inputs = cls(numeric, block, one_hots, dates)
         if not inputs.names or len(set(inputs.names)) < len(inputs.names):
             raise state.wrong("", "must name each column once, and at least one")
         return inputs
@@ -368,11 +389,18 @@ class ArrayInputs:
         return f"{self.name}[{column}]"
 
 
-def _decide(name: str, frame: Frame) -> tuple[bool, OneHot | None, str | None]:
-    """Return whether a column is one of numbers, its encoding if it is one of texts, and a remark on it."""
+def _decide(
+    name: str, frame: Frame, rows: NDArray[np.int64] | None
+) -> tuple[bool, OneHot | Dates | None, str | None]:
+    """Return whether a column is one of numbers, its encoding if it is one of texts or dates, and a remark on it."""
     values = frame.try_numbers(name)
     if values is None:
-        return False, *OneHot.fit(name, frame)
+        if (dates := Dates.fit(name, frame, rows)) is not None:
+            return False, dates, None
+        one_hot, remark = OneHot.fit(name, frame)
+        if name not in frame.kinds and is_ambiguous(frame.column(name)):
+            remark = _AMBIGUOUS if remark is None else f"{remark}; it {_AMBIGUOUS}"
+        return False, one_hot, remark
     if np.isnan(values).all():
         return False, None, "is left out: it is empty in every training row"
     if np.ptp(values) == 0:

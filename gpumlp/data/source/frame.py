@@ -227,7 +227,7 @@ class Frame:
         """
         kind = self.kinds.get(name)
         if kind is not None:
-            return None if kind.type == "category" else self.numbers(name)
+            return self.numbers(name) if kind.type == "number" else None
         column, missing = self.columns[name], self.dialect.missing
         if not isinstance(column, Numbers) or (column.markers and np.isnan(column.values).all()):
             present = {text for text in column.written().texts if text and text not in missing.anywhere}

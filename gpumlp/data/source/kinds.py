@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gpumlp.data.state import Fields, StateReader
 
-KINDS = ("category", "number")
+KINDS = ("category", "number", "date")
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Kind:
 
     Parameters
     ----------
-    type : one of ``KINDS``: a category has texts, even where all of them are numbers
+    type : one of ``KINDS``: a category has texts, even where all of them are numbers or dates
     thousands : of numbers, the mark between thousands
     unit : of numbers, what stands before or after them, such as ``$`` or ``%``, and is left out
     """
