@@ -158,6 +158,7 @@ class Layer:
         self.weights: dict[str, Variable] = {}  # trained, with weight decay
         self.offsets: dict[str, Variable] = {}  # trained, without: biases and gains
         self.groups: dict[str, Group] = {}  # factors of rate and decay of what is trained
+        self.matrices: tuple[str, ...] = ()  # which weights are matrices (inputs, outputs)
         self.state: dict[str, Array] = {}  # remembered, not trained
 
     # ---- what a subclass says ----------------------------------------------------------------------------------
@@ -222,7 +223,7 @@ class Layer:
     def place(self, context: Context) -> None:
         """Put the layer into a model: it starts anew, with arrays made at the next input."""
         self.context, self.built = context, False
-        self.weights, self.offsets, self.groups, self.state = {}, {}, {}, {}
+        self.weights, self.offsets, self.groups, self.state, self.matrices = {}, {}, {}, {}, ()
 
     def build(self, context: Context, inputs: int) -> None:
         """Make what the layer declares for rows of ``inputs`` values."""
@@ -235,6 +236,7 @@ class Layer:
                 variables = self.weights if array.role == "weight" else self.offsets
                 variables[name] = Variable(values, context.backend, name=name)
                 self.groups[name] = array.group
+                self.matrices += (name,) * (array.matrix and array.role == "weight")
 
     @property
     def parameters(self) -> int:

@@ -97,7 +97,9 @@ class Model:
             named |= {f"{name}.{key}": (variable, layer.groups[key]) for key, variable in trained.items()}
         for name, (variable, _) in named.items():
             variable.name = name
-        self.parameters = Parameters(backend, dtype, named)
+        last = next((name for name, layer in reversed(layers.items()) if layer.numbered), "")
+        hidden = [f"{name}.{key}" for name, layer in layers.items() for key in layer.matrices if name != last]
+        self.parameters = Parameters(backend, dtype, named, hidden)
         return self
 
     @property

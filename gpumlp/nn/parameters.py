@@ -36,9 +36,12 @@ class Parameters:
     views : one view of ``gradients`` for each variable, in its shape
     ranges : (end, rate, decay) of each range of elements in one group, in order; what decays stands first
     groups : the same on the backend, float64 (ranges, 3)
+    hidden : the groups of the weight matrices of all linear layers but the last, by name
     """
 
-    def __init__(self, backend: Backend, dtype: Any, named: Mapping[str, tuple[Variable, Group]]) -> None:
+    def __init__(
+        self, backend: Backend, dtype: Any, named: Mapping[str, tuple[Variable, Group]], hidden: Iterable[str] = ()
+    ) -> None:
         order = sorted(named, key=lambda name: (named[name][1].decay == 0, named[name][1]))  # stable
         self.backend = backend
         self.variables = {name: named[name][0] for name in order}
@@ -52,7 +55,20 @@ class Parameters:
             ends[named[name][1]] = end
         self.ranges = tuple((end, *group) for group, end in ends.items())
         self._length, self._dtype = end, np.dtype(dtype)
+        self.hidden: Mapping[str, Group] = {name: named[name][1] for name in hidden}
+        self._groups = {name: named[name][1] for name in order}
         self._lay_out()
+
+    def groups_without_hidden(self, factor: float) -> Array:
+        """Return ``groups`` with a rate of 0 for hidden matrices, and all other rates times a factor."""
+        starts = [place.start for place in self._places.values()]
+        rows: list[tuple[float, float, float]] = []
+        for (name, group), end in zip(self._groups.items(), [*starts[1:], self._length], strict=True):
+            own = (0.0, 0.0) if name in self.hidden else (factor * group.rate, group.decay)
+            if rows and rows[-1][1:] == own:
+                rows.pop()
+            rows.append((end, *own))
+        return self.backend.asarray(np.array(rows, np.float64).reshape(-1, 3))
 
     @classmethod
     def of(cls, variables: Sequence[Variable]) -> Self:
@@ -76,7 +92,8 @@ class Parameters:
             f"{number}_{variable.name}": (variable, Group(decay=float(variable.ndim > 1)))
             for number, variable in enumerate(variables)
         }
-        return cls(variables[0].backend, variables[0].dtype, named)
+        matrices = [name for name, (variable, _) in named.items() if variable.ndim == 2]
+        return cls(variables[0].backend, variables[0].dtype, named, matrices[:-1])
 
     def _lay_out(self) -> None:
         """Make the buffers, and move the variables into them."""

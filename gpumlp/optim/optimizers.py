@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +16,8 @@ from gpumlp.ops.batches import ADVANCE
 from gpumlp.ops.hyper import Hyper, settle
 from gpumlp.ops.record import Array
 from gpumlp.ops.updates import GRADIENT_NORM
+from gpumlp.optim import muon
+from gpumlp.optim.muon import Muon
 from gpumlp.optim.schedules import LEARNING_RATE
 
 
@@ -26,10 +28,17 @@ class OptimizerSpec:
     update: Update
     learning_rate: float
     weight_decay: float = 0.0
+    of_matrices: Mapping[str, Hyper] = field(default_factory=dict)
+    """Numbers of what updates hidden matrices in place of ``update``; nothing where that updates them, too."""
 
     @property
     def hyper(self) -> Mapping[str, Hyper]:
-        return self.update.hyper
+        return {**self.of_matrices, **self.update.hyper}
+
+    @property
+    def slots(self) -> int:
+        """How many numbers it keeps of each parameter."""
+        return len(self.update.slots) + bool(self.of_matrices)
 
 
 OPTIMIZERS: dict[str, OptimizerSpec] = {
@@ -40,6 +49,7 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
     "rmsprop": OptimizerSpec(UPDATES["rmsprop"], 1e-3),
     "adam": OptimizerSpec(UPDATES["adam"], 3e-3),
     "adamw": OptimizerSpec(UPDATES["adam"], 3e-3, 1e-2),
+    "muon": OptimizerSpec(UPDATES["adam"], 0.01, 1e-2, muon.HYPER),
 }
 
 
@@ -58,6 +68,11 @@ class _Parameters(Protocol):
     gradients: Array
     shadow: Array | None
     groups: Array
+    hidden: Mapping[str, Any]
+
+    def groups_without_hidden(self, factor: float) -> Array: ...
+
+    def view(self, name: str, buffer: Array) -> Array: ...
 
     def overwrote(self) -> None: ...
 
@@ -116,11 +131,15 @@ class Optimizer:
         self.slots = {slot: backend.zeros(like.shape, like.dtype) for slot in spec.update.slots}
         self.average = None if averaging is None else backend.asarray(like, copy=True)
         self.norm = None if clip_norm is None else backend.zeros((1,), like.dtype)
+        numbers = settle(f"the optimizer {name}", hyper, spec.hyper)
+        own = {key: numbers.pop(key) for key in spec.of_matrices}
+        self.muon = Muon(parameters, own["momentum"]) if own else None
+        self.groups = parameters.groups_without_hidden(own["others"]) if own else None
         self.settings: dict[str, Any] = {
             "weight_decay": spec.weight_decay if shared["weight_decay"] is None else shared["weight_decay"],
             "clip_norm": shared["clip_norm"],
             "averaging": shared["averaging"],
-            **settle(f"the optimizer {name}", hyper, spec.hyper),
+            **numbers,
         }
 
     @property
@@ -133,6 +152,8 @@ class Optimizer:
         vars(self).update(state)
         self.slots = {name: _writeable(array) for name, array in self.slots.items()}
         self.average = None if self.average is None else _writeable(self.average)
+        if self.muon is not None:
+            self.muon.velocity = _writeable(self.muon.velocity)
 
     def apply_gradients(self, pairs: Iterable[tuple[Any, Any]]) -> None:
         """Take a step by gradients given in pairs with their variables; None is 0."""
@@ -152,13 +173,16 @@ class Optimizer:
         backend.run(ADVANCE, "forward", (self.clock,), (self.clock,))
         if self.norm is not None:
             backend.run(GRADIENT_NORM, "forward", (p.gradients,), (self.norm,))
+        if self.muon is not None:  # before the others: their pass averages and rounds what it leaves as it is
+            shared = {key: self.settings[key] for key in ("weight_decay", "clip_norm")}
+            self.muon.step(rates, decays, self.clock, self.norm, **shared)
         state = tuple(self.slots.values())
         inputs = (
             p.values,
             p.gradients,
             rates,
             decays,
-            p.groups,
+            p.groups if self.groups is None else self.groups,
             self.clock,
             self.norm,
             self.average,
@@ -172,7 +196,8 @@ class Optimizer:
     @property
     def state(self) -> dict[str, Array]:
         """Everything that a resumed run needs besides parameters and clock: slots and average, by name."""
-        return self.slots | ({} if self.average is None else {"average": self.average})
+        own = {} if self.muon is None else {"velocity": self.muon.velocity}
+        return self.slots | own | ({} if self.average is None else {"average": self.average})
 
     @property
     def weights(self) -> Array:

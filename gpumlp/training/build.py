@@ -377,7 +377,7 @@ def require_memory(
     inputs, outputs = (encoder.width, encoder.outputs) if encoder else (1, 1)
     architecture, wanted, precision = architecture_of(settings), settings.optimizer, PRECISIONS[settings.precision]
     count, members = count_parameters(architecture, inputs, outputs), settings.members
-    copies = 2 + len(OPTIMIZERS[wanted.name].update.slots) + (wanted.averaging is not None)
+    copies = 2 + OPTIMIZERS[wanted.name].slots + (wanted.averaging is not None)
     needed = copies * members.apart * count * precision.trained.itemsize
     batch = ""
     if rows is not None and architecture.heads > 1:

@@ -14,11 +14,14 @@ from gpumlp import backend as backends
 from gpumlp.autodiff import GradientTape, Tensor
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError
-from gpumlp.nn import Declared, Dense, Layer, LayerNorm, Loss, Sequential
+from gpumlp.nn import Clamp, Declared, Dense, Layer, LayerNorm, Loss, Sequential
+from gpumlp.nn.members import MemberHeads, MemberScale
 from gpumlp.ops import UPDATES
 from gpumlp.optim import OPTIMIZERS, Optimizer
+from gpumlp.optim.muon import orthogonal
 
 every = pytest.mark.parametrize("name", OPTIMIZERS)
+flat_ones = pytest.mark.parametrize("name", [name for name, spec in OPTIMIZERS.items() if not spec.of_matrices])
 SIZE, DECAYED = 33, 20
 GROUPS = decaying(DECAYED, SIZE)
 
@@ -40,7 +43,7 @@ def clock():
     return np.zeros(3, np.int64)
 
 
-@every
+@flat_ones
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(
     "extra", [{}, {"weight_decay": 0.1}, {"clip_norm": 3.0}, {"clip_norm": 1e9, "weight_decay": 0.1}]
@@ -64,7 +67,7 @@ def test_steps_agree_with_the_reference(name, dtype, extra):
     assert time.tolist() == [8, 8, 0]
 
 
-@every
+@flat_ones
 def test_settings_are_used(name):
     """Each number of an optimizer, moved from its default, changes where three steps lead."""
 
@@ -85,7 +88,7 @@ def test_settings_are_used(name):
         )
 
 
-@every
+@flat_ones
 def test_trains_a_quadratic(name):
     """½ Σ c (x - 3)² with curvatures from 0.2 to 2."""
     parameters = flat(np.float64)
@@ -115,13 +118,45 @@ def test_trains_a_small_net(name):
     assert float(value) < 0.3
 
 
+@pytest.mark.parametrize("shape", [(3, 3), (5, 8), (9, 4)])
+def test_muon_brings_singular_values_near_1_and_leaves_their_vectors(shape):
+    N = np.random.default_rng(2).standard_normal(shape)
+    u, _, v = np.linalg.svd(N, full_matrices=False)
+    found = u.T @ orthogonal(Backend(), N) @ v.T
+    assert np.abs(found - np.diag(np.diag(found))).max() < 1e-12
+    assert 0.6 < np.diag(found).min() <= np.diag(found).max() < 1.3
+    assert not orthogonal(Backend(), np.zeros(shape)).any()
+    assert np.isfinite(orthogonal(Backend(), np.full(shape, 1e30, np.float32))).all()
+
+
+def test_muon_is_for_hidden_matrices_alone():
+    """Not for the last layer, biases, gains, factors of members or their heads; for all of them AdamW is."""
+    layers = [MemberScale(2), Dense(4, "tanh"), LayerNorm(), Dense(3, "tanh"), MemberHeads(2, 2)]
+    for model, hidden in (
+        (Sequential(layers), ["dense_1.W", "dense_2.W"]),
+        (Sequential([Dense(4, "tanh"), Dense(2), Clamp()]), ["dense_1.W"]),
+        (Sequential([Dense(2)]), []),
+    ):
+        model.build(5, seed=1)
+        assert list(model.parameters.hidden) == hidden
+        other = copy.deepcopy(model)
+        muon = Optimizer("muon", model.parameters, model.context.clock, learning_rate=0.1, others=0.5, momentum=0.9)
+        adamw = Optimizer("adamw", other.parameters, other.context.clock, learning_rate=0.05)
+        for each, optimizer in ((model, muon), (other, adamw)):
+            each.parameters.gradients[...] = np.sin(np.arange(len(each.parameters.gradients)))
+            optimizer.step()
+        for key, found in model.arrays().items():
+            assert np.array_equal(found, other.arrays()[key]) == (key not in hidden)
+
+
 @every
 def test_decay_is_for_weights_alone_and_decoupled(name):
     model = Sequential([Dense(3, "tanh"), LayerNorm(), Dense(2)]).build(4)
     before = {k: v + 0.5 for k, v in model.arrays().items()}
     model.load(before)
     model.parameters.gradients[...] = 0
-    Optimizer(name, model.parameters, model.context.clock, learning_rate=0.1, weight_decay=0.2).step()
+    same = {"others": 1.0} if name == "muon" else {}
+    Optimizer(name, model.parameters, model.context.clock, learning_rate=0.1, weight_decay=0.2, **same).step()
     for key, after in model.arrays().items():
         factor = 1 - 0.1 * 0.2 if key.endswith(".W") else 1.0
         np.testing.assert_allclose(after, before[key] * factor, rtol=1e-6)
@@ -186,7 +221,7 @@ def test_a_factor_is_a_number_of_at_least_0(factors):
 
 
 def test_decay_by_default():
-    assert {name for name, spec in OPTIMIZERS.items() if spec.weight_decay} == {"adamw"}
+    assert {name for name, spec in OPTIMIZERS.items() if spec.weight_decay} == {"adamw", "muon"}
     assert Optimizer("adamw", flat(np.float32), clock()).settings["weight_decay"] == 0.01
     assert Optimizer("adamw", flat(np.float32), clock(), weight_decay=0.0).settings["weight_decay"] == 0
 
@@ -262,7 +297,8 @@ def test_nan_gradients_are_not_hidden_by_clipping():
 def test_every_update_has_a_name_and_its_settings_are_those_of_its_rule():
     assert {spec.update.name for spec in OPTIMIZERS.values()} == set(UPDATES)
     for spec in OPTIMIZERS.values():
-        assert spec.hyper is spec.update.hyper
+        assert spec.hyper == {**spec.of_matrices, **spec.update.hyper}
+        assert not spec.of_matrices.keys() & spec.update.hyper.keys()
         assert all(h.meaning for h in spec.hyper.values())
     assert "learning_rate" in inspect.signature(Optimizer).parameters
 

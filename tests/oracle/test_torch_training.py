@@ -60,6 +60,41 @@ TORCH_OPTIMIZERS = {
 }
 
 
+class TorchMuon:
+    """Muon in the dtype of the parameters (PyTorch's own multiplies in bfloat16), and AdamW for the rest."""
+
+    def __init__(self, parameters, rate=0.01, momentum=0.95, others=0.1, decay=0.01):
+        matrices = [p for p in parameters if p.ndim == 2]
+        self.hidden, self.rate, self.momentum, self.decay = matrices[:-1], rate, momentum, decay
+        self.velocity = [torch.zeros_like(p) for p in self.hidden]
+        rest = [p for p in parameters if all(p is not each for each in self.hidden)]
+        groups = [{"params": [p for p in rest if p.ndim == n], "weight_decay": decay * (n == 2)} for n in (1, 2)]
+        self.adamw = torch.optim.AdamW(groups, lr=rate * others)
+        self.param_groups = [{"lr": rate}]
+
+    def zero_grad(self):
+        for p in self.hidden:
+            p.grad = None
+        self.adamw.zero_grad()
+
+    @torch.no_grad()
+    def step(self):
+        self.adamw.step()
+        for p, velocity in zip(self.hidden, self.velocity, strict=True):  # (outputs, inputs)
+            velocity.lerp_(p.grad, 1 - self.momentum)
+            x = p.grad.lerp(velocity, self.momentum)
+            x = x / (x.norm() + 1e-7)
+            x = x.T if len(p) > p.shape[1] else x
+            for _ in range(5):
+                a = x @ x.T
+                x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
+            x = x.T if len(p) > p.shape[1] else x
+            p.mul_(1 - self.rate * self.decay).sub_(self.rate * max(1, len(p) / p.shape[1]) ** 0.5 * x)
+
+
+TORCH_OPTIMIZERS["muon"] = TorchMuon
+
+
 def ours(activation, norm, outputs):
     """Two hidden layers; the normalisation stands between the first product and its activation."""
     norms = {None: [], "layer": [LayerNorm()], "batch": [BatchNorm()]}[norm]

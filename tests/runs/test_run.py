@@ -84,6 +84,11 @@ class KillAfter(Listener):
 SETTINGS = [
     (),
     ("optimizer.averaging=0.9", "optimizer.clip_norm=0.5", "model.dropout=0.3", "model.norm=batch"),
+    (
+        "optimizer={name: muon, averaging: 0.9, clip_norm: 1}",
+        "model.hidden=[6, 9]",
+        "members={count: 2, share: hidden}",
+    ),
     ("schedule=plateau", "schedule.patience=1", "training.early_stopping={patience: 2}", "optimizer=momentum"),
     ("precision=bf16", "optimizer.averaging=0.9", "model.dropout=0.3", "model.norm=batch"),
     ("model.parametrization=ntk", "model.input_factors=true", "model.trained_activation=true", "model.dropout=0.1"),
