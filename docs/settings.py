@@ -67,6 +67,8 @@ EXAMPLES: Mapping[str, Any] = {
     "model.dropout_schedule": "flat_cos",
     "model.norm": "layer",
     "model.initializer": "he_normal",
+    "model.numbers": "ple",
+    "model.numbers.embedding": "ple",
     "model.hidden.0.units": 64,
     "model.hidden.0.activation": "tanh",
     "model.hidden.0.dropout": 0.1,

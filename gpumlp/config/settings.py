@@ -36,10 +36,11 @@ from gpumlp.data.dataset import Task
 from gpumlp.errors import choices
 from gpumlp.metrics import METRICS
 from gpumlp.nn import INITIALIZERS, LOSSES, MAX_UNITS, NO_NORM, NORMS, PARAMETRIZATIONS, STANDARD
+from gpumlp.nn.inputs import EMBEDDINGS, MAX_BINS
 from gpumlp.nn.members import MEANS, SHARES
-from gpumlp.nn.mlp import ALONE, MAX_MEMBERS
+from gpumlp.nn.mlp import ALONE, MAX_MEMBERS, NO_EMBEDDING
 from gpumlp.ops import ACTIVATIONS, Hyper
-from gpumlp.ops.precision import PRECISIONS
+from gpumlp.ops.precision import BFLOAT16, PRECISIONS
 from gpumlp.ops.trees import is_power_of_two
 from gpumlp.optim import FACTORS, OPTIMIZERS, SCHEDULES
 from gpumlp.seeds import member_seed
@@ -334,6 +335,53 @@ class Block(Section):
         return self.units if len(own) == 1 else own
 
 
+NUMBER_SETTINGS = {"size": tuple(EMBEDDINGS), "waves": ("pbld",), "frequency": ("pbld",), "bins": ("ple",)}
+"""The embeddings that a setting belongs to, by its name."""
+
+
+class Numbers(Section):
+    """How columns of numbers enter the network."""
+
+    embedding: Annotated[str, NameIn(EMBEDDINGS, (NO_EMBEDDING,))] = Field(
+        default=NO_EMBEDDING,
+        description="what each number becomes: none (itself); "
+        + "; ".join(f"{name} ({each.meaning})" for name, each in EMBEDDINGS.items()),
+    )
+    size: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_UNITS,
+        description="values made of each number; null: "
+        + ", ".join(f"{each.default_size} with {name}" for name, each in EMBEDDINGS.items()),
+    )
+    waves: int = Field(default=16, ge=1, le=MAX_UNITS, description="frequencies of each number (pbld)")
+    frequency: float = Field(default=0.1, gt=0, description="standard deviation of the first frequencies (pbld)")
+    bins: int = Field(
+        default=48,
+        ge=1,
+        le=MAX_BINS,
+        description="most bins of each number, between quantiles of training rows (ple)",
+    )
+
+    @model_validator(mode="after")
+    def _suit_the_embedding(self) -> Self:
+        fields = type(self).model_fields
+        changed = [name for name in sorted(self.model_fields_set) if getattr(self, name) != fields[name].default]
+        problems = []
+        for name in changed:
+            users = NUMBER_SETTINGS.get(name, (self.embedding,))
+            if self.embedding not in users:
+                what = f"{name} is a setting of {' and '.join(users)}, and the embedding is {self.embedding}"
+                problems.append(Problem((name,), what, f"remove it, or set embedding: {users[0]}"))
+        refuse("Numbers", problems)
+        return self
+
+
+def numbers_by(given: object) -> object:
+    """Return a name of an embedding as the section that it is short for."""
+    return {"embedding": given} if isinstance(given, str) else given
+
+
 class Model(Section):
     """The network: hidden layers, then an output layer whose width follows from the data."""
 
@@ -371,6 +419,9 @@ class Model(Section):
     clamp: bool = Field(
         default=False,
         description="in regression, keep predictions between the smallest and the largest training target",
+    )
+    numbers: Annotated[Numbers, BeforeValidator(numbers_by, json_schema_input_type=str | Numbers)] = Field(
+        default=Numbers(), description="embedding of columns of numbers, by name or as a mapping of settings"
     )
     start_from: Text | None = Field(
         default=None,
@@ -794,6 +845,9 @@ class Settings(Section):
         if self.members.count > 1 and LOSSES[self.loss.name].many.link not in MEANS:
             what = f"predictions of a network trained with {self.loss.name} have no mean"
             problems.append(Problem(("members",), what, "set members: 1, or choose another loss"))
+        if self.model.numbers.embedding != NO_EMBEDDING and PRECISIONS[self.precision].stored == BFLOAT16:
+            what = "embeddings of numbers need more digits than 16-bit floats have"
+            problems.append(Problem(("model", "numbers"), what, "set precision: float32, or embedding: none"))
         if self.precision != "float64":
             problems += _beyond_float32(self.model_dump(mode="json"))
         refuse("Settings", problems)

@@ -128,6 +128,11 @@ class Encoder:
         return self.inputs.width
 
     @property
+    def numbers(self) -> int:
+        """How many of these are numbers, not flags or categories: the first ones."""
+        return self.inputs.numbers
+
+    @property
     def input_scale(self) -> float:
         """What the encoded inputs are to be multiplied by: 1/255 for bytes, else 1."""
         return self.inputs.input_scale

@@ -47,6 +47,7 @@ SIMPLE = {
     "sqrt": "Sqrt",
     "sin": "Sin",
     "cos": "Cos",
+    "rint": "Round",
     "tanh": "Tanh",
     "maximum": "Max",
     "minimum": "Min",
@@ -401,6 +402,18 @@ def _one(graph: Graph, node: Node) -> str:
     return graph.constant(1.0, node.dtype)
 
 
+def _slice(graph: Graph, node: Node, operands: list[str]) -> str:
+    index, found = node.params["index"], operands[0]
+    cuts = [(axis, *each) for axis, each in enumerate(e for e in index if e is not None) if each != (None, None)]
+    if cuts:
+        axes, starts, ends = zip(*cuts, strict=True)
+        bounds = [start or 0 for start in starts], [_END if end is None else end for end in ends], axes
+        found = graph.add("Slice", found, *(graph.constant([*each], np.int64) for each in bounds))
+    new = [axis for axis, each in enumerate(index) if each is None]
+    return graph.add("Unsqueeze", found, graph.constant(new, np.int64)) if new else found
+
+
+_END = 2**63 - 1
 _WRITERS: dict[str, Callable[[Graph, Node, list[str]], str]] = {
     "astype": lambda graph, node, operands: graph.cast(operands[0], node.dtype),
     "square": lambda graph, node, operands: graph.add("Mul", operands[0], operands[0]),
@@ -408,6 +421,7 @@ _WRITERS: dict[str, Callable[[Graph, Node, list[str]], str]] = {
     "log1p": lambda graph, node, operands: graph.add("Log", graph.add("Add", *operands, _one(graph, node))),
     "concatenate": lambda graph, node, operands: graph.add("Concat", *operands, axis=node.params["axis"]),
     "reshape": lambda graph, node, x: graph.add("Reshape", *x, graph.constant(node.params["shape"], np.int64)),
+    "slice": _slice,
     "transpose": lambda graph, node, operands: graph.add("Transpose", *operands, perm=node.params["axes"]),
     "sum": _reduced("ReduceSum"),
     "mean": _reduced("ReduceMean"),

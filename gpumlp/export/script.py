@@ -189,6 +189,11 @@ def _expression(node: Node, texts: Mapping[Node, str], names: _Names) -> str:
         return f"{parts[0]} {_INFIX[node.function]} {parts[1]}"
     if node.function == "reshape":  # by place, for NumPy 2.0 has another name for the shape
         return f"np.reshape({parts[0]}, {node.params['shape']})"
+    if node.function == "slice":
+        ends = (
+            ["" if end is None else str(end) for end in each] if each else ["None"] for each in node.params["index"]
+        )
+        return f"{parts[0]}[{', '.join(map(':'.join, ends))}]"
     if node.function == "concatenate":
         parts = [f"({', '.join(parts)})"]
     params = [f"{key}={value!r}" for key, value in node.params.items()]

@@ -82,7 +82,21 @@ class Traced(np.ndarray[Any, np.dtype[Any]]):
             return _applied("concatenate", _concatenated, inputs[0], params)
         if function is np.reshape:
             return inputs[0].reshape(*inputs[1:])
+        if function is np.transpose:
+            return inputs[0].transpose(*inputs[1:])
         return _applied(function.__name__, function, inputs, params)
+
+    def __getitem__(self, index: Any) -> Any:
+        places = index if isinstance(index, tuple) else (index,)
+        places = places[:-1] if places and places[-1] is Ellipsis else places
+        if not all(each is None or (isinstance(each, slice) and each.step is None) for each in places):
+            raise UnwritableError(f"the index {index!r}")
+        whole = tuple(None if each is None else (each.start, each.stop) for each in places)
+        return _applied("slice", lambda x, index: x[_slices(index)], (self,), {"index": whole})
+
+    @property
+    def T(self) -> Any:  # noqa: N802
+        return self.transpose(tuple(reversed(range(self.ndim))))
 
     def reshape(self, *shape: Any, **params: Any) -> Any:
         """Return the values in another shape, whose first axis counts rows: as many as there will be."""
@@ -128,6 +142,10 @@ def _applied(name: str, function: Callable[..., Any], inputs: Sequence[Any], par
         function(*(each.view(np.ndarray) if isinstance(each, Traced) else each for each in inputs), **params)
     )
     return traced(value, Node(name, operands, params, value.dtype, value.shape))
+
+
+def _slices(index: Sequence[tuple[int | None, int | None] | None]) -> tuple[slice | None, ...]:
+    return tuple(None if each is None else slice(*each) for each in index)
 
 
 def _concatenated(*parts: Any, axis: int) -> Any:

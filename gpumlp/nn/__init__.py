@@ -2,6 +2,7 @@
 
 from gpumlp.nn.ensemble import Ensemble
 from gpumlp.nn.initializers import FITTED, INITIALIZERS
+from gpumlp.nn.inputs import EMBEDDINGS, BinnedEmbedding, PeriodicEmbedding
 from gpumlp.nn.layer import Declared, Equation, Layer
 from gpumlp.nn.layers import (
     NORMS,
@@ -21,6 +22,7 @@ from gpumlp.nn.parameters import Group, Parameters
 from gpumlp.nn.start import fit_start
 
 __all__ = [
+    "EMBEDDINGS",
     "FITTED",
     "INITIALIZERS",
     "LOSSES",
@@ -32,6 +34,7 @@ __all__ = [
     "Activation",
     "Architecture",
     "BatchNorm",
+    "BinnedEmbedding",
     "Clamp",
     "Declared",
     "Dense",
@@ -45,6 +48,7 @@ __all__ = [
     "Loss",
     "Model",
     "Parameters",
+    "PeriodicEmbedding",
     "Sequential",
     "count_parameters",
     "fit_start",

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from gpumlp.errors import ConfigError
 from gpumlp.nn.initializers import default_initializer
+from gpumlp.nn.inputs import EMBEDDINGS, BinnedEmbedding, Embedding, PeriodicEmbedding
 from gpumlp.nn.layer import Layer, count_trained
 from gpumlp.nn.layers import NORMS, STANDARD, Activation, Clamp, Dense, Dropout, InputFactors, Mix
 from gpumlp.nn.members import SHARES, MemberHeads, MemberScale, ones, random_signs
@@ -16,7 +17,7 @@ from gpumlp.nn.model import Sequential
 MAX_UNITS = 2**31 - 1
 """The widest layer: none that could be meant is wider, and a damaged file must not ask for all memory."""
 
-NO_NORM = ALONE = "none"
+NO_NORM = ALONE = NO_EMBEDDING = "none"
 MAX_MEMBERS = 1024
 """Most members of a network, or networks of an ensemble: a damaged file must not ask for more."""
 
@@ -56,6 +57,14 @@ class Architecture:
         Number of members that share layers, each with a last layer of its own.
     share
         What these share, a key of ``SHARES``; ``none`` where there is one.
+    embedding
+        What numbers are embedded by, a key of ``EMBEDDINGS``, or ``none``.
+    numbers, embedding_size
+        Number of columns that are embedded, and of values made of each.
+    waves, bins
+        Waves, or bins, of each number; 0 where the embedding has none.
+    frequency
+        Standard deviation of the first frequencies of waves.
     """
 
     hidden: tuple[Hidden, ...]
@@ -66,6 +75,12 @@ class Architecture:
     clamp: bool = False
     heads: int = 1
     share: str = ALONE
+    embedding: str = NO_EMBEDDING
+    numbers: int = 0
+    embedding_size: int = 0
+    waves: int = 0
+    bins: int = 0
+    frequency: float = 0.1
 
     def to_state(self) -> dict[str, Any]:
         """Return what a model file keeps, for :meth:`from_state`: what predictions depend on and is not a default."""
@@ -96,6 +111,11 @@ class Architecture:
         made = cls(hidden, **switches)
         if made.share not in SHARES or not 1 <= made.heads <= MAX_MEMBERS or (made.share == ALONE and made.heads > 1):
             raise ValueError(f"{made.heads} members that share {made.share!r}")
+        sizes = made.numbers, made.embedding_size, made.waves + made.bins
+        if made.embedding != NO_EMBEDDING and not (
+            made.embedding in EMBEDDINGS and all(0 < size <= MAX_UNITS for size in sizes)
+        ):
+            raise ValueError(f"the embedding {made.embedding!r} of {sizes}")
         return made
 
     @property
@@ -104,7 +124,7 @@ class Architecture:
         return self.to_state().keys() == {"hidden"}
 
 
-_OF_TRAINING = ("initializer", "parametrization")
+_OF_TRAINING = ("initializer", "parametrization", "frequency")
 """Fields that say how weights start and move, and not what they mean."""
 
 
@@ -146,6 +166,8 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
 
     if whole.share != ALONE and not whole.hidden:
         raise ConfigError("without hidden layers there is nothing to share")
+    if whole.embedding != NO_EMBEDDING:
+        layers.append(_embedding(whole))
     if whole.input_factors:
         layers.append(InputFactors())
     if whole.share == "hidden":
@@ -173,3 +195,13 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
             raise ConfigError(f"predictions through {link} are not clamped")
         layers.append(Clamp())
     return Sequential(layers)
+
+
+def _embedding(whole: Architecture) -> Embedding:
+    """Return the layer that embeds numbers. In the form of a tangent kernel it learns at a tenth of the rate."""
+    factor = 1.0 if whole.parametrization == STANDARD else 0.1
+    count, size = whole.numbers, whole.embedding_size
+    if whole.embedding == "ple":
+        return BinnedEmbedding(count, size, bins=whole.bins, rate=factor, decay=factor)
+    more = {"rate": factor, "decay": factor, "frequency": whole.frequency}
+    return PeriodicEmbedding(count, size, waves=whole.waves, **more)

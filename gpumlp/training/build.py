@@ -17,9 +17,11 @@ from gpumlp.errors import ConfigError, DataError, Note, choices
 from gpumlp.limits import gigabytes
 from gpumlp.metrics import METRICS
 from gpumlp.nn import (
+    EMBEDDINGS,
     FITTED,
     LOSSES,
     Architecture,
+    BinnedEmbedding,
     Clamp,
     Ensemble,
     Hidden,
@@ -31,7 +33,7 @@ from gpumlp.nn import (
     mlp,
 )
 from gpumlp.nn.ensemble import prefix
-from gpumlp.nn.mlp import ALONE
+from gpumlp.nn.mlp import ALONE, NO_EMBEDDING
 from gpumlp.nn.start import draw_rows
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
@@ -148,6 +150,11 @@ def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]
         for name in (wanted if isinstance(wanted, Mapping) else ())
         if name not in classes
     ]
+    if settings.model.numbers.embedding != NO_EMBEDDING and not data.encoder.numbers:
+        of_bytes = data.encoder.input_scale != 1.0
+        no_numbers = f"there are no columns of numbers to embed{', only bytes' * of_bytes}"
+        remedy = "set embedding: none" + ", or data.scaling, by which bytes become numbers" * of_bytes
+        problems.append(("model.numbers.embedding", DataError(no_numbers, where=title, hint=remedy)))
     metric, what = settings.training.chosen_metric, None
     if metric == "auc" and len(classes) > 2:
         what, hint = f"AUC is measured for two classes, and there are {len(classes)}", "use accuracy or log_loss"
@@ -210,7 +217,7 @@ def _build_members(settings: Settings, data: Prepared, backend: Backend, weights
     )
     ensemble = Ensemble([member.model for member in members if isinstance(member.model, Sequential)])
     joint = settings.members.best == "joint"
-    whole = architecture_of(settings)
+    whole = architecture_of(settings, data.encoder)
     return replace(members[0], backend=backend, model=ensemble, architecture=whole, members=members, joint=joint)
 
 
@@ -222,7 +229,7 @@ def backend_of(settings: Settings) -> Backend:
 
 def size_of(settings: Settings, encoder: Encoder) -> int:
     """Return how many numbers one network of these settings trains."""
-    return count_parameters(architecture_of(settings), encoder.width, encoder.outputs)
+    return count_parameters(architecture_of(settings, encoder), encoder.width, encoder.outputs)
 
 
 def backends_side_by_side(backend: Backend, count: int, parameters: int) -> list[Backend]:
@@ -255,10 +262,11 @@ def _build(
 ) -> Parts:
     """Return the parts of a run of one network. ``on_device`` holds the rows that are there already, and will be."""
     precision, encoder, training = PRECISIONS[settings.precision], data.encoder, settings.training
-    architecture = architecture_of(settings)
+    architecture = architecture_of(settings, encoder)
     link = LOSSES[settings.loss.name].record(encoder.outputs).link
     model = mlp(architecture, encoder.outputs, link)
     model.build(encoder.width, backend=backend, dtype=precision.dtype, seed=training.seed)
+    _set_bins(model, data.train)
     if architecture.initializer == FITTED:
         twin = mlp(architecture, encoder.outputs, link).build(encoder.width, dtype=np.float64, seed=training.seed)
         fit_start(model, twin, _inputs_of_some(data.train, encoder.input_scale, training.seed), training.seed)
@@ -375,7 +383,11 @@ def require_memory(
     least one input and one output.
     """
     inputs, outputs = (encoder.width, encoder.outputs) if encoder else (1, 1)
-    architecture, wanted, precision = architecture_of(settings), settings.optimizer, PRECISIONS[settings.precision]
+    architecture, wanted, precision = (
+        architecture_of(settings, encoder),
+        settings.optimizer,
+        PRECISIONS[settings.precision],
+    )
     count, members = count_parameters(architecture, inputs, outputs), settings.members
     copies = 2 + OPTIMIZERS[wanted.name].slots + (wanted.averaging is not None)
     needed = copies * members.apart * count * precision.trained.itemsize
@@ -403,9 +415,16 @@ def require_memory(
     )
 
 
-def architecture_of(settings: Settings) -> Architecture:
-    """Return the network that the settings describe."""
+def architecture_of(settings: Settings, encoder: Encoder | None = None) -> Architecture:
+    """Return the network that the settings describe; without an encoder, one that embeds no numbers."""
     chosen = settings.model
+    numbers, count = chosen.numbers, 0 if encoder is None else encoder.numbers
+    embedding: dict[str, Any] = {}
+    if numbers.embedding != NO_EMBEDDING and count:
+        size = numbers.size or EMBEDDINGS[numbers.embedding].default_size
+        embedding = {"embedding": numbers.embedding, "numbers": count, "embedding_size": size}
+        own = ("waves", "frequency") if numbers.embedding == "pbld" else ("bins",)
+        embedding |= {name: getattr(numbers, name) for name in own}
     hidden = tuple(Hidden(**block.model_dump()) for block in chosen.blocks)
     members = settings.members
     return Architecture(
@@ -417,7 +436,16 @@ def architecture_of(settings: Settings) -> Architecture:
         clamp=chosen.clamp,
         heads=1 if members.share == ALONE else members.count,
         share=members.share,
+        **embedding,
     )
+
+
+def _set_bins(model: Sequential, train: Dataset) -> None:
+    """Put the bins of numbers between quantiles of the training rows, where the model has any."""
+    for layer in model.chain:
+        if isinstance(layer, BinnedEmbedding):
+            rows, weights = train.features.stored[:, : layer.numbers], train.weights
+            layer.set_bins(rows.astype(np.float64), None if weights is None else weights.astype(np.float64))
 
 
 def _set_bounds(model: Sequential, train: Dataset) -> None:

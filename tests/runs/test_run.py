@@ -92,11 +92,15 @@ SETTINGS = [
     ("schedule=plateau", "schedule.patience=1", "training.early_stopping={patience: 2}", "optimizer=momentum"),
     ("precision=bf16", "optimizer.averaging=0.9", "model.dropout=0.3", "model.norm=batch"),
     ("model.parametrization=ntk", "model.input_factors=true", "model.trained_activation=true", "model.dropout=0.1"),
+    ("model.numbers=pbld", "model.initializer=data"),
+    ("model.numbers=ple", "members=2"),
 ]
 
 
 @pytest.mark.usefixtures("every_epoch")
-@pytest.mark.parametrize("settings", SETTINGS, ids=["plain", "everything", "plateau", "bf16", "factors"])
+@pytest.mark.parametrize(
+    "settings", SETTINGS, ids=["plain", "everything", "plateau", "bf16", "factors", "pbld", "ple"]
+)
 @pytest.mark.parametrize("epochs", [1, 4])
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(
     task: Task, tmp_path: Path, settings: tuple[str, ...], epochs: int

@@ -151,6 +151,11 @@ class TableInputs:
         return (*self.numeric, *self.texts)
 
     @property
+    def numbers(self) -> int:
+        """How many of the features are numbers: the first ones."""
+        return len(self.numeric)
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """The columns among them that are read as texts: dates and categories."""
         return (*(each.name for each in self.dates), *(each.name for each in self.one_hots))
@@ -323,6 +328,11 @@ class ArrayInputs:
     def width(self) -> int:
         """The number of features, p."""
         return self.block.width if self.block else self.columns
+
+    @property
+    def numbers(self) -> int:
+        """How many of the features are numbers: the first ones. Bytes are none."""
+        return self.columns if self.block else 0
 
     def encode(
         self, source: Source, *, others: Collection[str], news: News | None = None

@@ -1,0 +1,214 @@
+"""Layers over the columns of a table: embeddings of its numbers.
+
+They come first in a network, and know which columns are numbers: the first ones. What follows these (flags of missing
+values, categories) they pass on as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpumlp.autodiff import Tensor, concat, pbld, ple
+from gpumlp.errors import ShapeError
+from gpumlp.nn.layer import Declared, Equation, Layer, Values
+from gpumlp.ops.hyper import whole
+from gpumlp.ops.inputs import UNREACHED
+
+
+class Embedding(Layer):
+    """Base of embeddings: each of the first ``numbers`` columns becomes ``outputs`` values, the rest stays.
+
+    Parameters
+    ----------
+    numbers
+        f, the number of columns that are numbers.
+    size
+        d, how many values are made of a number.
+    rate, decay
+        Factors of the learning rate and of the weight decay of everything that is trained here.
+    """
+
+    meaning: ClassVar[str]
+    default_size: ClassVar[int]
+
+    def __init__(self, numbers: int, size: int | None = None, *, rate: float = 1.0, decay: float = 1.0) -> None:
+        super().__init__()
+        self.numbers = whole("the number of columns", numbers)
+        self.size = self.default_size if size is None else whole("the size of an embedding", size)
+        self.rate, self.decay = rate, decay
+
+    @property
+    def outputs(self) -> int:
+        """How many values each number becomes."""
+        return self.size
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the values of the numbers, (N, f outputs)."""
+        raise NotImplementedError
+
+    def width(self, inputs: int) -> int:
+        return inputs + self.numbers * (self.outputs - 1)
+
+    def declare(self, inputs: int) -> Mapping[str, Declared]:
+        if inputs < self.numbers:
+            raise ShapeError(f"{self.numbers} numbers are embedded, and a row has {inputs}")
+        return self.arrays()
+
+    def arrays(self) -> dict[str, Declared]:
+        """Return the arrays of the layer by name."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
+        embedded = self.embed(x)
+        return embedded if self.inputs == self.numbers else concat([embedded, x[:, self.numbers :]])
+
+    def _trained(self, shape: tuple[int, ...], draw: Any) -> Declared:
+        return Declared(shape, "weight", lambda rng: draw(rng, shape), rate=self.rate, decay=self.decay)
+
+    def _written(self, place: str, formula: str, slope: str, gradients: Mapping[str, str]) -> Equation:
+        e = f"e_{place}" if place else "e"
+        arrays = {name: (f"{name}_i", text.replace("∇e", f"∇{e}_i")) for name, text in gradients.items()}
+        return Equation(e, f"{formula} for each number x_i, then the rest", slope.replace("∇e", f"∇{e}_i"), arrays)
+
+    @property
+    def detail(self) -> str:
+        return f"{self.numbers} numbers, {self.outputs} values each"
+
+
+class PeriodicEmbedding(Embedding):
+    """(V cos(2π w x + b) + c, x) of each number x, with its own w, b, V and c: PBLD (Holzmüller et al. 2024).
+
+    Parameters
+    ----------
+    waves
+        K, how many frequencies each number has.
+    frequency
+        Standard deviation of the first frequencies.
+    """
+
+    meaning = "waves of trained frequencies, mixed to a few values beside the number itself: PBLD"
+    default_size = 3
+
+    def __init__(
+        self, numbers: int, size: int | None = None, *, waves: int = 16, frequency: float = 0.1, **factors: float
+    ) -> None:
+        super().__init__(numbers, size, **factors)
+        self.waves, self.frequency = whole("the number of waves", waves), frequency
+
+    @property
+    def outputs(self) -> int:
+        return self.size + 1
+
+    def arrays(self) -> dict[str, Declared]:
+        f, K, d, bound = self.numbers, self.waves, self.size, self.waves**-0.5
+        return {
+            "w": self._trained((f, K), lambda rng, shape: self.frequency * rng.standard_normal(shape)),
+            "b": self._trained((f, K), lambda rng, shape: rng.uniform(-math.pi, math.pi, shape)),
+            "V": self._trained((f, d, K), lambda rng, shape: rng.uniform(-bound, bound, shape)),
+            "c": self._trained((f, d), lambda rng, shape: rng.uniform(-bound, bound, shape)),
+        }
+
+    def embed(self, x: Tensor) -> Tensor:
+        return pbld(x, *(self.weights[name] for name in ("w", "b", "V", "c")))
+
+    def equation(self, value: str, place: str) -> Equation:
+        wave, inner = "cos(2π w_i x_i + b_i)", "(V_iᵀ ∇e ⊙ -sin(2π w_i x_i + b_i))"
+        gradients = {"w": f"2π {inner} x_i", "b": inner, "V": f"∇e {wave}ᵀ", "c": "∇e"}
+        slope = f"Σ 2π w_i ⊙ {inner}, and that of x_i itself"
+        return self._written(place, f"(V_i {wave} + c_i, x_i)", slope, gradients)
+
+
+class BinnedEmbedding(Embedding):
+    """a x + c + Σ_t v_t V_t of each number x, v_t the share of bin t below x: PLE (Gorishniy et al. 2022).
+
+    The bins are what :meth:`set_bins` makes of training rows: until then there are none, and the embedding is linear.
+
+    Parameters
+    ----------
+    bins
+        T, how many bins a number has at most.
+    """
+
+    meaning = "a line with a bend at quantiles of the training rows, in each of several values: PLE"
+    default_size = 16
+
+    def __init__(self, numbers: int, size: int | None = None, *, bins: int = 48, **factors: float) -> None:
+        super().__init__(numbers, size, **factors)
+        self.bins = whole("the number of bins", bins)
+
+    def arrays(self) -> dict[str, Declared]:
+        f, T, d, bound = self.numbers, self.bins, self.size, self.size**-0.5
+        return {
+            "a": self._trained((f, d), lambda rng, shape: rng.uniform(-bound, bound, shape)),
+            "c": self._trained((f, d), lambda rng, shape: rng.uniform(-bound, bound, shape)),
+            "V": self._trained((f, T, d), lambda rng, shape: np.zeros(shape)),
+            "edges": Declared((f, T), "state", lambda rng: np.full((f, T), UNREACHED)),
+            "scales": Declared((f, T), "state", lambda rng: np.zeros((f, T))),
+        }
+
+    def set_bins(self, x: Values, weights: Values | None = None) -> None:
+        """Put the bins of a built layer between quantiles of each number.
+
+        Parameters
+        ----------
+        x : (n, f or more)
+            Training rows, as the layer takes them.
+        weights : (n,)
+            Weights of the rows; None: all count the same.
+        """
+        assert self.context is not None
+        found = [edges_of(x[:, i].astype(np.float64), self.bins, weights) for i in range(self.numbers)]
+        for name, filler in (("edges", UNREACHED), ("scales", 0.0)):
+            array = self.state[name]
+            values = np.full(array.shape, filler, array.dtype)
+            for row, edges in zip(values, found, strict=True):
+                row[: len(edges) - 1] = edges[:-1] if name == "edges" else 1.0 / np.diff(edges)
+            self.context.backend.write(array, values)
+
+    def embed(self, x: Tensor) -> Tensor:
+        weights = (self.weights[name] for name in ("a", "c", "V"))
+        return ple(x, self.state["edges"], self.state["scales"], *weights)
+
+    def equation(self, value: str, place: str) -> Equation:
+        gradients = {"a": "∇e x_i", "c": "∇e", "V": "v_t ∇e, t a bin of x_i"}
+        formula = "a_i x_i + c_i + Σ v_t V_it, v_t the share of bin t below x_i"
+        return self._written(place, formula, "∇e (a_i + V_it / width of bin t), t the bin of x_i", gradients)
+
+
+EMBEDDINGS: dict[str, type[Embedding]] = {"pbld": PeriodicEmbedding, "ple": BinnedEmbedding}
+"""Embeddings of numbers, by the names that settings and model files use."""
+
+MAX_BINS = 1024
+"""Most bins of a number: more would hold a row or two each."""
+
+NARROWEST = 1e-6
+"""Width of a bin, as a share of the range of the number, below which it is none: a new value would be far outside."""
+
+
+def edges_of(values: Values, bins: int, weights: Values | None = None) -> Values:
+    """Return the edges of the bins of a number, rising: different ones of its quantiles, none where it is constant.
+
+    Parameters
+    ----------
+    values : (n,)
+    bins
+        How many there are at the most.
+    weights : (n,)
+        Weights of the values; None: all count the same. One of weight 3 counts as three.
+    """
+    order = np.argsort(values, kind="stable")
+    counts = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)[order]
+    rising, ends = values[order][counts > 0], np.cumsum(counts[counts > 0])
+    if not len(rising):
+        return np.zeros(1)
+    places = np.searchsorted(ends, np.linspace(0.0, 1.0, bins + 1) * ends[-1])
+    edges = np.unique(rising[np.minimum(places, len(rising) - 1)])
+    least, kept = NARROWEST * (edges[-1] - edges[0]), [edges[0]]
+    for edge in edges[1:]:
+        if edge - kept[-1] > least:
+            kept.append(edge)
+    return np.array(kept)

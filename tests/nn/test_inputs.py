@@ -1,0 +1,174 @@
+"""Embeddings of numbers as layers: bins of training rows, first weights, from settings to exported files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import BACKENDS
+
+from gpumlp import convert
+from gpumlp.config import Loaded
+from gpumlp.errors import ConfigError, DataError, ShapeError
+from gpumlp.explain.backprop import backpropagate
+from gpumlp.explain.subject import load_subject
+from gpumlp.export import export
+from gpumlp.nn import Architecture, BinnedEmbedding, Hidden, PeriodicEmbedding, Sequential, count_parameters, mlp
+from gpumlp.nn.inputs import edges_of
+from gpumlp.ops.inputs import UNREACHED
+from gpumlp.runs import load_trained, train
+
+RNG = np.random.default_rng(0)
+PLE = Architecture((Hidden(4),), embedding="ple", numbers=2, embedding_size=5, bins=3)
+PBLD = Architecture((Hidden(4),), embedding="pbld", numbers=2, embedding_size=3, waves=4, frequency=2.0)
+
+
+def test_edges_are_different_quantiles() -> None:
+    values = np.arange(101.0)
+    assert edges_of(values, 4).tolist() == [0, 25, 50, 75, 100]
+    assert edges_of(RNG.permutation(values), 4).tolist() == [0, 25, 50, 75, 100]
+    assert edges_of(np.repeat([0.0, 7.0], [90, 10]), 48).tolist() == [0, 7]  # one bin
+    assert edges_of(np.array([3.0, -1.0]), 48).tolist() == [-1, 3]
+    for constant in ([5.0], [5.0] * 9, []):
+        assert len(edges_of(np.array(constant), 48)) == 1, "no bin"
+    near = np.array([0.0, 1e-9, 2e-9, 1.0, 2.0])
+    assert edges_of(near, 48).tolist() == [0, 1, 2], "a bin that narrow would throw new values far out"
+    assert edges_of(np.array([-0.0, 0.0, 1.0]), 3).tolist() == [0, 1]
+
+
+def test_a_row_of_weight_3_decides_about_edges_as_three_rows_do() -> None:
+    values, weights = RNG.standard_normal(40), RNG.integers(0, 4, 40)
+    expected = edges_of(np.repeat(values, weights), 7)
+    np.testing.assert_array_equal(edges_of(values, 7, weights.astype(float)), expected)
+    np.testing.assert_array_equal(edges_of(values, 7, weights * 0.5), expected)
+    assert not np.array_equal(edges_of(values, 7), expected)
+    assert len(edges_of(values, 7, np.zeros(40))) == 1
+
+
+def test_bins_become_state_and_what_follows_the_numbers_stays() -> None:
+    layer = BinnedEmbedding(2, 4, bins=3)
+    model = Sequential([layer]).build(3, dtype=np.float64)
+    rows = np.column_stack([np.arange(7.0), np.repeat([1.0, 5.0], [6, 1]), RNG.standard_normal(7)])
+    flat = model.predict(rows)
+    layer.set_bins(rows)
+    np.testing.assert_array_equal(model.predict(rows), flat)  # V is 0: the steps are learnt
+    assert layer.state["edges"].tolist() == [[0, 2, 4], [1, UNREACHED, UNREACHED]]
+    assert layer.state["scales"].tolist() == [[0.5, 0.5, 0.5], [0.25, 0, 0]]
+    V = RNG.standard_normal((2, 3, 4))
+    layer.weights["V"].assign(V)
+    shares = np.array([[1, 0.5, 0], [0.25, 0, 0]])  # of 3 and 2, of edges 0, 2, 4 and 1
+    a, c = (layer.weights[name].numpy() for name in ("a", "c"))
+    found = model.predict(np.array([[3.0, 2.0, 9.0]]))[0]
+    expected = [a[i] * x + c[i] + shares[i] @ V[i] for i, x in ((0, 3.0), (1, 2.0))]
+    np.testing.assert_allclose(found, [*expected[0], *expected[1], 9.0])
+    assert layer.width(3) == len(found) == 9
+
+
+def test_first_weights() -> None:
+    wide = PeriodicEmbedding(500, waves=16, frequency=0.5)
+    model = Sequential([wide]).build(500)
+    w, b, V, c = (wide.weights[name].numpy() for name in ("w", "b", "V", "c"))
+    assert abs(w.std() - 0.5) < 0.02
+    assert (-np.pi <= b).all() and (b <= np.pi).all() and abs(b.std() - np.pi / 3**0.5) < 0.05  # noqa: PT018
+    for array in (V, c):
+        assert 0.2 < np.abs(array).max() <= 0.25
+    y = model.predict(RNG.standard_normal((2, 500)).astype("f4"))
+    assert y.shape == (2, 2000) and wide.outputs == 4  # noqa: PT018
+    binned = mlp(PLE, 1, "identity").build(2).arrays()
+    assert (binned["binnedembedding_1.V"] == 0).all()
+    assert 0.2 < np.abs(binned["binnedembedding_1.a"]).max() <= 5**-0.5
+
+
+@pytest.mark.parametrize("architecture", [PLE, PBLD], ids=["ple", "pbld"])
+def test_an_architecture_comes_back_from_its_state(architecture: Architecture) -> None:
+    state = architecture.to_state()
+    again = Architecture.from_state(state)
+    assert (
+        count_parameters(again, 3, 2)
+        == count_parameters(architecture, 3, 2)
+        == mlp(again, 2, "softmax").build(3).size
+    )
+    assert mlp(again, 2, "softmax").declare(3).keys() == mlp(architecture, 2, "softmax").declare(3).keys()
+    for name, value in (("embedding", "fourier"), ("numbers", 0), ("embedding_size", -1), ("numbers", 2**40)):
+        with pytest.raises(ValueError, match="the embedding"):
+            Architecture.from_state(state | {name: value})
+    with pytest.raises(ShapeError, match="2 numbers are embedded, and a row has 1"):
+        mlp(architecture, 1, "identity").build(1)
+
+
+def test_the_rate_is_a_tenth_in_the_form_of_a_tangent_kernel() -> None:
+    for parametrization, factor in (("standard", 1.0), ("ntk", 0.1)):
+        layer = mlp(Architecture(**(vars(PBLD) | {"parametrization": parametrization})), 1, "identity").chain[0]
+        assert {(each.rate, each.decay) for each in layer.declare(2).values()} == {(factor, factor)}
+
+
+def test_other_frameworks_keep_the_arrays() -> None:
+    network = mlp(PLE, 2, "softmax").build(3)
+    for layout in convert.LAYOUTS:
+        other = mlp(PLE, 2, "softmax").build(3, seed=1)
+        convert.read(other, convert.write(network, layout), layout)
+        for name, array in network.arrays().items():
+            np.testing.assert_array_equal(other.arrays()[name], array)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["pbld", "ple"])
+def test_an_embedding_goes_everywhere(kind: str, backend: str, task: Callable[..., Loaded], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(task(f"model.numbers={kind}", f"backend={backend}", "training.metric=log_loss"), run)
+    model = load_trained(run)
+    layer = model.network.networks[0].chain[0]
+    assert type(layer) is {"pbld": PeriodicEmbedding, "ple": BinnedEmbedding}[kind]
+    if kind == "ple":
+        assert (layer.state["scales"] > 0).all()
+        assert not (layer.weights["V"].numpy() == 0).all(), "it has learnt"
+
+    subject = load_subject(run)
+    rows = subject.only(0)
+    shown = backpropagate(subject.network, subject.loss, subject.inputs(rows), subject.targets(rows))
+    assert all(gradient.comparison.passed for gradient in shown.gradients)
+    assert "number x_i" in next(value.equation for value in shown.values if value.symbol.startswith("e"))
+
+    for ending in (".py", ".safetensors", ".onnx") if backend == BACKENDS[0] else ():
+        if ending == ".onnx":
+            pytest.importorskip("onnx")
+        compared, _ = export(run, tmp_path / f"model{ending}")
+        assert compared.difference <= compared.allowed
+
+
+@pytest.mark.parametrize("share", ["none", "hidden"])
+def test_members_have_embeddings(share: str, task: Callable[..., Loaded], tmp_path: Path) -> None:
+    train(
+        task("model.numbers={embedding: ple, bins: 4, size: 2}", f"members={{count: 2, share: {share}}}"),
+        tmp_path / "a",
+    )
+    network = load_trained(tmp_path / "a").network
+    found = [a for name, a in network.arrays().items() if name.endswith("edges")]
+    assert len(found) == (2 if share == "none" else 1)
+    assert all((edges == found[0]).all() for edges in found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model.numbers=plr"], "model.numbers: got 'plr', needs one of none, pbld, ple"),
+        (["model.numbers={embedding: ple, waves: 4}"], "waves is a setting of pbld, and the embedding is ple"),
+        (["model.numbers={size: 4}"], "size is a setting of pbld and ple, and the embedding is none"),
+        (["model.numbers={embedding: ple, bins: 0}"], "bins"),
+        (["model.numbers=ple", "precision=bf16"], "model.numbers: embeddings of numbers need more digits"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings: list[str], message: str, task: Callable[..., Loaded]) -> None:
+    with pytest.raises(ConfigError, match=message):
+        task(*settings)
+
+
+def test_there_must_be_numbers(task: Any, tmp_path: Path) -> None:
+    lines = ["kind,label", *(f"{'uv'[i % 2]},{'ab'[i % 3 == 0]}" for i in range(60))]
+    (tmp_path / "texts.csv").write_text("\n".join(lines))
+    given = task("model.numbers=ple", f"data.train={tmp_path / 'texts.csv'}", "data.target=label", "data.drop=[]")
+    with pytest.raises(DataError, match="there are no columns of numbers to embed\n  set embedding: none"):
+        train(given, tmp_path / "run")
