@@ -20,7 +20,7 @@ import numpy as np
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-    from sklearn.utils import check_random_state
+    from sklearn.utils import check_array, check_random_state
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import (
         _check_sample_weight,
@@ -136,13 +136,14 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
             weights = {}
             if sample_weight is not None:
                 weights = {self._free(WEIGHTS): _check_sample_weight(sample_weight, _rows_like(X), dtype=np.float64)}
-            source = self._source(X, **{self._free(TARGET): target}, **weights)
+            self._several = target.shape[1] if np.ndim(target) == 2 else 0
+            source = self._source(X, **self._named(target), **weights)
             validation: float | Source = self.validation_fraction if self.early_stopping else 0.0
             if (X_val is None) != (y_val is None):
                 raise ValueError("X_val and y_val are given together")
             if X_val is not None:
                 X_val = self._checked(X_val, reset=False)
-                others = {self._free(TARGET): self._encoded_target(X_val, y_val)}
+                others = self._named(self._encoded_target(X_val, y_val))
                 if weights:
                     others[self._free(WEIGHTS)] = np.ones(len(X_val))
                 validation = self._source(X_val, **others)
@@ -197,7 +198,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
             task=self.task,
             data={
                 "train": IN_MEMORY,
-                "target": self._free(TARGET),
+                "target": self._target_names(),
                 "split": {"validation": share, "test": 0.0},
                 "scaling": self.scaling,
                 "weights": self._free(WEIGHTS) if weighted else None,
@@ -268,6 +269,19 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         while name in (self._columns or ()):
             name += "_"
         return name
+
+    def _target_names(self) -> str | tuple[str, ...]:
+        """Return what the target is called, or each of several."""
+        return tuple(self._free(f"{TARGET}{i}") for i in range(self._several)) or self._free(TARGET)
+
+    def _named(self, target: Any) -> dict[str, Any]:
+        """Return targets, (N,) or (N, T), by name."""
+        names = self._target_names()
+        if isinstance(names, str):
+            return {names: target}
+        if np.shape(target) != (len(target), len(names)):
+            raise ValueError(f"y_val has the shape {np.shape(target)}, and y has {len(names)} columns")
+        return dict(zip(names, target.T, strict=True))
 
     def _fit_target(self, X: Any, y: Any) -> Any:
         return self._encoded_target(X, y)
@@ -446,7 +460,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
 
 
 class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
-    """A multilayer perceptron that predicts a number.
+    """A multilayer perceptron that predicts a number, or several.
 
     Parameters and attributes are those of ``MLPClassifier`` but for the classes; ``validation_scores_`` are R². The
     target is standardised for training, and losses are of the standardised target.
@@ -455,18 +469,28 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
     task = "regression"
 
     def predict(self, X: Any) -> Any:
-        """Return the predictions, (N,), in the units of the target."""
+        """Return the predictions, (N,), of T targets (N, T), in the units of the target."""
         linear = self._linear(X)
         return self.model_.encoder.restore(linear)
 
     def _encoded_target(self, X: Any, y: Any) -> Any:
-        y = self._one_target(X, y)
+        shape = np.asarray(y).shape
+        if len(shape) == 2 and shape[1] > 1:
+            y = check_array(y, ensure_all_finite=True, dtype=None, input_name="y")
+            check_consistent_length(X, y)
+        else:
+            y = self._one_target(X, y)
         try:
             return np.asarray(y, np.float64)
         except (TypeError, ValueError):
             raise ValueError(
                 f"the target of {type(self).__name__} must be numbers, not {np.asarray(y).dtype}"
             ) from None
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
 
 
 class _Patience:

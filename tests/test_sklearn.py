@@ -222,9 +222,9 @@ def test_wrong_parameters(parameters: dict[str, Any], message: str) -> None:
 
 def test_wrong_rows() -> None:
     with pytest.raises(
-        ValueError, match=r"learns one target, and y has 2 columns; fit one for each: .*MultiOutputRegressor"
+        ValueError, match=r"learns one target, and y has 2 columns; fit one for each: .*MultiOutputClassifier"
     ):
-        MLPRegressor(**SHORT).fit(X[:, :2], X[:, 2:])
+        MLPClassifier(**SHORT).fit(X[:, :2], np.stack([Y, Y], axis=1))
     with pytest.raises(ValueError, match="must be numbers"):
         MLPRegressor(**SHORT).fit(X, np.array(["a"] * 150))
     with pytest.raises(ValueError, match="nothing to tell apart"):
@@ -249,3 +249,25 @@ def test_settings_are_those_of_scikit_learn_where_they_have_its_names() -> None:
     shared = ours.keys() & theirs.keys()
     assert len(shared) >= 18
     assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
+
+
+def test_several_targets() -> None:
+    """Each in its units, as one network of the library predicts them; scores, pickles and validation rows too."""
+    inputs, targets = X[:, :2], X[:, 2:] * [1.0, 1000.0]
+    table = {**SHORT, "max_iter": 200, "learning_rate_init": 0.01}
+    found = MLPRegressor(**table).fit(inputs[::2], targets[::2], X_val=inputs[1::2], y_val=targets[1::2])
+    predicted = found.predict(inputs)
+    assert predicted.shape == (150, 2)
+    assert found.n_outputs_ == 2
+    assert found.score(inputs, targets) > 0.7
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(found)).predict(inputs), predicted)
+    one = MLPRegressor(**table).fit(inputs, targets[:, :1].ravel())
+    assert one.predict(inputs).shape == (150,)
+    weighted = MLPRegressor(**SHORT).fit(inputs, targets, np.ones(150))
+    np.testing.assert_array_equal(
+        weighted.predict(inputs), MLPRegressor(**SHORT).fit(inputs, targets).predict(inputs)
+    )
+    with pytest.raises(ValueError, match="y has 2 columns"):
+        MLPRegressor(**SHORT).fit(inputs, targets, X_val=inputs, y_val=targets[:, 0])
+    with pytest.raises(ValueError, match="NaN"):
+        MLPRegressor(**SHORT).fit(inputs, np.where(targets > 5, np.nan, targets))

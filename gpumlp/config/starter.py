@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpumlp.config.settings import Training
 from gpumlp.config.yaml_text import render
 from gpumlp.data import ColumnReport, Frame, Source, read, survey
 from gpumlp.data.dataset import Task, with_target
@@ -27,6 +32,20 @@ SHARE = 0.15
 
 HIDDEN = ((1_000, [32]), (10_000, [64, 64]), (None, [256, 128]))
 """Hidden layers for fewer rows than these."""
+
+SCHEMA = "gpumlp.schema.json"
+"""Where editors look for the schema: ``gpumlp schema > gpumlp.schema.json`` writes it."""
+
+BATCH_SIZE = 64
+
+STEP_OVERHEAD_S, CPU_SPEED = 3e-5, 5e10
+"""Seconds of a step besides its products, and multiplications and additions a second: of two cores without AMX.
+
+Measured here it would be another number each time, by what else the machine does.
+"""
+
+BASE_BYTES = 120_000_000
+"""Memory of a process that trains a small network."""
 
 _LISTED_CLASSES = 10
 _LISTED_COLUMNS = 5  # that a message names
@@ -73,8 +92,10 @@ def starter(path: Path, target: str, *, folder: Path) -> str:
     dropped = [each for each in inputs if not each.used]
     train = os.path.relpath(path, folder)
     lines = [
+        f"# yaml-language-server: $schema={SCHEMA}",
         f"# {_plain(path.name)}: {count:,} rows, {len(source.names)} columns; {len(inputs) - len(dropped)} of them"
         " are used as inputs.",
+        f"# {_estimate(count, share, inputs, task, labels, hidden)}",
         "# gpumlp validate FILE --print-config shows the settings that are not here, with their defaults.",
         f"{_line('task', task)}  # {reason}",
         "data:",
@@ -99,10 +120,31 @@ def starter(path: Path, target: str, *, folder: Path) -> str:
         "  learning_rate: 0.003",
         "training:",
         "  epochs: null  # passes over the training rows; null: by their number",
-        "  batch_size: 64",
+        f"  batch_size: {BATCH_SIZE}",
         "  seed: 0  # of the split, the first weights, and the order of rows",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _estimate(
+    count: int, share: float, inputs: Sequence[ColumnReport], task: Task, labels: Any, hidden: Sequence[int]
+) -> str:
+    """Return a sentence on the size of the network, the time to train it and the memory that takes."""
+    width = sum(each.width for each in inputs if each.used)
+    classes = 2 if labels is None else int(labels.max()) + 1
+    sizes = [width, *hidden, classes if classes > 2 else 1]
+    parameters = sum((one + 1) * other for one, other in itertools.pairwise(sizes))
+    rows = round(count * (1 - 2 * share))
+    batches = math.ceil(rows / BATCH_SIZE)
+    epochs = Training(batch_size=BATCH_SIZE).epochs_over(rows)
+    seconds = epochs * batches * (STEP_OVERHEAD_S + 6 * parameters * BATCH_SIZE / CPU_SPEED)
+    columns = sum(each.used for each in inputs)
+    used = BASE_BYTES + count * (4 * min(width, columns) + 16 * columns) + 24 * parameters
+    told = "seconds" if seconds < 20 else f"about {seconds / 60:,.0f} minutes" if seconds > 90 else "about a minute"
+    return (
+        f"Estimate: {parameters:,} parameters, at most {epochs:,} epochs of {batches:,} steps: {told} on two cores, "
+        f"{used / 1e9:.1f} GB of memory."
+    )
 
 
 def guessed_task(source: Source, target: str) -> tuple[Task, str]:

@@ -28,11 +28,13 @@ class ColumnReport:
     name : of the column or the array
     used : whether it would be an input; else it would better be dropped
     text : what it holds, or why it would be dropped
+    width : inputs of the network that it would become
     """
 
     name: str
     used: bool
     text: str
+    width: int = 0
 
 
 def survey(source: Source, names: Iterable[str]) -> list[ColumnReport]:
@@ -58,9 +60,8 @@ def _column(frame: Frame, name: str) -> ColumnReport:
         missing = int(np.isnan(days).sum())
         first, last = (np.datetime64(int(day), "D") for day in (np.nanmin(days), np.nanmax(days)))
         cycles = f"; elapsed time and cycles of {', '.join(dates.cycles)}" if dates.cycles else "; elapsed time"
-        return ColumnReport(
-            name, True, f"dates from {first} to {last}{f', {missing:,} missing' if missing else ''}{cycles}"
-        )
+        gaps = f", {missing:,} missing" if missing else ""
+        return ColumnReport(name, True, f"dates from {first} to {last}{gaps}{cycles}", inputs.width)
     if inputs.one_hots:
         (one_hot,) = inputs.one_hots
         texts = [*one_hot.categories, *one_hot.rare]
@@ -71,7 +72,7 @@ def _column(frame: Frame, name: str) -> ColumnReport:
         missing = int(np.isnan(values).sum())
         text = f"numbers from {np.nanmin(values):g} to {np.nanmax(values):g}"
         text += f", {missing:,} missing" if missing else ""
-    return ColumnReport(name, True, f"{text}; {note}" if note else text)
+    return ColumnReport(name, True, f"{text}; {note}" if note else text, inputs.width)
 
 
 def _array(source: ArrayTable, name: str, names: set[str]) -> ColumnReport:
@@ -82,7 +83,10 @@ def _array(source: ArrayTable, name: str, names: set[str]) -> ColumnReport:
     except DataError as error:
         return ColumnReport(name, False, f"{shape} {array.dtype}; {error.what}")
     return ColumnReport(
-        name, name == chosen, f"{shape} {array.dtype}" + ("" if name == chosen else "; not the inputs")
+        name,
+        name == chosen,
+        f"{shape} {array.dtype}" + ("" if name == chosen else "; not the inputs"),
+        int(np.prod(array.shape[1:])) if name == chosen else 0,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +168,25 @@ def test_nothing_to_learn_from(tmp_path: Path) -> None:
     path.write_text("x,y\n" + "".join(f"{i},3\n" for i in range(40)))
     with pytest.raises(DataError, match="every row is of the class '3'"):
         starter(path, "y", folder=tmp_path)
+
+
+def test_an_estimate_of_size_time_and_memory(tmp_path: Path) -> None:
+    """The parameters and steps are those of the run that follows."""
+    lines = [f"{i % 7},{'abc'[i % 3]},2024-01-{i % 28 + 1:02},{i % 5 / 3}" for i in range(200)]
+    (tmp_path / "d.csv").write_text("\n".join(["x,c,when,y", *lines]) + "\n")
+    text = starter(tmp_path / "d.csv", "y", folder=tmp_path)
+    first, _, estimate = text.splitlines()[:3]
+    assert first == "# yaml-language-server: $schema=gpumlp.schema.json"
+    found = re.fullmatch(
+        r"# Estimate: (\d+) parameters, at most ([\d,]+) epochs of (\d+) steps: .* GB of memory\.", estimate
+    )
+    assert found
+    (tmp_path / "d.yaml").write_text(text)
+    loaded = load(tmp_path / "d.yaml")
+    parts = build(loaded.settings, load_data(loaded))
+    trainer = parts.trainer
+    assert tuple(int(each.replace(",", "")) for each in found.groups()) == (
+        parts.model.size,
+        trainer.epochs,
+        trainer.batches,
+    )
