@@ -99,7 +99,7 @@ SETTINGS = [
 
 @pytest.mark.usefixtures("every_epoch")
 @pytest.mark.parametrize(
-    "settings", SETTINGS, ids=["plain", "everything", "plateau", "bf16", "factors", "pbld", "ple"]
+    "settings", SETTINGS, ids=["plain", "everything", "muon", "plateau", "bf16", "factors", "pbld", "ple"]
 )
 @pytest.mark.parametrize("epochs", [1, 4])
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(
