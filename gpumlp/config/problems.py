@@ -6,6 +6,7 @@ and a new setting needs no words here.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -73,15 +74,21 @@ _BOUNDS = {
 }
 
 
+@functools.lru_cache(maxsize=1)
+def _schema(validator: object) -> _Schema:
+    """Return the schema of the settings, kept while they have this validator: it takes longer than most checks."""
+    return _Schema(Settings.model_json_schema())
+
+
 def home_of(name: str) -> str | None:
     """Return the dotted path of the setting called ``name``, here or in another library; None where there is none."""
-    schema = _Schema(Settings.model_json_schema())
+    schema = _schema(Settings.__pydantic_validator__)
     return next(schema.homes(name), SETTING_ALIASES.get(name))
 
 
 def explain(error: ValidationError, given: Value) -> list[Problem]:
     """Return the problems that a validation of ``given`` found, one for each setting."""
-    schema = _Schema(Settings.model_json_schema())
+    schema = _schema(Settings.__pydantic_validator__)
     problems: dict[KeyPath, Problem] = {}
     from_preset = preset_keys(given) if isinstance(given, dict) else set()
     for detail in error.errors(include_url=False):
