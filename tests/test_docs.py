@@ -50,14 +50,23 @@ def test_a_stale_page_is_found(tmp_path: Path, old: str, new: str, message: str)
     assert message in result.stdout
 
 
-def settings_page() -> Any:
-    """Return a page of docs/settings.py and its text."""
-    spec = importlib.util.spec_from_file_location("docs_settings", DOCS / "settings.py")
+def script(name: str) -> Any:
+    """Return a script of the documentation as a module."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.Page()
+    return module
+
+
+def settings_page() -> Any:
+    """Return a page of docs/settings.py and its text."""
+    return script("settings").Page()
+
+
+def test_the_page_on_accuracy_shows_the_results_that_are_kept() -> None:
+    assert script("accuracy").text() == (DOCS / "accuracy.md").read_text(encoding="utf-8")
 
 
 def test_the_reference_of_settings_is_current() -> None:

@@ -1,0 +1,88 @@
+"""Write accuracy.md: what settings gain on real data, from the results that are kept: python docs/accuracy.py"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+PAGE = Path(__file__).with_suffix(".md")
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+
+HEAD = """\
+# Accuracy
+
+What settings gain on real data, measured by `benchmarks/accuracy.py --inner`: a quarter of the training rows is kept
+out and measured on, so that no choice has seen the test rows of these sets. Each figure is a mean over seeds:
+accuracy and log-loss, or the root of the mean squared error. `loss` is the geometric mean of the loss over that of
+the first column, log-loss or squared error; `time` the same of the CPU seconds of training. Generated from the
+results that are kept, by `python docs/accuracy.py`.
+"""
+
+SECTIONS = {
+    "embeddings-inner-cpu-2026-11-30.json": (
+        "Embeddings of numbers",
+        "`model.numbers: pbld` and `ple` beside the defaults, which feed each number to the first layer as it is.",
+    ),
+}
+"""Files of results, each with the title of its section and a sentence on it."""
+
+Runs = Mapping[str, Mapping[str, Any]]
+
+
+def text() -> str:
+    """Return the page."""
+    parts = [HEAD]
+    for file, (title, meaning) in SECTIONS.items():
+        found = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+        parts.append("\n".join([f"## {title}\n", f"{meaning}\n", *_table(found)]) + "\n")
+    return "\n".join(parts)
+
+
+def _table(found: Mapping[str, Any]) -> Iterator[str]:
+    first, *others = found["variants"]
+    yield f"| set | {first} | " + " | ".join(f"{name} | loss | time" for name in others) + " |"
+    yield "|---|---|" + "---|---|---|" * len(others)
+    ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in others}
+    for name, variants in found["sets"].items():
+        cells = [name, _figures(variants[first])]
+        for other in others:
+            ratios[other].append(_ratios(variants[other], variants[first]))
+            cells += [_figures(variants[other]), *(f"{each:.2f}" for each in ratios[other][-1])]
+        yield f"| {' | '.join(cells)} |"
+    cells = ["mean", ""]
+    for other in others:
+        cells += ["", *(f"{_geometric(each):.2f}" for each in zip(*ratios[other], strict=True))]
+    yield f"| {' | '.join(cells)} |"
+    seeds = min(len(runs) for variants in found["sets"].values() for runs in variants.values())
+    yield f"\n{seeds} seeds, {found['cores']} cores."
+
+
+def _figures(runs: Runs) -> str:
+    tests = [run["metrics"]["test"] for run in runs.values()]
+    if "accuracy" in tests[0]:
+        return f"{fmean(each['accuracy'] for each in tests):.4f} / {fmean(_loss(each) for each in runs.values()):.3f}"
+    return f"{fmean(each['rmse'] for each in tests):.4g}"
+
+
+def _loss(run: Mapping[str, Any]) -> float:
+    test = run["metrics"]["test"]
+    return float(test["log_loss"] if "accuracy" in test else test["rmse"] ** 2)
+
+
+def _ratios(runs: Runs, first: Runs) -> tuple[float, float]:
+    """Return loss and time of some runs over those of others, by seed."""
+    pairs = [(runs[seed], first[seed]) for seed in runs]
+    seconds = [one["cpu_seconds"] / other["cpu_seconds"] for one, other in pairs]
+    return _geometric(_loss(one) / _loss(other) for one, other in pairs), _geometric(seconds)
+
+
+def _geometric(values: Any) -> float:
+    return math.exp(fmean(map(math.log, values)))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text(), encoding="utf-8")
