@@ -68,6 +68,8 @@ EXAMPLES: Mapping[str, Any] = {
     "model.norm": "layer",
     "model.initializer": "he_normal",
     "model.numbers": "ple",
+    "model.categories": {"table_above": 8},
+    "model.categories.table_above": 8,
     "model.numbers.embedding": "ple",
     "model.hidden.0.units": 64,
     "model.hidden.0.activation": "tanh",

@@ -382,6 +382,19 @@ def numbers_by(given: object) -> object:
     return {"embedding": given} if isinstance(given, str) else given
 
 
+class Categories(Section):
+    """How columns of categories enter the network."""
+
+    table_above: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_UNITS,
+        description="categories of more values than this have a trained vector for each value, in place of a column "
+        "of 0 or 1 (recipes say 8); null: columns for all",
+    )
+    size: int = Field(default=8, ge=1, le=MAX_UNITS, description="length of these vectors")
+
+
 class Model(Section):
     """The network: hidden layers, then an output layer whose width follows from the data."""
 
@@ -423,6 +436,7 @@ class Model(Section):
     numbers: Annotated[Numbers, BeforeValidator(numbers_by, json_schema_input_type=str | Numbers)] = Field(
         default=Numbers(), description="embedding of columns of numbers, by name or as a mapping of settings"
     )
+    categories: Categories = Field(default=Categories(), description="tables of vectors for columns of categories")
     start_from: Text | None = Field(
         default=None,
         description="folder of a run with the same layers and columns: training starts from its best weights, with "

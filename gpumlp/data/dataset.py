@@ -133,6 +133,11 @@ class Encoder:
         return self.inputs.numbers
 
     @property
+    def category_values(self) -> tuple[int, ...]:
+        """How many of these each column of categories has: the last ones."""
+        return self.inputs.category_values
+
+    @property
     def input_scale(self) -> float:
         """What the encoded inputs are to be multiplied by: 1/255 for bytes, else 1."""
         return self.inputs.input_scale

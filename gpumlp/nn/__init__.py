@@ -2,7 +2,7 @@
 
 from gpumlp.nn.ensemble import Ensemble
 from gpumlp.nn.initializers import FITTED, INITIALIZERS
-from gpumlp.nn.inputs import EMBEDDINGS, BinnedEmbedding, PeriodicEmbedding
+from gpumlp.nn.inputs import EMBEDDINGS, BinnedEmbedding, CategoryTables, PeriodicEmbedding
 from gpumlp.nn.layer import Declared, Equation, Layer
 from gpumlp.nn.layers import (
     NORMS,
@@ -35,6 +35,7 @@ __all__ = [
     "Architecture",
     "BatchNorm",
     "BinnedEmbedding",
+    "CategoryTables",
     "Clamp",
     "Declared",
     "Dense",

@@ -1,18 +1,19 @@
-"""Layers over the columns of a table: embeddings of its numbers.
+"""Layers over the columns of a table: embeddings of its numbers, and tables of vectors for its categories.
 
-They come first in a network, and know which columns are numbers: the first ones. What follows these (flags of missing
-values, categories) they pass on as it is.
+They come first in a network, and know which columns are which: numbers are the first ones, and categories, with a
+column of 0 or 1 for each value, the last ones. They pass on as it is what is neither.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from gpumlp.autodiff import Tensor, concat, pbld, ple
+from gpumlp.autodiff.fused import product
 from gpumlp.errors import ShapeError
 from gpumlp.nn.layer import Declared, Equation, Layer, Values
 from gpumlp.ops.hyper import whole
@@ -181,6 +182,62 @@ class BinnedEmbedding(Embedding):
 
 EMBEDDINGS: dict[str, type[Embedding]] = {"pbld": PeriodicEmbedding, "ple": BinnedEmbedding}
 """Embeddings of numbers, by the names that settings and model files use."""
+
+
+class CategoryTables(Layer):
+    """A trained vector in place of the 0/1 columns of a category, for each category of many values.
+
+    A value that is new has 0 in all columns, and so a vector of zeros.
+
+    Parameters
+    ----------
+    values
+        How many columns each category has: the last ones of a row, in this order.
+    above
+        Values from which on a category has a table: more than this.
+    size
+        Length of a vector.
+    """
+
+    def __init__(self, values: Sequence[int], above: int, size: int = 8) -> None:
+        super().__init__()
+        self.values = tuple(whole("the number of values", each) for each in values)
+        self.above, self.size = whole("values without a table", above), whole("the size of a vector", size)
+        self.tables = [number for number, each in enumerate(self.values, 1) if each > above]
+
+    def width(self, inputs: int) -> int:
+        return inputs + sum(self.size - self.values[number - 1] for number in self.tables)
+
+    def declare(self, inputs: int) -> Mapping[str, Declared]:
+        if inputs < sum(self.values):
+            raise ShapeError(f"categories have {sum(self.values)} columns, and a row has {inputs}")
+        shapes = {f"table_{number}": (self.values[number - 1], self.size) for number in self.tables}
+
+        def initial(shape: tuple[int, int]) -> Callable[[np.random.Generator], Values]:
+            return lambda rng: rng.standard_normal(shape)
+
+        return {name: Declared(shape, "weight", initial(shape)) for name, shape in shapes.items()}
+
+    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
+        parts, kept, end = [], 0, self.inputs - sum(self.values)
+        for number, count in enumerate(self.values, 1):
+            start, end = end, end + count
+            if number in self.tables:
+                parts += [x[:, kept:start]] if start > kept else []
+                parts.append(product(x[:, start:end], self.weights[f"table_{number}"]))
+                kept = end
+        parts += [x[:, kept:]] if kept < self.inputs else []
+        return concat(parts) if len(parts) > 1 else parts[0]
+
+    def equation(self, value: str, place: str) -> Equation:
+        t = f"t_{place}" if place else "t"
+        tables = {f"table_{number}": (f"T_{number}", f"{value}_{number}ᵀ ∇{t}_{number}") for number in self.tables}
+        return Equation(t, f"{value}_i T_i for each category i with a table, the rest stays", f"∇{t}_i T_iᵀ", tables)
+
+    @property
+    def detail(self) -> str:
+        return f"{len(self.tables)} tables"
+
 
 MAX_BINS = 1024
 """Most bins of a number: more would hold a row or two each."""

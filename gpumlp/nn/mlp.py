@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from gpumlp.errors import ConfigError
 from gpumlp.nn.initializers import default_initializer
-from gpumlp.nn.inputs import EMBEDDINGS, BinnedEmbedding, Embedding, PeriodicEmbedding
+from gpumlp.nn.inputs import EMBEDDINGS, BinnedEmbedding, CategoryTables, Embedding, PeriodicEmbedding
 from gpumlp.nn.layer import Layer, count_trained
 from gpumlp.nn.layers import NORMS, STANDARD, Activation, Clamp, Dense, Dropout, InputFactors, Mix
 from gpumlp.nn.members import SHARES, MemberHeads, MemberScale, ones, random_signs
@@ -65,6 +65,10 @@ class Architecture:
         Waves, or bins, of each number; 0 where the embedding has none.
     frequency
         Standard deviation of the first frequencies of waves.
+    values
+        Number of 0/1 columns of each category, the last columns of the input, where some have tables.
+    table_above, table_size
+        Values from which on a category has a table (more than this), and the length of its vectors.
     """
 
     hidden: tuple[Hidden, ...]
@@ -81,6 +85,9 @@ class Architecture:
     waves: int = 0
     bins: int = 0
     frequency: float = 0.1
+    values: tuple[int, ...] = ()
+    table_above: int = 0
+    table_size: int = 0
 
     def to_state(self) -> dict[str, Any]:
         """Return what a model file keeps, for :meth:`from_state`: what predictions depend on and is not a default."""
@@ -105,6 +112,8 @@ class Architecture:
                 raise ValueError(f"a layer of width {each.units!r}")
         switches = {field.name: state[field.name] for field in fields(cls) if field.name in state}
         del switches["hidden"]
+        if isinstance(switches.get("values"), list):  # JSON has no tuples
+            switches["values"] = tuple(switches["values"])
         for name, value in switches.items():
             if type(value) is not type(getattr(cls, name)):
                 raise ValueError(f"{name} is {value!r}")
@@ -116,6 +125,9 @@ class Architecture:
             made.embedding in EMBEDDINGS and all(0 < size <= MAX_UNITS for size in sizes)
         ):
             raise ValueError(f"the embedding {made.embedding!r} of {sizes}")
+        counts = (*made.values, made.table_above, made.table_size) if made.values else ()
+        if not all(type(count) is int and 0 < count <= MAX_UNITS for count in counts):
+            raise ValueError(f"tables of {counts} values")
         return made
 
     @property
@@ -167,7 +179,9 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
     if whole.share != ALONE and not whole.hidden:
         raise ConfigError("without hidden layers there is nothing to share")
     if whole.embedding != NO_EMBEDDING:
-        layers.append(_embedding(whole))
+        layers.append(_embedding(whole))  # first: what it reads is data, and needs no gradient
+    if whole.values:
+        layers.append(CategoryTables(whole.values, whole.table_above, whole.table_size))
     if whole.input_factors:
         layers.append(InputFactors())
     if whole.share == "hidden":

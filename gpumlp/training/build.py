@@ -155,6 +155,9 @@ def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]
         no_numbers = f"there are no columns of numbers to embed{', only bytes' * of_bytes}"
         remedy = "set embedding: none" + ", or data.scaling, by which bytes become numbers" * of_bytes
         problems.append(("model.numbers.embedding", DataError(no_numbers, where=title, hint=remedy)))
+    if settings.model.categories.table_above is not None and not data.encoder.category_values:
+        missing = DataError("there are no columns of categories to have tables", where=title, hint="set it to null")
+        problems.append(("model.categories.table_above", missing))
     metric, what = settings.training.chosen_metric, None
     if metric == "auc" and len(classes) > 2:
         what, hint = f"AUC is measured for two classes, and there are {len(classes)}", "use accuracy or log_loss"
@@ -425,6 +428,9 @@ def architecture_of(settings: Settings, encoder: Encoder | None = None) -> Archi
         embedding = {"embedding": numbers.embedding, "numbers": count, "embedding_size": size}
         own = ("waves", "frequency") if numbers.embedding == "pbld" else ("bins",)
         embedding |= {name: getattr(numbers, name) for name in own}
+    values, tables = () if encoder is None else encoder.category_values, chosen.categories
+    if tables.table_above is not None and max(values, default=0) > tables.table_above:
+        embedding |= {"values": values, "table_above": tables.table_above, "table_size": tables.size}
     hidden = tuple(Hidden(**block.model_dump()) for block in chosen.blocks)
     members = settings.members
     return Architecture(

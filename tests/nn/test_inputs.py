@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,21 @@ import pytest
 from support import BACKENDS
 
 from gpumlp import convert
-from gpumlp.config import Loaded
+from gpumlp.config import Loaded, configure
 from gpumlp.errors import ConfigError, DataError, ShapeError
 from gpumlp.explain.backprop import backpropagate
 from gpumlp.explain.subject import load_subject
 from gpumlp.export import export
-from gpumlp.nn import Architecture, BinnedEmbedding, Hidden, PeriodicEmbedding, Sequential, count_parameters, mlp
+from gpumlp.nn import (
+    Architecture,
+    BinnedEmbedding,
+    CategoryTables,
+    Hidden,
+    PeriodicEmbedding,
+    Sequential,
+    count_parameters,
+    mlp,
+)
 from gpumlp.nn.inputs import edges_of
 from gpumlp.ops.inputs import UNREACHED
 from gpumlp.runs import load_trained, train
@@ -137,6 +147,52 @@ def test_an_embedding_goes_everywhere(kind: str, backend: str, task: Callable[..
             pytest.importorskip("onnx")
         compared, _ = export(run, tmp_path / f"model{ending}")
         assert compared.difference <= compared.allowed
+
+
+def test_a_table_takes_the_place_of_columns_and_a_new_value_is_zeros() -> None:
+    layer = CategoryTables([3, 2, 4], above=2, size=2)
+    model = Sequential([layer]).build(11, dtype=np.float64)
+    T1, T3 = (layer.weights[name].numpy() for name in ("table_1", "table_3"))
+    numbers, two = RNG.standard_normal((4, 2)), np.eye(2)[[0, 1, 1, 0]]
+    first, last = np.eye(4, 3)[[0, 2, 1, 3]], np.eye(5, 4)[[3, 0, 4, 1]]  # the last but one is new
+    found = model.predict(np.hstack([numbers, first, two, last]))
+    expected = np.hstack([numbers, np.vstack([T1, [0, 0]])[[0, 2, 1, 3]], two, np.vstack([T3, [0, 0]])[[3, 0, 4, 1]]])
+    np.testing.assert_array_equal(found, expected)
+    assert layer.width(11) == found.shape[1] == 8
+    with pytest.raises(ShapeError, match="categories have 9 columns, and a row has 8"):
+        Sequential([CategoryTables([3, 2, 4], above=2)]).build(8)
+    state = Architecture((Hidden(4),), values=(3, 2, 4), table_above=2, table_size=2).to_state()
+    again = json.loads(json.dumps(state))
+    assert count_parameters(Architecture.from_state(again), 11, 1) == 7 * 2 + 8 * 4 + 4 + 4 + 1
+    for name, value in (("values", [3, 0]), ("values", [3, "2"]), ("table_size", 0), ("table_above", -1)):
+        with pytest.raises(ValueError, match="tables of"):
+            Architecture.from_state(again | {name: value})
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tables_go_everywhere(backend: str, tmp_path: Path) -> None:
+    rows = [f"{RNG.normal():.3f},{'abcdefghijkl'[i % 12]},{'uv'[i % 2]},{i % 12 % 5}" for i in range(240)]
+    (tmp_path / "rows.csv").write_text("\n".join(["x,many,few,y", *rows]))
+    model = {"categories": {"table_above": 2, "size": 3}, "numbers": "ple", "hidden": [8], "activation": "tanh"}
+    data, training = {"train": str(tmp_path / "rows.csv"), "target": "y"}, {"epochs": 20, "batch_size": 16}
+    loaded = configure(task="regression", backend=backend, data=data, model=model, training=training)
+    train(loaded, tmp_path / "run")
+    network = load_trained(tmp_path / "run").network
+    assert network.arrays()["categorytables_1.table_1"].shape == (12, 3)
+    assert network.networks[0].chain[2].inputs == 16 + 3 + 2
+    subject = load_subject(tmp_path / "run")
+    batch = subject.only(0)
+    shown = backpropagate(subject.network, subject.loss, subject.inputs(batch), subject.targets(batch))
+    assert all(gradient.comparison.passed for gradient in shown.gradients)
+    for ending in (".py", ".safetensors", ".onnx") if backend == BACKENDS[0] else ():
+        if ending == ".onnx":
+            pytest.importorskip("onnx")
+        compared, _ = export(tmp_path / "run", tmp_path / f"model{ending}")
+        assert compared.difference <= compared.allowed
+    numbers = [line.split(",")[0] + "," + line.split(",")[-1] for line in ("x,many,few,y", *rows)]
+    (tmp_path / "rows.csv").write_text("\n".join(numbers))
+    with pytest.raises(DataError, match=r"model.categories.table_above: .*there are no columns of categories"):
+        train(loaded, tmp_path / "none")
 
 
 @pytest.mark.parametrize("share", ["none", "hidden"])

@@ -156,6 +156,11 @@ class TableInputs:
         return len(self.numeric)
 
     @property
+    def category_values(self) -> tuple[int, ...]:
+        """How many features each column of categories has: the last ones."""
+        return tuple(each.width for each in self.one_hots)
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """The columns among them that are read as texts: dates and categories."""
         return (*(each.name for each in self.dates), *(each.name for each in self.one_hots))
@@ -333,6 +338,11 @@ class ArrayInputs:
     def numbers(self) -> int:
         """How many of the features are numbers: the first ones. Bytes are none."""
         return self.columns if self.block else 0
+
+    @property
+    def category_values(self) -> tuple[int, ...]:
+        """How many features each column of categories has: there are no such columns."""
+        return ()
 
     def encode(
         self, source: Source, *, others: Collection[str], news: News | None = None
