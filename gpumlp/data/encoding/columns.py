@@ -22,7 +22,7 @@ from gpumlp.data.encoding.features import MAX_WIDTH, Features, require_memory
 from gpumlp.data.encoding.numeric import NumericBlock
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Strings
-from gpumlp.data.source.frame import Frame
+from gpumlp.data.source.frame import Frame, largest
 from gpumlp.data.source.read import Source
 from gpumlp.data.state import Fields, StateReader, prefixed
 from gpumlp.errors import DataError, Note, choices, shown
@@ -448,17 +448,22 @@ def _remark(name: str, values: Floats, frame: Frame) -> str | None:
         return f"looks like an id ({different} different numbers in {len(values)} rows); consider dropping it"
     if markers := frame.gap_markers(name):
         return f"has {', '.join(map(repr, markers))} between numbers, taken for missing"
-    if np.nanmax(np.abs(values)) >= _EXACT and _are_lost(frame.column(name).texts):
+    if largest(values) >= _EXACT and _are_lost(frame.column(name).texts):
         return _LOST
     return None
 
 
 def _mostly_different(values: Floats) -> int:
     """Return how many different whole numbers there are, if hardly any comes again; else 0."""
-    if len(values) <= _FEW_ROWS or np.isnan(values).any() or (values != np.floor(values)).any():
+    if len(values) <= _FEW_ROWS or not _are_whole(values):
         return 0
     different = len(np.unique(values))
     return different if different >= MOSTLY * len(values) else 0
+
+
+def _are_whole(values: Floats) -> bool:
+    """Return whether all are whole numbers; a missing one is not."""
+    return bool((values == np.floor(values)).all())
 
 
 def _seldom(values: Floats) -> str | None:
@@ -481,7 +486,7 @@ def _is_id(name: str, values: Floats) -> bool:
     have happened, or the name says so, they were given out one by one.
     """
     count = len(values)
-    if count <= _FEW_ROWS or np.isnan(values).any() or (values != np.floor(values)).any():
+    if count <= _FEW_ROWS or not (_are_whole(values[:_FIRST_ROWS]) and _are_whole(values)):
         return False
     if len(np.unique(values)) < count:
         return False

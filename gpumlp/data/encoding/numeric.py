@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.encoding.scaling import Scaling, each_group
+from gpumlp.data.encoding.scaling import SCALINGS, Fitted, Scaling, each_group
 from gpumlp.data.source.cells import Floats
 from gpumlp.data.state import Fields, StateReader, prefixed
 from gpumlp.errors import DataError
@@ -41,15 +41,15 @@ class NumericBlock:
         scaling : a name in ``SCALINGS``
         """
 
-        def examine(block: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+        def fit(block: Floats) -> tuple[Floats, NDArray[np.bool_], Fitted]:
             gaps = np.logical_or.reduce(np.isnan(block), axis=0)
-            return np.nanmedian(block, axis=0), gaps
+            return np.nanmedian(block, axis=0), gaps, SCALINGS[scaling].fit(block)
 
-        found = each_group(examine, count, column)
+        medians, gaps, fitted = zip(*each_group(fit, count, column), strict=True)
         return cls(
-            medians=np.concatenate([medians for medians, _ in found]),
-            flagged=np.flatnonzero(np.concatenate([gaps for _, gaps in found])),
-            scaling=Scaling.fit_columns(scaling, count, column),
+            medians=np.concatenate(medians),
+            flagged=np.flatnonzero(np.concatenate(gaps)),
+            scaling=Scaling.joined(scaling, fitted),
         )
 
     @property

@@ -163,20 +163,12 @@ class Scaling:
     @classmethod
     def fit(cls, name: str, block: NDArray[Any]) -> Scaling:
         """Fit the scaling called ``name`` to (N, p) real numbers, NaN where a value is missing."""
-        return cls.fit_columns(name, block.shape[1], lambda column: block[:, column].astype(np.float64))
+        return cls.joined(name, [SCALINGS[name].fit(block.astype(np.float64))])
 
     @classmethod
-    def fit_columns(cls, name: str, count: int, column: Callable[[int], Floats]) -> Scaling:
-        """Fit the scaling called ``name`` to columns, each of which is asked for by its number.
-
-        Parameters
-        ----------
-        count : of the columns, p
-        column : returns one, (N,), NaN where a value is missing; called in several threads
-        """
-        scaler = SCALINGS[name]
-        parts = each_group(scaler.fit, count, column)
-        return cls(name, {key: np.concatenate([p[key] for p in parts], axis=-1) for key in scaler.shapes})
+    def joined(cls, name: str, parts: Sequence[Fitted]) -> Scaling:
+        """Return the scaling called ``name`` of all columns, given what it has fitted to groups of them."""
+        return cls(name, {key: np.concatenate([p[key] for p in parts], axis=-1) for key in SCALINGS[name].shapes})
 
     def apply(self, block: Floats) -> Floats:
         """Scale (N, p) float64 without gaps to (N, p) float64."""

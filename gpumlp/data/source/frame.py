@@ -281,21 +281,20 @@ class Frame:
     def _parsed(self, name: str) -> Floats | None:
         column = self.columns[name]
         if isinstance(column, Numbers):
-            # A comparison with NaN is false, so this finds infinities and overflow, and lets gaps pass.
-            large = np.abs(column.values) > FLOAT32_MAX
-            if large.any():
-                raise self._not_finite(name, int(np.argmax(large)))
-            return column.values
+            values = column.values
+            if largest(values) > FLOAT32_MAX:
+                raise self._not_finite(name, int(np.argmax(np.abs(values) > FLOAT32_MAX)))
+            return values
         codes = column.written()
         missing = self._missing(codes)
-        values = parse_numbers(np.where(missing, "nan", codes.texts), self.dialect.decimal or ".")
-        if values is None:
+        parsed = parse_numbers(np.where(missing, "nan", codes.texts), self.dialect.decimal or ".")
+        if parsed is None:
             return None
-        bad = ~(np.abs(values) <= FLOAT32_MAX) & ~missing
+        bad = ~(np.abs(parsed) <= FLOAT32_MAX) & ~missing
         if bad.any():
             raise self._not_finite(name, int(np.argmax(bad[codes.codes])))
-        values[np.isin(values, list(self.dialect.missing.values))] = np.nan
-        numbers: Floats = values[codes.codes]
+        parsed[np.isin(parsed, list(self.dialect.missing.values))] = np.nan
+        numbers: Floats = parsed[codes.codes]
         return numbers
 
     def _not_finite(self, name: str, row: int) -> DataError:
@@ -312,6 +311,11 @@ class Frame:
     def _cell(self, name: str, row: int) -> str:
         column = self.columns[name].written()
         return str(column.texts[column.codes[row]])
+
+
+def largest(values: Floats) -> float:
+    """Return the largest absolute value, 0 where there is none. Infinite ones count, NaN does not."""
+    return float(max(np.fmax.reduce(values, initial=0.0), -np.fmin.reduce(values, initial=0.0)))
 
 
 def _may_be_grouped(values: Floats) -> bool:
