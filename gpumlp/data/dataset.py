@@ -346,6 +346,12 @@ class Prepared:
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: part for name, part in named.items() if part is not None}
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes that all encoded rows take."""
+        arrays = (each for p in self.parts.values() for each in (p.features.stored, p.targets, p.weights))
+        return sum(array.nbytes for array in arrays if array is not None)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """A checksum of all rows as they were encoded: equal for equal data, divided in the same way."""

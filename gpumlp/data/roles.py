@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpumlp.data.source.dialect import DETECT, Dialect
-from gpumlp.data.source.files import Files, all_files, matched
-from gpumlp.data.source.frame import Frame
+from gpumlp.data.source.files import Files, all_files, matched, title
+from gpumlp.data.source.frame import Frame, require_memory
 from gpumlp.data.source.query import query_columns
-from gpumlp.data.source.read import Source, read, read_start, readable
+from gpumlp.data.source.read import Source, read, read_start, readable, rows_at_most
 from gpumlp.errors import DataError
 
 Target = str | int | tuple[str | int, ...] | None
@@ -151,7 +151,9 @@ def misfits(
     if not any(is_of("train", setting) for setting, _ in problems):
         try:
             if query is None:
-                rows = _read_columns(all_files(files["train"], folder)[0], dialect)
+                paths = all_files(files["train"], folder)
+                rows = _read_columns(paths[0], dialect)
+                require_memory(sum(map(rows_at_most, paths)), len(rows.names), title(paths))
             else:
                 rows = query_columns(query, folder)
             Roles.find(rows, target, weights, drop, columns, group, time)

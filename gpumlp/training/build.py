@@ -197,7 +197,7 @@ def build(
         what = "this trains networks with new weights, and model.start_from names others"
         raise ConfigError(what, where="model.start_from", hint="remove it, or use gpumlp train, cv, sweep or fit")
     backend = backend or backend_of(settings)
-    require_memory(settings, backend.memory, data.encoder, len(data.train))
+    require_memory(settings, backend.memory, data.encoder, len(data.train), data.nbytes)
     parts = (
         _build_members(settings, data, backend, weights)
         if settings.members.apart > 1
@@ -377,13 +377,17 @@ def _lone_row(parts: Parts) -> tuple[Note, ...]:
 
 
 def require_memory(
-    settings: Settings, has: int | None, encoder: Encoder | None = None, rows: int | None = None
+    settings: Settings,
+    has: int | None,
+    encoder: Encoder | None = None,
+    rows: int | None = None,
+    encoded: int = 0,
 ) -> None:
     """Raise ConfigError where the numbers that training moves in each step take more than ``has`` bytes.
 
     These are the parameters, their gradients, and what the optimizer keeps of each; with the number of training
-    ``rows`` also the values that members who share layers have each of a batch. Without an encoder the network has at
-    least one input and one output.
+    ``rows`` also the values that members who share layers have each of a batch; and the ``encoded`` rows' bytes.
+    Without an encoder the network has at least one input and one output.
     """
     inputs, outputs = (encoder.width, encoder.outputs) if encoder else (1, 1)
     architecture, wanted, precision = (
@@ -400,8 +404,12 @@ def require_memory(
         values = inputs + sum(block.units for block in architecture.hidden) + outputs
         needed += size * architecture.heads * values * precision.dtype.itemsize
         batch = f" in batches of {size:,} rows"
-    if has is None or needed <= has:
+    if has is None or needed + encoded <= has:
         return
+    if needed <= has:
+        what = f"the encoded rows take {gigabytes(encoded)} and the network {gigabytes(needed)} of memory"
+        hint = "train on fewer rows or columns, or use fewer units"
+        raise ConfigError(f"{what}; this machine has {gigabytes(has)}", where="data", hint=hint)
     parameters = f"{'' if encoder else 'at least '}{count:,} parameters"
     subject, where, hint = f"a network of {parameters} needs", "model.hidden", "use fewer units"
     if members.count > 1:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import gzip
+import re
 import struct
 import time
 import tracemalloc
 
+import duckdb
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from gpumlp.cli import main
+from gpumlp.config import load
 from gpumlp.data import prepare, prepare_files, read, rows_of
-from gpumlp.data.source import delimited, engine
-from gpumlp.errors import DataError
+from gpumlp.data.source import delimited, engine, frame
+from gpumlp.data.source import read as source_read
+from gpumlp.data.source.engine import Scan
+from gpumlp.errors import ConfigError, DataError
+from gpumlp.training.build import load_data, require_memory
 
 
 def peak_of(function, error, match) -> int:
@@ -82,3 +90,42 @@ def test_time_is_linear_in_the_columns(tmp_path):
 
 def test_long_lines_of_the_engine_and_of_the_reader_are_as_long():
     assert delimited.MAX_LINE_BYTES == engine.MAX_LINE_BYTES
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_what_cannot_be_held_is_refused_before_it_is_read(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(delimited, "START_CELLS", 0)
+    text = "x,w,y\n" + "".join(f"{i},{'ab'[i % 2]},{i % 3}\n" for i in range(50))
+    (tmp_path / "a.csv").write_text(text)
+    duckdb.sql(f"SELECT * FROM read_csv('{tmp_path / 'a.csv'}')").write_parquet(str(tmp_path / "a.parquet"))
+    (tmp_path / "a.yaml").write_text(f"task: regression\ndata: {{train: {name}, target: y}}\n")
+    assert CliRunner().invoke(main, ["validate", str(tmp_path / "a.yaml")]).exit_code == 0
+    monkeypatch.setattr(Scan, "columns", None)
+    for module in (frame, source_read):
+        monkeypatch.setattr(module, "host_memory", lambda: 1100)
+    for command in (["validate"], ["inspect"], ["train", "--run-dir", str(tmp_path / "run")]):
+        result = CliRunner().invoke(main, [command[0], str(tmp_path / "a.yaml"), *command[1:]])
+        assert result.exit_code == 3, result.output
+        assert re.search(r"5[01] rows of 3 columns take 1,2\d\d bytes as numbers", result.stderr)
+        assert "1,100 bytes\n  train on fewer rows, or drop columns" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_encoded_rows_and_the_network_are_refused_together(tmp_path, write):
+    path = write("x,y\n" + "".join(f"{i},{i % 3}\n" for i in range(200)))
+    (tmp_path / "a.yaml").write_text(f"task: regression\ndata: {{train: {path}, target: y}}\n")
+    loaded = load(tmp_path / "a.yaml")
+    data = load_data(loaded)
+    assert data.nbytes == 200 * 2 * 4
+    needed = next(has for has in range(1, 10**7, 997) if _fits(loaded.settings, has, data.encoder))
+    assert _fits(loaded.settings, needed + data.nbytes, data.encoder, len(data.train), data.nbytes)
+    with pytest.raises(ConfigError, match=r"the encoded rows take 1,600 bytes and the network .*\n  train on fewer"):
+        require_memory(loaded.settings, needed, data.encoder, len(data.train), data.nbytes)
+
+
+def _fits(*args):
+    try:
+        require_memory(*args)
+    except ConfigError:
+        return False
+    return True

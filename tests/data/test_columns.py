@@ -378,10 +378,12 @@ def test_constant_columns_of_an_array_are_reported_and_kept():
 
 
 def test_rows_that_do_not_fit_are_refused_before_memory_is_taken(monkeypatch):
-    monkeypatch.setattr("gpumlp.data.encoding.features.host_memory", lambda: 47)
+    monkeypatch.setattr("gpumlp.data.source.frame.host_memory", lambda: 47)
     small = table("a,b", *(f"{i},{'xy'[i % 2]}" for i in range(6)))  # two stored columns of four bytes
     inputs, _ = fit(small)
-    with pytest.raises(DataError, match=r"6 rows of 2 encoded columns take 48 bytes; this machine has 47 bytes"):
+    with pytest.raises(
+        DataError, match=r"6 rows of 2 columns take 48 bytes as encoded features; this machine has 47 bytes"
+    ):
         inputs.encode(small, others=())
-    monkeypatch.setattr("gpumlp.data.encoding.features.host_memory", lambda: 48)
+    monkeypatch.setattr("gpumlp.data.source.frame.host_memory", lambda: 48)
     assert len(inputs.encode(small, others=())[0]) == 6

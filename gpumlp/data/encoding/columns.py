@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from gpumlp.data.encoding.categories import MOSTLY, OneHot, nearly_constant
 from gpumlp.data.encoding.dates import Dates, is_ambiguous
-from gpumlp.data.encoding.features import MAX_WIDTH, Features, require_memory
+from gpumlp.data.encoding.features import MAX_WIDTH, Features
 from gpumlp.data.encoding.numeric import NumericBlock
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Strings
-from gpumlp.data.source.frame import Frame, largest
+from gpumlp.data.source.frame import Frame, largest, require_memory
 from gpumlp.data.source.read import Source
 from gpumlp.data.state import Fields, StateReader, prefixed
 from gpumlp.errors import DataError, Note, choices, shown
@@ -37,6 +37,7 @@ _ROWS_AT_ONCE = 8192  # that are encoded together: float64 copies are made of th
 _FIRST_ROWS = 1000  # tell the value of a column that is nearly constant
 _NAMED_COLUMNS = 5  # further columns that a note names
 _NAME_OF_ID = re.compile(r"(?i:(.*[\W_])?id)|.*[a-z]I[dD]", re.DOTALL)
+_ENCODED = "encoded features"
 _LOST = "has whole numbers beyond 2^53, of which floating point cannot tell neighbours apart"
 _AMBIGUOUS = (
     "may have dates, but whether the month or the day is first cannot be told; write them as 2024-03-31 to have them "
@@ -202,7 +203,7 @@ class TableInputs:
         news = News() if news is None else news
         used = {*self.names, *others}
         news.columns |= dict.fromkeys(name for name in source.names if name not in used)
-        require_memory(len(source), self.dense_width + len(self.one_hots), source.path)
+        require_memory(len(source), self.dense_width + len(self.one_hots), source.path, itemsize=4, kind=_ENCODED)
         stored = np.empty((len(source), self.dense_width + len(self.one_hots)), np.float32)
 
         def encode(start: int) -> tuple[set[int], list[list[str]]]:
@@ -374,7 +375,7 @@ class ArrayInputs:
             return Features.of_array(np.ascontiguousarray(block)), []
         fitted = self.block
         _require_finite(block, name, source.where)
-        require_memory(len(block), self.width, source.path)
+        require_memory(len(block), self.width, source.path, itemsize=4, kind=_ENCODED)
         out = np.empty((len(block), self.width), np.float32)
 
         def encode(start: int) -> set[int]:

@@ -8,25 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.errors import DataError
-from gpumlp.limits import gigabytes, host_memory
-
 MAX_WIDTH = 2**24
 """Features at the most: their numbers are stored as float32, which is exact up to here."""
-
-
-def require_memory(rows: int, columns: int, where: str) -> None:
-    """Check that encoded rows fit into memory, before any of it is taken.
-
-    Raises
-    ------
-    DataError : if they do not
-    """
-    needed, there_is = 4 * rows * columns, host_memory()
-    if there_is is not None and needed > there_is:
-        what = f"{rows:,} rows of {columns:,} encoded columns take {gigabytes(needed)}; this machine has"
-        hint = "train on fewer rows, or drop columns"
-        raise DataError(f"{what} {gigabytes(there_is)}", where=where, hint=hint)
 
 
 @dataclass(frozen=True, eq=False)

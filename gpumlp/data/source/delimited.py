@@ -34,7 +34,7 @@ from gpumlp.data.source.engine import (
     text_facts,
 )
 from gpumlp.data.source.files import COPY_BYTES, open_binary, plain_copy, unpacked_name
-from gpumlp.data.source.frame import Codes, Column, Frame, merged
+from gpumlp.data.source.frame import Codes, Column, Frame, merged, require_memory
 from gpumlp.data.source.sniff import (
     DECIMAL_COMMA,
     SAMPLE,
@@ -338,6 +338,7 @@ class TextFile:
         numeric = {name: _seems_numeric(column, found.missing, decimal) for name, column in sample.items()}
         kinds = {name: number and name not in texts for name, number in numeric.items()}
         facts = text_facts(path)
+        about = facts.line_ends - start.lines[0] + 2  # the last line may have no end
         cells = TextCells({name: i for i, name in enumerate(names)}, decimal, facts.odd)
         parsed = None
         if decimal == "." and not cells.odd:
@@ -348,7 +349,7 @@ class TextFile:
             with self.lines(encoding) as lines:
                 return f"{self.name}:{_Start(lines, self.dialect, self.name, self.names).line(row)}"
 
-        scan = Scan((str(path),), rows(), cells, kinds, found.missing, decimal, parsed, about=facts.line_ends + 1)
+        scan = Scan((str(path),), rows(), cells, kinds, found.missing, decimal, parsed, about)
         return scan, place
 
     def _by_engine(self, start: _Start, encoding: str, texts: Collection[str]) -> Frame:
@@ -357,6 +358,7 @@ class TextFile:
         decimal = found.decimal or find_decimal([column.texts for column in sample.values()], found.missing)
         while True:
             scan, place = self._scan(start, encoding, texts, decimal)
+            require_memory(scan.about - 1, len(start.names), self.name)
             columns = scan.columns()
             settled = found.decimal or _decimal(decimal, columns, sample, found.missing)
             if settled == decimal:

@@ -13,6 +13,7 @@ from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Missing, Strings, mend
 from gpumlp.data.source.dialect import Dialect
 from gpumlp.data.source.kinds import Kind
 from gpumlp.errors import LISTED, DataError, Note, choices, shown
+from gpumlp.limits import gigabytes, host_memory
 
 _FIRST_ROWS = 1000  # looked at before all of a column are
 
@@ -311,6 +312,25 @@ class Frame:
     def _cell(self, name: str, row: int) -> str:
         column = self.columns[name].written()
         return str(column.texts[column.codes[row]])
+
+
+def require_memory(rows: int, columns: int, where: str, *, itemsize: int = 8, kind: str = "numbers") -> None:
+    """Check that columns fit into memory, before any of it is taken.
+
+    Parameters
+    ----------
+    itemsize : bytes of a cell: 8 as it is read
+    kind : of the columns, for the message
+
+    Raises
+    ------
+    DataError : if they do not
+    """
+    needed, there_is = itemsize * rows * columns, host_memory()
+    if there_is is not None and needed > there_is:
+        what = f"{rows:,} rows of {columns:,} columns take {gigabytes(needed)} as {kind}; this machine has"
+        hint = "train on fewer rows, or drop columns"
+        raise DataError(f"{what} {gigabytes(there_is)}", where=where, hint=hint)
 
 
 def largest(values: Floats) -> float:

@@ -12,12 +12,14 @@ from gpumlp.data.source.arff import read_arff
 from gpumlp.data.source.arrays import ArrayTable, read_npy, read_npz
 from gpumlp.data.source.delimited import delimited_blocks, read_delimited
 from gpumlp.data.source.dialect import DETECT, Dialect
+from gpumlp.data.source.engine import text_facts
 from gpumlp.data.source.files import Files, all_files, existing, title
 from gpumlp.data.source.frame import Frame, concatenated, require_same_columns
 from gpumlp.data.source.idx import read_idx
 from gpumlp.data.source.sniff import SAMPLE
-from gpumlp.data.source.typed import json_blocks, parquet_blocks, read_json_lines, read_parquet
+from gpumlp.data.source.typed import json_blocks, parquet_blocks, read_json_lines, read_parquet, row_count
 from gpumlp.errors import DataError
+from gpumlp.limits import host_memory
 from gpumlp.phases import phase
 
 Source = Frame | ArrayTable
@@ -142,6 +144,17 @@ def read_start(path: Path, dialect: Dialect = DETECT) -> Source:
     if _FRAME_READERS.get(readable(path)) is read_delimited:
         return read_delimited(path, dialect, limit=SAMPLE)
     return read(path, dialect)
+
+
+def rows_at_most(path: Path) -> int:
+    """Return how many rows a Parquet file has, and lines a text file that may be too large for memory; else 0."""
+    ending = readable(path)
+    if ending == ".parquet":
+        return row_count(path)
+    # A cell takes two bytes of text at least, and eight of memory.
+    if ending not in _TEXT or 4 * path.stat().st_size <= (host_memory() or 0):
+        return 0
+    return text_facts(path).line_ends
 
 
 def readable(path: Path) -> str:

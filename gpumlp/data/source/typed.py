@@ -24,7 +24,7 @@ from gpumlp.data.source.engine import (
     literal,
 )
 from gpumlp.data.source.files import existing, open_binary, plain_copy
-from gpumlp.data.source.frame import Column, Frame, Nested
+from gpumlp.data.source.frame import Column, Frame, Nested, require_memory
 from gpumlp.errors import DataError
 
 _WHOLE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?")
@@ -193,6 +193,7 @@ def read_typed(
     """
     try:
         types, about = _layout(rows, paths, table)
+        require_memory(about, len(types), name)
         scan = replace(_scan(rows, paths, types, dialect, texts), about=about, table=table)
         columns: dict[str, Column] = dict(scan.columns()) if scan.kinds else {}
     except EngineRefusalError as error:
@@ -267,6 +268,14 @@ def _first_line(error: Exception) -> str:
     """Return the engine's message without its class, its advice and its picture of the query."""
     line = str(error).splitlines()[0]
     return re.sub(r"^(\w+ )*Error: ", "", line)
+
+
+def row_count(path: Path) -> int:
+    """Return the number of rows of a Parquet file, 0 where it cannot be read."""
+    try:
+        return _layout(parquet_rows(path), [str(path)])[1]
+    except EngineRefusalError:
+        return 0
 
 
 def _layout(rows: str, paths: Sequence[str], table: Any = None) -> tuple[dict[str, str], int]:
