@@ -57,7 +57,8 @@ KNOWN: dict[type, tuple[str, ...]] = {
     TableInputs: ("numeric", "block", "one_hots", "dates"),
     ArrayInputs: ("name", "columns", "block"),
     ClassTarget: ("classes",),
-    NumberTarget: ("mean", "deviation"),
+    NumberTarget: ("mean", "deviation", "transform", "counts"),
+    NumberTargets: ("names", "columns"),
 }
 """Encodings that all formats write, and the fields that they write of each."""
 
@@ -65,15 +66,29 @@ KNOWN: dict[type, tuple[str, ...]] = {
 def require_known(encoding: Any) -> None:
     """Raise RunError for an encoding of inputs or of a target that no format writes, or not all of."""
     known = KNOWN.get(type(encoding))
-    if isinstance(encoding, NumberTargets):
-        what = "quantiles" if encoding.levels else "several targets"
-        raise RunError(f"a model of {what} cannot be exported yet", hint="use gpumlp predict")
+    if isinstance(encoding, NumberTargets) and encoding.levels:
+        raise RunError("a model of quantiles cannot be exported yet", hint="use gpumlp predict")
     if known is None:
         raise RunError(f"an encoding by {type(encoding).__name__} cannot be exported")
     for each in fields(encoding):
         value = getattr(encoding, each.name)
         if each.name not in known and value not in (None, (), False):
             raise RunError(f"{each.name} of {type(encoding).__name__} cannot be exported")
+
+
+def numbers_of(target: NumberTarget | NumberTargets, name: str) -> list[dict[str, Any]]:
+    """Return how each number to predict is restored from an output of the network, as plain values by name."""
+    names, columns = (target.names, target.columns) if isinstance(target, NumberTargets) else ((name,), (target,))
+    return [
+        {
+            "name": each,
+            "mean": column.mean,
+            "deviation": column.deviation,
+            "counts": column.counts,
+            "transform": None if column.transform is None else column.transform.to_state(),
+        }
+        for each, column in zip(names, columns, strict=True)
+    ]
 
 
 def trace_scaling(scaling: Scaling, width: int) -> tuple[Node, Node]:

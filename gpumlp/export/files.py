@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from gpumlp.backend import Backend
 from gpumlp.data import News, Source
-from gpumlp.data.encoding.targets import NumberTarget
 from gpumlp.errors import ConfigError, Note, RunError
 from gpumlp.export.encoding import require_known
 from gpumlp.export.graph import load_onnx, run_onnx, write_onnx
@@ -130,10 +129,13 @@ def compare(part: str, model: SavedModel, source: Source, others: Predictions) -
     exact = _predicted(_rebuilt(model, Backend(), np.float64), source)
     measured, given, precise = (_measured(each) for each in (own, others, exact))
     epsilon = float(np.finfo(model.network.context.wide).eps)
-    target, scale = model.encoder.target, 1.0
-    if isinstance(target, NumberTarget):  # the network's outputs are standardised
-        scale = target.deviation + float(np.abs(measured - target.mean).max())
-    allowed = ROUNDING * float(np.abs(measured - precise).max()) + EPSILONS * epsilon * scale
+    encoder, step = model.encoder, epsilon
+    if encoder.classes is None:  # what rounding of the network's outputs, which are standardised, makes of numbers
+        data, _ = encoder.encode(source, targets=False)
+        outputs = np.concatenate(list(model.outputs(data.features))).astype(np.float64)
+        moved = encoder.restore(outputs + epsilon * (1.0 + np.abs(outputs)))
+        step = float(np.abs(moved - encoder.restore(outputs)).max())
+    allowed = ROUNDING * float(np.abs(measured - precise).max()) + EPSILONS * step
     if given.shape != measured.shape:
         raise RunError(f"the file predicts {given.shape}, the run {measured.shape}")
     difference = float(np.abs(given - measured).max())

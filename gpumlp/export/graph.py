@@ -20,9 +20,9 @@ from gpumlp.data import ArrayTable, Encoder, Source
 from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
 from gpumlp.data.encoding.dates import CYCLES, Dates
 from gpumlp.data.encoding.numeric import NumericBlock
-from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
+from gpumlp.data.encoding.targets import ClassTarget
 from gpumlp.errors import RunError
-from gpumlp.export.encoding import INTERPOLATE, Categories, trace_scaling
+from gpumlp.export.encoding import INTERPOLATE, Categories, numbers_of, trace_scaling
 from gpumlp.export.trace import INPUT, Address, Computation, Constant, Node, address_of, expanded, reachable
 from gpumlp.runs.model import SavedModel
 from gpumlp.runs.predictor import Predictions
@@ -287,12 +287,18 @@ def _outputs(graph: Graph, model: SavedModel, linear: str, answer: str) -> list[
     make, double = graph.onnx.helper.make_tensor_value_info, graph.type_of(np.float64)
     prediction, flat = graph.name("prediction"), graph.constant([-1], np.int64)
     target = model.encoder.target
-    wide = graph.cast(answer if isinstance(target, NumberTarget) else linear, np.float64)
-    if isinstance(target, NumberTarget):
-        spread = graph.add("Mul", graph.add("Reshape", wide, flat), graph.constant(target.deviation, np.float64))
-        graph.add("Add", spread, graph.constant(target.mean, np.float64), output=prediction)
-        return [make(prediction, double, ["N"])]
-    assert isinstance(target, ClassTarget)
+    if not isinstance(target, ClassTarget):
+        wide, targets = graph.cast(answer, np.float64), numbers_of(target, model.encoder.target_name)
+        each = [
+            _restored(graph, graph.add("Gather", wide, graph.constant([i], np.int64), axis=1), numbers)
+            for i, numbers in enumerate(targets)
+        ]
+        if len(each) == 1:
+            graph.add("Reshape", each[0], flat, output=prediction)
+            return [make(prediction, double, ["N"])]
+        graph.add("Concat", *each, axis=1, output=prediction)
+        return [make(prediction, double, ["N", len(each)])]
+    wide = graph.cast(linear, np.float64)
     probability = graph.name("probability")
     if target.outputs == 1:
         zero = graph.add("Mul", wide, graph.constant(0.0, np.float64))
@@ -311,6 +317,33 @@ def _outputs(graph: Graph, model: SavedModel, linear: str, answer: str) -> list[
         graph.add("Add", sure, equal, output=probability)
     string = graph.onnx.TensorProto.STRING
     return [make(prediction, string, ["N"]), make(probability, double, ["N", len(target.classes)])]
+
+
+def _restored(graph: Graph, values: str, fitted: Mapping[str, Any]) -> str:
+    """Return outputs of the network, (N, 1), in the units of a target."""
+
+    def number(value: float) -> str:
+        return graph.constant(value, np.float64)
+
+    def untransformed(values: str, power: float) -> str:
+        if power:
+            one = graph.add("Add", graph.add("Mul", values, number(power)), number(1.0))
+            values = graph.add("Div", graph.add("Log", one), number(power))
+        return graph.add("Sub", graph.add("Exp", values), number(1.0))
+
+    if fitted["counts"]:
+        expected = graph.add("Exp", graph.add("Min", values, number(700.0)))
+        return graph.add("Mul", expected, number(fitted["deviation"]))
+    values = graph.add("Add", graph.add("Mul", values, number(fitted["deviation"])), number(fitted["mean"]))
+    if (transform := fitted["transform"]) is None:
+        return values
+    values = graph.add("Min", graph.add("Max", values, number(transform["low"])), number(transform["high"]))
+    if transform["kind"] == "log":
+        return graph.add("Exp", values)
+    zero, power = number(0.0), transform["exponent"]
+    above = untransformed(graph.add("Max", values, zero), power)
+    below = untransformed(graph.add("Max", graph.add("Neg", values), zero), 2.0 - power)
+    return graph.add("Where", graph.add("GreaterOrEqual", values, zero), above, graph.add("Neg", below))
 
 
 def _write(

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from gpumlp.data import ArrayTable, Frame, Source
 from gpumlp.data.encoding.columns import TableInputs
 from gpumlp.data.encoding.dates import CYCLES
-from gpumlp.data.encoding.targets import NumberTarget
+from gpumlp.data.encoding.targets import ClassTarget
 from gpumlp.data.source.dialect import QUOTES
-from gpumlp.export.encoding import INTERPOLATE, Categories, rewritten, trace_scaling
+from gpumlp.export.encoding import INTERPOLATE, Categories, numbers_of, rewritten, trace_scaling
 from gpumlp.export.trace import INPUT, Address, Computation, Constant, Node, address_of, expanded, reachable
 from gpumlp.runs.model import SavedModel
 from gpumlp.runs.predictor import Predictions
@@ -126,8 +126,8 @@ def _fields(model: SavedModel, dtype: str) -> dict[str, Any]:
         "dtype": dtype,
         "width": encoder.width,
     }
-    if isinstance(target, NumberTarget):
-        fields |= {"mean": target.mean, "deviation": target.deviation}
+    if not isinstance(target, ClassTarget):
+        fields["numbers"] = numbers_of(target, encoder.target_name)
     if not isinstance(inputs, TableInputs):
         return fields | {"name": inputs.name, "columns": inputs.columns, "bytes": inputs.block is None}
     quote = QUOTES[dialect.quote or "double"]

@@ -58,7 +58,7 @@ class InputError(ValueError):
 
 
 def predict(rows: Any) -> list[Any]:
-    """Return a prediction for each row: the name of a class, or a number."""
+    """Return a prediction for each row: the name of a class, a number, or a list of several numbers."""
     return _outputs(rows)[0]
 
 
@@ -90,9 +90,33 @@ def _outputs(rows: Any) -> tuple[list[Any], Any]:
             predictions += [MODEL["classes"][i] for i in chosen.tolist()]
             probabilities.append(_probabilities(linear.astype(np.float64)))
         else:
-            numbers = answer.astype(np.float64).reshape(-1) * MODEL["deviation"] + MODEL["mean"]
-            predictions += numbers.tolist()
+            columns = answer.astype(np.float64).reshape(len(answer), -1).T
+            numbers = [_restore(column, fitted) for column, fitted in zip(columns, MODEL["numbers"])]  # noqa: B905
+            predictions += (numbers[0] if len(numbers) == 1 else np.stack(numbers, axis=1)).tolist()
     return predictions, np.concatenate(probabilities)
+
+
+def _restore(values: Any, fitted: dict[str, Any]) -> Any:
+    """Return outputs of the network, (N,), in the units of a target."""
+    if fitted["counts"]:
+        return np.exp(np.minimum(values, 700.0)) * fitted["deviation"]
+    values = values * fitted["deviation"] + fitted["mean"]
+    transform = fitted["transform"]
+    if transform is None:
+        return values
+    values = np.clip(values, transform["low"], transform["high"])
+    if transform["kind"] == "log":
+        return np.exp(values)
+    power = transform["exponent"]
+    above, below = (
+        _untransformed(np.maximum(values, 0.0), power),
+        _untransformed(np.maximum(-values, 0.0), 2.0 - power),
+    )
+    return np.where(values >= 0, above, -below)
+
+
+def _untransformed(values: Any, power: float) -> Any:
+    return np.expm1(np.log1p(power * values) / power if power else values)
 
 
 def _probabilities(linear: Any) -> Any:
@@ -320,9 +344,11 @@ def main() -> None:
     stream = open(options.output, "w", encoding="utf-8", newline="") if options.output else sys.stdout  # noqa: SIM115
     with stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["prediction", *names])
+        targets = [each["name"] for each in MODEL.get("numbers", ())]
+        several = len(targets) > 1
+        writer.writerow([*([f"prediction {name}" for name in targets] if several else ["prediction"]), *names])
         for prediction, shares in zip(predictions, probabilities.tolist() if names else [[]] * len(predictions)):  # noqa: B905
-            writer.writerow([prediction, *shares])
+            writer.writerow([*(prediction if several else [prediction]), *shares])
 
 
 if __name__ == "__main__":
