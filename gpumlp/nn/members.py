@@ -88,9 +88,24 @@ def mean_of_members(link: str, linear: Tensor) -> Tensor:
     return mean.reshape(len(linear), linear.shape[-1])
 
 
+FirstFactors = Callable[[np.random.Generator, tuple[int, int]], Values]
+"""Returns factors of members, (k, p), from a generator and this shape."""
+
+
 def random_signs(rng: np.random.Generator, shape: tuple[int, int]) -> Values:
     """Return 1 and -1, each as likely."""
     return np.where(rng.random(shape) < 0.5, -1.0, 1.0)
+
+
+def normal_by_column(numbers: int, size: int) -> FirstFactors:
+    """Return what draws normal factors: one for all ``size`` values of each embedded number, which stand first."""
+
+    def initial(rng: np.random.Generator, shape: tuple[int, int]) -> Values:
+        count, width = shape
+        drawn = rng.standard_normal((count, numbers + width - numbers * size))
+        return np.concatenate([np.repeat(drawn[:, :numbers], size, axis=1), drawn[:, numbers:]], axis=1)
+
+    return initial
 
 
 def ones(rng: np.random.Generator, shape: tuple[int, int]) -> Values:
@@ -119,7 +134,7 @@ class MemberScale(Layer):
         *,
         bias: bool = False,
         first: bool = True,
-        initial: Callable[[np.random.Generator, tuple[int, int]], Values] = random_signs,
+        initial: FirstFactors = random_signs,
     ) -> None:
         super().__init__()
         self.count, self.bias, self.first = whole("the number of members", count), bias, first

@@ -11,7 +11,7 @@ from gpumlp.nn.initializers import default_initializer
 from gpumlp.nn.inputs import EMBEDDINGS, BinnedEmbedding, CategoryTables, Embedding, PeriodicEmbedding
 from gpumlp.nn.layer import Layer, count_trained
 from gpumlp.nn.layers import NORMS, STANDARD, Activation, Clamp, Dense, Dropout, InputFactors, Mix
-from gpumlp.nn.members import SHARES, MemberHeads, MemberScale, ones, random_signs
+from gpumlp.nn.members import SHARES, FirstFactors, MemberHeads, MemberScale, normal_by_column, ones, random_signs
 from gpumlp.nn.model import Sequential
 
 MAX_UNITS = 2**31 - 1
@@ -160,6 +160,9 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
     """
     whole = architecture if isinstance(architecture, Architecture) else Architecture(tuple(architecture))
     layers: list[Layer] = []
+    start: FirstFactors = random_signs
+    if whole.embedding != NO_EMBEDDING:
+        start = normal_by_column(whole.numbers, whole.embedding_size)
 
     def linear(units: int, activation: str, initializer: str, *, bias: bool = True) -> list[Layer]:
         if whole.share != "weights":
@@ -167,10 +170,9 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
                 Dense(units, activation, initializer=initializer, bias=bias, parametrization=whole.parametrization)
             ]
         first = not any(isinstance(layer, MemberScale) for layer in layers)
-        start = random_signs if first else ones  # what tells members apart are the factors of the inputs
         suited = default_initializer(activation) if initializer == "auto" else initializer
         return [
-            MemberScale(whole.heads, first=first, initial=start),
+            MemberScale(whole.heads, first=first, initial=start if first else ones),  # only inputs tell them apart
             Dense(units, initializer=suited, bias=False, parametrization=whole.parametrization),
             MemberScale(whole.heads, bias=bias, first=False, initial=ones),
             *([] if activation == "identity" else [Activation(activation)]),
@@ -185,7 +187,7 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
     if whole.input_factors:
         layers.append(InputFactors())
     if whole.share == "hidden":
-        layers.append(MemberScale(whole.heads))
+        layers.append(MemberScale(whole.heads, initial=start))
     for h in whole.hidden:
         if h.norm == NO_NORM and not whole.trained_activation:
             layers += linear(h.units, h.activation, whole.initializer)

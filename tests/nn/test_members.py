@@ -9,7 +9,7 @@ from support import BACKENDS, assert_close, bits
 from gpumlp import backend as backends
 from gpumlp.autodiff import GradientTape, Tensor
 from gpumlp.errors import ConfigError, ShapeError
-from gpumlp.nn import Clamp, Dense, Dropout, LayerNorm, Loss, Sequential
+from gpumlp.nn import Architecture, Clamp, Dense, Dropout, Hidden, LayerNorm, Loss, Sequential, mlp
 from gpumlp.nn.members import MemberHeads, MemberScale, ones
 from gpumlp.optim import Optimizer
 
@@ -102,6 +102,22 @@ def test_the_start_is_random_signs_for_each_member_and_a_head_for_each():
     assert set(np.unique(factors)) == {-1.0, 1.0}
     assert len({bits(row) for row in factors}) == COUNT
     assert len({bits(head) for head in arrays["memberheads_1.W"]}) == COUNT
+
+
+@pytest.mark.parametrize("share", ["hidden", "weights"])
+def test_factors_of_embedded_numbers_start_normal_and_alike_in_all_values_of_a_number(share):
+    numbers, size, rest = 40, 4, 25
+    options = {"embedding": "ple", "numbers": numbers, "embedding_size": size, "bins": 3}
+    architecture = Architecture((Hidden(8),), heads=30, share=share, **options)
+    model = mlp(architecture, 2, "softmax").build(numbers + rest, seed=1)
+    factors = model.arrays()["memberscale_1.factors"]
+    assert factors.shape == (30, numbers * size + rest)
+    embedded = factors[:, : numbers * size].reshape(30, numbers, size)
+    assert (embedded == embedded[:, :, :1]).all()
+    drawn = np.concatenate([embedded[:, :, 0], factors[:, numbers * size :]], axis=1)
+    assert len(np.unique(drawn)) == drawn.size
+    assert abs(drawn.mean()) < 4 / drawn.size**0.5
+    assert abs(drawn.std() - 1) < 4 / (2 * drawn.size) ** 0.5
 
 
 @pytest.mark.parametrize("name", BACKENDS)
