@@ -26,7 +26,7 @@ from gpumlp.runs.model import SavedModel, load_model, save_model
 from gpumlp.runs.signals import Signals, signals
 from gpumlp.runs.start import Start, start_of
 from gpumlp.store.formats import json_line, write_sealed, writing
-from gpumlp.training.build import Parts, build, load_data
+from gpumlp.training.build import Parts, backend_of, build, load_data
 from gpumlp.training.loop import COMPLETED, DIVERGED, Diverged, Epoch, Loop, Step
 from gpumlp.training.measure import constant_loss
 from gpumlp.training.members import loop_over
@@ -184,13 +184,17 @@ def _check_ranks(loaded: Loaded, shards: int, ranks: int) -> None:
 
 def _parts(loaded: Loaded, data: Prepared | None, ranks: Ranks) -> tuple[Start, Parts]:
     """Read the data and build what trains on them."""
+    backend = backend_of(loaded.settings) if ranks.size > 1 else None
+    if backend is not None and backend.device_name is not None:
+        what = f"ranks compute on CPUs, and the backend {backend.name} on a GPU"
+        raise ConfigError(what, where=loaded.where("backend"), hint="set backend: native, or start it without mpirun")
     start = start_of(loaded)
     if data is None:
         data = load_data(loaded, start.encoder)
     start.check_encoding(data)
     # Its checksum is computed beside what follows, which leaves a core idle.
     threading.Thread(target=lambda: data.fingerprint, daemon=True).start()
-    return start, build(loaded.settings, data, weights=start.weights, ranks=ranks)
+    return start, build(loaded.settings, data, backend, weights=start.weights, ranks=ranks)
 
 
 def _require_alike(parts: Parts, ranks: Ranks) -> None:

@@ -1,0 +1,107 @@
+"""Kill random ranks of runs at random moments, go on with other numbers of ranks, and compare the models.
+
+    python -m tests.ranks --number 100
+
+Each run is by 2 or 4 ranks, and goes on by 1, 2 or 4 until it has ended; a rank of those is killed in one of three.
+The model and the losses of each epoch must be those of a run by one rank that was left alone. Prints a table, and
+exits with 1 where one differs. docs/guarantees.md has the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from . import processes
+
+SETTINGS = (
+    *(
+        "backend=numpy",
+        "training={shards: 4, epochs: 40, batch_size: 16, early_stopping: null, checkpoint_every: 20}",
+    ),
+    *("model={hidden: [8], norm: batch, dropout: 0.3}", "loss.class_weight=balanced"),
+    "optimizer={name: adam, clip_norm: 0.5, averaging: 0.99}",
+)
+KEPT = ("epoch", "train_loss", "validation_loss")
+
+
+def task(place: Path) -> Path:
+    """Write a data file of 300 rows and its configuration; return that."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((300, 3)).round(3)
+    labels = np.where(rows[:, 0] > 0.3, "a", np.where(rows[:, 1] > 0, "b", "c"))
+    lines = [f"{','.join(map(str, row))},{label}" for row, label in zip(rows, labels, strict=True)]
+    (place / "data.csv").write_text("x,y,z,label\n" + "\n".join(lines) + "\n")
+    config = place / "config.yaml"
+    config.write_text("task: classification\ndata: {train: data.csv, target: label}\n")
+    return config
+
+
+def outcome(folder: Path) -> list[object]:
+    """Return the bytes of the model, and the losses of each epoch."""
+    history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [tuple(row[name] for name in KEPT) for row in history]
+    return [[path.read_bytes() for path in sorted((folder / "model").iterdir())], losses]
+
+
+def run(size: int, config: Path, folder: Path, dies_after: float | None, chosen: random.Random) -> tuple[int, str]:
+    """Run by so many ranks; kill one of them after some seconds. Return the exit code and how far the run was."""
+    arguments = [part for setting in SETTINGS for part in ("--set", setting)]
+    going = processes.start(size, config, *arguments, "--run-dir", folder, "--resume", "-q")
+    if dies_after is not None:
+        with contextlib.suppress(AssertionError, ProcessLookupError):
+            time.sleep(dies_after)
+            os.kill(processes.process_of(going, chosen.randrange(size)), signal.SIGKILL)
+    _, error = going.communicate(timeout=300)
+    assert going.returncode in (0, 128 + signal.SIGKILL), error
+    stage = (
+        "ended" if (folder / "summary.json").exists() else "training" if any(folder.glob("*/step-*")) else "before"
+    )
+    return going.returncode, stage
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--number", type=int, default=100, help="runs")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments, ranks and numbers of ranks")
+    given = parser.parse_args()
+    chosen, found, unlike = random.Random(given.seed), Counter[str](), 0
+    with tempfile.TemporaryDirectory() as place:
+        config, folder = task(Path(place)), Path(place) / "run"
+        lasts = {}
+        for size in (1, 2, 4):
+            started = time.monotonic()
+            run(size, config, Path(place) / f"{size}", None, chosen)
+            lasts[size] = time.monotonic() - started
+        wanted = outcome(Path(place) / "1")
+        for _ in range(given.number):
+            size, dies, code = chosen.choice((2, 4)), True, 1
+            while code != 0:
+                moment = chosen.uniform(0.3, 1.0) * lasts[size] if dies else None
+                code, stage = run(size, config, folder, moment, chosen)
+                if code:
+                    found[f"killed by {size} ranks, {stage}"] += 1
+                    size, dies = chosen.choice((1, 2, 4)), chosen.random() < 1 / 3
+                    found[f"resumed by {size}"] += 1
+            unlike += outcome(folder) != wanted
+            shutil.rmtree(folder)
+    for name, count in sorted(found.items()):
+        print(f"{count:5d}  {name}")
+    print(f"{given.number:5d}  runs, {unlike} unlike")
+    return int(unlike > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
