@@ -19,7 +19,7 @@ from gpumlp.ranks.alone import Ranks
 LINE = 64
 """Bytes of a unit of data: counts are of these, so that 2³¹ of them are enough."""
 
-SPIN_S, MAX_PAUSE_S = 0.05, 1e-3
+SPIN_S, MAX_PAUSE_S = 2e-4, 1e-3
 """Seconds for which a wait looks again at once, and the longest pause between two looks after that."""
 
 GRACE_S = 5.0

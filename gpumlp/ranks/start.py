@@ -37,7 +37,10 @@ def start() -> Ranks:
     launcher, size, number = launched()
     if size == 1:
         return Ranks()
-    limit = _number("GPUMLP_RANKS_TIMEOUT", TIMEOUT_S)
+    limit = _seconds("GPUMLP_RANKS_TIMEOUT", TIMEOUT_S)
+    if limit is None:
+        what = f"GPUMLP_RANKS_TIMEOUT is {os.environ['GPUMLP_RANKS_TIMEOUT']!r}"
+        raise _lone(what, "give a number of seconds above 0", number)
     _divide_cores()
     try:
         from mpi4py import MPI
@@ -108,18 +111,13 @@ def _lone(what: str, hint: str, number: int) -> BaseException:
     return SystemExit(ConfigError.exit_code)
 
 
-def _number(name: str, default: float) -> float:
-    """Return a number above 0 from the environment."""
-    given = os.environ.get(name)
-    if given is None:
-        return default
+def _seconds(name: str, default: float) -> float | None:
+    """Return a number above 0 from the environment, None where it is another."""
     try:
-        value = float(given)
+        value = float(os.environ.get(name, default))
     except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise ConfigError(f"{name} is {given!r}", hint="give a number of seconds above 0")
-    return value
+        return None
+    return value if 0 < value < math.inf else None
 
 
 def _divide_cores() -> None:

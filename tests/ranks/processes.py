@@ -61,7 +61,7 @@ def process_of(run: subprocess.Popen[str], rank: int) -> int:
     raise AssertionError(f"rank {rank} is not there")
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 90.0) -> None:
     """Wait until a function returns something true."""
     ends = time.monotonic() + seconds
     while not condition():
