@@ -15,12 +15,12 @@ from gpumlp.backend import Backend
 from gpumlp.bench.machine import last_cache, memory, on_device
 
 Call = Callable[[], object]
-MOST, LEAST = 31, 5
+MAX_SAMPLES, MIN_SAMPLES = 31, 5
 """Samples of one time."""
-TICK = 200e-6
-"""Seconds that a warm sample takes at least, of as many calls as that needs."""
-BEYOND = 1.25
-"""How much more than the last cache is read between two cold calls on the same arrays."""
+MIN_SAMPLE_S = 200e-6
+"""Shortest warm sample (seconds), of as many calls as that needs."""
+CACHE_FACTOR = 1.25
+"""Bytes read between two cold calls on the same arrays, as a multiple of the last cache."""
 AHEAD = 'extern "C" __global__ void ahead(long long n) { long long end = clock64() + n; while (clock64() < end); }'
 AHEAD_CYCLES = 100_000
 """Some 60 µs for which a device waits before it is timed, so that the host has launched by then what is timed."""
@@ -51,7 +51,7 @@ class Clock:
 
     def __init__(self, backend: Backend, seconds: float) -> None:
         self.backend, self.seconds = backend, seconds
-        self.beyond = int(min(BEYOND * last_cache(backend), memory(backend) / 8))
+        self.beyond = int(min(CACHE_FACTOR * last_cache(backend), memory(backend) / 8))
         self._other = backend.asarray(backend.xp.ones(self.beyond // 4, backend.xp.float32))
         self._elapsed = self._on_host
         if on_device(backend):
@@ -62,7 +62,7 @@ class Clock:
         """Time a call over and over."""
         with self.backend.quiet():
             call()
-            count = max(1, math.ceil(TICK / self._elapsed(call, 1)))
+            count = max(1, math.ceil(MIN_SAMPLE_S / self._elapsed(call, 1)))
             first = self._elapsed(call, count)
             return times([self._elapsed(call, count) for _ in range(self._samples(first * count))])
 
@@ -85,10 +85,10 @@ class Clock:
 
     def turns(self, size: int) -> int:
         """Return on how many sets of arrays of ``size`` bytes a cold time is best taken."""
-        return min(max(2, math.ceil(self.beyond / size)), MOST)
+        return min(max(2, math.ceil(self.beyond / size)), MAX_SAMPLES)
 
     def _samples(self, once: float) -> int:
-        return min(max(LEAST, int(self.seconds / once)), MOST)
+        return min(max(MIN_SAMPLES, int(self.seconds / once)), MAX_SAMPLES)
 
     def _evict(self) -> None:
         self.backend.xp.max(self._other)

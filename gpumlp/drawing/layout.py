@@ -21,9 +21,9 @@ LANE = 16.0  # between the lines that lead from the end of one band to the start
 CORNER = 8.0  # radius where these lines turn
 SWEEPS = 12
 STRAIGHTENINGS, STILL = 150, 0.01  # at most so many, or until nothing moves by more pixels
-UNEVEN = 4.0  # how many broken links a band of twice the fair width, or of none, is as bad as
+UNEVEN_BAND_COST = 4.0  # how many broken links a band of twice the fair width, or of none, is as bad as
 STRAIGHT, SPINE, BEND = 8.0, 4.0, 0.25  # how much a link of two points, of two boxes, of both wants to be level
-LIGHT = 1e-3  # how much it matters where what only follows comes to stand
+FOLLOWER_WEIGHT = 1e-3  # how much it matters where what only follows comes to stand
 
 Point = tuple[float, float]
 Step = tuple[Point, ...]
@@ -217,7 +217,7 @@ class _Grid:
                     [
                         (sum(kept[other] for other in lines[v]) / len(lines[v]), float(len(lines[v])))
                         if len(lines[v]) > 1
-                        else (self._wish(v, both[v])[0], LIGHT)
+                        else (self._wish(v, both[v])[0], FOLLOWER_WEIGHT)
                         for v in column
                     ],
                 )
@@ -229,7 +229,7 @@ class _Grid:
         mass = sum(weight for _, weight in near)
         if mass:
             return sum(self.y[v] * weight for v, weight in near) / mass, mass
-        return (sum(self.y[v] for v, _ in near) / len(near) if near else self.y[vertex]), LIGHT
+        return (sum(self.y[v] for v, _ in near) / len(near) if near else self.y[vertex]), FOLLOWER_WEIGHT
 
     def _settle(self, column: Sequence[int], wishes: Sequence[tuple[float, float]]) -> None:
         """Set the heights of a column to the nearest to its wishes, by least squares, in which nothing overlaps.
@@ -299,7 +299,8 @@ class _Bands:
                 width += self.widths[start] + GAP_X
                 if width > widest and start < end - 1:
                     break
-                cost = costs[start] + UNEVEN * (width / fair - 1) ** 2 + (self.cuts[end - 1] if end < count else 0)
+                broken = self.cuts[end - 1] if end < count else 0
+                cost = costs[start] + UNEVEN_BAND_COST * (width / fair - 1) ** 2 + broken
                 best = min(best, (cost, start))
             costs.append(best[0])
             starts.append(best[1])

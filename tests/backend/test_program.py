@@ -21,7 +21,7 @@ from support import FLOATS, assert_close, bits, poison
 
 from gpumlp.backend import Backend, NativeBackend
 from gpumlp.backend.host import builder, products
-from gpumlp.backend.host.products import MOST_TASKS, cut
+from gpumlp.backend.host.products import MAX_TASKS, cut
 from gpumlp.backend.kernels import address
 from gpumlp.ops import ACTIVATIONS, GATHER
 from gpumlp.ops.random import permute
@@ -308,7 +308,7 @@ def test_how_a_product_is_cut(threads: int, by_columns: bool) -> None:
     assert cut(32, 32, 64, threads, by_columns) == (1, 1)
     for shape in ((128, 256, 784), (1024, 1024, 1024), (784, 1024, 1024), (60000, 10, 256), (4096, 4096, 8192)):
         runs, slices = cut(*shape, threads, by_columns)
-        assert 2 <= runs * slices <= max(2 * MOST_TASKS, 4 * threads)
+        assert 2 <= runs * slices <= max(2 * MAX_TASKS, 4 * threads)
         assert shape[0] // runs >= 16
 
 

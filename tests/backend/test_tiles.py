@@ -179,7 +179,7 @@ def test_how_a_product_by_tiles_is_cut(threads: int) -> None:
         (100, 9000, 80),
     ):
         runs, slices = products.cut_tiled(rows, cols, inner, threads)
-        most = -(-rows // products.RUN) * -(-cols // products.TILED_SLICE)
+        most = -(-rows // products.RUN_ROWS) * -(-cols // products.TILED_SLICE_COLUMNS)
         assert min(threads, 32) <= runs * slices <= max(2 * threads, most)
         assert rows // runs >= 25
         assert cols // slices >= 32

@@ -35,7 +35,7 @@ needs_compiler = pytest.mark.skipif(builder.compiler() is None, reason="no C++ c
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little time for each kernel, and a cache that is soon read through."""
-    monkeypatch.setattr(clocks, "TICK", 1e-6)
+    monkeypatch.setattr(clocks, "MIN_SAMPLE_S", 1e-6)
     monkeypatch.setattr(clocks, "last_cache", lambda backend: 1 << 16)
 
 
@@ -246,7 +246,7 @@ def test_cold_calls_find_nothing_in_a_cache(monkeypatch: pytest.MonkeyPatch) -> 
     assert set(said) == {"a", "b"}
     assert clock.turns(1 << 20) == 2
     assert clock.turns(1 << 19) == 3
-    assert clock.turns(8) == clocks.MOST
+    assert clock.turns(8) == clocks.MAX_SAMPLES
 
 
 class Event:

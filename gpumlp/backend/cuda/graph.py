@@ -20,8 +20,8 @@ from gpumlp.backend.cuda.device import explain
 from gpumlp.errors import BackendError, GpumlpError
 from gpumlp.ops.record import Array
 
-WORTH = 2
-"""Launches that a graph has at least: one costs the host no less as a graph."""
+MIN_GRAPH_LAUNCHES = 2
+"""Fewest launches in a graph: a single one costs the host no less as a graph."""
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def _joined(xp: Any, streams: Sequence[Any], launches: Sequence[Callable[[], Non
     result: list[Callable[[], None]] = []
     for capturable, group in groupby(launches, key=lambda launch: isinstance(launch, Launch)):
         run: list[Any] = list(group)
-        worth = capturable and sum(len(launch.nodes) for launch in run) >= WORTH
+        worth = capturable and sum(len(launch.nodes) for launch in run) >= MIN_GRAPH_LAUNCHES
         result += [Graph(xp, streams, run)] if worth else run
     return result
 

@@ -17,23 +17,23 @@ from gpumlp.backend.kernels import TYPES, address
 from gpumlp.ops.precision import is_narrow
 from gpumlp.ops.record import Array
 
-TASK = 4_000_000
-"""Operations of one part of a product: some tens of microseconds."""
-MOST_TASKS = 32
-PANEL, SLICE, WIDEST = 32, 128, 512
-"""Columns of the narrowest, of a good and of the widest slice of a product."""
-FEW = 16
-"""Columns of a right matrix that is not worth the copying, if the left one can be read by rows in its place."""
-RUN = 512
-"""Rows of a run where there are many: the slice of the right matrix is copied for each run."""
-GROUP = 32
+TASK_OPERATIONS = 4_000_000
+"""Operations of one task of a product: some tens of microseconds."""
+MAX_TASKS = 32
+MIN_SLICE_COLUMNS, SLICE_COLUMNS, MAX_SLICE_COLUMNS = 32, 128, 512
+"""Columns of the narrowest, the usual and the widest slice of a product."""
+MAX_UNCOPIED_COLUMNS = 16
+"""Most columns of a right matrix that is not copied, where the left one can be read by rows in its place."""
+RUN_ROWS = 512
+"""Fewest rows of a run where there are several: the slice of the right matrix is copied for each run."""
+GROUP_ROWS = 32
 """Rows that tiles make at once."""
-TILED_TASK = 1_000_000
-"""Operations of one part of a product by tiles."""
-TILED_SLICE = 256
-"""Columns of a slice that is multiplied by tiles, where there are many."""
-LEAST = 48
-"""Rows, columns and terms of a sum from which on tiles make up for the packing of float32 in parts."""
+TILED_TASK_OPERATIONS = 1_000_000
+"""Operations of one task of a product by tiles."""
+TILED_SLICE_COLUMNS = 256
+"""Columns of a slice that is multiplied by tiles, where there are several."""
+MIN_TILED_SIZE = 48
+"""Fewest rows, columns and terms of a sum for which tiles make up for packing float32 in parts."""
 
 
 def takes(a: Array, b: Array, out: Array | None, parts: int) -> bool:
@@ -75,7 +75,7 @@ def bound(
         runs, slices = cut(rows, cols, inner, threads, by_columns=left.strides[0] == left.itemsize)
     matrices = left, right, result
     steps = [step // matrix.itemsize for matrix in matrices for step in matrix.strides]
-    slots = array("q", [*map(address, matrices), *sizes, *steps, runs, slices, GROUP if tiled else 1])
+    slots = array("q", [*map(address, matrices), *sizes, *steps, runs, slices, GROUP_ROWS if tiled else 1])
     if tiled and not is_narrow(a.dtype):
         slots.append(find(TYPES[a.dtype.str]))  # for what does not come out finite
     return find(tiled or TYPES[a.dtype.str]), slots, runs * slices
@@ -89,16 +89,16 @@ def cut(rows: int, cols: int, inner: int, threads: int, by_columns: bool = False
     the optimizer's pass over it will be, so that each thread finds there what it has written here. No number depends
     on the cut: each is summed as a whole.
     """
-    wanted = max(1, min(2 * rows * cols * inner // TASK, MOST_TASKS))
+    wanted = max(1, min(2 * rows * cols * inner // TASK_OPERATIONS, MAX_TASKS))
     if by_columns and wanted > threads:
-        slices = ceil_div(cols, WIDEST)
-        runs = max(ceil_div(2 * threads, slices), min(rows // RUN, MOST_TASKS // slices))
-        if rows >= runs * SLICE:
+        slices = ceil_div(cols, MAX_SLICE_COLUMNS)
+        runs = max(ceil_div(2 * threads, slices), min(rows // RUN_ROWS, MAX_TASKS // slices))
+        if rows >= runs * SLICE_COLUMNS:
             return runs, slices
-    slices = ceil_div(cols, SLICE if rows < RUN else 2 * SLICE)
-    runs = max(1, min(wanted // slices, rows // RUN))
+    slices = ceil_div(cols, SLICE_COLUMNS if rows < RUN_ROWS else 2 * SLICE_COLUMNS)
+    runs = max(1, min(wanted // slices, rows // RUN_ROWS))
     if runs * slices < wanted:
-        slices = min(ceil_div(cols, PANEL), ceil_div(wanted, runs))
+        slices = min(ceil_div(cols, MIN_SLICE_COLUMNS), ceil_div(wanted, runs))
     return runs, slices
 
 
@@ -108,21 +108,21 @@ def cut_tiled(rows: int, cols: int, inner: int, threads: int) -> tuple[int, int]
 
     A task is halved along its longer side, which is what packing costs least, until each thread has one.
     """
-    wanted = max(1, min(2 * rows * cols * inner // TILED_TASK, threads))
-    runs, slices = max(1, rows // RUN), ceil_div(cols, TILED_SLICE)
+    wanted = max(1, min(2 * rows * cols * inner // TILED_TASK_OPERATIONS, threads))
+    runs, slices = max(1, rows // RUN_ROWS), ceil_div(cols, TILED_SLICE_COLUMNS)
     while runs * slices < wanted:
         if rows // runs >= cols // slices:
             runs *= 2
         else:
             slices *= 2
-    return min(runs, ceil_div(rows, GROUP)), min(slices, ceil_div(cols, PANEL))
+    return min(runs, ceil_div(rows, GROUP_ROWS)), min(slices, ceil_div(cols, MIN_SLICE_COLUMNS))
 
 
 def _tiled(a: Array, b: Array, out: Array, parts: int) -> str | None:
     """Return the product by tiles that is the fastest, or the only one there is; None where that is the other."""
     if is_narrow(a.dtype):
         return "bfloat16_into_bfloat16" if is_narrow(out.dtype) else "bfloat16_into_float"
-    if a.dtype.str == "<f4" and min(*a.shape, b.shape[1]) >= LEAST and _has_lines(a, b):
+    if a.dtype.str == "<f4" and min(*a.shape, b.shape[1]) >= MIN_TILED_SIZE and _has_lines(a, b):
         return f"float_by_{parts}_parts"
     return None
 
@@ -136,5 +136,5 @@ def _is_better_turned(a: Array, b: Array) -> bool:
     """Tell whether the product is better made as (b.T @ a.T).T: the right matrix is copied, the left one is not."""
     (rows, inner), cols = a.shape, b.shape[1]
     if b.strides[1] != b.itemsize:
-        return bool(4 * rows <= cols and inner > PANEL)
-    return bool(cols <= FEW < rows and a.strides[0] == a.itemsize)
+        return bool(4 * rows <= cols and inner > MIN_SLICE_COLUMNS)
+    return bool(cols <= MAX_UNCOPIED_COLUMNS < rows and a.strides[0] == a.itemsize)
