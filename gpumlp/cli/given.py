@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpumlp.config import starter
+from gpumlp.config.presets import PLAIN, PRESETS
 from gpumlp.errors import ConfigError
 from gpumlp.runs.folder import CONFIG, RunFolder
 from gpumlp.sweep.folder import Template
@@ -22,7 +23,9 @@ def template_of(config: Path, target: str | None, overrides: Sequence[str]) -> t
     """
     if target is not None:
         name = re.sub(r"[*?\[\]]+", "", config.name.partition(".")[0]).strip("-_") or "data"
-        text = starter(config, target, folder=Path())
+        named = [value for key, _, value in (each.partition("=") for each in overrides) if key == "preset"]
+        preset = named[-1] if named and named[-1] in PRESETS else PLAIN
+        text = starter(config, target, folder=Path(), preset=preset)
         return Template(Path(f"<settings for {config.name}>"), tuple(overrides), text), name
     place = RunFolder(config)
     if place.is_run:

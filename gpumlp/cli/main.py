@@ -103,16 +103,17 @@ def main() -> None:
 @main.command()
 @click.argument("data", type=PATH)
 @click.option("--target", metavar="NAME", help="Column to predict  [default: list the columns and exit]")
+@click.option("--preset", metavar="NAME", default="plain", help="Recipe that the settings are of  [default: plain]")
 @click.option("-o", "--output", type=PATH, help="Output file  [default: stdout]")
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
-def init(data: Path, target: str | None, output: Path | None, force: bool) -> None:
+def init(data: Path, target: str | None, preset: str, output: Path | None, force: bool) -> None:
     """Write a configuration for the data file DATA.
 
     The output shows how each column would be used. Without --target, only this overview is printed.
     """
     with ctrl_c_ends_at_once():
         from gpumlp.cli import verbs
-    verbs.init(data=data, target=target, output=output, force=force)
+    verbs.init(data=data, target=target, preset=preset, output=output, force=force)
 
 
 @main.command()

@@ -31,8 +31,9 @@ from gpumlp.cli.display import (
     tell,
 )
 from gpumlp.cli.given import template_of
+from gpumlp.config.presets import PRESETS
 from gpumlp.data import News, Source, read_blocks, read_start, stream_blocks
-from gpumlp.errors import LISTED, ConfigError, DataError, Note, RunError, exit_code
+from gpumlp.errors import LISTED, ConfigError, DataError, Note, RunError, choices, exit_code
 from gpumlp.metrics import title
 from gpumlp.ranks import Ranks
 from gpumlp.runs.ensemble import is_ensemble
@@ -50,8 +51,10 @@ Given = tuple[configuration.Loaded, Path]
 MIN_TOLD_SECONDS = 1.0  # that a run takes before it is said where they went
 
 
-def init(data: Path, target: str | None, output: Path | None, force: bool) -> None:
+def init(data: Path, target: str | None, preset: str, output: Path | None, force: bool) -> None:
     """Write a configuration for a data file, or list its columns."""
+    if preset not in PRESETS:
+        raise ConfigError(f"there is no preset {preset!r:.80}", where="--preset", hint=choices(preset, PRESETS))
     if target is None:
         if output is not None:
             raise click.UsageError("a configuration needs --target; without it, the columns are listed")
@@ -64,7 +67,7 @@ def init(data: Path, target: str | None, output: Path | None, force: bool) -> No
         return
     if output is not None:
         check_free(output, force=force)
-    text = configuration.starter(data, target, folder=Path() if output is None else output.parent)
+    text = configuration.starter(data, target, folder=Path() if output is None else output.parent, preset=preset)
     if output is None:
         click.echo(text, nl=False)
         return

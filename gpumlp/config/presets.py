@@ -60,9 +60,38 @@ def _tabular(given: Given) -> dict[str, Any]:
     return found
 
 
+def _strong(given: Given) -> dict[str, Any]:
+    """TabM-mini with piecewise linear embeddings (Gorishniy et al. 2025, arXiv:2410.24210), of half its members."""
+    regression = given.get("task") == "regression"
+    return {
+        "data": {"scaling": "quantile"},
+        "model": {
+            "hidden": [512, 512],
+            "activation": "relu",
+            "dropout": 0.1,
+            "numbers": {"embedding": "ple"},
+        },
+        "members": {"count": 16, "share": "hidden"},
+        "optimizer": {
+            "name": "adamw",
+            "learning_rate": 0.002,
+            "weight_decay": 0.0003,
+            "clip_norm": 1.0,
+            "averaging": None,
+        },
+        "schedule": {"name": "constant"},
+        "training": {
+            "batch_size": 256,
+            "early_stopping": {"patience": 16},
+            "metric": "rmse" if regression else "accuracy",
+        },
+    }
+
+
 PLAIN = "plain"
 PRESETS = {
     PLAIN: Preset("the defaults", lambda given: {}),
+    "strong": Preset("TabM-mini's recipe: many networks that share their hidden layers; slower", _strong),
     "tabular": Preset("RealMLP's recipe for tables of numbers and categories", _tabular),
 }
 """Presets by the name that a configuration uses."""

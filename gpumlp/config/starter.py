@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpumlp.config.presets import PLAIN
 from gpumlp.config.settings import Training
 from gpumlp.config.yaml_text import render
 from gpumlp.data import ColumnReport, Frame, Source, read, survey
@@ -62,7 +63,7 @@ def columns_of(path: Path) -> tuple[int, list[ColumnReport]]:
     return _rows(source), survey(source, source.names)
 
 
-def starter(path: Path, target: str, *, folder: Path) -> str:
+def starter(path: Path, target: str, *, folder: Path, preset: str = PLAIN) -> str:
     """Return a configuration that trains on a data file as it is: YAML with comments.
 
     Parameters
@@ -70,6 +71,7 @@ def starter(path: Path, target: str, *, folder: Path) -> str:
     path : the data file, or a pattern; relative to the working folder
     target : the column to predict, by name or number
     folder : where the configuration will stand, which its paths start from
+    preset : whose settings it takes over; they are not written, except of the plain one
 
     Raises
     ------
@@ -95,7 +97,7 @@ def starter(path: Path, target: str, *, folder: Path) -> str:
         f"# yaml-language-server: $schema={SCHEMA}",
         f"# {_plain(path.name)}: {count:,} rows, {len(source.names)} columns; {len(inputs) - len(dropped)} of them"
         " are used as inputs.",
-        f"# {_estimate(count, share, inputs, task, labels, hidden)}",
+        *([f"# {_estimate(count, share, inputs, task, labels, hidden)}"] if preset == PLAIN else []),
         "# gpumlp validate FILE --print-config shows the settings that are not here, with their defaults.",
         f"{_line('task', task)}  # {reason}",
         "data:",
@@ -111,18 +113,23 @@ def starter(path: Path, target: str, *, folder: Path) -> str:
     lines += [f"  #   {_plain(each.name)}: {_plain(each.text)}" for each in inputs if each.used]
     lines += [
         f"  split: {{validation: {share:g}, test: {share:g}}}  # {remark}",
-        "model:",
-        f"  hidden: {hidden}  # units of each hidden layer",
-        "  activation: relu",
-        "  dropout: 0.0  # 0.1 to 0.5 where the validation loss rises while the training loss still falls",
-        "optimizer:",
-        "  name: adamw",
-        "  learning_rate: 0.003",
-        "training:",
-        "  epochs: null  # passes over the training rows; null: by their number",
-        f"  batch_size: {BATCH_SIZE}",
-        "  seed: 0  # of the split, the first weights, and the order of rows",
     ]
+    if preset != PLAIN:
+        lines += [f"preset: {preset}  # all other settings: gpumlp validate FILE --print-config", "training:"]
+    else:
+        lines += [
+            "model:",
+            f"  hidden: {hidden}  # units of each hidden layer",
+            "  activation: relu",
+            "  dropout: 0.0  # 0.1 to 0.5 where the validation loss rises while the training loss still falls",
+            "optimizer:",
+            "  name: adamw",
+            "  learning_rate: 0.003",
+            "training:",
+            "  epochs: null  # passes over the training rows; null: by their number",
+            f"  batch_size: {BATCH_SIZE}",
+        ]
+    lines += ["  seed: 0  # of the split, the first weights, and the order of rows"]
     return "\n".join(lines) + "\n"
 
 

@@ -67,3 +67,17 @@ def test_several_files() -> None:
     run("train", "iris.csv", "--target", "target", *SHORT)
     weights = "model/weights.safetensors"
     assert Path("runs/part", weights).read_bytes() == Path("runs/iris", weights).read_bytes()
+
+
+def test_a_data_file_is_trained_by_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("a,b,y\n" + "".join(f"{i % 7},{i % 5},{['no', 'yes'][i % 2]}\n" for i in range(60)))
+    small = ["--set", "training.epochs=1", "--set", "model.hidden=[4]"]
+    run("train", "rows.csv", "--target", "y", "--set", "preset=tabular", *small, "--run-dir", "run")
+    text = Path("run/config.yaml").read_text()
+    assert "activation: selu" in text
+    assert "preset: tabular" in text
+    assert "preset: tabular" in run("init", "rows.csv", "--target", "y", "--preset", "tabular").stdout
+    said = run("init", "rows.csv", "--target", "y", "--preset", "tabula", code=2).stderr
+    assert "there is no preset 'tabula'" in said
+    assert "did you mean 'tabular'?" in said

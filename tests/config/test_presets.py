@@ -39,6 +39,20 @@ def test_tabular_is_realmlp() -> None:
     assert (numbers.loss.name, numbers.training.chosen_metric) == ("squared_error", "rmse")
 
 
+def test_strong_is_tabm_with_ple() -> None:
+    settings = make("strong")
+    assert (settings.members.count, settings.members.share) == (16, "hidden")
+    assert [block.units for block in settings.model.blocks] == [512, 512]
+    assert settings.model.numbers.embedding == "ple"
+    assert (settings.data.scaling, settings.schedule.name) == ("quantile", "constant")
+    assert settings.training.early_stopping.patience == 16
+    assert (settings.training.chosen_metric, make("strong", "regression").training.chosen_metric) == (
+        "accuracy",
+        "rmse",
+    )
+    assert make("strong", members={"count": 8}).members.share == "hidden"
+
+
 def test_smoothing_is_for_classes_and_not_for_probabilities() -> None:
     assert make(training={"metric": "log_loss"}).loss.hyper == {"label_smoothing": 0.0}
     assert make(training={"metric": "macro_f1"}).loss.hyper == {"label_smoothing": 0.1}

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpumlp.config import Loaded, columns_of, guessed_task, load, starter
+from gpumlp.config import Loaded, columns_of, configure, guessed_task, load, starter
+from gpumlp.config.presets import PRESETS
 from gpumlp.data import ArrayTable
 from gpumlp.errors import DataError
 from gpumlp.training.build import build, load_data
@@ -190,3 +191,15 @@ def test_an_estimate_of_size_time_and_memory(tmp_path: Path) -> None:
         trainer.epochs,
         trainer.batches,
     )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_not_overridden_by_what_is_written(table: Path, preset: str) -> None:
+    (table.parent / "run.yaml").write_text(starter(table, "class", folder=table.parent, preset=preset))
+    settings = load(table.parent / "run.yaml").settings
+    wanted = load(table.parent / "run.yaml", [f"preset={preset}"]).settings
+    assert settings == wanted
+    if preset != "plain":
+        own = configure(task="classification", data={"train": str(table), "target": "class"}, preset=preset).settings
+        for section in ("model", "optimizer", "schedule", "training", "members", "loss"):
+            assert getattr(settings, section) == getattr(own, section)
