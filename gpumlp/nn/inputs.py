@@ -73,7 +73,7 @@ class Embedding(Layer):
     def _written(self, place: str, formula: str, slope: str, gradients: Mapping[str, str]) -> Equation:
         e = f"e_{place}" if place else "e"
         arrays = {name: (f"{name}_i", text.replace("∇e", f"∇{e}_i")) for name, text in gradients.items()}
-        return Equation(e, f"{formula} for each number x_i, then the rest", slope.replace("∇e", f"∇{e}_i"), arrays)
+        return Equation(e, f"{formula}, i a number; and the rest", slope.replace("∇e", f"∇{e}_i"), arrays)
 
     @property
     def detail(self) -> str:
@@ -176,7 +176,7 @@ class BinnedEmbedding(Embedding):
 
     def equation(self, value: str, place: str) -> Equation:
         gradients = {"a": "∇e x_i", "c": "∇e", "V": "v_t ∇e, t a bin of x_i"}
-        formula = "a_i x_i + c_i + Σ v_t V_it, v_t the share of bin t below x_i"
+        formula = "a_i x_i + c_i + Σ_t v_t(x_i) V_it"
         return self._written(place, formula, "∇e (a_i + V_it / width of bin t), t the bin of x_i", gradients)
 
 
@@ -232,7 +232,7 @@ class CategoryTables(Layer):
     def equation(self, value: str, place: str) -> Equation:
         t = f"t_{place}" if place else "t"
         tables = {f"table_{number}": (f"T_{number}", f"{value}_{number}ᵀ ∇{t}_{number}") for number in self.tables}
-        return Equation(t, f"{value}_i T_i for each category i with a table, the rest stays", f"∇{t}_i T_iᵀ", tables)
+        return Equation(t, f"{value}_i T_i, i a category with a table; and the rest", f"∇{t}_i T_iᵀ", tables)
 
     @property
     def detail(self) -> str:
