@@ -25,8 +25,9 @@ KINDS = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    tmp_path = tmp_path_factory.mktemp("numbers")
     rng = np.random.default_rng(0)
     x = rng.standard_normal((150, 2))
     y = 3 * x[:, 0] ** 3 - 20 * x[:, 1]
@@ -42,7 +43,7 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     loss = {"counts": "loss: poisson\n", "quantiles": "loss: quantile\n"}.get(kind, "")
     (tmp_path / "t.yaml").write_text(
         f"task: regression\ndata: {{train: d.csv, {KINDS[kind]}, drop: [{drop}]}}\n{loss}"
-        "model: {hidden: [8]}\ntraining: {epochs: 20}\n"
+        "model: {hidden: [8]}\ntraining: {epochs: 10}\n"
     )
     return train(load(tmp_path / "t.yaml"), tmp_path / "run").folder
 
@@ -53,10 +54,10 @@ def test_exported_numbers_are_those_of_the_run(folder: Path, tmp_path: Path, end
     if ending == "onnx":
         pytest.importorskip("onnx")
     comparison, _ = export(folder, tmp_path / f"model.{ending}")
-    wanted = load_trained(folder).predict(tmp_path / "d.csv")
+    wanted = load_trained(folder).predict(folder.parent / "d.csv")
     assert comparison.difference <= comparison.allowed < 1e-3 * np.ptp(wanted)
     if ending == "py":
-        command = [sys.executable, str(tmp_path / "model.py"), str(tmp_path / "d.csv")]
+        command = [sys.executable, str(tmp_path / "model.py"), str(folder.parent / "d.csv")]
         heads, *rows = csv.reader(
             subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
         )
