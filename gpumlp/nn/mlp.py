@@ -162,7 +162,9 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
     layers: list[Layer] = []
     start: FirstFactors = random_signs
     if whole.embedding != NO_EMBEDDING:
-        start = normal_by_column(whole.numbers, whole.embedding_size)
+        embedding = _embedding(whole)
+        start = normal_by_column(embedding.numbers, embedding.outputs)
+        layers.append(embedding)  # first: what it reads is data, and needs no gradient
 
     def linear(units: int, activation: str, initializer: str, *, bias: bool = True) -> list[Layer]:
         if whole.share != "weights":
@@ -180,8 +182,6 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
 
     if whole.share != ALONE and not whole.hidden:
         raise ConfigError("without hidden layers there is nothing to share")
-    if whole.embedding != NO_EMBEDDING:
-        layers.append(_embedding(whole))  # first: what it reads is data, and needs no gradient
     if whole.values:
         layers.append(CategoryTables(whole.values, whole.table_above, whole.table_size))
     if whole.input_factors:

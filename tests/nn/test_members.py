@@ -104,13 +104,14 @@ def test_the_start_is_random_signs_for_each_member_and_a_head_for_each():
     assert len({bits(head) for head in arrays["memberheads_1.W"]}) == COUNT
 
 
+@pytest.mark.parametrize("kind", [{"embedding": "ple", "bins": 3}, {"embedding": "pbld", "waves": 3}], ids=str)
 @pytest.mark.parametrize("share", ["hidden", "weights"])
-def test_factors_of_embedded_numbers_start_normal_and_alike_in_all_values_of_a_number(share):
+def test_factors_of_embedded_numbers_start_normal_and_alike_in_all_values_of_a_number(share, kind):
     numbers, size, rest = 40, 4, 25
-    options = {"embedding": "ple", "numbers": numbers, "embedding_size": size, "bins": 3}
-    architecture = Architecture((Hidden(8),), heads=30, share=share, **options)
+    architecture = Architecture((Hidden(8),), heads=30, share=share, numbers=numbers, embedding_size=size, **kind)
     model = mlp(architecture, 2, "softmax").build(numbers + rest, seed=1)
     factors = model.arrays()["memberscale_1.factors"]
+    size += kind["embedding"] == "pbld"  # the number itself stands before its waves
     assert factors.shape == (30, numbers * size + rest)
     embedded = factors[:, : numbers * size].reshape(30, numbers, size)
     assert (embedded == embedded[:, :, :1]).all()
