@@ -1,6 +1,7 @@
 """Configuration: one YAML file to validated settings, with the line that each of them came from."""
 
 from gpumlp.config.load import HEADER, Loaded, configure, dump, json_schema, load
+from gpumlp.config.presets import PLAIN, PRESETS
 from gpumlp.config.settings import (
     ClassificationLoss,
     EarlyStopping,
@@ -14,6 +15,8 @@ from gpumlp.config.starter import columns_of, guessed_task, starter
 
 __all__ = [
     "HEADER",
+    "PLAIN",
+    "PRESETS",
     "ClassificationLoss",
     "EarlyStopping",
     "Loaded",

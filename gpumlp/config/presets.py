@@ -20,7 +20,7 @@ class Preset:
 
 
 def _tabular(given: Given) -> dict[str, Any]:
-    """RealMLP's tuned defaults (Holzmüller et al. 2024, arXiv:2407.04491), without embeddings of numbers."""
+    """RealMLP's tuned defaults (Holzmüller et al. 2024, arXiv:2407.04491)."""
     regression = given.get("task") == "regression"
     metric = _section(given.get("training")).get("metric", "rmse" if regression else "accuracy")
     found: dict[str, Any] = {
@@ -35,6 +35,7 @@ def _tabular(given: Given) -> dict[str, Any]:
             "input_factors": True,
             "trained_activation": True,
             "clamp": regression,
+            "numbers": {"embedding": "pbld"},
         },
         "optimizer": {
             "name": "adamw",
@@ -46,7 +47,7 @@ def _tabular(given: Given) -> dict[str, Any]:
         },
         "schedule": {"name": "coslog", "cycles": 4.0},
         "training": {
-            "epochs": 256,
+            "epochs": {"steps": 5000, "least": 64, "most": 256},  # published: 256 on tables of any size
             "batch_size": 256,
             "drop_last": True,
             "early_stopping": None,

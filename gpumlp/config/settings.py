@@ -576,13 +576,28 @@ def _power_of_two(count: int) -> int:
     return count
 
 
+class EpochsBySteps(Section):
+    """Epochs that come to a number of steps, within bounds: fewer on more rows."""
+
+    steps: int = Field(ge=1, description="steps that the run should come to")
+    least: int = Field(default=MIN_EPOCHS, ge=1, description="fewest epochs")
+    most: int = Field(default=MAX_EPOCHS, ge=1, description="most epochs")
+
+    @model_validator(mode="after")
+    def _rise(self) -> Self:
+        if self.least > self.most:
+            what = f"the fewest epochs are {self.least}, the most {self.most}"
+            refuse("Epochs", [Problem(("least",), what, "set least to at most the other")])
+        return self
+
+
 class Training(Section):
     """Epochs, batches, seed, early stopping and checkpoints."""
 
-    epochs: Annotated[int, Field(ge=1)] | None = Field(
+    epochs: Annotated[int, Field(ge=1)] | EpochsBySteps | None = Field(
         default=None,
-        description=f"passes over the training rows; null: about {DEFAULT_STEPS:,} steps, but {MIN_EPOCHS} to "
-        f"{MAX_EPOCHS:,} epochs",
+        description="passes over the training rows, or {steps: 5000, least: 64, most: 256}: as many as come to this "
+        f"number of steps; null: about {DEFAULT_STEPS:,} steps, but {MIN_EPOCHS} to {MAX_EPOCHS:,} epochs",
     )
     batch_size: int = Field(default=64, ge=1, description="rows per step")
     shards: Annotated[int, AfterValidator(_power_of_two), Field(ge=1, le=MAX_SHARDS)] | None = Field(
@@ -647,11 +662,12 @@ class Training(Section):
 
     def epochs_over(self, rows: int) -> int:
         """Return the number of epochs for this many training rows."""
-        if self.epochs is not None:
+        if isinstance(self.epochs, int):
             return self.epochs
+        plan = self.epochs or EpochsBySteps(steps=DEFAULT_STEPS)
         size = min(self.batch_size, rows)
         batches = rows // size if self.drop_last else math.ceil(rows / size)
-        return max(MIN_EPOCHS, min(math.ceil(DEFAULT_STEPS / batches), MAX_EPOCHS))
+        return max(plan.least, min(math.ceil(plan.steps / batches), plan.most))
 
 
 BEST = {"own": "each network's own", "joint": "the one at which their mean is best"}

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpumlp import backend as backends
 from gpumlp.backend import Backend, NativeBackend
-from gpumlp.config import ClassificationLoss, Loaded, QuantileLoss, Settings, settings_of_member
+from gpumlp.config import PLAIN, ClassificationLoss, Loaded, QuantileLoss, Settings, settings_of_member
 from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, SourceCache, prepare_files
 from gpumlp.errors import ConfigError, DataError, Note, choices
 from gpumlp.limits import gigabytes
@@ -150,7 +150,8 @@ def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]
         for name in (wanted if isinstance(wanted, Mapping) else ())
         if name not in classes
     ]
-    if settings.model.numbers.embedding != NO_EMBEDDING and not data.encoder.numbers:
+    # A preset embeds what numbers there are.
+    if settings.model.numbers.embedding != NO_EMBEDDING and not data.encoder.numbers and settings.preset == PLAIN:
         of_bytes = data.encoder.input_scale != 1.0
         no_numbers = f"there are no columns of numbers to embed{', only bytes' * of_bytes}"
         remedy = "set embedding: none" + ", or data.scaling, by which bytes become numbers" * of_bytes

@@ -9,7 +9,8 @@ import pytest
 
 from gpumlp.config import Settings, configure, dump, load
 from gpumlp.config.presets import PRESETS
-from gpumlp.errors import ConfigError
+from gpumlp.errors import ConfigError, DataError
+from gpumlp.training.build import build, load_data
 
 DATA = {"train": "rows.csv", "target": "y"}
 
@@ -27,6 +28,7 @@ def test_tabular_is_realmlp() -> None:
     assert [block.units for block in settings.model.blocks] == [256, 256, 256]
     assert {block.dropout for block in settings.model.blocks} == {0.15}
     assert settings.model.activation == "selu"
+    assert settings.model.numbers.embedding == "pbld"
     assert not settings.model.clamp
     assert settings.optimizer.hyper | {"rate": settings.optimizer.learning_rate} == pytest.approx(
         {"beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "rate": 0.04}
@@ -116,6 +118,24 @@ def test_what_does_not_fit(more: dict[str, Any], messages: list[str]) -> None:
         configure(**{"task": "classification", "data": DATA, "preset": "tabular", **more})
     for message in messages:
         assert message in str(raised.value)
+
+
+def test_it_trains_on_categories_alone(tmp_path: Path) -> None:
+    """A table without numbers has nothing to embed; to ask for that in the file is a mistake."""
+    (tmp_path / "rows.csv").write_text(
+        "a,b,y\n" + "\n".join(f"{'uv'[i % 2]},{'xyz'[i % 3]},{i % 2}" for i in range(60))
+    )
+    small: dict[str, Any] = {
+        "training": {"epochs": 2, "metric": "accuracy"},
+        "model": {"hidden": [4]},
+        "backend": "numpy",
+    }
+    data = {"train": str(tmp_path / "rows.csv"), "target": "y"}
+    loaded = configure(task="classification", preset="tabular", data=data, **small)
+    assert build(loaded.settings, load_data(loaded)).architecture.embedding == "none"
+    small["model"]["numbers"] = "pbld"
+    with pytest.raises(DataError, match="no columns of numbers to embed"):
+        load_data(configure(task="classification", data=data, **small))
 
 
 def test_a_preset_by_override(tmp_path: Path) -> None:

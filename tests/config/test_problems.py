@@ -34,7 +34,7 @@ def problem(**sections: Any) -> Problem:
         (
             {"training": {"epochs": 0}},
             "training.epochs",
-            "got 0, needs a whole number (at least 1) or null",
+            "got 0, needs a whole number (at least 1) or a mapping or null",
             "passes over",
         ),
         ({"training": {"epochs": 2.5}}, "training.epochs", "got 2.5, needs a whole number (at least 1)", "passes"),

@@ -235,3 +235,13 @@ def test_a_run_is_long_enough_where_nobody_says_how_long(rows: int, batch: int, 
     training = make(training={"batch_size": batch}).training
     assert training.epochs_over(rows) == epochs
     assert training.model_copy(update={"epochs": 7}).epochs_over(rows) == 7
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(1, 256), (5_000, 250), (10_240, 125), (25_600, 64), (10**6, 64)])
+def test_epochs_by_steps(rows: int, epochs: int) -> None:
+    plan = {"steps": 5000, "least": 64, "most": 256}
+    training = make(training={"epochs": plan, "batch_size": 256}).training
+    assert training.epochs_over(rows) == epochs
+    assert make(training={"epochs": {"steps": 3}}).training.epochs_over(10**6) == 30
+    with pytest.raises(ValidationError, match="the fewest epochs are 9, the most 8"):
+        make(training={"epochs": {"steps": 3, "least": 9, "most": 8}})
