@@ -93,8 +93,11 @@ def write_files(folder: Path, rows: int) -> None:
 def run(command: list[str]) -> tuple[float, float, str]:
     """Run a command; return its wall seconds, its peak memory in MB and what it printed."""
     started = time.perf_counter()
+    # Bytecode is kept, as an installation has it.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    kept.setdefault("PYTHONPYCACHEPREFIX", str(Path(tempfile.gettempdir()) / "gpumlp-bytecode"))
     with tempfile.TemporaryFile() as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE)
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, env=kept)
         assert process.stderr is not None
         said = process.stderr.read()
         _, status, used = os.wait4(process.pid, 0)
