@@ -548,9 +548,12 @@ FORMULAS = [
         ("squares in float, formula", "exact = gradient.astype(xp.float64)", "exact = gradient"),
     ),
     *python(
-        "guard", "ops/record.py", OPS_RECORDS,
-        ("a number at its bound", "(self.lt, \"<\", operator.lt)", "(self.lt, \"<\", operator.le)"),
+        "guard", "ops/hyper.py", OPS_RECORDS,
+        ("a number at its bound", "(\"<\", operator.lt, self.lt)", "(\"<\", operator.le, self.lt)"),
         ("settings that nobody declared", "if name not in declared:", "if False:"),
+    ),
+    *python(
+        "guard", "ops/record.py", OPS_RECORDS,
         ("the bias not added", "z = x + b\n", "z = x + 0.0 * b\n"),
     ),
     *python(
@@ -575,15 +578,15 @@ DERIVATIVES = [
         ("a gradient of another type", "if isinstance(value, Tensor) and g.dtype != value.dtype:", "if False:"),
         ("negative axes", "gone = {a % x.ndim for a in axes}", "gone = set(axes)"),
         ("the logarithm of 0", "log(where(greater(a, 0.0), a, 1.0))", "log(a)"),
+        ("the mean of one axis", "total * (total.size / size if size else math.nan)", "total * (1.0 / size if size else math.nan)"),
+        ("equal ones each get all", "return among * (g / sum(among, axis=axis, keepdims=True))", "return among * g"),
+        ("the second of what was joined", "slice(int(end) - array.shape[axis], int(end))", "slice(0, array.shape[axis])"),
     ),
     *python(
         "kink", "autodiff/functions.py", TAPE,
         ("both get the gradient of a tie", "reduce_to(where(greater(a, b), 0.0, g), b)", "reduce_to(where(greater_equal(a, b), 0.0, g), b)"),
         ("the gradient of a root", "g * (0.5 / y)", "g * (0.5 * y)"),
         ("the gradient of log1p", "g / (1.0 + x)", "g / x"),
-        ("the mean of one axis", "total * (total.size / size if size else math.nan)", "total * (1.0 / size if size else math.nan)"),
-        ("equal ones each get all", "return among * (g / sum(among, axis=axis, keepdims=True))", "return among * g"),
-        ("the second of what was joined", "slice(int(end) - array.shape[axis], int(end))", "slice(0, array.shape[axis])"),
     ),
     *python(
         "order", "autodiff/tape.py", TAPE,
@@ -608,7 +611,7 @@ OPTIMIZERS = [
         ("a clock that stands", "backend.run(ADVANCE, \"forward\", (self.clock,), (self.clock,))", "pass"),
         ("the norm of the step before", "if self.norm is not None:\n", "if False:\n"),
         ("an average that begins at 0", "backend.asarray(like, copy=True)", "backend.zeros(like.shape, like.dtype)"),
-        ("a state without the average", "return self.slots | ({} if self.average is None else {\"average\": self.average})", "return dict(self.slots)"),
+        ("a state without the average", "return self.slots | own | ({} if self.average is None else {\"average\": self.average})", "return self.slots | own"),
         ("the average is not what is kept", "self.parameters.values if self.average is None else self.average", "self.parameters.values"),
         ("decay of adam by default", "spec.weight_decay if shared[\"weight_decay\"] is None else shared", "0.0 if shared[\"weight_decay\"] is None else shared"),
     ),

@@ -110,9 +110,8 @@ def test_a_row_of_weight_three_is_three_rows() -> None:
     for name, array in one[1].items():
         np.testing.assert_array_equal(array, other[1][name])
     halves = gpumlp.fit(inputs, inputs[:, 0], weights=weights / 2, validation=0, **SHORT).encoder.to_state()
-    once = gpumlp.fit(inputs[weights > 0], inputs[weights > 0, 0], validation=0, **SHORT).encoder.to_state()
-    for name, array in halves[1].items():
-        np.testing.assert_array_equal(array, once[1][name])
+    for name, array in halves[1].items():  # only their ratios count
+        np.testing.assert_allclose(array, one[1][name], rtol=1e-12)
 
 
 def test_wrong_input() -> None:
