@@ -1,7 +1,8 @@
 """Run every command and every line of Python in a page, and put what they print behind them.
 
-    python docs/page.py docs/lecture.md            write the page and its pictures anew
-    python docs/page.py docs/lecture.md --check    say where the page is not what comes out; exit code 1
+    python docs/page.py docs/lecture.md               write the page, its pictures and its notebook anew
+    python docs/page.py docs/lecture.md --check       say where the page is not what comes out; exit code 1
+    python docs/page.py docs/lecture.md --notebook    write the notebook of the page as it is
 
 A block ```console holds `$ gpumlp ...` lines, each followed by its output. A block ```python is run, all blocks of a
 page as one program, and the block ```text that follows holds what it prints. Both run in a folder of their own with
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import math
 import os
 import re
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
@@ -77,6 +80,46 @@ def rendered(page: str, folder: Path) -> str:
         return BLOCK.sub(block, page)
 
 
+START = """import os
+
+os.chdir("..")  # from docs to the checkout
+os.makedirs("lecture", exist_ok=True)"""
+
+
+def notebook(page: str) -> str:
+    """Return the page as a Jupyter notebook: text, commands and Python as cells, with the output of the page."""
+    cells, end = [_code_cell(START, "")], 0
+    for found in BLOCK.finditer(page):
+        language, text, printed = found.groups()
+        cells += _text_cells(page[end : found.start()])
+        if language == "console":
+            lines = text.splitlines()
+            commands = [f"!{line[2:]}" for line in lines if line.startswith("$ ")]
+            text, printed = "\n".join(commands), "\n".join(line for line in lines if not line.startswith("$ ")) + "\n"
+        cells.append(_code_cell(text.rstrip("\n"), printed or ""))
+        end = found.end()
+    cells += _text_cells(page[end:])
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    whole = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 4}
+    return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+
+
+def _text_cells(text: str) -> list[dict[str, Any]]:
+    text = text.replace("<details><summary>Answer</summary>", "*Answer.*").replace("</details>", "").strip()
+    return [{"cell_type": "markdown", "metadata": {}, "source": text.splitlines(keepends=True)}] if text else []
+
+
+def _code_cell(text: str, printed: str) -> dict[str, Any]:
+    output = {"name": "stdout", "output_type": "stream", "text": printed.splitlines(keepends=True)}
+    return {
+        "cell_type": "code",
+        "execution_count": None,
+        "metadata": {},
+        "outputs": [output] if printed else [],
+        "source": text.splitlines(keepends=True),
+    }
+
+
 def same(ours: str, theirs: str) -> bool:
     """Tell whether two lines agree but for rounding."""
     if "relative error" in ours and "relative error" in theirs:
@@ -109,7 +152,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    parser.add_argument("--notebook", action="store_true", help="write the notebook alone")
     options = parser.parse_args()
+    if options.notebook:
+        options.page.with_suffix(".ipynb").write_text(
+            notebook(options.page.read_text(encoding="utf-8")), encoding="utf-8"
+        )
+        return 0
     page, pictures = options.page.read_text(encoding="utf-8"), options.page.with_suffix("")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -127,6 +176,7 @@ def main() -> int:
             print("\n".join(wrong) or f"{options.page} is what comes out")
             return 1 if wrong else 0
         options.page.write_text(now, encoding="utf-8")
+        options.page.with_suffix(".ipynb").write_text(notebook(now), encoding="utf-8")
         shutil.rmtree(pictures, ignore_errors=True)
         shutil.copytree(folder / pictures.name, pictures)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -58,6 +59,32 @@ def script(name: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_notebook_is_made_from_the_page(page: str) -> None:
+    text, path = (DOCS / page).read_text(encoding="utf-8"), (DOCS / page).with_suffix(".ipynb")
+    assert script("page").notebook(text) == path.read_text(encoding="utf-8")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    for each in code:
+        compile("\n".join("pass" if line.startswith("!") else line for line in each.split("\n")), "cell", "exec")
+    assert sum(each.startswith("!gpumlp") for each in code) == text.count("```console")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_formulas_are_written_in_latex_and_prose_in_80_columns(page: str) -> None:
+    mathtext = pytest.importorskip("matplotlib.mathtext", reason="it reads formulas: install the extra plot")
+    parser = mathtext.MathTextParser("agg")
+    text = re.sub(r"^```.*?^```$", "", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"`[^`]*`", "", text)
+    formulas = [a or b for a, b in re.findall(r"\$\$(.+?)\$\$|\$([^$]+?)\$", prose, flags=re.DOTALL)]
+    assert len(formulas) > 50
+    for formula in formulas:
+        parser.parse(f"${formula.replace(chr(10), ' ')}$")
+    assert "$" not in re.sub(r"\$\$.+?\$\$|\$[^$]+?\$", "", prose, flags=re.DOTALL)
+    plain = [line for line in text.splitlines() if not line.startswith(("![", "$$"))]
+    assert max(map(len, plain)) <= 80
 
 
 def settings_page() -> Any:
