@@ -182,6 +182,10 @@ def einsum(rule: str, *operands: Any) -> Tensor:
 
     Raises ShapeError for another rule, or shapes that do not fit it.
     """
+    if not isinstance(rule, str):
+        raise ShapeError(
+            f"einsum: the rule must be a text, not {type(rule).__name__}", hint="as 'ij,jk->ik', then arrays"
+        )
     inputs, arrow, output = rule.replace(" ", "").partition("->")
     terms = inputs.split(",")
     if not arrow:

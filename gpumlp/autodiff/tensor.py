@@ -537,7 +537,7 @@ def primitive(
             arguments = all_held(arguments, backend)
             try:
                 array = forward(backend, *operands([raw(a, backend) for a in arguments], backend), **params)
-            except (ValueError, IndexError) as error:
+            except (ValueError, IndexError, OverflowError) as error:
                 shapes = ", ".join(str(np.shape(a.array if isinstance(a, Tensor) else a)) for a in arguments)
                 raise ShapeError(f"{name}: shapes {shapes} do not fit", hint=str(error)) from None
             except TypeError as error:

@@ -21,13 +21,14 @@ LARGEST_NAMED = 20  # classes whose names fit along an axis
 MOST_CELLS = 500  # along an axis of a confusion matrix: more classes are drawn in groups of neighbours
 
 
-def plot(folder: str | Path, output: Path) -> tuple[Note, ...]:
+def plot(folder: str | Path, output: str | Path) -> tuple[Note, ...]:
     """Draw the learning curves of a run beside what it predicts on rows it was not trained on.
 
     On the right stands a confusion matrix for classes, predictions against the truth for numbers. Returns notes
     on the data.
     Raises ConfigError where the format is none that matplotlib draws, RunError where it is not installed.
     """
+    output = Path(output)
     figure = new_figure(output, 11, 4.5)
     run, model = load_run(folder, unfinished=True), load_trained(folder)
     parts, notes = own_parts(run, model)
