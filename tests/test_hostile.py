@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gpumlp.data import prepare_files
+from gpumlp.errors import DataError
 from tests import fuzz
 
 SLOWEST_S = 3.0  # of the processor for one small input; far more than any takes, far less than a hang
@@ -33,3 +35,9 @@ def test_what_fails_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         f"seed {i}: ZeroDivisionError: division by zero" for i in (0, 1)
     ]
     assert fuzz.survive(hanging, range(1), tmp_path).failures == ["seed 0: HangError: more than 0.05 seconds"]
+
+
+@pytest.mark.parametrize("name", ["n" * 300 + ".csv", "n" * 300 + "/a.csv", "n" * 300 + "*.csv"])
+def test_a_file_name_that_is_too_long_for_the_system_is_not_there(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such file|does not exist|no file matches"):
+        prepare_files(name, folder=tmp_path, task="regression", target="y")

@@ -26,7 +26,7 @@ COPY_BYTES = 1 << 20
 
 def is_pattern(path: Path) -> bool:
     """Return whether a path with ``*``, ``?`` or ``[...]`` in it means all files that match; not if it exists."""
-    return glob.has_magic(str(path)) and not path.exists()
+    return glob.has_magic(str(path)) and not os.path.exists(path)
 
 
 def matched(path: Path) -> list[Path]:
@@ -77,16 +77,17 @@ def existing(path: Path) -> Path:
     ------
     DataError : if there is none, with the closest name in the same folder as the hint
     """
-    if path.is_file():
+    # Unlike the methods of paths, these take a name that is too long for the system as one that is not there.
+    if os.path.isfile(path):
         return path
-    if path.is_dir():
+    if os.path.isdir(path):
         raise DataError("this is a folder, not a data file", where=str(path))
     raise DataError("no such file", where=str(path), hint=_beside(path))
 
 
 def _beside(path: Path) -> str | None:
     """Return a hint for a file that is not there: the closest name in its folder."""
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return None if glob.has_magic(str(path.parent)) else f"the folder {path.parent} does not exist"
     close = nearest(path.name, (each.name for each in path.parent.iterdir() if each.is_file()))
     return f"did you mean {close!r}?" if close else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -164,7 +165,7 @@ def readable(path: Path) -> str:
     ------
     DataError : if the file is absent or of an unknown kind
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         existing(path)  # a folder is told as one, whatever its name
     ending = next((each for each in ENDINGS if path.name.lower().endswith(each)), None)
     if ending is None:
