@@ -223,7 +223,7 @@ def places(about: dict[str, Any], results: Path) -> list[Path]:
 
 def write(report: dict[str, Any], stems: Sequence[Path]) -> list[Path]:
     """Write the report as JSON and as text, over one with fewer parts; return the files."""
-    texts = json.dumps(report, indent=1) + "\n", importlib.import_module("report").markdown(report)
+    texts = json.dumps(report, indent=1) + "\n", importlib.import_module("gpu_report").markdown(report)
     written = []
     for stem in stems:
         for ending, text in zip(ENDINGS, texts, strict=True):

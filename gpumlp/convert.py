@@ -6,13 +6,14 @@
     convert.read(model, torch_model.state_dict(), "pytorch")
     convert.read(model, {w.path: w.numpy() for w in keras_model.weights}, "keras")
 
-Only numbers travel. What a layer does with them is the model's: its activation, and the epsilon of a norm (1e-5 here
-and in PyTorch; in Keras 1e-3, unless it is told).
+Only numbers travel. What a layer does with them is the model's, as its activation. The epsilon of a norm is 1e-5 here
+and in PyTorch, in Keras 1e-3 unless it is told: ``read`` has to know it.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,14 +46,25 @@ class _Array:
     turned: bool
 
 
-def read(model: Model, arrays: Mapping[str, Any], layout: str, *, layers: Sequence[str] | None = None) -> None:
+def read(
+    model: Model,
+    arrays: Mapping[str, Any],
+    layout: str,
+    *,
+    layers: Sequence[str] | None = None,
+    epsilon: float | None = None,
+) -> None:
     """Overwrite the parameters and running averages of a built model with those of another framework.
 
     arrays : by names such as ``0.weight`` or ``sequential/dense_1/kernel``; the layers in the order of the model's
     layout : ``keras`` or ``pytorch``. It must be said: a square matrix does not tell whether it is transposed
     layers : the names of their layers in the order of the model's, where the mapping has another
+    epsilon : what their norms add to the variance, which weights do not say. Where it is not ours the difference goes
+        into the running variance of batch norm, so that predictions are theirs. None: 1e-5, as PyTorch has; from
+        Keras, whose default is 1e-3, with a warning where there are norms
 
-    Raises ShapeError, naming both sides, where layers, names or shapes do not agree; the model is unchanged then.
+    Raises ShapeError, naming both sides, where layers, names or shapes do not agree, and ConfigError for an epsilon
+    that cannot be had (of layer norm, or larger here than a variance allows); the model is unchanged then.
     """
     form, ours = _layout(layout), _arrays(model, layout)
     theirs = _grouped(arrays, form.separator)
@@ -85,7 +97,23 @@ def read(model: Model, arrays: Mapping[str, Any], layout: str, *, layers: Sequen
                     else None,
                 )
             converted[f"{name}.{part}"] = array.T if own.turned else array
+    _change_epsilon(model, converted, layout, epsilon)
     model.load(converted)
+
+
+def _change_epsilon(model: Model, arrays: dict[str, Any], layout: str, epsilon: float | None) -> None:
+    """Let norms compute with another epsilon than their own, by their arrays."""
+    norms = {name: layer for name, layer in model.layers().items() if layer.epsilon is not None}
+    if epsilon is None and norms and layout == "keras":
+        warnings.warn(
+            f"Keras' norms add 1e-3 to the variance unless they are told otherwise, ours 1e-5: pass epsilon= what "
+            f"those for {', '.join(norms)} were made with",
+            stacklevel=3,
+        )
+    for name, layer in norms.items():
+        if epsilon not in (None, layer.epsilon):
+            given = {key: arrays[f"{name}.{key}"] for key in layer.declare(layer.inputs)}
+            arrays |= {f"{name}.{key}": array for key, array in layer.with_epsilon(given, epsilon).items()}
 
 
 def write(model: Model, layout: str, *, layers: Sequence[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:

@@ -48,7 +48,7 @@ OURS = {
 def test_every_array_finds_its_place_and_pytorchs_weights_are_transposed() -> None:
     for column, (shapes, layout) in enumerate([(PYTORCH, "pytorch"), (KERAS, "keras")]):
         model, given = network(), random(shapes)
-        convert.read(model, given, layout)
+        convert.read(model, given, layout, epsilon=1e-5)
         arrays = model.arrays()
         assert len(arrays) == 12
         for ours, theirs in OURS.items():
@@ -60,7 +60,7 @@ def test_every_array_finds_its_place_and_pytorchs_weights_are_transposed() -> No
 @pytest.mark.parametrize(("shapes", "layout"), [(PYTORCH, "pytorch"), (KERAS, "keras")])
 def test_writing_gives_back_what_was_read(shapes: dict[str, tuple[int, ...]], layout: str) -> None:
     model, given = network(), random(shapes)
-    convert.read(model, given, layout)
+    convert.read(model, given, layout, epsilon=1e-5)
     separator = convert.LAYOUTS[layout].separator
     kept = {name: array for name, array in given.items() if not name.endswith(convert.IGNORED)}
     names = [*dict.fromkeys(name.rpartition(separator)[0] for name in kept)]
@@ -70,7 +70,7 @@ def test_writing_gives_back_what_was_read(shapes: dict[str, tuple[int, ...]], la
         np.testing.assert_array_equal(written[name], array)
         assert written[name].flags.c_contiguous
     again = network()
-    convert.read(again, convert.write(model, layout), layout)  # by our own names
+    convert.read(again, convert.write(model, layout), layout, epsilon=1e-5)  # by our own names
     for name, array in model.arrays().items():
         np.testing.assert_array_equal(again.arrays()[name], array)
 
@@ -86,7 +86,7 @@ def test_a_model_of_any_shape_in_float32_and_names_of_keras_2() -> None:
 
     model = Skip().build(4)
     given = {"a/kernel:0": np.eye(4), "b/kernel:0": np.ones((4, 2)), "b/bias:0": [1, 2]}
-    convert.read(model, given, "keras")
+    convert.read(model, given, "keras", epsilon=1e-5)
     assert model.arrays()["outer.b"].dtype == np.float32
     np.testing.assert_array_equal(model(np.ones((1, 4))).numpy(), [[9, 10]])
 
@@ -159,3 +159,19 @@ def test_a_layout_must_be_known_and_a_model_built() -> None:
 def test_it_is_public() -> None:
     assert gpumlp.convert is convert
     assert "convert" in dir(gpumlp)
+
+
+def test_an_epsilon_that_cannot_be_had_is_refused_and_nothing_changes() -> None:
+    model, given = network(), {name: np.abs(array) for name, array in random(KERAS).items()}
+    before = model.arrays()
+    with pytest.raises(ConfigError, match=r"LayerNorm adds 1e-05 to the variance, not 0.002"):
+        convert.read(model, given, "keras", epsilon=2e-3)
+    for name, array in model.arrays().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_variance_too_small_for_an_epsilon_is_refused() -> None:
+    model = Sequential([BatchNorm()]).build(2)
+    arrays = {"0.weight": np.ones(2), "0.bias": np.zeros(2), "0.running_mean": np.zeros(2)}
+    with pytest.raises(ConfigError, match="too small for an epsilon of 0"):
+        convert.read(model, {**arrays, "0.running_var": np.array([1.0, 1e-6])}, "pytorch", epsilon=0.0)

@@ -129,6 +129,8 @@ def _is_valid(minimal: dict[str, Any], section: str, keys: list[str], example: o
         given["model"]["hidden"][0].setdefault("units", 8)
     if keys[:1] == ["columns"] and len(keys) > 1:
         given["data"]["columns"]["NAME"].setdefault("type", "number")
+    if keys[:1] == ["epochs"] and len(keys) > 1:
+        given["training"]["epochs"].setdefault("steps", 5000)
     if name:
         given[section]["name"] = name
         given["task"] = LOSSES[name].task if section == "loss" else given["task"]

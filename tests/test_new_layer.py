@@ -136,7 +136,7 @@ def test_what_is_declared_is_what_is_made() -> None:
 # ---- what a change costs -----------------------------------------------------------------------------------------
 
 COSTS = {
-    "mish": {"gpumlp/ops/activations.py", "kernels/mish.cu"},
+    "gelu": {"gpumlp/ops/activations.py", "kernels/gelu.cu"},
     "adagrad": {"gpumlp/ops/updates.py", "gpumlp/optim/optimizers.py", "kernels/adagrad.cu"},
     "absolute_error": {"gpumlp/ops/losses.py", "gpumlp/nn/losses.py", "kernels/absolute_error.cu"},
     "LayerNorm": {"gpumlp/nn/layers.py"},

@@ -148,6 +148,8 @@ class Layer:
     """Whether its output stays the same where a number is added to a column of its input."""
     momentum: float | None = None
     """Share that a batch has of its running averages, where it keeps any in ``state``."""
+    epsilon: float | None = None
+    """What it adds to a variance, where it divides by the root of one."""
     link = "identity"
     """The activation that it ends with, which becomes the model's link where the layer is the last one."""
 
@@ -166,6 +168,14 @@ class Layer:
     def declare(self, inputs: int) -> Mapping[str, Declared]:
         """Return the arrays of the layer for rows of ``inputs`` values, by name, in the order they are kept in."""
         return {}
+
+    def with_epsilon(self, arrays: Mapping[str, Any], epsilon: float) -> dict[str, Any]:
+        """Return arrays of the layer by which it predicts as one with another ``epsilon``, in float64.
+
+        Raises ConfigError where there are none.
+        """
+        kind = type(self).__name__
+        raise ConfigError(f"{kind} adds {self.epsilon:g} to the variance, not {epsilon:g}", hint="train it with 1e-5")
 
     def width(self, inputs: int) -> int:
         """Return how many values a row of the output has."""

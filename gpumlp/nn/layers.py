@@ -269,6 +269,8 @@ class Dropout(Layer):
 class _Norm(Layer):
     """A normalization that scales and shifts its result: gain ⊙ u + bias."""
 
+    epsilon = EPSILON
+
     def declare(self, inputs: int) -> Mapping[str, Declared]:
         return {
             "gain": Declared(
@@ -327,6 +329,12 @@ class BatchNorm(_Norm):
                 called={"keras": "moving_variance", "pytorch": "running_var"},
             ),
         }
+
+    def with_epsilon(self, arrays: Mapping[str, Any], epsilon: float) -> dict[str, Any]:
+        variance = np.asarray(arrays["variance"], np.float64) + (epsilon - EPSILON)
+        if (variance < 0).any():
+            raise ConfigError(f"a running variance is too small for an epsilon of {epsilon:g}", where="BatchNorm")
+        return {**arrays, "variance": variance}
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
         gain, bias = self.offsets["gain"], self.offsets["bias"]

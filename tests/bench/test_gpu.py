@@ -143,7 +143,7 @@ def test_a_library_that_is_wrong_is_found(gpu: ModuleType, question: str) -> Non
 
 
 def test_a_claim_that_is_wrong_or_not_shown_is_told(gpu: ModuleType) -> None:
-    report = importlib.import_module("report")
+    report = importlib.import_module("gpu_report")
     wrong = {"wrong": {"sums: float32 3 x 65 x 3": "9 of 9 numbers are not 65"}, "asked": {"sums": 4}}
     parts = {
         "truth": {"status": "failed", "found": wrong},

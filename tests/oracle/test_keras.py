@@ -147,10 +147,29 @@ def test_norms_there_and_back(backend: Backend) -> None:
     rng = np.random.default_rng(0)
     theirs.set_weights([rng.uniform(0.2, 1.0, w.shape) for w in theirs.weights])
     ours.build(p, backend=backend, dtype=np.float64)
-    convert.read(ours, {v.path: v.numpy() for v in theirs.variables}, "keras")  # with the state of dropout
+    # with the state of dropout
+    convert.read(ours, {v.path: v.numpy() for v in theirs.variables}, "keras", epsilon=1e-5)
     x = rng.standard_normal((N, p))
     outputs = np.asarray(theirs(x))
     np.testing.assert_allclose(ours(x).numpy(), outputs, **SINGLE)
     theirs.set_weights([np.zeros(w.shape) for w in theirs.weights])
     theirs.set_weights(list(convert.write(ours, "keras").values()))
     np.testing.assert_array_equal(np.asarray(theirs(x)), outputs)
+
+
+def test_the_epsilon_of_keras_goes_into_the_variance() -> None:
+    theirs = keras.Sequential([keras.Input(shape=(p,)), keras.layers.BatchNormalization(), keras.layers.Dense(K)])
+    ours = Sequential([BatchNorm(), Dense(K)]).build(p, dtype=np.float64)
+    rng = np.random.default_rng(0)
+    small = [
+        rng.uniform(1e-3, 3e-3, w.shape) if "variance" in w.path else rng.uniform(1, 2, w.shape)
+        for w in theirs.weights
+    ]
+    theirs.set_weights(small)  # variances for which it counts
+    arrays = {w.path: w.numpy() for w in theirs.weights}
+    x = rng.standard_normal((N, p))
+    convert.read(ours, arrays, "keras", epsilon=1e-3)
+    np.testing.assert_allclose(ours(x).numpy(), np.asarray(theirs(x)), **SINGLE)
+    with pytest.warns(UserWarning, match=r"pass epsilon= what those for batchnorm_1 were made with"):
+        convert.read(ours, arrays, "keras")
+    assert np.abs(ours(x).numpy() - np.asarray(theirs(x))).max() > 1e-3

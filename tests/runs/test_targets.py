@@ -15,7 +15,6 @@ from gpumlp.data.encoding.targets import Goal, NumberTarget, NumberTargets
 from gpumlp.data.encoding.transforms import Transform
 from gpumlp.data.state import StateReader
 from gpumlp.errors import ConfigError, DataError, RunError
-from gpumlp.export import export
 from gpumlp.metrics import quantile, regressions
 from gpumlp.runs import evaluate, load_trained, train
 
@@ -63,8 +62,6 @@ def test_several_targets_with_gaps(folder: Path, tmp_path: Path) -> None:
     model = load_trained(tmp_path / "run")
     with pytest.raises(RunError, match="intervals are of one target, and this model predicts 2"):
         model.margin(0.9)
-    with pytest.raises(RunError, match="a model of several targets cannot be exported yet"):
-        export(tmp_path / "run", tmp_path / "model.py")
     rows = {"x": [0.5, -0.5], "y": [0.2, 0.4]}
     assert model.predict(rows).shape == (2, 2)
     measured = model.evaluate(rows, [[101.5, np.nan], [98.5, 400.0]])

@@ -102,12 +102,18 @@ def compiler() -> tuple[str, ...] | None:
 
 
 @cache
-def _machine(command: tuple[str, ...]) -> str:
-    """Return what compiled code depends on besides its text: the compiler and the processor."""
+def _version(command: tuple[str, ...]) -> str:
+    """Return what the compiler says of itself."""
     try:
-        version = subprocess.run([*command, "--version"], capture_output=True, text=True, errors="replace").stdout
+        return subprocess.run([*command, "--version"], capture_output=True, text=True, errors="replace").stdout
     except OSError as error:
         raise BackendError(f"the C++ compiler {command[0]} cannot be run: {error.strerror}") from None
+
+
+@cache
+def _machine(command: tuple[str, ...]) -> str:
+    """Return what compiled code depends on besides its text: the compiler and the processor."""
+    version = _version(command)
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
@@ -226,7 +232,7 @@ class Builder:
         command = compiler()
         if command is None:
             return _carried(name, source, flags)
-        flags = [*flags, *_native()]
+        flags = [*flags, *_native(), *own_symbols(command)]
         digest = hashlib.sha256("\n".join([source, *flags, _machine(command)]).encode()).hexdigest()[:24]
         file = f"{name}-{digest}.so"
         place = cache_folder()
@@ -249,6 +255,15 @@ def _product_source(name: str) -> str:
     if name in TILED:
         return f"{shared_text(TILES)}\nGPUMLP_TILED({TILED[name]})"
     return f"{shared_text(TILES[:1])}\nGPUMLP_PRODUCT({name})"
+
+
+@cache
+def own_symbols(command: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what keeps tables of functions apart where libraries made for two processors are loaded.
+
+    g++ makes static variables of templates one for all libraries of a process, which nothing else does.
+    """
+    return ("-fno-gnu-unique",) if "Free Software Foundation" in _version(command) else ()
 
 
 def _native() -> tuple[str, ...]:

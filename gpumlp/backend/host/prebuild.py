@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gpumlp.backend.host import prebuilt
-from gpumlp.backend.host.builder import TILED, Builder, compile_library, compiler
+from gpumlp.backend.host.builder import TILED, Builder, compile_library, compiler, own_symbols
 from gpumlp.limits import threads
 from gpumlp.store.atomic import replace_file
 
@@ -32,7 +32,7 @@ def build(level: str, place: Path, names: Container[str] | None = None) -> int:
 
     def make(job: tuple[str, str, tuple[str, ...]]) -> None:
         name, source, flags = job
-        content = compile_library([*command, *flags, *asked, *STANDALONE], name, source)
+        content = compile_library([*command, *flags, *asked, *STANDALONE, *own_symbols(command)], name, source)
         replace_file(place / prebuilt.file_name(name, source, flags), content, mode=0o644)
 
     shutil.rmtree(place, ignore_errors=True)
