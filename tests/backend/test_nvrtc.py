@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,9 @@ from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS, UPDATES
 from gpumlp.ops.record import Op
 from gpumlp.store.atomic import replace_file
 
-ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+ALL = (75, 80, 86, 89, 90, 100, 120)
+ARCHITECTURES = ALL if os.environ.get("GPUMLP_ARCHITECTURES") == "all" else (75, 90, 120)
+"""The oldest, the main one and the newest; ``GPUMLP_ARCHITECTURES=all`` takes some minutes on two cores."""
 MAIN, LIKE_80 = 90, (86, 89)
 """Where a loss is compiled for every kind of target (elsewhere for one), and for bfloat16 what can be stored so; and
 sm_80's kin, compiled for float alone.
