@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar, overload
 
@@ -269,10 +269,8 @@ class GradientTape:
             floating point, a variable was overwritten since it was used, or the target was made from a gradient that
             this tape did not record.
         """
-        if unconnected_gradients not in ("none", "zero"):
-            raise TapeError(f"unconnected_gradients is {unconnected_gradients!r:.80}", hint="allowed: none, zero")
         targets, listed = list(_leaves(target)), list(_leaves(sources))
-        self._check(listed, targets, into)
+        self._check(listed, targets, into, unconnected_gradients)
         several = not hasattr(target, "is_variable")
         given = (
             [None] * len(targets)
@@ -306,10 +304,8 @@ class GradientTape:
 
         Parameters and errors are those of :meth:`gradient`.
         """
-        if unconnected_gradients not in ("none", "zero"):
-            raise TapeError(f"unconnected_gradients is {unconnected_gradients!r:.80}", hint="allowed: none, zero")
         listed = list(_leaves(sources))
-        self._check(listed, [target], None)
+        self._check(listed, [target], None, unconnected_gradients)
         with self._paused():
             rows = [self._walk([target], [unit], listed, {}) for unit in target.units_like()]
             reached = set().union(*rows) if rows else set(self._walk([target], [target.ones_like()], listed, {}))
@@ -319,7 +315,7 @@ class GradientTape:
                 connected = unconnected_gradients == "zero" or id(source) in reached
                 filled = [source.zeros_like() if part is None else part for part in parts]
                 results.append(target.jacobian_of(filled, source) if connected else None)
-        self._mark(result for result in results if result is not None)
+        self._mark([result for result in results if result is not None])
         self._finish()
         return _rebuilt(sources, iter(results))
 
@@ -329,7 +325,7 @@ class GradientTape:
             self.nodes, self._tracked = [], {}
             self._unrecorded.clear()
 
-    def _mark(self, gradients: Iterable[V]) -> None:
+    def _mark(self, gradients: Collection[V]) -> None:
         """Let every tape that could be asked about these gradients, and has not recorded what they were made from,
         know it: this one, and those that were opened later than it began."""
         blind = [tape for tape in _active.tapes if tape is not self and tape._opened > self._first]
@@ -343,7 +339,11 @@ class GradientTape:
                 tape._unrecorded[id(gradient)] = weakref.ref(gradient)
                 tape._made_from[id(gradient)] = sources
 
-    def _check(self, sources: Sequence[Any], targets: Sequence[Any], into: Sequence[Array] | None) -> None:
+    def _check(
+        self, sources: Sequence[Any], targets: Sequence[Any], into: Sequence[Array] | None, unconnected: str
+    ) -> None:
+        if unconnected not in ("none", "zero"):
+            raise TapeError(f"unconnected_gradients is {unconnected!r:.80}", hint="allowed: none, zero")
         if self._spent:
             raise TapeError(
                 "the tape was already used for a gradient",

@@ -320,3 +320,15 @@ def test_the_ends_of_a_clip():
 def test_wrong_arguments_are_told(call, message):
     with pytest.raises(ShapeError, match=message):
         call(Tensor(rows(2, 3)))
+
+
+def test_every_tape_that_was_blind_knows_a_jacobian() -> None:
+    """Two tapes that were opened too late to have recorded the forward pass: neither may give a wrong answer."""
+    v = Variable(rows(3))
+    with GradientTape(persistent=True) as tape:
+        y = v**3
+    with GradientTape() as second, GradientTape() as third:
+        total = g.sum(tape.jacobian(y, v))
+    for blind in (second, third):
+        with pytest.raises(TapeError, match="a gradient that this tape did not record"):
+            blind.gradient(total, v)
