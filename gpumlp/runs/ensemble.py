@@ -18,7 +18,7 @@ import numpy as np
 
 from gpumlp import metrics
 from gpumlp.backend import Backend
-from gpumlp.data import Encoder, News, Source
+from gpumlp.data import Dataset, Encoder, News, Source
 from gpumlp.errors import RunError
 from gpumlp.runs.model import SavedModel, load_model, save_model
 from gpumlp.runs.predictor import Predictions, Predictor
@@ -77,20 +77,7 @@ class WeightedModels(Predictor):
         """Raise RunError: no rows were kept for the intervals of an ensemble."""
         raise RunError("an ensemble of models has no intervals", hint="use one of its runs, or the loss quantile")
 
-    def evaluate(self, rows: Any, y: Any = None, weights: Any = None) -> dict[str, float]:
-        """Return the metrics of the predictions: accuracy and others, or errors in units of the target.
-
-        Parameters
-        ----------
-        rows : with the column of the target, unless ``y`` has it
-        y, weights : (N,); of T targets y is (N, T)
-
-        Raises
-        ------
-        DataError : if the rows do not fit the models
-        """
-        encoder, source = self._labelled(rows, y, weights, news := News())
-        data, _ = encoder.encode(source, targets=True, news=news, unseen=True)
+    def _measured(self, encoder: Encoder, source: Source, data: Dataset, news: News) -> dict[str, float]:
         ((_, predicted),) = self.predictions([source], news)
         assert data.targets is not None
         return metrics_of(predicted, encoder, true_values(encoder, data.targets), data.weights)

@@ -17,7 +17,7 @@ import numpy as np
 from gpumlp import report
 from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend
-from gpumlp.data import Encoder, Features, News, Source
+from gpumlp.data import Dataset, Encoder, Features, News, Source
 from gpumlp.errors import BackendError, GpumlpError, Note, RunError
 from gpumlp.metrics import ProbabilityScores, most_probable
 from gpumlp.nn import MAX_UNITS, Architecture, Ensemble, Sequential
@@ -75,20 +75,7 @@ class SavedModel(Predictor):
     scores: np.ndarray[Any, Any] | None = None
     notes: tuple[Note, ...] = ()
 
-    def evaluate(self, rows: Any, y: Any = None, weights: Any = None) -> dict[str, float]:
-        """Return the metrics of the predictions: accuracy and others, or errors in units of the target.
-
-        Parameters
-        ----------
-        rows : with the column of the target, unless ``y`` has it
-        y, weights : (N,); of T targets y is (N, T)
-
-        Raises
-        ------
-        DataError : if the rows do not fit the model
-        """
-        encoder, source = self._labelled(rows, y, weights, news := News())
-        data, _ = encoder.encode(source, targets=True, news=news, unseen=True)
+    def _measured(self, encoder: Encoder, source: Source, data: Dataset, news: News) -> dict[str, float]:
         assert data.targets is not None
         linear = list(self.linear(data.features))
         outcome = np.concatenate([self.answer(each) for each in linear])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.data import Encoder, News, Source, read, rows_of, with_columns
+from gpumlp.data import Dataset, Encoder, News, Source, read, rows_of, with_columns
 from gpumlp.errors import DataError
 
 
@@ -125,6 +125,26 @@ class Predictor(ABC):
         RunError : if there are no intervals
         """
         return self._predictions(rows, None).within(self.margin(level))
+
+    def evaluate(self, rows: Any, y: Any = None, weights: Any = None) -> dict[str, float]:
+        """Return the metrics of the predictions: accuracy and others, or errors in units of the target.
+
+        Parameters
+        ----------
+        rows : with the column of the target, unless ``y`` has it
+        y, weights : (N,); of T targets y is (N, T)
+
+        Raises
+        ------
+        DataError : if the rows do not fit the model
+        """
+        encoder, source = self._labelled(rows, y, weights, news := News())
+        data, _ = encoder.encode(source, targets=True, news=news, unseen=True)
+        return self._measured(encoder, source, data, news)
+
+    @abstractmethod
+    def _measured(self, encoder: Encoder, source: Source, data: Dataset, news: News) -> dict[str, float]:
+        """Return the metrics of rows that have targets, encoded as ``data``."""
 
     def _source(self, rows: Any, **more: Any) -> Source:
         if isinstance(rows, str | Path):
