@@ -197,7 +197,7 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
 
     ``backend.lt`` may be of one precision: TF32 is asked of a backend of its own.
     """
-    narrow = _bfloat16()
+    narrow = bfloat16()
 
     def bound(given: Any, shape: tuple[int, int, int], dtypes: tuple[Any, Any], epilogue: Epilogue) -> Any:
         if given.lt is None:
@@ -264,7 +264,7 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
             yield f"cuBLASLt keeps nan, of {name}", partial(given.trials.keeps_nan, square, square, square[0])
 
 
-def _bfloat16() -> Any:
+def bfloat16() -> Any:
     """Return ml_dtypes' bfloat16, or None where that is not installed."""
     try:
         return np.dtype(importlib.import_module("ml_dtypes").bfloat16)

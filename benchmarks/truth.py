@@ -8,12 +8,11 @@ may differ from shape to shape.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from device import bfloat16
 
 from gpumlp.backend import Backend
 from gpumlp.ops import ACTIVATIONS
@@ -40,10 +39,8 @@ def shapes(count: int, seed: int = 0) -> Iterator[tuple[int, int, int]]:
 
 def dtypes() -> list[np.dtype[Any]]:
     """Return what products are tried in: bfloat16 where the host knows it."""
-    found: list[np.dtype[Any]] = [np.dtype("f4"), np.dtype("f8")]
-    with contextlib.suppress(ImportError):
-        found.append(np.dtype(importlib.import_module("ml_dtypes").bfloat16))
-    return found
+    narrow = bfloat16()
+    return [np.dtype("f4"), np.dtype("f8"), *([narrow] if narrow else [])]
 
 
 def sums(backend: Backend, count: int) -> Iterator[tuple[str, str]]:

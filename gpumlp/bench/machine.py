@@ -6,13 +6,12 @@ import importlib.metadata
 import os
 import platform
 import re
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from gpumlp.backend import Backend
-from gpumlp.backend.host.builder import compiler
+from gpumlp.backend.host.builder import compiler, version
 from gpumlp.limits import cores
 
 PACKAGES = ("numpy", "cupy", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax")
@@ -67,8 +66,7 @@ def facts(backend: Backend) -> dict[str, Any]:
         found["compute capability"] = f"{device['major']}.{device['minor']}"
         found["driver"], found["runtime"] = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     elif command := compiler():
-        said = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
-        found["compiler"] = said.partition("\n")[0]
+        found["compiler"] = version(command).partition("\n")[0]
     return found
 
 

@@ -79,7 +79,7 @@ def test_two_libraries_of_one_source_share_no_variables(place: Path) -> None:
     """They are made for processors whose tables have other sizes."""
     for file in place.glob("*/*.so"):
         said = subprocess.run(["nm", "-D", "--defined-only", file], capture_output=True, text=True)
-        if said.returncode == 0 and "Free Software" in builder._version(builder.compiler() or ()):
+        if said.returncode == 0 and "Free Software" in builder.version(builder.compiler() or ()):
             assert not [line for line in said.stdout.splitlines() if " u " in line]
 
 

@@ -102,7 +102,7 @@ def compiler() -> tuple[str, ...] | None:
 
 
 @cache
-def _version(command: tuple[str, ...]) -> str:
+def version(command: tuple[str, ...]) -> str:
     """Return what the compiler says of itself."""
     try:
         return subprocess.run([*command, "--version"], capture_output=True, text=True, errors="replace").stdout
@@ -113,11 +113,11 @@ def _version(command: tuple[str, ...]) -> str:
 @cache
 def _machine(command: tuple[str, ...]) -> str:
     """Return what compiled code depends on besides its text: the compiler and the processor."""
-    version = _version(command)
+    about = version(command)
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return "\n".join([*command, version, platform.machine(), platform.processor(), features])
+    return "\n".join([*command, about, platform.machine(), platform.processor(), features])
 
 
 class NotCarriedError(BackendError):
@@ -263,7 +263,7 @@ def own_symbols(command: tuple[str, ...]) -> tuple[str, ...]:
 
     g++ makes static variables of templates one for all libraries of a process, which nothing else does.
     """
-    return ("-fno-gnu-unique",) if "Free Software Foundation" in _version(command) else ()
+    return ("-fno-gnu-unique",) if "Free Software Foundation" in version(command) else ()
 
 
 def _native() -> tuple[str, ...]:
