@@ -201,7 +201,7 @@ def read_typed(
     count = len(next(iter(columns.values()))) if columns else 0
     if columns and not count:
         raise DataError("there are column names but no rows", where=name)
-    every = {c: columns.get(c) or Nested(c, type_, name, count) for c, type_ in types.items()}
+    every = _with_nested(columns, types, name, count)
     return Frame(name, every, place or _numbered(name), replace(dialect, decimal=None))
 
 
@@ -236,13 +236,20 @@ def typed_blocks(
         types, _ = _layout(rows, paths)
         for start, columns in _scan(rows, paths, types, dialect, texts).blocks():
             count = len(next(iter(columns.values())))
-            every = {c: columns.get(c) or Nested(c, type_, name, count) for c, type_ in types.items()}
+            every = _with_nested(columns, types, name, count)
             numbers = np.arange(start, start + count)
             yield Frame(name, every, place or _numbered(name), replace(dialect, decimal=None), rows=numbers)
     except EngineRefusalError as error:
         raise DataError(f"cannot be read as {kind}: {_first_line(error)}", where=name) from None
     if start is None:
         raise DataError("there are column names but no rows", where=name)
+
+
+def _with_nested(
+    columns: Mapping[str, Column], types: Mapping[str, str], name: str, count: int
+) -> dict[str, Column | Nested]:
+    """Return all columns in their order: those that were read, and those that hold more than one value a row."""
+    return {column: columns.get(column) or Nested(column, type_, name, count) for column, type_ in types.items()}
 
 
 def _numbered(name: str) -> Callable[[int], str]:
