@@ -22,8 +22,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
 from . import processes
 
 SETTINGS = (
@@ -35,18 +33,6 @@ SETTINGS = (
     "optimizer={name: adam, clip_norm: 0.5, averaging: 0.99}",
 )
 KEPT = ("epoch", "train_loss", "validation_loss")
-
-
-def task(place: Path) -> Path:
-    """Write a data file of 300 rows and its configuration; return that."""
-    rng = np.random.default_rng(0)
-    rows = rng.standard_normal((300, 3)).round(3)
-    labels = np.where(rows[:, 0] > 0.3, "a", np.where(rows[:, 1] > 0, "b", "c"))
-    lines = [f"{','.join(map(str, row))},{label}" for row, label in zip(rows, labels, strict=True)]
-    (place / "data.csv").write_text("x,y,z,label\n" + "\n".join(lines) + "\n")
-    config = place / "config.yaml"
-    config.write_text("task: classification\ndata: {train: data.csv, target: label}\n")
-    return config
 
 
 def outcome(folder: Path) -> list[object]:
@@ -79,7 +65,7 @@ def main() -> int:
     given = parser.parse_args()
     chosen, found, unlike = random.Random(given.seed), Counter[str](), 0
     with tempfile.TemporaryDirectory() as place:
-        config, folder = task(Path(place)), Path(place) / "run"
+        config, folder = processes.task(Path(place), 300), Path(place) / "run"
         lasts = {}
         for size in (1, 2, 4):
             started = time.monotonic()

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 ENVIRONMENT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
 RANK = b"OMPI_COMM_WORLD_RANK="
 
@@ -67,3 +69,15 @@ def wait_for(condition: Callable[[], object], seconds: float = 90.0) -> None:
     while not condition():
         assert time.monotonic() < ends, "waited for too long"
         time.sleep(0.01)
+
+
+def task(place: Path, rows: int) -> Path:
+    """Write a data file of rows of three classes and its configuration; return that."""
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((rows, 3)).round(3)
+    labels = np.where(values[:, 0] > 0.3, "a", np.where(values[:, 1] > 0, "b", "c"))
+    lines = [f"{','.join(map(str, row))},{label}" for row, label in zip(values, labels, strict=True)]
+    (place / "data.csv").write_text("x,y,z,label\n" + "\n".join(lines) + "\n")
+    config = place / "config.yaml"
+    config.write_text("task: classification\ndata: {train: data.csv, target: label}\n")
+    return config

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from gpumlp.config import Loaded, load
@@ -16,6 +15,7 @@ from gpumlp.errors import GpumlpError, SignalError
 from gpumlp.optim import Optimizer
 from gpumlp.ranks import Ranks
 from gpumlp.runs import Listener, train
+from ranks import processes
 from ranks.threads import by_threads
 
 SETTINGS = (
@@ -30,14 +30,7 @@ SETTINGS = (
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """Return a configuration of 100 rows of three classes."""
-    rng = np.random.default_rng(0)
-    rows = rng.standard_normal((100, 3)).round(3)
-    labels = np.where(rows[:, 0] > 0.3, "a", np.where(rows[:, 1] > 0, "b", "c"))
-    lines = [f"{','.join(map(str, row))},{label}" for row, label in zip(rows, labels, strict=True)]
-    (tmp_path / "data.csv").write_text("x,y,z,label\n" + "\n".join(lines) + "\n")
-    path = tmp_path / "config.yaml"
-    path.write_text("task: classification\ndata: {train: data.csv, target: label}\n")
-    return path
+    return processes.task(tmp_path, 100)
 
 
 def written(folder: Path) -> dict[str, bytes]:

@@ -16,23 +16,11 @@ from gpumlp.runs import Listener, evaluate, fit, load_run, load_trained, plot, t
 from gpumlp.runs.folder import RunFolder
 from gpumlp.training.build import Parts, load_data
 from gpumlp.training.members import train_side_by_side
+from runs.killed import KillAfter, KilledError
 
 Task = Callable[..., Loaded]
 EVERY = "training.checkpoint_every=7"  # an epoch has 7 steps
 SEVERAL = "members={count: 2, learning_rate: [0.02, 0.005]}"
-
-
-class KilledError(Exception):
-    """Stands for the end of the process."""
-
-
-class KillAfter(Listener):
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-
-    def epoch(self, row: dict[str, Any], best: bool) -> None:
-        if row["epoch"] == self.epochs:
-            raise KilledError
 
 
 class KillAtOnce(Listener):

@@ -18,6 +18,7 @@ from gpumlp.training.build import build, load_data
 from gpumlp.training.loop import Progress
 from gpumlp.training.measure import constant_loss
 from gpumlp.training.trainer import EpochReport, Trainer
+from runs.killed import KillAfter, KilledError
 
 Task = Callable[..., Loaded]
 
@@ -66,19 +67,6 @@ def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every epoch leave a checkpoint."""
     monkeypatch.setattr("gpumlp.runs.run.CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr("gpumlp.runs.run.CHECKPOINT_SHARE", 1e9)
-
-
-class KilledError(Exception):
-    """Stands for the end of the process."""
-
-
-class KillAfter(Listener):
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-
-    def epoch(self, row: dict[str, Any], best: bool) -> None:
-        if row["epoch"] == self.epochs:
-            raise KilledError
 
 
 SETTINGS = [
