@@ -38,7 +38,7 @@ from gpumlp.autodiff.tensor import (
     where,
     wrap,
 )
-from gpumlp.backend.base import Backend
+from gpumlp.backend.base import Backend, written
 from gpumlp.errors import ShapeError, TapeError
 from gpumlp.ops.record import Array
 from gpumlp.ops.special import Derivative, Formula
@@ -167,11 +167,7 @@ def split(x: Any, parts: int | Sequence[int], axis: int = -1) -> list[Tensor]:
 
 
 def _sum_of_products(*arrays: Array, xp: Any, rule: str, out: Array | None) -> Array:
-    made = xp.einsum(rule, *arrays, optimize=len(arrays) > 1)
-    if out is None:
-        return made
-    out[...] = made
-    return out
+    return written(xp.einsum(rule, *arrays, optimize=len(arrays) > 1), out)
 
 
 def einsum(rule: str, *operands: Any) -> Tensor:
@@ -313,10 +309,7 @@ def _smooth(backend: Backend, x: Array, *, formula: Formula, derivative: Derivat
 
 
 def _formula_of(x: Array, *, xp: Any, formula: Formula, out: Array | None) -> Array:
-    if out is None:
-        return formula(xp, x)
-    out[...] = formula(xp, x)
-    return out
+    return written(formula(xp, x), out)
 
 
 class TapedModule:

@@ -17,7 +17,7 @@ import numpy as np
 
 from gpumlp.autodiff.tape import Want, not_recording, record, recording
 from gpumlp.backend.base import REFERENCE as REFERENCE
-from gpumlp.backend.base import Backend
+from gpumlp.backend.base import Backend, written
 from gpumlp.errors import BackendError, CaptureError, ShapeError, TapeError
 from gpumlp.ops.precision import dtype_of, is_floating
 from gpumlp.ops.record import Array
@@ -715,10 +715,7 @@ def reshape(x: Any, shape: tuple[int, ...]) -> Tensor:
 
 
 def _contiguous(x: Array, *, xp: Any, out: Array | None) -> Array:
-    if out is None:
-        return xp.array(x, order="C", copy=True)
-    out[...] = x
-    return out
+    return xp.array(x, order="C", copy=True) if out is None else written(x, out)
 
 
 @primitive("broadcast", lambda g, y, x, shape: reduce_to(g, x))
@@ -751,10 +748,7 @@ def _is_mask(index: Any) -> bool:
 
 
 def _take(x: Array, *, index: Any, out: Array | None) -> Array:
-    if out is None:
-        return x[index]
-    out[...] = x[index]
-    return out
+    return written(x[index], out)
 
 
 def _scatter(g: Array, *, xp: Any, shape: tuple[int, ...], index: Any, out: Array | None) -> Array:
@@ -929,11 +923,7 @@ def _choice(values: Sequence[Any], backend: Backend) -> Sequence[Any]:
 
 
 def _where(condition: Array, a: Array, b: Array, *, xp: Any, out: Array | None) -> Array:
-    result = xp.where(condition, a, b)
-    if out is None:
-        return result
-    out[...] = result
-    return out
+    return written(xp.where(condition, a, b), out)
 
 
 @primitive(

@@ -394,9 +394,14 @@ def wider(array: Array) -> Array:
 
 
 def _cast(x: Array, *, dtype: np.dtype[Any], out: Array | None) -> Array:
+    return x.astype(dtype) if out is None else written(x, out)
+
+
+def written(result: Array, out: Array | None) -> Array:
+    """Return a result in ``out`` where that is given, as functions must that :meth:`Backend.compute` runs."""
     if out is None:
-        return x.astype(dtype)
-    out[...] = x
+        return result
+    out[...] = result
     return out
 
 

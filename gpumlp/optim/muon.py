@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from gpumlp.backend import Backend
+from gpumlp.backend.base import written
 from gpumlp.ops.batches import BATCH, at_batch
 from gpumlp.ops.hyper import Hyper
 from gpumlp.ops.record import Array
@@ -106,31 +107,24 @@ def orthogonal(backend: Backend, N: Array) -> Array:
     return X
 
 
-def _written(result: Array, out: Array | None) -> Array:
-    if out is None:
-        return result
-    out[...] = result
-    return out
-
-
 def _mix(x: Array, y: Array, *, share: float, out: Array | None) -> Array:
     """Return (1 - share) x + share y."""
-    return _written((1.0 - share) * x + share * y, out)
+    return written((1.0 - share) * x + share * y, out)
 
 
 def _sum(x: Array, y: Array, *, first: float, second: float, out: Array | None) -> Array:
     """Return first x + second y."""
-    return _written(first * x + second * y, out)
+    return written(first * x + second * y, out)
 
 
 def _clipped(g: Array, norm: Array, *, xp: Any, most: float, out: Array | None) -> Array:
-    return _written(g * xp.where(norm > most, most / norm, 1.0).astype(g.dtype), out)
+    return written(g * xp.where(norm > most, most / norm, 1.0).astype(g.dtype), out)
 
 
 def _normed(x: Array, *, xp: Any, out: Array | None) -> Array:
     exact = x.astype(xp.float64)  # a square may be beyond float32 where its root is not
     norm = xp.sqrt(xp.sum(exact * exact)) + EPSILON
-    return _written((exact / norm).astype(x.dtype), out)
+    return written((exact / norm).astype(x.dtype), out)
 
 
 def _stepped(
@@ -150,4 +144,4 @@ def _stepped(
     batch = clock[BATCH : BATCH + 1] - 1
     eta = rate * at_batch(xp, rates, batch)
     shrink = 1.0 - eta * (decay if decays is None else decay * at_batch(xp, decays, batch))
-    return _written((shrink * W - (eta * scale) * X).astype(W.dtype), out)
+    return written((shrink * W - (eta * scale) * X).astype(W.dtype), out)
