@@ -10,6 +10,7 @@
 
 #include <cstring>
 #include <stdlib.h>
+#include <type_traits>
 #include <utility>
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -65,6 +66,13 @@ template <class T> struct Matrix {
 // C = or += what a tile has found, where C has other steps or fewer columns: once for all heights of a tile.
 template <class T, int PITCH>
 __attribute__((noinline)) void store(const T* found, Matrix<T> c, int rows, int cols, bool add) {
+    if (c.right == 1 && !add) {  // whole vectors, of which what lies beyond a row is not written
+        for (int i = 0; i < rows; ++i, found += PITCH, c.data += c.down)
+#pragma omp simd
+            for (int j = 0; j < PITCH; ++j)
+                if (j < cols) c.data[j] = found[j];
+        return;
+    }
     for (int j = 0; j < cols; ++j, ++found, c.data += c.right) {
         T* to = c.data;
         const T* from = found;
@@ -123,12 +131,35 @@ template <class T, bool FIRST> inline Tile<T> tile_of(i64 rows, i64 width) {
     return width == NUMBERS<T> ? tile_of<T, 1, FIRST>(rows, heights) : tile_of<T, ACROSS, FIRST>(rows, heights);
 }
 
+#ifdef __clang__
+#define GPUMLP_SHUFFLED(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#define GPUMLP_SHUFFLED(x, y, ...) __builtin_shuffle(x, y, (Places){__VA_ARGS__})
+#endif
+
+// Four columns of four numbers become four rows: first two by two, then in pairs.
+template <class T> inline void turn_four(const T* c0, const T* c1, const T* c2, const T* c3, T* to, i64 width) {
+    typedef T Four __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
+    typedef std::conditional_t<sizeof(T) == 4, int, i64> Place;
+    typedef Place Places __attribute__((vector_size(4 * sizeof(T)), unused));
+    const Four x0 = *(const Four*)c0, x1 = *(const Four*)c1, x2 = *(const Four*)c2, x3 = *(const Four*)c3;
+    const Four low0 = GPUMLP_SHUFFLED(x0, x1, 0, 4, 1, 5), high0 = GPUMLP_SHUFFLED(x0, x1, 2, 6, 3, 7);
+    const Four low1 = GPUMLP_SHUFFLED(x2, x3, 0, 4, 1, 5), high1 = GPUMLP_SHUFFLED(x2, x3, 2, 6, 3, 7);
+    *(Four*)to = GPUMLP_SHUFFLED(low0, low1, 0, 1, 4, 5);
+    *(Four*)(to + width) = GPUMLP_SHUFFLED(low0, low1, 2, 3, 6, 7);
+    *(Four*)(to + 2 * width) = GPUMLP_SHUFFLED(high0, high1, 0, 1, 4, 5);
+    *(Four*)(to + 3 * width) = GPUMLP_SHUFFLED(high0, high1, 2, 3, 6, 7);
+}
+
 // A panel of B where it is stored by columns: four of them at a time, so that what is written lies together.
 template <class T> inline void copy_turned(Matrix<const T> b, i64 rows, i64 cols, i64 width, T* to) {
     i64 j = 0;
     for (; j + 4 <= cols; j += 4) {
         const T *c0 = b.at(0, j), *c1 = b.at(0, j + 1), *c2 = b.at(0, j + 2), *c3 = b.at(0, j + 3);
-        for (i64 p = 0; p < rows; ++p) {
+        i64 p = 0;
+        if (b.down == 1)
+            for (; p + 4 <= rows; p += 4) turn_four(c0 + p, c1 + p, c2 + p, c3 + p, to + p * width + j, width);
+        for (; p < rows; ++p) {
             const T four[] = {c0[p * b.down], c1[p * b.down], c2[p * b.down], c3[p * b.down]};
             std::memcpy(to + p * width + j, four, sizeof four);
         }
@@ -137,13 +168,21 @@ template <class T> inline void copy_turned(Matrix<const T> b, i64 rows, i64 cols
         for (i64 p = 0; p < rows; ++p) to[p * width + j] = *b.at(p, j);
 }
 
+// So many numbers, less than a panel has: a copy whose length is known in advance is no call.
+template <class T> inline void copy_few(const T* from, i64 count, T* to) {
+    constexpr i64 N = ACROSS * NUMBERS<T>;
+#pragma omp simd
+    for (i64 j = 0; j < N; ++j)
+        if (j < count) to[j] = from[j];
+}
+
 // Panels of `width` columns of B, with 0 beyond the last.
 template <class T> inline void copy_panels(Matrix<const T> b, i64 rows, i64 cols, i64 width, T* to) {
     for (i64 j0 = 0; j0 < cols; j0 += width, to += rows * width) {
         i64 wide = at_most(cols - j0, width);
         if (wide < width) std::memset(to, 0, rows * width * sizeof(T));
         if (b.right == 1)
-            for (i64 p = 0; p < rows; ++p) std::memcpy(to + p * width, b.at(p, j0), wide * sizeof(T));
+            for (i64 p = 0; p < rows; ++p) copy_few(b.at(p, j0), wide, to + p * width);
         else
             copy_turned(b.from(0, j0), rows, wide, width, to);
     }
