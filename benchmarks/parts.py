@@ -25,7 +25,7 @@ from gpumlp import __version__
 from gpumlp import backend as backends
 from gpumlp.bench import machine as machines
 from gpumlp.bench.goals import TEXT
-from gpumlp.bench.kernels import LADDER, QUICK, QUICK_SECONDS, SECONDS, Row, bench, entries
+from gpumlp.bench.kernels import LADDER, QUICK, QUICK_SECONDS, SECONDS, KernelTimes, bench, entries
 from gpumlp.bench.record import as_json
 from gpumlp.checks.agreement import SHAPES, faults
 from gpumlp.errors import BackendError, DataError
@@ -184,7 +184,7 @@ def kernels(task: Task) -> Found:
     chosen = entries("relu_forward" if task.tiny else None)
     sizes, seconds = (LADDER, SECONDS) if on_device else (QUICK, QUICK_SECONDS)
     sizes = LADDER[:1] if task.tiny else sizes
-    rows: list[Row] = []
+    rows: list[KernelTimes] = []
     wrong: dict[str, str] = {}
 
     def found() -> Found:

@@ -22,7 +22,7 @@ from peers import Work
 
 from gpumlp import backend as backends
 from gpumlp.backend import Backend, CupyBackend, Plan
-from gpumlp.backend.cuda.graph import Graph
+from gpumlp.backend.cuda.graph import CudaGraph
 from gpumlp.bench.clock import Clock
 from gpumlp.bench.copies import Copies
 from gpumlp.bench.machine import on_device
@@ -181,12 +181,12 @@ def in_one_branch(plan: Plan, count: int) -> Plan:
 
 
 def _branches(plan: Plan) -> bool:
-    return any(isinstance(run, Graph) and run.depth < len(run.nodes) for run in plan.runs)
+    return any(isinstance(run, CudaGraph) and run.depth < len(run.nodes) for run in plan.runs)
 
 
 def _depth(plan: Plan) -> int:
     """Return how many launches come one after the other at the most."""
-    return sum(run.depth if isinstance(run, Graph) else 1 for run in plan.runs)
+    return sum(run.depth if isinstance(run, CudaGraph) else 1 for run in plan.runs)
 
 
 def _timed(own: Trainer, way: Callable[[], object], count: int, steps: int) -> tuple[float, float]:

@@ -14,7 +14,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from rooms import rooms_below  # noqa: E402
 
-from gpumlp.drawing.diagram import Edge, Node  # noqa: E402
+from gpumlp.drawing.diagram import DiagramNode, Edge  # noqa: E402
 from gpumlp.drawing.graph import Graph  # noqa: E402
 
 PICTURE = Path(__file__).with_suffix(".svg")
@@ -40,7 +40,7 @@ def drawn(below: dict[str, set[str]]) -> str:
         for other in sorted(below[name])
         if not any(other in all_below(between) for between in below[name])
     ]
-    return Graph(tuple(Node("operation", name, name) for name in order), tuple(edges)).svg()
+    return Graph(tuple(DiagramNode("operation", name, name) for name in order), tuple(edges)).svg()
 
 
 if __name__ == "__main__":

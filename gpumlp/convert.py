@@ -27,14 +27,14 @@ IGNORED = ("num_batches_tracked", "seed_generator_state")  # counters of the oth
 
 
 @dataclass(frozen=True)
-class Layout:
+class FrameworkLayout:
     """How a framework lays out the arrays of a layer. How it names them, each layer declares."""
 
     separator: str  # between the name of a layer and that of an array
     transposed: bool  # matrices are (out, in), not (in, out)
 
 
-LAYOUTS = {"keras": Layout("/", transposed=False), "pytorch": Layout(".", transposed=True)}
+LAYOUTS = {"keras": FrameworkLayout("/", transposed=False), "pytorch": FrameworkLayout(".", transposed=True)}
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def write(model: Model, layout: str, *, layers: Sequence[str] | None = None) -> 
     return found
 
 
-def _layout(name: str) -> Layout:
+def _layout(name: str) -> FrameworkLayout:
     if name not in LAYOUTS:
         raise ConfigError(f"unknown layout {name!r}", hint=choices(name, LAYOUTS))
     return LAYOUTS[name]

@@ -86,6 +86,29 @@ def test_runs_ask_no_loop_for_its_class() -> None:
         assert "MembersLoop" not in path.read_text(), path
 
 
+TWO_MEANINGS = {
+    "Activation": "a record of ops, and the layer that applies it",
+    "Loss": "a record of ops, and what a model is trained by",
+    "Predictor": "a model that predicts block by block, and what a report needs of one",
+    "Section": "of settings, and of a report",
+    "Study": "of Optuna, and of the lecture",
+    "Curve": "drawn, and measured by the lecture",
+}
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    """One name for one thing, but for those that a reader of one room will not take for the other's.
+
+    Sections of settings are called as the settings are.
+    """
+    files: dict[str, set[Path]] = {}
+    for path in (path for path in FILES if path != PACKAGE / "config" / "settings.py"):
+        for name in re.findall(r"^class ([A-Z]\w*)", path.read_text(), re.M):
+            files.setdefault(name, set()).add(path)
+    twice = {name: where for name, where in files.items() if len(where) > 1 and name not in TWO_MEANINGS}
+    assert not twice, "rename one of each, or add the name to TWO_MEANINGS with what it means"
+
+
 def test_no_file_is_in_a_circle() -> None:
     name = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in FILES}
     graph = {name[p]: {m for m in imports(p) if m in name.values()} for p in FILES if p.name != "__init__.py"}

@@ -99,7 +99,7 @@ _active = _Active()
 
 
 def recording() -> bool:
-    """Tell whether any tape of this thread is recording."""
+    """Return whether any tape of this thread is recording."""
     return bool(_active.tapes)
 
 
@@ -190,7 +190,7 @@ class GradientTape:
             self._tracked[id(tensor)] = tensor
 
     def tracks(self, value: Any) -> bool:
-        """Tell whether ``value`` is a source on this tape, or was computed from one."""
+        """Return whether ``value`` is a source on this tape, or was computed from one."""
         key = id(value)
         return key in self._tracked or getattr(value, "is_variable", False) or self._is_unrecorded(value)
 

@@ -44,7 +44,7 @@ class Backend:
 
     @staticmethod
     def is_installed() -> bool:
-        """Tell whether the package that this backend stands on is installed: if not, ``auto`` says nothing."""
+        """Return whether the package that this backend stands on is installed: if not, ``auto`` says nothing."""
         return True
 
     @property
@@ -125,7 +125,7 @@ class Backend:
             target[...] = values
 
     def owns(self, value: object) -> bool:
-        """Tell whether ``value`` is an array of this backend."""
+        """Return whether ``value`` is an array of this backend."""
         return isinstance(value, self.xp.ndarray)
 
     def synchronize(self) -> None:
@@ -411,7 +411,7 @@ def place_of(want: Any) -> Array | None:
 
 
 def switched_on(part: str) -> bool:
-    """Tell whether the environment leaves a part of a backend on: ``GPUMLP_`` and its name is not 0."""
+    """Return whether the environment leaves a part of a backend on: ``GPUMLP_`` and its name is not 0."""
     return os.environ.get(f"GPUMLP_{part}") != "0"
 
 

@@ -179,7 +179,7 @@ def forms(op: Op) -> list[str]:
 
 
 def is_plain(array: Array) -> bool:
-    """Tell whether an array, on the host or the device, lies in one piece and begins at a multiple of its type."""
+    """Return whether an array, on the host or the device, lies in one piece and begins at a multiple of its type."""
     flags = array.flags
     if isinstance(array, np.ndarray):
         return bool(flags.c_contiguous and flags.aligned)

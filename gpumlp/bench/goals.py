@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gpumlp.bench.kernels import LADDER, Row
+from gpumlp.bench.kernels import LADDER, KernelTimes
 
 MIN_SPEEDUP = 2.0
 """Minimum speedup over the NumPy formula, on a CPU, at every size."""
@@ -23,7 +23,7 @@ TEXT = {
 """The goals in words, on a CPU and on a device."""
 
 
-def wanted_share(row: Row, on_device: bool) -> float | None:
+def wanted_share(row: KernelTimes, on_device: bool) -> float | None:
     """Return the share of the copy bandwidth that is the goal of a kernel at this size, or None without a goal."""
     if row.size != LADDER[-1]:
         return None
@@ -32,7 +32,7 @@ def wanted_share(row: Row, on_device: bool) -> float | None:
     return MIN_SHARE_OF_SOFTMAX_ON_DEVICE if on_device and row.entry.op.name in SOFTMAX else None
 
 
-def missed(rows: Iterable[Row], on_device: bool) -> list[str]:
+def missed(rows: Iterable[KernelTimes], on_device: bool) -> list[str]:
     """Return what the rows of one kernel miss, in a few words each."""
     found = []
     for row in rows:

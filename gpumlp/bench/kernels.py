@@ -74,7 +74,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Row:
+class KernelTimes:
     """What was measured of one kernel at one size."""
 
     entry: Entry
@@ -124,7 +124,7 @@ def bench(
     sizes: Sequence[int] = LADDER,
     seconds: float = SECONDS,
     wrong: dict[str, str] | None = None,
-) -> Iterator[Row]:
+) -> Iterator[KernelTimes]:
     """Return a row for each kernel and size, checked and timed for about so many seconds when it is asked for.
 
     Raises ConfigError for a backend without kernels; the rows raise BackendError where a kernel does not agree with
@@ -137,7 +137,7 @@ def bench(
     clock = Clock(backend, seconds)
     copies = Copies(backend, clock)
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[KernelTimes]:
         for entry in chosen:
             try:
                 for size in sizes if entry.has_sizes else (0,):
@@ -150,7 +150,7 @@ def bench(
     return rows()
 
 
-def _measure(backend: Backend, clock: Clock, entry: Entry, size: int, copy: Copy | None) -> Row:
+def _measure(backend: Backend, clock: Clock, entry: Entry, size: int, copy: Copy | None) -> KernelTimes:
     op, made, xp = entry.op, entry.made, backend.xp
     host, params = entry.example(size)
     inputs: list[Array] = [None if a is None else backend.asarray(a) for a in host]
@@ -171,7 +171,7 @@ def _measure(backend: Backend, clock: Clock, entry: Entry, size: int, copy: Copy
         idle = any(expected[0] is given for given in inputs)  # the identity: nothing to time
         del expected
         calls = [_call(backend, entry, inputs, found, params) for _ in range(clock.turns(moved))]
-        return Row(
+        return KernelTimes(
             entry,
             size,
             tuple(over(made, inputs, found).shape),

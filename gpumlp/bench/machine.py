@@ -20,7 +20,7 @@ USUAL_CACHE, USUAL_MEMORY = 32 << 20, 4 << 30
 
 
 def on_device(backend: Backend) -> bool:
-    """Tell whether the arrays of a backend live on a CUDA device."""
+    """Return whether the arrays of a backend live on a CUDA device."""
     return backend.xp.__name__ == "cupy"
 
 

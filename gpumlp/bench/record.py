@@ -8,14 +8,14 @@ from typing import Any
 
 from gpumlp.bench.clock import Times
 from gpumlp.bench.goals import missed, size_text
-from gpumlp.bench.kernels import LADDER, Entry, Row
+from gpumlp.bench.kernels import LADDER, Entry, KernelTimes
 
 TEMPERATURES = ("warm", "cold")
 ACROSS, DOWN = 11.0, 2.8
 """Inches of the picture, and of each of its rows."""
 
 
-def as_json(machine: dict[str, Any], rows: Sequence[Row], *, on_device: bool) -> dict[str, Any]:
+def as_json(machine: dict[str, Any], rows: Sequence[KernelTimes], *, on_device: bool) -> dict[str, Any]:
     """Return all that was measured: seconds, bytes per second, shares and ratios."""
     copies = {row.copy.size: row.copy for row in rows if row.copy is not None}
     return {
@@ -26,7 +26,7 @@ def as_json(machine: dict[str, Any], rows: Sequence[Row], *, on_device: bool) ->
     }
 
 
-def _row(row: Row, on_device: bool) -> dict[str, Any]:
+def _row(row: KernelTimes, on_device: bool) -> dict[str, Any]:
     def seconds(taken: Times | None) -> dict[str, float] | None:
         return None if taken is None else asdict(taken)
 
@@ -57,7 +57,7 @@ def families(entries: Sequence[Entry]) -> list[str]:
     return list(dict.fromkeys(entry.family for entry in entries))
 
 
-def draw(figure: Any, rows: Sequence[Row], machine: str) -> None:
+def draw(figure: Any, rows: Sequence[KernelTimes], machine: str) -> None:
     """Draw bandwidth against size: a row of panels for each family, warm on the left, cold on the right."""
     sized = [row for row in rows if row.size]
     names = families([row.entry for row in sized])
@@ -74,7 +74,7 @@ def draw(figure: Any, rows: Sequence[Row], machine: str) -> None:
     figure.suptitle(f"Bandwidth of kernels on {machine}")
 
 
-def _panel(axes: Any, rows: Sequence[Row], temperature: str) -> None:
+def _panel(axes: Any, rows: Sequence[KernelTimes], temperature: str) -> None:
     copies = {row.size: row.copy for row in rows}
     sizes = sorted(copies)
     axes.plot(sizes, [getattr(copies[s], temperature) / 1e9 for s in sizes], "k--", linewidth=1.5, label="copy")

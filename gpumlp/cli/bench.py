@@ -15,7 +15,7 @@ from gpumlp import __version__
 from gpumlp import backend as backends
 from gpumlp.bench import machine
 from gpumlp.bench.goals import TEXT, missed, size_text
-from gpumlp.bench.kernels import LADDER, QUICK, QUICK_SECONDS, SECONDS, Entry, Row, bench, entries
+from gpumlp.bench.kernels import LADDER, QUICK, QUICK_SECONDS, SECONDS, Entry, KernelTimes, bench, entries
 from gpumlp.bench.record import ACROSS, DOWN, as_json, draw, families
 from gpumlp.cli.display import Notices, Steps, print_table, say, tell
 from gpumlp.errors import ConfigError
@@ -39,7 +39,7 @@ def kernels(
         on_device, facts = machine.on_device(having), {"gpumlp": __version__, **machine.facts(having)}
         measured = bench(having, chosen, *(QUICK, QUICK_SECONDS) if quick else (LADDER, SECONDS))
         say(f"{len(chosen)} kernels on {machine.name(having)}, backend {having.name}")
-        rows: list[Row] = []
+        rows: list[KernelTimes] = []
         with Steps("kernel", len(chosen)) as steps:
             for _, own in groupby(measured, key=lambda row: row.entry):
                 found = list(own)
@@ -66,7 +66,7 @@ def _figure(plot: Path, chosen: list[Entry]) -> Any:
     return new_figure(plot, ACROSS, 1.0 + DOWN * len(families(drawn)))
 
 
-def _table(rows: list[Row]) -> Table:
+def _table(rows: list[KernelTimes]) -> Table:
     """Return the table of one kernel: a line for each size."""
     first = rows[0]
     elements = max(first.size // 4, 1)
@@ -93,7 +93,7 @@ def _table(rows: list[Row]) -> Table:
     return table
 
 
-def _summary(rows: list[Row], on_device: bool) -> Table:
+def _summary(rows: list[KernelTimes], on_device: bool) -> Table:
     """Return the table of all kernels: how each does at its largest size, and over all of them."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), expand=True)
     for name in ("kernel", "largest", "GB/s", "of copy", "x formula", "x torch"):
@@ -113,7 +113,7 @@ def _summary(rows: list[Row], on_device: bool) -> Table:
     return table
 
 
-def _noise(rows: list[Row]) -> str:
+def _noise(rows: list[KernelTimes]) -> str:
     warm, cold = (
         statistics.median(spreads) / 2
         for spreads in zip(*((r.warm.spread, r.cold.spread) for r in rows), strict=True)

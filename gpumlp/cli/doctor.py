@@ -19,7 +19,7 @@ from gpumlp import backend
 from gpumlp.backend.cuda import device
 from gpumlp.backend.cuda.cublaslt import version
 from gpumlp.backend.cuda.gpu import CupyBackend
-from gpumlp.backend.cuda.graph import Graph
+from gpumlp.backend.cuda.graph import CudaGraph
 from gpumlp.backend.host import prebuilt
 from gpumlp.backend.host.builder import cache_folder, compiler
 from gpumlp.backend.host.native import NativeBackend
@@ -178,7 +178,7 @@ def _products(made: CupyBackend) -> str:
     plan = made.capture(lambda: made.matmul(made.matmul(a, a), a))
     if made.lt is None:
         return "not there: CuPy multiplies, in float32 and between the graphs"
-    graphs = "works inside a CUDA graph" if isinstance(plan.runs[0], Graph) else "works, but without CUDA graphs"
+    graphs = "works inside a CUDA graph" if isinstance(plan.runs[0], CudaGraph) else "works, but without CUDA graphs"
     nan = "passes" if made.trials.keeps_nan(a, a, a[0]) else "does not pass"
     return f"{version(made.lt.library)}; {graphs}; NaN {nan} its ReLU"
 

@@ -95,7 +95,7 @@ def section_of_name(given: object) -> object:
 
 
 @dataclass(frozen=True)
-class Row:
+class Variant:
     """What the settings of one name are: the section they extend, and the numbers they add."""
 
     base: type[Choice]
@@ -110,7 +110,7 @@ class OneOf:
     given. Where that depends on the task, it is a mapping from task to name, and ``auto`` asks for it.
     """
 
-    rows: Callable[[], dict[str, Row]]
+    rows: Callable[[], dict[str, Variant]]
     default: str | Mapping[str, str]
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -127,7 +127,7 @@ class OneOf:
             "discriminator": union["discriminator"],
         }
 
-    def _section(self, name: str, row: Row) -> type[Choice]:
+    def _section(self, name: str, row: Variant) -> type[Choice]:
         defaults = (self.default,) if isinstance(self.default, str) else self.default.values()
         names = NameIn({name: row}, self._auto() if name in defaults else ())
         fields: dict[str, Any] = {

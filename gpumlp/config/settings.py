@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 
 from gpumlp.backend import BACKENDS
 from gpumlp.config.presets import PLAIN, PRESETS, over_preset
-from gpumlp.config.section import Choice, NameIn, OneOf, Problem, Row, Section, refuse
+from gpumlp.config.section import Choice, NameIn, OneOf, Problem, Section, Variant, refuse
 from gpumlp.config.yaml_text import KeyPath
 from gpumlp.data import (
     DECIMALS,
@@ -520,25 +520,25 @@ class ScheduleSettings(Choice):
     warmup: Share = Field(default=0.0, description="share of all steps over which the learning rate rises from 0")
 
 
-def _losses() -> dict[str, Row]:
+def _losses() -> dict[str, Variant]:
     bases: dict[str, type[LossSettings]] = {"classification": ClassificationLoss, "regression": LossSettings}
     return {
-        name: Row(QuantileLoss if spec.one.takes_levels else bases[spec.task], spec.hyper)
+        name: Variant(QuantileLoss if spec.one.takes_levels else bases[spec.task], spec.hyper)
         for name, spec in LOSSES.items()
     }
 
 
-def _optimizers() -> dict[str, Row]:
+def _optimizers() -> dict[str, Variant]:
     rows = {}
     for name, spec in OPTIMIZERS.items():
         rate = Hyper(spec.learning_rate, "learning rate (step size)", gt=0)
         decay = Hyper(spec.weight_decay, "decoupled weight decay, multiplied by the learning rate in each step", ge=0)
-        rows[name] = Row(OptimizerSettings, {"learning_rate": rate, "weight_decay": decay, **spec.hyper})
+        rows[name] = Variant(OptimizerSettings, {"learning_rate": rate, "weight_decay": decay, **spec.hyper})
     return rows
 
 
-def _schedules() -> dict[str, Row]:
-    return {name: Row(ScheduleSettings, spec.hyper) for name, spec in SCHEDULES.items()}
+def _schedules() -> dict[str, Variant]:
+    return {name: Variant(ScheduleSettings, spec.hyper) for name, spec in SCHEDULES.items()}
 
 
 MIN_PATIENCE, PATIENCE_SHARE = 10, 10

@@ -11,7 +11,7 @@ from typing import Any
 from gpumlp.autodiff import GradientTape, Tensor, Variable, add
 from gpumlp.autodiff import sum as tensor_sum
 from gpumlp.backend import Call, Plan
-from gpumlp.drawing.diagram import Edge, Node
+from gpumlp.drawing.diagram import DiagramNode, Edge
 from gpumlp.drawing.graph import Graph, results_of
 from gpumlp.errors import TapeError
 
@@ -75,7 +75,7 @@ def chain(calls: Sequence[Call], seconds: Sequence[float]) -> Graph:
     """Return calls as a graph, one after the other, with these times."""
     whole = sum(seconds) or 1.0
     nodes = [
-        Node(
+        DiagramNode(
             "call",
             call.name.replace("_", " "),
             name=f"{number}. {call.name}",

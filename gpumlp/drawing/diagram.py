@@ -14,7 +14,7 @@ FEW = 3  # numbers that are shown one by one
 
 
 @dataclass(frozen=True, eq=False)
-class Node:
+class DiagramNode:
     """A box: a leaf of the graph, an operation, or a result.
 
     ``label`` is a symbol or a short name, ``name`` says in words what it is, ``note`` stands below. ``gradient`` is
@@ -55,7 +55,7 @@ class Edge:
 class Diagram:
     """Nodes, and edges that each lead to a later node. ``summary`` tells that there is none in fewer boxes."""
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[DiagramNode, ...]
     edges: tuple[Edge, ...]
     summary: bool = False
 
@@ -66,7 +66,7 @@ class Diagram:
         return dot if self.summary else f"ask for its summary (--summary, or trace(..., summary=True)), or {dot}"
 
 
-def captions(node: Node, *, values: bool, gradients: bool) -> list[tuple[str, bool]]:
+def captions(node: DiagramNode, *, values: bool, gradients: bool) -> list[tuple[str, bool]]:
     """Return the lines that stand with a node, each with whether it tells a gradient."""
     lines = [] if not node.note else [(node.note, False)]
     if values and node.value is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpumlp.drawing.diagram import Diagram, Kind, Node, captions, numbers
+from gpumlp.drawing.diagram import Diagram, DiagramNode, Kind, captions, numbers
 from gpumlp.drawing.picture import FILLS, INK, RED, fill_of
 from gpumlp.errors import ConfigError
 
@@ -81,7 +81,9 @@ def to_mermaid(diagram: Diagram, *, values: bool = False, gradients: bool = Fals
     return "\n".join(lines) + "\n"
 
 
-def _label(node: Node, escaped: Callable[[str], str], line_break: str, *, values: bool, gradients: bool) -> str:
+def _label(
+    node: DiagramNode, escaped: Callable[[str], str], line_break: str, *, values: bool, gradients: bool
+) -> str:
     lines = [node.label, *(text for text, _ in captions(node, values=values, gradients=gradients))]
     return line_break.join(escaped(line) for line in lines)
 

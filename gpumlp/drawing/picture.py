@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gpumlp.drawing.diagram import Diagram, Edge, Kind, Node, captions, numbers
+from gpumlp.drawing.diagram import Diagram, DiagramNode, Edge, Kind, captions, numbers
 from gpumlp.drawing.layout import Layout, Link, Point, Route, Size, Step, arrange
 from gpumlp.errors import ConfigError
 
@@ -151,7 +151,7 @@ def text_width(text: str, size: float) -> float:
     return LETTER * size * len(text)
 
 
-def fill_of(node: Node) -> str:
+def fill_of(node: DiagramNode) -> str:
     """Return the colour of a box: that of its kind, or for a call, between white and hot by its share of the time."""
     if node.share is None:
         return FILLS[node.kind]
@@ -162,7 +162,7 @@ def fill_of(node: Node) -> str:
 class _Draft:
     """A node with its sizes. An operation's captions stand below its shape, those of other nodes in it."""
 
-    def __init__(self, node: Node, lines: Sequence[tuple[str, bool]]) -> None:
+    def __init__(self, node: DiagramNode, lines: Sequence[tuple[str, bool]]) -> None:
         self.node, self.lines = node, lines
         self.below = node.kind == "operation"
         widest = max((text_width(line, TEXT) for line, _ in lines), default=0.0)

@@ -74,7 +74,7 @@ def read_tape(
     return Diagram(_numbered(reader.nodes), tuple(reader.edges))
 
 
-def _numbered(nodes: Sequence[diagram.Node]) -> tuple[diagram.Node, ...]:
+def _numbered(nodes: Sequence[diagram.DiagramNode]) -> tuple[diagram.DiagramNode, ...]:
     """Tell the predictions apart where there are several: f1(x), f2(x)."""
     places = [i for i, node in enumerate(nodes) if node.label == PREDICTION]
     named = {at: f"f{number}(x)".translate(SUBSCRIPTS) for number, at in enumerate(places, 1)}
@@ -113,7 +113,7 @@ class _Reader:
     def __init__(self, results: Results, names: Mapping[int, str], gradients: Gradients, *, fused: bool) -> None:
         self.results = {id(tensor): name for name, tensor in results.items()}
         self.names, self.gradients, self.fused = names, gradients, fused
-        self.nodes: list[diagram.Node] = []
+        self.nodes: list[diagram.DiagramNode] = []
         self.edges: list[Edge] = []
         self._places: dict[int, int] = {}  # the node that stands for a value, by identity
         self._predictions: dict[tuple[int, str], tuple[int, int]] = {}
@@ -147,7 +147,7 @@ class _Reader:
         return self._places[id(value)]
 
     def _add(self, kind: Kind, label: str, name: str, value: Values, *, gradient: Values | None) -> int:
-        self.nodes.append(diagram.Node(kind, label, name, shape_text(value), value, gradient))
+        self.nodes.append(diagram.DiagramNode(kind, label, name, shape_text(value), value, gradient))
         return len(self.nodes) - 1
 
     def _keep(self, value: Any, node: int) -> None:
@@ -278,7 +278,7 @@ def written(name: str) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether an operand is a plain number, or left out: neither gets an arrow."""
+    """Return whether an operand is a plain number, or left out: neither gets an arrow."""
     return value is None or isinstance(value, bool | int | float | np.generic)
 
 

@@ -34,7 +34,7 @@ class Source:
 
 
 def is_source(what: str) -> bool:
-    """Tell whether this names a function of a Python file."""
+    """Return whether this names a function of a Python file."""
     return what.rpartition(":")[0].endswith(".py") or what.endswith(".py")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gpumlp.drawing.diagram import Diagram, Edge, Node
+from gpumlp.drawing.diagram import Diagram, DiagramNode, Edge
 
 SHORT = 24  # characters in which the operations of a run are written out
 STARTS = ("matmul",)  # where a layer that is written out begins
@@ -17,7 +17,7 @@ def summarised(diagram: Diagram) -> Diagram:
     It is meant for a diagram in which fused operations were left as they were recorded.
     """
     inside = {e.source for e in diagram.edges if diagram.nodes[e.source].kind in ("parameter", "constant")}
-    owned: dict[int, list[Node]] = {}
+    owned: dict[int, list[DiagramNode]] = {}
     for edge in diagram.edges:
         leaf = diagram.nodes[edge.source]
         if leaf.kind == "parameter":
@@ -30,7 +30,7 @@ def summarised(diagram: Diagram) -> Diagram:
     return Diagram(tuple(nodes), tuple(e for e in outer if e.source != e.target))
 
 
-def _runs(nodes: Sequence[Node], edges: Sequence[Edge], left_out: set[int]) -> list[list[int]]:
+def _runs(nodes: Sequence[DiagramNode], edges: Sequence[Edge], left_out: set[int]) -> list[list[int]]:
     """Return the nodes in runs: operations that follow each other with no other way in or out."""
     into: dict[int, list[int]] = {}
     out: dict[int, list[int]] = {}
@@ -53,15 +53,15 @@ def _runs(nodes: Sequence[Node], edges: Sequence[Edge], left_out: set[int]) -> l
     return runs
 
 
-def _is_open(node: Node) -> bool:
+def _is_open(node: DiagramNode) -> bool:
     return node.kind == "operation" and not node.layer
 
 
-def _continues(node: Node) -> bool:
+def _continues(node: DiagramNode) -> bool:
     return _is_open(node) and node.name not in STARTS
 
 
-def _joined(run: Sequence[Node], parameters: Sequence[Node]) -> Node:
+def _joined(run: Sequence[DiagramNode], parameters: Sequence[DiagramNode]) -> DiagramNode:
     """Return one node for a run: what its last holds, the names of all, the parameters of all."""
     names = ", ".join(node.layer or node.label for node in run)
     label = names if len(names) <= SHORT else f"{len(run)} operations"

@@ -23,7 +23,7 @@ SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Value:
+class ShownValue:
     """A value on the way forward: its symbol, the equation it comes from (none for what is given), its numbers."""
 
     symbol: str
@@ -44,7 +44,7 @@ class Gradient:
 class Backprop:
     """One row on its way forward and back. ``gradients`` stand in the order in which they are computed."""
 
-    values: tuple[Value, ...]
+    values: tuple[ShownValue, ...]
     gradients: tuple[Gradient, ...]
     loss: float
 
@@ -110,11 +110,13 @@ def backpropagate(network: Sequential, loss: Loss, inputs: Values, targets: np.n
             compared = compare_variable(lambda: from_value(0, inputs), part.variable, slope, shown=seen)
             gradients.append(Gradient(part.symbol, part.slope, compared))
         equation = step.slope
-    told = [Value("x", "", inputs)]
-    told += [Value(step.symbol, step.equation, v.numpy()) for step, v in zip(steps, values[1:], strict=True)]
+    told = [ShownValue("x", "", inputs)]
+    told += [ShownValue(step.symbol, step.equation, v.numpy()) for step, v in zip(steps, values[1:], strict=True)]
     link, last = loss.record.link, values[-1]
-    told.append(Value("f(x)", f"{link}({told[-1].symbol})", activate(link, last).numpy()))
-    told.append(Value("e(y)", "", np.eye(network.units)[targets]) if link == "softmax" else Value("y", "", targets))
+    told.append(ShownValue("f(x)", f"{link}({told[-1].symbol})", activate(link, last).numpy()))
+    told.append(
+        ShownValue("e(y)", "", np.eye(network.units)[targets]) if link == "softmax" else ShownValue("y", "", targets)
+    )
     return Backprop(tuple(told), tuple(gradients), float(total))
 
 

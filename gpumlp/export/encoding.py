@@ -15,7 +15,7 @@ from gpumlp.data.encoding.scaling import Scaling
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget, NumberTargets
 from gpumlp.data.source.kinds import Kind
 from gpumlp.errors import RunError
-from gpumlp.export.trace import INPUT, Node, UnwritableError, trace_function
+from gpumlp.export.trace import INPUT, Application, UnwritableError, trace_function
 
 INTERPOLATE = "interpolate"
 """A function of our own in a graph: ``numpy.interp`` of each column, by its knots and scores."""
@@ -91,7 +91,7 @@ def numbers_of(target: NumberTarget | NumberTargets, name: str) -> list[dict[str
     ]
 
 
-def trace_scaling(scaling: Scaling, width: int) -> tuple[Node, Node]:
+def trace_scaling(scaling: Scaling, width: int) -> tuple[Application, Application]:
     """Return input and result of what a scaling does to (N, width) float64 without gaps.
 
     Raises
@@ -99,9 +99,9 @@ def trace_scaling(scaling: Scaling, width: int) -> tuple[Node, Node]:
     RunError : if it does what cannot be written down
     """
     if set(scaling.fitted) == {"knots", "scores"}:
-        start = Node(INPUT, (), {}, np.dtype(np.float64), (2, width))
+        start = Application(INPUT, (), {}, np.dtype(np.float64), (2, width))
         params: dict[str, NDArray[Any]] = dict(scaling.fitted)
-        return start, Node(INTERPOLATE, (start,), params, start.dtype, start.shape)
+        return start, Application(INTERPOLATE, (start,), params, start.dtype, start.shape)
     try:
         return trace_function(scaling.apply, width)
     except UnwritableError as error:

@@ -55,7 +55,7 @@ FORMATS: dict[str, Format] = {
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Agreement:
     """How an exported file compares with the run.
 
     Parameters
@@ -72,7 +72,7 @@ class Comparison:
     allowed: float
 
 
-def export(folder: str | Path, output: str | Path, *, force: bool = False) -> tuple[Comparison, tuple[Note, ...]]:
+def export(folder: str | Path, output: str | Path, *, force: bool = False) -> tuple[Agreement, tuple[Note, ...]]:
     """Write a finished run as a file for others to use, and return how its predictions compare, and notes.
 
     Parameters
@@ -123,7 +123,7 @@ def format_of(output: Path) -> Format:
     return found
 
 
-def compare(part: str, model: SavedModel, source: Source, others: Predictions) -> Comparison:
+def compare(part: str, model: SavedModel, source: Source, others: Predictions) -> Agreement:
     """Return how predictions of raw rows compare with those of the model itself."""
     own = _predicted(model, source)
     exact = _predicted(_rebuilt(model, Backend(), np.float64), source)
@@ -144,7 +144,7 @@ def compare(part: str, model: SavedModel, source: Source, others: Predictions) -
         rows = np.arange(len(measured))
         gap = np.abs(own.probabilities[rows, own.values] - own.probabilities[rows, others.values])
         difference = max(difference, float(np.where(gap > 2 * allowed, gap, 0.0).max()))
-    return Comparison(part, len(measured), difference, allowed)
+    return Agreement(part, len(measured), difference, allowed)
 
 
 def _measured(predictions: Predictions) -> NDArray[np.float64]:

@@ -23,7 +23,7 @@ from gpumlp.data.encoding.numeric import NumericBlock
 from gpumlp.data.encoding.targets import ClassTarget
 from gpumlp.errors import RunError
 from gpumlp.export.encoding import INTERPOLATE, Categories, numbers_of, trace_scaling
-from gpumlp.export.trace import INPUT, Address, Computation, Constant, Node, address_of, expanded, reachable
+from gpumlp.export.trace import INPUT, Address, Application, Computation, Constant, address_of, expanded, reachable
 from gpumlp.runs.model import SavedModel
 from gpumlp.runs.predictor import Predictions
 
@@ -66,7 +66,7 @@ SPECIAL = ("normal_cdf",)
 """Functions of :mod:`gpumlp.ops.special` that are written as one operator, which runtimes have in 32 bits only."""
 
 
-class Graph:
+class OnnxGraph:
     """A graph that grows: operators, constants, inputs. Values are known by their names."""
 
     def __init__(self, onnx: Any, taken: Iterable[str]) -> None:
@@ -127,7 +127,7 @@ def write_onnx(path: Path, model: SavedModel, computed: Computation) -> None:
     onnx, encoder = load_onnx(), model.encoder
     if sum(array.nbytes for array in computed.named.values()) > LARGEST_BYTES:
         raise RunError("the network is too large: a file of this format holds 2 GiB", hint="export .safetensors")
-    graph = Graph(onnx, encoder.inputs.names)
+    graph = OnnxGraph(onnx, encoder.inputs.names)
     given = encoder.inputs
     inputs, x = _table(graph, encoder, given) if isinstance(given, TableInputs) else _array(graph, given)
     x = graph.cast(x, computed.input.dtype)
@@ -190,7 +190,7 @@ def _run(path: Path, feed: Mapping[str, NDArray[Any]]) -> list[Any]:
 # ---- inputs --------------------------------------------------------------------------------------------------------
 
 
-def _table(graph: Graph, encoder: Encoder, inputs: TableInputs) -> tuple[list[Any], str]:
+def _table(graph: OnnxGraph, encoder: Encoder, inputs: TableInputs) -> tuple[list[Any], str]:
     """Return the inputs of a table, and the name of the encoded rows, float32."""
     double, string = graph.type_of(np.float64), graph.onnx.TensorProto.STRING
     days, texts = ([each.name for each in group] for group in (inputs.dates, inputs.one_hots))
@@ -208,7 +208,7 @@ def _table(graph: Graph, encoder: Encoder, inputs: TableInputs) -> tuple[list[An
     return values, graph.add("Concat", *parts, axis=1)
 
 
-def _array(graph: Graph, inputs: ArrayInputs) -> tuple[list[Any], str]:
+def _array(graph: OnnxGraph, inputs: ArrayInputs) -> tuple[list[Any], str]:
     """Return the input of an array, and the name of the encoded rows: bytes, or float32."""
     dtype = np.uint8 if inputs.block is None else np.float64
     shape = ["N", inputs.columns]
@@ -218,7 +218,7 @@ def _array(graph: Graph, inputs: ArrayInputs) -> tuple[list[Any], str]:
     return values, graph.add("Concat", *_numbers(graph, inputs.name, inputs.block, ()), axis=1)
 
 
-def _numbers(graph: Graph, block: str, fitted: NumericBlock, missing: Iterable[float]) -> list[str]:
+def _numbers(graph: OnnxGraph, block: str, fitted: NumericBlock, missing: Iterable[float]) -> list[str]:
     """Return numbers with their gaps filled and scaled, and the flags of gaps, if there are any."""
     gaps = graph.add("IsNaN", block)
     for marker in sorted(missing):
@@ -232,7 +232,7 @@ def _numbers(graph: Graph, block: str, fitted: NumericBlock, missing: Iterable[f
     return parts
 
 
-def _dates(graph: Graph, fitted: Dates) -> list[str]:
+def _dates(graph: OnnxGraph, fitted: Dates) -> list[str]:
     """Return the features of a column of days since 1970-01-01."""
 
     def number(value: float) -> str:
@@ -253,7 +253,7 @@ def _dates(graph: Graph, fitted: Dates) -> list[str]:
     return parts
 
 
-def _one_hot(graph: Graph, categories: Categories, missing: Iterable[str]) -> str:
+def _one_hot(graph: OnnxGraph, categories: Categories, missing: Iterable[str]) -> str:
     """Return the features of a column of texts, (N, width)."""
     none = categories.width  # the feature of a text that has none, left out below
     other = none if categories.other is None else categories.other
@@ -282,7 +282,7 @@ def _any_case(text: str) -> list[str]:
 # ---- the network, and what comes of it -----------------------------------------------------------------------------
 
 
-def _outputs(graph: Graph, model: SavedModel, linear: str, answer: str) -> list[Any]:
+def _outputs(graph: OnnxGraph, model: SavedModel, linear: str, answer: str) -> list[Any]:
     """Return the outputs: predictions, (N,), and of classes the probability of each, (N, classes)."""
     make, double = graph.onnx.helper.make_tensor_value_info, graph.type_of(np.float64)
     prediction, flat = graph.name("prediction"), graph.constant([-1], np.int64)
@@ -319,7 +319,7 @@ def _outputs(graph: Graph, model: SavedModel, linear: str, answer: str) -> list[
     return [make(prediction, string, ["N"]), make(probability, double, ["N", len(target.classes)])]
 
 
-def _restored(graph: Graph, values: str, fitted: Mapping[str, Any]) -> str:
+def _restored(graph: OnnxGraph, values: str, fitted: Mapping[str, Any]) -> str:
     """Return outputs of the network, (N, 1), in the units of a target."""
 
     def number(value: float) -> str:
@@ -347,7 +347,7 @@ def _restored(graph: Graph, values: str, fitted: Mapping[str, Any]) -> str:
 
 
 def _write(
-    graph: Graph, names: dict[Node, str], results: Sequence[Node], known: Mapping[Address, str]
+    graph: OnnxGraph, names: dict[Application, str], results: Sequence[Application], known: Mapping[Address, str]
 ) -> tuple[str, ...]:
     """Add what results are computed by to a graph; return their names there.
 
@@ -364,9 +364,9 @@ def _write(
         if write is None and node.function not in SIMPLE:
             raise RunError(f"ONNX has no operator for numpy.{node.function}, which this model uses")
         kinds = [
-            each.dtype if isinstance(each, Node) else np.asarray(each.value).dtype
+            each.dtype if isinstance(each, Application) else np.asarray(each.value).dtype
             for each in node.operands
-            if isinstance(each, Node) or isinstance(each.value, np.ndarray)
+            if isinstance(each, Application) or isinstance(each.value, np.ndarray)
         ]
         common = np.result_type(*(kind for kind in kinds if kind.kind != "b" or len(kinds) == 1))
         operands = []
@@ -382,10 +382,10 @@ def _write(
     return tuple(names[each] for each in results)
 
 
-def _reduced(operator: str) -> Callable[[Graph, Node, list[str]], str]:
-    def write(graph: Graph, node: Node, operands: list[str]) -> str:
+def _reduced(operator: str) -> Callable[[OnnxGraph, Application, list[str]], str]:
+    def write(graph: OnnxGraph, node: Application, operands: list[str]) -> str:
         axis, operand = node.params.get("axis"), node.operands[0]
-        assert isinstance(operand, Node)
+        assert isinstance(operand, Application)
         axes = range(len(operand.shape)) if axis is None else [axis] if isinstance(axis, int) else axis
         keep = int(node.params.get("keepdims", False))
         if operator == "ReduceSum":  # of this version it alone has axes that are an input
@@ -395,7 +395,7 @@ def _reduced(operator: str) -> Callable[[Graph, Node, list[str]], str]:
     return write
 
 
-def _interpolate(graph: Graph, node: Node, operands: list[str]) -> str:
+def _interpolate(graph: OnnxGraph, node: Application, operands: list[str]) -> str:
     """Write what ``numpy.interp`` does to each column: a search by halves, then a line from the knot below."""
     knots, scores = node.params["knots"], node.params["scores"]
     count, columns = knots.shape
@@ -425,17 +425,17 @@ def _interpolate(graph: Graph, node: Node, operands: list[str]) -> str:
     return graph.add("Add", graph.add("Mul", slope, graph.add("Sub", x, start)), height)
 
 
-def _normal_cdf(graph: Graph, node: Node, operands: list[str]) -> str:
+def _normal_cdf(graph: OnnxGraph, node: Application, operands: list[str]) -> str:
     """Write ½ (1 + erf(x / √2)), one operator in place of a series."""
     erf = graph.add("Erf", graph.add("Mul", *operands, graph.constant(0.5**0.5, node.dtype)))
     return graph.add("Mul", graph.add("Add", erf, _one(graph, node)), graph.constant(0.5, node.dtype))
 
 
-def _one(graph: Graph, node: Node) -> str:
+def _one(graph: OnnxGraph, node: Application) -> str:
     return graph.constant(1.0, node.dtype)
 
 
-def _slice(graph: Graph, node: Node, operands: list[str]) -> str:
+def _slice(graph: OnnxGraph, node: Application, operands: list[str]) -> str:
     index, found = node.params["index"], operands[0]
     cuts = [(axis, *each) for axis, each in enumerate(e for e in index if e is not None) if each != (None, None)]
     if cuts:
@@ -447,7 +447,7 @@ def _slice(graph: Graph, node: Node, operands: list[str]) -> str:
 
 
 _END = 2**63 - 1
-_WRITERS: dict[str, Callable[[Graph, Node, list[str]], str]] = {
+_WRITERS: dict[str, Callable[[OnnxGraph, Application, list[str]], str]] = {
     "astype": lambda graph, node, operands: graph.cast(operands[0], node.dtype),
     "square": lambda graph, node, operands: graph.add("Mul", operands[0], operands[0]),
     "expm1": lambda graph, node, operands: graph.add("Sub", graph.add("Exp", *operands), _one(graph, node)),

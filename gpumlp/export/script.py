@@ -19,7 +19,7 @@ from gpumlp.data.encoding.dates import CYCLES
 from gpumlp.data.encoding.targets import ClassTarget
 from gpumlp.data.source.dialect import QUOTES
 from gpumlp.export.encoding import INTERPOLATE, Categories, numbers_of, rewritten, trace_scaling
-from gpumlp.export.trace import INPUT, Address, Computation, Constant, Node, address_of, expanded, reachable
+from gpumlp.export.trace import INPUT, Address, Application, Computation, Constant, address_of, expanded, reachable
 from gpumlp.runs.model import SavedModel
 from gpumlp.runs.predictor import Predictions
 
@@ -156,14 +156,16 @@ def _arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
     return "\n".join([*lines, "}"])
 
 
-def _function(name: str, returns: str, docstring: str, start: Node, results: tuple[Node, ...], names: _Names) -> str:
+def _function(
+    name: str, returns: str, docstring: str, start: Application, results: tuple[Application, ...], names: _Names
+) -> str:
     """Return the source of a function of ``x``: an expression with a name for each value that is used twice."""
     results = expanded(results)
     nodes = reachable(results)
-    uses: dict[Node | Constant, int] = {}
+    uses: dict[Application | Constant, int] = {}
     for each in [*(operand for node in nodes for operand in node.operands), *results]:
         uses[each] = uses.get(each, 0) + 1
-    texts: dict[Node, str] = {start: "x"}
+    texts: dict[Application, str] = {start: "x"}
     lines = [f"def {name}(x: Any) -> {returns}:", f"    {docstring}"]
     for node in nodes:
         if node.function == INPUT:
@@ -178,8 +180,8 @@ def _function(name: str, returns: str, docstring: str, start: Node, results: tup
     return "\n".join(lines)
 
 
-def _expression(node: Node, texts: Mapping[Node, str], names: _Names) -> str:
-    parts = [texts[each] if isinstance(each, Node) else _constant(each.value, names) for each in node.operands]
+def _expression(node: Application, texts: Mapping[Application, str], names: _Names) -> str:
+    parts = [texts[each] if isinstance(each, Application) else _constant(each.value, names) for each in node.operands]
     if node.function == INTERPOLATE:
         knots, scores = (f"ARRAYS[{names.of(node.params[key])!r}].T" for key in ("knots", "scores"))
         return f"np.stack([np.interp(*each) for each in zip({parts[0]}.T, {knots}, {scores})], axis=1)"

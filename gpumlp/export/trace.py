@@ -37,7 +37,7 @@ class Constant:
 
 
 @dataclass(frozen=True, eq=False)
-class Node:
+class Application:
     """A value that depends on the rows: a NumPy function (``function`` is its name) of others, or the input.
 
     Parameters
@@ -47,11 +47,11 @@ class Node:
     """
 
     function: str
-    operands: tuple[Node | Constant, ...]
+    operands: tuple[Application | Constant, ...]
     params: Mapping[str, Any]
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    expansion: Node | None = None
+    expansion: Application | None = None
     serial: int = field(default_factory=lambda: next(_serial))
 
 
@@ -65,7 +65,7 @@ class UnwritableError(Exception):
 class Traced(np.ndarray[Any, np.dtype[Any]]):
     """An array with the node that it is the example of."""
 
-    node: Node | None
+    node: Application | None
 
     def __array_finalize__(self, source: object) -> None:
         self.node = None  # a view made by anything but the methods below is not known
@@ -113,7 +113,7 @@ class Traced(np.ndarray[Any, np.dtype[Any]]):
         return _applied("astype", lambda x, dtype: x.astype(dtype), (self,), {"dtype": np.dtype(dtype)})
 
 
-def traced(value: NDArray[Any], node: Node) -> Traced:
+def traced(value: NDArray[Any], node: Application) -> Traced:
     """Return an array that notes what is done to it."""
     made = value.view(Traced)
     made.node = node
@@ -122,10 +122,10 @@ def traced(value: NDArray[Any], node: Node) -> Traced:
 
 def as_input(value: NDArray[Any]) -> Traced:
     """Return an array as what a graph begins with."""
-    return traced(value, Node(INPUT, (), {}, value.dtype, value.shape))
+    return traced(value, Application(INPUT, (), {}, value.dtype, value.shape))
 
 
-def node_of(value: Any) -> Node:
+def node_of(value: Any) -> Application:
     """Return the node of a traced array. Raises UnwritableError where it is lost."""
     if not isinstance(value, Traced) or value.node is None:
         raise UnwritableError("a result that does not depend on its input, or a view of it")
@@ -141,7 +141,7 @@ def _applied(name: str, function: Callable[..., Any], inputs: Sequence[Any], par
     value = np.asarray(
         function(*(each.view(np.ndarray) if isinstance(each, Traced) else each for each in inputs), **params)
     )
-    return traced(value, Node(name, operands, params, value.dtype, value.shape))
+    return traced(value, Application(name, operands, params, value.dtype, value.shape))
 
 
 def _slices(index: Sequence[tuple[int | None, int | None] | None]) -> tuple[slice | None, ...]:
@@ -163,7 +163,7 @@ class _Module:
         y = formula(self, x)
         if not isinstance(x, Traced):
             return y
-        node = Node(formula.__name__, (node_of(x),), {}, y.dtype, y.shape, expansion=node_of(y))
+        node = Application(formula.__name__, (node_of(x),), {}, y.dtype, y.shape, expansion=node_of(y))
         return traced(y.view(np.ndarray), node)
 
 
@@ -199,9 +199,9 @@ class Computation:
     named : parameters and running averages by name
     """
 
-    input: Node
-    linear: Node
-    answer: Node
+    input: Application
+    linear: Application
+    answer: Application
     named: Mapping[str, NDArray[Any]]
 
     @cached_property
@@ -252,33 +252,33 @@ def _arrays_of(network: Sequential, names: Mapping[int, str]) -> dict[str, NDArr
     return found
 
 
-def trace_function(function: Callable[[Any], Any], width: int) -> tuple[Node, Node]:
+def trace_function(function: Callable[[Any], Any], width: int) -> tuple[Application, Application]:
     """Return input and result of a function of (N, width) float64 to the same."""
     start = as_input(np.linspace(-1.0, 1.0, EXAMPLE_ROWS * width).reshape(EXAMPLE_ROWS, width))
     return node_of(start), node_of(function(start))
 
 
-def reachable(results: Iterable[Node]) -> list[Node]:
+def reachable(results: Iterable[Application]) -> list[Application]:
     """Return the nodes that results are computed from, themselves among them, each after its operands."""
-    found: dict[int, Node] = {}
+    found: dict[int, Application] = {}
     waiting = list(results)
     while waiting:
         node = waiting.pop()
         if node.serial not in found:
             found[node.serial] = node
-            waiting += [each for each in (*node.operands, node.expansion) if isinstance(each, Node)]
+            waiting += [each for each in (*node.operands, node.expansion) if isinstance(each, Application)]
     return [found[serial] for serial in sorted(found)]
 
 
-def expanded(results: Iterable[Node], kept: Collection[str] = ()) -> tuple[Node, ...]:
+def expanded(results: Iterable[Application], kept: Collection[str] = ()) -> tuple[Application, ...]:
     """Return results computed by functions of NumPy alone, and by special functions of the names ``kept``."""
     results = tuple(results)
-    new: dict[Node, Node] = {}
+    new: dict[Application, Application] = {}
     for node in reachable(results):
         if node.expansion is not None and node.function not in kept:
             new[node] = new[node.expansion]
             continue
-        operands = tuple(new[each] if isinstance(each, Node) else each for each in node.operands)
+        operands = tuple(new[each] if isinstance(each, Application) else each for each in node.operands)
         same = operands == node.operands and node.expansion is None
         new[node] = node if same else replace(node, operands=operands, expansion=None)
     return tuple(new[node] for node in results)

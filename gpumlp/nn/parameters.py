@@ -179,7 +179,7 @@ class Parameters:
             self.backend.write(self.shadow, self.values)
 
     def are_finite(self) -> bool:
-        """Tell whether no value is NaN or infinite: one number comes to the host."""
+        """Return whether no value is NaN or infinite: one number comes to the host."""
         with self.backend.quiet():
             finite = self.backend.xp.isfinite(self.values).all()
         return bool(self.backend.to_host(finite))

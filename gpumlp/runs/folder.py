@@ -154,7 +154,7 @@ class RunFolder:
         raise RunError(what, where=str(self.path), hint="choose another --run-dir")
 
     def _holds_nothing(self) -> bool:
-        """Tell whether the folder is empty, or holds just what is left of a run killed before it had begun."""
+        """Return whether the folder is empty, or holds just what is left of a run killed before it had begun."""
         places = [self.path, *(path for path in (self.path / CHECKPOINTS,) if path.is_dir())]
         for path in itertools.chain.from_iterable(place.iterdir() for place in places):
             is_empty_history = path == self.history and path.stat().st_size == 0
@@ -297,7 +297,7 @@ class RunFolder:
 
 
 def _is_epoch(row: Any, *, like: Any) -> bool:
-    """Tell whether a line of the history has the losses of an epoch, and all that the line ``like`` has."""
+    """Return whether a line of the history has the losses of an epoch, and all that the line ``like`` has."""
     if not isinstance(row, dict) or not {"epoch", "train_loss"} <= row.keys() or row.keys() != like.keys():
         return False
     return all(isinstance(row.get(name, 0), int | float) for name in ("epoch", "train_loss", "validation_loss"))
@@ -308,7 +308,7 @@ NEEDED = {"status", "epochs", "best_epoch", "metrics", "settings", "history", "m
 
 
 def _is_summary(summary: Any) -> bool:
-    """Tell whether this is what :func:`gpumlp.runs.run.train` writes at the end, as far as it is read again."""
+    """Return whether this is what :func:`gpumlp.runs.run.train` writes at the end, as far as it is read again."""
     if not isinstance(summary, dict) or not summary.keys() >= NEEDED or not isinstance(summary["settings"], dict):
         return False
     metrics = summary["metrics"]

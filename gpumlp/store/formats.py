@@ -158,7 +158,7 @@ def sealed(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_whole(fields: Mapping[str, Any]) -> bool:
-    """Tell whether fields are as :func:`sealed` left them."""
+    """Return whether fields are as :func:`sealed` left them."""
     return fields.get("sha256") == _checksum({}, {k: v for k, v in fields.items() if k != "sha256"})
 
 

@@ -25,8 +25,8 @@ from gpumlp.seeds import ORDER, generator
 from gpumlp.training.device_data import DeviceData, expanded
 from gpumlp.training.shards import Shards
 
-HASTE = 2e-3
-"""Seconds: as long as steps that are replayed together take the host less, twice as many may be."""
+REPLAY_BUDGET_S = 2e-3
+"""Steps replayed together are doubled while they take the host less than this (seconds)."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Trainer:
             self.shards.receive_wish()
         self.backend.keep_pace()
         self.batch += count
-        if count == self._together and time.perf_counter() - started < HASTE:
+        if count == self._together and time.perf_counter() - started < REPLAY_BUDGET_S:
             self._together = min(2 * count, self._most)
         return range(self.batch - count + 1, self.batch + 1)
 

@@ -48,7 +48,7 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[Backend]:
         return
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "native in parts":
-            patch.setattr(native, "PART", 64)
+            patch.setattr(native, "PART_ELEMENTS", 64)
         try:
             made = backends.get(request.param.split()[0])
         except GpumlpError as error:

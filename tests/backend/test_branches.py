@@ -19,9 +19,9 @@ from backend.test_graph import state, trainer
 from gpumlp.backend import CupyBackend
 from gpumlp.backend.cuda import branches, launcher
 from gpumlp.backend.cuda import graph as graphs
-from gpumlp.backend.cuda.branches import CHAIN, OTHERS, PRODUCTS, Place, arrange, dependencies, depth, longest
+from gpumlp.backend.cuda.branches import CHAIN, OTHERS, PRODUCTS, Placement, arrange, dependencies, depth, longest
 from gpumlp.backend.cuda.cublaslt import Epilogue
-from gpumlp.backend.cuda.graph import Graph
+from gpumlp.backend.cuda.graph import CudaGraph
 from gpumlp.backend.host import builder
 from gpumlp.backend.kernels import SUMMED, Texts, extent
 from gpumlp.checks.examples import examples
@@ -116,13 +116,13 @@ def test_products_and_all_else_have_a_lane_each_beside_the_chain() -> None:
         Work(reads=[b, c, d, e]),
     ]
     assert arrange(works) == [
-        Place(CHAIN),
-        Place(CHAIN),
-        Place(PRODUCTS, (0,)),
-        Place(OTHERS[0], (0,)),
-        Place(CHAIN),
-        Place(PRODUCTS),
-        Place(CHAIN, (3, 5)),
+        Placement(CHAIN),
+        Placement(CHAIN),
+        Placement(PRODUCTS, (0,)),
+        Placement(OTHERS[0], (0,)),
+        Placement(CHAIN),
+        Placement(PRODUCTS),
+        Placement(CHAIN, (3, 5)),
     ]
     assert depth(arrange(works)) == 4
     assert (arrange([]), depth([])) == ([], 0)
@@ -132,7 +132,7 @@ def test_a_lane_begins_after_the_first_launch_even_if_it_waits_for_nothing() -> 
     """A stream is in a capture by waiting for one that is."""
     a, b = np.zeros(1), np.zeros(1)
     works = [Work(writes=[a]), Work(reads=[a]), Work(writes=[b], multiplies=True), Work(reads=[b], multiplies=True)]
-    assert arrange(works) == [Place(), Place(), Place(PRODUCTS, (0,)), Place(PRODUCTS)]
+    assert arrange(works) == [Placement(), Placement(), Placement(PRODUCTS, (0,)), Placement(PRODUCTS)]
 
 
 def test_all_else_has_two_lanes_and_takes_that_where_it_waits_less() -> None:
@@ -146,11 +146,11 @@ def test_all_else_has_two_lanes_and_takes_that_where_it_waits_less() -> None:
         Work(reads=[b, d]),
     ]
     assert arrange([*chain, *beside])[6:] == [
-        Place(OTHERS[0], (0,)),
-        Place(OTHERS[0]),
-        Place(OTHERS[1], (0,)),
-        Place(OTHERS[1]),
-        Place(OTHERS[0], (9,)),
+        Placement(OTHERS[0], (0,)),
+        Placement(OTHERS[0]),
+        Placement(OTHERS[1], (0,)),
+        Placement(OTHERS[1]),
+        Placement(OTHERS[0], (9,)),
     ]
 
 
@@ -158,10 +158,10 @@ def test_nobody_waits_twice() -> None:
     a, b = np.zeros(1), np.zeros(1)
     chain = [Work(reads=[a], writes=[a]) for _ in range(3)]
     beside = [Work(reads=[a], writes=[b]) for _ in range(2)]
-    assert arrange([*chain, *beside]) == [Place(), Place(), Place(), Place(), Place()]
+    assert arrange([*chain, *beside]) == [Placement(), Placement(), Placement(), Placement(), Placement()]
     assert arrange([*chain, *beside, Work(reads=[a], multiplies=True), Work(reads=[a], multiplies=True)])[-2:] == [
-        Place(PRODUCTS, (2,)),
-        Place(PRODUCTS),
+        Placement(PRODUCTS, (2,)),
+        Placement(PRODUCTS),
     ]
 
 
@@ -264,7 +264,7 @@ def test_what_products_and_copies_read_and_write(fake: Cupy) -> None:
         assert product.multiplies
         assert [id(each) for each in product.reads] == [id(each) for each in read]
         assert [id(each) for each in product.writes] == [id(each) for each in written]
-    copied = launcher.Copy(fake.cuda.runtime, backend.stream, a, b)
+    copied = launcher.CopyNode(fake.cuda.runtime, backend.stream, a, b)
     assert (copied.reads, copied.writes, copied.multiplies) == ((a,), (b,), False)
 
 
@@ -285,14 +285,14 @@ def test_branches_change_no_bit(fake: Cupy, activation: str, choose: Callable[[l
 
 
 def each_as_late_as_may_be(fake: Cupy, activation: str = "relu") -> bool:
-    """Tell whether two steps are the same whichever launch comes as late as may be: so every wait is needed once.
+    """Return whether two steps are the same whichever launch comes as late as may be: so every wait is needed once.
 
     Rows have weights, or what one batch has left behind would do for the next.
     """
     one, other = (trainer(CupyBackend(branches=way), activation=activation, weights=True) for way in (False, True))
     plans = [own.captured().times(2) for own in (one, other)]
     (graph,) = plans[1].runs
-    assert isinstance(graph, Graph)
+    assert isinstance(graph, CudaGraph)
     for late in range(len(graph.nodes)):
         fake.choose = partial(_unless, late)
         for own, plan in zip((one, other), plans, strict=True):
@@ -317,16 +317,16 @@ def test_each_launch_may_come_as_late_as_others_let_it(fake: Cupy, activation: s
 def test_that_notices_whatever_wait_is_left_out(fake: Cupy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every wait for a launch of another lane, taken out by itself; the first launch of all is waited for instead."""
     (graph,) = trainer(CupyBackend(), weights=True).captured().times(2).runs
-    assert isinstance(graph, Graph)
+    assert isinstance(graph, CudaGraph)
     waits = [(number, other) for number, place in enumerate(graph.places) for other in place.after if other]
     assert len(waits) > 8
     for number, other in waits:
 
-        def without(works: Sequence[Any], number: int = number, other: int = other) -> list[Place]:
+        def without(works: Sequence[Any], number: int = number, other: int = other) -> list[Placement]:
             places = arrange(works)
             if len(places) == len(graph.places):
                 after = tuple(0 if each == other else each for each in places[number].after)
-                places[number] = Place(places[number].lane, after)
+                places[number] = Placement(places[number].lane, after)
             return places
 
         monkeypatch.setattr(graphs, "arrange", without)
@@ -359,8 +359,8 @@ def test_what_a_step_takes_one_after_the_other(fake: Cupy, activation: str, node
     """The gradients of weights, the loss itself and the next batch are made beside; of many steps each is shorter."""
     plan = trainer(CupyBackend(), activation=activation).captured()
     (one,), (many,) = plan.runs, plan.times(8).runs
-    assert isinstance(one, Graph)
-    assert isinstance(many, Graph)
+    assert isinstance(one, CudaGraph)
+    assert isinstance(many, CudaGraph)
     assert (len(one.nodes), one.depth) == (nodes, deep)
     assert (len(many.nodes), many.depth) == (8 * nodes, 7 * more + deep)
 
@@ -390,7 +390,7 @@ def test_the_steps_that_the_guide_tells_of(
     schedule = Schedule("constant", learning_rate=1e-3)
     own = Trainer(model, Loss("cross_entropy", model), optimizer, schedule, data, epochs=2, batch_size=8)
     (many,) = own.captured().times(8).runs
-    assert isinstance(many, Graph)
+    assert isinstance(many, CudaGraph)
     assert (len(many.nodes), many.depth) == (8 * nodes, 8 * deep + 1)
 
 
@@ -423,7 +423,7 @@ def test_copies_and_products_go_where_they_are_put(fake: Cupy, caplog: pytest.Lo
         plan = backend.capture(step)
     assert not caplog.records
     (run,) = plan.runs
-    assert isinstance(run, Graph)
+    assert isinstance(run, CudaGraph)
     assert [place.lane for place in run.places] == [CHAIN, PRODUCTS, OTHERS[0], CHAIN, CHAIN, CHAIN]
     backend.write(x, np.full((4, 4), 5.0))
     np.testing.assert_array_equal(backend.to_host(plan()), np.full((4, 4), 40.0))
@@ -442,7 +442,7 @@ def test_without_branches_where_they_cannot_be_captured(fake: Cupy, caplog: pyte
     )
     for plan in plans:
         (run,) = plan.runs
-        assert isinstance(run, Graph)
+        assert isinstance(run, CudaGraph)
         assert run.depth == len(run.nodes)
     for own in runs:
         own.run_epoch()

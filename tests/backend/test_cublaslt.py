@@ -21,7 +21,7 @@ from backend.fake_cupy import Cupy, installed
 from gpumlp.autodiff import GradientTape, Tensor, Variable, dense
 from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.cuda import cublaslt
-from gpumlp.backend.cuda.cublaslt import Epilogue, Layout, Owned, layout, places
+from gpumlp.backend.cuda.cublaslt import Epilogue, MatrixLayout, Owned, layout, places
 from gpumlp.backend.host import builder
 from gpumlp.errors import BackendError
 from gpumlp.ops import ACTIVATIONS
@@ -88,11 +88,11 @@ def test_layouts_by_hand() -> None:
     a = floats[place : place + 12].reshape(3, 4)
     found = layout(a)
     assert found is not None
-    assert found == Layout(0, rows=4, cols=3, ld=4, op=0, alignment=found.alignment)
+    assert found == MatrixLayout(0, rows=4, cols=3, ld=4, op=0, alignment=found.alignment)
     assert found.alignment in (64, 128, 256)
-    assert layout(a.T) == Layout(0, rows=4, cols=3, ld=4, op=1, alignment=found.alignment)
-    assert layout(a[:, 1:]) == Layout(0, rows=3, cols=3, ld=4, op=0, alignment=4)
-    assert layout(a[1:]) == Layout(0, rows=4, cols=2, ld=4, op=0, alignment=16)
+    assert layout(a.T) == MatrixLayout(0, rows=4, cols=3, ld=4, op=1, alignment=found.alignment)
+    assert layout(a[:, 1:]) == MatrixLayout(0, rows=3, cols=3, ld=4, op=0, alignment=4)
+    assert layout(a[1:]) == MatrixLayout(0, rows=4, cols=2, ld=4, op=0, alignment=16)
 
 
 # ---- products ----------------------------------------------------------------------------------------------------

@@ -457,7 +457,7 @@ def test_parts_of_any_number(kernels: Backend, monkeypatch: pytest.MonkeyPatch, 
         pytest.skip("parts of a CPU")
     op = RECORDS[name]
     for piece, most in ((1, 1000), (50, 7), (1 << 15, 64)):
-        monkeypatch.setattr(native, "PART", piece)
+        monkeypatch.setattr(native, "PART_ELEMENTS", piece)
         monkeypatch.setattr(native, "MOST_PARTS", most)
         for rows, cols in ((1, 300), (5, 70), (131, 3)):
             check_agreement(kernels, op, direction, rows, cols, np.float32)

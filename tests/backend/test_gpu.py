@@ -18,7 +18,7 @@ from backend.test_graph import state, trainer
 from backend.test_native import training_run
 from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.cuda.cublaslt import Epilogue
-from gpumlp.backend.cuda.graph import Graph, Node
+from gpumlp.backend.cuda.graph import CudaGraph, LaunchNode
 from gpumlp.config import load
 from gpumlp.errors import BackendError
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS
@@ -192,7 +192,7 @@ def test_a_step_is_one_graph(lt: CupyBackend, caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.WARNING, "gpumlp"):
         plan = trainer(lt).captured()
     assert not caplog.records
-    assert [type(run) for run in plan.runs] == [Graph]
+    assert [type(run) for run in plan.runs] == [CudaGraph]
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
@@ -221,7 +221,7 @@ def test_a_capture_that_fails_leaves_the_backend_usable(cupy: CupyBackend, caplo
     """CuPy's own product may not be captured; nor may memory be made."""
     x = cupy.asarray(np.eye(8, dtype=np.float32))
 
-    class Refused(Node):
+    class Refused(LaunchNode):
         def __init__(self, act: Any) -> None:
             self.act, self.reads, self.writes = act, (), ()
 

@@ -19,7 +19,7 @@ from gpumlp import backend as backends
 from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend, CupyBackend, Plan
 from gpumlp.backend.cuda import gpu
-from gpumlp.backend.cuda.graph import Graph, Launch, Node
+from gpumlp.backend.cuda.graph import CudaGraph, Launch, LaunchNode
 from gpumlp.backend.host import builder
 from gpumlp.config import load
 from gpumlp.data import Dataset
@@ -81,7 +81,7 @@ def test_a_whole_step_is_one_graph(fake: Cupy) -> None:
     own = trainer(CupyBackend())
     plan = own.captured()
     (graph,) = plan.runs
-    assert isinstance(graph, Graph)
+    assert isinstance(graph, CudaGraph)
     assert graph._graph.names == [
         "gather_forward<float, float, int>",
         *("product", "product", "product"),
@@ -109,7 +109,7 @@ def test_a_step_of_any_precision_is_one_graph(fake: Cupy, dtype: str, compute: i
         own.run_epoch()
     assert len({tuple(state(own)) for own in runs}) == 1
     assert {epilogue for epilogue, found in fake.lt.products if found == compute} == {1, 4, 6, 256}
-    assert [type(run) for run in runs[0].captured().runs] == [Graph]
+    assert [type(run) for run in runs[0].captured().runs] == [CudaGraph]
 
 
 def test_a_replay_is_one_call_on_the_backends_own_stream(fake: Cupy) -> None:
@@ -171,8 +171,10 @@ def test_what_only_cupy_can_do_stays_between_the_graphs(fake: Cupy) -> None:
         return last
 
     plan = backend.capture(step)
-    kinds = [Graph if isinstance(run, Graph) else Launch if isinstance(run, Launch) else None for run in plan.runs]
-    assert kinds == [Graph, None, Launch, None, Graph]
+    kinds = [
+        CudaGraph if isinstance(run, CudaGraph) else Launch if isinstance(run, Launch) else None for run in plan.runs
+    ]
+    assert kinds == [CudaGraph, None, Launch, None, CudaGraph]
     assert plan.runs[-1]._graph.names == ["copy", "tanh_forward<float>"]  # type: ignore[attr-defined]
     backend.write(x, np.full((4, 6), 0.5))
     wanted = np.tanh(np.tanh(2 * np.tanh(np.tanh(np.float32(0.5)))))
@@ -229,9 +231,9 @@ def test_an_epoch_is_a_few_launches(fake: Cupy) -> None:
 def test_switches_in_the_environment(fake: Cupy, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(f"GPUMLP_{name}", "0")
     backend = CupyBackend()
-    assert backend.together == (1 if name == "GRAPHS" else gpu.TOGETHER)
+    assert backend.together == (1 if name == "GRAPHS" else gpu.MAX_STEPS_PER_GRAPH)
     plan = trainer(backend).captured()
-    graphs = sum(isinstance(run, Graph) for run in plan.runs)
+    graphs = sum(isinstance(run, CudaGraph) for run in plan.runs)
     assert graphs == {"GRAPHS": 0, "EPILOGUES": 1}.get(name, graphs)
     assert ("dense_relu" in plan.names()) == (name == "GRAPHS")
     if name == "CUBLASLT":
@@ -297,7 +299,7 @@ def test_two_plans_take_turns(fake: Cupy) -> None:
 # ---- failures ----------------------------------------------------------------------------------------------------
 
 
-class Broken(Node):
+class Broken(LaunchNode):
     """A launch that does while it is captured what it must not."""
 
     reads = writes = ()
@@ -358,14 +360,14 @@ def test_a_capture_that_fails(fake: Cupy, caplog: pytest.LogCaptureFixture, act:
     np.testing.assert_array_equal(backend.to_host(plan()), backend.to_host(step()))
     fake.capture_error = None
     good = backend.capture(lambda: [backend.run(TANH, "forward", (x,))[0] for _ in range(3)])
-    assert isinstance(good.runs[0], Graph)
+    assert isinstance(good.runs[0], CudaGraph)
     good()
 
 
 def test_an_interrupt_leaves_the_stream_usable(fake: Cupy) -> None:
     backend = CupyBackend()
 
-    class Interrupted(Node):
+    class Interrupted(LaunchNode):
         reads = writes = ()
 
         def put(self, stream: Any = None) -> None:
@@ -494,8 +496,8 @@ def test_nothing_is_freed_while_a_graph_is_captured(fake: Cupy, monkeypatch: pyt
     import gc
 
     seen = []
-    capture = Graph._capture
-    monkeypatch.setattr(Graph, "_capture", lambda *rest: seen.append(gc.isenabled()) or capture(*rest))
+    capture = CudaGraph._capture
+    monkeypatch.setattr(CudaGraph, "_capture", lambda *rest: seen.append(gc.isenabled()) or capture(*rest))
     x = cupy.zeros((4, 4), np.float32)
     cupy.capture(lambda: [cupy.run(ACTIVATIONS["relu"], "forward", (x,)) for _ in range(3)])
     assert seen == [False]

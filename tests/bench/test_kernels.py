@@ -23,7 +23,7 @@ from gpumlp.bench import kernels, peers
 from gpumlp.bench.clock import Clock, Times, times
 from gpumlp.bench.copies import Copy
 from gpumlp.bench.goals import missed, size_text
-from gpumlp.bench.kernels import LADDER, Row, bench, bytes_moved, entries
+from gpumlp.bench.kernels import LADDER, KernelTimes, bench, bytes_moved, entries
 from gpumlp.bench.peers import PEERS
 from gpumlp.checks.agreement import fault, faults
 from gpumlp.cli import main
@@ -294,11 +294,13 @@ def test_a_device_is_timed_by_its_events_while_the_host_runs_ahead() -> None:
 # ---- goals -------------------------------------------------------------------------------------------------------
 
 
-def row(name: str, size: int, seconds: float, formula: float) -> Row:
+def row(name: str, size: int, seconds: float, formula: float) -> KernelTimes:
     """A row of a machine that copies 10 GB a second."""
     taken = Times(seconds, seconds, seconds)
     copy = Copy(size, 1e10, 1e10, "", "")
-    return Row(entry(name), size, (1, 1), 2 * size, taken, taken, copy, Times(formula, formula, formula), None)
+    return KernelTimes(
+        entry(name), size, (1, 1), 2 * size, taken, taken, copy, Times(formula, formula, formula), None
+    )
 
 
 def test_goals_on_a_cpu() -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
-from gpumlp.config.section import Choice, NameIn, OneOf, Problem, Row, Section, refuse
+from gpumlp.config.section import Choice, NameIn, OneOf, Problem, Section, Variant, refuse
 from gpumlp.ops import Hyper
 
 
@@ -15,10 +15,10 @@ class Colour(Choice):
     depth: float = 1.0
 
 
-def rows() -> dict[str, Row]:
+def rows() -> dict[str, Variant]:
     return {
-        "red": Row(Colour, {"heat": Hyper(0.5, "how warm it looks", ge=0.0, lt=1.0)}),
-        "blue": Row(Colour, {"depth": Hyper(2.0, "how dark it is", gt=0.0, le=9.0)}),
+        "red": Variant(Colour, {"heat": Hyper(0.5, "how warm it looks", ge=0.0, lt=1.0)}),
+        "blue": Variant(Colour, {"depth": Hyper(2.0, "how dark it is", gt=0.0, le=9.0)}),
     }
 
 

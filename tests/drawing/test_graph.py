@@ -15,7 +15,7 @@ from support import BACKENDS
 
 from gpumlp import backend as backends
 from gpumlp.autodiff import FUSED, GradientTape, Tensor, Variable, concat, exp, gradcheck, mean, where
-from gpumlp.drawing.diagram import Edge, Node, number, numbers
+from gpumlp.drawing.diagram import DiagramNode, Edge, number, numbers
 from gpumlp.drawing.graph import Graph, trace
 from gpumlp.drawing.picture import Text, compose, text_width
 from gpumlp.errors import ConfigError, RunError, TapeError
@@ -448,5 +448,5 @@ def test_numbers_are_told_shortly() -> None:
 
 
 def test_a_graph_can_be_made_by_hand() -> None:
-    graph = Graph((Node("input", "x"), Node("loss", "L")), (Edge(0, 1),))
+    graph = Graph((DiagramNode("input", "x"), DiagramNode("loss", "L")), (Edge(0, 1),))
     assert "L" in graph.svg()

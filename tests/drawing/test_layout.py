@@ -85,7 +85,7 @@ def check(sizes: Sequence[Size], links: Sequence[Link], layout: Layout) -> None:
 
 
 def forward(layout: Layout) -> bool:
-    """Tell whether every route goes from left to right all the way."""
+    """Return whether every route goes from left to right all the way."""
     return all(
         following[0] >= before[0] - SLACK
         for route in layout.routes

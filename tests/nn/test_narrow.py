@@ -40,7 +40,7 @@ def network(machine: Backend, norm: str = "none", outputs: int = 3, dtype: Any =
 
 
 def agree(model: Sequential) -> bool:
-    """Tell whether the shadow is the values rounded, bit for bit."""
+    """Return whether the shadow is the values rounded, bit for bit."""
     p, host = model.parameters, model.context.backend.to_host
     assert p.shadow is not None
     return bits(host(p.shadow)) == bits(host(p.values).astype(NARROW))

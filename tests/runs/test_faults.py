@@ -55,7 +55,7 @@ class Stop(Listener):
 def test_a_signal_ends_the_step_and_saves_it(
     task: Task, tmp_path: Path, number: signal.Signals, batches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "HASTE", 0.0)  # step by step
+    monkeypatch.setattr(trainer, "REPLAY_BUDGET_S", 0.0)  # step by step
     settings = SETTINGS[2:]
     train(task(*settings), tmp_path / "whole")
     before = signal.getsignal(number)
@@ -72,7 +72,7 @@ def test_a_signal_ends_the_step_and_saves_it(
 def test_a_signal_within_steps_that_are_one_call(
     task: Task, tmp_path: Path, batches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "HASTE", math.inf)
+    monkeypatch.setattr(trainer, "REPLAY_BUDGET_S", math.inf)
     monkeypatch.setattr(Backend, "together", 4)
     train(task(*SETTINGS[2:]), tmp_path / "whole")
     with pytest.raises(SignalError):

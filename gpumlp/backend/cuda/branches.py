@@ -31,14 +31,14 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Where a launch is made: its lane, and the launches of other lanes, by number, that it waits for."""
 
     lane: int = CHAIN
     after: tuple[int, ...] = ()
 
 
-def arrange(works: Sequence[Work]) -> list[Place]:
+def arrange(works: Sequence[Work]) -> list[Placement]:
     """Return a place for each launch. The first of all is in the first lane, and the other lanes begin after it."""
     before = dependencies(works)
     lanes = _lanes(works, before, set(longest(before)))
@@ -50,7 +50,7 @@ def arrange(works: Sequence[Work]) -> list[Place]:
             last[lanes[other]] = other
         after = tuple(sorted(other for at, other in last.items() if at != lane and other > known[lane][at]))
         known[lane] |= {lanes[other]: other for other in after}
-        places.append(Place(lane, after))
+        places.append(Placement(lane, after))
     return places
 
 
@@ -103,7 +103,7 @@ def longest(before: Sequence[set[int]]) -> list[int]:
     return chain
 
 
-def depth(places: Sequence[Place]) -> int:
+def depth(places: Sequence[Placement]) -> int:
     """Return how many launches come one after the other at the most."""
     behind: list[int] = []
     last = dict.fromkeys(LANES, 0)

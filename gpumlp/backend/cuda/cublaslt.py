@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from gpumlp.backend.cuda.device import INSTALL, meant
-from gpumlp.backend.cuda.graph import Node
+from gpumlp.backend.cuda.graph import LaunchNode
 from gpumlp.backend.kernels import NARROW, address, extent
 from gpumlp.errors import BackendError
 from gpumlp.ops.record import Array
@@ -202,7 +202,7 @@ class Owned:
 
 
 @dataclass(frozen=True)
-class Layout:
+class MatrixLayout:
     """A matrix as cuBLASLt is told of it: stored by columns, ``ld`` elements from one to the next.
 
     ``op`` says whether it, or its transpose, is the transpose of the matrix by rows that it was made from.
@@ -216,7 +216,7 @@ class Layout:
     alignment: int
 
 
-def layout(array: Array) -> Layout | None:
+def layout(array: Array) -> MatrixLayout | None:
     """Return the layout of a matrix, or None where its elements do not lie so that there is one."""
     kind = CUDA_TYPE.get(array.dtype.str)
     if array.ndim != 2 or kind is None or array.size == 0:
@@ -225,20 +225,20 @@ def layout(array: Array) -> Layout | None:
     alignment = aligned(address(array))
     # The step along an axis of one element means nothing.
     if (across == 1 or cols == 1) and (down >= cols or rows == 1):
-        return Layout(kind, cols, rows, down if rows > 1 else cols, OP_N, alignment)
+        return MatrixLayout(kind, cols, rows, down if rows > 1 else cols, OP_N, alignment)
     if (down == 1 or rows == 1) and (across >= rows or cols == 1):
-        return Layout(kind, rows, cols, across if cols > 1 else rows, OP_T, alignment)
+        return MatrixLayout(kind, rows, cols, across if cols > 1 else rows, OP_T, alignment)
     return None
 
 
 def apart(out: Array, *others: Array) -> bool:
-    """Tell whether no byte of a matrix in one piece lies between the first and the last of the others."""
+    """Return whether no byte of a matrix in one piece lies between the first and the last of the others."""
     start, end = extent(out)
     return all(last <= start or end <= first for first, last in map(extent, others))
 
 
 def _fits(vector: Array, out: Array) -> bool:
-    """Tell whether a vector can go with a product. To a single column some versions lose the bias.
+    """Return whether a vector can go with a product. To a single column some versions lose the bias.
 
     https://github.com/dfyz/cublaslt-bias-epilogue
     """
@@ -255,9 +255,9 @@ def aligned(place: int) -> int:
 class Shape:
     """All that an algorithm is chosen by. The operands are in cuBLASLt's order: ``left`` is the second matrix."""
 
-    left: Layout
-    right: Layout
-    result: Layout
+    left: MatrixLayout
+    right: MatrixLayout
+    result: MatrixLayout
     epilogue: Epilogue
     vector: int
     """The alignment of the vector that goes with the epilogue; 0 for none."""
@@ -318,7 +318,7 @@ class Recipe:
         return [each.algo for each in found[: count.value] if each.state == SUCCESS]
 
 
-class Product(Node):
+class Product(LaunchNode):
     """A product bound to its arrays: ``out = a b``, then the epilogue."""
 
     multiplies = True

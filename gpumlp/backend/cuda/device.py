@@ -66,7 +66,7 @@ MENDS: dict[tuple[str, ...], tuple[str, str]] = {
 
 
 def is_installed() -> bool:
-    """Tell whether there is a CuPy, without importing it."""
+    """Return whether there is a CuPy, without importing it."""
     return importlib.util.find_spec("cupy") is not None
 
 
@@ -80,7 +80,7 @@ def packages() -> list[str]:
 
 
 def has_driver() -> bool:
-    """Tell whether NVIDIA's driver library is there: in microseconds, where importing CuPy takes a second."""
+    """Return whether NVIDIA's driver library is there: in microseconds, where importing CuPy takes a second."""
     try:
         ctypes.CDLL(DRIVER)
     except OSError:

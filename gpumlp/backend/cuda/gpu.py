@@ -29,15 +29,15 @@ from gpumlp.backend.cuda.branches import LANES
 from gpumlp.backend.cuda.cublaslt import Epilogue, Lt, Product
 from gpumlp.backend.cuda.device import explained
 from gpumlp.backend.cuda.graph import joined
-from gpumlp.backend.cuda.launcher import Copy, Launcher
+from gpumlp.backend.cuda.launcher import CopyNode, Launcher
 from gpumlp.backend.cuda.trials import Trials
 from gpumlp.backend.kernels import template_types
 from gpumlp.errors import BackendError
 from gpumlp.ops.batches import ADVANCE
 from gpumlp.ops.record import Array, Op
 
-TOGETHER = 16
-"""Steps in one graph where many follow each other: a launch, some µs of the host, is little beside as many."""
+MAX_STEPS_PER_GRAPH = 16
+"""Most steps in one graph: beside as many, a launch (some µs of the host) is little."""
 FUSED = {"identity": Epilogue.BIAS, "relu": Epilogue.RELU_BIAS}
 """The activations that cuBLASLt applies in the same launch as a product and its bias."""
 
@@ -138,7 +138,7 @@ class CupyBackend(Backend):
 
     @property
     def together(self) -> int:
-        return TOGETHER if self.graphs else 1
+        return MAX_STEPS_PER_GRAPH if self.graphs else 1
 
     def synchronize(self) -> None:
         with self.quiet():
@@ -283,7 +283,7 @@ class CupyBackend(Backend):
     def copy(self, source: Array, target: Array) -> None:
         alike = source.shape == target.shape and source.dtype == target.dtype
         if alike and source.flags.c_contiguous and target.flags.c_contiguous:
-            self._call("copy", Copy(self.xp.cuda.runtime, self.stream, source, target), (source,))
+            self._call("copy", CopyNode(self.xp.cuda.runtime, self.stream, source, target), (source,))
         else:
             super().copy(source, target)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from gpumlp.backend.cuda.branches import Place, arrange, depth
+from gpumlp.backend.cuda.branches import Placement, arrange, depth
 from gpumlp.backend.cuda.device import explain
 from gpumlp.errors import BackendError, GpumlpError
 from gpumlp.ops.record import Array
@@ -34,14 +34,14 @@ class Launch(ABC):
 
     @property
     @abstractmethod
-    def nodes(self) -> Sequence[Node]: ...
+    def nodes(self) -> Sequence[LaunchNode]: ...
 
     def __call__(self) -> None:
         for node in self.nodes:
             node.put()
 
 
-class Node(Launch):
+class LaunchNode(Launch):
     """One kernel, product or copy. It reads and writes these arrays, and no other memory that another one does."""
 
     reads: Sequence[Array]
@@ -49,7 +49,7 @@ class Node(Launch):
     multiplies = False
 
     @property
-    def nodes(self) -> Sequence[Node]:
+    def nodes(self) -> Sequence[LaunchNode]:
         return (self,)
 
     def prepare(self, stream: Any) -> None:
@@ -60,7 +60,7 @@ class Node(Launch):
         """Put the work on a stream, which is the current one; by default that of the backend."""
 
 
-class Graph:
+class CudaGraph:
     """Launches captured as one; calling it makes them all, as if in their order.
 
     ``streams`` are the backend's own, and one for each other lane where launches that do not wait for each other may
@@ -70,7 +70,7 @@ class Graph:
     def __init__(self, xp: Any, streams: Sequence[Any], launches: Sequence[Launch]) -> None:
         self._stream = streams[0]
         self.nodes = [node for launch in launches for node in launch.nodes]
-        self.places = arrange(self.nodes) if len(streams) > 1 else [Place()] * len(self.nodes)
+        self.places = arrange(self.nodes) if len(streams) > 1 else [Placement()] * len(self.nodes)
         for node, place in zip(self.nodes, self.places, strict=True):
             node.prepare(streams[place.lane])
         self._stream.begin_capture()
@@ -135,7 +135,7 @@ def _joined(xp: Any, streams: Sequence[Any], launches: Sequence[Callable[[], Non
     for capturable, group in groupby(launches, key=lambda launch: isinstance(launch, Launch)):
         run: list[Any] = list(group)
         worth = capturable and sum(len(launch.nodes) for launch in run) >= MIN_GRAPH_LAUNCHES
-        result += [Graph(xp, streams, run)] if worth else run
+        result += [CudaGraph(xp, streams, run)] if worth else run
     return result
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend.cuda.device import explain, explained
-from gpumlp.backend.cuda.graph import Launch, Node
+from gpumlp.backend.cuda.graph import Launch, LaunchNode
 from gpumlp.backend.geometry import geometry, parts, scratch
 from gpumlp.backend.kernels import SUMMED, Texts, arguments, shape_of, shared_text
 from gpumlp.ops.record import Array, Op, Scalar
@@ -20,7 +20,7 @@ from gpumlp.ops.record import Array, Op, Scalar
 OPTIONS = ("-std=c++17", "--device-as-default-execution-space")
 
 
-class Copy(Node):
+class CopyNode(LaunchNode):
     """Bytes from one array to another, both in one piece."""
 
     def __init__(self, runtime: Any, stream: Any, source: Array, target: Array) -> None:
@@ -34,7 +34,7 @@ class Copy(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Kernel(Node):
+class Kernel(LaunchNode):
     """A kernel with its function, its grid and its block, and all arguments, some of which it may pass over."""
 
     name: str

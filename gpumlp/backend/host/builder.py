@@ -184,7 +184,7 @@ class Builder:
         return _function(self._load("product", (name,), lambda: _product_source(name)), "multiply")
 
     def has_tiles(self) -> bool:
-        """Tell whether the processor has tile registers, the compiler knows them and the system gives them to us."""
+        """Return whether the processor has tile registers that the compiler knows and the system lets us use."""
         return bool(self._load("tiles", (), lambda: shared_text(TILES)).has_tiles())
 
     def program(self) -> Callable[[int, int, int], None]:

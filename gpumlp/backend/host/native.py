@@ -24,13 +24,13 @@ from gpumlp.backend.kernels import SUMMED, address, arguments, shape_of, templat
 from gpumlp.limits import threads as available_threads
 from gpumlp.ops.record import Array, Op, Scalar
 
-PART = 1 << 15
+PART_ELEMENTS = 1 << 15
 """Elements of one part of a kernel's work: some ten microseconds."""
 MOST_PARTS = 64
-LONG_ROW = 64
-"""Columns from which on a loop over them fills the widest vectors."""
-TOGETHER = 64
-"""Steps that are one call where they are short: what is around a call, some µs of Python, is then nothing."""
+LONG_ROW_COLUMNS = 64
+"""Columns from which a loop over them fills the widest vectors."""
+MAX_STEPS_PER_CALL = 64
+"""Most steps in one call: beside as many, what is around a call (some µs of Python) is little."""
 DOUBLE, BITS = struct.Struct("<d"), struct.Struct("<q")
 
 
@@ -72,7 +72,7 @@ class NativeBackend(Backend):
 
     @property
     def together(self) -> int:
-        return TOGETHER
+        return MAX_STEPS_PER_CALL
 
     def allocate(self, shape: tuple[int, ...], dtype: Any) -> Array:
         size = size_of(shape, dtype)
@@ -90,11 +90,12 @@ class NativeBackend(Backend):
         made = op.directions[direction]
         types = template_types(made, inputs, outputs) if _writeable(outputs) else None
         rows, cols = shape_of(made, inputs, outputs) if types else (0, 0)
-        long = made.launch == "elementwise" or cols >= LONG_ROW
+        long = made.launch == "elementwise" or cols >= LONG_ROW_COLUMNS
         functions = self._builder.find(op, direction, types, long) if types else {}
         if not functions:
             return super().bind(op, direction, inputs, outputs, params)
-        parts = max(1, min(rows * cols // PART, MOST_PARTS, rows if made.launch == "columns" else MOST_PARTS))
+        most = min(rows, MOST_PARTS) if made.launch == "columns" else MOST_PARTS
+        parts = max(1, min(rows * cols // PART_ELEMENTS, most))
         if made.launch not in SUMMED and parts > 1:  # the order of a sum must not depend on the threads
             parts = ceil_div(parts, self.threads) * self.threads
         values = arguments(made, inputs, outputs, params)
@@ -139,7 +140,7 @@ class NativeBackend(Backend):
 
 
 def _writeable(outputs: Sequence[Array | None]) -> bool:
-    """Tell whether a kernel may write here: it would do so unasked, or die of it."""
+    """Return whether a kernel may write here: it would do so unasked, or die of it."""
     return all(out is None or out.flags.writeable for out in outputs)
 
 

@@ -37,7 +37,7 @@ MIN_TILED_SIZE = 48
 
 
 def takes(a: Array, b: Array, out: Array | None, parts: int) -> bool:
-    """Tell whether there is a product of our own for two matrices, and for where it is wanted.
+    """Return whether there is a product of our own for two matrices, and for where it is wanted.
 
     ``parts`` are those of a float32 where there are tiles, and 0 where there are none: then bfloat16 has no product.
     Where memory is shared NumPy makes a copy first.
@@ -128,12 +128,12 @@ def _tiled(a: Array, b: Array, out: Array, parts: int) -> str | None:
 
 
 def _has_lines(a: Array, b: Array) -> bool:
-    """Tell whether the numbers of the rows or of the columns of both matrices lie side by side."""
+    """Return whether the numbers of the rows or of the columns of both matrices lie side by side."""
     return all(matrix.itemsize in matrix.strides for matrix in (a, b))
 
 
 def _is_better_turned(a: Array, b: Array) -> bool:
-    """Tell whether the product is better made as (b.T @ a.T).T: the right matrix is copied, the left one is not."""
+    """Return whether the product is better made as (b.T @ a.T).T: the right matrix is copied, the left one is not."""
     (rows, inner), cols = a.shape, b.shape[1]
     if b.strides[1] != b.itemsize:
         return bool(4 * rows <= cols and inner > MIN_SLICE_COLUMNS)

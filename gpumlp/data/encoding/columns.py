@@ -481,7 +481,7 @@ def _are_lost(texts: Strings) -> bool:
 
 
 def _is_id(name: str, values: Floats) -> bool:
-    """Tell whether the values only tell rows apart: whole numbers, all different.
+    """Return whether the values only tell rows apart: whole numbers, all different.
 
     By chance, n numbers below R are all different with a probability of about exp(-n² / 2R). Where that could not
     have happened, or the name says so, they were given out one by one.

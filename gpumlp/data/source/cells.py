@@ -63,7 +63,7 @@ USUAL_MISSING = Missing(
 
 
 def is_number(cell: str) -> bool:
-    """Tell whether a cell is written as a number, with a decimal point or a decimal comma."""
+    """Return whether a cell is written as a number, with a decimal point or a decimal comma."""
     return _NUMBER.fullmatch(cell) is not None
 
 

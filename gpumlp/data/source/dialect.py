@@ -20,12 +20,12 @@ _NO_ENCODINGS = frozenset(("idna", "punycode", "unicode_escape", "raw_unicode_es
 
 
 def is_separator(text: str) -> bool:
-    """Tell whether a text can stand between cells: one character that is no letter, digit, quote or line end."""
+    """Return whether a text can stand between cells: one character that is no letter, digit, quote or line end."""
     return len(text) == 1 and not text.isalnum() and text not in _NO_SEPARATORS
 
 
 def is_encoding(name: str) -> bool:
-    """Tell whether Python knows a text encoding by this name."""
+    """Return whether Python knows a text encoding by this name."""
     if name.lower().replace("-", "_") in _NO_ENCODINGS:
         return False
     try:

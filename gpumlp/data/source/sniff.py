@@ -128,7 +128,7 @@ def _sample(lines: Sequence[str], dialect: Dialect) -> list[list[str]]:
 
 
 def _is_torn(row: Sequence[str]) -> bool:
-    """Tell whether a cell has lost one of its quotes to another: the separator was not one."""
+    """Return whether a cell has lost one of its quotes to another: the separator was not one."""
     return any(cell.count('"') % 2 for cell in row)
 
 
@@ -141,7 +141,7 @@ def _quote(lines: Sequence[str]) -> str:
 
 
 def _has_header(rows: Sequence[Sequence[str]], missing: Missing) -> bool:
-    """Tell whether the first row holds names: text over numbers, or, where all is text, nothing that comes again."""
+    """Return whether the first row holds names: text over numbers or, where all is text, nothing that repeats."""
     if not rows:
         return True
     first, rest = rows[0], rows[1:]
