@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ class Metric:
     Parameters
     ----------
     title : its name in a sentence
-    task : classification or regression; None: both
+    task : classification (and multilabel) or regression; None: all
     rises : whether higher is better
     later : whether the later of two equal epochs is better, as for metrics that only count rows
     """
@@ -35,6 +35,10 @@ class Metric:
     def superlative(self) -> str:
         """What the best value is: ``highest`` or ``lowest``."""
         return "highest" if self.rises else "lowest"
+
+    def fits(self, task: str) -> bool:
+        """Return whether it is measured in a task; of labels, those of classes are their means."""
+        return self.task in (None, "classification" if task == "multilabel" else task)
 
     def cost(self, value: float) -> float:
         """Return a number that is lower where the metric is better."""
@@ -53,7 +57,12 @@ METRICS: dict[str, Metric] = {
 }
 """The metrics by the names a user knows. ``log_loss`` is measured after a temperature fitted to the same rows."""
 
-TITLES = {name: metric.title for name, metric in METRICS.items()} | {"brier": "Brier score", "ece": "ECE"}
+TITLES = {name: metric.title for name, metric in METRICS.items()} | {
+    "brier": "Brier score",
+    "ece": "ECE",
+    "all_right": "all labels right",
+    "f1": "F1",
+}
 """Names of all metrics, for tables."""
 
 
@@ -206,6 +215,65 @@ def regressions(predictions: Host, targets: Host, names: Sequence[str], weights:
         each[name] = regression(predictions[there, i], targets[there, i], weight[there])
     means = {key: float(np.mean([found[key] for found in each.values()])) for key in ("rmse", "mae", "r2")}
     return means | {f"{key}[{name}]": value for name, found in each.items() for key, value in found.items()}
+
+
+def labels(probabilities: Host, targets: Host, names: Sequence[str], weights: Host | None = None) -> Metrics:
+    """Return the metrics of several labels: their means, how many rows have all of them right, then those of each.
+
+    ``macro_f1`` is the mean of the labels' F1, as in scikit-learn; labels for which a metric is not defined do not
+    count in its mean.
+
+    probabilities : (N, T) of each label
+    targets : (N, T), 0 or 1, NaN where one is missing, which does not count
+    names : of the T labels
+    weights : (N,) or None for all alike
+    """
+    weight = _weight(len(targets), weights)
+    each = {name: label(probabilities[:, i], targets[:, i], weight) for i, name in enumerate(names)}
+    right = np.isnan(targets) | ((probabilities > 0.5) == (targets == 1))
+    counted = weight * ~np.isnan(targets).all(axis=1)
+    found = {
+        "accuracy": _mean_of(each, "accuracy"),
+        "macro_f1": _mean_of(each, "f1"),
+        "auc": _mean_of(each, "auc"),
+        "log_loss": _mean_of(each, "log_loss"),
+        "all_right": float((counted * right.all(axis=1)).sum() / counted.sum()) if counted.any() else float("nan"),
+    }
+    shown = ("accuracy", "precision", "recall", "f1", "auc")
+    return found | {f"{key}[{name}]": each[name][key] for key in shown for name in names}
+
+
+def label(probability: Host, targets: Host, weights: Host) -> Metrics:
+    """Return the metrics of one label, of (N,) probabilities and (N,) targets 0, 1 or NaN. NaN is undefined."""
+    there = ~np.isnan(targets)
+    p, positive, weight = probability[there], targets[there] == 1, weights[there]
+    if not (weight > 0).any():
+        return dict.fromkeys(("accuracy", "precision", "recall", "f1", "auc", "log_loss"), float("nan"))
+    chosen = p > 0.5
+    of_true = np.where(positive, p, 1.0 - p).astype(np.float64).clip(np.finfo(np.float64).tiny)
+    return {
+        "accuracy": float(weight @ (chosen == positive) / weight.sum()),
+        **hits_of(chosen, positive, weight),
+        "auc": auc(p, positive.astype(np.int64), weight),
+        "log_loss": float(weight @ -np.log(of_true) / weight.sum()),
+    }
+
+
+def hits_of(chosen: Host, positive: Host, weights: Host) -> Metrics:
+    """Return precision, recall and F1 of a class: of (N,) rows, which were taken for it, and which are of it.
+
+    Precision is 0 where no row was taken for the class, but some are of it; all are NaN where there is neither.
+    """
+    true, taken, there = (float(weights @ each) for each in (chosen & positive, chosen, positive))
+    if not (taken or there):
+        return dict.fromkeys(("precision", "recall", "f1"), float("nan"))
+    recall = true / there if there else float("nan")
+    return {"precision": true / taken if taken else 0.0, "recall": recall, "f1": 2.0 * true / (taken + there)}
+
+
+def _mean_of(each: Mapping[str, Metrics], key: str) -> float:
+    values = [found[key] for found in each.values() if found[key] == found[key]]
+    return float(np.mean(values)) if values else float("nan")
 
 
 def coverage(quantiles: Host, targets: Host, weights: Host | None = None) -> float:

@@ -21,7 +21,7 @@ import numpy as np
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.utils import check_array, check_random_state
-    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.multiclass import check_classification_targets, type_of_target
     from sklearn.utils.validation import (
         _check_sample_weight,
         assert_all_finite,
@@ -60,6 +60,11 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
     """What classifiers and regressors share."""
 
     task: str
+
+    @property
+    def _task(self) -> str:
+        """The task of the settings."""
+        return self.task
 
     def __init__(
         self,
@@ -195,7 +200,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
             training["early_stopping"] = {"patience": patience, "min_delta": float(self.tol)}
         share = float(validation) if isinstance(validation, int | float) else IN_MEMORY
         loaded = configure(
-            task=self.task,
+            task=self._task,
             data={
                 "train": IN_MEMORY,
                 "target": self._target_names(),
@@ -332,7 +337,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
 
 
 class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
-    """A multilayer perceptron that tells classes apart.
+    """A multilayer perceptron that tells classes apart, or, where y is (N, T) of 0 and 1, several labels.
 
     Parameters are those of ``sklearn.neural_network.MLPClassifier`` where they mean the same. What differs:
 
@@ -350,7 +355,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
 
     Attributes
     ----------
-    classes_ : (C,) the classes, sorted
+    classes_ : (C,) the classes, sorted; of T labels the numbers from 0 to T - 1
     loss_curve_ : training loss of each epoch
     validation_scores_ : validation accuracy of each epoch, or None
     n_iter_, loss_, best_loss_, best_validation_score_, n_layers_, n_outputs_, out_activation_ : as in scikit-learn
@@ -417,37 +422,58 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         self.class_weight = class_weight
 
     def decision_function(self, X: Any) -> Any:
-        """Return the last linear value of each class, (N, C), or (N,) of the second of two."""
+        """Return the last linear value of each class, (N, C), or label, (N, T), or (N,) of the second of two."""
         linear = self._linear(X)
+        if self._labels:
+            return linear
         if len(self.classes_) == 2:
             return linear[:, 0] if self._order[1] == 1 else -linear[:, 0]
         return linear[:, self._order]
 
     def predict_proba(self, X: Any) -> Any:
-        """Return the probability of each class, (N, C)."""
+        """Return the probability of each class, (N, C), or label, (N, T)."""
         scores = self.decision_function(X)
+        if self._labels:
+            return self.model_.probabilities(scores)
         if scores.ndim == 1:
             scores = np.stack([-scores, np.zeros_like(scores)], axis=1)
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
     def predict(self, X: Any) -> Any:
-        """Return the most probable class of each row, (N,)."""
+        """Return the most probable class of each row, (N,), or which labels are more probable than not, (N, T)."""
         scores = self.decision_function(X)
+        if self._labels:
+            return (scores > 0).astype(np.int64)
         return self.classes_[(scores > 0).astype(np.int64) if scores.ndim == 1 else scores.argmax(axis=1)]
 
     def _fit_target(self, X: Any, y: Any) -> Any:
-        y = self._one_target(X, y)
+        self._labels = _are_labels(y)
+        if not self._labels:
+            y = self._one_target(X, y)
         check_classification_targets(y)
-        self.classes_ = np.unique(y)
+        if self._labels and self.class_weight is not None:
+            raise ValueError("class_weight is for classes; labels are weighted by sample_weight alone")
+        self.classes_ = np.arange(np.shape(y)[1]) if self._labels else np.unique(y)
         return self._encoded_target(X, y)
 
+    @property
+    def _task(self) -> str:
+        return "multilabel" if self._labels else self.task
+
     def _encoded_target(self, X: Any, y: Any) -> Any:
-        """Return the classes as a file would name them."""
+        """Return the classes as a file would name them, or labels, (N, T), of 0 and 1."""
+        if self._labels:
+            if not _are_labels(y):
+                raise ValueError("y_val must have labels of 0 and 1, as y has")
+            check_consistent_length(X, y)
+            return np.asarray(y.toarray() if hasattr(y, "toarray") else y).astype(np.int64)
         return _written(self._one_target(X, y))
 
     def _loss(self) -> dict[str, Any]:
         given = self.class_weight
+        if self._labels:
+            return {"name": "auto"}
         if isinstance(given, Mapping):
             names = _written(np.array(list(given), self.classes_.dtype))
             given = {str(name): float(each) for name, each in zip(names, given.values(), strict=True)}
@@ -455,8 +481,15 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
 
     def _take(self, model: SavedModel, settings: Settings) -> None:
         super()._take(model, settings)
+        if self._labels:
+            return
         assert model.encoder.classes is not None
         self._order = [model.encoder.classes.index(str(name)) for name in _written(self.classes_)]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
 
 
 class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
@@ -519,6 +552,12 @@ def _written(classes: Any) -> Any:
     """Return classes as a file would have them, (N,) str or object: whole numbers without a point."""
     column = rows_of({TARGET: np.asarray(classes)}).categories(TARGET)
     return column.texts[column.codes]
+
+
+def _are_labels(y: Any) -> bool:
+    """Return whether targets are several labels of 0 and 1 for each row."""
+    several = len(np.shape(y)) == 2 and np.shape(y)[1] > 1
+    return several and type_of_target(y, input_name="y") == "multilabel-indicator"
 
 
 def _rows_like(X: Any) -> Any:

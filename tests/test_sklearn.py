@@ -271,3 +271,17 @@ def test_several_targets() -> None:
         MLPRegressor(**SHORT).fit(inputs, targets, X_val=inputs, y_val=targets[:, 0])
     with pytest.raises(ValueError, match="NaN"):
         MLPRegressor(**SHORT).fit(inputs, np.where(targets > 5, np.nan, targets))
+
+
+def test_labels_of_0_and_1_are_learned_each_by_itself():
+    x = np.random.default_rng(0).standard_normal((200, 3))
+    y = (x[:, :2] > 0).astype(int)
+    model = MLPClassifier((16,), max_iter=60, learning_rate_init=0.01, random_state=0).fit(x, y)
+    assert model.score(x, y) > 0.9  # all labels of a row
+    assert model.predict(x).shape == model.predict_proba(x).shape == model.decision_function(x).shape == (200, 2)
+    np.testing.assert_array_equal(model.predict(x), model.predict_proba(x) > 0.5)
+    assert (model.classes_.tolist(), model.out_activation_) == ([0, 1], "sigmoid")
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(x), model.predict(x))
+    assert MLPClassifier(max_iter=2).fit(x, y * [1, 0]).predict(x).shape == (200, 2)  # a label that no row has
+    with pytest.raises(ValueError, match="class_weight is for classes"):
+        MLPClassifier(class_weight="balanced").fit(x, y)

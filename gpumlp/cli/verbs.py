@@ -223,7 +223,7 @@ def predict(
         model = trained = runs.load_trained(run, device=device)
         remarks(trained.notes)
     encoder = model.encoder
-    if proba and encoder.classes is None:
+    if proba and encoder.task == "regression":
         raise click.UsageError("--proba needs a classification run; this run predicts numbers")
     margin = None if interval is None else model.margin(interval)
     from_stdin = str(file) == "-"
@@ -296,7 +296,7 @@ def _inspect_run(folder: Path) -> None:
     encoder = model.encoder
     goal = f"one of {_listed(encoder.classes)}" if encoder.classes else "a number"
     if len(encoder.target_names) > 1:
-        goal = f"{len(encoder.target_names)} numbers"
+        goal = f"{len(encoder.target_names)} {'labels' if encoder.labels else 'numbers'}"
     if encoder.levels:
         goal += f" and its quantiles {', '.join(f'{level:g}' for level in encoder.levels)}"
     tell(f"\npredicts {encoder.target_name!r}, {goal}, from {encoder.width} inputs")

@@ -223,7 +223,7 @@ class _Draft:
         if document.value is None:
             raise ConfigError("the file is empty", where=name, hint="a run needs task, data.train and data.target")
         if not isinstance(document.value, dict):
-            hint = _HINT_AT_DATA if is_data else "start with task: classification or regression"
+            hint = _HINT_AT_DATA if is_data else "start with task: classification, regression or multilabel"
             raise ConfigError("a configuration is a mapping from settings to values", where=f"{name}:1:1", hint=hint)
         self.value: dict[str, Value] = document.value
         self.places: dict[KeyPath, Place] = {(): Place(0, 0, 0, name)}

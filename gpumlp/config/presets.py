@@ -57,7 +57,8 @@ def _tabular(given: Given) -> dict[str, Any]:
     if not regression:
         # Smoothed labels win classes and lose probabilities.
         smoothing = 0.1 if metric in ("accuracy", "macro_f1") else 0.0
-        found["loss"] = {"name": "cross_entropy", "label_smoothing": smoothing}
+        loss = "binary_cross_entropy" if given.get("task") == "multilabel" else "cross_entropy"
+        found["loss"] = {"name": loss, "label_smoothing": smoothing}
     return found
 
 

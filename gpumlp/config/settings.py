@@ -208,8 +208,8 @@ class Data(Section):
     )
     train: Annotated[Files | None, AfterValidator(_one_source)] = Field(default=None, description=TRAIN)
     target: Column | Targets = Field(
-        description="column to predict, by name or index, or the name of an array; in regression also a list of "
-        "several, in which values may be missing"
+        description="column to predict, by name or index, or the name of an array; a list of several in regression "
+        "and multilabel, in which values may be missing"
     )
     target_transform: Annotated[str, NameIn(TRANSFORMS)] = Field(
         default="none",
@@ -471,6 +471,14 @@ class ClassificationLoss(LossSettings):
     )
 
 
+DEFAULT_LOSSES = {
+    "classification": "cross_entropy",
+    "regression": "squared_error",
+    "multilabel": "binary_cross_entropy",
+}
+"""The losses that auto stands for, by the task."""
+
+
 def _rising(levels: tuple[float, ...]) -> tuple[float, ...]:
     if list(levels) != sorted(set(levels)):
         refuse("Loss", [Problem((), f"got {list(levels)}, needs levels that rise", "such as [0.1, 0.5, 0.9]")])
@@ -521,9 +529,9 @@ class ScheduleSettings(Choice):
 
 
 def _losses() -> dict[str, Variant]:
-    bases: dict[str, type[LossSettings]] = {"classification": ClassificationLoss, "regression": LossSettings}
+    bases: dict[str, type[LossSettings]] = {"classification": ClassificationLoss}
     return {
-        name: Variant(QuantileLoss if spec.one.takes_levels else bases[spec.task], spec.hyper)
+        name: Variant(QuantileLoss if spec.one.takes_levels else bases.get(spec.task, LossSettings), spec.hyper)
         for name, spec in LOSSES.items()
     }
 
@@ -776,7 +784,10 @@ def _all_defaults() -> Any:
 class Settings(Section):
     """All settings of a run."""
 
-    task: Task = Field(description="classification (two or more classes) or regression (numbers)")
+    task: Task = Field(
+        description="classification (two or more classes), regression (numbers) or multilabel (several labels of two "
+        "values each)"
+    )
     preset: Annotated[str, NameIn(PRESETS)] = Field(
         default=PLAIN,
         description="settings that stand below those of the file: "
@@ -784,9 +795,9 @@ class Settings(Section):
     )
     data: Data = Field(description="the data: at least train (a file) and target (a column)")
     model: Model = Field(default=Model(), description="the network")
-    loss: Annotated[
-        LossSettings, OneOf(_losses, {"classification": "cross_entropy", "regression": "squared_error"})
-    ] = Field(default_factory=_all_defaults, description="loss to minimize; auto: the default of the task")
+    loss: Annotated[LossSettings, OneOf(_losses, DEFAULT_LOSSES)] = Field(
+        default_factory=_all_defaults, description="loss to minimize; auto: the default of the task"
+    )
     optimizer: Annotated[OptimizerSettings, OneOf(_optimizers, "adamw")] = Field(
         default_factory=_all_defaults, description="optimizer"
     )
@@ -824,16 +835,18 @@ class Settings(Section):
             what = f"{self.loss.name} is not a loss for {self.task}"
             problems.append(Problem(("loss", "name"), what, "allowed: auto, " + ", ".join(fitting)))
         metric = self.training.metric
-        if metric in METRICS and METRICS[metric].task not in (None, self.task):
-            fitting = [name for name, each in METRICS.items() if each.task in (None, self.task)]
+        if metric in METRICS and not METRICS[metric].fits(self.task):
+            fitting = [name for name, each in METRICS.items() if each.fits(self.task)]
             what = f"{metric} is not a metric for {self.task}"
             problems.append(Problem(("training", "metric"), what, "allowed: auto, " + ", ".join(fitting)))
-        if self.training.calibration == "temperature" and self.task == "regression":
+        if self.training.calibration == "temperature" and self.task != "classification":
             what = "a temperature is of probabilities, and a regression has none"
+            if self.task == "multilabel":
+                what = "a temperature is of classes, and labels have none"
             problems.append(Problem(("training", "calibration"), what, "set calibration: auto"))
-        if self.model.clamp and (self.task == "classification" or LOSSES[self.loss.name].one.least is not None):
+        if self.model.clamp and (self.task != "regression" or LOSSES[self.loss.name].one.least is not None):
             counts = f"with the loss {self.loss.name} the network predicts logarithms, which are not clamped"
-            what = "classes have no range to keep predictions in" if self.task == "classification" else counts
+            what = "classes have no range to keep predictions in" if self.task != "regression" else counts
             problems.append(Problem(("model", "clamp"), what, "set clamp: false"))
         problems += self._about_target()
         if self.data.split.validation == 0:
@@ -886,9 +899,15 @@ class Settings(Section):
     def _about_target(self) -> Iterator[Problem]:
         """Yield what does not fit the target."""
         transform = self.data.target_transform
-        if self.task == "classification":
-            if isinstance(self.data.target, tuple) and len(self.data.target) > 1:
-                hint = "name one column, or train a run for each"
+        if self.task == "multilabel" and not isinstance(self.data.target, tuple):
+            hint = f"write [{self.data.target}], or set the task to classification"
+            yield Problem(("data", "target"), "multilabel has a list of labels", hint)
+        if self.task == "multilabel" and self.training.conformal:
+            what = "intervals are of one target, not of labels"
+            yield Problem(("training", "conformal"), what, "set conformal: 0")
+        if self.task != "regression":
+            if self.task == "classification" and isinstance(self.data.target, tuple) and len(self.data.target) > 1:
+                hint = "name one column, or set the task to multilabel (labels of two values each)"
                 yield Problem(("data", "target"), "classification has one target", hint)
             if transform != "none":
                 hint = "set it to none, or the task to regression"

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.data.encoding.columns import ArrayInputs, News, TableInputs
 from gpumlp.data.encoding.features import Features
+from gpumlp.data.encoding.labels import LabelTargets
 from gpumlp.data.encoding.targets import PLAIN, ClassTarget, Goal, NumberTarget, NumberTargets
 from gpumlp.data.roles import MisfitError, Roles, Target, absent, is_of
 from gpumlp.data.source.arrays import ArrayTable
@@ -31,10 +32,10 @@ from gpumlp.data.state import StateReader, prefixed
 from gpumlp.errors import DataError, Note
 from gpumlp.phases import phase
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "multilabel"]
 MissingTarget = Literal["error", "drop"]
 Targets = NDArray[np.int32 | np.float32]
-AnyTarget = ClassTarget | NumberTarget | NumberTargets
+AnyTarget = ClassTarget | NumberTarget | NumberTargets | LabelTargets
 
 _FORMAT = 1
 
@@ -55,8 +56,8 @@ class Dataset:
     Parameters
     ----------
     features : what the network sees; an array (N, p) where there are no categories
-    targets : (N,) int32 class numbers, or (N, outputs) float32 standardised values, NaN where one of several is
-        missing; None if not asked for
+    targets : (N,) int32 class numbers, or (N, outputs) float32: standardised values, or labels 0 and 1, NaN where
+        one of several is missing; None if not asked for
     weights : (N,) float32, at least 0, the largest in [1/2, 1); None if every row counts the same
     """
 
@@ -114,7 +115,9 @@ class Encoder:
 
     @property
     def task(self) -> Task:
-        """What the target is: classes or numbers."""
+        """What the target is: classes, numbers, or labels of which several may be true."""
+        if isinstance(self.target, LabelTargets):
+            return "multilabel"
         return "classification" if isinstance(self.target, ClassTarget) else "regression"
 
     @property
@@ -144,19 +147,24 @@ class Encoder:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """The names of the classes; of two, the second is the positive one. None for regression."""
+        """The names of the classes; of two, the second is the positive one. None for numbers and for labels."""
         return self.target.classes if isinstance(self.target, ClassTarget) else None
+
+    @property
+    def labels(self) -> LabelTargets | None:
+        """The labels, of which several may be true of a row, each with its two classes; None for other tasks."""
+        return self.target if isinstance(self.target, LabelTargets) else None
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The columns of a file that are texts, even where all their cells are numbers."""
         inputs = self.inputs.texts if isinstance(self.inputs, TableInputs) else ()
-        return (*inputs, self.target_name) if self.classes else inputs
+        return inputs if self.task == "regression" else (*inputs, *self.target_names)
 
     @property
     def target_names(self) -> tuple[str, ...]:
         """The names of the targets, at least one."""
-        return self.target.names if isinstance(self.target, NumberTargets) else (self.target_name,)
+        return self.target.names if isinstance(self.target, NumberTargets | LabelTargets) else (self.target_name,)
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -165,7 +173,7 @@ class Encoder:
 
     @property
     def outputs(self) -> int:
-        """The number of the network's outputs: 1 for a number and for two classes, else one per class or number."""
+        """The number of the network's outputs: 1 for two classes, else one for each class, number or label."""
         return self.target.outputs
 
     def restore(self, outputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -198,7 +206,7 @@ class Encoder:
         return self.target.quantiles(outputs)
 
     def _numbers(self) -> NumberTarget | NumberTargets:
-        if isinstance(self.target, ClassTarget):
+        if isinstance(self.target, ClassTarget | LabelTargets):
             raise TypeError("only a regression has a target with a scale")
         return self.target
 
@@ -285,15 +293,19 @@ class Encoder:
         """
         state = StateReader(fields, arrays)
         state.count("format", largest=_FORMAT)
-        task = state.text("task", allowed=("classification", "regression"))
+        task = state.text("task", allowed=get_args(Task))
         kind = state.text("source", allowed=("table", "array"))
         target = state.section("target")
-        several = NumberTargets if target.has("columns") else NumberTarget
+        of_task: dict[str, Any] = {
+            "classification": ClassTarget,
+            "regression": NumberTargets if target.has("columns") else NumberTarget,
+            "multilabel": LabelTargets,
+        }
         inputs = state.section("inputs")
         described = state.sections("columns") if state.has("columns") else []
         return cls(
             inputs=(TableInputs if kind == "table" else ArrayInputs).from_state(inputs),
-            target=(ClassTarget if task == "classification" else several).from_state(target),
+            target=of_task[task].from_state(target),
             target_name=target.text("name"),
             weights_name=state.optional_text("weights"),
             ignored=state.texts("ignored"),
@@ -317,6 +329,9 @@ class Encoder:
         if isinstance(self.target, NumberTargets):
             values = [source.numbers(source.resolve(name)) for name in self.target.names]
             return self.target.encode(values, source.where)
+        if isinstance(self.target, LabelTargets):
+            cells = [source.categories(source.resolve(name)) for name in self.target.names]
+            return self.target.encode(cells, source.where)
         name = source.resolve(self.target_name)
         if isinstance(self.target, ClassTarget):
             labels = source.categories(name)
@@ -390,7 +405,7 @@ def prepare(
     Parameters
     ----------
     train : the training rows: what ``read`` returned, or anything that ``rows_of`` takes
-    task : classification or regression
+    task : classification, regression or multilabel
     target : the column by name or number (negative: from the end), or the array by name; None is allowed
         for IDX files, which have only one; in regression also several
     validation, test : a share of the rows of ``train`` (0: no such part), or other rows; the test rows may be a
@@ -550,7 +565,8 @@ def prepare_files(
 
 def _texts(task: Task, target: Target, columns: Mapping[str, Kind] | None) -> list[str]:
     """Return the columns that are known to be texts before a file is read: classes are kept as they are written."""
-    classes = [target] if task == "classification" and isinstance(target, str) else []
+    targets = target if isinstance(target, tuple) else (target,)
+    classes = [] if task == "regression" else [name for name in targets if isinstance(name, str)]
     return classes + [name for name, kind in (columns or {}).items() if kind.type != "number"]
 
 
@@ -570,7 +586,7 @@ def _lacking_target(source: Source, task: Task, targets: Sequence[str]) -> NDArr
     """Return which rows have no target, or none of several, (N,)."""
     lacking = []
     for target in targets:
-        if task == "classification":
+        if task != "regression":
             labels = source.categories(source.resolve(target))
             lacking.append((labels.texts == "")[labels.codes])
         else:
@@ -642,6 +658,11 @@ def _divide(
             notes.append(Note(what, target))
         if isinstance(source, Frame):
             notes += [Note(doubt, target) for doubt in fitted.doubts(source.dialect.missing)]
+    elif task == "multilabel":
+        cells = {target: source.categories(target) for target in targets}
+        fitted = LabelTargets.fit(cells, source.where)
+        rows = draw(len(next(iter(cells.values()))))
+        notes += _about_labels(fitted, fitted.encode(list(cells.values()), source.where)[rows.train])
     else:
         for target in targets:
             values = _numbers(source, target)
@@ -663,6 +684,20 @@ def _divide(
         else:
             fitted = NumberTargets.fit(numbers, counted.where, goal)
     return parts, fitted, notes
+
+
+def _about_labels(fitted: LabelTargets, train: NDArray[np.float32]) -> list[Note]:
+    """Return notes on labels that are the same in all training rows, or missing in some."""
+    notes = []
+    for name, column, values in zip(fitted.names, fitted.columns, train.T, strict=True):
+        there = values[~np.isnan(values)]
+        if not len(there) or np.ptp(there) == 0:
+            one = f"{column.classes[int(there[0])]} in every training row" if len(there) else "in no training row"
+            notes.append(Note(f"label {name!r} is {one}, so nothing can be learned of it", name))
+        elif lacking := len(values) - len(there):
+            what = f"{lacking:,} of {len(values):,} training rows have no value and count for the other labels alone"
+            notes.append(Note(f"label {name!r}: {what}", name))
+    return notes
 
 
 def _groups(source: Source, name: str) -> NDArray[np.int64]:

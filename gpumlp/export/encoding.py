@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gpumlp.data.encoding.categories import OneHot
 from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
+from gpumlp.data.encoding.labels import LabelTargets
 from gpumlp.data.encoding.scaling import Scaling
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget, NumberTargets
 from gpumlp.data.source.kinds import Kind
@@ -57,6 +58,7 @@ KNOWN: dict[type, tuple[str, ...]] = {
     TableInputs: ("numeric", "block", "one_hots", "dates"),
     ArrayInputs: ("name", "columns", "block"),
     ClassTarget: ("classes",),
+    LabelTargets: ("names", "columns"),
     NumberTarget: ("mean", "deviation", "transform", "counts"),
     NumberTargets: ("names", "columns"),
 }

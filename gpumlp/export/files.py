@@ -130,7 +130,9 @@ def compare(part: str, model: SavedModel, source: Source, others: Predictions) -
     measured, given, precise = (_measured(each) for each in (own, others, exact))
     epsilon = float(np.finfo(model.network.context.wide).eps)
     encoder, step = model.encoder, epsilon
-    if encoder.classes is None:  # what rounding of the network's outputs, which are standardised, makes of numbers
+    if (
+        encoder.task == "regression"
+    ):  # what rounding of the network's outputs, which are standardised, makes of numbers
         data, _ = encoder.encode(source, targets=False)
         outputs = np.concatenate(list(model.outputs(data.features))).astype(np.float64)
         moved = encoder.restore(outputs + epsilon * (1.0 + np.abs(outputs)))
@@ -142,7 +144,10 @@ def compare(part: str, model: SavedModel, source: Source, others: Predictions) -
     if own.probabilities is not None and difference <= allowed:
         # Classes may differ where two are as probable as each other, as far as rounding tells.
         rows = np.arange(len(measured))
-        gap = np.abs(own.probabilities[rows, own.values] - own.probabilities[rows, others.values])
+        if own.values.ndim == 2:
+            gap = np.where(own.values == others.values, 0.0, 2.0 * np.abs(own.probabilities - 0.5))
+        else:
+            gap = np.abs(own.probabilities[rows, own.values] - own.probabilities[rows, others.values])
         difference = max(difference, float(np.where(gap > 2 * allowed, gap, 0.0).max()))
     return Agreement(part, len(measured), difference, allowed)
 

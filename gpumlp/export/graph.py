@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from gpumlp.data import ArrayTable, Encoder, Source
 from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
 from gpumlp.data.encoding.dates import CYCLES, Dates
+from gpumlp.data.encoding.labels import LabelTargets
 from gpumlp.data.encoding.numeric import NumericBlock
 from gpumlp.data.encoding.targets import ClassTarget
 from gpumlp.errors import RunError
@@ -167,6 +168,8 @@ def run_onnx(path: Path, model: SavedModel, source: Source) -> Predictions:
             else:
                 feed[name] = source.numbers(name)[:, None]
     found = _run(path, feed)
+    if encoder.labels is not None:
+        return Predictions(encoder.labels.numbers(found[0]), found[1])
     if encoder.classes is None:
         return Predictions(found[0], None)
     chosen = np.array([encoder.classes.index(str(name)) for name in found[0]], np.int64)
@@ -287,6 +290,8 @@ def _outputs(graph: OnnxGraph, model: SavedModel, linear: str, answer: str) -> l
     make, double = graph.onnx.helper.make_tensor_value_info, graph.type_of(np.float64)
     prediction, flat = graph.name("prediction"), graph.constant([-1], np.int64)
     target = model.encoder.target
+    if isinstance(target, LabelTargets):
+        return _labels(graph, target, linear)
     if not isinstance(target, ClassTarget):
         wide, targets = graph.cast(answer, np.float64), numbers_of(target, model.encoder.target_name)
         each = [
@@ -317,6 +322,18 @@ def _outputs(graph: OnnxGraph, model: SavedModel, linear: str, answer: str) -> l
         graph.add("Add", sure, equal, output=probability)
     string = graph.onnx.TensorProto.STRING
     return [make(prediction, string, ["N"]), make(probability, double, ["N", len(target.classes)])]
+
+
+def _labels(graph: OnnxGraph, target: LabelTargets, linear: str) -> list[Any]:
+    """Return the class of each label and the probability of the second, (N, T) both."""
+    make, count = graph.onnx.helper.make_tensor_value_info, target.outputs
+    prediction, probability = graph.name("prediction"), graph.name("probability")
+    graph.add("Sigmoid", graph.cast(linear, np.float64), output=probability)
+    above = graph.add("Greater", probability, graph.constant(0.5, np.float64))
+    first, second = (np.array([[each.classes[i] for each in target.columns]], object) for i in (0, 1))
+    graph.add("Where", above, graph.constant(second, object), graph.constant(first, object), output=prediction)
+    string, double = graph.onnx.TensorProto.STRING, graph.type_of(np.float64)
+    return [make(prediction, string, ["N", count]), make(probability, double, ["N", count])]
 
 
 def _restored(graph: OnnxGraph, values: str, fitted: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gpumlp.data import ArrayTable, Frame, Source
 from gpumlp.data.encoding.columns import TableInputs
 from gpumlp.data.encoding.dates import CYCLES
+from gpumlp.data.encoding.labels import LabelTargets
 from gpumlp.data.encoding.targets import ClassTarget
 from gpumlp.data.source.dialect import QUOTES
 from gpumlp.export.encoding import INTERPOLATE, Categories, numbers_of, rewritten, trace_scaling
@@ -79,6 +80,8 @@ def run_script(path: Path, model: SavedModel, source: Source) -> Predictions:
         columns = {name: _cells(source, name) for name in encoder.inputs.names}
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     predictions, probabilities = module["_outputs"](rows)
+    if encoder.labels is not None:
+        return Predictions(encoder.labels.numbers(np.array(predictions, object)), probabilities)
     if encoder.classes is None:
         return Predictions(np.array(predictions), None)
     return Predictions(np.array([encoder.classes.index(name) for name in predictions], np.int64), probabilities)
@@ -126,7 +129,10 @@ def _fields(model: SavedModel, dtype: str) -> dict[str, Any]:
         "dtype": dtype,
         "width": encoder.width,
     }
-    if not isinstance(target, ClassTarget):
+    if isinstance(target, LabelTargets):
+        columns = zip(target.names, target.columns, strict=True)
+        fields["labels"] = [{"name": name, "classes": list(each.classes)} for name, each in columns]
+    elif not isinstance(target, ClassTarget):
         fields["numbers"] = numbers_of(target, encoder.target_name)
     if not isinstance(inputs, TableInputs):
         return fields | {"name": inputs.name, "columns": inputs.columns, "bytes": inputs.block is None}

@@ -58,13 +58,13 @@ class InputError(ValueError):
 
 
 def predict(rows: Any) -> list[Any]:
-    """Return a prediction for each row: the name of a class, a number, or a list of several numbers."""
+    """Return a prediction for each row: the name of a class, a number, or a list of several numbers or labels."""
     return _outputs(rows)[0]
 
 
 def predict_proba(rows: Any) -> Any:
-    """Return the probability of each class, (N, classes) float64, in the order of MODEL["classes"]."""
-    if not MODEL["classes"]:
+    """Return the probability of each class, (N, classes) float64, in the order of MODEL["classes"], or label."""
+    if not (MODEL["classes"] or MODEL.get("labels")):
         raise TypeError("this network predicts numbers, which have no probabilities")
     return _outputs(rows)[1]
 
@@ -77,7 +77,8 @@ def encode(rows: Any) -> Any:
 def _outputs(rows: Any) -> tuple[list[Any], Any]:
     rows = rows if MODEL["array"] else list(rows)
     predictions: list[Any] = []
-    probabilities = [np.zeros((0, len(MODEL["classes"] or ())))]
+    labels = MODEL.get("labels", ())
+    probabilities = [np.zeros((0, len(MODEL["classes"] or labels)))]
     for start in range(0, len(rows), BATCH):
         try:
             x = encode(rows[start : start + BATCH])
@@ -85,7 +86,11 @@ def _outputs(rows: Any) -> tuple[list[Any], Any]:
             raise InputError(f"row {start + error.row + 1}: {error}") from None
         with np.errstate(all="ignore"):
             linear, answer = network(x)
-        if MODEL["classes"]:
+        if labels:
+            shares = _probabilities(linear.astype(np.float64).reshape(-1, 1))[:, 1].reshape(linear.shape)
+            probabilities.append(shares)
+            predictions += [[each["classes"][p > 0.5] for each, p in zip(labels, row)] for row in shares.tolist()]  # noqa: B905
+        elif MODEL["classes"]:
             chosen = (answer[:, 0] > 0.5).astype(int) if answer.shape[1] == 1 else answer.argmax(axis=1)
             predictions += [MODEL["classes"][i] for i in chosen.tolist()]
             probabilities.append(_probabilities(linear.astype(np.float64)))
@@ -333,7 +338,8 @@ def main() -> None:
     parser.add_argument("--proba", action="store_true", help="add the probability of each class")
     parser.add_argument("-o", "--output", help="the CSV file to write  [default: standard output]")
     options = parser.parse_args()
-    classes = MODEL["classes"]
+    labels = [each["name"] for each in MODEL.get("labels", ())]
+    classes = MODEL["classes"] or labels
     if options.proba and not classes:
         parser.error("--proba is for classes; this network predicts numbers")
     try:
@@ -344,12 +350,15 @@ def main() -> None:
     stream = open(options.output, "w", encoding="utf-8", newline="") if options.output else sys.stdout  # noqa: SIM115
     with stream:
         writer = csv.writer(stream, lineterminator="\n")
-        targets = [each["name"] for each in MODEL.get("numbers", ())]
-        several = len(targets) > 1
+        targets = labels or [each["name"] for each in MODEL.get("numbers", ())]
+        several = bool(labels) or len(targets) > 1
         writer.writerow([*([f"prediction {name}" for name in targets] if several else ["prediction"]), *names])
         for prediction, shares in zip(predictions, probabilities.tolist() if names else [[]] * len(predictions)):  # noqa: B905
             writer.writerow([*(prediction if several else [prediction]), *shares])
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:  # whoever reads has seen enough
+        sys.exit(1)

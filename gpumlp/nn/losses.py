@@ -28,7 +28,9 @@ class LossSpec:
 
     @property
     def task(self) -> str:
-        """The task that it fits, classification or regression."""
+        """The task that it fits: classification, regression, or multilabel."""
+        if self.many.link == "sigmoid":
+            return "multilabel"
         return "classification" if self.many.counts_hits else "regression"
 
     @property
@@ -40,17 +42,18 @@ class LossSpec:
         return self.one if outputs == 1 else self.many
 
 
-def _regression(name: str) -> LossSpec:
+def _one_record(name: str) -> LossSpec:
     return LossSpec(LOSS_RECORDS[name], LOSS_RECORDS[name])
 
 
 LOSSES: dict[str, LossSpec] = {
     "cross_entropy": LossSpec(LOSS_RECORDS["binary_cross_entropy"], LOSS_RECORDS["softmax_cross_entropy"]),
-    "squared_error": _regression("squared_error"),
-    "absolute_error": _regression("absolute_error"),
-    "huber": _regression("huber"),
-    "quantile": _regression("quantile"),
-    "poisson": _regression("poisson"),
+    "binary_cross_entropy": _one_record("binary_cross_entropy"),
+    "squared_error": _one_record("squared_error"),
+    "absolute_error": _one_record("absolute_error"),
+    "huber": _one_record("huber"),
+    "quantile": _one_record("quantile"),
+    "poisson": _one_record("poisson"),
 }
 
 
@@ -69,7 +72,8 @@ class Loss:
         value, sums = loss(model.forward(x), y)
 
     ``cross_entropy`` takes class labels (N,), of which one that no class has counts for nothing; with one output it
-    is binary cross-entropy and the labels are 0 and 1. ``class_weights`` has one weight for each class (two where
+    is binary cross-entropy and the labels are 0 and 1. ``binary_cross_entropy`` is the mean over columns of labels
+    (N, K), of which several may be 1. ``class_weights`` has one weight for each class (two where
     there is one output). ``quantile`` takes the ``levels`` of the outputs, of all 0.5 without them. A number to
     predict that is NaN counts for nothing.
 

@@ -60,7 +60,7 @@ class Rows:
     source : raw, as the encoder takes them
     data : encoded
     outcome : (N, K) what the network answers
-    probabilities : (N, classes) calibrated; None in regression
+    probabilities : (N, classes) calibrated, or (N, T) of labels; None in regression
     """
 
     model: Predictor
@@ -113,7 +113,7 @@ class Rows:
 def _answers(model: Predictor, features: Features) -> tuple[Host, Host | None]:
     linear = list(model.linear(features))
     outcome = np.concatenate([model.answer(each) for each in linear])
-    if model.encoder.classes is None:
+    if model.encoder.task == "regression":
         return outcome, None
     return outcome, model.probabilities(np.concatenate([each.numpy() for each in linear]))
 
@@ -121,7 +121,7 @@ def _answers(model: Predictor, features: Features) -> tuple[Host, Host | None]:
 def scores(rows: Rows, weights: Host | None) -> dict[str, float]:
     """Return all metrics of rows but the loss, each row counted by a weight."""
     found = outcome_metrics(rows.model.encoder, rows.outcome, rows.targets, weights)
-    if rows.probabilities is not None:
+    if rows.probabilities is not None and rows.model.encoder.classes:
         each = metrics.ProbabilityScores()
         each.add(rows.probabilities, rows.targets, weights)
         found |= each.result()
@@ -314,10 +314,13 @@ def _with_cells(rows: Rows, column: str, cells: Host, source: Frame | None = Non
 def worst(rows: Rows) -> tuple[Host, Host]:
     """Return the rows with the largest errors, (n,), and the error of all rows, (N,).
 
-    The error of a class is 1 - p of the true one; of numbers the distance, of several the largest of them in standard
-    deviations of the targets.
+    The error of a class is 1 - p of the true one, of labels the largest of theirs; of numbers the distance, of
+    several the largest of them in standard deviations of the targets.
     """
-    if rows.probabilities is not None:
+    if rows.probabilities is not None and rows.model.encoder.labels:
+        errors = np.abs(np.where(np.isnan(rows.targets), rows.probabilities, rows.targets) - rows.probabilities)
+        errors = errors.max(axis=1)
+    elif rows.probabilities is not None:
         errors = 1.0 - rows.probabilities[np.arange(len(rows)), rows.targets]
     else:
         found, wanted = rows.numbers()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from gpumlp.data import Dataset, Encoder, Frame, Source, survey
-from gpumlp.metrics import title
+from gpumlp.metrics import label, title
 from gpumlp.report import analysis
 from gpumlp.report.analysis import Rows
 from gpumlp.report.charts import Axis, Series, chart
@@ -50,7 +51,8 @@ def of_data(
     first = next(iter(sources.values()))
     sizes = ", ".join(f"{len(each):,} {name}" for name, each in parts.items())
     html = paragraph(f"The target is {encoder.target_name!r}. Rows: {sizes}.")
-    html += _of_classes(encoder, parts) if encoder.classes is not None else _of_numbers(encoder, parts)
+    of_task = {"classification": _of_classes, "multilabel": _of_labels, "regression": _of_numbers}
+    html += of_task[encoder.task](encoder, parts)
     names = [name for name in first.names if name not in (*encoder.target_names, encoder.weights_name)]
     reports, used = survey(first, names[: analysis.MAX_COLUMNS]), set(encoder.inputs.names)
     lines = ([each.name, "yes" if each.name in used else "no", each.text] for each in reports)
@@ -69,6 +71,16 @@ def _of_classes(encoder: Encoder, parts: Mapping[str, Dataset]) -> str:
     html = table(["class", *parts], body, numeric=range(1, len(parts) + 1))
     hidden = len(classes) - MAX_LISTED_CLASSES
     return html + (paragraph(f"And {hidden:,} more classes.") if hidden > 0 else "")
+
+
+def _of_labels(encoder: Encoder, parts: Mapping[str, Dataset]) -> str:
+    body = []
+    for i, name in enumerate(encoder.target_names[:MAX_LISTED_CLASSES]):
+        there = [values[~np.isnan(values)] for values in (_targets(each)[:, i] for each in parts.values())]
+        body.append([name, *(f"{int(each.sum()):,} of {len(each):,}" for each in there)])
+    html = table(["label", *(f"true in {name}" for name in parts)], body, numeric=range(1, len(parts) + 1))
+    hidden = len(encoder.target_names) - MAX_LISTED_CLASSES
+    return html + (paragraph(f"And {hidden:,} more labels.") if hidden > 0 else "")
 
 
 def _of_numbers(encoder: Encoder, parts: Mapping[str, Dataset]) -> str:
@@ -172,6 +184,10 @@ def of_predictions(name: str, rows: Rows, seed: int) -> Iterator[Section]:
     if rows.probabilities is None:
         yield Section(f"Predicted against true ({name})", _of_residuals(rows, seed))
         return
+    if rows.model.encoder.labels:
+        yield Section(f"Labels ({name})", _of_each_label(rows))
+        yield Section(f"ROC and precision-recall ({name})", _curves_of(_curves_of_labels(rows), "label"))
+        return
     classes = rows.model.encoder.classes or ()
     yield Section(f"Confusion matrix ({name})", _of_confusion(rows, classes))
     yield Section(f"ROC and precision-recall ({name})", _of_curves(rows, classes))
@@ -201,35 +217,67 @@ def _of_confusion(rows: Rows, classes: Sequence[str]) -> str:
     return table(["true", "predicted", "rows"], body, caption="the pairs that are confused most", numeric=(2,))
 
 
+def _of_each_label(rows: Rows) -> str:
+    """Return how often each label was found, missed and seen wrongly."""
+    body = []
+    for name, probability, targets in _each_label(rows):
+        there, chosen = ~np.isnan(targets), probability > 0.5
+        found = (chosen & (targets == 1), ~chosen & (targets == 1), chosen & (targets == 0), ~chosen & (targets == 0))
+        counts = [f"{float(rows.weights[there] @ each[there]):,.6g}" for each in found]
+        measured = label(probability, targets, rows.weights)
+        body.append([name, *counts, *(number(measured[key]) for key in ("precision", "recall", "f1"))])
+    heads = ["label", "found", "missed", "wrongly found", "rightly not", "precision", "recall", "F1"]
+    return table(heads, body, numeric=range(1, len(heads)))
+
+
+def _each_label(rows: Rows) -> Iterator[tuple[str, Host, Host]]:
+    """Yield the name, the probability and the target, both (N,), of each label."""
+    assert rows.probabilities is not None
+    yield from zip(rows.model.encoder.target_names, rows.probabilities.T, rows.targets.T, strict=True)
+
+
+def _curves_of_labels(rows: Rows) -> dict[str, analysis.Curves | None]:
+    found = {}
+    for name, probability, targets in itertools.islice(_each_label(rows), MAX_CURVES):
+        there = ~np.isnan(targets)
+        found[name] = analysis.curves(probability[there], targets[there] == 1, rows.weights[there])
+    return found
+
+
 def _of_curves(rows: Rows, classes: Sequence[str]) -> str:
     assert rows.probabilities is not None
     totals = np.bincount(rows.targets, rows.weights, len(classes))
     wanted = [1] if len(classes) == 2 else np.argsort(-totals, kind="stable")[:MAX_CURVES].tolist()
-    found = {i: analysis.curves(rows.probabilities[:, i], rows.targets == i, rows.weights) for i in wanted}
-    there = {i: each for i, each in found.items() if each is not None}
+    found = {classes[i]: analysis.curves(rows.probabilities[:, i], rows.targets == i, rows.weights) for i in wanted}
+    html = _curves_of(found, "class")
+    more = len(classes) - len(wanted) if len(classes) > 2 else 0
+    return html + (paragraph(f"The {len(wanted)} most frequent of {len(classes):,} classes.") if more else "")
+
+
+def _curves_of(found: Mapping[str, analysis.Curves | None], kind: str) -> str:
+    """Return the charts of the curves of classes or labels, by their names, and a table of their areas."""
+    there = {name: each for name, each in found.items() if each is not None}
     if not there:
-        return paragraph("All rows are of one class, so there are no curves.")
+        return paragraph(f"All rows are of one {kind}, so there are no curves.")
     diagonal = Series("", np.array([0.0, 1.0]), np.array([0.0, 1.0]), faint=True)
-    areas = "; ".join(f"{classes[i]}: {number(each.auc)}" for i, each in there.items())
-    averages = "; ".join(f"{classes[i]}: {number(each.average_precision)}" for i, each in there.items())
+    areas = "; ".join(f"{name}: {number(each.auc)}" for name, each in there.items())
+    averages = "; ".join(f"{name}: {number(each.average_precision)}" for name, each in there.items())
     roc = chart(
         "ROC",
-        f"ROC curves. Area under the curve of each class: {areas}.",
-        [Series(classes[i], each.false_positives, each.recall) for i, each in there.items()] + [diagonal],
+        f"ROC curves. Area under the curve of each {kind}: {areas}.",
+        [Series(name, each.false_positives, each.recall) for name, each in there.items()] + [diagonal],
         _share("false positive rate"),
         _share("true positive rate"),
     )
     precision = chart(
         "precision and recall",
-        f"Precision-recall curves. Average precision of each class: {averages}.",
-        [Series(classes[i], each.recall[1:], each.precision) for i, each in there.items()],
+        f"Precision-recall curves. Average precision of each {kind}: {averages}.",
+        [Series(name, each.recall[1:], each.precision) for name, each in there.items()],
         _share("recall"),
         _share("precision"),
     )
-    body = ([classes[i], number(each.auc), number(each.average_precision)] for i, each in there.items())
-    more = len(classes) - len(wanted) if len(classes) > 2 else 0
-    html = _grid([roc, precision]) + table(["class", "area under ROC", "average precision"], body, numeric=(1, 2))
-    return html + (paragraph(f"The {len(wanted)} most frequent of {len(classes):,} classes.") if more else "")
+    body = ([name, number(each.auc), number(each.average_precision)] for name, each in there.items())
+    return _grid([roc, precision]) + table([kind, "area under ROC", "average precision"], body, numeric=(1, 2))
 
 
 def _of_residuals(rows: Rows, seed: int) -> str:
@@ -308,11 +356,13 @@ def _of_dependence(rows: Rows, column: str, seed: int) -> str:
     found = analysis.dependence(rows, column, seed)
     encoder = rows.model.encoder
     if encoder.classes is None:
-        names, means, label = encoder.target_names, found.means, "mean prediction"
+        names, means, what = encoder.target_names, found.means, "mean prediction"
+        if encoder.labels:
+            what = "probability"
     elif len(encoder.classes) == 2:
-        names, means, label = (encoder.classes[1],), found.means[:, 1:], f"probability of {encoder.classes[1]}"
+        names, means, what = (encoder.classes[1],), found.means[:, 1:], f"probability of {encoder.classes[1]}"
     else:
-        names, means, label = encoder.classes, found.means, "probability"
+        names, means, what = encoder.classes, found.means, "probability"
     names, means = names[:MAX_CURVES], means[:, :MAX_CURVES]
     if isinstance(found.values, tuple):
         xs, axis = np.arange(len(found.values), dtype=np.float64), Axis(column, names=found.values)
@@ -324,12 +374,12 @@ def _of_dependence(rows: Rows, column: str, seed: int) -> str:
         f"{each}: {number(values.min())} to {number(values.max())}"
         for each, values in zip(names, means.T, strict=True)
     )
-    about = f"Partial dependence on {column}, from {ends}. Range of {label}: {moves}."
+    about = f"Partial dependence on {column}, from {ends}. Range of {what}: {moves}."
     series = [
         Series(str(each), xs, values, form="dots" if axis.names else "line")
         for each, values in zip(names, means.T, strict=True)
     ]
-    return chart(column, about, series, axis, Axis(label))
+    return chart(column, about, series, axis, Axis(what))
 
 
 def of_worst(name: str, rows: Rows) -> Section:
@@ -342,7 +392,14 @@ def of_worst(name: str, rows: Rows) -> Section:
     )
     body = []
     for row in order.tolist():
-        if encoder.classes is not None:
+        if encoder.labels is not None:
+            assert rows.probabilities is not None
+            true, shares = rows.targets[row], rows.probabilities[row]
+            place = int(np.argmax(np.abs(np.where(np.isnan(true), shares, true) - shares)))
+            words = encoder.labels.columns[place].classes
+            target = f"{encoder.target_names[place]}: {words[int(true[place])]}"
+            facts = [target, words[int(shares[place] > 0.5)], number(1 - errors[row])]
+        elif encoder.classes is not None:
             assert rows.probabilities is not None
             chosen = int(rows.chosen()[row])
             facts = [encoder.classes[rows.targets[row]], encoder.classes[chosen], number(1 - errors[row])]
@@ -350,7 +407,7 @@ def of_worst(name: str, rows: Rows) -> Section:
             found, wanted = (each[row] for each in rows.numbers())
             facts = [*(", ".join(map(number, each.tolist())) for each in (wanted, found)), number(errors[row])]
         body.append([rows.source.where(row), *facts, *(each.texts[each.codes[row]] for each in cells.values())])
-    last = "probability of the true class" if encoder.classes is not None else "error"
+    last = "error" if encoder.task == "regression" else "probability of the true class"
     html = paragraph("Wrong labels and measurements are often found here.")
     html += table(["row", "true", "predicted", last, *shown], body, numeric=(3,))
     return Section(f"Worst rows ({name})", html)

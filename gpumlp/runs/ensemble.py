@@ -47,7 +47,7 @@ class WeightedModels(Predictor):
 
     def __post_init__(self) -> None:
         encoders = [each.encoder for each in self.models]
-        if len({(each.task, each.classes, each.target_names, each.levels) for each in encoders}) != 1:
+        if len({(each.task, each.classes, each.labels, each.target_names, each.levels) for each in encoders}) != 1:
             raise RunError("the models predict different things", hint="combine runs of the same target")
         if len(self.weights) != len(self.models) or not abs(math.fsum(self.weights) - 1) <= CLOSE:
             raise ValueError(f"the weights {self.weights} of {len(self.models)} models")
@@ -135,18 +135,22 @@ def mean_of(found: Sequence[Predictions], weights: Sequence[float]) -> Predictio
     first = found[0]
     if first.probabilities is not None:
         probabilities = mean([each.probabilities for each in found])
+        if first.values.ndim == 2:
+            return Predictions.of_labels(probabilities)
         return Predictions(metrics.most_probable(probabilities), probabilities)
     quantiles = None if first.quantiles is None else mean([each.quantiles for each in found])
     return Predictions(mean([each.values for each in found]), None, quantiles)
 
 
 def true_values(encoder: Encoder, targets: Any) -> Any:
-    """Return encoded targets as class numbers, (N,), or in units of the target, (N,) or (N, T)."""
-    return targets if encoder.classes is not None else encoder.decode(targets.astype(np.float64))
+    """Return encoded targets as class numbers, (N,), labels, (N, T), or in units of the target, (N,) or (N, T)."""
+    return targets if encoder.task != "regression" else encoder.decode(targets.astype(np.float64))
 
 
 def metrics_of(predicted: Predictions, encoder: Encoder, wanted: Any, weights: Any) -> dict[str, float]:
     """Return the metrics of predictions: ``wanted`` as ``true_values`` returns it, weights (N,) or None."""
+    if encoder.labels is not None and predicted.probabilities is not None:
+        return metrics.labels(predicted.probabilities, wanted, encoder.target_names, weights)
     if predicted.probabilities is not None:
         scores = metrics.ProbabilityScores()
         scores.add(predicted.probabilities, wanted, weights)

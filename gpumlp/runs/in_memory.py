@@ -43,8 +43,9 @@ def fit(
     Parameters
     ----------
     X : DataFrame, mapping from names to columns, or array (N, p) of numbers
-    y : (N,) texts or numbers; or the name of a column of ``X``; several targets as (N, T), NaN where one is missing
-    task : classification or regression; None: what the target looks like
+    y : (N,) texts or numbers; or the name of a column of ``X``; several targets, or labels of two values, as (N, T),
+        NaN where one is missing
+    task : classification, regression or multilabel; None: what the target looks like
     weights : (N,) how much each row counts; or the name of a column of ``X``; None: all alike
     validation : share of the rows by which the best epoch is chosen (0: the last one is), or other rows: (X, y) or
         (X, y, weights)
@@ -61,7 +62,8 @@ def fit(
     others = validation if isinstance(validation, int | float) else _source(*validation, names=(target, counts))[0]
     notes: tuple[Note, ...] = ()
     if task is None and isinstance(target, tuple):
-        task = "regression"
+        task, reason = _task_of_several(y)
+        notes = (Note(f"task {task}: {reason}", ", ".join(target)),)
     elif task is None:
         assert isinstance(target, str)
         task, reason = guessed_task(source, target)
@@ -158,7 +160,7 @@ def _source(
     if isinstance(y, str):
         target = y
     elif isinstance(target, tuple):
-        more |= dict(zip(target, np.asarray(y, np.float64).reshape(len(y), len(target)).T, strict=True))
+        more |= dict(zip(target, np.asarray(y).reshape(len(y), len(target)).T, strict=True))
     else:
         more[target] = y
     if isinstance(weights, str):
@@ -169,6 +171,16 @@ def _source(
     source = with_columns(rows_of(X), more)
     named = target if isinstance(target, tuple) else source.resolve(target)
     return source, named, None if weights is None else counts
+
+
+def _task_of_several(y: Any) -> tuple[Task, str]:
+    """Return what several targets, (N, T), look like, and why."""
+    values = np.asarray(y)
+    if values.dtype.kind not in "biuf":
+        return "multilabel", "the targets are texts"
+    if np.isin(values, (0, 1)).any() and (np.isin(values, (0, 1)) | (values != values)).all():
+        return "multilabel", "all targets are 0 or 1; if they are amounts: regression"
+    return "regression", "the targets are numbers"
 
 
 def _names(y: Any) -> str | tuple[str, ...]:

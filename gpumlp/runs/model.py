@@ -133,7 +133,9 @@ class SavedModel(Predictor):
         return format_model(self, self.network.arrays())[0]
 
     def probabilities(self, linear: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return the probability of each class, (N, classes) float64, from last linear values, (N, K)."""
+        """Return probabilities of classes, (N, classes), or labels, (N, K), in float64, from last linear values."""
+        if self.encoder.labels is not None:
+            return softmax(linear.reshape(-1, 1))[:, 1].reshape(linear.shape)
         return softmax(linear) if self.calibration is None else self.calibration(linear)
 
     def margin(self, level: float) -> float:
@@ -179,13 +181,18 @@ class SavedModel(Predictor):
             values, probabilities, quantiles = [], [], []
             for linear in self.linear(data.features):
                 answers = self.network.answer(linear).numpy()
-                if self.encoder.classes is None:
+                if self.encoder.labels is not None:
+                    probabilities.append(self.probabilities(linear.numpy()))
+                elif self.encoder.classes is None:
                     values.append(self.encoder.restore(answers))
                     if self.encoder.levels:
                         quantiles.append(self.encoder.quantiles(answers))
                 else:
                     values.append(most_probable(answers))
                     probabilities.append(self.probabilities(linear.numpy()))
+            if self.encoder.labels is not None:
+                yield source, Predictions.of_labels(np.concatenate(probabilities))
+                continue
             whole = (np.concatenate(each) if each else None for each in (probabilities, quantiles))
             yield source, Predictions(np.concatenate(values), *whole)
 

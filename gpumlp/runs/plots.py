@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from gpumlp.data import Dataset, Encoder
 from gpumlp.errors import Note
 from gpumlp.metrics import most_probable
+from gpumlp.report.analysis import curves
 from gpumlp.runs.evaluation import UNSEEN, load_run, load_trained, own_parts
 from gpumlp.runs.folder import RunFolder
 from gpumlp.runs.model import SavedModel
@@ -24,8 +26,8 @@ MOST_CELLS = 500  # along an axis of a confusion matrix: more classes are drawn 
 def plot(folder: str | Path, output: str | Path) -> tuple[Note, ...]:
     """Draw the learning curves of a run beside what it predicts on rows it was not trained on.
 
-    On the right stands a confusion matrix for classes, predictions against the truth for numbers. Returns notes
-    on the data.
+    On the right stands a confusion matrix for classes, ROC curves for labels, predictions against the truth for
+    numbers. Returns notes on the data.
     Raises ConfigError where the format is none that matplotlib draws, RunError where it is not installed.
     """
     output = Path(output)
@@ -40,6 +42,8 @@ def plot(folder: str | Path, output: str | Path) -> tuple[Note, ...]:
     _curves(left, history, run.summary["best_epoch"])
     if model.encoder.task == "classification":
         _confusion(right, _chosen(model, data), data.targets, model.encoder.classes or ())
+    elif model.encoder.labels:
+        _label_curves(right, model.encoder.target_names, np.concatenate(list(model.outputs(data.features))), data)
     else:
         outputs = np.concatenate(list(model.outputs(data.features)))
         _scatter(right, model.encoder, outputs, data.targets)
@@ -89,6 +93,21 @@ def _confusion(axes: Any, predicted: Any, labels: Any, classes: tuple[str, ...])
     axes.set_yticks(range(len(classes)), classes)
     for i, j in np.argwhere(counts):
         axes.text(j, i, counts[i, j], ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
+
+
+def _label_curves(axes: Any, names: Sequence[str], probabilities: Any, data: Dataset) -> None:
+    """Draw the ROC curve of each label; in the legend stands the area under it."""
+    assert data.targets is not None
+    weights = np.ones(len(data)) if data.weights is None else data.weights
+    for name, p, targets in zip(names, probabilities.T, data.targets.T, strict=True):
+        there = ~np.isnan(targets)
+        if (found := curves(p[there], targets[there] == 1, weights[there])) is not None:
+            axes.plot(found.false_positives, found.recall, label=f"{name}: {found.auc:.3f}")
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")
+    axes.grid(alpha=0.3)
+    if len(names) <= LARGEST_NAMED:
+        axes.legend(title="area under the ROC curve")
 
 
 def _scatter(axes: Any, encoder: Encoder, outputs: Any, targets: Any) -> None:

@@ -68,11 +68,17 @@ def ending_of(path: Path) -> str:
 def columns_of(predictions: Predictions, encoder: Encoder, *, proba: bool, margin: float | None = None) -> Block:
     """Return predictions as columns: ``prediction``, and with ``proba`` one named for each class.
 
-    Of several targets there is a ``prediction`` of each, of quantiles a column for each level. With a ``margin``
-    there are also ``lower`` and ``upper``, or ``set`` with the names of the classes within it, between bars.
+    Of several targets or labels there is a ``prediction`` of each; of quantiles a column for each level. With a
+    ``margin`` there are also ``lower`` and ``upper``, or ``set``: the names of the classes within it, between bars.
     """
     classes = encoder.classes
     within = None if margin is None else predictions.within(margin)
+    if encoder.labels is not None:
+        words = encoder.labels.words(predictions.values)
+        columns = {f"prediction {name}": each for name, each in zip(encoder.target_names, words.T, strict=True)}
+        if proba and (shares := predictions.probabilities) is not None:
+            columns |= {f"probability {name}": p for name, p in zip(encoder.target_names, shares.T, strict=True)}
+        return columns
     if classes is None:
         return _numbers(predictions, encoder) | (
             {} if within is None else {"lower": within[:, 0], "upper": within[:, 1]}

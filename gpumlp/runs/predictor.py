@@ -20,14 +20,19 @@ class Predictions:
 
     Parameters
     ----------
-    values : (N,) class numbers, or float64 in the units of the target, of T targets (N, T)
-    probabilities : (N, classes) float64; None in regression
+    values : (N,) class numbers, or float64 in the units of the target, of T targets (N, T); of T labels (N, T) 0 or 1
+    probabilities : (N, classes) float64; of T labels (N, T), each of the second class; None in regression
     quantiles : (N, T, levels) float64, rising; None but for the loss quantile
     """
 
     values: np.ndarray[Any, Any]
     probabilities: np.ndarray[Any, Any] | None
     quantiles: np.ndarray[Any, Any] | None = None
+
+    @classmethod
+    def of_labels(cls, probabilities: np.ndarray[Any, Any]) -> Predictions:
+        """Return predictions of labels: each is taken for true where its probability, (N, T), is above 1/2."""
+        return cls((probabilities > 0.5).astype(np.int64), probabilities)
 
     def within(self, margin: float) -> np.ndarray[Any, Any]:
         """Return the bounds of numbers, (N, 2), or which classes are within, (N, classes): ``SavedModel.margin``."""
@@ -72,7 +77,7 @@ class Predictor(ABC):
     def predict(self, rows: Any, *, news: News | None = None) -> np.ndarray[Any, Any]:
         """Return the most probable class of each row, (N,) str, or numbers in units of the target, (N,) float64.
 
-        Of several targets, T of them, these are (N, T).
+        Of several targets or labels, T of them, these are (N, T).
 
         Parameters
         ----------
@@ -83,18 +88,22 @@ class Predictor(ABC):
         DataError : if the rows do not fit the model
         """
         values = self._predictions(rows, news).values
-        classes = self.encoder.classes
+        classes, labels = self.encoder.classes, self.encoder.labels
+        if labels is not None:
+            return labels.words(values)
         return values if classes is None else np.array(classes, object)[values]
 
     def predict_proba(self, rows: Any, *, news: News | None = None) -> np.ndarray[Any, Any]:
         """Return the probability of each class, (N, classes) float64, in the order of ``encoder.classes``.
+
+        Of T labels these are (N, T), each the probability of the second of its classes.
 
         Raises
         ------
         DataError : if the rows do not fit the model
         TypeError : in regression
         """
-        if self.encoder.classes is None:
+        if self.encoder.task == "regression":
             raise TypeError("a regression predicts numbers, not probabilities")
         probabilities = self._predictions(rows, news).probabilities
         assert probabilities is not None
@@ -132,7 +141,7 @@ class Predictor(ABC):
         Parameters
         ----------
         rows : with the column of the target, unless ``y`` has it
-        y, weights : (N,); of T targets y is (N, T)
+        y, weights : (N,); of T targets or labels y is (N, T)
 
         Raises
         ------

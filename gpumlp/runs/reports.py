@@ -73,7 +73,10 @@ def _outcome(summary: dict[str, Any]) -> str:
 
 def _settings(settings: Settings) -> Section:
     """Return the settings that are not at their defaults, each with both values."""
-    least = {"task": settings.task, "data": {"train": "-", "target": "-"}}
+    least = {
+        "task": settings.task,
+        "data": {"train": "-", "target": "-" if isinstance(settings.data.target, str | int) else ["-"]},
+    }
     default = flatten(Settings.model_validate(least).model_dump(mode="json"))
     values = settings.model_dump(mode="json")
     del values["data"]["folder"]

@@ -408,7 +408,11 @@ class _Run:
             return None
         encoder = parts.data.encoder
         answer = (
-            "class frequencies" if encoder.classes else "the quantiles of all rows" if encoder.levels else "the mean"
+            "class frequencies"
+            if encoder.task != "regression"
+            else "the quantiles of all rows"
+            if encoder.levels
+            else "the mean"
         )
         steps, best = self.loop.progress.epoch * trainer.batches, self.loop.progress.best_epoch
         advice = (

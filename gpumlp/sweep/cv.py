@@ -155,6 +155,9 @@ def _row_numbers(source: Source, count: int) -> NDArray[np.int64]:
 def _truth(source: Source, data: Prepared) -> Block:
     """Return ``target``, or of several targets ``target NAME`` for each, as they are in the rows."""
     encoder = data.encoder
+    if encoder.labels is not None:
+        found = {name: source.categories(source.resolve(name)) for name in encoder.target_names}
+        return {f"target {name}": each.texts[each.codes] for name, each in found.items()}
     if encoder.classes is None:
         names = encoder.target_names
         return {

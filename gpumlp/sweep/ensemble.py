@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpumlp import metrics
 from gpumlp.data import Frame, News, Prepared, SourceCache
 from gpumlp.errors import ConfigError, RunError
 from gpumlp.runs import load_run, load_trained
@@ -140,6 +141,9 @@ def loss_of(predicted: Predictions, seen: Seen, model: SavedModel) -> float:
     """Return the loss that candidates are chosen by."""
     encoder, weights = model.encoder, np.ones(len(seen.rows)) if seen.weights is None else seen.weights
     weights = weights.astype(np.float64)
+    if predicted.probabilities is not None and predicted.values.ndim == 2:
+        found = metrics.labels(predicted.probabilities, seen.targets, encoder.target_names, weights)
+        return found["log_loss"]
     if predicted.probabilities is not None:
         true = predicted.probabilities[np.arange(len(seen.rows)), seen.targets]
         return float(weights @ -np.log(true.clip(SMALLEST)) / weights.sum())
@@ -197,7 +201,12 @@ def _folds(place: PlanFolder, cache: SourceCache, device: int) -> Candidate:
     said = [part.predicted for part in parts]
     if said[0].probabilities is not None:
         probabilities = mean([one.probabilities for one in said])
-        predicted = Predictions(probabilities.argmax(axis=1), probabilities)
+        of_labels = models[0].encoder.labels is not None
+        predicted = (
+            Predictions.of_labels(probabilities)
+            if of_labels
+            else Predictions(probabilities.argmax(axis=1), probabilities)
+        )
     else:
         quantiles = None if said[0].quantiles is None else mean([one.quantiles for one in said])
         predicted = Predictions(mean([one.values for one in said]), None, quantiles)

@@ -246,7 +246,7 @@ class Loop:
         Of numbers these are the distances in units of the target; of classes 1 - p of the true one.
         """
         data, encoder = self.parts.kept, self.parts.data.encoder
-        if data is None or len(encoder.target_names) > 1:  # an interval is of one number
+        if data is None or encoder.labels or len(encoder.target_names) > 1:  # an interval is of one number
             return None
         self.parts.model.load(self.best)
         assert data.targets is not None

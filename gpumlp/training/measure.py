@@ -38,7 +38,7 @@ class Measurement:
 
         log_loss : whether to add that, after a temperature fitted to these rows
         """
-        seen: list[metrics.Host] | None = [] if log_loss else None
+        seen: list[metrics.Host] | None = [] if log_loss and self.encoder.classes else None
         measured = measure(self.model, self.loss, self.encoder, [self.device], self.batch, linear=seen)
         if seen is None:
             return measured
@@ -107,12 +107,14 @@ def outcome_metrics(
 
     Parameters
     ----------
-    outcome : (N, K) probabilities or (N,) class numbers; in regression (N, outputs)
+    outcome : (N, K) probabilities or (N,) class numbers; of numbers and labels (N, outputs)
     targets : as encoded
     weights : (N,), or None for all alike
     """
     if encoder.task == "classification":
         return metrics.classification(outcome, targets, weights)
+    if encoder.task == "multilabel":
+        return metrics.labels(outcome, targets, encoder.target_names, weights)
     predicted, wanted = encoder.restore(outcome), encoder.decode(targets.astype(np.float64))
     if wanted.ndim == 1:
         found = metrics.regression(predicted, wanted, weights)
@@ -124,7 +126,7 @@ def outcome_metrics(
 
 
 def constant_loss(model: Model, loss: Loss, data: Dataset, encoder: Encoder, batch: int | None = None) -> float:
-    """Return the mean loss of one answer to all rows: the mean of the target, or the shares of the classes."""
+    """Return the mean loss of one answer to all rows: the mean of the target, or the shares of classes or labels."""
     assert data.targets is not None
     answer = np.zeros(encoder.outputs)  # targets are standardised: 0 is their mean
     if encoder.levels:
@@ -135,6 +137,11 @@ def constant_loss(model: Model, loss: Loss, data: Dataset, encoder: Encoder, bat
         counts = np.bincount(data.targets, data.weights, len(encoder.classes))
         logits = np.log(counts.clip(np.finfo(np.float32).tiny))
         answer = logits[1:] - logits[:1] if encoder.outputs == 1 else logits
+    if encoder.labels:
+        there = ~np.isnan(data.targets) * (np.ones(len(data)) if data.weights is None else data.weights)[:, None]
+        ones = np.nansum(there * data.targets, axis=0)
+        shares = (ones / there.sum(axis=0).clip(np.finfo(np.float32).tiny)).clip(1e-30, 1 - 1e-7)
+        answer = np.log(shares) - np.log1p(-shares)
     backend, wide, sums = model.context.backend, model.context.wide, np.zeros(4)
     batch = batch or rows_at_once(encoder.outputs)
     for start in range(0, len(data), batch):

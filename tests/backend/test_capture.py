@@ -41,6 +41,8 @@ class Run:
         x = rng.standard_normal((ROWS, WIDTH)).astype(np.float32)
         labels = rng.integers(0, classes, ROWS).astype(np.int32)
         y = labels if weights is not None else rng.standard_normal((ROWS, classes)).astype(np.float32)
+        if LOSSES[loss].task == "multilabel":
+            y = (y > 0).astype(np.float32)
         if loss == "poisson":  # counts
             y = np.abs(y)
         self.data = x, y, rng.uniform(0.5, 2, ROWS).astype(np.float32)

@@ -169,7 +169,8 @@ def test_all_problems_come_at_once_in_the_order_of_the_lines(write: Write) -> No
     assert failure(path, "training.epoch=3", "backend=gpu") == (
         "8 problems in run.yaml\n"
         "run.yaml: task: required, but missing\n"
-        "  classification (two or more classes) or regression (numbers)\n"
+        "  classification (two or more classes), regression (numbers) or multilabel (several labels of two values "
+        "each)\n"
         "run.yaml:2:3: optimizer.learning_rat: unknown setting for adamw\n"
         "  did you mean 'learning_rate'? allowed: name, learning_rate, weight_decay, decay_schedule, clip_norm, "
         "averaging, beta1, beta2, epsilon\n"

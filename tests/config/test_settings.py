@@ -64,7 +64,8 @@ def test_every_schedule_has_the_settings_and_defaults_of_its_row(name: str) -> N
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_has_the_settings_and_defaults_of_its_row(name: str) -> None:
     spec = LOSSES[name]
-    loss = make(task=spec.task, loss=name).loss
+    data = {"train": "a.csv", "target": ["a", "b"] if spec.task == "multilabel" else "a"}
+    loss = make(task=spec.task, loss=name, data=data).loss
     assert loss.hyper == {key: hyper.default for key, hyper in spec.hyper.items()}
     assert isinstance(loss, ClassificationLoss) == (spec.task == "classification")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,14 +42,7 @@ class ClassTarget:
         DataError : if a label is missing, there is one class only, or every row is its own class
         """
         _require_present((labels.texts == "")[labels.codes], where)
-        names = sorted(labels.texts.tolist())
-        values = parse_numbers(np.array(names, dtype=object))
-        if values is not None:
-            if not np.isfinite(values).all():
-                name = names[int(np.argmin(np.isfinite(values)))]
-                row = int(np.argmax(labels.codes == labels.texts.tolist().index(name)))
-                raise DataError(f"the class {shown(name)} is no finite number", where=where(row))
-            names = [names[i] for i in np.argsort(values, kind="stable")]
+        names = sorted_classes(labels.texts.tolist(), labels, where)
         if len(names) == 1:
             raise DataError(
                 f"every row is of the class {shown(names[0])}; there is nothing to tell apart",
@@ -62,7 +55,7 @@ class ClassTarget:
                 where=where(0),
                 hint="check the name of the target, or set the task to regression",
             )
-        return cls(tuple(names))
+        return cls(names)
 
     def encode(self, labels: Codes, where: Where, *, unseen: bool = False) -> NDArray[np.int32]:
         """Return the class numbers, (N,) int32; -1 for other labels, if these may come (``unseen``).
@@ -72,10 +65,7 @@ class ClassTarget:
         DataError : if a label is missing, or is not one of the classes
         """
         _require_present((labels.texts == "")[labels.codes], where)
-        numbers = {name: number for number, name in enumerate(self.classes)}
-        by_value = self._by_value()
-        found = (numbers.get(text, by_value.get(_value(text), -1)) for text in labels.texts)
-        codes = np.fromiter(found, np.int32, len(labels.texts))[labels.codes]
+        codes = self.numbers(labels.texts)[labels.codes]
         if (codes < 0).any() and not unseen:
             row = int(np.argmax(codes < 0))
             label = labels.texts[labels.codes[row]]
@@ -85,6 +75,13 @@ class ClassTarget:
                 hint=choices(label, self.classes[:_LISTED_CLASSES]),
             )
         return codes
+
+    def numbers(self, texts: NDArray[Any]) -> NDArray[np.int32]:
+        """Return the class numbers of texts, (n,) int32; -1 for one that is not a class."""
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        by_value = self._by_value()
+        found = (numbers.get(text, by_value.get(_value(text), -1)) for text in texts)
+        return np.fromiter(found, np.int32, len(texts))
 
     def _by_value(self) -> dict[float | None, int]:
         """Return the classes that are numbers by their value: programs write 1 as 1.0 once a cell is empty."""
@@ -355,6 +352,24 @@ class NumberTargets:
         if any(not 0 < each < 1 for each in levels) or list(levels) != sorted(set(levels)):
             raise state.wrong("levels", "must rise between 0 and 1")
         return cls(names, tuple(map(NumberTarget.from_state, columns)), levels)
+
+
+def sorted_classes(texts: Collection[str], labels: Codes, where: Where) -> tuple[str, ...]:
+    """Return the classes that texts of (N,) labels name, by value if all of them are numbers, else as texts.
+
+    Raises
+    ------
+    DataError : if one is a number, but not a finite one
+    """
+    names = sorted(texts)
+    values = parse_numbers(np.array(names, dtype=object))
+    if values is None or not names:
+        return tuple(names)
+    if not np.isfinite(values).all():
+        name = names[int(np.argmin(np.isfinite(values)))]
+        row = int(np.argmax(labels.codes == labels.texts.tolist().index(name)))
+        raise DataError(f"the class {shown(name)} is no finite number", where=where(row))
+    return tuple(names[i] for i in np.argsort(values, kind="stable"))
 
 
 def _value(text: str) -> float | None:
