@@ -1,6 +1,7 @@
 // An optimizer's step on the flat buffer of all parameters, in one launch. A kernel makes a Step, which reads the
 // clock and the rates, and runs it with its own rule: a function of (g, slots) that returns the direction of one
-// element and brings its slots up to date.
+// element and brings its slots up to date. What the step of an element does to it and its slots is `move`: by default
+// it is subtracted.
 //
 //   g ← g · min(1, clip / ‖g‖)                         norm null: no clipping
 //   p ← p - η (direction + λ p)                        η and λ times the factors of the element's group
@@ -26,6 +27,10 @@ template <class T> struct Buffers {
     bf16* shadow;
 };
 
+struct Down {
+    template <class T> __device__ inline void operator()(T& weight, T step, T&, T&) const { weight -= step; }
+};
+
 template <class T> struct Step {
     T rate, clip, decay, keep, give;
     __device__ Step(
@@ -42,8 +47,10 @@ template <class T> struct Step {
     }
 
     // Each group is a loop of its own, as are those with and without shadow or average: none of them asks.
-    template <int SLOTS, class Rule>
-    __device__ void run(Buffers<T> at, const double* groups, i64 ranges, Slot<T> one, Slot<T> two, Rule rule) const {
+    template <int SLOTS, class Rule, class Move>
+    __device__ void run(
+        Buffers<T> at, const double* groups, i64 ranges, Slot<T> one, Slot<T> two, Rule rule, Move move
+    ) const {
         const Step step = *this;
         decide(at.shadow != 0, [=](auto shadowed) {
             decide(at.average != 0, [=](auto averaged) {
@@ -52,16 +59,18 @@ template <class T> struct Step {
                     Step own = step;
                     own.rate = step.rate * (T)group[1];
                     T shrink = own.rate * (step.decay * (T)group[2]);
-                    own.template range<SLOTS>(at, from, (i64)group[0], shrink, one, two, rule, shadowed, averaged);
+                    own.template range<SLOTS>(
+                        at, from, (i64)group[0], shrink, one, two, rule, move, shadowed, averaged
+                    );
                     from = (i64)group[0];
                 }
             });
         });
     }
 
-    template <int SLOTS, class Rule, class Shadowed, class Averaged>
+    template <int SLOTS, class Rule, class Move, class Shadowed, class Averaged>
     __device__ void range(
-        Buffers<T> at, i64 from, i64 to, T shrink, Slot<T> one, Slot<T> two, Rule rule, Shadowed shadowed,
+        Buffers<T> at, i64 from, i64 to, T shrink, Slot<T> one, Slot<T> two, Rule rule, Move move, Shadowed shadowed,
         Averaged averaged
     ) const {
         i64 n = to - from;
@@ -81,7 +90,7 @@ template <class T> struct Step {
             if (SLOTS > 1) second = load(width, two.from + i);
             for (int k = 0; k < width.count; ++k) {
                 T direction = rule(slope[k] * step.clip, first[k], second[k]);
-                weight[k] -= direction * step.rate + shrink * weight[k];
+                move(weight[k], direction * step.rate + shrink * weight[k], first[k], second[k]);
             }
             if (SLOTS > 0) store(one.to + i, first);
             if (SLOTS > 1) store(two.to + i, second);
@@ -104,6 +113,7 @@ template <class T> struct Step {
     i64 rows, i64 n, i64 batches, i64 decay_batches, i64 ranges, double weight_decay, double clip_norm, \
         double averaging
 #define SLOT(name) (Slot<T>{name, name##_out})
-#define UPDATE_RUN(slots, one, two, rule)                                                                 \
-    Step<T>(rates, batches, decays, decay_batches, clock, norm, weight_decay, clip_norm, averaging)       \
-        .template run<slots>({p, g, average, p_out, average_out, shadow}, groups, ranges, one, two, rule)
+#define UPDATE_RUN(slots, one, two, rule) UPDATE_MOVE(slots, one, two, rule, Down())
+#define UPDATE_MOVE(slots, one, two, rule, move)                                                                \
+    Step<T>(rates, batches, decays, decay_batches, clock, norm, weight_decay, clip_norm, averaging)             \
+        .template run<slots>({p, g, average, p_out, average_out, shadow}, groups, ranges, one, two, rule, move)

@@ -173,9 +173,13 @@ def update_reference(
     groups: Sequence[Sequence[float]] = (),
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
+    squares: float | None = None,
     **h: float,
 ) -> np.ndarray[Any, Any]:
-    """One optimizer step in float64, element by element. ``state`` is updated in place."""
+    """One optimizer step in float64, element by element. ``state`` is updated in place.
+
+    ``squares`` is the sum of squared rates so far, by default that of ``t`` steps at this rate.
+    """
     norm = math.sqrt(math.fsum(float(v) ** 2 for v in g))
     shrink = clip_norm / norm if clip_norm is not None and norm > clip_norm else 1.0
     result = np.empty(len(p))
@@ -194,10 +198,19 @@ def update_reference(
             m = state[0][i] = h["beta1"] * state[0][i] + (1 - h["beta1"]) * d
             v = state[1][i] = h["beta2"] * state[1][i] + (1 - h["beta2"]) * d**2
             d = m / (1 - h["beta1"] ** t) / (math.sqrt(v / (1 - h["beta2"] ** t)) + h["epsilon"])
+        elif name == "schedule_free":
+            v = state[1][i] = h["beta2"] * state[1][i] + (1 - h["beta2"]) * d**2
+            d = d / (math.sqrt(v / (1 - h["beta2"] ** t)) + h["epsilon"])
         elif name != "sgd":
             raise AssertionError(f"tests/support.py has no reference of the update {name}")
         _, rate_factor, decay_factor = next((g for g in groups if i < g[0]), (len(p), 1.0, 0.0))
         d += weight_decay * decay_factor * float(value)
+        if name == "schedule_free":
+            z, beta, share = state[0][i], h["beta1"], rate**2 / (rate**2 * t if squares is None else squares)
+            x = (float(value) - (1 - beta) * z) / beta
+            z = state[0][i] = z - rate * rate_factor * d
+            result[i] = (1 - beta) * z + beta * ((1 - share) * x + share * z)
+            continue
         result[i] = float(value) - rate * rate_factor * d
     return result
 

@@ -46,7 +46,7 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
                 yield (z, targets, positive(rows) if number else None, classes), params
         case Update():
             p, g = normal(rows * cols), normal(rows * cols)
-            state = tuple(np.abs(normal(rows * cols)) for _ in op.slots)
+            state = (*(np.abs(normal(rows * cols)) for _ in op.slots), *(np.array([0.02]) for _ in op.totals))
             rates, clock = np.array([0.1, 0.05, 0.01], dtype), np.array([7, 1, 0])
             hyper = {key: h.default for key, h in op.hyper.items()}
             half, most = len(p) // 2, len(p) * 2 // 3
@@ -131,6 +131,8 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
             yield (np.array([3, 1, 2]),), {}
         case Op(name="accumulate"):
             yield (rng.standard_normal(3), rng.standard_normal(3)), {}
+        case Op(name="add_square"):
+            yield (np.array([2.0]), np.array([0.1, 0.05, 0.01], dtype), np.array([7, 2, 0])), {}
         case Op(name="gradient_norm"):
             yield (normal(rows * cols),), {}
         case Op(name="tree_sum"):

@@ -107,11 +107,13 @@ class OneOf:
     """Annotation of a section that is one of several, told apart by ``name``.
 
     ``rows`` reads the tables when the schema is built. ``default`` is the name that is meant where none is
-    given. Where that depends on the task, it is a mapping from task to name, and ``auto`` asks for it.
+    given. Where that depends on the task, it is a mapping from task to name, and ``auto`` asks for it. ``suited``
+    returns another name, or None, for the settings that come before.
     """
 
     rows: Callable[[], dict[str, Variant]]
     default: str | Mapping[str, str]
+    suited: Callable[[Mapping[str, Any]], str | None] = lambda before: None
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         sections = {name: handler(self._section(name, row)) for name, row in self.rows().items()}
@@ -149,6 +151,8 @@ class OneOf:
         return section
 
     def _default_name(self, before: Mapping[str, Any]) -> str:
+        if (suited := self.suited(before)) is not None:
+            return suited
         if isinstance(self.default, str):
             return self.default
         # Without a valid task the settings fail anyway; any name will do to check the rest of the section.

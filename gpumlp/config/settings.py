@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -536,17 +536,30 @@ def _losses() -> dict[str, Variant]:
     }
 
 
+class AveragingOptimizerSettings(OptimizerSettings):
+    """The optimizer, and what it does to gradients and weights."""
+
+    averaging: None = Field(default=None, description="it averages the weights by itself, always")
+
+
 def _optimizers() -> dict[str, Variant]:
     rows = {}
     for name, spec in OPTIMIZERS.items():
         rate = Hyper(spec.learning_rate, "learning rate (step size)", gt=0)
         decay = Hyper(spec.weight_decay, "decoupled weight decay, multiplied by the learning rate in each step", ge=0)
-        rows[name] = Variant(OptimizerSettings, {"learning_rate": rate, "weight_decay": decay, **spec.hyper})
+        base = AveragingOptimizerSettings if spec.averages else OptimizerSettings
+        rows[name] = Variant(base, {"learning_rate": rate, "weight_decay": decay, **spec.hyper})
     return rows
 
 
 def _schedules() -> dict[str, Variant]:
     return {name: Variant(ScheduleSettings, spec.hyper) for name, spec in SCHEDULES.items()}
+
+
+def _schedule_of(before: Mapping[str, Any]) -> str | None:
+    """Return the schedule that goes with the optimizer."""
+    optimizer = before.get("optimizer")
+    return OPTIMIZERS[optimizer.name].schedule if isinstance(optimizer, OptimizerSettings) else None
 
 
 MIN_PATIENCE, PATIENCE_SHARE = 10, 10
@@ -801,8 +814,8 @@ class Settings(Section):
     optimizer: Annotated[OptimizerSettings, OneOf(_optimizers, "adamw")] = Field(
         default_factory=_all_defaults, description="optimizer"
     )
-    schedule: Annotated[ScheduleSettings, OneOf(_schedules, "cosine")] = Field(
-        default_factory=_all_defaults, description="learning rate schedule"
+    schedule: Annotated[ScheduleSettings, OneOf(_schedules, "cosine", _schedule_of)] = Field(
+        default_factory=_all_defaults, description="learning rate schedule; with schedule_free constant"
     )
     training: Training = Field(default=Training(), description="epochs, batches, seed and early stopping")
     members: Annotated[Members, BeforeValidator(members_of_count, json_schema_input_type=int | Members)] = Field(

@@ -11,7 +11,7 @@ from gpumlp.ops.mix import MIX
 from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM, MOVING_AVERAGE
 from gpumlp.ops.record import Activation, Direction, Op
 from gpumlp.ops.trees import TREE_SUM
-from gpumlp.ops.updates import GRADIENT_NORM, UPDATES, Update
+from gpumlp.ops.updates import ADD_SQUARE, GRADIENT_NORM, UPDATES, Update
 
 RECORDS: dict[str, Op] = {
     record.name: record
@@ -32,6 +32,7 @@ RECORDS: dict[str, Op] = {
         ADVANCE,
         ACCUMULATE,
         GRADIENT_NORM,
+        ADD_SQUARE,
         TREE_SUM,
         *UPDATES.values(),
     )

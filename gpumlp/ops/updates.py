@@ -9,6 +9,8 @@ optimizers share, in this order: clip, direction, decoupled weight decay, step, 
     a ← β a + (1 - β) p             β = min(averaging, (1 + t) / (10 + t)), so that early weights are forgotten
     shadow ← p                      rounded to bfloat16, for products that take their weights so
 
+An update may move the parameters in another way than by the step η (d + λ p): see ``SCHEDULE_FREE``.
+
 The clock has been advanced before: its step is t, which counts from 1, and its batch the next one. η is the element
 of ``rates`` for the batch, and λ is ``weight_decay`` times that of ``decays``; the last element is used from then on.
 
@@ -26,15 +28,28 @@ from typing import Any
 
 from gpumlp.ops.batches import BATCH, STEP, at_batch
 from gpumlp.ops.hyper import Hyper
-from gpumlp.ops.record import Array, Direction, Op, Scalar, Spec, Stage
+from gpumlp.ops.record import Array, Direction, Op, Scalar, Spec, Stage, like
 
 
 @dataclass(frozen=True)
 class Update(Op):
-    """An optimizer's update. ``slots`` names the arrays it keeps, each as long as the parameters."""
+    """An optimizer's update.
+
+    slots : names of the arrays it keeps, each as long as the parameters
+    start : those of them that start as the parameters do; the others start at 0
+    totals : names of sums (1,) in float64 over all steps, this one included
+    """
 
     slots: tuple[str, ...] = field(kw_only=True)
     hyper: Mapping[str, Hyper] = field(kw_only=True)
+    start: tuple[str, ...] = field(default=(), kw_only=True)
+    totals: tuple[str, ...] = field(default=(), kw_only=True)
+
+
+def _down(
+    xp: Any, p: Array, step: Array, rate: Array, slots: Sequence[Array], totals: Sequence[Array], **_: float
+) -> tuple[Array, ...]:
+    return p - step, *slots
 
 
 def update(
@@ -44,10 +59,14 @@ def update(
     *,
     slots: tuple[str, ...],
     hyper: Mapping[str, Hyper],
+    move: Callable[..., tuple[Array, ...]] = _down,
+    start: tuple[str, ...] = (),
+    totals: tuple[str, ...] = (),
 ) -> Update:
     """Make the record of an optimizer from ``rule(xp, g, t, *slots, **hyper) -> (d, *slots)``.
 
     ``t`` counts steps from 1, a float64 array of shape (1,): 1 - β^t would lose four digits in float32.
+    ``move(xp, p, step, rate, slots, totals, **hyper) -> (p, *slots)`` is how a step moves the parameters.
     """
 
     def forward(
@@ -73,7 +92,8 @@ def update(
         t = clock[STEP : STEP + 1].astype(xp.float64)
         if norm is not None:
             gradient = gradient * xp.where(norm > clip_norm, clip_norm / norm, 1.0).astype(dtype)
-        direction, *state_after = rule(xp, gradient, t, *state, **settings)
+        kept, sums = state[: len(slots)], state[len(slots) :]
+        direction, *after = rule(xp, gradient, t, *kept, **settings)
         step = direction * rate
         start = 0
         for end, rate_factor, decay_factor in groups.tolist():
@@ -82,12 +102,12 @@ def update(
                 step[part] *= rate_factor
             if weight_decay and decay_factor:
                 step[part] += (rate * rate_factor * (decay * decay_factor)) * parameters[part]
-        result = parameters - step
+        result, *after = move(xp, parameters, step, rate, after, sums, **settings)
         if average is not None:
             beta = xp.minimum(averaging, (1.0 + t) / (10.0 + t)).astype(dtype)
             average = beta * average + (1.0 - beta) * result
         narrow = None if shadow is None else result.astype(shadow.dtype)
-        return result, average, narrow, *state_after
+        return result, average, narrow, *after
 
     def specs(
         parameters: Array,
@@ -104,7 +124,7 @@ def update(
     ) -> tuple[Spec, ...]:
         spec = (parameters.shape, parameters.dtype)
         narrow = None if shadow is None else (shadow.shape, shadow.dtype)
-        return spec, None if average is None else spec, narrow, *(spec for _ in state)
+        return spec, None if average is None else spec, narrow, *(spec for _ in slots)
 
     def scalars(given: Sequence[Array], params: Mapping[str, Any]) -> list[Scalar]:
         names = ("weight_decay", "clip_norm", "averaging", *hyper)
@@ -114,6 +134,7 @@ def update(
     inputs = (
         *("parameters", "gradient", "rates", "decays?", "groups", "clock", "norm?", "average?", "shadow?"),
         *slots,
+        *totals,
     )
     outputs = ("parameters", "average?", "shadow?", *slots)
     return Update(
@@ -131,6 +152,8 @@ def update(
         },
         slots=slots,
         hyper=hyper,
+        start=start,
+        totals=totals,
     )
 
 
@@ -166,6 +189,36 @@ def _adam(
     v = beta2 * v + (1.0 - beta2) * (g * g)
     c1, c2 = (1.0 - beta1**t).astype(g.dtype), (1.0 - beta2**t).astype(g.dtype)
     return (m / c1) / (xp.sqrt(v / c2) + epsilon), m, v
+
+
+def _scaled(
+    xp: Any, g: Array, t: Array, z: Array, v: Array, *, beta1: float, beta2: float, epsilon: float
+) -> tuple[Array, ...]:
+    v = beta2 * v + (1.0 - beta2) * (g * g)
+    return g / (xp.sqrt(v / (1.0 - beta2**t).astype(g.dtype)) + epsilon), z, v
+
+
+SMALLEST_TOTAL = 1e-300
+"""Divisor of a share where no rate so far was above 0."""
+
+
+def _apart(
+    xp: Any,
+    p: Array,
+    step: Array,
+    rate: Array,
+    slots: Sequence[Array],
+    totals: Sequence[Array],
+    *,
+    beta1: float,
+    **_: float,
+) -> tuple[Array, ...]:
+    """Move z by the step, x = (p - (1 - β) z) / β towards it by their share, and p to (1 - β) z + β x."""
+    z, v = slots
+    exact = rate.astype(xp.float64)
+    share = exact * exact / xp.maximum(totals[0], SMALLEST_TOTAL)
+    back = (1.0 - beta1) + beta1 * share  # of two positive numbers: nothing cancels
+    return p + share.astype(p.dtype) * (z - p) - back.astype(p.dtype) * step, z - step, v
 
 
 _MOMENTUM = {"momentum": Hyper(0.9, "share of the last velocity kept in each step", ge=0.0, lt=1.0)}
@@ -219,7 +272,45 @@ ADAM = update(
     },
 )
 
-UPDATES: dict[str, Update] = {u.name: u for u in (SGD, MOMENTUM, NESTEROV, ADAGRAD, RMSPROP, ADAM)}
+SCHEDULE_FREE = update(
+    "schedule_free",
+    "v ← β₂ v + (1 - β₂) g², z ← z - η (g / (√v̂ + ε) + λ p), x ← (1 - c) x + c z with c = η² / Σ η², "
+    "p ← (1 - β₁) z + β₁ x (Defazio et al. 2024, arXiv:2405.15682)",
+    _scaled,
+    move=_apart,
+    slots=("z", "v"),
+    start=("z",),
+    totals=("squares",),
+    hyper={
+        "beta1": Hyper(0.9, "share of the average x in the weights that gradients are computed at", gt=0.0, lt=1.0),
+        "beta2": Hyper(0.999, "decay of the moving average of squared gradients", ge=0.0, lt=1.0),
+        "epsilon": _epsilon(1e-8),
+    },
+)
+
+UPDATES: dict[str, Update] = {u.name: u for u in (SGD, MOMENTUM, NESTEROV, ADAGRAD, RMSPROP, ADAM, SCHEDULE_FREE)}
+
+
+def _add_square(xp: Any, squares: Array, rates: Array, clock: Array) -> tuple[Array, ...]:
+    rate = _of_batch(xp, rates, clock).astype(xp.float64)
+    return (squares + rate * rate,)
+
+
+ADD_SQUARE = Op(
+    "add_square",
+    "squares ← squares + η², η of the batch that the clock has counted last",
+    {
+        "forward": Direction(
+            _add_square,
+            ("squares", "rates", "clock"),
+            ("squares",),
+            like(0),
+            "elementwise",
+            types=("rates",),
+            scalars=lambda inputs, params: [inputs[1].shape[0]],
+        )
+    },
+)
 
 
 def _norm(xp: Any, gradient: Array) -> tuple[Array, ...]:

@@ -10,12 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpumlp.backend import Backend
+from gpumlp.backend.base import written
 from gpumlp.errors import ConfigError, choices
 from gpumlp.ops import UPDATES, Update
 from gpumlp.ops.batches import ADVANCE
 from gpumlp.ops.hyper import Hyper, settle
 from gpumlp.ops.record import Array
-from gpumlp.ops.updates import GRADIENT_NORM
+from gpumlp.ops.updates import ADD_SQUARE, GRADIENT_NORM
 from gpumlp.optim import muon
 from gpumlp.optim.muon import Muon
 from gpumlp.optim.schedules import LEARNING_RATE
@@ -30,6 +31,13 @@ class OptimizerSpec:
     weight_decay: float = 0.0
     of_matrices: Mapping[str, Hyper] = field(default_factory=dict)
     """Numbers of what updates hidden matrices in place of ``update``; nothing where that updates them, too."""
+    schedule: str = "cosine"
+    """The schedule of its learning rate where none is chosen."""
+
+    @property
+    def averages(self) -> bool:
+        """Whether it keeps an average of the weights by itself."""
+        return bool(self.update.start)
 
     @property
     def hyper(self) -> Mapping[str, Hyper]:
@@ -50,6 +58,7 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
     "adam": OptimizerSpec(UPDATES["adam"], 3e-3),
     "adamw": OptimizerSpec(UPDATES["adam"], 3e-3, 1e-2),
     "muon": OptimizerSpec(UPDATES["adam"], 0.01, 1e-2, muon.HYPER),
+    "schedule_free": OptimizerSpec(UPDATES["schedule_free"], 5e-3, 1e-2, schedule="constant"),
 }
 
 
@@ -125,10 +134,15 @@ class Optimizer:
         self.clock = backend.zeros((3,), np.int64) if clock is None else clock
         given = {"learning_rate": learning_rate, "weight_decay": weight_decay, "clip_norm": clip_norm}
         given |= {"averaging": averaging}
+        if averaging is not None and spec.averages:
+            raise ConfigError(f"{name} averages the weights by itself", hint="remove averaging")
         shared = {key: None if v is None else _SHARED[key].check(key, v) for key, v in given.items()}
         self.learning_rate = spec.learning_rate if shared["learning_rate"] is None else shared["learning_rate"]
         self.rates = backend.asarray(np.full(1, self.learning_rate), like.dtype)
         self.slots = {slot: backend.zeros(like.shape, like.dtype) for slot in spec.update.slots}
+        for slot in spec.update.start:
+            backend.copy(like, self.slots[slot])
+        self.totals = {total: backend.zeros((1,), np.float64) for total in spec.update.totals}
         self.average = None if averaging is None else backend.asarray(like, copy=True)
         self.norm = None if clip_norm is None else backend.zeros((1,), like.dtype)
         numbers = settle(f"the optimizer {name}", hyper, spec.hyper)
@@ -151,6 +165,7 @@ class Optimizer:
         """Take over what was copied or unpickled; joblib's workers get large arrays that nobody may write to."""
         vars(self).update(state)
         self.slots = {name: _writeable(array) for name, array in self.slots.items()}
+        self.totals = {name: _writeable(array) for name, array in self.totals.items()}
         self.average = None if self.average is None else _writeable(self.average)
         if self.muon is not None:
             self.muon.velocity = _writeable(self.muon.velocity)
@@ -176,6 +191,8 @@ class Optimizer:
         if self.muon is not None:  # before the others: their pass averages and rounds what it leaves as it is
             shared = {key: self.settings[key] for key in ("weight_decay", "clip_norm")}
             self.muon.step(rates, decays, self.clock, self.norm, **shared)
+        for total in self.totals.values():
+            backend.run(ADD_SQUARE, "forward", (total, rates, self.clock), (total,))
         state = tuple(self.slots.values())
         inputs = (
             p.values,
@@ -188,6 +205,7 @@ class Optimizer:
             self.average,
             p.shadow,
             *state,
+            *self.totals.values(),
         )
         outputs = (p.values, self.average, p.shadow, *state)
         backend.run(self.update, "forward", inputs, outputs, **self.settings)
@@ -196,10 +214,19 @@ class Optimizer:
     @property
     def state(self) -> dict[str, Array]:
         """Everything that a resumed run needs besides parameters and clock: slots and average, by name."""
-        own = {} if self.muon is None else {"velocity": self.muon.velocity}
+        own = self.totals | ({} if self.muon is None else {"velocity": self.muon.velocity})
         return self.slots | own | ({} if self.average is None else {"average": self.average})
 
     @property
     def weights(self) -> Array:
         """The weights to evaluate and keep: the average where there is one."""
+        if OPTIMIZERS[self.name].averages:
+            return self.parameters.backend.compute(
+                "average", _average, self.parameters.values, self.slots["z"], beta=self.settings["beta1"]
+            )
         return self.parameters.values if self.average is None else self.average
+
+
+def _average(y: Array, z: Array, *, beta: float, out: Array | None) -> Array:
+    """Return x of y = (1 - β) z + β x."""
+    return written(y + ((1.0 - beta) / beta) * (y - z), out)

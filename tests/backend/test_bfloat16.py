@@ -103,7 +103,8 @@ def test_the_shadow_is_the_parameters_rounded(kernels: Backend, name: str, shift
         ),
     )
     shadow = memory[shift : shift + n]
-    inputs = (p, g, rates, None, groups, clock, None, None, shadow, *slots)
+    totals = there(kernels, [np.ones(1) for _ in op.totals])
+    inputs = (p, g, rates, None, groups, clock, None, None, shadow, *slots, *totals)
     params = {"weight_decay": 0.1, "clip_norm": None, "averaging": None}
     hyper = {key: value.default for key, value in op.hyper.items()}
     found = kernels.run(op, "forward", inputs, (p, None, shadow, *slots), **params, **hyper)

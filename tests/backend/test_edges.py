@@ -211,7 +211,7 @@ def test_the_shadow_of_nan_is_nan(kernels: Backend, name: str, pattern: int) -> 
     slots = [np.ones(40, np.float32) for _ in op.slots]
     shadow = np.zeros(40, narrow)
     inputs = (p, np.ones_like(p), np.ones(1, np.float32), None, decaying(20, 40))
-    inputs += (np.array([3, 1, 0]), None, None, shadow, *slots)
+    inputs += (np.array([3, 1, 0]), None, None, shadow, *slots, *(np.ones(1) for _ in op.totals))
     hyper = {key: value.default for key, value in op.hyper.items()}
     settings = {"weight_decay": 0.1, "clip_norm": None, "averaging": None}
     shadow = computed(kernels, op, "forward", inputs, **settings, **hyper)[2]
@@ -280,7 +280,7 @@ def test_steps_are_right_to_the_last_digits(kernels: Backend, name: str, averagi
             state = [np.zeros(len(g)) for _ in op.slots]
             expected = update_reference(name, np.zeros(len(g)), g.astype(np.float64), state, t, 1.0, **hyper)
             inputs = (zero, g, rate, None, decaying(9, len(g)), np.array([t, 1, 0]), None, average, None)
-            inputs += tuple(zero for _ in op.slots)
+            inputs += (*(zero for _ in op.slots), *(np.full(1, float(t)) for _ in op.totals))
             settings = {"weight_decay": 0.1, "clip_norm": None, "averaging": averaging}
             stepped, mean, _, *slots = computed(kernels, op, "forward", inputs, **settings, **hyper)
             few = 16 * np.finfo(dtype).eps
@@ -300,7 +300,7 @@ def test_a_gradient_is_cut_above_the_norm_and_stays_below(kernels: Backend, name
     slots = [np.ones_like(g) for _ in op.slots]
     for norm in (0.0, 1e-30, 0.5, 1.0, 1.5, 1e30, INF, np.nan):
         inputs = (g, g, np.ones(1, dtype), None, decaying(0, 23), np.array([3, 1, 0]), np.array([norm], dtype))
-        inputs += (None, None, *slots)
+        inputs += (None, None, *slots, *(np.ones(1) for _ in op.totals))
         settings = {"weight_decay": 0.0, "clip_norm": 1.0, "averaging": None}
         expected = Backend().run(op, "forward", inputs, None, **settings, **hyper)
         for got, want in zip(computed(kernels, op, "forward", inputs, **settings, **hyper), expected, strict=True):

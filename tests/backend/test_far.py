@@ -95,6 +95,7 @@ def apart(op: Op) -> bool:
         "dropout",
         "gather",
         "gradient_norm",
+        "add_square",
         "advance",
         "accumulate",
         "moving_average",
@@ -218,13 +219,14 @@ def test_a_weight_far_down(native: NativeBackend, sparse: Sparse, name: str, row
     before = {decays: [a[piece].copy() for a in long] for decays, piece in pieces.items()}
     p, g, average, *slots = long
     outputs = (p, average, None, *slots)
-    inputs = (p, g, rates, None, decaying(decayed, count), clock, None, average, None, *slots)
+    totals = [np.ones(1) for _ in op.totals]
+    inputs = (p, g, rates, None, decaying(decayed, count), clock, None, average, None, *slots, *totals)
     call(native, op, "forward", inputs, outputs, settings, row - 1, parts)
     for decays, piece in pieces.items():
         own, gradient, mean, *state = before[decays]
         size = len(own)
         groups = decaying(size if decays else 0, size)
-        inputs = (own, gradient, rates, None, groups, clock, None, mean, None, *state)
+        inputs = (own, gradient, rates, None, groups, clock, None, mean, None, *state, *totals)
         expected = Backend().run(op, "forward", inputs, None, **settings)
         for got, want in zip(outputs, expected, strict=True):
             assert want is None or size == 0 or np.allclose(got[piece], want, rtol=1e-5)

@@ -51,7 +51,16 @@ def test_every_optimizer_has_the_settings_and_defaults_of_its_row(name: str) -> 
     optimizer, spec = make(optimizer=name).optimizer, OPTIMIZERS[name]
     assert (optimizer.learning_rate, optimizer.weight_decay) == (spec.learning_rate, spec.weight_decay)
     assert optimizer.hyper == {key: hyper.default for key, hyper in spec.hyper.items()}
-    assert (optimizer.clip_norm, optimizer.averaging) == (None, 0.999)
+    assert (optimizer.clip_norm, optimizer.averaging) == (None, None if spec.averages else 0.999)
+
+
+def test_an_optimizer_that_averages_by_itself_has_its_schedule_and_no_other_average() -> None:
+    assert make(optimizer="schedule_free").schedule.name == "constant"
+    assert make(optimizer="schedule_free", schedule={"warmup": 0.1}).schedule.name == "constant"
+    assert make(optimizer="schedule_free", schedule="cosine").schedule.name == "cosine"
+    assert make(schedule={"warmup": 0.1}).schedule.name == "cosine"
+    (place,) = places(optimizer={"name": "schedule_free", "averaging": 0.9})
+    assert place == ("optimizer", "schedule_free", "averaging")
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -54,7 +54,7 @@ def test_steps_agree_with_the_reference(name, dtype, extra):
     spec = OPTIMIZERS[name]
     hyper = {key: h.default for key, h in spec.hyper.items()}
     shared = {"groups": GROUPS, "weight_decay": spec.weight_decay} | extra
-    p, state = parameters.values.astype(np.float64), [np.zeros(SIZE) for _ in spec.update.slots]
+    p, state = parameters.values.astype(np.float64), [s.astype(np.float64) for s in optimizer.slots.values()]
     rng = np.random.default_rng(1)
     for t in range(1, 9):
         parameters.gradients[...] = rng.standard_normal(SIZE)
@@ -92,12 +92,18 @@ def test_settings_are_used(name):
 def test_trains_a_quadratic(name):
     """½ Σ c (x - 3)² with curvatures from 0.2 to 2."""
     parameters = flat(np.float64)
-    optimizer = Optimizer(name, parameters, clock(), learning_rate={"adagrad": 1.0}.get(name, 0.05), weight_decay=0.0)
+    optimizer = Optimizer(
+        name,
+        parameters,
+        clock(),
+        learning_rate={"adagrad": 1.0, "schedule_free": 0.5}.get(name, 0.05),
+        weight_decay=0.0,
+    )
     curvature = np.linspace(0.2, 2, SIZE)
     for _ in range(600):
         parameters.gradients[...] = curvature * (parameters.values - 3)
         optimizer.step()
-    assert np.abs(parameters.values - 3).max() < 0.06  # rmsprop and adam end up circling within a step or so
+    assert np.abs(optimizer.weights - 3).max() < 0.06  # rmsprop and adam end up circling within a step or so
 
 
 @every
@@ -221,7 +227,7 @@ def test_a_factor_is_a_number_of_at_least_0(factors):
 
 
 def test_decay_by_default():
-    assert {name for name, spec in OPTIMIZERS.items() if spec.weight_decay} == {"adamw", "muon"}
+    assert {name for name, spec in OPTIMIZERS.items() if spec.weight_decay} == {"adamw", "muon", "schedule_free"}
     assert Optimizer("adamw", flat(np.float32), clock()).settings["weight_decay"] == 0.01
     assert Optimizer("adamw", flat(np.float32), clock(), weight_decay=0.0).settings["weight_decay"] == 0
 
@@ -285,6 +291,51 @@ def test_the_bias_correction_counts_from_the_clock():
             o.step()
     np.testing.assert_array_equal(whole.values, parts.values)
     np.testing.assert_array_equal(optimizer.average, resumed.average)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_schedule_free_weighs_by_squared_rates_and_goes_on_from_its_state(backend, dtype):
+    """Against its three sequences kept apart, with rates that rise from 0, clipping, and a stop in the middle."""
+    backend, rates = backends.get(backend), np.array([0.0, 0.01, 0.02, 0.05, 0.05, 0.02])
+    start = np.random.default_rng(0).standard_normal(SIZE)
+    x, y, z, v, squares = start.copy(), start.copy(), start.copy(), np.zeros(SIZE), 0.0
+
+    def make():
+        parameters = flat(dtype)
+        fields = ("values", "gradients", "groups")
+        on_device = {name: backend.asarray(vars(parameters)[name], copy=True) for name in fields}
+        parameters = SimpleNamespace(**{**vars(parameters), **on_device, "backend": backend})
+        time = backend.asarray(clock())
+        return Optimizer("schedule_free", parameters, time, clip_norm=3.0, weight_decay=0.3, beta1=0.8), parameters
+
+    optimizer, p = make()
+    assert_close(backend.to_host(optimizer.weights), start.astype(dtype).astype(np.float64))
+    table = backend.asarray(rates.astype(dtype))
+    for t, rate in enumerate(rates, 1):
+        if t == 4:
+            (again, p2), kept = make(), optimizer.state
+            assert set(kept) == {"z", "v", "squares"}
+            for key, array in again.state.items():
+                backend.write(array, backend.to_host(kept[key]))
+            backend.write(p2.values, backend.to_host(p.values))
+            backend.write(again.clock, backend.to_host(optimizer.clock))
+            optimizer, p = again, p2
+        g = np.sin(np.arange(SIZE) * t)
+        backend.write(p.gradients, g)
+        optimizer.step(table)
+        g *= min(1.0, 3.0 / np.linalg.norm(g))
+        v = 0.999 * v + 0.001 * g**2
+        z = z - rate * (g / (np.sqrt(v / (1 - 0.999**t)) + 1e-8) + 0.3 * y * (np.arange(SIZE) < DECAYED))
+        squares += rate**2
+        c = rate**2 / squares if squares else 0.0
+        x = (1 - c) * x + c * z
+        y = 0.2 * z + 0.8 * x
+        for array, wanted in ((p.values, y), (optimizer.slots["z"], z), (optimizer.weights, x)):
+            assert_close(backend.to_host(array), wanted)
+    assert np.abs(x - z).max() > 0.01
+    with pytest.raises(ConfigError, match="averages the weights by itself"):
+        Optimizer("schedule_free", p, averaging=0.9)
 
 
 def test_nan_gradients_are_not_hidden_by_clipping():

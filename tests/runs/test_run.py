@@ -80,7 +80,7 @@ SETTINGS = [
     ("schedule=plateau", "schedule.patience=1", "training.early_stopping={patience: 2}", "optimizer=momentum"),
     ("precision=bf16", "optimizer.averaging=0.9", "model.dropout=0.3", "model.norm=batch"),
     ("model.parametrization=ntk", "model.input_factors=true", "model.trained_activation=true", "model.dropout=0.1"),
-    ("model.numbers=pbld", "model.initializer=data"),
+    ("model.numbers=pbld", "model.initializer=data", "optimizer=schedule_free", "schedule.warmup=0.2"),
     ("model.numbers=ple", "members=2"),
 ]
 
