@@ -134,7 +134,7 @@ def _compiler() -> Finding:
         made = NativeBackend()
     except BackendError as error:
         return Finding("C++ compiler", f"{found}, but {error.what}", error.hint or "")
-    products = f"products by {'tile registers (AMX)' if made.has_tiles else 'vectors'}"
+    products = f"products by {made.products}"
     if command or carried is None:
         return Finding("C++ compiler", f"{found}; kernels compile and load, {products}")
     return Finding("C++ compiler", f"none; kernels that came with gpumlp load, made for {carried.name}, {products}")

@@ -11,29 +11,36 @@
 //
 // Numbers below 2^-110 lose their lower parts, which would be denormal. An infinity has none: it makes NaN of its row
 // or column, as does a NaN, and what does not come out finite is made again without tiles.
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__linux__)
-#define GPUMLP_TILES 1
+//
+// Processors that multiply pairs of bfloat16 in vectors (AVX512_BF16) and have no tiles take the same tiles through
+// these, for bfloat16 alone: six products at twice the rate of float32 would be slower than one. Where there are both,
+// pairs have half the rate of float32 and are of no use.
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
 #include <immintrin.h>
+#if !defined(__AMX_BF16__)
+#define GPUMLP_PAIRS 1
+#elif defined(__linux__)
+#define GPUMLP_TILES 1
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 #endif
 
 namespace gpumlp {
 
-typedef unsigned short bfloat16;  // as it lies in memory
-
-#if GPUMLP_TILES
+#if GPUMLP_TILES || GPUMLP_PAIRS
 
 constexpr int SIDE = 16;          // rows and columns of a tile of C
 constexpr int BLOCK = 2 * SIDE;   // those of the four tiles that are made at once; and what a tile of A or B is deep
 constexpr int BYTES = SIDE * 64;  // of a tile
 constexpr i64 STEPS = 48;         // tiles of all parts along the sum that are packed at once
 
+#if GPUMLP_TILES
 // The system gives the tiles' eight KiB of every thread to those who ask.
-inline bool has_tiles() {
+inline int most_parts() {
     constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18;
     static const bool given = syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
-    return given;
+    return given ? 3 : 0;
 }
 
 // What the tiles hold from here on; they are given back at the end, so that a switch of threads need not save them.
@@ -49,6 +56,12 @@ struct Tiles {
     }
     ~Tiles() { _tile_release(); }
 };
+#else
+inline int most_parts() { return 1; }
+struct Tiles {
+    Tiles() {}
+};
+#endif
 
 inline __mmask16 first(i64 n) { return n >= SIDE ? 0xffff : n <= 0 ? 0 : (__mmask16)((1 << n) - 1); }
 
@@ -170,6 +183,7 @@ inline void pack_columns(Matrix<const T> b, i64 cols, i64 depth, char* to, i64 p
         }
 }
 
+#if GPUMLP_TILES
 // C = A B for four tiles of C, or the upper or left two of them, or one: 0 1 above 2 3, A in 4 5, B in 6 7.
 template <int PARTS, bool HIGH, bool WIDE>
 __attribute__((noinline)) void multiply_tiles(const char* a, const char* b, i64 steps, float* c, i64 pitch) {
@@ -208,6 +222,31 @@ __attribute__((noinline)) void multiply_tiles(const char* a, const char* b, i64 
     if (HIGH && WIDE) _tile_stored(3, c + SIDE * pitch + SIDE, down);
     asm volatile("" ::: "memory");
 }
+#else
+// The same by vectors: eight rows of C at a time, which stay in registers with both halves of a row.
+template <int PARTS, bool HIGH, bool WIDE>
+__attribute__((noinline)) void multiply_tiles(const char* a, const char* b, i64 steps, float* c, i64 pitch) {
+    static_assert(PARTS == 1, "of a float32 it would not be faster than vectors of float32");
+    constexpr int ROWS = 8, ACROSS_TILES = WIDE ? 2 : 1;
+    for (int i0 = 0; i0 < (HIGH ? BLOCK : SIDE); i0 += ROWS) {
+        __m512 sum[ROWS][ACROSS_TILES] = {};
+        const char *left = a + i0 / SIDE * BYTES + i0 % SIDE * 64, *right = b;
+        for (i64 s = 0; s < steps; ++s, left += 2 * BYTES, right += 2 * BYTES)
+            for (int k = 0; k < SIDE; ++k) {
+                __m512i row[ACROSS_TILES];
+                for (int v = 0; v < ACROSS_TILES; ++v) row[v] = _mm512_load_si512(right + v * BYTES + k * 64);
+#pragma GCC unroll 8
+                for (int i = 0; i < ROWS; ++i) {
+                    const __m512i pair = _mm512_set1_epi32(((const int*)(left + i * 64))[k]);
+                    for (int v = 0; v < ACROSS_TILES; ++v)
+                        sum[i][v] = _mm512_dpbf16_ps(sum[i][v], (__m512bh)pair, (__m512bh)row[v]);
+                }
+            }
+        for (int i = 0; i < ROWS; ++i)
+            for (int v = 0; v < ACROSS_TILES; ++v) _mm512_storeu_ps(c + (i0 + i) * pitch + v * SIDE, sum[i][v]);
+    }
+}
+#endif
 
 using Multiply = void (*)(const char*, const char*, i64, float*, i64);
 
@@ -301,13 +340,14 @@ template <class T, class OUT, int PARTS> inline void multiply_by_tiles(const u64
 
 #else
 
-inline bool has_tiles() { return false; }
+inline int most_parts() { return 0; }
 
 #endif
 
 }  // namespace gpumlp
 
-extern "C" int has_tiles() { return gpumlp::has_tiles(); }
+// Of how many parts a number may be that is multiplied so here.
+extern "C" int most_parts() { return gpumlp::most_parts(); }
 
 #define GPUMLP_TILED(T, OUT, PARTS)                                                                 \
     extern "C" void multiply(const unsigned long long* slots, long long index, long long count) {   \

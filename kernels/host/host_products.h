@@ -6,6 +6,8 @@
 // by columns: a tile wants one number of it for each of its rows.
 //
 // Every number of C is summed in an order that the shape alone decides, by whichever thread.
+//
+// Matrices of bfloat16 are widened as they are copied, both of them, and multiplied and summed up in float32.
 #pragma once
 
 #include <cstring>
@@ -20,6 +22,7 @@ namespace gpumlp {
 
 typedef long long i64;
 typedef unsigned long long u64;
+typedef unsigned short bfloat16;  // as it lies in memory
 
 #if defined(__AVX512F__)
 constexpr int VECTOR = 64, REGISTERS = 32;
@@ -63,28 +66,50 @@ template <class T> struct Matrix {
     Matrix from(i64 row, i64 col) const { return {at(row, col), down, right}; }
 };
 
+// A number as it is multiplied and summed up, and as it is stored: a bfloat16 is the upper half of a float, rounded to the
+// nearest, of two equally near ones to the even.
+template <class T> inline T widened(T x) { return x; }
+inline float widened(bfloat16 x) {
+    const unsigned bits = (unsigned)x << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+template <class T> inline void put(T x, T* to) { *to = x; }
+inline void put(float x, bfloat16* to) {
+    unsigned bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    *to = (bfloat16)(x == x ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0);
+}
+
+template <class T, class FROM> inline void copy(const FROM* from, i64 n, T* to) {
+    if constexpr (std::is_same<T, FROM>::value) std::memcpy(to, from, n * sizeof(T));
+    else
+        for (i64 i = 0; i < n; ++i) to[i] = widened(from[i]);
+}
+
 // C = or += what a tile has found, where C has other steps or fewer columns: once for all heights of a tile.
-template <class T, int PITCH>
-__attribute__((noinline)) void store(const T* found, Matrix<T> c, int rows, int cols, bool add) {
+template <class T, int PITCH, class OUT>
+__attribute__((noinline)) void store(const T* found, Matrix<OUT> c, int rows, int cols, bool add) {
     if (c.right == 1 && !add) {  // whole vectors, of which what lies beyond a row is not written
         for (int i = 0; i < rows; ++i, found += PITCH, c.data += c.down)
 #pragma omp simd
             for (int j = 0; j < PITCH; ++j)
-                if (j < cols) c.data[j] = found[j];
+                if (j < cols) put(found[j], c.data + j);
         return;
     }
     for (int j = 0; j < cols; ++j, ++found, c.data += c.right) {
-        T* to = c.data;
+        OUT* to = c.data;
         const T* from = found;
-        for (int i = 0; i < rows; ++i, from += PITCH, to += c.down) *to = add ? *to + *from : *from;
+        for (int i = 0; i < rows; ++i, from += PITCH, to += c.down) put(add ? widened(*to) + *from : *from, to);
     }
 }
 
-// C = or += A times one panel of B, for ROWS rows and the first `cols` columns of the panel. The first tile to need a
-// panel reads it where it lies, and leaves in `copy` what the others will read, unless there is no other.
-template <class T, int ROWS, int VECTORS, bool FIRST>
+// C = or += A times one panel of B, for the first `rows` of ROWS rows and the first `cols` columns of the panel. The
+// first tile to need a panel reads it where it lies, and leaves in `copy` what the others will read, unless there is none.
+template <class T, class OUT, int ROWS, int VECTORS, bool FIRST>
 GPUMLP_WHOLE_VECTORS
-void tile(Matrix<const T> a, Matrix<const T> b, T* copy, i64 depth, Matrix<T> c, int cols, bool add) {
+void tile(Matrix<const T> a, Matrix<const T> b, T* copy, i64 depth, Matrix<OUT> c, int rows, int cols, bool add) {
     typedef typename Vector<T>::type V;
     constexpr int N = NUMBERS<T>;
     constexpr i64 AHEAD = 8;  // rows of B that are asked for before they are needed: each may lie in a page of its own
@@ -106,8 +131,8 @@ void tile(Matrix<const T> a, Matrix<const T> b, T* copy, i64 depth, Matrix<T> c,
             for (int v = 0; v < VECTORS; ++v) sum[i][v] += column[i * a.down] * row[v];
     }
     T found[ROWS][VECTORS * N];
-    const bool whole = c.right == 1 && cols == VECTORS * N;
-    const Matrix<T> to = whole ? c : Matrix<T>{found[0], VECTORS * N, 1};
+    const bool whole = std::is_same<T, OUT>::value && c.right == 1 && rows == ROWS && cols == VECTORS * N;
+    const Matrix<T> to = whole ? Matrix<T>{(T*)c.data, c.down, 1} : Matrix<T>{found[0], VECTORS * N, 1};
     const bool more = whole && add;
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; ++i)
@@ -115,18 +140,19 @@ void tile(Matrix<const T> a, Matrix<const T> b, T* copy, i64 depth, Matrix<T> c,
             V& there = *(V*)to.at(i, v * N);
             there = more ? there + sum[i][v] : sum[i][v];
         }
-    if (!whole) store<T, VECTORS * N>(found[0], c, ROWS, cols, add);
+    if (!whole) store<T, VECTORS * N>(found[0], c, rows, cols, add);
 }
 
-template <class T> using Tile = void (*)(Matrix<const T>, Matrix<const T>, T*, i64, Matrix<T>, int, bool);
+template <class T, class OUT>
+using Tile = void (*)(Matrix<const T>, Matrix<const T>, T*, i64, Matrix<OUT>, int, int, bool);
 
 template <class T, int VECTORS, bool FIRST, int... I>
-inline Tile<T> tile_of(i64 rows, std::integer_sequence<int, I...>) {
-    static constexpr Tile<T> tiles[] = {&tile<T, I + 1, VECTORS, FIRST>...};
+inline Tile<T, T> tile_of(i64 rows, std::integer_sequence<int, I...>) {
+    static constexpr Tile<T, T> tiles[] = {&tile<T, T, I + 1, VECTORS, FIRST>...};
     return tiles[rows - 1];
 }
 
-template <class T, bool FIRST> inline Tile<T> tile_of(i64 rows, i64 width) {
+template <class T, bool FIRST> inline Tile<T, T> tile_of(i64 rows, i64 width) {
     const auto heights = std::make_integer_sequence<int, HIGH>();
     return width == NUMBERS<T> ? tile_of<T, 1, FIRST>(rows, heights) : tile_of<T, ACROSS, FIRST>(rows, heights);
 }
@@ -152,32 +178,33 @@ template <class T> inline void turn_four(const T* c0, const T* c1, const T* c2, 
 }
 
 // A panel of B where it is stored by columns: four of them at a time, so that what is written lies together.
-template <class T> inline void copy_turned(Matrix<const T> b, i64 rows, i64 cols, i64 width, T* to) {
+template <class T, class FROM> inline void copy_turned(Matrix<const FROM> b, i64 rows, i64 cols, i64 width, T* to) {
     i64 j = 0;
     for (; j + 4 <= cols; j += 4) {
-        const T *c0 = b.at(0, j), *c1 = b.at(0, j + 1), *c2 = b.at(0, j + 2), *c3 = b.at(0, j + 3);
+        const FROM *c0 = b.at(0, j), *c1 = b.at(0, j + 1), *c2 = b.at(0, j + 2), *c3 = b.at(0, j + 3);
         i64 p = 0;
-        if (b.down == 1)
-            for (; p + 4 <= rows; p += 4) turn_four(c0 + p, c1 + p, c2 + p, c3 + p, to + p * width + j, width);
+        if constexpr (std::is_same<T, FROM>::value)
+            if (b.down == 1)
+                for (; p + 4 <= rows; p += 4) turn_four(c0 + p, c1 + p, c2 + p, c3 + p, to + p * width + j, width);
         for (; p < rows; ++p) {
-            const T four[] = {c0[p * b.down], c1[p * b.down], c2[p * b.down], c3[p * b.down]};
-            std::memcpy(to + p * width + j, four, sizeof four);
+            const FROM four[] = {c0[p * b.down], c1[p * b.down], c2[p * b.down], c3[p * b.down]};
+            copy(four, 4, to + p * width + j);
         }
     }
     for (; j < cols; ++j)
-        for (i64 p = 0; p < rows; ++p) to[p * width + j] = *b.at(p, j);
+        for (i64 p = 0; p < rows; ++p) to[p * width + j] = widened(*b.at(p, j));
 }
 
-// So many numbers, less than a panel has: a copy whose length is known in advance is no call.
-template <class T> inline void copy_few(const T* from, i64 count, T* to) {
+// So many numbers, no more than a panel has: a copy whose length is known in advance is no call.
+template <class T, class FROM> inline void copy_few(const FROM* from, i64 count, T* to) {
     constexpr i64 N = ACROSS * NUMBERS<T>;
 #pragma omp simd
     for (i64 j = 0; j < N; ++j)
-        if (j < count) to[j] = from[j];
+        if (j < count) to[j] = widened(from[j]);
 }
 
 // Panels of `width` columns of B, with 0 beyond the last.
-template <class T> inline void copy_panels(Matrix<const T> b, i64 rows, i64 cols, i64 width, T* to) {
+template <class T, class FROM> inline void copy_panels(Matrix<const FROM> b, i64 rows, i64 cols, i64 width, T* to) {
     for (i64 j0 = 0; j0 < cols; j0 += width, to += rows * width) {
         i64 wide = at_most(cols - j0, width);
         if (wide < width) std::memset(to, 0, rows * width * sizeof(T));
@@ -201,6 +228,19 @@ template <class T, int... I> inline Copy<T> copy_of(i64 rows, std::integer_seque
     return copies[rows - 1];
 }
 
+// The rows of a tile, widened, with 0 for those that it has and the matrix does not.
+template <class T, class FROM>
+inline Matrix<const T> widened_rows(Matrix<const FROM> a, i64 rows, i64 depth, T* to) {
+    if (rows < HIGH) std::memset(to, 0, HIGH * depth * sizeof(T));
+    if (a.right == 1) {
+        for (i64 i = 0; i < rows; ++i) copy(a.at(i, 0), depth, to + i * depth);
+        return {to, depth, 1};
+    }
+    for (i64 p = 0; p < depth; ++p)
+        for (i64 i = 0; i < rows; ++i) to[p * HIGH + i] = widened(*a.at(i, p));
+    return {to, 1, HIGH};
+}
+
 // A thread's memory for copies: whole large pages where the system has them, since a product walks all over it.
 struct Room {
     static constexpr size_t PAGE = 2 << 20;
@@ -221,18 +261,19 @@ struct Room {
     }
 };
 
-template <class T>
-void multiply_block(Matrix<const T> a, Matrix<const T> b, Matrix<T> c, i64 rows, i64 cols, i64 inner) {
+template <class T, class FROM, class OUT>
+void multiply_block(Matrix<const FROM> a, Matrix<const FROM> b, Matrix<OUT> c, i64 rows, i64 cols, i64 inner) {
     constexpr int N = NUMBERS<T>;
+    constexpr bool SAME = std::is_same<T, FROM>::value, ONCE = !std::is_same<T, OUT>::value;  // rounded once
     static thread_local Room room;
-    const i64 rounds = inner > DEPTH ? (inner + DEPTH - 1) / DEPTH : 1, width = cols <= N ? N : ACROSS * N;
+    const i64 rounds = inner > DEPTH && !ONCE ? (inner + DEPTH - 1) / DEPTH : 1, width = cols <= N ? N : ACROSS * N;
     const i64 panels = (cols + width - 1) / width, tiles = (rows + HIGH - 1) / HIGH;
     const i64 deepest = inner / rounds + 1, needed = deepest * (panels * width + GROUP * HIGH);
     const bool by_columns = a.down == 1 && a.right != 1 && panels > 1;
     T* copy = room.of<T>(needed);
     T* columns = copy + deepest * panels * width;
     // Panels that lie in B as a tile wants them are copied by the first tile; the others, beforehand.
-    const i64 ready = b.right == 1 ? cols / width * width : 0;
+    const i64 ready = SAME && b.right == 1 ? cols / width * width : 0;
     for (i64 round = 0; round < rounds; ++round) {
         const i64 p0 = inner * round / rounds, depth = inner * (round + 1) / rounds - p0;
         copy_panels(b.from(p0, ready), depth, cols - ready, width, copy + ready * depth);
@@ -241,27 +282,34 @@ void multiply_block(Matrix<const T> a, Matrix<const T> b, Matrix<T> c, i64 rows,
             const i64 count = at_most(tiles - t0, GROUP);
             for (i64 t = 0; t < count; ++t) {
                 const i64 i0 = rows * (t0 + t) / tiles, high = rows * (t0 + t + 1) / tiles - i0;
-                strips[t] = {a.from(i0, p0), i0, high};
-                if (by_columns) {
-                    T* const to = columns + t * HIGH * depth;
-                    copy_of<T>(high, std::make_integer_sequence<int, HIGH>())(strips[t].a.data, a.right, depth, to);
-                    strips[t].a = {to, 1, high};
-                }
+                T* const to = columns + t * HIGH * depth;
+                if constexpr (SAME) {
+                    strips[t] = {a.from(i0, p0), i0, high};
+                    if (by_columns) {
+                        copy_of<T>(high, std::make_integer_sequence<int, HIGH>())(strips[t].a.data, a.right, depth, to);
+                        strips[t].a = {to, 1, high};
+                    }
+                } else
+                    strips[t] = {widened_rows(a.from(i0, p0), high, depth, to), i0, high};
             }
             for (i64 j0 = 0; j0 < cols; j0 += width) {
                 const int wide = (int)at_most(cols - j0, width);
                 T* const panel = copy + j0 * depth;
                 for (i64 t = 0; t < count; ++t) {
-                    const Strip& strip = strips[t];
-                    const Matrix<T> to = c.from(strip.row, j0);
-                    if (t0 + t == 0 && j0 < ready)
-                        tile_of<T, true>(strip.high, width)(
-                            strip.a, b.from(p0, j0), tiles > 1 ? panel : nullptr, depth, to, wide, round > 0
+                    const int high = (int)strips[t].high;
+                    const Matrix<const T> left = strips[t].a, right = {panel, width, 1};
+                    const Matrix<OUT> to = c.from(strips[t].row, j0);
+                    const bool add = round > 0;
+                    if constexpr (!SAME)  // all of one height: each takes seconds to compile
+                        (width == N ? tile<T, OUT, HIGH, 1, false> : tile<T, OUT, HIGH, ACROSS, false>)(
+                            left, right, nullptr, depth, to, high, wide, add
+                        );
+                    else if (t0 + t == 0 && j0 < ready)
+                        tile_of<T, true>(high, width)(
+                            left, b.from(p0, j0), tiles > 1 ? panel : nullptr, depth, to, high, wide, add
                         );
                     else
-                        tile_of<T, false>(strip.high, width)(
-                            strip.a, {panel, width, 1}, nullptr, depth, to, wide, round > 0
-                        );
+                        tile_of<T, false>(high, width)(left, right, nullptr, depth, to, high, wide, add);
                 }
             }
         }
@@ -295,14 +343,15 @@ template <class T, class OUT> struct Task {
     }
 };
 
-template <class T> inline void multiply(const u64* slots, i64 index) {
-    const Task<T, T> task(slots, index, ACROSS * NUMBERS<T>);
+template <class FROM, class OUT> inline void multiply(const u64* slots, i64 index) {
+    typedef decltype(widened(FROM())) T;
+    const Task<FROM, OUT> task(slots, index, ACROSS * NUMBERS<T>);
     multiply_block<T>(task.a, task.b, task.c, task.rows, task.cols, task.inner);
 }
 
 }  // namespace gpumlp
 
-#define GPUMLP_PRODUCT(T)                                                                       \
+#define GPUMLP_PRODUCT(FROM, OUT)                                                               \
     extern "C" void multiply(const unsigned long long* slots, long long index, long long) {     \
-        gpumlp::multiply<T>(slots, index);                                                      \
+        gpumlp::multiply<FROM, OUT>(slots, index);                                              \
     }

@@ -34,11 +34,16 @@ def page() -> dict[str, tuple[str, str]]:
 
 @pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
 @pytest.mark.parametrize(
-    ("there", "switch", "told"),
-    [(True, "1", "tile registers (AMX)"), (True, "0", "vectors"), (False, "1", "vectors")],
+    ("parts", "switch", "told"),
+    [
+        (3, "1", "tile registers (AMX)"),
+        (3, "0", "vectors"),
+        (1, "1", "vectors, of bfloat16 by pairs (AVX512_BF16)"),
+        (0, "1", "vectors"),
+    ],
 )
-def test_what_multiplies_is_told(there: bool, switch: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builder.Builder, "has_tiles", lambda _: there)
+def test_what_multiplies_is_told(parts: int, switch: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder.Builder, "most_parts", lambda _: parts)
     monkeypatch.setenv("GPUMLP_TILES", switch)
     assert page()["C++ compiler"][0].endswith(f"; kernels compile and load, products by {told}")
 

@@ -52,11 +52,18 @@ MATHEMATICS = (
 )
 
 TILES = ("host/host_products.h", "host/host_amx.h")
+PLAIN = {
+    "float": "float, float",
+    "double": "double, double",
+    "bfloat16_into_float": "gpumlp::bfloat16, float",
+    "bfloat16_into_bfloat16": "gpumlp::bfloat16, gpumlp::bfloat16",
+}
+"""Products by vectors: the types of what is read and written."""
 TILED = {
     "float_by_3_parts": "float, float, 3",
     "float_by_2_parts": "float, float, 2",
-    "bfloat16_into_float": "gpumlp::bfloat16, float, 1",
-    "bfloat16_into_bfloat16": "gpumlp::bfloat16, gpumlp::bfloat16, 1",
+    "bfloat16_into_float_by_tiles": "gpumlp::bfloat16, float, 1",
+    "bfloat16_into_bfloat16_by_tiles": "gpumlp::bfloat16, gpumlp::bfloat16, 1",
 }
 """Products by tiles: the types of what is read and written, and the parts of a number."""
 
@@ -180,12 +187,16 @@ class Builder:
         )
 
     def product(self, name: str) -> Function:
-        """Return the product of two matrices of a C++ type, or one of ``TILED`` by its name."""
+        """Return a product of two matrices by its name in ``PLAIN`` or ``TILED``."""
         return _function(self._load("product", (name,), lambda: _product_source(name)), "multiply")
 
-    def has_tiles(self) -> bool:
-        """Return whether the processor has tile registers that the compiler knows and the system lets us use."""
-        return bool(self._load("tiles", (), lambda: shared_text(TILES)).has_tiles())
+    def most_parts(self) -> int:
+        """Return how many parts of bfloat16 a number may have that is multiplied part by part.
+
+        3 where the processor has tile registers, the compiler knows them and the system gives them to us; 1 where it
+        multiplies bfloat16 in vectors; else 0.
+        """
+        return int(self._load("tiles", (), lambda: shared_text(TILES)).most_parts())
 
     def program(self) -> Callable[[int, int, int], None]:
         """Return the function that runs a list of nodes: its address, its length, the number of threads."""
@@ -254,7 +265,7 @@ class Builder:
 def _product_source(name: str) -> str:
     if name in TILED:
         return f"{shared_text(TILES)}\nGPUMLP_TILED({TILED[name]})"
-    return f"{shared_text(TILES[:1])}\nGPUMLP_PRODUCT({name})"
+    return f"{shared_text(TILES[:1])}\nGPUMLP_PRODUCT({PLAIN[name]})"
 
 
 @cache

@@ -54,9 +54,10 @@ class NativeBackend(Backend):
         self._builder.check()
         self._run = self._builder.program()
         self.threads = threads or available_threads()
-        self.has_tiles = switched_on("TILES") and self._builder.has_tiles()
+        most = self._builder.most_parts() if switched_on("TILES") else 0
+        self.has_tiles = most > 1
         self.tf32 = tf32 and self.has_tiles
-        self._parts = 0 if not self.has_tiles else 2 if tf32 else 3
+        self._parts = 2 if self.tf32 else most
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -65,6 +66,12 @@ class NativeBackend(Backend):
     def alone(self) -> NativeBackend:
         """Return a backend with the same kernels that computes in the thread that calls it, beside others."""
         return NativeBackend(self._builder, tf32=self._parts == 2, threads=1)
+
+    @property
+    def products(self) -> str:
+        """What multiplies matrices."""
+        ways = {0: "vectors", 1: "vectors, of bfloat16 by pairs (AVX512_BF16)"}
+        return ways.get(self._parts, "tile registers (AMX)")
 
     @property
     def seconds_building(self) -> float:
@@ -110,12 +117,12 @@ class NativeBackend(Backend):
         return Program(self._run, self.threads, nodes, (slots, room, self._memory(*inputs, *outputs)))
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        if a.ndim == b.ndim == 3 and 0 < len(a) == len(b) and products.takes(a[0], b[0], None, self._parts):
+        if a.ndim == b.ndim == 3 and 0 < len(a) == len(b) and products.takes(a[0], b[0], None):
             out = self.allocate((len(a), a.shape[1], b.shape[2]), a.dtype) if out is None else out
             for each in zip(a, b, out, strict=True):
                 self.matmul(*each)
             return out
-        if not products.takes(a, b, out, self._parts):
+        if not products.takes(a, b, out):
             return super().matmul(a, b, out)
         if out is None:
             out = self.allocate((a.shape[0], b.shape[1]), a.dtype)

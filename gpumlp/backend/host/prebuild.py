@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gpumlp.backend.host import prebuilt
-from gpumlp.backend.host.builder import TILED, Builder, compile_library, compiler, own_symbols
+from gpumlp.backend.host.builder import PLAIN, TILED, Builder, compile_library, compiler, own_symbols
 from gpumlp.limits import threads
 from gpumlp.store.atomic import replace_file
 
@@ -17,7 +17,7 @@ STANDALONE = ("-static-libstdc++", "-static-libgcc", "-s")
 """A machine without a compiler may have no C++ library either."""
 FLOATS = {"amx": ("float", "bf16")}
 """What is trained in: bfloat16 pays where there are tile registers."""
-PRODUCTS = {"amx": ("float", *TILED)}
+PRODUCTS = {"amx": (*PLAIN, *TILED)}
 
 
 def build(level: str, place: Path, names: Container[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def build(level: str, place: Path, names: Container[str] | None = None) -> int:
 
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    sources = Builder().sources(FLOATS.get(level, ("float",)), PRODUCTS.get(level, ("float",)))
+    sources = Builder().sources(FLOATS.get(level, ("float",)), PRODUCTS.get(level, tuple(PLAIN)))
     jobs = [job for job in sources if names is None or job[0] in names]
     with ThreadPoolExecutor(threads()) as pool:
         list(pool.map(make, jobs))

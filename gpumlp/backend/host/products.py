@@ -36,17 +36,15 @@ MIN_TILED_SIZE = 48
 """Fewest rows, columns and terms of a sum for which tiles make up for packing float32 in parts."""
 
 
-def takes(a: Array, b: Array, out: Array | None, parts: int) -> bool:
+def takes(a: Array, b: Array, out: Array | None) -> bool:
     """Return whether there is a product of our own for two matrices, and for where it is wanted.
 
-    ``parts`` are those of a float32 where there are tiles, and 0 where there are none: then bfloat16 has no product.
     Where memory is shared NumPy makes a copy first.
     """
     if not (a.ndim == b.ndim == 2 and a.dtype == b.dtype and a.shape[1] == b.shape[0] and a.size * b.size > 0):
         return False
     narrow = is_narrow(a.dtype)
-    known = bool(parts) and _has_lines(a, b) if narrow else a.dtype.str in ("<f4", "<f8")
-    if not (known and a.flags.aligned and b.flags.aligned):
+    if not ((narrow or a.dtype.str in ("<f4", "<f8")) and a.flags.aligned and b.flags.aligned):
         return False
     return out is None or bool(
         out.shape == (a.shape[0], b.shape[1])
@@ -63,9 +61,11 @@ def bound(
 ) -> tuple[Function, array[int], int]:
     """Return the function that makes out = a @ b, its arguments and the number of its tasks.
 
-    ``find`` returns a product by its name, a C++ type for one of ``kernels/host/host_products.h``. The arguments are
-    what it wants in its slots.
+    ``parts`` are those of a float32 where there are tiles, 1 where bfloat16 alone is multiplied so, 0 where nothing
+    is (``Builder.most_parts``). ``find`` returns a product by its name (``builder.PLAIN``, ``builder.TILED``). The
+    arguments are what it wants in its slots.
     """
+    plain = _plain(a, out)
     tiled = _tiled(a, b, out, parts) if parts else None
     left, right, result = (b.T, a.T, out.T) if tiled is None and _is_better_turned(a, b) else (a, b, out)
     sizes = rows, cols, inner = left.shape[0], right.shape[1], left.shape[1]
@@ -77,8 +77,8 @@ def bound(
     steps = [step // matrix.itemsize for matrix in matrices for step in matrix.strides]
     slots = array("q", [*map(address, matrices), *sizes, *steps, runs, slices, GROUP_ROWS if tiled else 1])
     if tiled and not is_narrow(a.dtype):
-        slots.append(find(TYPES[a.dtype.str]))  # for what does not come out finite
-    return find(tiled or TYPES[a.dtype.str]), slots, runs * slices
+        slots.append(find(plain))  # for what does not come out finite
+    return find(tiled or plain), slots, runs * slices
 
 
 @lru_cache(1024)
@@ -118,11 +118,20 @@ def cut_tiled(rows: int, cols: int, inner: int, threads: int) -> tuple[int, int]
     return min(runs, ceil_div(rows, GROUP_ROWS)), min(slices, ceil_div(cols, MIN_SLICE_COLUMNS))
 
 
-def _tiled(a: Array, b: Array, out: Array, parts: int) -> str | None:
-    """Return the product by tiles that is the fastest, or the only one there is; None where that is the other."""
+def _plain(a: Array, out: Array) -> str:
+    """Return the product by vectors."""
     if is_narrow(a.dtype):
         return "bfloat16_into_bfloat16" if is_narrow(out.dtype) else "bfloat16_into_float"
-    if a.dtype.str == "<f4" and min(*a.shape, b.shape[1]) >= MIN_TILED_SIZE and _has_lines(a, b):
+    return TYPES[a.dtype.str]
+
+
+def _tiled(a: Array, b: Array, out: Array, parts: int) -> str | None:
+    """Return the product by tiles, or None where that by vectors is faster or the only one there is."""
+    if not _has_lines(a, b):
+        return None
+    if is_narrow(a.dtype):
+        return f"{_plain(a, out)}_by_tiles"
+    if parts > 1 and a.dtype.str == "<f4" and min(*a.shape, b.shape[1]) >= MIN_TILED_SIZE:
         return f"float_by_{parts}_parts"
     return None
 
