@@ -431,7 +431,7 @@ class GradientTape:
 
     def _place(self, source: V, gradient: V | None, place: Array) -> None:
         if gradient is None:
-            source.backend.compute("zero", _fill_zero, out=place)
+            source.backend.clear(place)
         elif gradient.array is not place:
             source.backend.copy(gradient.array, place)
 
@@ -443,8 +443,3 @@ class GradientTape:
             yield
         finally:
             _active.tapes = tapes
-
-
-def _fill_zero(out: Array) -> Array:
-    out[...] = 0
-    return out

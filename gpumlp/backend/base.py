@@ -275,8 +275,13 @@ class Backend:
         with self.quiet():
             result = self.xp.asarray(function(*inputs, out=out, **params))
         if self._recording is not None:
-            self._note(name, partial(function, *inputs, out=result, **params), inputs)
+            multiplies = function is self.xp.matmul
+            self._note(name, partial(function, *inputs, out=result, **params), inputs, multiplies)
         return result
+
+    def clear(self, target: Array) -> None:
+        """Fill an array of the device with zeros."""
+        self.compute("zero", _fill_zero, out=target)
 
     def copy(self, source: Array, target: Array) -> None:
         """Copy a device array into another of the same shape."""
@@ -301,14 +306,16 @@ class Backend:
             self.copy(sums, out)
         return out
 
-    def _call(self, name: str, launch: Callable[[], None], inputs: Sequence[Any]) -> None:
+    def _call(
+        self, name: str, launch: Callable[[], None], inputs: Sequence[Any], *, multiplies: bool = False
+    ) -> None:
         with self.quiet():
             launch()
-        self._note(name, launch, inputs)
+        self._note(name, launch, inputs, multiplies)
 
-    def _note(self, name: str, launch: Callable[[], None], inputs: Sequence[Any]) -> None:
+    def _note(self, name: str, launch: Callable[[], None], inputs: Sequence[Any], multiplies: bool) -> None:
         if self._recording is not None:
-            self._recording.append(Call(name, launch, _shapes(inputs)))
+            self._recording.append(Call(name, launch, _shapes(inputs), multiplies))
 
     # ---- capture ---------------------------------------------------------------------------------
 
@@ -391,6 +398,11 @@ _BY_TOKEN[REFERENCE._token] = REFERENCE
 def wider(array: Array) -> Array:
     """Return a narrow array in the dtype that it is computed in."""
     return array.astype(wide(array.dtype))
+
+
+def _fill_zero(out: Array) -> Array:
+    out[...] = 0
+    return out
 
 
 def _cast(x: Array, *, dtype: np.dtype[Any], out: Array | None) -> Array:

@@ -36,11 +36,15 @@ def raw(value: Any) -> Array:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a captured step: its name, the bound function that makes it, and the shapes of what it reads."""
+    """One call of a captured step: its name, the bound function that makes it, and the shapes of what it reads.
+
+    ``multiplies`` is whether it is a product of matrices, the first two of what it reads.
+    """
 
     name: str
     launch: Callable[[], None]
     shapes: tuple[tuple[int, ...], ...] = ()
+    multiplies: bool = False
 
 
 @dataclass(frozen=True)

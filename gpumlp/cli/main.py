@@ -427,8 +427,8 @@ def report(run: Path, output: Path | None, force: bool) -> None:
     rows, and how to reproduce the run. It loads nothing from the network.
     """
     with ctrl_c_ends_at_once():
-        from gpumlp.cli import verbs
-    verbs.report(run=run, output=output, force=force)
+        from gpumlp.cli import reported
+    reported.report(run=run, output=output, force=force)
 
 
 @main.command()

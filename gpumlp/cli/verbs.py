@@ -37,7 +37,7 @@ from gpumlp.errors import LISTED, ConfigError, DataError, Note, RunError, choice
 from gpumlp.metrics import title
 from gpumlp.ranks import Ranks
 from gpumlp.runs.ensemble import is_ensemble
-from gpumlp.runs.folder import PICTURE, REPORT, RunFolder
+from gpumlp.runs.folder import PICTURE, RunFolder
 from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, write_csv, write_predictions
 from gpumlp.runs.predictor import Predictor
 from gpumlp.runs.start import start_of
@@ -257,16 +257,6 @@ def plot(run: Path, output: Path | None, force: bool) -> None:
     output = output or runs.load_run(run, unfinished=True).folder / PICTURE
     check_free(output, force=force)
     remarks(runs.plot(run, output))
-    tell(str(output))
-
-
-def report(run: Path, output: Path | None, force: bool) -> None:
-    """Write the report on a run."""
-    output = output or runs.load_run(run, unfinished=True).folder / REPORT
-    if not output.name.lower().endswith((".html", ".htm")):
-        what = f"a report is an HTML file, not {output.name!r}"
-        raise ConfigError(what, where="--output", hint="the name must end in .html")
-    remarks(runs.report(run, output, force=force))
     tell(str(output))
 
 

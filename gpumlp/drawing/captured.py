@@ -90,7 +90,7 @@ def chain(calls: Sequence[Call], seconds: Sequence[float]) -> Graph:
 
 def _operands(call: Call) -> str:
     """Return the shapes that a product multiplies, or the one that a kernel runs over."""
-    if call.name == "matmul" or call.name.startswith("dense_"):
+    if call.multiplies:
         return " · ".join("×".join(map(str, shape)) for shape in call.shapes)
     longest: tuple[int, ...] = max(call.shapes, key=len, default=())
     return " × ".join(map(str, longest))

@@ -146,10 +146,13 @@ class Parameters:
             raise ShapeError("gradients come in pairs with the variables of this optimizer, each at most once")
         for view, (key, name) in zip(self.views, names.items(), strict=True):
             gradient = found.get(key)
-            array = np.zeros(view.shape) if gradient is None else getattr(gradient, "array", gradient)
+            if gradient is None:
+                self.backend.clear(view)
+                continue
+            array = getattr(gradient, "array", gradient)
             if np.shape(array) != view.shape:
                 raise ShapeError(f"the gradient of {name} has shape {np.shape(array)}, the variable {view.shape}")
-            if self.backend.owns(array) and gradient is not None:
+            if self.backend.owns(array):
                 self.backend.copy(array, view)
             else:
                 self.backend.write(view, array)

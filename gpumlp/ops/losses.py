@@ -92,15 +92,17 @@ def loss(
             hint=f"the kernel of a loss takes {MAX_SETTINGS} at most: LOSS_SETTINGS of kernels/loss.cuh",
         )
 
-    def scaled(xp: Any, gradients: Array, mass: Array, weights: Array | None, divisor: float) -> tuple[Array, Array]:
-        """Return the gradient of the mean and the mass of the batch, from the gradients and masses of the rows."""
+    def scaled(
+        xp: Any, gradients: Array, mass: Array, weights: Array | None, divisor: float
+    ) -> tuple[Array, Array, Array]:
+        """Return the gradient of the mean, the mass of the batch and what each row counts, from those of the rows."""
         counts = xp.ones(mass.shape, dtype=gradients.dtype) if weights is None else weights
         count = total = xp.sum(mass if weights is None else weights * mass)
         # A batch in which nothing counts has loss 0 and moves nothing; NaN is not 0 and goes on.
         if divisor:
             count = xp.where(count == 0, 0.0, divisor)
         scale = xp.where(count == 0, 0.0, counts / xp.where(count == 0, 1.0, count))
-        return gradients * scale[:, None].astype(gradients.dtype), total
+        return gradients * scale[:, None].astype(gradients.dtype), total, counts
 
     def gradient(
         xp: Any,
@@ -131,8 +133,7 @@ def loss(
         **params: float,
     ) -> tuple[Array, Array, Array]:
         losses, mass, gradients = rows(xp, outputs, targets, classes, **params)
-        gradients, count = scaled(xp, gradients, mass, weights, divisor)
-        counts = xp.ones(outputs.shape[:1], dtype=outputs.dtype) if weights is None else weights
+        gradients, count, counts = scaled(xp, gradients, mass, weights, divisor)
         total = xp.sum(losses if weights is None else weights * losses)
         value = xp.where(count == 0, 0.0, total / xp.where(count == 0, 1.0, count))
         right = xp.sum(counts * hits(xp, outputs, targets)) if hits else 0.0 * count

@@ -153,51 +153,6 @@ def intervals(rows: Rows, seed: int) -> tuple[dict[str, tuple[float, float]], in
     return bounds, samples
 
 
-@dataclass(frozen=True)
-class Curves:
-    """How well one class is told from the others by its probability, at every threshold.
-
-    Parameters
-    ----------
-    false_positives, recall : (n,) rising from 0 to 1, the ROC curve
-    precision : (n - 1,) at each recall but the first
-    auc, average_precision : areas under the two curves
-    """
-
-    false_positives: Host
-    recall: Host
-    precision: Host
-    auc: float
-    average_precision: float
-
-
-def curves(probability: Host, positive: Host, weights: Host) -> Curves | None:
-    """Return the curves of a class, None where all rows are of it, or none.
-
-    Parameters
-    ----------
-    probability : (N,) of the class
-    positive : (N,) bool, whether the row is of it
-    weights : (N,)
-    """
-    _, place = np.unique(-probability, return_inverse=True)
-    hits = np.cumsum(np.bincount(place, weights * positive))
-    misses = np.cumsum(np.bincount(place, weights * ~positive))
-    if not (hits[-1] > 0 and misses[-1] > 0):
-        return None
-    kept = hits + misses > 0
-    hits, misses = hits[kept], misses[kept]
-    recall, precision = hits / hits[-1], hits / (hits + misses)
-    average = float(np.diff(recall, prepend=0.0) @ precision)
-    return Curves(
-        np.concatenate([[0.0], misses / misses[-1]]),
-        np.concatenate([[0.0], recall]),
-        precision,
-        metrics.auc(probability, positive.astype(np.int64), weights),
-        average,
-    )
-
-
 def reliability(rows: Rows) -> tuple[Host, Host, Host]:
     """Return the mean probability, the share that came true, and the weight of the rows, of each interval.
 

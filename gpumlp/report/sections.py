@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.data import Dataset, Encoder, Frame, Source, survey
-from gpumlp.metrics import label, title
+from gpumlp.metrics import Curves, curves, label, title
 from gpumlp.report import analysis
 from gpumlp.report.analysis import Rows
 from gpumlp.report.charts import Axis, Series, chart
@@ -236,11 +236,11 @@ def _each_label(rows: Rows) -> Iterator[tuple[str, Host, Host]]:
     yield from zip(rows.model.encoder.target_names, rows.probabilities.T, rows.targets.T, strict=True)
 
 
-def _curves_of_labels(rows: Rows) -> dict[str, analysis.Curves | None]:
+def _curves_of_labels(rows: Rows) -> dict[str, Curves | None]:
     found = {}
     for name, probability, targets in itertools.islice(_each_label(rows), MAX_CURVES):
         there = ~np.isnan(targets)
-        found[name] = analysis.curves(probability[there], targets[there] == 1, rows.weights[there])
+        found[name] = curves(probability[there], targets[there] == 1, rows.weights[there])
     return found
 
 
@@ -248,13 +248,13 @@ def _of_curves(rows: Rows, classes: Sequence[str]) -> str:
     assert rows.probabilities is not None
     totals = np.bincount(rows.targets, rows.weights, len(classes))
     wanted = [1] if len(classes) == 2 else np.argsort(-totals, kind="stable")[:MAX_CURVES].tolist()
-    found = {classes[i]: analysis.curves(rows.probabilities[:, i], rows.targets == i, rows.weights) for i in wanted}
+    found = {classes[i]: curves(rows.probabilities[:, i], rows.targets == i, rows.weights) for i in wanted}
     html = _curves_of(found, "class")
     more = len(classes) - len(wanted) if len(classes) > 2 else 0
     return html + (paragraph(f"The {len(wanted)} most frequent of {len(classes):,} classes.") if more else "")
 
 
-def _curves_of(found: Mapping[str, analysis.Curves | None], kind: str) -> str:
+def _curves_of(found: Mapping[str, Curves | None], kind: str) -> str:
     """Return the charts of the curves of classes or labels, by their names, and a table of their areas."""
     there = {name: each for name, each in found.items() if each is not None}
     if not there:

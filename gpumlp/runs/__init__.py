@@ -4,7 +4,6 @@ from gpumlp.runs.evaluation import Metrics, Run, evaluate, load_ensemble, load_r
 from gpumlp.runs.in_memory import fit
 from gpumlp.runs.model import SavedModel, load_model
 from gpumlp.runs.plots import plot
-from gpumlp.runs.reports import report
 from gpumlp.runs.run import Listener, Result, train
 
 __all__ = [
@@ -20,6 +19,5 @@ __all__ = [
     "load_run",
     "load_trained",
     "plot",
-    "report",
     "train",
 ]

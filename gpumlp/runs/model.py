@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp import report
 from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend
 from gpumlp.data import Dataset, Encoder, Features, News, Source
@@ -106,6 +105,8 @@ class SavedModel(Predictor):
         DataError : if the rows do not fit the model
         RunError : if the file is there, or cannot be written
         """
+        from gpumlp import report  # what draws pages is loaded when one is written, not by every run
+
         check_free(Path(output), force=force)
         encoder, source = self._labelled(rows, y, weights, News())
         found = report.Rows.of(replace(self, encoder=encoder), source)

@@ -10,8 +10,7 @@ import numpy as np
 
 from gpumlp.data import Dataset, Encoder
 from gpumlp.errors import Note
-from gpumlp.metrics import most_probable
-from gpumlp.report.analysis import curves
+from gpumlp.metrics import curves, most_probable
 from gpumlp.runs.evaluation import UNSEEN, load_run, load_trained, own_parts
 from gpumlp.runs.folder import RunFolder
 from gpumlp.runs.model import SavedModel

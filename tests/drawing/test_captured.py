@@ -65,7 +65,7 @@ def test_each_call_is_timed_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
             ran.append(name)
             time.sleep(seconds)
 
-        return Call(name, launch, shapes)
+        return Call(name, launch, shapes, multiplies=name == "matmul")
 
     calls = (call("matmul", 0.001, (4, 3), (3, 2)), call("tanh_forward", 0.02, (4, 2), (2,)), call("advance", 0.0))
     before: list[int] = []

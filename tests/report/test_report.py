@@ -15,11 +15,13 @@ import pytest
 from command import run as command
 
 import gpumlp
+from gpumlp import metrics
 from gpumlp.config import Loaded, load
 from gpumlp.errors import DataError, RunError
 from gpumlp.report import Rows, analysis, charts
 from gpumlp.report.page import POLICY, page
-from gpumlp.runs import Listener, load_trained, report, train
+from gpumlp.runs import Listener, load_trained, train
+from gpumlp.runs.reports import report
 
 Task = Callable[..., Loaded]
 CHROMIUM = next(
@@ -261,7 +263,7 @@ def test_curves_are_those_of_scikit_learn(seed: int) -> None:
     positive = np.arange(count) % 2 == 0
     probability = np.round(rng.random(count), 1 + seed)  # with ties
     weights = rng.integers(1, 5, count).astype(np.float64)
-    found = analysis.curves(probability, positive, weights)
+    found = metrics.curves(probability, positive, weights)
     assert found is not None
     assert found.auc == pytest.approx(roc_auc_score(positive, probability, sample_weight=weights))
     average = average_precision_score(positive, probability, sample_weight=weights)
@@ -275,8 +277,8 @@ def test_curves_are_those_of_scikit_learn(seed: int) -> None:
 
 def test_a_class_that_does_not_occur_has_no_curves() -> None:
     for positive in (np.zeros(4, bool), np.ones(4, bool)):
-        assert analysis.curves(np.linspace(0, 1, 4), positive, np.ones(4)) is None
-    assert analysis.curves(np.linspace(0, 1, 4), np.arange(4) > 1, np.array([1.0, 1.0, 0.0, 0.0])) is None
+        assert metrics.curves(np.linspace(0, 1, 4), positive, np.ones(4)) is None
+    assert metrics.curves(np.linspace(0, 1, 4), np.arange(4) > 1, np.array([1.0, 1.0, 0.0, 0.0])) is None
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ class CupyBackend(Backend):
         if out is None and a.ndim == b.ndim == 2:
             out = self.allocate((a.shape[0], b.shape[1]), a.dtype)
         if product := self._product(a, b, out):
-            self._call("matmul", product, (a, b))
+            self._call("matmul", product, (a, b), multiplies=True)
             return product.out
         return super().matmul(a, b, out)
 
@@ -242,7 +242,7 @@ class CupyBackend(Backend):
         if self.epilogues and op.name in FUSED and alike and (op.name != "relu" or self.trials.keeps_nan(x, W, b)):
             out = self.allocate((x.shape[0], W.shape[1]), x.dtype)
             if product := self._product(x, W, out, FUSED[op.name], b):
-                self._call(f"dense_{op.name}", product, (x, W))
+                self._call(f"dense_{op.name}", product, (x, W), multiplies=True)
                 return out, None
         return super().dense(op, x, W, b)
 
@@ -271,7 +271,7 @@ class CupyBackend(Backend):
         if dz is not dy:
             self.run(op, "backward", (saved, dy), (dz,))
         dx = None if want_x is False else self.matmul(dz, W.T)
-        self._call("dense_gradients", product, (x.T, dz))
+        self._call("dense_gradients", product, (x.T, dz), multiplies=True)
         return dx, dW, db
 
     def _product(self, a: Array, b: Array, out: Array | None, *epilogue: Any) -> Product | None:

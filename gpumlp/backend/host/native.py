@@ -128,19 +128,22 @@ class NativeBackend(Backend):
             out = self.allocate((a.shape[0], b.shape[1]), a.dtype)
         function, slots, tasks = products.bound(a, b, out, self.threads, self._parts, self._builder.product)
         nodes = array("q", (function, slots.buffer_info()[0], tasks))
-        self._call("matmul", Program(self._run, self.threads, nodes, (slots, self._memory(a, b, out))), (a, b))
+        launch = Program(self._run, self.threads, nodes, (slots, self._memory(a, b, out)))
+        self._call("matmul", launch, (a, b), multiplies=True)
         return out
 
     def _memory(self, *arrays: Array | None) -> Sequence[Any]:
         """Return what keeps the memory of arrays: in a captured step not they, for their memory is lent again."""
         return owners(arrays) if self.capturing else arrays
 
-    def _call(self, name: str, launch: Callable[[], None], inputs: Sequence[Any]) -> None:
+    def _call(
+        self, name: str, launch: Callable[[], None], inputs: Sequence[Any], *, multiplies: bool = False
+    ) -> None:
         if not isinstance(launch, Program):
-            super()._call(name, launch, inputs)
+            super()._call(name, launch, inputs, multiplies=multiplies)
             return
         launch()  # compiled code warns of nothing
-        self._note(name, launch, inputs)
+        self._note(name, launch, inputs, multiplies)
 
     def joined(self, launches: Sequence[Callable[[], None]]) -> Sequence[Callable[[], None]]:
         return joined(launches)
