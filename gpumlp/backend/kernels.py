@@ -34,7 +34,7 @@ ALWAYS = {
     "sums": "<f8",
     "totals": "<f8",
     "groups": "<f8",
-    "squares": "<f8",
+    "rate_squares": "<f8",
     "factors": "<f8",
     "clock": "<i8",
     "starts": "<i8",

@@ -280,7 +280,7 @@ SCHEDULE_FREE = update(
     move=_apart,
     slots=("z", "v"),
     start=("z",),
-    totals=("squares",),
+    totals=("rate_squares",),
     hyper={
         "beta1": Hyper(0.9, "share of the average x in the weights that gradients are computed at", gt=0.0, lt=1.0),
         "beta2": Hyper(0.999, "decay of the moving average of squared gradients", ge=0.0, lt=1.0),
@@ -302,8 +302,8 @@ ADD_SQUARE = Op(
     {
         "forward": Direction(
             _add_square,
-            ("squares", "rates", "clock"),
-            ("squares",),
+            ("rate_squares", "rates", "clock"),
+            ("rate_squares",),
             like(0),
             "elementwise",
             types=("rates",),

@@ -315,7 +315,7 @@ def test_schedule_free_weighs_by_squared_rates_and_goes_on_from_its_state(backen
     for t, rate in enumerate(rates, 1):
         if t == 4:
             (again, p2), kept = make(), optimizer.state
-            assert set(kept) == {"z", "v", "squares"}
+            assert set(kept) == {"z", "v", "rate_squares"}
             for key, array in again.state.items():
                 backend.write(array, backend.to_host(kept[key]))
             backend.write(p2.values, backend.to_host(p.values))
