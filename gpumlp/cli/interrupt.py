@@ -1,22 +1,45 @@
-"""Ctrl-C while modules are imported: the process ends as if Python had never taken the signal."""
+"""Signals outside a run: they raise, so that temporary files go; while modules are imported they end at once."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+
+from gpumlp.errors import SignalError
+
+Handler = Callable[[int, FrameType | None], None] | signal.Handlers
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise SignalError(number)
 
 
 @contextlib.contextmanager
-def ctrl_c_ends_at_once() -> Iterator[None]:
-    """Let Ctrl-C end the process at once: an import would show a traceback, or, as pydantic, a fault of a schema."""
-    watched = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not watched or threading.current_thread() is not threading.main_thread():
+def sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM raise SignalError where it would end the process, and leave its temporary files behind."""
+    with _handled({signal.SIGTERM: _raise} if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else {}):
         yield
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def ends_at_once() -> Iterator[None]:
+    """Let signals end the process at once: an import would show a traceback, or, as pydantic, a fault of a schema."""
+    raising = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _raise}
+    with _handled({each: signal.SIG_DFL for each, handler in raising.items() if signal.getsignal(each) is handler}):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
+    """Handle signals so, and afterwards as before; nothing changes where this is not the main thread."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)

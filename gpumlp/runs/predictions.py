@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.data import Encoder, Frame, Source
+from gpumlp.data.source.engine import interruptions
 from gpumlp.errors import ConfigError, DataError
 from gpumlp.runs.predictor import Predictions
 from gpumlp.store.atomic import replacing
@@ -204,7 +205,8 @@ def _parquet(blocks: Iterable[Block], _: IO[bytes], path: Path) -> None:
     try:
         connection.register("predictions", RecordBatchReader.from_batches(schema, batches(first, rest)))
         place = str(path).replace("'", "''")
-        connection.execute(f"COPY (SELECT * FROM predictions) TO '{place}' (FORMAT parquet, USE_TMP_FILE false)")
+        with interruptions():
+            connection.execute(f"COPY (SELECT * FROM predictions) TO '{place}' (FORMAT parquet, USE_TMP_FILE false)")
     except duckdb.Error as error:
         if failures:
             raise failures[0] from None

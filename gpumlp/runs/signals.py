@@ -16,11 +16,13 @@ class Signals:
     """The signals that asked this process to end.
 
     hold : whether a signal is noted, or raised as a SignalError at once
+    raised : the number of the one that was raised, or None
     """
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
         self.hold = False
+        self.raised: int | None = None
 
     @property
     def received(self) -> int | None:
@@ -30,6 +32,7 @@ class Signals:
     def take(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal. Whoever asks twice does not want to wait."""
         if not self.hold or self._ranks.wish:
+            self.raised = number
             raise SignalError(number)
         self._ranks.wish = number
 
@@ -48,6 +51,10 @@ def signals(ranks: Ranks) -> Iterator[Signals]:
                 before[number] = signal.signal(number, watched.take)
     try:
         yield watched
+    except KeyboardInterrupt as interrupt:
+        if watched.raised is None or isinstance(interrupt, SignalError):
+            raise
+        raise SignalError(watched.raised) from None  # a library has raised an error of its own in place of ours
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

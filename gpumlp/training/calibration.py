@@ -24,8 +24,9 @@ def softmax(linear: Host) -> Host:
     Both of two come from the value itself: 1 - p is 0 for every p that float32 rounds to 1.
     """
     both = both_of_two(linear.astype(np.float64, copy=False))
-    powers = np.exp(both - both.max(axis=1, keepdims=True))
-    shares: Host = powers / powers.sum(axis=1, keepdims=True)
+    shares: Host = both - both.max(axis=1, keepdims=True)
+    np.exp(shares, out=shares)
+    shares /= shares.sum(axis=1, keepdims=True)
     return shares
 
 
@@ -91,8 +92,9 @@ class Temperature:
     def __call__(self, linear: Host) -> Host:
         """Return the probability of each class, (N, classes) float64, from (N, K) linear values."""
         shares = softmax(self.sharpness * linear.astype(np.float64))
-        mixed: Host = (1.0 - self.mix) * shares + self.mix / shares.shape[1]
-        return mixed
+        shares *= 1.0 - self.mix
+        shares += self.mix / shares.shape[1]
+        return shares
 
     def to_state(self) -> dict[str, float]:
         """Return what ``from_state`` takes back."""

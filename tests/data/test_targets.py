@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -115,3 +117,12 @@ def test_a_target_that_hardly_varies_is_not_called_constant():
         NumberTarget.fit(np.array([1e-39, 2e-39]), lambda row: f"a.csv:{row + 2}")
     with pytest.raises(DataError, match=r"the target is 3\.0 in every training row"):
         NumberTarget.fit(np.array([3.0, 3.0]), lambda row: f"a.csv:{row + 2}")
+
+
+def test_thousands_of_numbered_classes_are_encoded_in_linear_time():
+    count = 20_000
+    labels = Codes(np.array([f"{i}" for i in range(count)], object), np.arange(count, dtype=np.int32))
+    target = ClassTarget(tuple(labels.texts))
+    began = time.process_time()
+    assert target.encode(labels, where).tolist() == list(range(count))
+    assert time.process_time() - began < 2  # 20 where each class is compared with each

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gc
+import gzip
 import json
 import math
 import os
@@ -10,20 +12,30 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from gpumlp.backend import Backend
 from gpumlp.config import Loaded
+from gpumlp.data.source import engine as engines
+from gpumlp.data.source import query
+from gpumlp.data.source.engine import engine
 from gpumlp.errors import RunError, SignalError
+from gpumlp.ranks import Ranks
 from gpumlp.runs import Listener, load_model, train
 from gpumlp.runs.folder import RunFolder
+from gpumlp.runs.signals import signals
 from gpumlp.store.formats import read_arrays
 from gpumlp.training import trainer
+from tests.command import run
 
 Task = Callable[..., Loaded]
 SETTINGS = ("training.epochs=3", "training.checkpoint_every=5", "model.norm=batch", "optimizer.averaging=0.9")
@@ -100,6 +112,104 @@ def test_what_is_ignored_stays_ignored(task: Task, tmp_path: Path) -> None:
         assert train(task(), tmp_path / "run", listener=Stop(signal.SIGINT, 3)).summary["status"] == "completed"
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+HOURS = "select p.* from 'points.csv' p, 'points.csv' a, 'points.csv' b, 'points.csv' c, 'points.csv' d"
+"""A query that would take very long."""
+
+
+@contextmanager
+def signal_when_the_engine_works(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> Iterator[None]:
+    """Send a signal soon after the engine of the data has begun with a query."""
+    timers: list[threading.Timer] = []
+
+    @contextmanager
+    def begun(*arguments: Any, **options: Any) -> Iterator[Any]:
+        with engine(*arguments, **options) as connection:
+            if arguments[0]:  # it reads files
+                timers.append(threading.Timer(0.1, os.kill, (os.getpid(), number)))
+                timers[-1].start()
+            yield connection
+
+    monkeypatch.setattr(query, "engine", begun)
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_engine_reads(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    (tmp_path / "left").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "left"))
+    began = time.monotonic()
+    with signal_when_the_engine_works(monkeypatch, number), pytest.raises(SignalError) as caught:
+        train(task("data.train=null", f"data.query={HOURS}"), tmp_path / "run")
+    assert caught.value.number == number
+    assert time.monotonic() - began < 20
+    assert not (tmp_path / "run").exists()
+    del caught  # its frames keep the temporary file
+    gc.collect()
+    assert list((tmp_path / "left").iterdir()) == []
+
+
+def test_an_error_of_the_engine_that_a_signal_ended() -> None:
+    with pytest.raises(KeyboardInterrupt), engines.refusals():
+        raise RuntimeError("Query interrupted")
+    with pytest.raises(KeyboardInterrupt), engines.refusals():
+        raise duckdb.InterruptException("INTERRUPT Error: Interrupted!")
+    with pytest.raises(RuntimeError, match="another"), engines.refusals():
+        raise RuntimeError("another")
+
+
+def test_a_signal_whose_error_a_library_has_replaced() -> None:
+    @contextmanager
+    def replaced() -> Iterator[None]:
+        try:
+            yield
+        except SignalError:
+            raise KeyboardInterrupt from None
+
+    with pytest.raises(SignalError) as caught, signals(Ranks()), replaced():
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.number == signal.SIGTERM
+
+
+def test_ctrl_c_while_the_engine_reads_without_a_run(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task()
+    with signal_when_the_engine_works(monkeypatch, signal.SIGINT), pytest.raises(KeyboardInterrupt):
+        query.read_query(HOURS, tmp_path)
+
+
+def test_sigterm_outside_a_run_leaves_no_temporary_file(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task()
+    (tmp_path / "left").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "left"))
+    header, *rows = (tmp_path / "points.csv").read_bytes().splitlines(keepends=True)
+    (tmp_path / "packed.csv.gz").write_bytes(gzip.compress(header + b"".join(rows) * 300))
+    unpacked: list[Path] = []
+
+    @contextmanager
+    def killed(*arguments: Any, **options: Any) -> Iterator[Any]:
+        unpacked.extend((tmp_path / "left").iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+        with engine(*arguments, **options) as connection:
+            yield connection
+
+    monkeypatch.setattr(engines, "engine", killed)
+    result = run("init", tmp_path / "packed.csv.gz", code=143)
+    assert result.stderr == "error: interrupted\n"
+    assert unpacked
+    gc.collect()
+    assert list((tmp_path / "left").iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,8 @@ class ClassTarget:
     def _by_value(self) -> dict[float | None, int]:
         """Return the classes that are numbers by their value: programs write 1 as 1.0 once a cell is empty."""
         values = [_value(name) for name in self.classes]
-        return {value: i for i, value in enumerate(values) if value is not None and values.count(value) == 1}
+        counts = Counter(values)
+        return {value: i for i, value in enumerate(values) if value is not None and counts[value] == 1}
 
     def doubts(self, missing: Missing) -> list[str]:
         """Return doubts about classes: two that may be the same (``1``, ``1.0``), or missing values (``-``)."""

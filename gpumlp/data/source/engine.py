@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -422,9 +423,37 @@ def refusals() -> Iterator[None]:
     import duckdb
 
     try:
-        yield
+        with interruptions():
+            yield
     except duckdb.Error as error:
         raise EngineRefusalError(str(error)) from error
+
+
+@contextlib.contextmanager
+def interruptions() -> Iterator[None]:
+    """Raise KeyboardInterrupt where a signal ended a call of the engine, which replaces what our handler raised."""
+    import duckdb
+
+    try:
+        yield
+    except (duckdb.InterruptException, RuntimeError) as error:
+        if "interrupted" not in str(error).lower():
+            raise
+        raise KeyboardInterrupt from None
+
+
+def by_thread(connection: Any, call: Callable[[], object]) -> None:
+    """Call what may take any time in a thread: a signal interrupts the engine at once.
+
+    In the main thread the engine looks for signals between its tasks, one of which may take hours (a join).
+    """
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(call)
+        try:
+            done.result()
+        except BaseException:
+            connection.interrupt()
+            raise
 
 
 def literal(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gpumlp.data.source.dialect import DETECT, Dialect
-from gpumlp.data.source.engine import EngineRefusalError, engine, literal
+from gpumlp.data.source.engine import EngineRefusalError, by_thread, engine, literal
 from gpumlp.data.source.files import existing, is_pattern, matched, temporary, unpacked_name
 from gpumlp.data.source.frame import Codes, Frame
 from gpumlp.data.source.typed import read_typed
@@ -129,7 +129,7 @@ def _run(plan: _Plan, output: str | None, written: list[str]) -> list[str]:
             connection.execute(_EXPLAIN.decode() + plan.located.decode())  # for errors with their positions
             relation = connection.sql(plan.located.decode())
             if output:
-                relation.write_parquet(output)
+                by_thread(connection, lambda: relation.write_parquet(output))
             return [str(name) for name in relation.columns]
     except EngineRefusalError as error:
         raise _refused(error, plan, before=len(_EXPLAIN)) from None
