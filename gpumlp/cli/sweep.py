@@ -21,6 +21,7 @@ from gpumlp.cli.display import (
     Steps,
     duration,
     number,
+    print_metrics,
     print_table,
     remark,
     say,
@@ -28,6 +29,7 @@ from gpumlp.cli.display import (
     tell,
 )
 from gpumlp.cli.given import template_of
+from gpumlp.config.presets import PRESETS
 from gpumlp.errors import ConfigError, Note, choices, exit_code
 from gpumlp.metrics import title
 from gpumlp.runs import Listener, Result
@@ -36,9 +38,11 @@ from gpumlp.runs.predictions import ending_of
 from gpumlp.store.formats import check_free, to_json
 from gpumlp.sweep import compare as comparison
 from gpumlp.sweep import search
+from gpumlp.sweep.bag import plan_of as bag_plan_of
+from gpumlp.sweep.bag import train_bag
 from gpumlp.sweep.cv import FoldRun, cross_validate, plan_of
 from gpumlp.sweep.ensemble import combine
-from gpumlp.sweep.folder import PlanFolder, chosen_folder
+from gpumlp.sweep.folder import PlanFolder, Template, chosen_folder
 from gpumlp.sweep.points import numbers_of
 
 RUNS = Path("runs")
@@ -109,6 +113,35 @@ def cv(
     tell(f"predictions {results['predictions']}", whole=True)
     tell(f"runs        {place.path}", whole=True)
     tell(f"next        {shlex.join(['gpumlp', 'compare', str(place.path)])}", whole=True)
+
+
+def bag(template: Template, name: str, run_dir: Path | None, *, force: bool, quiet: bool, as_json: bool) -> None:
+    """Train the folds of a bag, and print the metrics of their mean."""
+    if force:
+        what = "a bag goes on where it stopped, and is not replaced"
+        raise click.UsageError(f"{what}: delete its folder instead of --force")
+    settings, plan = template.load().settings, bag_plan_of(template)
+    place = chosen_folder(RUNS / name, plan) if run_dir is None else PlanFolder(run_dir)
+    total = settings.bag * max(1, len(PRESETS[settings.preset].combines))
+    with told(quiet=quiet), _Counted("fold", total, quiet=quiet) as counted:
+
+        def done(run: str, result: Result) -> None:
+            metric = result.summary["metric"] or "loss"
+            counted.done(
+                run, f"its fold {title(metric)} {number(result.summary['metrics']['validation'][metric])}", result
+            )
+
+        results = train_bag(template, place.path, listener=Noted(quiet=quiet), done=done)
+    if as_json:
+        click.echo(to_json(results))
+        return
+    for each in results["candidates"] if len(results["candidates"]) > 1 else ():
+        tell(f"{PurePath(each['name']).name:<11} weight {each['weight']:.3f}, loss {number(each['loss'])}")
+    print_metrics(results["metrics"])
+    tell("validation: each row by the networks that were not trained on it")
+    tell(f"predictions {results['predictions']}", whole=True)
+    tell(f"run folder  {place.path}", whole=True)
+    tell(f"next        {shlex.join(['gpumlp', 'predict', str(place.path)])} FILE -o predictions.csv", whole=True)
 
 
 def sweep(

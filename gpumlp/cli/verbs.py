@@ -42,6 +42,7 @@ from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, write_cs
 from gpumlp.runs.predictor import Predictor
 from gpumlp.runs.start import start_of
 from gpumlp.store.formats import check_free, to_json, write_text
+from gpumlp.sweep.folder import Template
 from gpumlp.training.build import build, load_data, require_memory
 
 RUNS = Path("runs")
@@ -97,11 +98,24 @@ def train(
     if device is not None:
         overrides = [*overrides, f"device={device}"]
 
-    def read() -> Given:
+    def read() -> tuple[Template, str, configuration.Loaded]:
         template, name = template_of(config, target, overrides)
-        return template.load(), run_dir or _run_folder(name, resume=resume)
+        return template, name, template.load()
 
-    loaded, folder = _by_first(ranks, read) if ranks.size > 1 else read()
+    def chosen() -> Given:
+        _, name, loaded = read()
+        return loaded, run_dir or _run_folder(name, resume=resume)
+
+    if ranks.size == 1:
+        template, name, loaded = read()
+        if loaded.settings.bag > 1:
+            from gpumlp.cli import sweep as several
+
+            several.bag(template, name, run_dir, force=force, quiet=quiet, as_json=as_json)
+            return
+        folder = run_dir or _run_folder(name, resume=resume)
+    else:
+        loaded, folder = _by_first(ranks, chosen)
     if ranks.first and resume and not quiet and not RunFolder(folder).is_run:
         remark(f"no run in {folder} yet: starting one")
     announcer = Announcer() if ranks.first and not quiet else None

@@ -17,6 +17,8 @@ class Preset:
 
     meaning: str
     settings: Callable[[Given], dict[str, Any]]
+    combines: tuple[str, ...] = ()
+    """Recipes that are each trained on all folds and weighted; the settings are those of the first."""
 
 
 def _tabular(given: Given) -> dict[str, Any]:
@@ -92,6 +94,11 @@ def _strong(given: Given) -> dict[str, Any]:
 
 PLAIN = "plain"
 PRESETS = {
+    "best": Preset(
+        "tabular and strong, each trained on 5 folds, weighted on the rows outside; the slowest",
+        lambda given: {**_tabular(given), "bag": 5},
+        ("tabular", "strong"),
+    ),
     PLAIN: Preset("the defaults", lambda given: {}),
     "strong": Preset("TabM-mini's recipe: many networks that share their hidden layers; slower", _strong),
     "tabular": Preset("RealMLP's recipe for tables of numbers and categories", _tabular),

@@ -91,9 +91,9 @@ Encoding = Annotated[Text, AfterValidator(_encoding)]
 
 
 class FoldSettings(Section):
-    """Test rows that are one of several folds of about the same size: gpumlp cv trains on each in turn."""
+    """Rows that are one of several folds of about the same size: gpumlp cv tests on each in turn."""
 
-    fold: int = Field(default=1, ge=1, description="number of the fold that holds the test rows, counted from 1")
+    fold: int = Field(default=1, ge=1, description="number of the fold that holds these rows, counted from 1")
     of: int = Field(default=5, ge=2, description="number of folds")
 
     @model_validator(mode="after")
@@ -104,11 +104,17 @@ class FoldSettings(Section):
         return self
 
 
+def _rows_of(given: float | tuple[str, ...] | str | FoldSettings) -> float | tuple[str, ...] | str | Fold:
+    return Fold(given.fold, given.of) if isinstance(given, FoldSettings) else given
+
+
 class Split(Section):
     """Rows held out for validation and test: a share of the rows of data.train, or separate files."""
 
-    validation: Share | Files = Field(
-        default=0.15, description="share or files of rows for early stopping and choosing the best epoch; 0: none"
+    validation: Share | Files | FoldSettings = Field(
+        default=0.15,
+        description="share or files of rows for early stopping and choosing the best epoch; 0: none; or one of "
+        "several folds of the rows that are not test rows, as {fold: 1, of: 5}",
     )
     test: Share | Files | FoldSettings = Field(
         default=0.15,
@@ -127,9 +133,14 @@ class Split(Section):
     )
 
     @property
+    def validated(self) -> float | Files | Fold:
+        """Where the validation rows are from."""
+        return _rows_of(self.validation)
+
+    @property
     def tested(self) -> float | Files | Fold:
         """Where the test rows are from."""
-        return Fold(self.test.fold, self.test.of) if isinstance(self.test, FoldSettings) else self.test
+        return _rows_of(self.test)
 
     @model_validator(mode="after")
     def _divide_in_one_way(self) -> Self:
@@ -789,6 +800,10 @@ class SearchSettings(Section):
         return self
 
 
+MAX_FOLDS = 100
+"""Most folds of a bag."""
+
+
 def _all_defaults() -> Any:
     """Return a section with nothing set, for validation to fill in."""
     return {}
@@ -820,6 +835,18 @@ class Settings(Section):
     training: Training = Field(default=Training(), description="epochs, batches, seed and early stopping")
     members: Annotated[Members, BeforeValidator(members_of_count, json_schema_input_type=int | Members)] = Field(
         default=Members(), description="networks trained side by side, which predict by their mean: a number of them"
+    )
+    bag: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_FOLDS,
+        description="folds of the rows that are not test rows: gpumlp train trains a network on the rows outside of "
+        "each, chosen on its fold, and they predict by their mean; 1: one network",
+    )
+    time_limit: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="seconds of training, over all folds of a bag: it ends before an epoch that would last longer, "
+        "with the best weights so far; null: no limit",
     )
     search: SearchSettings = Field(default=SearchSettings(), description="how gpumlp sweep chooses points")
     backend: Annotated[str, NameIn(BACKENDS, ("auto",))] = Field(
@@ -906,8 +933,26 @@ class Settings(Section):
             problems.append(Problem(("model", "numbers"), what, "set precision: float32, or embedding: none"))
         if self.precision != "float64":
             problems += _beyond_float32(self.model_dump(mode="json"))
+        problems += self._about_bag()
         refuse("Settings", problems)
         return self
+
+    def _about_bag(self) -> Iterator[Problem]:
+        """Yield what does not fit folds that are trained side by side."""
+        if self.bag == 1:
+            if PRESETS[self.preset].combines:
+                what = f"preset {self.preset} weights its recipes on rows outside of folds"
+                yield Problem(("bag",), what, "set bag to 2 or more, or choose another preset")
+            return
+        if not isinstance(self.data.split.validation, float):
+            what = f"with bag: {self.bag} the folds are the validation rows"
+            yield Problem(("data", "split", "validation"), what, "remove it, or set bag: 1")
+        if self.data.split.time is not None:
+            what = "the first rows in time would be in no fold"
+            yield Problem(("bag",), what, "set bag: 1, or remove data.split.time")
+        if self.training.conformal:
+            what = "folds that predict by their mean have no intervals"
+            yield Problem(("training", "conformal"), what, "set conformal: 0, or bag: 1")
 
     def _about_target(self) -> Iterator[Problem]:
         """Yield what does not fit the target."""

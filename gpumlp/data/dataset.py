@@ -409,7 +409,7 @@ def prepare(
     target : the column by name or number (negative: from the end), or the array by name; None is allowed
         for IDX files, which have only one; in regression also several
     validation, test : a share of the rows of ``train`` (0: no such part), or other rows; the test rows may be a
-        ``Fold``, and then the share for validation is of the rows outside it
+        ``Fold``, and then the share for validation is of the rows outside it, as it may be one of several folds
     scaling : a name in ``SCALINGS``; None means robust, but leaves bytes as they are
     drop : columns, or arrays, to leave out
     weights : the column of row weights
@@ -485,7 +485,7 @@ def prepare_files(
     task: Task,
     target: Target,
     folder: str | Path,
-    validation: float | Files = 0.15,
+    validation: float | Files | Fold = 0.15,
     test: float | Files | Fold = 0.15,
     scaling: str | None = None,
     dialect: Dialect = DETECT,
@@ -507,7 +507,7 @@ def prepare_files(
     ----------
     train : the file of the training rows, relative to ``folder``; also a pattern, or several files
     query : one SELECT over data files, in place of ``train``; their paths, too, start from ``folder``
-    validation, test : a share of the rows of ``train`` (0: no such part), or other files
+    validation, test : a share of the rows of ``train`` (0: no such part), a fold of them, or other files
     dialect : how the training file is written, if it is text; what is found out holds for the other files, too
     cache : of sources that have been read, and keeps those that are read now
 
@@ -636,7 +636,7 @@ def _divide(
     fitted: AnyTarget
     notes: list[Note] = []
     targets, validation, test = roles.targets, shares["validation"], shares["test"]
-    by_fold = isinstance(test, Fold)
+    by_fold = isinstance(test, Fold) or isinstance(validation, Fold)
     groups = None if roles.group is None else _groups(source, roles.group)
     times = None if roles.time is None else _times(source, roles.time)
     draw = functools.partial(split, validation=validation, test=test, seed=seed, groups=groups, times=times)

@@ -34,7 +34,7 @@ class Fold:
 def split(
     count: int,
     *,
-    validation: float,
+    validation: float | Fold,
     test: float | Fold,
     seed: int,
     labels: Rows | None = None,
@@ -45,7 +45,8 @@ def split(
 
     Parameters
     ----------
-    validation : share of the rows; of those outside the fold, where ``test`` is one
+    validation : share of the rows; of those outside the fold, where ``test`` is one; or one of several folds of the
+        rows that are not test rows
     test : share of the rows, or one of several folds, which are disjoint and of about the same size
     labels : (count,) class numbers: each class is divided in the same shares, as exactly as whole rows (or groups)
         allow. Without groups, times and folds each class keeps at least one training row
@@ -65,6 +66,11 @@ def split(
             len(rest), validation=validation, test=0.0, seed=seed, labels=others[0], groups=others[1], times=others[2]
         )
         return Split(rest[inner.train], rest[inner.validation], tested)
+    if isinstance(validation, Fold):
+        outer = split(count, validation=0.0, test=test, seed=seed, labels=labels, groups=groups, times=times)
+        others = [None if each is None else each[outer.train] for each in (labels, groups, times)]
+        rest, validated = _fold(len(outer.train), validation, seed, *others)
+        return Split(outer.train[rest], outer.train[validated], outer.test)
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise DataError(
             f"the shares {validation} for validation and {test} for test are not possible",

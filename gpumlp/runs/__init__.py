@@ -2,9 +2,10 @@
 
 from gpumlp.runs.evaluation import Metrics, Run, evaluate, load_ensemble, load_run, load_trained
 from gpumlp.runs.in_memory import fit
+from gpumlp.runs.listener import Listener
 from gpumlp.runs.model import SavedModel, load_model
 from gpumlp.runs.plots import plot
-from gpumlp.runs.run import Listener, Result, train
+from gpumlp.runs.run import Result, train
 
 __all__ = [
     "Listener",

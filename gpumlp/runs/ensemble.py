@@ -25,6 +25,8 @@ from gpumlp.runs.predictor import Predictions, Predictor
 from gpumlp.store.formats import is_whole, make_folder, read_json, write_sealed, writing
 
 ENSEMBLE = "ensemble.json"
+OF_BAG = "ensemble"
+"""Folder of the ensemble in that of a bag."""
 FORMAT = 1
 MAX_MODELS = 4096
 """Most models of an ensemble: a damaged file must not ask for more."""
@@ -118,7 +120,7 @@ def check_replaceable(folder: Path, *, force: bool) -> None:
     """Raise RunError where an ensemble cannot be written: there is one (unless ``force``), or something else."""
     if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if folder.is_symlink() or not is_ensemble(folder):
+    if folder.is_symlink() or not (folder / ENSEMBLE).is_file():
         what = "the folder is not empty, and is not an ensemble" if folder.is_dir() else "not a folder"
         raise RunError(what, where=str(folder), hint="choose another name")
     if not force:
@@ -165,9 +167,14 @@ def metrics_of(predicted: Predictions, encoder: Encoder, wanted: Any, weights: A
     return found
 
 
+def ensemble_in(folder: Path) -> Path | None:
+    """Return where an ensemble was saved: this folder, or of a bag its subfolder; None: nowhere."""
+    return next((each for each in (folder, folder / OF_BAG) if (each / ENSEMBLE).is_file()), None)
+
+
 def is_ensemble(folder: Path) -> bool:
-    """Return whether an ensemble was saved in this folder."""
-    return (folder / ENSEMBLE).is_file()
+    """Return whether an ensemble was saved in this folder, or is that of a bag."""
+    return ensemble_in(folder) is not None
 
 
 def load_weighted(folder: Path, backend: Backend) -> WeightedModels:
@@ -177,6 +184,7 @@ def load_weighted(folder: Path, backend: Backend) -> WeightedModels:
     ------
     RunError : if a file is missing, damaged or made by a later version
     """
+    folder = ensemble_in(folder) or folder
     path = folder / ENSEMBLE
     description = read_json(path)
     try:

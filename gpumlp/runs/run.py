@@ -22,11 +22,12 @@ from gpumlp.ranks import Ranks
 from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.identity import decisive, is_extension
+from gpumlp.runs.listener import Limited, Listener
 from gpumlp.runs.model import SavedModel, load_model, save_model
 from gpumlp.runs.signals import Signals, signals
 from gpumlp.runs.start import Start, start_of
 from gpumlp.store.formats import json_line, write_sealed, writing
-from gpumlp.training.build import Parts, backend_of, build, load_data
+from gpumlp.training.build import Parts, backend_of, build, load_data, require_one_run
 from gpumlp.training.loop import COMPLETED, DIVERGED, Diverged, Epoch, Loop, Step
 from gpumlp.training.measure import constant_loss
 from gpumlp.training.members import loop_over
@@ -44,25 +45,6 @@ MAX_BEST_SHARE = 0.5
 REMEDY = "try a lower optimizer.learning_rate, optimizer.clip_norm=1, or schedule.warmup=0.05"
 
 log = logging.getLogger(__name__)
-
-
-class Listener:
-    """Is called as a run goes on. This one does nothing; the command line draws a progress bar."""
-
-    def note(self, note: Note) -> None:
-        """Something worth saying was found."""
-
-    def prepared(self, parts: Parts, folder: Path) -> None:
-        """All is built and the first epoch is about to begin."""
-
-    def batch(self, done: int, of: int) -> None:
-        """A batch is done."""
-
-    def epoch(self, row: dict[str, Any], best: bool) -> bool | None:
-        """An epoch is done: ``row`` is its line of metrics.jsonl; ``best`` if it has the best weights so far.
-
-        Return True to end the run here, with the best weights so far.
-        """
 
 
 @dataclass(frozen=True)
@@ -105,6 +87,12 @@ def train(
     SignalError where SIGINT or SIGTERM arrives: in training after the step of the moment, which is saved.
     """
     listener, ranks = listener or Listener(), ranks or Ranks()
+    require_one_run(loaded)
+    if (seconds := loaded.settings.time_limit) is not None:
+        if ranks.size > 1:
+            what = f"a time limit is for one process, and there are {ranks.size} ranks"
+            raise ConfigError(what, where=loaded.where("time_limit"), hint="start it without mpirun, or remove it")
+        listener = Limited(listener, seconds)
     place = RunFolder(Path(folder))
     existed = place.path.exists()
     resume, shards, done = ranks.of_first(lambda: _begin(place, loaded, ranks, resume=resume, force=force))

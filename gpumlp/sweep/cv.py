@@ -18,7 +18,7 @@ from gpumlp.runs import Listener, Result, load_trained, train
 from gpumlp.runs.predictions import Block, columns_of, write_predictions
 from gpumlp.runs.start import start_of
 from gpumlp.sweep.folder import PlanFolder, Template
-from gpumlp.training.build import load_data
+from gpumlp.training.build import load_data, require_one_run
 
 PREDICTIONS = "predictions.csv"
 
@@ -76,8 +76,9 @@ def cross_validate(
     ConfigError, DataError : if the configuration or the data do not fit
     RunError : if the folder is not free, or a run diverges
     """
-    place = PlanFolder(Path(folder))
-    seed = template.load().settings.training.seed
+    place, base = PlanFolder(Path(folder)), template.load()
+    require_one_run(base)
+    seed = base.settings.training.seed
     variants = [
         (
             fold,

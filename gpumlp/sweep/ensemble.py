@@ -85,7 +85,13 @@ def combine(
     ----------
     Caruana et al. 2004, Ensemble selection from libraries of models
     """
-    candidates = _candidates(folders, device)
+    return weigh(_candidates(folders, device), rounds=rounds)[:2]
+
+
+def weigh(
+    candidates: Sequence[Candidate], *, rounds: int = ROUNDS
+) -> tuple[WeightedModels, dict[str, Any], Predictions]:
+    """Return the ensemble of candidates, how it was chosen, and what it predicts of the rows that chose it."""
     first = candidates[0]
     for each in candidates[1:]:
         WeightedModels((first.models[0], each.models[0]), (0.5, 0.5))  # refuses models of different targets
@@ -101,7 +107,7 @@ def combine(
     ensemble = WeightedModels(models, tuple(share / len(each.models) for each, share in chosen for _ in each.models))
     seen = first.seen
     predicted = mean_of([each.seen.predicted for each, _ in chosen], [share for _, share in chosen])
-    return ensemble, {
+    about = {
         "candidates": [
             {"name": each.name, "weight": float(share), "models": len(each.models), "loss": loss}
             for each, share, loss in zip(candidates, shares, losses, strict=True)
@@ -110,6 +116,7 @@ def combine(
         "rows": len(seen.rows),
         "metrics": metrics_of(predicted, first.models[0].encoder, seen.targets, seen.weights),
     }
+    return ensemble, about, predicted
 
 
 def select(seen: Sequence[Seen], model: SavedModel, rounds: int) -> tuple[NDArray[np.int64], list[float]]:
@@ -166,8 +173,9 @@ def _candidates(folders: Sequence[Path], device: int) -> list[Candidate]:
     cache, found = SourceCache(), []
     for folder in dict.fromkeys(folders):
         place = PlanFolder(folder)
-        if place.is_plan and place.plan().get("kind") == "cv":
-            found.append(_folds(place, cache, device))
+        kind = place.plan().get("kind") if place.is_plan else None
+        if kind in OUTSIDE:
+            found += folds_of(place, cache, device)
         else:
             found += [_run(each.path, cache, device) for each in runs_in(folder)]
     return found
@@ -178,15 +186,31 @@ def _run(folder: Path, cache: SourceCache, device: int) -> Candidate:
     return Candidate(str(folder), (model,), seen)
 
 
-def _folds(place: PlanFolder, cache: SourceCache, device: int) -> Candidate:
-    """Return the folds of a cross-validation as one candidate. Of repeats, the mean of a row counts."""
+OUTSIDE = {"cv": "test", "bag": "validation"}
+"""The rows that no run of a fold is trained on, by the kind of plan."""
+
+
+def folds_of(place: PlanFolder, cache: SourceCache, device: int) -> list[Candidate]:
+    """Return the folds of a cross-validation or bag as one candidate, or one for each of its recipes.
+
+    Of repeats, the mean of a row counts.
+    """
     if not (place.path / RESULTS).is_file():
-        what = "the cross-validation has not finished"
-        raise RunError(what, where=str(place.path), hint="run the same gpumlp cv again")
+        what = "not all folds have been trained"
+        raise RunError(what, where=str(place.path), hint="run the same command again")
     results = read_json(place.path / RESULTS)
     if not is_whole(results):
         raise RunError("the results are damaged", where=str(place.path / RESULTS))
-    each = [_seen(place.run(fold["run"]), "test", cache, device) for fold in results["folds"]]
+    part, runs = OUTSIDE[place.plan()["kind"]], dict[str, list[Path]]()
+    for fold in results["folds"]:
+        runs.setdefault(fold.get("recipe", ""), []).append(place.run(fold["run"]))
+    return [
+        _mean_of_folds(str(place.path / recipe), [_seen(run, part, cache, device) for run in folds])
+        for recipe, folds in runs.items()
+    ]
+
+
+def _mean_of_folds(name: str, each: Sequence[tuple[SavedModel, Seen]]) -> Candidate:
     models, parts = [model for model, _ in each], [seen for _, seen in each]
     WeightedModels(tuple(models), tuple([1 / len(models)] * len(models)))
     rows = np.concatenate([part.rows for part in parts])
@@ -217,7 +241,7 @@ def _folds(place: PlanFolder, cache: SourceCache, device: int) -> Candidate:
         None if weights[0] is None else np.concatenate([one for one in weights if one is not None])[first],
         predicted,
     )
-    return Candidate(str(place.path), tuple(models), seen)
+    return Candidate(name, tuple(models), seen)
 
 
 def _seen(folder: Path, part: str, cache: SourceCache, device: int) -> tuple[SavedModel, Seen]:

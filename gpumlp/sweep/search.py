@@ -20,7 +20,7 @@ from gpumlp.store.formats import keep_folder, read_json, write_sealed
 from gpumlp.sweep.folder import PlanFolder, Template
 from gpumlp.sweep.points import Space, dimension_of, numbers_of
 from gpumlp.sweep.study import Pruning, Study, load_optuna, name_of
-from gpumlp.training.build import load_data, unsuitable
+from gpumlp.training.build import load_data, require_one_run, unsuitable
 from gpumlp.training.loop import DIVERGED
 
 FAILED = "failed"
@@ -60,7 +60,8 @@ def space_of(template: Template, overrides: tuple[str, ...], trials: int | None)
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError("given twice", where=f"--set {twice}", hint="list all values in one --set")
     first = [f"{each.setting}={each.ends[0]}" for each in dimensions]
-    base = template.load(*first).settings
+    require_one_run(loaded := template.load(*first))
+    base = loaded.settings
     for each in dimensions:
         for value in each.ends:
             template.load(*first, f"{each.setting}={value}")

@@ -93,6 +93,13 @@ class Parts:
     notes: tuple[Note, ...] = ()
 
 
+def require_one_run(loaded: Loaded) -> None:
+    """Raise ConfigError where the settings ask for a run on each fold of a bag."""
+    if (folds := loaded.settings.bag) > 1:
+        what = f"bag: {folds} is trained by the command gpumlp train alone"
+        raise ConfigError(what, where=loaded.where("bag"), hint="set bag: 1, or in Python gpumlp.sweep.bag.train_bag")
+
+
 def load_data(
     loaded: Loaded,
     encoder: Encoder | None = None,
@@ -115,7 +122,7 @@ def load_data(
             task=settings.task,
             target=data.target,
             folder=data.folder,
-            validation=data.split.validation,
+            validation=data.split.validated,
             test=data.split.tested,
             group=data.split.group,
             time=data.split.time,

@@ -1,0 +1,132 @@
+"""A bag: a run on the rows outside of each fold, chosen on its fold; together they predict by their mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpumlp.config.presets import PRESETS
+from gpumlp.data import Encoder, SourceCache
+from gpumlp.errors import Note, RunError
+from gpumlp.runs import Listener, Result, train
+from gpumlp.runs.ensemble import OF_BAG
+from gpumlp.runs.listener import Limited, TooShortError
+from gpumlp.runs.predictions import Block, columns_of, write_predictions
+from gpumlp.runs.start import start_of
+from gpumlp.sweep.cv import PREDICTIONS
+from gpumlp.sweep.ensemble import Seen, folds_of, weigh
+from gpumlp.sweep.folder import PlanFolder, Template
+from gpumlp.training.build import load_data
+
+
+def plan_of(template: Template) -> dict[str, Any]:
+    """Return what decides about a bag, fit for JSON."""
+    return {"kind": "bag", "settings": template.identity()}
+
+
+def train_bag(
+    template: Template,
+    folder: str | Path,
+    *,
+    listener: Listener | None = None,
+    done: Callable[[str, Result], None] | None = None,
+) -> dict[str, Any]:
+    """Train a run for each of ``bag`` folds, and of a preset that combines recipes for each recipe.
+
+    Each run is a folder of its own in ``folder``; those that are finished there are not trained again. The ensemble
+    is in the folder ``ensemble``, what the rows outside of training are predicted as in ``predictions.csv``.
+    Recipes are weighted on these rows; one for which the time is too short is left out.
+
+    Parameters
+    ----------
+    template : the configuration, with its ``bag`` and ``time_limit``
+    listener : of each run
+    done : is called after each run, with its name
+
+    Returns
+    -------
+    candidates (each recipe with its weight), loss and metrics (validation: rows outside of training; test)
+
+    Raises
+    ------
+    ConfigError : if the configuration does not fit, or the time is too short for one epoch
+    DataError : if the data do not fit
+    RunError : if the folder is not free, or a run diverges
+    """
+    settings, listener = template.load().settings, listener or Listener()
+    recipes = PRESETS[settings.preset].combines or ("",)
+    variants = [
+        (recipe, fold, template.load(*_changed(recipe, fold, settings.bag)))
+        for recipe in recipes
+        for fold in range(1, settings.bag + 1)
+    ]
+    place, cache = PlanFolder(Path(folder)), SourceCache()
+    encoder = start_of(variants[0][2]).encoder
+    first = load_data(
+        variants[0][2], encoder, keep_sources=True, cache=cache
+    )  # nothing is written if the data do not fit
+    place.begin(plan_of(template))
+    folds: list[dict[str, Any]] = []
+    late: set[str] = set()
+    spent = 0.0
+    for number, (recipe, fold, loaded) in enumerate(variants):
+        if recipe in late:
+            continue
+        name = f"{recipe}-fold-{fold}" if recipe else f"fold-{fold}"
+        data = load_data(loaded, encoder, cache=cache) if number else first
+        left = max((settings.time_limit or math.inf) - spent, 0.0)
+        limited = Limited(listener, left / (len(variants) - number), len(variants))
+        with place.claim(name) as free:
+            if not free:
+                raise RunError("another process is training this fold", where=str(place.run(name)))
+            try:
+                result = train(loaded, place.run(name), data=data, resume=True, listener=limited)
+            except TooShortError as error:
+                if not folds or recipe == recipes[0]:
+                    raise
+                late.add(recipe)
+                listener.note(Note(f"{recipe} is left out: {error.what}"))
+                continue
+            finally:
+                spent += limited.spent
+        if result.summary["data"] != data.fingerprint:
+            hint = "restore the data, or choose another --run-dir"
+            raise RunError("the data have changed since this fold was trained", where=str(place.run(name)), hint=hint)
+        folds.append({"run": name, "recipe": recipe, "metrics": result.summary["metrics"]})
+        if done is not None:
+            done(name, result)
+    kept = [fold for fold in folds if fold["recipe"] not in late]
+    place.write_results({"folds": kept})
+    candidates = folds_of(place, cache, settings.device)
+    ensemble, about, predicted = weigh(candidates)
+    ensemble.save(place.path / OF_BAG, force=True)
+    seen, encoder = candidates[0].seen, ensemble.encoder
+    block = {"row": seen.rows, **_truth(seen, encoder), **columns_of(predicted, encoder, proba=True)}
+    write_predictions(place.path / PREDICTIONS, [block])
+    metrics = {"validation": about.pop("metrics")}
+    if first.sources is not None and first.test is not None:
+        metrics["test"] = ensemble.evaluate(first.sources["test"])
+    results = {"folder": str(place.path), **about, "metrics": metrics, "folds": kept}
+    place.write_results(results)
+    return {**results, "predictions": str(place.path / PREDICTIONS), "ensemble": str(place.path / OF_BAG)}
+
+
+def _changed(recipe: str, fold: int, folds: int) -> list[str]:
+    """Return the overrides of the run of a fold."""
+    own = [f"data.split.validation={{fold: {fold}, of: {folds}}}", "bag=1", "time_limit=null"]
+    return [f"preset={recipe}", *own] if recipe else own
+
+
+def _truth(seen: Seen, encoder: Encoder) -> Block:
+    """Return ``target``, or of several targets ``target NAME`` for each."""
+    if encoder.classes is not None:
+        return {"target": np.array(encoder.classes, object)[seen.targets]}
+    columns = encoder.labels.words(seen.targets) if encoder.labels is not None else seen.targets
+    names = encoder.target_names
+    if columns.ndim == 1:
+        return {"target": columns}
+    return {f"target {name}": column for name, column in zip(names, columns.T, strict=True)}
