@@ -353,6 +353,10 @@ class Backend:
         """Return what a replay calls instead of these: fewer where the backend can make several in one."""
         return launches
 
+    def side_by_side(self, plans: Sequence[Plan]) -> Callable[[int], None] | None:
+        """Return what makes so many steps of each of several captured networks in one launch; None: there is none."""
+        return None
+
     @property
     def capturing(self) -> bool:
         """True while a step is being captured."""

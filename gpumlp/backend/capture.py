@@ -72,9 +72,13 @@ class Plan:
         with self.backend.quiet():
             for run in self.runs:
                 run()
+        self.overwrote()
+        return self.result
+
+    def overwrote(self) -> None:
+        """Let tapes know that variables have new values."""
         for variable in self.overwritten:
             variable.version += 1
-        return self.result
 
     def _refill(self, position: int, captured: Array, given: Array) -> None:
         if (given.shape, given.dtype) != (captured.shape, captured.dtype):

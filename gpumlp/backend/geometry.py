@@ -30,8 +30,12 @@ SUMS = 4
 class Geometry:
     """The two dimensions of a launch: blocks and parts, lanes and teams."""
 
-    grid: tuple[int, int]
+    grid: tuple[int, int] | tuple[int, int, int]
     block: tuple[int, int]
+
+
+ONE_BLOCK = Geometry((1, 1), (WARP, THREADS // WARP))
+"""Every kernel takes this one, whatever the shape: teams of a warp each."""
 
 
 def geometry(walk: Walk, launch: Launch, rows: int, cols: int) -> Geometry:

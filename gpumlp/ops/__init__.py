@@ -9,6 +9,7 @@ from gpumlp.ops.losses import LOSS_RECORDS
 from gpumlp.ops.members import MEMBER_SCALE
 from gpumlp.ops.mix import MIX
 from gpumlp.ops.norms import BATCH_NORM, LAYER_NORM, MOVING_AVERAGE
+from gpumlp.ops.products import MATRIX_PRODUCT
 from gpumlp.ops.record import Activation, Direction, Op
 from gpumlp.ops.trees import TREE_SUM
 from gpumlp.ops.updates import ADD_SQUARE, GRADIENT_NORM, UPDATES, Update
@@ -34,6 +35,7 @@ RECORDS: dict[str, Op] = {
         GRADIENT_NORM,
         ADD_SQUARE,
         TREE_SUM,
+        MATRIX_PRODUCT,
         *UPDATES.values(),
     )
 }

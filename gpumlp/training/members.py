@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gpumlp.backend import NativeBackend
+from gpumlp.backend import CupyBackend, NativeBackend
 from gpumlp.config import Settings
 from gpumlp.data import Prepared
 from gpumlp.errors import Note
@@ -137,6 +137,11 @@ class MembersLoop(Loop):
         backends = {id(loop.parts.backend) for loop in self.loops}
         return len(backends) > 1 and isinstance(self.parts.backend, NativeBackend)
 
+    @property
+    def _in_step(self) -> bool:
+        """Whether a launch may take steps of all networks."""
+        return isinstance(backend := self.loops[0].parts.backend, CupyBackend) and backend.one_block
+
     def _each(self, function: Callable[[Loop], _Result], loops: Sequence[Loop]) -> list[_Result]:
         """Return ``function`` of each loop, side by side where they may be."""
         return list(map(function, loops) if self._pool is None else self._pool.map(function, loops))
@@ -144,23 +149,27 @@ class MembersLoop(Loop):
     @phase("train")
     def _train_round(self, batches: int) -> Step:
         """Take some of the epoch's steps in all networks that are still trained."""
-        first, backend = self.batch, self.parts.backend
-        until = min(first + self._round, batches)
+        done, backend = self.batch, self.parts.backend
+        until = min(done + self._round, batches)
         if self.every:
-            until = min(until, first + self.every - self.steps % self.every)
+            until = min(until, done + self.every - self.steps % self.every)
 
         def advance(loop: Loop) -> None:
             while loop.parts.trainer.batch < until:
                 loop.parts.trainer.advance(every=self.every, until=until)
 
         built, started = backend.seconds_building, time.perf_counter()
-        self._each(advance, [loop for loop in self.loops if loop.status is None])
+        trained = [loop for loop in self.loops if loop.status is None]
+        first, *others = (loop.parts.trainer for loop in trained)
+        while self._in_step and first.batch < until:
+            first.advance(every=self.every, until=until, beside=others)
+        self._each(advance, trained)
         backend.synchronize()
         taken = time.perf_counter() - started
         self.batch, self.seconds = until, self.seconds + taken - (backend.seconds_building - built)
-        if taken < ROUND_S and until - first == self._round:
+        if taken < ROUND_S and until - done == self._round:
             self._round *= 2
-        return Step(self.progress.epoch + 1, first + 1, until, batches)
+        return Step(self.progress.epoch + 1, done + 1, until, batches)
 
     def _end_epoch(self) -> Epoch | Diverged:
         trained = [loop for loop in self.loops if loop.status is None]

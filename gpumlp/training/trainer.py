@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -94,6 +94,9 @@ class Trainer:
             together = 1
         self._together, self._most = together or 1, together or self.backend.together
         self._plans: dict[tuple[int, int], Plan] = {}  # by the rows of a batch, and how many of them are replayed
+        self._launches: dict[
+            int, tuple[Sequence[Trainer], Callable[[int], None] | None]
+        ] = {}  # by rows: of whom, what
         self.rates = self.backend.zeros((self.batches,), model.context.wide)
         self.decays = None if decay_schedule is None else self.backend.zeros((self.batches,), model.context.wide)
         self.dropouts = None if dropout_schedule is None else self.backend.zeros((self.batches,), np.float64)
@@ -119,20 +122,24 @@ class Trainer:
         self.backend.write(self.totals, totals)
 
     @phase("train")
-    def advance(self, *, every: int | None = None, until: int | None = None) -> range:
+    def advance(self, *, every: int | None = None, until: int | None = None, beside: Sequence[Trainer] = ()) -> range:
         """Take the next steps of the epoch: one, or several as one call where that costs the host little time.
 
         Parameters
         ----------
         every : no multiple of this number of steps, counted over all epochs, is passed over
         until : batch of the epoch that is not passed over
+        beside : others, of networks of the same form that have come as far, which take the same steps: in the same
+            launches where the backend makes one of several networks' steps
 
         Returns
         -------
         The batches done by these steps, counted from 1. A device may still be at work on them.
         """
-        if self._started is None:
-            self._begin()
+        trainers = (self, *beside)
+        for each in trainers:
+            if each._started is None:
+                each._begin()
         rows = min(self.batch_size, self.rows - self.batch * self.batch_size)
         alike = max(1, self.rows // self.batch_size - self.batch)  # the last batch may be shorter
         left = (self.batches if until is None else until) - self.batch
@@ -141,11 +148,12 @@ class Trainer:
         started = time.perf_counter()
         if self.shards is not None:
             self.shards.send_wish()
-        self._step(rows, count)
+        self._step_all(trainers, rows, count)
         if self.shards is not None:
             self.shards.receive_wish()
         self.backend.keep_pace()
-        self.batch += count
+        for each in trainers:
+            each.batch += count
         if count == self._together and time.perf_counter() - started < REPLAY_BUDGET_S:
             self._together = min(2 * count, self._most)
         return range(self.batch - count + 1, self.batch + 1)
@@ -234,6 +242,23 @@ class Trainer:
         if (rows, count) not in self._plans:
             self._plans[rows, count] = self._plans[rows, 1].times(count)
         self._plans[rows, count]()
+
+    def _step_all(self, trainers: Sequence[Trainer], rows: int, count: int) -> None:
+        """Take steps in several networks: in one launch where the backend makes one of their plans."""
+        if len(trainers) == 1:
+            self._step(rows, count)
+            return
+        if all((rows, 1) in each._plans for each in trainers):
+            if self._launches.get(rows, ((), None))[0] != trainers:
+                self._launches[rows] = trainers, self.backend.side_by_side([e._plans[rows, 1] for e in trainers])
+            if steps := self._launches[rows][1]:
+                steps(count)
+                return
+            for each in trainers:  # what was captured for that is captured anew
+                each._plans.clear()
+        for each in trainers:
+            for _ in range(count):
+                each._step(rows)
 
     def _define_step(self, rows: int) -> None:
         if self.shards is None:

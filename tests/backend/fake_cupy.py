@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import importlib.machinery
 import operator
+import re
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ import numpy as np
 import pytest
 
 from backend.fake_cublaslt import CublasLt
-from gpumlp.backend.cuda import cublaslt
+from gpumlp.backend.cuda import blocks, cublaslt
 from gpumlp.backend.cuda import device as devices
 from gpumlp.backend.host.builder import Builder
 from gpumlp.errors import BackendError
@@ -222,9 +223,9 @@ class RawModule:
         if self.cupy.compile_error:
             raise self.cupy.compile_error
         assert name in self.names
-        kernel, _, types = name.removesuffix(">").partition("<")
-        (op,) = (op for op in RECORDS.values() if kernel in self.cupy.builder.texts.kernels(op))
-        function = _native(self.cupy.builder, op, kernel, tuple(types.split(", ")))
+        if name == blocks.NAME:
+            return self._steps_in_blocks
+        function = self._function(name)
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
             if self.cupy.launch_error:
@@ -236,7 +237,7 @@ class RawModule:
             stream.use(name)
             bits, arrays = [], []
             for value in arguments:
-                assert isinstance(value, ndarray | np.int64 | np.float64), f"{kernel}: {type(value)}"
+                assert isinstance(value, ndarray | np.int64 | np.float64), f"{name}: {type(value)}"
                 bits.append(value.data.ptr if isinstance(value, ndarray) else int(value.view(np.uint64)))
                 arrays += [(value.data.ptr, value.nbytes)] if isinstance(value, ndarray) else []
             slots = np.array(bits, np.uint64)
@@ -252,6 +253,28 @@ class RawModule:
             stream.give(name, work)
 
         return launch
+
+    def _function(self, expression: str) -> Callable[..., None]:
+        kernel, _, types = expression.removesuffix(">").partition("<")
+        (op,) = (op for op in RECORDS.values() if kernel in self.cupy.builder.texts.kernels(op))
+        return _native(self.cupy.builder, op, kernel, tuple(types.split(", ")))
+
+    def _steps_in_blocks(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        calls, slots, count, pitch, steps = arguments
+        functions = [
+            self._function(each) for each in re.findall(r"CASE\(\d+, (.*?)\)(?: |$)", self.code, re.MULTILINE)
+        ]
+        assert grid == (1, 1, len(slots))
+        assert (len(calls), slots.shape[1]) == (count, pitch)
+        self.cupy.stream.use(blocks.NAME)
+        self.cupy.launched.append(Launched(blocks.NAME, grid, block, arguments, self.cupy.stream.ptr))
+        if self.cupy.run_blocks is not None:
+            self.cupy.run_blocks(self.code, grid, block, arguments)
+            return
+        for network in slots.memory:
+            for _ in range(steps):
+                for number, start in calls.memory.tolist():
+                    functions[number](ctypes.c_void_p(network.ctypes.data + 8 * start), 0, 1)
 
 
 def _native(builder: Builder, op: Op, kernel: str, types: tuple[str, ...]) -> Callable[..., None]:
@@ -431,6 +454,7 @@ class Cupy(ModuleType):
     held: int = 0
     compute_types: list[tuple[str, int]] = field(default_factory=list)
     modules: list[RawModule] = field(default_factory=list)
+    run_blocks: Callable[..., None] | None = None  # in place of the kernels that the steps of networks are made of
     launched: list[Launched] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -507,6 +531,9 @@ class Cupy(ModuleType):
     def asnumpy(self, array: ndarray) -> np.ndarray[Any, Any]:
         self.stream.use("asnumpy")
         return array.memory.copy()
+
+    def may_share_memory(self, one: ndarray, other: ndarray) -> bool:
+        return np.may_share_memory(one.memory, other.memory)
 
     def load_lt(self, major: int) -> CublasLt:
         """Stand in for gpumlp's own search for the library."""

@@ -14,6 +14,7 @@ from gpumlp.backend import Backend
 from gpumlp.checks.agreement import alike, askew, fault
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS, Op, Update
 from gpumlp.ops.inputs import LOOKUP, PBLD, PLE
+from gpumlp.ops.products import MATRIX_PRODUCT
 from gpumlp.ops.random import permute
 
 # Teams of 1, 2, 4, ... 32 lanes and of a block; one part and several; one block and several; none, some and all of a
@@ -45,9 +46,9 @@ def test_arrays_that_no_vector_takes(kernels: Backend, name: str, direction: str
 def in_place(op: Op, direction: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> Iterator[tuple[int, int]]:
     """Which input may be which output: of an update its own, elsewhere any of the first output's shape.
 
-    None of an embedding's: its gradients take the place of nothing that it reads.
+    None of an embedding's, or of a product's: they take the place of nothing that they read.
     """
-    if op in (PBLD, PLE, LOOKUP):
+    if op in (PBLD, PLE, LOOKUP, MATRIX_PRODUCT):
         return
     made = op.directions[direction]
     for target, (name, out) in enumerate(zip(made.outputs, outputs, strict=True)):

@@ -7,6 +7,7 @@
 #define __global__
 #define __device__
 #define __shared__ static
+#define __noinline__
 
 struct Index {
     unsigned x, y, z;
@@ -52,6 +53,12 @@ inline float __uint_as_float(unsigned bits) {
     return x;
 }
 
+inline double __longlong_as_double(long long x) {
+    double bits;
+    __builtin_memcpy(&bits, &x, 8);
+    return bits;
+}
+
 inline float normcdff(float x) { return 0.5f * erfcf(-x * 0.70710678f); }
 inline double normcdf(double x) { return 0.5 * erfc(-x * 0.7071067811865476); }
 
@@ -71,6 +78,7 @@ CHECKED_POINTER(float, "float32")
 CHECKED_POINTER(double, "float64")
 CHECKED_POINTER(int, "int32")
 CHECKED_POINTER(long long, "int64")
+CHECKED_POINTER(unsigned long long, "uint64")
 CHECKED_POINTER(unsigned char, "uint8")
 struct bf16;
 CHECKED_POINTER(bf16, "bfloat16")

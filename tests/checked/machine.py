@@ -88,11 +88,11 @@ class Library:
         getattr(self._handle, f"{kernel}_signature")(text)
         return text.value.decode()
 
-    def run(self, kernel: str, slots: Array, shape: Geometry, memory: Memory, order: int) -> None:
+    def run(self, kernel: str, slots: Array, shape: Geometry, memory: Memory | State, order: int) -> None:
         """Run one launch. Raises KernelError, which names kernel, block, thread, array and line."""
         entry = ctypes.cast(getattr(self._handle, f"{kernel}_entry"), ctypes.c_void_p)
-        pair, regions = ctypes.c_uint * 2, memory.regions
-        grid, block = pair(*shape.grid), pair(*shape.block)
+        regions = memory.regions
+        grid, block = (ctypes.c_uint * 3)(*(*shape.grid, 1)[:3]), (ctypes.c_uint * 2)(*shape.block)
         stacks = _stacks().ctypes.data
         launch = _Launch(
             entry, slots.ctypes.data, len(slots), grid, block, regions, len(regions), order, STEPS, stacks
@@ -140,12 +140,17 @@ class Machine:
 
     def _make(self, op: Op, types: tuple[str, ...]) -> Library:
         entries = [f"CHECKED_ENTRY({kernel}, {kernel}<{', '.join(types)}>)" for kernel in self.texts.kernels(op)]
-        files = {"cuda.h": (HERE / "cuda.h").read_text()}
+        files = {}
         for name in (*SHARED, f"{op.name}.cu"):
             files[name] = self._changed.get(name) or (required_folder() / name).read_text(encoding="utf-8")
+        return self.make(op.name, files, entries)
+
+    def make(self, what: str, texts: Mapping[str, str], entries: Sequence[str]) -> Library:
+        """Return the library of these files, with an entry for each kernel that is to be called."""
+        files = {"cuda.h": (HERE / "cuda.h").read_text(), **texts}
         files["kernels.cpp"] = "\n".join([*(f'#include "{name}"' for name in files), *entries])
         runtime = self._runtime.result()
-        path = self.folder / f"{op.name}-{_hash(*files.values(), runtime.name, *KERNEL_FLAGS)}.so"
+        path = self.folder / f"{what}-{_hash(*files.values(), runtime.name, *KERNEL_FLAGS)}.so"
         if path.exists():
             path.touch()
         else:
@@ -219,7 +224,7 @@ class _Launch(ctypes.Structure):
         ("entry", ctypes.c_void_p),
         ("slots", ctypes.c_void_p),
         ("arguments", ctypes.c_ulonglong),
-        ("grid", ctypes.c_uint * 2),
+        ("grid", ctypes.c_uint * 3),
         ("block", ctypes.c_uint * 2),
         ("regions", ctypes.POINTER(_Region)),
         ("count", ctypes.c_ulonglong),
@@ -275,6 +280,17 @@ class Memory:
             if known.name != SCRATCH and not known.written.all():
                 at = int(np.argmin(known.written)) // known.array.itemsize
                 raise KernelError(f"{kernel}: output not written: {known.name}[{at}] of {known.array.size}")
+
+
+class State:
+    """Arrays that a launch may read and write wherever it likes, as they are."""
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        self._known = [
+            _Known(f"array {number}", array, True, np.ones(array.nbytes, np.uint8))
+            for number, array in enumerate(arrays)
+        ]
+        self.regions = (_Region * len(self._known))(*(known.region() for known in self._known))
 
 
 # ---- the backend -------------------------------------------------------------------------------------------------

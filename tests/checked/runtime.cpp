@@ -47,7 +47,7 @@ struct Launch {
     void (*entry)(const u64* slots);
     const u64* slots;
     u64 arguments;
-    u32 grid[2], block[2];
+    u32 grid[3], block[2];
     const Region* regions;
     u64 count;
     u64 order;  // 0 forward, 1 backward, beyond: the seed of a shuffle
@@ -442,7 +442,7 @@ EXPORTED const char* checked_run(const Launch* given) {
     launch = *given;
     report[0] = 0;
     threads = (u64)launch.block[0] * launch.block[1];
-    u64 blocks = (u64)launch.grid[0] * launch.grid[1];
+    u64 blocks = (u64)launch.grid[0] * launch.grid[1] * launch.grid[2];
     if (!threads || threads > MOST_THREADS || !blocks || launch.grid[1] > 65535) {
         snprintf(
             report, sizeof report, "bad launch: grid (%u, %u), block (%u, %u)", launch.grid[0], launch.grid[1],
@@ -455,12 +455,12 @@ EXPORTED const char* checked_run(const Launch* given) {
     for (u64 i = 0; i < launch.count; ++i) cells.emplace_back(launch.regions[i].size);
     shared.assign(shared_to - shared_from, Cell());
     blockDim = {launch.block[0], launch.block[1], 1};
-    gridDim = {launch.grid[0], launch.grid[1], 1};
+    gridDim = {launch.grid[0], launch.grid[1], launch.grid[2]};
     std::vector<u32> order;
     arrange(order, blocks);
     for (u32 i : order) {
         block = i + 1;
-        blockIdx = {i % launch.grid[0], i / launch.grid[0], 0};
+        blockIdx = {i % launch.grid[0], i / launch.grid[0] % launch.grid[1], i / launch.grid[0] / launch.grid[1]};
         if (!run_block()) break;
     }
     return report;

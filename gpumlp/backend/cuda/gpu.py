@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend.base import Backend, place_of, switched_on
-from gpumlp.backend.cuda import cublaslt
+from gpumlp.backend.capture import Plan
+from gpumlp.backend.cuda import blocks, cublaslt
 from gpumlp.backend.cuda import device as devices
 from gpumlp.backend.cuda.branches import LANES
 from gpumlp.backend.cuda.cublaslt import Epilogue, Lt, Product
@@ -33,7 +34,9 @@ from gpumlp.backend.cuda.launcher import CopyNode, Launcher
 from gpumlp.backend.cuda.trials import Trials
 from gpumlp.backend.kernels import template_types
 from gpumlp.errors import BackendError
+from gpumlp.ops.activations import ACTIVATIONS
 from gpumlp.ops.batches import ADVANCE
+from gpumlp.ops.products import MATRIX_PRODUCT
 from gpumlp.ops.record import Array, Op
 
 MAX_STEPS_PER_GRAPH = 16
@@ -80,6 +83,7 @@ class CupyBackend(Backend):
         self.branches = switched_on("BRANCHES") if branches is None else branches
         self.epilogues = switched_on("EPILOGUES") if epilogues is None else epilogues
         self._uses_lt = switched_on("CUBLASLT")
+        self.one_block = False
         with explained(self._where), self.device:
             self.stream, *self._beside = (self.xp.cuda.Stream(non_blocking=True) for _ in LANES)
             self._paces, self._pace = [self.xp.cuda.Event(disable_timing=True) for _ in range(LEAD)], 0
@@ -98,6 +102,34 @@ class CupyBackend(Backend):
     @property
     def settings(self) -> dict[str, Any]:
         return {"device": self.device.id, "tf32": self.tf32}
+
+    def in_one_block(self) -> CupyBackend:
+        """Return this backend with captured steps that one block takes alone: for several small networks at once."""
+        made = object.__new__(type(self))
+        vars(made).update(vars(self), one_block=True)
+        return made
+
+    def side_by_side(self, plans: Sequence[Plan]) -> Callable[[int], None] | None:
+        members = blocks.kernels_of(plans) if self.one_block else None
+        if members is None:  # steps that are captured from here on have the whole device
+            self.one_block = False
+            return None
+        launcher, own = self._launcher, members[0]
+        key = ("whole steps", *blocks.expressions(own))
+        with self.quiet():
+            made = launcher.compiled(key, lambda: blocks.source(launcher.texts, own), {blocks.NAME: blocks.NAME})
+            steps = blocks.Blocks(self.xp, made[blocks.NAME], plans, members)
+
+        def run(count: int) -> None:
+            with self.quiet():
+                steps(count)
+
+        return run
+
+    @property
+    def _alone(self) -> bool:
+        """Whether what is called now is a part of a step that one block takes."""
+        return self.one_block and self.capturing
 
     @property
     def seconds_building(self) -> float:
@@ -138,7 +170,7 @@ class CupyBackend(Backend):
 
     @property
     def together(self) -> int:
-        return MAX_STEPS_PER_GRAPH if self.graphs else 1
+        return MAX_STEPS_PER_GRAPH if self.graphs or self.one_block else 1
 
     def synchronize(self) -> None:
         with self.quiet():
@@ -208,7 +240,9 @@ class CupyBackend(Backend):
         self._refuse_strangers(op.entry(direction), *inputs, *outputs)
         types = template_types(op.directions[direction], inputs, outputs)
         with self.quiet():
-            launch = types and self._launcher.bind(op, direction, types, inputs, outputs, params)
+            launch = types and self._launcher.bind(
+                op, direction, types, inputs, outputs, params, one_block=self._alone
+            )
         return launch or super().bind(op, direction, inputs, outputs, params)
 
     # ---- products --------------------------------------------------------------------------------
@@ -230,6 +264,11 @@ class CupyBackend(Backend):
         self._refuse_strangers("matmul", a, b, out)
         if out is None and a.ndim == b.ndim == 2:
             out = self.allocate((a.shape[0], b.shape[1]), a.dtype)
+        if self._alone and out is not None and out.dtype == a.dtype == b.dtype:
+            turned = tuple(not m.flags.c_contiguous for m in (a, b))
+            given = [m.T if is_turned else m for m, is_turned in zip((a, b), turned, strict=True)]
+            self.run(MATRIX_PRODUCT, "forward", given, (out,), turned=turned)
+            return out
         if product := self._product(a, b, out):
             self._call("matmul", product, (a, b), multiplies=True)
             return product.out
@@ -239,7 +278,13 @@ class CupyBackend(Backend):
         """As in the reference; one launch where cuBLASLt adds the bias, and applies ReLU, to the product."""
         alike = x.ndim == W.ndim == 2 and x.dtype == W.dtype == b.dtype
         self._refuse_strangers("dense", x, W, b)
-        if self.epilogues and op.name in FUSED and alike and (op.name != "relu" or self.trials.keeps_nan(x, W, b)):
+        if (
+            self.epilogues
+            and not self._alone
+            and op.name in FUSED
+            and alike
+            and (op.name != "relu" or self.trials.keeps_nan(x, W, b))
+        ):
             out = self.allocate((x.shape[0], W.shape[1]), x.dtype)
             if product := self._product(x, W, out, FUSED[op.name], b):
                 self._call(f"dense_{op.name}", product, (x, W), multiplies=True)
@@ -258,7 +303,7 @@ class CupyBackend(Backend):
     ) -> tuple[Array | None, Array | None, Array | None]:
         """As in the reference; where cuBLASLt offers that, the product that is dW sums up db on the way."""
         want_x, want_W, want_b = wants
-        if not self.epilogues or x.ndim != 2 or want_W is False or want_b is False:
+        if not self.epilogues or self._alone or x.ndim != 2 or want_W is False or want_b is False:
             return super().dense_backward(op, x, W, saved, dy, wants, dtype)
         dz = dy if op.name == "identity" else self.allocate(dy.shape, dy.dtype)
         dW, db = place_of(want_W), place_of(want_b)
@@ -282,13 +327,15 @@ class CupyBackend(Backend):
 
     def copy(self, source: Array, target: Array) -> None:
         alike = source.shape == target.shape and source.dtype == target.dtype
-        if alike and source.flags.c_contiguous and target.flags.c_contiguous:
+        if self._alone and alike:
+            self.run(ACTIVATIONS["identity"], "forward", (source,), (target,))
+        elif alike and source.flags.c_contiguous and target.flags.c_contiguous:
             self._call("copy", CopyNode(self.xp.cuda.runtime, self.stream, source, target), (source,))
         else:
             super().copy(source, target)
 
     def joined(self, launches: Sequence[Callable[[], None]]) -> Sequence[Callable[[], None]]:
-        if not self.graphs:
+        if not self.graphs or self.one_block:
             return launches
         with self.quiet():
             return joined(self.xp, [self.stream, *(self._beside if self.branches else ())], launches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from gpumlp.backend.cuda.device import explain, explained
 from gpumlp.backend.cuda.graph import Launch, LaunchNode
-from gpumlp.backend.geometry import geometry, parts, scratch
+from gpumlp.backend.geometry import ONE_BLOCK, geometry, parts, scratch
 from gpumlp.backend.kernels import SUMMED, Texts, arguments, shape_of, shared_text
 from gpumlp.ops.record import Array, Op, Scalar
 
@@ -35,11 +35,16 @@ class CopyNode(LaunchNode):
 
 @dataclass(frozen=True, eq=False)
 class Kernel(LaunchNode):
-    """A kernel with its function, its grid and its block, and all arguments, some of which it may pass over."""
+    """A kernel with its function, its grid and its block, and all arguments, some of which it may pass over.
 
+    record, expression : the record that it is of, and its name with the types that it is made for
+    """
+
+    record: str
     name: str
+    expression: str
     function: Callable[..., None]
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     block: tuple[int, int]
     arguments: tuple[Any, ...]
     reads: Sequence[Array]
@@ -70,8 +75,8 @@ class Launcher:
 
     def __init__(self, xp: Any, kernels: Path | None = None) -> None:
         self.seconds = 0.0  # spent on compiling
-        self._xp, self._texts = xp, Texts(kernels)
-        self._functions: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
+        self._xp, self.texts = xp, Texts(kernels)
+        self._functions: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def bind(
         self,
@@ -81,40 +86,45 @@ class Launcher:
         inputs: Sequence[Array],
         outputs: Sequence[Array],
         params: dict[str, Any],
+        *,
+        one_block: bool = False,
     ) -> Kernels | None:
-        """Return the kernels of a direction, bound to their arguments; None where it has none."""
-        stages = self._texts.stages(op, direction)
+        """Return the kernels of a direction, bound to their arguments; None where it has none.
+
+        ``one_block`` has one block do all the work: one that makes the other calls, too, then leaves the same bits.
+        """
+        stages = self.texts.stages(op, direction)
         if not stages:
             return None
         made, (rows, cols) = op.directions[direction], shape_of(op.directions[direction], inputs, outputs)
         values = arguments(made, inputs, outputs, params)
         named = [*zip(made.arrays, (*inputs, *outputs), strict=True)]
         if made.launch in SUMMED:
-            pieces = parts(made.launch, rows, cols)
+            pieces = 1 if one_block else parts(made.launch, rows, cols)
             named.append(("scratch", self._xp.empty(scratch(made.launch, cols, pieces))))
             values += [named[-1][1], pieces]
         # Nothing is left to CuPy's choice: a Python number could have another size than the kernel's parameter.
         given = tuple(value if isinstance(value, self._xp.ndarray) else number(value) for value in values)
         functions, nodes = self._compiled(op, types), []
         for kernel, stage in stages.items():
-            shape = geometry(stage.walk, made.launch, rows, cols)
+            shape = ONE_BLOCK if one_block else geometry(stage.walk, made.launch, rows, cols)
             touched = made.effects(stage)
             reads, writes = ([a for name, a in named if a is not None and name in names] for names in touched)
-            nodes.append(Kernel(kernel, functions[kernel], shape.grid, shape.block, given, reads, writes))
+            names = op.name, kernel, f"{kernel}<{', '.join(types)}>"
+            nodes.append(Kernel(*names, functions[kernel], shape.grid, shape.block, given, reads, writes))
         return Kernels(nodes)
 
     def _compiled(self, op: Op, types: tuple[str, ...]) -> dict[str, Any]:
         """Return all kernels of a record by name, for one set of types."""
-        key = op.name, types
+        names = {kernel: f"{kernel}<{', '.join(types)}>" for kernel in self.texts.kernels(op)}
+        return self.compiled((op.name, *types), lambda: f"{shared_text()}\n{self.texts.text(op.name)}", names)
+
+    def compiled(self, key: tuple[str, ...], text: Callable[[], str], names: Mapping[str, str]) -> dict[str, Any]:
+        """Return the kernels of a text, which ``key`` stands for: ``names`` has a name and types for each."""
         if key not in self._functions:
             started = time.perf_counter()
-            names = {kernel: f"{kernel}<{', '.join(types)}>" for kernel in self._texts.kernels(op)}
-            module = self._xp.RawModule(
-                code=f"{shared_text()}\n{self._texts.text(op.name)}",
-                options=OPTIONS,
-                name_expressions=tuple(names.values()),
-            )
-            with explained(f"the kernels of {op.name}"):
+            module = self._xp.RawModule(code=text(), options=OPTIONS, name_expressions=tuple(names.values()))
+            with explained(f"the kernels of {key[0]}"):
                 self._functions[key] = {kernel: module.get_function(name) for kernel, name in names.items()}
             self.seconds += time.perf_counter() - started
         return self._functions[key]

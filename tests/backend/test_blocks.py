@@ -1,0 +1,202 @@
+"""Steps of several small networks in one launch, a block each: on the stand-in for CuPy, and in the checked form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checked.machine import KernelError, Machine, State
+
+from backend import test_nvrtc as nvrtc
+from backend.fake_cupy import PLACES, Cupy, installed, ndarray
+from gpumlp.backend import CupyBackend
+from gpumlp.backend.cuda import blocks, gpu
+from gpumlp.backend.cuda.launcher import OPTIONS
+from gpumlp.backend.geometry import Geometry
+from gpumlp.backend.host import builder
+from gpumlp.backend.host.native import as_bits
+from gpumlp.config import configure
+from gpumlp.data import prepare, rows_of, with_columns
+from gpumlp.errors import BackendError
+from gpumlp.training import build as building
+from gpumlp.training.build import build
+from gpumlp.training.loop import Epoch, Loop
+from gpumlp.training.members import MembersLoop
+
+pytestmark = pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cupy]:
+    with installed(monkeypatch) as module:
+        yield module
+
+
+def members(*, regression: bool = False, **given: Any) -> MembersLoop:
+    """Return a loop over three networks on CuPy, on 70 rows with 5 columns."""
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((70, 5)).astype(np.float32), rng.integers(0, 3, 70)
+    column = x[:, 0] if regression else np.array([f"class {each}" for each in y], object)
+    task = "regression" if regression else "classification"
+    settings = configure(
+        **{
+            "task": task,
+            "backend": "cupy",
+            "data": {"train": "<rows>", "target": "y"},
+            "model": {"hidden": [9, 6], "activation": "tanh"},
+            "training": {"epochs": 3, "batch_size": 16},
+            "members": {"count": 3, "learning_rate": [0.01, 0.02, 0.001]},
+            **given,
+        }
+    ).settings
+    source = with_columns(rows_of(x), {"y": column})
+    data = prepare(source, task=task, target="y", validation=0.2, test=0.0, seed=0)
+    return MembersLoop(build(settings, data))
+
+
+def weights(loop: Loop) -> dict[str, Any]:
+    return loop.parts.model.parameters.arrays()
+
+
+SMALL: dict[str, Any] = {
+    "regression": True,
+    "optimizer": {"name": "momentum"},
+    "model": {"hidden": [9, 6], "activation": "relu"},
+}
+MORE: dict[str, Any] = {
+    "optimizer": {"name": "adamw", "clip_norm": 0.5, "averaging": 0.9},
+    "model": {"hidden": [9, 6], "activation": "gelu", "norm": "batch", "dropout": 0.2},
+    "loss": {"label_smoothing": 0.1, "class_weight": "balanced"},
+}
+
+
+@pytest.mark.parametrize("more", [{}, MORE, {"regression": True}], ids=["plain", "more", "regression"])
+def test_networks_in_blocks_are_those_in_turn(
+    fake: Cupy, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    together = members(**more)
+    rows = [event.row for event in together if isinstance(event, Epoch)]
+    launches = [each for each in fake.launched if each.kernel == blocks.NAME]
+    assert launches
+    assert all(each.grid == (1, 1, 3) for each in launches)
+    monkeypatch.setattr(building, "fits_a_block", lambda *_: False)
+    in_turn = members(**more)
+    for mine, alone in zip(rows, (e.row for e in in_turn if isinstance(e, Epoch)), strict=True):
+        np.testing.assert_allclose(mine["member_losses"], alone["member_losses"], rtol=2e-4)
+    for one, other in zip(together.loops, in_turn.loops, strict=True):
+        for name, values in weights(one).items():
+            np.testing.assert_allclose(values, weights(other)[name], atol=3e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"precision": "bf16"},
+        {"members": {"count": 3, "dropout": [0.2, 0.0, 0.0]}},
+    ],
+    ids=["no kernel for products", "unlike networks"],
+)
+def test_what_blocks_cannot_take_the_whole_device_does(
+    fake: Cupy, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    together = members(**more)
+    list(together)
+    assert not any(each.kernel == blocks.NAME for each in fake.launched)
+    assert fake.graphs
+    monkeypatch.setattr(building, "fits_a_block", lambda *_: False)
+    in_turn = members(**more)
+    list(in_turn)
+    for one, other in zip(together.loops, in_turn.loops, strict=True):
+        for name, values in weights(one).items():
+            np.testing.assert_allclose(values, weights(other)[name], atol=2e-2 if "precision" in more else 3e-4)
+
+
+def test_a_network_that_has_ended_is_left_out(fake: Cupy) -> None:
+    many = {"count": 3, "learning_rate": [0.5, 1e-6, 1e-6]}
+    training = {"epochs": 8, "batch_size": 16, "early_stopping": {"patience": 1}}
+    together = members(members=many, training=training, optimizer={"name": "sgd"})
+    list(together)
+    epochs = [loop.progress.epoch for loop in together.loops]
+    assert len(set(epochs)) > 1
+    ended = sorted(3 - sum(epoch < each for epoch in epochs) for each in range(1, max(epochs) + 1))
+    grids = sorted({each.grid[2] for each in fake.launched if each.kernel == blocks.NAME})
+    assert grids == sorted({each for each in ended if each > 1})
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("more", [{}, MORE], ids=["plain", "more"])
+def test_on_a_device(monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]) -> None:
+    """Near to networks in turn; bit for bit the same however many steps a launch takes."""
+    try:
+        CupyBackend()
+    except BackendError as error:
+        pytest.skip(str(error))
+    found = []
+    for change in ({}, {"MAX_STEPS_PER_GRAPH": 1}, {"fits_a_block": lambda *_: False}):
+        for name, value in change.items():
+            monkeypatch.setattr(gpu if name == "MAX_STEPS_PER_GRAPH" else building, name, value)
+        loop = members(**more)
+        list(loop)
+        found.append([weights(each) for each in loop.loops])
+    for many, one, in_turn in zip(*found, strict=True):
+        for name, values in many.items():
+            np.testing.assert_array_equal(values, one[name])
+            np.testing.assert_allclose(values, in_turn[name], atol=3e-4)
+
+
+def run_checked(machine: Machine, change: Callable[[str], str] = lambda text: text) -> Callable[..., None]:
+    """Return what runs the text of a launch in blocks as a device would, thread by thread, with every access seen."""
+
+    def run(text: str, grid: tuple[int, ...], block: tuple[int, int], arguments: tuple[Any, ...]) -> None:
+        library = machine.make(
+            "blocks", {"blocks.cu": change(text)}, [f"CHECKED_ENTRY({blocks.NAME}, {blocks.NAME})"]
+        )
+        values = [each.memory if isinstance(each, ndarray) else int(each) for each in arguments]
+        assert library.signature(blocks.NAME) == "const int64*,const uint64*,int64,int64,int64,"
+        slots = np.array([as_bits(value) for value in values], np.uint64)
+        places = np.unique(np.concatenate([slots, values[1].ravel()]))
+        reached = {start: each for start, each in PLACES.items() if np.any((places - start) < each.nbytes)}
+        library.run(blocks.NAME, slots, Geometry(grid, block), State(list(reached.values())), 2)
+
+    return run
+
+
+def test_the_text_does_on_a_device_what_its_kernels_do_one_by_one(fake: Cupy, machine: Machine) -> None:
+    found = []
+    for run in (None, run_checked(machine)):
+        fake.run_blocks = run
+        loop = members(**MORE | {"training": {"epochs": 1, "batch_size": 20}})
+        list(loop)
+        found.append([weights(each) for each in loop.loops])
+    for one, other in zip(*found, strict=True):
+        for name, values in one.items():
+            np.testing.assert_allclose(values, other[name], atol=1e-5, err_msg=name)
+
+
+def test_a_barrier_between_calls_that_is_left_out_is_seen(fake: Cupy, machine: Machine) -> None:
+    right = "            __syncthreads();\n        }\n}"
+    fake.run_blocks = run_checked(machine, lambda text: replaced(text, right, right.replace("__syncthreads()", "")))
+    with pytest.raises(KernelError, match="race"):
+        list(members(**SMALL))
+
+
+def replaced(text: str, right: str, wrong: str) -> str:
+    assert text.count(right) == 1
+    return text.replace(right, wrong)
+
+
+@pytest.mark.skipif(nvrtc.library() is None, reason="no NVRTC here: pip install nvidia-cuda-nvrtc-cu12")
+@pytest.mark.parametrize("architecture", nvrtc.ALL if nvrtc.ARCHITECTURES == nvrtc.ALL else [nvrtc.MAIN])
+def test_nvidias_compiler_takes_the_text_within_its_budget(fake: Cupy, tmp_path: Path, architecture: int) -> None:
+    """The text of a small step; of one with more in it where all architectures are asked for: a minute."""
+    list(members(**(MORE if nvrtc.ARCHITECTURES == nvrtc.ALL else SMALL)))
+    (text,) = (module.code for module in fake.modules if module.names == (blocks.NAME,))
+    options = [*OPTIONS, f"-arch=sm_{architecture}", "-ftz=true", "--ptxas-options=-v"]
+    kernel = nvrtc.Compiler(tmp_path)._compile("blocks", text, [blocks.NAME], options)[blocks.NAME]
+    assert 0 < kernel.registers * nvrtc.THREADS <= 65536  # a multiprocessor takes one block
+    assert kernel.spilled == 0
+    assert kernel.shared <= nvrtc.MOST_SHARED
+    assert kernel.parameters == "nnnnn"
