@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -11,9 +12,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 
 
-def imports(path: Path) -> list[str]:
+@cache
+def imports(path: Path) -> tuple[str, ...]:
     """Return the modules of gpumlp that a file imports, as dotted names."""
-    found = []
+    found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
@@ -23,7 +25,7 @@ def imports(path: Path) -> list[str]:
                 found.append(node.module)
         elif isinstance(node, ast.Import):
             found += [alias.name for alias in node.names if alias.name.split(".")[0] == "gpumlp"]
-    return found
+    return tuple(found)
 
 
 def room(module: str) -> str:
@@ -37,6 +39,7 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@cache
 def rooms_below() -> dict[str, set[str]]:
     """Return for each room those that it imports from."""
     below: dict[str, set[str]] = {name: set() for name in ROOMS}
