@@ -346,7 +346,13 @@ class Block(Section):
         return self.units if len(own) == 1 else own
 
 
-NUMBER_SETTINGS = {"size": tuple(EMBEDDINGS), "waves": ("pbld",), "frequency": ("pbld",), "bins": ("ple",)}
+NUMBER_SETTINGS = {
+    "size": tuple(EMBEDDINGS),
+    "missing": tuple(EMBEDDINGS),
+    "waves": ("pbld",),
+    "frequency": ("pbld",),
+    "bins": ("ple",),
+}
 """The embeddings that a setting belongs to, by its name."""
 
 
@@ -372,6 +378,12 @@ class Numbers(Section):
         ge=1,
         le=MAX_BINS,
         description="most bins of each number, between quantiles of training rows (ple)",
+    )
+
+    missing: Literal["flag", "vector"] = Field(
+        default="flag",
+        description="a value that is missing in a column where training rows have such: flag (the median, and a "
+        "column of 0 or 1 beside the numbers) or vector (a trained vector in place of what is made of the number)",
     )
 
     @model_validator(mode="after")

@@ -136,6 +136,12 @@ class Encoder:
         return self.inputs.numbers
 
     @property
+    def flagged(self) -> tuple[int, ...]:
+        """Which numbers, counted from 0, have a flag of missing values: those behind the numbers, in this order."""
+        block = self.inputs.block
+        return () if block is None else tuple(block.flagged.tolist())
+
+    @property
     def category_values(self) -> tuple[int, ...]:
         """How many of these each column of categories has: the last ones."""
         return self.inputs.category_values

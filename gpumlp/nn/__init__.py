@@ -2,7 +2,7 @@
 
 from gpumlp.nn.ensemble import Ensemble
 from gpumlp.nn.initializers import FITTED, INITIALIZERS
-from gpumlp.nn.inputs import EMBEDDINGS, BinnedEmbedding, CategoryTables, PeriodicEmbedding
+from gpumlp.nn.inputs import EMBEDDINGS, BinnedEmbedding, CategoryTables, MissingVectors, PeriodicEmbedding
 from gpumlp.nn.layer import Declared, Equation, Layer
 from gpumlp.nn.layers import (
     NORMS,
@@ -47,6 +47,7 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "Loss",
+    "MissingVectors",
     "Model",
     "Parameters",
     "PeriodicEmbedding",

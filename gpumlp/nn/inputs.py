@@ -157,12 +157,15 @@ class BinnedEmbedding(Embedding):
         Parameters
         ----------
         x : (n, f or more)
-            Training rows, as the layer takes them.
+            Training rows, as the layer takes them; NaN where a number does not count.
         weights : (n,)
             Weights of the rows; None: all count the same.
         """
         assert self.context is not None
-        found = [edges_of(x[:, i].astype(np.float64), self.bins, weights) for i in range(self.numbers)]
+        found = []
+        for column in x.T[: self.numbers].astype(np.float64):
+            there = ~np.isnan(column)
+            found.append(edges_of(column[there], self.bins, None if weights is None else weights[there]))
         for name, filler in (("edges", UNREACHED), ("scales", 0.0)):
             array = self.state[name]
             values = np.full(array.shape, filler, array.dtype)
@@ -178,6 +181,63 @@ class BinnedEmbedding(Embedding):
         gradients = {"a": "∇e x_i", "c": "∇e", "V": "v_t ∇e, t a bin of x_i"}
         formula = "a_i x_i + c_i + Σ_t v_t(x_i) V_it"
         return self._written(place, formula, "∇e (a_i + V_it / width of bin t), t the bin of x_i", gradients)
+
+
+class MissingVectors(Layer):
+    """A trained vector in place of what an embedding makes of a number that is missing: zeros at the start.
+
+    It takes the flags behind the embedded numbers, 0 or 1, which say where one is missing, and passes on the rest.
+
+    Parameters
+    ----------
+    numbers, outputs
+        Number of columns that are embedded, f, and of values made of each.
+    flagged
+        Which of them have a flag, in the order of the flags.
+    rate, decay
+        Factors of the learning rate and of the weight decay of the vectors.
+    """
+
+    def __init__(
+        self, numbers: int, outputs: int, flagged: Sequence[int], *, rate: float = 1.0, decay: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.numbers, self.outputs, self.flagged = numbers, outputs, tuple(flagged)
+        self.rate, self.decay = rate, decay
+
+    def width(self, inputs: int) -> int:
+        return inputs - len(self.flagged)
+
+    def declare(self, inputs: int) -> Mapping[str, Declared]:
+        size = self.numbers * self.outputs
+        if inputs < size + len(self.flagged):
+            raise ShapeError(f"{size} values and {len(self.flagged)} flags come first, and a row has {inputs}")
+        places = np.zeros((len(self.flagged), size))
+        for flag, number in enumerate(self.flagged):
+            places[flag, number * self.outputs : (number + 1) * self.outputs] = 1.0
+        return {
+            "m": Declared((size,), "weight", lambda rng: np.zeros(size), rate=self.rate, decay=self.decay),
+            "places": Declared(places.shape, "state", lambda rng: places),
+        }
+
+    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
+        size, end = self.numbers * self.outputs, self.numbers * self.outputs + len(self.flagged)
+        missing = product(x[:, size:end], Tensor(self.state["places"], x.backend))  # exactly 0 or 1
+        filled = x[:, :size] * (1.0 - missing) + missing * self.weights["m"]
+        return filled if self.inputs == end else concat([filled, x[:, end:]])
+
+    def equation(self, value: str, place: str) -> Equation:
+        f = f"f_{place}" if place else "f"
+        return Equation(
+            f,
+            f"m_i where number i is missing, else {value}_i; and the rest",
+            f"∇{f}_i where number i is there, else 0",
+            {"m": ("m_i", f"∇{f}_i where number i is missing")},
+        )
+
+    @property
+    def detail(self) -> str:
+        return f"{len(self.flagged)} numbers"
 
 
 EMBEDDINGS: dict[str, type[Embedding]] = {"pbld": PeriodicEmbedding, "ple": BinnedEmbedding}

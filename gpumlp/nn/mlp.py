@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from gpumlp.errors import ConfigError
 from gpumlp.nn.initializers import default_initializer
-from gpumlp.nn.inputs import EMBEDDINGS, BinnedEmbedding, CategoryTables, Embedding, PeriodicEmbedding
+from gpumlp.nn.inputs import EMBEDDINGS, BinnedEmbedding, CategoryTables, Embedding, MissingVectors, PeriodicEmbedding
 from gpumlp.nn.layer import Layer, count_trained
 from gpumlp.nn.layers import NORMS, STANDARD, Activation, Clamp, Dense, Dropout, InputFactors, Mix
 from gpumlp.nn.members import SHARES, FirstFactors, MemberHeads, MemberScale, normal_by_column, ones, random_signs
@@ -65,6 +65,8 @@ class Architecture:
         Waves, or bins, of each number; 0 where the embedding has none.
     frequency
         Standard deviation of the first frequencies of waves.
+    flagged
+        Numbers, counted from 0, whose missing values have a trained vector: their flags follow the numbers.
     values
         Number of 0/1 columns of each category, the last columns of the input, where some have tables.
     table_above, table_size
@@ -85,6 +87,7 @@ class Architecture:
     waves: int = 0
     bins: int = 0
     frequency: float = 0.1
+    flagged: tuple[int, ...] = ()
     values: tuple[int, ...] = ()
     table_above: int = 0
     table_size: int = 0
@@ -112,8 +115,9 @@ class Architecture:
                 raise ValueError(f"a layer of width {each.units!r}")
         switches = {field.name: state[field.name] for field in fields(cls) if field.name in state}
         del switches["hidden"]
-        if isinstance(switches.get("values"), list):  # JSON has no tuples
-            switches["values"] = tuple(switches["values"])
+        for name in ("flagged", "values"):
+            if isinstance(switches.get(name), list):  # JSON has no tuples
+                switches[name] = tuple(switches[name])
         for name, value in switches.items():
             if type(value) is not type(getattr(cls, name)):
                 raise ValueError(f"{name} is {value!r}")
@@ -125,6 +129,8 @@ class Architecture:
             made.embedding in EMBEDDINGS and all(0 < size <= MAX_UNITS for size in sizes)
         ):
             raise ValueError(f"the embedding {made.embedding!r} of {sizes}")
+        if not all(type(each) is int and 0 <= each < made.numbers for each in made.flagged):
+            raise ValueError(f"missing values of the numbers {made.flagged}")
         counts = (*made.values, made.table_above, made.table_size) if made.values else ()
         if not all(type(count) is int and 0 < count <= MAX_UNITS for count in counts):
             raise ValueError(f"tables of {counts} values")
@@ -165,6 +171,9 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
         embedding = _embedding(whole)
         start = normal_by_column(embedding.numbers, embedding.outputs)
         layers.append(embedding)  # first: what it reads is data, and needs no gradient
+        if whole.flagged:
+            factors = {"rate": embedding.rate, "decay": embedding.decay}
+            layers.append(MissingVectors(embedding.numbers, embedding.outputs, whole.flagged, **factors))
 
     def linear(units: int, activation: str, initializer: str, *, bias: bool = True) -> list[Layer]:
         if whole.share != "weights":

@@ -299,7 +299,7 @@ def _build(
     link = LOSSES[settings.loss.name].record(encoder.outputs).link
     model = mlp(architecture, encoder.outputs, link)
     model.build(encoder.width, backend=backend, dtype=precision.dtype, seed=training.seed)
-    _set_bins(model, data.train)
+    _set_bins(model, data.train, architecture.flagged)
     if architecture.initializer == FITTED:
         twin = mlp(architecture, encoder.outputs, link).build(encoder.width, dtype=np.float64, seed=training.seed)
         fit_start(model, twin, _inputs_of_some(data.train, encoder.input_scale, training.seed), training.seed)
@@ -466,6 +466,8 @@ def architecture_of(settings: Settings, encoder: Encoder | None = None) -> Archi
         embedding = {"embedding": numbers.embedding, "numbers": count, "embedding_size": size}
         own = ("waves", "frequency") if numbers.embedding == "pbld" else ("bins",)
         embedding |= {name: getattr(numbers, name) for name in own}
+        if numbers.missing == "vector" and encoder is not None:
+            embedding["flagged"] = encoder.flagged
     values, tables = () if encoder is None else encoder.category_values, chosen.categories
     if tables.table_above is not None and max(values, default=0) > tables.table_above:
         embedding |= {"values": values, "table_above": tables.table_above, "table_size": tables.size}
@@ -484,12 +486,18 @@ def architecture_of(settings: Settings, encoder: Encoder | None = None) -> Archi
     )
 
 
-def _set_bins(model: Sequential, train: Dataset) -> None:
-    """Put the bins of numbers between quantiles of the training rows, where the model has any."""
+def _set_bins(model: Sequential, train: Dataset, flagged: Sequence[int]) -> None:
+    """Put the bins of numbers between quantiles of the training rows, where the model has any.
+
+    Of ``flagged`` numbers, those that are missing do not count.
+    """
     for layer in model.chain:
         if isinstance(layer, BinnedEmbedding):
-            rows, weights = train.features.stored[:, : layer.numbers], train.weights
-            layer.set_bins(rows.astype(np.float64), None if weights is None else weights.astype(np.float64))
+            stored, weights = train.features.stored, train.weights
+            rows = stored[:, : layer.numbers].astype(np.float64)
+            for flag, number in enumerate(flagged):
+                rows[stored[:, layer.numbers + flag] != 0, number] = np.nan
+            layer.set_bins(rows, None if weights is None else weights.astype(np.float64))
 
 
 def _set_bounds(model: Sequential, train: Dataset) -> None:

@@ -13,6 +13,7 @@ from support import BACKENDS
 
 from gpumlp import convert
 from gpumlp.config import Loaded, configure
+from gpumlp.data import read
 from gpumlp.errors import ConfigError, DataError, ShapeError
 from gpumlp.explain.backprop import backpropagate
 from gpumlp.explain.subject import load_subject
@@ -22,6 +23,7 @@ from gpumlp.nn import (
     BinnedEmbedding,
     CategoryTables,
     Hidden,
+    MissingVectors,
     PeriodicEmbedding,
     Sequential,
     count_parameters,
@@ -151,6 +153,69 @@ def test_an_embedding_goes_everywhere(kind: str, backend: str, task: Callable[..
         assert compared.difference <= compared.allowed
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["pbld", "ple"])
+def test_a_missing_number_is_a_trained_vector(kind: str, backend: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(200, 3)).round(3)
+    y = np.where(rng.random(200) < 0.3, 2.0, x[:, 0])
+    cells = [[f"{each}" for each in row] for row in x]
+    for row, target in zip(cells, y, strict=True):
+        row[1] = "" if target == 2.0 else row[1]  # what is missing tells the target
+    cells[3][2] = ""
+    lines = ["a,b,c,y", *(",".join([*row, f"{target}"]) for row, target in zip(cells, y, strict=True))]
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    data = {"train": str(tmp_path / "rows.csv"), "target": "y", "split": {"test": 0, "validation": 0.1}}
+    more = {"bins": 4} if kind == "ple" else {}
+    loaded = configure(
+        task="regression",
+        backend=backend,
+        data=data,
+        model={"numbers": {"embedding": kind, "size": 2, "missing": "vector", **more}, "hidden": [8]},
+        training={"epochs": 5, "batch_size": 16, "seed": 1},
+    )
+    train(loaded, tmp_path / "run")
+    model = load_trained(tmp_path / "run")
+    network = model.network.networks[0]
+    embedding, vectors = network.chain[:2]
+    assert isinstance(vectors, MissingVectors)
+    size = embedding.outputs
+    m = vectors.weights["m"].numpy().reshape(3, size)
+    assert (m[0] == 0).all(), "never missing"
+    assert np.abs(m[1]).min() > 0, "it has learnt"
+
+    # Against the formula: of a row that misses b, e_b is m_b whatever fills the gap, and no flag goes on.
+    rows = np.array([[0.5, -1.0, 2.0, 0, 0], [0.5, 7.0, 2.0, 1, 0], [0.5, -7.0, 2.0, 1, 1]], np.float32)
+    embedded = embedding(rows).numpy()[:, : 3 * size].reshape(3, 3, size)
+    found = vectors(embedding(rows)).numpy()
+    assert found.shape == (3, 3 * size)
+    expected = embedded.copy()
+    expected[1:, 1], expected[2, 2] = m[1], m[2]
+    np.testing.assert_array_equal(found.reshape(3, 3, size), expected)
+    if kind == "ple":  # bins are between quantiles of the numbers that are there
+        rows = model.encoder.encode(read(tmp_path / "rows.csv"), targets=True)[0].features.stored
+        there = rows[:, 1][rows[:, 3] == 0]
+        edges = embedding.state["edges"][1]
+        assert there.min() <= edges.min() <= np.quantile(there, 0.1)
+        assert abs(float(edges[2]) - np.median(there)) < 0.2
+
+    subject = load_subject(tmp_path / "run")
+    batch = subject.only(int(np.flatnonzero(y == 2.0)[0]))
+    shown = backpropagate(subject.network, subject.loss, subject.inputs(batch), subject.targets(batch))
+    assert all(gradient.comparison.passed for gradient in shown.gradients)
+    assert "m_i" in {gradient.symbol for gradient in shown.gradients}
+    for ending in (".py", ".safetensors", ".onnx") if backend == BACKENDS[0] else ():
+        if ending == ".onnx":
+            pytest.importorskip("onnx")
+        compared, _ = export(tmp_path / "run", tmp_path / f"model{ending}")
+        assert compared.difference <= compared.allowed
+    state = json.loads(json.dumps(model.architecture.to_state()))
+    assert Architecture.from_state(state) == model.architecture
+    for wrong in ([3], [-1], ["1"]):
+        with pytest.raises(ValueError, match="missing values of the numbers"):
+            Architecture.from_state(state | {"flagged": wrong})
+
+
 def test_a_table_takes_the_place_of_columns_and_a_new_value_is_zeros() -> None:
     layer = CategoryTables([3, 2, 4], above=2, size=2)
     model = Sequential([layer]).build(11, dtype=np.float64)
@@ -214,6 +279,7 @@ def test_members_have_embeddings(share: str, task: Callable[..., Loaded], tmp_pa
     [
         (["model.numbers=plr"], "model.numbers: got 'plr', needs one of none, pbld, ple"),
         (["model.numbers={embedding: ple, waves: 4}"], "waves is a setting of pbld, and the embedding is ple"),
+        (["model.numbers={missing: vector}"], "missing is a setting of pbld and ple, and the embedding is none"),
         (["model.numbers={size: 4}"], "size is a setting of pbld and ple, and the embedding is none"),
         (["model.numbers={embedding: ple, bins: 0}"], "bins"),
         (["model.numbers=ple", "precision=bf16"], "model.numbers: embeddings of numbers need more digits"),
