@@ -107,12 +107,21 @@ def most_probable(probabilities: Host) -> Host:
 
 def macro_f1(chosen: Host, labels: Host, weights: Host) -> float:
     """Return the mean over classes of 2 TP / (2 TP + FP + FN); classes that never occur do not count."""
-    _, numbers = np.unique(np.concatenate([labels, chosen]), return_inverse=True)
+    numbers = _numbered(np.concatenate([labels, chosen]))
     true, predicted = np.split(numbers, 2)
     hits = np.bincount(true, weights * (true == predicted), numbers.max(initial=-1) + 1)
     totals = np.bincount(numbers, np.concatenate([weights, weights]))
     seen = totals > 0
     return float(np.mean(2.0 * hits[seen] / totals[seen]))
+
+
+def _numbered(values: Host) -> Host:
+    """Return a number from 0 for each value, equal for equal ones, in their order; some may be left out."""
+    if values.dtype.kind in "iu" and len(values) and int(low := values.min()) + len(values) >= values.max():
+        numbers: Host = values - low
+    else:
+        _, numbers = np.unique(values, return_inverse=True)
+    return numbers
 
 
 def auc(scores: Host, labels: Host, weights: Host) -> float:

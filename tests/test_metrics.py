@@ -111,6 +111,15 @@ def test_equal_targets_have_no_r2(count: int) -> None:
     assert math.isnan(metrics.regression(np.zeros(count + 1), targets, weights)["r2"])
 
 
+def test_macro_f1_of_any_numbers_of_classes() -> None:
+    """Classes that do not occur do not count, wherever the numbers of the others lie."""
+    chosen, labels, weights = np.array([3, 3, 5, 5]), np.array([3, 5, 5, 5]), np.ones(4)
+    for far in (0, -3, 2**40, -(2**62)):
+        for scale in (1, 10**6):
+            found = metrics.macro_f1(chosen * scale + far, labels * scale + far, weights)
+            assert found == pytest.approx((2 / 3 + 4 / 5) / 2)
+
+
 def test_against_scikit_learn() -> None:
     sk = pytest.importorskip("sklearn.metrics", reason="scikit-learn is in the extra 'oracle'")
     rng = np.random.default_rng(1)

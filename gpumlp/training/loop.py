@@ -16,7 +16,7 @@ from gpumlp.phases import phase
 from gpumlp.training.build import Parts
 from gpumlp.training.calibration import Temperature, softmax
 from gpumlp.training.device_data import DeviceData
-from gpumlp.training.measure import Measurement, measure
+from gpumlp.training.measure import Measurement, Seen, measure
 from gpumlp.training.trainer import EpochReport, weights_in_place
 
 COMPLETED, STOPPED_EARLY, DIVERGED = "completed", "stopped early", "diverged"
@@ -146,6 +146,7 @@ class Loop:
         self.diverged: Diverged | None = None
         self._measurements: dict[str, Measurement] = {}
         self._calibrated: tuple[Weights, Temperature] | None = None
+        self._best_seen: tuple[Weights, Seen | None] | None = None
         if parts.data.validation is not None:
             self._measurement_of(CHOICE)
 
@@ -219,11 +220,20 @@ class Loop:
         """Give the model its best weights; return its loss and metrics on each part of the data."""
         self.parts.model.load(self.best)
         parts, probabilities = self.parts, self.calibration() or softmax
-        encoder = parts.data.encoder
-        return {
-            name: measure(parts.model, parts.loss, encoder, [self._rows_of(name)], probabilities=probabilities)
-            for name in parts.data.parts
-        }
+        encoder, seen = parts.data.encoder, self._seen_by_best()
+        measured = {}
+        for name, part in parts.data.parts.items():
+            if name == "validation" and parts.kept is None and seen is not None:
+                measured[name] = seen.scored(part, probabilities) if encoder.classes else seen.measured
+                continue
+            rows = self._rows_of(name)
+            measured[name] = measure(parts.model, parts.loss, encoder, [rows], probabilities=probabilities)
+        return measured
+
+    def _seen_by_best(self) -> Seen | None:
+        """Return what the best weights have made of the rows that chose them; None where that was not kept."""
+        best_seen = self._best_seen
+        return best_seen[1] if best_seen is not None and best_seen[0] is self.best else None
 
     def calibration(self) -> Temperature | None:
         """Return the temperature of the best weights, fitted on the validation rows that chose them; or None."""
@@ -236,8 +246,10 @@ class Loop:
 
     @phase("measure")
     def _fit_calibration(self, data: Dataset) -> Temperature:
-        self.parts.model.load(self.best)
         assert data.targets is not None
+        if (seen := self._seen_by_best()) is not None:
+            return Temperature.fit(seen.linear, data.targets, data.weights)
+        self.parts.model.load(self.best)
         return Temperature.fit(self._measurement_of(CHOICE).linear(), data.targets, data.weights)
 
     def scores(self) -> np.ndarray[Any, Any] | None:
@@ -312,6 +324,7 @@ class Loop:
             self.progress.best_epoch = self.progress.epoch
         if better:
             self.best = self.parts.model.arrays(self.parts.optimizer.weights)
+            self._best_seen = (self.best, self._measurement_of(CHOICE).seen) if measured else None
         return better
 
     def _measurement_of(self, name: str) -> Measurement:

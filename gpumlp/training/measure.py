@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,30 +20,69 @@ MOST_ROWS, MOST_ANSWERS = 8192, 1 << 24
 """Rows that are computed at a time, and numbers that their answers have: with many classes, fewer rows."""
 
 
+MAX_SEEN_BYTES = 1 << 24
+"""Bytes of the last linear values of validation rows that are kept, so that they need not be computed again."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a network has made of rows.
+
+    Parameters
+    ----------
+    linear : (N, K) last linear values
+    measured : loss and metrics of the task
+    """
+
+    linear: metrics.Host
+    measured: dict[str, float]
+
+    def scored(self, data: Dataset, probabilities: Callable[[metrics.Host], metrics.Host]) -> dict[str, float]:
+        """Return what :func:`measure` does of these rows, ``data``, which have classes."""
+        scores = metrics.ProbabilityScores()
+        assert data.targets is not None
+        for start in range(0, len(data), batch := rows_at_once(self.linear.shape[1])):
+            rows = slice(start, start + batch)
+            weights = None if data.weights is None else data.weights[rows]
+            scores.add(probabilities(self.linear[rows]), data.targets[rows], weights)
+        return self.measured | scores.result()
+
+
 def rows_at_once(outputs: int) -> int:
     """Return how many rows a network with this many outputs computes at a time."""
     return max(1, min(MOST_ROWS, MOST_ANSWERS // outputs))
 
 
 class Measurement:
-    """How good a model is on rows that are on the device; to be called as often as it changes."""
+    """How good a model is on rows that are on the device; to be called as often as it changes.
+
+    Attributes
+    ----------
+    seen : what was measured last; None where that takes more than ``MAX_SEEN_BYTES``
+    """
 
     def __init__(
         self, model: Model, loss: Loss, data: DeviceData, encoder: Encoder, batch: int | None = None
     ) -> None:
         self.model, self.loss, self.encoder = model, loss, encoder
         self.device, self.batch = data, batch
+        self.seen: Seen | None = None
 
     def __call__(self, *, log_loss: bool = False) -> dict[str, float]:
         """Return ``loss`` (in the units training uses) and the metrics of the task (in those of the target).
 
         log_loss : whether to add that, after a temperature fitted to these rows
         """
-        seen: list[metrics.Host] | None = [] if log_loss and self.encoder.classes else None
-        measured = measure(self.model, self.loss, self.encoder, [self.device], self.batch, linear=seen)
-        if seen is None:
+        log_loss = log_loss and bool(self.encoder.classes)
+        kept = 4 * len(self.device) * self.encoder.outputs <= MAX_SEEN_BYTES
+        values: list[metrics.Host] | None = [] if log_loss or kept else None
+        measured = measure(self.model, self.loss, self.encoder, [self.device], self.batch, linear=values)
+        linear = None if values is None else np.concatenate(values)
+        self.seen = None if linear is None else Seen(linear, measured)
+        if not log_loss:
             return measured
-        linear, data, scores = np.concatenate(seen), self.device.host, metrics.ProbabilityScores()
+        assert linear is not None
+        data, scores = self.device.host, metrics.ProbabilityScores()
         assert data.targets is not None
         scores.add(Temperature.fit(linear, data.targets, data.weights)(linear), data.targets, data.weights)
         return measured | {"log_loss": scores.result()["log_loss"]}

@@ -154,3 +154,17 @@ def test_every_part_is_uploaded_once(task: Task, tmp_path: Path, monkeypatch: py
     train(loaded, tmp_path / "run")
     assert len(set(sizes)) == 3
     assert uploads == Counter(sizes)
+
+
+@pytest.mark.parametrize("settings", [(), ("training.conformal=0.5",), ("training.metric=log_loss",)])
+def test_what_the_best_epoch_has_shown_is_what_its_weights_show(
+    task: Task, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
+) -> None:
+    """The last linear values of the validation rows are kept where there is room, and else computed again."""
+    found = []
+    for room in (1 << 24, 0):
+        monkeypatch.setattr("gpumlp.training.measure.MAX_SEEN_BYTES", room)
+        loop = make(task("optimizer.averaging=0.9", "training.epochs=3", *settings))
+        list(loop)
+        found.append((loop.calibration(), loop.measure()))
+    assert found[0] == found[1]
