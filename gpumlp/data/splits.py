@@ -100,7 +100,8 @@ def split(
             )
     # In a shuffled order sorted by class, the first rows of each class go to the test part, and so on.
     order = generator(seed, SPLIT).permutation(count)
-    order = order[np.argsort(classes[order], kind="stable")]
+    drawn = classes[order].astype(np.uint16 if len(sizes) <= 1 << 16 else np.int64)  # 16 bits are sorted by counting
+    order = order[np.argsort(drawn, kind="stable")]
     starts = np.cumsum(sizes) - sizes
     place = np.arange(count) - np.repeat(starts, sizes)
     of_test = place < np.repeat(from_test, sizes)

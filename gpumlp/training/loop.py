@@ -16,7 +16,7 @@ from gpumlp.phases import phase
 from gpumlp.training.build import Parts
 from gpumlp.training.calibration import Temperature, softmax
 from gpumlp.training.device_data import DeviceData
-from gpumlp.training.measure import Measurement, Seen, measure
+from gpumlp.training.measure import Measured, Measurement, measure
 from gpumlp.training.trainer import EpochReport, weights_in_place
 
 COMPLETED, STOPPED_EARLY, DIVERGED = "completed", "stopped early", "diverged"
@@ -146,7 +146,7 @@ class Loop:
         self.diverged: Diverged | None = None
         self._measurements: dict[str, Measurement] = {}
         self._calibrated: tuple[Weights, Temperature] | None = None
-        self._best_seen: tuple[Weights, Seen | None] | None = None
+        self._best_seen: tuple[Weights, Measured | None] | None = None
         if parts.data.validation is not None:
             self._measurement_of(CHOICE)
 
@@ -230,7 +230,7 @@ class Loop:
             measured[name] = measure(parts.model, parts.loss, encoder, [rows], probabilities=probabilities)
         return measured
 
-    def _seen_by_best(self) -> Seen | None:
+    def _seen_by_best(self) -> Measured | None:
         """Return what the best weights have made of the rows that chose them; None where that was not kept."""
         best_seen = self._best_seen
         return best_seen[1] if best_seen is not None and best_seen[0] is self.best else None

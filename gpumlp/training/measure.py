@@ -25,7 +25,7 @@ MAX_SEEN_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
-class Seen:
+class Measured:
     """What a network has made of rows.
 
     Parameters
@@ -66,7 +66,7 @@ class Measurement:
     ) -> None:
         self.model, self.loss, self.encoder = model, loss, encoder
         self.device, self.batch = data, batch
-        self.seen: Seen | None = None
+        self.seen: Measured | None = None
 
     def __call__(self, *, log_loss: bool = False) -> dict[str, float]:
         """Return ``loss`` (in the units training uses) and the metrics of the task (in those of the target).
@@ -78,7 +78,7 @@ class Measurement:
         values: list[metrics.Host] | None = [] if log_loss or kept else None
         measured = measure(self.model, self.loss, self.encoder, [self.device], self.batch, linear=values)
         linear = None if values is None else np.concatenate(values)
-        self.seen = None if linear is None else Seen(linear, measured)
+        self.seen = None if linear is None else Measured(linear, measured)
         if not log_loss:
             return measured
         assert linear is not None

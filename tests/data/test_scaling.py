@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from gpumlp.data import SCALINGS
 from gpumlp.data.encoding import scaling as scaling_module
-from gpumlp.data.encoding.scaling import MAX_KNOTS, Scaling, column_quantiles, quantiles
+from gpumlp.data.encoding.scaling import MAX_KNOTS, Ordered, Scaling
 from gpumlp.data.source.cells import FLOAT32_MAX
 
 
@@ -127,12 +127,12 @@ def test_finite_values_stay_finite_and_in_order(name, x, other):
 def test_quantiles_are_those_of_numpy_to_the_bit(values):
     if np.isnan(values).all():
         return
-    levels = (0, 0.25, 0.5, 0.75, 1)
-    expected = np.nanquantile(values, levels)
-    np.testing.assert_array_equal(quantiles(values, levels), expected)
+    levels = (0, 0.1, 0.25, 1 / 3, 0.5, 0.75, 1)
     several = np.stack([values, np.sort(values), np.ones(len(values))], axis=1)
-    found = column_quantiles(several, levels)
-    np.testing.assert_array_equal(found, np.stack([expected, expected, np.ones(5)], axis=1))
+    ordered = Ordered.of(several)
+    np.testing.assert_array_equal(ordered.quantiles(levels), np.nanquantile(several, levels, axis=0))
+    np.testing.assert_array_equal(ordered.medians(), np.nanmedian(several, axis=0))
+    np.testing.assert_array_equal(ordered.gaps, np.isnan(several).any(axis=0))
 
 
 @pytest.mark.parametrize("name", ["robust", "quantile", "none"])
@@ -141,7 +141,6 @@ def test_columns_that_are_fitted_together_are_fitted_each_alone(name, monkeypatc
     block[::5, 2], block[:, 3] = np.nan, 2.0
     together = Scaling.fit(name, block)
     monkeypatch.setattr(scaling_module, "GROUP_CELLS", 1)
-    monkeypatch.setattr(scaling_module, "SORTED_ROWS", 10)
     alone = Scaling.fit(name, block)
     for key, values in alone.fitted.items():
         np.testing.assert_array_equal(together.fitted[key], values)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from gpumlp.data.encoding.categories import MOSTLY, OneHot, nearly_constant
 from gpumlp.data.encoding.dates import Dates, is_ambiguous
 from gpumlp.data.encoding.features import MAX_WIDTH, Features
 from gpumlp.data.encoding.numeric import NumericBlock
+from gpumlp.data.encoding.scaling import Ordered
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Strings
 from gpumlp.data.source.frame import Frame, largest, require_memory
@@ -33,7 +34,7 @@ MAX_ARRAY_COLUMNS = 1 << 18
 
 _FEW_ROWS = 50  # up to so many, whole numbers that are all different mean nothing
 _EXACT = 2.0**53  # whole numbers up to it are themselves in float64
-_ROWS_AT_ONCE = 8192  # that are encoded together: float64 copies are made of them
+_CELLS_AT_ONCE = 1 << 17  # of the rows that are encoded together: float64 copies are made of them
 _FIRST_ROWS = 1000  # tell the value of a column that is nearly constant
 _NAMED_COLUMNS = 5  # further columns that a note names
 _NAME_OF_ID = re.compile(r"(?i:(.*[\W_])?id)|.*[a-z]I[dD]", re.DOTALL)
@@ -206,16 +207,24 @@ class TableInputs:
         require_memory(len(source), self.dense_width + len(self.one_hots), source.path, itemsize=4, kind=_ENCODED)
         stored = np.empty((len(source), self.dense_width + len(self.one_hots)), np.float32)
 
-        def encode(start: int) -> tuple[set[int], list[list[str]]]:
-            rows = slice(start, start + _ROWS_AT_ONCE)
-            return self._encode(source.take(np.arange(*rows.indices(len(source)))), stored[rows])
-
-        found = in_threads(encode, range(0, len(source), _ROWS_AT_ONCE))
-        gaps = sorted(set().union(*(columns for columns, _ in found)))
         columns = (*self.numeric, *(each.name for each in self.dates))
-        news.gaps |= dict.fromkeys(columns[i] for i in gaps)
-        for one_hot, *parts in zip(self.one_hots, *(strangers for _, strangers in found), strict=True):
-            news.add_strangers(one_hot.name, [text for part in parts for text in part])
+        dense = replace(source, columns={name: source.columns[name] for name in columns})
+        step = _rows_at_once(self.dense_width)
+
+        def encode(start: int) -> set[int]:
+            rows = slice(start, start + step)
+            part = dense.take(np.arange(*rows.indices(len(source))))
+            return self._encode(part, stored[rows, : self.dense_width])
+
+        if columns:
+            found = in_threads(encode, range(0, len(source), step))
+            news.gaps |= dict.fromkeys(columns[i] for i in sorted(set().union(*found)))
+        start = self.dense_width
+        for column, one_hot in zip(stored.T[start:], self.one_hots, strict=True):
+            codes, strangers = one_hot.encode(source)
+            column[:] = np.where(codes < one_hot.width, start + codes, self.width)
+            news.add_strangers(one_hot.name, strangers)
+            start += one_hot.width
         return Features(stored, self.dense_width, self.width), news.notes()
 
     @property
@@ -223,27 +232,21 @@ class TableInputs:
         """The number of features that are numbers, flags of missing ones, or of dates; the others are categories."""
         return (self.block.width if self.block else 0) + sum(each.width for each in self.dates)
 
-    def _encode(self, frame: Frame, out: NDArray[np.float32]) -> tuple[set[int], list[list[str]]]:
-        """Fill in the features of some rows; return the columns with gaps that are new, and texts that are."""
+    def _encode(self, frame: Frame, out: NDArray[np.float32]) -> set[int]:
+        """Fill in the dense features of some rows; return the columns with gaps that are new."""
         gaps: set[int] = set()
+        start = 0
         if self.block:
-            block = np.stack([frame.numbers(name) for name in self.numeric], axis=1)
-            self.block.encode(block, out[:, : self.block.width], where=frame.where, name=self.numeric.__getitem__)
-            gaps.update(self.block.new_gaps(block).tolist())
-        start = self.block.width if self.block else 0
+            start = self.block.width
+            name = self.numeric.__getitem__
+            gaps.update(self.block.encode(frame.matrix(self.numeric), out[:, :start], where=frame.where, name=name))
         for number, each in enumerate(self.dates, len(self.numeric)):
             days = each.days(frame)
             out[:, start : start + each.width] = each.encode(days)
             start += each.width
             if not each.gaps and np.isnan(days).any():
                 gaps.add(number)
-        strangers, end = [], self.dense_width
-        for column, one_hot in zip(out.T[end:], self.one_hots, strict=True):
-            codes, new = one_hot.encode(frame)
-            column[:] = np.where(codes < one_hot.width, end + codes, self.width)
-            strangers.append(new)
-            end += one_hot.width
-        return gaps, strangers
+        return gaps
 
     def to_state(self) -> tuple[Fields, dict[str, NDArray[Any]]]:
         """Return the fields and arrays that ``from_state`` takes back."""
@@ -376,15 +379,16 @@ class ArrayInputs:
         fitted = self.block
         _require_finite(block, name, source.where)
         require_memory(len(block), self.width, source.path, itemsize=4, kind=_ENCODED)
-        out = np.empty((len(block), self.width), np.float32)
+        out, step = np.empty((len(block), self.width), np.float32), _rows_at_once(self.width)
 
         def encode(start: int) -> set[int]:
-            rows = slice(start, start + _ROWS_AT_ONCE)
+            rows = slice(start, start + step)
             values = block[rows].astype(np.float64)
-            fitted.encode(values, out[rows], where=lambda row: source.where(start + row), name=self._element)
-            return set(fitted.new_gaps(values).tolist())
+            return set(
+                fitted.encode(values, out[rows], where=lambda row: source.where(start + row), name=self._element)
+            )
 
-        gaps = sorted(set().union(*in_threads(encode, range(0, len(block), _ROWS_AT_ONCE))))
+        gaps = sorted(set().union(*in_threads(encode, range(0, len(block), step))))
         news = News() if news is None else news
         news.gaps |= dict.fromkeys(map(self._element, gaps))
         return Features.of_array(out), news.notes()
@@ -408,6 +412,11 @@ class ArrayInputs:
 
     def _element(self, column: int) -> str:
         return f"{self.name}[{column}]"
+
+
+def _rows_at_once(width: int) -> int:
+    """Return how many rows are encoded together."""
+    return max(1, _CELLS_AT_ONCE // max(width, 1))
 
 
 def _decide(
@@ -470,7 +479,7 @@ def _are_whole(values: Floats) -> bool:
 def _seldom(values: Floats) -> str | None:
     """Return a remark on a column that is the same in nearly all rows, of which the first ones tell the value."""
     first = values[:_FIRST_ROWS]
-    usual = float("nan") if np.isnan(first).all() else float(np.nanmedian(first))
+    usual = float("nan") if np.isnan(first).all() else float(Ordered.of(first[:, None]).medians()[0])
     return nearly_constant(f"{usual:g}", int((values == usual).sum()), len(values))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.encoding.scaling import SCALINGS, Fitted, Scaling, each_group
+from gpumlp.data.encoding.scaling import SCALINGS, Fitted, Ordered, Scaling, each_group
 from gpumlp.data.source.cells import Floats
 from gpumlp.data.state import Fields, StateReader, prefixed
 from gpumlp.errors import DataError
@@ -42,8 +42,8 @@ class NumericBlock:
         """
 
         def fit(block: Floats) -> tuple[Floats, NDArray[np.bool_], Fitted]:
-            gaps = np.logical_or.reduce(np.isnan(block), axis=0)
-            return np.nanmedian(block, axis=0), gaps, SCALINGS[scaling].fit(block)
+            ordered = Ordered.of(block)
+            return ordered.medians(), ordered.gaps, SCALINGS[scaling].fit(block, ordered)
 
         medians, gaps, fitted = zip(*each_group(fit, count, column), strict=True)
         return cls(
@@ -61,10 +61,6 @@ class NumericBlock:
         """Return the names of the features, given those of the p columns."""
         return [*names, *(f"{names[column]} is missing" for column in self.flagged)]
 
-    def new_gaps(self, block: NDArray[Any]) -> NDArray[np.int64]:
-        """Return which of the p columns have gaps in (N, p) real numbers, though in training they had none."""
-        return np.setdiff1d(np.flatnonzero(np.isnan(block).any(axis=0)), self.flagged)
-
     def encode(
         self,
         block: NDArray[Any],
@@ -72,10 +68,11 @@ class NumericBlock:
         *,
         where: Callable[[int], str],
         name: Callable[[int], str],
-    ) -> None:
+    ) -> list[int]:
         """Write the features of (N, p) real numbers to ``out``, (N, p + f) float32. Several copies of them are made.
 
-        ``where`` and ``name`` give the place of a row and the name of a column, for messages.
+        ``where`` and ``name`` give the place of a row and the name of a column, for messages. Returns the columns
+        that have gaps, though in training they had none.
 
         Raises
         ------
@@ -83,14 +80,18 @@ class NumericBlock:
         """
         p = len(self.medians)
         gaps = np.isnan(block)
+        lacking = np.logical_or.reduce(gaps, axis=0)
         with np.errstate(over="ignore", invalid="ignore"):  # found below, and named
-            out[:, :p] = self.scaling.apply(np.where(gaps, self.medians, block))
+            out[:, :p] = self.scaling.apply(np.where(gaps, self.medians, block) if lacking.any() else block)
         out[:, p:] = gaps[:, self.flagged]
         finite = np.isfinite(out[:, :p])
         if not finite.all():
             row, column = (int(i) for i in np.argwhere(~finite)[0])
             what = f"column {name(column)!r}: {block[row, column]} is too far from the training values"
             raise DataError(what, where=where(row))
+        lacking[self.flagged] = False
+        new: list[int] = np.flatnonzero(lacking).tolist()
+        return new
 
     def to_state(self) -> tuple[Fields, dict[str, NDArray[Any]]]:
         """Return the fields and arrays that ``from_state`` takes back."""

@@ -25,9 +25,6 @@ MAX_KNOTS = 1000
 GROUP_CELLS = 1 << 16
 """Cells of the columns that are fitted together, at most: of few rows, a column at a time is slow."""
 
-SORTED_ROWS = 1000
-"""Most rows that are sorted to find quantiles; of more, only what is needed is."""
-
 _Result = TypeVar("_Result")
 
 # The normal score of the smallest and the largest training value would be infinite.
@@ -39,11 +36,12 @@ _EXTREME = 1e-7
 class Scaler:
     """One way to scale.
 
-    ``shapes`` names what ``fit`` returns, each with its axes before the columns (None: any length).
+    ``shapes`` names what ``fit`` returns, each with its axes before the columns (None: any length). ``fit`` takes
+    (N, p) numbers as they are and in order.
     """
 
     shapes: dict[str, tuple[int | None, ...]]
-    fit: Callable[[Floats], Fitted]
+    fit: Callable[[Floats, Ordered], Fitted]
     apply: Callable[[Floats, Fitted], Floats]
 
 
@@ -71,41 +69,53 @@ def _divided(block: Floats, fitted: Fitted) -> Floats:
     return np.where(constant, 0.0, scaled) if constant.any() else scaled
 
 
-def quantiles(values: Floats, levels: Sequence[float]) -> list[float]:
-    """Return what ``np.nanquantile`` does, to the bit, of (N,) numbers with one value at least.
+@dataclass(frozen=True, eq=False)
+class Ordered:
+    """Columns of numbers in rising order, from which quantiles are read.
 
-    That copies and partitions once for each call; this takes the smallest and the largest along for nothing.
+    Sorting serves all of them, and where NumPy sorts by vectors it is as fast as to look for one.
+
+    Parameters
+    ----------
+    values : (N, p) float64, each column sorted, missing values last
+    last : (p,) int64, the number of the last value of each column that is there, of which there is one at least
     """
-    present = values[~np.isnan(values)]
-    places = [(len(present) - 1) * level for level in levels]
-    below = [int(place) for place in places]
-    above = [min(each + 1, len(present) - 1) for each in below]
-    present.partition(sorted({*below, *above}))
-    found = []
-    for place, low, high in zip(places, below, above, strict=True):
-        share, one, other = place - low, present[low], present[high]
-        difference = other - one
-        found.append(float(other - difference * (1 - share) if share >= 0.5 else one + difference * share))
-    return found
 
+    values: Floats
+    last: NDArray[np.int64]
 
-def column_quantiles(block: Floats, levels: Sequence[float]) -> Floats:
-    """Return the quantiles of each column of (N, p) numbers, (levels, p), to the bit as ``quantiles`` has them."""
-    if len(block) > SORTED_ROWS:
-        return np.transpose([quantiles(column, levels) for column in block.T])
-    ordered, last = np.sort(block, axis=0), len(block) - 1 - np.isnan(block).sum(axis=0)
-    found = []
-    for level in levels:
-        place = last * level
+    @classmethod
+    def of(cls, block: Floats) -> Ordered:
+        """Sort (N, p) numbers, NaN where one is missing."""
+        return cls(np.sort(block, axis=0), len(block) - 1 - np.isnan(block).sum(axis=0))
+
+    @property
+    def gaps(self) -> NDArray[np.bool_]:
+        """Which columns have missing values, (p,)."""
+        return self.last < len(self.values) - 1
+
+    def quantiles(self, levels: Sequence[float] | Floats) -> Floats:
+        """Return the quantiles of each column, (levels, p), as ``np.nanquantile`` has them, to the bit."""
+        place = np.multiply.outer(np.asarray(levels, np.float64), self.last)
         below = place.astype(np.int64)
-        one, other = np.take_along_axis(ordered, np.stack([below, np.minimum(below + 1, last)]), axis=0)
+        one, other = self._at(below), self._at(np.minimum(below + 1, self.last))
         share, difference = place - below, other - one
-        found.append(np.where(share >= 0.5, other - difference * (1 - share), one + difference * share))
-    return np.stack(found)
+        found: Floats = np.where(share >= 0.5, other - difference * (1 - share), one + difference * share)
+        return found
+
+    def medians(self) -> Floats:
+        """Return the median of each column, (p,), as ``np.nanmedian`` has it, to the bit."""
+        low, high = self._at(np.stack([self.last // 2, (self.last + 1) // 2]))
+        median: Floats = (low + high) / 2
+        return median
+
+    def _at(self, places: NDArray[np.int64]) -> Floats:
+        found: Floats = np.take_along_axis(self.values, places, axis=0)
+        return found
 
 
-def _fit_robust(block: Floats) -> Fitted:
-    low, q25, median, q75, high = column_quantiles(block, (0, 0.25, 0.5, 0.75, 1))
+def _fit_robust(_: Floats, ordered: Ordered) -> Fitted:
+    low, q25, median, q75, high = ordered.quantiles((0, 0.25, 0.5, 0.75, 1))
     # A column that is mostly one value has no interquartile range: half its full range serves instead.
     return {"centre": median, "spread": np.where(q75 - q25 < FLOAT32_TINY, 0.5 * (high - low), q75 - q25)}
 
@@ -116,17 +126,17 @@ def _apply_robust(block: Floats, fitted: Fitted) -> Floats:
     return scaled / np.sqrt(1.0 + (scaled / 3.0) ** 2)
 
 
-def _fit_standard(block: Floats) -> Fitted:
+def _fit_standard(block: Floats, _: Ordered) -> Fitted:
     # The deviation of equal values need not come out as exactly 0: their mean is rounded.
     constant = np.nanmax(block, axis=0) == np.nanmin(block, axis=0)
     return {"centre": np.nanmean(block, axis=0), "spread": np.where(constant, 0.0, np.nanstd(block, axis=0))}
 
 
-def _fit_quantile(block: Floats) -> Fitted:
+def _fit_quantile(block: Floats, ordered: Ordered) -> Fitted:
     """Return the knots and their normal scores, (q, p) each, knots sorted down every column."""
     levels = np.linspace(0.0, 1.0, max(2, min(MAX_KNOTS, len(block))))
     # Rounding in the interpolation between neighbours may leave knots unsorted by one last digit.
-    knots = np.maximum.accumulate(np.nanquantile(block, levels, axis=0), axis=0)
+    knots = np.maximum.accumulate(ordered.quantiles(levels), axis=0)
     knots[np.abs(knots) < FLOAT32_TINY] = 0.0  # between subnormal knots a slope may be infinite
     inverse = NormalDist().inv_cdf
     normal = np.array([inverse(min(max(level, _EXTREME), 1.0 - _EXTREME)) for level in levels.tolist()])
@@ -148,7 +158,7 @@ SCALINGS: dict[str, Scaler] = {
     "robust": Scaler({"centre": (), "spread": ()}, _fit_robust, _apply_robust),
     "standard": Scaler({"centre": (), "spread": ()}, _fit_standard, _divided),
     "quantile": Scaler({"knots": (None,), "scores": (None,)}, _fit_quantile, _apply_quantile),
-    "none": Scaler({}, lambda block: {}, lambda block, fitted: block),
+    "none": Scaler({}, lambda block, ordered: {}, lambda block, fitted: block),
 }
 """How numeric columns can be scaled, by the name that a configuration uses."""
 
@@ -163,7 +173,8 @@ class Scaling:
     @classmethod
     def fit(cls, name: str, block: NDArray[Any]) -> Scaling:
         """Fit the scaling called ``name`` to (N, p) real numbers, NaN where a value is missing."""
-        return cls.joined(name, [SCALINGS[name].fit(block.astype(np.float64))])
+        wide = block.astype(np.float64)
+        return cls.joined(name, [SCALINGS[name].fit(wide, Ordered.of(wide))])
 
     @classmethod
     def joined(cls, name: str, parts: Sequence[Fitted]) -> Scaling:

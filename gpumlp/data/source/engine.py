@@ -32,6 +32,12 @@ MAX_STRANGE_TEXTS = 10_000
 MAX_KEPT_TEXTS = 1 << 17
 """Different texts of a column that are remembered from one block of rows to the next."""
 
+SLOTS_PER_TEXT, MAX_SLOT_BITS = 16, 20
+"""Slots of the table by which texts are found, for each of them, and the logarithm of the most there are."""
+
+AHEAD_MB = 32
+"""MB of a result that the engine may compute before they are asked for, so that nobody waits for anybody."""
+
 EMPTY = "-8.98846567431158e307"
 """What stands for an empty cell between numbers, in SQL: -2^1023, far beyond the numbers that can be used."""
 TABLE = "arrow_table"
@@ -296,7 +302,16 @@ class _Dictionary:
     def clear(self) -> None:
         """Forget all texts."""
         self.texts: list[str] = []
-        self._hashes, self._codes = np.empty(0, np.uint64), np.empty(0, np.int32)  # sorted by hash
+        self._learn(np.empty(0, np.uint64), np.empty(0, np.int32))
+
+    def _learn(self, hashes: NDArray[np.uint64], codes: NDArray[np.int32]) -> None:
+        """Take the hashes of all texts, sorted, and their codes."""
+        self._hashes, self._codes = hashes, codes
+        # Most are found in one step, where the first bits of a hash lead; of two with the same ones, one is.
+        bits = min(max(8, (SLOTS_PER_TEXT * len(hashes)).bit_length()), MAX_SLOT_BITS)
+        self._shift = np.uint64(64 - bits)
+        self._slots = np.zeros(1 << bits, np.int32)
+        self._slots[hashes >> self._shift] = np.arange(len(hashes), dtype=np.int32)
 
     def codes(self, hashes: NDArray[np.uint64], texts: Any) -> NDArray[np.int32]:
         """Return the code of each row, (n,), given the hashes of the rows and the texts as an Arrow array."""
@@ -308,17 +323,24 @@ class _Dictionary:
             self.texts += texts.take(_arrow(first[unknown].astype(np.uint64))).to_pylist()
             joined = np.concatenate([self._hashes, new[unknown]])
             order = np.argsort(joined)
-            self._hashes, self._codes = joined[order], np.concatenate([self._codes, codes])[order]
+            self._learn(joined[order], np.concatenate([self._codes, codes])[order])
             places = self._places(hashes)
         assert places is not None
         return self._codes[places]
 
-    def _places(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64] | None:
+    def _places(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32] | None:
         """Return where the hashes stand among the known ones; None if one is not there."""
         if not len(self._hashes):
             return None
-        places = np.searchsorted(self._hashes, hashes).clip(max=len(self._hashes) - 1)
-        return places if bool((self._hashes[places] == hashes).all()) else None
+        places: NDArray[np.int32] = self._slots[hashes >> self._shift]
+        astray = self._hashes[places] != hashes
+        if astray.any():
+            others = hashes[astray]
+            found = np.searchsorted(self._hashes, others).clip(max=len(self._hashes) - 1)
+            if (self._hashes[found] != others).any():
+                return None
+            places[astray] = found
+        return places
 
 
 @dataclass(frozen=True)
@@ -405,6 +427,7 @@ def engine(paths: Sequence[str], *, for_query: bool = False, table: Any = None) 
             f"SET allowed_paths = [{allowed}]",
             "SET enable_external_access = false",
             "SET disable_parquet_prefetching = true",
+            f"SET streaming_buffer_size = '{AHEAD_MB}MB'",
             "SET lock_configuration = true",
         ):
             connection.execute(statement)
