@@ -14,17 +14,18 @@ BACKENDS: dict[str, type[Backend]] = {"cupy": CupyBackend, "native": NativeBacke
 """The fastest first: ``auto`` takes the first that this machine can have."""
 
 
-def get(name: str, *, device: int = 0, tf32: bool = False) -> Backend:
+def get(name: str, *, device: int = 0, tf32: bool = False, small: bool = False) -> Backend:
     """Return a new backend: ``cupy``, ``native``, ``numpy``, or ``auto`` for the fastest this machine has.
 
     ``device`` is the number of the GPU that computes; a backend of the host has only 0. ``tf32`` lets products of
-    float32 round their operands to ten bits of fraction or more where that is faster; elsewhere it is float32.
+    float32 round their operands to ten bits of fraction or more where that is faster; elsewhere it is float32. The
+    fastest for what is ``small`` is the CPU, where it has kernels.
 
     Raises ConfigError for an unknown name, BackendError for a backend or a device that this machine does not have.
     Where ``auto`` passes over a backend whose package is installed, the reason is logged.
     """
     if name == "auto" and device == 0:
-        return _fastest(tf32)
+        return _fastest(tf32, small)
     if name not in ("auto", *BACKENDS):
         raise ConfigError(f"unknown backend {name!r}", where="backend", hint=choices(name, ["auto", *BACKENDS]))
     if name == "auto":  # who asks for another device means a GPU
@@ -43,9 +44,9 @@ def get(name: str, *, device: int = 0, tf32: bool = False) -> Backend:
     return kind(tf32=tf32) if issubclass(kind, NativeBackend) else kind()
 
 
-def _fastest(tf32: bool) -> Backend:
-    for name, kind in BACKENDS.items():
-        if not kind.is_installed():
+def _fastest(tf32: bool, small: bool) -> Backend:
+    for name in sorted(BACKENDS, key=lambda name: small and name != NativeBackend.name):
+        if not BACKENDS[name].is_installed():
             continue
         try:
             return get(name, tf32=tf32)

@@ -54,6 +54,8 @@ cores, the time side by side over that in turn: 0.70 for two of 82,000, 1.01 for
 """
 
 
+CPU_RATE = 2e11
+"""Operations a second of a few cores: one does 70 to 100 billion in small products."""
 BLOCKS_AT_ONCE, BLOCK_RATE, GRAPH_STEP_S = 132, 2e11, 3e-5
 """Blocks that an H100 or H200 runs at once, operations a second of one, and the seconds of a small step as a graph.
 
@@ -213,7 +215,8 @@ def build(
     if settings.model.start_from is not None and weights is None:
         what = "this trains networks with new weights, and model.start_from names others"
         raise ConfigError(what, where="model.start_from", hint="remove it, or use gpumlp train, cv, sweep or fit")
-    backend = backend or backend_of(settings)
+    small = is_small(settings, data.encoder)
+    backend = backend or backend_of(settings, small=small)
     require_memory(settings, backend.memory, data.encoder, len(data.train), data.nbytes)
     parts = (
         _build_members(settings, data, backend, weights)
@@ -224,6 +227,9 @@ def build(
     if PRECISIONS[settings.precision].tf32 and not backend.tf32:
         what = f"{backend.name} computes matrix products in float32, which is fastest here"
         notes.append(Note(f"precision tf32: {what}"))
+    if small and settings.backend == "auto" and isinstance(backend, NativeBackend) and CupyBackend.is_installed():
+        what = "steps this small are likely to be faster on the CPU than on a GPU (backend: cupy takes the GPU)"
+        notes.append(Note(f"backend auto: {what}"))
     return replace(parts, notes=(*notes, *_lone_row(parts)))
 
 
@@ -245,10 +251,20 @@ def _build_members(settings: Settings, data: Prepared, backend: Backend, weights
     return replace(members[0], backend=backend, model=ensemble, architecture=whole, members=members, joint=joint)
 
 
-def backend_of(settings: Settings) -> Backend:
-    """Return a new backend as the settings say."""
+def backend_of(settings: Settings, *, small: bool = False) -> Backend:
+    """Return a new backend as the settings say. ``auto`` is the CPU, where that has kernels, for what is small."""
     tf32 = PRECISIONS[settings.precision].tf32
-    return backends.get(settings.backend, device=settings.device, tf32=tf32)
+    return backends.get(settings.backend, device=settings.device, tf32=tf32, small=small)
+
+
+def is_small(settings: Settings, encoder: Encoder) -> bool:
+    """Tell whether a CPU is likely to take a step in less time than a GPU, which needs some for each launch.
+
+    An estimate, from the numbers that are trained and the rows of a batch alone: no device has been timed, and a run
+    must not change its backend with the threads of the moment.
+    """
+    operations = 6 * settings.members.apart * size_of(settings, encoder) * settings.training.batch_size
+    return operations < CPU_RATE * GRAPH_STEP_S
 
 
 def size_of(settings: Settings, encoder: Encoder) -> int:

@@ -22,7 +22,7 @@ from gpumlp.metrics import METRICS
 from gpumlp.nn import Ensemble
 from gpumlp.nn.ensemble import prefix
 from gpumlp.phases import phase
-from gpumlp.training.build import Parts, backend_of, backends_side_by_side, build, size_of
+from gpumlp.training.build import Parts, backend_of, backends_side_by_side, build, is_small, size_of
 from gpumlp.training.loop import (
     COMPLETED,
     DIVERGED,
@@ -253,7 +253,8 @@ def train_side_by_side(
         return []
     lock = threading.Lock()
     largest = max(size_of(settings, data.encoder) for settings, data in jobs)
-    backends = backends_side_by_side(backend_of(jobs[0][0]), len(jobs), largest)
+    small = all(is_small(settings, data.encoder) for settings, data in jobs)
+    backends = backends_side_by_side(backend_of(jobs[0][0], small=small), len(jobs), largest)
 
     def train(number: int) -> Loop:
         settings, data = jobs[number]

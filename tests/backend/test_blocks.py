@@ -126,6 +126,13 @@ def test_a_network_that_has_ended_is_left_out(fake: Cupy) -> None:
     assert grids == sorted({each for each in ended if each > 1})
 
 
+@pytest.mark.parametrize(("units", "name"), [(9, "native"), (300, "cupy")])
+def test_auto_leaves_what_is_small_to_the_cpu(fake: Cupy, units: int, name: str) -> None:
+    parts = members(backend="auto", members=2, model={"hidden": [units, units]}).parts
+    assert parts.backend.name == name
+    assert any("backend auto" in note for note in parts.notes) == (name == "native")
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("more", [{}, MORE], ids=["plain", "more"])
 def test_on_a_device(monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]) -> None:
