@@ -21,6 +21,7 @@ SIZE = {FLOAT: 4, DOUBLE: 8, BF16: 2}
 RELU, BIAS, BGRADA = 2, 4, 256
 ALGORITHM, ALGORITHMS = 0xA1607, 3
 DESCRIPTION = {3: 4, 4: 4, 7: 4, 8: 8}  # attribute: bytes, from cublasLt.h
+LAYOUT = {5: 4, 6: 8}
 PREFERENCE = {1: 8, 3: 4, 5: 4, 6: 4, 7: 4, 8: 4}
 COMPUTE = {68: FLOAT, 77: FLOAT, 70: DOUBLE}  # and the type of alpha and beta
 
@@ -76,7 +77,7 @@ class CublasLt:
         return SUCCESS
 
     def _setattribute(self, kind: str, number: int, attribute: int, value: Any, size: int) -> int:
-        wanted = DESCRIPTION if kind == "MatmulDesc" else PREFERENCE
+        wanted = {"MatmulDesc": DESCRIPTION, "MatrixLayout": LAYOUT, "MatmulPreference": PREFERENCE}[kind]
         assert wanted[attribute] == size == ctypes.sizeof(value._obj)
         self.made[number].attributes[attribute] = value._obj.value or 0
         return SUCCESS
@@ -148,15 +149,22 @@ class CublasLt:
         if settings[7] in self.refused:
             return self.refused[settings[7]]
         layouts = [self.made[each].arguments for each in (a_layout, b_layout, d_layout)]
+        batches = [self.made[each].attributes for each in (a_layout, b_layout, d_layout)]
+        (many,) = {each.get(5, 1) for each in batches}
+        steps = [each.get(6, 0) * SIZE[layout[0]] for each, layout in zip(batches, layouts, strict=True)]
 
         def work() -> None:
             self.cupy.check_alive(workspace, size)
+            self.products.append((settings[7], compute))
+            self.sizes.append((settings[7], layouts[2][1], layouts[2][2]))
+            for number in range(many):
+                one(*(place + number * step for place, step in zip((a, b, d), steps, strict=True)))
+
+        def one(a: int, b: int, d: int) -> None:
             left, right = (
                 self._read(place, shape).T if settings[op] else self._read(place, shape)
                 for place, shape, op in zip((a, b), layouts, (3, 4), strict=False)
             )
-            self.products.append((settings[7], compute))
-            self.sizes.append((settings[7], layouts[2][1], layouts[2][2]))
             with np.errstate(all="ignore"):
                 result = left @ right
                 if settings[7] & BIAS:

@@ -21,7 +21,7 @@ from backend.fake_cupy import Cupy, installed
 from gpumlp.autodiff import GradientTape, Tensor, Variable, dense
 from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.cuda import cublaslt
-from gpumlp.backend.cuda.cublaslt import Epilogue, MatrixLayout, Owned, layout, places
+from gpumlp.backend.cuda.cublaslt import Epilogue, MatrixLayout, Owned, Product, layout, places
 from gpumlp.backend.host import builder
 from gpumlp.errors import BackendError
 from gpumlp.ops import ACTIVATIONS
@@ -59,7 +59,10 @@ NONE = {
     "empty": np.zeros((0, 3)),
     "of integers": np.zeros((2, 2), np.int64),
     "half": np.zeros((2, 2), np.float16),
-    "three axes": np.zeros((2, 2, 2)),
+    "four axes": np.zeros((2, 2, 2, 2)),
+    "one matrix for all": np.broadcast_to(np.zeros((2, 3)), (4, 2, 3)),
+    "matrices backwards": np.zeros((4, 2, 3))[::-1],
+    "none of several": np.zeros((0, 2, 3)),
 }
 
 
@@ -161,6 +164,47 @@ def test_views_of_one_buffer(fake: Cupy, cupy: CupyBackend) -> None:
     np.testing.assert_allclose(cupy.to_host(gradients), expected, rtol=1e-12)
     assert fake.lt is not None
     assert len(fake.lt.products) == 3
+
+
+MEMBERS = {
+    "side by side": (lambda x: x, lambda x: x),
+    "rows by turns": (lambda x: x.transpose(1, 0, 2), lambda x: np.ascontiguousarray(x.transpose(1, 0, 2))),
+    "transposed": (lambda x: x.transpose(0, 2, 1), lambda x: np.ascontiguousarray(x.transpose(0, 2, 1))),
+}
+"""How several matrices lie, (count, rows, cols): their view of an array, and the array."""
+
+
+@pytest.mark.parametrize(("count", "m", "k", "n"), [(3, 5, 4, 2), (2, 1, 6, 3), (1, 4, 3, 2), (4, 3, 1, 1)])
+@pytest.mark.parametrize("right", ["side by side", "transposed"])
+@pytest.mark.parametrize("left", MEMBERS)
+def test_several_products_in_one_launch(
+    fake: Cupy, cupy: CupyBackend, left: str, right: str, count: int, m: int, k: int, n: int
+) -> None:
+    """Into a new array, and into one whose results of a row stand side by side, as those of members do."""
+    rng = np.random.default_rng(1)
+    a, b = (rng.integers(-8, 9, shape).astype(np.float32) for shape in ((count, m, k), (count, k, n)))
+    on_device = [MEMBERS[order][0](cupy.asarray(MEMBERS[order][1](x))) for order, x in ((left, a), (right, b))]
+    assert fake.lt is not None
+    for out in (None, cupy.zeros((m, count, n), np.float32).transpose(1, 0, 2)):
+        fake.lt.products.clear()
+        np.testing.assert_array_equal(cupy.to_host(cupy.matmul(*on_device, out=out)), a @ b)
+        assert fake.lt.products == [(1, 68)]
+
+
+def test_members_stay_in_the_graph(cupy: CupyBackend) -> None:
+    """Heads of several members, forward and back: no product falls out of a captured step."""
+    x, W, b = (cupy.asarray(np.ones(shape, np.float32)) for shape in ((12, 5), (3, 5, 2), (3, 2)))
+    heads = Variable(W, cupy), Variable(b, cupy)
+
+    def step() -> list[Tensor | None]:
+        with GradientTape() as tape:
+            value = ad.sum(ad.member_dense(Tensor(x, cupy), *heads))
+        return tape.gradient(value, [*heads])
+
+    plan = cupy.capture(step)
+    products = [call for call in plan.calls if call.multiplies]
+    assert len(products) == 2
+    assert all(isinstance(call.launch, Product) for call in products)
 
 
 def test_an_algorithm_is_chosen_once_for_each_shape_and_alignment(fake: Cupy, cupy: CupyBackend) -> None:
@@ -677,6 +721,10 @@ def test_the_real_library_takes_the_descriptions(real: ctypes.CDLL) -> None:
         matrix = Owned(real, "MatrixLayout", kind, 3, 5, 7)
         values = [(0, c_uint32, kind), (1, c_int, 0), (2, c_uint64, 3), (3, c_uint64, 5), (4, c_int64, 7)]
         assert all(read(real, matrix, "MatrixLayout", at, number()) == wanted for at, number, wanted in values)
+        matrix.set(cublaslt.LAYOUT_BATCH_COUNT, c_int(6))
+        matrix.set(cublaslt.LAYOUT_BATCH_OFFSET, c_int64(1 << 33))
+        assert read(real, matrix, "MatrixLayout", 5, c_int()) == 6
+        assert read(real, matrix, "MatrixLayout", 6, c_int64()) == 1 << 33
     preference = Owned(real, "MatmulPreference")
     preference.set(cublaslt.PREF_MAX_WORKSPACE, c_uint64(cublaslt.WORKSPACE))
     assert read(real, preference, "MatmulPreference", 1, c_uint64()) == 32 << 20
@@ -708,6 +756,8 @@ def test_the_real_header_has_these_numbers(real: ctypes.CDLL) -> None:
             f"CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_{side}_BYTES": number
             for side, number in zip("ABCD", cublaslt.PREF_MIN_ALIGNMENT, strict=True)
         },
+        "CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT": cublaslt.LAYOUT_BATCH_COUNT,
+        "CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET": cublaslt.LAYOUT_BATCH_OFFSET,
         "CUBLASLT_EPILOGUE_DEFAULT": Epilogue.DEFAULT,
         "CUBLASLT_EPILOGUE_BIAS": Epilogue.BIAS,
         "CUBLASLT_EPILOGUE_BGRADA": Epilogue.BGRADA,

@@ -1,6 +1,6 @@
 """cuBLASLt by ctypes: products of matrices that may be captured, with what belongs to a layer in the same launch.
 
-CuPy refuses cuBLAS while a stream is captured, and has no cuBLASLt. Twelve functions are all that a product takes.
+CuPy refuses cuBLAS while a stream is captured, and has no cuBLASLt. Thirteen functions are all that a product takes.
 
 cuBLASLt stores matrices by columns, NumPy by rows; the same memory is the one matrix or the other transposed. So
 C = A B is computed as Cᵀ = Bᵀ Aᵀ: nothing is moved, the operands change places.
@@ -19,8 +19,8 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from ctypes import POINTER, byref, c_double, c_float, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
-from dataclasses import dataclass
+from ctypes import POINTER, byref, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ OP_N, OP_T = 0, 1  # cublasOperation_t
 R_32F, R_64F, R_16BF = 0, 1, 14  # cudaDataType_t
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77  # cublasComputeType_t
 DESC_TRANSA, DESC_TRANSB, DESC_EPILOGUE, DESC_BIAS_POINTER = 3, 4, 7, 8  # cublasLtMatmulDescAttributes_t
+LAYOUT_BATCH_COUNT, LAYOUT_BATCH_OFFSET = 5, 6  # cublasLtMatrixLayoutAttribute_t: int32, int64
 PREF_MAX_WORKSPACE = 1  # cublasLtMatmulPreferenceAttributes_t
 PREF_REDUCTION_SCHEMES = 3  # which kinds of split sums may be had; 0: none
 PREF_MIN_ALIGNMENT = (5, 6, 7, 8)  # of A, B, C and D
@@ -111,6 +112,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cublasLtMatmulDescSetAttribute": _SET,
     "cublasLtMatrixLayoutCreate": (_CREATED, c_int, c_uint64, c_uint64, c_int64),
     "cublasLtMatrixLayoutDestroy": (c_void_p,),
+    "cublasLtMatrixLayoutSetAttribute": _SET,
     "cublasLtMatmulPreferenceCreate": (_CREATED,),
     "cublasLtMatmulPreferenceDestroy": (c_void_p,),
     "cublasLtMatmulPreferenceSetAttribute": _SET,
@@ -206,6 +208,7 @@ class MatrixLayout:
     """A matrix as cuBLASLt is told of it: stored by columns, ``ld`` elements from one to the next.
 
     ``op`` says whether it, or its transpose, is the transpose of the matrix by rows that it was made from.
+    There are ``count`` of them, ``step`` elements from one to the next.
     """
 
     type: int
@@ -214,11 +217,20 @@ class MatrixLayout:
     ld: int
     op: int
     alignment: int
+    count: int = 1
+    step: int = 0
 
 
 def layout(array: Array) -> MatrixLayout | None:
-    """Return the layout of a matrix, or None where its elements do not lie so that there is one."""
+    """Return the layout of a matrix, or of several (count, rows, cols), or None where they do not lie so."""
     kind = CUDA_TYPE.get(array.dtype.str)
+    if array.ndim == 3 and array.size:
+        found, step = layout(array[0]), array.strides[0]
+        if found is None or len(array) == 1:
+            return found
+        # What all of them share is one matrix that is repeated; nothing says that the library takes that.
+        several = replace(found, count=len(array), step=step // array.itemsize)
+        return replace(several, alignment=min(found.alignment, aligned(step))) if step > 0 else None
     if array.ndim != 2 or kind is None or array.size == 0:
         return None
     (rows, cols), (down, across) = array.shape, (step // array.itemsize for step in array.strides)
@@ -235,6 +247,11 @@ def apart(out: Array, *others: Array) -> bool:
     """Return whether no byte of a matrix in one piece lies between the first and the last of the others."""
     start, end = extent(out)
     return all(last <= start or end <= first for first, last in map(extent, others))
+
+
+def _whole(out: Array) -> bool:
+    """Return whether results have their memory to themselves: in one piece, or those of one row side by side."""
+    return bool(out.flags.c_contiguous or (out.ndim == 3 and out.transpose(1, 0, 2).flags.c_contiguous))
 
 
 def _fits(vector: Array, out: Array) -> bool:
@@ -284,6 +301,10 @@ class Recipe:
             Owned(library, "MatrixLayout", each.type, each.rows, each.cols, each.ld)
             for each in (shape.left, shape.right, shape.result)
         ]
+        for made, each in zip(self.layouts, (shape.left, shape.right, shape.result), strict=True):
+            if each.count > 1:
+                made.set(LAYOUT_BATCH_COUNT, c_int32(each.count))
+                made.set(LAYOUT_BATCH_OFFSET, c_int64(each.step))
         preference = Owned(library, "MatmulPreference")
         preference.set(PREF_MAX_WORKSPACE, c_uint64(workspace))
         preference.set(
@@ -404,16 +425,19 @@ class Lt:
         """Return the product bound to its arrays, or None where the library has none for them.
 
         a (m, k), b (k, n), out (m, n); the epilogue's vector (n,) is of the dtype of ``out`` and in one piece.
+        Several products are one launch, without an epilogue: a (count, m, k), b (count, k, n), out (count, m, n).
         """
         assert (vector is not None) == epilogue.has_vector
         left, right, result = layout(b), layout(a), layout(out)
-        if left is None or right is None or result is None or not out.flags.c_contiguous or not apart(out, a, b):
+        if left is None or right is None or result is None or not _whole(out) or not apart(out, a, b):
             return None
         if left.type != right.type or (left.type, result.type) not in RESULTS:
             return None
-        if (a.shape[0], *b.shape) != (out.shape[0], a.shape[1], out.shape[1]):
+        if a.shape[-1] != b.shape[-2] or out.shape[-2:] != (a.shape[-2], b.shape[-1]):
             return None
-        if vector is not None and not _fits(vector, out):
+        if not a.shape[:-2] == b.shape[:-2] == out.shape[:-2]:
+            return None
+        if vector is not None and not (out.ndim == 2 and _fits(vector, out)):
             return None
         shape = Shape(left, right, result, epilogue, 0 if vector is None else aligned(address(vector)))
         if shape not in self._recipes:

@@ -262,9 +262,9 @@ class CupyBackend(Backend):
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         self._refuse_strangers("matmul", a, b, out)
-        if out is None and a.ndim == b.ndim == 2:
-            out = self.allocate((a.shape[0], b.shape[1]), a.dtype)
-        if self._alone and out is not None and out.dtype == a.dtype == b.dtype:
+        if out is None and a.ndim in (2, 3) and a.shape[:-2] == b.shape[:-2]:
+            out = self.allocate((*a.shape[:-1], b.shape[-1]), a.dtype)
+        if self._alone and out is not None and out.ndim == 2 and out.dtype == a.dtype == b.dtype:
             turned = tuple(not m.flags.c_contiguous for m in (a, b))
             given = [m.T if is_turned else m for m, is_turned in zip((a, b), turned, strict=True)]
             self.run(MATRIX_PRODUCT, "forward", given, (out,), turned=turned)
