@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -451,6 +452,10 @@ class Model(Section):
     trained_activation: bool = Field(
         default=False,
         description="mix each activation with the identity, z + a (f(z) - z), by a trained share a for each unit",
+    )
+    residual: bool = Field(
+        default=False,
+        description="add the input of a hidden layer to its output, where it is as wide as the one before",
     )
     clamp: bool = Field(
         default=False,
@@ -927,6 +932,10 @@ class Settings(Section):
         if self.members.share != ALONE and not self.model.hidden:
             what = "without hidden layers there is nothing to share"
             problems.append(Problem(("members", "share"), what, "set model.hidden, or share: none"))
+        widths = [block.units for block in self.model.hidden]
+        if self.model.residual and not any(a == b for a, b in itertools.pairwise(widths)):
+            what = "no hidden layer is as wide as the one before, so there is nothing to add"
+            problems.append(Problem(("model", "residual"), what, "set residual: false, or equal widths"))
         if self.members.count > 1 and shards > 1:
             what = "several networks are not trained in shards"
             problems.append(Problem(("training", "shards"), what, "set shards: 1, or members: 1"))

@@ -7,7 +7,7 @@ respect to v. The names are those of a lecture: z before an activation and h aft
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -60,13 +60,17 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Step:
-    """One step forward, ``symbol = equation``; ``slope`` is the gradient of its input as an equation."""
+    """One step forward, ``symbol = equation``; ``slope`` is the gradient of its input as an equation.
+
+    ``also`` is the number of an earlier value that it takes besides the last one; None: it takes no other.
+    """
 
     symbol: str
     equation: str
     slope: str
-    function: Callable[[Tensor], Tensor]
+    function: Callable[..., Tensor]
     parts: tuple[_Part, ...] = ()
+    also: int | None = None
 
 
 def backpropagate(network: Sequential, loss: Loss, inputs: Values, targets: np.ndarray[Any, Any]) -> Backprop:
@@ -77,14 +81,15 @@ def backpropagate(network: Sequential, loss: Loss, inputs: Values, targets: np.n
     steps, backend = list(_steps(network.chain)), network.context.backend
     goal = backend.asarray(targets)
 
-    def forward(value: Tensor, start: int = 0) -> list[Tensor]:
-        values = [value]
-        for step in steps[start:]:
-            values.append(step.function(values[-1]))
-        return values
+    def forward(*first: Tensor) -> list[Tensor]:
+        found = list(first)
+        for step in steps[len(found) - 1 :]:
+            more = () if step.also is None else (found[step.also],)
+            found.append(step.function(found[-1], *more))
+        return found
 
     def from_value(start: int, array: Values) -> float:
-        return float(loss(forward(Tensor(array, backend), start)[-1], goal)[0])
+        return float(loss(forward(*values[:start], Tensor(array, backend))[-1], goal)[0])
 
     given = Tensor(inputs, backend)
     with GradientTape() as tape:
@@ -100,11 +105,12 @@ def backpropagate(network: Sequential, loss: Loss, inputs: Values, targets: np.n
 
     gradients = []
     equation = _equation_of(loss, network.units)
+    ways = {step.also: f" + ∇{step.symbol}" for step in steps}  # of a value that a later step takes, too
     for position in range(len(steps), 0, -1):
         step, output = steps[position - 1], values[position]
         function = partial(from_value, position)
         compared = compare(function, output.numpy(), slope_of(output), shown=_indices_shown(output.shape))
-        gradients.append(Gradient(step.symbol, equation, compared))
+        gradients.append(Gradient(step.symbol, equation + ways.get(position, ""), compared))
         for part in step.parts:
             seen, slope = _indices_shown(part.variable.shape), slope_of(part.variable)
             compared = compare_variable(lambda: from_value(0, inputs), part.variable, slope, shown=seen)
@@ -125,16 +131,22 @@ def _steps(chain: Sequence[Layer]) -> Iterator[_Step]:
     count = sum(layer.numbered for layer in chain)
     value, place, number = "x", "", 0
     *_, last = chain
+    done, inputs = 0, list[tuple[str, int]]()  # how many steps there are, and the value that each layer takes
     for layer in chain:
+        inputs.append((value, done))
         if layer.numbered:
             number += 1
             place = "o" if number == count else "h" if count == 2 else f"h{number}"
         if equation := layer.equation(value, place):
-            yield _step(layer, equation)
-            value = equation.symbol
+            made = _step(layer, equation)
+            if layer.reach:
+                earlier, also = inputs[-1 - layer.reach]
+                made = replace(made, equation=made.equation + earlier, function=layer.joined, also=also)
+            yield made
+            value, done = equation.symbol, done + 1
         if layer.link != "identity" and layer is not last:  # the loss sees the values before the link of the model
             yield _activation(layer.link, value, place)
-            value = f"{place}(x)"
+            value, done = f"{place}(x)", done + 1
 
 
 def _step(layer: Layer, equation: Equation) -> _Step:

@@ -233,9 +233,10 @@ def trace_network(network: Sequential | Ensemble) -> Computation:
 
 def _trace_layers(network: Sequential, x: Tensor, names: Mapping[int, str]) -> Tensor:
     """Return the last linear values of one network."""
+    outputs = network.outputs(x)
     for layer in network.chain:
         try:
-            x = layer.linear(x) if layer is network.chain[-1] else layer(x)
+            x = next(outputs)
             node_of(x.array)
         except (UnwritableError, GpumlpError) as error:
             kind = type(layer).__name__

@@ -14,6 +14,7 @@ from gpumlp.nn.layers import (
     Dense,
     Dropout,
     LayerNorm,
+    Residual,
 )
 from gpumlp.nn.losses import LOSSES, Loss
 from gpumlp.nn.mlp import MAX_UNITS, NO_NORM, Architecture, Hidden, count_parameters, mlp
@@ -51,6 +52,7 @@ __all__ = [
     "Model",
     "Parameters",
     "PeriodicEmbedding",
+    "Residual",
     "Sequential",
     "count_parameters",
     "fit_start",

@@ -150,6 +150,8 @@ class Layer:
     """Share that a batch has of its running averages, where it keeps any in ``state``."""
     epsilon: float | None = None
     """What it adds to a variance, where it divides by the root of one."""
+    reach = 0
+    """In a Sequential, how many layers before it the layer stands whose input it takes, too: see :meth:`joined`."""
     link = "identity"
     """The activation that it ends with, which becomes the model's link where the layer is the last one."""
 
@@ -183,6 +185,10 @@ class Layer:
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
         """Return the layer's output for ``x`` (N, inputs)."""
+        raise NotImplementedError
+
+    def joined(self, x: Tensor, earlier: Tensor) -> Tensor:
+        """Return the output of a layer with a ``reach``, given its input and that of the layer it reaches back to."""
         raise NotImplementedError
 
     def linear(self, x: Any, *, training: bool = False) -> Tensor:

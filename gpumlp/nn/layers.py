@@ -24,7 +24,7 @@ from gpumlp.autodiff import (
 )
 from gpumlp.autodiff.functions import minimum
 from gpumlp.autodiff.tensor import as_dtype
-from gpumlp.errors import ConfigError, choices
+from gpumlp.errors import ConfigError, ShapeError, choices
 from gpumlp.nn.initializers import INITIALIZERS, default_initializer
 from gpumlp.nn.layer import Declared, Equation, Layer
 from gpumlp.ops import record_of
@@ -204,6 +204,34 @@ class Mix(Layer):
     @property
     def detail(self) -> str:
         return self.name
+
+
+class Residual(Layer):
+    """x + e, e the input of the layer that stands ``reach`` layers before (He et al. 2015, arXiv:1512.03385).
+
+    It stands in a Sequential, whose other layers between the two are the block that learns a difference.
+    """
+
+    def __init__(self, reach: int) -> None:
+        super().__init__()
+        self.reach = whole("the reach of a residual", reach)
+
+    def joined(self, x: Tensor, earlier: Tensor) -> Tensor:
+        if x.shape != earlier.shape:
+            what = f"a residual adds {earlier.shape[-1]} values to {x.shape[-1]}"
+            raise ShapeError(what, hint="use blocks that are as wide as their input")
+        return as_dtype(as_dtype(x, wide(x.dtype)) + as_dtype(earlier, wide(x.dtype)), x.dtype)
+
+    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
+        raise ConfigError("a residual takes two values, and works in a Sequential alone")
+
+    def equation(self, value: str, place: str) -> Equation:
+        r = f"r_{place}"
+        return Equation(r, f"{value} + ", f"∇{r}")  # to be completed by the value that it reaches back to
+
+    @property
+    def detail(self) -> str:
+        return f"{self.reach} layers back"
 
 
 class Clamp(Layer):

@@ -10,7 +10,7 @@ from gpumlp.errors import ConfigError
 from gpumlp.nn.initializers import default_initializer
 from gpumlp.nn.inputs import EMBEDDINGS, BinnedEmbedding, CategoryTables, Embedding, MissingVectors, PeriodicEmbedding
 from gpumlp.nn.layer import Layer, count_trained
-from gpumlp.nn.layers import NORMS, STANDARD, Activation, Clamp, Dense, Dropout, InputFactors, Mix
+from gpumlp.nn.layers import NORMS, STANDARD, Activation, Clamp, Dense, Dropout, InputFactors, Mix, Residual
 from gpumlp.nn.members import SHARES, FirstFactors, MemberHeads, MemberScale, normal_by_column, ones, random_signs
 from gpumlp.nn.model import Sequential
 
@@ -49,6 +49,8 @@ class Architecture:
         A key of ``PARAMETRIZATIONS``: by what the learning rate of weights and biases is multiplied.
     input_factors
         Whether each input is multiplied by a trained factor.
+    residual
+        Whether a hidden layer adds its input to its output, where the two are equally wide.
     trained_activation
         Whether activations are mixed with the identity, by a trained share for each unit.
     clamp
@@ -78,6 +80,7 @@ class Architecture:
     parametrization: str = STANDARD
     input_factors: bool = False
     trained_activation: bool = False
+    residual: bool = False
     clamp: bool = False
     heads: int = 1
     share: str = ALONE
@@ -197,7 +200,9 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
         layers.append(InputFactors())
     if whole.share == "hidden":
         layers.append(MemberScale(whole.heads, initial=start))
+    width = None
     for h in whole.hidden:
+        start_of_block = len(layers)
         if h.norm == NO_NORM and not whole.trained_activation:
             layers += linear(h.units, h.activation, whole.initializer)
         else:
@@ -210,6 +215,9 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
             layers += [*linear(h.units, "identity", suited, bias=bias), *norms, activation]
         if h.dropout:
             layers.append(Dropout(h.dropout))
+        if whole.residual and h.units == width:
+            layers.append(Residual(len(layers) - start_of_block))
+        width = h.units
     if whole.share == ALONE:
         layers += linear(outputs, link, whole.initializer)
     else:

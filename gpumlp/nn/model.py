@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -208,11 +209,22 @@ class Sequential(Model):
         return super().build(*widths, backend=backend, dtype=dtype, seed=seed)
 
     def forward(self, *inputs: Tensor, training: bool = False) -> Tensor:
-        (x,) = inputs
-        *before, last = self.chain
-        for layer in before:
-            x = layer(x, training=training)
-        return last.linear(x, training=training)
+        for output in self.outputs(*inputs, training=training):
+            x = output
+        return x
+
+    def outputs(self, x: Tensor, *, training: bool = False) -> Iterator[Tensor]:
+        """Yield the output of each layer, of the last one its linear values."""
+        inputs = deque([x], 1 + max(layer.reach for layer in self.chain))  # no more than layers reach back to
+        for place, layer in enumerate(self.chain):
+            if layer.reach:
+                if layer.reach > place:
+                    raise ConfigError(f"layer {place + 1} reaches back {layer.reach} layers, to before the first")
+                output = layer.joined(inputs[-1], inputs[-1 - layer.reach])
+            else:
+                output = (layer.linear if place == len(self.chain) - 1 else layer)(inputs[-1], training=training)
+            inputs.append(output)
+            yield output
 
     @property
     def networks(self) -> tuple[Sequential, ...]:

@@ -495,6 +495,7 @@ def architecture_of(settings: Settings, encoder: Encoder | None = None) -> Archi
         chosen.parametrization,
         input_factors=chosen.input_factors,
         trained_activation=chosen.trained_activation,
+        residual=chosen.residual,
         clamp=chosen.clamp,
         heads=1 if members.share == ALONE else members.count,
         share=members.share,
