@@ -171,8 +171,17 @@ def test_the_commands_can_be_followed(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="the site needs mkdocs-material, which is in the extra 'dev'")
+    pytest.importorskip("latex2mathml", reason="the site needs latex2mathml, which is in the extra 'dev'")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=DOCS.parent)
     assert result.returncode == 0, result.stderr
     pages = {path.stem for path in tmp_path.glob("site/*.html")}
     assert {path.stem for path in DOCS.glob("*.md")} | {"index", "changelog"} <= pages
+    lecture = (tmp_path / "site" / "lecture.html").read_text()
+    pictures = re.findall(r'<img [^>]*src="([^"]+)"', lecture)
+    assert len(pictures) >= 7
+    assert all((tmp_path / "site" / picture).is_file() for picture in pictures)
+    text = re.sub(r"```.*?```", "", (DOCS / "lecture.md").read_text(), flags=re.DOTALL)
+    formulas = re.findall(r"\$\$.+?\$\$|\$[^$]+\$", text, re.DOTALL)
+    assert lecture.count("<math ") == len(formulas) > 80
+    assert "arithmatex" not in lecture
