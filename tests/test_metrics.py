@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpumlp import metrics
+from gpumlp.data import Features
 from gpumlp.errors import ShapeError
 from gpumlp.training.measure import MOST_ANSWERS, MOST_ROWS, rows_at_once
 
@@ -68,6 +69,12 @@ def test_few_rows_are_computed_at_once_where_there_are_many_classes(outputs: int
     assert 1 <= rows <= MOST_ROWS
     assert rows == 1 or rows * outputs <= MOST_ANSWERS
     assert rows == MOST_ROWS or (rows + 1) * outputs > MOST_ANSWERS
+
+
+def test_few_rows_are_computed_at_once_where_categories_have_many_values() -> None:
+    wide, plain = (Features(np.zeros((0, 2), np.float32), dense, 1 << 20) for dense in (1, 2))
+    assert rows_at_once(1, wide) == 32
+    assert rows_at_once(1, plain) == MOST_ROWS
 
 
 def test_binary_by_hand() -> None:

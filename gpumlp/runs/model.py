@@ -199,7 +199,7 @@ class SavedModel(Predictor):
 
     def linear(self, features: Features) -> Iterator[Tensor]:
         """Yield the last linear values of encoded rows, (n, K), some at a time."""
-        return outputs(self.network, features, self.encoder.input_scale, rows_at_once(self.encoder.outputs))
+        return outputs(self.network, features, self.encoder.input_scale, rows_at_once(self.encoder.outputs, features))
 
 
 @phase("save")

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpumlp import metrics
 from gpumlp.autodiff import Tensor
-from gpumlp.data import Dataset, Encoder
+from gpumlp.data import Dataset, Encoder, Features
 from gpumlp.nn import Loss, Model
 from gpumlp.training.calibration import Temperature
 from gpumlp.training.device_data import DeviceData, evaluated
@@ -41,16 +41,21 @@ class Measured:
         """Return what :func:`measure` does of these rows, ``data``, which have classes."""
         scores = metrics.ProbabilityScores()
         assert data.targets is not None
-        for start in range(0, len(data), batch := rows_at_once(self.linear.shape[1])):
+        for start in range(0, len(data), batch := rows_at_once(self.linear.shape[1], data.features)):
             rows = slice(start, start + batch)
             weights = None if data.weights is None else data.weights[rows]
             scores.add(probabilities(self.linear[rows]), data.targets[rows], weights)
         return self.measured | scores.result()
 
 
-def rows_at_once(outputs: int) -> int:
-    """Return how many rows a network with this many outputs computes at a time."""
-    return max(1, min(MOST_ROWS, MOST_ANSWERS // outputs))
+MOST_EXPANDED = 1 << 25
+"""Numbers that these rows have where categories become 0 and 1: with many values, fewer rows."""
+
+
+def rows_at_once(outputs: int, features: Features | None = None) -> int:
+    """Return how many rows a network with this many outputs computes at a time, of features such as these."""
+    expanded = MOST_EXPANDED // features.width if features is not None and features.has_categories else MOST_ROWS
+    return max(1, min(MOST_ROWS, MOST_ANSWERS // outputs, expanded))
 
 
 class Measurement:
@@ -90,7 +95,7 @@ class Measurement:
     def linear(self) -> np.ndarray[Any, Any]:
         """Return the last linear values of these rows, (N, K)."""
         inputs = partial(self.device.inputs, self.model)
-        batch = self.batch or rows_at_once(self.encoder.outputs)
+        batch = self.batch or rows_at_once(self.encoder.outputs, self.device.host.features)
         return np.concatenate([each.numpy() for _, each in evaluated(self.model, len(self.device), inputs, batch)])
 
 
@@ -113,12 +118,13 @@ def measure(
     probabilities : makes them of last linear values, (N, K): of classes they are measured, too; None: they are not
     linear : takes the last linear values of each batch, (n, K)
     """
-    backend, batch = model.context.backend, batch or rows_at_once(encoder.outputs)
+    backend = model.context.backend
     sums, predicted, targets, weights = np.zeros(4), [], [], []
     scores, probabilities = metrics.ProbabilityScores(), probabilities if encoder.classes else None
     for block in blocks:
         _, block_targets, block_weights = block.arrays
-        for rows, outputs in evaluated(model, len(block), partial(block.inputs, model), batch):
+        at_once = batch or rows_at_once(encoder.outputs, block.host.features)
+        for rows, outputs in evaluated(model, len(block), partial(block.inputs, model), at_once):
             weight = None if block_weights is None else block_weights[rows]
             sums += backend.to_host(loss.evaluate(outputs, block_targets[rows], weight))
             if probabilities is not None:

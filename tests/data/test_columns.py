@@ -222,11 +222,24 @@ def test_few_percentages_are_categories():
     assert fit(table("a", *(f"{i % 9} %" for i in range(20))))[0].one_hots[0].width == 9
 
 
-def test_many_categories_are_reported_and_too_many_refused():
+def test_many_categories_are_reported_and_of_too_many_the_seldom_ones_share_a_feature(monkeypatch):
     _, notes = fit(table("a", *(f"c{i % 300}" for i in range(600))))
     assert notes == ["column 'a' has 300 categories; consider dropping it"]
-    with pytest.raises(DataError, match="column 'a' has 10001 different texts, too many for categories"):
-        fit(table("a", *(f"c{i}" for i in range(10001)), "c0"))
+    monkeypatch.setattr("gpumlp.data.encoding.categories.MAX_CATEGORIES", 5)
+    texts = [text for text, count in zip("abcdefgh", (4, 2, 9, 2, 3, 2, 2, 1), strict=True) for _ in range(count)]
+
+    def fitted(*cells):
+        inputs, notes = fit(table("a,n", *(f"{cell},{i % 3}" for i, cell in enumerate(cells))))
+        return inputs.one_hots[0], notes
+
+    one_hot, notes = fitted(*texts)
+    assert one_hot.categories == ("a", "b", "c", "e")  # of equally many, the first by name
+    assert one_hot.rare == ("d", "f", "g", "h")
+    assert one_hot.features[-1] == "a=(other)"
+    assert notes == ["column 'a' has 8 values: the most frequent are categories, and the others share one"]
+    one_hot, _ = fitted(*texts, "", "")
+    assert (one_hot.categories, one_hot.gaps, one_hot.width) == (("a", "c", "e"), True, 5)
+    assert fitted(*texts[:15], "e", "e", "f", "f")[1] == []  # as many as have room
 
 
 def test_nothing_left_to_learn_from():

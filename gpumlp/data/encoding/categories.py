@@ -14,11 +14,12 @@ from gpumlp.data.source.frame import Frame
 from gpumlp.data.state import Fields, StateReader
 from gpumlp.errors import DataError, shown
 
+MAX_CATEGORIES = 10_000
+"""Features of one column at the most: of more values, the most frequent have one each, and the others share one."""
+
 # Up to so many rows, texts that are all different may still be categories; above, they are names.
 _FEW_ROWS = 50
-# One-hot features of one column: worth a remark, and beyond all reason.
-_MANY_CATEGORIES = 255
-_MOST_CATEGORIES = 10_000
+_MANY_CATEGORIES = 255  # one-hot features of one column that are worth a remark
 # A column of so many different numbers, and of other texts so few and in so few rows, is no column of categories.
 _MANY_NUMBERS, _FEW_STRAYS, _STRAY_SHARE = 10, 3, 0.1
 MOSTLY, ALMOST_ALL = 0.9, 0.99
@@ -39,8 +40,8 @@ class OneHot:
     ----------
     name : of the column
     categories : the values with a feature of their own, sorted
-    rare : the values that one training row has, sorted, if they share a feature; where nothing else would be left,
-        they are categories
+    rare : the values that one training row has, or the least frequent of more than ``MAX_CATEGORIES``, sorted, if
+        they share a feature; where nothing else would be left, they are categories
     gaps : whether a missing value was seen in training, and so is a category of its own
     """
 
@@ -70,14 +71,14 @@ class OneHot:
             return None, f"is left out: all its {len(counts)} texts are different" + (
                 f"; it {among}" if among else ""
             )
-        if len(counts) > _MOST_CATEGORIES:
-            what = f"column {name!r} has {len(counts)} different texts, too many for categories"
-            raise DataError(what, where=table.path, hint=f"it {among}" if among else "drop the column")
         rare = sorted(text for text, count in counts.items() if count == 1)
         if len(rare) == len(counts) and not gaps:
             rare = []
+        if crowded := len(counts) - len(rare) + gaps + bool(rare) > MAX_CATEGORIES:
+            by_count = sorted(counts, key=lambda text: (-counts[text], text))
+            rare = sorted(by_count[MAX_CATEGORIES - gaps - 1 :])
         one_hot = cls(name, tuple(sorted(counts.keys() - set(rare))), tuple(rare), gaps)
-        return one_hot, among or _remark(counts)
+        return one_hot, among or _remark(counts, crowded)
 
     @property
     def width(self) -> int:
@@ -129,11 +130,13 @@ class OneHot:
         return one_hot
 
 
-def _remark(counts: Counter[str]) -> str | None:
+def _remark(counts: Counter[str], crowded: bool) -> str | None:
     """Return what is to be said of a column of categories that is used."""
     count, different = counts.total(), len(counts)
     if count > _FEW_ROWS and different >= MOSTLY * count:
         return f"has {different} different texts in {count} rows, as an id or a name; consider dropping it"
+    if crowded:
+        return f"has {different:,} values: the most frequent are categories, and the others share one"
     if different > _MANY_CATEGORIES:
         return f"has {different} categories; consider dropping it"
     if different > 1:
