@@ -264,10 +264,9 @@ class GradientTape:
 
         Raises
         ------
-        TapeError
-            The tape has answered already, never watched a source, the target has no gradient because it is no
-            floating point, a variable was overwritten since it was used, or the target was made from a gradient that
-            this tape did not record.
+        TapeError : the tape has answered already, never watched a source, the target has no gradient because it is
+            no floating point, a variable was overwritten since it was used, or the target was made from a gradient
+            that this tape did not record
         """
         targets, listed = list(_leaves(target)), list(_leaves(sources))
         self._check(listed, targets, into, unconnected_gradients)

@@ -27,8 +27,7 @@ class Ensemble(Model):
 
     Parameters
     ----------
-    members
-        Networks on the same rows, of equal widths and output activation: all built, or to be built together.
+    members : networks on the same rows, of equal widths and output activation: all built, or to be built together
     """
 
     def __init__(self, members: Sequence[Sequential]) -> None:

@@ -25,12 +25,9 @@ class Embedding(Layer):
 
     Parameters
     ----------
-    numbers
-        f, the number of columns that are numbers.
-    size
-        d, how many values are made of a number.
-    rate, decay
-        Factors of the learning rate and of the weight decay of everything that is trained here.
+    numbers : f, the number of columns that are numbers
+    size : d, how many values are made of a number
+    rate, decay : factors of the learning rate and of the weight decay of everything that is trained here
     """
 
     meaning: ClassVar[str]
@@ -85,10 +82,8 @@ class PeriodicEmbedding(Embedding):
 
     Parameters
     ----------
-    waves
-        K, how many frequencies each number has.
-    frequency
-        Standard deviation of the first frequencies.
+    waves : K, how many frequencies each number has
+    frequency : standard deviation of the first frequencies
     """
 
     meaning = "waves of trained frequencies, mixed to a few values beside the number itself: PBLD"
@@ -130,8 +125,7 @@ class BinnedEmbedding(Embedding):
 
     Parameters
     ----------
-    bins
-        T, how many bins a number has at most.
+    bins : T, how many bins a number has at most
     """
 
     meaning = "a line with a bend at quantiles of the training rows, in each of several values: PLE"
@@ -190,12 +184,9 @@ class MissingVectors(Layer):
 
     Parameters
     ----------
-    numbers, outputs
-        Number of columns that are embedded, f, and of values made of each.
-    flagged
-        Which of them have a flag, in the order of the flags.
-    rate, decay
-        Factors of the learning rate and of the weight decay of the vectors.
+    numbers, outputs : number of columns that are embedded, f, and of values made of each
+    flagged : which of them have a flag, in the order of the flags
+    rate, decay : factors of the learning rate and of the weight decay of the vectors
     """
 
     def __init__(
@@ -251,12 +242,9 @@ class CategoryTables(Layer):
 
     Parameters
     ----------
-    values
-        How many columns each category has: the last ones of a row, in this order.
-    above
-        Values from which on a category has a table: more than this.
-    size
-        Length of a vector.
+    values : how many columns each category has: the last ones of a row, in this order
+    above : values from which on a category has a table: more than this
+    size : length of a vector
     """
 
     def __init__(self, values: Sequence[int], above: int, size: int = 8) -> None:
@@ -312,8 +300,7 @@ def edges_of(values: Values, bins: int, weights: Values | None = None) -> Values
     Parameters
     ----------
     values : (n,)
-    bins
-        How many there are at the most.
+    bins : how many there are at the most
     weights : (n,)
         Weights of the values; None: all count the same. One of weight 3 counts as three.
     """

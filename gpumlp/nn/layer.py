@@ -35,11 +35,9 @@ class Shard:
 
     Parameters
     ----------
-    first
-        The row of the batch that comes first.
-    leave
-        Takes a running average, the statistic of these rows and a factor of it, where the average is to wait for the
-        other shards. None where these rows are all.
+    first : the row of the batch that comes first
+    leave : takes a running average, the statistic of these rows and a factor of it, where the average is to wait for
+        the other shards. None where these rows are all.
     """
 
     first: int = 0
@@ -78,20 +76,14 @@ class Declared:
 
     Parameters
     ----------
-    shape
-        Its shape.
-    role
-        ``weight``: trained, and decays. ``offset``: trained, and does not decay (biases, gains). ``state``:
+    shape : its shape
+    role : ``weight``: trained, and decays. ``offset``: trained, and does not decay (biases, gains). ``state``:
         remembered, not trained.
-    initial
-        Returns its first values from a generator of the layer's own.
-    matrix
-        Whether it is a matrix (inputs, outputs), which other frameworks may keep transposed.
-    called
-        Its name in other frameworks, by theirs (:mod:`gpumlp.convert`); elsewhere it has the one it has here.
-    rate, decay
-        Factors of the learning rate and of the weight decay, each at least 0. A decay of None is 1 for a ``weight``
-        and 0 for an ``offset``.
+    initial : returns its first values from a generator of the layer's own
+    matrix : whether it is a matrix (inputs, outputs), which other frameworks may keep transposed
+    called : its name in other frameworks, by theirs (:mod:`gpumlp.convert`); elsewhere it has the one it has here
+    rate, decay : factors of the learning rate and of the weight decay, each at least 0. A decay of None is 1 for a
+        ``weight`` and 0 for an ``offset``.
     """
 
     shape: tuple[int, ...]
@@ -202,8 +194,7 @@ class Layer:
 
         Raises
         ------
-        ConfigError
-            Where a layer has not said what it computes.
+        ConfigError : where a layer has not said what it computes
         """
         raise ConfigError(f"backpropagation through a {type(self).__name__} has no equation to be shown")
 

@@ -124,8 +124,7 @@ def record_of(name: str | Activation) -> Activation:
 
     Raises
     ------
-    ConfigError
-        If there is none of this name.
+    ConfigError : if there is none of this name
     """
     if isinstance(name, Activation):
         return name

@@ -37,8 +37,7 @@ class Mpi(Ranks):
 
     Parameters
     ----------
-    limit
-        Seconds that a rank waits for the others.
+    limit : seconds that a rank waits for the others
     """
 
     def __init__(self, limit: float) -> None:

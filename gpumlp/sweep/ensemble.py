@@ -67,11 +67,10 @@ def combine(
 
     Parameters
     ----------
-    folders
-        Run folders, of which the validation rows count; folders of ``gpumlp sweep`` for all of their runs; folders of
-        ``gpumlp cv``, each a candidate by itself: its folds predict by their mean, and the rows outside count.
-    rounds
-        Most candidates that are added.
+    folders : run folders, of which the validation rows count; folders of ``gpumlp sweep`` for all of their runs;
+        folders of ``gpumlp cv``, each a candidate by itself: its folds predict by their mean, and the rows outside
+        count
+    rounds : most candidates that are added
 
     Returns
     -------

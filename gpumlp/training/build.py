@@ -277,8 +277,7 @@ def backends_side_by_side(backend: Backend, count: int, parameters: int) -> list
 
     Parameters
     ----------
-    parameters
-        How many numbers are trained in the largest of them.
+    parameters : how many numbers are trained in the largest of them
     """
     apart = isinstance(backend, NativeBackend) and backend.threads > 1 < count and parameters <= MAX_PARAMETERS_APART
     return [backend.alone() if apart and isinstance(backend, NativeBackend) else backend for _ in range(count)]

@@ -243,11 +243,9 @@ def train_side_by_side(
 
     Parameters
     ----------
-    jobs
-        Settings and prepared data of each. The backend is that of the first settings.
-    on_event
-        Called with the number of a network and each event of its loop, by one thread at a time. A network whose call
-        returns True is trained no further.
+    jobs : settings and prepared data of each. The backend is that of the first settings.
+    on_event : called with the number of a network and each event of its loop, by one thread at a time. A network
+        whose call returns True is trained no further.
     """
     if not jobs:
         return []
