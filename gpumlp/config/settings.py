@@ -665,11 +665,12 @@ class Training(Section):
         description="metric of the validation rows that chooses the best epoch; of equal ones the later is kept for "
         "accuracy, macro_f1 and auc; log_loss is measured after a temperature fitted to these rows; auto: loss",
     )
-    calibration: Literal["auto", "none", "temperature"] = Field(
+    calibration: Literal["auto", "none", "temperature", "isotonic"] = Field(
         default="auto",
         description="calibration of the probabilities, fitted on the validation rows: temperature (a factor of the "
-        "last linear values, and a share 1 / (rows + 1) of equal probabilities) or none; auto: temperature where "
-        "there are validation rows",
+        "last linear values, and a share 1 / (rows + 1) of equal probabilities), isotonic (a rising curve of each "
+        "class behind it, for at least 10,000 validation rows; the class that is predicted stays) or none; auto: "
+        "temperature where there are validation rows",
     )
     conformal: Share = Field(
         default=0.0,
@@ -691,9 +692,11 @@ class Training(Section):
         """The key of ``METRICS`` that is meant."""
         return "loss" if self.metric == "auto" else self.metric
 
-    def calibrates(self, validated: bool) -> bool:
-        """Return whether probabilities get a temperature, given whether there are validation rows."""
-        return validated if self.calibration == "auto" else self.calibration == "temperature"
+    def calibrates(self, validated: bool) -> str:
+        """Return the calibration that is meant, or ``none``, given whether there are validation rows."""
+        if self.calibration == "auto":
+            return "temperature" if validated else "none"
+        return self.calibration
 
     def stopping(self, epochs: int, *, validated: bool) -> tuple[int, float] | None:
         """Return patience and least improvement, or None where all epochs are run.
@@ -896,10 +899,11 @@ class Settings(Section):
             fitting = [name for name, each in METRICS.items() if each.fits(self.task)]
             what = f"{metric} is not a metric for {self.task}"
             problems.append(Problem(("training", "metric"), what, "allowed: auto, " + ", ".join(fitting)))
-        if self.training.calibration == "temperature" and self.task != "classification":
-            what = "a temperature is of probabilities, and a regression has none"
+        fitted = {"temperature": "a temperature", "isotonic": "an isotonic curve"}.get(self.training.calibration)
+        if fitted is not None and self.task != "classification":
+            what = f"{fitted} is of probabilities, and a regression has none"
             if self.task == "multilabel":
-                what = "a temperature is of classes, and labels have none"
+                what = f"{fitted} is of classes, and labels have none"
             problems.append(Problem(("training", "calibration"), what, "set calibration: auto"))
         if self.model.clamp and (self.task != "regression" or LOSSES[self.loss.name].one.least is not None):
             counts = f"with the loss {self.loss.name} the network predicts logarithms, which are not clamped"
@@ -915,9 +919,9 @@ class Settings(Section):
             if metric != "auto":
                 path = ("training", "metric")
                 problems.append(Problem(path, f"choosing the epoch by {metric} {what}", f"{hint}set metric: auto"))
-            if self.training.calibration == "temperature":
+            if fitted is not None:
                 path = ("training", "calibration")
-                problems.append(Problem(path, f"a temperature {what}", f"{hint}set calibration: none"))
+                problems.append(Problem(path, f"{fitted} {what}", f"{hint}set calibration: none"))
             if self.training.conformal:
                 problems.append(Problem(("training", "conformal"), f"intervals {what}", f"{hint}set conformal: 0"))
             if SCHEDULES[self.schedule.name].watches:

@@ -27,6 +27,7 @@ from gpumlp.export.encoding import INTERPOLATE, Categories, numbers_of, trace_sc
 from gpumlp.export.trace import INPUT, Address, Application, Computation, Constant, address_of, expanded, reachable
 from gpumlp.runs.model import SavedModel
 from gpumlp.runs.predictor import Predictions
+from gpumlp.training.calibration import Curve, Isotonic
 
 OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
 """Of 2022: what runs a newer file runs this one, too."""
@@ -317,11 +318,35 @@ def _outputs(graph: OnnxGraph, model: SavedModel, linear: str, answer: str) -> l
         graph.add("Softmax", wide, axis=1, output=probability)
     else:
         shares = graph.add("Softmax", graph.add("Mul", wide, graph.constant(fitted.sharpness, np.float64)), axis=1)
+        if isinstance(fitted, Isotonic):
+            shares = _curved(graph, shares, fitted.curves)
         sure = graph.add("Mul", shares, graph.constant(1.0 - fitted.mix, np.float64))
         equal = graph.constant(fitted.mix / len(target.classes), np.float64)
         graph.add("Add", sure, equal, output=probability)
     string = graph.onnx.TensorProto.STRING
     return [make(prediction, string, ["N"]), make(probability, double, ["N", len(target.classes)])]
+
+
+def _curved(graph: OnnxGraph, shares: str, curves: Sequence[Curve]) -> str:
+    """Return what curves make of probabilities, (N, classes), as ``Isotonic`` does."""
+    two, one = len(curves) == 1, graph.constant(1.0, np.float64)
+    columns = []
+    for number, curve in enumerate(curves, 1 if two else 0):
+        x, y = np.array(curve.inputs), np.array(curve.outputs)
+        slopes = np.concatenate([[0.0], np.diff(y) / np.diff(x), [0.0]])  # of the lines before, between and behind
+        starts = np.concatenate([x[:1], x]), np.concatenate([y[:1], y])
+        share = graph.add("Gather", shares, graph.constant(np.array([number])), axis=1)
+        above = graph.cast(graph.add("GreaterOrEqual", share, graph.constant(x[None])), np.int64)
+        line = graph.add("ReduceSum", above, graph.constant(np.array([1])), keepdims=1)
+        slope, x0, y0 = (graph.add("Gather", graph.constant(each), line) for each in (slopes, *starts))
+        columns.append(graph.add("Add", graph.add("Mul", slope, graph.add("Sub", share, x0)), y0))
+    if two:
+        return graph.add("Concat", graph.add("Sub", one, columns[0]), columns[0], axis=1)
+    found = graph.add("Concat", *columns, axis=1)
+    total = graph.add("ReduceSum", found, graph.constant(np.array([1])), keepdims=1)
+    some = graph.add("Greater", total, graph.constant(0.0, np.float64))
+    divided = graph.add("Div", found, graph.add("Where", some, total, one))
+    return graph.add("Where", some, divided, graph.constant(1.0 / len(curves), np.float64))
 
 
 def _labels(graph: OnnxGraph, target: LabelTargets, linear: str) -> list[Any]:

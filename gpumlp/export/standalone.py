@@ -131,6 +131,14 @@ def _probabilities(linear: Any) -> Any:
     linear = fitted["sharpness"] * linear
     powers = np.exp(linear - linear.max(axis=1, keepdims=True))
     shares = powers / powers.sum(axis=1, keepdims=True)
+    curves = [(each["inputs"], each["outputs"]) for each in fitted.get("curves", ())]
+    if len(curves) == 1:
+        second = np.interp(shares[:, 1], *curves[0])
+        shares = np.stack([1.0 - second, second], axis=1)
+    elif curves:
+        shares = np.stack([np.interp(p, *curve) for p, curve in zip(shares.T, curves, strict=True)], axis=1)
+        total = shares.sum(axis=1, keepdims=True)
+        shares = np.where(total > 0, shares / np.where(total > 0, total, 1.0), 1.0 / shares.shape[1])
     return (1.0 - fitted["mix"]) * shares + fitted["mix"] / linear.shape[1]
 
 

@@ -131,7 +131,7 @@ def of_network(encoder: Encoder, summary: str, *, calibrated: bool) -> Section:
     """Return the layers. ``summary`` is the table that the network makes of them."""
     what = f"{encoder.width:,} inputs, {encoder.outputs:,} outputs."
     if calibrated:
-        what += " Probabilities are calibrated by a temperature fitted on validation rows."
+        what += " Probabilities are calibrated on validation rows."
     return Section("Network", paragraph(what) + code(summary))
 
 

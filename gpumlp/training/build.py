@@ -42,6 +42,7 @@ from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
 from gpumlp.ranks import Ranks
 from gpumlp.seeds import CONFORMAL, generator
 from gpumlp.store.formats import Arrays
+from gpumlp.training.calibration import CALIBRATIONS, MIN_ISOTONIC_ROWS, Temperature
 from gpumlp.training.device_data import DeviceData
 from gpumlp.training.shards import ranges
 from gpumlp.training.trainer import Trainer
@@ -80,7 +81,7 @@ class Parts:
     members : of several networks the parts of each; ``model`` is their ensemble then, and what else belongs to one
         network is the first's
     choice, kept : the validation rows that choose the best epoch, and those kept out of this, for intervals
-    calibrated : whether the probabilities get a temperature
+    calibration : what the probabilities get, a value of ``CALIBRATIONS``; None: nothing
     joint : whether all of these keep the weights of one epoch, at which their mean is best
     notes : on the data, and on what the settings come to with them
     """
@@ -100,7 +101,7 @@ class Parts:
     joint: bool = False
     choice: Dataset | None = None
     kept: Dataset | None = None
-    calibrated: bool = False
+    calibration: type[Temperature] | None = None
     notes: tuple[Note, ...] = ()
 
 
@@ -187,6 +188,14 @@ def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]
         if np.ptp(seen) == 0:
             what = f"{METRICS[metric].title} is not defined: the target is the same in all validation rows"
             hint = "use more validation rows (data.split.validation), or another metric"
+    if settings.training.calibration == "isotonic" and data.validation is not None:
+        count = round((1 - settings.training.conformal) * len(data.validation))
+        if count < MIN_ISOTONIC_ROWS:
+            few = (
+                f"isotonic calibration needs at least {MIN_ISOTONIC_ROWS:,} validation rows, and there are {count:,}"
+            )
+            error = DataError(few, where=title, hint="set calibration: temperature, or use more validation rows")
+            problems.append(("training.calibration", error))
     if what is not None:
         problems.append(("training.metric", DataError(what, where=title, hint=hint)))
     return problems
@@ -368,7 +377,9 @@ def _build(
         on_device,
         choice=choice,
         kept=kept,
-        calibrated=encoder.task == "classification" and training.calibrates(data.validation is not None),
+        calibration=CALIBRATIONS.get(training.calibrates(data.validation is not None))
+        if encoder.task == "classification"
+        else None,
     )
 
 

@@ -108,17 +108,115 @@ class Temperature:
         shares += self.mix / shares.shape[1]
         return shares
 
-    def to_state(self) -> dict[str, float]:
+    def to_state(self) -> dict[str, Any]:
         """Return what ``from_state`` takes back."""
         return asdict(self)
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, float]) -> Temperature:
-        """Restore. Raises ValueError for numbers that no fit gives."""
+    @staticmethod
+    def from_state(state: Mapping[str, Any]) -> Temperature:
+        """Restore it, or what extends it. Raises ValueError for numbers that no fit gives."""
         sharpness, mix = float(state["sharpness"]), float(state["mix"])
         if not (0 < sharpness < math.inf and 0 <= mix <= 1):
             raise ValueError(f"a calibration of {dict(state)}")
-        return cls(sharpness, mix)
+        if "curves" not in state:
+            return Temperature(sharpness, mix)
+        curves = tuple(
+            Curve(tuple(map(float, each["inputs"])), tuple(map(float, each["outputs"]))) for each in state["curves"]
+        )
+        for each in curves:
+            x, y = np.array(each.inputs), np.array(each.outputs)
+            rises = (np.diff(x) > 0).all() and (np.diff(y) >= 0).all()
+            if not (len(x) == len(y) > 0 and rises and y[0] >= 0 and y[-1] <= 1 and np.isfinite(x).all()):
+                raise ValueError("a curve of a calibration that does not rise")
+        return Isotonic(sharpness, mix, curves)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A rising function of a probability: straight between points, flat beyond them.
+
+    Parameters
+    ----------
+    inputs, outputs : (points,) both rising, inputs strictly
+    """
+
+    inputs: tuple[float, ...]
+    outputs: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, x: Host, y: Host, weights: Host) -> Curve:
+        """Return the rising function of least weighted squared distance from points, by pooling adjacent violators.
+
+        Parameters
+        ----------
+        x, y, weights : (n,), weights above 0
+        """
+        inputs, place = np.unique(x, return_inverse=True)
+        mass = np.bincount(place, weights)
+        means = np.bincount(place, weights * y) / mass
+        starts, levels, masses = list[int](), list[float](), list[float]()
+        for start, (level, weight) in enumerate(zip(means.tolist(), mass.tolist(), strict=True)):
+            while levels and levels[-1] >= level:
+                level = (levels[-1] * masses[-1] + level * weight) / (masses[-1] + weight)
+                weight += masses.pop()
+                levels.pop()
+                start = starts.pop()
+            starts.append(start)
+            levels.append(level)
+            masses.append(weight)
+        ends = [start - 1 for start in starts[1:]] + [len(inputs) - 1]
+        points = dict[float, float]()
+        for first, last, level in zip(starts, ends, levels, strict=True):
+            points |= {float(inputs[first]): level, float(inputs[last]): level}
+        return cls(tuple(points), tuple(points.values()))
+
+    def __call__(self, x: Host) -> Host:
+        """Return its values."""
+        return np.interp(x, self.inputs, self.outputs)
+
+
+MIN_ISOTONIC_ROWS = 10_000
+"""Fewest validation rows for curves: on fewer, they fit the noise."""
+
+
+@dataclass(frozen=True)
+class Isotonic(Temperature):
+    """A temperature, and then a rising curve for the probability of each class (of two, of the second alone).
+
+    Of more than two classes the results are divided by their sum. Then equal probabilities are mixed in.
+
+    References
+    ----------
+    Zadrozny and Elkan 2002, Transforming classifier scores into accurate multiclass probability estimates
+    """
+
+    curves: tuple[Curve, ...] = ()
+
+    @classmethod
+    def fit(cls, linear: Host, labels: Host, weights: Host | None = None) -> Isotonic:
+        base = Temperature.fit(linear, labels, weights)
+        weight = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
+        kept = weight > 0
+        shares = softmax(base.sharpness * linear.astype(np.float64))[kept]
+        classes = range(1, 2) if shares.shape[1] == 2 else range(shares.shape[1])
+        curves = [Curve.fit(shares[:, k], (labels[kept] == k).astype(np.float64), weight[kept]) for k in classes]
+        return cls(base.sharpness, base.mix, tuple(curves))
+
+    def __call__(self, linear: Host) -> Host:
+        shares = softmax(self.sharpness * linear.astype(np.float64))
+        if len(self.curves) == 1:
+            second = self.curves[0](shares[:, 1])
+            found = np.stack([1.0 - second, second], axis=1)
+        else:
+            found = np.stack([curve(share) for curve, share in zip(self.curves, shares.T, strict=True)], axis=1)
+            total = found.sum(axis=1, keepdims=True)
+            found = np.where(total > 0, found / np.where(total > 0, total, 1.0), 1.0 / found.shape[1])
+        mixed: Host = (1.0 - self.mix) * found + self.mix / found.shape[1]
+        return mixed
+
+
+CALIBRATIONS: dict[str, type[Temperature]] = {"temperature": Temperature, "isotonic": Isotonic}
+"""Calibrations by the names that settings use."""
 
 
 def rank(level: float, count: int) -> int:

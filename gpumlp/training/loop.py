@@ -236,9 +236,9 @@ class Loop:
         return best_seen[1] if best_seen is not None and best_seen[0] is self.best else None
 
     def calibration(self) -> Temperature | None:
-        """Return the temperature of the best weights, fitted on the validation rows that chose them; or None."""
+        """Return the calibration of the best weights, fitted on the validation rows that chose them; or None."""
         data = self.parts.choice
-        if data is None or not self.parts.calibrated:
+        if data is None or self.parts.calibration is None:
             return None
         if self._calibrated is None or self._calibrated[0] is not self.best:
             self._calibrated = self.best, self._fit_calibration(data)
@@ -247,10 +247,11 @@ class Loop:
     @phase("measure")
     def _fit_calibration(self, data: Dataset) -> Temperature:
         assert data.targets is not None
+        assert self.parts.calibration is not None
         if (seen := self._seen_by_best()) is not None:
-            return Temperature.fit(seen.linear, data.targets, data.weights)
+            return self.parts.calibration.fit(seen.linear, data.targets, data.weights)
         self.parts.model.load(self.best)
-        return Temperature.fit(self._measurement_of(CHOICE).linear(), data.targets, data.weights)
+        return self.parts.calibration.fit(self._measurement_of(CHOICE).linear(), data.targets, data.weights)
 
     def scores(self) -> np.ndarray[Any, Any] | None:
         """Return how far the best weights are from the validation rows that chose nothing, (n,) sorted; or None.
