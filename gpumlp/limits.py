@@ -29,6 +29,16 @@ def host_memory() -> int | None:
     return min(found, default=None)
 
 
+def cache_folder() -> Path | None:
+    """Return where what can be made again is kept: ``GPUMLP_CACHE``, or ``gpumlp`` in the user's cache, if any."""
+    if given := os.environ.get("GPUMLP_CACHE"):
+        return Path(given)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpumlp"
+    except RuntimeError:  # a user without a home
+        return None
+
+
 def gigabytes(count: float) -> str:
     """Return a number of bytes as text: in GB with three digits, few of them as they are."""
     if count < 1e6:

@@ -22,6 +22,8 @@ FOLDS = 0xF01D
 """Division of the rows into folds."""
 SEARCH = 0x5EA6
 """A point of a random search, by its number."""
+PACK = 0xB10C
+"""Dealing of the training rows to blocks on disk, and the key of the order in which blocks are visited."""
 REPORT = 0x4E90
 """Samples of rows and permutations of columns in a report."""
 

@@ -12,8 +12,8 @@ from rooms import FILES, PACKAGE, ROOMS, ROOT, imports, room, room_of, rooms_bel
 
 FLOORS = [  # a room stands one floor above the highest room that it imports from
     ["errors", "limits", "phases", "seeds"],
-    ["metrics", "ops", "data", "ranks", "store"],
-    ["backend"],
+    ["metrics", "ops", "ranks", "store"],
+    ["backend", "data"],
     ["autodiff", "optim", "checks"],
     ["nn", "bench", "drawing"],
     ["config", "convert", "approximation"],

@@ -21,11 +21,11 @@ from gpumlp.backend.cuda.cublaslt import version
 from gpumlp.backend.cuda.gpu import CupyBackend
 from gpumlp.backend.cuda.graph import CudaGraph
 from gpumlp.backend.host import prebuilt
-from gpumlp.backend.host.builder import cache_folder, compiler
+from gpumlp.backend.host.builder import compiler
 from gpumlp.backend.host.native import NativeBackend
 from gpumlp.backend.kernels import folder
 from gpumlp.errors import BackendError, GpumlpError
-from gpumlp.limits import cores, threads
+from gpumlp.limits import cache_folder, cores, threads
 
 PACKAGES = ("numpy", "click", "pyyaml", "pydantic", "rich", "safetensors", "pyarrow", "matplotlib", "ml_dtypes")
 MEMORY = Path("/proc/meminfo")

@@ -588,6 +588,17 @@ def approximate(
 @main.command()
 @click.argument("config", type=PATH)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated.")
+@click.option("-o", "--output", type=PATH, help="Folder of packed rows; same as --set data.pack.folder=DIR.")
+def pack(config: Path, overrides: tuple[str, ...], output: Path | None) -> None:
+    """Pack the rows of CONFIG on disk, as gpumlp train does with data that are larger than memory."""
+    with ends_at_once():
+        from gpumlp.cli import verbs
+    verbs.pack(config=config, overrides=overrides, output=output)
+
+
+@main.command()
+@click.argument("config", type=PATH)
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated.")
 @click.option("--print-config", is_flag=True, help="Print all settings, defaults included.")
 def validate(config: Path, overrides: tuple[str, ...], print_config: bool) -> None:
     """Check CONFIG, its files and columns, without training."""

@@ -32,8 +32,9 @@ from gpumlp.cli.display import (
 )
 from gpumlp.cli.given import template_of
 from gpumlp.config.presets import PRESETS
-from gpumlp.data import News, Source, read_blocks, read_start, stream_blocks
+from gpumlp.data import News, PackedRows, Source, read_blocks, read_start, stream_blocks
 from gpumlp.errors import LISTED, ConfigError, DataError, Note, RunError, choices, exit_code
+from gpumlp.limits import gigabytes
 from gpumlp.metrics import title
 from gpumlp.ranks import Ranks
 from gpumlp.runs.ensemble import is_ensemble
@@ -43,7 +44,8 @@ from gpumlp.runs.predictor import Predictor
 from gpumlp.runs.start import start_of
 from gpumlp.store.formats import check_free, to_json, write_text
 from gpumlp.sweep.folder import Template
-from gpumlp.training.build import build, load_data, require_memory
+from gpumlp.training.build import build, load_data, pack_data, require_memory
+from gpumlp.training.rows import ENCODED, WINDOW
 
 RUNS = Path("runs")
 VERSIONS = {"Python": platform.python_version(), "NumPy": np.__version__, "gpumlp": __version__}
@@ -334,6 +336,25 @@ def validate(config: Path, overrides: Sequence[str], print_config: bool) -> None
     if settings.backend not in ("auto", "cupy") or not BACKENDS["cupy"].is_installed():
         require_memory(settings, Backend().memory)  # the memory of a device is asked for when it is to train
     tell(f"{config}: no problems")
+
+
+def pack(config: Path, overrides: Sequence[str], output: Path | None) -> None:
+    """Pack the rows of a configuration, and say what they come to."""
+    more = [] if output is None else [f"data.pack.folder={json.dumps(str(output))}"]
+    loaded = template_of(config, None, [*overrides, *more])[0].load()
+    data = pack_data(loaded)
+    remarks(data.notes)
+    parts = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
+    blocks = [part for part in data.parts.values() if isinstance(part, PackedRows)]
+    size = sum(part.layout.row_bytes * len(part) for part in blocks)
+    count = sum(part.layout.blocks for part in blocks)
+    tell(f"packed      {parts} rows: {gigabytes(size)} in {count:,} blocks, {blocks[0].folder}")
+    more = [] if output is None else [f"--set data.pack.folder={shlex.quote(str(output))}"]
+    memory = loaded.settings.data.memory
+    if loaded.settings.data.pack.window is None and (memory is None or size <= memory // ENCODED):
+        more.append(f"--set data.pack.window={WINDOW}")  # else train takes rows that memory holds
+    told = shlex.join(["gpumlp", "train", str(config), *(part for each in overrides for part in ("--set", each))])
+    tell(f"next        {' '.join([told, *more])}", whole=True)
 
 
 def schema() -> None:

@@ -114,7 +114,8 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, text: s
     if problems:
         raise ConfigError(_report(path, [*problems, *_misfits(draft, draft.start)]))
     places = {".".join(map(str, keys)): place for keys, place in draft.places.items() if keys}
-    return Loaded(_with_absolute_paths(settings, draft.start, draft.start_of("model", "start_from")), path, places)
+    starts = draft.start_of("model", "start_from"), draft.start_of("data", "pack", "folder")
+    return Loaded(_with_absolute_paths(settings, draft.start, *starts), path, places)
 
 
 def configure(**settings: Any) -> Loaded:
@@ -193,11 +194,17 @@ def _misfit(place: Place, setting: str, error: GpumlpError) -> ConfigError:
 
 
 def _with_absolute_paths(
-    settings: Settings, start: str | os.PathLike[str], model_start: str | os.PathLike[str] | None = None
+    settings: Settings,
+    start: str | os.PathLike[str],
+    model_start: str | os.PathLike[str] | None = None,
+    pack_start: str | os.PathLike[str] | None = None,
 ) -> Settings:
-    """Return settings whose ``data.folder`` starts at ``start``, and ``model.start_from`` at ``model_start``."""
+    """Return settings whose paths are absolute: of the data, of ``model.start_from`` and of packed rows."""
     data, model = settings.data, settings.model
-    data = data.model_copy(update={"folder": _absolute(start, data.folder or "")})
+    pack = data.pack
+    if pack.folder is not None:
+        pack = pack.model_copy(update={"folder": _absolute(start if pack_start is None else pack_start, pack.folder)})
+    data = data.model_copy(update={"folder": _absolute(start, data.folder or ""), "pack": pack})
     if model.start_from is not None:
         path = _absolute(start if model_start is None else model_start, model.start_from)
         model = model.model_copy(update={"start_from": path})

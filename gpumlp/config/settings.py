@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -29,12 +30,15 @@ from gpumlp.data import (
     Kind,
     MisfitProblems,
     Missing,
+    Packs,
     is_encoding,
     is_separator,
     misfits,
 )
 from gpumlp.data.dataset import Task
+from gpumlp.data.source.room import Room, reading_into
 from gpumlp.errors import choices
+from gpumlp.limits import cache_folder, host_memory
 from gpumlp.metrics import METRICS
 from gpumlp.nn import INITIALIZERS, LOSSES, MAX_UNITS, NO_NORM, NORMS, PARAMETRIZATIONS, STANDARD
 from gpumlp.nn.inputs import EMBEDDINGS, MAX_BINS
@@ -107,6 +111,10 @@ class FoldSettings(Section):
 
 def _rows_of(given: float | tuple[str, ...] | str | FoldSettings) -> float | tuple[str, ...] | str | Fold:
     return Fold(given.fold, given.of) if isinstance(given, FoldSettings) else given
+
+
+MEMORY_SHARE = 0.8
+"""Of the memory of the machine that rows take, unless the settings say otherwise."""
 
 
 class Split(Section):
@@ -206,6 +214,25 @@ def kind_of_column(given: object) -> object:
     return {"type": given} if isinstance(given, str) else given
 
 
+class PackSettings(Section):
+    """How rows that take more memory than they may are kept on disk, in blocks that training reads by windows."""
+
+    folder: Text | None = Field(
+        default=None,
+        description="folder of packed rows, relative to the configuration file; null: packs in the cache of gpumlp",
+    )
+    max_size: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="GB that packed rows may take on disk; those used longest ago are deleted; null: what there is",
+    )
+    window: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="rows that are shuffled among each other at a time; if it is set, rows are packed in any case; "
+        "null: they are packed if they take more than half of data.max_memory, and 524,288 are shuffled, or as many "
+        "as an eighth of it holds",
+    )
+
+
 class Data(Section):
     """Where the rows come from and how they are prepared."""
 
@@ -274,6 +301,34 @@ class Data(Section):
         default=None, description="column of row weights, each at least 0; null: all rows count the same"
     )
 
+    max_memory: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="GB of memory that rows may take: half of it as they are read, half as they are encoded; what is "
+        "beyond is kept on disk; null: 80 % of what this machine has",
+    )
+    pack: PackSettings = Field(default=PackSettings(), description="how rows are kept on disk")
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes of memory that rows may take; None where nobody knows what there is."""
+        if self.max_memory is not None:
+            return int(self.max_memory * 1e9)
+        there_is = host_memory()
+        return None if there_is is None else int(MEMORY_SHARE * there_is)
+
+    @property
+    def packs(self) -> Packs:
+        """The folder of packed rows."""
+        pack, memory = self.pack, self.memory
+        folder = Path(cache_folder() or tempfile.gettempdir()) / "packs" if pack.folder is None else Path(pack.folder)
+        limit = None if pack.max_size is None else int(pack.max_size * 1e9)
+        return Packs(folder, limit, *(() if memory is None else (memory // 4,)))
+
+    @property
+    def room(self) -> Room:
+        """Room for rows as they are read: half of their memory, then the folder of packed rows."""
+        return Room() if self.memory is None else Room(self.packs.folder, self.memory // 2)
+
     @property
     def dialect(self) -> Dialect:
         """How the files of text are written, as far as the settings say."""
@@ -301,19 +356,20 @@ class Data(Section):
     def misfits(self, start: Path) -> MisfitProblems:
         """Return the settings that name a file or a column that is not there; ``start`` is where folder starts."""
         parts = {"split.validation": self.split.validation, "split.test": self.split.test}
-        found = misfits(
-            start / os.path.expanduser(self.folder or ""),
-            ({} if self.train is None else {"train": self.train})
-            | {name: part for name, part in parts.items() if isinstance(part, str | tuple)},
-            target=self.target,
-            weights=self.weights,
-            drop=self.drop,
-            columns=self.columns,
-            group=self.split.group,
-            time=self.split.time,
-            dialect=self.dialect,
-            query=self.query,
-        )
+        with reading_into(self.room):
+            found = misfits(
+                start / os.path.expanduser(self.folder or ""),
+                ({} if self.train is None else {"train": self.train})
+                | {name: part for name, part in parts.items() if isinstance(part, str | tuple)},
+                target=self.target,
+                weights=self.weights,
+                drop=self.drop,
+                columns=self.columns,
+                group=self.split.group,
+                time=self.split.time,
+                dialect=self.dialect,
+                query=self.query,
+            )
         return [(f"data.{setting}", error) for setting, error in found]
 
     @model_validator(mode="after")

@@ -1,11 +1,13 @@
 """Data: files to arrays. Sources are read, rows divided, columns encoded by what the training rows say."""
 
-from gpumlp.data.dataset import Dataset, Encoder, Prepared, prepare, prepare_files
+from gpumlp.data.dataset import Dataset, Divided, EncodedRows, Encoder, Prepared, prepare, prepare_files
 from gpumlp.data.encoding.columns import News
 from gpumlp.data.encoding.features import Features
 from gpumlp.data.encoding.scaling import SCALINGS
 from gpumlp.data.encoding.targets import Goal
 from gpumlp.data.encoding.transforms import TRANSFORMS
+from gpumlp.data.packed.blocks import PackedRows
+from gpumlp.data.packed.packs import Packs, key_of
 from gpumlp.data.roles import MisfitError, MisfitProblems, Target, misfits
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.cache import SourceCache
@@ -13,8 +15,10 @@ from gpumlp.data.source.cells import FLOAT32_MAX, FLOAT32_TINY, USUAL_MISSING, M
 from gpumlp.data.source.delimited import read_bytes, read_lines, stream_blocks
 from gpumlp.data.source.dialect import DECIMALS, QUOTES, Dialect, is_encoding, is_separator
 from gpumlp.data.source.files import Files
+from gpumlp.data.source.files import all_files as files_of
 from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.kinds import Kind
+from gpumlp.data.source.query import query_files
 from gpumlp.data.source.read import ENDINGS, Source, read, read_blocks, read_start
 from gpumlp.data.source.rows import rows_of, with_columns
 from gpumlp.data.splits import Fold
@@ -33,6 +37,8 @@ __all__ = [
     "ColumnReport",
     "Dataset",
     "Dialect",
+    "Divided",
+    "EncodedRows",
     "Encoder",
     "Features",
     "Files",
@@ -44,15 +50,20 @@ __all__ = [
     "MisfitProblems",
     "Missing",
     "News",
+    "PackedRows",
+    "Packs",
     "Prepared",
     "Source",
     "SourceCache",
     "Target",
+    "files_of",
     "is_encoding",
     "is_separator",
+    "key_of",
     "misfits",
     "prepare",
     "prepare_files",
+    "query_files",
     "read",
     "read_blocks",
     "read_bytes",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,40 @@ MIN_COPIES = 2
 """Copies of a row of mean weight in such statistics, at least."""
 
 
+class EncodedRows(Protocol):
+    """Encoded rows, in memory or on disk, with targets and weights as of a :class:`Dataset`."""
+
+    @property
+    def features(self) -> Features:
+        """How features are laid out; in memory also what they are."""
+
+    @property
+    def targets(self) -> Targets | None:
+        """The targets, (N,) or (N, outputs)."""
+
+    @property
+    def weights(self) -> NDArray[np.float32] | None:
+        """The weights, (N,)."""
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of memory that these rows take."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Any) -> EncodedRows:
+        """Return some rows, by their numbers."""
+
+    def blocks(self) -> Iterator[Dataset]:
+        """Yield the rows some at a time, in their order."""
+
+    def some(self) -> Dataset:
+        """Return rows that stand for all, where these are too many for memory."""
+
+    def add_to(self, digest: Any) -> None:
+        """Add all rows to a checksum."""
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Rows ready for the network.
@@ -86,10 +120,31 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.features)
 
-    def take(self, rows: NDArray[np.int64]) -> Dataset:
-        """Return some rows, by their numbers."""
+    def take(self, rows: Any) -> Dataset:
+        """Return some rows: a slice, or their numbers."""
         targets = None if self.targets is None else self.targets[rows]
         return Dataset(self.features[rows], targets, None if self.weights is None else self.weights[rows])
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of memory that these rows take."""
+        arrays = (self.features.stored, self.targets, self.weights)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+    def blocks(self) -> Iterator[Dataset]:
+        """Yield the rows some at a time, in their order: here all at once."""
+        yield self
+
+    def some(self) -> Dataset:
+        """Return rows that stand for all, where these are too many for memory: here all."""
+        return self
+
+    def add_to(self, digest: Any) -> None:
+        """Add all rows to a checksum."""
+        for array in (self.features.stored, self.targets, self.weights):
+            digest.update(b"none" if array is None else f"{array.dtype.str}{array.shape}".encode())
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).data)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +200,12 @@ class Encoder:
     def category_values(self) -> tuple[int, ...]:
         """How many of these each column of categories has: the last ones."""
         return self.inputs.category_values
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes that a row takes once it is encoded."""
+        targets = 4 * (1 if self.classes else self.outputs)
+        return self.inputs.row_bytes + targets + 4 * (self.weights_name is not None)
 
     @property
     def input_scale(self) -> float:
@@ -240,22 +301,36 @@ class Encoder:
         DataError : if the source does not fit
         """
         source = self._as_in_training(source)
-        others = {*self.target_names, *self.ignored, *([self.weights_name] if self.weights_name else [])}
-        if self.dialect.header is False:
-            self._require_places(source, {*self.inputs.names, *others})
         news = News() if news is None else news
-        if isinstance(source, Frame):
-            news.source = tuple(dict.fromkeys((*news.source, *source.notes)))
-        inputs, _ = self.inputs.encode(source, others=others, news=news)
+        inputs = self._encode_inputs(source, news)
         if not targets:
             return Dataset(inputs, None, None), news.notes()
-        encoded = self._encode_target(source, news, unseen)
-        weights = _weights(source, self.weights_name) if self.weights_name else None
+        encoded, weights = self.encode_targets(source, news, unseen=unseen)
         for name, values in ((self.target_name, encoded), (self.weights_name, weights)):
             if values is not None and len(values) != len(inputs):
                 what = f"array {name!r} has {len(values)} rows, but the inputs have {len(inputs)}"
                 raise DataError(what, where=source.path)
         return Dataset(inputs, encoded, weights), news.notes()
+
+    def encode_targets(
+        self, source: Any, news: News, *, unseen: bool = False
+    ) -> tuple[Targets, NDArray[np.float32] | None]:
+        """Return the targets of a source as ``encode`` does, and its weights where there are any.
+
+        Weights count by the largest of them, so they are encoded all at once, where inputs may come in blocks.
+        """
+        source = self._as_in_training(source)
+        encoded = self._encode_target(source, news, unseen)
+        return encoded, _weights(source, self.weights_name) if self.weights_name else None
+
+    def _encode_inputs(self, source: Source, news: News) -> Features:
+        others = {*self.target_names, *self.ignored, *([self.weights_name] if self.weights_name else [])}
+        if self.dialect.header is False:
+            self._require_places(source, {*self.inputs.names, *others})
+        if isinstance(source, Frame):
+            news.source = tuple(dict.fromkeys((*news.source, *source.notes)))
+        inputs, _ = self.inputs.encode(source, others=others, news=news)
+        return inputs
 
     def labelled(self, source: Any, news: News) -> Source | None:
         """Return the rows of a source that have a target, None where none has; ``news`` counts the others."""
@@ -353,25 +428,32 @@ class Encoder:
 class Prepared:
     """The parts of a task, encoded alike, with notes for the user on what was found in the data."""
 
-    train: Dataset
-    validation: Dataset | None
-    test: Dataset | None
+    train: EncodedRows
+    validation: EncodedRows | None
+    test: EncodedRows | None
     encoder: Encoder
     notes: tuple[Note, ...]
     sources: Mapping[str, Source] | None = None
     """The raw rows of each part, where they were to be kept."""
+    window: int | None = None
+    """Rows that are shuffled among each other where these are on disk."""
 
     @property
-    def parts(self) -> dict[str, Dataset]:
+    def parts(self) -> dict[str, EncodedRows]:
         """The parts that there are, by name: train, validation, test."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: part for name, part in named.items() if part is not None}
 
     @property
+    def in_memory(self) -> dict[str, Dataset]:
+        """Those of the parts that are in memory: all, unless they were packed."""
+        return {name: part for name, part in self.parts.items() if isinstance(part, Dataset)}
+
+    @property
     def nbytes(self) -> int:
-        """The bytes that all encoded rows take."""
-        arrays = (each for p in self.parts.values() for each in (p.features.stored, p.targets, p.weights))
-        return sum(array.nbytes for array in arrays if array is not None)
+        """The bytes of memory that all encoded rows take; of those on disk, two windows."""
+        windows = 0 if self.window is None else 2 * min(self.window, len(self.train)) * self.encoder.row_bytes
+        return windows + sum(part.nbytes for part in self.parts.values())
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -379,11 +461,43 @@ class Prepared:
         digest = hashlib.blake2b(digest_size=16)
         for name, part in self.parts.items():
             digest.update(name.encode())
-            for array in (part.features.stored, part.targets, part.weights):
-                digest.update(b"none" if array is None else f"{array.dtype.str}{array.shape}".encode())
-                if array is not None:
-                    digest.update(np.ascontiguousarray(array).data)
+            part.add_to(digest)
         return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Divided:
+    """The rows of a task as they were read, by part, and the encoding, which is fitted to those for training."""
+
+    parts: Mapping[str, Source]
+    encoder: Encoder
+    notes: tuple[Note, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that all rows take once they are encoded."""
+        return self.encoder.row_bytes * sum(len(part) for part in self.tables.values())
+
+    @property
+    def tables(self) -> dict[str, Frame]:
+        """The parts where they are tables; none where they are arrays, which are in memory as they are."""
+        return {name: part for name, part in self.parts.items() if isinstance(part, Frame)}
+
+    def encoded(self, *, keep_sources: bool = False) -> Prepared:
+        """Return all parts, encoded in memory; with their rows as they were read if ``keep_sources``."""
+        datasets: dict[str, Dataset] = {}
+        notes = list(self.notes)
+        for part, each in self.parts.items():
+            datasets[part], more = self.encoder.encode(each, targets=True)
+            notes += [note.of(part) for note in more]
+        return Prepared(
+            train=datasets["train"],
+            validation=datasets.get("validation"),
+            test=datasets.get("test"),
+            encoder=self.encoder,
+            notes=tuple(notes),
+            sources=dict(self.parts) if keep_sources else None,
+        )
 
 
 def prepare(
@@ -405,6 +519,7 @@ def prepare(
     dialect: Dialect = DETECT,
     encoder: Encoder | None = None,
     keep_sources: bool = False,
+    encode: Callable[[Divided], Prepared] | None = None,
 ) -> Prepared:
     """Divide the rows of a task, fit the encoding to the training rows, encode all parts.
 
@@ -429,6 +544,7 @@ def prepare(
     dialect : how files of text that come later are written, where ``train`` does not tell
     encoder : an encoding that was fitted before, to be used as it is
     keep_sources : whether the raw rows of each part are wanted, too
+    encode : what is done with the parts; None: they are encoded in memory
 
     Raises
     ------
@@ -470,18 +586,8 @@ def prepare(
             dialect=dialect,
             kinds=kinds,
         )
-    datasets: dict[str, Dataset] = {}
-    for part, each in {**parts, **given}.items():
-        datasets[part], more = encoder.encode(each, targets=True)
-        notes += [note.of(part) for note in more]
-    return Prepared(
-        train=datasets["train"],
-        validation=datasets.get("validation"),
-        test=datasets.get("test"),
-        encoder=encoder,
-        notes=tuple(notes),
-        sources={**parts, **given} if keep_sources else None,
-    )
+    divided = Divided({**parts, **given}, encoder, tuple(notes))
+    return divided.encoded(keep_sources=keep_sources) if encode is None else encode(divided)
 
 
 def prepare_files(
@@ -506,6 +612,7 @@ def prepare_files(
     encoder: Encoder | None = None,
     keep_sources: bool = False,
     cache: SourceCache | None = None,
+    encode: Callable[[Divided], Prepared] | None = None,
 ) -> Prepared:
     """Read the files of a task and prepare their rows; all that is not described here is as for ``prepare``.
 
@@ -566,6 +673,7 @@ def prepare_files(
         dialect=dialect,
         encoder=encoder,
         keep_sources=keep_sources,
+        encode=encode,
     )
 
 

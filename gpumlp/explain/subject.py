@@ -63,13 +63,13 @@ def load_subject(path: Path, overrides: Sequence[str] = (), backend: str | None 
         model = load_trained(path, backend or settings.backend)
         parts, notes = own_parts(run, model)
         notes = (*model.notes, *notes)
-        whole, encoder, train = model.network, model.encoder, parts["train"]
+        whole, encoder, train = model.network, model.encoder, parts["train"].some()
     else:
         loaded = load(path, [*overrides, f"backend={backend}"] if backend else overrides)
         settings, start = loaded.settings, start_of(loaded)
         data = load_data(loaded, start.encoder)
         whole = build(settings, data, weights=start.weights).model
-        encoder, train, notes = data.encoder, data.train, data.notes
+        encoder, train, notes = data.encoder, data.train.some(), data.notes
     network = whole.networks[0]
     if len(whole.networks) > 1:
         notes = (*notes, Note(f"this is network 1 of {len(whole.networks)}"))

@@ -11,7 +11,7 @@ from typing import Any
 from gpumlp import backend as backends
 from gpumlp.backend import Backend
 from gpumlp.config import Loaded, load
-from gpumlp.data import Dataset, Encoder, News, Prepared, Source, read, read_blocks
+from gpumlp.data import Dataset, EncodedRows, Encoder, News, Prepared, Source, read, read_blocks
 from gpumlp.errors import DamageError, DataError, Note, RunError, choices
 from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.runs.ensemble import WeightedModels, is_ensemble, load_weighted
@@ -24,7 +24,7 @@ from gpumlp.training.loop import DIVERGED
 from gpumlp.training.measure import measure
 
 Metrics = dict[str, dict[str, float]]
-Parts = dict[str, Dataset]
+Parts = dict[str, EncodedRows]
 
 UNFINISHED = "not finished"
 """The status of a run that has checkpoints, but no summary yet."""
@@ -199,7 +199,7 @@ def evaluate(
         return measure(network, loss, encoder, blocks, probabilities=model.probabilities)
 
     if data is None:
-        return {name: measured([part]) for name, part in own.items()}, (*model.notes, *notes)
+        return {name: measured(part.blocks()) for name, part in own.items()}, (*model.notes, *notes)
     news = News()
 
     def labelled() -> Iterator[Dataset]:

@@ -68,12 +68,13 @@ class RunFolder:
         return shlex.join(["gpumlp", "train", str(self.config), "--run-dir", str(self.path), "--resume"])
 
     @property
-    def shards(self) -> int | None:
-        """The shards that the run of this folder was started with."""
+    def decided(self) -> tuple[int | None, int | None]:
+        """The shards, and the window of packed rows, that were decided when the run of this folder was started."""
         try:
-            return load(self.config).settings.training.shards
+            settings = load(self.config).settings
         except ConfigError:
-            return None
+            return None, None
+        return settings.training.shards, settings.data.pack.window
 
     def resumable(self, error: WriteError) -> WriteError:
         """Return an error with the command that goes on once it is fixed, where there is something to go on from."""

@@ -19,12 +19,15 @@ LONGEST = 100
 
 
 def decisive(settings: Settings) -> dict[str, Any]:
-    """Return the settings that decide how a run ends, as JSON: all but device, search, and where data files lie.
+    """Return the settings that decide how a run ends, as JSON: all but device, search, and where data files and
+    packed rows lie.
 
     The data themselves have a fingerprint.
     """
     values = settings.model_dump(mode="json")
-    del values["device"], values["search"], values["data"]["folder"]
+    data = values["data"]
+    del values["device"], values["search"], data["folder"], data["max_memory"]
+    del data["pack"]["folder"], data["pack"]["max_size"]
     return values
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.data import Dataset, Encoder
+from gpumlp.data import EncodedRows, Encoder
 from gpumlp.errors import Note
 from gpumlp.metrics import curves, most_probable
 from gpumlp.runs.evaluation import UNSEEN, load_run, load_trained, own_parts
@@ -44,7 +44,7 @@ def plot(folder: str | Path, output: str | Path) -> tuple[Note, ...]:
     elif model.encoder.labels:
         _label_curves(right, model.encoder.target_names, np.concatenate(list(model.outputs(data.features))), data)
     else:
-        outputs = np.concatenate(list(model.outputs(data.features)))
+        outputs = np.concatenate([part for block in data.blocks() for part in model.outputs(block.features)])
         _scatter(right, model.encoder, outputs, data.targets)
     right.set_title(f"{name} rows")
     figure.suptitle(str(run.folder))
@@ -70,9 +70,10 @@ def _curves(axes: Any, history: list[dict[str, Any]], best: int) -> None:
     axes.legend()
 
 
-def _chosen(model: SavedModel, data: Dataset) -> Any:
+def _chosen(model: SavedModel, data: EncodedRows) -> Any:
     """Return the most probable class of each row, (N,), without all probabilities at once."""
-    return np.concatenate([most_probable(part) for part in model.outputs(data.features)])
+    outputs = (part for block in data.blocks() for part in model.outputs(block.features))
+    return np.concatenate([most_probable(part) for part in outputs])
 
 
 def _confusion(axes: Any, predicted: Any, labels: Any, classes: tuple[str, ...]) -> None:
@@ -94,7 +95,7 @@ def _confusion(axes: Any, predicted: Any, labels: Any, classes: tuple[str, ...])
         axes.text(j, i, counts[i, j], ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
 
 
-def _label_curves(axes: Any, names: Sequence[str], probabilities: Any, data: Dataset) -> None:
+def _label_curves(axes: Any, names: Sequence[str], probabilities: Any, data: EncodedRows) -> None:
     """Draw the ROC curve of each label; in the legend stands the area under it."""
     assert data.targets is not None
     weights = np.ones(len(data)) if data.weights is None else data.weights

@@ -53,7 +53,7 @@ def report(folder: str | Path, output: Path, *, force: bool = False) -> tuple[No
         metrics,
         of_history(history, summary["best_epoch"], summary.get("metric") or "loss"),
         *others,
-        of_data(model.encoder, data.sources, data.parts, notes),
+        of_data(model.encoder, data.sources, data.in_memory, notes),
         of_network(model.encoder, model.network.summary(), calibrated=model.calibration is not None),
         _settings(settings),
         _reproduction(run),

@@ -95,14 +95,14 @@ def train(
         listener = Limited(listener, seconds)
     place = RunFolder(Path(folder))
     existed = place.path.exists()
-    resume, shards, done = ranks.of_first(lambda: _begin(place, loaded, ranks, resume=resume, force=force))
+    resume, shards, window, done = ranks.of_first(lambda: _begin(place, loaded, ranks, resume=resume, force=force))
     if done is not None:
         return done
-    loaded = _in_shards(loaded, shards)
-    settings = loaded.settings
+    loaded = _decided(loaded, shards, window)
     with signals(ranks) as watched, collected() as phases:
         start, parts = ranks.agree(lambda: _parts(loaded, data, ranks))
         _require_alike(parts, ranks)
+        settings = _decided(loaded, shards, parts.data.window).settings
         loop = loop_over(parts, every=settings.training.checkpoint_every)
         run = _Run(place, loop, settings, watched, phases, ranks)
         run.start = start.record
@@ -129,27 +129,33 @@ def train(
 
 def _begin(
     place: RunFolder, loaded: Loaded, ranks: Ranks, *, resume: bool, force: bool
-) -> tuple[bool, int | None, Result | None]:
-    """Look at the folder; return whether there is a run to resume, the shards, and the result if that has ended."""
+) -> tuple[bool, int | None, int | None, Result | None]:
+    """Look at the folder; return whether there is a run to resume, what it decided, and the result if it has ended.
+
+    Decided are the shards, and the window of packed rows.
+    """
     with writing(place.path):
         place.recover()
     resume = resume and place.is_run
-    shards = loaded.settings.training.shards
-    if shards is None:
-        shards = place.shards if resume else ranks.size if ranks.size > 1 else None
+    shards, window = loaded.settings.training.shards, loaded.settings.data.pack.window
+    before = place.decided if resume else (ranks.size if ranks.size > 1 else None, None)
+    shards, window = before[0] if shards is None else shards, before[1] if window is None else window
     _check_ranks(loaded, shards or 1, ranks.size)
-    loaded = _in_shards(loaded, shards)
+    loaded = _decided(loaded, shards, window)
     if not resume:
         place.check_free(force=force)
-        return resume, shards, None
+        return resume, shards, window, None
     place.check_resumable(loaded.settings)
-    return resume, shards, _finished(place, loaded.settings) if place.summary.exists() else None
+    return resume, shards, window, _finished(place, loaded.settings) if place.summary.exists() else None
 
 
-def _in_shards(loaded: Loaded, shards: int | None) -> Loaded:
-    """Return the configuration with so many shards."""
-    training = loaded.settings.training.model_copy(update={"shards": shards})
-    return replace(loaded, settings=loaded.settings.model_copy(update={"training": training}))
+def _decided(loaded: Loaded, shards: int | None, window: int | None) -> Loaded:
+    """Return the configuration with so many shards, and such a window of packed rows."""
+    settings = loaded.settings
+    training = settings.training.model_copy(update={"shards": shards})
+    pack = settings.data.pack.model_copy(update={"window": window})
+    data = settings.data.model_copy(update={"pack": pack})
+    return replace(loaded, settings=settings.model_copy(update={"training": training, "data": data}))
 
 
 def _check_ranks(loaded: Loaded, shards: int, ranks: int) -> None:

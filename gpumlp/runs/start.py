@@ -17,7 +17,7 @@ from gpumlp.runs.model import SavedModel, format_model
 from gpumlp.store.formats import Arrays
 
 SHARED = re.compile(
-    r"task|model\.(?!start_from|initializer|dropout|activation|norm$).*|data\.(?!train|query|split|missing_target).*"
+    r"task|model\.(?!start_from|initializer|dropout|activation|norm$).*|data\.(?!train|query|split|missing_target|pack).*"
 )
 """Settings that decide what the inputs, the outputs and the layers of a network are."""
 

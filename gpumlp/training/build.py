@@ -14,7 +14,8 @@ from gpumlp.backend import Backend, CupyBackend, NativeBackend
 from gpumlp.backend.base import switched_on
 from gpumlp.backend.geometry import ceil_div
 from gpumlp.config import PLAIN, ClassificationLoss, Loaded, QuantileLoss, Settings, settings_of_member
-from gpumlp.data import Dataset, Encoder, MisfitError, Prepared, SourceCache, prepare_files
+from gpumlp.data import Dataset, EncodedRows, Encoder, MisfitError, Prepared, SourceCache, prepare_files
+from gpumlp.data.source.room import reading_into
 from gpumlp.errors import ConfigError, DataError, Note, choices
 from gpumlp.limits import gigabytes
 from gpumlp.metrics import METRICS
@@ -44,8 +45,10 @@ from gpumlp.seeds import CONFORMAL, generator
 from gpumlp.store.formats import Arrays
 from gpumlp.training.calibration import CALIBRATIONS, MIN_ISOTONIC_ROWS, Temperature
 from gpumlp.training.device_data import DeviceData
+from gpumlp.training.rows import Encode, Keeping
 from gpumlp.training.shards import ranges
 from gpumlp.training.trainer import Trainer
+from gpumlp.training.windows import Streamed
 
 MAX_PARAMETERS_APART = 200_000
 """Parameters of a network up to which several are faster side by side, a core each, than in turn by all cores.
@@ -96,11 +99,11 @@ class Parts:
     trainer: Trainer
     stopping: Stopping | None = None
     metric: str = "loss"
-    on_device: dict[str, DeviceData] = field(default_factory=dict)
+    on_device: dict[str, DeviceData | Streamed] = field(default_factory=dict)
     members: tuple[Parts, ...] = ()
     joint: bool = False
-    choice: Dataset | None = None
-    kept: Dataset | None = None
+    choice: EncodedRows | None = None
+    kept: EncodedRows | None = None
     calibration: type[Temperature] | None = None
     notes: tuple[Note, ...] = ()
 
@@ -121,14 +124,41 @@ def load_data(
 ) -> Prepared:
     """Read, divide and encode the data of a configuration.
 
-    The encoding is fitted to the training rows, unless there is one already. ``keep_sources`` keeps the raw rows,
-    ``cache`` the files that are read.
+    The encoding is fitted to the training rows, unless there is one already. Rows that take more memory than they may
+    are packed on disk; not where ``keep_sources`` keeps the raw rows, or ``cache`` the files that are read.
     Raises DataError; where a setting does not fit the data, it names the place of the setting.
     """
+    if keep_sources or cache is not None:
+        with reading_into(loaded.settings.data.room):
+            prepared = _read(loaded, encoder, keep_sources=keep_sources, cache=cache)
+    else:
+        prepared = Keeping(loaded.settings, encoder).rows(lambda encode: _read(loaded, encoder, encode=encode))
+    if problems := unsuitable(loaded.settings, prepared):
+        raise DataError(loaded.report(problems))
+    return prepared
+
+
+def pack_data(loaded: Loaded) -> Prepared:
+    """Read, divide and encode the data of a configuration, and leave them in its folder of packed rows.
+
+    Raises DataError as ``load_data`` does.
+    """
+    return Keeping(loaded.settings, always=True).rows(lambda encode: _read(loaded, None, encode=encode))
+
+
+def _read(
+    loaded: Loaded,
+    encoder: Encoder | None,
+    *,
+    keep_sources: bool = False,
+    cache: SourceCache | None = None,
+    encode: Encode | None = None,
+) -> Prepared:
+    """Return the rows of a configuration. Raises DataError with the places of settings that do not fit."""
     settings, data = loaded.settings, loaded.settings.data
     assert data.folder is not None  # loading made it absolute
     try:
-        prepared = prepare_files(
+        return prepare_files(
             data.train,
             query=data.query,
             task=settings.task,
@@ -149,12 +179,10 @@ def load_data(
             encoder=encoder,
             keep_sources=keep_sources,
             cache=cache,
+            encode=encode,
         )
     except MisfitError as error:
         raise DataError(loaded.report((f"data.{setting}", each) for setting, each in error.problems)) from None
-    if problems := unsuitable(settings, prepared):
-        raise DataError(loaded.report(problems))
-    return prepared
 
 
 def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]]:
@@ -227,6 +255,10 @@ def build(
     small = is_small(settings, data.encoder)
     backend = backend or backend_of(settings, small=small)
     require_memory(settings, backend.memory, data.encoder, len(data.train), data.nbytes)
+    if settings.members.apart > 1 and data.window is not None:
+        what = f"{settings.members.count} networks of their own are trained on rows in memory, and these are packed"
+        hint = "set members.share to hidden or weights, members: 1, or a larger data.max_memory"
+        raise ConfigError(what, where="members", hint=hint)
     parts = (
         _build_members(settings, data, backend, weights)
         if settings.members.apart > 1
@@ -245,7 +277,7 @@ def build(
 def _build_members(settings: Settings, data: Prepared, backend: Backend, weights: Arrays | None) -> Parts:
     """Return the parts of a run of several networks."""
     parameters, count = size_of(settings, data.encoder), settings.members.count
-    on_device: dict[str, DeviceData] = {}
+    on_device: dict[str, DeviceData | Streamed] = {}
     each_on = backends_side_by_side(backend, count, parameters)
     small = fits_a_block(count, parameters, settings.training.batch_size)
     if isinstance(backend, CupyBackend) and small and switched_on("BLOCKS"):
@@ -313,7 +345,7 @@ def _build(
     settings: Settings,
     data: Prepared,
     backend: Backend,
-    on_device: dict[str, DeviceData],
+    on_device: dict[str, DeviceData | Streamed],
     weights: Arrays | None,
     ranks: Ranks | None = None,
 ) -> Parts:
@@ -326,7 +358,7 @@ def _build(
     _set_bins(model, data.train, architecture.flagged)
     if architecture.initializer == FITTED:
         twin = mlp(architecture, encoder.outputs, link).build(encoder.width, dtype=np.float64, seed=training.seed)
-        fit_start(model, twin, _inputs_of_some(data.train, encoder.input_scale, training.seed), training.seed)
+        fit_start(model, twin, _inputs_of_some(data.train.some(), encoder.input_scale, training.seed), training.seed)
     if weights is not None:
         _load_start(model, weights)
     _set_bounds(model, data.train)
@@ -348,7 +380,7 @@ def _build(
         loss,
         optimizer,
         schedule,
-        on_device.get("train", data.train),
+        shared if isinstance(shared := on_device.get("train"), DeviceData) else data.train,
         epochs=training.epochs_over(len(data.train)),
         batch_size=training.batch_size,
         input_scale=encoder.input_scale,
@@ -358,6 +390,7 @@ def _build(
         dropout_schedule=_factors(settings.model.dropout_schedule),
         shards=training.shards or 1,
         ranks=ranks,
+        window=data.window,
     )
     on_device["train"] = trainer.data
     wanted_stop = training.stopping(trainer.epochs, validated=data.validation is not None)
@@ -392,7 +425,7 @@ def _load_start(model: Model, weights: Arrays) -> None:
     model.load(weights)
 
 
-def _divided(rows: Dataset | None, share: float, seed: int) -> tuple[Dataset | None, Dataset | None]:
+def _divided(rows: EncodedRows | None, share: float, seed: int) -> tuple[EncodedRows | None, EncodedRows | None]:
     """Return the validation rows that choose the best epoch, and a share of them that does not, for intervals."""
     if rows is None or not share:
         return rows, None
@@ -513,21 +546,22 @@ def architecture_of(settings: Settings, encoder: Encoder | None = None) -> Archi
     )
 
 
-def _set_bins(model: Sequential, train: Dataset, flagged: Sequence[int]) -> None:
+def _set_bins(model: Sequential, train: EncodedRows, flagged: Sequence[int]) -> None:
     """Put the bins of numbers between quantiles of the training rows, where the model has any.
 
     Of ``flagged`` numbers, those that are missing do not count.
     """
     for layer in model.chain:
         if isinstance(layer, BinnedEmbedding):
-            stored, weights = train.features.stored, train.weights
+            some = train.some()
+            stored, weights = some.features.stored, some.weights
             rows = stored[:, : layer.numbers].astype(np.float64)
             for flag, number in enumerate(flagged):
                 rows[stored[:, layer.numbers + flag] != 0, number] = np.nan
             layer.set_bins(rows, None if weights is None else weights.astype(np.float64))
 
 
-def _set_bounds(model: Sequential, train: Dataset) -> None:
+def _set_bounds(model: Sequential, train: EncodedRows) -> None:
     """Keep predictions between the smallest and the largest training target, where the model has bounds."""
     for layer in model.chain:
         if isinstance(layer, Clamp):
@@ -543,7 +577,7 @@ def _inputs_of_some(rows: Dataset, scale: float, seed: int) -> np.ndarray[Any, A
     return rows.features[draw_rows(np.flatnonzero(counts), seed)].expanded().astype(np.float64) * scale
 
 
-def build_loss(settings: Settings, model: Model, encoder: Encoder, train: Dataset | None) -> Loss:
+def build_loss(settings: Settings, model: Model, encoder: Encoder, train: EncodedRows | None) -> Loss:
     """Return the loss that the settings ask for. ``train`` is looked at where classes are to be balanced."""
     chosen = settings.loss
     wanted = chosen.class_weight if isinstance(chosen, ClassificationLoss) else None
@@ -554,7 +588,7 @@ def build_loss(settings: Settings, model: Model, encoder: Encoder, train: Datase
 
 
 def class_weights(
-    wanted: Literal["balanced"] | Mapping[str, float], classes: Sequence[str], train: Dataset | None
+    wanted: Literal["balanced"] | Mapping[str, float], classes: Sequence[str], train: EncodedRows | None
 ) -> np.ndarray[Any, Any]:
     """Return one weight for each class, float64 (C,).
 

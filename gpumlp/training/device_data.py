@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from gpumlp.autodiff import Tensor
 from gpumlp.autodiff.tensor import as_dtype, wrap
-from gpumlp.data import Dataset, Features
+from gpumlp.data import EncodedRows, Features
 from gpumlp.nn import Model
 from gpumlp.ops.batches import EXPAND
 from gpumlp.ops.record import Array
@@ -24,20 +27,11 @@ class DeviceData:
     scale : what inputs that are bytes are multiplied by, batch by batch
     """
 
-    def __init__(self, model: Model, data: Dataset, scale: float) -> None:
-        backend, dtype, wide = model.context.backend, model.context.dtype, model.context.wide
-        assert data.targets is not None
-        targets = data.targets if data.targets.dtype.kind == "i" else data.targets.astype(wide, copy=False)
-        weights = None if data.weights is None else data.weights.astype(wide, copy=False)
-        if targets.dtype.kind == "i" and (unseen := targets < 0).any():
-            targets = targets.clip(0)
-            weights = np.where(unseen, 0, 1 if weights is None else weights).astype(wide)
-        stored = data.features.stored
-        if stored.dtype != np.uint8:  # bytes stay bytes, codes what counts beyond bfloat16
-            stored = stored.astype(wide if data.features.has_categories else dtype, copy=False)
+    def __init__(self, model: Model, data: EncodedRows, scale: float) -> None:
+        backend = model.context.backend
         self.host, self.scale = data, scale
         self.arrays: tuple[Array, ...] = tuple(
-            None if a is None else backend.asarray(a) for a in (stored, targets, weights)
+            None if a is None else backend.asarray(a) for a in arrays_of(model, data)
         )
 
     def __len__(self) -> int:
@@ -46,6 +40,58 @@ class DeviceData:
     def inputs(self, model: Model, rows: slice) -> Tensor:
         """Return what the network takes of some rows, (n, p)."""
         return network_inputs(model, self.host.features, self.arrays[0][rows], self.scale)
+
+    def blocks(self, model: Model) -> Iterator[DeviceData]:
+        """Yield the rows block by block: here all at once, since they are there."""
+        yield self
+
+    @property
+    def size(self) -> int:
+        """The rows that batches of the moment are drawn from: here all."""
+        return len(self)
+
+    def left(self, batch: int) -> int:
+        """Return how many batches can be drawn before other rows are needed: here any number."""
+        return sys.maxsize
+
+    def go_to(self, epoch: int, batch: int) -> None:
+        """Have the rows of a batch here: all always are."""
+
+    def moved(self, count: int) -> None:
+        """Take into account that so many batches were drawn."""
+
+    def advance(self) -> None:
+        """Let the clock that batches are drawn by go on: that of the network does by itself."""
+
+    def drawn(self, clock: Array, first: int, stride: int, key: int) -> Drawn:
+        """Return from where the rows of a batch are drawn that begin with ``first``."""
+        return Drawn(clock, self.arrays, stride, first, key)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """From where the rows of a batch are drawn, and in which order; see :data:`gpumlp.ops.GATHER`."""
+
+    clock: Array
+    arrays: tuple[Array, ...]
+    stride: int
+    first: int
+    key: int
+
+
+def arrays_of(model: Model, data: EncodedRows) -> tuple[np.ndarray[Any, Any] | None, ...]:
+    """Return features, targets and weights as they are to be on the device."""
+    dtype, wide = model.context.dtype, model.context.wide
+    assert data.targets is not None
+    targets = data.targets if data.targets.dtype.kind == "i" else data.targets.astype(wide, copy=False)
+    weights = None if data.weights is None else data.weights.astype(wide, copy=False)
+    if targets.dtype.kind == "i" and (unseen := targets < 0).any():
+        targets = targets.clip(0)
+        weights = np.where(unseen, 0, 1 if weights is None else weights).astype(wide)
+    stored = data.features.stored
+    if stored.dtype != np.uint8:  # bytes stay bytes, codes what counts beyond bfloat16
+        stored = stored.astype(wide if data.features.has_categories else dtype, copy=False)
+    return stored, targets, weights
 
 
 def network_inputs(model: Model, features: Features, stored: Array, scale: float) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.data import Dataset
+from gpumlp.data import EncodedRows
 from gpumlp.errors import Note
 from gpumlp.metrics import METRICS
 from gpumlp.phases import phase
@@ -18,6 +18,7 @@ from gpumlp.training.calibration import Temperature, softmax
 from gpumlp.training.device_data import DeviceData
 from gpumlp.training.measure import Measured, Measurement, measure
 from gpumlp.training.trainer import EpochReport, weights_in_place
+from gpumlp.training.windows import Streamed, on_device
 
 COMPLETED, STOPPED_EARLY, DIVERGED = "completed", "stopped early", "diverged"
 """Why a loop ended."""
@@ -226,8 +227,8 @@ class Loop:
             if name == "validation" and parts.kept is None and seen is not None:
                 measured[name] = seen.scored(part, probabilities) if encoder.classes else seen.measured
                 continue
-            rows = self._rows_of(name)
-            measured[name] = measure(parts.model, parts.loss, encoder, [rows], probabilities=probabilities)
+            blocks = self._rows_of(name).blocks(parts.model)
+            measured[name] = measure(parts.model, parts.loss, encoder, blocks, probabilities=probabilities)
         return measured
 
     def _seen_by_best(self) -> Measured | None:
@@ -245,7 +246,7 @@ class Loop:
         return self._calibrated[1]
 
     @phase("measure")
-    def _fit_calibration(self, data: Dataset) -> Temperature:
+    def _fit_calibration(self, data: EncodedRows) -> Temperature:
         assert data.targets is not None
         assert self.parts.calibration is not None
         if (seen := self._seen_by_best()) is not None:
@@ -335,7 +336,7 @@ class Loop:
             self._measurements[name] = Measurement(parts.model, parts.loss, self._rows_of(name), parts.data.encoder)
         return self._measurements[name]
 
-    def _rows_of(self, name: str) -> DeviceData:
+    def _rows_of(self, name: str) -> DeviceData | Streamed:
         """Return a part of the data, or of its validation rows, on the device."""
         parts, rows = self.parts, self.parts.on_device
         if name == CHOICE and parts.kept is None:
@@ -343,7 +344,7 @@ class Loop:
         if name not in rows:
             data = {**parts.data.parts, CHOICE: parts.choice, KEPT: parts.kept}[name]
             assert data is not None
-            rows[name] = DeviceData(parts.model, data, parts.data.encoder.input_scale)
+            rows[name] = on_device(parts.model, data, parts.data.encoder.input_scale)
         return rows[name]
 
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from gpumlp import metrics
 from gpumlp.autodiff import Tensor
-from gpumlp.data import Dataset, Encoder, Features
+from gpumlp.data import EncodedRows, Encoder, Features
 from gpumlp.nn import Loss, Model
 from gpumlp.training.calibration import Temperature
 from gpumlp.training.device_data import DeviceData, evaluated
+from gpumlp.training.windows import Streamed
 
 MOST_ROWS, MOST_ANSWERS = 8192, 1 << 24
 """Rows that are computed at a time, and numbers that their answers have: with many classes, fewer rows."""
@@ -37,7 +38,7 @@ class Measured:
     linear: metrics.Host
     measured: dict[str, float]
 
-    def scored(self, data: Dataset, probabilities: Callable[[metrics.Host], metrics.Host]) -> dict[str, float]:
+    def scored(self, data: EncodedRows, probabilities: Callable[[metrics.Host], metrics.Host]) -> dict[str, float]:
         """Return what :func:`measure` does of these rows, ``data``, which have classes."""
         scores = metrics.ProbabilityScores()
         assert data.targets is not None
@@ -67,7 +68,7 @@ class Measurement:
     """
 
     def __init__(
-        self, model: Model, loss: Loss, data: DeviceData, encoder: Encoder, batch: int | None = None
+        self, model: Model, loss: Loss, data: DeviceData | Streamed, encoder: Encoder, batch: int | None = None
     ) -> None:
         self.model, self.loss, self.encoder = model, loss, encoder
         self.device, self.batch = data, batch
@@ -81,7 +82,8 @@ class Measurement:
         log_loss = log_loss and bool(self.encoder.classes)
         kept = 4 * len(self.device) * self.encoder.outputs <= MAX_SEEN_BYTES
         values: list[metrics.Host] | None = [] if log_loss or kept else None
-        measured = measure(self.model, self.loss, self.encoder, [self.device], self.batch, linear=values)
+        blocks = self.device.blocks(self.model)
+        measured = measure(self.model, self.loss, self.encoder, blocks, self.batch, linear=values)
         linear = None if values is None else np.concatenate(values)
         self.seen = None if linear is None else Measured(linear, measured)
         if not log_loss:
@@ -94,9 +96,11 @@ class Measurement:
 
     def linear(self) -> np.ndarray[Any, Any]:
         """Return the last linear values of these rows, (N, K)."""
-        inputs = partial(self.device.inputs, self.model)
-        batch = self.batch or rows_at_once(self.encoder.outputs, self.device.host.features)
-        return np.concatenate([each.numpy() for _, each in evaluated(self.model, len(self.device), inputs, batch)])
+        batch, found = self.batch or rows_at_once(self.encoder.outputs, self.device.host.features), []
+        for block in self.device.blocks(self.model):
+            inputs = partial(block.inputs, self.model)
+            found += [each.numpy() for _, each in evaluated(self.model, len(block), inputs, batch)]
+        return np.concatenate(found)
 
 
 def measure(
@@ -171,7 +175,7 @@ def outcome_metrics(
     return found
 
 
-def constant_loss(model: Model, loss: Loss, data: Dataset, encoder: Encoder, batch: int | None = None) -> float:
+def constant_loss(model: Model, loss: Loss, data: EncodedRows, encoder: Encoder, batch: int | None = None) -> float:
     """Return the mean loss of one answer to all rows: the mean of the target, or the shares of classes or labels."""
     assert data.targets is not None
     answer = np.zeros(encoder.outputs)  # targets are standardised: 0 is their mean

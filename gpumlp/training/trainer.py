@@ -14,7 +14,7 @@ import numpy as np
 
 from gpumlp.autodiff import GradientTape, Tensor
 from gpumlp.backend import Plan
-from gpumlp.data import Dataset
+from gpumlp.data import EncodedRows, PackedRows
 from gpumlp.nn import Dropout, Loss, Model
 from gpumlp.ops.batches import ACCUMULATE, GATHER
 from gpumlp.ops.record import Array
@@ -24,6 +24,7 @@ from gpumlp.ranks import Ranks
 from gpumlp.seeds import ORDER, generator
 from gpumlp.training.device_data import DeviceData, expanded
 from gpumlp.training.shards import Shards
+from gpumlp.training.windows import Cut, Windows
 
 REPLAY_BUDGET_S = 2e-3
 """Steps replayed together are doubled while they take the host less than this (seconds)."""
@@ -63,7 +64,7 @@ class Trainer:
         loss: Loss,
         optimizer: Optimizer,
         schedule: Schedule,
-        data: Dataset | DeviceData,
+        data: EncodedRows | DeviceData,
         *,
         epochs: int,
         batch_size: int,
@@ -75,12 +76,10 @@ class Trainer:
         dropout_schedule: Schedule | None = None,
         shards: int = 1,
         ranks: Ranks | None = None,
+        window: int | None = None,
     ) -> None:
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
         self.backend = model.context.backend
-        self.data = data if isinstance(data, DeviceData) else DeviceData(model, data, input_scale)
-        if self.data.host.targets is not None:
-            loss.check_targets(self.data.host.targets)
         self.rows, self.epochs = len(data), epochs
         self.batch_size = min(batch_size, self.rows)
         self.batches = self.rows // self.batch_size if drop_last else math.ceil(self.rows / self.batch_size)
@@ -88,12 +87,24 @@ class Trainer:
         self.seconds = 0.0
         self.ranks = ranks or Ranks()
         self.shards = Shards(model, shards, self.batch_size, self.ranks) if shards > 1 else None
+        self.data: DeviceData | Windows
+        if isinstance(data, PackedRows):
+            window = self.rows if window is None else window
+            in_window = self.batches if window >= self.rows else max(1, window // self.batch_size)
+            plan = Cut(self.rows, self.batch_size, self.batches, in_window, shards)
+            own = range(1) if self.shards is None else self.shards.own
+            self.data = Windows(model, data, input_scale, plan, own=own, epochs=epochs, seed=seed)
+        else:
+            self.data = data if isinstance(data, DeviceData) else DeviceData(model, data, input_scale)
+        if self.data.host.targets is not None:
+            loss.check_targets(self.data.host.targets)
         self._key = int(generator(seed, ORDER).integers(2**32))
         self.totals = self.backend.zeros((4,), np.float64)
         if self.ranks.size > 1:  # which look up after each step, whether one has been asked to end
             together = 1
         self._together, self._most = together or 1, together or self.backend.together
-        self._plans: dict[tuple[int, int], Plan] = {}  # by the rows of a batch, and how many of them are replayed
+        # By the rows of a batch, how many batches are replayed, and the rows that they are drawn from.
+        self._plans: dict[tuple[int, int, int], Plan] = {}
         self._launches: dict[
             int, tuple[Sequence[Trainer], Callable[[int], None] | None]
         ] = {}  # by rows: of whom, what
@@ -143,8 +154,11 @@ class Trainer:
         rows = min(self.batch_size, self.rows - self.batch * self.batch_size)
         alike = max(1, self.rows // self.batch_size - self.batch)  # the last batch may be shorter
         left = (self.batches if until is None else until) - self.batch
+        self.data.go_to(self.epoch, self.batch)
+        left = min(left, self.data.left(self.batch))
         most = min(self._together, alike, left, every - self.steps % every if every else alike)
-        count = 1 if (rows, 1) not in self._plans else 1 << most.bit_length() - 1  # a power of two: few plans
+        is_new = (rows, 1, self.data.size) not in self._plans
+        count = 1 if is_new else 1 << most.bit_length() - 1  # a power of two: few plans
         started = time.perf_counter()
         if self.shards is not None:
             self.shards.send_wish()
@@ -207,11 +221,12 @@ class Trainer:
         """
         self.batch = 0
         self._begin()
-        if (self.batch_size, 1) not in self._plans:
+        self.data.go_to(self.epoch, 0)
+        if (self.batch_size, 1, self.data.size) not in self._plans:
             self._step(self.batch_size)
             self._begin()
         self._started = None
-        return self._plans[self.batch_size, 1]
+        return self._plans[self.batch_size, 1, self.data.size]
 
     def _check_ranks(self) -> None:
         """Raise RunError where ranks no longer have the same weights."""
@@ -236,21 +251,24 @@ class Trainer:
         return time.perf_counter() - self.backend.seconds_building
 
     def _step(self, rows: int, count: int = 1) -> None:
-        if (rows, 1) not in self._plans:
-            self._plans[rows, 1] = self.backend.capture(lambda: self._define_step(rows))  # runs it, too
-            return
-        if (rows, count) not in self._plans:
-            self._plans[rows, count] = self._plans[rows, 1].times(count)
-        self._plans[rows, count]()
+        one, several = (rows, 1, self.data.size), (rows, count, self.data.size)
+        if one not in self._plans:
+            self._plans[one] = self.backend.capture(lambda: self._define_step(rows))  # runs it, too
+        else:
+            if several not in self._plans:
+                self._plans[several] = self._plans[one].times(count)
+            self._plans[several]()
+        self.data.moved(count)
 
     def _step_all(self, trainers: Sequence[Trainer], rows: int, count: int) -> None:
         """Take steps in several networks: in one launch where the backend makes one of their plans."""
         if len(trainers) == 1:
             self._step(rows, count)
             return
-        if all((rows, 1) in each._plans for each in trainers):
+        if all((rows, 1, each.data.size) in each._plans for each in trainers):
             if self._launches.get(rows, ((), None))[0] != trainers:
-                self._launches[rows] = trainers, self.backend.side_by_side([e._plans[rows, 1] for e in trainers])
+                plans = [each._plans[rows, 1, each.data.size] for each in trainers]
+                self._launches[rows] = trainers, self.backend.side_by_side(plans)
             if steps := self._launches[rows][1]:
                 steps(count)
                 return
@@ -266,20 +284,22 @@ class Trainer:
         else:
             sums = self.shards.sum(rows, lambda part, row: self._compute(part, row, divisor=rows))
         self.optimizer.step(self.rates, self.decays)
+        self.data.advance()
         self.backend.run(ACCUMULATE, "forward", (self.totals, sums), (self.totals,))
 
     def _compute(self, part: range, gradient: Array | None = None, *, divisor: int = 0) -> Array:
         """Leave the gradient of rows of the batch in the parameters, or where told; return the sums of their loss."""
         backend, data, parameters, context = self.backend, self.data, self.model.parameters, self.model.context
         features = data.host.features
+        drawn = data.drawn(context.clock, part.start, self.batch_size, self._key)
         x, y, weights = backend.run(
             GATHER,
             "forward",
-            (context.clock, *data.arrays),
+            (drawn.clock, *drawn.arrays),
             rows=len(part),
-            stride=self.batch_size,
-            first=part.start,
-            key=self._key,
+            stride=drawn.stride,
+            first=drawn.first,
+            key=drawn.key,
             scale=data.scale,
             dtype=context.wide if features.has_categories else context.dtype,
         )

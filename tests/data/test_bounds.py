@@ -7,6 +7,7 @@ import re
 import struct
 import time
 import tracemalloc
+from collections import namedtuple
 
 import duckdb
 import numpy as np
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 from gpumlp.cli import main
 from gpumlp.config import load
 from gpumlp.data import prepare, prepare_files, read, rows_of
-from gpumlp.data.source import delimited, engine, frame
+from gpumlp.data.source import delimited, engine, frame, room
 from gpumlp.data.source import read as source_read
 from gpumlp.data.source.engine import Scan
 from gpumlp.errors import ConfigError, DataError
@@ -92,22 +93,27 @@ def test_long_lines_of_the_engine_and_of_the_reader_are_as_long():
     assert delimited.MAX_LINE_BYTES == engine.MAX_LINE_BYTES
 
 
+Usage = namedtuple("Usage", "total used free")
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
-def test_what_cannot_be_held_is_refused_before_it_is_read(name, tmp_path, monkeypatch):
+def test_what_neither_memory_nor_disk_can_hold_is_refused_before_it_is_read(name, tmp_path, monkeypatch):
     monkeypatch.setattr(delimited, "START_CELLS", 0)
     text = "x,w,y\n" + "".join(f"{i},{'ab'[i % 2]},{i % 3}\n" for i in range(50))
     (tmp_path / "a.csv").write_text(text)
     duckdb.sql(f"SELECT * FROM read_csv('{tmp_path / 'a.csv'}')").write_parquet(str(tmp_path / "a.parquet"))
-    (tmp_path / "a.yaml").write_text(f"task: regression\ndata: {{train: {name}, target: y}}\n")
+    kept = "max_memory: 5e-7, pack: {folder: packs}"
+    (tmp_path / "a.yaml").write_text(f"task: regression\ndata: {{train: {name}, target: y, {kept}}}\n")
     assert CliRunner().invoke(main, ["validate", str(tmp_path / "a.yaml")]).exit_code == 0
     monkeypatch.setattr(Scan, "columns", None)
     for module in (frame, source_read):
         monkeypatch.setattr(module, "host_memory", lambda: 1100)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: Usage(2000, 1100, 900))
     for command in (["validate"], ["inspect"], ["train", "--run-dir", str(tmp_path / "run")]):
         result = CliRunner().invoke(main, [command[0], str(tmp_path / "a.yaml"), *command[1:]])
         assert result.exit_code == 3, result.output
-        assert re.search(r"5[01] rows of 3 columns take 1,2\d\d bytes as numbers", result.stderr)
-        assert "1,100 bytes\n  train on fewer rows, or drop columns" in result.stderr
+        assert re.search(r"packs: the columns of the data take 9\d\d bytes, and this disk has 900 b", result.stderr)
+        assert "choose a folder on another disk by data.pack.folder" in result.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -240,7 +240,7 @@ def test_few_plans_serve_every_number_of_steps() -> None:
     for first in range(49):
         trainer.go_to(0, first, 0.0, np.zeros(4))
         trainer.run_epoch()
-    assert sorted(trainer._plans) == [(2, 1), *((4, count) for count in (1, 2, 4, 8, 16))]
+    assert sorted(trainer._plans) == [(2, 1, 194), *((4, count, 194) for count in (1, 2, 4, 8, 16))]
 
 
 @pytest.mark.parametrize("every", [1, 3, 5, 16, 20])

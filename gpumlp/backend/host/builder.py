@@ -25,6 +25,7 @@ from pathlib import Path
 from gpumlp.backend.host import prebuilt
 from gpumlp.backend.kernels import Texts, forms, shared_text
 from gpumlp.errors import BackendError
+from gpumlp.limits import cache_folder
 from gpumlp.ops import RECORDS
 from gpumlp.ops.record import Op
 from gpumlp.store.atomic import open_regular, replace_file
@@ -75,16 +76,6 @@ Function = (
     int  # the address of a function of (slots, part, parts), as the nodes of kernels/host/host_program.h want it
 )
 log = logging.getLogger("gpumlp")
-
-
-def cache_folder() -> Path | None:
-    """Return where compiled kernels are kept: ``GPUMLP_CACHE``, or ``gpumlp`` in the user's cache folder if any."""
-    if given := os.environ.get("GPUMLP_CACHE"):
-        return Path(given)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpumlp"
-    except RuntimeError:  # a user without a home
-        return None
 
 
 @cache

@@ -228,6 +228,11 @@ class TableInputs:
         return Features(stored, self.dense_width, self.width), news.notes()
 
     @property
+    def row_bytes(self) -> int:
+        """The bytes that the features of a row take as they are stored."""
+        return 4 * (self.dense_width + len(self.one_hots))
+
+    @property
     def dense_width(self) -> int:
         """The number of features that are numbers, flags of missing ones, or of dates; the others are categories."""
         return (self.block.width if self.block else 0) + sum(each.width for each in self.dates)
@@ -337,6 +342,11 @@ class ArrayInputs:
     def width(self) -> int:
         """The number of features, p."""
         return self.block.width if self.block else self.columns
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes that the features of a row take as they are stored."""
+        return 4 * self.width if self.block else self.columns
 
     @property
     def numbers(self) -> int:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from gpumlp.data.source.cells import Missing, parse_numbers
 from gpumlp.data.source.frame import Codes, Column, Numbers, merged
+from gpumlp.data.source.room import room
 from gpumlp.limits import host_memory, return_freed_memory
 from gpumlp.limits import threads as available_threads
 
@@ -99,8 +100,9 @@ class Scan:
         EngineRefusalError : if the engine cannot read them
         """
         texts = {name: _Dictionary() for name, number in self.kinds.items() if not number}
+        place = room()
         growing = {
-            name: _Growing(np.float64 if number else np.int32, self.about) for name, number in self.kinds.items()
+            name: place.growing(np.float64 if number else np.int32, self.about) for name, number in self.kinds.items()
         }
         strange: dict[str, None] = {}
         for block in self._blocks(texts):
@@ -111,7 +113,7 @@ class Scan:
         columns: dict[str, Column] = {}
         for name, number in self.kinds.items():
             whole = growing.pop(name).whole()
-            columns[name] = Numbers(whole, self._rewrite(name)) if number else merged(texts[name].texts, whole)
+            columns[name] = Numbers(whole, self._rewrite(name)) if number else merged(texts[name].texts, whole).kept()
         columns |= self._settled(list(strange), columns)
         return columns
 
@@ -267,27 +269,6 @@ def _arrow(values: NDArray[Any]) -> Any:
     from arro3.core import Array
 
     return Array.from_numpy(values)
-
-
-class _Growing:
-    """An array that grows at its end. What is not filled yet takes no memory, since it was never touched."""
-
-    def __init__(self, dtype: Any, about: int) -> None:
-        self._array, self._count = np.empty(max(about, 1), dtype), 0
-
-    def extend(self, values: NDArray[Any]) -> None:
-        """Add values at the end."""
-        end = self._count + len(values)
-        if end > len(self._array):
-            larger = np.empty(max(2 * len(self._array), end), self._array.dtype)
-            larger[: self._count] = self.whole()
-            self._array = larger
-        self._array[self._count : end] = values
-        self._count = end
-
-    def whole(self) -> NDArray[Any]:
-        """Return all values, as a view."""
-        return self._array[: self._count]
 
 
 class _Dictionary:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Missing, Strings, mend_number, parse_numbers, seem_grouped
 from gpumlp.data.source.dialect import Dialect
 from gpumlp.data.source.kinds import Kind
+from gpumlp.data.source.room import is_in_file, room
 from gpumlp.errors import LISTED, DataError, Note, choices, shown
 from gpumlp.limits import gigabytes, host_memory
 
@@ -47,6 +48,35 @@ class Codes:
     def written(self) -> Codes:
         """Return the column itself: it is kept as it was written."""
         return self
+
+    def kept(self) -> Codes:
+        """Return the column with its codes where the room for sources has them."""
+        return replace(self, codes=room().keep(self.codes))
+
+
+@dataclass(frozen=True, eq=False)
+class PartOfCodes:
+    """Some rows of a column of text that lies in a file: gathered when they are asked for.
+
+    Parameters
+    ----------
+    source : the whole column
+    rows : (N,) int64
+    """
+
+    source: Codes
+    rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: NDArray[np.int64]) -> PartOfCodes:
+        """Return the column of these rows."""
+        return PartOfCodes(self.source, self.rows[rows])
+
+    def written(self) -> Codes:
+        """Return the column itself."""
+        return self.source.take(self.rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +148,7 @@ class Nested:
         raise DataError(what, where=self.path, hint="leave it out with data.drop, or make columns of its parts")
 
 
-Column = Numbers | Codes | Nested
+Column = Numbers | Codes | PartOfCodes | Nested
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +184,7 @@ class Frame:
 
     def take(self, rows: NDArray[np.int64]) -> Frame:
         """Return the frame of these rows."""
-        columns = {name: column.take(rows) for name, column in self.columns.items()}
+        columns = {name: _part(column, rows) for name, column in self.columns.items()}
         return replace(self, columns=columns, rows=rows if self.rows is None else self.rows[rows])
 
     def where(self, row: int) -> str:
@@ -330,6 +360,11 @@ class Frame:
         return str(column.texts[column.codes[row]])
 
 
+def _part(column: Column, rows: NDArray[np.int64]) -> Column:
+    """Return the column of these rows, which takes no memory where the column is in a file."""
+    return PartOfCodes(column, rows) if isinstance(column, Codes) and is_in_file(column.codes) else column.take(rows)
+
+
 def require_memory(rows: int, columns: int, where: str, *, itemsize: int = 8, kind: str = "numbers") -> None:
     """Check that columns fit into memory, before any of it is taken.
 
@@ -343,7 +378,7 @@ def require_memory(rows: int, columns: int, where: str, *, itemsize: int = 8, ki
     DataError : if they do not
     """
     needed, there_is = itemsize * rows * columns, host_memory()
-    if there_is is not None and needed > there_is:
+    if there_is is not None and needed > there_is and not room().holds(needed):
         what = f"{rows:,} rows of {columns:,} columns take {gigabytes(needed)} as {kind}; this machine has"
         hint = "train on fewer rows, or drop columns"
         raise DataError(f"{what} {gigabytes(there_is)}", where=where, hint=hint)
@@ -411,15 +446,17 @@ def _joined(columns: Sequence[Column]) -> Column:
         return replace(nested, count=sum(map(len, columns)))
     if all(isinstance(column, Numbers) for column in columns):
         markers = tuple(dict.fromkeys(m for c in columns if isinstance(c, Numbers) for m in c.markers))
-        values = np.concatenate([c.values for c in columns if isinstance(c, Numbers)])
-        return Numbers(values, lambda: _joined_codes([c.written() for c in columns]), markers)
+        values = room().growing(np.float64, sum(map(len, columns)))
+        for column in columns:
+            values.extend(column.values if isinstance(column, Numbers) else np.empty(0))
+        return Numbers(values.whole(), lambda: _joined_codes([c.written() for c in columns]), markers)
     return _joined_codes([column.written() for column in columns])
 
 
 def _joined_codes(columns: Sequence[Codes]) -> Codes:
     starts = np.cumsum([0, *(len(column.texts) for column in columns)])
     codes = [column.codes + start for column, start in zip(columns, starts, strict=False)]
-    return merged([text for column in columns for text in column.texts], np.concatenate(codes))
+    return merged([text for column in columns for text in column.texts], np.concatenate(codes)).kept()
 
 
 def as_written(values: NDArray[Any]) -> Codes:

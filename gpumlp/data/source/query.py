@@ -110,6 +110,16 @@ def read_query(text: str, folder: Path, dialect: Dialect = DETECT, *, texts: Col
     return replace(frame, notes=_notes(plan.tree))
 
 
+def query_files(text: str, folder: Path) -> tuple[str, ...]:
+    """Return the files that a query reads.
+
+    Raises
+    ------
+    DataError : if it is not one SELECT, or names what is not there
+    """
+    return _plan(text, folder).files
+
+
 def query_columns(text: str, folder: Path) -> Frame:
     """Return a frame of the columns that a query has, without its rows.
 

@@ -1,0 +1,213 @@
+"""A folder of packs: the rows of a task in blocks, each under a key of what they were made from."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpumlp.data.dataset import Dataset, Divided, Encoder, Prepared
+from gpumlp.data.encoding.columns import News
+from gpumlp.data.packed.blocks import HINT, BlockLayout, PackedRows, Writer, checked_checksums
+from gpumlp.data.source.frame import Frame
+from gpumlp.data.source.room import require_disk
+from gpumlp.errors import DataError, Note, RunError, WriteError
+from gpumlp.limits import gigabytes
+from gpumlp.phases import phase
+from gpumlp.seeds import PACK, generator
+from gpumlp.store.formats import is_whole, make_folder, read_arrays, read_json, write_arrays, write_sealed
+from gpumlp.store.lock import locked
+
+FORMAT = 1
+INDEX, ENCODER = "pack.json", "encoder.safetensors"
+_PART, _LOCK = ".part", ".lock"
+_WAIT_S = 0.2
+_TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class Packs:
+    """A folder of packs.
+
+    Parameters
+    ----------
+    folder : which is made where it is not there
+    max_bytes : that all packs take together; the one that was used longest ago makes room for a new one
+    memory : bytes that rows take at a time while they are packed
+    """
+
+    folder: Path
+    max_bytes: int | None = None
+    memory: int = 1 << 28
+
+    def find(self, key: str, encoder: Encoder | None = None) -> Prepared | None:
+        """Return the rows under a key, None where there are none, or they are encoded in another way.
+
+        Raises
+        ------
+        DataError : if the pack is damaged
+        """
+        place = self.folder / key
+        if not (place / INDEX).exists():
+            return None
+        found = _open(place)
+        if encoder is not None and not _alike(encoder, found.encoder):
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(place / INDEX)  # it has been used
+        return found
+
+    @contextlib.contextmanager
+    def making(self, key: str) -> Iterator[None]:
+        """Wait until nobody else packs rows under this key, and keep others waiting meanwhile.
+
+        Raises
+        ------
+        DataError : if the folder cannot be written
+        """
+        while True:
+            with _writing(), locked(self.folder / f"{key}{_LOCK}") as mine:
+                if mine:
+                    yield
+                    return
+            time.sleep(_WAIT_S)
+
+    @phase("pack")
+    def pack(self, divided: Divided, key: str, seed: int) -> Prepared:
+        """Encode rows and leave them under a key, whole or not at all.
+
+        Rows for training are dealt to blocks at random, so that each block is like all of them; others keep their
+        order.
+
+        Raises
+        ------
+        DataError : if the rows do not fit the encoding, or the disk has no room for them
+        """
+        self._make_room(key, divided.nbytes)
+        place, beside = self.folder / key, self.folder / f".{key}{_PART}"
+        with _writing():
+            for old in (place, beside):
+                shutil.rmtree(old, ignore_errors=True)
+            beside.mkdir(parents=True)
+            try:
+                self._write(divided, beside, seed)
+                os.replace(beside, place)
+            except BaseException:
+                shutil.rmtree(beside, ignore_errors=True)
+                raise
+        return _open(place)
+
+    def _write(self, divided: Divided, folder: Path, seed: int) -> None:
+        encoder, notes, parts = divided.encoder, list(divided.notes), {}
+        for name, source in divided.tables.items():
+            news = News()
+            targets, weights = encoder.encode_targets(source, news)
+            layout, writer = None, None
+            for rows in self._chunks(source, divided):
+                features, _ = encoder.encode(source.take(rows), targets=False, news=news)
+                chunk = Dataset(features.features, targets[rows], None if weights is None else weights[rows])
+                if layout is None or writer is None:
+                    layout = BlockLayout.of(len(source), chunk)
+                    writer = Writer(folder, name, layout, _dealt(layout, seed) if name == _TRAIN else None)
+                writer.add(chunk)
+            assert layout is not None
+            assert writer is not None
+            writer.flush()
+            parts[name] = {**layout.to_state(), "checksums": writer.checksums}
+            notes += [note.of(name) for note in news.notes()]
+        fields, arrays = encoder.to_state()
+        write_arrays(folder / ENCODER, arrays, fields)
+        index = {"format": FORMAT, "parts": parts, "notes": [note.to_json() for note in notes]}
+        write_sealed(folder / INDEX, index)
+
+    def _chunks(self, source: Frame, divided: Divided) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+        """Yield the numbers of rows that are encoded together."""
+        count, row = len(source), max(1, divided.encoder.row_bytes)
+        size = max(1, self.memory // (3 * row))  # as they are encoded, in the order of blocks, and some columns twice
+        for start in range(0, count, size):
+            yield np.arange(start, min(start + size, count))
+
+    def _make_room(self, key: str, needed: int) -> None:
+        """Delete packs until there is room for so many bytes. Raises DataError where there cannot be."""
+        with _writing():
+            make_folder(self.folder)
+        require_disk(self.folder, needed, "the packed rows")
+        for leftover in self.folder.glob(f".*{_PART}"):
+            name = leftover.name.removeprefix(".").removesuffix(_PART)
+            if name != key:
+                with _writing(), locked(self.folder / f"{name}{_LOCK}") as mine:
+                    if mine:
+                        shutil.rmtree(leftover, ignore_errors=True)
+        if self.max_bytes is None:
+            return
+        if needed > self.max_bytes:
+            what = f"the packed rows take {gigabytes(needed)}, and packs may take {gigabytes(self.max_bytes)}"
+            raise DataError(what, where=str(self.folder), hint="set a larger data.pack.max_size")
+        packs = [each.parent for each in self.folder.glob(f"*/{INDEX}") if each.parent.name != key]
+        packs.sort(key=lambda pack: (pack / INDEX).stat().st_mtime_ns)
+        sizes = {pack: sum(file.stat().st_size for file in pack.iterdir()) for pack in packs}
+        while packs and sum(sizes.values()) + needed > self.max_bytes:
+            shutil.rmtree(packs[0], ignore_errors=True)
+            sizes.pop(packs.pop(0))
+
+
+def key_of(fields: Any, files: Iterable[Path]) -> str:
+    """Return the key of rows: of what decides about them, and of the size and date of their files."""
+    stated = [(str(path), status.st_size, status.st_mtime_ns) for path in files for status in [path.stat()]]
+    text = json.dumps([FORMAT, fields, stated], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _open(place: Path) -> Prepared:
+    """Return the rows of a pack. Raises DataError where it is damaged."""
+    try:
+        index = read_json(place / INDEX)
+        if not isinstance(index, dict) or not is_whole(index) or index.get("format") != FORMAT:
+            raise RunError("the index is damaged, or of another version")
+        arrays, fields = read_arrays(place / ENCODER)
+        encoder = Encoder.from_state(fields, arrays)
+        parts = {}
+        for name, each in index["parts"].items():
+            layout = BlockLayout.from_state(each)
+            parts[name] = PackedRows(place, name, layout, checked_checksums(layout, each.get("checksums")))
+        notes = tuple(Note(each["text"], each["column"]) for each in index["notes"])
+        return Prepared(parts[_TRAIN], parts.get("validation"), parts.get("test"), encoder, notes)
+    except (RunError, KeyError, TypeError, AttributeError) as error:
+        what = error.what if isinstance(error, RunError) else "the index is damaged"
+        raise DataError(f"damaged packed rows: {what}", where=str(place), hint=HINT) from None
+
+
+def _dealt(layout: BlockLayout, seed: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Return the block that each row goes to: drawn at random, as many to each block as it has rows."""
+    order = generator(seed, PACK).permutation(layout.count)
+    order //= layout.size
+    return order.astype(np.int32)
+
+
+def _alike(encoder: Encoder, other: Encoder) -> bool:
+    """Return whether two encodings are the same to the bit."""
+    (fields, arrays), (others, more) = encoder.to_state(), other.to_state()
+    same = fields == others and arrays.keys() == more.keys()
+    return same and all(np.array_equal(array, more[name]) for name, array in arrays.items())
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """Turn what the system says against writing a pack into a DataError."""
+    hint = "choose another folder by data.pack.folder"
+    try:
+        yield
+    except WriteError as error:
+        raise DataError(f"rows cannot be packed here: {error.what}", where=error.where, hint=hint) from None
+    except OSError as error:
+        what = f"rows cannot be packed here: {error.strerror or error}"
+        raise DataError(what, where=str(error.filename or ""), hint=hint) from None

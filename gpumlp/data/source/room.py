@@ -1,0 +1,194 @@
+"""Where the columns of a source lie while it is prepared: in memory, and beyond so many bytes in a file."""
+
+from __future__ import annotations
+
+import mmap
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpumlp.errors import DataError
+from gpumlp.limits import gigabytes
+
+_ALIGNED = 4096  # bytes that the start of an array in the file is a multiple of
+
+
+class Room:
+    """Room for the columns of a source, each an array that grows at its end.
+
+    The file has no name, so nothing is left of it when the process ends, however it ends. The system keeps as much of
+    it in memory as there is to spare.
+
+    Parameters
+    ----------
+    folder : where the file is to lie
+    limit : bytes of arrays in memory; None for any number
+    """
+
+    def __init__(self, folder: Path | None = None, limit: int | None = None) -> None:
+        self._folder, self._limit = folder, limit
+        self._held = self._end = 0
+        self._file: Any = None
+        self._map: mmap.mmap | None = None
+
+    def holds(self, count: int) -> bool:
+        """Return whether so many bytes have a place besides memory. Raises DataError where they have not."""
+        if self._limit is None or self._folder is None:
+            return False
+        require_disk(self._folder, count - self._limit, "the columns of the data")
+        return True
+
+    def growing(self, dtype: Any, about: int) -> Growing:
+        """Return an array that is empty and may grow to about so many elements."""
+        return Growing(self, np.dtype(dtype), about)
+
+    def keep(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return these values, in the file where memory is full."""
+        if self._limit is None:
+            return values
+        growing = self.growing(values.dtype, len(values))
+        if not growing.is_in_file:
+            return values
+        growing.extend(values)
+        return growing.whole()
+
+    def take(self, count: int) -> bool:
+        """Take so many bytes of memory; return whether they are there."""
+        if self._limit is not None and self._held + count > self._limit:
+            return False
+        self._held += count
+        return True
+
+    def give_back(self, count: int) -> None:
+        """Give back so many bytes of memory."""
+        self._held -= count
+
+    def extent(self, count: int) -> int:
+        """Return where so many bytes of the file begin that nobody else has. Untouched, they take no disk."""
+        if self._file is None:
+            assert self._folder is not None
+            with _disk(self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 - lives as long
+                weakref.finalize(self, self._file.close)
+        start, self._end = self._end, -(-(self._end + count) // _ALIGNED) * _ALIGNED
+        with _disk(self._folder):
+            self._file.truncate(self._end)
+        return start
+
+    def write(self, start: int, values: NDArray[Any]) -> None:
+        """Write values at a place of the file."""
+        with _disk(self._folder):
+            self._file.seek(start)
+            rest = np.ascontiguousarray(values).data.cast("B")
+            while rest:
+                rest = rest[self._file.write(rest) :]
+
+    def array(self, start: int, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+        """Return an array in the file."""
+        if count == 0:
+            return np.empty(0, dtype)
+        if self._map is None or len(self._map) < start + count * dtype.itemsize:
+            self._map = mmap.mmap(self._file.fileno(), self._end)
+        return np.frombuffer(self._map, dtype, count, start)
+
+
+class Growing:
+    """An array that grows at its end. What is not filled yet takes no memory, since it was never touched."""
+
+    def __init__(self, room: Room, dtype: np.dtype[Any], about: int) -> None:
+        self._room, self._dtype, self._count, self._size = room, dtype, 0, max(about, 1)
+        self._array: NDArray[Any] | None = None
+        self._start = 0
+        if room.take(self._size * dtype.itemsize):
+            self._array = np.empty(self._size, dtype)
+        else:
+            self._start = room.extent(self._size * dtype.itemsize)
+
+    @property
+    def is_in_file(self) -> bool:
+        """Whether there was no memory for it."""
+        return self._array is None
+
+    def extend(self, values: NDArray[Any]) -> None:
+        """Add values at the end."""
+        end = self._count + len(values)
+        if end > self._size:
+            self._enlarge(max(2 * self._size, end))
+        if self._array is None:
+            self._room.write(self._start + self._count * self._dtype.itemsize, values.astype(self._dtype, copy=False))
+        else:
+            self._array[self._count : end] = values
+        self._count = end
+
+    def whole(self) -> NDArray[Any]:
+        """Return all values, as a view."""
+        if self._array is None:
+            return self._room.array(self._start, self._dtype, self._count)
+        return self._array[: self._count]
+
+    def _enlarge(self, size: int) -> None:
+        before, itemsize = self.whole(), self._dtype.itemsize
+        if self._array is not None and self._room.take((size - self._size) * itemsize):
+            self._array = np.empty(size, self._dtype)
+            self._array[: self._count] = before
+        else:
+            if self._array is not None:
+                self._room.give_back(self._size * itemsize)
+            self._array, self._start = None, self._room.extent(size * itemsize)
+            self._room.write(self._start, before)
+        self._size = size
+
+
+_room: ContextVar[Room] = ContextVar("room")
+_UNBOUNDED = Room()
+
+
+def room() -> Room:
+    """Return the room that sources are read into: memory alone, unless :func:`reading_into` says otherwise."""
+    return _room.get(_UNBOUNDED)
+
+
+@contextmanager
+def reading_into(place: Room) -> Iterator[None]:
+    """Read sources into a room meanwhile, in this thread."""
+    token = _room.set(place)
+    try:
+        yield
+    finally:
+        _room.reset(token)
+
+
+def is_in_file(values: NDArray[Any]) -> bool:
+    """Return whether an array lies in the file of a room."""
+    base: Any = values
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return isinstance(base.obj if isinstance(base, memoryview) else base, mmap.mmap)
+
+
+@contextmanager
+def _disk(folder: Path | None) -> Iterator[None]:
+    """Turn what the system says against writing columns into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        what = f"the columns of the data cannot be kept here: {error.strerror or error}"
+        raise DataError(what, where=str(folder), hint="choose another folder by data.pack.folder") from None
+
+
+def require_disk(folder: Path, needed: int, what: str) -> None:
+    """Raise DataError unless a disk has room for so many bytes."""
+    place = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        short = f"{what} take {gigabytes(needed)}, and this disk has {gigabytes(free)}"
+        raise DataError(short, where=str(folder), hint="choose a folder on another disk by data.pack.folder")

@@ -1,0 +1,247 @@
+"""Runs on data larger than memory: the same files whoever interrupts them, and the metrics that memory gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import run
+from ranks.threads import by_threads
+
+from gpumlp.config import Loaded, load
+from gpumlp.data import Dataset, PackedRows, Prepared
+from gpumlp.data.packed import blocks as blocks_module
+from gpumlp.errors import ConfigError, DataError, RunError, SignalError
+from gpumlp.runs import Listener, evaluate, load_trained, train
+from gpumlp.training import rows as rows_module
+from gpumlp.training.build import build, load_data
+from gpumlp.training.device_data import DeviceData
+from gpumlp.training.measure import measure
+
+ROWS = 400
+BLOCK = 16
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks_module, "BLOCK_ROWS", BLOCK)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Callable[..., Loaded]:
+    """Return a function that makes a configuration of rows sorted by their class."""
+    random = np.random.default_rng(0)
+    x, c, w = random.normal(size=(ROWS, 3)), random.integers(0, 3, ROWS), random.integers(1, 4, ROWS)
+    y = np.sort(x[:, 0] + x[:, 1] * x[:, 2] + (c == 1) + random.normal(size=ROWS) / 2)
+    rows = [
+        f"{a:.5g},{b:.5g},{d:.5g},{'pqr'[c[i]]},{w[i]},{y[i]:.5g},{'no' if y[i] < 0 else 'yes'}"
+        for i, (a, b, d) in enumerate(np.where(np.arange(ROWS)[:, None] % 11 == 0, np.nan, x))
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,d,c,w,z,y", *rows]) + "\n")
+    (tmp_path / "f.yaml").write_text("task: classification\ndata: {train: t.csv, target: y, drop: [z]}\n")
+
+    def make(*more: str, packed: bool = True) -> Loaded:
+        window = ("data.pack.window=96",) if packed else ()
+        return load(
+            tmp_path / "f.yaml",
+            (
+                "backend=numpy",
+                f"data.pack.folder={tmp_path / 'packs'}",
+                "model={hidden: [8], dropout: 0.2, norm: batch}",
+                "training={epochs: 2, batch_size: 16, checkpoint_every: 5}",
+                *window,
+                *more,
+            ),
+        )
+
+    return make
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "model").iterdir())}
+
+
+SETTINGS = {
+    "classes": (),
+    "weights, balanced, log_loss, intervals": (
+        "data.weights=w",
+        "loss.class_weight=balanced",
+        "training.metric=log_loss",
+        "training.conformal=0.3",
+    ),
+    "a number": ("task=regression", "data.target=z", "data.drop=[y]"),
+    "quantiles": (
+        "task=regression",
+        "data.target=z",
+        "data.drop=[y]",
+        "loss={name: quantile, levels: [0.1, 0.5, 0.9]}",
+    ),
+    "bins": ("model.numbers={embedding: ple}", "model.categories={table_above: 2}"),
+    "members that share layers": ("members={count: 2, share: weights}",),
+    "fitted start": ("model.initializer=data",),
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_metrics_are_those_that_memory_gives(settings: str, task: Callable[..., Loaded], tmp_path: Path) -> None:
+    """The model of a packed run, measured on the same parts in memory."""
+    done = train(task(*SETTINGS[settings]), tmp_path / "run")
+    memory = load_data(task(*SETTINGS[settings], packed=False))
+    model = load_trained(tmp_path / "run", "numpy")
+    assert model.encoder.to_state()[0] == memory.encoder.to_state()[0]
+    loss = build(task(*SETTINGS[settings]).settings, memory).loss
+    for name, part in memory.in_memory.items():
+        loss.model = model.network  # type: ignore[assignment]
+        blocks = [DeviceData(model.network, part, memory.encoder.input_scale)]
+        found = measure(model.network, loss, memory.encoder, blocks, probabilities=model.probabilities)
+        for metric, value in found.items():
+            assert done.summary["metrics"][name][metric] == pytest.approx(value, rel=1e-5, abs=1e-7), (name, metric)
+    again, notes = evaluate(tmp_path / "run")
+    assert again["test"]["loss"] == pytest.approx(done.summary["metrics"]["test"]["loss"], rel=1e-6)
+    assert not [note for note in notes if "changed" in note]
+
+
+class Held(PackedRows):
+    """Rows that were read before, and are in memory."""
+
+    def __init__(self, blocks: PackedRows) -> None:
+        super().__init__(blocks.folder, blocks.name, blocks.layout, blocks.checksums)
+        self.held = [blocks.read(block) for block in range(blocks.layout.blocks)]
+
+    def read(self, block: int) -> Dataset:
+        return self.held[block]
+
+
+def test_blocks_in_memory_give_the_same_run(task: Callable[..., Loaded], tmp_path: Path) -> None:
+    loaded = task("data.weights=w")
+    train(loaded, tmp_path / "disk")
+    data = load_data(loaded)
+    held = {name: Held(part) for name, part in data.parts.items() if isinstance(part, PackedRows)}
+    assert list(held) == ["train", "validation", "test"]
+    prepared = Prepared(**held, encoder=data.encoder, notes=data.notes, window=data.window)
+    for path in (tmp_path / "packs").rglob("*.numbers"):
+        path.unlink()
+    train(loaded, tmp_path / "memory", data=prepared)
+    assert files(tmp_path / "disk") == files(tmp_path / "memory")
+    rows = [
+        [{**json.loads(line), "seconds": 0} for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("disk", "memory")
+    ]
+    assert rows[0] == rows[1]
+
+
+class Stop(Listener):
+    """Sends a signal after so many batches."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def batch(self, done: int, of: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("after", [1, 7, 20])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+    after: int, task: Callable[..., Loaded], tmp_path: Path
+) -> None:
+    loaded = task()
+    train(loaded, tmp_path / "whole")
+    with pytest.raises(SignalError):
+        train(loaded, tmp_path / "run", listener=Stop(after))
+    train(loaded, tmp_path / "run", resume=True)
+    assert files(tmp_path / "run") == files(tmp_path / "whole")
+    run("predict", tmp_path / "run", tmp_path / "t.csv", "-o", tmp_path / "p.csv")
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == ROWS + 1
+
+
+def test_the_window_that_was_chosen_stays(
+    task: Callable[..., Loaded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are packed where they take too much, and a run goes on with its window where there is more memory."""
+    row = 4 * 9  # of 4 numbers, 3 flags, a column of categories, a target
+    little = f"data.max_memory={ROWS * row / 1e9}"
+    with pytest.raises(SignalError):
+        train(task(little, packed=False), tmp_path / "run", listener=Stop(7))
+    window = load(tmp_path / "run" / "config.yaml").settings.data.pack.window
+    assert window == ROWS // 8
+    done = train(task(packed=False), tmp_path / "run", resume=True)
+    told = [note for note in done.notes if "packed in" in note]
+    assert len(told) == 1
+    train(task(little, packed=False), tmp_path / "whole")
+    assert files(tmp_path / "run") == files(tmp_path / "whole")
+    train(task(packed=False), tmp_path / "memory")
+    assert load(tmp_path / "memory" / "config.yaml").settings.data.pack.window is None
+    assert files(tmp_path / "memory") != files(tmp_path / "whole")
+    with pytest.raises(RunError, match=r"data\.pack\.window was null, is now 96"):
+        train(task(), tmp_path / "memory", resume=True)
+
+
+def test_a_damaged_block_is_one_message(task: Callable[..., Loaded], tmp_path: Path) -> None:
+    load_data(task())
+    (path,) = (tmp_path / "packs").rglob("train.numbers")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    given = (
+        "--set",
+        f"data.pack.folder={tmp_path / 'packs'}",
+        "--set",
+        "data.pack.window=96",
+        "--set",
+        "backend=numpy",
+    )
+    result = run("train", tmp_path / "f.yaml", *given, "--run-dir", tmp_path / "run", code=3)
+    assert "is damaged" in result.stderr
+    assert "delete this folder" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("is damaged") == 1
+
+
+def test_rows_are_packed_beforehand(
+    task: Callable[..., Loaded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run("pack", tmp_path / "f.yaml", "-o", tmp_path / "other")
+    assert "280 train, 60 validation, 60 test rows" in result.stderr + result.stdout
+    assert f"--set data.pack.folder={tmp_path / 'other'}" in result.stderr + result.stdout
+    (index,) = (tmp_path / "other").rglob("pack.json")
+    before = index.read_bytes()
+    monkeypatch.setattr(rows_module.Packs, "pack", None)  # nothing is packed again
+    loaded = task(f"data.pack.folder={tmp_path / 'other'}")
+    assert train(loaded, tmp_path / "run").summary["status"] == "completed"
+    run("pack", tmp_path / "f.yaml", "-o", tmp_path / "other")
+    assert index.read_bytes() == before
+
+
+def test_data_that_have_changed_are_packed_anew(task: Callable[..., Loaded], tmp_path: Path) -> None:
+    train(task(), tmp_path / "run")
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    (tmp_path / "t.csv").write_text("\n".join([*lines, lines[-1]]) + "\n")
+    assert len(load_data(task()).train) == 281
+    _, notes = evaluate(tmp_path / "run")
+    assert [note for note in notes if "the data have changed" in note]
+
+
+def test_what_packed_rows_cannot_do_is_told(task: Callable[..., Loaded], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="2 networks of their own are trained on rows in memory"):
+        train(task("members=2"), tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="rows cannot be packed here"):
+        load_data(task(f"data.pack.folder={tmp_path / 'file'}"))
+    with pytest.raises(DataError, match=r"the packed rows take .* packs may take 1,000 bytes"):
+        load_data(task("data.pack.max_size=1e-6", f"data.pack.folder={tmp_path / 'none'}"))
+    with pytest.raises(ConfigError, match="max_memory"):
+        task("data.max_memory=0")
+
+
+def test_ranks_give_the_files_of_one(task: Callable[..., Loaded], tmp_path: Path) -> None:
+    loaded = task("training.shards=4", "data.weights=w")
+    train(loaded, tmp_path / "1")
+    by_threads(2, lambda ranks: train(loaded, tmp_path / "2", ranks=ranks))
+    assert files(tmp_path / "2") == files(tmp_path / "1")
