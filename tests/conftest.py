@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from gpumlp.backend import BACKENDS, Backend
 from gpumlp.config import Loaded, load
 from gpumlp.errors import BackendError
 
+os.environ.setdefault("MKL_NUM_THREADS", "1")  # of PyTorch, whose threads wait for each other in small operations
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background is started without
 
 

@@ -38,6 +38,7 @@ def _tabular(given: Given) -> dict[str, Any]:
             "trained_activation": True,
             "clamp": regression,
             "numbers": {"embedding": "pbld"},
+            "categories": {"table_above": 8, "size": 8, "scaled": True},
         },
         "optimizer": {
             "name": "adamw",

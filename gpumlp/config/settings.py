@@ -473,6 +473,11 @@ class Categories(Section):
         "of 0 or 1 (recipes say 8); null: columns for all",
     )
     size: int = Field(default=8, ge=1, le=MAX_UNITS, description="length of these vectors")
+    scaled: bool = Field(
+        default=False,
+        description="scale columns of 0 and 1 as data.scaling robust does numbers, so that rare values weigh more; "
+        "not those of values with vectors",
+    )
 
 
 class Model(Section):
@@ -520,7 +525,7 @@ class Model(Section):
     numbers: Annotated[Numbers, BeforeValidator(numbers_by, json_schema_input_type=str | Numbers)] = Field(
         default=Numbers(), description="embedding of columns of numbers, by name or as a mapping of settings"
     )
-    categories: Categories = Field(default=Categories(), description="tables of vectors for columns of categories")
+    categories: Categories = Field(default=Categories(), description="how columns of categories enter the network")
     start_from: Text | None = Field(
         default=None,
         description="folder of a run with the same layers and columns: training starts from its best weights, with "

@@ -2,7 +2,14 @@
 
 from gpumlp.nn.ensemble import Ensemble
 from gpumlp.nn.initializers import FITTED, INITIALIZERS
-from gpumlp.nn.inputs import EMBEDDINGS, BinnedEmbedding, CategoryTables, MissingVectors, PeriodicEmbedding
+from gpumlp.nn.inputs import (
+    EMBEDDINGS,
+    BinnedEmbedding,
+    CategoryTables,
+    MissingVectors,
+    PeriodicEmbedding,
+    ScaledFlags,
+)
 from gpumlp.nn.layer import Declared, Equation, Layer
 from gpumlp.nn.layers import (
     NORMS,
@@ -53,6 +60,7 @@ __all__ = [
     "Parameters",
     "PeriodicEmbedding",
     "Residual",
+    "ScaledFlags",
     "Sequential",
     "count_parameters",
     "fit_start",

@@ -14,6 +14,7 @@ import numpy as np
 
 from gpumlp.autodiff import Tensor, concat, pbld, ple
 from gpumlp.autodiff.fused import product
+from gpumlp.autodiff.tensor import as_dtype
 from gpumlp.errors import ShapeError
 from gpumlp.nn.layer import Declared, Equation, Layer, Values
 from gpumlp.ops.hyper import whole
@@ -229,6 +230,65 @@ class MissingVectors(Layer):
     @property
     def detail(self) -> str:
         return f"{len(self.flagged)} numbers"
+
+
+class ScaledFlags(Layer):
+    """(x - centre) ⊙ scale of each row: columns of 0 and 1 scaled by how often they are 1, the others as they are.
+
+    What :meth:`set_scales` makes of training rows holds from then on; until then nothing is scaled.
+    """
+
+    def declare(self, inputs: int) -> Mapping[str, Declared]:
+        return {
+            "centre": Declared((inputs,), "state", lambda rng: np.zeros(inputs)),
+            "scale": Declared((inputs,), "state", lambda rng: np.ones(inputs)),
+        }
+
+    def set_scales(self, columns: Any, ones: Values, rows: float) -> None:
+        """Scale columns of a built layer as :func:`scaled_flags` does.
+
+        Parameters
+        ----------
+        columns : (n,) int64
+            Numbers of the columns.
+        ones : (n,) float64
+            In how many of the rows each of them is 1.
+        rows
+            Number of rows.
+        """
+        assert self.context is not None
+        zero, one = scaled_flags(ones, rows)
+        for name, values in (("centre", -zero / (one - zero)), ("scale", one - zero)):
+            array = self.context.backend.to_host(self.state[name]).copy()
+            array[columns] = values
+            self.context.backend.write(self.state[name], array)
+
+    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
+        centre, scale = (Tensor(self.state[name], x.backend) for name in ("centre", "scale"))
+        return as_dtype((as_dtype(x, centre.dtype) - centre) * scale, x.dtype)
+
+    def equation(self, value: str, place: str) -> Equation:
+        symbol = f"x'_{place}" if place else "x'"
+        return Equation(symbol, f"({value} - centre) ⊙ scale", f"∇{symbol} ⊙ scale")
+
+
+def scaled_flags(ones: Values, rows: float) -> tuple[Values, Values]:
+    """Return what 0 and 1 become in columns of these two: robust scaling, then the smooth clip to ±3.
+
+    As for numbers the median becomes 0 and the distance of the quartiles 1, or where they are equal half the range:
+    a value of fewer than a quarter of the rows is 1.66 from the other one, any other 0.95.
+
+    Parameters
+    ----------
+    ones : (n,)
+        In how many of the rows each column is 1: not in all of them, nor in none.
+    rows
+        Number of rows, all columns the same.
+    """
+    low, median, high = (np.clip((rows - 1.0) * q - (rows - ones - 1.0), 0.0, 1.0) for q in (0.25, 0.5, 0.75))
+    spread = np.where(high > low, high - low, 0.5)
+    zero, one = ((value - median) / spread for value in (0.0, 1.0))
+    return zero / np.sqrt(1.0 + (zero / 3.0) ** 2), one / np.sqrt(1.0 + (one / 3.0) ** 2)
 
 
 EMBEDDINGS: dict[str, type[Embedding]] = {"pbld": PeriodicEmbedding, "ple": BinnedEmbedding}

@@ -55,7 +55,7 @@ PARAMETRIZATIONS = {
     # Adam's steps do not depend on the scale of a gradient, so those of W are 1 / sqrt(p) of those of V.
     "ntk": Parametrization(
         "learning rate over the root of the number of inputs for weights, a tenth for biases: with adam and its like "
-        "the same as the neural tangent kernel's form, x V / sqrt(inputs)",
+        "the same as the neural tangent kernel's form, x V / sqrt(inputs), with two logits for two classes",
         lambda inputs: inputs**-0.5,
         0.1,
     ),
@@ -71,6 +71,8 @@ class Dense(Layer):
     initializer : a name of gpumlp.nn.INITIALIZERS, or ``auto`` for the one that suits f
     bias : False leaves b out
     parametrization : a name of ``PARAMETRIZATIONS``
+    of_two : whether a value stands for the difference of two that are trained, as of the logits of two classes: it
+        then moves at twice their rate and, by data, starts √2 times as wide
     """
 
     numbered = True
@@ -83,6 +85,7 @@ class Dense(Layer):
         initializer: str = "auto",
         bias: bool = True,
         parametrization: str = STANDARD,
+        of_two: bool = False,
     ) -> None:
         super().__init__()
         units = whole("units of a dense layer", units)
@@ -94,12 +97,13 @@ class Dense(Layer):
             raise ConfigError(f"unknown initializer {initializer!r}", hint=choices(initializer, INITIALIZERS))
         self.units, self.activation = units, record_of(activation).name
         self.initializer = default_initializer(activation) if initializer == "auto" else initializer
-        self.bias = bias
+        self.bias, self.of_two = bias, of_two
         self.link = self.activation
 
     def declare(self, inputs: int) -> Mapping[str, Declared]:
         factors = PARAMETRIZATIONS[self.parametrization]
-        rate = factors.weights(inputs)
+        pair = 2.0 if self.of_two else 1.0
+        rate = pair * factors.weights(inputs)
         W = Declared(
             (inputs, self.units),
             "weight",
@@ -114,7 +118,7 @@ class Dense(Layer):
             "offset",
             lambda rng: np.zeros(self.units),
             called={"keras": "bias", "pytorch": "bias"},
-            rate=factors.biases,
+            rate=pair * factors.biases,
         )
         return {"W": W, "b": b} if self.bias else {"W": W}
 

@@ -8,7 +8,15 @@ from typing import Any, Self
 
 from gpumlp.errors import ConfigError
 from gpumlp.nn.initializers import default_initializer
-from gpumlp.nn.inputs import EMBEDDINGS, BinnedEmbedding, CategoryTables, Embedding, MissingVectors, PeriodicEmbedding
+from gpumlp.nn.inputs import (
+    EMBEDDINGS,
+    BinnedEmbedding,
+    CategoryTables,
+    Embedding,
+    MissingVectors,
+    PeriodicEmbedding,
+    ScaledFlags,
+)
 from gpumlp.nn.layer import Layer, count_trained
 from gpumlp.nn.layers import NORMS, STANDARD, Activation, Clamp, Dense, Dropout, InputFactors, Mix, Residual
 from gpumlp.nn.members import SHARES, FirstFactors, MemberHeads, MemberScale, normal_by_column, ones, random_signs
@@ -58,6 +66,7 @@ class Architecture:
     values : number of 0/1 columns of each category, the last columns of the input, where some have tables
     table_above, table_size : values from which on a category has a table (more than this), and the length of its
         vectors
+    scaled_flags : whether columns of 0 and 1 are scaled by how often they are 1: by arrays, which training sets
     """
 
     hidden: tuple[Hidden, ...]
@@ -79,6 +88,7 @@ class Architecture:
     values: tuple[int, ...] = ()
     table_above: int = 0
     table_size: int = 0
+    scaled_flags: bool = False
 
     def to_state(self) -> dict[str, Any]:
         """Return what a model file keeps, for :meth:`from_state`: what predictions depend on and is not a default."""
@@ -153,6 +163,8 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
     whole = architecture if isinstance(architecture, Architecture) else Architecture(tuple(architecture))
     layers: list[Layer] = []
     start: FirstFactors = random_signs
+    if whole.scaled_flags:
+        layers.append(ScaledFlags())
     if whole.embedding != NO_EMBEDDING:
         embedding = _embedding(whole)
         start = normal_by_column(embedding.numbers, embedding.outputs)
@@ -161,17 +173,15 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
             factors = {"rate": embedding.rate, "decay": embedding.decay}
             layers.append(MissingVectors(embedding.numbers, embedding.outputs, whole.flagged, **factors))
 
-    def linear(units: int, activation: str, initializer: str, *, bias: bool = True) -> list[Layer]:
+    def linear(units: int, activation: str, initializer: str, **more: bool) -> list[Layer]:
         if whole.share != "weights":
-            return [
-                Dense(units, activation, initializer=initializer, bias=bias, parametrization=whole.parametrization)
-            ]
+            return [Dense(units, activation, initializer=initializer, parametrization=whole.parametrization, **more)]
         first = not any(isinstance(layer, MemberScale) for layer in layers)
         suited = default_initializer(activation) if initializer == "auto" else initializer
         return [
             MemberScale(whole.heads, first=first, initial=start if first else ones),  # only inputs tell them apart
             Dense(units, initializer=suited, bias=False, parametrization=whole.parametrization),
-            MemberScale(whole.heads, bias=bias, first=False, initial=ones),
+            MemberScale(whole.heads, bias=more.get("bias", True), first=False, initial=ones),
             *([] if activation == "identity" else [Activation(activation)]),
         ]
 
@@ -202,7 +212,9 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
             layers.append(Residual(len(layers) - start_of_block))
         width = h.units
     if whole.share == ALONE:
-        layers += linear(outputs, link, whole.initializer)
+        # In the form of a tangent kernel one logit is what the two of two classes would come to.
+        of_two = link == "sigmoid" and whole.parametrization != STANDARD
+        layers += linear(outputs, link, whole.initializer, of_two=of_two)
     else:
         form = whole.initializer, whole.parametrization
         layers.append(MemberHeads(whole.heads, outputs, link, initializer=form[0], parametrization=form[1]))

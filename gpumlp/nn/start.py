@@ -56,6 +56,7 @@ def _fit(layer: Dense, x: Values, rng: np.random.Generator) -> None:
     values = x @ W
     deviation = values.std(axis=0)
     deviation = np.where(deviation > FLAT * np.abs(values).max(axis=0, initial=0.0), deviation, 1.0)
+    deviation /= 2.0**0.5 if layer.of_two else 1.0
     layer.weights["W"].assign(W / deviation)
     if "b" in layer.offsets:
         chosen = rng.integers(len(x), size=(ROWS_OF_A_BIAS, layer.units))

@@ -30,6 +30,7 @@ from gpumlp.nn import (
     Hidden,
     Loss,
     Model,
+    ScaledFlags,
     Sequential,
     count_parameters,
     fit_start,
@@ -197,13 +198,14 @@ def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]
         for name in (wanted if isinstance(wanted, Mapping) else ())
         if name not in classes
     ]
-    # A preset embeds what numbers there are.
+    # A preset embeds what numbers there are, and makes tables of what categories.
     if settings.model.numbers.embedding != NO_EMBEDDING and not data.encoder.numbers and settings.preset == PLAIN:
         of_bytes = data.encoder.input_scale != 1.0
         no_numbers = f"there are no columns of numbers to embed{', only bytes' * of_bytes}"
         remedy = "set embedding: none" + ", or data.scaling, by which bytes become numbers" * of_bytes
         problems.append(("model.numbers.embedding", DataError(no_numbers, where=title, hint=remedy)))
-    if settings.model.categories.table_above is not None and not data.encoder.category_values:
+    tables = settings.model.categories.table_above
+    if tables is not None and not data.encoder.category_values and settings.preset == PLAIN:
         missing = DataError("there are no columns of categories to have tables", where=title, hint="set it to null")
         problems.append(("model.categories.table_above", missing))
     metric, what = settings.training.chosen_metric, None
@@ -356,6 +358,7 @@ def _build(
     model = mlp(architecture, encoder.outputs, link)
     model.build(encoder.width, backend=backend, dtype=precision.dtype, seed=training.seed)
     _set_bins(model, data.train, architecture.flagged)
+    _set_scales(model, architecture, data.train, encoder.numbers)
     if architecture.initializer == FITTED:
         twin = mlp(architecture, encoder.outputs, link).build(encoder.width, dtype=np.float64, seed=training.seed)
         fit_start(model, twin, _inputs_of_some(data.train.some(), encoder.input_scale, training.seed), training.seed)
@@ -530,6 +533,8 @@ def architecture_of(settings: Settings, encoder: Encoder | None = None) -> Archi
     values, tables = () if encoder is None else encoder.category_values, chosen.categories
     if tables.table_above is not None and max(values, default=0) > tables.table_above:
         embedding |= {"values": values, "table_above": tables.table_above, "table_size": tables.size}
+    if tables.scaled and encoder is not None and encoder.width > count and encoder.input_scale == 1.0:
+        embedding["scaled_flags"] = True
     hidden = tuple(Hidden(**block.model_dump()) for block in chosen.blocks)
     members = settings.members
     return Architecture(
@@ -559,6 +564,28 @@ def _set_bins(model: Sequential, train: EncodedRows, flagged: Sequence[int]) -> 
             for flag, number in enumerate(flagged):
                 rows[stored[:, layer.numbers + flag] != 0, number] = np.nan
             layer.set_bins(rows, None if weights is None else weights.astype(np.float64))
+
+
+def _set_scales(model: Sequential, architecture: Architecture, train: EncodedRows, numbers: int) -> None:
+    """Scale columns of 0 and 1 by how often they are 1 in training rows, where the model does."""
+    for layer in model.chain:
+        if isinstance(layer, ScaledFlags):
+            some = train.some()
+            features, weights = some.features, some.weights
+            counts = np.ones(len(some)) if weights is None else weights.astype(np.float64)
+            ones, rows = np.zeros(features.width + 1), float(counts.sum())
+            for column in range(numbers + len(architecture.flagged), features.dense):  # missing vectors take 0 and 1
+                values = features.stored[:, column]
+                if ((values == 0) | (values == 1)).all():  # a flag, not a feature of a date
+                    ones[column] = counts @ values
+            for codes in features.stored[:, features.dense :].T:
+                ones += np.bincount(codes.astype(np.int64), counts, len(ones))
+            ends = features.width - sum(architecture.values) + np.cumsum(architecture.values, dtype=np.int64)
+            for end, size in zip(ends, architecture.values, strict=True):
+                if size > architecture.table_above:  # its table multiplies 0 and 1
+                    ones[end - size : end] = 0.0
+            columns = np.flatnonzero((ones[:-1] > 0) & (ones[:-1] < rows))
+            layer.set_scales(columns, ones[columns], rows)
 
 
 def _set_bounds(model: Sequential, train: EncodedRows) -> None:

@@ -14,6 +14,7 @@ from support import BACKENDS
 from gpumlp import convert
 from gpumlp.config import Loaded, configure
 from gpumlp.data import read
+from gpumlp.data.encoding.scaling import Scaling
 from gpumlp.errors import ConfigError, DataError, ShapeError
 from gpumlp.explain.backprop import backpropagate
 from gpumlp.explain.subject import load_subject
@@ -25,6 +26,7 @@ from gpumlp.nn import (
     Hidden,
     MissingVectors,
     PeriodicEmbedding,
+    ScaledFlags,
     Sequential,
     count_parameters,
     mlp,
@@ -32,6 +34,7 @@ from gpumlp.nn import (
 from gpumlp.nn.inputs import edges_of
 from gpumlp.ops.inputs import UNREACHED
 from gpumlp.runs import load_trained, train
+from gpumlp.training.build import build, load_data
 
 RNG = np.random.default_rng(0)
 PLE = Architecture((Hidden(4),), embedding="ple", numbers=2, embedding_size=5, bins=3)
@@ -236,17 +239,51 @@ def test_a_table_takes_the_place_of_columns_and_a_new_value_is_zeros() -> None:
             Architecture.from_state(again | {name: value})
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 8, 101])
+def test_columns_of_0_and_1_are_scaled_as_numbers_are(count: int) -> None:
+    """For each number of ones among the rows: the quartiles may fall between a 0 and a 1."""
+    rows = np.tril(np.ones((count, count)), -1)[:, : count - 1]
+    expected = Scaling.fit("robust", rows).apply(rows)
+    layer = ScaledFlags()
+    model = Sequential([layer]).build(count, dtype=np.float64)
+    x = np.hstack([RNG.standard_normal((count, 1)), rows])
+    np.testing.assert_array_equal(model.predict(x), x)
+    layer.set_scales(np.arange(1, count), rows.sum(axis=0), count)
+    np.testing.assert_allclose(model.predict(x), np.hstack([x[:, :1], expected]), rtol=1e-13, atol=1e-15)
+
+
+def test_flags_are_scaled_by_training_rows_and_columns_of_tables_are_not(tmp_path: Path) -> None:
+    rows = [f"{i if i % 5 else ''},{'ab'[i % 2]},{'uvwxyz'[i % 6]},{i % 7},{1 + i % 3}" for i in range(60)]
+    (tmp_path / "rows.csv").write_text("\n".join(["x,two,six,y,w", *rows]))
+    data: dict[str, Any] = {"train": str(tmp_path / "rows.csv"), "target": "y", "weights": "w"}
+    data["split"] = {"validation": 0, "test": 0}
+    settings = {"scaled": True, "table_above": 2}
+    loaded = configure(task="regression", data=data, model={"categories": settings})
+    parts = build(loaded.settings, load_data(loaded))
+    arrays = parts.model.arrays()
+    weights = np.array([1 + i % 3 for i in range(60)])
+    flags = np.array([[i % 5 == 0, i % 2 == 0, i % 2 == 1] for i in range(60)], np.float64)
+    wide = Scaling.fit("robust", np.repeat(flags, weights, axis=0))
+    low, high = wide.apply(np.zeros((1, 3)))[0], wide.apply(np.ones((1, 3)))[0]
+    np.testing.assert_allclose(arrays["scaledflags_1.scale"], [1, *(high - low), *[1] * 6], rtol=1e-6)
+    np.testing.assert_allclose(arrays["scaledflags_1.centre"], [0, *(-low / (high - low)), *[0] * 6], atol=1e-6)
+    (tmp_path / "rows.csv").write_text("\n".join(["x,y,w", *(f"{i},{i % 7},1" for i in range(60))]))
+    only = configure(task="regression", data=data, model={"categories": {"scaled": True}})
+    assert "scaledflags_1" not in build(only.settings, load_data(only)).model.layers(), "there is nothing to scale"
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_tables_go_everywhere(backend: str, tmp_path: Path) -> None:
     rows = [f"{RNG.normal():.3f},{'abcdefghijkl'[i % 12]},{'uv'[i % 2]},{i % 12 % 5}" for i in range(240)]
     (tmp_path / "rows.csv").write_text("\n".join(["x,many,few,y", *rows]))
-    model = {"categories": {"table_above": 2, "size": 3}, "numbers": "ple", "hidden": [8], "activation": "tanh"}
+    categories = {"table_above": 2, "size": 3, "scaled": True}
+    model = {"categories": categories, "numbers": "ple", "hidden": [8], "activation": "tanh"}
     data, training = {"train": str(tmp_path / "rows.csv"), "target": "y"}, {"epochs": 20, "batch_size": 16}
     loaded = configure(task="regression", backend=backend, data=data, model=model, training=training)
     train(loaded, tmp_path / "run")
     network = load_trained(tmp_path / "run").network
     assert network.arrays()["categorytables_1.table_1"].shape == (12, 3)
-    assert network.networks[0].chain[2].inputs == 16 + 3 + 2
+    assert network.networks[0].chain[3].inputs == 16 + 3 + 2
     subject = load_subject(tmp_path / "run")
     batch = subject.only(0)
     shown = backpropagate(subject.network, subject.loss, subject.inputs(batch), subject.targets(batch))
