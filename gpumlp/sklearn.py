@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from typing import Any, Self
 
@@ -34,7 +35,7 @@ except ImportError as error:  # pragma: no cover
     raise ImportError("gpumlp.sklearn needs scikit-learn 1.6 or later: pip install 'gpumlp[sklearn]'") from error
 
 from gpumlp import backend as backends
-from gpumlp.config import Settings, configure
+from gpumlp.config import PLAIN, Settings, configure
 from gpumlp.data import News, Source, rows_of, with_columns
 from gpumlp.errors import GpumlpError
 from gpumlp.runs.in_memory import IN_MEMORY, TARGET, WEIGHTS, category_columns, fit_source
@@ -91,6 +92,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         norm: str = "none",
         scaling: str | None = None,
         members: int = 1,
+        preset: str = PLAIN,
         precision: str = "float64",
         backend: str = "auto",
     ) -> None:
@@ -116,6 +118,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         self.norm = norm
         self.scaling = scaling
         self.members = members
+        self.preset = preset
         self.precision = precision
         self.backend = backend
 
@@ -143,7 +146,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
                 weights = {self._free(WEIGHTS): _check_sample_weight(sample_weight, _rows_like(X), dtype=np.float64)}
             self._several = target.shape[1] if np.ndim(target) == 2 else 0
             source = self._source(X, **self._named(target), **weights)
-            validation: float | Source = self.validation_fraction if self.early_stopping else 0.0
+            chooses = self.early_stopping or self.preset != PLAIN
+            validation: float | Source = self.validation_fraction if chooses else 0.0
             if (X_val is None) != (y_val is None):
                 raise ValueError("X_val and y_val are given together")
             if X_val is not None:
@@ -153,7 +157,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
                     others[self._free(WEIGHTS)] = np.ones(len(X_val))
                 validation = self._source(X_val, **others)
             settings = self._settings(validation, weighted=bool(weights))
-            stop = None if self.early_stopping else _Patience(self.tol, self.n_iter_no_change)
+            stop = None if chooses else _Patience(self.tol, self.n_iter_no_change)
             self._take(fit_source(settings, source, validation, columns=categories, stop=stop), settings)
         return self
 
@@ -173,7 +177,24 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         self.out_activation_ = model.network.link
 
     def _settings(self, validation: float | Source, *, weighted: bool) -> Settings:
-        """Return what a configuration file with these parameters would say."""
+        """Return what a configuration file with these parameters, or those changed beside a preset, would say."""
+        given = self._described()
+        if self.preset != PLAIN:
+            usual = copy(self).set_params(**type(self)().get_params())
+            given = _changed(given, usual._described())
+        share = float(validation) if isinstance(validation, int | float) else IN_MEMORY
+        given["data"] = {
+            **given.get("data", {}),
+            "train": IN_MEMORY,
+            "target": self._target_names(),
+            "split": {"validation": share, "test": 0.0},
+            "weights": self._free(WEIGHTS) if weighted else None,
+        }
+        given["training"] = {**given.get("training", {}), "seed": self._seed()}
+        return configure(task=self._task, preset=self.preset, **given).settings
+
+    def _described(self) -> dict[str, Any]:
+        """Return the settings that parameters stand for, but for those of the rows and the seed."""
         for name, refused in REFUSED.items():
             if (value := getattr(self, name)) in refused:
                 raise ValueError(refused[value])
@@ -192,42 +213,32 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         training: dict[str, Any] = {
             "epochs": _whole(self.max_iter),
             "batch_size": AUTO_BATCH if self.batch_size == "auto" else _whole(self.batch_size),
-            "seed": self._seed(),
             "early_stopping": None,
         }
         if self.early_stopping:
             patience = _whole(self.n_iter_no_change)
             training["early_stopping"] = {"patience": patience, "min_delta": float(self.tol)}
-        share = float(validation) if isinstance(validation, int | float) else IN_MEMORY
-        loaded = configure(
-            task=self._task,
-            data={
-                "train": IN_MEMORY,
-                "target": self._target_names(),
-                "split": {"validation": share, "test": 0.0},
-                "scaling": self.scaling,
-                "weights": self._free(WEIGHTS) if weighted else None,
-            },
-            model={
+        return {
+            "data": {"scaling": self.scaling},
+            "model": {
                 "hidden": [_whole(size) for size in hidden],
                 "activation": ACTIVATION_NAMES.get(self.activation, self.activation),
                 "dropout": float(self.dropout),
                 "norm": self.norm,
             },
-            loss=self._loss(),
-            optimizer={
+            "loss": self._loss(),
+            "optimizer": {
                 **optimizer,
                 "averaging": None,
                 "learning_rate": float(self.learning_rate_init),
                 "weight_decay": float(self.alpha),
             },
-            schedule={"name": self.learning_rate},
-            training=training,
-            members=_whole(self.members),
-            backend=self.backend,
-            precision=self.precision,
-        )
-        return loaded.settings
+            "schedule": {"name": self.learning_rate},
+            "training": training,
+            "members": _whole(self.members),
+            "backend": self.backend,
+            "precision": self.precision,
+        }
 
     def _loss(self) -> dict[str, Any]:
         return {"name": "auto"}
@@ -351,6 +362,8 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
     early_stopping : looks at the validation loss and keeps the weights of its lowest
     class_weight : balanced, or a weight for each class
     members : number of networks, which predict by their mean
+    preset : plain, or a recipe (tabular, strong), which sets all that is left at its default, and chooses the epoch
+        by ``validation_fraction`` of the rows
     dropout, norm, scaling, precision, backend : as in a configuration; float64 is the precision of scikit-learn, too
 
     Attributes
@@ -390,6 +403,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         norm: str = "none",
         scaling: str | None = None,
         members: int = 1,
+        preset: str = PLAIN,
         precision: str = "float64",
         backend: str = "auto",
     ) -> None:
@@ -416,6 +430,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
             norm=norm,
             scaling=scaling,
             members=members,
+            preset=preset,
             precision=precision,
             backend=backend,
         )
@@ -454,7 +469,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         check_classification_targets(y)
         if self._labels and self.class_weight is not None:
             raise ValueError("class_weight is for classes; labels are weighted by sample_weight alone")
-        self.classes_ = np.arange(np.shape(y)[1]) if self._labels else np.unique(y)
+        self.classes_ = np.arange(np.asarray(y).shape[1]) if self._labels else np.unique(y)
         return self._encoded_target(X, y)
 
     @property
@@ -556,13 +571,26 @@ def _written(classes: Any) -> Any:
 
 def _are_labels(y: Any) -> bool:
     """Return whether targets are several labels of 0 and 1 for each row."""
-    several = len(np.shape(y)) == 2 and np.shape(y)[1] > 1
+    shape = np.asarray(y).shape  # what scikit-learn's checks give has no other function of NumPy
+    several = len(shape) == 2 and shape[1] > 1
     return several and type_of_target(y, input_name="y") == "multilabel-indicator"
 
 
 def _rows_like(X: Any) -> Any:
     """Return an array with as many rows, to compare weights with."""
     return np.empty((len(X), 1))
+
+
+def _changed(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that are other than these, section by section."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and isinstance(other := others.get(name), Mapping):
+            if changed := _changed(value, other):
+                found[name] = changed
+        elif name not in others or value != others[name]:
+            found[name] = value
+    return found
 
 
 def _whole(value: Any) -> Any:

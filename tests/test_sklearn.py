@@ -20,6 +20,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score  # noqa: E402
 from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
 
 from gpumlp import load, load_trained, train  # noqa: E402
+from gpumlp.config import configure  # noqa: E402
 from gpumlp.sklearn import MLPClassifier, MLPRegressor  # noqa: E402
 
 X, Y = load_iris(return_X_y=True)
@@ -249,6 +250,25 @@ def test_settings_are_those_of_scikit_learn_where_they_have_its_names() -> None:
     shared = ours.keys() & theirs.keys()
     assert len(shared) >= 18
     assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
+
+
+def test_a_preset_sets_what_is_left_at_its_default() -> None:
+    model = MLPClassifier(preset="tabular", max_iter=3, beta_2=0.9, hidden_layer_sizes=(8,), random_state=3)
+    model.fit(X, Y)
+    assert len(model.validation_scores_) == 3, "the epoch is chosen by rows set aside"
+    assert model.model_.architecture.embedding == "pbld"
+    assert [block.units for block in model.model_.architecture.hidden] == [8]
+    settings = model._settings(0.1, weighted=False)
+    assert (settings.preset, settings.optimizer.learning_rate, settings.training.seed) == ("tabular", 0.04, 3)
+    assert (settings.optimizer.hyper["beta2"], settings.loss.hyper["label_smoothing"]) == (0.9, 0.1)
+    assert (
+        settings.precision == configure(task="classification", data={"train": "x", "target": "y"}).settings.precision
+    )
+    assert clone(model).fit(X, Y).predict(X).tolist() == model.predict(X).tolist()
+    shared = MLPRegressor(preset="strong", members=2, max_iter=1, hidden_layer_sizes=(4,)).fit(X, Y)
+    assert (shared.model_.architecture.heads, shared.model_.architecture.share) == (2, "hidden")
+    with pytest.raises(ValueError, match="did you mean 'tabular'"):
+        MLPClassifier(preset="tabula").fit(X, Y)
 
 
 def test_several_targets() -> None:

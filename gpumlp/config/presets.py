@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpumlp.config.section import section_of_name
+from gpumlp.config.section import section_of_count, section_of_name
 
 Given = Mapping[str, Any]
 
@@ -127,6 +127,8 @@ def _merged(below: Given, above: Given) -> dict[str, Any]:
     found = dict(below)
     for key, value in above.items():
         under, over = below.get(key), section_of_name(value)
+        if isinstance(under, Mapping) and "count" in under:
+            over = section_of_count(value)
         if not isinstance(under, Mapping) or not isinstance(over, Mapping):
             found[key] = value
             continue

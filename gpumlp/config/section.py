@@ -94,6 +94,11 @@ def section_of_name(given: object) -> object:
     return {"name": given} if isinstance(given, str) else given
 
 
+def section_of_count(given: object) -> object:
+    """Let a bare number stand for a section with this count."""
+    return {"count": given} if isinstance(given, int) and not isinstance(given, bool) else given
+
+
 @dataclass(frozen=True)
 class Variant:
     """What the settings of one name are: the section they extend, and the numbers they add."""

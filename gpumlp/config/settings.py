@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 
 from gpumlp.backend import BACKENDS
 from gpumlp.config.presets import PLAIN, PRESETS, over_preset
-from gpumlp.config.section import Choice, NameIn, OneOf, Problem, Section, Variant, refuse
+from gpumlp.config.section import Choice, NameIn, OneOf, Problem, Section, Variant, refuse, section_of_count
 from gpumlp.config.yaml_text import KeyPath
 from gpumlp.data import (
     DECIMALS,
@@ -787,11 +787,6 @@ BEST = {"own": "each network's own", "joint": "the one at which their mean is be
 """Which epoch's weights are kept of each member."""
 
 
-def members_of_count(given: object) -> object:
-    """Let a bare number stand for a section with this count."""
-    return {"count": given} if isinstance(given, int) and not isinstance(given, bool) else given
-
-
 class Members(Section):
     """Networks trained side by side on the same rows, which predict by their mean."""
 
@@ -914,7 +909,7 @@ class Settings(Section):
         default_factory=_all_defaults, description="learning rate schedule; with schedule_free constant"
     )
     training: Training = Field(default=Training(), description="epochs, batches, seed and early stopping")
-    members: Annotated[Members, BeforeValidator(members_of_count, json_schema_input_type=int | Members)] = Field(
+    members: Annotated[Members, BeforeValidator(section_of_count, json_schema_input_type=int | Members)] = Field(
         default=Members(), description="networks trained side by side, which predict by their mean: a number of them"
     )
     bag: int = Field(

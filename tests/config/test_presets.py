@@ -29,6 +29,8 @@ def test_tabular_is_realmlp() -> None:
     assert {block.dropout for block in settings.model.blocks} == {0.15}
     assert settings.model.activation == "selu"
     assert settings.model.numbers.embedding == "pbld"
+    assert (settings.model.categories.table_above, settings.model.categories.size) == (8, 8)
+    assert settings.model.categories.scaled
     assert not settings.model.clamp
     assert settings.optimizer.hyper | {"rate": settings.optimizer.learning_rate} == pytest.approx(
         {"beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "rate": 0.04}
@@ -52,7 +54,9 @@ def test_strong_is_tabm_with_ple() -> None:
         "accuracy",
         "rmse",
     )
-    assert make("strong", members={"count": 8}).members.share == "hidden"
+    for members in (8, {"count": 8}):
+        chosen = make("strong", members=members).members
+        assert (chosen.count, chosen.share) == (8, "hidden")
 
 
 def test_smoothing_is_for_classes_and_not_for_probabilities() -> None:
