@@ -118,6 +118,7 @@ def starter(path: Path, target: str, *, folder: Path, preset: str = PLAIN) -> st
         lines += [f"preset: {preset}  # all other settings: gpumlp validate FILE --print-config", "training:"]
     else:
         lines += [
+            "# preset: tabular  # RealMLP: often more accurate, many times as long; in place of all below but seed",
             "model:",
             f"  hidden: {hidden}  # units of each hidden layer",
             "  activation: relu",
