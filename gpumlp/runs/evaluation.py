@@ -175,8 +175,9 @@ def own_parts(run: Run, model: SavedModel) -> tuple[Parts, tuple[Note, ...]]:
 
 
 def changed_since(run: Run, data: Prepared) -> tuple[Note, ...]:
-    """Return a note where a run was trained on other data."""
-    if data.fingerprint == run.summary.get("data"):
+    """Return a note where a run was trained on other data. Packed rows are not compared with rows in memory."""
+    packed = run.loaded.settings.data.pack.window is not None
+    if packed != (data.window is not None) or data.fingerprint == run.summary.get("data"):
         return ()
     return (Note("the data have changed since this run was trained"),)
 

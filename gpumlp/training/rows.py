@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ def _files(settings: Settings) -> list[Path]:
 def _deciding(settings: Settings) -> dict[str, Any]:
     """Return the settings that decide how rows are read, divided and encoded."""
     data = settings.data.model_dump(mode="json", exclude={"max_memory", "pack", "folder"})
-    return {"data": data, "task": settings.task, "goal": asdict(settings.goal), "seed": settings.training.seed}
+    others = {"task": settings.task, "goal": asdict(settings.goal), "seed": settings.training.seed}
+    return {"data": data, **others, "version": version("gpumlp")}
 
 
 def _digest(encoder: Encoder) -> str:
