@@ -120,7 +120,16 @@ def activation_reference(name: str, x: np.ndarray[Any, Any]) -> np.ndarray[Any, 
 
 
 def loss_reference(
-    op: Loss, z: Any, targets: Any, rows: Any, classes: Any, *, label_smoothing: float = 0.0, delta: float = 1.0
+    op: Loss,
+    z: Any,
+    targets: Any,
+    rows: Any,
+    classes: Any,
+    *,
+    label_smoothing: float = 0.0,
+    delta: float = 1.0,
+    gamma: float = 2.0,
+    floor: float = 0.01,
 ) -> tuple[float, list[float]]:
     """Return the mean loss and the sums (Σ s l, Σ s m, Σ s h, Σ s), one row after the other."""
     total = mass = hits = 0.0
@@ -135,13 +144,26 @@ def loss_reference(
                 goal = goal * (1 - label_smoothing) + label_smoothing / k
             goal = goal if classes is None else goal * classes
             logs = row - np.logaddexp.reduce(row)
-            value, counted = -sum(g * v for g, v in zip(goal, logs, strict=True) if g), float(goal.sum())
+            each = {
+                "softmax_cross_entropy": -logs,
+                "focal": -((-np.expm1(logs)) ** gamma) * logs,
+                "hinge": np.array([np.delete(np.maximum(0, 1 - row[i] + row), i).sum() / k for i in range(k)]),
+            }[op.name]
+            value, counted = float(sum(g * v for g, v in zip(goal, each, strict=True) if g)), float(goal.sum())
         elif op.link == "sigmoid":
             t = np.reshape(t, k).astype(np.float64)
             right = float(np.mean((row > 0) == (t > 0.5)))
             t = t * (1 - label_smoothing) + 0.5 * label_smoothing
             one, zero = (1.0, 1.0) if classes is None else (float(classes[1]), float(classes[0]))
-            parts = one * t * np.logaddexp(0, -row) + zero * (1 - t) * np.logaddexp(0, row)
+            of_one, of_zero = (
+                {
+                    "binary_cross_entropy": np.logaddexp(0, -z),
+                    "binary_focal": np.exp(-gamma * np.logaddexp(0, z)) * np.logaddexp(0, -z),
+                    "binary_hinge": np.maximum(0, 1 - z),
+                }[op.name]
+                for z in (row, -row)
+            )
+            parts = one * t * of_one + zero * (1 - t) * of_zero
             value, counted = parts.mean(), float(np.mean(one * t + zero * (1 - t)))
         else:
             t = np.reshape(t, k).astype(np.float64)
@@ -152,6 +174,7 @@ def loss_reference(
                 "absolute_error": r,
                 "huber": np.where(r <= delta, 0.5 * r**2, delta * (r - 0.5 * delta)),
                 "quantile": np.where(row > t, 1 - level, level) * r,
+                "absolute_percentage_error": r / np.maximum(np.abs(t), floor),
                 "poisson": np.exp(row) - t * row,
             }[op.name]
             known = ~np.isnan(t)  # what is missing counts for nothing

@@ -21,6 +21,7 @@ SHARED = (
     "activation.cuh",
     "loss.cuh",
     "elementwise_loss.cuh",
+    "label_loss.cuh",
     "philox.cuh",
     "update.cuh",
 )

@@ -14,6 +14,10 @@ from gpumlp.ops.losses import Loss
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 
 
+LOSS_PARAMS = {"label_smoothing": 0.1, "delta": 0.7, "gamma": 1.5, "floor": 0.3}
+"""What losses are set by in the examples that do not have the defaults."""
+
+
 def directions() -> Iterator[tuple[str, str]]:
     """Return every operation with each of its directions."""
     return ((name, direction) for name, op in RECORDS.items() for direction in op.directions)
@@ -42,7 +46,7 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
         case Loss():
             z = _with_edges(normal(rows, cols))
             for number, (targets, classes) in enumerate(_loss_targets(op, rows, cols, dtype, rng)):
-                params = {key: {"label_smoothing": 0.1, "delta": 0.7}[key] for key in op.hyper} if number % 2 else {}
+                params = {key: LOSS_PARAMS[key] for key in op.hyper} if number % 2 else {}
                 yield (z, targets, positive(rows) if number else None, classes), params
         case Update():
             p, g = normal(rows * cols), normal(rows * cols)

@@ -45,6 +45,7 @@ from gpumlp.nn.inputs import EMBEDDINGS, MAX_BINS
 from gpumlp.nn.members import MEANS, SHARES
 from gpumlp.nn.mlp import ALONE, MAX_MEMBERS, NO_EMBEDDING
 from gpumlp.ops import ACTIVATIONS, Hyper
+from gpumlp.ops.losses import Loss as LossRecord
 from gpumlp.ops.precision import BFLOAT16, PRECISIONS
 from gpumlp.ops.trees import is_power_of_two
 from gpumlp.optim import FACTORS, OPTIMIZERS, SCHEDULES
@@ -1051,16 +1052,20 @@ class Settings(Section):
             if transform != "none":
                 hint = "set it to none, or the task to regression"
                 yield Problem(("data", "target_transform"), "classes have no transform", hint)
-        elif transform != "none" and LOSSES[self.loss.name].one.least is not None:
+        elif transform != "none" and (self._record.least is not None or self._record.relative):
             what = f"the loss {self.loss.name} predicts the target itself"
             yield Problem(("data", "target_transform"), what, "set it to none, or choose another loss")
 
     @property
     def goal(self) -> Goal:
         """How numbers to predict are encoded."""
-        record = LOSSES[self.loss.name].one
+        record = self._record
         levels = self.loss.levels if isinstance(self.loss, QuantileLoss) else ()
-        return Goal(self.data.target_transform, record.least is not None, levels)
+        return Goal(self.data.target_transform, record.least is not None, levels, record.relative)
+
+    @property
+    def _record(self) -> LossRecord:
+        return LOSSES[self.loss.name].one
 
 
 def settings_of_member(settings: Settings, member: int) -> Settings:

@@ -48,11 +48,15 @@ def _one_record(name: str) -> LossSpec:
 
 LOSSES: dict[str, LossSpec] = {
     "cross_entropy": LossSpec(LOSS_RECORDS["binary_cross_entropy"], LOSS_RECORDS["softmax_cross_entropy"]),
+    "focal": LossSpec(LOSS_RECORDS["binary_focal"], LOSS_RECORDS["focal"]),
+    "hinge": LossSpec(LOSS_RECORDS["binary_hinge"], LOSS_RECORDS["hinge"]),
     "binary_cross_entropy": _one_record("binary_cross_entropy"),
+    "binary_focal": _one_record("binary_focal"),
     "squared_error": _one_record("squared_error"),
     "absolute_error": _one_record("absolute_error"),
     "huber": _one_record("huber"),
     "quantile": _one_record("quantile"),
+    "absolute_percentage_error": _one_record("absolute_percentage_error"),
     "poisson": _one_record("poisson"),
 }
 

@@ -28,7 +28,7 @@ from gpumlp.errors import ConfigError, DataError
 from gpumlp.ops.hyper import Hyper, settle
 from gpumlp.ops.precision import wide
 from gpumlp.ops.record import Array, Direction, Op, Scalar, Spec, Stage
-from gpumlp.ops.special import sigmoid
+from gpumlp.ops.special import sigmoid, softplus
 
 MAX_SETTINGS = 2
 """Most numbers that a loss may be set by: LOSS_SETTINGS of kernels/loss.cuh."""
@@ -53,6 +53,7 @@ class Loss(Op):
     counts_hits: bool = field(kw_only=True)  # the third of the sums counts right answers, else it is 0
     takes_levels: bool = field(kw_only=True)  # in place of class weights: one number for each output
     least: float | None = field(kw_only=True)  # smallest target of a regression loss
+    relative: bool = field(kw_only=True)  # of errors in shares of the target, whose 0 must stay where it is
 
     def check_targets(self, targets: np.ndarray[Any, Any]) -> None:
         """Raise DataError for targets outside of what the loss is defined for. NaN is a missing target."""
@@ -81,6 +82,7 @@ def loss(
     accepts: Callable[[Sequence[Array]], bool] = lambda inputs: True,
     takes_levels: bool = False,
     least: float | None = None,
+    relative: bool = False,
 ) -> Loss:
     """Make the record of a loss from ``rows(xp, outputs, targets, class_weights, **params)``.
 
@@ -180,6 +182,7 @@ def loss(
         counts_hits=hits is not None,
         takes_levels=takes_levels,
         least=least,
+        relative=relative,
     )
 
 
@@ -225,13 +228,7 @@ def _right_class(xp: Any, logits: Array, targets: Array) -> Array:
 def _binary_cross_entropy(
     xp: Any, logits: Array, targets: Array, class_weights: Array | None, *, label_smoothing: float = 0.0
 ) -> Rows:
-    t, known = _known(xp, logits, targets)
-    if label_smoothing:
-        t = t * (1.0 - label_smoothing) + 0.5 * label_smoothing
-    positive, negative = (t, 1.0 - t) if class_weights is None else (
-        t * class_weights[1], (1.0 - t) * class_weights[0]
-    )  # fmt: skip
-    positive, negative = xp.where(known, positive, 0.0), xp.where(known, negative, 0.0)
+    positive, negative, known = _sides(xp, logits, targets, class_weights, label_smoothing)
     mass = positive + negative
     # -log sigmoid(z) = softplus(-z) and -log(1 - sigmoid(z)) = softplus(z) = softplus(-z) + z
     tail = xp.log1p(xp.exp(-xp.abs(logits)))
@@ -242,6 +239,91 @@ def _binary_cross_entropy(
     gradients = xp.where(known, mass * sigmoid(xp, logits) - positive, 0.0)
     columns = logits.shape[-1]
     return xp.mean(losses, axis=-1), xp.mean(mass, axis=-1), gradients / columns
+
+
+def _sides(
+    xp: Any, logits: Array, targets: Array, class_weights: Array | None, label_smoothing: float = 0.0
+) -> tuple[Array, Array, Array]:
+    """Return what each target weighs on the side of 1 and of 0, both 0 where it is missing, and which are there."""
+    t, known = _known(xp, logits, targets)
+    if label_smoothing:
+        t = t * (1.0 - label_smoothing) + 0.5 * label_smoothing
+    positive, negative = (t, 1.0 - t) if class_weights is None else (
+        t * class_weights[1], (1.0 - t) * class_weights[0]
+    )  # fmt: skip
+    return xp.where(known, positive, 0.0), xp.where(known, negative, 0.0), known
+
+
+def _of_sides(function: Callable[..., tuple[Array, Array]]) -> Callable[..., Rows]:
+    """Turn ``function(xp, z, **params) -> (losses, slopes)`` of the target 1, for 0 of -z, into rows of a loss."""
+
+    def rows(xp: Any, logits: Array, targets: Array, class_weights: Array | None, **params: float) -> Rows:
+        positive, negative, _ = _sides(xp, logits, targets, class_weights)
+        (of_one, up), (of_zero, down) = function(xp, logits, **params), function(xp, -logits, **params)
+        # A side without mass may be at infinity: 0·inf must not enter the sum.
+        losses = xp.where(positive == 0, 0.0, positive * of_one) + xp.where(negative == 0, 0.0, negative * of_zero)
+        slopes = positive * up - negative * down
+        known = positive + negative != 0
+        slopes = xp.where(known, slopes, 0.0)
+        columns = logits.shape[-1]
+        return xp.mean(losses, axis=-1), xp.mean(positive + negative, axis=-1), slopes / columns
+
+    return rows
+
+
+def _binary_hinge(xp: Any, z: Array) -> tuple[Array, Array]:
+    margin = xp.maximum(1.0 - z, 0.0)
+    return margin, -xp.sign(margin)
+
+
+def _binary_focal(xp: Any, z: Array, *, gamma: float = 2.0) -> tuple[Array, Array]:
+    logarithm, power, p = -softplus(xp, -z), xp.exp(-gamma * softplus(xp, z)), sigmoid(xp, z)
+    part = xp.where(p == 0, 0.0, xp.where(p == 0, 0.0, p) * xp.where(p == 0, 0.0, logarithm))
+    loss = xp.where(power == 0, 0.0, -power * logarithm)
+    return loss, power * (gamma * part - sigmoid(xp, -z))
+
+
+def _hinge(xp: Any, logits: Array, targets: Array, class_weights: Array | None) -> Rows:
+    classes = logits.shape[-1]
+    numbers, shares = xp.arange(classes), _class_targets(xp, targets, classes, 0.0, logits.dtype)
+    if class_weights is not None:
+        shares = shares * class_weights
+    if targets.ndim == 1:
+        labels = [(targets[:, None] == numbers, xp.sum(shares, axis=-1))]
+    else:
+        labels = [((numbers == k)[None, :], shares[:, k]) for k in range(classes)]
+    losses, gradients = 0.0, 0.0
+    for label, mass in labels:
+        true = xp.sum(xp.where(label, logits, 0.0), axis=-1, keepdims=True)
+        margins = xp.where(label, 0.0, xp.maximum((1.0 - true) + logits, 0.0))
+        active = xp.sign(margins)
+        slopes = active - xp.where(label, xp.sum(active, axis=-1, keepdims=True), 0.0)
+        losses = losses + xp.where(mass == 0, 0.0, mass * (xp.sum(margins, axis=-1) / classes))
+        gradients = gradients + xp.where(mass[:, None] == 0, 0.0, mass[:, None] * (slopes / classes))
+    return losses, xp.sum(shares, axis=-1), gradients
+
+
+def _focal(xp: Any, logits: Array, targets: Array, class_weights: Array | None, *, gamma: float = 2.0) -> Rows:
+    t = _class_targets(xp, targets, logits.shape[-1], 0.0, logits.dtype)
+    if class_weights is not None:
+        t = t * class_weights
+    z = logits - xp.max(logits, axis=-1, keepdims=True)
+    logarithm = z - xp.log(xp.sum(xp.exp(z), axis=-1, keepdims=True))
+    p, q = xp.exp(logarithm), -xp.expm1(logarithm)
+    # Where q is 0, log(q) and 1 / q are not taken; where p is, p log(p) is 0.
+    some = xp.where(q == 0, 1.0, q)
+    power = xp.where(q == 0, 0.0, xp.exp(gamma * xp.log(some)))
+    ratio = xp.where(q == 0, -1.0, xp.where(p == 0, 0.0, logarithm) / some)
+    losses = xp.sum(xp.where((t == 0) | (q == 0), 0.0, -t * power * logarithm), axis=-1)
+    slopes = t * power * (1.0 - gamma * (p * ratio))
+    gradients = p * xp.sum(slopes, axis=-1, keepdims=True) - slopes
+    mass = xp.sum(t, axis=-1)
+    return losses, mass, xp.where(mass[:, None] == 0, 0.0, gradients)
+
+
+def _labels(inputs: Sequence[Array]) -> bool:
+    """A kernel takes whole numbers, one label for each row."""
+    return bool(inputs[1].ndim == 1 and inputs[1].dtype.name in ("int32", "int64"))
 
 
 def _right_side(xp: Any, logits: Array, targets: Array) -> Array:
@@ -286,6 +368,11 @@ def _quantile(xp: Any, z: Array, t: Array, levels: Array | None) -> tuple[Array,
     return side * xp.abs(r), side * xp.sign(r)
 
 
+def _percentage(xp: Any, z: Array, t: Array, _: Array | None, *, floor: float = 0.01) -> tuple[Array, Array]:
+    r, size = z - t, xp.maximum(xp.abs(t), floor)
+    return xp.abs(r) / size, xp.sign(r) / size
+
+
 def _poisson(xp: Any, z: Array, t: Array, _: Array | None) -> tuple[Array, Array]:
     rate = xp.exp(z)
     return rate - xp.where(t == 0, 0.0, t * z), rate - t
@@ -311,6 +398,44 @@ BINARY_CROSS_ENTROPY = loss(
     slope="f(x) - y",
     hits=_right_side,
     hyper={"label_smoothing": _SMOOTHING},
+)
+_GAMMA = Hyper(2.0, "how much less rows count that are right already: the power of 1 - p", gt=0.0)
+
+FOCAL = loss(
+    "focal",
+    "l = -w_y (1 - p_y)^γ log p_y, p = softmax(z), y the label (Lin et al. 2017)",
+    _focal,
+    link="softmax",
+    slope="(1 - p)^γ (1 - γ p log(p) / (1 - p)) (f(x) - e(y)), p the share of y in f(x)",
+    hits=_right_class,
+    accepts=_labels,
+    hyper={"gamma": _GAMMA},
+)
+BINARY_FOCAL = loss(
+    "binary_focal",
+    "l = -w_1 t (1 - p)^γ log p - w_0 (1 - t) p^γ log(1 - p), p = sigmoid(z), mean over columns (Lin et al. 2017)",
+    _of_sides(_binary_focal),
+    link="sigmoid",
+    slope="(1 - p)^γ (1 - γ p log(p) / (1 - p)) (f(x) - y), p = f(x) where y is 1, else 1 - f(x)",
+    hits=_right_side,
+    hyper={"gamma": _GAMMA},
+)
+HINGE = loss(
+    "hinge",
+    "l = w_y mean_k max(0, 1 - z_y + z_k) over classes k, y the label, which adds nothing (Weston and Watkins 1999)",
+    _hinge,
+    link="softmax",
+    slope="1/K for each class k with z_k > z_y - 1, -1/K for y as often",
+    hits=_right_class,
+    accepts=_labels,
+)
+BINARY_HINGE = loss(
+    "binary_hinge",
+    "l = w_1 t max(0, 1 - z) + w_0 (1 - t) max(0, 1 + z), mean over columns; slope 0 at the margin",
+    _of_sides(_binary_hinge),
+    link="sigmoid",
+    slope="-1 where y is 1 and z < 1, 1 where y is 0 and z > -1",
+    hits=_right_side,
 )
 SQUARED_ERROR = loss(
     "squared_error",
@@ -348,6 +473,19 @@ QUANTILE = loss(
     slope="1 - q where f(x) > y, -q where f(x) < y",
     takes_levels=True,
 )
+ABSOLUTE_PERCENTAGE_ERROR = loss(
+    "absolute_percentage_error",
+    "l = |y - t| / max(|t|, φ), mean over columns; slope 0 at 0",
+    _regression(_percentage),
+    link="identity",
+    slope="sign(f(x) - y) / max(|y|, φ)",
+    hyper={
+        "floor": Hyper(
+            0.01, "smallest target that an error is divided by (φ), as a share of the mean size of the target", gt=0.0
+        )
+    },
+    relative=True,
+)
 POISSON = loss(
     "poisson",
     "l = exp(z) - t z, mean over columns: counts, whose expected value is exp(z)",
@@ -362,10 +500,15 @@ LOSS_RECORDS: dict[str, Loss] = {
     for record in (
         SOFTMAX_CROSS_ENTROPY,
         BINARY_CROSS_ENTROPY,
+        FOCAL,
+        BINARY_FOCAL,
+        HINGE,
+        BINARY_HINGE,
         SQUARED_ERROR,
         ABSOLUTE_ERROR,
         HUBER,
         QUANTILE,
+        ABSOLUTE_PERCENTAGE_ERROR,
         POISSON,
     )
 }

@@ -179,6 +179,8 @@ def constant_loss(model: Model, loss: Loss, data: EncodedRows, encoder: Encoder,
     """Return the mean loss of one answer to all rows: the mean of the target, or the shares of classes or labels."""
     assert data.targets is not None
     answer = np.zeros(encoder.outputs)  # targets are standardised: 0 is their mean
+    if loss.record.relative:
+        answer = _means(data)
     if encoder.levels:
         count_of_rows = np.ones(len(data)) if data.weights is None else data.weights
         each = zip(data.targets.T, encoder.levels * len(encoder.target_names), strict=True)
@@ -188,9 +190,7 @@ def constant_loss(model: Model, loss: Loss, data: EncodedRows, encoder: Encoder,
         logits = np.log(counts.clip(np.finfo(np.float32).tiny))
         answer = logits[1:] - logits[:1] if encoder.outputs == 1 else logits
     if encoder.labels:
-        there = ~np.isnan(data.targets) * (np.ones(len(data)) if data.weights is None else data.weights)[:, None]
-        ones = np.nansum(there * data.targets, axis=0)
-        shares = (ones / there.sum(axis=0).clip(np.finfo(np.float32).tiny)).clip(1e-30, 1 - 1e-7)
+        shares = _means(data).clip(1e-30, 1 - 1e-7)
         answer = np.log(shares) - np.log1p(-shares)
     backend, wide, sums = model.context.backend, model.context.wide, np.zeros(4)
     batch = batch or rows_at_once(encoder.outputs)
@@ -201,3 +201,12 @@ def constant_loss(model: Model, loss: Loss, data: EncodedRows, encoder: Encoder,
         outputs = Tensor(backend.asarray(np.tile(answer.astype(wide), (len(targets), 1))), backend)
         sums += backend.to_host(loss.evaluate(outputs, backend.asarray(targets), weights))
     return float(sums[0] / sums[1])
+
+
+def _means(data: Dataset) -> metrics.Host:
+    """Return the mean of each target, (K,), of which some may be missing."""
+    assert data.targets is not None
+    weights = np.ones(len(data)) if data.weights is None else data.weights
+    counts = ~np.isnan(data.targets) * weights[:, None]
+    found: metrics.Host = np.nansum(counts * data.targets, axis=0) / counts.sum(axis=0).clip(1e-30)
+    return found

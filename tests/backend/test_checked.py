@@ -55,6 +55,7 @@ BUGS = {
     ),
     "return before a barrier": Bug(
         "loss.cuh",
+        "label_loss.cuh",
         "second = block_sum(second);\n    if (thread() != 0) return;",
         "if (thread() != 0) return;\n    second = block_sum(second);",
         "huber_forward",

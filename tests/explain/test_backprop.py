@@ -175,6 +175,15 @@ def test_the_equations_of_the_norms(backend: Backend) -> None:
     assert all(g.comparison.passed for g in found.gradients)
 
 
+def _focal(p, gamma):
+    return (1 - p) ** gamma * (1 - gamma * p * np.log(p) / (1 - p))
+
+
+def _hinge(gaps, label):
+    active = (gaps > -1) * (1 - label)
+    return (active - label * active.sum()) / 3
+
+
 SLOPES = {
     "softmax_cross_entropy": lambda f, y, **_: f - np.eye(3)[y],
     "binary_cross_entropy": lambda f, y, **_: f - y,
@@ -182,6 +191,11 @@ SLOPES = {
     "absolute_error": lambda f, y, **_: np.sign(f - y),
     "huber": lambda f, y, delta=1.0, **_: np.clip(f - y, -delta, delta),
     "quantile": lambda f, y, **_: np.where(f > y, 0.5, -0.5),
+    "focal": lambda f, y, gamma=2.0, **_: _focal(f[:, y], gamma) * (f - np.eye(3)[y]),
+    "binary_focal": lambda f, y, gamma=2.0, **_: _focal(np.where(y, f, 1 - f), gamma) * (f - y),
+    "hinge": lambda f, y, **_: _hinge(np.log(f / f[:, y]), np.eye(3)[y]),
+    "binary_hinge": lambda f, y, **_: np.where(y, -1.0 * (f < 1 / (1 + np.exp(-1))), f > 1 / (1 + np.exp(1))),
+    "absolute_percentage_error": lambda f, y, **_: np.sign(f - y) / np.maximum(np.abs(y), 0.01),
     "poisson": lambda f, y, **_: np.exp(f) - y,
 }
 WRITTEN = {
@@ -191,17 +205,23 @@ WRITTEN = {
     "absolute_error": "sign(f(x) - y)",
     "huber": "f(x) - y, clipped to ±δ",
     "quantile": "1 - q where f(x) > y, -q where f(x) < y",
+    "focal": "(1 - p)^γ (1 - γ p log(p) / (1 - p)) (f(x) - e(y)), p the share of y in f(x)",
+    "binary_focal": "(1 - p)^γ (1 - γ p log(p) / (1 - p)) (f(x) - y), p = f(x) where y is 1, else 1 - f(x)",
+    "hinge": "1/K for each class k with z_k > z_y - 1, -1/K for y as often",
+    "binary_hinge": "-1 where y is 1 and z < 1, 1 where y is 0 and z > -1",
+    "absolute_percentage_error": "sign(f(x) - y) / max(|y|, φ)",
     "poisson": "exp(f(x)) - y",
 }
 
 
 @pytest.mark.parametrize("name", LOSS_RECORDS)
 def test_what_is_written_of_the_slope_of_each_loss_is_so(name: str) -> None:
-    network = Sequential([Dense(3 if name == "softmax_cross_entropy" else 1)]).build(2, dtype=np.float64)
+    record = LOSS_RECORDS[name]
+    network = Sequential([Dense(3 if record.link == "softmax" else 1)]).build(2, dtype=np.float64)
     of(network)
-    chosen = "cross_entropy" if name.endswith("cross_entropy") else name
+    chosen = name.removeprefix("softmax_").removeprefix("binary_")
     x = np.array([[1.0, -2.0]])
-    y = np.array([1]) if chosen == "cross_entropy" else np.array([[0.25]])
+    y = np.array([[0.25]]) if record.link == "identity" else np.array([1])
     found = shown(network, chosen, x, y)
     assert LOSS_RECORDS[name].slope == WRITTEN[name] == found.gradients[0].equation
     f = values(found)["f(x)"]

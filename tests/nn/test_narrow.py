@@ -200,6 +200,10 @@ CASES: dict[str, tuple[int, Callable[[], Any]]] = {
     "absolute_error": (2, lambda: np.sin(np.arange(64, dtype=np.float32)).reshape(32, 2)),
     "huber": (2, lambda: np.sin(np.arange(64, dtype=np.float32)).reshape(32, 2)),
     "quantile": (2, lambda: np.sin(np.arange(64, dtype=np.float32)).reshape(32, 2)),
+    "focal": (3, lambda: np.arange(32) % 3),
+    "hinge": (3, lambda: np.arange(32) % 3),
+    "binary_focal": (2, lambda: np.arange(64).reshape(32, 2) % 2),
+    "absolute_percentage_error": (2, lambda: 1 + np.sin(np.arange(64, dtype=np.float32)).reshape(32, 2)),
     "poisson": (2, lambda: np.arange(64, dtype=np.float32).reshape(32, 2) % 5),
 }
 

@@ -44,6 +44,22 @@ def _huber(z: Any, t: Any) -> Any:
     return torch.where(r.abs() < 1.0, 0.5 * r * r, r.abs() - 0.5).mean()
 
 
+def _hinge(z: Any, labels: Any) -> Any:  # multi_margin_loss, which has no second derivative in PyTorch
+    margins = F.relu(1 - torch.gather(z, -1, labels[:, None]) + z)
+    return (margins * (1 - F.one_hot(labels, z.shape[-1]))).mean()
+
+
+def _focal(logarithm: Any, of_others: Any, gamma: float) -> Any:
+    return -(torch.exp(gamma * of_others) * logarithm).mean()
+
+
+def _focal_of_classes(z: Any, labels: Any, gamma: float) -> Any:
+    logarithm = torch.gather(F.log_softmax(z, -1), -1, labels[:, None])
+    if z.shape[-1] == 1:
+        return z.sum() * 0.0
+    return -((-torch.expm1(logarithm)) ** gamma * logarithm).mean()
+
+
 _LAMBDA, _ALPHA = 1.0507009873554805, 1.6732632423543772
 Pair = tuple[Callable[..., Any], Callable[..., Any]]
 
@@ -137,6 +153,26 @@ LOSSES: dict[str, Pair] = {
     "binary_cross_entropy": (
         lambda z, t: fused.FUSED["binary_cross_entropy"](z, (t > 0) * 1.0),
         lambda z, t: F.binary_cross_entropy_with_logits(z, (t > 0).double()),
+    ),
+    "absolute_percentage_error": (
+        lambda z, t: fused.FUSED["absolute_percentage_error"](z, t, floor=0.5),
+        lambda z, t: ((z - t).abs() / t.abs().clamp_min(0.5)).mean(),
+    ),
+    "binary_hinge": (
+        lambda z, t: fused.FUSED["binary_hinge"](z, (t > 0) * 1.0),
+        lambda z, t: F.relu(1 - torch.where(t > 0, z, -z)).mean(),
+    ),
+    "hinge": (
+        lambda z, t: fused.FUSED["hinge"](z, t.argmax(-1)),
+        lambda z, t: _hinge(z, t.argmax(-1)),
+    ),
+    "binary_focal": (
+        lambda z, t: fused.FUSED["binary_focal"](z, (t > 0) * 1.0, gamma=1.5),
+        lambda z, t: _focal(F.logsigmoid(torch.where(t > 0, z, -z)), F.logsigmoid(torch.where(t > 0, -z, z)), 1.5),
+    ),
+    "focal": (
+        lambda z, t: fused.FUSED["focal"](z, t.argmax(-1), gamma=1.5),
+        lambda z, t: _focal_of_classes(z, t.argmax(-1), 1.5),
     ),
     "softmax_cross_entropy": (
         lambda z, t: fused.FUSED["softmax_cross_entropy"](z, t.argmax(-1), label_smoothing=0.1),

@@ -196,8 +196,21 @@ def _quantile(z, t, q):
     return torch.maximum(q * r, (q - 1) * r).mean()
 
 
+def _hinge(z, labels):  # multi_margin_loss, which has no second derivative in PyTorch
+    true = z[range(4), labels][:, None]
+    return (F.relu(1 - true + z) * (1 - torch.eye(4, dtype=z.dtype)[labels])).sum(-1).mean() / 4
+
+
+def _focal(logarithm, gamma):
+    return -((-torch.expm1(logarithm)) ** gamma * logarithm).mean()
+
+
 @pytest.mark.parametrize("x", [np.random.default_rng(0).standard_normal((4, 4)), EDGES], ids=["random", "edges"])
-@pytest.mark.parametrize("case", ["labels", "smoothed", "soft", "binary", "squared", "huber", "quantile", "poisson"])
+@pytest.mark.parametrize(
+    "case",
+    ["labels", "smoothed", "soft", "binary", "focal", "binary focal", "hinge", "binary hinge", "percentage",
+     "squared", "huber", "quantile", "poisson"],
+)  # fmt: skip
 def test_derivatives_of_losses_to_the_third_order(case, x):
     labels, shares = np.array([0, 3, 1, 2]), np.random.default_rng(1).dirichlet(np.ones(4), 4)
     sides, goals = np.array([[0.0, 1, 0, 1], [1, 0, 1, 0], [0, 0, 1, 0.5], [1, 0, 0.5, 1]]), np.full((4, 4), 0.25)
@@ -213,6 +226,26 @@ def test_derivatives_of_losses_to_the_third_order(case, x):
         "binary": (
             lambda z: loss_value(binary, z, sides)[0],
             lambda z: F.binary_cross_entropy_with_logits(z, as_torch(sides)),
+        ),
+        "focal": (
+            lambda z: loss_value(LOSS_RECORDS["focal"], z, labels, gamma=2.0)[0],
+            lambda z: _focal(F.log_softmax(z, -1)[range(4), labels], 2.0),
+        ),
+        "binary focal": (
+            lambda z: loss_value(LOSS_RECORDS["binary_focal"], z, goals > 0.5, gamma=2.0)[0],
+            lambda z: _focal(F.logsigmoid(-z), 2.0),
+        ),
+        "hinge": (
+            lambda z: loss_value(LOSS_RECORDS["hinge"], 1.1 * z, labels)[0],
+            lambda z: _hinge(1.1 * z, labels),
+        ),
+        "binary hinge": (
+            lambda z: loss_value(LOSS_RECORDS["binary_hinge"], 1.1 * z, (sides > 0.5) * 1.0)[0],
+            lambda z: F.relu(1 - 1.1 * torch.where(as_torch(sides) > 0.5, z, -z)).mean(),
+        ),
+        "percentage": (
+            lambda z: loss_value(LOSS_RECORDS["absolute_percentage_error"], z, goals, floor=0.1)[0],
+            lambda z: ((z - as_torch(goals)).abs() / 0.25).mean(),
         ),
         "squared": (
             lambda z: loss_value(LOSS_RECORDS["squared_error"], z, goals)[0],

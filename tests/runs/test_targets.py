@@ -11,6 +11,7 @@ import pytest
 import gpumlp
 from gpumlp.cli.main import main
 from gpumlp.config import configure
+from gpumlp.data import read
 from gpumlp.data.encoding.targets import Goal, NumberTarget, NumberTargets
 from gpumlp.data.encoding.transforms import Transform
 from gpumlp.data.state import StateReader
@@ -162,3 +163,32 @@ def test_several_targets_from_memory() -> None:
     y[::4, 1] = np.nan
     model = gpumlp.fit(x[:, None], y, model={"hidden": [8]}, training={"epochs": 20}, backend="numpy")
     assert model.predict(np.array([[0.0], [1.0]])).shape == (2, 2)
+
+
+def test_errors_in_shares_of_the_target(folder: Path, tmp_path: Path) -> None:
+    loaded = settings(folder, "price", ["a", "b", "counts"], loss="absolute_percentage_error")
+    result = train(loaded, tmp_path / "run")
+    model = load_trained(tmp_path / "run")
+    target = model.encoder.target
+    assert isinstance(target, NumberTarget)
+    assert target.mean == 0.0  # a share needs the zero of the target
+    rows = read(folder / "rows.csv")
+    true = rows.numbers("price")
+    error = np.mean(np.abs(model.predict(rows) - true) / true)
+    assert error < 0.2
+    losses, _ = evaluate(tmp_path / "run", folder / "rows.csv")
+    assert losses["rows.csv"]["loss"] == pytest.approx(error, rel=1e-3)
+    assert not [note for note in result.notes if "no better than a constant" in note]
+    with pytest.raises(ConfigError, match="predicts the target itself"):
+        settings(folder, "price", [], loss="absolute_percentage_error", data={"target_transform": "log"})
+
+
+@pytest.mark.parametrize("loss", ["focal", "hinge"])
+def test_losses_of_classes_come_to_probabilities(loss: str) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 2))
+    quick = {"training": {"epochs": 30}, "optimizer": {"learning_rate": 0.02}, "backend": "numpy", "loss": loss}
+    for y in (x[:, 0] > 0, (x[:, 0] > 0) * 1 + (x[:, 1] > 0)):
+        model = gpumlp.fit(x, np.array(["a", "b", "c"])[y.astype(int)], **quick)
+        assert model.evaluate(x, np.array(["a", "b", "c"])[y.astype(int)])["accuracy"] > 0.9
+        assert model.evaluate(x, np.array(["a", "b", "c"])[y.astype(int)])["ece"] < 0.1  # by the temperature

@@ -134,11 +134,13 @@ class Goal:
     transform : a name in ``TRANSFORMS``
     counts : whether the network predicts the logarithm of an expected count
     levels : quantiles that are predicted of each target, rising; () for one number
+    relative : whether errors are shares of the target, which is divided by its mean size alone then
     """
 
     transform: str = "none"
     counts: bool = False
     levels: tuple[float, ...] = ()
+    relative: bool = False
 
 
 PLAIN = Goal()
@@ -151,7 +153,8 @@ class NumberTarget:
 
     Parameters
     ----------
-    mean, deviation : of the training rows, after the transform; counts are divided by their mean alone
+    mean, deviation : of the training rows, after the transform; counts are divided by their mean alone, and where
+        errors are relative numbers by their mean size
     transform : what is standardised in place of the values
     counts : whether network outputs are logarithms of expected counts
     """
@@ -194,11 +197,11 @@ class NumberTarget:
             present = transform.forward(present)
         if goal.counts:
             return cls(0.0, float(present.mean()), None, True)
-        deviation = float(present.std())
+        deviation = float(np.abs(present).mean() if goal.relative else present.std())
         if deviation < FLOAT32_TINY:
             what = f"{called} varies by {deviation:.2g}, less than 32-bit floats can tell"
             raise DataError(what, where=where(0), hint="multiply it, such as by changing its unit")
-        return cls(float(present.mean()), deviation, transform)
+        return cls(0.0 if goal.relative else float(present.mean()), deviation, transform)
 
     def encode(self, values: Floats, where: Where, *, gaps: bool = False) -> NDArray[np.float32]:
         """Return the standardised values, (N, 1) float32, with ``gaps`` NaN where one is missing.
