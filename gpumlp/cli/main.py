@@ -128,6 +128,13 @@ def init(data: Path, target: str | None, preset: str, output: Path | None, force
     "--resume", is_flag=True, help="Continue a run from its last checkpoint; start it if there is no checkpoint."
 )
 @click.option("--force", is_flag=True, help="Replace an earlier run in the run folder.")
+@click.option(
+    "--log",
+    "logs",
+    type=click.Choice(["tensorboard", "mlflow"]),
+    multiple=True,
+    help="Log to tensorboard (run folder) or mlflow (MLFLOW_TRACKING_URI, else ./mlruns); may be repeated.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Do not print progress or notes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def train(
@@ -139,6 +146,7 @@ def train(
     device: int | None,
     resume: bool,
     force: bool,
+    logs: tuple[str, ...],
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -161,6 +169,7 @@ def train(
             device=device,
             resume=resume,
             force=force,
+            logs=logs,
             quiet=quiet,
             as_json=as_json,
             ranks=ranks,

@@ -39,6 +39,7 @@ from gpumlp.metrics import title
 from gpumlp.ranks import Ranks
 from gpumlp.runs.ensemble import is_ensemble
 from gpumlp.runs.folder import PICTURE, RunFolder
+from gpumlp.runs.logs import Listeners, log_to
 from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, write_csv, write_predictions
 from gpumlp.runs.predictor import Predictor
 from gpumlp.runs.start import start_of
@@ -88,6 +89,7 @@ def train(
     device: int | None,
     resume: bool,
     force: bool,
+    logs: Sequence[str],
     quiet: bool,
     as_json: bool,
     ranks: Ranks,
@@ -121,12 +123,17 @@ def train(
     if ranks.first and resume and not quiet and not RunFolder(folder).is_run:
         remark(f"no run in {folder} yet: starting one")
     announcer = Announcer() if ranks.first and not quiet else None
+    shown = [] if announcer is None else [announcer]
+    listener = Listeners([*shown, *(log_to(name) for name in dict.fromkeys(logs))]) if ranks.first else None
+    result = None
     log = logging.getLogger("gpumlp")
     notices = Notices(logging.WARNING if quiet else logging.INFO) if ranks.first else logging.NullHandler()
     log.setLevel(logging.INFO)
     log.addHandler(notices)
     try:
-        result = runs.train(loaded, folder, resume=resume, force=force, listener=announcer, ranks=ranks)
+        result = runs.train(loaded, folder, resume=resume, force=force, listener=listener, ranks=ranks)
+        if listener is not None and not result.finished_before:
+            listener.finished(result.summary)
     except KeyboardInterrupt as interrupt:
         if announcer:
             announcer.close()
@@ -137,6 +144,8 @@ def train(
             say(f"interrupted; resume from the last checkpoint with: {place.resume_command}", whole=True)
         sys.exit(exit_code(interrupt))
     finally:
+        if listener is not None:
+            listener.close(failed=result is None)
         log.removeHandler(notices)
         if announcer:
             announcer.close()
