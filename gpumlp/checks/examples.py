@@ -194,7 +194,8 @@ def _loss_targets(op: Loss, rows: int, cols: int, dtype: Any, rng: np.random.Gen
         yield labels.astype(np.int32), None
         yield labels, weights
         soft = rng.uniform(0.1, 1.0, (rows, cols)).astype(dtype)
-        yield (soft / soft.sum(axis=-1, keepdims=True)).astype(dtype), weights
+        if op.directions["forward"].accepts((soft, soft)):
+            yield (soft / soft.sum(axis=-1, keepdims=True)).astype(dtype), weights
     elif op.link == "sigmoid":
         yield rng.integers(0, 2, (rows, cols)).astype(np.int32), None
         yield rng.uniform(0, 1, (rows, cols)).astype(dtype), np.array([0.5, 2.0], dtype)

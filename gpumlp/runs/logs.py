@@ -19,7 +19,7 @@ from typing import Any
 from gpumlp.errors import Note, RunError
 from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.identity import flatten
-from gpumlp.runs.run import Listener
+from gpumlp.runs.listener import Listener
 from gpumlp.training.build import Parts
 
 EVENTS = "tensorboard"

@@ -203,7 +203,7 @@ def constant_loss(model: Model, loss: Loss, data: EncodedRows, encoder: Encoder,
     return float(sums[0] / sums[1])
 
 
-def _means(data: Dataset) -> metrics.Host:
+def _means(data: EncodedRows) -> metrics.Host:
     """Return the mean of each target, (K,), of which some may be missing."""
     assert data.targets is not None
     weights = np.ones(len(data)) if data.weights is None else data.weights

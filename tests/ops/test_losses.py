@@ -296,6 +296,16 @@ def test_a_label_that_no_class_has_counts_for_nothing_in_any_loss(name, dtype):
         assert gradient.tolist() == [[0, 0, 0], alone[2][0].tolist()]
 
 
+@pytest.mark.parametrize("name", ["focal", "hinge"])
+def test_shares_of_classes_are_the_mean_over_labels(name):
+    op, rng = LOSS_RECORDS[name], np.random.default_rng(0)
+    z, shares, weights = rng.standard_normal((5, 3)), rng.dirichlet(np.ones(3), 5), np.array([1.0, 2.0, 0.5])
+    _, sums, gradient = forward(op, z, shares, None, weights)
+    each = [forward(op, z, np.full(5, k), shares[:, k], weights) for k in range(3)]
+    np.testing.assert_allclose(sums[:2], np.sum([one[1][:2] for one in each], axis=0))
+    np.testing.assert_allclose(gradient, sum(one[2] * one[1][1] for one in each) / sums[1])
+
+
 @pytest.mark.parametrize("backend", ["numpy", "native"])
 def test_margins_that_are_just_met_move_nothing(backend):
     made = in_backend(backend)
