@@ -14,6 +14,8 @@ START = 0x57A7
 """Rows and shares that first weights are fitted to, by the place of the layer."""
 MEMBER = 3
 """The seeds of networks that are trained beside the first."""
+MIXUP = 0x3175
+"""The key of the rows that batches are mixed with, and the shares of an epoch."""
 CONFORMAL = 0xC0F0
 """Division of the validation rows into those that choose the epoch and those kept for intervals."""
 SPLIT = 0x5917

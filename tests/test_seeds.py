@@ -9,7 +9,7 @@ PINNED = [2719871111, 3058401676, 3789973791, 1270379155]
 
 def test_no_two_purposes_share_their_numbers():
     purposes = {name: value for name, value in vars(seeds).items() if name.isupper()}
-    assert len(set(purposes.values())) == len(purposes) == 10
+    assert len(set(purposes.values())) == len(purposes) == 12
     draws = [seeds.generator(7, value).integers(2**62, size=4).tobytes() for value in purposes.values()]
     assert len(set(draws)) == len(draws)
 

@@ -719,6 +719,13 @@ class Training(Section):
     drop_last: bool = Field(
         default=False, description="leave out the last batch of an epoch where it has fewer rows than the others"
     )
+    mixup: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="mix each row of a batch with another one, inputs and loss alike, by a share that each batch "
+        "draws from the distribution Beta(mixup, mixup); 0: none",
+    )
     seed: int = Field(
         default=0, ge=0, le=2**32 - 1, description="random seed of the split, initial weights, row order and dropout"
     )

@@ -389,6 +389,7 @@ def _build(
         input_scale=encoder.input_scale,
         seed=training.seed,
         drop_last=training.drop_last,
+        mixup=training.mixup,
         decay_schedule=_factors(wanted.decay_schedule),
         dropout_schedule=_factors(settings.model.dropout_schedule),
         shards=training.shards or 1,

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 
 from gpumlp.autodiff import GradientTape, Tensor
+from gpumlp.autodiff.tensor import as_dtype
 from gpumlp.backend import Plan
+from gpumlp.backend.base import written
 from gpumlp.data import EncodedRows, PackedRows
 from gpumlp.nn import Dropout, Loss, Model
-from gpumlp.ops.batches import ACCUMULATE, GATHER
+from gpumlp.ops.batches import ACCUMULATE, BATCH, GATHER, at_batch
 from gpumlp.ops.record import Array
 from gpumlp.optim import Optimizer, Schedule
 from gpumlp.phases import phase
 from gpumlp.ranks import Ranks
-from gpumlp.seeds import ORDER, generator
+from gpumlp.seeds import MIXUP, ORDER, generator
 from gpumlp.training.device_data import DeviceData, expanded
 from gpumlp.training.shards import Shards
 from gpumlp.training.windows import Cut, Windows
@@ -55,6 +57,9 @@ class Trainer:
     totals : (4,) on the device: the sums of loss, mass, hits and rows over these batches
     shards : the fixed parts of each batch, summed over a fixed tree; None where a batch is one
     rates : on the device: the learning rate of each batch of the epoch
+    shares : on the device: λ of each batch, drawn from Beta(mixup, mixup), at least a half: its rows are mixed with
+        others, and the loss is λ times that by their own targets and 1 - λ times that by the others' (Zhang et al.
+        2017, arXiv:1710.09412); None without ``mixup``
     decays, dropouts : the same of the factors of weight decay and of dropout; None where these have no schedule
     """
 
@@ -77,6 +82,7 @@ class Trainer:
         shards: int = 1,
         ranks: Ranks | None = None,
         window: int | None = None,
+        mixup: float = 0.0,
     ) -> None:
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
         self.backend = model.context.backend
@@ -99,6 +105,9 @@ class Trainer:
         if self.data.host.targets is not None:
             loss.check_targets(self.data.host.targets)
         self._key = int(generator(seed, ORDER).integers(2**32))
+        self._seed, self._mixup = seed, mixup
+        self._key_of_others = int(generator(seed, MIXUP).integers(2**32))
+        self.shares = self.backend.zeros((self.batches,), np.float64) if mixup else None
         self.totals = self.backend.zeros((4,), np.float64)
         if self.ranks.size > 1:  # which look up after each step, whether one has been asked to end
             together = 1
@@ -241,6 +250,9 @@ class Trainer:
         self._last_rate = float(rates[-1])
         self.backend.write(self.model.context.clock, [self.steps, self.batch, self.epoch])
         self.backend.write(self.rates, rates)
+        if self.shares is not None:
+            drawn = generator(self._seed, MIXUP, self.epoch).beta(self._mixup, self._mixup, self.batches)
+            self.backend.write(self.shares, np.maximum(drawn, 1.0 - drawn))
         for schedule, table in self._factors:
             self.backend.write(table, schedule.rates(self.epoch, self.batches, self.epochs))
         if self.batch == 0:
@@ -289,10 +301,33 @@ class Trainer:
 
     def _compute(self, part: range, gradient: Array | None = None, *, divisor: int = 0) -> Array:
         """Leave the gradient of rows of the batch in the parameters, or where told; return the sums of their loss."""
-        backend, data, parameters, context = self.backend, self.data, self.model.parameters, self.model.context
-        features = data.host.features
-        drawn = data.drawn(context.clock, part.start, self.batch_size, self._key)
-        x, y, weights = backend.run(
+        x, y, weights = self._gathered(part, self._key)
+        if self.shares is None:
+            with GradientTape() as tape:
+                outputs = self.model.forward(x, training=True)
+                loss, sums = self.loss(outputs, y, weights, divisor=divisor)
+            self.model.parameters.collect(tape, loss, gradient)
+            return sums.array
+        backend, context = self.backend, self.model.context
+        others, other_y, other_weights = self._gathered(part, self._key_of_others)
+        found = backend.compute("mixup share", _share, self.shares, context.clock, xp=backend.xp)
+        kept = Tensor(found, backend)
+        share = as_dtype(kept, context.wide)
+        x = as_dtype(as_dtype(x, context.wide) * share + as_dtype(others, context.wide) * (1.0 - share), x.dtype)
+        with GradientTape() as tape:
+            outputs = self.model.forward(x, training=True)
+            loss, sums = self.loss(outputs, y, weights, divisor=divisor)
+            other_loss, other_sums = self.loss(outputs, other_y, other_weights, divisor=divisor)
+            loss = loss * share + other_loss * (1.0 - share)
+        self.model.parameters.collect(tape, loss, gradient)
+        mixed: Array = (sums * kept + other_sums * (1.0 - kept)).array
+        return mixed
+
+    def _gathered(self, part: range, key: int) -> tuple[Tensor, Array, Array | None]:
+        """Return the inputs, targets and weights of some rows of the batch, in the order of a key."""
+        data, context, features = self.data, self.model.context, self.data.host.features
+        drawn = data.drawn(context.clock, part.start, self.batch_size, key)
+        x, y, weights = self.backend.run(
             GATHER,
             "forward",
             (drawn.clock, *drawn.arrays),
@@ -305,11 +340,12 @@ class Trainer:
         )
         if features.has_categories:
             x = expanded(self.model, features, x)
-        with GradientTape() as tape:
-            outputs = self.model.forward(Tensor(x, backend), training=True)
-            loss, sums = self.loss(outputs, y, weights, divisor=divisor)
-        parameters.collect(tape, loss, gradient)
-        return sums.array
+        return Tensor(x, self.backend), y, weights
+
+
+def _share(shares: Array, clock: Array, *, xp: Any, out: Array | None) -> Array:
+    """Return the share of the batch, without axes."""
+    return written(at_batch(xp, shares, clock[BATCH : BATCH + 1]).reshape(()), out)
 
 
 @contextlib.contextmanager

@@ -81,7 +81,7 @@ SETTINGS = [
     ("precision=bf16", "optimizer.averaging=0.9", "model.dropout=0.3", "model.norm=batch"),
     ("model.parametrization=ntk", "model.input_factors=true", "model.trained_activation=true", "model.dropout=0.1"),
     ("model.numbers=pbld", "model.initializer=data", "optimizer=schedule_free", "schedule.warmup=0.2"),
-    ("model.numbers=ple", "members=2"),
+    ("model.numbers=ple", "members=2", "training.mixup=0.3"),
 ]
 
 
