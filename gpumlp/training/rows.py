@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -49,29 +49,30 @@ class Keeping:
 
         Several processes that want the same rows wait for the first to pack them.
         """
-        key, size = self._key_and_size()
-        memory = self.settings.data.memory
-        large = self._asked or (memory is not None and TEXT_GROWS * size > memory)
-        with ExitStack() as held:
-            if key is not None and large:
-                with suppress(DataError):  # a folder that cannot be written matters where rows are packed
-                    held.enter_context(self._packs.making(key))
-                    large = False
-            if key is not None and (found := self._packs.find(key, self.encoder)) is not None:
-                rows = sum(map(len, found.parts.values()))
-                if self._is_too_much(rows * found.encoder.row_bytes):
-                    return self._told(found)
+        keys, size = self._keys_and_size()
+        packs, memory, held = self._packs, self.settings.data.memory, ExitStack()
 
-            def encode(divided: Divided) -> Prepared:
-                if key is None or not self._is_too_much(divided.nbytes):
+        def encode(divided: Divided) -> Prepared:
+            if not keys or not self._is_too_much(divided.nbytes):
+                return divided.encoded()
+            if len(divided.tables) < len(divided.parts):
+                if not self._asked:
                     return divided.encoded()
-                if len(divided.tables) < len(divided.parts):
-                    if not self._asked:
-                        return divided.encoded()
-                    raise DataError("only tables are packed, not arrays", where=self.settings.data.title)
-                if large:
-                    held.enter_context(self._packs.making(key))
-                return self._told(self._packs.pack(divided, key, self.settings.training.seed))
+                raise DataError("only tables are packed, not arrays", where=self.settings.data.title)
+            with nullcontext() if is_mine else packs.making(keys[-1]):
+                found = packs.find(keys[-1], divided.encoder)
+                return self._told(found or packs.pack(divided, keys[-1], self.settings.training.seed))
+
+        with held:
+            is_mine = False
+            if keys and (self._asked or (memory is not None and TEXT_GROWS * size > memory)):
+                with suppress(DataError):  # a folder that cannot be written matters where rows are packed
+                    held.enter_context(packs.making(keys[-1]))
+                    is_mine = True
+            for key in keys:
+                found = packs.find(key, self.encoder)
+                if found is not None and self._is_too_much(_encoded_bytes(found)):
+                    return self._told(found)
 
             with reading_into(self.settings.data.room):
                 return read(encode)
@@ -95,26 +96,33 @@ class Keeping:
         if self.always:
             return found
         data, row = self.settings.data, found.encoder.row_bytes
-        rows, window = sum(map(len, found.parts.values())), data.pack.window
-        what = f"{rows:,} rows"
+        window, what = data.pack.window, f"{sum(map(len, found.parts.values())):,} rows"
         if window is None:
             memory = data.memory or 0
             window = max(1, min(WINDOW, memory // STAGED // row))
-            what += f" take {gigabytes(rows * row)}, over half of data.max_memory ({gigabytes(memory)}):"
+            what += f" take {gigabytes(_encoded_bytes(found))}, over half of data.max_memory ({gigabytes(memory)}):"
         else:
             what += " are"
         place = f"packed in {data.packs.folder}, {min(window, len(found.train)):,} shuffled at a time"
         return replace(found, window=window, notes=(*found.notes, Note(f"{what} {place} (data.pack.window)")))
 
-    def _key_and_size(self) -> tuple[str | None, int]:
-        """Return the key of the rows, None where their files cannot be told, and the bytes of these files."""
-        settings = self.settings
+    def _keys_and_size(self) -> tuple[list[str], int]:
+        """Return the keys that the rows may have, none where their files cannot be told, and the bytes of these.
+
+        The last key is that of the encoding, the one before it of that which is fitted: often it is the same.
+        """
+        deciding = _deciding(self.settings)
+        by = [deciding] if self.encoder is None else [deciding, deciding | {"encoder": _digest(self.encoder)}]
         try:
-            files = _files(settings)
-            size = sum(path.stat().st_size for path in files)
-            return key_of([_deciding(settings), None if self.encoder is None else _digest(self.encoder)], files), size
+            files = _files(self.settings)
+            return [key_of(each, files) for each in by], sum(path.stat().st_size for path in files)
         except (DataError, OSError):  # which is told when they are read
-            return None, 0
+            return [], 0
+
+
+def _encoded_bytes(found: Prepared) -> int:
+    """Return the bytes that rows take as they are encoded."""
+    return found.encoder.row_bytes * sum(map(len, found.parts.values()))
 
 
 def _files(settings: Settings) -> list[Path]:

@@ -106,7 +106,10 @@ def test_metrics_are_those_that_memory_gives(settings: str, task: Callable[..., 
         found = measure(model.network, loss, memory.encoder, blocks, probabilities=model.probabilities)
         for metric, value in found.items():
             assert done.summary["metrics"][name][metric] == pytest.approx(value, rel=1e-5, abs=1e-7), (name, metric)
+    packs = [each for each in (tmp_path / "packs").iterdir() if each.is_dir()]
+    assert len(packs) == 1
     again, notes = evaluate(tmp_path / "run")
+    assert [each for each in (tmp_path / "packs").iterdir() if each.is_dir()] == packs
     assert again["test"]["loss"] == pytest.approx(done.summary["metrics"]["test"]["loss"], rel=1e-6)
     assert not [note for note in notes if "changed" in note]
 
