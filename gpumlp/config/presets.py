@@ -111,9 +111,11 @@ def over_preset(given: object) -> object:
     """Return the settings of a file over those of the preset that it names; what is malformed is left as it is."""
     if not isinstance(given, Mapping):
         return given
-    name = given.get("preset", PLAIN)
+    name, members = given.get("preset", PLAIN), given.get("members")
     if not isinstance(name, str) or name not in PRESETS:
         return given
+    if isinstance(members, int) and not isinstance(members, bool):  # a number of them, of the kind of the preset
+        given = {**given, "members": {"count": members}}
     return _merged(PRESETS[name].settings(given), given)
 
 

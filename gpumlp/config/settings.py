@@ -975,7 +975,8 @@ class Settings(Section):
             problems.append(Problem(("model", "clamp"), what, "set clamp: false"))
         problems += self._about_target()
         if self.data.split.validation == 0:
-            what = "needs validation rows, but data.split.validation is 0"
+            rows = "validation rows, but data.split.validation is 0"
+            what = f"needs {rows}"
             hint = "set data.split.validation to a share or a file, or "
             if isinstance(self.training.early_stopping, EarlyStopping):
                 path = ("training", "early_stopping")
@@ -987,7 +988,8 @@ class Settings(Section):
                 path = ("training", "calibration")
                 problems.append(Problem(path, f"{fitted} {what}", f"{hint}set calibration: none"))
             if self.training.conformal:
-                problems.append(Problem(("training", "conformal"), f"intervals {what}", f"{hint}set conformal: 0"))
+                path = ("training", "conformal")
+                problems.append(Problem(path, f"intervals need {rows}", f"{hint}set conformal: 0"))
             if SCHEDULES[self.schedule.name].watches:
                 path = ("schedule", "name")
                 problems.append(Problem(path, f"{self.schedule.name} {what}", f"{hint}choose another schedule"))

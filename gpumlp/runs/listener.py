@@ -50,20 +50,22 @@ class Limited(Listener):
 
     def __init__(self, inner: Listener, seconds: float, runs: int = 1) -> None:
         self.inner, self.seconds, self.runs, self.spent = inner, seconds, runs, 0.0
-        self._started = self._last = time.monotonic()
+        self._parts: Parts | None = None
+        self._started = self._last = self._clock()
         self._begun = False  # whether an epoch was done before
 
     def note(self, note: Note) -> None:
         self.inner.note(note)
 
     def prepared(self, parts: Parts, folder: Path) -> None:
-        self._started = self._last = time.monotonic()
+        self._parts = parts
+        self._started = self._last = self._clock()
         self._begun = parts.trainer.epoch > 0
         self.inner.prepared(parts, folder)
 
     def batch(self, done: int, of: int) -> None:
         self.inner.batch(done, of)
-        spent = self.spent = time.monotonic() - self._started
+        spent = self.spent = self._clock() - self._started
         if not self._begun and done < of and spent > self.seconds:
             each = f" for each of {self.runs} runs" * (self.runs > 1)
             what = f"{self.seconds:.3g} s{each} are too short for one epoch: {done:,} of {of:,} batches are done"
@@ -71,7 +73,7 @@ class Limited(Listener):
             raise TooShortError(what, where="time_limit", hint=hint)
 
     def epoch(self, row: dict[str, Any], best: bool) -> bool | None:
-        now = time.monotonic()
+        now = self._clock()
         took, self._last, self._begun, self.spent = now - self._last, now, True, now - self._started
         if self.inner.epoch(row, best):
             return True
@@ -79,3 +81,7 @@ class Limited(Listener):
         if over:
             self.note(Note(f"time_limit: training ends after epoch {row['epoch']}"))
         return over
+
+    def _clock(self) -> float:
+        """Return a time in seconds that stands still while kernels are built."""
+        return time.monotonic() - (0.0 if self._parts is None else self._parts.backend.seconds_building)

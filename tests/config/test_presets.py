@@ -46,6 +46,9 @@ def test_tabular_is_realmlp() -> None:
 def test_strong_is_tabm_with_ple() -> None:
     settings = make("strong")
     assert (settings.members.count, settings.members.share) == (16, "hidden")
+    for given in (4, {"count": 4}):  # a bare number is one of the preset's members, too
+        fewer = make("strong", members=given).members
+        assert (fewer.count, fewer.share) == (4, "hidden")
     assert [block.units for block in settings.model.blocks] == [512, 512]
     assert settings.model.numbers.embedding == "ple"
     assert (settings.data.scaling, settings.schedule.name) == ("quantile", "constant")
