@@ -429,8 +429,9 @@ def inspect(what: Path, overrides: tuple[str, ...]) -> None:
 @main.command()
 @click.argument("run", type=PATH)
 @click.option("-o", "--output", type=PATH, help="An .html file  [default: report.html in the run folder]")
+@click.option("--data", type=PATH, help="Data file with targets to measure on  [default: the rows of the run]")
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
-def report(run: Path, output: Path | None, force: bool) -> None:
+def report(run: Path, output: Path | None, data: Path | None, force: bool) -> None:
     """Write a report on RUN as one HTML file.
 
     It has metrics with intervals, learning curves, predictions beside the truth, the importance of columns, the worst
@@ -438,7 +439,7 @@ def report(run: Path, output: Path | None, force: bool) -> None:
     """
     with ends_at_once():
         from gpumlp.cli import reported
-    reported.report(run=run, output=output, force=force)
+    reported.report(run=run, output=output, data=data, force=force)
 
 
 @main.command()

@@ -10,11 +10,11 @@ from gpumlp.runs import load_run, reports
 from gpumlp.runs.folder import REPORT
 
 
-def report(run: Path, output: Path | None, force: bool) -> None:
+def report(run: Path, output: Path | None, data: Path | None, force: bool) -> None:
     """Write the report on a run."""
     output = output or load_run(run, unfinished=True).folder / REPORT
     if not output.name.lower().endswith((".html", ".htm")):
         what = f"a report is an HTML file, not {output.name!r}"
         raise ConfigError(what, where="--output", hint="the name must end in .html")
-    remarks(reports.report(run, output, force=force))
+    remarks(reports.report(run, output, data=data, force=force))
     tell(str(output))

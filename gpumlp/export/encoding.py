@@ -60,7 +60,7 @@ KNOWN: dict[type, tuple[str, ...]] = {
     ClassTarget: ("classes",),
     LabelTargets: ("names", "columns"),
     NumberTarget: ("mean", "deviation", "transform", "counts"),
-    NumberTargets: ("names", "columns"),
+    NumberTargets: ("names", "columns", "levels"),
 }
 """Encodings that all formats write, and the fields that they write of each."""
 
@@ -68,8 +68,6 @@ KNOWN: dict[type, tuple[str, ...]] = {
 def require_known(encoding: Any) -> None:
     """Raise RunError for an encoding of inputs or of a target that no format writes, or not all of."""
     known = KNOWN.get(type(encoding))
-    if isinstance(encoding, NumberTargets) and encoding.levels:
-        raise RunError("a model of quantiles cannot be exported yet", hint="use gpumlp predict")
     if known is None:
         raise RunError(f"an encoding by {type(encoding).__name__} cannot be exported")
     for each in fields(encoding):

@@ -130,9 +130,8 @@ def compare(part: str, model: SavedModel, source: Source, others: Predictions) -
     measured, given, precise = (_measured(each) for each in (own, others, exact))
     epsilon = float(np.finfo(model.network.context.wide).eps)
     encoder, step = model.encoder, epsilon
-    if (
-        encoder.task == "regression"
-    ):  # what rounding of the network's outputs, which are standardised, makes of numbers
+    if encoder.task == "regression":
+        # What rounding of the network's outputs, which are standardised, makes of numbers.
         data, _ = encoder.encode(source, targets=False)
         outputs = np.concatenate(list(model.outputs(data.features))).astype(np.float64)
         moved = encoder.restore(outputs + epsilon * (1.0 + np.abs(outputs)))
@@ -153,8 +152,9 @@ def compare(part: str, model: SavedModel, source: Source, others: Predictions) -
 
 
 def _measured(predictions: Predictions) -> NDArray[np.float64]:
-    """Return what is compared: probabilities, or numbers."""
-    values = predictions.values if predictions.probabilities is None else predictions.probabilities
+    """Return what is compared: probabilities, quantiles, or numbers."""
+    each = (predictions.probabilities, predictions.quantiles, predictions.values)
+    values = next(found for found in each if found is not None)
     return np.asarray(values, np.float64)
 
 

@@ -90,7 +90,8 @@ class OnnxGraph:
         """Add an operator; return the name of its output."""
         output = output or self.name(f"{operator.lower()}_{next(self._numbers)}")
         domain = "ai.onnx.ml" if operator == "LabelEncoder" else ""
-        node = self.onnx.helper.make_node(operator, inputs, [output], domain=domain, **attributes)
+        outputs = [output, *([self.name("places")] if operator == "TopK" else [])]  # it tells where they were, too
+        node = self.onnx.helper.make_node(operator, inputs, outputs, domain=domain, **attributes)
         self.nodes.append(node)
         return output
 
@@ -172,7 +173,9 @@ def run_onnx(path: Path, model: SavedModel, source: Source) -> Predictions:
     if encoder.labels is not None:
         return Predictions(encoder.labels.numbers(found[0]), found[1])
     if encoder.classes is None:
-        return Predictions(found[0], None)
+        if not encoder.levels:
+            return Predictions(found[0], None)
+        return Predictions(found[0], None, found[1].reshape(len(found[1]), len(encoder.target_names), -1))
     chosen = np.array([encoder.classes.index(str(name)) for name in found[0]], np.int64)
     return Predictions(chosen, found[1])
 
@@ -295,10 +298,14 @@ def _outputs(graph: OnnxGraph, model: SavedModel, linear: str, answer: str) -> l
         return _labels(graph, target, linear)
     if not isinstance(target, ClassTarget):
         wide, targets = graph.cast(answer, np.float64), numbers_of(target, model.encoder.target_name)
+        levels = model.encoder.levels
+        width = max(1, len(levels))
         each = [
-            _restored(graph, graph.add("Gather", wide, graph.constant([i], np.int64), axis=1), numbers)
-            for i, numbers in enumerate(targets)
+            _restored(graph, graph.add("Gather", wide, graph.constant(columns, np.int64), axis=1), numbers)
+            for columns, numbers in ((range(i * width, (i + 1) * width), one) for i, one in enumerate(targets))
         ]
+        if levels:
+            return _quantiles(graph, each, levels)
         if len(each) == 1:
             graph.add("Reshape", each[0], flat, output=prediction)
             return [make(prediction, double, ["N"])]
@@ -347,6 +354,23 @@ def _curved(graph: OnnxGraph, shares: str, curves: Sequence[Curve]) -> str:
     some = graph.add("Greater", total, graph.constant(0.0, np.float64))
     divided = graph.add("Div", found, graph.add("Where", some, total, one))
     return graph.add("Where", some, divided, graph.constant(1.0 / len(curves), np.float64))
+
+
+def _quantiles(graph: OnnxGraph, each: Sequence[str], levels: Sequence[float]) -> list[Any]:
+    """Return predictions, (N,) or (N, T), and the quantiles of each target, (N, levels) or (N, T, levels), rising."""
+    make, double, count = graph.onnx.helper.make_tensor_value_info, graph.type_of(np.float64), len(levels)
+    prediction, quantiles = graph.name("prediction"), graph.name("quantiles")
+    stacked = graph.add(
+        "Concat", *(graph.add("Unsqueeze", one, graph.constant([1], np.int64)) for one in each), axis=1
+    )
+    rising = graph.add("TopK", stacked, graph.constant([count], np.int64), axis=2, largest=0)
+    middle = min(range(count), key=lambda i: abs(levels[i] - 0.5))
+    shape: list[Any] = ["N"] if len(each) == 1 else ["N", len(each)]
+    keep = graph.constant([-1, *shape[1:]], np.int64)
+    point = graph.add("Gather", rising, graph.constant(middle, np.int64), axis=2)
+    graph.add("Reshape", point, keep, output=prediction)
+    graph.add("Reshape", rising, graph.constant([-1, *shape[1:], count], np.int64), output=quantiles)
+    return [make(prediction, double, shape), make(quantiles, double, [*shape, count])]
 
 
 def _labels(graph: OnnxGraph, target: LabelTargets, linear: str) -> list[Any]:

@@ -79,12 +79,13 @@ def run_script(path: Path, model: SavedModel, source: Source) -> Predictions:
     else:
         columns = {name: _cells(source, name) for name in encoder.inputs.names}
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    predictions, probabilities = module["_outputs"](rows)
+    predictions, more = module["_outputs"](rows)
     if encoder.labels is not None:
-        return Predictions(encoder.labels.numbers(np.array(predictions, object)), probabilities)
+        return Predictions(encoder.labels.numbers(np.array(predictions, object)), more)
     if encoder.classes is None:
-        return Predictions(np.array(predictions), None)
-    return Predictions(np.array([encoder.classes.index(name) for name in predictions], np.int64), probabilities)
+        shape = len(predictions), len(encoder.target_names), len(encoder.levels)
+        return Predictions(np.array(predictions), None, more.reshape(shape) if encoder.levels else None)
+    return Predictions(np.array([encoder.classes.index(name) for name in predictions], np.int64), more)
 
 
 class _Names:
@@ -134,6 +135,7 @@ def _fields(model: SavedModel, dtype: str) -> dict[str, Any]:
         fields["labels"] = [{"name": name, "classes": list(each.classes)} for name, each in columns]
     elif not isinstance(target, ClassTarget):
         fields["numbers"] = numbers_of(target, encoder.target_name)
+        fields["levels"] = list(encoder.levels)
     if not isinstance(inputs, TableInputs):
         return fields | {"name": inputs.name, "columns": inputs.columns, "bytes": inputs.block is None}
     quote = QUOTES[dialect.quote or "double"]

@@ -5,6 +5,7 @@
 
     predict(rows)                        in Python: predictions of raw rows
     predict_proba(rows)                  probabilities, (N, classes)
+    predict_quantiles(rows)              quantiles, (N, levels), of T targets (N, T, levels)
 
 Rows are dictionaries of raw values by column (texts, numbers, None), or an array where the network takes one.
 """
@@ -69,6 +70,15 @@ def predict_proba(rows: Any) -> Any:
     return _outputs(rows)[1]
 
 
+def predict_quantiles(rows: Any) -> Any:
+    """Return the quantiles of each row at MODEL["levels"], (N, levels), of T targets (N, T, levels), rising."""
+    if not MODEL.get("levels"):
+        raise TypeError("this network predicts no quantiles")
+    found = _outputs(rows)[1]
+    targets = len(MODEL["numbers"])
+    return found if targets == 1 else found.reshape(len(found), targets, -1)
+
+
 def encode(rows: Any) -> Any:
     """Return what the network takes of raw rows, (N, p)."""
     return _encode_array(rows) if MODEL["array"] else _encode_table(list(rows))
@@ -77,8 +87,9 @@ def encode(rows: Any) -> Any:
 def _outputs(rows: Any) -> tuple[list[Any], Any]:
     rows = rows if MODEL["array"] else list(rows)
     predictions: list[Any] = []
-    labels = MODEL.get("labels", ())
-    probabilities = [np.zeros((0, len(MODEL["classes"] or labels)))]
+    labels, levels = MODEL.get("labels", ()), MODEL.get("levels", ())
+    # Behind the predictions: probabilities, or quantiles of each target in turn.
+    more = [np.zeros((0, len(MODEL["classes"] or labels) or len(MODEL.get("numbers", ())) * len(levels)))]
     for start in range(0, len(rows), BATCH):
         try:
             x = encode(rows[start : start + BATCH])
@@ -88,21 +99,25 @@ def _outputs(rows: Any) -> tuple[list[Any], Any]:
             linear, answer = network(x)
         if labels:
             shares = _probabilities(linear.astype(np.float64).reshape(-1, 1))[:, 1].reshape(linear.shape)
-            probabilities.append(shares)
+            more.append(shares)
             predictions += [[each["classes"][p > 0.5] for each, p in zip(labels, row)] for row in shares.tolist()]  # noqa: B905
         elif MODEL["classes"]:
             chosen = (answer[:, 0] > 0.5).astype(int) if answer.shape[1] == 1 else answer.argmax(axis=1)
             predictions += [MODEL["classes"][i] for i in chosen.tolist()]
-            probabilities.append(_probabilities(linear.astype(np.float64)))
+            more.append(_probabilities(linear.astype(np.float64)))
         else:
-            columns = answer.astype(np.float64).reshape(len(answer), -1).T
-            numbers = [_restore(column, fitted) for column, fitted in zip(columns, MODEL["numbers"])]  # noqa: B905
-            predictions += (numbers[0] if len(numbers) == 1 else np.stack(numbers, axis=1)).tolist()
-    return predictions, np.concatenate(probabilities)
+            columns = answer.astype(np.float64).reshape(len(answer), len(MODEL["numbers"]), -1)
+            each = [_restore(columns[:, i], fitted) for i, fitted in enumerate(MODEL["numbers"])]
+            whole = np.sort(np.stack(each, axis=1), axis=2)
+            middle = min(range(len(levels)), key=lambda i: abs(levels[i] - 0.5)) if levels else 0
+            predictions += (whole[:, 0, middle] if len(each) == 1 else whole[:, :, middle]).tolist()
+            if levels:
+                more.append(whole.reshape(len(whole), -1))
+    return predictions, np.concatenate(more)
 
 
 def _restore(values: Any, fitted: dict[str, Any]) -> Any:
-    """Return outputs of the network, (N,), in the units of a target."""
+    """Return outputs of the network, of any shape, in the units of a target."""
     if fitted["counts"]:
         return np.exp(np.minimum(values, 700.0)) * fitted["deviation"]
     values = values * fitted["deviation"] + fitted["mean"]
@@ -351,18 +366,20 @@ def main() -> None:
     if options.proba and not classes:
         parser.error("--proba is for classes; this network predicts numbers")
     try:
-        predictions, probabilities = _outputs(read_rows(options.file))
+        predictions, more = _outputs(read_rows(options.file))
     except (OSError, UnicodeError, csv.Error, ValueError, LookupError) as error:
         sys.exit(f"error: {options.file}: {error}")
+    targets = labels or [each["name"] for each in MODEL.get("numbers", ())]
+    several = bool(labels) or len(targets) > 1
     names = [f"probability {name}" for name in classes] if options.proba else []
+    for target in targets:
+        names += [f"quantile {level:g}" + f" {target}" * several for level in MODEL.get("levels", ())]
     stream = open(options.output, "w", encoding="utf-8", newline="") if options.output else sys.stdout  # noqa: SIM115
     with stream:
         writer = csv.writer(stream, lineterminator="\n")
-        targets = labels or [each["name"] for each in MODEL.get("numbers", ())]
-        several = bool(labels) or len(targets) > 1
         writer.writerow([*([f"prediction {name}" for name in targets] if several else ["prediction"]), *names])
-        for prediction, shares in zip(predictions, probabilities.tolist() if names else [[]] * len(predictions)):  # noqa: B905
-            writer.writerow([*(prediction if several else [prediction]), *shares])
+        for prediction, others in zip(predictions, more.tolist() if names else [[]] * len(predictions)):  # noqa: B905
+            writer.writerow([*(prediction if several else [prediction]), *others])
 
 
 if __name__ == "__main__":

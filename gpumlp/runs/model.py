@@ -108,7 +108,7 @@ class SavedModel(Predictor):
         from gpumlp import report  # what draws pages is loaded when one is written, not by every run
 
         check_free(Path(output), force=force)
-        encoder, source = self._labelled(rows, y, weights, News())
+        encoder, source = self.labelled(rows, y, weights, News())
         found = report.Rows.of(replace(self, encoder=encoder), source)
         about = f"{encoder.task}: {encoder.target_name!r}, measured on {len(found):,} rows."
         parts = [

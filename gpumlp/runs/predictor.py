@@ -147,7 +147,7 @@ class Predictor(ABC):
         ------
         DataError : if the rows do not fit the model
         """
-        encoder, source = self._labelled(rows, y, weights, news := News())
+        encoder, source = self.labelled(rows, y, weights, news := News())
         data, _ = encoder.encode(source, targets=True, news=news, unseen=True)
         return self._measured(encoder, source, data, news)
 
@@ -164,10 +164,17 @@ class Predictor(ABC):
         ((_, predictions),) = self.predictions([self._source(rows)], News() if news is None else news)
         return predictions
 
-    def _labelled(self, rows: Any, y: Any, weights: Any, news: News) -> tuple[Encoder, Source]:
+    def labelled(self, rows: Any, y: Any, weights: Any, news: News) -> tuple[Encoder, Source]:
         """Return the rows that have a target, with targets and weights, and the encoder that takes them.
 
-        Raises DataError if no row has a target.
+        Parameters
+        ----------
+        rows, y, weights : as for ``evaluate``
+        news : collects what a user should know about the rows
+
+        Raises
+        ------
+        DataError : if no row has a target
         """
         counts, names = self.encoder.weights_name, self.encoder.target_names
         values = [y] if len(names) == 1 else np.asarray(y).reshape(-1, len(names)).T if y is not None else []

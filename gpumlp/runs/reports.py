@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import shlex
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.config import Settings, dump
+from gpumlp.data import Dataset, News, Source
 from gpumlp.errors import Note
 from gpumlp.report import Rows, Section, code, of_data, of_history, of_network, of_rows, page, paragraph, table, write
 from gpumlp.runs.evaluation import UNSEEN, Run, changed_since, load_run, load_trained
@@ -23,7 +26,9 @@ MAX_SHOWN_VALUE = 200
 """Characters of a setting that the page shows."""
 
 
-def report(folder: str | Path, output: Path, *, force: bool = False) -> tuple[Note, ...]:
+def report(
+    folder: str | Path, output: Path, *, data: str | Path | None = None, force: bool = False
+) -> tuple[Note, ...]:
     """Write the report on a run; return notes on its data.
 
     The rows are those of the run's own data that it has not seen: test rows, else validation rows.
@@ -31,29 +36,39 @@ def report(folder: str | Path, output: Path, *, force: bool = False) -> tuple[No
     Parameters
     ----------
     output : an HTML file
+    data : a file whose rows are measured in their place; rows without a target are left out
     force : whether to replace a file that is there
 
     Raises
     ------
     RunError : if the folder is not a run with a model, or the file is there or cannot be written
-    DataError : if the data of the run cannot be read
+    DataError : if the data cannot be read, or do not fit the model
     """
     check_free(output, force=force)
     run, model = load_run(folder, unfinished=True), load_trained(folder)
     settings, summary = run.loaded.settings, run.summary
-    data = load_data(run.loaded, model.encoder, keep_sources=True)
-    assert data.sources is not None
-    notes = (*model.notes, *data.notes, *changed_since(run, data))
-    name = next(each for each in UNSEEN if each in data.parts)
+    sources: Mapping[str, Source]
+    parts: Mapping[str, Dataset]
+    if data is None:
+        own = load_data(run.loaded, model.encoder, keep_sources=True)
+        assert own.sources is not None
+        sources, parts = own.sources, own.in_memory
+        notes = (*model.notes, *own.notes, *changed_since(run, own))
+        name = next(each for each in UNSEEN if each in own.parts)
+        rows = Rows.of(model, sources[name])
+    else:
+        name = Path(data).name
+        encoder, labelled = model.labelled(data, None, None, news := News())
+        rows = Rows.of(replace(model, encoder=encoder), labelled)
+        sources, parts, notes = {name: labelled}, {name: rows.data}, (*model.notes, *news.notes())
     seed = settings.training.seed
-    rows = Rows.of(model, data.sources[name])
     history = RunFolder(run.folder).read_history(summary["epochs"], summary["history"])
     metrics, *others = of_rows(name, rows, summary["metrics"], seed)
     found = [
         metrics,
         of_history(history, summary["best_epoch"], summary.get("metric") or "loss"),
         *others,
-        of_data(model.encoder, data.sources, data.in_memory, notes),
+        of_data(model.encoder, sources, parts, notes),
         of_network(model.encoder, model.network.summary(), calibrated=model.calibration is not None),
         _settings(settings),
         _reproduction(run),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 
 from gpumlp.config import load
-from gpumlp.errors import RunError
 from gpumlp.export import export
 from gpumlp.runs import load_trained, train
 
@@ -22,6 +22,7 @@ KINDS = {
     "several": "target: [y, p, n]",
     "several transformed": "target: [p, n], target_transform: yeo_johnson",
     "quantiles": "target: y",
+    "quantiles of two": "target: [y, p]",
 }
 
 
@@ -40,7 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
         for each in KINDS[kind].partition("target:")[2].partition(", target_t")[0].strip(" []").split(",")
     }
     drop = ", ".join(sorted({"y", "p", "n"} - used))
-    loss = {"counts": "loss: poisson\n", "quantiles": "loss: quantile\n"}.get(kind, "")
+    loss = {"counts": "loss: poisson\n"}.get(
+        kind, "loss: {name: quantile, levels: [0.2, 0.4, 0.9]}\n" * ("quant" in kind)
+    )
     (tmp_path / "t.yaml").write_text(
         f"task: regression\ndata: {{train: d.csv, {KINDS[kind]}, drop: [{drop}]}}\n{loss}"
         "model: {hidden: [8]}\ntraining: {epochs: 10}\n"
@@ -49,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 
 @pytest.mark.parametrize("ending", ["py", "onnx"])
-@pytest.mark.parametrize("folder", [kind for kind in KINDS if kind != "quantiles"], indirect=True)
+@pytest.mark.parametrize("folder", KINDS, indirect=True)
 def test_exported_numbers_are_those_of_the_run(folder: Path, tmp_path: Path, ending: str) -> None:
     if ending == "onnx":
         pytest.importorskip("onnx")
@@ -61,15 +64,17 @@ def test_exported_numbers_are_those_of_the_run(folder: Path, tmp_path: Path, end
         heads, *rows = csv.reader(
             subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
         )
-        names = load_trained(folder).encoder.target_names
-        assert heads == (["prediction"] if len(names) == 1 else [f"prediction {name}" for name in names])
-        np.testing.assert_allclose(
-            np.array(rows, np.float64).squeeze(), wanted, rtol=1e-4, atol=1e-4 * np.ptp(wanted)
-        )
-
-
-@pytest.mark.parametrize("folder", ["quantiles"], indirect=True)
-def test_quantiles_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="a model of quantiles cannot be exported yet"):
-        export(folder, tmp_path / "model.py")
-    assert not (tmp_path / "model.py").exists()
+        model = load_trained(folder)
+        names, levels = model.encoder.target_names, model.encoder.levels
+        ends = [""] if len(names) == 1 else [f" {name}" for name in names]
+        assert heads == [f"prediction{end}" for end in ends] + [
+            f"quantile {q:g}{end}" for end in ends for q in levels
+        ]
+        found = np.array(rows, np.float64)
+        close = {"rtol": 1e-4, "atol": 1e-4 * np.ptp(wanted)}
+        np.testing.assert_allclose(found[:, : len(names)].squeeze(), wanted, **close)
+        if levels:
+            quantiles = model.predict_quantiles(folder.parent / "d.csv")
+            np.testing.assert_allclose(found[:, len(names) :], quantiles.reshape(len(found), -1), **close)
+            module = runpy.run_path(str(tmp_path / "model.py"))
+            assert module["predict_quantiles"]([{"a": 1.0, "b": "2"}]).shape == (1, *quantiles.shape[1:])

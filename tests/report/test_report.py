@@ -150,6 +150,16 @@ def test_kinds_of_runs(tmp_path: Path, kind: str) -> None:
     assert ("Confusion matrix" if classes else "Predicted against true") + f" ({part})" in found.texts["h2"]
     if kind == "quantiles":
         assert "coverage" in found.texts["td"]
+        (tmp_path / "d.csv").rename(tmp_path / "other.csv")  # the rows of the run need not be there
+        (note,) = report(tmp_path / "run", tmp_path / "o.html", data=_with_a_gap(tmp_path / "other.csv"))
+        assert "no target" in note
+        assert "Predicted against true (other.csv)" in checked(tmp_path / "o.html").texts["h2"]
+
+
+def _with_a_gap(path: Path) -> Path:
+    """Return the file after a row without a target was added."""
+    path.write_text(path.read_text() + "0.5,0.5,,\n")
+    return path
 
 
 def test_arrays_and_a_run_that_was_interrupted(tmp_path: Path) -> None:
