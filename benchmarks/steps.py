@@ -173,11 +173,11 @@ def measure(machine: Machine, work: Work, steps: int) -> Found:
 def in_one_branch(plan: Plan, count: int) -> Plan:
     """Return the plan of so many steps in graphs whose launches come one after the other."""
     backend = cast(CupyBackend, plan.backend)
-    backend.branches = False
+    before, backend.branches = backend.branches, False
     try:
         return plan.times(count)
     finally:
-        backend.branches = True
+        backend.branches = before
 
 
 def _branches(plan: Plan) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -349,6 +350,40 @@ def test_the_fake_notices_a_launch_that_does_not_wait(
     for own in (plain, other):
         own.run_epoch()
     assert state(other) != state(plain)
+
+
+@compiled
+@pytest.mark.parametrize("slow", ["branches", "no branches"])
+def test_what_takes_less_time_is_kept_and_leaves_no_trace(
+    fake: Cupy, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    """Several steps are taken by both graphs; weights, clock and sums are then what they were."""
+    monkeypatch.delenv("GPUMLP_BRANCHES")
+    monkeypatch.setattr(graphs, "REPLAYS", 1)
+    first, second = (2, 1) if slow == "branches" else (1, 2)
+    monkeypatch.setattr(graphs, "clock", itertools.cycle((0, first, 0, second)).__next__)
+    plain, other = trainer(CupyBackend(branches=False)), trainer(CupyBackend())
+    for own in (plain, other):
+        own.run_epoch()
+    assert state(other) == state(plain)
+    kept = [run for (_, count), plan in other._plans.items() if count > 1 for run in plan.runs]
+    assert kept
+    for run in kept:
+        assert isinstance(run, CudaGraph)
+        assert any(place.lane for place in run.places) == (slow != "branches")
+
+
+def test_the_state_of_a_step_is_what_it_reads_before_it_is_written() -> None:
+    weights, gradient, sums = (np.zeros(4) for _ in range(3))
+    works = [
+        Work(reads=[weights[:2]], writes=[gradient]),
+        Work(reads=[gradient], writes=[gradient]),
+        Work(reads=[weights, gradient], writes=[weights]),
+        Work(writes=[sums]),
+        Work(reads=[sums]),
+    ]
+    (found,) = graphs.state_of(works)
+    assert found is weights
 
 
 @compiled

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -17,9 +18,15 @@ from typing import Any
 
 from gpumlp.backend.cuda.branches import Placement, arrange, depth
 from gpumlp.backend.cuda.device import explain
+from gpumlp.backend.kernels import extent
 from gpumlp.errors import BackendError, GpumlpError
 from gpumlp.ops.record import Array
 
+clock = time.perf_counter
+REPLAYS = 5
+"""Replays of a graph of which the fastest counts, where there are two to choose from."""
+MAX_KEPT_BYTES = 256 << 20
+"""Most that is copied for that: a step of more takes too long for branches to matter."""
 MIN_GRAPH_LAUNCHES = 2
 """Fewest launches in a graph: a single one costs the host no less as a graph."""
 
@@ -110,10 +117,13 @@ class CudaGraph:
                 streams[0].wait_event(events[number])
 
 
-def joined(xp: Any, streams: Sequence[Any], launches: Sequence[Callable[[], None]]) -> Sequence[Callable[[], None]]:
+def joined(
+    xp: Any, streams: Sequence[Any], launches: Sequence[Callable[[], None]], *, measured: bool = False
+) -> Sequence[Callable[[], None]]:
     """Return the same calls with every run of launches made one graph: without branches where it cannot be with them.
 
-    Where a graph cannot be had all of them stay as they are. The log says of either why.
+    ``measured`` captures several steps without branches, too, and keeps what takes less time. Where a graph cannot be
+    had all of them stay as they are. The log says of either why.
     """
     why = ""
     for tried in (streams, streams[:1]) if len(streams) > 1 else (streams,):
@@ -125,6 +135,8 @@ def joined(xp: Any, streams: Sequence[Any], launches: Sequence[Callable[[], None
         else:
             if why:
                 log.warning("CUDA graphs without branches, so a step may take longer: %s", why)
+            elif measured and len(streams) > 1 and len({*launches}) < len(launches):
+                return _faster(streams[0], launches, (result, _joined(xp, streams[:1], launches)))
             return result
     log.warning("no CUDA graph, so each step is launched piece by piece: %s", why)
     return launches
@@ -137,6 +149,49 @@ def _joined(xp: Any, streams: Sequence[Any], launches: Sequence[Callable[[], Non
         worth = capturable and sum(len(launch.nodes) for launch in run) >= MIN_GRAPH_LAUNCHES
         result += [CudaGraph(xp, streams, run)] if worth else run
     return result
+
+
+def _faster(
+    stream: Any, launches: Sequence[Callable[[], None]], ways: Sequence[Sequence[Callable[[], None]]]
+) -> Sequence[Callable[[], None]]:
+    """Return that of several ways to take the next steps which takes the least time; of large ones the first.
+
+    They are taken for that, each time from where the last step has left everything, and taken back.
+    """
+    known = [launch for launch in dict.fromkeys(launches) if isinstance(launch, Launch)]
+    state = state_of([node for launch in known for node in launch.nodes])
+    if len(known) < len({*launches}) or sum(array.nbytes for array in state) > MAX_KEPT_BYTES:
+        return ways[0]
+    kept = [array.copy() for array in state]
+
+    def seconds(way: Sequence[Callable[[], None]]) -> float:
+        stream.synchronize()
+        started = clock()
+        for run in way:
+            run()
+        stream.synchronize()
+        taken = clock() - started
+        for array, before in zip(state, kept, strict=True):
+            array[...] = before
+        return taken
+
+    least = [min(seconds(way) for _ in range(REPLAYS)) for way in ways]
+    return ways[least.index(min(least))]
+
+
+def state_of(nodes: Sequence[LaunchNode]) -> list[Array]:
+    """Return what a step changes, and reads as the step before it has left it: no array twice."""
+    found: dict[tuple[int, int], Array] = {}
+    written: set[tuple[int, int]] = set()
+    read: list[tuple[int, int]] = []
+    for node in nodes:
+        read += map(extent, node.reads)
+        for array in node.writes:
+            first, end = place = extent(array)
+            if place not in written and any(start < end and first < stop for start, stop in read):
+                found[place] = array
+            written.add(place)
+    return list(found.values())
 
 
 @contextlib.contextmanager
