@@ -35,7 +35,8 @@ class Run:
         self.loss = Loss(loss, self.model, class_weights=weights, **hyper)
         parameters, clock = self.model.parameters, self.model.context.clock
         self.optimizer = Optimizer(
-            optimizer, parameters, clock, learning_rate=0.05, weight_decay=0.01, clip_norm=clip, averaging=averaging,
+            optimizer, parameters, clock, learning_rate=0.05, weight_decay=0.01, clip_norm=clip,
+            averaging=None if OPTIMIZERS[optimizer].averages else averaging,
         )  # fmt: skip
         self.optimizer.rates = self.backend.asarray(np.linspace(0.05, 0.01, ROWS // BATCH, dtype=np.float32))
         x = rng.standard_normal((ROWS, WIDTH)).astype(np.float32)

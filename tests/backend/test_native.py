@@ -45,7 +45,8 @@ def training_run(backend: Backend, optimizer: str, captured: bool) -> tuple[list
     chain = [Dense(16, "tanh"), Dropout(0.2), LayerNorm(), Dense(8, "gelu"), BatchNorm(), Dense(3, "softmax")]
     model = Sequential(chain).build(5, backend=backend)
     loss = Loss("cross_entropy", model, label_smoothing=0.1, class_weights=[1.0, 2.0, 1.0])
-    stepper = Optimizer(optimizer, model.parameters, model.context.clock, clip_norm=1.0, averaging=0.9)
+    averaging = None if OPTIMIZERS[optimizer].averages else 0.9
+    stepper = Optimizer(optimizer, model.parameters, model.context.clock, clip_norm=1.0, averaging=averaging)
     x = Tensor(rng.standard_normal((33, 5), np.float32), backend)
     y = rng.integers(0, 3, 33).astype(np.int32)
     losses: list[float] = []

@@ -185,7 +185,12 @@ def training(machine: Backend, model: Sequential, loss: Loss, optimizer: Optimiz
 def test_every_optimizer_lowers_the_loss(machine: Backend, name: str, norm: str) -> None:
     model = network(machine, norm)
     optimizer = Optimizer(
-        name, model.parameters, model.context.clock, clip_norm=5.0, averaging=0.9, learning_rate=0.02
+        name,
+        model.parameters,
+        model.context.clock,
+        clip_norm=5.0,
+        averaging=None if OPTIMIZERS[name].averages else 0.9,
+        learning_rate=0.02,
     )
     losses = training(machine, model, Loss("cross_entropy", model), optimizer, np.arange(32) % 3)
     assert min(losses[-3:]) < losses[0]
