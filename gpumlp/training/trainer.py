@@ -114,9 +114,8 @@ class Trainer:
         self._together, self._most = together or 1, together or self.backend.together
         # By the rows of a batch, how many batches are replayed, and the rows that they are drawn from.
         self._plans: dict[tuple[int, int, int], Plan] = {}
-        self._launches: dict[
-            int, tuple[Sequence[Trainer], Callable[[int], None] | None]
-        ] = {}  # by rows: of whom, what
+        # What takes steps of several networks at once, by the rows of a batch, and whose.
+        self._launches: dict[int, tuple[Sequence[Trainer], Callable[[int], None] | None]] = {}
         self.rates = self.backend.zeros((self.batches,), model.context.wide)
         self.decays = None if decay_schedule is None else self.backend.zeros((self.batches,), model.context.wide)
         self.dropouts = None if dropout_schedule is None else self.backend.zeros((self.batches,), np.float64)
