@@ -304,7 +304,8 @@ def label(probability: Host, targets: Host, weights: Host) -> Metrics:
     if not (weight > 0).any():
         return dict.fromkeys(("accuracy", "precision", "recall", "f1", "auc", "log_loss"), float("nan"))
     chosen = p > 0.5
-    of_true = np.where(positive, p, 1.0 - p).astype(np.float64).clip(np.finfo(np.float64).tiny)
+    p = p.astype(np.float64, copy=False)
+    of_true = np.where(positive, p.clip(np.finfo(np.float64).tiny), (1.0 - p).clip(2.0**-53))  # as near as p is to 1
     return {
         "accuracy": float(weight @ (chosen == positive) / weight.sum()),
         **hits_of(chosen, positive, weight),

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from gpumlp import metrics
+from gpumlp.autodiff import Tensor
 from gpumlp.data import Features
 from gpumlp.errors import ShapeError
-from gpumlp.training.measure import MOST_ANSWERS, MOST_ROWS, rows_at_once
+from gpumlp.nn import Dense, Sequential
+from gpumlp.training.measure import MOST_ANSWERS, MOST_ROWS, answers, rows_at_once
 
 
 def test_classification_by_hand() -> None:
@@ -18,6 +20,18 @@ def test_classification_by_hand() -> None:
     found = metrics.classification(p, np.array([0, 1, 1, 2]))
     # class 0: one hit, one false alarm; class 1: one hit, one miss; class 2: one hit
     assert found == {"accuracy": 0.75, "macro_f1": pytest.approx((2 / 3 + 2 / 3 + 1) / 3)}
+
+
+@pytest.mark.parametrize("z", [-80.0, -20.0, 0.0, 20.0, 30.0, 80.0])
+@pytest.mark.parametrize("positive", [False, True])
+def test_the_log_loss_of_a_label_far_from_0(z: float, positive: bool) -> None:
+    """Beyond 37 a probability is 1 in float64, too, and the loss as large as it can be told."""
+    network = Sequential([Dense(1, activation="sigmoid")])
+    p = answers(network, Tensor(np.array([[z]], np.float32)))
+    assert p.dtype == np.float64
+    loss = metrics.label(p[:, 0], np.array([float(positive)]), np.ones(1))["log_loss"]
+    wanted = np.logaddexp(0, -z if positive else z)
+    assert loss == pytest.approx(wanted if positive else min(wanted, 53 * math.log(2)), rel=1e-3)
 
 
 def test_class_numbers_say_what_their_probabilities_say() -> None:

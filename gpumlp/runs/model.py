@@ -41,7 +41,7 @@ from gpumlp.store.formats import (
 )
 from gpumlp.training.calibration import Temperature, rank, softmax
 from gpumlp.training.device_data import outputs
-from gpumlp.training.measure import outcome_metrics, rows_at_once
+from gpumlp.training.measure import answers, outcome_metrics, rows_at_once
 
 FORMAT = 2
 """Of models: 2 where there are several networks, calibrated probabilities or new kinds of layers, else 1."""
@@ -167,8 +167,7 @@ class SavedModel(Predictor):
 
     def answer(self, linear: Tensor) -> np.ndarray[Any, Any]:
         """Return what the network answers from last linear values, (n, K): probabilities, or scaled numbers."""
-        answers: np.ndarray[Any, Any] = self.network.answer(linear).numpy()
-        return answers
+        return answers(self.network, linear)
 
     def predictions(self, sources: Iterable[Source], news: News) -> Iterator[tuple[Source, Predictions]]:
         """Yield each block of raw rows with its predictions. ``news`` collects what a user should know about them.
@@ -181,15 +180,15 @@ class SavedModel(Predictor):
             data, _ = self.encoder.encode(source, targets=False, news=news)
             values, probabilities, quantiles = [], [], []
             for linear in self.linear(data.features):
-                answers = self.network.answer(linear).numpy()
+                some = self.answer(linear)
                 if self.encoder.labels is not None:
                     probabilities.append(self.probabilities(linear.numpy()))
                 elif self.encoder.classes is None:
-                    values.append(self.encoder.restore(answers))
+                    values.append(self.encoder.restore(some))
                     if self.encoder.levels:
-                        quantiles.append(self.encoder.quantiles(answers))
+                        quantiles.append(self.encoder.quantiles(some))
                 else:
-                    values.append(most_probable(answers))
+                    values.append(most_probable(some))
                     probabilities.append(self.probabilities(linear.numpy()))
             if self.encoder.labels is not None:
                 yield source, Predictions.of_labels(np.concatenate(probabilities))

@@ -137,8 +137,8 @@ def measure(
                 scores.add(probabilities(outputs.numpy()), labels[rows], None if counts is None else counts[rows])
             if linear is not None:
                 linear.append(outputs.numpy())
-            answers = model.answer(outputs).numpy()
-            predicted.append(metrics.most_probable(answers) if encoder.classes and answers.shape[1] > 1 else answers)
+            some = answers(model, outputs)
+            predicted.append(metrics.most_probable(some) if encoder.classes and some.shape[1] > 1 else some)
         assert block.host.targets is not None
         targets.append(block.host.targets)
         weights.append(block.host.weights)
@@ -148,6 +148,17 @@ def measure(
     mean = {"loss": float(sums[0] / sums[1]) if sums[1] else float("nan")}
     mean |= outcome_metrics(encoder, outcome, wanted, weight)
     return mean if probabilities is None else mean | scores.result()
+
+
+def answers(network: Model, linear: Tensor) -> metrics.Host:
+    """Return what last linear values stand for, (n, K): probabilities, or scaled numbers.
+
+    Sigmoids are computed in float64: in 32 bits those above 17 are all 1, which loses their ranks, and log(1 - p).
+    """
+    if network.link != "sigmoid":
+        return network.answer(linear).numpy()
+    with np.errstate(over="ignore"):
+        return np.asarray(1.0 / (1.0 + np.exp(-linear.numpy().astype(np.float64))))
 
 
 def outcome_metrics(

@@ -43,6 +43,24 @@ def test_one_line_trains() -> None:
     assert set(measured) == {"accuracy", "macro_f1", "auc", "log_loss", "brier", "ece"}
 
 
+def test_ranks_outlast_probabilities_that_float32_rounds_to_1() -> None:
+    """Many values of this network are beyond 17, where a sigmoid in 32 bits is 1."""
+    rng = np.random.default_rng(3)
+    x = {"x": rng.normal(size=ROWS), "z": rng.normal(size=ROWS)}
+    y = np.where(x["x"] + rng.normal(size=ROWS) > -1.5, "yes", "no")
+    model = gpumlp.fit(x, y, **SHORT | {"training": {"epochs": 5, "batch_size": 16, "calibration": "none"}})
+    for variable in model.network.trainable_variables[-2:]:
+        variable.assign(variable.numpy() * 12.5)
+    p = np.log(model.predict_proba(x))
+    z = p[:, 1] - p[:, 0]
+    assert np.mean(z > 17) > 0.1
+    assert z.max() < 36  # where 64 bits end
+    high, low = z[y == "yes"][:, None], z[y == "no"]
+    measured = model.evaluate(x, y)
+    assert measured["auc"] == pytest.approx(np.mean((high > low) + (high == low) / 2), abs=1e-12)
+    assert measured["log_loss"] == pytest.approx(np.logaddexp(0, np.where(y == "yes", -z, z)).mean())
+
+
 def test_numbers_are_predicted_in_their_units() -> None:
     model = gpumlp.fit(table(), PRICE, **SHORT)
     assert model.encoder.task == "regression"
