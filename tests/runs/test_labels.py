@@ -20,8 +20,9 @@ from gpumlp.data.source.frame import merged
 from gpumlp.errors import ConfigError, DataError
 from gpumlp.export import export
 from gpumlp.metrics import labels
-from gpumlp.runs import evaluate, load_trained, plot, report, train
+from gpumlp.runs import evaluate, load_trained, plot, train
 from gpumlp.runs.ensemble import WeightedModels
+from gpumlp.runs.reports import report
 
 ROWS, LABELS = 240, ("sport", "music", "news")
 
