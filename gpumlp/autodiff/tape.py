@@ -389,9 +389,12 @@ class GradientTape:
         leads = wanted | unrecorded
         uses: dict[int, int] = {}
         for node in self.nodes:  # only what depends on a source can lead back to one
+            leading = False
             for value in node.inputs:
-                uses[id(value)] = uses.get(id(value), 0) + 1
-            if any(id(value) in leads for value in node.inputs):
+                key = id(value)
+                uses[key] = uses.get(key, 0) + 1
+                leading = leading or key in leads
+            if leading:
                 leads.add(id(node.output))
 
         gradients: dict[int, Any] = {}

@@ -125,7 +125,10 @@ class Compiler:
         log = self._text(program, "ProgramLog")
         assert code == 0, f"{name} with {options}: {log[:3000]}"
         assert "warning" not in log, log[:3000]
-        entries = {piece.partition("(")[0].strip(): piece for piece in self._text(program, "PTX").split(".entry ")}
+        pieces = (piece.partition("\n}")[0] for piece in self._text(program, "PTX").split(".entry "))
+        entries = {
+            piece.partition("(")[0].strip(): piece for piece in pieces
+        }  # a function may follow, as that of pow
         reports = {piece.partition("'")[0]: piece for piece in log.split("Compiling entry function '")}
         made = {}
         for each in names:
