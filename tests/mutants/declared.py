@@ -452,10 +452,10 @@ HOST = [
     ),
     *kernels(
         "tail", "host/host_products.h", PRODUCTS,
-        ("what was summed before is forgotten", "*to = add ? *to + *from : *from;", "*to = *from;"),
+        ("what was summed before is forgotten", "put(add ? widened(*to) + *from : *from, to)", "put(*from, to)"),
         ("each round begins anew", "there = more ? there + sum[i][v] : sum[i][v];", "there = sum[i][v];"),
         ("a task at another row", "return at_most((n + size - 1) / size * k / parts * size, n);", "return at_most(n / size * k / parts * size, n);"),
-        ("a turned panel beside its place", "std::memcpy(to + p * width + j, four, sizeof four);", "std::memcpy(to + p * width + j, four, sizeof four - sizeof four[0]);"),
+        ("a turned panel beside its place", "copy(four, 4, to + p * width + j);", "copy(four, 3, to + p * width + j);"),
         ("the step of a column", "return data + row * down + col * right;", "return data + row * down + col;"),
         ("columns copied at the pitch of the highest", "std::memcpy(to + p * ROWS, from + p * right", "std::memcpy(to + p * ROWS, from + p * ROWS"),
     ),
@@ -593,7 +593,7 @@ DERIVATIVES = [
         ("parts not summed up", "gradients[key] + part if key in gradients else part", "part"),
         ("in the order of the forward pass", "for node in reversed(self.nodes):", "for node in self.nodes:"),
         ("what is asked for twice is given once", "g = gradients.get(key) if key in wanted else gradients.pop(key, None)", "g = gradients.pop(key, None)"),
-        ("what does not matter keeps its place", "source.backend.compute(\"zero\", _fill_zero, out=place)", "pass"),
+        ("what does not matter keeps its place", "source.backend.clear(place)", "pass"),
         ("several parts in one place", "True if uses[id(value)] > 1 else places", "places"),
     ),
     *python(
