@@ -58,7 +58,7 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
     "adam": OptimizerSpec(UPDATES["adam"], 3e-3),
     "adamw": OptimizerSpec(UPDATES["adam"], 3e-3, 1e-2),
     "muon": OptimizerSpec(UPDATES["adam"], 0.01, 1e-2, muon.HYPER),
-    "schedule_free": OptimizerSpec(UPDATES["schedule_free"], 5e-3, 1e-2, schedule="constant"),
+    "schedule_free": OptimizerSpec(UPDATES["schedule_free"], 1e-2, 1e-2, schedule="constant"),
 }
 
 
