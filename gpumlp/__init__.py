@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from gpumlp import convert
     from gpumlp.autodiff import GradientTape, Tensor, Variable, gradcheck
     from gpumlp.config import configure, load
-    from gpumlp.nn import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm, Loss, Model, Parameters, Sequential
+    from gpumlp.nn import Activation, BatchNorm, Dense, Dropout, Layer, LayerNorm, Loss, Model, Parameters
     from gpumlp.optim import Optimizer, Schedule
     from gpumlp.runs import evaluate, fit, load_ensemble, load_trained, plot, train
+    from gpumlp.training.compiled import Sequential
 
 __version__ = "0.1.0"
 
@@ -29,8 +30,9 @@ _FROM = {
         "stop_gradient sub sum transpose var where"
     ),
     "gpumlp.config": "configure load",
-    "gpumlp.nn": "Activation BatchNorm Dense Dropout Layer LayerNorm Loss Model Parameters Sequential",
+    "gpumlp.nn": "Activation BatchNorm Dense Dropout Layer LayerNorm Loss Model Parameters",
     "gpumlp.optim": "Optimizer Schedule",
+    "gpumlp.training.compiled": "Sequential",
     "gpumlp.runs": "evaluate fit load_ensemble load_trained plot train",
 }
 _MODULES = ("convert",)

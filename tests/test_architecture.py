@@ -87,6 +87,7 @@ def test_runs_ask_no_loop_for_its_class() -> None:
 
 
 TWO_MEANINGS = {
+    "Sequential": "the layers, and the same with fit",
     "Activation": "a record of ops, and the layer that applies it",
     "Loss": "a record of ops, and what a model is trained by",
     "Predictor": "a model that predicts block by block, and what a report needs of one",

@@ -238,6 +238,7 @@ def build(
     *,
     weights: Arrays | None = None,
     ranks: Ranks | None = None,
+    network: Sequential | None = None,
 ) -> Parts:
     """Return all parts of a run on these data, ready to train.
 
@@ -246,6 +247,7 @@ def build(
     backend : in place of that of the settings
     weights : first weights by name, of one network or of all members; None: drawn
     ranks : that train the network together; None: this process alone
+    network : built already, to be trained from its weights; None: that of the settings
 
     Raises
     ------
@@ -264,7 +266,7 @@ def build(
     parts = (
         _build_members(settings, data, backend, weights)
         if settings.members.apart > 1
-        else _build(settings, data, backend, {}, weights, ranks)
+        else _build(settings, data, backend, {}, weights, ranks, network)
     )
     notes = list(data.notes)
     if PRECISIONS[settings.precision].tf32 and not backend.tf32:
@@ -350,12 +352,14 @@ def _build(
     on_device: dict[str, DeviceData | Streamed],
     weights: Arrays | None,
     ranks: Ranks | None = None,
+    network: Sequential | None = None,
 ) -> Parts:
     """Return the parts of a run of one network. ``on_device`` holds the rows that are there already, and will be."""
     precision, encoder, training = PRECISIONS[settings.precision], data.encoder, settings.training
     architecture = architecture_of(settings, encoder)
     link = LOSSES[settings.loss.name].record(encoder.outputs).link
-    model = mlp(architecture, encoder.outputs, link)
+    model = mlp(architecture, encoder.outputs, link) if network is None else network
+    weights = weights if network is None else network.arrays()
     model.build(encoder.width, backend=backend, dtype=precision.dtype, seed=training.seed)
     _set_bins(model, data.train, architecture.flagged)
     _set_scales(model, architecture, data.train, encoder.numbers)

@@ -1,0 +1,258 @@
+"""Layers that are trained on arrays in a few lines, as a notebook does it: ``compile``, ``fit``, ``evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from gpumlp import nn
+from gpumlp.config import Settings, configure
+from gpumlp.data import Dataset, Encoder, Prepared, Source, prepare, rows_of, with_columns
+from gpumlp.data.encoding.labels import ZERO_ONE, LabelTargets
+from gpumlp.data.encoding.targets import ClassTarget, NumberTarget, NumberTargets
+from gpumlp.errors import ALIASES, ConfigError, DataError, RunError, choices
+from gpumlp.nn import LOSSES, Loss
+from gpumlp.store.formats import read_arrays, write_arrays
+from gpumlp.training.build import build, build_loss
+from gpumlp.training.device_data import DeviceData
+from gpumlp.training.loop import Diverged, Epoch
+from gpumlp.training.measure import measure
+from gpumlp.training.members import loop_over
+
+INPUTS, TARGET, WEIGHTS = "x", "y", "weights"
+LINKS = {"softmax": "cross_entropy", "sigmoid": "cross_entropy"}
+"""The loss of a network that was compiled without one, by its output activation; else the squared error."""
+
+Choice = str | Mapping[str, Any]
+
+
+class Sequential(nn.Sequential):
+    """Layers one after another, which can be trained on arrays.
+
+        model = Sequential([Dense(32, "tanh"), Dense(10, "softmax")])
+        model.compile("adam", "cross_entropy", learning_rate=1e-3)
+        history = model.fit(x, y, epochs=20, validation_split=0.1)
+        model.evaluate(x, y)["accuracy"]
+
+    Numbers enter the network as they are: scale them before. Names of optimizers and losses are those of a
+    configuration (``docs/settings.md``), or other common ones such as ``mse``.
+    """
+
+    def __init__(self, layers: Any = ()) -> None:
+        super().__init__(layers)
+        self._chosen: dict[str, Any] = {}
+
+    def compile(
+        self,
+        optimizer: Choice = "adamw",
+        loss: Choice | None = None,
+        *,
+        learning_rate: float | None = None,
+        schedule: Choice = "constant",
+        backend: str = "auto",
+    ) -> Self:
+        """Choose how ``fit`` trains, and return the model.
+
+        Parameters
+        ----------
+        optimizer, loss, schedule : names, or mappings with settings: ``{"name": "sgd", "learning_rate": 0.1}``;
+            without a loss it follows from the output activation
+        learning_rate : of the optimizer; None: its default
+        backend : auto, cupy, native or numpy
+
+        Raises
+        ------
+        ConfigError : if one of them, or a setting of it, is unknown
+        """
+        optimizer, schedule, loss = _settings_of(optimizer), _settings_of(schedule), self._loss(loss)
+        if learning_rate is not None:
+            optimizer = {**optimizer, "learning_rate": learning_rate}
+        if loss["name"] not in LOSSES:
+            raise ConfigError(f"unknown loss {loss['name']!r:.80}", hint=choices(loss["name"], LOSSES))
+        chosen = {"optimizer": optimizer, "loss": loss, "schedule": schedule, "backend": backend}
+        _configured(chosen, _task(loss["name"]), {})
+        self._chosen = chosen
+        return self
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        epochs: int = 10,
+        batch_size: int = 32,
+        validation_split: float = 0.0,
+        validation_data: tuple[Any, Any] | None = None,
+        sample_weight: Any = None,
+        seed: int = 0,
+        early_stopping: Mapping[str, Any] | None = None,
+    ) -> dict[str, list[float]]:
+        """Train on arrays, from the weights there are, and keep those of the best epoch.
+
+        It is the loop of ``gpumlp.fit`` and of the command, with the same bytes for the same network and rows. What
+        an optimizer keeps of earlier steps begins anew.
+
+        Parameters
+        ----------
+        x : (N, p) numbers
+        y : (N,) class numbers from 0, numbers, or (N, K) numbers or labels 0 and 1
+        validation_split : share of the rows by which the best epoch is chosen; 0: the last one is
+        validation_data : (x, y) in its place
+        sample_weight : (N,) how much each row counts
+        seed : of the order of rows, of dropout, and of first weights where the model is not built
+        early_stopping : such as ``{"patience": 5}``
+
+        Returns
+        -------
+        Losses and metrics of each epoch, by name: ``train_loss``, ``validation_loss`` and so on.
+
+        Raises
+        ------
+        ConfigError : if a setting is wrong
+        DataError : if the arrays do not fit
+        RunError : if training diverges
+        """
+        validation: float | str = validation_split if validation_data is None else "<rows>"
+        settings = self._settings(
+            {
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "seed": seed,
+                "early_stopping": None if early_stopping is None else dict(early_stopping),
+            },
+            weighted=sample_weight is not None,
+            validation=validation,
+        )
+        others = validation_split if validation_data is None else _source(*validation_data, None)
+        prepared = self._prepared(settings, _source(x, y, sample_weight), others)
+        parts = build(settings, prepared, network=self)
+        loop, history = loop_over(parts), []
+        for event in loop:
+            if isinstance(event, Diverged):
+                raise RunError(event.reason, hint="use a lower learning_rate, or a clip_norm of the optimizer")
+            if isinstance(event, Epoch):
+                history.append(event.row)
+        self.load(loop.best)
+        return {name: [row[name] for row in history] for name in history[0]}
+
+    def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
+        """Return loss and metrics of arrays.
+
+        Parameters
+        ----------
+        x, y, sample_weight : as for ``fit``
+
+        Raises
+        ------
+        DataError : if the arrays do not fit
+        """
+        settings = self._settings({}, weighted=sample_weight is not None, validation=0.0)
+        prepared = self._prepared(settings, _source(x, y, sample_weight), 0.0)
+        assert isinstance(prepared.train, Dataset)
+        loss: Loss = build_loss(settings, self, prepared.encoder, prepared.train)
+        rows = DeviceData(self, prepared.train, prepared.encoder.input_scale)
+        return measure(self, loss, prepared.encoder, [rows])
+
+    def _loss(self, given: Choice | None) -> dict[str, Any]:
+        """Return the settings of a loss; of several sigmoids cross-entropy is that of labels."""
+        found = _settings_of(LINKS.get(self.link, "squared_error") if given is None else given)
+        outputs = next((layer.units for layer in reversed(self.chain) if isinstance(layer, nn.Dense)), 1)
+        several = self.link == "sigmoid" and outputs > 1 and found["name"] == "cross_entropy"
+        return found | ({"name": "binary_cross_entropy"} if several else {})
+
+    def get_weights(self) -> list[np.ndarray[Any, Any]]:
+        """Return copies of all arrays of the layers, in their order: what ``set_weights`` takes."""
+        return list(self.arrays().values())
+
+    def set_weights(self, weights: Any) -> None:
+        """Overwrite all arrays of the layers. Raises ConfigError or ShapeError where they are not these."""
+        names = list(self.arrays())
+        if len(weights) != len(names):
+            raise ConfigError(f"{len(weights)} arrays, and the model has {len(names)}: {', '.join(names):.200}")
+        self.load(dict(zip(names, map(np.asarray, weights), strict=True)))
+
+    def save(self, path: str | Path) -> None:
+        """Write the weights as a safetensors file, which ``load_weights`` reads into the same layers."""
+        write_arrays(Path(path), self.arrays(), {"layers": [type(layer).__name__ for layer in self.chain]})
+
+    def load_weights(self, path: str | Path) -> None:
+        """Read the weights that ``save`` has written. Raises DamageError, ShapeError where they are not these."""
+        self.load(read_arrays(Path(path))[0])
+
+    def _settings(self, training: Mapping[str, Any], *, weighted: bool, validation: float | str) -> Settings:
+        if not self._chosen:
+            raise ConfigError("the model is not compiled", hint='call model.compile("adamw", "cross_entropy") first')
+        data = {"split": {"validation": validation, "test": 0.0}, "weights": WEIGHTS if weighted else None}
+        return _configured(self._chosen, _task(self._chosen["loss"]["name"]), {"training": training}, data)
+
+    def _prepared(self, settings: Settings, source: Source, validation: float | Source) -> Prepared:
+        """Return the rows as they are: numbers not scaled, class numbers as they stand in y."""
+        targets = [name for name in source.names if name.startswith(TARGET)]
+        task, width = settings.task, len(targets)
+        if task == "classification" and width > 1:
+            raise DataError("y must be class numbers, (N,)", hint="of one-hot rows take y.argmax(axis=1)")
+        given: dict[str, Any] = {
+            "task": task,
+            "weights": settings.data.weights,
+            "scaling": "none",
+            "seed": settings.training.seed,
+        }
+        given |= {"target": tuple(targets) if width > 1 or task == "multilabel" else targets[0], "test": 0.0}
+        fitted = prepare(source, validation=0.0, **given)
+        if not self.is_built:
+            self.build(fitted.encoder.width, seed=settings.training.seed)
+        target: Any
+        if task == "classification":
+            target = ClassTarget(tuple(map(str, range(max(2, self.units)))))
+        elif task == "multilabel":
+            target = LabelTargets(tuple(targets), (ClassTarget(ZERO_ONE),) * width)
+        else:
+            numbers = (NumberTarget(0.0, 1.0),) * width
+            target = numbers[0] if width == 1 else NumberTargets(tuple(targets), numbers)
+        encoder: Encoder = replace(fitted.encoder, target=target)
+        if encoder.outputs != self.units or encoder.width != self.widths[0]:
+            what = f"x has {encoder.width} columns and y needs {encoder.outputs} outputs"
+            raise DataError(f"{what}; the model takes {self.widths[0]} and has {self.units}")
+        return prepare(source, validation=validation, encoder=encoder, **given)
+
+
+def _settings_of(given: Choice) -> dict[str, Any]:
+    found = {"name": given} if isinstance(given, str) else dict(given)
+    name = found.get("name", "")
+    return found | {"name": ALIASES.get(name, name)}
+
+
+def _task(loss: str) -> str:
+    return LOSSES[loss].task
+
+
+def _configured(
+    chosen: Mapping[str, Any], task: str, more: Mapping[str, Any], data: Mapping[str, Any] | None = None
+) -> Settings:
+    target = [TARGET] if task == "multilabel" else TARGET
+    rows = {"train": "<rows>", "target": target, "scaling": "none", "split": {"validation": 0.0, "test": 0.0}}
+    return configure(task=task, data={**rows, **(data or {})}, **chosen, **more).settings
+
+
+def _source(x: Any, y: Any, weights: Any) -> Source:
+    """Return arrays as rows: inputs x, targets y or y0, y1, ..., weights."""
+    inputs, targets = np.asarray(x), np.asarray(y)
+    if inputs.dtype.kind not in "biuf" or inputs.ndim < 2:
+        raise DataError(f"x must be (N, p) numbers, not {inputs.shape} {inputs.dtype}")
+    if np.isnan(inputs.astype(np.float64)).any():
+        raise DataError("x has missing values (NaN)", hint="fill them before, or use gpumlp.fit")
+    if inputs.shape[:1] != targets.shape[:1]:
+        raise DataError(f"x has {len(inputs)} rows, and y the shape {targets.shape}")
+    if targets.dtype == np.bool_:
+        targets = targets.astype(np.int64)
+    if targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
+    columns = {TARGET: targets} if targets.ndim == 1 else {f"{TARGET}{i}": each for i, each in enumerate(targets.T)}
+    return with_columns(rows_of(inputs), columns | ({} if weights is None else {WEIGHTS: np.asarray(weights)}))
+
+
+__all__ = ["Sequential"]
