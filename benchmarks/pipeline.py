@@ -1,7 +1,8 @@
 """From a file to a model, from a file to predictions: whole commands, beside pandas and a scikit-learn script.
 
     pip install -e '.[bench]'
-    python benchmarks/pipeline.py [--rows 1000000] [--rounds 3] [--sklearn] [--json FILE]
+    python benchmarks/pipeline.py [--rows 1000000] [--rounds 3] [--sklearn] [--file CSV:TARGET ...] [--json FILE]
+    python benchmarks/pipeline.py --widths 100 1000 5000 20000 [--json FILE]
 
 The file has 16 columns of numbers, 3 of texts (3, 12 and 300 values) and a target of two classes, drawn from a fixed
 seed, as CSV and as Parquet. Each command is a process of its own; all take turns, round by round, and the table has
@@ -13,11 +14,16 @@ the median wall seconds and the largest peak of memory (resident set, MB).
     predict    gpumlp predict of the same rows to a CSV file
     sklearn    with --sklearn: pandas, ColumnTransformer (RobustScaler, OneHotEncoder), MLPClassifier with the same
                widths, batch and epochs, to the same metrics on the same shares of the rows
+
+With ``--file`` another CSV file of two classes, perhaps packed, takes its turns with ``gpumlp train`` and
+scikit-learn's script alone, ``FILE_EPOCHS`` epochs. With ``--widths`` there are ``WIDE_CELLS`` cells of numbers as
+tables of so many columns, trained on for an epoch: the time of the phases before training is that of the cells.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import multiprocessing
 import os
@@ -28,16 +34,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from reader import until_reader_leaves
 
-EPOCHS, BATCH = 2, 256
+EPOCHS, FILE_EPOCHS, BATCH = 2, 10, 256
+WIDE_CELLS = 4_000_000
 CONFIG = """\
 task: classification
-data: {{train: {file}, target: y}}
+data: {{train: {file}, target: {target}}}
 model: {{hidden: [128, 64]}}
 training: {{epochs: {epochs}, batch_size: {batch}}}
 """
@@ -56,7 +64,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, RobustScaler
 frame = pandas.read_csv(sys.argv[1])
-y = frame.pop("y")
+y = frame.pop(sys.argv[4])
 texts = [name for name in frame if not pandas.api.types.is_numeric_dtype(frame[name])]
 numbers = [name for name in frame if name not in texts]
 train, rest, y_train, y_rest = train_test_split(frame, y, test_size=0.3, stratify=y, random_state=0)
@@ -114,22 +122,72 @@ def commands(folder: Path, *, sklearn: bool) -> dict[str, list[str]]:
     chosen = {"pandas": [sys.executable, "-c", PANDAS, str(folder / "rows.csv")]}
     for name, file in (("train", "rows.csv"), ("parquet", "rows.parquet")):
         config = folder / f"{name}.yaml"
-        config.write_text(CONFIG.format(file=file, epochs=EPOCHS, batch=BATCH))
+        config.write_text(CONFIG.format(file=file, target="y", epochs=EPOCHS, batch=BATCH))
         chosen[name] = [*gpumlp, "train", str(config), "--run-dir", str(folder / name), "--force", "--json"]
     chosen["predict"] = [*gpumlp, "predict", str(folder / "train"), str(folder / "rows.csv"), "--force"]
     chosen["predict"] += ["-o", str(folder / "out.csv")]
     if sklearn:
-        chosen["sklearn"] = [sys.executable, "-c", SKLEARN, str(folder / "rows.csv"), str(BATCH), str(EPOCHS)]
+        chosen["sklearn"] = [sys.executable, "-c", SKLEARN, str(folder / "rows.csv"), str(BATCH), str(EPOCHS), "y"]
     return chosen
 
 
-def measure(folder: Path, rounds: int, *, sklearn: bool) -> dict[str, dict[str, float]]:
+def commands_on(file: Path, target: str, folder: Path) -> dict[str, list[str]]:
+    """Return what is timed on another file, which is unpacked: scikit-learn's script and ours."""
+    name = file.name.split(".")[0]
+    plain = folder / f"{name}.csv"
+    plain.write_bytes(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes())
+    config = folder / f"{name}.yaml"
+    config.write_text(CONFIG.format(file=plain.name, target=target, epochs=FILE_EPOCHS, batch=BATCH))
+    ours = [
+        sys.executable,
+        "-m",
+        "gpumlp",
+        "train",
+        str(config),
+        "--run-dir",
+        str(folder / name),
+        "--force",
+        "--json",
+    ]
+    theirs = [sys.executable, "-c", SKLEARN, str(plain), str(BATCH), str(FILE_EPOCHS), target]
+    return {name: [*ours, "--json"], f"{name} sklearn": theirs}
+
+
+def measure_widths(folder: Path, widths: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Return seconds of the phases and the peak of memory of tables of as many cells and so many columns."""
+    found: dict[str, dict[str, Any]] = {}
+    for columns in (widths[0], *widths):  # the first compiles kernels
+        rows = WIDE_CELLS // columns
+        table = np.random.default_rng(0).standard_normal((rows, columns))
+        y = np.where(table[:, 0] + table[:, 1] > 0, "yes", "no")
+        with (folder / "wide.csv").open("w") as stream:
+            stream.write(",".join([*(f"x{i}" for i in range(columns)), "y"]) + "\n")
+            for row, label in zip(table, y, strict=True):
+                stream.write(",".join([*(f"{value:.4f}" for value in row), label]) + "\n")
+        del table
+        config = folder / "wide.yaml"
+        config.write_text(CONFIG.format(file="wide.csv", target="y", epochs=1, batch=BATCH))
+        command = [sys.executable, "-m", "gpumlp", "train", str(config), "--run-dir", str(folder / "wide"), "--force"]
+        wall, memory, said = run([*command, "--json"])
+        phases = json.loads(said)["phases"]
+        before = sum(phases[name] for name in ("read", "fit", "encode"))
+        found[str(columns)] = {"rows": rows, "seconds": wall, "before_training": before, "peak_mb": memory} | {
+            "phases": phases
+        }
+    return found
+
+
+def measure(
+    folder: Path, rounds: int, *, sklearn: bool, files: Sequence[tuple[Path, str]] = ()
+) -> dict[str, dict[str, float]]:
     """Run all commands in turns; return medians by command, with the ratio to pandas' time."""
     seconds: dict[str, list[float]] = {}
     peak: dict[str, float] = {}
     training: dict[str, list[float]] = {}
     phases: dict[str, Any] = {}
     chosen = commands(folder, sklearn=sklearn)
+    for file, target in files:
+        chosen |= commands_on(file, target, folder)
     for round_ in range(rounds + 1):  # the first compiles kernels and fills the page cache
         for name, command in chosen.items():
             wall, memory, said = run(command)
@@ -137,7 +195,7 @@ def measure(folder: Path, rounds: int, *, sklearn: bool) -> dict[str, dict[str, 
                 continue
             seconds.setdefault(name, []).append(float(said) if name == "pandas" else wall)
             peak[name] = max(peak.get(name, 0.0), memory)
-            if name in ("train", "parquet"):
+            if "--json" in command:
                 summary = json.loads(said)
                 training.setdefault(name, []).append(summary["phases"]["train"])
                 phases[name] = summary["phases"]
@@ -158,8 +216,23 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sklearn", action="store_true")
+    parser.add_argument("--file", action="append", default=[], help="CSV:TARGET, another file of two classes")
+    parser.add_argument("--widths", type=int, nargs="+", help="numbers of columns, of as many cells each")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.widths:
+        with tempfile.TemporaryDirectory() as place:
+            widths = measure_widths(Path(place), options.widths)
+        print(f"{'columns':<10}{'rows':>9}{'before training':>17}{'seconds':>9}{'peak MB':>9}")
+        for name, row in widths.items():
+            print(
+                f"{name:<10}{row['rows']:>9}{row['before_training']:17.2f}{row['seconds']:9.2f}{row['peak_mb']:9.0f}"
+            )
+        if options.json:
+            about = {"cells": WIDE_CELLS, "cores": os.cpu_count(), "load": os.getloadavg()}
+            options.json.write_text(json.dumps({"about": about, "widths": widths}, indent=1) + "\n")
+        return
+    files = [(Path(path), target) for path, _, target in (each.rpartition(":") for each in options.file)]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         # In a process of its own: a child's peak of memory is at least what its parent has when it is begun.
@@ -168,16 +241,17 @@ def main() -> None:
         writer.join()
         size = (folder / "rows.csv").stat().st_size
         print(f"{options.rows:,} rows, {size / 1e6:.0f} MB of CSV; {os.cpu_count()} cores", flush=True)
-        found = measure(folder, options.rounds, sklearn=options.sklearn)
-    print(f"{'':<10}{'seconds':>9}{'around':>9}{'x pandas':>10}{'peak MB':>9}")
+        found = measure(folder, options.rounds, sklearn=options.sklearn, files=files)
+    print(f"{'':<20}{'seconds':>9}{'around':>9}{'x pandas':>10}{'peak MB':>9}")
     for name, row in found.items():
-        print(f"{name:<10}{row['seconds']:9.2f}{row['around']:9.2f}{row['times_pandas']:10.1f}{row['peak_mb']:9.0f}")
-    if "sklearn" in found:
-        print(
-            f"scikit-learn's script takes {found['sklearn']['seconds'] / found['train']['seconds']:.1f} times as long"
-        )
+        print(f"{name:<20}{row['seconds']:9.2f}{row['around']:9.2f}{row['times_pandas']:10.1f}{row['peak_mb']:9.0f}")
+    for ours, theirs in [("train", "sklearn"), *((name, f"{name} sklearn") for name in found)]:
+        if theirs in found:
+            times = found[theirs]["seconds"] / found[ours]["seconds"]
+            print(f"{ours}: scikit-learn's script takes {times:.1f} times as long")
     if options.json:
         about = {"rows": options.rows, "csv_bytes": size, "cores": os.cpu_count(), "processor": platform.processor()}
+        about["load"] = os.getloadavg()  # of a busy machine only the ratios mean something
         options.json.write_text(json.dumps({"about": about, "commands": found}, indent=1) + "\n")
 
 
