@@ -140,8 +140,10 @@ class TableInputs:
         if not numeric and not one_hots and not dates:
             raise DataError("no column is left to learn from", where=frame.path, hint="; ".join(notes) or None)
 
+        numbers = frame.parsed(numeric)
+
         def column(number: int) -> Floats:
-            values = frame.numbers(numeric[number])
+            values = numbers.numbers(numeric[number])
             return values if rows is None else values[rows]
 
         block = NumericBlock.fit(len(numeric), column, scaling) if numeric else None
@@ -208,7 +210,8 @@ class TableInputs:
         stored = np.empty((len(source), self.dense_width + len(self.one_hots)), np.float32)
 
         columns = (*self.numeric, *(each.name for each in self.dates))
-        dense = replace(source, columns={name: source.columns[name] for name in columns})
+        dense = source.parsed(self.numeric)
+        dense = replace(dense, columns={name: dense.columns[name] for name in columns})
         step = _rows_at_once(self.dense_width)
 
         def encode(start: int) -> set[int]:

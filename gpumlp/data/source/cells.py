@@ -46,7 +46,12 @@ class Missing:
 
     def __contains__(self, cell: str) -> bool:
         """Return whether a cell may mean "no value"."""
-        return not cell or cell in self.anywhere or cell in self.among_numbers
+        return cell in self.texts
+
+    @cached_property
+    def texts(self) -> frozenset[str]:
+        """All of these texts, the empty one included."""
+        return self.anywhere | self.among_numbers | {""}
 
     @cached_property
     def values(self) -> frozenset[float]:

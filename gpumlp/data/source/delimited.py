@@ -670,7 +670,12 @@ class _Columns:
     def columns(self) -> list[Codes]:
         """Return the columns, blanks cut off at both ends of their texts."""
         pairs = zip(self._texts, self._codes, strict=True)
-        return [merged(list(texts), np.array(codes, np.int32)) for texts, codes in pairs]
+        return [_stripped(list(texts), np.array(codes, np.int32)) for texts, codes in pairs]
+
+
+def _stripped(texts: list[str], codes: NDArray[np.int32]) -> Codes:
+    """Return a column of texts that stand in the order in which they first occur, each once, without outer blanks."""
+    return Codes(np.array(texts, object), codes) if list(map(str.strip, texts)) == texts else merged(texts, codes)
 
 
 def _seems_numeric(sample: Codes, missing: Missing, decimal: str) -> bool:

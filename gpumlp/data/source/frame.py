@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -286,6 +286,19 @@ class Frame:
             hint=self.remedy(name) or "correct the cell, name it as a marker of missing values, or drop the column",
         )
 
+    def parsed(self, names: Iterable[str]) -> Frame:
+        """Return the frame with columns that must be numeric as numbers, so that their texts are read once.
+
+        Raises
+        ------
+        DataError : as ``numbers`` does
+        """
+        texts = {name: column for name in names if isinstance(column := self.columns[name], Codes)}
+        if not texts:
+            return self
+        numbers = {name: Numbers(self.numbers(name), column.written) for name, column in texts.items()}
+        return replace(self, columns={**self.columns, **numbers})
+
     def matrix(self, names: Sequence[str]) -> Floats:
         """Return columns that must be numeric, (N, p) float64, each in one piece of memory: as ``numbers`` does each.
 
@@ -353,7 +366,8 @@ class Frame:
 
     def _missing(self, column: Codes) -> NDArray[np.bool_]:
         """Return which texts of a column of numbers mean "no value", (u,) bool."""
-        return np.array([text in self.dialect.missing for text in column.texts], bool)
+        is_marker = self.dialect.missing.texts.__contains__
+        return np.fromiter(map(is_marker, column.texts), bool, len(column.texts))
 
     def _cell(self, name: str, row: int) -> str:
         column = self.columns[name].written()
