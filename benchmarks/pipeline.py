@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", help="numbers of columns, of as many cells each")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    about: dict[str, Any] = {"cores": os.cpu_count(), "processor": platform.processor()}
     if options.widths:
         with tempfile.TemporaryDirectory() as place:
             widths = measure_widths(Path(place), options.widths)
@@ -229,7 +230,7 @@ def main() -> None:
                 f"{name:<10}{row['rows']:>9}{row['before_training']:17.2f}{row['seconds']:9.2f}{row['peak_mb']:9.0f}"
             )
         if options.json:
-            about = {"cells": WIDE_CELLS, "cores": os.cpu_count(), "load": os.getloadavg()}
+            about |= {"cells": WIDE_CELLS, "load": os.getloadavg()}
             options.json.write_text(json.dumps({"about": about, "widths": widths}, indent=1) + "\n")
         return
     files = [(Path(path), target) for path, _, target in (each.rpartition(":") for each in options.file)]
@@ -250,8 +251,8 @@ def main() -> None:
             times = found[theirs]["seconds"] / found[ours]["seconds"]
             print(f"{ours}: scikit-learn's script takes {times:.1f} times as long")
     if options.json:
-        about = {"rows": options.rows, "csv_bytes": size, "cores": os.cpu_count(), "processor": platform.processor()}
-        about["load"] = os.getloadavg()  # of a busy machine only the ratios mean something
+        # Of a busy machine only the ratios mean something.
+        about |= {"rows": options.rows, "csv_bytes": size, "load": os.getloadavg()}
         options.json.write_text(json.dumps({"about": about, "commands": found}, indent=1) + "\n")
 
 
