@@ -1,8 +1,9 @@
 """Rows on disk, where a network trains on them: a window of the epoch at a time, while the next one is read.
 
-Blocks come in an order that depends on the seed and the epoch. The rows of an epoch, in that order, are cut into
-windows of whole batches, and within a window each shard of the batches draws from rows of its own, in an order that
-depends on the window, too. So nothing is stored to go on in the middle of an epoch, and a rank reads its own rows.
+Blocks come in an order that depends on the seed and the epoch, and so do the rows of each, which is cut where windows
+end. The rows of an epoch, in that order, are cut into windows of whole batches, and within a window each shard of the
+batches draws from rows of its own, in an order that depends on the window, too. So nothing is stored to go on in the
+middle of an epoch, and a rank reads its own rows.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class Windows(Streamed):
     ) -> None:
         super().__init__(data, scale)
         self.plan, self._own, self._epochs = plan, own, epochs
-        self._key = int(generator(seed, PACK, 1).integers(2**32))
+        self._key, self._key_of_blocks = (int(generator(seed, PACK, i).integers(2**32)) for i in (1, 2))
         backend = self._backend = model.context.backend
         size = max(self._size(window) for window in (0, plan.windows - 1))
         layout = data.layout
@@ -213,9 +214,11 @@ class Windows(Streamed):
             self._last = None if ends[place] <= stop else (block, rows)
             part = slice(max(start - begin, 0), min(stop, int(ends[place])) - begin)
             to = slice(begin + part.start - start, begin + part.stop - start)
+            number = np.array([epoch * len(order) + block])  # rows are there in the order of the file
+            taken = permute(np, np.arange(part.start, part.stop), len(rows), number, self._key_of_blocks)
             for target, values in zip(staged, (rows.features.stored, rows.targets, rows.weights), strict=True):
                 if target is not None and values is not None:
-                    target[to] = values[part]
+                    np.take(values, taken, axis=0, out=target[to])
 
     def order(self, epoch: int) -> np.ndarray[Any, Any]:
         """Return the order in which an epoch visits the blocks, (blocks,)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from gpumlp.backend import Backend
 from gpumlp.data import Dataset, Features, PackedRows
 from gpumlp.data.packed import blocks as blocks_module
 from gpumlp.data.packed.blocks import BlockLayout, Writer
+from gpumlp.data.packed.packs import _dealt
 from gpumlp.errors import DataError
 from gpumlp.nn import BatchNorm, Dense, Dropout, Loss, Sequential
 from gpumlp.ops import batches
 from gpumlp.ops.random import permute
 from gpumlp.optim import Optimizer, Schedule
 from gpumlp.ranks import Ranks
-from gpumlp.seeds import PACK, generator
+from gpumlp.seeds import ORDER, PACK, generator
 from gpumlp.training.shards import ranges
 from gpumlp.training.trainer import Trainer
 from gpumlp.training.windows import Cut, Windows
@@ -84,12 +86,18 @@ def bits(made: Trainer) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in arrays.items()}
 
 
+def rows_of_block(rows: int, block: int, number: int, key: int) -> np.ndarray[Any, Any]:
+    here = np.arange(block * BLOCK, min((block + 1) * BLOCK, rows))
+    return here[permute(np, np.arange(len(here)), len(here), np.array([number]), key)]
+
+
 def sequence(rows: int, batch: int, window: int, shards: int, epoch: int, last: int) -> np.ndarray[Any, Any]:
     """Return the rows that an epoch visits, in their order, worked out by the definition."""
-    key, order = int(generator(0, PACK, 1).integers(2**32)), int(generator(0, 2).integers(2**32))
+    key, inner = (int(generator(0, PACK, i).integers(2**32)) for i in (1, 2))
+    order = int(generator(0, ORDER).integers(2**32))
     count, together = -(-rows // BLOCK), max(1, window // batch)
     turn = permute(np, np.arange(count), count, np.array([epoch]), key)
-    line = np.concatenate([np.arange(b * BLOCK, min((b + 1) * BLOCK, rows)) for b in turn])[:last]
+    line = np.concatenate([rows_of_block(rows, b, epoch * count + b, inner) for b in turn])[:last]
     found, windows = [], len(range(0, last, together * batch))
     for number in range(windows):
         here = line[number * together * batch :][: together * batch]
@@ -162,8 +170,8 @@ def test_every_backend_draws_from_a_window_as_from_a_dataset(backend: str, tmp_p
     data = dataset(50, "categories, weights")
     packed = trainer(on_disk(tmp_path, data), window=50, backend=backends.get(backend), dtype=dtype)
     assert isinstance(packed.data, Windows)
-    turn = packed.data.order(0)
-    line = np.concatenate([np.arange(b * BLOCK, min((b + 1) * BLOCK, 50)) for b in turn])
+    turn, inner = packed.data.order(0), packed.data._key_of_blocks
+    line = np.concatenate([rows_of_block(50, b, b, inner) for b in turn])
     memory = trainer(data.take(line), backend=backends.get(backend), dtype=dtype)
     packed.run_epoch()
     memory.run_epoch()
@@ -180,6 +188,21 @@ def test_each_block_is_read_once_an_epoch(batch: int, window: int, tmp_path: Pat
         ahead = blocks.bytes_read - (epoch + 1) * whole
         first = -(-window // batch) * batch // BLOCK + 2  # blocks that the next epoch begins with, if there is one
         assert 0 <= ahead <= (first * BLOCK * blocks.layout.row_bytes if epoch < 2 else 0)
+
+
+def test_windows_of_a_sorted_file_have_the_shares_of_all_rows(tmp_path: Path) -> None:
+    """Also where they are smaller than a block."""
+    data = dataset(4096)
+    data = Dataset(data.features, np.sort(np.arange(4096) % 2).astype(np.int32), None)
+    layout = replace(BlockLayout.of(4096, data), size=64)
+    writer = Writer(tmp_path, "train", layout, _dealt(layout, 0))
+    for start in range(0, 4096, 1024):
+        writer.add(data.take(slice(start, start + 1024)))
+    made = trainer(PackedRows(tmp_path, "train", layout, writer.checksums), batch=32, window=32).data
+    assert isinstance(made, Windows)
+    for batch in range(128):
+        made.go_to(0, batch)
+        assert 0.1 < made._backend.to_host(made._arrays[1]).mean() < 0.9
 
 
 @pytest.mark.parametrize("batch", range(9))

@@ -112,8 +112,10 @@ class Packs:
             news = News()
             targets, weights = encoder.encode_targets(source, news)
             layout, writer = None, None
-            for rows in self._chunks(source, divided):
-                features, _ = encoder.encode(source.take(rows), targets=False, news=news)
+            for rows in self._chunks(source, encoder):
+                raw = source.take(rows)
+                raw.ask_for()
+                features, _ = encoder.encode(raw, targets=False, news=news)
                 chunk = Dataset(features.features, targets[rows], None if weights is None else weights[rows])
                 if layout is None or writer is None:
                     layout = BlockLayout.of(len(source), chunk)
@@ -129,10 +131,10 @@ class Packs:
         index = {"format": FORMAT, "parts": parts, "notes": [note.to_json() for note in notes]}
         write_sealed(folder / INDEX, index)
 
-    def _chunks(self, source: Frame, divided: Divided) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+    def _chunks(self, source: Frame, encoder: Encoder) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
         """Yield the numbers of rows that are encoded together."""
-        count, row = len(source), max(1, divided.encoder.row_bytes)
-        size = max(1, self.memory // (3 * row))  # as they are encoded, in the order of blocks, and some columns twice
+        count, read = len(source), 8 * len(source.names)
+        size = max(1, self.memory // (read + 3 * encoder.row_bytes))  # as encoded, in the order of blocks, and a copy
         for start in range(0, count, size):
             yield np.arange(start, min(start + size, count))
 

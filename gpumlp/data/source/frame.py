@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Missing, Strings, mend_number, parse_numbers, seem_grouped
 from gpumlp.data.source.dialect import Dialect
 from gpumlp.data.source.kinds import Kind
-from gpumlp.data.source.room import is_in_file, room
+from gpumlp.data.source.room import ask_for, gathered, is_in_file, room
 from gpumlp.errors import LISTED, DataError, Note, choices, shown
 from gpumlp.limits import gigabytes, host_memory
 
@@ -37,7 +37,7 @@ class Codes:
 
     def take(self, rows: NDArray[np.int64]) -> Codes:
         """Return the column of these rows."""
-        codes = self.codes[rows]
+        codes = gathered(self.codes, rows)
         used = np.bincount(codes, minlength=len(self.texts)) > 0
         return Codes(self.texts[used], (np.cumsum(used) - 1).astype(np.int32)[codes])
 
@@ -102,7 +102,7 @@ class Numbers:
     @property
     def values(self) -> Floats:
         """The numbers, (N,): gathered when they are asked for, so that parts of a table take no memory."""
-        return self.source if self.rows is None else self.source[self.rows]
+        return gathered(self.source, self.rows)
 
     def take(self, rows: NDArray[np.int64]) -> Numbers:
         """Return the column of these rows."""
@@ -186,6 +186,12 @@ class Frame:
         """Return the frame of these rows."""
         columns = {name: _part(column, rows) for name, column in self.columns.items()}
         return replace(self, columns=columns, rows=rows if self.rows is None else self.rows[rows])
+
+    def ask_for(self) -> None:
+        """Have the disk bring the columns that lie in a file."""
+        for column in self.columns.values():
+            if isinstance(column, Numbers):
+                ask_for(column.source, column.rows)
 
     def where(self, row: int) -> str:
         """Return the place of a row, such as ``file:line``."""

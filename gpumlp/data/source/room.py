@@ -98,6 +98,8 @@ class Room:
             return np.empty(0, dtype)
         if self._map is None or len(self._map) < start + count * dtype.itemsize:
             self._map = mmap.mmap(self._file.fileno(), self._end)
+            if hasattr(self._map, "madvise"):
+                self._map.madvise(mmap.MADV_RANDOM)
         return np.frombuffer(self._map, dtype, count, start)
 
 
@@ -169,10 +171,36 @@ def reading_into(place: Room) -> Iterator[None]:
 
 def is_in_file(values: NDArray[Any]) -> bool:
     """Return whether an array lies in the file of a room."""
+    return _mapping(values) is not None
+
+
+def gathered(values: NDArray[Any], rows: NDArray[np.int64] | None) -> NDArray[Any]:
+    """Return some rows of an array, None for all.
+
+    Of one in a file, the part that has them is asked of the disk at once, and no more: a system that reads ahead of
+    each column throws out of memory what it has read ahead of the others.
+    """
+    ask_for(values, rows)
+    return values if rows is None else values[rows]
+
+
+def ask_for(values: NDArray[Any], rows: NDArray[np.int64] | None) -> None:
+    """Have the disk bring the part of an array that has some rows, if it lies in a file."""
+    mapped = _mapping(values)
+    if mapped is not None and len(values) and (rows is None or len(rows)) and hasattr(mapped, "madvise"):
+        first, last = (0, len(values) - 1) if rows is None else (int(rows.min()), int(rows.max()))
+        begin = values.ctypes.data - np.frombuffer(mapped, np.uint8, 1).ctypes.data + first * values.itemsize
+        aligned = begin - begin % mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_WILLNEED, aligned, begin - aligned + (last + 1 - first) * values.itemsize)
+
+
+def _mapping(values: NDArray[Any]) -> mmap.mmap | None:
+    """Return the mapped file that an array lies in, None for one in memory."""
     base: Any = values
     while isinstance(base, np.ndarray):
         base = base.base
-    return isinstance(base.obj if isinstance(base, memoryview) else base, mmap.mmap)
+    base = base.obj if isinstance(base, memoryview) else base
+    return base if isinstance(base, mmap.mmap) else None
 
 
 @contextmanager
