@@ -222,6 +222,8 @@ class PackedRows:
         try:
             for array in layout.arrays:
                 self._files[array] = path_of(folder, name, array).open("rb", buffering=0)
+                if hasattr(os, "posix_fadvise"):  # blocks are visited in any order: nothing is worth reading ahead
+                    os.posix_fadvise(self._files[array].fileno(), 0, 0, os.POSIX_FADV_RANDOM)
             targets = self._map(TARGETS)
             weights = self._map(WEIGHTS) if WEIGHTS in layout.arrays else None
         except (OSError, ValueError) as error:
