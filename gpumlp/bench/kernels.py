@@ -26,7 +26,7 @@ SECONDS, QUICK_SECONDS = 0.25, 0.08
 """About how long one time is taken for."""
 WIDEST = 1024
 """Columns of the largest arrays."""
-COUNTERS = ("advance", "accumulate")
+COUNTERS = ("advance", "accumulate", "add_square")
 """Operations on a few numbers, whatever the size of the network."""
 
 

@@ -194,7 +194,6 @@ LOSSES = {
     "squared_error": "mse_loss",
     "absolute_error": "l1_loss",
     "huber": "huber_loss",
-    "hinge": "multi_margin_loss",
     "poisson": "poisson_nll_loss",
 }
 PEERS: dict[str, Maker] = {

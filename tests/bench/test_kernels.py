@@ -130,7 +130,8 @@ def test_every_peer_is_one_of_a_kernel() -> None:
 def test_only() -> None:
     assert [e.name for e in entries("adam")] == ["adam_forward"]
     assert [e.name for e in entries("gelu_*_backward")] == ["gelu_bias_backward"]
-    assert {e.op.name for e in entries("*_error_*")} == {"squared_error", "absolute_error"}  # as --help has it
+    errors = {"squared_error", "absolute_error", "absolute_percentage_error"}
+    assert {e.op.name for e in entries("*_error_*")} == errors  # as --help has it
     with pytest.raises(ConfigError, match="did you mean 'adam'"):
         entries("adma")
 
