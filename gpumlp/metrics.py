@@ -67,7 +67,7 @@ TITLES = {name: metric.title for name, metric in METRICS.items()} | {
 
 
 def classification(predictions: Host, labels: Host, weights: Host | None = None) -> Metrics:
-    """Return accuracy, macro-F1 and, for two classes, the area under the ROC curve.
+    """Return accuracy and macro-F1; for two classes also precision and recall of the second, and the area under ROC.
 
     Memory is that of the rows, whatever the number of classes. Raises ShapeError where rows do not match.
 
@@ -82,6 +82,8 @@ def classification(predictions: Host, labels: Host, weights: Host | None = None)
     right = weight * (chosen == labels)
     metrics = {"accuracy": float(right.sum() / weight.sum()), "macro_f1": macro_f1(chosen, labels, weight)}
     if predictions.ndim == 2 and predictions.shape[1] == 1:
+        found = hits_of(chosen == 1, labels == 1, weight)
+        metrics |= {"precision": found["precision"], "recall": found["recall"]}
         metrics["auc"] = auc(predictions[:, 0], labels, weight)
     return metrics
 
@@ -136,6 +138,9 @@ def auc(scores: Host, labels: Host, weights: Host) -> float:
     below = np.cumsum(negative) - negative
     return float((positive * (below + 0.5 * negative)).sum() / pairs) if pairs else float("nan")
 
+
+THRESHOLDS = tuple(round(0.1 * k, 1) for k in range(1, 10))
+"""Thresholds of a probability at which precision and recall are shown."""
 
 ECE_BINS = 15
 """Equal intervals of the probability of the chosen class, over which the calibration error is summed."""
@@ -324,6 +329,29 @@ def hits_of(chosen: Host, positive: Host, weights: Host) -> Metrics:
         return dict.fromkeys(("precision", "recall", "f1"), float("nan"))
     recall = true / there if there else float("nan")
     return {"precision": true / taken if taken else 0.0, "recall": recall, "f1": 2.0 * true / (taken + there)}
+
+
+def at_thresholds(
+    probability: Host, positive: Host, weights: Host | None = None, thresholds: Sequence[float] = THRESHOLDS
+) -> list[Metrics]:
+    """Return precision, recall and F1 of a class that is predicted where its probability is above a threshold.
+
+    probability : (N,) of the class
+    positive : (N,) bool, whether the row is of it
+    weights : (N,) or None for all alike
+
+    Each dictionary also has the ``threshold``, and as ``taken`` the share of the rows that are above it.
+    """
+    weight = _weight(len(positive), weights)
+    total = float(weight.sum())
+    return [
+        {
+            "threshold": float(threshold),
+            "taken": float(weight @ (chosen := probability > threshold)) / total if total else float("nan"),
+            **hits_of(chosen, positive, weight),
+        }
+        for threshold in thresholds
+    ]
 
 
 def _mean_of(each: Mapping[str, Metrics], key: str) -> float:

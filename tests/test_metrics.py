@@ -155,3 +155,22 @@ def test_against_scikit_learn() -> None:
     assert metrics.regression(q, t, w[:50])["rmse"] == pytest.approx(
         sk.root_mean_squared_error(t, q, sample_weight=w[:50])
     )
+
+
+def test_precision_and_recall_are_those_of_scikit_learn_at_each_threshold() -> None:
+    sk = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    p, y, w = rng.uniform(0, 1, 200).round(1), rng.integers(0, 2, 200), rng.uniform(0.5, 2, 200)
+    found = metrics.classification(p[:, None], y, w)
+    assert found["precision"] == pytest.approx(sk.precision_score(y, p > 0.5, sample_weight=w))
+    assert found["recall"] == pytest.approx(sk.recall_score(y, p > 0.5, sample_weight=w))
+    each = metrics.at_thresholds(p, y == 1, w)
+    assert [one["threshold"] for one in each] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    for one in each:  # a probability equal to the threshold is not above it
+        chosen = p > one["threshold"]
+        assert one["taken"] == pytest.approx((w * chosen).sum() / w.sum())
+        assert one["precision"] == pytest.approx(sk.precision_score(y, chosen, sample_weight=w))
+        assert one["f1"] == pytest.approx(sk.f1_score(y, chosen, sample_weight=w))
+    none = metrics.classification(np.full((3, 1), 0.1), np.zeros(3, int))
+    assert np.isnan(none["precision"])
+    assert metrics.classification(np.full((3, 1), 0.1), np.array([0, 1, 1]))["precision"] == 0.0

@@ -304,7 +304,20 @@ def inspect(what: Path, overrides: Sequence[str]) -> None:
     )
 
 
+def _inspect_ensemble(folder: Path) -> None:
+    ensemble = runs.load_ensemble(folder)
+    for number, (model, weight) in enumerate(zip(ensemble.models, ensemble.weights, strict=True), 1):
+        size = sum(network.size for network in model.network.networks)
+        tell(f"model {number}, weight {weight:.4g}: {size:,} parameters\n")
+        tell(model.network.summary() + "\n", whole=True)
+    count = len(ensemble.models)
+    tell(f"predicts {ensemble.encoder.target_name!r} by the weighted mean of {count} model{'s' * (count != 1)}")
+
+
 def _inspect_run(folder: Path) -> None:
+    if is_ensemble(folder):
+        _inspect_ensemble(folder)
+        return
     model = runs.load_trained(folder)
     remarks(model.notes)
     tell(model.network.summary(), whole=True)

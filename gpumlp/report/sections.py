@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.data import Dataset, Encoder, Frame, Source, survey
-from gpumlp.metrics import Curves, curves, label, title
+from gpumlp.metrics import Curves, at_thresholds, curves, label, title
 from gpumlp.report import analysis
 from gpumlp.report.analysis import Rows
 from gpumlp.report.charts import Axis, Series, chart
@@ -191,6 +191,8 @@ def of_predictions(name: str, rows: Rows, seed: int) -> Iterator[Section]:
     classes = rows.model.encoder.classes or ()
     yield Section(f"Confusion matrix ({name})", _of_confusion(rows, classes))
     yield Section(f"ROC and precision-recall ({name})", _of_curves(rows, classes))
+    if len(classes) == 2:
+        yield Section(f"Thresholds ({name})", _of_thresholds(rows, classes[1]))
     mean, share, weight = analysis.reliability(rows)
     what = f"of {classes[1]}" if len(classes) == 2 else "of the most probable class"
     lines = [(number(p), number(s), f"{w:,.6g}") for p, s, w in zip(mean, share, weight, strict=True)]
@@ -242,6 +244,15 @@ def _curves_of_labels(rows: Rows) -> dict[str, Curves | None]:
         there = ~np.isnan(targets)
         found[name] = curves(probability[there], targets[there] == 1, rows.weights[there])
     return found
+
+
+def _of_thresholds(rows: Rows, name: str) -> str:
+    """Return precision and recall of the second class where another probability than 1/2 decides for it."""
+    assert rows.probabilities is not None
+    found = at_thresholds(rows.probabilities[:, 1], rows.targets == 1, rows.weights)
+    keys = ("threshold", "taken", "precision", "recall", "f1")
+    heads = ["probability above", f"share taken for {name}", "precision", "recall", "F1"]
+    return table(heads, ([number(each[key]) for key in keys] for each in found), numeric=range(5))
 
 
 def _of_curves(rows: Rows, classes: Sequence[str]) -> str:

@@ -40,7 +40,7 @@ def test_one_line_trains() -> None:
     np.testing.assert_array_equal(np.array(model.encoder.classes, object)[probabilities.argmax(axis=1)], predicted)
     measured = model.evaluate(table(), KIND)
     assert measured["accuracy"] == (predicted == KIND).mean()
-    assert set(measured) == {"accuracy", "macro_f1", "auc", "log_loss", "brier", "ece"}
+    assert set(measured) == {"accuracy", "macro_f1", "precision", "recall", "auc", "log_loss", "brier", "ece"}
 
 
 def test_ranks_outlast_probabilities_that_float32_rounds_to_1() -> None:

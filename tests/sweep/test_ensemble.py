@@ -240,5 +240,6 @@ def test_the_command(place: Path, tmp_path: Path) -> None:
     assert len(predictions.read_text().splitlines()) == ROWS + 1
     command("evaluate", folder, "--data", place / "data.csv")
     command("evaluate", folder, code=2)
-    refused = command("inspect", folder, code=1)
+    assert "by the weighted mean of 1 model" in command("inspect", folder).output
+    refused = command("export", folder, "-o", tmp_path / "m.py", code=1)
     assert "gpumlp predict and gpumlp evaluate --data take it" in refused.output
