@@ -93,12 +93,33 @@ def _strong(given: Given) -> dict[str, Any]:
     }
 
 
+def _images(given: Given) -> dict[str, Any]:
+    """Batch norm and dropout, for rows of pixels. Chosen on validation rows of MNIST and Fashion-MNIST."""
+    found: dict[str, Any] = {
+        "model": {"hidden": [1024, 1024], "activation": "relu", "norm": "batch", "dropout": 0.4},
+        "optimizer": {"name": "adamw", "learning_rate": 0.002},
+        "schedule": {"name": "cosine", "warmup": 0.05},
+        "training": {
+            "epochs": {"steps": 6750, "least": 16, "most": 200},
+            "batch_size": 128,
+            "early_stopping": None,
+        },
+    }
+    if given.get("task") == "classification":
+        found["loss"] = {"name": "cross_entropy", "label_smoothing": 0.1}
+        found["training"]["metric"] = "accuracy"
+    return found
+
+
 PLAIN = "plain"
 PRESETS = {
     "best": Preset(
         "tabular and strong, each trained on 5 folds, weighted on the rows outside; the slowest",
         lambda given: {**_tabular(given), "bag": 5},
         ("tabular", "strong"),
+    ),
+    "images": Preset(
+        "small images as rows of pixels, such as MNIST; three times as fast with precision: bf16", _images
     ),
     PLAIN: Preset("the defaults", lambda given: {}),
     "strong": Preset("TabM-mini's recipe: many networks that share their hidden layers; slower", _strong),

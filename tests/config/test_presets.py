@@ -62,6 +62,15 @@ def test_strong_is_tabm_with_ple() -> None:
         assert (chosen.count, chosen.share) == (8, "hidden")
 
 
+def test_images_are_wide_with_batch_norm() -> None:
+    settings = make("images")
+    assert {(block.units, block.norm, block.dropout) for block in settings.model.blocks} == {(1024, "batch", 0.4)}
+    assert (settings.training.chosen_metric, settings.training.early_stopping) == ("accuracy", None)
+    assert settings.training.epochs_over(54_000) == 16
+    assert settings.loss.hyper == {"label_smoothing": 0.1}
+    assert make("images", "regression").loss.name == "squared_error"
+
+
 def test_smoothing_is_for_classes_and_not_for_probabilities() -> None:
     assert make(training={"metric": "log_loss"}).loss.hyper == {"label_smoothing": 0.0}
     assert make(training={"metric": "macro_f1"}).loss.hyper == {"label_smoothing": 0.1}
