@@ -59,7 +59,8 @@ def _presets(found: Mapping[str, Any]) -> Iterator[str]:
     columns = [name for name in PRESETS if any(name in variants for variants in found["sets"].values())]
     yield "## Presets on test rows\n"
     yield "The test rows are those that come with a set, or a fifth of it; no setting was chosen by them. 15 % of the"
-    yield "training rows choose the epoch. In brackets the number of seeds where it is not three.\n"
+    yield "training rows choose the epoch. In brackets the number of seeds where it is not three; from concrete on a"
+    yield "seed is one of the splits that come with the set.\n"
     yield from _columns(found, columns, lambda runs: f"{_figures(runs)}{f' ({len(runs)})' * (len(runs) < SEEDS)}")
     yield "\nCPU seconds of a fit, in one thread of a busy machine, and its steps:\n"
     yield from _columns(
