@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,23 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert f"{(64 + 1) * 32 + (32 + 1) * 10:,}" in out
     assert float(out.splitlines()[-2]) > 0.9
     assert third["model"].encoder.task == "regression"
+
+
+def test_four_lines_lead_from_a_file_to_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    head, *rows = (ROOT / "data" / "iris.csv").read_text().splitlines()
+    for name in ("measurements.csv", "new.csv"):
+        Path(name).write_text("\n".join([head.replace("target", "species"), *rows[::3]]) + "\n")
+    lines = [line[2:] for line in blocks("console")[1].splitlines()]
+    assert len(lines) == 4
+    for line in lines:
+        command, *arguments = shlex.split(line)
+        assert command == "gpumlp"
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert not ended.value.code, line
+    assert "Confusion matrix" in Path("species.html").read_text()
+    assert len(Path("predictions.csv").read_text().splitlines()) == 1 + len(rows[::3])
 
 
 def test_the_yaml_is_a_whole_configuration(tmp_path: Path) -> None:

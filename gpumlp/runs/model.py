@@ -150,7 +150,8 @@ class SavedModel(Predictor):
         """
         if len(self.encoder.target_names) > 1:
             what = f"intervals are of one target, and this model predicts {len(self.encoder.target_names)}"
-            raise RunError(what, hint="train a run for each target, or with the loss quantile")
+            other = "or use the probabilities" if self.encoder.labels else "or with the loss quantile"
+            raise RunError(what, hint=f"train a run for each target, {other}")
         if self.scores is None:
             what = "intervals need validation rows that did not choose the best epoch, and this model has none"
             raise RunError(what, hint="train with validation rows and --set training.conformal=0.5")

@@ -247,6 +247,9 @@ def _source(x: Any, y: Any, weights: Any) -> Source:
         raise DataError("x has missing values (NaN)", hint="fill them before, or use gpumlp.fit")
     if inputs.shape[:1] != targets.shape[:1]:
         raise DataError(f"x has {len(inputs)} rows, and y the shape {targets.shape}")
+    if targets.dtype.kind not in "biuf":
+        hint = "np.unique(y, return_inverse=True)[1] numbers classes; gpumlp.fit takes them as they are"
+        raise DataError(f"y must be numbers, not {targets.dtype}", hint=hint)
     if targets.dtype == np.bool_:
         targets = targets.astype(np.int64)
     if targets.ndim == 2 and targets.shape[1] == 1:

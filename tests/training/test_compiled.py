@@ -95,6 +95,7 @@ def test_what_does_not_fit_is_said() -> None:
         (X, CLASSES[:3], r"x has 120 rows, and y the shape \(3,\)"),
         (X[:, 0], CLASSES, r"x must be \(N, p\) numbers"),
         (X * np.nan, CLASSES, "missing values"),
+        (X, CLASSES.astype(str), "y must be numbers"),
         (X, np.eye(3)[CLASSES], r"take y.argmax\(axis=1\)"),
         (X, CLASSES + 5, r"class '[567]' does not occur in the training data\n.*allowed: 0, 1, 2"),
     ]:
