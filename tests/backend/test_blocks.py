@@ -114,6 +114,18 @@ def test_what_blocks_cannot_take_the_whole_device_does(
             np.testing.assert_allclose(values, weights(other)[name], atol=2e-2 if "precision" in more else 3e-4)
 
 
+def test_a_text_that_does_not_compile_is_done_without(
+    fake: Cupy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> str:
+        raise BackendError("too many registers")
+
+    monkeypatch.setattr(blocks, "source", refuse)
+    list(members())
+    assert caplog.messages == ["small networks are trained in turn, not in a block each: too many registers"]
+    assert fake.graphs
+
+
 def test_a_network_that_has_ended_is_left_out(fake: Cupy) -> None:
     many = {"count": 3, "learning_rate": [0.5, 1e-6, 1e-6]}
     training = {"epochs": 8, "batch_size": 16, "early_stopping": {"patience": 1}}

@@ -114,21 +114,29 @@ class CupyBackend(Backend):
         return made
 
     def side_by_side(self, plans: Sequence[Plan]) -> Callable[[int], None] | None:
-        members = blocks.kernels_of(plans) if self.one_block else None
-        if members is None:  # steps that are captured from here on have the whole device
+        steps = self._in_blocks(plans) if self.one_block else None
+        if steps is None:  # what is captured from here on has the whole device
             self.one_block = False
             return None
-        launcher, own = self._launcher, members[0]
-        key = ("whole steps", *blocks.expressions(own))
-        with self.quiet():
-            made = launcher.compiled(key, lambda: blocks.source(launcher.texts, own), {blocks.NAME: blocks.NAME})
-            steps = blocks.Blocks(self.xp, made[blocks.NAME], plans, members)
 
         def run(count: int) -> None:
             with self.quiet():
                 steps(count)
 
         return run
+
+    def _in_blocks(self, plans: Sequence[Plan]) -> blocks.Blocks | None:
+        members, launcher = blocks.kernels_of(plans), self._launcher
+        if members is None:
+            return None
+        key, own = ("whole steps", *blocks.expressions(members[0])), members[0]
+        try:
+            with self.quiet():
+                made = launcher.compiled(key, lambda: blocks.source(launcher.texts, own), {blocks.NAME: blocks.NAME})
+                return blocks.Blocks(self.xp, made[blocks.NAME], plans, members)
+        except BackendError as error:
+            log.warning("small networks are trained in turn, not in a block each: %s", error.what)
+            return None
 
     @property
     def _alone(self) -> bool:
