@@ -13,10 +13,16 @@ ROOMS = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for pat
 
 
 @cache
+def tree(path: Path) -> ast.Module:
+    """Return what a file is made of."""
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path: Path) -> tuple[str, ...]:
     """Return the modules of gpumlp that a file imports, as dotted names."""
     found: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             if node.module == "gpumlp":

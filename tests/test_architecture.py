@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from rooms import FILES, PACKAGE, ROOMS, ROOT, imports, room, room_of, rooms_below
+from rooms import FILES, PACKAGE, ROOMS, ROOT, imports, room, room_of, rooms_below, tree
 
 FLOORS = [  # a room stands one floor above the highest room that it imports from
     ["errors", "limits", "phases", "seeds"],
@@ -37,6 +38,12 @@ def test_the_picture_is_what_the_imports_say() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_page_tells_what_every_room_does() -> None:
+    table = re.findall(r"^\| (`[^|]+) \|", (ROOT / "docs" / "architecture.md").read_text(), re.M)
+    told = {name for cell in table for name in re.findall(r"`(\w+)`", cell)}
+    assert ROOMS - told == {"__init__", "__main__"}
+
+
 def test_the_walks_lead_past_what_is_there() -> None:
     """Each `path:name` of docs/architecture.md is a function, a class or a constant of that file."""
     text = (ROOT / "docs" / "architecture.md").read_text()
@@ -62,6 +69,23 @@ def test_a_room_stands_on_the_highest_room_that_it_imports(name: str) -> None:
     """A floor too high would allow imports that nobody needs, and hide what a room costs to have."""
     below = rooms_below()[name]
     assert FLOOR[name] == 1 + max((FLOOR[other] for other in below), default=-1), sorted(below)
+
+
+SECTION = re.compile(r"^(?:Parameters|Raises)\n-+\n((?:.+\n?)+)", re.M)
+
+
+def test_docstrings_are_of_one_dialect() -> None:
+    """Each entry of a section is ``name : what it is``, and goes on indented."""
+    wrong = [
+        (path.relative_to(ROOT).as_posix(), line)
+        for path in FILES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        for section in SECTION.findall(ast.get_docstring(node) or "")
+        for line in section.splitlines()
+        if not line.startswith(" ") and " : " not in line
+    ]
+    assert not wrong, "write each as `name : what it is`, in a line or indented below"
 
 
 MACHINES = ("host", "cuda")

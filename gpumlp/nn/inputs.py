@@ -253,8 +253,7 @@ class ScaledFlags(Layer):
             Numbers of the columns.
         ones : (n,) float64
             In how many of the rows each of them is 1.
-        rows
-            Number of rows.
+        rows : number of rows
         """
         assert self.context is not None
         zero, one = scaled_flags(ones, rows)
@@ -282,8 +281,7 @@ def scaled_flags(ones: Values, rows: float) -> tuple[Values, Values]:
     ----------
     ones : (n,)
         In how many of the rows each column is 1: not in all of them, nor in none.
-    rows
-        Number of rows, all columns the same.
+    rows : number of rows, all columns the same
     """
     low, median, high = (np.clip((rows - 1.0) * q - (rows - ones - 1.0), 0.0, 1.0) for q in (0.25, 0.5, 0.75))
     spread = np.where(high > low, high - low, 0.5)
