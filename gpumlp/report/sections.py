@@ -228,7 +228,16 @@ def _of_each_label(rows: Rows) -> str:
         counts = [f"{float(rows.weights[there] @ each[there]):,.6g}" for each in found]
         measured = label(probability, targets, rows.weights)
         body.append([name, *counts, *(number(measured[key]) for key in ("precision", "recall", "f1"))])
-    heads = ["label", "found", "missed", "wrongly found", "rightly not", "precision", "recall", "F1"]
+    heads = [
+        "label",
+        "true positives",
+        "false negatives",
+        "false positives",
+        "true negatives",
+        "precision",
+        "recall",
+        "F1",
+    ]
     return table(heads, body, numeric=range(1, len(heads)))
 
 

@@ -162,13 +162,14 @@ def _json_lines(blocks: Iterable[Block], stream: IO[bytes], _: Path) -> None:
 
 
 def _npy(blocks: Iterable[Block], stream: IO[bytes], _: Path) -> None:
-    """Write one array: numbers as float64, (N,) of one column or (N, columns), or class names as text."""
+    """Write one array, (N,) of one column or (N, columns): the numbers as float64, or class names as text."""
     columns = [list(block.values()) for block in blocks]
     arrays = [np.concatenate(parts) for parts in zip(*columns, strict=True)]
     if len(arrays) == 1:
         array = arrays[0] if arrays[0].dtype.kind == "f" else arrays[0].astype(str)
     else:
-        array = np.stack([a for a in arrays if a.dtype.kind == "f"], axis=1)
+        numbers = [each for each in arrays if each.dtype.kind == "f"]
+        array = np.stack(numbers or [each.astype(str) for each in arrays], axis=1)
     np.save(stream, array, allow_pickle=False)
 
 

@@ -75,6 +75,10 @@ def test_predictions_have_a_column_for_each_label(run: Path, tmp_path: Path) -> 
     heads, found = cells(out)
     assert heads == [f"{what} {name}" for what in ("prediction", "probability") for name in LABELS]
     np.testing.assert_array_equal(found[:, 1] == "1", found[:, 4].astype(float) > 0.5)
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", str(run), str(run.parent / "rows.csv"), "-o", str(tmp_path / "out.npy")])
+    assert ended.value.code == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), found[:, :3].astype(str))
 
 
 @pytest.mark.parametrize("ending", ["py", "onnx", "safetensors"])
@@ -99,7 +103,7 @@ def test_a_report_and_a_picture_show_each_label(run: Path, tmp_path: Path) -> No
     report(run, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert all(page.count(f">{name}<") >= 3 for name in LABELS)
-    assert "wrongly found" in page
+    assert "false negatives" in page
     assert "probability: sport: 0" in page
     pytest.importorskip("matplotlib")
     plot(run, tmp_path / "plot.svg")
