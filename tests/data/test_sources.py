@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 
+import duckdb
 import pytest
 
 from gpumlp.data import ENDINGS, Frame, read
+from gpumlp.data.source.read import read_start, rows_at_most
 from gpumlp.errors import DataError
 
 
@@ -46,6 +48,18 @@ def test_gzip_is_unpacked_whatever_the_case_of_the_name(tmp_path, write):
     source = read(tmp_path / "A.CSV.GZ")
     assert isinstance(source, Frame)
     assert source.names == ("x", "y")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_columns_are_told_by_the_first_rows(tmp_path, monkeypatch, ending):
+    """So that ``validate`` takes no more memory for a large file than for a small one."""
+    path, kind = tmp_path / f"a.{ending}", {"parquet": "parquet", "jsonl": "json"}[ending]
+    duckdb.sql(f"COPY (SELECT i AS x, 'a' AS y FROM range(200000) t(i)) TO '{path}' (FORMAT {kind})")
+    start = read_start(path)
+    assert start.names == ("x", "y")
+    assert 0 < len(start) < 200_000
+    monkeypatch.setattr("gpumlp.data.source.read.host_memory", lambda: 1000)
+    assert rows_at_most(path) == 200_000
 
 
 PACKED = gzip.compress(b"x,y\n" + b"1,2\n" * 5000)

@@ -45,11 +45,12 @@ _ARRAY_READERS: dict[str, Callable[[Path], ArrayTable]] = {
     ".idx3.gz": read_idx,
 }
 _TEXT = (".csv", ".tsv", ".txt", ".dat", ".data", ".test")
+_JSON = (".jsonl", ".ndjson")
 _PACKED = ("", ".gz", ".zst")
 _FRAME_READERS: dict[str, FrameReader] = {
     **{ending + packed: read_delimited for ending in _TEXT for packed in _PACKED},
     ".parquet": read_parquet,
-    **{ending + packed: read_json_lines for ending in (".jsonl", ".ndjson") for packed in _PACKED},
+    **{ending + packed: read_json_lines for ending in _JSON for packed in _PACKED},
     **{".arff" + packed: read_arff for packed in _PACKED},
 }
 
@@ -135,25 +136,29 @@ def read_blocks(files: Files, dialect: Dialect, *, texts: Collection[str] = ()) 
 
 
 def read_start(path: Path, dialect: Dialect = DETECT) -> Source:
-    """Read a data file, of a pattern the first, as far as its columns are told: of text, only the first lines.
+    """Read a data file, of a pattern the first, as far as its columns are told: of tables, only the first rows.
 
     Raises
     ------
     DataError : as ``read`` does
     """
     path = all_files(path)[0]
-    if _FRAME_READERS.get(readable(path)) is read_delimited:
+    reader = _FRAME_READERS.get(readable(path))
+    if reader is read_delimited:
         return read_delimited(path, dialect, limit=SAMPLE)
-    return read(path, dialect)
+    if reader is None or (blocks := _BLOCK_READERS.get(reader)) is None:
+        return read(path, dialect)
+    first: Frame = next(blocks(path, dialect))
+    return first
 
 
 def rows_at_most(path: Path) -> int:
-    """Return how many rows a Parquet file has, and lines a text file that may be too large for memory; else 0."""
+    """Return how many rows a Parquet file has, and lines a file of text or JSON that may be too large for memory; else 0."""
     ending = readable(path)
     if ending == ".parquet":
         return row_count(path)
     # A cell takes two bytes of text at least, and eight of memory.
-    if ending not in _TEXT or 4 * path.stat().st_size <= (host_memory() or 0):
+    if ending not in (*_TEXT, *_JSON) or 4 * path.stat().st_size <= (host_memory() or 0):
         return 0
     return text_facts(path).line_ends
 
