@@ -252,7 +252,7 @@ def _refused(error: EngineRefusalError, plan: _Plan, *, before: int = 0) -> Data
     first = next((line for line in others if "onvert" in line), first)  # of a cell; before it stands which
     candidates = [each.strip() for each in fields.get("candidates", "").split(",") if each.strip()]
     close = nearest(fields.get("name", ""), candidates) if candidates else None
-    advice = f"did you mean {close!r}?" if close else (f"there are: {', '.join(candidates)}" if candidates else None)
+    advice = f"did you mean {close!r}?" if close else (f"nearest: {', '.join(candidates)}" if candidates else None)
     return DataError(f"the query cannot be run: {first}", where=where, hint=advice or (others[0] if others else None))
 
 
