@@ -153,7 +153,7 @@ def read_start(path: Path, dialect: Dialect = DETECT) -> Source:
 
 
 def rows_at_most(path: Path) -> int:
-    """Return how many rows a Parquet file has, and lines a file of text or JSON that may be too large for memory; else 0."""
+    """Return the rows of a Parquet file, and the lines of text or JSON that may be too large for memory; else 0."""
     ending = readable(path)
     if ending == ".parquet":
         return row_count(path)
