@@ -295,7 +295,7 @@ def _outputs(graph: OnnxGraph, model: SavedModel, linear: str, answer: str) -> l
     prediction, flat = graph.name("prediction"), graph.constant([-1], np.int64)
     target = model.encoder.target
     if isinstance(target, LabelTargets):
-        return _labels(graph, target, linear)
+        return _labels(graph, target, linear, prediction)
     if not isinstance(target, ClassTarget):
         wide, targets = graph.cast(answer, np.float64), numbers_of(target, model.encoder.target_name)
         levels = model.encoder.levels
@@ -305,7 +305,7 @@ def _outputs(graph: OnnxGraph, model: SavedModel, linear: str, answer: str) -> l
             for columns, numbers in ((range(i * width, (i + 1) * width), one) for i, one in enumerate(targets))
         ]
         if levels:
-            return _quantiles(graph, each, levels)
+            return _quantiles(graph, each, levels, prediction)
         if len(each) == 1:
             graph.add("Reshape", each[0], flat, output=prediction)
             return [make(prediction, double, ["N"])]
@@ -356,10 +356,10 @@ def _curved(graph: OnnxGraph, shares: str, curves: Sequence[Curve]) -> str:
     return graph.add("Where", some, divided, graph.constant(1.0 / len(curves), np.float64))
 
 
-def _quantiles(graph: OnnxGraph, each: Sequence[str], levels: Sequence[float]) -> list[Any]:
+def _quantiles(graph: OnnxGraph, each: Sequence[str], levels: Sequence[float], prediction: str) -> list[Any]:
     """Return predictions, (N,) or (N, T), and the quantiles of each target, (N, levels) or (N, T, levels), rising."""
     make, double, count = graph.onnx.helper.make_tensor_value_info, graph.type_of(np.float64), len(levels)
-    prediction, quantiles = graph.name("prediction"), graph.name("quantiles")
+    quantiles = graph.name("quantiles")
     stacked = graph.add(
         "Concat", *(graph.add("Unsqueeze", one, graph.constant([1], np.int64)) for one in each), axis=1
     )
@@ -373,10 +373,10 @@ def _quantiles(graph: OnnxGraph, each: Sequence[str], levels: Sequence[float]) -
     return [make(prediction, double, shape), make(quantiles, double, [*shape, count])]
 
 
-def _labels(graph: OnnxGraph, target: LabelTargets, linear: str) -> list[Any]:
+def _labels(graph: OnnxGraph, target: LabelTargets, linear: str, prediction: str) -> list[Any]:
     """Return the class of each label and the probability of the second, (N, T) both."""
     make, count = graph.onnx.helper.make_tensor_value_info, target.outputs
-    prediction, probability = graph.name("prediction"), graph.name("probability")
+    probability = graph.name("probability")
     graph.add("Sigmoid", graph.cast(linear, np.float64), output=probability)
     above = graph.add("Greater", probability, graph.constant(0.5, np.float64))
     first, second = (np.array([[each.classes[i] for each in target.columns]], object) for i in (0, 1))

@@ -59,6 +59,10 @@ def test_exported_numbers_are_those_of_the_run(folder: Path, tmp_path: Path, end
     comparison, _ = export(folder, tmp_path / f"model.{ending}")
     wanted = load_trained(folder).predict(folder.parent / "d.csv")
     assert comparison.difference <= comparison.allowed < 1e-3 * np.ptp(wanted)
+    if ending == "onnx":
+        outputs = pytest.importorskip("onnx").load(tmp_path / "model.onnx").graph.output
+        quantiles = ["quantiles"] if load_trained(folder).encoder.levels else []
+        assert [each.name for each in outputs] == ["prediction", *quantiles]
     if ending == "py":
         command = [sys.executable, str(tmp_path / "model.py"), str(folder.parent / "d.csv")]
         heads, *rows = csv.reader(
