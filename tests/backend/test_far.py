@@ -95,12 +95,26 @@ def apart(op: Op) -> bool:
         "dropout",
         "gather",
         "gradient_norm",
+        "matrix_product",
         "add_square",
         "advance",
         "accumulate",
         "moving_average",
         "tree_sum",
     )
+
+
+@each_row
+def test_a_product_far_down(native: NativeBackend, sparse: Sparse, row: int) -> None:
+    """A part is a run of tiles side by side, of four rows each."""
+    op, inner, tile = RECORDS["matrix_product"], 3, row // 4
+    rng, rows = np.random.default_rng(row), slice(4 * tile, min(4 * tile + 4, ROWS))
+    a, b = sparse.zeros((ROWS, inner), np.float32), rng.standard_normal((inner, COLS)).astype(np.float32)
+    a[rows] = rng.standard_normal(a[rows].shape)
+    c = sparse.zeros((ROWS, COLS), np.float32)
+    call(native, op, "forward", (a, b), (c,), {"turned": (False, False)}, tile, -(-ROWS // 4))
+    assert_close(c[rows], a[rows].astype(np.float64) @ b, "reduction", scale=4.0)
+    assert not c[rows.start - 1].any()
 
 
 OVER_WEIGHTS = ("pbld_backward", "ple_backward", "lookup_backward")
