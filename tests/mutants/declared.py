@@ -126,6 +126,29 @@ LOSS_KERNELS = [
         ("a quantile without its level", "side * fabs(r), side * sign", "side * fabs(r), sign"),
     ),
     *kernels(
+        "slope", "focal.cu", native("focal"),
+        ("focal without the slope of its factor", "factor = power * (1 - gamma * ratio);", "factor = power;"),
+        ("focal at a probability of 1", "loss = q == 0 ? (W)0 : -power * logarithm;", "loss = -logarithm;"),
+        ("focal without its maximum", "sum += exp((W)row[c] - top);", "sum += exp((W)row[c]);"),
+    ),
+    *kernels(
+        "guard", "hinge.cu", native("hinge"),
+        ("the label as a rival", "sum += c == label ? (W)0 : margin;", "sum += margin;"),
+        ("hinge not shared among classes", "loss = team_sum(sum) / cols;", "loss = team_sum(sum);"),
+        ("a slope at the margin", "return margin > 0 ? (W)1 : margin; }", "return margin >= 0 ? (W)1 : margin; }"),
+    ),
+    *kernels(
+        "guard", "absolute_percentage_error.cu", native("absolute_percentage_error"),
+        ("percentages of less than their floor", "larger(fabs(t), (T)set.first)", "fabs(t)"),
+        ("percentages of negative targets", "larger(fabs(t), (T)set.first)", "larger(t, (T)set.first)"),
+    ),
+    *kernels(
+        "order", "schedule_free.cu", native("schedule_free"),
+        ("the mean before the step", "weight += share * (ahead - weight) - back * step;", "weight += share * (ahead - step - weight) - back * step;"),
+        ("a share that is no square", "double exact = rate * rate / total;", "double exact = rate / total;"),
+        ("where it goes back to", "(T)((1.0 - beta1) + beta1 * exact)", "(T)(1.0 - beta1)"),
+    ),
+    *kernels(
         "slope", "poisson.cu", native("poisson"),
         ("the slope of a rate", "rate - t, 1, 0}", "rate, 1, 0}"),
     ),
@@ -453,11 +476,16 @@ HOST = [
     *kernels(
         "tail", "host/host_products.h", PRODUCTS,
         ("what was summed before is forgotten", "put(add ? widened(*to) + *from : *from, to)", "put(*from, to)"),
+        ("whole vectors over what is beside", "if (j < cols) put(found[j], c.data + j);", "put(found[j], c.data + j);"),
         ("each round begins anew", "there = more ? there + sum[i][v] : sum[i][v];", "there = sum[i][v];"),
         ("a task at another row", "return at_most((n + size - 1) / size * k / parts * size, n);", "return at_most(n / size * k / parts * size, n);"),
         ("a turned panel beside its place", "copy(four, 4, to + p * width + j);", "copy(four, 3, to + p * width + j);"),
         ("the step of a column", "return data + row * down + col * right;", "return data + row * down + col;"),
         ("columns copied at the pitch of the highest", "std::memcpy(to + p * ROWS, from + p * right", "std::memcpy(to + p * ROWS, from + p * ROWS"),
+    ),
+    *kernels(
+        "accuracy", "host/host_products.h", ("tests/backend/test_bfloat16_products.py",),
+        ("a bfloat16 cut off", "(bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0", "bits >> 16 : 0x7fc0"),
     ),
     *kernels(
         "guard", "host/host_program.h", CREW,

@@ -62,7 +62,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--number", type=int, default=100, help="kills that hit")
     parser.add_argument("--seed", type=int, default=1, help="of the moments, ranks and numbers of ranks")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run after so long")
     given = parser.parse_args()
+    began = time.monotonic()
     chosen, found, unlike = random.Random(given.seed), Counter[str](), 0
     with tempfile.TemporaryDirectory() as place:
         config, folder = processes.task(Path(place), 300), Path(place) / "run"
@@ -73,7 +75,7 @@ def main() -> int:
             lasts[size] = time.monotonic() - started
         wanted = outcome(Path(place) / "1")
         runs = kills = 0
-        while kills < given.number:
+        while kills < given.number and time.monotonic() - began < given.seconds:
             runs, size, dies, code = runs + 1, chosen.choice((2, 4)), True, 1
             while code != 0:
                 moment = chosen.uniform(0.25, 0.85) * lasts[size] if dies else None
