@@ -390,3 +390,13 @@ def test_temporary_copies_do_not_stay(tmp_path: Path, monkeypatch: pytest.Monkey
 
     gc.collect()
     assert not list(folder.iterdir())
+
+
+def test_texts_are_told_apart_whose_hashes_begin_alike() -> None:
+    """The first bits lead to one of them at most; the others are looked for among all."""
+    known = engine._Dictionary()
+    for block in ([5, 6, 2**63, 5, 7], [7, 6, 8, 2**63 + 1, 2**64 - 1, 5], [8]):
+        texts = arro3.core.Array([f"text {number}" for number in block], arro3.core.DataType.utf8())
+        codes = known.codes(np.array(block, np.uint64), texts)
+        assert [known.texts[code] for code in codes] == texts.to_pylist()
+    assert len(known.texts) == 7
