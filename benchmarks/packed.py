@@ -5,7 +5,7 @@
 1. A Parquet table of so many GB, sorted by its class, is trained on by a process that may have no more memory than
    the limit: by a control group where one can be made (root, version 1), which counts the system's cache of files,
    too, else by RLIMIT_DATA. Printed are seconds by phase, the most memory, and the bytes read in each epoch.
-2. On a table that memory holds: rows/s of training in memory and on packed rows, in turns.
+2. On rows that memory holds: rows/s of training in memory and on packed rows, an epoch of each in turns.
 3. On a table sorted by its class: the validation loss after each epoch, of a full shuffle in memory and of windows
    of an eighth of the rows, by several seeds each.
 """
@@ -188,23 +188,40 @@ def larger_than_memory(folder: Path, size: float, limit: float, epochs: int) -> 
     return found
 
 
-def beside_memory(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
-    table = folder / "warm"
-    write_table(table, rows)
-    training = {"epochs": 3, "batch_size": 1024}
-    window = {"pack": {"folder": str(folder / "packs-warm"), "window": rows // 4}}
-    configs = {
-        "memory": configure(table, "memory", training=training),
-        "packed": configure(table, "packed", training=training, data=window),
-    }
-    once(configs["packed"], folder / "run-warm")  # packs them
-    found: dict[str, list[float]] = {name: [] for name in configs}
-    for _ in range(rounds):
-        for name, config in configs.items():
-            found[name].append(once(config, folder / "run-warm")["rows_per_second"])
-    ratio = statistics.median(a / b for a, b in zip(found["packed"], found["memory"], strict=True))
-    print(f"{rows:,} rows, training alone: in memory {statistics.median(found['memory']):,.0f} rows/s, ", end="")
-    print(f"packed {statistics.median(found['packed']):,.0f}; median of the ratios {ratio:.2f}")
+def beside_memory(folder: Path, rows: int, epochs: int) -> dict[str, Any]:
+    from gpumlp import backend as backends
+    from gpumlp.data import Dataset, PackedRows
+    from gpumlp.data.packed.blocks import BlockLayout, Writer
+    from gpumlp.nn import Dense, Loss, Sequential
+    from gpumlp.optim import Optimizer, Schedule
+    from gpumlp.training.trainer import Trainer
+
+    x = np.random.default_rng(0).standard_normal((rows, COLUMNS), np.float32)
+    memory = Dataset(x, (x[:, 0] > 0).astype(np.int32), None)
+    layout = BlockLayout.of(rows, memory)
+    writer = Writer(folder, "train", layout)
+    writer.add(memory)
+
+    def trainer(data: Any) -> Trainer:
+        layers = [Dense(128, "relu"), Dense(64, "relu"), Dense(2, "softmax")]
+        model = Sequential(layers).build(COLUMNS, backend=backends.get("native"))
+        update = Optimizer("adamw", model.parameters, model.context.clock)
+        schedule, loss = Schedule("constant", learning_rate=1e-3), Loss("cross_entropy", model)
+        return Trainer(model, loss, update, schedule, data, epochs=epochs + 2, batch_size=1024, window=rows // 3)
+
+    trainers = {"memory": trainer(memory), "packed": trainer(PackedRows(folder, "train", layout, writer.checksums))}
+    found: dict[str, list[float]] = {name: [] for name in trainers}
+    for _ in range(epochs):
+        for name, each in trainers.items():
+            report = each.run_epoch()
+            assert report is not None
+            found[name].append(rows / report.seconds)
+    ratio = statistics.median(a / b for a, b in zip(found["packed"][1:], found["memory"][1:], strict=True))
+    print(
+        f"{rows:,} rows, after the first epoch: in memory {statistics.median(found['memory'][1:]):,.0f} rows/s, ",
+        end="",
+    )
+    print(f"packed {statistics.median(found['packed'][1:]):,.0f}; median of the ratios {ratio:.2f}")
     return {"rows": rows, "rows_per_second": found, "median_ratio": ratio}
 
 
@@ -233,7 +250,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=1.0, help="GB of memory")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rows", type=int, default=400_000, help="of the table that memory holds; 0: leave it out")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=12, help="epochs of that")
     parser.add_argument("--seeds", type=int, default=5, help="of the curves; 0: leave them out")
     parser.add_argument("--folder", type=Path, help="for tables, packs and runs, all of which are deleted")
     parser.add_argument("--json", type=Path)

@@ -218,7 +218,7 @@ class Windows(Streamed):
             taken = permute(np, np.arange(part.start, part.stop), len(rows), number, self._key_of_blocks)
             for target, values in zip(staged, (rows.features.stored, rows.targets, rows.weights), strict=True):
                 if target is not None and values is not None:
-                    np.take(values, taken, axis=0, out=target[to])
+                    np.take(values, taken, axis=0, out=target[to], mode="clip")
 
     def order(self, epoch: int) -> np.ndarray[Any, Any]:
         """Return the order in which an epoch visits the blocks, (blocks,)."""
