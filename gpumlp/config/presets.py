@@ -94,7 +94,10 @@ def _strong(given: Given) -> dict[str, Any]:
 
 
 def _images(given: Given) -> dict[str, Any]:
-    """Batch norm and dropout, for rows of pixels. Chosen on validation rows of MNIST and Fashion-MNIST."""
+    """Batch norm and dropout, for rows of pixels. Chosen on validation rows of MNIST (0.9875).
+
+    On Fashion-MNIST two layers of 512, 24 epochs, were as good: 0.9133 of the validation rows for 0.9112.
+    """
     found: dict[str, Any] = {
         "model": {"hidden": [1024, 1024], "activation": "relu", "norm": "batch", "dropout": 0.4},
         "optimizer": {"name": "adamw", "learning_rate": 0.002},
