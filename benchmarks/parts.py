@@ -43,7 +43,7 @@ APART = 1e-2
 """Relative difference of an epoch's loss from the CPU's that is no longer rounding."""
 PEERS = ("jax", "pytorch", "graph", "keras", "sklearn")
 """Of those in ``peers.py`` the ones that compile in seconds."""
-TESTS = tuple(f"tests/backend/test_{name}.py" for name in ("gpu", "bfloat16", "edges", "agreement"))
+TESTS = tuple(f"tests/backend/test_{name}.py" for name in ("gpu", "blocks", "bfloat16", "edges", "agreement"))
 """What is marked ``gpu``, the longest last. Of the others some need packages that a GPU's machine may not have."""
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 SANITIZED = ((3, 1), (7, 33), (2, 1025))
