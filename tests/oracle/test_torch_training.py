@@ -92,7 +92,40 @@ class TorchMuon:
             p.mul_(1 - self.rate * self.decay).sub_(self.rate * max(1, len(p) / p.shape[1]) ** 0.5 * x)
 
 
+class TorchScheduleFree:
+    """Schedule-free AdamW (Defazio et al. 2024) by its three sequences; PyTorch has none."""
+
+    def __init__(self, parameters, rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, decay=0.01):
+        self.y, self.rate, self.beta1, self.beta2, self.epsilon, self.decay = (
+            parameters,
+            rate,
+            beta1,
+            beta2,
+            epsilon,
+            decay,
+        )
+        self.x, self.z = ([p.detach().clone() for p in parameters] for _ in range(2))
+        self.v = [torch.zeros_like(p) for p in parameters]
+        self.steps = 0
+        self.param_groups = [{"lr": rate}]
+
+    def zero_grad(self):
+        for p in self.y:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self):
+        self.steps += 1
+        for y, x, z, v in zip(self.y, self.x, self.z, self.v, strict=True):
+            v.lerp_(y.grad**2, 1 - self.beta2)
+            d = y.grad / ((v / (1 - self.beta2**self.steps)).sqrt() + self.epsilon)
+            z.sub_(self.rate * (d + self.decay * (y.ndim == 2) * y))
+            x.lerp_(z, 1 / self.steps)  # c = rate² / the sum of all of them
+            y.copy_((1 - self.beta1) * z + self.beta1 * x)
+
+
 TORCH_OPTIMIZERS["muon"] = TorchMuon
+TORCH_OPTIMIZERS["schedule_free"] = TorchScheduleFree
 
 
 def ours(activation, norm, outputs):
