@@ -96,14 +96,8 @@ class TorchScheduleFree:
     """Schedule-free AdamW (Defazio et al. 2024) by its three sequences; PyTorch has none."""
 
     def __init__(self, parameters, rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, decay=0.01):
-        self.y, self.rate, self.beta1, self.beta2, self.epsilon, self.decay = (
-            parameters,
-            rate,
-            beta1,
-            beta2,
-            epsilon,
-            decay,
-        )
+        self.y, self.rate, self.decay = parameters, rate, decay
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.x, self.z = ([p.detach().clone() for p in parameters] for _ in range(2))
         self.v = [torch.zeros_like(p) for p in parameters]
         self.steps = 0
