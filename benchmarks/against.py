@@ -31,6 +31,12 @@ from reader import until_reader_leaves
 ROOT = Path(__file__).resolve().parent.parent
 TURN_S = 0.05
 """Seconds that either side computes in a round, for each kind of step."""
+ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    # Else what was freed before decides whether NumPy maps each temporary array anew: up to 1.5 times the time.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+}
 SERVER = """
 import json, sys
 import gpumlp, capture
@@ -67,7 +73,7 @@ class Side:
 def side(tree: Path) -> Iterator[Side]:
     path = os.pathsep.join((str(tree), str(ROOT / "benchmarks")))
     command = [sys.executable, "-c", SERVER, str(tree)]
-    environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": path, **ENVIRONMENT}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=tree, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
         yield Side(process)
