@@ -170,7 +170,8 @@ class _Scale:
             numbers = range(0, len(self.axis.names), step)
             return [(float(self.at(np.array(n))), _shortened(self.axis.names[n])) for n in numbers]
         values = _decades(self.low, self.high) if self.logarithmic else _round_values(self.low, self.high)
-        return [(float(self.at(np.array(value))), f"{value:.6g}") for value in values]
+        digits = 3 if self.logarithmic and self.high < 1000 else 6  # there may be no round number between the ends
+        return [(float(self.at(np.array(value))), f"{value:.{digits}g}") for value in values]
 
 
 def _shortened(name: str) -> str:

@@ -303,6 +303,16 @@ def test_ticks_are_round(low: float, high: float, wanted: list[float]) -> None:
     assert charts._round_values(low, high) == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [([0.012672, 0.69747], ["0.0127", "0.094", "0.697"]), ([3.0, 20000.0], ["10", "100", "1000", "10000"])],
+)
+def test_ticks_of_a_logarithmic_scale_are_short(values: list[float], wanted: list[str]) -> None:
+    series = [charts.Series("", np.arange(2.0), np.array(values))]
+    drawn = charts.chart("t", "a", series, charts.Axis("x"), charts.Axis("y", logarithmic=True))
+    assert [label for label in re.findall(r">([0-9.e+-]+)</text>", drawn) if label in wanted] == wanted
+
+
 @pytest.mark.parametrize("values", [[], [5.0], [2.0, 2.0], [np.nan, 1.0, np.inf], [1e-300, 1e300], [-0.0, 0.0]])
 def test_a_chart_of_any_values(values: list[float]) -> None:
     y = np.array(values, np.float64)
