@@ -1,4 +1,4 @@
-// batch[i] = scale · inputs[p(batch · stride + first + i)], and the targets and row weights of the same rows
+// batch[i] = scale · inputs[p((batch · stride + first + i) mod n)], and the targets and row weights of the same rows
 //
 // p is the permutation of 0..n-1 keyed by (key, epoch): a Feistel network on the smallest power of two that holds n,
 // walked until it lands inside (Black and Rogaway 2002). Shapes: clock int64 (3,); inputs (n, cols) of X, targets
@@ -45,7 +45,7 @@ __global__ void gather_forward(
     Network send(n, clock[2], key);
     ROW_RUNS(r0, count, rows) {
         u32 place[ROW_RUN], end = (u32)n;
-        OF_RUN(k, count) place[k] = send((u32)(clock[1] * stride + r0 + k + first));
+        OF_RUN(k, count) place[k] = send((u32)((clock[1] * stride + r0 + k + first) % n));
         for (bool outside = true; outside;) {  // all walk on together, those that are inside stay where they are
             u32 left = 0;
             OF_RUN_SUM(k, count, left) left += place[k] >= end;

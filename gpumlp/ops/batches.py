@@ -41,7 +41,7 @@ def _gather(
     scale: float,
     dtype: Any,
 ) -> tuple[Array | None, ...]:
-    positions = clock[BATCH : BATCH + 1] * stride + xp.arange(rows) + first
+    positions = (clock[BATCH : BATCH + 1] * stride + xp.arange(rows) + first) % len(inputs)
     chosen = permute(xp, positions, len(inputs), clock[EPOCH : EPOCH + 1], key)
     x, y = xp.take(inputs, chosen, axis=0), xp.take(targets, chosen, axis=0)
     # Bytes are scaled on the way; whatever is stored as floating point is already as the network wants it.
@@ -84,7 +84,7 @@ ADVANCE = Op(
 )
 GATHER = Op(
     "gather",
-    "batch[i] = scale · inputs[p(batch · stride + first + i)], p keyed by (key, epoch), targets and weights alike",
+    "batch[i] = scale · inputs[p((batch · stride + first + i) mod n)], p by (key, epoch), targets and weights alike",
     {
         "forward": Direction(
             _gather,

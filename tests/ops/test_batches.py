@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support import FLOATS, run
+from support import BACKENDS, FLOATS, run
 
+from gpumlp import backend as backends
 from gpumlp.ops import RECORDS
 from gpumlp.ops.random import permute
 
@@ -35,6 +36,17 @@ def test_gather_follows_the_order_from_the_batch_on_the_clock(dtype):
 def test_the_last_batch_may_be_short_and_weights_absent():
     gx, gy, gw = gather(2, np.arange(7.0)[:, None], np.arange(7), None, rows=1)
     assert (gx.tolist(), gy.tolist(), gw) == ([[float(ORDER[6])]], [ORDER[6]], None)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_beyond_the_last_row_the_order_begins_again(name):
+    """A step that is replayed too often ends: the kernel's walk into the rows had no end there."""
+    backend = backends.get(name)
+    take = {"rows": 5, "stride": 5, "key": 11, "scale": 1.0, "dtype": "<f4"}
+    for batch in (1, 3, 10**6):
+        given = (np.array([50, batch, 1]), np.arange(7.0, dtype=np.float32)[:, None], np.arange(7), None)
+        _, found, _ = backend.run(GATHER, "forward", given, **take)
+        np.testing.assert_array_equal(found, ORDER[(5 * batch + np.arange(5)) % 7])
 
 
 def test_bytes_are_scaled_on_the_way():
