@@ -310,13 +310,27 @@ def label(probability: Host, targets: Host, weights: Host) -> Metrics:
         return dict.fromkeys(("accuracy", "precision", "recall", "f1", "auc", "log_loss"), float("nan"))
     chosen = p > 0.5
     p = p.astype(np.float64, copy=False)
-    of_true = np.where(positive, p.clip(np.finfo(np.float64).tiny), (1.0 - p).clip(2.0**-53))  # as near as p is to 1
     return {
         "accuracy": float(weight @ (chosen == positive) / weight.sum()),
         **hits_of(chosen, positive, weight),
         "auc": auc(p, positive.astype(np.int64), weight),
-        "log_loss": float(weight @ -np.log(of_true) / weight.sum()),
+        "log_loss": _label_log_loss(p, positive, weight),
     }
+
+
+def labels_log_loss(probabilities: Host, targets: Host, weights: Host | None = None) -> float:
+    """Return the ``log_loss`` of ``labels`` without the other metrics, whose areas sort all rows."""
+    weight, found = _weight(len(targets), weights), []
+    for p, target in zip(probabilities.T, targets.T, strict=True):
+        there = ~np.isnan(target)
+        if (weight[there] > 0).any():
+            found.append(_label_log_loss(p[there].astype(np.float64, copy=False), target[there] == 1, weight[there]))
+    return float(np.mean(found)) if found else float("nan")
+
+
+def _label_log_loss(p: Host, positive: Host, weight: Host) -> float:
+    of_true = np.where(positive, p.clip(np.finfo(np.float64).tiny), (1.0 - p).clip(2.0**-53))  # as near as p is to 1
+    return float(weight @ -np.log(of_true) / weight.sum())
 
 
 def hits_of(chosen: Host, positive: Host, weights: Host) -> Metrics:

@@ -42,6 +42,16 @@ def test_class_numbers_say_what_their_probabilities_say() -> None:
     assert whole["accuracy"] == pytest.approx(w[p.argmax(axis=1) == y].sum() / w.sum())
 
 
+@pytest.mark.parametrize("weights", [None, np.array([0.0, 1.0, 2.0, 0.5, 0.0])])
+def test_the_log_loss_of_labels_alone_is_that_among_all_metrics(weights: Any) -> None:
+    """Also of a label that no row has, of gaps, of rows without weight, and of probabilities of 0 and 1."""
+    p = np.array([[0.2, 1.0, 0.5], [0.9, 0.0, 0.5], [0.7, 0.3, 0.5], [0.5, 0.6, 0.5], [0.1, 0.2, 0.5]])
+    targets = np.array([[0, 1, np.nan], [1, np.nan, np.nan], [np.nan, 1, np.nan], [1, 1, np.nan], [0, 0, np.nan]])
+    alone = metrics.labels_log_loss(p, targets, weights)
+    assert alone == metrics.labels(p, targets, ("a", "b", "c"), weights)["log_loss"] > 0
+    assert np.isnan(metrics.labels_log_loss(p[:, 2:], targets[:, 2:], weights))
+
+
 @pytest.mark.parametrize("shape", [(3, 1), (1,), (4,), ()])
 def test_labels_that_do_not_match_the_rows_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match=r"labels must be \(3,\), one for each row"):

@@ -9,7 +9,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,11 @@ def mean_of(found: Sequence[Predictions], weights: Sequence[float]) -> Predictio
     def mean(arrays: Sequence[Any]) -> Any:
         return np.sum([weight * array for weight, array in zip(weights, arrays, strict=True)], axis=0)
 
+    return combined(found, mean)
+
+
+def combined(found: Sequence[Predictions], mean: Callable[[Sequence[Any]], Any]) -> Predictions:
+    """Return the predictions that follow from the means of what several models say."""
     first = found[0]
     if first.probabilities is not None:
         probabilities = mean([each.probabilities for each in found])

@@ -179,21 +179,20 @@ class SavedModel(Predictor):
         """
         for source in sources:
             data, _ = self.encoder.encode(source, targets=False, news=news)
+            if self.encoder.labels is not None:
+                shares = [self.probabilities(linear.numpy()) for linear in self.linear(data.features)]
+                yield source, Predictions.of_labels(np.concatenate(shares))
+                continue
             values, probabilities, quantiles = [], [], []
             for linear in self.linear(data.features):
                 some = self.answer(linear)
-                if self.encoder.labels is not None:
-                    probabilities.append(self.probabilities(linear.numpy()))
-                elif self.encoder.classes is None:
+                if self.encoder.classes is None:
                     values.append(self.encoder.restore(some))
                     if self.encoder.levels:
                         quantiles.append(self.encoder.quantiles(some))
                 else:
                     values.append(most_probable(some))
                     probabilities.append(self.probabilities(linear.numpy()))
-            if self.encoder.labels is not None:
-                yield source, Predictions.of_labels(np.concatenate(probabilities))
-                continue
             whole = (np.concatenate(each) if each else None for each in (probabilities, quantiles))
             yield source, Predictions(np.concatenate(values), *whole)
 

@@ -14,7 +14,7 @@ from gpumlp import metrics
 from gpumlp.data import Frame, News, Prepared, SourceCache
 from gpumlp.errors import ConfigError, RunError
 from gpumlp.runs import load_run, load_trained
-from gpumlp.runs.ensemble import WeightedModels, mean_of, metrics_of, true_values
+from gpumlp.runs.ensemble import WeightedModels, combined, mean_of, metrics_of, true_values
 from gpumlp.runs.evaluation import changed_since
 from gpumlp.runs.model import SavedModel
 from gpumlp.runs.predictor import Predictions
@@ -148,8 +148,7 @@ def loss_of(predicted: Predictions, seen: Seen, model: SavedModel) -> float:
     encoder, weights = model.encoder, np.ones(len(seen.rows)) if seen.weights is None else seen.weights
     weights = weights.astype(np.float64)
     if predicted.probabilities is not None and predicted.values.ndim == 2:
-        found = metrics.labels(predicted.probabilities, seen.targets, encoder.target_names, weights)
-        return found["log_loss"]
+        return metrics.labels_log_loss(predicted.probabilities, seen.targets, weights)
     if predicted.probabilities is not None:
         true = predicted.probabilities[np.arange(len(seen.rows)), seen.targets]
         return float(weights @ -np.log(true.clip(SMALLEST)) / weights.sum())
@@ -215,24 +214,13 @@ def _mean_of_folds(name: str, each: Sequence[tuple[SavedModel, Seen]]) -> Candid
     rows = np.concatenate([part.rows for part in parts])
     numbers, first, place_of, count = np.unique(rows, return_index=True, return_inverse=True, return_counts=True)
 
-    def mean(arrays: list[Any]) -> Any:
+    def mean(arrays: Sequence[Any]) -> Any:
         joined = np.concatenate(arrays)
         sums = np.zeros((len(numbers), *joined.shape[1:]))
         np.add.at(sums, place_of, joined)
         return sums / count.reshape(-1, *[1] * (joined.ndim - 1))
 
-    said = [part.predicted for part in parts]
-    if said[0].probabilities is not None:
-        probabilities = mean([one.probabilities for one in said])
-        of_labels = models[0].encoder.labels is not None
-        predicted = (
-            Predictions.of_labels(probabilities)
-            if of_labels
-            else Predictions(probabilities.argmax(axis=1), probabilities)
-        )
-    else:
-        quantiles = None if said[0].quantiles is None else mean([one.quantiles for one in said])
-        predicted = Predictions(mean([one.values for one in said]), None, quantiles)
+    predicted = combined([part.predicted for part in parts], mean)
     weights = [part.weights for part in parts]
     seen = Seen(
         numbers,
