@@ -13,7 +13,6 @@ from gpumlp.errors import Note
 from gpumlp.metrics import curves, most_probable
 from gpumlp.runs.evaluation import UNSEEN, load_run, load_trained, own_parts
 from gpumlp.runs.folder import RunFolder
-from gpumlp.runs.model import SavedModel
 from gpumlp.store.figure import new_figure, save
 
 TRAIN, VALIDATION = "#1f77b4", "#d62728"
@@ -39,13 +38,14 @@ def plot(folder: str | Path, output: str | Path) -> tuple[Note, ...]:
     left, right = figure.subplots(1, 2)
     history = RunFolder(run.folder).read_history(run.summary["epochs"], run.summary["history"])
     _curves(left, history, run.summary["best_epoch"])
+    outputs = (part for block in data.blocks() for part in model.outputs(block.features))
     if model.encoder.task == "classification":
-        _confusion(right, _chosen(model, data), data.targets, model.encoder.classes or ())
+        chosen = np.concatenate([most_probable(part) for part in outputs])  # without all probabilities at once
+        _confusion(right, chosen, data.targets, model.encoder.classes or ())
     elif model.encoder.labels:
-        _label_curves(right, model.encoder.target_names, np.concatenate(list(model.outputs(data.features))), data)
+        _label_curves(right, model.encoder.target_names, np.concatenate(list(outputs)), data)
     else:
-        outputs = np.concatenate([part for block in data.blocks() for part in model.outputs(block.features)])
-        _scatter(right, model.encoder, outputs, data.targets)
+        _scatter(right, model.encoder, np.concatenate(list(outputs)), data.targets)
     right.set_title(f"{name} rows")
     figure.suptitle(str(run.folder))
     save(figure, output)
@@ -68,12 +68,6 @@ def _curves(axes: Any, history: list[dict[str, Any]], best: int) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
     axes.legend()
-
-
-def _chosen(model: SavedModel, data: EncodedRows) -> Any:
-    """Return the most probable class of each row, (N,), without all probabilities at once."""
-    outputs = (part for block in data.blocks() for part in model.outputs(block.features))
-    return np.concatenate([most_probable(part) for part in outputs])
 
 
 def _confusion(axes: Any, predicted: Any, labels: Any, classes: tuple[str, ...]) -> None:

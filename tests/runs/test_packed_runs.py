@@ -17,7 +17,7 @@ from gpumlp.config import Loaded, load
 from gpumlp.data import Dataset, PackedRows, Prepared
 from gpumlp.data.packed import blocks as blocks_module
 from gpumlp.errors import ConfigError, DataError, RunError, SignalError
-from gpumlp.runs import Listener, evaluate, load_trained, train
+from gpumlp.runs import Listener, evaluate, load_trained, plot, train
 from gpumlp.training import rows as rows_module
 from gpumlp.training.build import build, load_data
 from gpumlp.training.device_data import DeviceData
@@ -234,6 +234,19 @@ def test_data_that_have_changed_are_packed_anew(task: Callable[..., Loaded], tmp
     assert len(load_data(task()).train) == 281
     _, notes = evaluate(tmp_path / "run")
     assert [note for note in notes if "the data have changed" in note]
+
+
+def test_a_picture_of_labels_has_the_rows_of_all_blocks(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    x = np.random.default_rng(0).normal(size=(ROWS, 2))
+    lines = [f"{a:.4g},{b:.4g},{int(a > 0)},{int(b > a)}" for a, b in x]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,up,over", *lines]) + "\n")
+    (tmp_path / "f.yaml").write_text("task: multilabel\ndata: {train: t.csv, target: [up, over]}\n")
+    shared = ("model.hidden=[8]", "training.epochs=1", f"data.pack.folder={tmp_path / 'packs'}")
+    for name, more in (("packed", ("data.pack.window=96",)), ("memory", ())):
+        found = train(load(tmp_path / "f.yaml", (*shared, *more)), tmp_path / name)
+        plot(found.folder, tmp_path / f"{name}.svg")
+        assert (tmp_path / f"{name}.svg").read_text().count("<!-- over: ") == 1
 
 
 def test_what_packed_rows_cannot_do_is_told(task: Callable[..., Loaded], tmp_path: Path) -> None:
