@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -303,7 +304,7 @@ def backend_of(settings: Settings, *, small: bool = False) -> Backend:
 
 
 def is_small(settings: Settings, encoder: Encoder) -> bool:
-    """Tell whether a CPU is likely to take a step in less time than a GPU, which needs some for each launch.
+    """Return whether a CPU is likely to take a step in less time than a GPU, which needs some for each launch.
 
     An estimate, from the numbers that are trained and the rows of a batch alone: no device has been timed, and a run
     must not change its backend with the threads of the moment.
@@ -329,7 +330,7 @@ def backends_side_by_side(backend: Backend, count: int, parameters: int) -> list
 
 
 def fits_a_block(count: int, parameters: int, batch: int) -> bool:
-    """Tell whether several networks are trained sooner by a block each than in turn by the whole device.
+    """Return whether several networks are trained sooner by a block each than in turn by the whole device.
 
     An estimate: no device has been timed.
     """
@@ -361,11 +362,12 @@ def _build(
     model = mlp(architecture, encoder.outputs, link) if network is None else network
     weights = weights if network is None else network.arrays()
     model.build(encoder.width, backend=backend, dtype=precision.dtype, seed=training.seed)
-    _set_bins(model, data.train, architecture.flagged)
-    _set_scales(model, architecture, data.train, encoder.numbers)
+    some = cache(data.train.some)  # of packed rows, some blocks that are read
+    _set_bins(model, some, architecture.flagged)
+    _set_scales(model, architecture, some, encoder.numbers)
     if architecture.initializer == FITTED:
         twin = mlp(architecture, encoder.outputs, link).build(encoder.width, dtype=np.float64, seed=training.seed)
-        fit_start(model, twin, _inputs_of_some(data.train.some(), encoder.input_scale, training.seed), training.seed)
+        fit_start(model, twin, _inputs_of_some(some(), encoder.input_scale, training.seed), training.seed)
     if weights is not None:
         _load_start(model, weights)
     _set_bounds(model, data.train)
@@ -556,28 +558,26 @@ def architecture_of(settings: Settings, encoder: Encoder | None = None) -> Archi
     )
 
 
-def _set_bins(model: Sequential, train: EncodedRows, flagged: Sequence[int]) -> None:
+def _set_bins(model: Sequential, some: Callable[[], Dataset], flagged: Sequence[int]) -> None:
     """Put the bins of numbers between quantiles of the training rows, where the model has any.
 
     Of ``flagged`` numbers, those that are missing do not count.
     """
     for layer in model.chain:
         if isinstance(layer, BinnedEmbedding):
-            some = train.some()
-            stored, weights = some.features.stored, some.weights
+            stored, weights = some().features.stored, some().weights
             rows = stored[:, : layer.numbers].astype(np.float64)
             for flag, number in enumerate(flagged):
                 rows[stored[:, layer.numbers + flag] != 0, number] = np.nan
             layer.set_bins(rows, None if weights is None else weights.astype(np.float64))
 
 
-def _set_scales(model: Sequential, architecture: Architecture, train: EncodedRows, numbers: int) -> None:
+def _set_scales(model: Sequential, architecture: Architecture, some: Callable[[], Dataset], numbers: int) -> None:
     """Scale columns of 0 and 1 by how often they are 1 in training rows, where the model does."""
     for layer in model.chain:
         if isinstance(layer, ScaledFlags):
-            some = train.some()
-            features, weights = some.features, some.weights
-            counts = np.ones(len(some)) if weights is None else weights.astype(np.float64)
+            features, weights = some().features, some().weights
+            counts = np.ones(len(features)) if weights is None else weights.astype(np.float64)
             ones, rows = np.zeros(features.width + 1), float(counts.sum())
             for column in range(numbers + len(architecture.flagged), features.dense):  # missing vectors take 0 and 1
                 values = features.stored[:, column]

@@ -266,9 +266,10 @@ class PackedRows:
             yield from ahead(self.read, range(self.layout.blocks))
             return
         block_of = self.rows // self.layout.size
-        numbers = np.unique(block_of).tolist()
-        for block, rows in zip(numbers, ahead(self.read, numbers), strict=True):
-            yield rows.take(self.rows[block_of == block] - block * self.layout.size)
+        numbers, starts = np.unique(block_of, return_index=True)  # the rows rise: those of a block are neighbours
+        parts = np.split(self.rows, starts[1:])
+        for block, own, rows in zip(numbers, parts, ahead(self.read, numbers.tolist()), strict=True):
+            yield rows.take(own - block * self.layout.size)
 
     def some(self) -> Dataset:
         """Return rows that stand for all: the first blocks, to which rows were dealt at random."""
