@@ -266,6 +266,12 @@ def _with_cells(rows: Rows, column: str, cells: Host, source: Frame | None = Non
     return replace(rows, source=changed, outcome=outcome, probabilities=probabilities)
 
 
+def label_errors(probabilities: Host, targets: Host) -> Host:
+    """Return |target - p| of labels, in the shape of both; 0 where a target is missing."""
+    errors: Host = np.abs(np.where(np.isnan(targets), probabilities, targets) - probabilities)
+    return errors
+
+
 def worst(rows: Rows) -> tuple[Host, Host]:
     """Return the rows with the largest errors, (n,), and the error of all rows, (N,).
 
@@ -273,8 +279,7 @@ def worst(rows: Rows) -> tuple[Host, Host]:
     several the largest of them in standard deviations of the targets.
     """
     if rows.probabilities is not None and rows.model.encoder.labels:
-        errors = np.abs(np.where(np.isnan(rows.targets), rows.probabilities, rows.targets) - rows.probabilities)
-        errors = errors.max(axis=1)
+        errors = label_errors(rows.probabilities, rows.targets).max(axis=1)
     elif rows.probabilities is not None:
         errors = 1.0 - rows.probabilities[np.arange(len(rows)), rows.targets]
     else:

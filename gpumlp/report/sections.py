@@ -415,7 +415,7 @@ def of_worst(name: str, rows: Rows) -> Section:
         if encoder.labels is not None:
             assert rows.probabilities is not None
             true, shares = rows.targets[row], rows.probabilities[row]
-            place = int(np.argmax(np.abs(np.where(np.isnan(true), shares, true) - shares)))
+            place = int(np.argmax(analysis.label_errors(shares, true)))
             words = encoder.labels.columns[place].classes
             target = f"{encoder.target_names[place]}: {words[int(true[place])]}"
             facts = [target, words[int(shares[place] > 0.5)], number(1 - errors[row])]

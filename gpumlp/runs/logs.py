@@ -79,8 +79,7 @@ class Listeners(Log):
                 if not isinstance(each, Log):
                     raise
                 self._listeners.remove(each)
-                line = (str(error).strip() or type(error).__name__).splitlines()[0]
-                self.note(Note(f"the log of {type(each).__name__} has ended: {line:.200}"))
+                self.note(Note(f"the log of {type(each).__name__} has ended: {_line_of(error)}"))
         return found
 
 
@@ -125,9 +124,8 @@ class MLflow(Log):
             known = client.get_experiment_by_name(name)
             self._experiment = str(client.create_experiment(name) if known is None else known.experiment_id)
         except Exception as error:
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
             hint = "set MLFLOW_TRACKING_URI to a store that can be reached, or train without --log mlflow"
-            raise RunError(f"MLflow has no store at {uri}: {line:.200}", where="--log", hint=hint) from None
+            raise RunError(f"MLflow has no store at {uri}: {_line_of(error)}", where="--log", hint=hint) from None
 
     def prepared(self, parts: Parts, folder: Path) -> None:
         self._run, self._folder = self._begun(folder, resumed=parts.trainer.epoch > 0), folder
@@ -212,3 +210,8 @@ def _grouped(name: str) -> str:
 def _plain(name: str) -> str:
     """Return a name in the letters that MLflow takes."""
     return re.sub(r"[^\w\-. /]", "_", name.replace("[", "/").replace("]", ""))
+
+
+def _line_of(error: Exception) -> str:
+    """Return the first line of what a library says, at most 200 characters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
