@@ -55,8 +55,7 @@ class NativeBackend(Backend):
         self._run = self._builder.program()
         self.threads = threads or available_threads()
         most = self._builder.most_parts() if switched_on("TILES") else 0
-        self.has_tiles = most > 1
-        self.tf32 = tf32 and self.has_tiles
+        self.tf32 = tf32 and most > 1
         self._parts = 2 if self.tf32 else most
 
     @property
