@@ -80,15 +80,15 @@ PBLD = Op(
 def _shares(xp: Any, x: Array, edges: Array, scales: Array) -> tuple[Array, Array]:
     """Return the numbers (f, N, 1) and how much of each bin lies below them, (f, N, T).
 
-    The first bin goes on below its edge, the last one above. A bin of scale 0 is none.
+    The first bin goes on below its edge, the last one above. A bin of scale 0 is none. The edges tell which bin a
+    number is in: by its share, which is rounded, one at an edge may be in none, and y would not change with it.
     """
     numbers = x[:, : len(edges)].T[:, :, None]
-    used = xp.concatenate([scales > 0, xp.zeros((len(scales), 1), bool)], axis=1)
-    last = used[:, :-1] & ~used[:, 1:]
-    least = xp.where(xp.arange(scales.shape[1]) > 0, 0.0, -xp.inf).astype(scales.dtype)
-    most = xp.where(last, xp.inf, 1.0).astype(scales.dtype)
+    outside = xp.full((len(edges), 1), xp.inf, edges.dtype)
+    begin = xp.concatenate([-outside, edges[:, 1:]], axis=1)[:, None, :]
+    end = xp.concatenate([edges[:, 1:], outside * xp.nan], axis=1)[:, None, :]  # nothing is behind the last one
     shares = (numbers - edges[:, None, :]) * scales[:, None, :]
-    return numbers, xp.minimum(xp.maximum(shares, least), most[:, None, :])
+    return numbers, xp.where(numbers >= end, 1.0, xp.where(numbers < begin, 0.0, shares))
 
 
 def piecewise_linear(xp: Any, x: Array, a: Array, c: Array, V: Array, *, edges: Array, scales: Array) -> Array:
