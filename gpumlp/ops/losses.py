@@ -186,25 +186,27 @@ def loss(
     )
 
 
-def _class_targets(xp: Any, targets: Array, classes: int, smoothing: float, dtype: Any) -> Array:
-    """Return the target distribution ``(N, K)`` from labels ``(N,)`` or from soft targets ``(N, K)``.
+def _class_targets(
+    xp: Any, targets: Array, classes: int, smoothing: float, dtype: Any, class_weights: Array | None
+) -> Array:
+    """Return the target distribution ``(N, K)``, times the weights of classes.
 
-    The distribution of a label that no class has is 0 everywhere, smoothed or not.
+    It comes from labels ``(N,)`` or from soft targets ``(N, K)``. The distribution of a label that no class has is 0
+    everywhere, smoothed or not.
     """
     spread: Any = smoothing / classes
     if targets.ndim == 1:
         targets = targets[:, None] == xp.arange(classes)
         spread = spread * targets.any(axis=-1, keepdims=True).astype(dtype) if smoothing else 0.0
     targets = targets.astype(dtype)
-    return targets * (1.0 - smoothing) + spread if smoothing else targets
+    targets = targets * (1.0 - smoothing) + spread if smoothing else targets
+    return targets if class_weights is None else targets * class_weights
 
 
 def _softmax_cross_entropy(
     xp: Any, logits: Array, targets: Array, class_weights: Array | None, *, label_smoothing: float = 0.0
 ) -> Rows:
-    t = _class_targets(xp, targets, logits.shape[-1], label_smoothing, logits.dtype)
-    if class_weights is not None:
-        t = t * class_weights
+    t = _class_targets(xp, targets, logits.shape[-1], label_smoothing, logits.dtype, class_weights)
     # Both terms are taken from the row maximum, for next to a huge logit log K would round away.
     z = logits - xp.max(logits, axis=-1, keepdims=True)
     lse = xp.log(xp.sum(xp.exp(z), axis=-1, keepdims=True))
@@ -285,9 +287,7 @@ def _binary_focal(xp: Any, z: Array, *, gamma: float = 2.0) -> tuple[Array, Arra
 
 def _hinge(xp: Any, logits: Array, targets: Array, class_weights: Array | None) -> Rows:
     classes = logits.shape[-1]
-    numbers, shares = xp.arange(classes), _class_targets(xp, targets, classes, 0.0, logits.dtype)
-    if class_weights is not None:
-        shares = shares * class_weights
+    numbers, shares = xp.arange(classes), _class_targets(xp, targets, classes, 0.0, logits.dtype, class_weights)
     if targets.ndim == 1:
         labels = [(targets[:, None] == numbers, xp.sum(shares, axis=-1))]
     else:
@@ -304,9 +304,7 @@ def _hinge(xp: Any, logits: Array, targets: Array, class_weights: Array | None) 
 
 
 def _focal(xp: Any, logits: Array, targets: Array, class_weights: Array | None, *, gamma: float = 2.0) -> Rows:
-    t = _class_targets(xp, targets, logits.shape[-1], 0.0, logits.dtype)
-    if class_weights is not None:
-        t = t * class_weights
+    t = _class_targets(xp, targets, logits.shape[-1], 0.0, logits.dtype, class_weights)
     z = logits - xp.max(logits, axis=-1, keepdims=True)
     logarithm = z - xp.log(xp.sum(xp.exp(z), axis=-1, keepdims=True))
     p, q = xp.exp(logarithm), -xp.expm1(logarithm)
