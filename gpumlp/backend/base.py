@@ -353,6 +353,13 @@ class Backend:
         """Return what a replay calls instead of these: fewer where the backend can make several in one."""
         return launches
 
+    one_block = False
+    """Whether captured steps are such that one block of a device takes them alone."""
+
+    def in_one_block(self) -> Backend | None:
+        """Return this backend with steps that one block takes alone, for small networks; None: it has no blocks."""
+        return None
+
     def side_by_side(self, plans: Sequence[Plan]) -> Callable[[int], None] | None:
         """Return what makes so many steps of each of several captured networks in one launch; None: there is none."""
         return None

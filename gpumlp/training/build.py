@@ -285,8 +285,8 @@ def _build_members(settings: Settings, data: Prepared, backend: Backend, weights
     on_device: dict[str, DeviceData | Streamed] = {}
     each_on = backends_side_by_side(backend, count, parameters)
     small = fits_a_block(count, parameters, settings.training.batch_size)
-    if isinstance(backend, CupyBackend) and small and switched_on("BLOCKS"):
-        each_on = [backend.in_one_block()] * count
+    if small and switched_on("BLOCKS") and (in_block := backend.in_one_block()) is not None:
+        each_on = [in_block] * count
     members = tuple(
         _build(settings_of_member(settings, number), data, each, on_device, _of_member(weights, number))
         for number, each in enumerate(each_on)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gpumlp.backend import CupyBackend, NativeBackend
+from gpumlp.backend import NativeBackend
 from gpumlp.config import Settings
 from gpumlp.data import Prepared
 from gpumlp.errors import Note
@@ -140,7 +140,7 @@ class MembersLoop(Loop):
     @property
     def _in_step(self) -> bool:
         """Whether a launch may take steps of all networks."""
-        return isinstance(backend := self.loops[0].parts.backend, CupyBackend) and backend.one_block
+        return self.loops[0].parts.backend.one_block
 
     def _each(self, function: Callable[[Loop], _Result], loops: Sequence[Loop]) -> list[_Result]:
         """Return ``function`` of each loop, side by side where they may be."""
