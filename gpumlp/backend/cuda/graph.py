@@ -135,8 +135,8 @@ def joined(
         else:
             if why:
                 log.warning("CUDA graphs without branches, so a step may take longer: %s", why)
-            elif measured and len(streams) > 1 and len({*launches}) < len(launches):
-                return _faster(streams[0], launches, (result, _joined(xp, streams[:1], launches)))
+            elif measured and len(streams) > 1 and (state := _put_back(launches)) is not None:
+                return _faster(streams[0], state, (result, _joined(xp, streams[:1], launches)))
             return result
     log.warning("no CUDA graph, so each step is launched piece by piece: %s", why)
     return launches
@@ -151,17 +151,22 @@ def _joined(xp: Any, streams: Sequence[Any], launches: Sequence[Callable[[], Non
     return result
 
 
+def _put_back(launches: Sequence[Callable[[], None]]) -> list[Array] | None:
+    """Return what several steps change, to be put back after a trial; None: one step, too much, or not known."""
+    if len({*launches}) == len(launches):
+        return None
+    known = [launch for launch in dict.fromkeys(launches) if isinstance(launch, Launch)]
+    state = state_of([node for launch in known for node in launch.nodes])
+    return state if len(known) == len({*launches}) and sum(a.nbytes for a in state) <= MAX_KEPT_BYTES else None
+
+
 def _faster(
-    stream: Any, launches: Sequence[Callable[[], None]], ways: Sequence[Sequence[Callable[[], None]]]
+    stream: Any, state: Sequence[Array], ways: Sequence[Sequence[Callable[[], None]]]
 ) -> Sequence[Callable[[], None]]:
-    """Return that of several ways to take the next steps which takes the least time; of large ones the first.
+    """Return that of several ways to take the next steps which takes the least time.
 
     They are taken for that, each time from where the last step has left everything, and taken back.
     """
-    known = [launch for launch in dict.fromkeys(launches) if isinstance(launch, Launch)]
-    state = state_of([node for launch in known for node in launch.nodes])
-    if len(known) < len({*launches}) or sum(array.nbytes for array in state) > MAX_KEPT_BYTES:
-        return ways[0]
     kept = [array.copy() for array in state]
 
     def seconds(way: Sequence[Callable[[], None]]) -> float:

@@ -37,18 +37,23 @@ class CopyNode(LaunchNode):
 class Kernel(LaunchNode):
     """A kernel with its function, its grid and its block, and all arguments, some of which it may pass over.
 
-    record, expression : the record that it is of, and its name with the types that it is made for
+    record, types : the record that it is of, and the types that it is made for
     """
 
     record: str
     name: str
-    expression: str
+    types: tuple[str, ...]
     function: Callable[..., None]
     grid: tuple[int, ...]
     block: tuple[int, int]
     arguments: tuple[Any, ...]
     reads: Sequence[Array]
     writes: Sequence[Array]
+
+    @property
+    def expression(self) -> str:
+        """Its name with its types, as a compiler knows it."""
+        return expression_of(self.name, self.types)
 
     def put(self, stream: Any = None) -> None:
         try:
@@ -110,14 +115,17 @@ class Launcher:
             shape = ONE_BLOCK if one_block else geometry(stage.walk, made.launch, rows, cols)
             touched = made.effects(stage)
             reads, writes = ([a for name, a in named if a is not None and name in names] for names in touched)
-            names = op.name, kernel, f"{kernel}<{', '.join(types)}>"
-            nodes.append(Kernel(*names, functions[kernel], shape.grid, shape.block, given, reads, writes))
+            made_for = op.name, kernel, types, functions[kernel]
+            nodes.append(Kernel(*made_for, shape.grid, shape.block, given, reads, writes))
         return Kernels(nodes)
 
     def _compiled(self, op: Op, types: tuple[str, ...]) -> dict[str, Any]:
         """Return all kernels of a record by name, for one set of types."""
-        names = {kernel: f"{kernel}<{', '.join(types)}>" for kernel in self.texts.kernels(op)}
-        return self.compiled((op.name, *types), lambda: f"{shared_text()}\n{self.texts.text(op.name)}", names)
+        key = op.name, *types
+        if key in self._functions:
+            return self._functions[key]
+        names = {kernel: expression_of(kernel, types) for kernel in self.texts.kernels(op)}
+        return self.compiled(key, lambda: f"{shared_text()}\n{self.texts.text(op.name)}", names)
 
     def compiled(self, key: tuple[str, ...], text: Callable[[], str], names: Mapping[str, str]) -> dict[str, Any]:
         """Return the kernels of a text, which ``key`` stands for: ``names`` has a name and types for each."""
@@ -128,6 +136,11 @@ class Launcher:
                 self._functions[key] = {kernel: module.get_function(name) for kernel, name in names.items()}
             self.seconds += time.perf_counter() - started
         return self._functions[key]
+
+
+def expression_of(kernel: str, types: Sequence[str]) -> str:
+    """Return a kernel by its name and the types that it is made for."""
+    return f"{kernel}<{', '.join(types)}>"
 
 
 def number(value: Scalar) -> np.int64 | np.float64:
