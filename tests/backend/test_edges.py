@@ -102,7 +102,7 @@ def without_mass(op: Loss, cols: int, dtype: Any) -> Iterator[tuple[Any, Any]]:
     weights = np.ones(cols, dtype)
     weights[some:] = 0
     for targets in (labels, np.full(6, cols - 1), np.full((6, cols), 1 / cols, dtype)):
-        for params in ({}, *({"label_smoothing": 0.25} for _ in op.hyper if "label_smoothing" in op.hyper)):
+        for params in ({}, {"label_smoothing": 0.25}) if "label_smoothing" in op.hyper else ({},):
             yield (plain, targets, rng.uniform(1, 2, 6).astype(dtype), weights), params
 
 

@@ -30,11 +30,12 @@ from gpumlp.data.source import query
 from gpumlp.data.source.engine import engine
 from gpumlp.errors import RunError, SignalError
 from gpumlp.ranks import Ranks
-from gpumlp.runs import Listener, load_model, train
+from gpumlp.runs import load_model, train
 from gpumlp.runs.folder import RunFolder
 from gpumlp.runs.signals import signals
 from gpumlp.store.formats import read_arrays
 from gpumlp.training import trainer
+from runs.killed import Stop
 from tests.command import run
 
 Task = Callable[..., Loaded]
@@ -43,20 +44,6 @@ SETTINGS = ("training.epochs=3", "training.checkpoint_every=5", "model.norm=batc
 
 def model(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "model").iterdir()}
-
-
-class Stop(Listener):
-    """Sends a signal after so many batches."""
-
-    def __init__(self, number: int, batches: int, again: bool = False) -> None:
-        self.number, self.batches, self.again = number, batches, again
-
-    def batch(self, done: int, of: int) -> None:
-        self.batches -= 1
-        if self.batches == 0:
-            os.kill(os.getpid(), self.number)
-            if self.again:
-                os.kill(os.getpid(), self.number)
 
 
 # ---- signals -----------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +16,12 @@ from gpumlp.config import Loaded, load
 from gpumlp.data import Dataset, PackedRows, Prepared
 from gpumlp.data.packed import blocks as blocks_module
 from gpumlp.errors import ConfigError, DataError, RunError, SignalError
-from gpumlp.runs import Listener, evaluate, load_trained, plot, train
+from gpumlp.runs import evaluate, load_trained, plot, train
 from gpumlp.training import rows as rows_module
 from gpumlp.training.build import build, load_data
 from gpumlp.training.device_data import DeviceData
 from gpumlp.training.measure import measure
+from runs.killed import Stop
 
 ROWS = 400
 BLOCK = 16
@@ -143,18 +143,6 @@ def test_blocks_in_memory_give_the_same_run(task: Callable[..., Loaded], tmp_pat
     assert rows[0] == rows[1]
 
 
-class Stop(Listener):
-    """Sends a signal after so many batches."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def batch(self, done: int, of: int) -> None:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.mark.parametrize("after", [7, 20])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     after: int, task: Callable[..., Loaded], tmp_path: Path
@@ -162,21 +150,19 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     loaded = task()
     train(loaded, tmp_path / "whole")
     with pytest.raises(SignalError):
-        train(loaded, tmp_path / "run", listener=Stop(after))
+        train(loaded, tmp_path / "run", listener=Stop(signal.SIGTERM, after))
     train(loaded, tmp_path / "run", resume=True)
     assert files(tmp_path / "run") == files(tmp_path / "whole")
     run("predict", tmp_path / "run", tmp_path / "t.csv", "-o", tmp_path / "p.csv")
     assert len((tmp_path / "p.csv").read_text().splitlines()) == ROWS + 1
 
 
-def test_the_window_that_was_chosen_stays(
-    task: Callable[..., Loaded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_window_that_was_chosen_stays(task: Callable[..., Loaded], tmp_path: Path) -> None:
     """Rows are packed where they take too much, and a run goes on with its window where there is more memory."""
     row = 4 * 9  # of 4 numbers, 3 flags, a column of categories, a target
     little = f"data.max_memory={ROWS * row / 1e9}"
     with pytest.raises(SignalError):
-        train(task(little, packed=False), tmp_path / "run", listener=Stop(7))
+        train(task(little, packed=False), tmp_path / "run", listener=Stop(signal.SIGTERM, 7))
     window = load(tmp_path / "run" / "config.yaml").settings.data.pack.window
     assert window == ROWS // 8
     done = train(task(packed=False), tmp_path / "run", resume=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command import run as command
+from runs.killed import KilledError
 
 from gpumlp import load_ensemble
 from gpumlp.config import load
@@ -27,10 +28,6 @@ training: {epochs: 2, batch_size: 16}
 backend: numpy
 bag: 3
 """
-
-
-class KilledError(Exception):
-    pass
 
 
 @pytest.fixture(scope="module")
