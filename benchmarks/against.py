@@ -105,7 +105,11 @@ def main() -> None:
     given = parser.parse_args()
     name = subprocess.run(["git", "rev-parse", given.commit], cwd=ROOT, capture_output=True, text=True, check=True)
     archive = subprocess.run(["git", "archive", given.commit], cwd=ROOT, capture_output=True, check=True).stdout
-    result: dict[str, Any] = {"theirs": name.stdout.strip(), "cpu": platform.processor(), "cores": os.cpu_count()}
+    result: dict[str, Any] = {
+        "theirs": name.stdout.strip(),
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+    }
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:

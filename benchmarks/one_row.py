@@ -94,7 +94,9 @@ def main() -> None:
     for name, row in found.items():
         print(f"{name:<10}{row['gpumlp']:9.0f}{row['sklearn']:9.0f}{row['ratio']:7.2f}")
     if options.json:
-        options.json.write_text(json.dumps({"processor": platform.processor(), "calls": found}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({"processor": platform.processor() or platform.machine(), "calls": found}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ data: {{train: {file}, target: {target}}}
 model: {{hidden: [128, 64]}}
 training: {{epochs: {epochs}, batch_size: {batch}}}
 """
+GPUMLP = [sys.executable, "-m", "gpumlp"]
 PANDAS = """\
 import sys, time, pandas
 started = time.perf_counter()
@@ -116,15 +117,18 @@ def run(command: list[str]) -> tuple[float, float, str]:
         return seconds, used.ru_maxrss / 1024, out.read().decode()
 
 
+def train_command(config: Path, run_folder: Path) -> list[str]:
+    return [*GPUMLP, "train", str(config), "--run-dir", str(run_folder), "--force", "--json"]
+
+
 def commands(folder: Path, *, sklearn: bool) -> dict[str, list[str]]:
     """Return what is timed, by name, in the order of a round."""
-    gpumlp = [sys.executable, "-m", "gpumlp"]
     chosen = {"pandas": [sys.executable, "-c", PANDAS, str(folder / "rows.csv")]}
     for name, file in (("train", "rows.csv"), ("parquet", "rows.parquet")):
         config = folder / f"{name}.yaml"
         config.write_text(CONFIG.format(file=file, target="y", epochs=EPOCHS, batch=BATCH))
-        chosen[name] = [*gpumlp, "train", str(config), "--run-dir", str(folder / name), "--force", "--json"]
-    chosen["predict"] = [*gpumlp, "predict", str(folder / "train"), str(folder / "rows.csv"), "--force"]
+        chosen[name] = train_command(config, folder / name)
+    chosen["predict"] = [*GPUMLP, "predict", str(folder / "train"), str(folder / "rows.csv"), "--force"]
     chosen["predict"] += ["-o", str(folder / "out.csv")]
     if sklearn:
         chosen["sklearn"] = [sys.executable, "-c", SKLEARN, str(folder / "rows.csv"), str(BATCH), str(EPOCHS), "y"]
@@ -138,19 +142,8 @@ def commands_on(file: Path, target: str, folder: Path) -> dict[str, list[str]]:
     plain.write_bytes(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes())
     config = folder / f"{name}.yaml"
     config.write_text(CONFIG.format(file=plain.name, target=target, epochs=FILE_EPOCHS, batch=BATCH))
-    ours = [
-        sys.executable,
-        "-m",
-        "gpumlp",
-        "train",
-        str(config),
-        "--run-dir",
-        str(folder / name),
-        "--force",
-        "--json",
-    ]
     theirs = [sys.executable, "-c", SKLEARN, str(plain), str(BATCH), str(FILE_EPOCHS), target]
-    return {name: [*ours, "--json"], f"{name} sklearn": theirs}
+    return {name: train_command(config, folder / name), f"{name} sklearn": theirs}
 
 
 def measure_widths(folder: Path, widths: Sequence[int]) -> dict[str, dict[str, Any]]:
@@ -167,8 +160,7 @@ def measure_widths(folder: Path, widths: Sequence[int]) -> dict[str, dict[str, A
         del table
         config = folder / "wide.yaml"
         config.write_text(CONFIG.format(file="wide.csv", target="y", epochs=1, batch=BATCH))
-        command = [sys.executable, "-m", "gpumlp", "train", str(config), "--run-dir", str(folder / "wide"), "--force"]
-        wall, memory, said = run([*command, "--json"])
+        wall, memory, said = run(train_command(config, folder / "wide"))
         phases = json.loads(said)["phases"]
         before = sum(phases[name] for name in ("read", "fit", "encode"))
         found[str(columns)] = {"rows": rows, "seconds": wall, "before_training": before, "peak_mb": memory} | {
@@ -220,7 +212,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", help="numbers of columns, of as many cells each")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    about: dict[str, Any] = {"cores": os.cpu_count(), "processor": platform.processor()}
+    about: dict[str, Any] = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
     if options.widths:
         with tempfile.TemporaryDirectory() as place:
             widths = measure_widths(Path(place), options.widths)
