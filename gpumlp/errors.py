@@ -88,9 +88,12 @@ class GpumlpError(Exception):
 
     Parameters
     ----------
-    what : one sentence that says what is wrong, with the offending value in it
-    where : the place: ``file``, ``file:line:column``, a setting such as ``optimizer.name``
-    hint : what to do, the allowed values, or the nearest right name
+    what
+        One sentence that says what is wrong, with the offending value in it.
+    where
+        The place: ``file``, ``file:line:column``, a setting such as ``optimizer.name``.
+    hint
+        What to do, the allowed values, or the nearest right name.
     """
 
     exit_code = 1

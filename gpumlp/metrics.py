@@ -20,10 +20,14 @@ class Metric:
 
     Parameters
     ----------
-    title : its name in a sentence
-    task : classification (and multilabel) or regression; None: all
-    rises : whether higher is better
-    later : whether the later of two equal epochs is better, as for metrics that only count rows
+    title
+        Its name in a sentence.
+    task
+        Classification (and multilabel) or regression; None: all.
+    rises
+        Whether higher is better.
+    later
+        Whether the later of two equal epochs is better, as for metrics that only count rows.
     """
 
     title: str
@@ -152,9 +156,12 @@ class Curves:
 
     Parameters
     ----------
-    false_positives, recall : (n,) rising from 0 to 1, the ROC curve
-    precision : (n - 1,) at each recall but the first
-    auc, average_precision : areas under the two curves
+    false_positives, recall
+        (n,) rising from 0 to 1, the ROC curve.
+    precision
+        (n - 1,) at each recall but the first.
+    auc, average_precision
+        Areas under the two curves.
     """
 
     false_positives: Host
@@ -169,9 +176,12 @@ def curves(probability: Host, positive: Host, weights: Host) -> Curves | None:
 
     Parameters
     ----------
-    probability : (N,) of the class
-    positive : (N,) bool, whether the row is of it
-    weights : (N,)
+    probability
+        (N,) of the class.
+    positive
+        (N,) bool, whether the row is of it.
+    weights
+        (N,).
     """
     _, place = np.unique(-probability, return_inverse=True)
     hits = np.cumsum(np.bincount(place, weights * positive))
@@ -208,9 +218,12 @@ class ProbabilityScores:
 
         Parameters
         ----------
-        probabilities : (N, classes)
-        labels : (N,) class numbers, or -1
-        weights : (N,) or None for all alike
+        probabilities
+            (N, classes).
+        labels
+            (N,) class numbers, or -1.
+        weights
+            (N,) or None for all alike.
         """
         weight, known = _weight(len(labels), weights), labels >= 0
         true = np.where(known, probabilities[np.arange(len(labels)), labels], 0)

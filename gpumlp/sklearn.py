@@ -127,15 +127,20 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : (N, p) array of numbers, NaN where a value is missing, or DataFrame
-        y : (N,) target
-        sample_weight : (N,) how much each row counts, at least 0; None for all alike
-        X_val, y_val : rows by which the best epoch is chosen, and that ``early_stopping`` looks at; without them it
-            sets ``validation_fraction`` of the rows aside
+        X
+            (N, p) array of numbers, NaN where a value is missing, or DataFrame.
+        y
+            (N,) target.
+        sample_weight
+            (N,) how much each row counts, at least 0; None for all alike.
+        X_val, y_val
+            Rows by which the best epoch is chosen, and that ``early_stopping`` looks at; without them it sets
+            ``validation_fraction`` of the rows aside.
 
         Raises
         ------
-        ValueError : if a parameter is wrong, or the rows do not fit
+        ValueError
+            If a parameter is wrong, or the rows do not fit.
         """
         with _as_value_errors():
             categories = category_columns(X)
@@ -354,25 +359,40 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
 
     Parameters
     ----------
-    solver : also adamw, rmsprop, adagrad, momentum and nesterov; sgd with ``momentum`` is momentum or nesterov
-    activation : also elu, gelu, silu and the others of gpumlp
-    alpha : share of each weight that a step of rate 1 takes away (decoupled decay), not a penalty in the loss
-    batch_size : auto is at most 200 rows
-    learning_rate : a schedule of gpumlp: constant, cosine, step, exponential, one_cycle, plateau
-    early_stopping : looks at the validation loss and keeps the weights of its lowest
-    class_weight : balanced, or a weight for each class
-    members : number of networks, which predict by their mean
-    preset : plain, or a recipe (tabular, strong), which sets all that is left at its default, and chooses the epoch
-        by ``validation_fraction`` of the rows
-    dropout, norm, scaling, precision, backend : as in a configuration; float64 is the precision of scikit-learn, too
+    solver
+        Also adamw, rmsprop, adagrad, momentum and nesterov; sgd with ``momentum`` is momentum or nesterov.
+    activation
+        Also elu, gelu, silu and the others of gpumlp.
+    alpha
+        Share of each weight that a step of rate 1 takes away (decoupled decay), not a penalty in the loss.
+    batch_size
+        Rows of a step; ``auto`` is at most 200.
+    learning_rate
+        A schedule of gpumlp: constant, cosine, step, exponential, one_cycle, plateau.
+    early_stopping
+        Looks at the validation loss and keeps the weights of its lowest.
+    class_weight
+        ``balanced``, or a weight for each class.
+    members
+        Number of networks, which predict by their mean.
+    preset
+        ``plain``, or a recipe (``tabular``, ``strong``), which sets all that is left at its default, and chooses the
+        epoch by ``validation_fraction`` of the rows.
+    dropout, norm, scaling, precision, backend
+        As in a configuration; float64 is the precision of scikit-learn, too.
 
     Attributes
     ----------
-    classes_ : (C,) the classes, sorted; of T labels the numbers from 0 to T - 1
-    loss_curve_ : training loss of each epoch
-    validation_scores_ : validation accuracy of each epoch, or None
-    n_iter_, loss_, best_loss_, best_validation_score_, n_layers_, n_outputs_, out_activation_ : as in scikit-learn
-    model_ : the model as ``gpumlp.fit`` returns it, to be saved as a folder or evaluated
+    classes_
+        (C,) the classes, sorted; of T labels the numbers from 0 to T - 1.
+    loss_curve_
+        Training loss of each epoch.
+    validation_scores_
+        Validation accuracy of each epoch, or None.
+    n_iter_, loss_, best_loss_, best_validation_score_, n_layers_, n_outputs_, out_activation_
+        As in scikit-learn.
+    model_
+        The model as ``gpumlp.fit`` returns it, to be saved as a folder or evaluated.
     """
 
     task = "classification"

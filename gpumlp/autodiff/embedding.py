@@ -24,9 +24,12 @@ def pbld(x: Any, w: Any, b: Any, V: Any, c: Any) -> Tensor:
 
     Parameters
     ----------
-    x : numbers (N, p), p at least f
-    w, b : frequencies and phases (f, K) of the K waves of each column
-    V, c : what makes d outputs of the waves of a column: (f, d, K) and (f, d)
+    x
+        Numbers (N, p), p at least f.
+    w, b
+        Frequencies and phases (f, K) of the K waves of each column.
+    V, c
+        What makes d outputs of the waves of a column: (f, d, K) and (f, d).
 
     Returns
     -------
@@ -34,7 +37,8 @@ def pbld(x: Any, w: Any, b: Any, V: Any, c: Any) -> Tensor:
 
     Raises
     ------
-    ShapeError : where the shapes do not fit
+    ShapeError
+        Where the shapes do not fit.
     """
     backend = backend_of((x, w, b, V, c))
     inputs, arrays = operands((x, w, b, V, c), backend)
@@ -53,12 +57,15 @@ def ple(x: Any, edges: Any, scales: Any, a: Any, c: Any, V: Any) -> Tensor:
 
     Parameters
     ----------
-    x : numbers (N, p), p at least f
-    edges, scales : lower edges, in rising order, and 1 / width of the T bins of each column, (f, T), on the backend
-        of ``x`` and of its dtype. A column with fewer bins has scales of 0 behind them, and edges no number is
-        beyond.
-    a, c : slopes and offsets (f, d)
-    V : what each bin adds (f, T, d)
+    x
+        Numbers (N, p), p at least f.
+    edges, scales
+        Lower edges, in rising order, and 1 / width of the T bins of each column, (f, T), on the backend of ``x`` and
+        of its dtype. A column with fewer bins has scales of 0 behind them, and edges no number is beyond.
+    a, c
+        Slopes and offsets (f, d).
+    V
+        What each bin adds (f, T, d).
 
     Returns
     -------
@@ -66,7 +73,8 @@ def ple(x: Any, edges: Any, scales: Any, a: Any, c: Any, V: Any) -> Tensor:
 
     Raises
     ------
-    ShapeError : where the shapes do not fit
+    ShapeError
+        Where the shapes do not fit.
     """
     backend = backend_of((x, edges, scales, a, c, V))
     inputs, arrays = operands((x, a, c, V), backend)
@@ -91,9 +99,14 @@ def lookup(x: Any, starts: Any, table: Any, *, first: int = 0) -> Tensor:
 
     Parameters
     ----------
-    x : codes (N, p), whole numbers in floating point: those of columns ``first`` to ``first`` + q - 1
-    starts : int64 (q + 1,) on the backend of ``x``: the row at which the codes of each column begin, and the end
-    table : (rows, d)
+    x
+        Codes (N, p), whole numbers in floating point: those of columns ``first`` to ``first`` + q - 1.
+    starts
+        int64 (q + 1,) on the backend of ``x``: the row at which the codes of each column begin, and the end.
+    table
+        (rows, d).
+    first
+        Column of ``x`` from which on there are codes.
 
     Returns
     -------
@@ -101,7 +114,8 @@ def lookup(x: Any, starts: Any, table: Any, *, first: int = 0) -> Tensor:
 
     Raises
     ------
-    ShapeError : where the shapes do not fit
+    ShapeError
+        Where the shapes do not fit.
     """
     backend = backend_of((x, starts, table))
     inputs, arrays = operands((x, table), backend)

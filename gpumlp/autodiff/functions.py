@@ -243,9 +243,10 @@ def custom_gradient(function: Callable[..., tuple[Any, Callable[[Tensor], Any]]]
 
     Parameters
     ----------
-    function : returns its value and a function from the gradient of the value to that of each argument: a tensor, or
-        several where there are several arguments; None for an argument without one. What it computes of the value is
-        not recorded; what it computes of the gradient is, by tapes that are still recording then
+    function
+        Returns its value and a function from the gradient of the value to that of each argument: a tensor, or several
+        where there are several arguments; None for an argument without one. What it computes of the value is not
+        recorded; what it computes of the gradient is, by tapes that are still recording then.
 
     Raises TapeError, when a gradient is asked for, where there are not as many gradients as arguments, or one has not
     its argument's shape.

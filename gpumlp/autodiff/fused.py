@@ -323,7 +323,8 @@ def mixed(activation: str | Activation, x: Any, a: Any) -> Tensor:
 
     Raises
     ------
-    ConfigError : for an activation of whole rows
+    ConfigError
+        For an activation of whole rows.
     """
     op = record_of(activation)
     if op.of_rows:
@@ -387,8 +388,10 @@ def member_scale(x: Any, gain: Any, bias: Any = None) -> Tensor:
 
     Parameters
     ----------
-    x : (N, p), the same for all members, or (N, k, p)
-    gain, bias : (k, p), read in no less than 32 bits
+    x
+        (N, p), the same for all members, or (N, k, p).
+    gain, bias
+        (k, p), read in no less than 32 bits.
     """
     backend = backend_of((x, gain, bias))
     inputs, arrays = operands((x, gain) if bias is None else (x, gain, bias), backend)

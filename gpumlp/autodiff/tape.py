@@ -254,19 +254,25 @@ class GradientTape:
 
         Parameters
         ----------
-        target : a tensor; no scalar stands for the sum of its elements. Several, in a list or a dictionary, stand for
-            the sum of all of them
-        sources : a tensor, or tensors in lists and dictionaries, also in each other: gradients come in the same
-        output_gradients : weights of the elements of the target, in its shape; of several targets a list of such
-        into : arrays, one for each of a list of sources, to write the gradients into (zeros where a source does not
-            matter), which spares a copy where the last operation can do so
-        unconnected_gradients : what a source gets that the target does not depend on: ``"none"`` (None) or ``"zero"``
+        target
+            A tensor; no scalar stands for the sum of its elements. Several, in a list or a dictionary, stand for the
+            sum of all of them.
+        sources
+            A tensor, or tensors in lists and dictionaries, also in each other: gradients come in the same.
+        output_gradients
+            Weights of the elements of the target, in its shape; of several targets a list of such.
+        into
+            Arrays, one for each of a list of sources, to write the gradients into (zeros where a source does not
+            matter), which spares a copy where the last operation can do so.
+        unconnected_gradients
+            What a source gets that the target does not depend on: ``"none"`` (None) or ``"zero"``.
 
         Raises
         ------
-        TapeError : the tape has answered already, never watched a source, the target has no gradient because it is
-            no floating point, a variable was overwritten since it was used, or the target was made from a gradient
-            that this tape did not record
+        TapeError
+            The tape has answered already, never watched a source, the target has no gradient because it is no
+            floating point, a variable was overwritten since it was used, or the target was made from a gradient that
+            this tape did not record.
         """
         targets, listed = list(_leaves(target)), list(_leaves(sources))
         self._check(listed, targets, into, unconnected_gradients)
@@ -325,8 +331,10 @@ class GradientTape:
             self._unrecorded.clear()
 
     def _mark(self, gradients: Collection[V]) -> None:
-        """Let every tape that could be asked about these gradients, and has not recorded what they were made from,
-        know it: this one, and those that were opened later than it began."""
+        """Tell every tape that may differentiate these gradients, and has not recorded how they were made.
+
+        That is this one, and those that were opened after it began.
+        """
         blind = [tape for tape in _active.tapes if tape is not self and tape._opened > self._first]
         blind += [self] if self.persistent else []
         if not blind:

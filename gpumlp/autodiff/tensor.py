@@ -93,8 +93,10 @@ class Tensor:
 
     @property
     def source(self) -> tuple[Variable, int] | None:
-        """The variable whose memory holds these values, with its version when they were read; None for memory that
-        is never overwritten."""
+        """The variable whose memory holds these values, with its version when they were read.
+
+        None for memory that is never overwritten.
+        """
         return self.view_of
 
     @property

@@ -96,8 +96,11 @@ class Plan:
         )
 
     def times(self, count: int) -> Plan:
-        """Return the plan of so many of these steps, one after the other, on the same arrays: bit for bit as many
-        replays. What changes from step to step is on the device, so a step is the same calls each time."""
+        """Return the plan of several of these steps, one after the other, on the same arrays.
+
+        It gives the same bits as that many replays. What changes from step to step is on the device, so a step is the
+        same calls each time.
+        """
         calls = self.calls * count
         return replace(self, calls=calls, runs=tuple(self.backend.joined([call.launch for call in calls])))
 

@@ -18,8 +18,10 @@ def template_of(config: Path, target: str | None, overrides: Sequence[str]) -> t
 
     Raises
     ------
-    ConfigError : if it is the folder of a run
-    DataError : if there is nothing to learn from the data file
+    ConfigError
+        If it is the folder of a run.
+    DataError
+        If there is nothing to learn from the data file.
     """
     if target is not None:
         name = re.sub(r"[*?\[\]]+", "", config.name.partition(".")[0]).strip("-_") or "data"

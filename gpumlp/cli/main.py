@@ -523,6 +523,7 @@ def graph(
     force: bool,
 ) -> None:
     """Draw the computation graph of a row or a Python function.
+
     FILE.py:FUNCTION executes the file as python would (use only files that you trust), then records a call of
     the function. Arguments without a default take the module's variables of the same names.
     """

@@ -86,14 +86,18 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, text: s
 
     Parameters
     ----------
-    path : a YAML file
-    text : what is in the file, where it need not exist
-    overrides : texts such as ``optimizer.learning_rate=1e-3`` or ``model.hidden.0=32``, in order; the value is
-        YAML, and counts as if it stood in the file
+    path
+        A YAML file.
+    text
+        What is in the file, where it need not exist.
+    overrides
+        Texts such as ``optimizer.learning_rate=1e-3`` or ``model.hidden.0=32``, in order; the value is YAML, and
+        counts as if it stood in the file.
 
     Raises
     ------
-    ConfigError : with all problems of the file and the overrides, in the order of the lines
+    ConfigError
+        With all problems of the file and the overrides, in the order of the lines.
     """
     path = Path(path)
     draft = _Draft(path, text)
@@ -127,7 +131,8 @@ def configure(**settings: Any) -> Loaded:
 
     Raises
     ------
-    ConfigError : with all problems
+    ConfigError
+        With all problems.
     """
     given = _plain(settings)
     try:
@@ -315,7 +320,8 @@ def _read(path: Path) -> str:
 
     Raises
     ------
-    ConfigError : if it cannot be read, is longer than ``MAX_BYTES``, or is not UTF-8
+    ConfigError
+        If it cannot be read, is longer than ``MAX_BYTES``, or is not UTF-8.
     """
     try:
         with path.open("rb") as file:

@@ -772,8 +772,10 @@ class Training(Section):
 
         Parameters
         ----------
-        epochs : of the whole run
-        validated : whether there are validation rows
+        epochs
+            Epochs of the whole run.
+        validated
+            Whether there are validation rows.
         """
         wanted = self.early_stopping
         if wanted is None or not validated:

@@ -57,7 +57,8 @@ def columns_of(path: Path) -> tuple[int, list[ColumnReport]]:
 
     Raises
     ------
-    DataError : if the file cannot be read
+    DataError
+        If the file cannot be read.
     """
     source = read(path)
     return _rows(source), survey(source, source.names)
@@ -68,14 +69,19 @@ def starter(path: Path, target: str, *, folder: Path, preset: str = PLAIN) -> st
 
     Parameters
     ----------
-    path : the data file, or a pattern; relative to the working folder
-    target : the column to predict, by name or number
-    folder : where the configuration will stand, which its paths start from
-    preset : whose settings it takes over; they are not written, except of the plain one
+    path
+        The data file, or a pattern; relative to the working folder.
+    target
+        The column to predict, by name or number.
+    folder
+        Where the configuration will stand, which its paths start from.
+    preset
+        Whose settings it takes over; they are not written, except of the plain one.
 
     Raises
     ------
-    DataError : if the file cannot be read, or has no such target, or one that cannot be learned
+    DataError
+        If the file cannot be read, or has no such target, or one that cannot be learned.
     """
     source = read(path)
     wanted = _column(source, target)
@@ -162,7 +168,10 @@ def guessed_task(source: Source, target: str) -> tuple[Task, str]:
 
     Parameters
     ----------
-    target : the name of a column or an array
+    source
+        The rows.
+    target
+        The name of a column or an array.
     """
     if isinstance(source, Frame):
         values = source.try_numbers(target)

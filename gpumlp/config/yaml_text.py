@@ -108,13 +108,16 @@ def parse(text: str, origin: str) -> Document:
 
     Parameters
     ----------
-    text : one YAML document
-    origin : what to call the text in an error, usually the file's name
+    text
+        One YAML document.
+    origin
+        What to call the text in an error, usually the file's name.
 
     Raises
     ------
-    ConfigError : for a syntax error, a key given twice, a tag or key that is no plain data, a list or mapping
-        that contains itself, nesting beyond Python's recursion limit, more than ``MAX_VALUES`` values
+    ConfigError
+        For a syntax error, a key given twice, a tag or key that is no plain data, a list or mapping that contains
+        itself, nesting beyond Python's recursion limit, more than ``MAX_VALUES`` values.
     """
     try:
         node = yaml.compose(text, Loader=_Loader)

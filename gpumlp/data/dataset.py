@@ -89,10 +89,13 @@ class Dataset:
 
     Parameters
     ----------
-    features : what the network sees; an array (N, p) where there are no categories
-    targets : (N,) int32 class numbers, or (N, outputs) float32: standardised values, or labels 0 and 1, NaN where
-        one of several is missing; None if not asked for
-    weights : (N,) float32, at least 0, the largest in [1/2, 1); None if every row counts the same
+    features
+        What the network sees; an array (N, p) where there are no categories.
+    targets
+        (N,) int32 class numbers, or (N, outputs) float32: standardised values, or labels 0 and 1, NaN where one of
+        several is missing; None if not asked for.
+    weights
+        (N,) float32, at least 0, the largest in [1/2, 1); None if every row counts the same.
     """
 
     features: Features
@@ -153,11 +156,16 @@ class Encoder:
 
     Parameters
     ----------
-    inputs, target : fitted to the training rows
-    target_name, weights_name : of the column, or the array; None for no weights; several targets as one text
-    ignored : columns that may be there and are not used
-    dialect : how the training file was written, by which others are to be read: ``read(path, encoder.dialect)``
-    kinds : what columns are, where the user said so
+    inputs, target
+        Fitted to the training rows.
+    target_name, weights_name
+        Name of the column, or the array; None for no weights; several targets as one text.
+    ignored
+        Columns that may be there and are not used.
+    dialect
+        How the training file was written, by which others are to be read: ``read(path, encoder.dialect)``.
+    kinds
+        What columns are, where the user said so.
     """
 
     inputs: TableInputs | ArrayInputs
@@ -248,7 +256,8 @@ class Encoder:
 
         Raises
         ------
-        TypeError : if the task is not regression
+        TypeError
+            If the task is not regression.
         """
         return self._numbers().restore(outputs)
 
@@ -257,7 +266,8 @@ class Encoder:
 
         Raises
         ------
-        TypeError : if the task is not regression
+        TypeError
+            If the task is not regression.
         """
         return self._numbers().decode(targets)
 
@@ -266,7 +276,8 @@ class Encoder:
 
         Raises
         ------
-        TypeError : if there are no levels
+        TypeError
+            If there are no levels.
         """
         if not isinstance(self.target, NumberTargets) or not self.target.levels:
             raise TypeError("this model predicts no quantiles: they need the loss quantile")
@@ -287,10 +298,14 @@ class Encoder:
 
         Parameters
         ----------
-        source : what ``read`` returned, or anything that ``rows_of`` takes
-        targets : whether the target and the weights are wanted, and so must be there
-        news : of the blocks of a source before this one, which the notes are on, too
-        unseen : whether classes that training has not seen are class -1, with a note; else they are an error
+        source
+            What ``read`` returned, or anything that ``rows_of`` takes.
+        targets
+            Whether the target and the weights are wanted, and so must be there.
+        news
+            News of the blocks of a source before this one, which the notes are on, too.
+        unseen
+            Whether classes that training has not seen are class -1, with a note; else they are an error.
 
         Returns
         -------
@@ -298,7 +313,8 @@ class Encoder:
 
         Raises
         ------
-        DataError : if the source does not fit
+        DataError
+            If the source does not fit.
         """
         source = self._as_in_training(source)
         news = News() if news is None else news
@@ -370,7 +386,8 @@ class Encoder:
 
         Raises
         ------
-        RunError : if the state is damaged, or of another version
+        RunError
+            If the state is damaged, or of another version.
         """
         state = StateReader(fields, arrays)
         state.count("format", largest=_FORMAT)
@@ -525,31 +542,50 @@ def prepare(
 
     Parameters
     ----------
-    train : the training rows: what ``read`` returned, or anything that ``rows_of`` takes
-    task : classification, regression or multilabel
-    target : the column by name or number (negative: from the end), or the array by name; None is allowed
-        for IDX files, which have only one; in regression also several
-    validation, test : a share of the rows of ``train`` (0: no such part), or other rows; the test rows may be a
-        ``Fold``, and then the share for validation is of the rows outside it, as it may be one of several folds
-    scaling : a name in ``SCALINGS``; None means robust, but leaves bytes as they are
-    drop : columns, or arrays, to leave out
-    weights : the column of row weights
-    columns : what columns are, where that is not to be found out
-    missing_target : what becomes of rows without a target: an error, or they are left out, with a note; of rows
-        with some of several, these count
-    group : a column whose equal values keep rows in the same part; it is not an input
-    time : a column of numbers or ISO dates: the last rows are the test rows, those before them for validation
-    goal : how numbers to predict are encoded
-    seed : decides which rows are drawn
-    dialect : how files of text that come later are written, where ``train`` does not tell
-    encoder : an encoding that was fitted before, to be used as it is
-    keep_sources : whether the raw rows of each part are wanted, too
-    encode : what is done with the parts; None: they are encoded in memory
+    train
+        The training rows: what ``read`` returned, or anything that ``rows_of`` takes.
+    task
+        Classification, regression or multilabel.
+    target
+        The column by name or number (negative: from the end), or the array by name; None is allowed for IDX files,
+        which have only one; in regression also several.
+    validation, test
+        A share of the rows of ``train`` (0: no such part), or other rows; the test rows may be a ``Fold``, and then
+        the share for validation is of the rows outside it, as it may be one of several folds.
+    scaling
+        A name in ``SCALINGS``; None means robust, but leaves bytes as they are.
+    drop
+        Columns, or arrays, to leave out.
+    weights
+        The column of row weights.
+    columns
+        What columns are, where that is not to be found out.
+    missing_target
+        What becomes of rows without a target: an error, or they are left out, with a note; of rows with some of
+        several, these count.
+    group
+        A column whose equal values keep rows in the same part; it is not an input.
+    time
+        A column of numbers or ISO dates: the last rows are the test rows, those before them for validation.
+    goal
+        How numbers to predict are encoded.
+    seed
+        Decides which rows are drawn.
+    dialect
+        How files of text that come later are written, where ``train`` does not tell.
+    encoder
+        An encoding that was fitted before, to be used as it is.
+    keep_sources
+        Whether the raw rows of each part are wanted, too.
+    encode
+        What is done with the parts; None: they are encoded in memory.
 
     Raises
     ------
-    MisfitError : if ``target``, ``weights``, ``drop`` or ``columns`` (the names it uses) do not fit ``train``
-    DataError : if rows do not fit the task
+    MisfitError
+        If ``target``, ``weights``, ``drop`` or ``columns`` (the names it uses) do not fit ``train``.
+    DataError
+        If rows do not fit the task.
     """
     train = rows_of(train)
     roles = Roles.find(train, target, weights, drop, columns or (), group, time)
@@ -614,21 +650,34 @@ def prepare_files(
     cache: SourceCache | None = None,
     encode: Callable[[Divided], Prepared] | None = None,
 ) -> Prepared:
-    """Read the files of a task and prepare their rows; all that is not described here is as for ``prepare``.
+    """Read the files of a task and prepare their rows, as :func:`prepare` does.
 
     Parameters
     ----------
-    train : the file of the training rows, relative to ``folder``; also a pattern, or several files
-    query : one SELECT over data files, in place of ``train``; their paths, too, start from ``folder``
-    validation, test : a share of the rows of ``train`` (0: no such part), a fold of them, or other files
-    dialect : how the training file is written, if it is text; what is found out holds for the other files, too
-    cache : of sources that have been read, and keeps those that are read now
+    train
+        The file of the training rows, relative to ``folder``; also a pattern, or several files.
+    query
+        One SELECT over data files, in place of ``train``; their paths, too, start from ``folder``.
+    task, target, scaling, drop, weights, columns, group, time, goal, seed, encoder, keep_sources, encode
+        As of :func:`prepare`.
+    folder
+        Where relative paths start.
+    validation, test
+        A share of the rows of ``train`` (0: no such part), a fold of them, or other files.
+    dialect
+        How the training file is written, if it is text; what is found out holds for the other files, too.
+    missing_target
+        What becomes of rows without a target: ``error`` or ``drop``.
+    cache
+        Cache of sources that have been read, and keeps those that are read now.
 
     Raises
     ------
-    MisfitError : if ``train``, ``split.validation``, ``split.test``, ``query``, ``target``, ``weights``, ``drop``,
-        ``split.group``, ``split.time`` or ``columns`` (these are the names it uses) do not fit the files
-    DataError : if a file cannot be read or does not fit the task
+    MisfitError
+        If ``train``, ``split.validation``, ``split.test``, ``query``, ``target``, ``weights``, ``drop``,
+        ``split.group``, ``split.time`` or ``columns`` (these are the names it uses) do not fit the files.
+    DataError
+        If a file cannot be read or does not fit the task.
     """
     if (train is None) == (query is None):
         raise TypeError("either train or query says where the rows are")
@@ -867,7 +916,8 @@ def _weights(source: Source, name: str) -> NDArray[np.float32]:
 
     Raises
     ------
-    DataError : if one is missing or negative, or all are 0
+    DataError
+        If one is missing or negative, or all are 0.
     """
     values = source.numbers(source.resolve(name))
     bad = ~(values >= 0)

@@ -25,7 +25,8 @@ class MisfitError(DataError):
 
     Parameters
     ----------
-    problems : one or more, in the order of the settings
+    problems
+        One or more, in the order of the settings.
     """
 
     def __init__(self, problems: MisfitProblems) -> None:
@@ -41,10 +42,14 @@ class Roles:
 
     Parameters
     ----------
-    targets : what is predicted, at least one
-    weights : how much each row counts; None where all count the same
-    dropped : what is left out; the column of groups is, too
-    group, time : what rows are divided by; None where they are drawn one by one
+    targets
+        What is predicted, at least one.
+    weights
+        How much each row counts; None where all count the same.
+    dropped
+        What is left out; the column of groups is, too.
+    group, time
+        What rows are divided by; None where they are drawn one by one.
     """
 
     targets: tuple[str, ...]
@@ -73,7 +78,8 @@ class Roles:
 
         Raises
         ------
-        MisfitError : with all that are not there, or are meant to be two things
+        MisfitError
+            With all that are not there, or are meant to be two things.
         """
         wanted: dict[str, str | int | None] = {}
         if isinstance(target, tuple):
@@ -142,9 +148,16 @@ def misfits(
 
     Parameters
     ----------
-    folder : where the paths of the files start
-    files : by setting; ``train`` is the one that has the columns
-    query : which has the columns, in place of ``train``
+    folder
+        Where the paths of the files start.
+    files
+        By setting; ``train`` is the one that has the columns.
+    target, weights, drop, columns, group, time
+        The settings of these names: columns by name or number.
+    dialect
+        How the files are written, if they are text.
+    query
+        Which has the columns, in place of ``train``.
     """
     problems = absent(folder, files)
     source = "train" if query is None else "query"

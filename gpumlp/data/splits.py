@@ -45,19 +45,29 @@ def split(
 
     Parameters
     ----------
-    validation : share of the rows; of those outside the fold, where ``test`` is one; or one of several folds of the
-        rows that are not test rows
-    test : share of the rows, or one of several folds, which are disjoint and of about the same size
-    labels : (count,) class numbers: each class is divided in the same shares, as exactly as whole rows (or groups)
-        allow. Without groups, times and folds each class keeps at least one training row
-    groups : (count,) group numbers from 0: all rows of a group go to the same part
-    times : (count,) what the rows are ordered by: the last ones are test rows, the last of the others are for
-        validation, and rows of one time are not divided. Fold k is trained on the rows before it, which are about k
-        of ``of + 1`` shares
+    count
+        Rows to divide.
+    validation
+        Share of the rows; of those outside the fold, where ``test`` is one; or one of several folds of the rows that
+        are not test rows.
+    test
+        Share of the rows, or one of several folds, which are disjoint and of about the same size.
+    seed
+        Seed of the draw.
+    labels
+        (count,) class numbers: each class is divided in the same shares, as exactly as whole rows (or groups) allow.
+        Without groups, times and folds each class keeps at least one training row.
+    groups
+        (count,) group numbers from 0: all rows of a group go to the same part.
+    times
+        (count,) what the rows are ordered by: the last ones are test rows, the last of the others are for validation,
+        and rows of one time are not divided. Fold k is trained on the rows before it, which are about k of ``of + 1``
+        shares.
 
     Raises
     ------
-    DataError : if the shares are not possible, or leave a part without rows
+    DataError
+        If the shares are not possible, or leave a part without rows.
     """
     if isinstance(test, Fold):
         rest, tested = _fold(count, test, seed, labels, groups, times)

@@ -25,10 +25,14 @@ class ColumnReport:
 
     Parameters
     ----------
-    name : of the column or the array
-    used : whether it would be an input; else it would better be dropped
-    text : what it holds, or why it would be dropped
-    width : inputs of the network that it would become
+    name
+        Name of the column or the array.
+    used
+        Whether it would be an input; else it would better be dropped.
+    text
+        What it holds, or why it would be dropped.
+    width
+        Inputs of the network that it would become.
     """
 
     name: str

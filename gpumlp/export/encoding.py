@@ -28,10 +28,14 @@ class Categories:
 
     Parameters
     ----------
-    codes : the feature of each text, counted from 0; the empty text is a missing value
-    other : the feature of all other texts; None where they have none
-    width : features
-    truths : whether capital letters do not count
+    codes
+        The feature of each text, counted from 0; the empty text is a missing value.
+    other
+        The feature of all other texts; None where they have none.
+    width
+        Features.
+    truths
+        Whether capital letters do not count.
     """
 
     name: str
@@ -96,7 +100,8 @@ def trace_scaling(scaling: Scaling, width: int) -> tuple[Application, Applicatio
 
     Raises
     ------
-    RunError : if it does what cannot be written down
+    RunError
+        If it does what cannot be written down.
     """
     if set(scaling.fitted) == {"knots", "scores"}:
         start = Application(INPUT, (), {}, np.dtype(np.float64), (2, width))

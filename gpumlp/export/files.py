@@ -60,10 +60,14 @@ class Agreement:
 
     Parameters
     ----------
-    part : whose rows both have predicted: test, validation or train
-    rows : how many
-    difference : the largest between predictions (of classes: between probabilities)
-    allowed : what rounding explains
+    part
+        Whose rows both have predicted: test, validation or train.
+    rows
+        How many.
+    difference
+        The largest between predictions (of classes: between probabilities).
+    allowed
+        What rounding explains.
     """
 
     part: str
@@ -77,16 +81,22 @@ def export(folder: str | Path, output: str | Path, *, force: bool = False) -> tu
 
     Parameters
     ----------
-    folder : of the run
-    output : a file whose name ends in one of ``FORMATS``
-    force : whether the file may be overwritten
+    folder
+        Folder of the run.
+    output
+        A file whose name ends in one of ``FORMATS``.
+    force
+        Whether the file may be overwritten.
 
     Raises
     ------
-    ConfigError : if the ending is not in ``FORMATS``
-    RunError : if the run has not finished, the file exists, a library is not installed, something of the model cannot
-        be written in this format, or the predictions differ by more than rounding; nothing is left behind then
-    DataError : if the run's own data cannot be read: there is nothing to compare on
+    ConfigError
+        If the ending is not in ``FORMATS``.
+    RunError
+        If the run has not finished, the file exists, a library is not installed, something of the model cannot be
+        written in this format, or the predictions differ by more than rounding; nothing is left behind then.
+    DataError
+        If the run's own data cannot be read: there is nothing to compare on.
     """
     output = Path(output)
     chosen = format_of(output)

@@ -419,8 +419,14 @@ def _write(
 
     Parameters
     ----------
-    names : of the nodes that are there already
-    known : names of constants, by where they lie in memory
+    graph
+        Is added to.
+    names
+        Names of the nodes that are there already.
+    results
+        What is to be computed.
+    known
+        Names of constants, by where they lie in memory.
     """
     results = expanded(results, SPECIAL if results[0].dtype == np.float32 else ())
     for node in reachable(results):

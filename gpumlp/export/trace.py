@@ -42,8 +42,10 @@ class Application:
 
     Parameters
     ----------
-    shape : with the number of rows of the example
-    expansion : the same value by functions of NumPy, where ``function`` is one of :mod:`gpumlp.ops.special`
+    shape
+        With the number of rows of the example.
+    expansion
+        The same value by functions of NumPy, where ``function`` is one of :mod:`gpumlp.ops.special`.
     """
 
     function: str
@@ -196,7 +198,8 @@ class Computation:
 
     Parameters
     ----------
-    named : parameters and running averages by name
+    named
+        Parameters and running averages by name.
     """
 
     input: Application
@@ -215,7 +218,8 @@ def trace_network(network: Sequential | Ensemble) -> Computation:
 
     Raises
     ------
-    RunError : if a layer does what cannot be written down; the message names it
+    RunError
+        If a layer does what cannot be written down; the message names it.
     """
     tracer, dtype = network.context.backend, network.context.dtype
     example = np.linspace(-1.0, 1.0, EXAMPLE_ROWS * network.widths[0]).reshape(EXAMPLE_ROWS, -1)

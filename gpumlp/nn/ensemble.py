@@ -27,7 +27,8 @@ class Ensemble(Model):
 
     Parameters
     ----------
-    members : networks on the same rows, of equal widths and output activation: all built, or to be built together
+    members
+        Networks on the same rows, of equal widths and output activation: all built, or to be built together.
     """
 
     def __init__(self, members: Sequence[Sequential]) -> None:

@@ -26,9 +26,12 @@ class Embedding(Layer):
 
     Parameters
     ----------
-    numbers : f, the number of columns that are numbers
-    size : d, how many values are made of a number
-    rate, decay : factors of the learning rate and of the weight decay of everything that is trained here
+    numbers
+        Number of columns that are numbers, f.
+    size
+        Number of values that are made of each, d.
+    rate, decay
+        Factors of the learning rate and of the weight decay of everything that is trained here.
     """
 
     meaning: ClassVar[str]
@@ -83,8 +86,10 @@ class PeriodicEmbedding(Embedding):
 
     Parameters
     ----------
-    waves : K, how many frequencies each number has
-    frequency : standard deviation of the first frequencies
+    waves
+        Number of frequencies of each column, K.
+    frequency
+        Standard deviation of the first frequencies.
     """
 
     meaning = "waves of trained frequencies, mixed to a few values beside the number itself: PBLD"
@@ -126,7 +131,8 @@ class BinnedEmbedding(Embedding):
 
     Parameters
     ----------
-    bins : T, how many bins a number has at most
+    bins
+        Most bins of a column, T.
     """
 
     meaning = "a line with a bend at quantiles of the training rows, in each of several values: PLE"
@@ -185,9 +191,12 @@ class MissingVectors(Layer):
 
     Parameters
     ----------
-    numbers, outputs : number of columns that are embedded, f, and of values made of each
-    flagged : which of them have a flag, in the order of the flags
-    rate, decay : factors of the learning rate and of the weight decay of the vectors
+    numbers, outputs
+        Number of columns that are embedded, f, and of values made of each.
+    flagged
+        Which of them have a flag, in the order of the flags.
+    rate, decay
+        Factors of the learning rate and of the weight decay of the vectors.
     """
 
     def __init__(
@@ -253,7 +262,8 @@ class ScaledFlags(Layer):
             Numbers of the columns.
         ones : (n,) float64
             In how many of the rows each of them is 1.
-        rows : number of rows
+        rows
+            Number of rows.
         """
         assert self.context is not None
         zero, one = scaled_flags(ones, rows)
@@ -281,7 +291,8 @@ def scaled_flags(ones: Values, rows: float) -> tuple[Values, Values]:
     ----------
     ones : (n,)
         In how many of the rows each column is 1: not in all of them, nor in none.
-    rows : number of rows, all columns the same
+    rows
+        Number of rows, all columns the same.
     """
     low, median, high = (np.clip((rows - 1.0) * q - (rows - ones - 1.0), 0.0, 1.0) for q in (0.25, 0.5, 0.75))
     spread = np.where(high > low, high - low, 0.5)
@@ -300,9 +311,12 @@ class CategoryTables(Layer):
 
     Parameters
     ----------
-    values : how many columns each category has: the last ones of a row, in this order
-    above : values from which on a category has a table: more than this
-    size : length of a vector
+    values
+        How many columns each category has: the last ones of a row, in this order.
+    above
+        Values from which on a category has a table: more than this.
+    size
+        Length of a vector.
     """
 
     def __init__(self, values: Sequence[int], above: int, size: int = 8) -> None:
@@ -357,8 +371,10 @@ def edges_of(values: Values, bins: int, weights: Values | None = None) -> Values
 
     Parameters
     ----------
-    values : (n,)
-    bins : how many there are at the most
+    values
+        (n,).
+    bins
+        How many there are at the most.
     weights : (n,)
         Weights of the values; None: all count the same. One of weight 3 counts as three.
     """

@@ -35,9 +35,11 @@ class Shard:
 
     Parameters
     ----------
-    first : the row of the batch that comes first
-    leave : takes a running average, the statistic of these rows and a factor of it, where the average is to wait for
-        the other shards. None where these rows are all.
+    first
+        The row of the batch that comes first.
+    leave
+        Takes a running average, the statistic of these rows and a factor of it, where the average is to wait for the
+        other shards. None where these rows are all.
     """
 
     first: int = 0
@@ -76,14 +78,20 @@ class Declared:
 
     Parameters
     ----------
-    shape : its shape
-    role : ``weight``: trained, and decays. ``offset``: trained, and does not decay (biases, gains). ``state``:
+    shape
+        Its shape.
+    role
+        ``weight``: trained, and decays. ``offset``: trained, and does not decay (biases, gains). ``state``:
         remembered, not trained.
-    initial : returns its first values from a generator of the layer's own
-    matrix : whether it is a matrix (inputs, outputs), which other frameworks may keep transposed
-    called : its name in other frameworks, by theirs (:mod:`gpumlp.convert`); elsewhere it has the one it has here
-    rate, decay : factors of the learning rate and of the weight decay, each at least 0. A decay of None is 1 for a
-        ``weight`` and 0 for an ``offset``.
+    initial
+        Returns its first values from a generator of the layer's own.
+    matrix
+        Whether it is a matrix (inputs, outputs), which other frameworks may keep transposed.
+    called
+        Its name in other frameworks, by theirs (:mod:`gpumlp.convert`); elsewhere it has the one it has here.
+    rate, decay
+        Factors of the learning rate and of the weight decay, each at least 0. A decay of None is 1 for a ``weight``
+        and 0 for an ``offset``.
     """
 
     shape: tuple[int, ...]
@@ -194,7 +202,8 @@ class Layer:
 
         Raises
         ------
-        ConfigError : where a layer has not said what it computes
+        ConfigError
+            Where a layer has not said what it computes.
         """
         raise ConfigError(f"backpropagation through a {type(self).__name__} has no equation to be shown")
 

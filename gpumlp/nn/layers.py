@@ -1,5 +1,6 @@
-"""The layers. Adding one is a class here and, for what can stand between a linear layer and its activation, a row of
-``NORMS``.
+"""The layers.
+
+Adding one is a class here and, for what can stand between a linear layer and its activation, a row of ``NORMS``.
 """
 
 from __future__ import annotations

@@ -72,12 +72,15 @@ def mean_of_members(link: str, linear: Tensor) -> Tensor:
 
     Parameters
     ----------
-    link : the output activation, a key of ``MEANS``
-    linear : linear values of each network, (N, k, K)
+    link
+        The output activation, a key of ``MEANS``.
+    linear
+        Linear values of each network, (N, k, K).
 
     Raises
     ------
-    ConfigError : if there is no mean for this output activation
+    ConfigError
+        If there is no mean for this output activation.
     """
     if link not in MEANS:
         raise ConfigError(f"the predictions of several networks that end in {link} have no mean")
@@ -115,10 +118,14 @@ class MemberScale(Layer):
 
     Parameters
     ----------
-    count : k, the number of members
-    bias : whether biases (k, p) are added, which start at 0
-    first : whether the input has one row for all members, (N, p), and not a row of each, (N k, p)
-    initial : returns the first factors from a generator and their shape
+    count
+        Number of members, k.
+    bias
+        Whether biases (k, p) are added, which start at 0.
+    first
+        Whether the input has one row for all members, (N, p), and not a row of each, (N k, p).
+    initial
+        Returns the first factors from a generator and their shape.
     """
 
     def __init__(
@@ -169,10 +176,14 @@ class MemberHeads(Layer):
 
     Parameters
     ----------
-    count : k, the number of members, each with a row of its own in the input (N k, p)
-    units : K
-    activation : the output activation, a key of ``MEANS``
-    initializer, parametrization : as those of :class:`~gpumlp.nn.Dense`
+    count
+        Number of members, k, each with a row of its own in the input (N k, p).
+    units
+        Outputs of each member, K.
+    activation
+        The output activation, a key of ``MEANS``.
+    initializer, parametrization
+        As those of :class:`~gpumlp.nn.Dense`.
     """
 
     numbered = True

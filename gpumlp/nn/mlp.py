@@ -49,24 +49,40 @@ class Architecture:
 
     Parameters
     ----------
-    hidden : the hidden layers, first to last
-    initializer : A key of ``INITIALIZERS``, or ``auto`` for the one that suits the activation
-    parametrization : A key of ``PARAMETRIZATIONS``: by what the learning rate of weights and biases is multiplied
-    input_factors : whether each input is multiplied by a trained factor
-    residual : whether a hidden layer adds its input to its output, where the two are equally wide
-    trained_activation : whether activations are mixed with the identity, by a trained share for each unit
-    clamp : whether predictions are kept within bounds: two arrays, which training sets
-    heads : number of members that share layers, each with a last layer of its own
-    share : what these share, a key of ``SHARES``; ``none`` where there is one
-    embedding : what numbers are embedded by, a key of ``EMBEDDINGS``, or ``none``
-    numbers, embedding_size : number of columns that are embedded, and of values made of each
-    waves, bins : waves, or bins, of each number; 0 where the embedding has none
-    frequency : standard deviation of the first frequencies of waves
-    flagged : numbers, counted from 0, whose missing values have a trained vector: their flags follow the numbers
-    values : number of 0/1 columns of each category, the last columns of the input, where some have tables
-    table_above, table_size : values from which on a category has a table (more than this), and the length of its
-        vectors
-    scaled_flags : whether columns of 0 and 1 are scaled by how often they are 1: by arrays, which training sets
+    hidden
+        The hidden layers, first to last.
+    initializer
+        A key of ``INITIALIZERS``, or ``auto`` for the one that suits the activation.
+    parametrization
+        A key of ``PARAMETRIZATIONS``: by what the learning rate of weights and biases is multiplied.
+    input_factors
+        Whether each input is multiplied by a trained factor.
+    residual
+        Whether a hidden layer adds its input to its output, where the two are equally wide.
+    trained_activation
+        Whether activations are mixed with the identity, by a trained share for each unit.
+    clamp
+        Whether predictions are kept within bounds: two arrays, which training sets.
+    heads
+        Number of members that share layers, each with a last layer of its own.
+    share
+        What these share, a key of ``SHARES``; ``none`` where there is one.
+    embedding
+        What numbers are embedded by, a key of ``EMBEDDINGS``, or ``none``.
+    numbers, embedding_size
+        Number of columns that are embedded, and of values made of each.
+    waves, bins
+        Waves, or bins, of each number; 0 where the embedding has none.
+    frequency
+        Standard deviation of the first frequencies of waves.
+    flagged
+        Numbers, counted from 0, whose missing values have a trained vector: their flags follow the numbers.
+    values
+        Number of 0/1 columns of each category, the last columns of the input, where some have tables.
+    table_above, table_size
+        Values from which on a category has a table (more than this), and the length of its vectors.
+    scaled_flags
+        Whether columns of 0 and 1 are scaled by how often they are 1: by arrays, which training sets.
     """
 
     hidden: tuple[Hidden, ...]
@@ -105,7 +121,8 @@ class Architecture:
 
         Raises
         ------
-        KeyError, TypeError, ValueError : if it is damaged
+        KeyError, TypeError, ValueError
+            If it is damaged.
         """
         hidden = tuple(Hidden(**each) for each in state["hidden"])
         for each in hidden:
@@ -154,11 +171,17 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
 
     Parameters
     ----------
-    link : the output activation
+    architecture
+        The layers of inputs and the hidden ones, or the hidden ones alone.
+    outputs
+        Values of a row of the last layer.
+    link
+        The output activation.
 
     Raises
     ------
-    ConfigError : if predictions are to be clamped that are not numbers
+    ConfigError
+        If predictions are to be clamped that are not numbers.
     """
     whole = architecture if isinstance(architecture, Architecture) else Architecture(tuple(architecture))
     layers: list[Layer] = []

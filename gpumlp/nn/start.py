@@ -34,12 +34,14 @@ def fit_start(model: Sequential, twin: Sequential, rows: Values, seed: int) -> N
 
     Parameters
     ----------
-    model : A built network that has not been trained
-    twin : the same network, built in float64 on the reference backend: it computes, so that every backend starts
-        equal
+    model
+        A built network that has not been trained.
+    twin
+        The same network, built in float64 on the reference backend: it computes, so that every backend starts equal.
     rows : (n, p) float64
         Inputs, as the network takes them.
-    seed : of what is drawn
+    seed
+        Seed of what is drawn.
     """
     twin.load(model.arrays())
     x = Tensor(rows, twin.context.backend)

@@ -124,7 +124,8 @@ def record_of(name: str | Activation) -> Activation:
 
     Raises
     ------
-    ConfigError : if there is none of this name
+    ConfigError
+        If there is none of this name.
     """
     if isinstance(name, Activation):
         return name

@@ -217,7 +217,7 @@ def _softmax_cross_entropy(
 
 
 def _labels_or_soft(inputs: Sequence[Array]) -> bool:
-    """A kernel tells labels from soft targets by their dtype: whole numbers are labels, one for each row."""
+    """Return whether a kernel takes these targets: whole numbers, one label for each row, or soft targets."""
     targets = inputs[1]
     return bool(targets.dtype.kind == "f" if targets.ndim == 2 else targets.dtype.name in ("int32", "int64"))
 
@@ -320,7 +320,7 @@ def _focal(xp: Any, logits: Array, targets: Array, class_weights: Array | None, 
 
 
 def _labels(inputs: Sequence[Array]) -> bool:
-    """A kernel takes whole numbers, one label for each row."""
+    """Return whether a kernel takes these targets: whole numbers, one label for each row."""
     return bool(inputs[1].ndim == 1 and inputs[1].dtype.name in ("int32", "int64"))
 
 

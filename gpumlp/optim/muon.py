@@ -52,12 +52,15 @@ class Muon:
 
     Parameters
     ----------
-    parameters : whose ``hidden`` are the names of the matrices
-    momentum : μ
+    parameters
+        Whose ``hidden`` are the names of the matrices.
+    momentum
+        μ.
 
     Attributes
     ----------
-    velocity : M of all matrices, in the layout of the parameters
+    velocity
+        M of all matrices, in the layout of the parameters.
     """
 
     def __init__(self, parameters: _Parameters, momentum: float) -> None:

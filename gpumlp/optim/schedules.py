@@ -21,8 +21,11 @@ Factors = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """A schedule as it is chosen. ``factors(progress, epochs, **hyper)`` gets, for each batch, the share of the
-    run that is done since warm-up, in [0, 1), and the epochs done, with the part of the present one."""
+    """A schedule as it is chosen.
+
+    ``factors(progress, epochs, **hyper)`` gets, for each batch, the share of the run that is done since warm-up, in
+    [0, 1), and the epochs done, with the part of the present one.
+    """
 
     meaning: str
     factors: Callable[..., Factors]

@@ -20,9 +20,12 @@ class Ranks:
 
     Attributes
     ----------
-    number, size : its number, counted from 0, and how many there are
-    wish : the signal that has asked this rank to end, or 0
-    agreed : the signal that all of several ranks end by, or 0
+    number, size
+        Its number, counted from 0, and how many there are.
+    wish
+        The signal that has asked this rank to end, or 0.
+    agreed
+        The signal that all of several ranks end by, or 0.
     """
 
     number, size = 0, 1

@@ -37,7 +37,8 @@ class Mpi(Ranks):
 
     Parameters
     ----------
-    limit : seconds that a rank waits for the others
+    limit
+        Seconds that a rank waits for the others.
     """
 
     def __init__(self, limit: float) -> None:

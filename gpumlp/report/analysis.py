@@ -57,10 +57,14 @@ class Rows:
 
     Parameters
     ----------
-    source : raw, as the encoder takes them
-    data : encoded
-    outcome : (N, K) what the network answers
-    probabilities : (N, classes) calibrated, or (N, T) of labels; None in regression
+    source
+        Raw, as the encoder takes them.
+    data
+        Encoded.
+    outcome
+        (N, K) what the network answers.
+    probabilities
+        (N, classes) calibrated, or (N, T) of labels; None in regression.
     """
 
     model: Predictor
@@ -201,8 +205,10 @@ class Dependence:
 
     Parameters
     ----------
-    values : (n,) numbers, or texts
-    means : (n, C) mean probability of each class, or (n, T) mean prediction of each target
+    values
+        (n,) numbers, or texts.
+    means
+        (n, C) mean probability of each class, or (n, T) mean prediction of each target.
     """
 
     column: str

@@ -37,10 +37,14 @@ class Series:
 
     Parameters
     ----------
-    name : for the legend; the empty text for none
-    x, y : (n,) numbers; of bars x are (n + 1,) edges
-    form : how they are drawn
-    faint : whether they are no more than a guide to the eye
+    name
+        For the legend; the empty text for none.
+    x, y
+        (n,) numbers; of bars x are (n + 1,) edges.
+    form
+        How they are drawn.
+    faint
+        Whether they are no more than a guide to the eye.
     """
 
     name: str
@@ -56,8 +60,10 @@ class Axis:
 
     Parameters
     ----------
-    low, high : ends of the scale; None: those of the values
-    logarithmic : whether the scale is one if all values are above 0 and far apart
+    low, high
+        Ends of the scale; None: those of the values.
+    logarithmic
+        Whether the scale is one if all values are above 0 and far apart.
     """
 
     label: str
@@ -72,7 +78,14 @@ def chart(title: str, about: str, series: Sequence[Series], x: Axis, y: Axis) ->
 
     Parameters
     ----------
-    about : what the chart shows, as a text for who cannot see it
+    title
+        The caption.
+    about
+        What the chart shows, as a text for who cannot see it.
+    series
+        Curves, each with its name and points.
+    x, y
+        The axes.
     """
     form = series[0].form
     margin = DOT if form == "dots" else 0  # so that no dot is cut

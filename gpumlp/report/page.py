@@ -75,7 +75,12 @@ def page(title: str, about: str, sections: Sequence[Section]) -> str:
 
     Parameters
     ----------
-    about : a sentence below the title
+    title
+        Title of the page, a plain text.
+    about
+        A sentence below the title.
+    sections
+        In their order.
     """
     links = "".join(f'<a href="#{each.anchor}">{text(each.title)}</a>' for each in sections)
     body = "\n".join(
@@ -118,8 +123,14 @@ def table(
 
     Parameters
     ----------
-    heads : of the columns
-    numeric : places of the columns of numbers, which are set to the right
+    heads
+        Heads of the columns.
+    rows
+        Cells of each row, as plain texts.
+    caption
+        Above the table; empty for none.
+    numeric
+        Places of the columns of numbers, which are set to the right.
     """
 
     def cells(values: Sequence[object], tag: str) -> str:

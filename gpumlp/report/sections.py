@@ -46,7 +46,12 @@ def of_data(
 
     Parameters
     ----------
-    sources, parts : raw and encoded rows of each part, the training rows first
+    encoder
+        Fitted to the training rows.
+    sources, parts
+        Raw and encoded rows of each part, the training rows first.
+    notes
+        On the data, each in a line of its own.
     """
     first = next(iter(sources.values()))
     sizes = ", ".join(f"{len(each):,} {name}" for name, each in parts.items())
@@ -106,8 +111,12 @@ def of_metrics(name: str, rows: Rows, known: Mapping[str, Mapping[str, float]], 
 
     Parameters
     ----------
-    name, rows : the part with intervals
-    known : metrics of each part that were measured before
+    name, rows
+        The part with intervals.
+    known
+        Metrics of each part that were measured before.
+    seed
+        Seed of the samples that the intervals are computed by.
     """
     bounds, samples = analysis.intervals(rows, seed)
     measured = {**known, name: {**known.get(name, {}), **analysis.scores(rows, rows.data.weights)}}
@@ -140,9 +149,12 @@ def of_history(history: Sequence[Mapping[str, Any]], best: int | None = None, me
 
     Parameters
     ----------
-    history : a row for each epoch
-    best : the epoch whose weights were kept, if it is known
-    metric : what it was chosen by
+    history
+        A row for each epoch.
+    best
+        The epoch whose weights were kept, if it is known.
+    metric
+        What it was chosen by.
     """
     epochs = np.array([row["epoch"] for row in history])
     losses = [
@@ -438,9 +450,14 @@ def of_rows(name: str, rows: Rows, known: Mapping[str, Mapping[str, float]], see
 
     Parameters
     ----------
-    name : of the part of the data that the rows are
-    known : metrics of each part that were measured before
-    seed : of samples and permutations
+    name
+        Name of the part of the data that the rows are.
+    rows
+        What the model predicts, and what is true.
+    known
+        Metrics of each part that were measured before.
+    seed
+        Seed of samples and permutations.
     """
     return [
         of_metrics(name, rows, known, seed),

@@ -111,12 +111,17 @@ class Checkpoint(Stand):
 
         Parameters
         ----------
-        path : of the checkpoint, for messages
+        backend
+            Where the model is to compute.
+        path
+            Path of the checkpoint, for messages.
 
         Raises
         ------
-        DamageError : if no epoch was done yet
-        RunError : if the checkpoint is damaged
+        DamageError
+            If no epoch was done yet.
+        RunError
+            If the checkpoint is damaged.
         """
         if not self.progress.best_epoch:
             raise DamageError("no epoch was done yet", where=str(path))

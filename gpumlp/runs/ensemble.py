@@ -40,8 +40,10 @@ class WeightedModels(Predictor):
 
     Parameters
     ----------
-    models : with the same classes, or the same targets and levels
-    weights : at least 0, of sum 1
+    models
+        With the same classes, or the same targets and levels.
+    weights
+        At least 0, of sum 1.
     """
 
     models: tuple[SavedModel, ...]
@@ -66,7 +68,8 @@ class WeightedModels(Predictor):
 
         Raises
         ------
-        DataError : if a block does not fit the models
+        DataError
+            If a block does not fit the models.
         """
         for source in sources:
             found = []
@@ -89,12 +92,17 @@ class WeightedModels(Predictor):
 
         Parameters
         ----------
-        force : whether to replace an ensemble that is there
+        folder
+            To write; made if it is not there.
+        force
+            Whether to replace an ensemble that is there.
 
         Raises
         ------
-        RunError : if something else is there
-        WriteError : if it cannot be written
+        RunError
+            If something else is there.
+        WriteError
+            If it cannot be written.
         """
         folder, models = Path(folder), []
         check_replaceable(folder, force=force)
@@ -187,7 +195,8 @@ def load_weighted(folder: Path, backend: Backend) -> WeightedModels:
 
     Raises
     ------
-    RunError : if a file is missing, damaged or made by a later version
+    RunError
+        If a file is missing, damaged or made by a later version.
     """
     folder = ensemble_in(folder) or folder
     path = folder / ENSEMBLE

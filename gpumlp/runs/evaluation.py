@@ -51,11 +51,15 @@ def load_run(folder: str | Path, *, unfinished: bool = False) -> Run:
 
     Parameters
     ----------
-    unfinished : whether to take one that has not finished too, with its last checkpoint
+    folder
+        Folder of the run.
+    unfinished
+        Whether to take one that has not finished too, with its last checkpoint.
 
     Raises
     ------
-    RunError : if the folder is not such a run
+    RunError
+        If the folder is not such a run.
     """
     place = RunFolder(Path(folder))
     if is_ensemble(place.path):
@@ -127,7 +131,8 @@ def load_trained(folder: str | Path, backend: str = "auto", *, device: int = 0) 
 
     Raises
     ------
-    RunError : if there is no model, or it is damaged
+    RunError
+        If there is no model, or it is damaged.
     """
     folder = Path(folder)
     if is_ensemble(folder):
@@ -154,7 +159,8 @@ def load_ensemble(folder: str | Path, backend: str = "auto", *, device: int = 0)
 
     Raises
     ------
-    RunError : if there is none, or it is damaged
+    RunError
+        If there is none, or it is damaged.
     """
     return load_weighted(Path(folder), backends.get(backend, device=device))
 

@@ -19,10 +19,10 @@ LONGEST = 100
 
 
 def decisive(settings: Settings) -> dict[str, Any]:
-    """Return the settings that decide how a run ends, as JSON: all but device, search, and where data files and
-    packed rows lie.
+    """Return the settings that decide how a run ends, as JSON.
 
-    The data themselves have a fingerprint.
+    These are all but device, search, and where data files and packed rows lie. The data themselves have a
+    fingerprint.
     """
     values = settings.model_dump(mode="json")
     data = values["data"]
@@ -36,7 +36,10 @@ def differences(before: Mapping[str, Any], now: Settings) -> list[str]:
 
     Parameters
     ----------
-    before : what :func:`decisive` returned. Settings that it lacks are of a later version, and had their defaults
+    before
+        What :func:`decisive` returned. Settings that it lacks are of a later version, and had their defaults.
+    now
+        The settings of this run.
     """
     one, other, names = _different(before, now)
     lines = [f"{name} was {shown(one, name)}, is now {shown(other, name)}" for name in names[:LISTED]]

@@ -42,20 +42,29 @@ def fit(
 
     Parameters
     ----------
-    X : DataFrame, mapping from names to columns, or array (N, p) of numbers
-    y : (N,) texts or numbers; or the name of a column of ``X``; several targets, or labels of two values, as (N, T),
-        NaN where one is missing
-    task : classification, regression or multilabel; None: what the target looks like
-    weights : (N,) how much each row counts; or the name of a column of ``X``; None: all alike
-    validation : share of the rows by which the best epoch is chosen (0: the last one is), or other rows: (X, y) or
-        (X, y, weights)
-    settings : sections of a configuration, as for ``configure``
+    X
+        DataFrame, mapping from names to columns, or array (N, p) of numbers.
+    y
+        (N,) texts or numbers; or the name of a column of ``X``; several targets, or labels of two values, as (N, T),
+        NaN where one is missing.
+    task
+        Classification, regression or multilabel; None: what the target looks like.
+    weights
+        (N,) how much each row counts; or the name of a column of ``X``; None: all alike.
+    validation
+        Share of the rows by which the best epoch is chosen (0: the last one is), or other rows: (X, y) or (X, y,
+        weights).
+    settings
+        Sections of a configuration, as for ``configure``.
 
     Raises
     ------
-    ConfigError : if a setting is wrong
-    DataError : if the rows do not fit
-    RunError : if training diverges
+    ConfigError
+        If a setting is wrong.
+    DataError
+        If the rows do not fit.
+    RunError
+        If training diverges.
     """
     source, target, counts = _source(X, y, weights)
     others: float | Source
@@ -91,15 +100,25 @@ def fit_source(
 
     Parameters
     ----------
-    validation : share of the rows, or other rows
-    columns : what columns are, beside what the settings say
-    stop : is called with the row of each epoch; training ends where it returns True
-    start : what ``start_of`` returns
+    settings
+        All but where the rows are.
+    source
+        The training rows.
+    validation
+        Share of the rows, or other rows.
+    columns
+        What columns are, beside what the settings say.
+    stop
+        Is called with the row of each epoch; training ends where it returns True.
+    start
+        What ``start_of`` returns.
 
     Raises
     ------
-    DataError : if the rows do not fit
-    RunError : if training diverges
+    DataError
+        If the rows do not fit.
+    RunError
+        If training diverges.
     """
     data = settings.data
     prepared = prepare(

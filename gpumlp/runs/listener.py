@@ -21,12 +21,13 @@ class Listener:
         """All is built and the first epoch is about to begin."""
 
     def batch(self, done: int, of: int) -> None:
-        """A batch is done."""
+        """Take note of a batch that is done."""
 
     def epoch(self, row: dict[str, Any], best: bool) -> bool | None:
-        """An epoch is done: ``row`` is its line of metrics.jsonl; ``best`` if it has the best weights so far.
+        """Take note of an epoch that is done.
 
-        Return True to end the run here, with the best weights so far.
+        ``row`` is its line of metrics.jsonl; ``best`` is whether it has the best weights so far. Return True to end
+        the run here, with the best weights so far.
         """
 
 
@@ -39,13 +40,17 @@ class Limited(Listener):
 
     Parameters
     ----------
-    inner : listener that is called as well
-    seconds : of training, from the moment when all is built
-    runs : number of runs that the time is shared by, for messages
+    inner
+        Listener that is called as well.
+    seconds
+        Seconds of training, from the moment when all is built.
+    runs
+        Number of runs that the time is shared by, for messages.
 
     Attributes
     ----------
-    spent : seconds of training so far
+    spent
+        Seconds of training so far.
     """
 
     def __init__(self, inner: Listener, seconds: float, runs: int = 1) -> None:

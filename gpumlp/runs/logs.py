@@ -39,7 +39,7 @@ class Log(Listener):
     """A log of a run by another project's writer. It begins with the run and is closed with it."""
 
     def finished(self, summary: Mapping[str, Any]) -> None:
-        """The run has ended: ``summary`` is the content of summary.json."""
+        """Take note of the end of the run: ``summary`` is the content of summary.json."""
 
     def close(self, *, failed: bool) -> None:
         """Write what is left. ``failed`` where the run was interrupted, or ended by an error."""
@@ -170,7 +170,8 @@ def log_to(name: str) -> Log:
 
     Raises
     ------
-    RunError : if its library is not installed, or its store cannot be reached
+    RunError
+        If its library is not installed, or its store cannot be reached.
     """
     return LOGS[name]()
 

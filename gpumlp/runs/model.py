@@ -57,13 +57,19 @@ class SavedModel(Predictor):
 
     Parameters
     ----------
-    encoder, network : the encoding, the network (or several that predict by their mean)
-    architecture : the layers of the network
-    history : a row of losses and metrics for each epoch, where the model was trained by ``fit``
-    calibration : what makes probabilities of the last linear values; None: softmax
-    scores : (n,) sorted float64, of validation rows kept for intervals: the distances of predictions from numbers, or
-        1 - p of true classes; None: no rows were kept
-    notes : what is worth saying of the model: of data and training after ``fit``, that its run has not finished
+    encoder, network
+        The encoding, the network (or several that predict by their mean).
+    architecture
+        The layers of the network.
+    history
+        A row of losses and metrics for each epoch, where the model was trained by ``fit``.
+    calibration
+        What makes probabilities of the last linear values; None: softmax.
+    scores
+        (n,) sorted float64, of validation rows kept for intervals: the distances of predictions from numbers, or 1 -
+        p of true classes; None: no rows were kept.
+    notes
+        What is worth saying of the model: of data and training after ``fit``, that its run has not finished.
     """
 
     encoder: Encoder
@@ -95,15 +101,21 @@ class SavedModel(Predictor):
 
         Parameters
         ----------
-        output : file to write
-        rows, y, weights : as for ``evaluate``; best rows that the model was not trained on
-        force : whether to replace a file that is there
-        seed : of the samples for intervals and of the permutations of columns
+        output
+            File to write.
+        rows, y, weights
+            As for ``evaluate``; best rows that the model was not trained on.
+        force
+            Whether to replace a file that is there.
+        seed
+            Seed of the samples for intervals and of the permutations of columns.
 
         Raises
         ------
-        DataError : if the rows do not fit the model
-        RunError : if the file is there, or cannot be written
+        DataError
+            If the rows do not fit the model.
+        RunError
+            If the file is there, or cannot be written.
         """
         from gpumlp import report  # what draws pages is loaded when one is written, not by every run
 
@@ -124,7 +136,8 @@ class SavedModel(Predictor):
 
         Raises
         ------
-        WriteError : if it cannot be written
+        WriteError
+            If it cannot be written.
         """
         make_folder(Path(folder))
         save_model(Path(folder), self, self.network.arrays())
@@ -146,7 +159,8 @@ class SavedModel(Predictor):
 
         Raises
         ------
-        RunError : if no validation rows were kept for this, or too few
+        RunError
+            If no validation rows were kept for this, or too few.
         """
         if len(self.encoder.target_names) > 1:
             what = f"intervals are of one target, and this model predicts {len(self.encoder.target_names)}"
@@ -175,7 +189,8 @@ class SavedModel(Predictor):
 
         Raises
         ------
-        DataError : if a block does not fit the model
+        DataError
+            If a block does not fit the model.
         """
         for source in sources:
             data, _ = self.encoder.encode(source, targets=False, news=news)
@@ -294,7 +309,8 @@ def restore(description: Any, arrays: Arrays, backend: Backend, path: str) -> Sa
 
     Raises
     ------
-    RunError : if they do not fit each other
+    RunError
+        If they do not fit each other.
     """
     folder = os.path.dirname(path)
     try:

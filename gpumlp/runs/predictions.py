@@ -34,8 +34,10 @@ def write_predictions(path: Path, blocks: Iterable[Block]) -> None:
 
     Raises
     ------
-    ConfigError : if the ending is not in ``FORMATS``
-    WriteError : if the file cannot be written
+    ConfigError
+        If the ending is not in ``FORMATS``.
+    WriteError
+        If the file cannot be written.
     """
     write = FORMATS[ending_of(path)]
     with writing(path):
@@ -52,7 +54,8 @@ def ending_of(path: Path) -> str:
 
     Raises
     ------
-    ConfigError : if it is not in ``FORMATS``
+    ConfigError
+        If it is not in ``FORMATS``.
     """
     found = next((ending for ending in FORMATS if path.name.lower().endswith(ending)), None)
     if found is None and path.exists() and not path.is_file():
@@ -112,11 +115,15 @@ def kept(source: Source, names: Sequence[str]) -> Block:
 
     Parameters
     ----------
-    names : of the columns; ``all`` for every one
+    source
+        The rows that are predicted.
+    names
+        Names of the columns; ``all`` for every one.
 
     Raises
     ------
-    DataError : if there is no such column, the source has arrays, or a name is taken by the predictions
+    DataError
+        If there is no such column, the source has arrays, or a name is taken by the predictions.
     """
     if not names:
         return {}

@@ -20,9 +20,12 @@ class Predictions:
 
     Parameters
     ----------
-    values : (N,) class numbers, or float64 in the units of the target, of T targets (N, T); of T labels (N, T) 0 or 1
-    probabilities : (N, classes) float64; of T labels (N, T), each of the second class; None in regression
-    quantiles : (N, T, levels) float64, rising; None but for the loss quantile
+    values
+        (N,) class numbers, or float64 in the units of the target, of T targets (N, T); of T labels (N, T) 0 or 1.
+    probabilities
+        (N, classes) float64; of T labels (N, T), each of the second class; None in regression.
+    quantiles
+        (N, T, levels) float64, rising; None but for the loss quantile.
     """
 
     values: np.ndarray[Any, Any]
@@ -49,7 +52,8 @@ class Predictor(ABC):
 
     Attributes
     ----------
-    encoder : the encoding of the inputs and of the target
+    encoder
+        The encoding of the inputs and of the target.
     """
 
     encoder: Encoder
@@ -60,7 +64,8 @@ class Predictor(ABC):
 
         Raises
         ------
-        DataError : if a block does not fit the model
+        DataError
+            If a block does not fit the model.
         """
 
     @abstractmethod
@@ -71,7 +76,8 @@ class Predictor(ABC):
 
         Raises
         ------
-        RunError : if there are no intervals
+        RunError
+            If there are no intervals.
         """
 
     def predict(self, rows: Any, *, news: News | None = None) -> np.ndarray[Any, Any]:
@@ -81,11 +87,15 @@ class Predictor(ABC):
 
         Parameters
         ----------
-        news : collects what a user should know about the rows: ``news.notes()``
+        rows
+            N rows: a DataFrame, a dictionary of columns, an array, or what ``read`` returned.
+        news
+            Collects what a user should know about the rows: ``news.notes()``.
 
         Raises
         ------
-        DataError : if the rows do not fit the model
+        DataError
+            If the rows do not fit the model.
         """
         values = self._predictions(rows, news).values
         classes, labels = self.encoder.classes, self.encoder.labels
@@ -100,8 +110,10 @@ class Predictor(ABC):
 
         Raises
         ------
-        DataError : if the rows do not fit the model
-        TypeError : in regression
+        DataError
+            If the rows do not fit the model.
+        TypeError
+            In regression.
         """
         if self.encoder.task == "regression":
             raise TypeError("a regression predicts numbers, not probabilities")
@@ -114,8 +126,10 @@ class Predictor(ABC):
 
         Raises
         ------
-        DataError : if the rows do not fit the model
-        TypeError : if the model was not trained with the loss quantile
+        DataError
+            If the rows do not fit the model.
+        TypeError
+            If the model was not trained with the loss quantile.
         """
         quantiles = self._predictions(rows, news).quantiles
         if quantiles is None:
@@ -130,8 +144,10 @@ class Predictor(ABC):
 
         Raises
         ------
-        DataError : if the rows do not fit the model
-        RunError : if there are no intervals
+        DataError
+            If the rows do not fit the model.
+        RunError
+            If there are no intervals.
         """
         return self._predictions(rows, None).within(self.margin(level))
 
@@ -140,12 +156,15 @@ class Predictor(ABC):
 
         Parameters
         ----------
-        rows : with the column of the target, unless ``y`` has it
-        y, weights : (N,); of T targets or labels y is (N, T)
+        rows
+            With the column of the target, unless ``y`` has it.
+        y, weights
+            (N,); of T targets or labels y is (N, T).
 
         Raises
         ------
-        DataError : if the rows do not fit the model
+        DataError
+            If the rows do not fit the model.
         """
         encoder, source = self.labelled(rows, y, weights, news := News())
         data, _ = encoder.encode(source, targets=True, news=news, unseen=True)
@@ -169,12 +188,15 @@ class Predictor(ABC):
 
         Parameters
         ----------
-        rows, y, weights : as for ``evaluate``
-        news : collects what a user should know about the rows
+        rows, y, weights
+            As for ``evaluate``.
+        news
+            Collects what a user should know about the rows.
 
         Raises
         ------
-        DataError : if no row has a target
+        DataError
+            If no row has a target.
         """
         counts, names = self.encoder.weights_name, self.encoder.target_names
         values = [y] if len(names) == 1 else np.asarray(y).reshape(-1, len(names)).T if y is not None else []

@@ -35,14 +35,21 @@ def report(
 
     Parameters
     ----------
-    output : an HTML file
-    data : a file whose rows are measured in their place; rows without a target are left out
-    force : whether to replace a file that is there
+    folder
+        Folder of the run.
+    output
+        An HTML file.
+    data
+        A file whose rows are measured in their place; rows without a target are left out.
+    force
+        Whether to replace a file that is there.
 
     Raises
     ------
-    RunError : if the folder is not a run with a model, or the file is there or cannot be written
-    DataError : if the data cannot be read, or do not fit the model
+    RunError
+        If the folder is not a run with a model, or the file is there or cannot be written.
+    DataError
+        If the data cannot be read, or do not fit the model.
     """
     check_free(output, force=force)
     run, model = load_run(folder, unfinished=True), load_trained(folder)

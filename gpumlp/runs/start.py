@@ -66,8 +66,10 @@ def start_of(loaded: Loaded) -> Start:
 
     Raises
     ------
-    RunError : if ``model.start_from`` is not a run with a model
-    ConfigError : if a setting is not as in that run, which decides about inputs, outputs or layers
+    RunError
+        If ``model.start_from`` is not a run with a model.
+    ConfigError
+        If a setting is not as in that run, which decides about inputs, outputs or layers.
     """
     path = loaded.settings.model.start_from
     if path is None:

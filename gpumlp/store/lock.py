@@ -27,7 +27,8 @@ def locked(path: Path) -> Iterator[bool]:
 
     Raises
     ------
-    WriteError : if the file cannot be written
+    WriteError
+        If the file cannot be written.
     """
     make_folder(path.parent)
     with writing(path):

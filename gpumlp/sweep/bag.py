@@ -43,9 +43,14 @@ def train_bag(
 
     Parameters
     ----------
-    template : the configuration, with its ``bag`` and ``time_limit``
-    listener : of each run
-    done : is called after each run, with its name
+    template
+        The configuration, with its ``bag`` and ``time_limit``.
+    folder
+        To which the runs are written.
+    listener
+        Listener of each run.
+    done
+        Is called after each run, with its name.
 
     Returns
     -------
@@ -53,9 +58,12 @@ def train_bag(
 
     Raises
     ------
-    ConfigError : if the configuration does not fit, or the time is too short for one epoch
-    DataError : if the data do not fit
-    RunError : if the folder is not free, or a run diverges
+    ConfigError
+        If the configuration does not fit, or the time is too short for one epoch.
+    DataError
+        If the data do not fit.
+    RunError
+        If the folder is not free, or a run diverges.
     """
     settings, listener = template.load().settings, listener or Listener()
     recipes = PRESETS[settings.preset].combines or ("",)

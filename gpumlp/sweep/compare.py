@@ -40,11 +40,13 @@ def compare(folders: Sequence[Path]) -> tuple[list[Compared], list[str]]:
 
     Parameters
     ----------
-    folders : run folders, or folders of ``gpumlp cv`` and ``gpumlp sweep``, which stand for the runs in them
+    folders
+        Run folders, or folders of ``gpumlp cv`` and ``gpumlp sweep``, which stand for the runs in them.
 
     Raises
     ------
-    RunError : if one is neither, or holds no run yet
+    RunError
+        If one is neither, or holds no run yet.
     """
     runs = [_read(place) for folder in folders for place in runs_in(folder)]
     names = list(dict.fromkeys(name for run in runs for name in run.settings))
@@ -53,6 +55,7 @@ def compare(folders: Sequence[Path]) -> tuple[list[Compared], list[str]]:
 
 
 def runs_in(folder: Path) -> list[RunFolder]:
+    """Return the run in a folder, or all runs of the sweep or the folds in it."""
     if RunFolder(folder).is_run:
         return [RunFolder(folder)]
     if not PlanFolder(folder).is_plan:
@@ -80,7 +83,8 @@ def plot(runs: Sequence[Compared], metric: str, output: Path) -> None:
 
     Raises
     ------
-    RunError : if matplotlib is not installed, or the file cannot be written
+    RunError
+        If matplotlib is not installed, or the file cannot be written.
     """
     figure = new_figure(output, 8, max(2.5, 1.2 + 0.3 * len(runs)))
     axes = figure.subplots()

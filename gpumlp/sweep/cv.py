@@ -62,10 +62,20 @@ def cross_validate(
 
     Parameters
     ----------
-    template : the configuration; ``data.split.group`` and ``data.split.time`` decide how rows are divided
-    output : file of the predictions of the rows of all folds; None: ``predictions.csv`` in the folder
-    listener : of each run
-    done : is called after each fold
+    template
+        The configuration; ``data.split.group`` and ``data.split.time`` decide how rows are divided.
+    folder
+        To which the runs are written.
+    folds
+        Parts of the rows, each of which is left out once.
+    repeats
+        How often all folds are trained, each time with other folds.
+    output
+        File of the predictions of the rows of all folds; None: ``predictions.csv`` in the folder.
+    listener
+        Listener of each run.
+    done
+        Is called after each fold.
 
     Returns
     -------
@@ -73,8 +83,10 @@ def cross_validate(
 
     Raises
     ------
-    ConfigError, DataError : if the configuration or the data do not fit
-    RunError : if the folder is not free, or a run diverges
+    ConfigError, DataError
+        If the configuration or the data do not fit.
+    RunError
+        If the folder is not free, or a run diverges.
     """
     place, base = PlanFolder(Path(folder)), template.load()
     require_one_run(base)

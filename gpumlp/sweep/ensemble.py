@@ -37,8 +37,10 @@ class Seen:
 
     Parameters
     ----------
-    rows : (N,) their numbers in the data
-    targets : class numbers (N,), or in units of the target, (N,) or (N, T); weights : (N,), or None for all alike
+    rows
+        (N,) their numbers in the data.
+    targets
+        Class numbers (N,), or in units of the target, (N,) or (N, T); weights : (N,), or None for all alike.
     """
 
     rows: NDArray[np.int64]
@@ -67,10 +69,13 @@ def combine(
 
     Parameters
     ----------
-    folders : run folders, of which the validation rows count; folders of ``gpumlp sweep`` for all of their runs;
-        folders of ``gpumlp cv``, each a candidate by itself: its folds predict by their mean, and the rows outside
-        count
-    rounds : most candidates that are added
+    folders
+        Run folders, of which the validation rows count; folders of ``gpumlp sweep`` for all of their runs; folders of
+        ``gpumlp cv``, each a candidate by itself: its folds predict by their mean, and the rows outside count.
+    rounds
+        Most candidates that are added.
+    device
+        GPU index.
 
     Returns
     -------
@@ -78,7 +83,8 @@ def combine(
 
     Raises
     ------
-    RunError : if the runs have no rows in common to choose by, or predict different things
+    RunError
+        If the runs have no rows in common to choose by, or predict different things.
 
     References
     ----------
@@ -123,7 +129,12 @@ def select(seen: Sequence[Seen], model: SavedModel, rounds: int) -> tuple[NDArra
 
     Parameters
     ----------
-    model : one of the models, for what they predict
+    seen
+        What each candidate predicts on the same rows.
+    model
+        One of the models, for what they predict.
+    rounds
+        Most candidates that are added.
     """
     if rounds < 1:
         raise ConfigError(f"{rounds} rounds choose nothing", hint="allowed: 1 or more")

@@ -27,7 +27,8 @@ class Template:
 
     Parameters
     ----------
-    path, overrides, text : as for ``load``
+    path, overrides, text
+        As for ``load``.
     """
 
     path: Path
@@ -39,7 +40,8 @@ class Template:
 
         Raises
         ------
-        ConfigError : with all problems
+        ConfigError
+            With all problems.
         """
         return load(self.path, (*self.overrides, *more), text=self.text)
 
@@ -64,7 +66,8 @@ class PlanFolder:
 
         Raises
         ------
-        RunError : if there is none, or it is damaged
+        RunError
+            If there is none, or it is damaged.
         """
         plan = read_json(self.path / PLAN)
         if not isinstance(plan, dict) or not is_whole(plan):
@@ -86,8 +89,10 @@ class PlanFolder:
 
         Raises
         ------
-        RunError : if something else is here
-        WriteError : if it cannot be written
+        RunError
+            If something else is here.
+        WriteError
+            If it cannot be written.
         """
         if self.is_free():
             make_folder(self.path.parent)

@@ -23,8 +23,10 @@ class Dimension:
 
     Parameters
     ----------
-    kind : choices, log, uniform or int
-    low, high : ends of the range; those of int belong to it
+    kind
+        Choices, log, uniform or int.
+    low, high
+        Ends of the range; those of int belong to it.
     """
 
     setting: str
@@ -105,7 +107,8 @@ def dimension_of(override: str) -> Dimension | None:
 
     Raises
     ------
-    ConfigError : if a range is wrong
+    ConfigError
+        If a range is wrong.
     """
     setting, equals, value = override.partition("=")
     setting = setting.strip()
@@ -152,7 +155,8 @@ def numbers_of(count: int, part: str | None) -> Sequence[int]:
 
     Raises
     ------
-    ConfigError : if it is not of this form
+    ConfigError
+        If it is not of this form.
     """
     if part is None:
         return range(count)

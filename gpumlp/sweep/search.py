@@ -51,7 +51,8 @@ def space_of(template: Template, overrides: tuple[str, ...], trials: int | None)
 
     Raises
     ------
-    ConfigError : if a value of any setting is wrong
+    ConfigError
+        If a value of any setting is wrong.
     """
     dimensions = [found for each in overrides if (found := dimension_of(each)) is not None]
     fixed = tuple(each for each in overrides if dimension_of(each) is None)
@@ -132,13 +133,25 @@ def sweep(
 
     Parameters
     ----------
-    part : i/N for the points whose number leaves i when divided by N
-    done : is called after each point, with whether it was finished before
+    template
+        The configuration.
+    space
+        The settings to try.
+    folder
+        To which the runs are written.
+    part
+        i/N for the points whose number leaves i when divided by N.
+    listener
+        Listener of each run.
+    done
+        Is called after each point, with whether it was finished before.
 
     Raises
     ------
-    ConfigError, DataError : if the configuration or the data do not fit
-    RunError : if the folder is not free
+    ConfigError, DataError
+        If the configuration or the data do not fit.
+    RunError
+        If the folder is not free.
     """
     place, data = PlanFolder(Path(folder)), _Data()
     if settings_of(template, space).search.sampler != "keyed":

@@ -80,13 +80,17 @@ class Study:
 
     Parameters
     ----------
-    place : the folder of the sweep, whose name the study has
-    plan : what decides about the sweep
-    metric : that the validation rows decide by
+    place
+        The folder of the sweep, whose name the study has.
+    plan
+        What decides about the sweep.
+    metric
+        Metric that the validation rows decide by.
 
     Raises
     ------
-    RunError : if Optuna is not installed, the storage cannot be used, or has a study of this name with another plan
+    RunError
+        If Optuna is not installed, the storage cannot be used, or has a study of this name with another plan.
     """
 
     def __init__(

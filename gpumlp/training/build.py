@@ -245,14 +245,23 @@ def build(
 
     Parameters
     ----------
-    backend : in place of that of the settings
-    weights : first weights by name, of one network or of all members; None: drawn
-    ranks : that train the network together; None: this process alone
-    network : built already, to be trained from its weights; None: that of the settings
+    settings
+        Settings of the run.
+    data
+        The encoded parts.
+    backend
+        In place of that of the settings.
+    weights
+        First weights by name, of one network or of all members; None: drawn.
+    ranks
+        Ranks that train the network together; None: this process alone.
+    network
+        Built already, to be trained from its weights; None: that of the settings.
 
     Raises
     ------
-    ConfigError : if the network does not fit into memory, or does not have these weights
+    ConfigError
+        If the network does not fit into memory, or does not have these weights.
     """
     if settings.model.start_from is not None and weights is None:
         what = "this trains networks with new weights, and model.start_from names others"
@@ -323,7 +332,12 @@ def backends_side_by_side(backend: Backend, count: int, parameters: int) -> list
 
     Parameters
     ----------
-    parameters : how many numbers are trained in the largest of them
+    backend
+        What all of them are like.
+    count
+        Networks that are trained at the same time.
+    parameters
+        How many numbers are trained in the largest of them.
     """
     apart = isinstance(backend, NativeBackend) and backend.threads > 1 < count and parameters <= MAX_PARAMETERS_APART
     return [backend.alone() if apart and isinstance(backend, NativeBackend) else backend for _ in range(count)]

@@ -51,8 +51,10 @@ class Temperature:
 
     Parameters
     ----------
-    sharpness : the factor b, which is 1 / temperature
-    mix : the share of equal probabilities, 1 / (rows it was fitted on + 1), so that no probability is 0 or 1
+    sharpness
+        The factor b, which is 1 / temperature.
+    mix
+        The share of equal probabilities, 1 / (rows it was fitted on + 1), so that no probability is 0 or 1.
 
     References
     ----------
@@ -71,9 +73,12 @@ class Temperature:
 
         Parameters
         ----------
-        linear : (N, K) last linear values of the network; (N, 1) for two classes
-        labels : (N,) class numbers
-        weights : (N,) of the rows, or None for all alike
+        linear
+            (N, K) last linear values of the network; (N, 1) for two classes.
+        labels
+            (N,) class numbers.
+        weights
+            (N,) of the rows, or None for all alike.
         """
         z = both_of_two(linear.astype(np.float64))
         weight = np.ones(len(z)) if weights is None else weights.astype(np.float64)
@@ -137,7 +142,8 @@ class Curve:
 
     Parameters
     ----------
-    inputs, outputs : (points,) both rising, inputs strictly
+    inputs, outputs
+        (points,) both rising, inputs strictly.
     """
 
     inputs: tuple[float, ...]
@@ -149,7 +155,8 @@ class Curve:
 
         Parameters
         ----------
-        x, y, weights : (n,), weights above 0
+        x, y, weights
+            (n,), weights above 0.
         """
         inputs, place = np.unique(x, return_inverse=True)
         mass = np.bincount(place, weights)

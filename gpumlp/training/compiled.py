@@ -59,14 +59,18 @@ class Sequential(nn.Sequential):
 
         Parameters
         ----------
-        optimizer, loss, schedule : names, or mappings with settings: ``{"name": "sgd", "learning_rate": 0.1}``;
-            without a loss it follows from the output activation
-        learning_rate : of the optimizer; None: its default
-        backend : auto, cupy, native or numpy
+        optimizer, loss, schedule
+            Names, or mappings with settings: ``{"name": "sgd", "learning_rate": 0.1}``; without a loss it follows
+            from the output activation.
+        learning_rate
+            Learning rate of the optimizer; None: its default.
+        backend
+            One of ``auto``, ``cupy``, ``native`` and ``numpy``.
 
         Raises
         ------
-        ConfigError : if one of them, or a setting of it, is unknown
+        ConfigError
+            If one of them, or a setting of it, is unknown.
         """
         optimizer, schedule, loss = _settings_of(optimizer), _settings_of(schedule), self._loss(loss)
         if learning_rate is not None:
@@ -98,13 +102,24 @@ class Sequential(nn.Sequential):
 
         Parameters
         ----------
-        x : (N, p) numbers
-        y : (N,) class numbers from 0, numbers, or (N, K) numbers or labels 0 and 1
-        validation_split : share of the rows by which the best epoch is chosen; 0: the last one is
-        validation_data : (x, y) in its place
-        sample_weight : (N,) how much each row counts
-        seed : of the order of rows, of dropout, and of first weights where the model is not built
-        early_stopping : such as ``{"patience": 5}``
+        x
+            (N, p) numbers.
+        y
+            (N,) class numbers from 0, numbers, or (N, K) numbers or labels 0 and 1.
+        epochs
+            Passes over the rows.
+        batch_size
+            Rows of a step.
+        validation_split
+            Share of the rows by which the best epoch is chosen; 0: the last one is.
+        validation_data
+            (x, y) in its place.
+        sample_weight
+            (N,) how much each row counts.
+        seed
+            Seed of the order of rows, of dropout, and of first weights where the model is not built.
+        early_stopping
+            Such as ``{"patience": 5}``.
 
         Returns
         -------
@@ -112,9 +127,12 @@ class Sequential(nn.Sequential):
 
         Raises
         ------
-        ConfigError : if a setting is wrong
-        DataError : if the arrays do not fit
-        RunError : if training diverges
+        ConfigError
+            If a setting is wrong.
+        DataError
+            If the arrays do not fit.
+        RunError
+            If training diverges.
         """
         validation: float | str = validation_split if validation_data is None else "<rows>"
         settings = self._settings(
@@ -144,11 +162,13 @@ class Sequential(nn.Sequential):
 
         Parameters
         ----------
-        x, y, sample_weight : as for ``fit``
+        x, y, sample_weight
+            As for ``fit``.
 
         Raises
         ------
-        DataError : if the arrays do not fit
+        DataError
+            If the arrays do not fit.
         """
         settings = self._settings({}, weighted=sample_weight is not None, validation=0.0)
         prepared = self._prepared(settings, _source(x, y, sample_weight), 0.0)

@@ -99,9 +99,14 @@ def network_inputs(model: Model, features: Features, stored: Array, scale: float
 
     Parameters
     ----------
-    features : what the rows are from, for their layout
-    stored : (n, d + q) on the device
-    scale : what inputs that are bytes are multiplied by
+    model
+        Whose precision the inputs are to have.
+    features
+        What the rows are from, for their layout.
+    stored
+        (n, d + q) on the device.
+    scale
+        What inputs that are bytes are multiplied by.
     """
     context = model.context
     backend, dtype = context.backend, context.dtype

@@ -127,15 +127,21 @@ class Loop:
 
     Parameters
     ----------
-    parts : what :func:`gpumlp.training.build.build` returns
-    every : no multiple of this number of steps is passed over between two events
+    parts
+        What :func:`gpumlp.training.build.build` returns.
+    every
+        No multiple of this number of steps is passed over between two events.
 
     Attributes
     ----------
-    progress : epochs done, and the best of them
-    best : the best weights so far, by name; without validation rows the last ones
-    diverged : the event of that name that has ended the loop, or None
-    loops : those that this one trains beside each other; none where it trains one network
+    progress
+        Epochs done, and the best of them.
+    best
+        The best weights so far, by name; without validation rows the last ones.
+    diverged
+        The event of that name that has ended the loop, or None.
+    loops
+        Those that this one trains beside each other; none where it trains one network.
     """
 
     loops: tuple[Loop, ...] = ()
@@ -284,8 +290,12 @@ class Loop:
 
         Parameters
         ----------
-        measured : loss and metrics on the validation rows, if there are any
-        chosen_by : the same of what the best epoch is chosen by, where that is not this network alone
+        report
+            Losses and times of the epoch.
+        measured
+            Loss and metrics on the validation rows, if there are any.
+        chosen_by
+            The same of what the best epoch is chosen by, where that is not this network alone.
         """
         row = as_row(report, measured)
         if reason := self.not_finite(row):

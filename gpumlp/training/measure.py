@@ -31,8 +31,10 @@ class Measured:
 
     Parameters
     ----------
-    linear : (N, K) last linear values
-    measured : loss and metrics of the task
+    linear
+        (N, K) last linear values.
+    measured
+        Loss and metrics of the task.
     """
 
     linear: metrics.Host
@@ -64,7 +66,8 @@ class Measurement:
 
     Attributes
     ----------
-    seen : what was measured last; None where that takes more than ``MAX_SEEN_BYTES``
+    seen
+        What was measured last; None where that takes more than ``MAX_SEEN_BYTES``.
     """
 
     def __init__(
@@ -117,10 +120,20 @@ def measure(
 
     Parameters
     ----------
-    blocks : rows with targets; their weights must be in the same units
-    batch : rows computed at a time
-    probabilities : makes them of last linear values, (N, K): of classes they are measured, too; None: they are not
-    linear : takes the last linear values of each batch, (n, K)
+    model
+        The network.
+    loss
+        What it is trained by.
+    encoder
+        Encoder of the targets.
+    blocks
+        Rows with targets; their weights must be in the same units.
+    batch
+        Rows computed at a time.
+    probabilities
+        Makes them of last linear values, (N, K): of classes they are measured, too; None: they are not.
+    linear
+        Takes the last linear values of each batch, (n, K).
     """
     backend = model.context.backend
     sums, predicted, targets, weights = np.zeros(4), [], [], []
@@ -168,9 +181,14 @@ def outcome_metrics(
 
     Parameters
     ----------
-    outcome : (N, K) probabilities or (N,) class numbers; of numbers and labels (N, outputs)
-    targets : as encoded
-    weights : (N,), or None for all alike
+    encoder
+        Encoder of the targets.
+    outcome
+        (N, K) probabilities or (N,) class numbers; of numbers and labels (N, outputs).
+    targets
+        As encoded.
+    weights
+        (N,), or None for all alike.
     """
     if encoder.task == "classification":
         return metrics.classification(outcome, targets, weights)

@@ -58,7 +58,8 @@ class MembersLoop(Loop):
 
     Attributes
     ----------
-    batch, seconds : batches of the epoch that are done, and seconds spent on them
+    batch, seconds
+        Batches of the epoch that are done, and seconds spent on them.
     """
 
     def __init__(self, parts: Parts, *, every: int | None = None) -> None:
@@ -243,9 +244,11 @@ def train_side_by_side(
 
     Parameters
     ----------
-    jobs : settings and prepared data of each. The backend is that of the first settings.
-    on_event : called with the number of a network and each event of its loop, by one thread at a time. A network
-        whose call returns True is trained no further.
+    jobs
+        Settings and prepared data of each. The backend is that of the first settings.
+    on_event
+        Called with the number of a network and each event of its loop, by one thread at a time. A network whose call
+        returns True is trained no further.
     """
     if not jobs:
         return []

@@ -35,9 +35,12 @@ class Keeping:
 
     Parameters
     ----------
-    settings : of the run
-    encoder : an encoding that was fitted before; None: to be fitted
-    always : whether rows are packed even where memory holds them
+    settings
+        Settings of the run.
+    encoder
+        An encoding that was fitted before; None: to be fitted.
+    always
+        Whether rows are packed even where memory holds them.
     """
 
     settings: Settings

@@ -32,10 +32,14 @@ class Shards:
 
     Parameters
     ----------
-    model : the network that is trained
-    count : shards of a batch, a power of two
-    batch_size : rows of a batch that is not the last one
-    ranks : whose number divides ``count``
+    model
+        The network that is trained.
+    count
+        Shards of a batch, a power of two.
+    batch_size
+        Rows of a batch that is not the last one.
+    ranks
+        Whose number divides ``count``.
     """
 
     def __init__(self, model: Model, count: int, batch_size: int, ranks: Ranks) -> None:

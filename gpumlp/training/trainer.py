@@ -146,10 +146,13 @@ class Trainer:
 
         Parameters
         ----------
-        every : no multiple of this number of steps, counted over all epochs, is passed over
-        until : batch of the epoch that is not passed over
-        beside : others, of networks of the same form that have come as far, which take the same steps: in the same
-            launches where the backend makes one of several networks' steps
+        every
+            No multiple of this number of steps, counted over all epochs, is passed over.
+        until
+            Batch of the epoch that is not passed over.
+        beside
+            Others, of networks of the same form that have come as far, which take the same steps: in the same
+            launches where the backend makes one of several networks' steps.
 
         Returns
         -------

@@ -59,10 +59,14 @@ class Cut:
 
     Parameters
     ----------
-    rows : of an epoch, of which those behind the last batch are left out
-    batch_size, batches : rows of a batch, and batches of an epoch; the last batch may be shorter
-    together : batches of a window
-    shards : of a batch
+    rows
+        Rows of an epoch, of which those behind the last batch are left out.
+    batch_size, batches
+        Rows of a batch, and batches of an epoch; the last batch may be shorter.
+    together
+        Batches of a window.
+    shards
+        Shards of a batch.
     """
 
     rows: int
@@ -96,13 +100,20 @@ class Windows(Streamed):
 
     Parameters
     ----------
-    model : that is trained
-    data : the blocks
-    scale : what inputs that are bytes are multiplied by
-    plan : how an epoch is cut
-    own : the shards whose rows are read here
-    epochs : after which nothing is read ahead
-    seed : decides about the order of blocks
+    model
+        Model that is trained.
+    data
+        The blocks.
+    scale
+        What inputs that are bytes are multiplied by.
+    plan
+        How an epoch is cut.
+    own
+        The shards whose rows are read here.
+    epochs
+        After which nothing is read ahead.
+    seed
+        Decides about the order of blocks.
     """
 
     def __init__(
@@ -143,7 +154,8 @@ class Windows(Streamed):
 
         Raises
         ------
-        DataError : if a block is damaged
+        DataError
+            If a block is damaged.
         """
         window = batch // self.plan.together
         if self._here != (epoch, window):

@@ -397,8 +397,11 @@ class Product(LaunchNode):
 
 
 class Lt:
-    """cuBLASLt. ``stream`` is the address of the stream that products are put on where no other is named; each has a
-    workspace of its own, made by ``empty(bytes)``."""
+    """The library cuBLASLt: its products on streams.
+
+    ``stream`` is the address of the stream of products for which no other is given; each has a workspace of its own,
+    made by ``empty(bytes)``.
+    """
 
     def __init__(self, library: Any, stream: int, empty: Callable[[int], Array], *, tf32: bool = False) -> None:
         self.library, self.stream, self._empty = library, stream, empty

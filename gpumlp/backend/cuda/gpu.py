@@ -221,8 +221,10 @@ class CupyBackend(Backend):
 
     @contextlib.contextmanager
     def _given(self, name: str, values: Any) -> Iterator[None]:
-        """Wait, on the device, for an array in the making on the stream of who gives it; that one waits until it is
-        read, as its memory may then be another's."""
+        """Order our stream after the caller's, and the caller's after our read.
+
+        So it cannot free or overwrite the array early.
+        """
         if not self.owns(values):
             yield
             return
@@ -261,7 +263,7 @@ class CupyBackend(Backend):
 
     @cached_property
     def lt(self) -> Lt | None:
-        """cuBLASLt on this stream, or None where it is switched off or cannot be loaded; the log says why."""
+        """Return cuBLASLt on this stream, or None where it is switched off or cannot be loaded; the log says why."""
         if not self._uses_lt:
             return None
         try:

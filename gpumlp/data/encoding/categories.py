@@ -38,11 +38,15 @@ class OneHot:
 
     Parameters
     ----------
-    name : of the column
-    categories : the values with a feature of their own, sorted
-    rare : the values that one training row has, or the least frequent of more than ``MAX_CATEGORIES``, sorted, if
-        they share a feature; where nothing else would be left, they are categories
-    gaps : whether a missing value was seen in training, and so is a category of its own
+    name
+        Name of the column.
+    categories
+        The values with a feature of their own, sorted.
+    rare
+        The values that one training row has, or the least frequent of more than ``MAX_CATEGORIES``, sorted, if they
+        share a feature; where nothing else would be left, they are categories.
+    gaps
+        Whether a missing value was seen in training, and so is a category of its own.
     """
 
     name: str
@@ -56,7 +60,8 @@ class OneHot:
 
         Raises
         ------
-        DataError : if the texts cannot be categories
+        DataError
+            If the texts cannot be categories.
         """
         column = table.column(name)
         sizes = np.bincount(column.codes, minlength=len(column.texts)).tolist()
@@ -121,7 +126,8 @@ class OneHot:
 
         Raises
         ------
-        RunError : if the state is damaged
+        RunError
+            If the state is damaged.
         """
         categories, rare = state.texts("categories"), state.texts("rare")
         one_hot = cls(state.text("name"), categories, rare, state.flag("gaps"))

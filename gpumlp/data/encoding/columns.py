@@ -53,12 +53,18 @@ class News:
 
     Parameters
     ----------
-    source : notes on how the source was read
-    columns : that are not used
-    gaps : names of columns that have missing values for the first time
-    strangers : by column, how many rows have a value that is new, and the first such value
-    rows, unlabelled : that were looked at for a target, and those of them without one
-    unseen : how many rows are of classes that are new, and the first such class
+    source
+        Notes on how the source was read.
+    columns
+        Columns that are not used.
+    gaps
+        Names of columns that have missing values for the first time.
+    strangers
+        By column, how many rows have a value that is new, and the first such value.
+    rows, unlabelled
+        Number of rows that were looked at for a target, and of those without one.
+    unseen
+        How many rows are of classes that are new, and the first such class.
     """
 
     source: tuple[Note, ...] = ()
@@ -120,7 +126,8 @@ class TableInputs:
 
         Raises
         ------
-        DataError : if no column is left, or one cannot be encoded
+        DataError
+            If no column is left, or one cannot be encoded.
         """
         numeric: list[str] = []
         one_hots: list[OneHot] = []
@@ -188,13 +195,17 @@ class TableInputs:
 
         Parameters
         ----------
-        source : a table with all the columns of the training file that were used
-        others : columns that may be there too and are no news
-        news : of the blocks before this one, which the notes are on, too
+        source
+            A table with all the columns of the training file that were used.
+        others
+            Columns that may be there too and are no news.
+        news
+            News of the blocks before this one, which the notes are on, too.
 
         Raises
         ------
-        DataError : if a column is missing, or a numeric one has text in it
+        DataError
+            If a column is missing, or a numeric one has text in it.
         """
         if not isinstance(source, Frame):
             what = "this file holds arrays, but the model was trained on a table with named columns"
@@ -271,7 +282,8 @@ class TableInputs:
 
         Raises
         ------
-        RunError : if the state is damaged
+        RunError
+            If the state is damaged.
         """
         numeric = state.texts("numeric")
         block = NumericBlock.from_state(state.section("block"), len(numeric)) if numeric else None
@@ -289,9 +301,12 @@ class ArrayInputs:
 
     Parameters
     ----------
-    name : of the array in the training file
-    columns : of the array, all axes but the first made one
-    block : None for bytes, which stay bytes until the network multiplies them by ``input_scale``
+    name
+        Name of the array in the training file.
+    columns
+        Columns of the array, all axes but the first made one.
+    block
+        None for bytes, which stay bytes until the network multiplies them by ``input_scale``.
     """
 
     name: str
@@ -308,7 +323,8 @@ class ArrayInputs:
 
         Raises
         ------
-        DataError : if a value is infinite, or a column has no value at all
+        DataError
+            If a value is infinite, or a column has no value at all.
         """
         block = source.block(name)
         if block.dtype == np.uint8 and scaling is None:
@@ -368,13 +384,17 @@ class ArrayInputs:
 
         Parameters
         ----------
-        news : of the blocks before this one, which the notes are on, too
-        source : arrays with inputs as wide as those of the training file
-        others : arrays that are not the inputs
+        news
+            News of the blocks before this one, which the notes are on, too.
+        source
+            Arrays with inputs as wide as those of the training file.
+        others
+            Arrays that are not the inputs.
 
         Raises
         ------
-        DataError : if there is no array of inputs, or it does not fit
+        DataError
+            If there is no array of inputs, or it does not fit.
         """
         if not isinstance(source, ArrayTable):
             what = "this file is a table of text, but the model was trained on an array"
@@ -417,7 +437,8 @@ class ArrayInputs:
 
         Raises
         ------
-        RunError : if the state is damaged
+        RunError
+            If the state is damaged.
         """
         columns = state.count("columns", largest=MAX_WIDTH)
         section = state.optional_section("block")

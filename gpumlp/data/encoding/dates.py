@@ -41,11 +41,16 @@ class Dates:
 
     Parameters
     ----------
-    name : of the column
-    order : of the parts of a date, a key of ``ORDERS``
-    cycles : keys of ``CYCLES``
-    center, deviation : of the elapsed time in the training rows, in days since 1970-01-01
-    gaps : whether a value was missing in training
+    name
+        Name of the column.
+    order
+        Order of the parts of a date, a key of ``ORDERS``.
+    cycles
+        Keys of ``CYCLES``.
+    center, deviation
+        Mean and standard deviation of the elapsed time in the training rows, in days since 1970-01-01.
+    gaps
+        Whether a value was missing in training.
 
     Notes
     -----
@@ -66,7 +71,12 @@ class Dates:
 
         Parameters
         ----------
-        rows : that decide about the scale of the elapsed time, some perhaps more than once; None: all
+        name
+            Name of the column.
+        frame
+            The training rows.
+        rows
+            Rows that decide about the scale of the elapsed time, some perhaps more than once; None: all.
         """
         told = frame.kinds.get(name)
         if told is not None and told.type != "date":
@@ -115,7 +125,8 @@ class Dates:
 
         Raises
         ------
-        DataError : if a cell is not a date
+        DataError
+            If a cell is not a date.
         """
         return days_of(frame.column(self.name), self.order, _refusal(self.name, frame))
 
@@ -155,7 +166,8 @@ class Dates:
 
         Raises
         ------
-        RunError : if the state is damaged
+        RunError
+            If the state is damaged.
         """
         cycles, deviation = state.texts("cycles"), state.number("deviation")
         if not set(cycles) <= CYCLES.keys() or len(set(cycles)) < len(cycles):
@@ -216,7 +228,8 @@ def days_of(column: Codes, order: str, refuse: Callable[[int], DataError]) -> Fl
 
     Raises
     ------
-    DataError : by ``refuse`` of a row, if one is not a date
+    DataError
+        By ``refuse`` of a row, if one is not a date.
     """
     values = [np.nan if not text else parsed(text, order) for text in column.texts.tolist()]
     bad = np.array([value is None for value in values], bool)

@@ -18,10 +18,13 @@ class Features:
 
     Parameters
     ----------
-    stored : (N, d + q) float32 or uint8, C-contiguous: the first d features as they are, then q numbers that say
-        which of the features d to p - 1 are 1, p standing for none
-    dense : d
-    width : the number of features, p
+    stored
+        (N, d + q) float32 or uint8, C-contiguous: the first d features as they are, then q numbers that say which of
+        the features d to p - 1 are 1, p standing for none.
+    dense
+        Number of features as they are, d.
+    width
+        The number of features, p.
 
     Notes
     -----

@@ -24,8 +24,10 @@ class LabelTargets:
 
     Parameters
     ----------
-    names : of the T labels
-    columns : the two classes of each; the second is the positive one
+    names
+        Names of the T labels.
+    columns
+        The two classes of each; the second is the positive one.
     """
 
     names: tuple[str, ...]
@@ -37,7 +39,8 @@ class LabelTargets:
 
         Raises
         ------
-        DataError : if a label has other than two values; of 0 and 1 one is enough
+        DataError
+            If a label has other than two values; of 0 and 1 one is enough.
         """
         return cls(
             tuple(labels), tuple(ClassTarget(_two_classes(name, each, where)) for name, each in labels.items())
@@ -48,7 +51,8 @@ class LabelTargets:
 
         Raises
         ------
-        DataError : if a label is not one of its two classes
+        DataError
+            If a label is not one of its two classes.
         """
         return np.stack(
             [
@@ -83,7 +87,8 @@ class LabelTargets:
 
         Raises
         ------
-        RunError : if the state is damaged
+        RunError
+            If the state is damaged.
         """
         labels = state.sections("labels")
         names, columns = tuple(each.text("name") for each in labels), tuple(map(ClassTarget.from_state, labels))

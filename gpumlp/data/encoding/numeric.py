@@ -21,9 +21,12 @@ class NumericBlock:
 
     Parameters
     ----------
-    medians : (p,) float64, of the training rows; they fill the gaps
-    flagged : (f,) int64, the columns that had gaps in training; each gets a flag
-    scaling : fitted to the p columns
+    medians
+        (p,) float64, of the training rows; they fill the gaps.
+    flagged
+        (f,) int64, the columns that had gaps in training; each gets a flag.
+    scaling
+        Fitted to the p columns.
     """
 
     medians: Floats
@@ -36,9 +39,12 @@ class NumericBlock:
 
         Parameters
         ----------
-        count : of the columns, p
-        column : returns one, (N,) float64, NaN for a gap, at least one value; called in several threads
-        scaling : a name in ``SCALINGS``
+        count
+            Count of the columns, p.
+        column
+            Returns one, (N,) float64, NaN for a gap, at least one value; called in several threads.
+        scaling
+            A name in ``SCALINGS``.
         """
 
         def fit(block: Floats) -> tuple[Floats, NDArray[np.bool_], Fitted]:
@@ -76,7 +82,8 @@ class NumericBlock:
 
         Raises
         ------
-        DataError : if a value lies so far from the training values that its scaled value overflows
+        DataError
+            If a value lies so far from the training values that its scaled value overflows.
         """
         p = len(self.medians)
         gaps = np.isnan(block)
@@ -105,7 +112,8 @@ class NumericBlock:
 
         Raises
         ------
-        RunError : if the state is damaged
+        RunError
+            If the state is damaged.
         """
         flagged = state.array("flagged", np.int64, (None,))
         if (np.diff(flagged) <= 0).any() or (flagged < 0).any() or (flagged >= width).any():

@@ -50,8 +50,12 @@ def each_group(function: Callable[[Floats], _Result], count: int, column: Callab
 
     Parameters
     ----------
-    count : of the columns
-    column : returns one by its number, (N,); called in several threads
+    function
+        Is called with a group of columns, (N, g) float64.
+    count
+        Count of the columns.
+    column
+        Returns one by its number, (N,); called in several threads.
     """
     together = max(1, GROUP_CELLS // max(1, len(column(0))))
 
@@ -77,8 +81,10 @@ class Ordered:
 
     Parameters
     ----------
-    values : (N, p) float64, each column sorted, missing values last
-    last : (p,) int64, the number of the last value of each column that is there, of which there is one at least
+    values
+        (N, p) float64, each column sorted, missing values last.
+    last
+        (p,) int64, the number of the last value of each column that is there, of which there is one at least.
     """
 
     values: Floats
@@ -195,7 +201,8 @@ class Scaling:
 
         Raises
         ------
-        RunError : if the state is damaged
+        RunError
+            If the state is damaged.
         """
         name = state.text("name", allowed=tuple(SCALINGS))
         shapes = SCALINGS[name].shapes

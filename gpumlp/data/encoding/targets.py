@@ -40,7 +40,8 @@ class ClassTarget:
 
         Raises
         ------
-        DataError : if a label is missing, there is one class only, or every row is its own class
+        DataError
+            If a label is missing, there is one class only, or every row is its own class.
         """
         _require_present((labels.texts == "")[labels.codes], where)
         names = sorted_classes(labels.texts.tolist(), labels, where)
@@ -63,7 +64,8 @@ class ClassTarget:
 
         Raises
         ------
-        DataError : if a label is missing, or is not one of the classes
+        DataError
+            If a label is missing, or is not one of the classes.
         """
         _require_present((labels.texts == "")[labels.codes], where)
         codes = self.numbers(labels.texts)[labels.codes]
@@ -117,7 +119,8 @@ class ClassTarget:
 
         Raises
         ------
-        RunError : if the state is damaged
+        RunError
+            If the state is damaged.
         """
         classes = state.texts("classes")
         if len(classes) < 2:
@@ -131,10 +134,14 @@ class Goal:
 
     Parameters
     ----------
-    transform : a name in ``TRANSFORMS``
-    counts : whether the network predicts the logarithm of an expected count
-    levels : quantiles that are predicted of each target, rising; () for one number
-    relative : whether errors are shares of the target, which is divided by its mean size alone then
+    transform
+        A name in ``TRANSFORMS``.
+    counts
+        Whether the network predicts the logarithm of an expected count.
+    levels
+        Quantiles that are predicted of each target, rising; () for one number.
+    relative
+        Whether errors are shares of the target, which is divided by its mean size alone then.
     """
 
     transform: str = "none"
@@ -153,10 +160,13 @@ class NumberTarget:
 
     Parameters
     ----------
-    mean, deviation : of the training rows, after the transform; counts are divided by their mean alone, and where
-        errors are relative numbers by their mean size
-    transform : what is standardised in place of the values
-    counts : whether network outputs are logarithms of expected counts
+    mean, deviation
+        Mean and standard deviation of the training rows, after the transform; counts are divided by their mean alone,
+        and where errors are relative numbers by their mean size.
+    transform
+        What is standardised in place of the values.
+    counts
+        Whether network outputs are logarithms of expected counts.
     """
 
     mean: float
@@ -172,12 +182,21 @@ class NumberTarget:
 
         Parameters
         ----------
-        gaps : whether values may be missing, as NaN
-        name : of the target, where there are several
+        values
+            (N,) float64.
+        where
+            Returns where a row is, for messages.
+        goal
+            The loss and the transform that the values are for.
+        gaps
+            Whether values may be missing, as NaN.
+        name
+            Name of the target, where there are several.
 
         Raises
         ------
-        DataError : if a value is missing, or all are equal, or the loss or transform has no place for one
+        DataError
+            If a value is missing, or all are equal, or the loss or transform has no place for one.
         """
         called = "the target" if name is None else f"the target {name!r}"
         missing = np.isnan(values)
@@ -208,7 +227,8 @@ class NumberTarget:
 
         Raises
         ------
-        DataError : if a value is missing, too far from the training values, or has no transform
+        DataError
+            If a value is missing, too far from the training values, or has no transform.
         """
         missing = np.isnan(values)
         if not gaps:
@@ -253,7 +273,8 @@ class NumberTarget:
 
         Raises
         ------
-        RunError : if the state is damaged
+        RunError
+            If the state is damaged.
         """
         mean, deviation = state.number("mean"), state.number("deviation")
         if deviation < FLOAT32_TINY:
@@ -268,8 +289,10 @@ class NumberTargets:
 
     Parameters
     ----------
-    names, columns : of the T targets, each standardised by itself
-    levels : Q quantiles of each target, rising; () for one number
+    names, columns
+        Names of the T targets, and their encodings, each standardised by itself.
+    levels
+        Q quantiles of each target, rising; () for one number.
 
     Notes
     -----
@@ -286,7 +309,8 @@ class NumberTargets:
 
         Raises
         ------
-        DataError : as for ``NumberTarget``; values may be missing where there are several targets
+        DataError
+            As for ``NumberTarget``; values may be missing where there are several targets.
         """
         gaps = len(values) > 1
         fitted = (
@@ -300,7 +324,8 @@ class NumberTargets:
 
         Raises
         ------
-        DataError : as for ``NumberTarget``
+        DataError
+            As for ``NumberTarget``.
         """
         gaps = len(self.columns) > 1
         encoded = [column.encode(each, where, gaps=gaps) for column, each in zip(self.columns, values, strict=True)]
@@ -348,7 +373,8 @@ class NumberTargets:
 
         Raises
         ------
-        RunError : if the state is damaged
+        RunError
+            If the state is damaged.
         """
         columns, levels = state.sections("columns"), state.numbers("levels")
         names = tuple(each.text("name") for each in columns)
@@ -364,7 +390,8 @@ def sorted_classes(texts: Collection[str], labels: Codes, where: Where) -> tuple
 
     Raises
     ------
-    DataError : if one is a number, but not a finite one
+    DataError
+        If one is a number, but not a finite one.
     """
     names = sorted(texts)
     values = parse_numbers(np.array(names, dtype=object))

@@ -36,9 +36,12 @@ class Transform:
 
     Parameters
     ----------
-    kind : log or yeo_johnson
-    exponent : of Yeo and Johnson; 0 for log
-    low, high : what is below or above, in the transformed target, counts as ``low`` or ``high``
+    kind
+        Log or yeo_johnson.
+    exponent
+        Exponent of Yeo and Johnson; 0 for log.
+    low, high
+        What is below or above, in the transformed target, counts as ``low`` or ``high``.
     """
 
     kind: str
@@ -52,7 +55,8 @@ class Transform:
 
         Raises
         ------
-        DataError : if the logarithm of a value is asked for that is not positive
+        DataError
+            If the logarithm of a value is asked for that is not positive.
         """
         present = values[~np.isnan(values)]
         exponent = 0.0
@@ -101,7 +105,8 @@ class Transform:
 
         Raises
         ------
-        RunError : if the state is damaged
+        RunError
+            If the state is damaged.
         """
         kind = state.text("kind", allowed=("log", "yeo_johnson"))
         exponent, low, high = (state.number(key) for key in ("exponent", "low", "high"))

@@ -48,9 +48,12 @@ class BlockLayout:
 
     Parameters
     ----------
-    count, size : rows, and those of a block; the last block may have fewer
-    dense, width : as of :class:`gpumlp.data.Features`
-    arrays : dtype and columns of each array; 0 columns for one number a row
+    count, size
+        Rows, and those of a block; the last block may have fewer.
+    dense, width
+        As of :class:`gpumlp.data.Features`.
+    arrays
+        Dtype and columns of each array; 0 columns for one number a row.
     """
 
     count: int
@@ -111,7 +114,8 @@ class BlockLayout:
 
         Raises
         ------
-        RunError : if the state is damaged
+        RunError
+            If the state is damaged.
         """
         state = StateReader(fields, {})
         count, size = state.count("count", largest=_MOST_ROWS), state.count("size", largest=BLOCK_ROWS)
@@ -134,9 +138,12 @@ class Writer:
 
     Parameters
     ----------
-    folder, name : where, and what the part is called
-    layout : of the rows
-    block_of : (count,) the block that each row goes to, as many to each as it has rows; None: as they come
+    folder, name
+        Where, and what the part is called.
+    layout
+        Layout of the rows.
+    block_of
+        (count,) the block that each row goes to, as many to each as it has rows; None: as they come.
     """
 
     def __init__(
@@ -192,16 +199,23 @@ class PackedRows:
 
     Parameters
     ----------
-    folder, name : where, and what the part is called
-    layout : of the rows
-    checksums : of each array and block
-    rows : (n,) rising numbers of those that count; None for all
+    folder, name
+        Where, and what the part is called.
+    layout
+        Layout of the rows.
+    checksums
+        Checksums of each array and block.
+    rows
+        (n,) rising numbers of those that count; None for all.
 
     Attributes
     ----------
-    features : how features are laid out, without a row
-    targets, weights : as of a ``Dataset``; the system brings them to memory where they are looked at
-    bytes_read : so far
+    features
+        How features are laid out, without a row.
+    targets, weights
+        As of a ``Dataset``; the system brings them to memory where they are looked at.
+    bytes_read
+        So far.
     """
 
     nbytes = 0
@@ -242,7 +256,8 @@ class PackedRows:
 
         Raises
         ------
-        DataError : if they are not as they were written
+        DataError
+            If they are not as they were written.
         """
         layout, count = self.layout, len(self.layout.rows(block))
         arrays = {name: self._read(name, block, count) for name in layout.arrays}
@@ -260,7 +275,8 @@ class PackedRows:
 
         Raises
         ------
-        DataError : if they are not as they were written
+        DataError
+            If they are not as they were written.
         """
         if self.rows is None:
             yield from ahead(self.read, range(self.layout.blocks))

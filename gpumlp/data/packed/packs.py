@@ -40,9 +40,12 @@ class Packs:
 
     Parameters
     ----------
-    folder : which is made where it is not there
-    max_bytes : that all packs take together; the one that was used longest ago makes room for a new one
-    memory : bytes that rows take at a time while they are packed
+    folder
+        Which is made where it is not there.
+    max_bytes
+        Most bytes that all packs take together; the one that was used longest ago makes room for a new one.
+    memory
+        Bytes that rows take at a time while they are packed.
     """
 
     folder: Path
@@ -54,7 +57,8 @@ class Packs:
 
         Raises
         ------
-        DataError : if the pack is damaged
+        DataError
+            If the pack is damaged.
         """
         place = self.folder / key
         if not (place / INDEX).exists():
@@ -72,7 +76,8 @@ class Packs:
 
         Raises
         ------
-        DataError : if the folder cannot be written
+        DataError
+            If the folder cannot be written.
         """
         while True:
             with _writing(), locked(self.folder / f"{key}{_LOCK}") as mine:
@@ -90,7 +95,8 @@ class Packs:
 
         Raises
         ------
-        DataError : if the rows do not fit the encoding, or the disk has no room for them
+        DataError
+            If the rows do not fit the encoding, or the disk has no room for them.
         """
         self._make_room(key, divided.nbytes)
         place, beside = self.folder / key, self.folder / f".{key}{_PART}"

@@ -28,11 +28,17 @@ def read_arff(path: Path, dialect: Dialect = DETECT, *, texts: Collection[str] =
 
     Parameters
     ----------
-    texts : columns that are texts, even where all of them are numbers
+    path
+        The file.
+    dialect
+        Its encoding and its markers of missing values.
+    texts
+        Columns that are texts, even where all of them are numbers.
 
     Raises
     ------
-    DataError : if the header is damaged, the rows are sparse, or they cannot be read as a table
+    DataError
+        If the header is damaged, the rows are sparse, or they cannot be read as a table.
     """
     own = replace(dialect, separator=",", quote=None, header=False, decimal=".")
     file = text_file(existing(path), own, clean=partial(_rows, str(path)))

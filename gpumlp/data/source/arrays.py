@@ -27,9 +27,12 @@ class Member:
 
     Parameters
     ----------
-    path : of the file
-    name : of the member, with its ending
-    shape, dtype : by its header
+    path
+        Path of the file.
+    name
+        Name of the member, with its ending.
+    shape, dtype
+        By its header.
     """
 
     path: Path
@@ -51,7 +54,8 @@ class Member:
 
         Raises
         ------
-        DataError : if the member is damaged or holds pickled objects
+        DataError
+            If the member is damaged or holds pickled objects.
         """
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.name) as stream:
@@ -68,11 +72,16 @@ class ArrayTable:
 
     Parameters
     ----------
-    path : what to call the source in messages
-    arrays : the arrays by name, each of at least one axis
-    target : the array that is the target unless another is named
-    hint : what to add to the message when an array is asked for that is not there
-    rows : the rows of the arrays that belong to this table; None means all of them
+    path
+        What to call the source in messages.
+    arrays
+        The arrays by name, each of at least one axis.
+    target
+        The array that is the target unless another is named.
+    hint
+        What to add to the message when an array is asked for that is not there.
+    rows
+        The rows of the arrays that belong to this table; None means all of them.
     """
 
     path: str
@@ -99,7 +108,8 @@ class ArrayTable:
 
         Raises
         ------
-        DataError : if there is no such array
+        DataError
+            If there is no such array.
         """
         name = self.target if name is None else name
         if isinstance(name, str) and name in self.arrays:
@@ -115,7 +125,8 @@ class ArrayTable:
 
         Raises
         ------
-        DataError : if no array, or more than one, can be meant
+        DataError
+            If no array, or more than one, can be meant.
         """
         found = [name for name, each in self.arrays.items() if each.ndim > 1 and name not in exclude]
         if preferred in found:
@@ -133,7 +144,8 @@ class ArrayTable:
 
         Raises
         ------
-        DataError : if they do not
+        DataError
+            If they do not.
         """
         counts = {name: len(self.arrays[name]) for name in names}
         if len(set(counts.values())) > 1:
@@ -145,7 +157,8 @@ class ArrayTable:
 
         Raises
         ------
-        DataError : if it does not hold real numbers, or holds nothing
+        DataError
+            If it does not hold real numbers, or holds nothing.
         """
         values = self._numeric(name)
         if values.size == 0:
@@ -159,7 +172,8 @@ class ArrayTable:
 
         Raises
         ------
-        DataError : if it is not one value per row
+        DataError
+            If it is not one value per row.
         """
         dtype = self._plain(name).dtype
         if dtype.kind not in "fbiuU":
@@ -171,7 +185,8 @@ class ArrayTable:
 
         Raises
         ------
-        DataError : if it is not one number per row, or a number is beyond the range of 32-bit floats
+        DataError
+            If it is not one number per row, or a number is beyond the range of 32-bit floats.
         """
         self._numeric(name)
         values = self._one_per_row(name).astype(np.float64)
@@ -217,7 +232,8 @@ def read_npz(path: Path) -> ArrayTable:
 
     Raises
     ------
-    DataError : if the file is damaged
+    DataError
+        If the file is damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -247,7 +263,8 @@ def read_npy(path: Path) -> ArrayTable:
 
     Raises
     ------
-    DataError : if the file is damaged, holds pickled objects or a single number
+    DataError
+        If the file is damaged, holds pickled objects or a single number.
     """
     try:
         with path.open("rb") as stream:

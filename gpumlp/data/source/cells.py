@@ -37,8 +37,10 @@ class Missing:
 
     Parameters
     ----------
-    anywhere : in every column
-    among_numbers : only in a column whose other cells are numbers; in a column of text they may well be a category
+    anywhere
+        In every column.
+    among_numbers
+        Only in a column whose other cells are numbers; in a column of text they may well be a category.
     """
 
     anywhere: frozenset[str]

@@ -94,14 +94,19 @@ def read_delimited(
 
     Parameters
     ----------
-    path : of the file
-    dialect : how it is written, as far as that is known
-    limit : lines to read; None for all
-    texts : columns that are texts, even where all of them are numbers
+    path
+        Path of the file.
+    dialect
+        How it is written, as far as that is known.
+    limit
+        Lines to read; None for all.
+    texts
+        Columns that are texts, even where all of them are numbers.
 
     Raises
     ------
-    DataError : if the file cannot be read as a table; the message names the line
+    DataError
+        If the file cannot be read as a table; the message names the line.
     """
     return _of_its_kind(path, dialect).read(limit=limit, texts=texts)
 
@@ -111,7 +116,8 @@ def delimited_blocks(path: Path, dialect: Dialect, *, texts: Collection[str] = (
 
     Raises
     ------
-    DataError : as ``read_delimited`` does; rows before a line that is wrong may have been yielded
+    DataError
+        As ``read_delimited`` does; rows before a line that is wrong may have been yielded.
     """
     return _of_its_kind(path, dialect).blocks(texts=texts)
 
@@ -129,7 +135,8 @@ def read_bytes(content: bytes, dialect: Dialect = DETECT, *, name: str = "standa
 
     Raises
     ------
-    DataError : as ``read_delimited`` does
+    DataError
+        As ``read_delimited`` does.
     """
     return TextFile(name, lambda: contextlib.nullcontext(io.BytesIO(content)), dialect).read()
 
@@ -139,7 +146,8 @@ def stream_blocks(stream: IO[bytes], dialect: Dialect, *, texts: Collection[str]
 
     Raises
     ------
-    DataError : as ``delimited_blocks`` does
+    DataError
+        As ``delimited_blocks`` does.
     """
     name, start = "standard input", stream.read(COPY_BYTES)
     if len(start) < COPY_BYTES:
@@ -161,7 +169,8 @@ def read_lines(lines: Iterable[str], dialect: Dialect = DETECT, *, name: str = "
 
     Raises
     ------
-    DataError : if the lines are not a table
+    DataError
+        If the lines are not a table.
     """
     return _Start(lines, dialect, name).whole()
 
@@ -177,7 +186,8 @@ def text_file(
 
     Raises
     ------
-    DataError : if it is packed by Zstandard and damaged
+    DataError
+        If it is packed by Zstandard and damaged.
     """
     if not path.name.lower().endswith(".zst"):
         return TextFile(str(path), lambda: open_binary(path), dialect, clean, path, names)
@@ -196,13 +206,20 @@ class TextFile:
 
     Parameters
     ----------
-    name : what to call it in messages
-    opened : opens its bytes
-    dialect : how it is written, as far as that is known
-    clean : turns its lines into those of a plain file, as many as there were
-    path : where it lies; None if it is not a file
-    names : of the columns; None where the file tells them
-    owner : of the temporary file that ``path`` is, if it is one
+    name
+        What to call it in messages.
+    opened
+        Opens its bytes.
+    dialect
+        How it is written, as far as that is known.
+    clean
+        Turns its lines into those of a plain file, as many as there were.
+    path
+        Where it lies; None if it is not a file.
+    names
+        Names of the columns; None where the file tells them.
+    owner
+        Owner of the temporary file that ``path`` is, if it is one.
     """
 
     name: str
@@ -220,7 +237,8 @@ class TextFile:
 
         Raises
         ------
-        DataError : if this is not a table; the message names the line
+        DataError
+            If this is not a table; the message names the line.
         """
         with self.opened() as stream:
             start = stream.read(4)
@@ -265,7 +283,8 @@ class TextFile:
 
         Raises
         ------
-        DataError : if this is not a table; the message names the line
+        DataError
+            If this is not a table; the message names the line.
         """
         encoding = self.dialect.encoding or self._encoding()
         if encoding is None:  # only all bytes tell
@@ -413,14 +432,19 @@ class _Start:
 
     Parameters
     ----------
-    lines : of the table, with their ends
-    given : how it is written, as far as that is known
-    name : what to call it in messages
-    names : of the columns; None where the lines tell them
+    lines
+        Lines of the table, with their ends.
+    given
+        How it is written, as far as that is known.
+    name
+        What to call it in messages.
+    names
+        Names of the columns; None where the lines tell them.
 
     Raises
     ------
-    DataError : if this is not the start of a table
+    DataError
+        If this is not the start of a table.
     """
 
     def __init__(self, lines: Iterable[str], given: Dialect, name: str, names: tuple[str, ...] | None = None) -> None:
@@ -481,7 +505,8 @@ class _Start:
 
         Raises
         ------
-        DataError : if the lines are not a table
+        DataError
+            If the lines are not a table.
         """
         self._columns.read(self._rest())
         columns, lines = self.columns(), np.array(self.lines)
@@ -501,7 +526,8 @@ class _Start:
 
         Raises
         ------
-        DataError : if the lines are not a table
+        DataError
+            If the lines are not a table.
         """
         rows, most, first = self._rest(), BLOCK_CELLS // len(self.names) + 1, 0
         portion = self._columns
@@ -521,7 +547,8 @@ class _Start:
 
         Raises
         ------
-        DataError : if one has another number of cells than the first
+        DataError
+            If one has another number of cells than the first.
         """
         for _ in self._rest():
             pass

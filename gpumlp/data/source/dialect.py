@@ -40,12 +40,18 @@ class Dialect:
 
     Parameters
     ----------
-    separator : one character; the blank stands for any number of blanks
-    quote : a name in ``QUOTES``
-    header : whether the first line holds the column names
-    encoding : by a name that Python knows; stays None where nobody gave it: each file tells its own
-    decimal : one of ``DECIMALS``
-    missing : the cells that mean "no value"
+    separator
+        One character; the blank stands for any number of blanks.
+    quote
+        A name in ``QUOTES``.
+    header
+        Whether the first line holds the column names.
+    encoding
+        By a name that Python knows; stays None where nobody gave it: each file tells its own.
+    decimal
+        One of ``DECIMALS``.
+    missing
+        The cells that mean "no value".
     """
 
     separator: str | None = None
@@ -86,7 +92,8 @@ class Dialect:
 
         Raises
         ------
-        RunError : if the state is damaged
+        RunError
+            If the state is damaged.
         """
         separator, encoding = state.optional_text("separator"), state.optional_text("encoding")
         if separator is not None and not is_separator(separator):

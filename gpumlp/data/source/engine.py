@@ -71,15 +71,24 @@ class Scan:
 
     Parameters
     ----------
-    paths : the files that may be read
-    rows : what stands behind FROM
-    expressions : by column
-    kinds : True for each column to be read as numbers, False for texts; the others are not read
-    missing : which texts mean "no value"
-    decimal : the decimal mark of numbers in texts
-    parsed : the same rows in a faster form, which the engine refuses where a cell of some columns is not a number
-    about : how many rows there may be: memory for so many is kept ready
-    table : an Arrow table that is called ``TABLE``
+    paths
+        The files that may be read.
+    rows
+        What stands behind FROM.
+    expressions
+        By column.
+    kinds
+        True for each column to be read as numbers, False for texts; the others are not read.
+    missing
+        Which texts mean "no value".
+    decimal
+        The decimal mark of numbers in texts.
+    parsed
+        The same rows in a faster form, which the engine refuses where a cell of some columns is not a number.
+    about
+        How many rows there may be: memory for so many is kept ready.
+    table
+        An Arrow table that is called ``TABLE``.
     """
 
     paths: tuple[str, ...]
@@ -97,7 +106,8 @@ class Scan:
 
         Raises
         ------
-        EngineRefusalError : if the engine cannot read them
+        EngineRefusalError
+            If the engine cannot read them.
         """
         texts = {name: _Dictionary() for name, number in self.kinds.items() if not number}
         place = room()
@@ -122,7 +132,8 @@ class Scan:
 
         Raises
         ------
-        EngineRefusalError : if the engine cannot read them
+        EngineRefusalError
+            If the engine cannot read them.
         """
         texts = {name: _Dictionary() for name, number in self.kinds.items() if not number}
         strange: dict[str, Column] = {}  # what became of one infinite value, for each column that has any
@@ -160,11 +171,15 @@ class Scan:
 
         Parameters
         ----------
-        pattern : that blanks may surround
+        pattern
+            Pattern that blanks may surround.
+        mark
+            What some of the texts have in them.
 
         Raises
         ------
-        EngineRefusalError : if the engine cannot read them
+        EngineRefusalError
+            If the engine cannot read them.
         """
         missing = ", ".join(map(literal, sorted({"", *self.missing.anywhere, *self.missing.among_numbers})))
         asked = []
@@ -359,7 +374,8 @@ def packed_lines(path: Path) -> Iterator[list[str | None]]:
 
     Raises
     ------
-    EngineRefusalError : if it is damaged or not UTF-8
+    EngineRefusalError
+        If it is damaged or not UTF-8.
     """
     rows = (
         f"read_csv({literal(os.path.abspath(path))}, auto_detect = false, header = false, delim = '', quote = '', "
@@ -377,13 +393,17 @@ def engine(paths: Sequence[str], *, for_query: bool = False, table: Any = None) 
 
     Parameters
     ----------
-    paths : absolute or from the working folder; these could be written, too
-    for_query : for a query of the user: errors are JSON, and half of the machine's memory may be taken
-    table : an Arrow table, to be called ``TABLE``
+    paths
+        Absolute or from the working folder; these could be written, too.
+    for_query
+        For a query of the user: errors are JSON, and half of the machine's memory may be taken.
+    table
+        An Arrow table, to be called ``TABLE``.
 
     Raises
     ------
-    EngineRefusalError : for any error of the engine inside
+    EngineRefusalError
+        For any error of the engine inside.
     """
     import duckdb
 
@@ -476,9 +496,12 @@ class TextCells:
 
     Parameters
     ----------
-    numbers : of each column by its name
-    decimal : the decimal mark
-    odd : as in ``TextFacts``
+    numbers
+        Numbers of each column by its name.
+    decimal
+        The decimal mark.
+    odd
+        As in ``TextFacts``.
     """
 
     numbers: Mapping[str, int]
@@ -510,8 +533,10 @@ class ParsedCells:
 
     Parameters
     ----------
-    cells : the expressions where all columns are read as VARCHAR
-    parsed : columns that are read as DOUBLE
+    cells
+        The expressions where all columns are read as VARCHAR.
+    parsed
+        Columns that are read as DOUBLE.
     """
 
     cells: TextCells
@@ -532,8 +557,10 @@ class TextFacts:
 
     Parameters
     ----------
-    odd : the marks among ``_`` and ``+-`` that stand somewhere: they make codes of what the engine takes for numbers
-    line_ends : how often a line ends
+    odd
+        The marks among ``_`` and ``+-`` that stand somewhere: they make codes of what the engine takes for numbers.
+    line_ends
+        How often a line ends.
     """
 
     odd: tuple[str, ...]
@@ -582,8 +609,18 @@ def delimited_rows(
 
     Parameters
     ----------
-    skip : lines before the first row
-    doubles : numbers of columns that are DOUBLE instead; the engine refuses a file with another cell there
+    path
+        The file.
+    width
+        Columns of each row.
+    separator
+        Between cells, one character.
+    quote
+        Around cells; None for no quoting.
+    skip
+        Lines before the first row.
+    doubles
+        Numbers of columns that are DOUBLE instead; the engine refuses a file with another cell there.
     """
     columns = ", ".join(f"'c{i}': '{'DOUBLE' if i in doubles else 'VARCHAR'}'" for i in range(width))
     mark = literal(quote or "")

@@ -34,7 +34,8 @@ def matched(path: Path) -> list[Path]:
 
     Raises
     ------
-    DataError : if no file matches
+    DataError
+        If no file matches.
     """
     if not is_pattern(path):
         return [path]
@@ -49,11 +50,15 @@ def all_files(files: Files, folder: Path | None = None) -> list[Path]:
 
     Parameters
     ----------
-    folder : where relative paths start; None for the working folder
+    files
+        A path or pattern, or several.
+    folder
+        Where relative paths start; None for the working folder.
 
     Raises
     ------
-    DataError : if nothing matches a pattern, or a file is named twice
+    DataError
+        If nothing matches a pattern, or a file is named twice.
     """
     named = [files] if isinstance(files, str | Path) else files
     found = [each for name in named for each in matched((folder or Path()) / name)]
@@ -75,7 +80,8 @@ def existing(path: Path) -> Path:
 
     Raises
     ------
-    DataError : if there is none, with the closest name in the same folder as the hint
+    DataError
+        If there is none, with the closest name in the same folder as the hint.
     """
     # Unlike the methods of paths, these take a name that is too long for the system as one that is not there.
     if os.path.isfile(path):
@@ -113,7 +119,8 @@ def plain_copy(path: Path, owner: object) -> Path:
 
     Raises
     ------
-    DataError : if the packed data are damaged
+    DataError
+        If the packed data are damaged.
     """
     if not path.name.lower().endswith((".gz", ".zst")):
         return path
@@ -146,7 +153,8 @@ def open_binary(path: Path) -> Iterator[IO[bytes]]:
 
     Raises
     ------
-    DataError : if the file cannot be read, or its gzip data is damaged or cut short
+    DataError
+        If the file cannot be read, or its gzip data is damaged or cut short.
     """
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:

@@ -25,8 +25,10 @@ class Codes:
 
     Parameters
     ----------
-    texts : (u,) str, without blanks at the ends, in the order in which they first occur
-    codes : (N,) int32, for each row which of the texts it has
+    texts
+        (u,) str, without blanks at the ends, in the order in which they first occur.
+    codes
+        (N,) int32, for each row which of the texts it has.
     """
 
     texts: Strings
@@ -60,8 +62,10 @@ class PartOfCodes:
 
     Parameters
     ----------
-    source : the whole column
-    rows : (N,) int64
+    source
+        The whole column.
+    rows
+        (N,) int64.
     """
 
     source: Codes
@@ -85,10 +89,14 @@ class Numbers:
 
     Parameters
     ----------
-    source : (n,) float64, NaN where the value is missing
-    rewritten : returns the source as it was written; called only where a message or a class needs the texts
-    markers : texts that were taken for missing because they stand among numbers
-    rows : (N,) int64, the rows of the source that the column has; None for all
+    source
+        (n,) float64, NaN where the value is missing.
+    rewritten
+        Returns the source as it was written; called only where a message or a class needs the texts.
+    markers
+        Texts that were taken for missing because they stand among numbers.
+    rows
+        (N,) int64, the rows of the source that the column has; None for all.
     """
 
     source: Floats
@@ -120,9 +128,12 @@ class Nested:
 
     Parameters
     ----------
-    name, kind : of the column
-    path : of the source
-    count : rows
+    name, kind
+        Name of the column, and what it is.
+    path
+        Path of the source.
+    count
+        Rows.
     """
 
     name: str
@@ -142,7 +153,8 @@ class Nested:
 
         Raises
         ------
-        DataError : in any case
+        DataError
+            In any case.
         """
         what = f"column {self.name!r} holds {self.kind}, not single values"
         raise DataError(what, where=self.path, hint="leave it out with data.drop, or make columns of its parts")
@@ -157,13 +169,20 @@ class Frame:
 
     Parameters
     ----------
-    path : what to call the source in messages
-    columns : by name, in file order
-    place : returns where a row of the source starts, such as ``file:line``; rows are counted from 0
-    dialect : how the source was read; a later file can be read the same way
-    notes : what a user should know about how it was read
-    rows : (N,) int64, the rows of the source that are here; None for all
-    kinds : what columns are by what the user or the file says
+    path
+        What to call the source in messages.
+    columns
+        By name, in file order.
+    place
+        Returns where a row of the source starts, such as ``file:line``; rows are counted from 0.
+    dialect
+        How the source was read; a later file can be read the same way.
+    notes
+        What a user should know about how it was read.
+    rows
+        (N,) int64, the rows of the source that are here; None for all.
+    kinds
+        What columns are by what the user or the file says.
     """
 
     path: str
@@ -202,7 +221,8 @@ class Frame:
 
         Raises
         ------
-        DataError : if there is no such column
+        DataError
+            If there is no such column.
         """
         names = self.names
         if column is None:
@@ -260,7 +280,8 @@ class Frame:
 
         Raises
         ------
-        DataError : if a number is not finite, or beyond the range of 32-bit floats
+        DataError
+            If a number is not finite, or beyond the range of 32-bit floats.
         """
         kind = self.kinds.get(name)
         if kind is not None:
@@ -277,7 +298,8 @@ class Frame:
 
         Raises
         ------
-        DataError : if a cell is text, not finite, or beyond the range of 32-bit floats
+        DataError
+            If a cell is text, not finite, or beyond the range of 32-bit floats.
         """
         values = self._parsed(name)
         if values is not None:
@@ -297,7 +319,8 @@ class Frame:
 
         Raises
         ------
-        DataError : as ``numbers`` does
+        DataError
+            As ``numbers`` does.
         """
         texts = {name: column for name in names if isinstance(column := self.columns[name], Codes)}
         if not texts:
@@ -310,7 +333,8 @@ class Frame:
 
         Raises
         ------
-        DataError : as ``numbers`` does
+        DataError
+            As ``numbers`` does.
         """
         columns = np.empty((len(names), len(self)))
         for out, name in zip(columns, names, strict=True):
@@ -390,12 +414,19 @@ def require_memory(rows: int, columns: int, where: str, *, itemsize: int = 8, ki
 
     Parameters
     ----------
-    itemsize : bytes of a cell: 8 as it is read
-    kind : of the columns, for the message
+    rows, columns
+        Size of the table.
+    where
+        The source, for the message.
+    itemsize
+        Bytes of a cell: 8 as it is read.
+    kind
+        Kind of the columns, for the message.
 
     Raises
     ------
-    DataError : if they do not
+    DataError
+        If they do not.
     """
     needed, there_is = itemsize * rows * columns, host_memory()
     if there_is is not None and needed > there_is and not room().holds(needed):
@@ -423,7 +454,8 @@ def concatenated(frames: Sequence[Frame], path: str) -> Frame:
 
     Raises
     ------
-    DataError : if a frame has other columns than the first
+    DataError
+        If a frame has other columns than the first.
     """
     first = frames[0]
     if len(frames) == 1:
@@ -447,7 +479,8 @@ def require_same_columns(first: Frame, frame: Frame) -> None:
 
     Raises
     ------
-    DataError : if it does not
+    DataError
+        If it does not.
     """
     lacking = [name for name in first.names if name not in frame.columns]
     new = [name for name in frame.names if name not in first.columns]
@@ -484,7 +517,8 @@ def as_written(values: NDArray[Any]) -> Codes:
 
     Parameters
     ----------
-    values : (N,) real numbers, truth values or texts; NaN is the empty text
+    values
+        (N,) real numbers, truth values or texts; NaN is the empty text.
     """
     distinct, codes = np.unique(values, return_inverse=True)
     if distinct.dtype.kind == "f":
@@ -499,8 +533,10 @@ def merged(texts: Sequence[str], codes: NDArray[Any]) -> Codes:
 
     Parameters
     ----------
-    texts : which may be equal once they are stripped, and need not occur
-    codes : (N,) for each row which of the texts it has
+    texts
+        Which may be equal once they are stripped, and need not occur.
+    codes
+        (N,) for each row which of the texts it has.
     """
     stripped: dict[str, int] = {}
     numbers = np.array([stripped.setdefault(text.strip(), len(stripped)) for text in texts], np.int32)

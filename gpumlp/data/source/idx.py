@@ -28,7 +28,8 @@ def read_idx(path: Path) -> ArrayTable:
 
     Raises
     ------
-    DataError : if a file is not IDX of unsigned bytes, or is not as long as it says
+    DataError
+        If a file is not IDX of unsigned bytes, or is not as long as it says.
     """
     first = _read(path)
     if first.ndim == 1:

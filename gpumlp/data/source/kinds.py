@@ -15,9 +15,12 @@ class Kind:
 
     Parameters
     ----------
-    type : one of ``KINDS``: a category has texts, even where all of them are numbers or dates
-    thousands : of numbers, the mark between thousands
-    unit : of numbers, what stands before or after them, such as ``$`` or ``%``, and is left out
+    type
+        One of ``KINDS``: a category has texts, even where all of them are numbers or dates.
+    thousands
+        Mark between the thousands of numbers.
+    unit
+        What stands before or after numbers, such as ``$`` or ``%``, and is left out.
     """
 
     type: str
@@ -29,8 +32,10 @@ class Kind:
 
         Parameters
         ----------
-        text : of a cell
-        decimal : the mark before decimals that is to be written; where thousands have it, decimals have the other one
+        text
+            Text of a cell.
+        decimal
+            The mark before decimals that is to be written; where thousands have it, decimals have the other one.
         """
         if self.unit:
             sign = text[:1] if text[:1] in ("-", "+") else ""
@@ -52,7 +57,8 @@ class Kind:
 
         Raises
         ------
-        RunError : if the state is damaged
+        RunError
+            If the state is damaged.
         """
         thousands, unit = state.optional_text("thousands"), state.optional_text("unit")
         return cls(state.text("type", allowed=KINDS), thousands, unit)

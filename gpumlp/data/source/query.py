@@ -38,7 +38,8 @@ class _Reference:
 
     Parameters
     ----------
-    start : where it stands, as a byte of the text
+    start
+        Where it stands, as a byte of the text.
     """
 
     start: int
@@ -63,11 +64,16 @@ class _Plan:
 
     Parameters
     ----------
-    text : of the query as the user wrote it
-    tree : as the engine parsed it
-    files : that may be read
-    located : the query with absolute paths, UTF-8
-    shifts : bytes of ``located`` at which a path ends, each with how much longer it is than what the user wrote
+    text
+        Text of the query as the user wrote it.
+    tree
+        As the engine parsed it.
+    files
+        Files that may be read.
+    located
+        The query with absolute paths, UTF-8.
+    shifts
+        Bytes of ``located`` at which a path ends, each with how much longer it is than what the user wrote.
     """
 
     text: str
@@ -89,14 +95,19 @@ def read_query(text: str, folder: Path, dialect: Dialect = DETECT, *, texts: Col
 
     Parameters
     ----------
-    text : one SELECT; files stand in quotes, as in ``FROM 'sales/*.parquet'`` or ``read_csv('a.txt', delim = ';')``
-    folder : where relative paths start
-    dialect : of which only the markers of missing values matter
-    texts : columns that are texts, even where their type is numeric
+    text
+        One SELECT; files stand in quotes, as in ``FROM 'sales/*.parquet'`` or ``read_csv('a.txt', delim = ';')``.
+    folder
+        Where relative paths start.
+    dialect
+        Dialect of which only the markers of missing values matter.
+    texts
+        Columns that are texts, even where their type is numeric.
 
     Raises
     ------
-    DataError : if it is not one SELECT, cannot be run, or returns no rows
+    DataError
+        If it is not one SELECT, cannot be run, or returns no rows.
     """
     plan = _plan(text, folder)
 
@@ -115,7 +126,8 @@ def query_files(text: str, folder: Path) -> tuple[str, ...]:
 
     Raises
     ------
-    DataError : if it is not one SELECT, or names what is not there
+    DataError
+        If it is not one SELECT, or names what is not there.
     """
     return _plan(text, folder).files
 
@@ -125,7 +137,8 @@ def query_columns(text: str, folder: Path) -> Frame:
 
     Raises
     ------
-    DataError : if it is not one SELECT, or names what is not there
+    DataError
+        If it is not one SELECT, or names what is not there.
     """
     names = _run(_plan(text, folder), None, [])
     empty = Codes(np.empty(0, object), np.empty(0, np.int32))

@@ -70,14 +70,18 @@ def read(files: Files, dialect: Dialect = DETECT, *, texts: Collection[str] = ()
 
     Parameters
     ----------
-    files : a file whose name ends in one of ``ENDINGS``, a pattern such as ``part-*.csv``, which stands for all that
-        match in the order of their names, or a list of these
-    dialect : how a text file is written, as far as that is known; what is found in the first holds for all
-    texts : columns to be kept as they are written, even where all their cells are numbers: classes, categories
+    files
+        A file whose name ends in one of ``ENDINGS``, a pattern such as ``part-*.csv``, which stands for all that
+        match in the order of their names, or a list of these.
+    dialect
+        How a text file is written, as far as that is known; what is found in the first holds for all.
+    texts
+        Columns to be kept as they are written, even where all their cells are numbers: classes, categories.
 
     Raises
     ------
-    DataError : if a file is absent, of an unknown kind, or damaged, or if files have different columns
+    DataError
+        If a file is absent, of an unknown kind, or damaged, or if files have different columns.
     """
     paths = all_files(files)
     frames: list[Frame] = []
@@ -110,12 +114,15 @@ def read_blocks(files: Files, dialect: Dialect, *, texts: Collection[str] = ()) 
 
     Parameters
     ----------
-    files, texts : as for ``read``
-    dialect : of the training file
+    files, texts
+        As for ``read``.
+    dialect
+        Dialect of the training file.
 
     Raises
     ------
-    DataError : as ``read`` does; rows before what is wrong may have been yielded
+    DataError
+        As ``read`` does; rows before what is wrong may have been yielded.
     """
     paths = all_files(files)
     for path in paths:  # so that a mistake in the last name is found before any work
@@ -140,7 +147,8 @@ def read_start(path: Path, dialect: Dialect = DETECT) -> Source:
 
     Raises
     ------
-    DataError : as ``read`` does
+    DataError
+        As ``read`` does.
     """
     path = all_files(path)[0]
     reader = _FRAME_READERS.get(readable(path))
@@ -168,7 +176,8 @@ def readable(path: Path) -> str:
 
     Raises
     ------
-    DataError : if the file is absent or of an unknown kind
+    DataError
+        If the file is absent or of an unknown kind.
     """
     if os.path.isdir(path):
         existing(path)  # a folder is told as one, whatever its name

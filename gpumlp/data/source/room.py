@@ -29,8 +29,10 @@ class Room:
 
     Parameters
     ----------
-    folder : where the file is to lie
-    limit : bytes of arrays in memory; None for any number
+    folder
+        Where the file is to lie.
+    limit
+        Bytes of arrays in memory; None for any number.
     """
 
     def __init__(self, folder: Path | None = None, limit: int | None = None) -> None:

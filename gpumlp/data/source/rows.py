@@ -41,14 +41,18 @@ def rows_of(rows: Any, y: Any = None, *, missing: Missing = USUAL_MISSING) -> Fr
 
     Parameters
     ----------
-    rows : an array (N, ...) of numbers, which is called ``x``; a mapping from names to columns, (N,) each; a pandas
-        or polars DataFrame, an Arrow table, or whatever has ``__arrow_c_stream__``; a source is returned as it is
-    y : the target, (N,), if it is not among the columns; it is called ``y``
-    missing : texts, and numbers, that mean "no value"; None, NaN and null always do
+    rows
+        An array (N, ...) of numbers, which is called ``x``; a mapping from names to columns, (N,) each; a pandas or
+        polars DataFrame, an Arrow table, or whatever has ``__arrow_c_stream__``; a source is returned as it is.
+    y
+        The target, (N,), if it is not among the columns; it is called ``y``.
+    missing
+        Texts, and numbers, that mean "no value"; None, NaN and null always do.
 
     Raises
     ------
-    DataError : if these are not rows, or columns have different lengths
+    DataError
+        If these are not rows, or columns have different lengths.
     """
     if isinstance(rows, Frame | ArrayTable):
         return rows
@@ -89,7 +93,8 @@ def with_columns(source: Frame | ArrayTable, columns: Mapping[str, Any]) -> Fram
 
     Raises
     ------
-    DataError : if a name is taken, or a column has another length
+    DataError
+        If a name is taken, or a column has another length.
     """
     if not columns:
         return source

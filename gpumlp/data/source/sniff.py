@@ -42,7 +42,8 @@ def split_rows(lines: Iterable[str], dialect: Dialect, name: str, blanks: Blanks
 
     Raises
     ------
-    DataError : if quotes or line ends are broken
+    DataError
+        If quotes or line ends are broken.
     """
     if dialect.separator == " ":
         lines = single_blanks(lines)

@@ -39,7 +39,8 @@ class TypedCells:
 
     Parameters
     ----------
-    types : of each column, as the engine calls it
+    types
+        Types of each column, as the engine calls it.
     """
 
     types: Mapping[str, str]
@@ -75,11 +76,17 @@ def read_parquet(path: Path, dialect: Dialect = DETECT, *, texts: Collection[str
 
     Parameters
     ----------
-    texts : columns that are texts, even where their type is numeric
+    path
+        The file.
+    dialect
+        Its markers of missing values.
+    texts
+        Columns that are texts, even where their type is numeric.
 
     Raises
     ------
-    DataError : if the file is damaged or has no rows
+    DataError
+        If the file is damaged or has no rows.
     """
     return read_typed(parquet_rows(path), [str(path)], f"{path}", dialect, texts=texts, kind="Parquet")
 
@@ -89,9 +96,9 @@ def read_json_lines(path: Path, dialect: Dialect = DETECT, *, texts: Collection[
 
     Raises
     ------
-    DataError : if the file is damaged or has no rows
+    DataError
+        If the file is damaged or has no rows.
     """
-
     source = _JsonSource(path)
     try:
         frame = read_typed(
@@ -110,7 +117,8 @@ def json_blocks(path: Path, dialect: Dialect, *, texts: Collection[str] = ()) ->
 
     Raises
     ------
-    DataError : as ``read_json_lines`` does; rows before a line that is wrong may have been yielded
+    DataError
+        As ``read_json_lines`` does; rows before a line that is wrong may have been yielded.
     """
     source = _JsonSource(path)
     blocks = typed_blocks(
@@ -180,16 +188,27 @@ def read_typed(
 
     Parameters
     ----------
-    rows : a table function, or a query in brackets
-    paths : the files that may be read
-    name : what to call the source in messages
-    kind : of the source, for messages
-    place : returns where a row starts; None for ``name:row``, counted from 1
-    table : an Arrow table, where ``rows`` is ``TABLE``
+    rows
+        A table function, or a query in brackets.
+    paths
+        The files that may be read.
+    name
+        What to call the source in messages.
+    dialect
+        The markers of missing values.
+    texts
+        Columns that are texts, even where their type is numeric.
+    kind
+        Kind of the source, for messages.
+    place
+        Returns where a row starts; None for ``name:row``, counted from 1.
+    table
+        An Arrow table, where ``rows`` is ``TABLE``.
 
     Raises
     ------
-    DataError : if the engine cannot read it, or there are no rows
+    DataError
+        If the engine cannot read it, or there are no rows.
     """
     try:
         types, about = _layout(rows, paths, table)
@@ -210,7 +229,8 @@ def parquet_blocks(path: Path, dialect: Dialect, *, texts: Collection[str] = ())
 
     Raises
     ------
-    DataError : if the file is damaged or has no rows
+    DataError
+        If the file is damaged or has no rows.
     """
     return typed_blocks(parquet_rows(path), [str(path)], str(path), dialect, texts=texts, kind="Parquet")
 
@@ -229,7 +249,8 @@ def typed_blocks(
 
     Raises
     ------
-    DataError : as ``read_typed`` does
+    DataError
+        As ``read_typed`` does.
     """
     start = None
     try:

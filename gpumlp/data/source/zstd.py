@@ -15,7 +15,8 @@ def require_whole(stream: IO[bytes]) -> None:
 
     Raises
     ------
-    ValueError : if these are not frames, or the last is cut short
+    ValueError
+        If these are not frames, or the last is cut short.
     """
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
