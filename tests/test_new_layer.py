@@ -14,7 +14,8 @@ from gpumlp import convert
 from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend
 from gpumlp.config import Loaded
-from gpumlp.config.settings import Block, Model, Settings
+from gpumlp.config.model_settings import Block, Model
+from gpumlp.config.settings import Settings
 from gpumlp.errors import ConfigError
 from gpumlp.explain.backprop import backpropagate
 from gpumlp.explain.network import trace_row

@@ -2,16 +2,9 @@
 
 from gpumlp.config.load import HEADER, Loaded, configure, dump, json_schema, load
 from gpumlp.config.presets import PLAIN, PRESETS
-from gpumlp.config.settings import (
-    ClassificationLoss,
-    EarlyStopping,
-    QuantileLoss,
-    SearchSettings,
-    Settings,
-    Training,
-    settings_of_member,
-)
+from gpumlp.config.settings import Settings, settings_of_member
 from gpumlp.config.starter import columns_of, guessed_task, starter
+from gpumlp.config.training_settings import ClassificationLoss, EarlyStopping, QuantileLoss, SearchSettings, Training
 
 __all__ = [
     "HEADER",

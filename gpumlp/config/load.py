@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from gpumlp.config.data_settings import Data
+from gpumlp.config.model_settings import block_of_width
 from gpumlp.config.problems import explain
 from gpumlp.config.section import section_of_name
-from gpumlp.config.settings import VERSION, Data, Settings, block_of_width
+from gpumlp.config.settings import VERSION, Settings
 from gpumlp.config.yaml_text import KeyPath, Value, parse, render
 from gpumlp.data import ENDINGS
 from gpumlp.errors import ConfigError, GpumlpError, nearest

@@ -25,6 +25,9 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 from gpumlp.config.yaml_text import KeyPath
 from gpumlp.ops import Hyper
 
+Text = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Section(BaseModel):
     """A group of settings that cannot change; unknown names and silent conversions are refused."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.config.presets import PLAIN
-from gpumlp.config.settings import Training
+from gpumlp.config.training_settings import Training
 from gpumlp.config.yaml_text import render
 from gpumlp.data import ColumnReport, Frame, Source, read, survey
 from gpumlp.data.dataset import Task, with_target

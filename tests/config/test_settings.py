@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gpumlp.config.settings import Block, ClassificationLoss, Settings
+from gpumlp.config.model_settings import Block
+from gpumlp.config.settings import Settings
+from gpumlp.config.training_settings import ClassificationLoss
 from gpumlp.data import SCALINGS
 from gpumlp.nn import INITIALIZERS, LOSSES
 from gpumlp.ops import ACTIVATIONS
