@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gpumlp.errors import GpumlpError, RunError
 
@@ -11,6 +12,19 @@ if TYPE_CHECKING:  # threads are counted when NumPy is loaded, and ranks share t
     import numpy as np
 
 _Result = TypeVar("_Result")
+
+
+class Exchange(Protocol):
+    """What moves the arrays of a step between ranks."""
+
+    def alltoall(self, source: Any, *, out: Any) -> Any:
+        """Exchange as :meth:`Ranks.alltoall` does."""
+
+    def allgather(self, source: Any, *, out: Any) -> Any:
+        """Exchange as :meth:`Ranks.allgather` does."""
+
+    def keep_pace(self) -> None:
+        """Wait until the device is not more than a step behind."""
 
 
 class Ranks:
@@ -26,12 +40,20 @@ class Ranks:
         The signal that has asked this rank to end, or 0.
     agreed
         The signal that all of several ranks end by, or 0.
+    host, local
+        The name of its machine, and its number among the ranks there.
+    limit
+        Seconds that it waits for the others.
+    exchange
+        What moves the arrays of a step: itself, or what :func:`gpumlp.ranks.devices.connect` has made.
     """
 
-    number, size = 0, 1
+    number, size, local, host = 0, 1, 0, ""
+    limit = math.inf
 
     def __init__(self) -> None:
         self.wish = self.agreed = 0
+        self.exchange: Exchange = self
 
     @property
     def received(self) -> int:
@@ -52,6 +74,9 @@ class Ranks:
         """Fill ``out`` with the ``source`` of every rank, in their order."""
         out.reshape(-1)[...] = source.reshape(-1)
         return out
+
+    def keep_pace(self) -> None:
+        """Return at once: nothing is left to be done by a device."""
 
     def collect(self, value: Any) -> list[Any]:
         """Return the value of every rank, in their order."""

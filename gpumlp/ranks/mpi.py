@@ -46,11 +46,13 @@ class Mpi(Ranks):
         self._comm = MPI.COMM_WORLD
         self._aside = self._comm.Dup()  # for what is not part of the common order
         self.number, self.size = self._comm.Get_rank(), self._comm.Get_size()
-        self._limit = limit
+        self.limit = limit
         self._line = MPI.BYTE.Create_contiguous(LINE).Commit()
         self._asked: list[Any] = []  # requests that must live until they are done
+        self.host = MPI.Get_processor_name()
         self._hosts = ["?"] * self.size
-        self._hosts = self.collect(MPI.Get_processor_name())
+        self._hosts = self.collect(self.host)
+        self.local = self._hosts[: self.number].count(self.host)
 
     def name(self, number: int) -> str:
         return f"rank {number} (host {self._hosts[number]})"
@@ -80,7 +82,7 @@ class Mpi(Ranks):
         ]
 
     def share_end(self) -> bool:
-        request, ends = self._aside.Ibarrier(), time.monotonic() + min(GRACE_S, self._limit)
+        request, ends = self._aside.Ibarrier(), time.monotonic() + min(GRACE_S, self.limit)
         while not request.Test():
             if time.monotonic() > ends:
                 return False
@@ -104,7 +106,7 @@ class Mpi(Ranks):
                 os.sched_yield()
                 continue
             self._answer()
-            if waited > self._limit:
+            if waited > self.limit:
                 raise self._missing()
             time.sleep(min(waited / 8, MAX_PAUSE_S))
 
@@ -118,7 +120,7 @@ class Mpi(Ranks):
         """Return an error that names the ranks which do not answer."""
         others = [number for number in range(self.size) if number != self.number]
         self._asked += [self._aside.Isend([bytearray(0), MPI.BYTE], dest=number, tag=ASK) for number in others]
-        here, ends = set[int](), time.monotonic() + min(GRACE_S, self._limit)
+        here, ends = set[int](), time.monotonic() + min(GRACE_S, self.limit)
         while time.monotonic() < ends and len(here) < len(others):
             self._answer()
             while self._aside.Iprobe(tag=ANSWER, status=(status := MPI.Status())):
@@ -128,6 +130,6 @@ class Mpi(Ranks):
         silent = [self.name(number) for number in others if number not in here]
         who = ", ".join(silent) or "the others, which wait as well"
         return RunError(
-            f"waited {self._limit:g} s for {who}",
+            f"waited {self.limit:g} s for {who}",
             hint="resume from the last checkpoint; GPUMLP_RANKS_TIMEOUT=SECONDS sets another limit",
         )

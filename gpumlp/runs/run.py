@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpumlp.backend import Backend
+from gpumlp.backend import Backend, CupyBackend
 from gpumlp.config import Loaded, Settings, dump
 from gpumlp.data import Prepared
 from gpumlp.errors import ConfigError, DamageError, Note, RunError, SignalError, WriteError
@@ -19,6 +19,7 @@ from gpumlp.metrics import METRICS
 from gpumlp.ops.trees import is_power_of_two
 from gpumlp.phases import Phases, collected, phase
 from gpumlp.ranks import Ranks
+from gpumlp.ranks.devices import connect
 from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.identity import decisive, is_extension
@@ -100,8 +101,10 @@ def train(
         return done
     loaded = _decided(loaded, shards, window)
     with signals(ranks) as watched, collected() as phases:
-        start, parts = ranks.agree(lambda: _parts(loaded, data, ranks))
+        backend, notes = _backend_of(loaded, ranks)
+        start, parts = ranks.agree(lambda: _parts(loaded, data, backend, ranks))
         _require_alike(parts, ranks)
+        parts = replace(parts, notes=(*parts.notes, *notes))
         settings = _decided(loaded, shards, parts.data.window).settings
         loop = loop_over(parts, every=settings.training.checkpoint_every)
         run = _Run(place, loop, settings, watched, phases, ranks)
@@ -176,12 +179,18 @@ def _check_ranks(loaded: Loaded, shards: int, ranks: int) -> None:
         raise ConfigError(what, where=loaded.where("training.shards"), hint=hint)
 
 
-def _parts(loaded: Loaded, data: Prepared | None, ranks: Ranks) -> tuple[Start, Parts]:
+def _backend_of(loaded: Loaded, ranks: Ranks) -> tuple[Backend | None, tuple[Note, ...]]:
+    """Return the backend that several ranks compute on, with notes; None to let one find its own."""
+    if ranks.size == 1:
+        return None, ()
+    backend = ranks.agree(lambda: backend_of(loaded.settings, turn=ranks.local))
+    ranks.require_alike("backend", backend.name, "set backend, or install a compiler on each machine")
+    note = connect(ranks, backend) if isinstance(backend, CupyBackend) else None
+    return backend, () if note is None else (note,)
+
+
+def _parts(loaded: Loaded, data: Prepared | None, backend: Backend | None, ranks: Ranks) -> tuple[Start, Parts]:
     """Read the data and build what trains on them."""
-    backend = backend_of(loaded.settings) if ranks.size > 1 else None
-    if backend is not None and backend.device_name is not None:
-        what = f"ranks compute on CPUs, and the backend {backend.name} on a GPU"
-        raise ConfigError(what, where=loaded.where("backend"), hint="set backend: native, or start it without mpirun")
     start = start_of(loaded)
     if data is None:
         data = load_data(loaded, start.encoder)
@@ -192,8 +201,7 @@ def _parts(loaded: Loaded, data: Prepared | None, ranks: Ranks) -> tuple[Start, 
 
 
 def _require_alike(parts: Parts, ranks: Ranks) -> None:
-    """Raise RunError where ranks compute by different backends, or have read different data."""
-    ranks.require_alike("backend", parts.backend.name, "set backend, or install a compiler on each machine")
+    """Raise RunError where ranks have read different data."""
     hint = "give every rank the same files, at the same path"
     if ranks.size > 1:
         ranks.require_alike("data set", f"with fingerprint {parts.data.fingerprint}", hint)

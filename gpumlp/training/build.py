@@ -306,10 +306,13 @@ def _build_members(settings: Settings, data: Prepared, backend: Backend, weights
     return replace(members[0], backend=backend, model=ensemble, architecture=whole, members=members, joint=joint)
 
 
-def backend_of(settings: Settings, *, small: bool = False) -> Backend:
-    """Return a new backend as the settings say. ``auto`` is the CPU, where that has kernels, for what is small."""
+def backend_of(settings: Settings, *, small: bool = False, turn: int = 0) -> Backend:
+    """Return a new backend as the settings say. ``auto`` is the CPU, where that has kernels, for what is small.
+
+    ``turn`` is the number of this process among those of its machine, which take its GPUs in turn.
+    """
     tf32 = PRECISIONS[settings.precision].tf32
-    return backends.get(settings.backend, device=settings.device, tf32=tf32, small=small)
+    return backends.get(settings.backend, device=settings.device, tf32=tf32, small=small, turn=turn)
 
 
 def is_small(settings: Settings, encoder: Encoder) -> bool:

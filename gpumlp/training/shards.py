@@ -60,6 +60,7 @@ class Shards:
         self._stack = backend.zeros((own.bit_length(), ranks.size * share), dtype)
         self._zero = backend.zeros((1,), dtype)
         self._sums = backend.zeros((count, SUMS + 1), np.float64)
+        self._in_memory = isinstance(self._sums, np.ndarray)
         self._own_sums, self._total = self._sums, backend.zeros((SUMS + 1,), np.float64)
         if ranks.size > 1:
             self._own_sums = backend.zeros((own, SUMS + 1), np.float64)
@@ -97,14 +98,22 @@ class Shards:
         return sums
 
     def send_wish(self) -> None:
-        """Put the signal that asks this rank to end beside the sums of the next step."""
-        if self.ranks.size > 1:
+        """Put the signal that asks this rank to end beside the sums of the next step, where these are in memory."""
+        if self.ranks.size > 1 and self._in_memory:
             self._own_sums[0, WISH] = self.ranks.wish
 
     def receive_wish(self) -> None:
-        """Let the ranks end by the signal that one of them has had before the last step."""
-        if self.ranks.size > 1:
-            self.ranks.agreed = int(self._sums[:, WISH].max())
+        """Let the ranks end by the signal that one of them has had before the last step.
+
+        Sums on a device are not waited for: there the hosts exchange signals while it computes.
+        """
+        if self.ranks.size == 1:
+            return
+        wishes = self._sums[:, WISH]
+        if not self._in_memory:
+            wishes = self.ranks.allgather(np.array([self.ranks.wish]), out=np.empty(self.ranks.size, np.int64))
+        self.ranks.agreed = int(wishes.max())
+        self.ranks.exchange.keep_pace()
 
     def _leave(
         self, parts: list[range], number: int, row: Array, sums: Array, compute: Callable[[range, Array], Array]
@@ -135,11 +144,11 @@ class Shards:
 
     def _exchange(self) -> None:
         """Put together what the ranks have: sums, and the rows by parts, of which each rank sums one."""
-        backend, ranks = self.model.context.backend, self.ranks
-        backend.compute("allgather", ranks.allgather, self._own_sums, out=self._sums)
-        backend.compute("alltoall", ranks.alltoall, self._stack[0], out=self._received)
+        backend, by = self.model.context.backend, self.ranks.exchange
+        backend.compute("allgather", by.allgather, self._own_sums, out=self._sums)
+        backend.compute("alltoall", by.alltoall, self._stack[0], out=self._received)
         backend.run(TREE_SUM, "forward", (self._received, None), (self._share,))
-        backend.compute("allgather", ranks.allgather, self._share, out=self._stack[0])
+        backend.compute("allgather", by.allgather, self._share, out=self._stack[0])
 
 
 def ranges(rows: int, size: int, count: int) -> list[range]:

@@ -18,6 +18,7 @@ import importlib.machinery
 import operator
 import re
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -77,6 +78,8 @@ PLACES: weakref.WeakValueDictionary[int, np.ndarray[Any, Any]] = weakref.WeakVal
 """The allocations of the device by where they begin, as long as anybody has them."""
 STARTS: list[int] = []
 """Where they begin, in order, and where some did that are gone."""
+LOCK = threading.RLock()
+"""Held by whoever looks at these: ranks that are threads have devices of their own."""
 
 
 def keep(memory: np.ndarray[Any, Any]) -> None:
@@ -84,27 +87,36 @@ def keep(memory: np.ndarray[Any, Any]) -> None:
     while isinstance(memory.base, np.ndarray):
         memory = memory.base
     start = memory.ctypes.data
-    index = bisect.bisect_left(STARTS, start)
-    if STARTS[index : index + 1] != [start]:
-        STARTS.insert(index, start)
-    PLACES[start] = memory
+    with LOCK:
+        index = bisect.bisect_left(STARTS, start)
+        if STARTS[index : index + 1] != [start]:
+            STARTS.insert(index, start)
+        PLACES[start] = memory
 
 
 def check_alive(place: int, size: int) -> None:
     """Fail where so many bytes from a place do not lie in one living array."""
-    for index in range(bisect.bisect_right(STARTS, place) - 1, -1, -1):
-        start = STARTS[index]
-        memory = PLACES.get(start)
-        if memory is None:
-            del STARTS[index]
-        elif place + size <= start + memory.nbytes:
-            return
+    with LOCK:
+        for index in range(bisect.bisect_right(STARTS, place) - 1, -1, -1):
+            start = STARTS[index]
+            memory = PLACES.get(start)
+            if memory is None:
+                del STARTS[index]
+            elif place + size <= start + memory.nbytes:
+                return
     raise AssertionError(f"{size} bytes from {place:#x} belong to no array, or to one that is gone")
 
 
 VIEWS = {"reshape", "transpose"}
-NOTED: list[Callable[[str], None]] = []
-"""Where the arrays of the module of the moment tell what is done to them."""
+
+
+class Noted(threading.local):
+    """Where the arrays of the module of the moment, in this thread, tell what is done to them."""
+
+    note: Callable[[str], None]
+
+
+NOTED = Noted()
 
 
 class ndarray:  # noqa: N801
@@ -138,7 +150,7 @@ class ndarray:  # noqa: N801
         return self._like(self.memory[unwrap(index)])
 
     def __setitem__(self, index: Any, values: Any) -> None:
-        NOTED[-1]("setitem")
+        NOTED.note("setitem")
         self.memory[unwrap(index)] = unwrap(values)
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
@@ -161,7 +173,7 @@ def unwrap(value: Any) -> Any:
 def _method(name: str) -> Callable[..., ndarray]:
     def method(self: ndarray, *arguments: Any, **params: Any) -> ndarray:
         if name not in VIEWS:
-            NOTED[-1](name)
+            NOTED.note(name)
         with np.errstate(all="ignore"):
             return self._like(getattr(self.memory, name)(*unwrap(arguments), **params))
 
@@ -170,7 +182,7 @@ def _method(name: str) -> Callable[..., ndarray]:
 
 def _operator(function: Callable[..., Any], swapped: bool) -> Callable[..., ndarray]:
     def method(self: ndarray, *other: Any) -> ndarray:
-        NOTED[-1](function.__name__)
+        NOTED.note(function.__name__)
         operands = (self.memory, *(unwrap(each) for each in other))
         with np.errstate(all="ignore"):
             return self._like(function(*(reversed(operands) if swapped else operands)))
@@ -322,6 +334,7 @@ class Event:
         self.captured: Captured | None = None
         self.timed = not disable_timing
         self.stream, self.before, self.waits = -1, frozenset[int](), 0
+        self.done = True
 
     def synchronize(self) -> None:
         assert self.stream >= 0, "an event that was never recorded is waited for"
@@ -442,6 +455,7 @@ class Cupy(ModuleType):
     devices: int = 1
     current: int = 0
     memory_left: int = 1 << 30
+    nccl: Any = None
     device_error: Exception | None = None
     compile_error: Exception | None = None
     launch_error: Exception | None = None
@@ -466,7 +480,7 @@ class Cupy(ModuleType):
         self.allocator: Callable[[int], Any] = self._allocate
         self.stream = Stream(self)
         self.lt, self.check_alive = CublasLt(self), check_alive
-        NOTED.append(lambda name: self.stream.use(name))
+        NOTED.note = lambda name: self.stream.use(name)
         runtime = SimpleNamespace(
             memcpyDeviceToDevice=3,
             memcpyAsync=self._copy,
@@ -474,6 +488,7 @@ class Cupy(ModuleType):
             memGetInfo=lambda: (60 << 30, 80 << 30),
             driverGetVersion=lambda: 12080,
             runtimeGetVersion=lambda: 12090,
+            deviceGetPCIBusId=lambda number: f"0000:{number:02X}:00.0",
             getDeviceProperties=lambda number: {"name": f"Fake {number}".encode(), "multiProcessorCount": 132},
         )
         linalg = SimpleNamespace(set_compute_type=self._compute, COMPUTE_TYPE_DEFAULT=1, COMPUTE_TYPE_TF32=7)
@@ -486,6 +501,7 @@ class Cupy(ModuleType):
             get_current_stream=lambda: self.stream,
             using_allocator=self._using,
             nvrtc=SimpleNamespace(getVersion=lambda: (12, 9)),
+            nccl=self.nccl or SimpleNamespace(available=False),
         )
 
     # ---- memory ----------------------------------------------------------------------------------

@@ -37,6 +37,10 @@ MENDS: dict[tuple[str, ...], tuple[str, str]] = {
         "NVRTC, which compiles the kernels, is missing",
         f"{INSTALL} brings it, or let CUDA_PATH name a CUDA toolkit",
     ),
+    ("NcclError", "NCCL_ERROR"): (
+        "NCCL, which exchanges gradients between GPUs, has failed",
+        "NCCL_DEBUG=INFO shows why; GPUMLP_NCCL=0 exchanges through the memory of the hosts",
+    ),
     ("libcublas", "cublas64"): (
         "cuBLAS, which multiplies matrices, is missing",
         f"{INSTALL} brings it, or let CUDA_PATH name a CUDA toolkit",
@@ -112,14 +116,17 @@ def load() -> ModuleType:
         raise BackendError(what, where="backend cupy", hint=hint) from error
 
 
-def choose(xp: Any, number: int) -> Any:
-    """Return CuPy's device of that number, once it has answered. Raises BackendError where there is none."""
+def choose(xp: Any, number: int, turn: int = 0) -> Any:
+    """Return CuPy's device of that number, or so many behind it, once it has answered.
+
+    Raises BackendError where there is none.
+    """
     with explained("backend cupy"):
         count = xp.cuda.runtime.getDeviceCount()
         if not 0 <= number < count:
             hint = f"devices here: {', '.join(map(str, range(count)))}"
             raise BackendError(f"there is no device {number}", where="backend cupy", hint=hint)
-        device = xp.cuda.Device(number)
+        device = xp.cuda.Device((number + turn) % count)
         with device:
             xp.cuda.runtime.memGetInfo()
         return device

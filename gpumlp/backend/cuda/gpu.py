@@ -61,6 +61,7 @@ class CupyBackend(Backend):
         each other run side by side in it, and whether a product takes along what belongs to its layer; None for what
         the environment says, and for branches, where that says nothing, what takes less time when a step is captured.
         Graphs and their branches change no bit of any result.
+    turn : counts on from the device, and begins again behind the last one
 
     Raises BackendError, with the mend, where there is no CuPy, no driver, no device that answers, or no compiler.
     """
@@ -76,10 +77,11 @@ class CupyBackend(Backend):
         graphs: bool | None = None,
         branches: bool | None = None,
         epilogues: bool | None = None,
+        turn: int = 0,
     ) -> None:
         super().__init__()
         self.xp = devices.load()
-        self.device = devices.choose(self.xp, device)
+        self.device = devices.choose(self.xp, device, turn)
         self.tf32 = tf32
         self.graphs = switched_on("GRAPHS") if graphs is None else graphs
         self.branches = branches
