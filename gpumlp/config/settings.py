@@ -167,9 +167,10 @@ class Settings(Section):
         if self.model.residual and not any(a == b for a, b in itertools.pairwise(widths)):
             what = "no hidden layer is as wide as the one before, so there is nothing to add"
             problems.append(Problem(("model", "residual"), what, "set residual: false, or equal widths"))
-        if self.members.count > 1 and shards > 1:
-            what = "several networks are not trained in shards"
-            problems.append(Problem(("training", "shards"), what, "set shards: 1, or members: 1"))
+        if self.members.apart > 1 and shards > 1:
+            what = "several networks of their own are not trained in shards"
+            hint = "set shards: 1, members: 1, or members.share to hidden or weights"
+            problems.append(Problem(("training", "shards"), what, hint))
         if self.model.trained_activation:
             for number, block in enumerate(self.model.blocks):
                 if block.activation is not None and ACTIVATIONS[block.activation].of_rows:

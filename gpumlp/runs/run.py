@@ -88,11 +88,9 @@ def train(
     SignalError where SIGINT or SIGTERM arrives: in training after the step of the moment, which is saved.
     """
     listener, ranks = listener or Listener(), ranks or Ranks()
+    _require_for_ranks(loaded, ranks.size)
     require_one_run(loaded)
     if (seconds := loaded.settings.time_limit) is not None:
-        if ranks.size > 1:
-            what = f"a time limit is for one process, and there are {ranks.size} ranks"
-            raise ConfigError(what, where=loaded.where("time_limit"), hint="start it without mpirun, or remove it")
         listener = Limited(listener, seconds)
     place = RunFolder(Path(folder))
     existed = place.path.exists()
@@ -161,21 +159,33 @@ def _decided(loaded: Loaded, shards: int | None, window: int | None) -> Loaded:
     return replace(loaded, settings=settings.model_copy(update={"training": training, "data": data}))
 
 
+def _require_for_ranks(loaded: Loaded, ranks: int) -> None:
+    """Raise ConfigError where settings ask for what one process does, and there are several."""
+    settings = loaded.settings
+    for name, is_asked, what, instead in (
+        ("time_limit", settings.time_limit is not None, "a time limit is for", "remove it"),
+        ("bag", settings.bag > 1, "the networks of a bag are trained by", "set bag: 1"),
+        (
+            *("members", settings.members.apart > 1, "several networks of their own are trained by"),
+            "set members: 1, or members.share to hidden or weights",
+        ),
+    ):
+        if is_asked and ranks > 1:
+            what = f"{what} one process, and there are {ranks} ranks"
+            raise ConfigError(what, where=loaded.where(name), hint=f"start it without mpirun, or {instead}")
+
+
 def _check_ranks(loaded: Loaded, shards: int, ranks: int) -> None:
     """Raise ConfigError unless so many ranks can share the shards of a batch."""
-    if ranks == 1:
-        return
-    if loaded.settings.members.count > 1:
-        what = f"several networks are trained by one process, and there are {ranks} ranks"
-        raise ConfigError(what, where=loaded.where("members"), hint="start it without mpirun, or set members: 1")
-    if shards % ranks or not is_power_of_two(shards):
+    if ranks > 1 and (shards % ranks or not is_power_of_two(shards)):
         below, above = 1 << ranks.bit_length() - 1, 1 << (ranks - 1).bit_length()
         if not is_power_of_two(shards):  # none were set: one for each rank
             what, hint = f"{ranks} ranks are not a power of two, as the shards of a batch are", f"{below} or {above}"
         else:
             what = f"{ranks} ranks cannot share {shards} shard{'s' * (shards != 1)}: their number must divide them"
             hint = " or ".join(str(each) for each in sorted({below, above}) if each <= shards) or f"{shards}"
-        hint = f"start {hint} ranks, or set training.shards to {above}"
+        hint = "start it without mpirun" if hint == "1" else f"start {hint} ranks"
+        hint += f", or set training.shards to {above}"
         raise ConfigError(what, where=loaded.where("training.shards"), hint=hint)
 
 

@@ -1,10 +1,12 @@
 """Kill random ranks of runs at random moments, go on with other numbers of ranks, and compare the models.
 
     python -m tests.ranks --number 100
+    python -m tests.ranks --cases
 
 Each run is by 2 or 4 ranks, and goes on by 1, 2 or 4 until it has ended; in one of three of these one is killed, too.
 The model and the losses of each epoch must be those of a run by one rank that was left alone. Prints a table, and
-exits with 1 where one differs. docs/guarantees.md has the figures.
+exits with 1 where one differs. docs/guarantees.md has the figures. ``--cases`` trains with many settings by 1, 2 and
+4 ranks that are threads instead, and compares the models.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from . import processes
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ranks import cases, processes
 
 SETTINGS = (
     *(
@@ -58,12 +62,28 @@ def run(size: int, config: Path, folder: Path, dies_after: float | None, chosen:
     return going.returncode, stage
 
 
+def compare() -> int:
+    """Train with many settings by 1, 2 and 4 ranks; print whose models differ, and return whether any does."""
+    count = unlike = 0
+    for name, settings in cases.cases():
+        with tempfile.TemporaryDirectory() as place:
+            found = cases.unlike(cases.table(Path(place)), settings, Path(place))
+        count, unlike = count + 1, unlike + bool(found)
+        if found:
+            print(f"{name}: another model by {found} ranks")
+    print(f"{count:5d}  settings, {unlike} unlike")
+    return int(unlike > 0)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--number", type=int, default=100, help="kills that hit")
     parser.add_argument("--seed", type=int, default=1, help="of the moments, ranks and numbers of ranks")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run after so long")
+    parser.add_argument("--cases", action="store_true", help="compare models of many settings instead")
     given = parser.parse_args()
+    if given.cases:
+        return compare()
     began = time.monotonic()
     chosen, found, unlike = random.Random(given.seed), Counter[str](), 0
     with tempfile.TemporaryDirectory() as place:

@@ -17,8 +17,9 @@ from gpumlp.ranks import Ranks
 from gpumlp.ranks.devices import Nccl as Exchange
 from gpumlp.ranks.devices import connect
 from gpumlp.runs import train
+from ranks.cases import written
 from ranks.devices import Nccl, NcclError, on_devices
-from ranks.test_runs import SETTINGS, config, written
+from ranks.test_runs import SETTINGS, config
 
 __all__ = ["config"]  # a fixture
 

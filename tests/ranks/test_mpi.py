@@ -11,7 +11,8 @@ import pytest
 from gpumlp.config import load
 from gpumlp.runs import train
 from ranks import processes
-from ranks.test_runs import SETTINGS, config, written
+from ranks.cases import written
+from ranks.test_runs import SETTINGS, config
 
 __all__ = ["config"]  # a fixture
 

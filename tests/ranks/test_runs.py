@@ -15,7 +15,8 @@ from gpumlp.errors import GpumlpError, SignalError
 from gpumlp.optim import Optimizer
 from gpumlp.ranks import Ranks
 from gpumlp.runs import Listener, train
-from ranks import processes
+from ranks import cases, processes
+from ranks.cases import written
 from ranks.threads import by_threads
 
 SETTINGS = (
@@ -33,10 +34,6 @@ def config(tmp_path: Path) -> Path:
     return processes.task(tmp_path, 100)
 
 
-def written(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (folder / "model").iterdir()}
-
-
 def by_ranks(size: int, loaded: Loaded, folder: Path, **options: Any) -> list[Any]:
     return by_threads(size, lambda ranks: train(loaded, folder, ranks=ranks, **options))
 
@@ -50,6 +47,12 @@ def test_the_model_is_that_of_one_rank(config: Path, tmp_path: Path) -> None:
         assert first.summary["metrics"] == alone.summary["metrics"]
         assert first.summary["status"] == alone.summary["status"]
         assert [other.summary for other in others] == [{}] * (size - 1)
+
+
+@pytest.mark.parametrize("case", cases.SAMPLE)
+def test_settings_change_no_bit_by_the_number_of_ranks(case: str, tmp_path: Path) -> None:
+    """A sample that has several settings in each run; ``python -m tests.ranks --cases`` has them all."""
+    assert cases.unlike(cases.table(tmp_path), cases.SAMPLE[case], tmp_path) == []
 
 
 class Asked(Listener):
@@ -107,7 +110,9 @@ def test_a_run_goes_on_with_the_shards_that_it_was_started_with(config: Path, tm
     [
         (3, [], "3 ranks are not a power of two, as the shards of a batch are\n  start 2 or 4 ranks"),
         (3, ["training.shards=2"], "3 ranks cannot share 2 shards: their number must divide them\n  start 2 ranks,"),
-        (2, ["members=2"], "several networks are trained by one process, and there are 2 ranks"),
+        (2, ["training.shards=1"], "2 ranks cannot share 1 shard: their number must divide them\n  start it without"),
+        (2, ["bag=2"], "the networks of a bag are trained by one process, and there are 2 ranks"),
+        (2, ["members=2"], "several networks of their own are trained by one process, and there are 2 ranks"),
         (2, ["data.target=nothing"], "there is no column 'nothing'"),
     ],
 )
