@@ -72,6 +72,7 @@ def train(
     force: bool = False,
     listener: Listener | None = None,
     ranks: Ranks | None = None,
+    backend: Backend | None = None,
 ) -> Result:
     """Train as the configuration says and leave everything in ``folder``.
 
@@ -81,7 +82,7 @@ def train(
     schedules are those of a run of that many epochs, and ``extensions`` of the summary has where. ``force`` replaces
     an earlier run in the folder. Nothing is written or deleted before data and configuration have been found good.
     ``ranks`` are the processes that train together, each of which calls this; the first one writes, and returns what
-    the run came to.
+    the run came to. ``backend`` computes in place of that of the settings, of which it is one.
 
     Raises RunError where the folder is in use or cannot be written, where a run to be resumed had another
     configuration or other data, or where the loss stops being finite; DataError where the data do not fit;
@@ -99,7 +100,7 @@ def train(
         return done
     loaded = _decided(loaded, shards, window)
     with signals(ranks) as watched, collected() as phases:
-        backend, notes = _backend_of(loaded, ranks)
+        backend, notes = _backend_of(loaded, ranks) if backend is None else (backend, ())
         start, parts = ranks.agree(lambda: _parts(loaded, data, backend, ranks))
         _require_alike(parts, ranks)
         parts = replace(parts, notes=(*parts.notes, *notes))

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpumlp.backend import Backend
 from gpumlp.config import Loaded
 from gpumlp.data import News, Prepared, Source, SourceCache
 from gpumlp.errors import RunError
+from gpumlp.ranks import Ranks
 from gpumlp.runs import Listener, Result, load_trained, train
 from gpumlp.runs.predictions import Block, columns_of, write_predictions
 from gpumlp.runs.start import start_of
+from gpumlp.sweep.beside import Job, side_by_side
 from gpumlp.sweep.folder import PlanFolder, Template
 from gpumlp.training.build import load_data, require_one_run
 
@@ -105,19 +109,20 @@ def cross_validate(
         variants[0][2], encoder, keep_sources=True, cache=cache
     )  # nothing is written if the data do not fit
     place.begin(plan_of(template, folds=folds, repeats=repeats))
+
+    def jobs() -> Iterator[Job[tuple[FoldRun, Block]]]:
+        for number, (fold, repeat, loaded) in enumerate(variants):
+            name = f"fold-{fold}" if repeats == 1 else f"repeat-{repeat + 1}-fold-{fold}"
+            data = load_data(loaded, encoder, keep_sources=True, cache=cache) if number else first
+            yield Job(loaded.settings, data, partial(_fold, place, name, fold, repeat, loaded, data, listener))
+
     runs: list[FoldRun] = []
     blocks: list[Block] = []
-    for number, (fold, repeat, loaded) in enumerate(variants):
-        name = f"fold-{fold}" if repeats == 1 else f"repeat-{repeat + 1}-fold-{fold}"
-        data = load_data(loaded, encoder, keep_sources=True, cache=cache) if number else first
-        with place.claim(name) as free:
-            if not free:
-                raise RunError("another process is training this fold", where=str(place.run(name)))
-            run, block = _fold(place.run(name), name, fold, repeat, loaded, data, listener)
+    for run, block in side_by_side(jobs()):
         runs.append(run)
         if done is not None:
             done(run)
-        blocks.append({**({"repeat": np.full(run.rows, repeat + 1)} if repeats > 1 else {}), **block})
+        blocks.append({**({"repeat": np.full(run.rows, run.repeat + 1)} if repeats > 1 else {}), **block})
     results = {
         "folder": str(place.path),
         "metrics": summarized([run.metrics for run in runs]),
@@ -140,10 +145,22 @@ def cross_validate(
 
 
 def _fold(
-    path: Path, name: str, fold: int, repeat: int, loaded: Loaded, data: Prepared, listener: Listener | None
+    place: PlanFolder,
+    name: str,
+    fold: int,
+    repeat: int,
+    loaded: Loaded,
+    data: Prepared,
+    listener: Listener | None,
+    backend: Backend | None,
+    ranks: Ranks,
 ) -> tuple[FoldRun, Block]:
     """Return the run of a fold, and the predictions of its test rows."""
-    result = train(loaded, path, data=data, resume=True, listener=listener)
+    path = place.run(name)
+    with place.claim(name) as free:
+        if not free:
+            raise RunError("another process is training this fold", where=str(path))
+        result = train(loaded, path, data=data, resume=True, listener=listener, ranks=ranks, backend=backend)
     if result.summary["data"] != data.fingerprint:
         hint = "restore the data, or choose another --run-dir"
         raise RunError("the data have changed since this fold was trained", where=str(path), hint=hint)

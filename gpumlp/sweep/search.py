@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gpumlp.backend import Backend
 from gpumlp.config import Loaded, Settings
 from gpumlp.data import Prepared, SourceCache
 from gpumlp.errors import ConfigError, GpumlpError, RunError, WriteError
 from gpumlp.metrics import METRICS
+from gpumlp.ranks import Ranks
 from gpumlp.runs import Listener, train
 from gpumlp.runs.folder import RunFolder
 from gpumlp.runs.identity import decisive
 from gpumlp.runs.run import STOPPED
 from gpumlp.runs.start import start_of
 from gpumlp.store.formats import keep_folder, read_json, write_sealed
+from gpumlp.sweep.beside import Job, Known, side_by_side
 from gpumlp.sweep.folder import PlanFolder, Template
 from gpumlp.sweep.points import Space, dimension_of, numbers_of
 from gpumlp.sweep.study import Pruning, Study, load_optuna, name_of
 from gpumlp.training.build import load_data, require_one_run, unsuitable
 from gpumlp.training.loop import DIVERGED
 
+SEARCHED = "search={}"
+"""The override of a point: how points are chosen has no part in its run."""
 FAILED = "failed"
 PRUNED = "pruned"
 """The status of a point that was ended before the others because it was worse."""
@@ -44,6 +51,10 @@ class Point:
     def cost(self) -> float:
         """What is lowest for the best point."""
         return float("inf") if self.score is None else METRICS[self.metric].cost(self.score)
+
+
+_Found = tuple[Point, bool]
+"""What came of a point, and whether it was finished before."""
 
 
 def space_of(template: Template, overrides: tuple[str, ...], trials: int | None) -> tuple[Template, Space]:
@@ -160,19 +171,46 @@ def sweep(
     if numbers:
         data.of(template.load(*space.point(numbers[0])))  # nothing is written if the data do not fit
     place.begin(plan_of(template, space))
-    for number in numbers:
-        name = name_of(number)
-        with place.claim(name) as free:
-            if not free:
-                continue
-            before = _outcome(place, name, space.point(number))
-            if before.summary is None:
-                _train(place, name, template, space.point(number), data, listener)
-            else:
-                data.check(template.load(*space.point(number)), before, place.run(name))
-            if done is not None:
-                done(_outcome(place, name, space.point(number)), before.summary is not None)
+
+    def jobs() -> Iterator[Job[_Found] | Known[_Found]]:
+        for number in numbers:
+            name, overrides = name_of(number), space.point(number)
+            with contextlib.ExitStack() as held:
+                if not held.enter_context(place.claim(name)):
+                    continue
+                before = _outcome(place, name, overrides)
+                if before.summary is not None:
+                    data.check(template.load(*overrides), before, place.run(name))
+                    yield Known((before, True))
+                elif (prepared := _prepared(place, name, template, overrides, data)) is None:
+                    yield Known((_outcome(place, name, overrides), False))
+                else:
+                    make = partial(_point, held.pop_all(), place, name, overrides, *prepared, listener)
+                    yield Job(prepared[0].settings, prepared[1], make)
+
+    for found in side_by_side(jobs()):
+        if done is not None:
+            done(*found)
     return points_of(place, space)
+
+
+def _point(
+    held: contextlib.ExitStack,
+    place: PlanFolder,
+    name: str,
+    overrides: tuple[str, ...],
+    loaded: Loaded,
+    prepared: Prepared,
+    listener: Listener | None,
+    backend: Backend | None,
+    ranks: Ranks,
+) -> _Found:
+    """Train a point, whose claim is ``held``."""
+    with held:
+        with _recorded(place, name):
+            path = place.run(name)
+            train(loaded, path, data=prepared, resume=True, listener=listener, ranks=ranks, backend=backend)
+        return _outcome(place, name, overrides), False
 
 
 def _studied(
@@ -200,7 +238,10 @@ def _studied(
     study = Study(place, space, settings.search, plan, metric)
     for trial in study.trials():
         name = name_of(trial.number)
-        _train(place, name, template, trial.overrides, data, Pruning(trial, metric, listener))
+        with _recorded(place, name):
+            loaded = template.load(*trial.overrides, SEARCHED)
+            pruning = Pruning(trial, metric, listener)
+            train(loaded, place.run(name), data=data.of(loaded), resume=True, listener=pruning)
         point = _outcome(place, name, trial.overrides)
         with study.reached():
             trial.end(point.score, pruned=point.status == PRUNED)
@@ -216,18 +257,23 @@ def points_of(place: PlanFolder, space: Space) -> list[Point]:
     return sorted((each for each in points if each.status != "not begun"), key=lambda each: each.cost)
 
 
-def _train(
-    place: PlanFolder,
-    name: str,
-    template: Template,
-    overrides: tuple[str, ...],
-    data: _Data,
-    listener: Listener | None,
-) -> None:
+def _prepared(
+    place: PlanFolder, name: str, template: Template, overrides: tuple[str, ...], data: _Data
+) -> tuple[Loaded, Prepared] | None:
+    """Return the configuration and the data of a point; None where they do not fit, which is recorded."""
+    found: list[tuple[Loaded, Prepared]] = []
+    with _recorded(place, name):
+        loaded = template.load(*overrides, SEARCHED)
+        found.append((loaded, data.of(loaded)))
+    return found[0] if found else None
+
+
+@contextlib.contextmanager
+def _recorded(place: PlanFolder, name: str) -> Iterator[None]:
+    """Record what a point fails by, in place of raising it."""
     record = place.path / FAILED / f"{name}.json"
     try:
-        loaded = template.load(*overrides, "search={}")  # which has no part in the run
-        train(loaded, place.run(name), data=data.of(loaded), resume=True, listener=listener)
+        yield
         record.unlink(missing_ok=True)
     except WriteError:
         raise
