@@ -182,7 +182,7 @@ class MemberHeads(Layer):
         Outputs of each member, K.
     activation
         The output activation, a key of ``MEANS``.
-    initializer, parametrization
+    initializer, parametrization, of_two
         As those of :class:`~gpumlp.nn.Dense`.
     """
 
@@ -196,11 +196,14 @@ class MemberHeads(Layer):
         *,
         initializer: str = "auto",
         parametrization: str = STANDARD,
+        of_two: bool = False,
     ) -> None:
         super().__init__()
         self.count, self.units = whole("the number of members", count), whole("units of a layer", units)
         self.link = record_of(activation).name
-        self.one = Dense(units, activation, initializer=initializer, parametrization=parametrization)
+        self.one = Dense(
+            units, activation, initializer=initializer, parametrization=parametrization, of_two=of_two
+        )
 
     def declare(self, inputs: int) -> Mapping[str, Declared]:
         arrays = self.one.declare(inputs)

@@ -234,13 +234,13 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
         if whole.residual and h.units == width:
             layers.append(Residual(len(layers) - start_of_block))
         width = h.units
+    # In the form of a tangent kernel one logit is what the two of two classes would come to.
+    of_two = link == "sigmoid" and whole.parametrization != STANDARD
     if whole.share == ALONE:
-        # In the form of a tangent kernel one logit is what the two of two classes would come to.
-        of_two = link == "sigmoid" and whole.parametrization != STANDARD
         layers += linear(outputs, link, whole.initializer, of_two=of_two)
     else:
-        form = whole.initializer, whole.parametrization
-        layers.append(MemberHeads(whole.heads, outputs, link, initializer=form[0], parametrization=form[1]))
+        form = {"initializer": whole.initializer, "parametrization": whole.parametrization, "of_two": of_two}
+        layers.append(MemberHeads(whole.heads, outputs, link, **form))
     if whole.clamp:
         if link != "identity":
             raise ConfigError(f"predictions through {link} are not clamped")
