@@ -37,7 +37,8 @@ from gpumlp.config import Loaded, load
 from gpumlp.data import prepare, rows_of
 from gpumlp.runs.in_memory import category_columns
 from gpumlp.training.build import build
-from gpumlp.training.loop import Diverged, Loop
+from gpumlp.training.loop import Diverged
+from gpumlp.training.members import loop_over
 
 UCI = ("concrete", "energy", "kin8nm", "power-plant", "protein", "wine-red", "yacht")
 SMALL = {
@@ -124,7 +125,7 @@ def run(folder: Path, name: str, seed: int, overrides: Sequence[str], inner: boo
     )
     parts = build(settings, data)
     started, cpu = time.perf_counter(), time.process_time()
-    loop = Loop(parts)
+    loop = loop_over(parts)
     for event in loop:
         if isinstance(event, Diverged):
             raise SystemExit(f"{name}, seed {seed}: {event.reason}")

@@ -184,3 +184,10 @@ def test_precision_and_recall_are_those_of_scikit_learn_at_each_threshold() -> N
     none = metrics.classification(np.full((3, 1), 0.1), np.zeros(3, int))
     assert np.isnan(none["precision"])
     assert metrics.classification(np.full((3, 1), 0.1), np.array([0, 1, 1]))["precision"] == 0.0
+
+
+def test_a_metric_that_is_a_sum_of_others():
+    measured = {"accuracy": 0.9, "log_loss": 0.3}
+    assert metrics.with_sums(measured, "accuracy_log_loss") == measured | {"accuracy_log_loss": pytest.approx(0.75)}
+    for name, found in (("accuracy", measured), ("accuracy_log_loss", {"accuracy": 0.9})):  # nothing to add
+        assert metrics.with_sums(found, name) == found

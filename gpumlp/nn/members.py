@@ -201,9 +201,7 @@ class MemberHeads(Layer):
         super().__init__()
         self.count, self.units = whole("the number of members", count), whole("units of a layer", units)
         self.link = record_of(activation).name
-        self.one = Dense(
-            units, activation, initializer=initializer, parametrization=parametrization, of_two=of_two
-        )
+        self.one = Dense(units, activation, initializer=initializer, parametrization=parametrization, of_two=of_two)
 
     def declare(self, inputs: int) -> Mapping[str, Declared]:
         arrays = self.one.declare(inputs)

@@ -35,9 +35,9 @@ def test_tabular_is_realmlp() -> None:
     assert settings.optimizer.hyper | {"rate": settings.optimizer.learning_rate} == pytest.approx(
         {"beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "rate": 0.04}
     )
-    assert settings.loss.hyper == {"label_smoothing": 0.1}
+    assert settings.loss.hyper == {"label_smoothing": 0.0}
     assert (settings.schedule.name, settings.schedule.hyper) == ("coslog", {"cycles": 4.0})
-    assert (settings.training.chosen_metric, settings.training.early_stopping) == ("accuracy", None)
+    assert (settings.training.chosen_metric, settings.training.early_stopping) == ("accuracy_log_loss", None)
     numbers = make(task="regression")
     assert (numbers.model.activation, numbers.model.clamp, numbers.optimizer.learning_rate) == ("mish", True, 0.2)
     assert (numbers.loss.name, numbers.training.chosen_metric) == ("squared_error", "rmse")
@@ -54,7 +54,7 @@ def test_strong_is_tabm_with_ple() -> None:
     assert (settings.data.scaling, settings.schedule.name) == ("quantile", "constant")
     assert settings.training.early_stopping.patience == 16
     assert (settings.training.chosen_metric, make("strong", "regression").training.chosen_metric) == (
-        "accuracy",
+        "accuracy_log_loss",
         "rmse",
     )
     for members in (8, {"count": 8}):
@@ -72,8 +72,8 @@ def test_images_are_wide_with_batch_norm() -> None:
 
 
 def test_smoothing_is_for_classes_and_not_for_probabilities() -> None:
-    assert make(training={"metric": "log_loss"}).loss.hyper == {"label_smoothing": 0.0}
-    assert make(training={"metric": "macro_f1"}).loss.hyper == {"label_smoothing": 0.1}
+    for metric, smoothing in (("log_loss", 0.0), ("accuracy", 0.1), ("macro_f1", 0.1)):
+        assert make(training={"metric": metric}).loss.hyper == {"label_smoothing": smoothing}
     assert make(training={"metric": "log_loss"}, loss={"label_smoothing": 0.2}).loss.hyper == {"label_smoothing": 0.2}
 
 
@@ -92,7 +92,7 @@ def test_a_file_overrides_any_of_it() -> None:
     assert settings.optimizer.hyper["beta2"] == 0.99
     assert settings.optimizer.weight_decay == preset.optimizer.weight_decay
     assert settings.schedule == plain.schedule
-    assert settings.loss.hyper == {"label_smoothing": 0.1}
+    assert settings.loss.hyper == {"label_smoothing": 0.0}
     assert (settings.training.early_stopping, settings.training.epochs) == ("auto", None)
     assert (settings.training.batch_size, settings.data.scaling) == (256, None)
 

@@ -68,11 +68,20 @@ def test_ntk_form_is_what_it_is_in_pytorch() -> None:
 def test_one_logit_of_two_classes_is_trained_as_two_are(heads: int) -> None:
     rng = np.random.default_rng(3)
     x, labels, trained = rng.normal(size=(20, 5)), rng.integers(2, size=20).astype(np.int32), []
-    shape = Architecture((Hidden(4, "tanh"),), "glorot_uniform", "ntk", heads=heads, share="hidden" * (heads > 1) or "none")
-    two, one = (mlp(shape, outputs, link).build(5, dtype=np.float64) for outputs, link in ((2, "softmax"), (1, "sigmoid")))
-    (last,) = (name.removesuffix(".W") for name, array in two.arrays().items() if name.endswith("W") and array.shape[-1] == 2)
+    shape = Architecture(
+        (Hidden(4, "tanh"),), "glorot_uniform", "ntk", heads=heads, share="hidden" * (heads > 1) or "none"
+    )
+    two, one = (
+        mlp(shape, outputs, link).build(5, dtype=np.float64) for outputs, link in ((2, "softmax"), (1, "sigmoid"))
+    )
+    (last,) = (
+        name.removesuffix(".W") for name, array in two.arrays().items() if name.endswith("W") and array.shape[-1] == 2
+    )
     one.load(
-        {name: array[..., 1:] - array[..., :1] if name.startswith(last) else array for name, array in two.arrays().items()}
+        {
+            name: array[..., 1:] - array[..., :1] if name.startswith(last) else array
+            for name, array in two.arrays().items()
+        }
     )
     for model in (two, one):
         loss = Loss("cross_entropy", model)
