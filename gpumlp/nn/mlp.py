@@ -239,7 +239,11 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
     if whole.share == ALONE:
         layers += linear(outputs, link, whole.initializer, of_two=of_two)
     else:
-        form = {"initializer": whole.initializer, "parametrization": whole.parametrization, "of_two": of_two}
+        form: dict[str, Any] = {
+            "initializer": whole.initializer,
+            "parametrization": whole.parametrization,
+            "of_two": of_two,
+        }
         layers.append(MemberHeads(whole.heads, outputs, link, **form))
     if whole.clamp:
         if link != "identity":
