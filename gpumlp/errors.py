@@ -43,9 +43,13 @@ ALIASES = {
     "sparse_categorical_crossentropy": "cross_entropy",
     "nag": "nesterov",
     "sgdm": "momentum",
+    "lr": "learning_rate",
     "reduce_on_plateau": "plateau",
     "cosine_annealing": "cosine",
     "steplr": "step",
+    "he": "he_normal",
+    "glorot": "glorot_uniform",
+    "lecun": "lecun_normal",
     "xavier": "glorot_uniform",
     "xavier_uniform": "glorot_uniform",
     "xavier_normal": "glorot_normal",
@@ -191,6 +195,8 @@ def shown(text: str) -> str:
 def nearest(name: object, allowed: Iterable[str]) -> str | None:
     """Return the allowed name closest to ``name``, ignoring case, or None. Names of other libraries are known."""
     allowed = list(map(str, allowed))
+    if name is None:
+        return None
     if (alias := ALIASES.get(str(name).lower())) in allowed:
         return alias
     by_small_letters: dict[str, str] = {}

@@ -95,11 +95,13 @@ def classification(predictions: Host, labels: Host, weights: Host | None = None)
     weights : (N,) or None for all alike
     """
     predictions = np.asarray(predictions)
+    if predictions.ndim not in (1, 2):
+        raise ShapeError(f"predictions must be (N,) or (N, K), not {predictions.shape}")
     labels = _each_row("labels", labels, predictions)
-    weight = _weight(len(labels), None if weights is None else _each_row("weights", weights, predictions))
-    chosen = predictions if predictions.ndim == 1 else most_probable(predictions)
+    weight = _weights_of(weights, predictions)
+    chosen = predictions if predictions.ndim == 1 else most_probable(_known(predictions))
     right = weight * (chosen == labels)
-    metrics = {"accuracy": float(right.sum() / weight.sum()), "macro_f1": macro_f1(chosen, labels, weight)}
+    metrics = {"accuracy": _ratio(right.sum(), weight.sum()), "macro_f1": macro_f1(chosen, labels, weight)}
     if predictions.ndim == 2 and predictions.shape[1] == 1:
         found = hits_of(chosen == 1, labels == 1, weight)
         metrics |= {"precision": found["precision"], "recall": found["recall"]}
@@ -109,10 +111,33 @@ def classification(predictions: Host, labels: Host, weights: Host | None = None)
 
 def _each_row(name: str, values: Host, predictions: Host) -> Host:
     """Return one value for each row as an array. Raises ShapeError for any other shape, which would broadcast."""
+    if np.ma.is_masked(values):
+        raise ShapeError(f"{name} have a mask: leave the rows out that it hides")
     values = np.asarray(values)
     if values.shape != predictions.shape[:1]:
         raise ShapeError(f"{name} must be ({len(predictions)},), one for each row, not {values.shape}")
     return values
+
+
+def _weights_of(weights: Host | None, predictions: Host) -> Host:
+    """Return how much each row counts, (N,) float64. Raises ShapeError for another shape, or a number below 0."""
+    if weights is None:
+        return np.ones(len(predictions))
+    weight = _each_row("weights", weights, predictions).astype(np.float64)
+    if not ((weight >= 0) & (weight < np.inf)).all():
+        raise ShapeError("weights must be finite and at least 0")
+    return weight
+
+
+def _known(predictions: Host) -> Host:
+    """Return predictions. Raises ShapeError where one is NaN, which is below and above nothing."""
+    if predictions.dtype.kind == "f" and np.isnan(predictions).any():
+        raise ShapeError("predictions hold NaN")
+    return predictions
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")
 
 
 def _weight(count: int, weights: Host | None) -> Host:
@@ -128,18 +153,19 @@ def most_probable(probabilities: Host) -> Host:
 
 def macro_f1(chosen: Host, labels: Host, weights: Host) -> float:
     """Return the mean over classes of 2 TP / (2 TP + FP + FN); classes that never occur do not count."""
-    numbers = _numbered(np.concatenate([labels, chosen]))
+    exact = np.result_type(labels, chosen).kind in (labels.dtype.kind, chosen.dtype.kind)
+    numbers = _numbered(np.concatenate([labels, chosen], dtype=None if exact else object))
     true, predicted = np.split(numbers, 2)
     hits = np.bincount(true, weights * (true == predicted), numbers.max(initial=-1) + 1)
     totals = np.bincount(numbers, np.concatenate([weights, weights]))
     seen = totals > 0
-    return float(np.mean(2.0 * hits[seen] / totals[seen]))
+    return float(np.mean(2.0 * hits[seen] / totals[seen])) if seen.any() else float("nan")
 
 
 def _numbered(values: Host) -> Host:
     """Return a number from 0 for each value, equal for equal ones, in their order; some may be left out."""
     if values.dtype.kind in "iu" and len(values) and int(low := values.min()) + len(values) >= values.max():
-        numbers: Host = values - low
+        numbers: Host = values.astype(np.int64) - low
     else:
         _, numbers = np.unique(values, return_inverse=True)
     return numbers
@@ -198,7 +224,8 @@ def curves(probability: Host, positive: Host, weights: Host) -> Curves | None:
     weights
         (N,).
     """
-    _, place = np.unique(-probability, return_inverse=True)
+    values, rising = np.unique(probability, return_inverse=True)
+    place, positive = len(values) - 1 - rising, np.asarray(positive, bool)
     hits = np.cumsum(np.bincount(place, weights * positive))
     misses = np.cumsum(np.bincount(place, weights * ~positive))
     if not (hits[-1] > 0 and misses[-1] > 0):
@@ -271,7 +298,9 @@ def regression(predictions: Host, targets: Host, weights: Host | None = None) ->
     if predictions.ndim != 1:
         raise ShapeError(f"predictions must be (N,), not {predictions.shape}")
     targets = _each_row("targets", targets, predictions).astype(np.float64)
-    weight = _weight(len(targets), None if weights is None else _each_row("weights", weights, predictions))
+    weight = _weights_of(weights, predictions)
+    if not weight.any():
+        return dict.fromkeys(("rmse", "mae", "r2"), float("nan"))
     weight = weight / weight.sum()
     errors = predictions.astype(np.float64) - targets
     squared = float(weight @ errors**2)
@@ -284,6 +313,14 @@ def regression(predictions: Host, targets: Host, weights: Host | None = None) ->
     }
 
 
+def _tables(what: str, values: Host, targets: Host, names: Sequence[str]) -> tuple[Host, Host]:
+    """Return values and targets, (N, T) of T names. Raises ShapeError for other shapes."""
+    values, targets = np.asarray(values), np.asarray(targets)
+    if values.shape != targets.shape or values.shape[1:] != (len(names),):
+        raise ShapeError(f"{what} {values.shape} and targets {targets.shape} must be (N, {len(names)})")
+    return values, targets
+
+
 def regressions(predictions: Host, targets: Host, names: Sequence[str], weights: Host | None = None) -> Metrics:
     """Return the metrics of several targets: their means, as scikit-learn has them, then ``rmse[name]`` and so on.
 
@@ -293,7 +330,8 @@ def regressions(predictions: Host, targets: Host, names: Sequence[str], weights:
     weights : (N,) or None for all alike
     """
     each: dict[str, Metrics] = {}
-    weight = _weight(len(targets), weights)
+    predictions, targets = _tables("predictions", predictions, targets, names)
+    weight = _weights_of(weights, targets)
     for i, name in enumerate(names):
         there = ~np.isnan(targets[:, i])
         if not (weight[there] > 0).any():
@@ -315,7 +353,10 @@ def labels(probabilities: Host, targets: Host, names: Sequence[str], weights: Ho
     names : of the T labels
     weights : (N,) or None for all alike
     """
-    weight = _weight(len(targets), weights)
+    probabilities, targets = _tables("probabilities", probabilities, targets, names)
+    if not (np.isnan(targets) | (targets == 0) | (targets == 1)).all():
+        raise ShapeError("targets of labels must be 0, 1 or NaN")
+    weight = _weights_of(weights, targets)
     each = {name: label(probabilities[:, i], targets[:, i], weight) for i, name in enumerate(names)}
     right = np.isnan(targets) | ((probabilities > 0.5) == (targets == 1))
     counted = weight * ~np.isnan(targets).all(axis=1)
@@ -366,6 +407,7 @@ def hits_of(chosen: Host, positive: Host, weights: Host) -> Metrics:
 
     Precision is 0 where no row was taken for the class, but some are of it; all are NaN where there is neither.
     """
+    chosen, positive = np.asarray(chosen, bool), np.asarray(positive, bool)
     true, taken, there = (float(weights @ each) for each in (chosen & positive, chosen, positive))
     if not (taken or there):
         return dict.fromkeys(("precision", "recall", "f1"), float("nan"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -191,3 +192,51 @@ def test_a_metric_that_is_a_sum_of_others():
     assert metrics.with_sums(measured, "accuracy_log_loss") == measured | {"accuracy_log_loss": pytest.approx(0.75)}
     for name, found in (("accuracy", measured), ("accuracy_log_loss", {"accuracy": 0.9})):  # nothing to add
         assert metrics.with_sums(found, name) == found
+
+
+def test_small_integers_do_not_overflow_where_classes_are_counted() -> None:
+    labels = np.array([-1, 127] * 100, np.int8)
+    assert metrics.classification(np.full(200, 127, np.int8), labels) == {
+        "accuracy": 0.5,
+        "macro_f1": pytest.approx((0 + 2 / 3) / 2),
+    }
+    big = 2**53
+    found = metrics.classification(np.array([big, big + 1], np.uint64), np.array([big + 1, big], np.int64))
+    assert found == {"accuracy": 0.0, "macro_f1": 0.0}
+
+
+def test_curves_of_scores_without_a_sign_and_positives_as_numbers() -> None:
+    p, positive, ones = np.array([0, 1, 2], np.uint8), np.array([0, 1, 1]), np.ones(3)
+    found, wanted = metrics.curves(p, positive, ones), metrics.curves(p / 2.0, positive == 1, ones)
+    assert found is not None
+    assert wanted is not None
+    np.testing.assert_array_equal(found.recall, wanted.recall)
+    assert found.average_precision == wanted.average_precision == 1.0
+    assert metrics.hits_of(positive, positive, ones)["f1"] == 1.0
+
+
+NOTHING = np.zeros(2)
+
+
+def test_where_no_row_counts_nothing_is_measured() -> None:
+    assert math.isnan(metrics.classification(np.array([0, 1]), np.array([0, 1]), NOTHING)["accuracy"])
+    assert math.isnan(metrics.classification(np.zeros(0, int), np.zeros(0, int))["macro_f1"])
+    assert math.isnan(metrics.regression(NOTHING, NOTHING, NOTHING)["rmse"])
+    assert math.isnan(metrics.regression(np.zeros(0), np.zeros(0))["mae"])
+
+
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        (lambda: metrics.classification(np.array([[np.nan], [0.2]]), np.array([1, 1])), "predictions hold NaN"),
+        (lambda: metrics.classification(np.zeros((2, 2, 2)), np.array([1, 1])), r"must be \(N,\) or \(N, K\)"),
+        (lambda: metrics.classification(np.array([0]), np.array([0]), np.array([-1.0])), "weights must be finite"),
+        (lambda: metrics.regression(np.ones(1), np.ones(1), np.array([np.nan])), "weights must be finite"),
+        (lambda: metrics.regression(np.ones(2), np.ma.array([1, 2], mask=[0, 1])), "targets have a mask"),
+        (lambda: metrics.regressions(np.ones((2, 2)), np.ones((2, 1)), ["a", "b"]), r"must be \(N, 2\)"),
+        (lambda: metrics.labels(np.ones((2, 1)), np.array([[-1], [1]]), ["a"]), "must be 0, 1 or NaN"),
+    ],
+)
+def test_what_cannot_be_measured(measure: Callable[[], object], said: str) -> None:
+    with pytest.raises(ShapeError, match=said):
+        measure()

@@ -37,6 +37,7 @@ from gpumlp.backend.base import Backend, place_of
 from gpumlp.errors import CaptureError, ConfigError, ShapeError, TapeError
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, record_of
 from gpumlp.ops.dropout import DROPOUT, RATE
+from gpumlp.ops.hyper import settle
 from gpumlp.ops.losses import Loss
 from gpumlp.ops.members import MEMBER_SCALE
 from gpumlp.ops.mix import MIX
@@ -245,6 +246,7 @@ def loss_operands(op: Loss, inputs: Sequence[Any], backend: Backend) -> tuple[An
     on_host = targets if isinstance(targets, np.ndarray) else inputs[1]
     if not backend.capturing and isinstance(on_host, np.ndarray | list | tuple):
         op.check_targets(np.asarray(on_host))
+        op.check_weights(*weights)
     return outputs, (z, targets, *weights)
 
 
@@ -259,6 +261,8 @@ def _check_loss(op: Loss, z: Array, targets: Array, rows: Array | None, classes:
         raise ShapeError(f"{op.name}: targets must be {wanted}, not {targets.shape}")
     if rows is not None and rows.shape != (n,):
         raise ShapeError(f"{op.name}: row weights must be ({n},), not {rows.shape}")
+    if classes is not None and op.link == "identity" and not op.takes_levels:
+        raise ShapeError(f"{op.name} has no classes to weight", hint="give row weights instead")
     width = k if labels or op.takes_levels else 2
     if classes is not None and classes.shape != (width,):
         what = "levels" if op.takes_levels else "class weights"
@@ -269,7 +273,8 @@ def _loss_function(op: Loss) -> Function:
     def function(
         outputs: Any, targets: Any, row_weights: Any = None, class_weights: Any = None, **params: float
     ) -> Tensor:
-        return loss_value(op, outputs, targets, row_weights, class_weights, **params)[0]
+        settings = settle(op.name, params, op.hyper)
+        return loss_value(op, outputs, targets, row_weights, class_weights, **settings)[0]
 
     function.__doc__ = f"Return the mean loss over the rows, a scalar: {op.meaning}"
     return function

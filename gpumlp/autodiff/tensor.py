@@ -324,6 +324,8 @@ class Variable(Tensor):
     is_variable = True
 
     def __init__(self, values: Any, backend: Backend | None = None, *, dtype: Any = None, name: str = "") -> None:
+        if dtype is not None and not is_floating(dtype_of(dtype)):
+            raise ShapeError(f"a variable holds floating point, not {dtype_of(dtype)}")
         super().__init__(values, backend, dtype=dtype, name=name)
         if isinstance(values, Tensor) or not self.differentiable:
             dtype = self.dtype if self.differentiable else DEFAULT_DTYPE

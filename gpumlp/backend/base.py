@@ -25,6 +25,12 @@ from gpumlp.ops.precision import is_narrow, wide
 from gpumlp.ops.record import Array, Op
 
 
+def _refuse_mask(values: Any) -> None:
+    """Raise ShapeError for a masked array, whose hidden values would be taken for numbers."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise ShapeError("a tensor has no mask", hint="fill what is masked: array.filled(0)")
+
+
 class Backend:
     """Arrays and operations on the host, in NumPy.
 
@@ -96,6 +102,7 @@ class Backend:
         ``copy`` makes it a new one in any case.
         """
         self._refuse_while_capturing("a copy from the host")
+        _refuse_mask(values)
         with self.quiet():
             array = self.xp.asarray(values, dtype, order="C")  # CuPy's ascontiguousarray takes none of the host's
             if not copy:
@@ -118,6 +125,7 @@ class Backend:
     def write(self, target: Array, values: Any) -> None:
         """Overwrite a device array with host or device values of the same shape."""
         self._refuse_while_capturing("a write from the host")
+        _refuse_mask(values)
         with self.quiet():
             values = self.xp.asarray(values, target.dtype)
             if values.shape != target.shape:
@@ -126,7 +134,7 @@ class Backend:
 
     def owns(self, value: object) -> bool:
         """Return whether ``value`` is an array of this backend."""
-        return isinstance(value, self.xp.ndarray)
+        return isinstance(value, self.xp.ndarray) and not isinstance(value, np.ma.MaskedArray)
 
     def synchronize(self) -> None:
         """Wait until everything that was asked for is done: on the host, it always is."""

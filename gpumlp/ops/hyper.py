@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral, Real
@@ -28,7 +28,7 @@ class Hyper:
 
         Raises ConfigError where it is not a number, or out of range (as NaN is of any).
         """
-        if not isinstance(value, Real):
+        if isinstance(value, bool) or not isinstance(value, Real):
             raise ConfigError(f"{name} is {value!r:.80}", hint="give a number")
         if not all(holds(value, bound) for _, holds, bound in self._bounds):
             allowed = " and ".join(f"{sign} {bound:g}" for sign, _, bound in self._bounds)
@@ -49,19 +49,21 @@ class Hyper:
 
 def whole(name: str, value: Any, least: int = 1) -> int:
     """Return a whole number. Raises ConfigError for anything else, and for less than ``least``."""
-    if not isinstance(value, Integral) or int(value) < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise ConfigError(f"{name} is {value!r:.80}", hint=f"give a whole number, at least {least}")
     return int(value)
 
 
-def settle(owner: str, given: Mapping[str, float], declared: Mapping[str, Hyper]) -> dict[str, float]:
-    """Return every declared number, as given or else by default.
+def settle(
+    owner: str, given: Mapping[str, float], declared: Mapping[str, Hyper], others: Iterable[str] = ()
+) -> dict[str, float]:
+    """Return every declared number, as given or else by default. ``others`` are names for a hint.
 
     Raises ConfigError for a number that is not declared, or out of its range.
     """
     for name in given:
         if name not in declared:
-            raise ConfigError(f"{owner} has no setting {name!r}", hint=choices(name, declared))
+            raise ConfigError(f"{owner} has no setting {name!r}", hint=choices(name, [*declared, *others]))
     return {
         name: number.check(f"{name} of {owner}", given[name]) if name in given else float(number.default)
         for name, number in declared.items()

@@ -69,6 +69,17 @@ class Loss(Op):
         if wrong is not None and bool(wrong.any()):
             raise DataError(f"{self.name}: targets must {allowed}, one is {float(targets[wrong][0]):g}")
 
+    def check_weights(self, rows: Array | None, classes: Array | None) -> None:
+        """Raise DataError for weights or levels, on the host, that are not what the loss is defined for."""
+        for name, values in (("row weights", rows), ("levels" if self.takes_levels else "class weights", classes)):
+            if not isinstance(values, np.ndarray):
+                continue
+            levels = name == "levels"
+            right = (values > 0) & (values < 1) if levels else (values >= 0) & (values < np.inf)
+            if not right.all():
+                allowed = "lie between 0 and 1" if levels else "be finite and at least 0"
+                raise DataError(f"{self.name}: {name} must {allowed}, one is {float(values[~right][0]):g}")
+
 
 def loss(
     name: str,

@@ -62,7 +62,8 @@ PRECISIONS = {
 def dtype_of(given: Any) -> np.dtype[Any]:
     """Return a dtype, given by itself or by name, bfloat16 among them.
 
-    Raises ConfigError where the package that bfloat16 takes is missing.
+    Raises ConfigError for anything that is not a dtype of real numbers, and where the package that bfloat16 takes is
+    missing.
     """
     if isinstance(given, str) and given == BFLOAT16:
         try:
@@ -73,7 +74,12 @@ def dtype_of(given: Any) -> np.dtype[Any]:
                 where="precision",
                 hint="pip install 'gpumlp[bf16]', or set precision: float32",
             ) from None
-    dtype: np.dtype[Any] = np.dtype(given)
+    try:
+        dtype: np.dtype[Any] = np.dtype(given)
+    except TypeError:
+        raise ConfigError(f"unknown dtype {given!r:.80}", hint="use float32 or float64") from None
+    if dtype.kind not in "biuf" and not is_narrow(dtype):
+        raise ConfigError(f"a tensor takes real numbers, not dtype {dtype}", hint="use float32 or float64")
     return dtype
 
 

@@ -64,7 +64,9 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
 
 _SHARED = {
     "learning_rate": LEARNING_RATE,
-    "weight_decay": Hyper(0.0, "decoupled weight decay, multiplied by the learning rate in each step", ge=0.0),
+    "weight_decay": Hyper(
+        0.0, "decoupled weight decay, multiplied by the learning rate in each step", ge=0.0, lt=math.inf
+    ),
     "clip_norm": Hyper(math.inf, "largest norm of the whole gradient", gt=0.0),
     "averaging": Hyper(0.0, "decay of the moving average of weights", ge=0.0, lt=1.0),
 }
@@ -129,6 +131,9 @@ class Optimizer:
         if not isinstance(name, str) or name not in OPTIMIZERS:
             raise ConfigError(f"unknown optimizer {name!r:.80}", hint=choices(name, OPTIMIZERS))
         spec = OPTIMIZERS[name]
+        if not hasattr(parameters, "gradients"):
+            what = f"an optimizer updates Parameters, not a {type(parameters).__name__}"
+            raise ConfigError(what, hint="Parameters.of([w, b]) of variables, model.parameters of a model")
         backend, like = parameters.backend, parameters.values
         self.name, self.parameters = name, parameters
         self.clock = backend.zeros((3,), np.int64) if clock is None else clock
@@ -145,7 +150,7 @@ class Optimizer:
         self.totals = {total: backend.zeros((1,), np.float64) for total in spec.update.totals}
         self.average = None if averaging is None else backend.asarray(like, copy=True)
         self.norm = None if clip_norm is None else backend.zeros((1,), like.dtype)
-        numbers = settle(f"the optimizer {name}", hyper, spec.hyper)
+        numbers = settle(f"the optimizer {name}", hyper, spec.hyper, _SHARED)
         own = {key: numbers.pop(key) for key in spec.of_matrices}
         self.muon = Muon(parameters, own["momentum"]) if own else None
         self.groups = parameters.groups_without_hidden(own["others"]) if own else None

@@ -112,7 +112,7 @@ SCHEDULES: dict[str, ScheduleSpec] = {
 FACTORS = {name: spec for name, spec in SCHEDULES.items() if not spec.watches}
 """Schedules that other quantities than the learning rate can follow, with the default settings of each."""
 
-LEARNING_RATE = Hyper(0.0, "learning rate (step size)", ge=0.0)
+LEARNING_RATE = Hyper(0.0, "learning rate (step size)", ge=0.0, lt=math.inf)
 WARMUP = Hyper(0.0, "share of all steps over which the learning rate rises from 0", ge=0.0, lt=1.0)
 
 

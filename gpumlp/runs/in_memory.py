@@ -11,6 +11,7 @@ import numpy as np
 from gpumlp.config import Settings, configure, guessed_task
 from gpumlp.data import Kind, Prepared, Source, prepare, rows_of, with_columns
 from gpumlp.data.dataset import Task
+from gpumlp.data.source.rows import plain_array
 from gpumlp.errors import ConfigError, DataError, Note, RunError
 from gpumlp.runs.model import SavedModel
 from gpumlp.runs.run import REMEDY
@@ -179,7 +180,7 @@ def _source(
     if isinstance(y, str):
         target = y
     elif isinstance(target, tuple):
-        more |= dict(zip(target, np.asarray(y).reshape(len(y), len(target)).T, strict=True))
+        more |= dict(zip(target, plain_array(y).reshape(len(y), len(target)).T, strict=True))
     else:
         more[target] = y
     if isinstance(weights, str):
@@ -194,7 +195,7 @@ def _source(
 
 def _task_of_several(y: Any) -> tuple[Task, str]:
     """Return what several targets, (N, T), look like, and why."""
-    values = np.asarray(y)
+    values = plain_array(y)
     if values.dtype.kind not in "biuf":
         return "multilabel", "the targets are texts"
     if np.isin(values, (0, 1)).any() and (np.isin(values, (0, 1)) | (values != values)).all():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.data import Dataset, Encoder, News, Source, read, rows_of, with_columns
+from gpumlp.data.source.rows import plain_array
 from gpumlp.errors import DataError
 
 
@@ -199,7 +200,7 @@ class Predictor(ABC):
             If no row has a target.
         """
         counts, names = self.encoder.weights_name, self.encoder.target_names
-        values = [y] if len(names) == 1 else np.asarray(y).reshape(-1, len(names)).T if y is not None else []
+        values = [y] if len(names) == 1 else plain_array(y).reshape(-1, len(names)).T if y is not None else []
         more = dict(zip(names, values, strict=True)) if y is not None else {}
         if weights is not None:
             more[counts or "weights"] = weights

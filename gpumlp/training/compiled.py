@@ -14,6 +14,7 @@ from gpumlp.config import Settings, configure
 from gpumlp.data import Dataset, Encoder, Prepared, Source, prepare, rows_of, with_columns
 from gpumlp.data.encoding.labels import ZERO_ONE, LabelTargets
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget, NumberTargets
+from gpumlp.data.source.rows import plain_array
 from gpumlp.errors import ALIASES, ConfigError, DataError, RunError, choices
 from gpumlp.nn import LOSSES, Loss
 from gpumlp.store.formats import read_arrays, write_arrays
@@ -260,7 +261,7 @@ def _configured(
 
 def _source(x: Any, y: Any, weights: Any) -> Source:
     """Return arrays as rows: inputs x, targets y or y0, y1, ..., weights."""
-    inputs, targets = np.asarray(x), np.asarray(y)
+    inputs, targets = plain_array(x), plain_array(y)
     if inputs.dtype.kind not in "biuf" or inputs.ndim < 2:
         raise DataError(f"x must be (N, p) numbers, not {inputs.shape} {inputs.dtype}")
     if np.isnan(inputs.astype(np.float64)).any():
@@ -275,7 +276,7 @@ def _source(x: Any, y: Any, weights: Any) -> Source:
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
     columns = {TARGET: targets} if targets.ndim == 1 else {f"{TARGET}{i}": each for i, each in enumerate(targets.T)}
-    return with_columns(rows_of(inputs), columns | ({} if weights is None else {WEIGHTS: np.asarray(weights)}))
+    return with_columns(rows_of(inputs), columns | ({} if weights is None else {WEIGHTS: plain_array(weights)}))
 
 
 __all__ = ["Sequential"]

@@ -13,6 +13,7 @@ from gpumlp.data import ArrayTable, Frame, Missing, prepare, prepare_files, read
 from gpumlp.data.source import rows as source_rows
 from gpumlp.data.source.frame import Numbers
 from gpumlp.errors import DataError
+from gpumlp.runs import fit
 
 N = 60
 X = [round(i * 0.37 - 5, 2) for i in range(N)]
@@ -225,3 +226,18 @@ def test_read_is_a_source_too(tmp_path):
     (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{x},{y}\n" for x, y in zip(X, Y, strict=True)))
     one = prepare(read(tmp_path / "a.csv"), task="regression", target="y")
     assert one.fingerprint == prepare_files("a.csv", task="regression", target="y", folder=tmp_path).fingerprint
+
+
+def test_a_masked_number_is_missing_wherever_rows_are_given() -> None:
+    hidden = np.zeros((20, 2), bool)
+    hidden[3, 0] = True
+    x, y = np.arange(40.0).reshape(20, 2), np.arange(20)
+    x[3, 0] = 1e20
+    rows = rows_of(np.ma.array(x, mask=hidden), np.ma.array(y, mask=hidden[:, 0]))
+    assert isinstance(rows, ArrayTable)
+    assert np.flatnonzero(np.isnan(rows.block("x")[:, 0])).tolist() == [3]
+    assert np.flatnonzero(np.isnan(rows.numbers("y"))).tolist() == [3]
+    both, gaps = np.stack([y, y], axis=1), np.stack([y, y], axis=1).astype(float)
+    gaps[3, 0] = np.nan
+    masked, missing = (fit(x, each, training={"epochs": 1}) for each in (np.ma.array(both, mask=hidden), gaps))
+    np.testing.assert_array_equal(masked.predict(x), missing.predict(x))

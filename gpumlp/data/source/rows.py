@@ -57,7 +57,8 @@ def rows_of(rows: Any, y: Any = None, *, missing: Missing = USUAL_MISSING) -> Fr
     if isinstance(rows, Frame | ArrayTable):
         return rows
     if isinstance(rows, np.ndarray):
-        arrays = {INPUTS: rows} if y is None else {INPUTS: rows, TARGET: np.asarray(y)}
+        rows = plain_array(rows)
+        arrays = {INPUTS: rows} if y is None else {INPUTS: rows, TARGET: plain_array(y)}
         if rows.ndim < 2:
             raise DataError(f"expected an array (rows, columns), found shape {rows.shape}", where=NAME)
         return ArrayTable(NAME, arrays, target=TARGET)
@@ -193,6 +194,13 @@ def _column(name: str, values: Any, missing: Missing) -> Column:
         return _texts(values)
     what = f"column {name!r} holds {values.dtype}, not numbers or texts"
     raise DataError(what, where=NAME, hint="leave the column out, or make one of numbers or texts of it")
+
+
+def plain_array(values: Any) -> NDArray[Any]:
+    """Return values as an array, NaN in place of numbers that a mask hides."""
+    if not np.ma.is_masked(values):
+        return np.asarray(values)
+    return np.asarray(values.astype(np.result_type(values.dtype, np.float64)).filled(np.nan))
 
 
 def _as_array(values: Any) -> NDArray[Any]:
