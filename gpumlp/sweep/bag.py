@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gpumlp.backend import Backend
+from gpumlp.config import Loaded
 from gpumlp.config.presets import PRESETS
-from gpumlp.data import Encoder, SourceCache
+from gpumlp.data import Encoder, Prepared, SourceCache
 from gpumlp.errors import Note, RunError
+from gpumlp.ranks import Ranks
 from gpumlp.runs import Listener, Result, train
 from gpumlp.runs.ensemble import OF_BAG
 from gpumlp.runs.listener import Limited, TooShortError
 from gpumlp.runs.predictions import Block, columns_of, write_predictions
 from gpumlp.runs.start import start_of
+from gpumlp.sweep.beside import Job, side_by_side
 from gpumlp.sweep.cv import PREDICTIONS
 from gpumlp.sweep.ensemble import Seen, folds_of, weigh
 from gpumlp.sweep.folder import PlanFolder, Template
@@ -80,33 +85,56 @@ def train_bag(
     place.begin(plan_of(template))
     folds: list[dict[str, Any]] = []
     late: set[str] = set()
-    spent = 0.0
-    for number, (recipe, fold, loaded) in enumerate(variants):
-        if recipe in late:
-            continue
-        name = f"{recipe}-fold-{fold}" if recipe else f"fold-{fold}"
-        data = load_data(loaded, encoder, cache=cache) if number else first
-        left = max((settings.time_limit or math.inf) - spent, 0.0)
-        limited = Limited(listener, left / (len(variants) - number), len(variants))
+    limit, spent = settings.time_limit, 0.0
+
+    def jobs() -> Iterator[Job[tuple[str, str, Result | None]]]:
+        for number, (recipe, fold, loaded) in enumerate(variants):
+            if recipe in late:
+                continue
+            name = f"{recipe}-fold-{fold}" if recipe else f"fold-{fold}"
+            data = load_data(loaded, encoder, cache=cache) if number else first
+            left = max((limit or math.inf) - spent, 0.0)
+            limited = Limited(listener, left / (len(variants) - number), len(variants))
+            make = partial(made, limited, name, recipe, loaded, data)
+            yield Job(
+                loaded.settings, data, make, in_turn=limit is not None
+            )  # each run has its share of what is left
+
+    def made(
+        limited: Limited,
+        name: str,
+        recipe: str,
+        loaded: Loaded,
+        data: Prepared,
+        backend: Backend | None,
+        ranks: Ranks,
+    ) -> tuple[str, str, Result | None]:
+        nonlocal spent
         with place.claim(name) as free:
             if not free:
                 raise RunError("another process is training this fold", where=str(place.run(name)))
             try:
-                result = train(loaded, place.run(name), data=data, resume=True, listener=limited)
+                result = train(
+                    loaded, place.run(name), data=data, resume=True, listener=limited, ranks=ranks, backend=backend
+                )
             except TooShortError as error:
                 if not folds or recipe == recipes[0]:
                     raise
                 late.add(recipe)
                 listener.note(Note(f"{recipe} is left out: {error.what}"))
-                continue
+                return name, recipe, None
             finally:
                 spent += limited.spent
         if result.summary["data"] != data.fingerprint:
             hint = "restore the data, or choose another --run-dir"
             raise RunError("the data have changed since this fold was trained", where=str(place.run(name)), hint=hint)
-        folds.append({"run": name, "recipe": recipe, "metrics": result.summary["metrics"]})
-        if done is not None:
-            done(name, result)
+        return name, recipe, result
+
+    for name, recipe, result in side_by_side(jobs()):
+        if result is not None:
+            folds.append({"run": name, "recipe": recipe, "metrics": result.summary["metrics"]})
+            if done is not None:
+                done(name, result)
     kept = [fold for fold in folds if fold["recipe"] not in late]
     place.write_results({"folds": kept})
     candidates = folds_of(place, cache, settings.device)

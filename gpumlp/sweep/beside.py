@@ -37,14 +37,19 @@ class Job(Generic[_Result]):
         What it trains on.
     make
         Trains, given a backend (None: as the settings say) and the ranks that know of signals; returns a result.
+    in_turn
+        Whether no other run may be made meanwhile.
     """
 
     settings: Settings
     data: Prepared
     make: Callable[[Backend | None, Ranks], _Result]
+    in_turn: bool = False
 
     def backend(self) -> Backend | None:
         """Return a backend of one thread for a small network; None for one that is to have all threads."""
+        if self.in_turn:
+            return None
         settings, encoder = self.settings, self.data.encoder
         backend = backend_of(settings, small=is_small(settings, encoder))
         apart, _ = backends_side_by_side(backend, 2, size_of(settings, encoder))

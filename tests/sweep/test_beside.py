@@ -18,6 +18,7 @@ from gpumlp.data import Prepared
 from gpumlp.errors import Note, RunError, SignalError
 from gpumlp.runs import Listener
 from gpumlp.sweep import beside, search
+from gpumlp.sweep.bag import train_bag
 from gpumlp.sweep.beside import Job, Known, side_by_side
 from gpumlp.sweep.cv import cross_validate
 from gpumlp.sweep.folder import Template
@@ -74,6 +75,11 @@ def test_folds_are_trained_at_the_same_time_and_end_with_the_bits_of_one_thread(
     assert both["metrics"] == alone["metrics"]
     assert bytes_of(tmp_path / "both") == bytes_of(tmp_path / "alone")
     assert Path(both["predictions"]).read_bytes() == Path(alone["predictions"]).read_bytes()
+
+
+def test_the_networks_of_a_bag_are_trained_at_the_same_time(template: Template, tmp_path: Path) -> None:
+    results = train_bag(changed(template, "bag=2"), tmp_path / "bag", listener=Together())
+    assert [fold["run"] for fold in results["folds"]] == ["fold-1", "fold-2"]
 
 
 def test_points_are_trained_at_the_same_time_and_kept(template: Template, tmp_path: Path) -> None:
