@@ -328,7 +328,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         with _as_value_errors():
             source = self._source(self._checked(X, reset=False))
             data, _ = self.model_.encoder.encode(source, targets=False, news=News())
-            return np.concatenate([each.numpy() for each in self.model_.linear(data.features)])
+            return np.concatenate([linear for linear, _ in self.model_.answers(data.features)])
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a pickle holds: of the model, the files of its folder, which are numbers and JSON."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,13 @@ def _refuse_mask(values: Any) -> None:
         raise ShapeError("a tensor has no mask", hint="fill what is masked: array.filled(0)")
 
 
+class _Capture(threading.local):
+    """The step that a thread captures: its calls so far, and the variables that it overwrites, by id."""
+
+    calls: list[Call] | None = None
+    overwritten: dict[int, Versioned]
+
+
 class Backend:
     """Arrays and operations on the host, in NumPy.
 
@@ -45,8 +53,7 @@ class Backend:
     def __init__(self) -> None:
         self._token = uuid.uuid4().hex
         _BY_TOKEN[self._token] = self
-        self._recording: list[Call] | None = None
-        self._overwritten: dict[int, Versioned] = {}  # by the step that is being captured
+        self._capture = _Capture()
 
     @staticmethod
     def is_installed() -> bool:
@@ -282,7 +289,7 @@ class Backend:
         """Run a function of the array module that takes ``out=``; return its result, as an array always."""
         with self.quiet():
             result = self.xp.asarray(function(*inputs, out=out, **params))
-        if self._recording is not None:
+        if self.capturing:
             multiplies = function is self.xp.matmul
             self._note(name, partial(function, *inputs, out=result, **params), inputs, multiplies)
         return result
@@ -322,8 +329,8 @@ class Backend:
         self._note(name, launch, inputs, multiplies)
 
     def _note(self, name: str, launch: Callable[[], None], inputs: Sequence[Any], multiplies: bool) -> None:
-        if self._recording is not None:
-            self._recording.append(Call(name, launch, _shapes(inputs), multiplies))
+        if self._capture.calls is not None:
+            self._capture.calls.append(Call(name, launch, _shapes(inputs), multiplies))
 
     # ---- capture ---------------------------------------------------------------------------------
 
@@ -338,24 +345,23 @@ class Backend:
         Raises CaptureError, naming the act, where the step does what a replay could not repeat: a read on the
         host (which a branch on a value needs too), a copy from the host, an allocation.
         """
-        if self._recording is not None:
+        if self.capturing:
             raise CaptureError("a step is being captured already", hint="a captured step cannot capture another")
         held = tuple(self.asarray(raw(given), copy=True) for given in inputs)
         again = [x.sharing(a) if raw(x) is not x else a for x, a in zip(inputs, held, strict=True)]
-        self._overwritten = {}
         with self._record() as calls:
             result = step(*again)
         if not calls:
             raise CaptureError(f"the step made no call on the backend {self.name!r}: nothing to replay")
         runs = tuple(self.joined([call.launch for call in calls]))
-        return Plan(self, tuple(calls), runs, held, result, tuple(self._overwritten.values()))
+        return Plan(self, tuple(calls), runs, held, result, tuple(self._capture.overwritten.values()))
 
     def overwrote(self, variables: Iterable[Versioned]) -> None:
         """Count up the versions of variables that have new values: now, and at each replay of a step that does so."""
         for variable in variables:
             variable.version += 1
-            if self._recording is not None:
-                self._overwritten[id(variable)] = variable
+            if self.capturing:
+                self._capture.overwritten[id(variable)] = variable
 
     def joined(self, launches: Sequence[Callable[[], None]]) -> Sequence[Callable[[], None]]:
         """Return what a replay calls instead of these: fewer where the backend can make several in one."""
@@ -374,20 +380,20 @@ class Backend:
 
     @property
     def capturing(self) -> bool:
-        """True while a step is being captured."""
-        return self._recording is not None
+        """True while this thread captures a step: what others compute here meanwhile is no part of it."""
+        return self._capture.calls is not None
 
     @contextlib.contextmanager
     def _record(self) -> Iterator[list[Call]]:
         calls: list[Call] = []
-        self._recording = calls
+        self._capture.calls, self._capture.overwritten = calls, {}
         try:
             yield calls
         finally:
-            self._recording = None
+            self._capture.calls = None
 
     def _refuse_while_capturing(self, act: str) -> None:
-        if self._recording is not None:
+        if self.capturing:
             raise CaptureError(
                 f"the step makes {act}, which cannot be replayed",
                 hint="do this before capture, and let the step read and write existing arrays",

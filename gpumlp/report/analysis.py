@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpumlp import metrics
-from gpumlp.autodiff import Tensor
 from gpumlp.data import Dataset, Encoder, Features, Frame, Source
 from gpumlp.data.encoding.columns import TableInputs
 from gpumlp.data.encoding.dates import CYCLES
@@ -41,11 +40,8 @@ class Predictor(Protocol):
     def encoder(self) -> Encoder:
         """The encoding of its rows."""
 
-    def linear(self, features: Features) -> Iterator[Tensor]:
-        """Yield last linear values."""
-
-    def answer(self, linear: Tensor) -> Host:
-        """Return what the network answers from last linear values: probabilities, or scaled numbers."""
+    def answers(self, features: Features) -> Iterator[tuple[Host, Host]]:
+        """Yield last linear values and what they stand for: probabilities, or scaled numbers."""
 
     def probabilities(self, linear: Host) -> Host:
         """Return the probability of each class."""
@@ -115,11 +111,10 @@ class Rows:
 
 
 def _answers(model: Predictor, features: Features) -> tuple[Host, Host | None]:
-    linear = list(model.linear(features))
-    outcome = np.concatenate([model.answer(each) for each in linear])
+    linear, outcome = map(np.concatenate, zip(*model.answers(features), strict=True))
     if model.encoder.task == "regression":
         return outcome, None
-    return outcome, model.probabilities(np.concatenate([each.numpy() for each in linear]))
+    return outcome, model.probabilities(linear)
 
 
 def scores(rows: Rows, weights: Host | None) -> dict[str, float]:

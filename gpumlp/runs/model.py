@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend
 from gpumlp.data import Dataset, Encoder, Features, News, Source
 from gpumlp.errors import BackendError, GpumlpError, Note, RunError
@@ -25,6 +24,7 @@ from gpumlp.nn.mlp import MAX_MEMBERS
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.phases import phase
 from gpumlp.runs.predictor import Predictions, Predictor
+from gpumlp.runs.replay import Replays
 from gpumlp.store.formats import (
     Arrays,
     check_free,
@@ -79,16 +79,15 @@ class SavedModel(Predictor):
     calibration: Temperature | None = None
     scores: np.ndarray[Any, Any] | None = None
     notes: tuple[Note, ...] = ()
+    _replays: Replays = field(default_factory=Replays, init=False, repr=False, compare=False)
 
     def _measured(self, encoder: Encoder, source: Source, data: Dataset, news: News) -> dict[str, float]:
         assert data.targets is not None
-        linear = list(self.linear(data.features))
-        outcome = np.concatenate([self.answer(each) for each in linear])
+        linear, outcome = map(np.concatenate, zip(*self.answers(data.features), strict=True))
         found = outcome_metrics(encoder, outcome, data.targets, data.weights)
         if encoder.classes is not None:
             scores = ProbabilityScores()
-            shares = self.probabilities(np.concatenate([each.numpy() for each in linear]))
-            scores.add(shares, data.targets, data.weights)
+            scores.add(self.probabilities(linear), data.targets, data.weights)
             found |= scores.result()
         return found
 
@@ -178,11 +177,16 @@ class SavedModel(Predictor):
 
     def outputs(self, features: Features) -> Iterator[np.ndarray[Any, Any]]:
         """Yield what the network makes of encoded rows, (n, K), some at a time: probabilities, or scaled numbers."""
-        return (self.answer(each) for each in self.linear(features))
+        return (answer for _, answer in self.answers(features))
 
-    def answer(self, linear: Tensor) -> np.ndarray[Any, Any]:
-        """Return what the network answers from last linear values, (n, K): probabilities, or scaled numbers."""
-        return answers(self.network, linear)
+    def answers(self, features: Features) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+        """Yield the last linear values of encoded rows and what they stand for, (n, K) each, some rows at a time."""
+        scale, batch = self.encoder.input_scale, rows_at_once(self.encoder.outputs, features)
+        if len(features) <= batch and (replayed := self._replays(self.network, features, scale)):
+            yield replayed
+            return
+        for linear in outputs(self.network, features, scale, batch):
+            yield linear.numpy(), answers(self.network, linear)
 
     def predictions(self, sources: Iterable[Source], news: News) -> Iterator[tuple[Source, Predictions]]:
         """Yield each block of raw rows with its predictions. ``news`` collects what a user should know about them.
@@ -195,25 +199,20 @@ class SavedModel(Predictor):
         for source in sources:
             data, _ = self.encoder.encode(source, targets=False, news=news)
             if self.encoder.labels is not None:
-                shares = [self.probabilities(linear.numpy()) for linear in self.linear(data.features)]
+                shares = [self.probabilities(linear) for linear, _ in self.answers(data.features)]
                 yield source, Predictions.of_labels(np.concatenate(shares))
                 continue
             values, probabilities, quantiles = [], [], []
-            for linear in self.linear(data.features):
-                some = self.answer(linear)
+            for linear, some in self.answers(data.features):
                 if self.encoder.classes is None:
                     values.append(self.encoder.restore(some))
                     if self.encoder.levels:
                         quantiles.append(self.encoder.quantiles(some))
                 else:
                     values.append(most_probable(some))
-                    probabilities.append(self.probabilities(linear.numpy()))
+                    probabilities.append(self.probabilities(linear))
             whole = (np.concatenate(each) if each else None for each in (probabilities, quantiles))
             yield source, Predictions(np.concatenate(values), *whole)
-
-    def linear(self, features: Features) -> Iterator[Tensor]:
-        """Yield the last linear values of encoded rows, (n, K), some at a time."""
-        return outputs(self.network, features, self.encoder.input_scale, rows_at_once(self.encoder.outputs, features))
 
 
 @phase("save")

@@ -108,13 +108,22 @@ def network_inputs(model: Model, features: Features, stored: Array, scale: float
     scale
         What inputs that are bytes are multiplied by.
     """
+    array = model.context.backend.asarray(stored, input_dtype(model, features, scale))
+    return computed_inputs(model, features, array, scale)
+
+
+def input_dtype(model: Model, features: Features, scale: float) -> Any:
+    """Return the dtype that what the network takes is computed from."""
+    return model.context.wide if features.has_categories or scale != 1.0 else model.context.dtype
+
+
+def computed_inputs(model: Model, features: Features, array: Array, scale: float) -> Tensor:
+    """Return what :func:`network_inputs` does, of rows in the dtype that :func:`input_dtype` returns."""
     context = model.context
-    backend, dtype = context.backend, context.dtype
     if features.has_categories:
-        return wrap(expanded(model, features, backend.asarray(stored, context.wide)), backend)
-    if scale == 1.0:
-        return wrap(backend.asarray(stored, dtype), backend)
-    return as_dtype(wrap(backend.asarray(stored, context.wide), backend) * scale, dtype)
+        return wrap(expanded(model, features, array), context.backend)
+    x = wrap(array, context.backend)
+    return x if scale == 1.0 else as_dtype(x * scale, context.dtype)
 
 
 def expanded(model: Model, features: Features, stored: Array) -> Array:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -50,6 +51,7 @@ class NativeBackend(Backend):
 
     def __init__(self, builder: Builder | None = None, *, tf32: bool = False, threads: int | None = None) -> None:
         super().__init__()
+        self._lent = threading.local()  # its pool: the memory of the step that a thread captures
         self._builder = builder or Builder()
         self._builder.check()
         self._run = self._builder.program()
@@ -82,11 +84,11 @@ class NativeBackend(Backend):
 
     def allocate(self, shape: tuple[int, ...], dtype: Any) -> Array:
         size = size_of(shape, dtype)
-        return shaped(self._pool.lend(size) if self.capturing and size else aligned(size), shape, dtype)
+        return shaped(self._lent.pool.lend(size) if self.capturing and size else aligned(size), shape, dtype)
 
     @contextlib.contextmanager
     def _record(self) -> Iterator[list[Call]]:
-        self._pool = Pool()
+        self._lent.pool = Pool()
         with super()._record() as calls:
             yield calls
 
