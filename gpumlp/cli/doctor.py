@@ -25,12 +25,15 @@ from gpumlp.backend.host.builder import compiler
 from gpumlp.backend.host.native import NativeBackend
 from gpumlp.backend.kernels import folder
 from gpumlp.errors import BackendError, GpumlpError
-from gpumlp.limits import cache_folder, cores, threads
+from gpumlp.limits import cache_folder, cores, gigabytes, threads
 
-PACKAGES = ("numpy", "click", "pyyaml", "pydantic", "rich", "safetensors", "pyarrow", "matplotlib", "ml_dtypes")
+PACKAGES = (
+    *("numpy", "duckdb", "arro3-core", "click", "pyyaml", "pydantic", "rich", "safetensors"),
+    *("ml_dtypes", "matplotlib", "scikit-learn", "onnx", "optuna", "mpi4py", "tensorboardX", "mlflow-skinny"),
+)
+"""What gpumlp is installed with, then what its extras bring."""
 MEMORY = Path("/proc/meminfo")
 DRIVER = Path("/proc/driver/nvidia/version")
-GIGA = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def _memory() -> str:
 
 
 def _free(free: int, total: int) -> str:
-    return f"{free / GIGA:.1f} of {total / GIGA:.1f} GiB free"
+    return f"{gigabytes(free)} of {gigabytes(total)} free"
 
 
 def _versions() -> Iterator[str]:

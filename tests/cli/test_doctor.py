@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +26,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cupy]:
         yield module
 
 
+OTHERS = {"gpu", "gpu13", "dev", "bench", "oracle"}
+"""Extras that are told elsewhere, or that nobody has who uses gpumlp."""
 LIBRARY = "12.9.1 from /usr/lib/libcublasLt.so.12"
 
 
@@ -48,6 +52,16 @@ def test_what_multiplies_is_told(parts: int, switch: str, told: str, monkeypatch
     assert page()["C++ compiler"][0].endswith(f"; kernels compile and load, products by {told}")
 
 
+def test_every_dependency_is_told() -> None:
+    project = tomllib.loads((Path(doctor.__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    used = [
+        *project["dependencies"],
+        *(each for name, group in extras.items() if name not in OTHERS for each in group),
+    ]
+    assert {re.split(r"[\[>=]", each)[0] for each in used} == set(doctor.PACKAGES)
+
+
 def test_a_machine_with_a_device(fake: Cupy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu Jan 23 UTC\n")
     monkeypatch.setattr(doctor, "DRIVER", tmp_path / "version")
@@ -59,7 +73,7 @@ def test_a_machine_with_a_device(fake: Cupy, monkeypatch: pytest.MonkeyPatch, tm
     assert found["NVRTC"] == ("12.9; kernels compile and run", "")
     assert found["cuBLASLt"] == (f"{LIBRARY}; works inside a CUDA graph; NaN passes its ReLU", "")
     for number in (0, 1):
-        text = f"Fake {number}, compute capability 9.0, 132 multiprocessors, 60.0 of 80.0 GiB free"
+        text = f"Fake {number}, compute capability 9.0, 132 multiprocessors, 64.4 GB of 85.9 GB free"
         assert found[f"GPU {number}"] == (text, "")
     assert found["backends"] == ("cupy, native, numpy can be used here; auto takes cupy", "")
     assert "CuPy's cache" in found
