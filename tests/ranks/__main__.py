@@ -46,9 +46,11 @@ def outcome(folder: Path) -> list[object]:
     return [[path.read_bytes() for path in sorted((folder / "model").iterdir())], losses]
 
 
-def run(size: int, config: Path, folder: Path, dies_after: float | None, chosen: random.Random) -> tuple[int, str]:
+def run(
+    size: int, config: Path, folder: Path, dies_after: float | None, chosen: random.Random, more: list[str]
+) -> tuple[int, str]:
     """Run by so many ranks; kill one of them after some seconds. Return the exit code and how far the run was."""
-    arguments = [part for setting in SETTINGS for part in ("--set", setting)]
+    arguments = [part for setting in (*SETTINGS, *more) for part in ("--set", setting)]
     going = processes.start(size, config, *arguments, "--run-dir", folder, "--resume", "-q")
     if dies_after is not None:
         with contextlib.suppress(AssertionError, ProcessLookupError):
@@ -79,6 +81,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--number", type=int, default=100, help="kills that hit")
     parser.add_argument("--seed", type=int, default=1, help="of the moments, ranks and numbers of ranks")
+    parser.add_argument("--set", action="append", default=[], help="a setting more, as of gpumlp train")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run after so long")
     parser.add_argument("--cases", action="store_true", help="compare models of many settings instead")
     given = parser.parse_args()
@@ -91,7 +94,7 @@ def main() -> int:
         lasts = {}
         for size in (1, 2, 4):
             started = time.monotonic()
-            run(size, config, Path(place) / f"{size}", None, chosen)
+            run(size, config, Path(place) / f"{size}", None, chosen, given.set)
             lasts[size] = time.monotonic() - started
         wanted = outcome(Path(place) / "1")
         runs = kills = 0
@@ -99,7 +102,7 @@ def main() -> int:
             runs, size, dies, code = runs + 1, chosen.choice((2, 4)), True, 1
             while code != 0:
                 moment = chosen.uniform(0.25, 0.85) * lasts[size] if dies else None
-                code, stage = run(size, config, folder, moment, chosen)
+                code, stage = run(size, config, folder, moment, chosen, given.set)
                 if code:
                     kills += 1
                     found[f"killed by {size} ranks, {stage}"] += 1
