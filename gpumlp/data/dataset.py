@@ -462,11 +462,6 @@ class Prepared:
         return {name: part for name, part in named.items() if part is not None}
 
     @property
-    def in_memory(self) -> dict[str, Dataset]:
-        """Those of the parts that are in memory: all, unless they were packed."""
-        return {name: part for name, part in self.parts.items() if isinstance(part, Dataset)}
-
-    @property
     def nbytes(self) -> int:
         """The bytes of memory that all encoded rows take; of those on disk, two windows."""
         windows = 0 if self.window is None else 2 * min(self.window, len(self.train)) * self.encoder.row_bytes

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.data import Dataset, Encoder, Frame, Source, survey
+from gpumlp.data import EncodedRows, Encoder, Frame, Source, survey
 from gpumlp.metrics import Curves, at_thresholds, curves, label, title
 from gpumlp.report import analysis
 from gpumlp.report.analysis import Rows
@@ -40,7 +40,7 @@ def number(value: float | None) -> str:
 
 
 def of_data(
-    encoder: Encoder, sources: Mapping[str, Source], parts: Mapping[str, Dataset], notes: Sequence[str]
+    encoder: Encoder, sources: Mapping[str, Source], parts: Mapping[str, EncodedRows], notes: Sequence[str]
 ) -> Section:
     """Return what was learned from what: rows of each part, the target, the columns.
 
@@ -69,7 +69,7 @@ def of_data(
     return Section("Data", html)
 
 
-def _of_classes(encoder: Encoder, parts: Mapping[str, Dataset]) -> str:
+def _of_classes(encoder: Encoder, parts: Mapping[str, EncodedRows]) -> str:
     classes = encoder.classes or ()
     counts = [np.bincount(_targets(each), minlength=len(classes)) for each in parts.values()]
     body = ([name, *(f"{each[i]:,}" for each in counts)] for i, name in enumerate(classes[:MAX_LISTED_CLASSES]))
@@ -78,7 +78,7 @@ def _of_classes(encoder: Encoder, parts: Mapping[str, Dataset]) -> str:
     return html + (paragraph(f"And {hidden:,} more classes.") if hidden > 0 else "")
 
 
-def _of_labels(encoder: Encoder, parts: Mapping[str, Dataset]) -> str:
+def _of_labels(encoder: Encoder, parts: Mapping[str, EncodedRows]) -> str:
     body = []
     for i, name in enumerate(encoder.target_names[:MAX_LISTED_CLASSES]):
         there = [values[~np.isnan(values)] for values in (_targets(each)[:, i] for each in parts.values())]
@@ -88,7 +88,7 @@ def _of_labels(encoder: Encoder, parts: Mapping[str, Dataset]) -> str:
     return html + (paragraph(f"And {hidden:,} more labels.") if hidden > 0 else "")
 
 
-def _of_numbers(encoder: Encoder, parts: Mapping[str, Dataset]) -> str:
+def _of_numbers(encoder: Encoder, parts: Mapping[str, EncodedRows]) -> str:
     body = []
     for name, each in parts.items():
         wanted = encoder.decode(_targets(each).astype(np.float64)).reshape(len(each), -1)
@@ -101,7 +101,7 @@ def _of_numbers(encoder: Encoder, parts: Mapping[str, Dataset]) -> str:
     return table(heads, body, numeric=range(2, 8))
 
 
-def _targets(data: Dataset) -> Host:
+def _targets(data: EncodedRows) -> Host:
     assert data.targets is not None
     return data.targets
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend import Backend
-from gpumlp.data import Dataset, Encoder, Features, News, Source
+from gpumlp.data import Dataset, Encoder, Features, Frame, News, Source
 from gpumlp.errors import BackendError, GpumlpError, Note, RunError
 from gpumlp.metrics import ProbabilityScores, most_probable
 from gpumlp.nn import MAX_UNITS, Architecture, Ensemble, Sequential
@@ -44,6 +44,9 @@ from gpumlp.training.device_data import outputs
 from gpumlp.training.measure import answers, outcome_metrics, rows_at_once
 
 FORMAT = 2
+
+MAX_ENCODED_BYTES = 1 << 28
+"""Most memory (bytes) of rows that are encoded at once to be predicted."""
 """Of models: 2 where there are several networks, calibrated probabilities or new kinds of layers, else 1."""
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 
@@ -197,22 +200,34 @@ class SavedModel(Predictor):
             If a block does not fit the model.
         """
         for source in sources:
-            data, _ = self.encoder.encode(source, targets=False, news=news)
-            if self.encoder.labels is not None:
-                shares = [self.probabilities(linear) for linear, _ in self.answers(data.features)]
-                yield source, Predictions.of_labels(np.concatenate(shares))
-                continue
-            values, probabilities, quantiles = [], [], []
-            for linear, some in self.answers(data.features):
-                if self.encoder.classes is None:
-                    values.append(self.encoder.restore(some))
-                    if self.encoder.levels:
-                        quantiles.append(self.encoder.quantiles(some))
-                else:
-                    values.append(most_probable(some))
-                    probabilities.append(self.probabilities(linear))
-            whole = (np.concatenate(each) if each else None for each in (probabilities, quantiles))
-            yield source, Predictions(np.concatenate(values), *whole)
+            yield source, Predictions.joined([self._predicted(each, news) for each in self._in_pieces(source)])
+
+    def _predicted(self, source: Source, news: News) -> Predictions:
+        """Return the predictions of raw rows that are few enough to be encoded at once."""
+        data, _ = self.encoder.encode(source, targets=False, news=news)
+        if self.encoder.labels is not None:
+            shares = [self.probabilities(linear) for linear, _ in self.answers(data.features)]
+            return Predictions.of_labels(np.concatenate(shares))
+        values, probabilities, quantiles = [], [], []
+        for linear, some in self.answers(data.features):
+            if self.encoder.classes is None:
+                values.append(self.encoder.restore(some))
+                if self.encoder.levels:
+                    quantiles.append(self.encoder.quantiles(some))
+            else:
+                values.append(most_probable(some))
+                probabilities.append(self.probabilities(linear))
+        whole = (np.concatenate(each) if each else None for each in (probabilities, quantiles))
+        return Predictions(np.concatenate(values), *whole)
+
+    def _in_pieces(self, source: Source) -> Iterator[Source]:
+        """Yield the rows some at a time where they would take much memory once they are encoded."""
+        step = max(1, MAX_ENCODED_BYTES // self.encoder.row_bytes)
+        if not isinstance(source, Frame) or len(source) <= step:
+            yield source
+            return
+        for start in range(0, len(source), step):
+            yield source.take(np.arange(start, min(start + step, len(source))))
 
 
 @phase("save")

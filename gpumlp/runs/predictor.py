@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,18 @@ class Predictions:
     def of_labels(cls, probabilities: np.ndarray[Any, Any]) -> Predictions:
         """Return predictions of labels: each is taken for true where its probability, (N, T), is above 1/2."""
         return cls((probabilities > 0.5).astype(np.int64), probabilities)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Return the predictions of some rows and those of the rows after them, as one."""
+        if len(parts) == 1:
+            return parts[0]
+
+        def of(name: str) -> Any:
+            each = [getattr(part, name) for part in parts]
+            return None if each[0] is None else np.concatenate(each)
+
+        return cls(of("values"), of("probabilities"), of("quantiles"))
 
     def within(self, margin: float) -> np.ndarray[Any, Any]:
         """Return the bounds of numbers, (N, 2), or which classes are within, (N, classes): ``SavedModel.margin``."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.config import Settings, dump
-from gpumlp.data import Dataset, News, Source
+from gpumlp.data import EncodedRows, News, Source
 from gpumlp.errors import Note
 from gpumlp.report import Rows, Section, code, of_data, of_history, of_network, of_rows, page, paragraph, table, write
 from gpumlp.runs.evaluation import UNSEEN, Run, changed_since, load_run, load_trained
@@ -55,11 +55,11 @@ def report(
     run, model = load_run(folder, unfinished=True), load_trained(folder)
     settings, summary = run.loaded.settings, run.summary
     sources: Mapping[str, Source]
-    parts: Mapping[str, Dataset]
+    parts: Mapping[str, EncodedRows]
     if data is None:
         own = load_data(run.loaded, model.encoder, keep_sources=True)
         assert own.sources is not None
-        sources, parts = own.sources, own.in_memory
+        sources, parts = own.sources, own.parts
         notes = (*model.notes, *own.notes, *changed_since(run, own))
         name = next(each for each in UNSEEN if each in own.parts)
         rows = Rows.of(model, sources[name])

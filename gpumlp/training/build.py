@@ -15,7 +15,6 @@ from gpumlp.backend.base import switched_on
 from gpumlp.backend.geometry import ceil_div
 from gpumlp.config import PLAIN, ClassificationLoss, Loaded, QuantileLoss, Settings, settings_of_member
 from gpumlp.data import EncodedRows, Encoder, MisfitError, Prepared, SourceCache, prepare_files
-from gpumlp.data.source.room import reading_into
 from gpumlp.errors import ConfigError, DataError, Note, choices
 from gpumlp.limits import gigabytes
 from gpumlp.metrics import METRICS
@@ -106,14 +105,12 @@ def load_data(
     """Read, divide and encode the data of a configuration.
 
     The encoding is fitted to the training rows, unless there is one already. Rows that take more memory than they may
-    are packed on disk; not where ``keep_sources`` keeps the raw rows, or ``cache`` the files that are read.
+    are packed on disk; ``keep_sources`` keeps the raw rows, too, and ``cache`` the files that are read.
     Raises DataError; where a setting does not fit the data, it names the place of the setting.
     """
-    if keep_sources or cache is not None:
-        with reading_into(loaded.settings.data.room):
-            prepared = _read(loaded, encoder, keep_sources=keep_sources, cache=cache)
-    else:
-        prepared = Keeping(loaded.settings, encoder).rows(lambda encode: _read(loaded, encoder, encode=encode))
+    cache = cache or SourceCache()
+    keeping = Keeping(loaded.settings, encoder, keep_sources=keep_sources, cache=cache)
+    prepared = keeping.rows(lambda encode: _read(loaded, encoder, cache=cache, encode=encode))
     if problems := unsuitable(loaded.settings, prepared):
         raise DataError(loaded.report(problems))
     return prepared
@@ -131,7 +128,6 @@ def _read(
     loaded: Loaded,
     encoder: Encoder | None,
     *,
-    keep_sources: bool = False,
     cache: SourceCache | None = None,
     encode: Encode | None = None,
 ) -> Prepared:
@@ -158,7 +154,6 @@ def _read(
             goal=settings.goal,
             seed=settings.training.seed,
             encoder=encoder,
-            keep_sources=keep_sources,
             cache=cache,
             encode=encode,
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from gpumlp.config import Settings
-from gpumlp.data import Divided, Encoder, Packs, Prepared, files_of, key_of, query_files
+from gpumlp.data import Divided, Encoder, Packs, Prepared, SourceCache, files_of, key_of, query_files
 from gpumlp.data.source.room import reading_into
 from gpumlp.errors import DataError, Note
 from gpumlp.limits import gigabytes
@@ -41,11 +41,17 @@ class Keeping:
         An encoding that was fitted before; None: to be fitted.
     always
         Whether rows are packed even where memory holds them.
+    keep_sources
+        Whether the raw rows of each part are wanted, too: on disk, where memory is too small.
+    cache
+        What keeps the files that are read.
     """
 
     settings: Settings
     encoder: Encoder | None = None
     always: bool = False
+    keep_sources: bool = False
+    cache: SourceCache = field(default_factory=SourceCache)
 
     def rows(self, read: Callable[[Encode], Prepared]) -> Prepared:
         """Return rows, given what reads them: from their pack, or from memory where it holds them.
@@ -57,14 +63,15 @@ class Keeping:
 
         def encode(divided: Divided) -> Prepared:
             if not keys or not self._is_too_much(divided.nbytes):
-                return divided.encoded()
+                return divided.encoded(keep_sources=self.keep_sources)
             if len(divided.tables) < len(divided.parts):
                 if not self._asked:
-                    return divided.encoded()
+                    return divided.encoded(keep_sources=self.keep_sources)
                 raise DataError("only tables are packed, not arrays", where=self.settings.data.title)
             with nullcontext() if is_mine else packs.making(keys[-1]):
-                found = packs.find(keys[-1], divided.encoder)
-                return self._told(found or packs.pack(divided, keys[-1], self.settings.training.seed))
+                found = next(filter(None, (packs.find(key, divided.encoder) for key in keys)), None)
+                made = self._told(found or packs.pack(divided, keys[-1], self.settings.training.seed))
+            return replace(made, sources=dict(divided.parts)) if self.keep_sources else made
 
         with held:
             is_mine = False
@@ -72,7 +79,7 @@ class Keeping:
                 with suppress(DataError):  # a folder that cannot be written matters where rows are packed
                     held.enter_context(packs.making(keys[-1]))
                     is_mine = True
-            for key in keys:
+            for key in keys if not self.keep_sources else ():
                 found = packs.find(key, self.encoder)
                 if found is not None and self._is_too_much(_encoded_bytes(found)):
                     return self._told(found)
@@ -117,8 +124,8 @@ class Keeping:
         deciding = _deciding(self.settings)
         by = [deciding] if self.encoder is None else [deciding, deciding | {"encoder": _digest(self.encoder)}]
         try:
-            files = _files(self.settings)
-            return [key_of(each, files) for each in by], sum(path.stat().st_size for path in files)
+            states = [self.cache.state_of(path) for path in _files(self.settings)]
+            return [key_of(each, states) for each in by], sum(size for _, size, _ in states)
         except (DataError, OSError):  # which is told when they are read
             return [], 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpumlp.data import Dataset, Divided, PackedRows, Packs, Prepared, prepare_files
+from gpumlp.data import Dataset, Divided, PackedRows, Packs, Prepared, SourceCache, prepare_files
 from gpumlp.data.packed import blocks as blocks_module
 from gpumlp.data.packed.packs import INDEX, key_of
 from gpumlp.data.source.room import Room, is_in_file, reading_into
@@ -197,11 +197,11 @@ def test_some_rows_are_taken_by_their_numbers(table: Path, tmp_path: Path) -> No
 
 
 def test_the_key_changes_with_a_file(table: Path) -> None:
-    before = key_of({"task": "regression"}, [table])
-    assert key_of({"task": "regression"}, [table]) == before
-    assert key_of({"task": "classification"}, [table]) != before
+    before = key_of({"task": "regression"}, [SourceCache().state_of(table)])
+    assert key_of({"task": "regression"}, [SourceCache().state_of(table)]) == before
+    assert key_of({"task": "classification"}, [SourceCache().state_of(table)]) != before
     os.utime(table, (5, 5))
-    assert key_of({"task": "regression"}, [table]) != before
+    assert key_of({"task": "regression"}, [SourceCache().state_of(table)]) != before
 
 
 @pytest.mark.parametrize("limit", [0, 4000, 1 << 30])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 from collections.abc import Callable
@@ -100,7 +101,7 @@ def test_metrics_are_those_that_memory_gives(settings: str, task: Callable[..., 
     model = load_trained(tmp_path / "run", "numpy")
     assert model.encoder.to_state()[0] == memory.encoder.to_state()[0]
     loss = build(task(*SETTINGS[settings]).settings, memory).loss
-    for name, part in memory.in_memory.items():
+    for name, part in memory.parts.items():
         loss.model = model.network  # type: ignore[assignment]
         blocks = [DeviceData(model.network, part, memory.encoder.input_scale)]
         found = measure(model.network, loss, memory.encoder, blocks, probabilities=model.probabilities)
@@ -252,3 +253,41 @@ def test_ranks_give_the_files_of_one(task: Callable[..., Loaded], tmp_path: Path
     train(loaded, tmp_path / "1")
     by_threads(2, lambda ranks: train(loaded, tmp_path / "2", ranks=ranks))
     assert files(tmp_path / "2") == files(tmp_path / "1")
+
+
+def test_sweeps_share_the_packed_rows(task: Callable[..., Loaded], tmp_path: Path) -> None:
+    task()
+    settings = [
+        part for each in ("backend=numpy", "training.epochs=1", "data.pack.window=96") for part in ("--set", each)
+    ]
+    pack = ["--set", f"data.pack.folder={tmp_path / 'packs'}"]
+    run("sweep", tmp_path / "f.yaml", "--set", "model.hidden=[4],[8]", *settings, *pack, "--run-dir", tmp_path / "s")
+    for point in ("point-0000", "point-0001"):
+        assert load(tmp_path / "s" / point / "config.yaml").settings.data.pack.window == 96
+    assert len([each for each in (tmp_path / "packs").iterdir() if each.is_dir()]) == 1
+
+
+def test_folds_reports_and_exports_of_packed_rows(
+    task: Callable[..., Loaded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their raw rows stay on disk, and are predicted some at a time."""
+    task()
+    settings = [
+        part for each in ("backend=numpy", "training.epochs=1", "data.pack.window=96") for part in ("--set", each)
+    ]
+    pack = ["--set", f"data.pack.folder={tmp_path / 'packs'}"]
+    with monkeypatch.context() as small:
+        small.setattr("gpumlp.runs.model.MAX_ENCODED_BYTES", 1000)
+        run("cv", tmp_path / "f.yaml", "--folds", 2, *settings, *pack, "--run-dir", tmp_path / "cv")
+    with (tmp_path / "cv" / "predictions.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert sorted(int(row["row"]) for row in found) == list(range(ROWS))
+    for fold in ("1", "2"):
+        own = [row for row in found if row["fold"] == fold]
+        model = load_trained(tmp_path / "cv" / f"fold-{fold}")
+        whole = model.predict_proba(tmp_path / "t.csv")[[int(row["row"]) for row in own], 1]
+        np.testing.assert_allclose([float(row["probability yes"]) for row in own], whole, rtol=1e-5)
+    folder = tmp_path / "cv" / "fold-1"
+    assert "have changed" not in run("report", folder, "-o", tmp_path / "r.html").stderr
+    run("export", folder, "-o", tmp_path / "m.py")
+    assert len([each for each in (tmp_path / "packs").iterdir() if each.is_dir()]) == 2

@@ -168,10 +168,9 @@ class Packs:
             sizes.pop(packs.pop(0))
 
 
-def key_of(fields: Any, files: Iterable[Path]) -> str:
+def key_of(fields: Any, states: Iterable[tuple[str, int, int]]) -> str:
     """Return the key of rows: of what decides about them, and of the size and date of their files."""
-    stated = [(str(path), status.st_size, status.st_mtime_ns) for path in files for status in [path.stat()]]
-    text = json.dumps([FORMAT, fields, stated], sort_keys=True, default=str)
+    text = json.dumps([FORMAT, fields, list(states)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

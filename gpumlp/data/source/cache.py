@@ -16,6 +16,14 @@ class SourceCache:
 
     def __init__(self) -> None:
         self._sources: dict[tuple[Any, ...], Source] = {}
+        self._states: dict[Path, tuple[str, int, int]] = {}
+
+    def state_of(self, path: Path) -> tuple[str, int, int]:
+        """Return the name, size and date of a file as they were first. Raises OSError where it is not there."""
+        if path not in self._states:
+            status = path.stat()
+            self._states[path] = str(path), status.st_size, status.st_mtime_ns
+        return self._states[path]
 
     def read(self, paths: Sequence[Path], dialect: Dialect, texts: Collection[str]) -> Source:
         """Return what ``read`` returns."""
