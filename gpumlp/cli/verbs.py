@@ -40,7 +40,7 @@ from gpumlp.ranks import Ranks
 from gpumlp.runs.ensemble import is_ensemble
 from gpumlp.runs.folder import PICTURE, RunFolder
 from gpumlp.runs.logs import Listeners, log_to
-from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, write_csv, write_predictions
+from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, pieces, write_csv, write_predictions
 from gpumlp.runs.predictor import Predictor
 from gpumlp.runs.start import start_of
 from gpumlp.store.formats import check_free, to_json, write_text
@@ -263,7 +263,7 @@ def predict(
     def blocks() -> Iterator[Block]:
         nonlocal count
         with RowCounter() as counter:
-            for source, predictions in model.predictions(sources, news):
+            for source, predictions in model.predictions(pieces(sources, encoder.outputs), news):
                 count += len(predictions.values)
                 counter.advance(len(predictions.values))
                 yield kept(source, keep) | columns_of(predictions, encoder, proba=proba, margin=margin)

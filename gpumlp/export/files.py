@@ -31,6 +31,8 @@ from gpumlp.training.build import load_data
 
 MAX_ROWS = 10_000
 """Rows that an exported file is run on at the most."""
+MAX_OUTPUTS = 1 << 22
+"""Outputs of these rows at the most: of 10,000 classes there are 419 rows."""
 ROUNDING = 16.0
 """How many times the run's own rounding error the difference may be."""
 EPSILONS = 64.0
@@ -110,8 +112,9 @@ def export(folder: str | Path, output: str | Path, *, force: bool = False) -> tu
     assert data.sources is not None
     part = next(name for name in ("test", "validation", "train") if name in data.sources)
     source = data.sources[part]
-    if len(data.parts[part]) > MAX_ROWS:
-        source = source.take(np.linspace(0, len(data.parts[part]) - 1, MAX_ROWS).astype(np.int64))
+    most = min(MAX_ROWS, max(1, MAX_OUTPUTS // model.encoder.outputs))
+    if len(data.parts[part]) > most:
+        source = source.take(np.linspace(0, len(data.parts[part]) - 1, most).astype(np.int64))
     with writing(output), replacing(Path(os.path.realpath(output))) as (beside, _):
         chosen.write(beside, model, computed)
         comparison = compare(part, model, source, chosen.run(beside, model, source))

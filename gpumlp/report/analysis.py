@@ -111,10 +111,12 @@ class Rows:
 
 
 def _answers(model: Predictor, features: Features) -> tuple[Host, Host | None]:
-    linear, outcome = map(np.concatenate, zip(*model.answers(features), strict=True))
-    if model.encoder.task == "regression":
-        return outcome, None
-    return outcome, model.probabilities(linear)
+    outcomes, probabilities = [], []
+    for linear, outcome in model.answers(features):
+        outcomes.append(outcome)
+        if model.encoder.task != "regression":
+            probabilities.append(model.probabilities(linear))
+    return np.concatenate(outcomes), np.concatenate(probabilities) if probabilities else None
 
 
 def scores(rows: Rows, weights: Host | None) -> dict[str, float]:

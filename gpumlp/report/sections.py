@@ -218,15 +218,14 @@ def of_predictions(name: str, rows: Rows, seed: int) -> Iterator[Section]:
 
 def _of_confusion(rows: Rows, classes: Sequence[str]) -> str:
     chosen, count = rows.chosen(), len(classes)
-    counts = np.bincount(rows.targets * count + chosen, rows.weights, count * count).reshape(count, count)
+    pairs = rows.targets.astype(np.int64) * count + chosen
     if count <= MAX_MATRIX_CLASSES:
-        return matrix(classes, counts.tolist())
-    wrong = counts * (1 - np.eye(count))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:LISTED_PAIRS]
+        return matrix(classes, np.bincount(pairs, rows.weights, count * count).reshape(count, count).tolist())
+    wrong, place = np.unique(pairs, return_inverse=True)  # of K² pairs only those that rows have
+    counts = np.where(wrong // count == wrong % count, 0.0, np.bincount(place, rows.weights))
+    order = np.argsort(-counts, kind="stable")[:LISTED_PAIRS]
     body = (
-        [classes[i // count], classes[i % count], f"{wrong.flat[i]:,.6g}"]
-        for i in order.tolist()
-        if wrong.flat[i] > 0
+        [classes[wrong[i] // count], classes[wrong[i] % count], f"{counts[i]:,.6g}"] for i in order if counts[i] > 0
     )
     return table(["true", "predicted", "rows"], body, caption="the pairs that are confused most", numeric=(2,))
 

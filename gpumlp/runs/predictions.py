@@ -25,8 +25,36 @@ from gpumlp.store.formats import writing
 OWN = ("prediction", "lower", "upper", "set")
 """Columns of predictions, beside those of the probabilities."""
 
+MAX_OUTPUTS = 1 << 22
+"""Probabilities, or other outputs, of the rows that are predicted together."""
+
+LEAST_GROUP_ROWS, MOST_GROUP_ROWS, MAX_GROUP_CELLS = 2048, 122_880, 1 << 25
+"""Rows of a group of a Parquet file (the first two are those of the engine), and its cells: it is kept in memory."""
+
 Block = dict[str, NDArray[Any]]
 """Some rows of what is written: arrays of numbers or of texts (dtype object), by the name of their column."""
+
+
+def pieces(sources: Iterable[Source], outputs: int) -> Iterator[Source]:
+    """Yield raw rows, so many at a time that what a model makes of them does not take much memory."""
+    size = max(1, MAX_OUTPUTS // outputs)
+    for source in sources:
+        count = _rows_of(source)
+        if count is None or count <= size:
+            yield source
+            continue
+        for start in range(0, count, size):
+            yield source.take(np.arange(start, min(start + size, count)))
+
+
+def _rows_of(source: Source) -> int | None:
+    """Return the number of rows, None where it depends on which of several arrays are the inputs."""
+    if isinstance(source, Frame):
+        return len(source)
+    if source.rows is not None:
+        return len(source.rows)
+    counts = {len(each) for each in source.arrays.values() if each.ndim > 1}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def write_predictions(path: Path, blocks: Iterable[Block]) -> None:
@@ -214,7 +242,9 @@ def _parquet(blocks: Iterable[Block], _: IO[bytes], path: Path) -> None:
         connection.register("predictions", RecordBatchReader.from_batches(schema, batches(first, rest)))
         place = str(path).replace("'", "''")
         with interruptions():
-            connection.execute(f"COPY (SELECT * FROM predictions) TO '{place}' (FORMAT parquet, USE_TMP_FILE false)")
+            rows = max(LEAST_GROUP_ROWS, min(MOST_GROUP_ROWS, MAX_GROUP_CELLS // len(first)))
+            options = f"FORMAT parquet, USE_TMP_FILE false, ROW_GROUP_SIZE {rows}"
+            connection.execute(f"COPY (SELECT * FROM predictions) TO '{place}' ({options})")
     except duckdb.Error as error:
         if failures:
             raise failures[0] from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +21,16 @@ MAX_COLUMNS = 7
 """Classes up to which each has a column of memory: there NumPy sums rows many times faster, in the same order."""
 
 
+MAX_VALUES = 1 << 20
+"""Linear values whose probabilities are computed at a time: all rows of 10,000 classes would take gigabytes."""
+
+
+def pieces(linear: Host) -> list[slice]:
+    """Return which rows of (N, K) linear values are computed together, at least one piece."""
+    size = max(1, MAX_VALUES // linear.shape[1])
+    return [slice(start, start + size) for start in range(0, max(1, len(linear)), size)]
+
+
 def softmax(linear: Host) -> Host:
     """Return the probability of each class, (N, classes) float64, from (N, K) linear values, of two classes (N, 1).
 
@@ -36,6 +46,28 @@ def softmax(linear: Host) -> Host:
 def _by_columns(values: Host) -> Host:
     """Return (N, K) numbers so laid out that sums over K are fast."""
     return np.asfortranarray(values) if values.shape[1] <= MAX_COLUMNS else values
+
+
+def _gaps(linear: Host, labels: Host) -> Callable[[], Iterable[Host]]:
+    """Return a function of the gaps to the value of the true class, of some rows at a time; few rows are kept."""
+
+    def of(rows: slice) -> Host:
+        z = both_of_two(linear[rows].astype(np.float64))
+        return _by_columns(z - np.take_along_axis(z, labels[rows, None].astype(np.int64), axis=1))
+
+    some = pieces(linear)
+    if len(some) == 1:
+        kept = [of(some[0])]
+        return lambda: kept
+    return lambda: map(of, some)
+
+
+def _moments(z: Host, factor: float) -> tuple[Host, Host]:
+    """Return the mean of each row's gaps, and of their squares, by the probabilities that a factor gives, (n,)."""
+    p = softmax(factor * z)
+    mean: Host = (p * z).sum(axis=1)
+    p *= z**2
+    return mean, p.sum(axis=1)
 
 
 def both_of_two(linear: Host) -> Host:
@@ -80,31 +112,27 @@ class Temperature:
         weights
             (N,) of the rows, or None for all alike.
         """
-        z = both_of_two(linear.astype(np.float64))
-        weight = np.ones(len(z)) if weights is None else weights.astype(np.float64)
+        weight = np.ones(len(linear)) if weights is None else weights.astype(np.float64)
         kept, weight = weight > 0, weight / max(weight.sum(), 1e-300)
         if not kept.all():
-            z, labels, weight = z[kept], labels[kept], weight[kept]
-        # The gaps to the value of the true class.
-        z = _by_columns(z - np.take_along_axis(z, labels[:, None].astype(np.int64), axis=1))
-        squares = z**2
+            linear, labels, weight = linear[kept], labels[kept], weight[kept]
+        gaps = _gaps(linear, labels)
         low, high, b = math.exp(-MAX_LOG_SHARPNESS), math.exp(MAX_LOG_SHARPNESS), 1.0
         for _ in range(MAX_STEPS):
-            p = softmax(b * z)
-            mean = (p * z).sum(axis=1)
+            means, squares = zip(*(_moments(z, b) for z in gaps()), strict=True)
+            mean = np.concatenate(means)
             slope = float(weight @ mean)
             if slope == 0:
                 break
             low, high = (low, b) if slope > 0 else (b, high)
-            p *= squares
-            curvature = float(weight @ (p.sum(axis=1) - mean**2))
+            curvature = float(weight @ (np.concatenate(squares) - mean**2))
             following = b - slope / curvature if curvature > 0 else math.inf
             if not low < following < high:
                 following = math.sqrt(low * high)
             if abs(following - b) <= CLOSE * b:
                 break
             b = following
-        return cls(b, 1.0 / (len(z) + 1.0))
+        return cls(b, 1.0 / (len(linear) + 1.0))
 
     def __call__(self, linear: Host) -> Host:
         """Return the probability of each class, (N, classes) float64, from (N, K) linear values."""

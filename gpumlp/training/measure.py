@@ -13,7 +13,7 @@ from gpumlp import metrics
 from gpumlp.autodiff import Tensor
 from gpumlp.data import EncodedRows, Encoder, Features
 from gpumlp.nn import Loss, Model
-from gpumlp.training.calibration import Temperature
+from gpumlp.training.calibration import Temperature, pieces
 from gpumlp.training.device_data import DeviceData, evaluated
 from gpumlp.training.windows import Streamed
 
@@ -94,7 +94,10 @@ class Measurement:
         assert linear is not None
         data, scores = self.device.host, metrics.ProbabilityScores()
         assert data.targets is not None
-        scores.add(Temperature.fit(linear, data.targets, data.weights)(linear), data.targets, data.weights)
+        calibration = Temperature.fit(linear, data.targets, data.weights)
+        for rows in pieces(linear):
+            weights = None if data.weights is None else data.weights[rows]
+            scores.add(calibration(linear[rows]), data.targets[rows], weights)
         return measured | {"log_loss": scores.result()["log_loss"]}
 
     def linear(self) -> np.ndarray[Any, Any]:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpumlp.data import ArrayTable, prepare_files, read
+from gpumlp.data.source import arrays
 from gpumlp.errors import DataError
 
 
@@ -149,14 +150,55 @@ def test_arrays_that_nobody_asks_for_are_not_read(tmp_path):
         read(path).numbers("junk")
 
 
-@pytest.mark.parametrize("shape", ["(10, 3)", "(99999999999, 3)", "(-1, 3)"])
-def test_a_header_that_is_not_as_long_as_its_member(tmp_path, shape):
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (4, 3)})
-    plain = header.getvalue().replace(b"(4, 3)", shape.encode()).ljust(128, b" ")
+@pytest.mark.parametrize(
+    ("shape", "what"),
+    [
+        ("(10, 3)", "says 240 bytes, but 96 follow"),
+        ("(4, 1)", "says 32 bytes, but 96 follow"),
+        ("(99999999999, 3)", "says 2,399,999,999,976 bytes, but 96 follow"),
+        ("(4294967296, 4294967296)", "says 147,573,952,589,676,412,928 bytes, but 96 follow"),
+        ("(-1, 3)", r"shape \(-1, 3\)"),
+        ("(-4, -3)", r"shape \(-4, -3\)"),
+        ("(True, 12)", r"shape \(True, 12\)"),
+        (f"(4, 3){' ' * 20_000}", "its header has more than 10,000 characters"),
+        (f"{'(' * 3000}4{')' * 3000}", "damaged"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.npz", "a.npy"])
+def test_a_header_that_is_not_as_long_as_what_follows(tmp_path, shape, what, name):
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    content = b"\x93NUMPY\x02\0" + len(text).to_bytes(4, "little") + text + bytes(96)
+    if name == "a.npz":
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("x.npy", content)
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=what) as caught:
+        read(tmp_path / name)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.npy", "a.idx3"])
+def test_an_array_larger_than_memory_is_refused_before_it_is_read(tmp_path, monkeypatch, name):
+    path, images = tmp_path / name, np.zeros((10, 20, 30), np.uint8)
+    if name == "a.idx3":
+        path.write_bytes(b"".join(size.to_bytes(4, "big") for size in (2051, *images.shape)) + images.tobytes())
+    else:
+        np.savez_compressed(path, x=images) if name == "a.npz" else np.save(path, images)
+    monkeypatch.setattr(arrays, "host_memory", lambda: 6000)
+    assert read(path).block(read(path).choose_inputs()).shape == (10, 600)
+    monkeypatch.setattr(arrays, "host_memory", lambda: 5999)
+    match = "an array of 6,000 bytes is in this file; this machine has 5,999 bytes of memory"
+    with pytest.raises(DataError, match=match):
+        read(path).block("x")
+
+
+def test_two_arrays_of_one_name(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
-        archive.writestr("x.npy", plain + bytes(96))
-    with pytest.raises(DataError, match="damaged"):
+        archive.writestr("x.npy", packed(np.save, np.ones((3, 2))))
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("x.npy", packed(np.save, np.zeros((3, 2))))
+    with pytest.raises(DataError, match="two arrays have the same name"):
         read(tmp_path / "a.npz")
 
 

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import gpumlp
 from gpumlp import metrics
 from gpumlp.config import Loaded, load
 from gpumlp.errors import DataError, RunError
-from gpumlp.report import Rows, analysis, charts
+from gpumlp.report import Rows, analysis, charts, sections
 from gpumlp.report.page import POLICY, page
 from gpumlp.runs import Listener, load_trained, train
 from gpumlp.runs.reports import report
@@ -245,6 +246,25 @@ def test_partial_dependence_is_the_mean_over_rows(rows: Rows) -> None:
     table = {name: some.source.labels(name) if name == "word" else some.source.numbers(name) for name in rows.columns}
     by_hand = rows.model.predict({**table, "word": ["q"] * len(some)})  # type: ignore[attr-defined]
     assert means["q"] == pytest.approx(by_hand.mean(), rel=1e-5)
+
+
+def test_of_many_classes_the_pairs_that_are_confused_most_are_listed() -> None:
+    rng = np.random.default_rng(0)
+    count = sections.MAX_MATRIX_CLASSES + 1
+    targets, chosen, weights = rng.integers(0, count, 500), rng.integers(0, count, 500), rng.random(500)
+    targets[:200] = chosen[:200]
+    rows: Any = SimpleNamespace(targets=targets, weights=weights, chosen=lambda: chosen)
+    names = [f"class {number}" for number in range(count)]
+    confused = np.zeros((count, count))
+    np.add.at(confused, (targets, chosen), weights)
+    np.fill_diagonal(confused, 0)
+    wanted = np.argsort(-confused, axis=None)[: sections.LISTED_PAIRS]
+    cells = [cell for tag, cell in re.findall(r"<t(d)[^>]*>([^<]*)", sections._of_confusion(rows, names))]
+    assert cells[:3] == [names[wanted[0] // count], names[wanted[0] % count], f"{confused.flat[wanted[0]]:,.6g}"]
+    assert len(cells) == 3 * sections.LISTED_PAIRS
+    assert cells[2::3] == [f"{confused.flat[i]:,.6g}" for i in wanted]
+    rows.chosen = lambda: targets
+    assert "<td" not in sections._of_confusion(rows, names)
 
 
 def test_the_worst_rows(rows: Rows) -> None:

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from click.testing import CliRunner
 
 from gpumlp import runs
 from gpumlp.cli import main
-from gpumlp.data import News, read, read_blocks
+from gpumlp.data import ArrayTable, News, read, read_blocks
 from gpumlp.data.source import delimited
 from gpumlp.errors import ConfigError, DataError
-from gpumlp.runs import load_trained
+from gpumlp.runs import load_trained, predictions
 from gpumlp.runs.predictions import FORMATS, ending_of, write_predictions
 from gpumlp.training.calibration import softmax
 
@@ -146,6 +147,42 @@ def test_blocks_predict_what_the_whole_file_does(trained: Path, monkeypatch: pyt
     np.testing.assert_allclose(probabilities, whole, rtol=1e-6)
     assert np.concatenate([p.values for p in found]).tolist() == (whole[:, 1] > 0.5).astype(int).tolist()
     assert not news.notes()
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".npy"])
+def test_few_rows_are_predicted_at_a_time_where_outputs_are_many(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    path, few = str(trained / "a.csv"), tmp_path / f"few{ending}"
+    predict(trained, path, "--proba", "--keep", "id", "-o", str(tmp_path / f"all{ending}"))
+    monkeypatch.setattr(predictions, "MAX_OUTPUTS", 7)
+    predict(trained, path, "--proba", "--keep", "id", "-o", str(few))
+    if ending == ".npy":
+        np.testing.assert_allclose(np.load(few), np.load(tmp_path / "all.npy"), rtol=1e-6)
+    else:
+        found, whole = (rows_of(read(place)) for place in (few, tmp_path / f"all{ending}"))
+        assert [row[:2] for row in found] == [row[:2] for row in whole]
+        np.testing.assert_allclose(*([row[2:] for row in rows] for rows in (found, whole)), rtol=1e-6)
+
+
+def rows_of(frame: Any) -> list[tuple[Any, ...]]:
+    texts = [frame.labels(name) for name in frame.names[:2]]
+    return list(zip(*texts, *(frame.numbers(name).tolist() for name in frame.names[2:]), strict=True))
+
+
+def test_arrays_come_in_pieces_where_their_rows_are_known() -> None:
+    x, y = np.arange(22).reshape(11, 2), np.arange(11)
+    table = ArrayTable("a", {"x": x, "y": y})
+    found = [each.block("x") for each in predictions.pieces([table], predictions.MAX_OUTPUTS // 4)]
+    assert [len(each) for each in found] == [4, 4, 3]
+    np.testing.assert_array_equal(np.concatenate(found), x)
+    unclear = ArrayTable("a", {"x": x, "other": x[:5], "y": y})
+    assert [each is unclear for each in predictions.pieces([unclear], predictions.MAX_OUTPUTS)] == [True]
+    part = unclear.take(np.array([9, 3]))
+    assert [each.block("x").tolist() for each in predictions.pieces([part], predictions.MAX_OUTPUTS)] == [
+        [[18, 19]],
+        [[6, 7]],
+    ]
 
 
 def test_kept_columns_stand_first_as_they_were_written(trained: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from gpumlp.errors import ConfigError, DataError, RunError
 from gpumlp.metrics import ECE_BINS, ProbabilityScores
 from gpumlp.runs import evaluate, load_trained, train
 from gpumlp.runs.in_memory import fit
-from gpumlp.training import Loop
+from gpumlp.training import Loop, calibration
 from gpumlp.training.build import build, load_data
 from gpumlp.training.calibration import Temperature, rank, softmax
 
@@ -84,6 +85,33 @@ def test_a_temperature_is_fitted_by_the_weights_of_the_rows(task: Task) -> None:
     loop.parts.model.load(loop.best)
     linear = loop._measurement_of("validation").linear()
     assert loop.calibration() == Temperature.fit(linear, data.targets, data.weights)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 40])
+def test_a_temperature_of_many_values_is_fitted_in_pieces(monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    labels = rng.integers(0, max(2, classes), 200)
+    linear = rng.standard_normal((200, classes)).astype(np.float32)
+    linear[np.arange(200), np.minimum(labels, classes - 1)] += 1
+    weights = rng.integers(0, 3, 200).astype(np.float32)
+    whole = Temperature.fit(linear, labels, weights)
+    monkeypatch.setattr(calibration, "MAX_VALUES", 7 * classes)
+    in_pieces = Temperature.fit(linear, labels, weights)
+    assert in_pieces.sharpness == pytest.approx(whole.sharpness, rel=1e-10)
+    assert in_pieces.mix == whole.mix
+
+
+def test_a_temperature_of_ten_thousand_classes_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, labels = np.zeros((200, 10_000), np.float32), np.arange(200)
+    linear[:, ::7] = 1
+    monkeypatch.setattr(calibration, "MAX_VALUES", 1 << 17)
+    monkeypatch.setattr(calibration, "MAX_STEPS", 2)
+    tracemalloc.start()
+    try:
+        Temperature.fit(linear, labels)
+        assert tracemalloc.get_traced_memory()[1] < linear.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("sections", [{"calibration": "temperature"}, {"conformal": 0.5}])

@@ -8,14 +8,18 @@ import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.data.source.cells import FLOAT32_MAX, Floats
 from gpumlp.data.source.frame import Codes, as_written
-from gpumlp.errors import DataError, choices
+from gpumlp.errors import QUOTED, DataError, choices
+from gpumlp.limits import gigabytes, host_memory
+
+MAX_HEADER = 10_000
+"""Characters of the header of an array: Python's parser takes memory by them."""
 
 # What decides where several arrays could be the inputs.
 _INPUT_NAMES = ("x", "inputs", "images")
@@ -57,6 +61,7 @@ class Member:
         DataError
             If the member is damaged or holds pickled objects.
         """
+        require_array_memory(self.path, math.prod(self.shape) * self.dtype.itemsize)
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.name) as stream:
                 array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
@@ -238,6 +243,8 @@ def read_npz(path: Path) -> ArrayTable:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [_member(path, archive, each) for each in archive.infolist() if each.filename.endswith(".npy")]
+            if len({each.name for each in members}) < len(members):
+                raise ValueError("two arrays have the same name")
     except Exception as error:  # of zipfile, zlib, NumPy, or the tokenizer that NumPy reads headers with
         raise _damaged(path, error) from error
     return ArrayTable(str(path), {each.name.removesuffix(".npy"): each for each in members if each.ndim})
@@ -246,16 +253,41 @@ def read_npz(path: Path) -> ArrayTable:
 def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Member:
     """Return an array by its header alone. Raises ValueError if it is not as long as the header says."""
     with archive.open(member) as stream:
-        version = np.lib.format.read_magic(stream)
-        read_header = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read_header(stream)
+        shape, dtype = _header(stream)
         size = math.prod(shape) * dtype.itemsize
         if not dtype.hasobject and member.file_size != stream.tell() + size:
             what = f"the header of {member.filename} says {size:,} bytes, but {member.file_size - stream.tell():,}"
             raise ValueError(f"{what} follow")
     return Member(path, member.filename, shape, dtype)
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape and dtype of the array that begins here. Raises ValueError where there can be no such array."""
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, _, dtype = read_header(stream, max_header_size=MAX_HEADER)
+    except ValueError as error:
+        if "max_header_size" in str(error):  # its advice is to allow pickled objects
+            raise ValueError(f"its header has more than {MAX_HEADER:,} characters") from None
+        raise
+    if any(isinstance(length, bool) or length < 0 for length in shape):
+        raise ValueError(f"shape {shape}")
+    return shape, dtype
+
+
+def require_array_memory(path: Path, needed: int) -> None:
+    """Check that an array fits into memory, before any of it is taken.
+
+    Raises
+    ------
+    DataError
+        If it does not.
+    """
+    there_is = host_memory()
+    if there_is is not None and needed > there_is:
+        what = f"an array of {gigabytes(needed)} is in this file; this machine has {gigabytes(there_is)} of memory"
+        raise DataError(what, where=str(path), hint="train on fewer rows")
 
 
 def read_npy(path: Path) -> ArrayTable:
@@ -268,7 +300,15 @@ def read_npy(path: Path) -> ArrayTable:
     """
     try:
         with path.open("rb") as stream:
+            shape, dtype = _header(stream)
+            size, follow = math.prod(shape) * dtype.itemsize, path.stat().st_size - stream.tell()
+            if not dtype.hasobject and size != follow:
+                raise ValueError(f"the header says {size:,} bytes, but {follow:,} follow")
+            require_array_memory(path, size)
+            stream.seek(0)
             array = np.lib.format.read_array(stream, allow_pickle=False)
+    except DataError:
+        raise
     except Exception as error:  # of NumPy, or the tokenizer that it reads headers with
         raise _damaged(path, error) from error
     if array.ndim < 2:
@@ -286,5 +326,5 @@ def _pickled(path: Path) -> DataError:
 def _damaged(path: Path, error: BaseException) -> DataError:
     if "allow_pickle" in str(error):
         return _pickled(path)
-    detail = str(error) or type(error).__name__
+    detail = str(error)[:QUOTED] or type(error).__name__
     return DataError(f"the array file is damaged or of another kind ({detail})", where=str(path))

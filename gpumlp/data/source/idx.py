@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.source.arrays import ArrayTable
+from gpumlp.data.source.arrays import ArrayTable, require_array_memory
 from gpumlp.data.source.files import open_binary
 from gpumlp.errors import DataError
 
@@ -56,6 +56,7 @@ def _read(path: Path) -> NDArray[np.uint8]:
             )
         shape = struct.unpack(f">{axes}I", head)
         count = math.prod(shape)
+        require_array_memory(path, min(count, path.stat().st_size * _MOST_PACKED))
         # Memory is taken for what the file can hold, and for one byte more than it should.
         content = stream.read(min(count, path.stat().st_size * _MOST_PACKED) + 1)
     if len(content) == count:
