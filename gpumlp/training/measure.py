@@ -193,6 +193,9 @@ def outcome_metrics(
     weights
         (N,), or None for all alike.
     """
+    if encoder.task != "regression" and np.isnan(outcome).any():  # it diverged: no row is taken for a class
+        nothing = outcome_metrics(encoder, np.zeros_like(outcome), targets, weights)
+        return dict.fromkeys(nothing, float("nan"))
     if encoder.task == "classification":
         return metrics.classification(outcome, targets, weights)
     if encoder.task == "multilabel":
