@@ -409,10 +409,15 @@ def hits_of(chosen: Host, positive: Host, weights: Host) -> Metrics:
     """
     chosen, positive = np.asarray(chosen, bool), np.asarray(positive, bool)
     true, taken, there = (float(weights @ each) for each in (chosen & positive, chosen, positive))
+    return _rates(true, taken, there)
+
+
+def _rates(true: float, taken: float, there: float) -> Metrics:
+    """Return precision, recall and F1, from how many rows are rightly taken for a class, taken for it, and of it."""
     if not (taken or there):
         return dict.fromkeys(("precision", "recall", "f1"), float("nan"))
-    recall = true / there if there else float("nan")
-    return {"precision": true / taken if taken else 0.0, "recall": recall, "f1": 2.0 * true / (taken + there)}
+    precision = _ratio(true, taken) if taken else 0.0
+    return {"precision": precision, "recall": _ratio(true, there), "f1": float(2.0 * true / (taken + there))}
 
 
 def at_thresholds(
@@ -420,21 +425,82 @@ def at_thresholds(
 ) -> list[Metrics]:
     """Return precision, recall and F1 of a class that is predicted where its probability is above a threshold.
 
-    probability : (N,) of the class
-    positive : (N,) bool, whether the row is of it
-    weights : (N,) or None for all alike
+    Each dictionary also has the ``threshold``, as ``taken`` the share of the rows that are above it, and as
+    ``false_positive_rate`` that of the rows that are not of the class: beside recall, a point of the ROC curve.
 
-    Each dictionary also has the ``threshold``, and as ``taken`` the share of the rows that are above it.
+    Parameters
+    ----------
+    probability
+        (N,) of the class.
+    positive
+        (N,) bool, whether the row is of it.
+    weights
+        (N,) or None for all alike.
+    thresholds
+        (T,), rising.
     """
-    weight = _weight(len(positive), weights)
-    total = float(weight.sum())
+    return _points(thresholds, _above(probability, positive, _weight(len(positive), weights), thresholds))
+
+
+GRID = tuple(k / 100 for k in range(101))
+"""Thresholds of the points of curves."""
+
+CurvePoints = dict[str, list[Metrics]]
+"""By the name of a class or label, as :func:`at_thresholds` at ``GRID``."""
+
+
+class ThresholdCounts:
+    """Points of the ROC and precision-recall curves of classes or labels, of rows that come in blocks.
+
+    Parameters
+    ----------
+    names
+        Of the K classes or labels.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+        self._counts = np.zeros((len(names), 2, len(GRID) + 1))
+
+    def add(self, probabilities: Host, targets: Host, weights: Host | None = None) -> None:
+        """Take rows into account.
+
+        Parameters
+        ----------
+        probabilities
+            (N, K).
+        targets
+            (N,) class numbers, -1 for another one; or labels 0 and 1, (N, K), NaN where one is missing.
+        weights
+            (N,) or None for all alike.
+        """
+        weight = _weight(len(targets), weights)
+        for k, counts in enumerate(self._counts):
+            positive = targets[:, k] == 1 if targets.ndim == 2 else targets == k
+            known = ~np.isnan(targets[:, k]) if targets.ndim == 2 else np.ones(len(targets), bool)
+            counts += _above(probabilities[known, k], positive[known], weight[known], GRID)
+
+    def result(self) -> CurvePoints:
+        """Return the points of each class or label."""
+        return {name: _points(GRID, each) for name, each in zip(self._names, self._counts, strict=True)}
+
+
+def _above(probability: Host, positive: Host, weights: Host, thresholds: Sequence[float]) -> Host:
+    """Return how many rows of a class, and not of it, are above so many thresholds and no more, (2, T + 1)."""
+    passed, positive = np.searchsorted(thresholds, probability, side="left"), np.asarray(positive, bool)
+    return np.stack([np.bincount(passed, weights * each, len(thresholds) + 1) for each in (positive, ~positive)])
+
+
+def _points(thresholds: Sequence[float], counts: Host) -> list[Metrics]:
+    hits, misses = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
     return [
         {
             "threshold": float(threshold),
-            "taken": float(weight @ (chosen := probability > threshold)) / total if total else float("nan"),
-            **hits_of(chosen, positive, weight),
+            "taken": _ratio(hit + miss, hits[0] + misses[0]),
+            "false_positive_rate": _ratio(miss, misses[0]),
+            **_rates(hit, hit + miss, hits[0]),
         }
-        for threshold in thresholds
+        for threshold, hit, miss in zip(thresholds, hits[1:], misses[1:], strict=True)
     ]
 
 

@@ -187,6 +187,35 @@ def test_precision_and_recall_are_those_of_scikit_learn_at_each_threshold() -> N
     assert metrics.classification(np.full((3, 1), 0.1), np.array([0, 1, 1]))["precision"] == 0.0
 
 
+def test_points_of_curves_are_those_of_scikit_learn_whatever_the_blocks() -> None:
+    sk = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(1)
+    p, y, w = rng.dirichlet([1, 1, 1], 300).round(2), rng.integers(-1, 3, 300), rng.uniform(0.5, 2, 300)
+    counts = metrics.ThresholdCounts("abc")
+    for rows in (slice(1), slice(1, 200), slice(200, 300)):
+        counts.add(p[rows], y[rows], w[rows])
+    for k, (name, points) in enumerate(counts.result().items()):
+        assert name == "abc"[k]
+        assert [each["threshold"] for each in points] == [round(0.01 * i, 2) for i in range(101)]
+        for each in points[:98:7]:  # above 1 there is no row
+            chosen, positive = p[:, k] > each["threshold"], y == k
+            assert each["precision"] == pytest.approx(sk.precision_score(positive, chosen, sample_weight=w))
+            assert each["recall"] == pytest.approx(sk.recall_score(positive, chosen, sample_weight=w))
+            fall_out = 1 - sk.recall_score(~positive, ~chosen, sample_weight=w)
+            assert each["false_positive_rate"] == pytest.approx(fall_out, abs=1e-12)
+        assert (points[100]["taken"], points[100]["recall"], points[100]["precision"]) == (0, 0, 0)
+
+
+def test_points_of_curves_leave_missing_labels_out() -> None:
+    counts = metrics.ThresholdCounts(["one", "other"])
+    counts.add(np.array([[0.9, 0.4], [0.2, 0.6], [0.5, 0.1]]), np.array([[1, np.nan], [0, 1], [np.nan, np.nan]]))
+    one, other = (points[50] for points in counts.result().values())
+    found = [one[key] for key in ("taken", "precision", "recall", "f1", "false_positive_rate")]
+    assert found == [0.5, 1, 1, 1, 0]
+    assert (other["taken"], other["recall"]) == (1, 1)
+    assert np.isnan(other["false_positive_rate"])
+
+
 def test_a_metric_that_is_a_sum_of_others():
     measured = {"accuracy": 0.9, "log_loss": 0.3}
     assert metrics.with_sums(measured, "accuracy_log_loss") == measured | {"accuracy_log_loss": pytest.approx(0.75)}

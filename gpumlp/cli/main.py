@@ -341,14 +341,15 @@ def ensemble(runs: tuple[Path, ...], output: Path, rounds: int, device: int, for
 @click.option("--data", type=PATH, help="File with the target column  [default: the run's data]")
 @DEVICE
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
-def evaluate(run: Path, data: Path | None, device: int, as_json: bool) -> None:
+@click.option("--curves", is_flag=True, help="As --json, with points of ROC and precision-recall curves.")
+def evaluate(run: Path, data: Path | None, device: int, as_json: bool, curves: bool) -> None:
     """Compute the metrics of RUN.
 
     A run that has not finished is measured with its best weights so far.
     """
     with ends_at_once():
         from gpumlp.cli import verbs
-    verbs.evaluate(run=run, data=data, device=device, as_json=as_json)
+    verbs.evaluate(run=run, data=data, device=device, as_json=as_json, curves=curves)
 
 
 @main.command()

@@ -35,7 +35,7 @@ from gpumlp.config.presets import PRESETS
 from gpumlp.data import News, PackedRows, Source, read_blocks, read_start, stream_blocks
 from gpumlp.errors import LISTED, ConfigError, DataError, Note, RunError, choices, exit_code
 from gpumlp.limits import gigabytes
-from gpumlp.metrics import title
+from gpumlp.metrics import CurvePoints, title
 from gpumlp.ranks import Ranks
 from gpumlp.runs.ensemble import is_ensemble
 from gpumlp.runs.folder import PICTURE, RunFolder
@@ -209,18 +209,23 @@ def _ending(summary: dict[str, Any]) -> str:
     return f"{text}; {named}{chosen}"
 
 
-def evaluate(run: Path, data: Path | None, device: int, as_json: bool) -> None:
+def evaluate(run: Path, data: Path | None, device: int, as_json: bool, curves: bool) -> None:
     """Measure a run and print its metrics."""
+    points: dict[str, CurvePoints] = {}
     if is_ensemble(run):
         if data is None:
             raise click.UsageError("an ensemble has no data of its own: pass --data FILE")
-        metrics: runs.Metrics = {data.name: runs.load_ensemble(run, device=device).evaluate(data)}
+        ensemble = runs.load_ensemble(run, device=device)
+        if curves:
+            points[data.name] = ensemble.curves(data)
+        metrics: runs.Metrics = {data.name: ensemble.evaluate(data)}
         notes: tuple[Note, ...] = ()
     else:
-        metrics, notes = runs.evaluate(run, data, device=device)
+        metrics, notes = runs.evaluate(run, data, device=device, curves=points if curves else None)
     remarks(notes)
-    if as_json:
-        click.echo(to_json(metrics))
+    if as_json or curves:
+        more = {name: {"curves": each} for name, each in points.items()}
+        click.echo(to_json({name: {**found, **more.get(name, {})} for name, found in metrics.items()}))
     else:
         print_metrics(metrics)
 

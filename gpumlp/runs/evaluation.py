@@ -8,16 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpumlp import backend as backends
 from gpumlp.backend import Backend
 from gpumlp.config import Loaded, load
 from gpumlp.data import Dataset, EncodedRows, Encoder, News, Prepared, Source, read, read_blocks
 from gpumlp.errors import DamageError, DataError, Note, RunError, choices
+from gpumlp.metrics import CurvePoints
 from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.runs.ensemble import WeightedModels, is_ensemble, load_weighted
 from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.identity import differences, is_extension
 from gpumlp.runs.model import DESCRIPTION, SavedModel, load_model
+from gpumlp.runs.predictor import curve_counts
 from gpumlp.training.build import build_loss, load_data
 from gpumlp.training.device_data import DeviceData
 from gpumlp.training.loop import DIVERGED
@@ -189,11 +193,16 @@ def changed_since(run: Run, data: Prepared) -> tuple[Note, ...]:
 
 
 def evaluate(
-    folder: str | Path, data: str | Path | None = None, *, device: int = 0
+    folder: str | Path,
+    data: str | Path | None = None,
+    *,
+    device: int = 0,
+    curves: dict[str, CurvePoints] | None = None,
 ) -> tuple[Metrics, tuple[Note, ...]]:
     """Measure a run on a file, or again on the parts of its own data. Return metrics and notes.
 
-    The loss is computed with the run's own settings; to balance classes anew that takes its training rows.
+    The loss is computed with the run's own settings; to balance classes anew that takes its training rows. ``curves``
+    takes what :meth:`gpumlp.runs.predictor.Predictor.curves` returns, by the name of the file or part.
     """
     run, model = load_run(folder, unfinished=True), load_trained(folder, device=device)
     settings, network, encoder = run.loaded.settings, model.network, model.encoder
@@ -201,12 +210,23 @@ def evaluate(
     own, notes = own_parts(run, model) if data is None or balanced else ({}, ())
     loss = build_loss(settings, network, encoder, own.get("train"))
 
-    def measured(parts: Iterable[Dataset]) -> dict[str, float]:
-        blocks = (DeviceData(network, part, encoder.input_scale) for part in parts)
-        return measure(network, loss, encoder, blocks, probabilities=model.probabilities)
+    def measured(name: str, parts: Iterable[Dataset]) -> dict[str, float]:
+        counts = None if curves is None else curve_counts(encoder)
+
+        def blocks() -> Iterator[DeviceData]:
+            for part in parts:
+                if counts is not None and part.targets is not None:
+                    linear = np.concatenate([each for each, _ in model.answers(part.features)])
+                    counts.add(model.probabilities(linear), part.targets, part.weights)
+                yield DeviceData(network, part, encoder.input_scale)
+
+        found = measure(network, loss, encoder, blocks(), probabilities=model.probabilities)
+        if curves is not None and counts is not None:
+            curves[name] = counts.result()
+        return found
 
     if data is None:
-        return {name: measured(part.blocks()) for name, part in own.items()}, (*model.notes, *notes)
+        return {name: measured(name, part.blocks()) for name, part in own.items()}, (*model.notes, *notes)
     news = News()
 
     def labelled() -> Iterator[Dataset]:
@@ -216,8 +236,8 @@ def evaluate(
         if news.unlabelled == news.rows:
             raise DataError("no row has a target", where=str(data), hint="evaluate needs a column of the target")
 
-    found = measured(labelled())
-    return {Path(data).name: found}, (*model.notes, *news.notes())
+    name = Path(data).name
+    return {name: measured(name, labelled())}, (*model.notes, *news.notes())
 
 
 def _blocks(path: str | Path, encoder: Encoder) -> Iterator[Source]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from gpumlp.data import Dataset, Encoder, News, Source, read, rows_of, with_columns
 from gpumlp.data.source.rows import plain_array
-from gpumlp.errors import DataError
+from gpumlp.errors import ConfigError, DataError
+from gpumlp.metrics import CurvePoints, ThresholdCounts
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,37 @@ class Predictor(ABC):
         data, _ = encoder.encode(source, targets=True, news=news, unseen=True)
         return self._measured(encoder, source, data, news)
 
+    def curves(self, rows: Any, y: Any = None, weights: Any = None) -> CurvePoints:
+        """Return points of the ROC and precision-recall curves of each class or label, at 101 thresholds.
+
+            {point["threshold"]: point["recall"] for point in model.curves(rows)["yes"]}
+
+        Each point has the ``threshold``, the share of rows that are ``taken`` for the class because its probability
+        is above, and ``precision``, ``recall``, ``f1`` and ``false_positive_rate`` then.
+
+        Parameters
+        ----------
+        rows
+            With the column of the target, unless ``y`` has it.
+        y, weights
+            (N,); of T targets or labels y is (N, T).
+
+        Raises
+        ------
+        ConfigError
+            In regression.
+        DataError
+            If the rows do not fit the model.
+        """
+        encoder, source = self.labelled(rows, y, weights, news := News())
+        counts = curve_counts(encoder)
+        data, _ = encoder.encode(source, targets=True, news=news, unseen=True)
+        ((_, predicted),) = self.predictions([source], news)
+        assert predicted.probabilities is not None
+        assert data.targets is not None
+        counts.add(predicted.probabilities, data.targets, data.weights)
+        return counts.result()
+
     @abstractmethod
     def _measured(self, encoder: Encoder, source: Source, data: Dataset, news: News) -> dict[str, float]:
         """Return the metrics of rows that have targets, encoded as ``data``."""
@@ -223,3 +255,10 @@ class Predictor(ABC):
         if (labelled := encoder.labelled(source, news)) is None:
             raise DataError("no row has a target")
         return encoder, labelled
+
+
+def curve_counts(encoder: Encoder) -> ThresholdCounts:
+    """Return what collects the points of curves of each class or label. Raises ConfigError in regression."""
+    if encoder.task == "regression":
+        raise ConfigError("curves are of classes or labels, and this model predicts numbers")
+    return ThresholdCounts(encoder.classes or encoder.target_names)

@@ -256,6 +256,21 @@ def test_a_letter_that_the_terminal_does_not_have_is_escaped(trained: str) -> No
     assert "accuracy" in done.stdout
 
 
+def test_evaluate_has_points_of_curves(trained: str) -> None:
+    measured = json.loads(run("evaluate", trained, "--curves").stdout)
+    file = str(ROOT / "data/breast_cancer.csv")
+    measured |= json.loads(run("evaluate", trained, "--curves", "--data", file).stdout)
+    assert list(measured) == ["train", "validation", "test", "breast_cancer.csv"]
+    for part in measured.values():
+        points = part["curves"]["malignant"][50]
+        assert {key: points[key] for key in ("threshold", "precision", "recall")} == {
+            "threshold": 0.5,
+            "precision": pytest.approx(part["precision"]),
+            "recall": pytest.approx(part["recall"]),
+        }
+    assert gpumlp.load_trained(trained).curves(file) == measured["breast_cancer.csv"]["curves"]
+
+
 def test_evaluate_a_file(trained: str) -> None:
     metrics = json.loads(run("evaluate", trained, "--data", str(ROOT / "data/breast_cancer.csv"), "--json").stdout)
     assert metrics["breast_cancer.csv"]["accuracy"] > 0.96
