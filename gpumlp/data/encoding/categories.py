@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.data.source.cells import Strings, is_number, mend_number
-from gpumlp.data.source.frame import Frame
+from gpumlp.data.source.frame import Codes, Frame
 from gpumlp.data.state import Fields, StateReader
 from gpumlp.errors import DataError, shown
 
@@ -101,14 +101,20 @@ class OneHot:
         values = [*self.categories, *(["(missing)"] if self.gaps else []), *(["(other)"] if self.rare else [])]
         return [f"{self.name}={value}" for value in values]
 
-    def encode(self, frame: Frame) -> tuple[NDArray[np.int64], list[str]]:
-        """Return the number of each row's feature, (N,), ``width`` where it has none, and the values that are new."""
-        codes_of, column = self._codes, frame.column(self.name)
+    def encode(self, column: Codes) -> tuple[NDArray[np.int64], list[str]]:
+        """Return the number of the feature of each text, (u,), ``width`` for none, and of each row with a new one it.
+
+        Parameters
+        ----------
+        column
+            With the empty text where the value is missing.
+        """
         texts = [text.lower() for text in column.texts] if self.truths else column.texts
-        codes = np.array([codes_of.get(text, -1) for text in texts], np.int64)[column.codes]
-        strangers: list[str] = column.texts[column.codes[codes < 0]].tolist()
-        codes[codes < 0] = len(self.categories) + self.gaps
-        return codes, strangers
+        numbers = np.array([self._codes.get(text, -1) for text in texts], np.int64)
+        new = numbers < 0
+        strangers: list[str] = column.texts[column.codes[new[column.codes]]].tolist() if new.any() else []
+        numbers[new] = len(self.categories) + self.gaps
+        return numbers, strangers
 
     @cached_property
     def _codes(self) -> dict[str, int]:

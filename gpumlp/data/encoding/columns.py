@@ -224,21 +224,27 @@ class TableInputs:
         dense = source.parsed(self.numeric)
         dense = replace(dense, columns={name: dense.columns[name] for name in columns})
         step = _rows_at_once(self.dense_width)
+        categories = []
+        first = self.dense_width
+        for one_hot in self.one_hots:
+            texts = source.column(one_hot.name)
+            numbers, strangers = one_hot.encode(texts)
+            news.add_strangers(one_hot.name, strangers)
+            numbers = np.where(numbers < one_hot.width, first + numbers, self.width)
+            categories.append((numbers.astype(np.float32), texts.codes))
+            first += one_hot.width
 
         def encode(start: int) -> set[int]:
             rows = slice(start, start + step)
+            for column, (number_of, codes) in zip(stored[rows, self.dense_width :].T, categories, strict=True):
+                column[:] = number_of[codes[rows]]
+            if not columns:
+                return set()
             part = dense.take(np.arange(*rows.indices(len(source))))
             return self._encode(part, stored[rows, : self.dense_width])
 
-        if columns:
-            found = in_threads(encode, range(0, len(source), step))
-            news.gaps |= dict.fromkeys(columns[i] for i in sorted(set().union(*found)))
-        start = self.dense_width
-        for column, one_hot in zip(stored.T[start:], self.one_hots, strict=True):
-            codes, strangers = one_hot.encode(source)
-            column[:] = np.where(codes < one_hot.width, start + codes, self.width)
-            news.add_strangers(one_hot.name, strangers)
-            start += one_hot.width
+        found = in_threads(encode, range(0, len(source), step))
+        news.gaps |= dict.fromkeys(columns[i] for i in sorted(set().union(*found)))
         return Features(stored, self.dense_width, self.width), news.notes()
 
     @property

@@ -366,7 +366,7 @@ def _batches(connection: Any, query: str) -> Iterator[list[Any]]:
         if batch is None:
             return
         columns = [batch.column(i) for i in range(batch.num_columns)]
-        yield [column if "Utf8" in str(column.type) else np.array(column) for column in columns]
+        yield [column if "Utf8" in str(column.type) else column.to_numpy() for column in columns]
 
 
 def packed_lines(path: Path) -> Iterator[list[str | None]]:

@@ -540,10 +540,26 @@ def merged(texts: Sequence[str], codes: NDArray[Any]) -> Codes:
     """
     stripped: dict[str, int] = {}
     numbers = np.array([stripped.setdefault(text.strip(), len(stripped)) for text in texts], np.int32)
-    renumbered = numbers[codes]
-    first = np.full(len(stripped), len(renumbered))
-    first[renumbered[::-1]] = np.arange(len(renumbered))[::-1]
-    used = np.argsort(first, kind="stable")[: int((first < len(renumbered)).sum())]
+    first = _first_rows(numbers, codes)
+    used = np.argsort(first, kind="stable")[: int((first < len(codes)).sum())]
     rank = np.zeros(len(stripped), np.int32)
     rank[used] = np.arange(len(used), dtype=np.int32)
-    return Codes(np.array(list(stripped), object)[used], rank[renumbered])
+    renumbered = rank[numbers]
+    same = codes.dtype == np.int32 and np.array_equal(renumbered, np.arange(len(numbers)))
+    return Codes(np.array(list(stripped), object)[used], codes if same else renumbered[codes])
+
+
+def _first_rows(numbers: NDArray[np.int32], codes: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the first row of each of the texts, of which those of a column have these numbers; beyond all for none.
+
+    Most columns have all their texts in the first rows, so more of them are looked at only while some are lacking.
+    """
+    first = np.full(int(numbers.max(initial=-1)) + 1, len(codes))
+    start, size = 0, _FIRST_ROWS
+    while start < len(codes) and (first == len(codes)).any():
+        part = numbers[codes[start : start + size]]
+        found = np.full(len(first), len(codes))
+        found[part[::-1]] = np.arange(start, start + len(part))[::-1]
+        np.minimum(first, found, out=first)
+        start, size = start + size, 8 * size
+    return first
