@@ -18,7 +18,8 @@ from gpumlp.config import load
 from gpumlp.data import Kind, read, rows_of, survey
 from gpumlp.data.dataset import prepare
 from gpumlp.data.encoding.columns import TableInputs
-from gpumlp.data.encoding.dates import CYCLES, ORDERS, Dates, parsed
+from gpumlp.data.encoding.dates import CYCLES, ORDERS, Dates, doubt_of, parsed
+from gpumlp.data.source.frame import Codes
 from gpumlp.errors import ConfigError, DataError
 from gpumlp.export import export
 from gpumlp.runs import load_trained, train
@@ -80,6 +81,24 @@ def test_other_texts_are_no_dates(text: str) -> None:
 def test_what_is_a_column_of_dates(texts: Sequence[str | None], order: str | None) -> None:
     found = fitted(texts)
     assert (found and found.order) == order
+
+
+@pytest.mark.parametrize(
+    ("texts", "remark"),
+    [
+        (["2024-01-05", "2024-02-07"], None),
+        (["5/1/2024", "7/2/2024", "1/3/2024"], "whether the month or the day is first cannot be told"),
+        (["5/1/2024", "13/2/2024", "2/13/2024"], "such as '5/1/2024'; write"),
+        (["2024-01-05", "13.2.2024", "2/13/2024"], "such as '2024-01-05' and '13.2.2024' and '2/13/2024'; write"),
+        ([*(f"2024-01-{day:02}" for day in range(1, 20)), "soon"], "because of 'soon': correct such cells"),
+        (["2024-01-05", "soon", "later"], None),
+        (["soon"], None),
+        ([], None),
+    ],
+)
+def test_the_doubt_about_columns_that_are_nearly_dates(texts: Sequence[str], remark: str | None) -> None:
+    found = doubt_of(Codes(np.array(texts, object), np.arange(len(texts), dtype=np.int32)))
+    assert found is remark is None or (found and remark and remark in found)
 
 
 def test_the_cycles_that_a_column_has() -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gpumlp.data import prepare_files, read
+from gpumlp.data.source.engine import engine
 from gpumlp.errors import DataError
 
 
@@ -61,3 +63,13 @@ def test_what_is_no_parquet_or_no_table(write, tmp_path):
     assert nested.numbers("b").tolist() == [1, 2]
     with pytest.raises(DataError, match="no rows"):
         read(write(a=np.zeros(0)))
+
+
+def test_times_with_a_zone_do_not_depend_on_the_clock_of_the_machine(tmp_path):
+    polars = pytest.importorskip("polars")
+    with engine([]) as connection:
+        assert connection.execute("SELECT current_setting('TimeZone')").fetchall() == [("UTC",)]
+    polars.DataFrame({"when": [datetime.datetime(2024, 1, 1, 23, tzinfo=datetime.UTC)]}).write_parquet(
+        tmp_path / "a.parquet"
+    )
+    assert read(tmp_path / "a.parquet").labels("when").tolist() == ["2024-01-01 23:00:00+00"]

@@ -26,6 +26,10 @@ def table(text: str, **known) -> Frame:
         ("a|b\n1|2\n", "|"),
         ("a b c\n1 2 3\n-4  5e3\t?\n", " "),
         ("  1.5   2\n  3     4\n", " "),
+        ("x y z\n1  2.5 a\n 3 4  b\n", " "),
+        ('1 "New York" a\n2 Rome b\n', " "),
+        ("x y\n1 New York\n2 Rome\n", ","),  # two words in a cell
+        ("x y,z\n1 2,3\n4 5,6\n", ","),
         ("full name\nAda Lovelace\nAlan Turing\n", ","),  # one column of two words
         ("1,5;2,5;3,5\n4,5;5,5;6,5\n", ";"),  # both fit; a semicolon is trusted more
         ('name,"last; first"\nx,"a; b"\ny,"c; d"\n', ","),
@@ -40,6 +44,15 @@ def test_the_separator(text, separator):
         assert table(text).dialect.separator == separator
     except DataError as error:
         assert "expected 2 cells" in str(error)  # noqa: PT017 (the ragged one: it was split as it should be)
+
+
+def test_the_line_that_tells_a_spreadsheet_the_separator():
+    read_ = table("SEP=;\nx,1;y\n1,5;2\n2,5;3\n")
+    assert read_.names == ("x,1", "y")
+    assert read_.numbers("x,1").tolist() == [1.5, 2.5]
+    assert read_.where(1) == "a.csv:4"
+    assert table("sep=\t\nx\ty\n1\t2\n").names == ("x", "y")
+    assert table("sep=x\nab\n").names == ("sep=x",)
 
 
 def test_blanks_are_one_separator_however_many():

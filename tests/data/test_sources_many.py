@@ -248,6 +248,31 @@ def test_arff(tmp_path, write):
     assert [frame.where(row) for row in range(3)] == [f"{tmp_path}/a.arff:{line}" for line in (11, 12, 14)]
 
 
+ODD_ARFF = r"""@relation odd
+@attribute	'a b'	numeric
+@attribute "c d"{'New York', "it's", 'say "no"', 'it\'s, too'}
+@attribute e string
+@data
+1,'New York','x, y'
+?, "it's" , '%'
+.5	,'say "no"','a\\b', {3}
+1e3	'it\'s, too'	NA
+"""
+
+
+@pytest.mark.usefixtures("reader")
+def test_an_arff_file_of_odd_cells(tmp_path, write):
+    write(ODD_ARFF, "a.arff")
+    frame = read(tmp_path / "a.arff")
+    np.testing.assert_array_equal(frame.numbers("a b"), [1, np.nan, 0.5, 1000])
+    assert frame.labels("c d").tolist() == ["New York", "it's", 'say "no"', "it's, too"]
+    assert frame.labels("e").tolist() == ["x, y", "%", "a\\b", ""]
+    assert frame.notes == ()
+    write(ODD_ARFF.replace("1,'New", "one,'New"), "a.arff")
+    with pytest.raises(DataError, match=r"a.arff:6: column .a b. should be numeric, but this cell is .one."):
+        read(tmp_path / "a.arff").try_numbers("a b")
+
+
 def test_a_model_of_an_arff_file_predicts_a_csv(tmp_path, write):
     header = "@relation r\n@attribute x numeric\n@attribute w {a,b,c}\n@attribute y numeric\n@data\n"
     write(gzip.compress((header + csv(ROWS).partition("\n")[2]).encode()), "a.arff.gz")
@@ -273,6 +298,9 @@ def test_a_model_of_an_arff_file_predicts_a_csv(tmp_path, write):
         ("@attribute x real\n@data\n{0 1}\n", r"a\.arff:3: sparse rows"),
         ("@attribute x real\n@attribute z real\n@data\n1\n", r"a\.arff:4: 2 column names for a row of 1 cell"),
         ("@attribute x real\n@data\n", "empty"),
+        ("@attribute x relational\n@attribute y real\n@end x\n@data\n1\n", r"a\.arff:1: .* type relational"),
+        ("@attribute x string\n@data\n'it's'\n", r"a\.arff:3: broken quoting"),
+        ("@attribute x string\n@data\n'its\n", r"a\.arff:3: broken quoting"),
     ],
 )
 def test_damaged_arff(tmp_path, write, text, message):

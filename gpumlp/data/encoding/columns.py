@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.data.encoding.categories import MOSTLY, OneHot, nearly_constant
-from gpumlp.data.encoding.dates import Dates, is_ambiguous
+from gpumlp.data.encoding.dates import Dates, doubt_of
 from gpumlp.data.encoding.features import MAX_WIDTH, Features
 from gpumlp.data.encoding.numeric import NumericBlock
 from gpumlp.data.encoding.scaling import Ordered
@@ -40,10 +40,6 @@ _NAMED_COLUMNS = 5  # further columns that a note names
 _NAME_OF_ID = re.compile(r"(?i:(.*[\W_])?id)|.*[a-z]I[dD]", re.DOTALL)
 _ENCODED = "encoded features"
 _LOST = "has whole numbers beyond 2^53, of which floating point cannot tell neighbours apart"
-_AMBIGUOUS = (
-    "may have dates, but whether the month or the day is first cannot be told; write them as 2024-03-31 to have them "
-    "encoded as dates"
-)
 _NEW_GAPS = "has missing values (none in training); filled with the training median"
 
 
@@ -468,8 +464,8 @@ def _decide(
         if (dates := Dates.fit(name, frame, rows)) is not None:
             return False, dates, None
         one_hot, remark = OneHot.fit(name, frame)
-        if name not in frame.kinds and is_ambiguous(frame.column(name)):
-            remark = _AMBIGUOUS if remark is None else f"{remark}; it {_AMBIGUOUS}"
+        if name not in frame.kinds and (doubt := doubt_of(frame.column(name))):
+            remark = doubt if remark is None else f"{remark}; it {doubt}"
         return False, one_hot, remark
     if np.isnan(values).all():
         return False, None, "is left out: it is empty in every training row"

@@ -32,6 +32,9 @@ _OTHER = re.compile(rf"(\d{{1,2}})([-/.])(\d{{1,2}})\2(\d{{4}}){_TIME}", re.ASCI
 _EPOCH = datetime.datetime(1970, 1, 1)
 _DAY = datetime.timedelta(days=1)
 _FIRST_TEXTS = 100  # looked at before all of a column are
+MOST_DATES = 0.9
+"""Share of the different texts of a column that are dates, from which on a column of categories is doubted."""
+_PLAIN_DATES = "write them as 2024-03-31 to have them encoded as dates"
 _FEW_DATES = 2  # different ones that a column has at most, where categories say as much
 
 
@@ -192,10 +195,24 @@ def order_of(column: Codes) -> str | None:
     return orders[0] if len(orders) == 1 else None
 
 
-def is_ambiguous(column: Codes) -> bool:
-    """Return whether all texts are dates of which nobody can tell month and day apart."""
+def doubt_of(column: Codes) -> str | None:
+    """Return a remark on a column that is not one of dates, though most of its texts are dates."""
     texts = [text for text in column.texts.tolist() if text]
-    return bool(texts) and all(parsed(text, order) is not None for text in texts for order in ("dmy", "mdy"))
+    for part in (texts[:_FIRST_TEXTS], texts):
+        fits = np.array([[parsed(text, order) is not None for order in ORDERS] for text in part], bool)
+        dates = fits.any(axis=1) if len(part) else np.empty(0, bool)
+        if not len(part) or dates.mean() < MOST_DATES:
+            return None
+    if fits[:, 1:].all():
+        return f"may have dates, but whether the month or the day is first cannot be told; {_PLAIN_DATES}"
+    if fits.all(axis=0).any():
+        return None
+    if dates.all():
+        places = [int(np.argmax(fits[:, i])) for i in range(len(ORDERS)) if fits[:, i].any()]
+        examples = dict.fromkeys(shown(texts[place]) for place in places)
+        return f"has dates that are not all written alike, such as {' and '.join(examples)}; {_PLAIN_DATES}"
+    odd = shown(texts[int(np.argmin(dates))])
+    return f"has dates but is read as categories because of {odd}: correct such cells, or list them in data.missing"
 
 
 def parsed(text: str, order: str) -> float | None:

@@ -12,13 +12,16 @@ from gpumlp.data.source.delimited import Opened, text_file
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.files import existing
 from gpumlp.data.source.frame import Frame
-from gpumlp.data.source.kinds import CATEGORY
+from gpumlp.data.source.kinds import CATEGORY, NUMBER
 from gpumlp.errors import DataError
 
 _ATTRIBUTE = re.compile(
     r"""@attribute\s+(?P<name>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s{]+)\s*(?P<kind>.+)""", re.I
 )
 _NUMERIC = ("numeric", "real", "integer")
+_KINDS = (*_NUMERIC, "string", "date", "{")
+_CELL = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,\t'"]*?)(?:\s*,|[^\S\t]*\t)""")
+_WEIGHT = re.compile(r"\s*[,\t]\s*\{[^{}'\"]*\}$")
 
 
 def read_arff(path: Path, dialect: Dialect = DETECT, *, texts: Collection[str] = ()) -> Frame:
@@ -40,12 +43,13 @@ def read_arff(path: Path, dialect: Dialect = DETECT, *, texts: Collection[str] =
     DataError
         If the header is damaged, the rows are sparse, or they cannot be read as a table.
     """
-    own = replace(dialect, separator=",", quote=None, header=False, decimal=".")
+    own = replace(dialect, separator=",", quote="double", header=False, decimal=".")
     file = text_file(existing(path), own, clean=partial(_rows, str(path)))
     kinds = _attributes(str(path), file.opened)
     as_text = [name for name, kind in kinds.items() if not kind.startswith(_NUMERIC)]
     frame = replace(file, names=tuple(kinds)).read(texts={*texts, *as_text})
-    return replace(frame, dialect=replace(dialect, decimal=None), kinds=dict.fromkeys(as_text, CATEGORY))
+    known = {name: CATEGORY if name in as_text else NUMBER for name in kinds}
+    return replace(frame, dialect=replace(dialect, decimal=None), kinds=known)
 
 
 def _attributes(path: str, opened: Opened) -> dict[str, str]:
@@ -69,6 +73,11 @@ def _attributes(path: str, opened: Opened) -> dict[str, str]:
             if name in kinds:
                 raise DataError(f"two attributes are called {name!r}", where=f"{path}:{number}")
             kinds[name] = found["kind"].lower()
+            if not kinds[name].startswith(_KINDS):
+                what = f"attributes of type {found['kind'].split()[0]} cannot be read"
+                raise DataError(
+                    what, where=f"{path}:{number}", hint="they may be " + ", ".join(_KINDS[:-1]) + " or {...}"
+                )
     hint = "an ARFF file has @attribute lines, then @data, then the rows"
     raise DataError("there is no @data line after @attribute lines", where=path, hint=hint)
 
@@ -85,4 +94,20 @@ def _rows(path: str, lines: Iterable[str]) -> Iterator[str]:
         if start.startswith("{"):
             hint = "write each row with all its values, separated by commas"
             raise DataError("sparse rows cannot be read", where=f"{path}:{number}", hint=hint)
-        yield line
+        plain = not any(mark in line for mark in "'\"\\\t{")
+        yield line if plain else _plainly(line.strip(), f"{path}:{number}")
+
+
+def _plainly(line: str, where: str) -> str:
+    """Return a row as a CSV file has it, without its weight."""
+    line, cells, at = _WEIGHT.sub("", line) + ",", [], 0
+    while at < len(line):
+        found = _CELL.match(line, at)
+        if found is None:
+            hint = "a value with commas or quotes is written as 'it\\'s'"
+            raise DataError("broken quoting", where=where, hint=hint)
+        cell, at = found[1], found.end()
+        if cell[:1] in ("'", '"'):
+            cell = re.sub(r"\\(.)", lambda escaped: " " if escaped[1] in "nrt" else escaped[1], cell[1:-1])
+        cells.append('"' + cell.replace('"', '""') + '"')
+    return ",".join(cells) + "\n"

@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import shutil
 import tempfile
 import weakref
@@ -80,6 +81,8 @@ _FALLBACK = "cp1252"
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
           codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
+
+_SEPARATOR_LINE = re.compile(r"sep=([^\w\s\"']|\t)\r?\n", re.IGNORECASE)
 
 Opened = Callable[[], AbstractContextManager[IO[bytes]]]
 
@@ -455,6 +458,8 @@ class _Start:
             head.append(line)
         if head:
             head[0] = head[0].removeprefix("\ufeff")
+            if told := _SEPARATOR_LINE.fullmatch(head[0]):  # of Excel
+                given, head[0] = replace(given, separator=given.separator or told[1]), "\n"
             _require_narrow(head[0], given, name)
         if "\0" in "".join(head):
             hint = "give data.encoding, such as utf-16, if it is text"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,6 +35,9 @@ MAX_KEPT_TEXTS = 1 << 17
 
 SLOTS_PER_TEXT, MAX_SLOT_BITS = 16, 20
 """Slots of the table by which texts are found, for each of them, and the logarithm of the most there are."""
+
+FIRST_ROWS = 2000
+"""Rows of a column of text that are looked at first: most have all their texts in them."""
 
 AHEAD_MB = 32
 """MB of a result that the engine may compute before they are asked for, so that nobody waits for anybody."""
@@ -272,12 +275,23 @@ class Scan:
                 text = f"coalesce({expressions.text(name)}, '')"
                 selected += [f"hash({text}) AS v{i}", f"{text} AS t{i}"]
         with engine(self.paths, table=self.table) as connection:
-            for batch in _batches(connection, f"SELECT {', '.join(selected)} FROM {rows}"):
-                values = iter(batch)
-                yield {
-                    name: next(values) if number else texts[name].codes(next(values), next(values))
-                    for name, number in self.kinds.items()
-                }
+            batches = _batches(connection, f"SELECT {', '.join(selected)} FROM {rows}")
+            with contextlib.closing(_ahead(batches)) as batches:
+                for batch in batches:
+                    values = iter(batch)
+                    yield {
+                        name: next(values) if number else texts[name].codes(next(values), next(values))
+                        for name, number in self.kinds.items()
+                    }
+
+
+def _ahead(batches: Iterator[list[Any]]) -> Generator[list[Any]]:
+    """Yield batches, each of which a thread makes while the one before it is used."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, batches, None)
+            yield batch
 
 
 def _arrow(values: NDArray[Any]) -> Any:
@@ -306,37 +320,39 @@ class _Dictionary:
         # Most are found in one step, where the first bits of a hash lead; of two with the same ones, one is.
         bits = min(max(8, (SLOTS_PER_TEXT * len(hashes)).bit_length()), MAX_SLOT_BITS)
         self._shift = np.uint64(64 - bits)
-        self._slots = np.zeros(1 << bits, np.int32)
-        self._slots[hashes >> self._shift] = np.arange(len(hashes), dtype=np.int32)
+        self._slots = np.zeros(1 << bits, np.int64)
+        self._slots[hashes >> self._shift] = np.arange(len(hashes))
 
     def codes(self, hashes: NDArray[np.uint64], texts: Any) -> NDArray[np.int32]:
         """Return the code of each row, (n,), given the hashes of the rows and the texts as an Arrow array."""
-        places = self._places(hashes)
-        if places is None:
-            new, first = np.unique(hashes, return_index=True)
-            unknown = ~np.isin(new, self._hashes, assume_unique=True)
-            codes = np.arange(len(self.texts), len(self.texts) + int(unknown.sum()), dtype=np.int32)
-            self.texts += texts.take(_arrow(first[unknown].astype(np.uint64))).to_pylist()
-            joined = np.concatenate([self._hashes, new[unknown]])
-            order = np.argsort(joined)
-            self._learn(joined[order], np.concatenate([self._codes, codes])[order])
-            places = self._places(hashes)
-        assert places is not None
-        return self._codes[places]
-
-    def _places(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32] | None:
-        """Return where the hashes stand among the known ones; None if one is not there."""
         if not len(self._hashes):
-            return None
-        places: NDArray[np.int32] = self._slots[hashes >> self._shift]
-        astray = self._hashes[places] != hashes
-        if astray.any():
+            self._add(hashes, np.arange(min(len(hashes), FIRST_ROWS)), texts)
+        places, unknown = self._places(hashes)
+        if len(unknown):
+            self._add(hashes, unknown, texts)
+            places, _ = self._places(hashes)
+        codes: NDArray[np.int32] = self._codes[places]
+        return codes
+
+    def _add(self, hashes: NDArray[np.uint64], rows: NDArray[np.int64], texts: Any) -> None:
+        """Learn the texts of some rows, none of which is known."""
+        new, first = np.unique(hashes[rows], return_index=True)
+        codes = np.arange(len(self.texts), len(self.texts) + len(new), dtype=np.int32)
+        self.texts += texts.take(_arrow(rows[first].astype(np.uint64))).to_pylist()
+        joined = np.concatenate([self._hashes, new])
+        order = np.argsort(joined)
+        self._learn(joined[order], np.concatenate([self._codes, codes])[order])
+
+    def _places(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return where the hashes stand among the known ones, and the rows of those that are not known."""
+        places: NDArray[np.int64] = self._slots[(hashes >> self._shift).view(np.int64)]
+        astray = np.flatnonzero(self._hashes[places] != hashes)
+        if len(astray):
             others = hashes[astray]
             found = np.searchsorted(self._hashes, others).clip(max=len(self._hashes) - 1)
-            if (self._hashes[found] != others).any():
-                return None
             places[astray] = found
-        return places
+            astray = astray[self._hashes[found] != others]
+        return places, astray
 
 
 @dataclass(frozen=True)
@@ -428,6 +444,7 @@ def engine(paths: Sequence[str], *, for_query: bool = False, table: Any = None) 
             f"SET allowed_paths = [{allowed}]",
             "SET enable_external_access = false",
             "SET disable_parquet_prefetching = true",
+            "SET TimeZone = 'UTC'",  # else times with a zone are written by the clock of the machine
             f"SET streaming_buffer_size = '{AHEAD_MB}MB'",
             "SET lock_configuration = true",
         ):

@@ -64,4 +64,4 @@ class Kind:
         return cls(state.text("type", allowed=KINDS), thousands, unit)
 
 
-CATEGORY = Kind("category")
+CATEGORY, NUMBER = Kind("category"), Kind("number")

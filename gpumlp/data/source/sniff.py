@@ -93,11 +93,14 @@ def find_separator(lines: Sequence[str], dialect: Dialect) -> str:
             if share > agreement:
                 best, agreement = separator, share
     if agreement < 1:
-        # Blanks stand between words, too: only rows of numbers are taken to be separated by them.
+        # Blanks stand between words, too: rows are separated by them if all are numbers, or a whole column is and
+        # nothing else may separate cells.
         rows = _sample(lines, replace(dialect, separator=" "))
-        even = bool(rows) and len(rows[0]) > 1 and all(len(row) == len(rows[0]) for row in rows)
-        if even and all(is_number(cell) or cell in dialect.missing for row in rows[1:] or rows for cell in row):
-            best = " "
+        if rows and len(rows[0]) > 1 and all(len(row) == len(rows[0]) for row in rows):
+            columns = zip(*(rows[1:] or rows), strict=True)
+            numeric = [all(is_number(cell) or cell in dialect.missing for cell in column) for column in columns]
+            if all(numeric) or (any(numeric) and not agreement and len(rows) > 1):
+                best = " "
     return best
 
 

@@ -295,7 +295,7 @@ def parquet_rows(path: Path) -> str:
 def _first_line(error: Exception) -> str:
     """Return the engine's message without its class, its advice and its picture of the query."""
     line = str(error).splitlines()[0]
-    return re.sub(r"^(\w+ )*Error: ", "", line)
+    return re.sub(r"^(C Data interface error: )?(\w+ )*Error: ", "", line)
 
 
 def row_count(path: Path) -> int:
