@@ -13,21 +13,24 @@ from gpumlp.runs.folder import CONFIG, RunFolder
 from gpumlp.sweep.folder import Template
 
 
-def template_of(config: Path, target: str | None, overrides: Sequence[str]) -> tuple[Template, str]:
-    """Return the template of a configuration, or of a data file and its target, and a name for the folder.
+def template_of(config: Path, targets: Sequence[str], overrides: Sequence[str]) -> tuple[Template, str]:
+    """Return the template of a configuration, or of a data file and its targets, and a name for the folder.
 
     Raises
     ------
     ConfigError
-        If it is the folder of a run.
+        If it is the folder of a run, or a configuration and a target.
     DataError
         If there is nothing to learn from the data file.
     """
-    if target is not None:
+    if targets:
+        if config.suffix.lower() in (".yaml", ".yml"):
+            hint = "change its target by --set data.target=NAME, of several by --set data.target=[NAME,NAME]"
+            raise ConfigError("--target is for data files, and this is a configuration", where=str(config), hint=hint)
         name = re.sub(r"[*?\[\]]+", "", config.name.partition(".")[0]).strip("-_") or "data"
         named = [value for key, _, value in (each.partition("=") for each in overrides) if key == "preset"]
         preset = named[-1] if named and named[-1] in PRESETS else PLAIN
-        text = starter(config, target, folder=Path(), preset=preset)
+        text = starter(config, targets, folder=Path(), preset=preset)
         return Template(Path(f"<settings for {config.name}>"), tuple(overrides), text), name
     place = RunFolder(config)
     if place.is_run:

@@ -26,6 +26,13 @@ DEVICE = click.option(
     default=0,
     help="GPU index  [default: 0]",
 )
+TARGET = click.option(
+    "--target",
+    "targets",
+    metavar="NAME",
+    multiple=True,
+    help="Column to predict, to train on a DATA file as gpumlp init would; may be repeated.",
+)
 
 
 class Main(click.Group):
@@ -103,23 +110,29 @@ def main() -> None:
 
 @main.command()
 @click.argument("data", type=PATH)
-@click.option("--target", metavar="NAME", help="Column to predict  [default: list the columns and exit]")
+@click.option(
+    "--target",
+    "targets",
+    metavar="NAME",
+    multiple=True,
+    help="Column to predict; may be repeated.  [default: list the columns and exit]",
+)
 @click.option("--preset", metavar="NAME", default="plain", help="Recipe that the settings are of  [default: plain]")
 @click.option("-o", "--output", type=PATH, help="Output file  [default: stdout]")
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
-def init(data: Path, target: str | None, preset: str, output: Path | None, force: bool) -> None:
+def init(data: Path, targets: tuple[str, ...], preset: str, output: Path | None, force: bool) -> None:
     """Write a configuration for the data file DATA.
 
     The output shows how each column would be used. Without --target, only this overview is printed.
     """
     with ends_at_once():
         from gpumlp.cli import verbs
-    verbs.init(data=data, target=target, preset=preset, output=output, force=force)
+    verbs.init(data=data, targets=targets, preset=preset, output=output, force=force)
 
 
 @main.command()
 @click.argument("config", metavar="CONFIG|DATA", type=PATH)
-@click.option("--target", metavar="NAME", help="Column to predict, to train on a DATA file as gpumlp init would.")
+@TARGET
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated.")
 @click.option("--run-dir", type=PATH, help="Folder of the run  [default: runs/NAME, numbered]")
 @click.option("--backend", help="Compute backend (auto, cupy, native, numpy); same as --set backend=NAME.")
@@ -139,7 +152,7 @@ def init(data: Path, target: str | None, preset: str, output: Path | None, force
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def train(
     config: Path,
-    target: str | None,
+    targets: tuple[str, ...],
     overrides: tuple[str, ...],
     run_dir: Path | None,
     backend: str | None,
@@ -162,7 +175,7 @@ def train(
     with ending(ranks, Main.show_error):
         verbs.train(
             config=config,
-            target=target,
+            targets=targets,
             overrides=overrides,
             run_dir=run_dir,
             backend=backend,
@@ -178,7 +191,7 @@ def train(
 
 @main.command()
 @click.argument("config", metavar="CONFIG|DATA", type=PATH)
-@click.option("--target", metavar="NAME", help="Column to predict, to train on a DATA file as gpumlp init would.")
+@TARGET
 @click.option("--folds", type=click.IntRange(min=2), default=5, help="Number of folds  [default: 5]")
 @click.option("--repeats", type=click.IntRange(1, 1000), default=1, help="Times to do all folds  [default: 1]")
 @click.option("--group", metavar="COLUMN", help="Keep rows with equal values of this column in the same part.")
@@ -196,7 +209,7 @@ def train(
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def cv(
     config: Path,
-    target: str | None,
+    targets: tuple[str, ...],
     folds: int,
     repeats: int,
     group: str | None,
@@ -217,7 +230,7 @@ def cv(
         from gpumlp.cli import sweep as several
     several.cv(
         config=config,
-        target=target,
+        targets=targets,
         folds=folds,
         repeats=repeats,
         group=group,
@@ -233,7 +246,7 @@ def cv(
 
 @main.command()
 @click.argument("config", metavar="CONFIG|DATA", type=PATH)
-@click.option("--target", metavar="NAME", help="Column to predict, to train on a DATA file as gpumlp init would.")
+@TARGET
 @click.option(
     "--set",
     "overrides",
@@ -248,7 +261,7 @@ def cv(
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def sweep(
     config: Path,
-    target: str | None,
+    targets: tuple[str, ...],
     overrides: tuple[str, ...],
     trials: int | None,
     part: str | None,
@@ -269,7 +282,7 @@ def sweep(
         from gpumlp.cli import sweep as several
     several.sweep(
         config=config,
-        target=target,
+        targets=targets,
         overrides=overrides,
         trials=trials,
         part=part,

@@ -63,7 +63,7 @@ class Noted(Listener):
 
 def cv(
     config: Path,
-    target: str | None,
+    targets: Sequence[str],
     folds: int,
     repeats: int,
     group: str | None,
@@ -80,7 +80,7 @@ def cv(
         ending_of(output)
         check_free(output, force=force)
     divided = [f"data.split.{name}={_quoted(value)}" for name, value in (("group", group), ("time", time)) if value]
-    template, name = template_of(config, target, (*overrides, *divided))
+    template, name = template_of(config, targets, (*overrides, *divided))
     plan = plan_of(template, folds=folds, repeats=repeats)
     place = chosen_folder(RUNS / f"{name}-cv", plan) if run_dir is None else PlanFolder(run_dir)
     noted = Noted(quiet=quiet)
@@ -146,7 +146,7 @@ def bag(template: Template, name: str, run_dir: Path | None, *, force: bool, qui
 
 def sweep(
     config: Path,
-    target: str | None,
+    targets: Sequence[str],
     overrides: Sequence[str],
     trials: int | None,
     part: str | None,
@@ -155,7 +155,7 @@ def sweep(
     as_json: bool,
 ) -> None:
     """Train the points of a sweep, and print the best."""
-    template, name = template_of(config, target, ())
+    template, name = template_of(config, targets, ())
     template, space = search.space_of(template, tuple(overrides), trials)
     plan = search.plan_of(template, space)
     place = chosen_folder(RUNS / f"{name}-sweep", plan) if run_dir is None else PlanFolder(run_dir)

@@ -55,11 +55,11 @@ Given = tuple[configuration.Loaded, Path]
 MIN_TOLD_SECONDS = 1.0  # that a run takes before it is said where they went
 
 
-def init(data: Path, target: str | None, preset: str, output: Path | None, force: bool) -> None:
+def init(data: Path, targets: Sequence[str], preset: str, output: Path | None, force: bool) -> None:
     """Write a configuration for a data file, or list its columns."""
     if preset not in PRESETS:
         raise ConfigError(f"there is no preset {preset!r:.80}", where="--preset", hint=choices(preset, PRESETS))
-    if target is None:
+    if not targets:
         if output is not None:
             raise click.UsageError("a configuration needs --target; without it, the columns are listed")
         rows, columns = configuration.columns_of(data)
@@ -71,7 +71,7 @@ def init(data: Path, target: str | None, preset: str, output: Path | None, force
         return
     if output is not None:
         check_free(output, force=force)
-    text = configuration.starter(data, target, folder=Path() if output is None else output.parent, preset=preset)
+    text = configuration.starter(data, targets, folder=Path() if output is None else output.parent, preset=preset)
     if output is None:
         click.echo(text, nl=False)
         return
@@ -82,7 +82,7 @@ def init(data: Path, target: str | None, preset: str, output: Path | None, force
 
 def train(
     config: Path,
-    target: str | None,
+    targets: Sequence[str],
     overrides: Sequence[str],
     run_dir: Path | None,
     backend: str | None,
@@ -103,7 +103,7 @@ def train(
         overrides = [*overrides, f"device={device}"]
 
     def read() -> tuple[Template, str, configuration.Loaded]:
-        template, name = template_of(config, target, overrides)
+        template, name = template_of(config, targets, overrides)
         return template, name, template.load()
 
     def chosen() -> Given:
@@ -352,7 +352,7 @@ def _listed(classes: Sequence[str]) -> str:
 
 def validate(config: Path, overrides: Sequence[str], print_config: bool) -> None:
     """Check a configuration, the names of files and columns in it too, or raise the error that lists its problems."""
-    template, _ = template_of(config, None, overrides)
+    template, _ = template_of(config, (), overrides)
     loaded = template.load()
     settings = loaded.settings
     if print_config:
@@ -368,7 +368,7 @@ def validate(config: Path, overrides: Sequence[str], print_config: bool) -> None
 def pack(config: Path, overrides: Sequence[str], output: Path | None) -> None:
     """Pack the rows of a configuration, and say what they come to."""
     more = [] if output is None else [f"data.pack.folder={json.dumps(str(output))}"]
-    loaded = template_of(config, None, [*overrides, *more])[0].load()
+    loaded = template_of(config, (), [*overrides, *more])[0].load()
     data = pack_data(loaded)
     remarks(data.notes)
     parts = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())

@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,15 +63,15 @@ def columns_of(path: Path) -> tuple[int, list[ColumnReport]]:
     return _rows(source), survey(source, source.names)
 
 
-def starter(path: Path, target: str, *, folder: Path, preset: str = PLAIN) -> str:
+def starter(path: Path, targets: str | Sequence[str], *, folder: Path, preset: str = PLAIN) -> str:
     """Return a configuration that trains on a data file as it is: YAML with comments.
 
     Parameters
     ----------
     path
         The data file, or a pattern; relative to the working folder.
-    target
-        The column to predict, by name or number.
+    targets
+        The column to predict, by name or number, or several: numbers, or labels of two values each.
     folder
         Where the configuration will stand, which its paths start from.
     preset
@@ -84,12 +83,25 @@ def starter(path: Path, target: str, *, folder: Path, preset: str = PLAIN) -> st
         If the file cannot be read, or has no such target, or one that cannot be learned.
     """
     source = read(path)
-    wanted = _column(source, target)
-    name = source.resolve(wanted)
-    task, reason = guessed_task(source, name)
-    source, lacking = with_target(source, task, [name])
-    about, labels = _about_target(source, name, task)
-    inputs = survey(source, [each for each in source.names if each != name])
+    wanted = [_column(source, each) for each in ([targets] if isinstance(targets, str) else targets)]
+    names = [source.resolve(each) for each in wanted]
+    if len(set(names)) < len(names):
+        raise DataError("a target is given twice", where=source.path)
+    task, reason = guessed_task(source, names[0]) if len(names) == 1 else _guessed_tasks(source, names)
+    source, lacking = with_target(source, task, names)
+    labels, outputs = None, len(names)
+    if len(names) == 1:
+        about, labels = _about_target(source, names[0], task)
+        target = [f"  {_line('target', wanted[0])}  # {about}"]
+        classes = 2 if labels is None else int(labels.max()) + 1
+        outputs = classes if classes > 2 else 1
+    else:
+        each_target = zip(wanted, names, strict=True)
+        target = [
+            "  target:",
+            *(f"    - {_scalar(one)}  # {_about(source, name, task)}" for one, name in each_target),
+        ]
+    inputs = survey(source, [each for each in source.names if each not in names])
     if not any(each.used for each in inputs):
         what = "there is no column to learn from"
         hint = "; ".join(f"{each.name}: {each.text}" for each in inputs[:_LISTED_COLUMNS])
@@ -103,12 +115,12 @@ def starter(path: Path, target: str, *, folder: Path, preset: str = PLAIN) -> st
         f"# yaml-language-server: $schema={SCHEMA}",
         f"# {_plain(path.name)}: {count:,} rows, {len(source.names)} columns; {len(inputs) - len(dropped)} of them"
         " are used as inputs.",
-        *([f"# {_estimate(count, share, inputs, task, labels, hidden)}"] if preset == PLAIN else []),
+        *([f"# {_estimate(count, share, inputs, outputs, hidden)}"] if preset == PLAIN else []),
         "# gpumlp validate FILE --print-config shows the settings that are not here, with their defaults.",
         f"{_line('task', task)}  # {reason}",
         "data:",
         f"  {_line('train', train)}",
-        f"  {_line('target', wanted)}  # {about}",
+        *target,
     ]
     if lacking:
         lines += [f"  missing_target: drop  # {lacking[0].removesuffix(' (data.missing_target)')}"]
@@ -140,13 +152,10 @@ def starter(path: Path, target: str, *, folder: Path, preset: str = PLAIN) -> st
     return "\n".join(lines) + "\n"
 
 
-def _estimate(
-    count: int, share: float, inputs: Sequence[ColumnReport], task: Task, labels: Any, hidden: Sequence[int]
-) -> str:
+def _estimate(count: int, share: float, inputs: Sequence[ColumnReport], outputs: int, hidden: Sequence[int]) -> str:
     """Return a sentence on the size of the network, the time to train it and the memory that takes."""
     width = sum(each.width for each in inputs if each.used)
-    classes = 2 if labels is None else int(labels.max()) + 1
-    sizes = [width, *hidden, classes if classes > 2 else 1]
+    sizes = [width, *hidden, outputs]
     parameters = sum((one + 1) * other for one, other in itertools.pairwise(sizes))
     rows = round(count * (1 - 2 * share))
     batches = math.ceil(rows / BATCH_SIZE)
@@ -185,6 +194,33 @@ def guessed_task(source: Source, target: str) -> tuple[Task, str]:
     if whole and (count == 2 or (count <= MAX_NUMBER_CLASSES and count * MIN_ROWS_PER_CLASS <= len(values))):
         return "classification", f"the target has {count} different whole numbers; if they are amounts: regression"
     return "regression", f"the target has {count:,} different numbers; if they name classes: classification"
+
+
+def _guessed_tasks(source: Source, names: Sequence[str]) -> tuple[Task, str]:
+    """Return what several targets look like, and why. Raises DataError where they do not go together."""
+    texts = {name: np.setdiff1d(source.categories(name).texts, [""]) for name in names}
+    if all(len(each) <= 2 for each in texts.values()):
+        return "multilabel", "each target has two values; if they are amounts: regression"
+    for name in names:
+        if (source.try_numbers(name) if isinstance(source, Frame) else source.numbers(name)) is None:
+            what = f"{name!r} has {len(texts[name]):,} different texts, so it is no target beside others"
+            hint = "several targets are all numbers, or all of two values; train a run for each of the others"
+            raise DataError(what, where=source.path, hint=hint)
+    return "regression", "all targets are numbers"
+
+
+def _about(source: Source, name: str, task: Task) -> str:
+    """Return a comment on one of several targets."""
+    if task == "regression":
+        values = source.numbers(name)
+        there = values[~np.isnan(values)]
+        about, gaps = f"{there.min():g} to {there.max():g}, mean {there.mean():g}", len(values) - len(there)
+    else:
+        cells = source.categories(name)
+        counts = dict(zip(cells.texts.tolist(), np.bincount(cells.codes, minlength=len(cells.texts)), strict=True))
+        gaps = int(counts.pop("", 0))
+        about = ", ".join(f"{_plain(text)} ({size:,} rows)" for text, size in counts.items() if size)
+    return f"{about}, {gaps:,} missing" if gaps else about
 
 
 def _about_target(source: Source, name: str, task: Task) -> tuple[str, NDArray[np.int64] | None]:

@@ -55,7 +55,7 @@ def test_wrong_input() -> None:
         in run("train", "iris.csv", "--target", "target", "--set", "training.epohcs=1", code=2).stderr
     )
     Path("c.yaml").write_text("task: regression\n")
-    assert "cannot tell the kind of file" in run("train", "c.yaml", "--target", "target", code=3).stderr
+    assert "--set data.target=NAME" in run("train", "c.yaml", "--target", "target", code=2).stderr
     assert not Path("runs").exists()
 
 

@@ -203,3 +203,44 @@ def test_a_preset_is_not_overridden_by_what_is_written(table: Path, preset: str)
         own = configure(task="classification", data={"train": str(table), "target": "class"}, preset=preset).settings
         for section in ("model", "optimizer", "schedule", "training", "members", "loss"):
             assert getattr(settings, section) == getattr(own, section)
+
+
+MANY = "a,price,rent,garden,bright,town\n" + "".join(
+    f"{i % 7},{i * 1.5},{'' if i % 9 == 0 else i},{'yes' if i % 3 else 'no'},{'' if i % 8 == 0 else i % 2},t{i % 5}\n"
+    for i in range(60)
+)
+
+
+@pytest.mark.parametrize(
+    ("targets", "task", "about"),
+    [
+        (["price", "-4"], "regression", "rent  # 1 to 59, mean 29.8302, 7 missing"),
+        (["garden", "bright"], "multilabel", "garden  # no (20 rows), yes (40 rows)"),
+        (["price", "bright"], "regression", "bright  # 0 to 1, mean 0.576923, 8 missing"),
+    ],
+)
+def test_several_targets(tmp_path: Path, targets: list[str], task: str, about: str) -> None:
+    (tmp_path / "many.csv").write_text(MANY)
+    text = starter(tmp_path / "many.csv", targets, folder=tmp_path)
+    assert about in text.replace("- -4  #", "- rent  #")
+    (tmp_path / "many.yaml").write_text(text)
+    loaded = load(tmp_path / "many.yaml", ["training.epochs=1"])
+    assert loaded.settings.task == task
+    encoder = load_data(loaded).encoder
+    assert encoder.target_names == tuple(each.replace("-4", "rent") for each in targets)
+    assert not {"price", "rent", "garden", "bright"} & set(encoder.inputs.names) & set(encoder.target_names)
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (["price", "town"], "'town' has 5 different texts, so it is no target beside others"),
+        (["price", "price"], "a target is given twice"),
+        (["price", "1"], "a target is given twice"),
+        (["price", "rant"], "did you mean 'rent'"),
+    ],
+)
+def test_targets_that_do_not_go_together(tmp_path: Path, targets: list[str], said: str) -> None:
+    (tmp_path / "many.csv").write_text(MANY)
+    with pytest.raises(DataError, match=said):
+        starter(tmp_path / "many.csv", targets, folder=tmp_path)
