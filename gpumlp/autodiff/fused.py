@@ -70,8 +70,9 @@ def _dense(array: Array, backend: Backend) -> Array:
 
 def operands(values: Sequence[Any], backend: Backend) -> tuple[tuple[Any, ...], Sequence[Array]]:
     """Return arguments as the tape may keep them, tensors and arrays, and their arrays in floating point."""
-    if all(isinstance(value, Tensor) for value in values):  # the usual case
-        return tuple(values), as_floats([current(value) for value in values], backend)
+    arrays = [current(value) for value in values if isinstance(value, Tensor)]
+    if len(arrays) == len(values):  # the usual case
+        return tuple(values), as_floats(arrays, backend)
     kept = as_arrays(all_held(values, backend), backend)
     return tuple(kept), as_floats([raw(value, backend) for value in kept], backend)
 
@@ -166,7 +167,8 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
         if recording():
             return through_formula(op.name, lambda _, x, W, b: activate(op, x @ W + b), inputs, g, wants)
         # Sums are found in the dtype that was computed with: an array of another one cannot take them.
-        wants = [w if place_of(w) is None or w.dtype == wide(y.dtype) else True for w in wants]
+        computed = wide(out.dtype)
+        wants = [w if isinstance(w, bool) or w.dtype == computed else True for w in wants]
         found = backend.dense_backward(op, xa, Wa, saved, dense_array(g, backend), wants, inputs[1].dtype)
         parts = zip(found, inputs, strict=True)
         return [None if a is None else as_dtype(wrap(a, backend), source.dtype) for a, source in parts]
@@ -236,11 +238,7 @@ def loss_operands(op: Loss, inputs: Sequence[Any], backend: Backend) -> tuple[An
     """
     (outputs,), (z,) = operands(inputs[:1], backend)
     z, targets = _dense(z, backend), dense_array(inputs[1], backend, z.dtype)
-    weights = [None if value is None else dense_array(value, backend, z.dtype) for value in inputs[2:]]
-    weights = [
-        value if value is None or value.dtype == wide(z.dtype) else backend.cast(value, wide(z.dtype))
-        for value in weights
-    ]
+    weights = [None if value is None else _weights(value, z.dtype, backend) for value in inputs[2:]]
     _check_loss(op, z, targets, *weights)
     # A captured step cannot look at values, and to look at those on a device would be to wait for it.
     on_host = targets if isinstance(targets, np.ndarray) else inputs[1]
@@ -248,6 +246,12 @@ def loss_operands(op: Loss, inputs: Sequence[Any], backend: Backend) -> tuple[An
         op.check_targets(np.asarray(on_host))
         op.check_weights(*weights)
     return outputs, (z, targets, *weights)
+
+
+def _weights(value: Any, dtype: Any, backend: Backend) -> Array:
+    """Return weights of rows or classes as kernels of a loss take them, beside outputs of this dtype."""
+    array = dense_array(value, backend, dtype)
+    return array if array.dtype == wide(dtype) else backend.cast(array, wide(dtype))
 
 
 def _check_loss(op: Loss, z: Array, targets: Array, rows: Array | None, classes: Array | None) -> None:

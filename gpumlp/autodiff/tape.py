@@ -116,30 +116,32 @@ def not_recording() -> Iterator[None]:
 def record(name: str, inputs: tuple[Any, ...], output: Value, rule: Rule, op: Any = None) -> None:
     """Append a node to every active tape that tracks one of its inputs."""
     if _active.tapes:
-        sources = (getattr(value, "source", None) for value in inputs)
-        node = Node(name, inputs, output, rule, op, tuple(source for source in sources if source is not None))
+        read = [source for value in inputs if (source := getattr(value, "source", None)) is not None]
+        node = Node(name, inputs, output, rule, op, tuple(read))
         for tape in _active.tapes:
             tape._append(node)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    """Yield what lies in lists, tuples and dictionaries, in its order."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for part in value:
-            yield from _leaves(part)
-    else:
-        yield value
+def _is_leaf(value: Any) -> bool:
+    """Return whether a value holds no others; of tensors, which most are, this is known at once."""
+    return hasattr(value, "is_variable") or not isinstance(value, list | tuple | Mapping)
+
+
+def _leaves(value: Any) -> list[Any]:
+    """Return what lies in lists, tuples and dictionaries, in its order."""
+    if _is_leaf(value):
+        return [value]
+    parts = value if isinstance(value, list | tuple) else value.values()
+    return [leaf for part in parts for leaf in ((part,) if hasattr(part, "is_variable") else _leaves(part))]
 
 
 def _rebuilt(like: Any, leaves: Iterator[Any]) -> Any:
     """Return leaves in the lists and dictionaries from which ``_leaves`` took theirs; tuples become lists."""
-    if isinstance(like, Mapping):
-        return {key: _rebuilt(part, leaves) for key, part in like.items()}
+    if _is_leaf(like):
+        return next(leaves)
     if isinstance(like, list | tuple):
-        return [_rebuilt(part, leaves) for part in like]
-    return next(leaves)
+        return [next(leaves) if hasattr(part, "is_variable") else _rebuilt(part, leaves) for part in like]
+    return {key: _rebuilt(part, leaves) for key, part in like.items()}
 
 
 class GradientTape:
@@ -191,18 +193,17 @@ class GradientTape:
 
     def tracks(self, value: Any) -> bool:
         """Return whether ``value`` is a source on this tape, or was computed from one."""
-        key = id(value)
-        return key in self._tracked or getattr(value, "is_variable", False) or self._is_unrecorded(value)
+        return getattr(value, "is_variable", False) or id(value) in self._tracked or self._is_unrecorded(value)
 
     def _is_unrecorded(self, value: Any) -> bool:
         known = self._unrecorded.get(id(value))
         return known is not None and known() is value  # an id is used again
 
     def _append(self, node: Node) -> None:
-        if any(self.tracks(value) for value in node.inputs):
-            for value in node.inputs:
-                if getattr(value, "is_variable", False):
-                    self._tracked[id(value)] = value
+        variables = [value for value in node.inputs if getattr(value, "is_variable", False)]
+        if variables or any(map(self.tracks, node.inputs)):
+            for variable in variables:
+                self._tracked[id(variable)] = variable
             self._tracked[id(node.output)] = node.output
             if not self.nodes:
                 self._first = next(_moments)
@@ -274,13 +275,13 @@ class GradientTape:
             floating point, a variable was overwritten since it was used, or the target was made from a gradient that
             this tape did not record.
         """
-        targets, listed = list(_leaves(target)), list(_leaves(sources))
+        targets, listed = _leaves(target), _leaves(sources)
         self._check(listed, targets, into, unconnected_gradients)
         several = not hasattr(target, "is_variable")
         given = (
             [None] * len(targets)
             if output_gradients is None
-            else list(_leaves(output_gradients))
+            else _leaves(output_gradients)
             if several
             else [output_gradients]
         )
@@ -309,7 +310,7 @@ class GradientTape:
 
         Parameters and errors are those of :meth:`gradient`.
         """
-        listed = list(_leaves(sources))
+        listed = _leaves(sources)
         self._check(listed, [target], None, unconnected_gradients)
         with self._paused():
             rows = [self._walk([target], [unit], listed, {}) for unit in target.units_like()]

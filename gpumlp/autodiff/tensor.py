@@ -80,7 +80,7 @@ class Tensor:
 
     @property
     def ndim(self) -> int:
-        return len(self.shape)
+        return len(self.array.shape)
 
     @property
     def size(self) -> int:
@@ -89,7 +89,7 @@ class Tensor:
     @property
     def differentiable(self) -> bool:
         """True for floating point: only there does a derivative mean anything."""
-        return is_floating(self.dtype)
+        return is_floating(self.array.dtype)
 
     @property
     def source(self) -> tuple[Variable, int] | None:

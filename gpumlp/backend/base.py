@@ -281,7 +281,9 @@ class Backend:
         place = place_of(want_W)
         if place is None and dtype != dz.dtype:
             place = self.allocate(W.shape, dtype)
-        return dx, self.matmul(x.reshape(-1, x.shape[-1]).T, dz.reshape(-1, dz.shape[-1]), out=place)
+        if x.ndim != 2:
+            x, dz = x.reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])
+        return dx, self.matmul(x.T, dz, out=place)
 
     def compute(
         self, name: str, function: Callable[..., Array], *inputs: Any, out: Array | None = None, **params: Any

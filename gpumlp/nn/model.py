@@ -215,16 +215,17 @@ class Sequential(Model):
 
     def outputs(self, x: Tensor, *, training: bool = False) -> Iterator[Tensor]:
         """Yield the output of each layer, of the last one its linear values."""
-        inputs = deque([x], 1 + max(layer.reach for layer in self.chain))  # no more than layers reach back to
+        last = len(self.chain) - 1
+        inputs = deque([x], 1 + max([layer.reach for layer in self.chain]))  # no more than layers reach back to
         for place, layer in enumerate(self.chain):
             if layer.reach:
                 if layer.reach > place:
                     raise ConfigError(f"layer {place + 1} reaches back {layer.reach} layers, to before the first")
-                output = layer.joined(inputs[-1], inputs[-1 - layer.reach])
+                x = layer.joined(x, inputs[-1 - layer.reach])
             else:
-                output = (layer.linear if place == len(self.chain) - 1 else layer)(inputs[-1], training=training)
-            inputs.append(output)
-            yield output
+                x = layer.linear(x, training=training) if place == last else layer(x, training=training)
+            inputs.append(x)
+            yield x
 
     @property
     def networks(self) -> tuple[Sequential, ...]:

@@ -71,6 +71,8 @@ class Loss(Op):
 
     def check_weights(self, rows: Array | None, classes: Array | None) -> None:
         """Raise DataError for weights or levels, on the host, that are not what the loss is defined for."""
+        if rows is None and classes is None:
+            return
         for name, values in (("row weights", rows), ("levels" if self.takes_levels else "class weights", classes)):
             if not isinstance(values, np.ndarray):
                 continue
@@ -107,15 +109,22 @@ def loss(
 
     def scaled(
         xp: Any, gradients: Array, mass: Array, weights: Array | None, divisor: float
-    ) -> tuple[Array, Array, Array]:
-        """Return the gradient of the mean, the mass of the batch and what each row counts, from those of the rows."""
+    ) -> tuple[Array, Array, Array, Callable[[Array], Array]]:
+        """Return the gradient of the mean, the mass of the batch, what each row counts, and what divides by the mass.
+
+        A batch in which nothing counts has loss 0 and moves nothing; NaN is not 0 and goes on.
+        """
         counts = xp.ones(mass.shape, dtype=gradients.dtype) if weights is None else weights
-        count = total = xp.sum(mass if weights is None else weights * mass)
-        # A batch in which nothing counts has loss 0 and moves nothing; NaN is not 0 and goes on.
-        if divisor:
-            count = xp.where(count == 0, 0.0, divisor)
-        scale = xp.where(count == 0, 0.0, counts / xp.where(count == 0, 1.0, count))
-        return gradients * scale[:, None].astype(gradients.dtype), total, counts
+        total = xp.sum(mass if weights is None else weights * mass)
+        empty = total == 0
+        whole = xp.where(empty, 1.0, total)
+        scale = xp.where(empty, 0.0, counts / (xp.where(empty, 1.0, divisor) if divisor else whole))
+        return (
+            gradients * scale[:, None].astype(gradients.dtype),
+            total,
+            counts,
+            lambda part: xp.where(empty, 0.0, part / whole),
+        )
 
     def gradient(
         xp: Any,
@@ -146,9 +155,9 @@ def loss(
         **params: float,
     ) -> tuple[Array, Array, Array]:
         losses, mass, gradients = rows(xp, outputs, targets, classes, **params)
-        gradients, count, counts = scaled(xp, gradients, mass, weights, divisor)
+        gradients, count, counts, by_mass = scaled(xp, gradients, mass, weights, divisor)
         total = xp.sum(losses if weights is None else weights * losses)
-        value = xp.where(count == 0, 0.0, total / xp.where(count == 0, 1.0, count))
+        value = by_mass(total)
         right = xp.sum(counts * hits(xp, outputs, targets)) if hits else 0.0 * count
         sums = xp.stack([part.astype(xp.float64) for part in (total, count, right, xp.sum(counts))])
         return value.astype(outputs.dtype), sums, gradients

@@ -515,8 +515,8 @@ FORMULAS = [
     ),
     *python(
         "guard", "ops/losses.py", OPS_LOSSES,
-        ("no batch without mass, formula", "scale = xp.where(count == 0, 0.0, counts / xp.where(count == 0, 1.0, count))", "scale = counts / count"),
-        ("no mean of nothing, formula", "value = xp.where(count == 0, 0.0, total / xp.where(count == 0, 1.0, count))", "value = total / count"),
+        ("no batch without mass, formula", "scale = xp.where(empty, 0.0, counts / (xp.where(empty, 1.0, divisor) if divisor else whole))", "scale = counts / (divisor or total)"),
+        ("no mean of nothing, formula", "lambda part: xp.where(empty, 0.0, part / whole)", "lambda part: part / total"),
         ("no class without mass, formula", "xp.sum(xp.where(t == 0, 0.0, t * (lse - z)), axis=-1)", "xp.sum(t * (lse - z), axis=-1)"),
         ("smoothing to the left classes", "targets * (1.0 - smoothing) + spread if smoothing", "targets + spread if smoothing"),
         ("binary smoothing, formula", "+ 0.5 * label_smoothing", "+ label_smoothing"),
