@@ -1,6 +1,7 @@
 """Interrupt runs, let the disk fail, damage files; then compare with runs that were left alone.
 
     python -m tests.proof kills --number 1000    SIGKILL at random moments over ten kinds of configurations
+    python -m tests.proof commands --number 300  SIGKILL at random moments of cv, sweep, bags, packs, exports and more
     python -m tests.proof errors                 an error of the system at every change of the disk
     python -m tests.proof bytes                  files of runs with flipped bytes, cut, and swapped with another run's
 
@@ -26,11 +27,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gpumlp.cli.main import main as command
 from gpumlp.config import Loaded, load
 from gpumlp.errors import GpumlpError, RunError
 from gpumlp.runs import evaluate, load_run, load_trained, train
@@ -210,6 +213,184 @@ def kills(place: Path, kinds: list[str], number: int, seconds: float, seed: int)
 def _killed(found: Counter[str]) -> str:
     numbers = (found[name] for name in ("kills", "again", "in a checkpoint", "at steps", "unlike"))
     return " ".join(f"{number:{width}}" for number, width in zip(numbers, (7, 6, 16, 9, 7), strict=True))
+
+
+# ---- kills of other commands ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command to be killed.
+
+    Parameters
+    ----------
+    arguments
+        Of the command line, in the folder of the task.
+    output
+        The file or folder that it makes.
+    again
+        What is added where the output is there already.
+    same
+        Whether the files that do not hold times come out the same.
+    """
+
+    arguments: tuple[str, ...]
+    output: str
+    again: tuple[str, ...] = ()
+    same: bool = True
+
+
+SMALL = ("--set", "training.epochs=3", "--set", "training.checkpoint_every=4")
+FORCE, RESUME, POINTS = ("--force",), ("--resume",), "optimizer.learning_rate"
+JOBS: dict[str, Job] = {
+    "cv": Job(("cv", "points.yaml", *SMALL, "--folds", "3", "--run-dir", "out"), "out", FORCE),
+    "sweep, a grid": Job(
+        ("sweep", "points.yaml", *SMALL, "--set", f"{POINTS}=0.1,0.01,0.001", "--run-dir", "out"), "out"
+    ),
+    "sweep, a study": Job(
+        (
+            *("sweep", "points.yaml", *SMALL, "--set", f"{POINTS}=log(1e-4,1e-1)", "--trials", "5"),
+            *("--set", "search={sampler: tpe, startup: 2}", "--run-dir", "out"),
+        ),
+        "out",
+        same=False,
+    ),
+    "bag": Job(("train", "points.yaml", *SMALL, "--set", "bag=3", "--run-dir", "out"), "out", RESUME),
+    "members": Job(("train", "points.yaml", *SMALL, "--set", "members=3", "--run-dir", "out"), "out", RESUME),
+    "schedule-free": Job(
+        (
+            "train",
+            "points.yaml",
+            *SMALL,
+            "--set",
+            "optimizer=schedule_free",
+            "--set",
+            "loss=focal",
+            "--run-dir",
+            "out",
+        ),
+        "out",
+        RESUME,
+    ),
+    "train on packed rows": Job(
+        (
+            *("train", "points.yaml", *SMALL, "--set", "data.pack={folder: packed, window: 40}"),
+            *("--set", "data.max_memory=1e-5", "--run-dir", "out"),
+        ),
+        "out",
+        RESUME,
+    ),
+    "pack": Job(("pack", "points.yaml", "-o", "out"), "out"),
+    "ensemble": Job(("ensemble", "run", "other", "-o", "out"), "out", FORCE),
+    "predict, CSV": Job(("predict", "run", "long.csv", "--proba", "-o", "out.csv"), "out.csv", FORCE),
+    "predict, Parquet": Job(("predict", "run", "long.csv", "--proba", "-o", "out.parquet"), "out.parquet", FORCE),
+    "export, Python": Job(("export", "run", "-o", "out.py"), "out.py", FORCE),
+    "export, ONNX": Job(("export", "run", "-o", "out.onnx"), "out.onnx", FORCE),
+    "report": Job(("report", "run", "-o", "out.html"), "out.html", FORCE),
+    "plot": Job(("plot", "run", "-o", "out.png"), "out.png", FORCE),
+}
+
+
+def fork_command(place: Path, arguments: tuple[str, ...]) -> int:
+    """Start a command in a process of its own, in a folder; return its number."""
+    if number := os.fork():
+        return number
+    code = 1
+    try:
+        with (place / "log.txt").open("w") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        os.chdir(place)
+        os.fsync = lambda handle: None
+        command.main([str(each) for each in arguments], standalone_mode=False)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def made(path: Path) -> dict[str, bytes]:
+    """Return the files that a command has made, by name, but for those that hold times, and locks."""
+    if path.is_file():
+        return {path.name: path.read_bytes()}
+    timed = {"metrics.jsonl", "summary.json", "results.json", "bag.json", "log.txt"}
+    files = (each for each in path.rglob("*") if each.is_file() and each.name not in timed)
+    names = {each: each.relative_to(path) for each in files if each.suffix not in (".lock", ".html")}
+    return {
+        str(name): each.read_bytes() for each, name in names.items() if not {"checkpoints", "locks"} & {*name.parts}
+    }
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def commands(place: Path, number: int, seconds: float, seed: int) -> bool:
+    """Kill commands, until so many kills have hit or the time is over; print what came of it."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    rng, totals, deadline = random.Random(seed), Counter[str](), time.monotonic() + seconds
+    rows = (place / "points.csv").read_text().splitlines()
+    (place / "long.csv").write_text("\n".join([rows[0], *(rows[1:] * 40)]) + "\n")
+    for name in ("run", "other"):
+        more = ("--set", f"model.hidden=[{len(name)}]", "--run-dir", name)
+        if ended(fork_command(place, ("train", "points.yaml", *SMALL, *more))) != 0:
+            raise SystemExit((place / "log.txt").read_text())
+    print(f"{'command':22}   kills  again  half  unlike  left", flush=True)
+    for count, (name, job) in enumerate(JOBS.items(), 1):
+        output, found = place / job.output, Counter[str]()
+        whole, span = list[dict[str, bytes]](), 0.0
+        for _ in range(2):
+            for each in (output, place / "packed"):
+                remove(each)
+            began = time.perf_counter()
+            if ended(fork_command(place, job.arguments)) != 0:
+                raise SystemExit(f"{name}: {(place / 'log.txt').read_text()}")
+            span = time.perf_counter() - began
+            whole.append(made(output))
+        before = {each.name for each in place.iterdir()}
+        assert whole[0].keys() == whole[1].keys() or not job.same, name
+        wanted = {file: content for file, content in whole[0].items() if whole[1].get(file) == content}
+        assert wanted or not job.same, name
+        share = number * count // len(JOBS) - number * (count - 1) // len(JOBS)
+        until = time.monotonic() + (deadline - time.monotonic()) / (len(JOBS) - count + 1)
+        while found["kills"] < share and time.monotonic() < until:
+            for each in (output, place / "packed"):
+                remove(each)
+            for attempt in range(rng.choice((1, 1, 2, 3))):
+                more = job.again if attempt and (output.exists() or job.again == RESUME) else ()
+                process = fork_command(place, (*job.arguments, *more))
+                time.sleep(rng.uniform(0.0, span))
+                os.kill(process, signal.SIGKILL)
+                hit = ended(process) == -signal.SIGKILL
+                found["kills"] += hit
+                found["again"] += hit and attempt > 0
+                found["half"] += output.is_file() and made(output) != wanted
+                found["half"] += name == "ensemble" and output.exists() and made(output) != wanted
+            more = job.again if output.exists() or job.again == RESUME else ()
+            code = ended(fork_command(place, (*job.arguments, *more)))
+            came = made(output)
+            same = all(came.get(file) == content for file, content in wanted.items()) or not job.same
+            unlike = code != 0 or not same or (came.keys() != whole[0].keys() and job.same)
+            left = [each for each in (*place.iterdir(), *output.rglob("*")) if each.name.endswith(".part")]
+            left += [each for each in place.iterdir() if each.name not in before and each not in left]
+            found["unlike"] += unlike
+            found["left"] += bool(left)
+            if unlike or left:
+                what = [file for file in {**came, **whole[0]} if came.get(file) != wanted.get(file, came.get(file))]
+                print(f"{name}: exit code {code}, unlike {what[:9]}, left {left[:9]}:")
+                print((place / "log.txt").read_text()[-800:], flush=True)
+                for each in left:
+                    remove(each)
+        totals += found
+        print(f"{name:22} {_commands_row(found)}", flush=True)
+    print(f"{'all':22} {_commands_row(totals)}")
+    return totals["unlike"] == totals["half"] == totals["left"] == 0 < totals["kills"]
+
+
+def _commands_row(found: Counter[str]) -> str:
+    widths = {"kills": 7, "again": 6, "half": 5, "unlike": 7, "left": 5}
+    return " ".join(f"{found[name]:{width}}" for name, width in widths.items())
 
 
 # ---- errors of the system ------------------------------------------------------------------------------
@@ -429,7 +610,7 @@ def _row(found: Counter[str]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("kills", "errors", "bytes"))
+    parser.add_argument("what", choices=("kills", "commands", "errors", "bytes"))
     parser.add_argument("--number", type=int, default=1000, help="kills that hit (default: 1000)")
     parser.add_argument("--seconds", type=float, default=3600.0, help="time for kills (default: 3600)")
     parser.add_argument("--step", type=int, default=1, help="each STEP-th change or byte (default: 1)")
@@ -444,6 +625,8 @@ def main() -> int:
         match chosen.what:
             case "kills":
                 good = kills(place, kinds, chosen.number, chosen.seconds, chosen.seed)
+            case "commands":
+                good = commands(place, chosen.number, chosen.seconds, chosen.seed)
             case "errors":
                 good = errors(place, kinds, chosen.step)
             case _:
