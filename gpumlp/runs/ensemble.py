@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from gpumlp.data import Dataset, Encoder, News, Source
 from gpumlp.errors import RunError
 from gpumlp.runs.model import SavedModel, load_model, save_model
 from gpumlp.runs.predictor import Predictions, Predictor
+from gpumlp.store.atomic import new_folder
 from gpumlp.store.formats import is_whole, make_folder, read_json, write_sealed, writing
 
 ENSEMBLE = "ensemble.json"
@@ -107,21 +106,12 @@ class WeightedModels(Predictor):
         folder, models = Path(folder), []
         check_replaceable(folder, force=force)
         make_folder(folder.parent)
-        beside = folder.with_name(f".{folder.name}.{secrets.randbits(60)}.part")
-        try:
-            with writing(folder):
-                beside.mkdir()
+        with writing(folder), new_folder(folder, replace=True) as beside:
             for number, (model, weight) in enumerate(zip(self.models, self.weights, strict=True), 1):
                 name = f"model-{number}"
                 checksum = save_model(beside / name, model, model.network.arrays())
                 models.append({"folder": name, "weight": weight, "model": checksum})
             write_sealed(beside / ENSEMBLE, {"format": FORMAT, "models": models})
-            with writing(folder):
-                if folder.is_dir():
-                    shutil.rmtree(folder)
-                os.rename(beside, folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
 
 
 def check_replaceable(folder: Path, *, force: bool) -> None:

@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import secrets
+import shutil
 import stat
 import threading
 from collections.abc import Iterator
@@ -71,7 +72,7 @@ def _part(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     processes could not: two containers that share a folder have the same ones.
     """
     while True:
-        beside = path.with_name(f".{path.name}.{secrets.randbits(60)}{PART}")
+        beside = _named_beside(path)
         try:
             with beside.open("xb") as file:
                 if fcntl is not None:
@@ -85,6 +86,56 @@ def _part(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
             with contextlib.suppress(OSError):
                 beside.unlink()
             raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Make a folder beside another, by a name of its own, that becomes ``path`` when all has gone well.
+
+    Where ``path`` is a folder with something in it, that is replaced, or else it is an error. Raises OSError; nothing
+    is left behind then, nor after any other exception.
+    """
+    clear_leftovers(path.parent, path.name)
+    beside, handle = _held_folder(path)
+    old = _named_beside(path)
+    try:
+        yield beside
+        _flush_folder(beside)
+        if replace and path.is_dir():
+            os.rename(path, old)
+        try:
+            os.rename(beside, path)
+        except OSError:
+            if old.is_dir():
+                os.rename(old, path)
+            raise
+        _flush_folder(path.parent)
+    finally:
+        for each in (beside, old):
+            shutil.rmtree(each, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _named_beside(path: Path) -> Path:
+    """Return a name that no other process has, of what is to become ``path``."""
+    return path.with_name(f".{path.name}.{secrets.randbits(60)}{PART}")
+
+
+def _held_folder(path: Path) -> tuple[Path, int | None]:
+    """Make a folder beside ``path`` and lock it, as ``_part`` does a file; return it, and what holds the lock."""
+    while True:
+        beside = _named_beside(path)
+        beside.mkdir()
+        if fcntl is None:  # on Windows no folder can be opened, and none is deleted as a leftover
+            return beside, None
+        with contextlib.suppress(FileNotFoundError):  # it was taken for a leftover before it was locked
+            handle = os.open(beside, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # the file system has no locks: nothing is deleted there
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if _is_there(beside, handle):
+                return beside, handle
+            os.close(handle)
 
 
 def _is_there(path: Path, handle: int) -> bool:
@@ -111,7 +162,7 @@ def append(path: Path, content: bytes) -> None:
 
 
 def clear_leftovers(folder: Path, name: str | None = None) -> None:
-    """Delete what killed processes have left half written in a folder; only of the file ``name``, if given."""
+    """Delete what killed processes have left half written in a folder; only of what is called ``name``, if given."""
     for other in folder.glob(f".*{PART}"):
         found = LEFTOVER.fullmatch(other.name)
         if found and name in (None, found["name"]):
@@ -131,6 +182,8 @@ def _delete_unless_locked(path: Path) -> None:
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if stat.S_ISDIR(os.fstat(handle).st_mode):
+                shutil.rmtree(path)
             path.unlink(missing_ok=True)
     finally:
         os.close(handle)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 from gpumlp.config import Loaded, load
 from gpumlp.errors import RunError
 from gpumlp.runs.identity import decisive
+from gpumlp.store.atomic import new_folder
 from gpumlp.store.formats import is_whole, make_folder, read_json, write_sealed, writing
 from gpumlp.store.lock import locked
 
@@ -96,15 +95,13 @@ class PlanFolder:
         """
         if self.is_free():
             make_folder(self.path.parent)
-            beside = self.path.with_name(f".{self.path.name}.{secrets.randbits(60)}.part")
-            try:
-                with writing(self.path):
-                    beside.mkdir()
-                    write_sealed(beside / PLAN, plan)
-                    with contextlib.suppress(OSError):  # another process was first: see what it began
-                        os.rename(beside, self.path)
-            finally:
-                shutil.rmtree(beside, ignore_errors=True)
+            with writing(self.path):
+                try:
+                    with new_folder(self.path) as beside:
+                        write_sealed(beside / PLAN, plan)
+                except OSError:
+                    if not self.is_plan:  # else another process was first: see what it began
+                        raise
         if not self.is_plan:
             what = (
                 "the folder is not empty, and was not made by this command" if self.path.is_dir() else "not a folder"

@@ -11,6 +11,7 @@ import pytest
 
 from gpumlp.errors import RunError
 from gpumlp.store import formats
+from gpumlp.store.atomic import new_folder
 
 ARRAYS = {"b": np.arange(3, dtype=np.float32), "a": np.ones((2, 2)), "empty": np.zeros((0, 4), np.int64)}
 
@@ -129,6 +130,52 @@ def test_what_killed_processes_left_beside_a_file_goes_when_it_is_written(tmp_pa
         assert set(tmp_path.iterdir()) == {tmp_path / "x.txt", *kept}
     formats.write_text(tmp_path / "x.txt", "whole")
     assert set(tmp_path.iterdir()) == {tmp_path / "x.txt", *kept[:-1]}
+
+
+def test_what_killed_processes_left_beside_a_folder_goes_when_it_is_made(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="folders are not locked there")
+    left = tmp_path / ".x.9.part"
+    (left / "inner").mkdir(parents=True)
+    with new_folder(tmp_path / "x") as first:  # as another process does at the same time
+        (first / "of").write_text("first")
+        assert not left.exists()
+        with new_folder(tmp_path / "x") as second:
+            assert first.is_dir()
+            (second / "of").write_text("second")
+        with pytest.raises(OSError, match="not empty"), new_folder(tmp_path / "x"):
+            pass
+        assert (tmp_path / "x" / "of").read_text() == "second"
+        (tmp_path / "x" / "of").unlink()
+    assert (tmp_path / "x" / "of").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_folder_is_replaced_whole_or_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "old").touch()
+    renames, rename = [0], os.rename
+
+    def failing(*paths: Path) -> None:
+        renames.append(1)
+        if sum(renames) == at:
+            raise OSError("no")
+        rename(*paths)
+
+    def replace() -> None:
+        with new_folder(tmp_path / "x", replace=True) as folder:
+            (folder / "new").touch()
+            if at == 0:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", failing)
+        with pytest.raises(OSError if at else KeyboardInterrupt):
+            replace()
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["x", "x/old"]
+    at = -1
+    replace()
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["x", "x/new"]
 
 
 def test_processes_that_write_one_file_lose_nothing(tmp_path: Path) -> None:
