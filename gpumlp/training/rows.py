@@ -20,7 +20,7 @@ WINDOW = 1 << 19
 """Rows that are shuffled among each other, unless memory is too small or the settings say otherwise."""
 
 ENCODED, STAGED = 2, 8
-"""The memory of rows is divided by these: what rows may take as they are encoded, and what a window may."""
+"""The memory of rows is divided by these: what rows may take as they are encoded, and what windows may."""
 
 TEXT_GROWS = 4
 """Bytes of memory that a byte of a file may take: a cell takes two bytes of text at least, and eight of memory."""
@@ -109,7 +109,7 @@ class Keeping:
         window, what = data.pack.window, f"{sum(map(len, found.parts.values())):,} rows"
         if window is None:
             memory = data.memory or 0
-            window = max(1, min(WINDOW, memory // STAGED // row))
+            window = max(1, min(WINDOW, memory // STAGED // row // self.settings.members.apart))
             what += f" take {gigabytes(_encoded_bytes(found))}, over half of data.max_memory ({gigabytes(memory)}):"
         else:
             what += " are"

@@ -14,13 +14,16 @@ from command import run
 from ranks.threads import by_threads
 
 from gpumlp.config import Loaded, load
+from gpumlp.config.settings import settings_of_member
 from gpumlp.data import Dataset, PackedRows, Prepared
 from gpumlp.data.packed import blocks as blocks_module
 from gpumlp.errors import ConfigError, DataError, RunError, SignalError
+from gpumlp.nn.ensemble import prefix
 from gpumlp.runs import evaluate, load_trained, plot, train
 from gpumlp.training import rows as rows_module
 from gpumlp.training.build import build, load_data
 from gpumlp.training.device_data import DeviceData
+from gpumlp.training.loop import Loop
 from gpumlp.training.measure import measure
 from runs.killed import Stop
 
@@ -236,9 +239,26 @@ def test_a_picture_of_labels_has_the_rows_of_all_blocks(tmp_path: Path) -> None:
         assert (tmp_path / f"{name}.svg").read_text().count("<!-- over: ") == 1
 
 
+def test_members_read_windows_of_their_own(task: Callable[..., Loaded], tmp_path: Path) -> None:
+    """Each is trained as it would be alone, and goes on from the middle of an epoch."""
+    loaded = task("members=2", "training.seed=3")
+    train(loaded, tmp_path / "whole")
+    with pytest.raises(SignalError):
+        train(loaded, tmp_path / "run", listener=Stop(signal.SIGTERM, 9))
+    train(loaded, tmp_path / "run", resume=True)
+    assert files(tmp_path / "run") == files(tmp_path / "whole")
+    ensemble = load_trained(tmp_path / "whole").network.arrays()
+    for number in range(2):
+        settings = settings_of_member(loaded.settings, number)
+        loop = Loop(build(settings, load_data(loaded)))
+        for _ in loop:
+            pass
+        assert {name: array.tobytes() for name, array in loop.best.items()} == {
+            name: ensemble[prefix(number) + name].tobytes() for name in loop.best
+        }
+
+
 def test_what_packed_rows_cannot_do_is_told(task: Callable[..., Loaded], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="2 networks of their own are trained on rows in memory"):
-        train(task("members=2"), tmp_path / "run")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="rows cannot be packed here"):
         load_data(task(f"data.pack.folder={tmp_path / 'file'}"))
