@@ -339,8 +339,19 @@ class Encoder:
         encoded = self._encode_target(source, news, unseen)
         return encoded, _weights(source, self.weights_name) if self.weights_name else None
 
+    def count(self, source: Source) -> int:
+        """Return how many rows a source has."""
+        if isinstance(source, Frame):
+            return len(source)
+        return source.count(source.choose_inputs(preferred=self.inputs.names[0], exclude=self.others))
+
+    @property
+    def others(self) -> set[str]:
+        """The names of what is not an input."""
+        return {*self.target_names, *self.ignored, *([self.weights_name] if self.weights_name else [])}
+
     def _encode_inputs(self, source: Source, news: News) -> Features:
-        others = {*self.target_names, *self.ignored, *([self.weights_name] if self.weights_name else [])}
+        others = self.others
         if self.dialect.header is False:
             self._require_places(source, {*self.inputs.names, *others})
         if isinstance(source, Frame):
@@ -488,12 +499,7 @@ class Divided:
     @property
     def nbytes(self) -> int:
         """The bytes that all rows take once they are encoded."""
-        return self.encoder.row_bytes * sum(len(part) for part in self.tables.values())
-
-    @property
-    def tables(self) -> dict[str, Frame]:
-        """The parts where they are tables; none where they are arrays, which are in memory as they are."""
-        return {name: part for name, part in self.parts.items() if isinstance(part, Frame)}
+        return self.encoder.row_bytes * sum(map(self.encoder.count, self.parts.values()))
 
     def encoded(self, *, keep_sources: bool = False) -> Prepared:
         """Return all parts, encoded in memory; with their rows as they were read if ``keep_sources``."""

@@ -206,6 +206,11 @@ class Frame:
         columns = {name: _part(column, rows) for name, column in self.columns.items()}
         return replace(self, columns=columns, rows=rows if self.rows is None else self.rows[rows])
 
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of a row, at most."""
+        return 8 * len(self.names)
+
     def ask_for(self) -> None:
         """Have the disk bring the columns that lie in a file."""
         for column in self.columns.values():
