@@ -52,7 +52,7 @@ template <> __device__ inline bf16 stored<bf16>(float x) {
 
 constexpr int WARP = 32;
 constexpr int OWN = 1;
-enum { ROW_RUN = 1, SHORT_ROW = 16 };  // not all texts use it, and NVRTC warns of constants that are not used
+enum { ROW_RUN = 1, SHORT_ROW = 16, FEATURE_GROUPS = 128 };  // not all texts use it, and NVRTC warns of constants that are not used
 
 __device__ inline float normal_cdf(float x) { return normcdff(x); }
 __device__ inline double normal_cdf(double x) { return normcdf(x); }

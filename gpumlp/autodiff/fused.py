@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gpumlp.autodiff.coded import is_read_by_code
 from gpumlp.autodiff.functions import TapedModule
 from gpumlp.autodiff.tape import GradientTape, Want, record, recording
 from gpumlp.autodiff.tensor import (
@@ -154,12 +155,16 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
     if b is None:
         linear = product(x, W)
         return activate(op, linear) if op.name != "identity" else linear
-    inputs, (xa, Wa, ba) = operands((x, W, b), backend)
-    xa = _dense(xa, backend)
+    if coded := is_read_by_code(x):
+        (W, b), (Wa, ba) = operands((W, b), backend)
+        inputs, xa, Wa = (x, W, b), x, _dense(Wa, backend)
+    else:
+        inputs, (xa, Wa, ba) = operands((x, W, b), backend)
+        xa = _dense(xa, backend)
     Wa, ba = narrowed(W, Wa, xa, backend), _dense(narrowed(b, ba, xa, backend), backend)
     if Wa.ndim != 2 or xa.shape[-1:] != Wa.shape[:1] or Wa.shape[1:] != ba.shape:
         raise ShapeError(f"dense: x {xa.shape}, W {Wa.shape} and b {ba.shape} do not fit")
-    out, z = backend.dense(op, xa, Wa, ba)
+    out, z = xa.dense_forward(op, Wa, ba) if coded else backend.dense(op, xa, Wa, ba)
     y = wrap(out, backend)
     saved = out if z is None else z
 
@@ -169,7 +174,11 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
         # Sums are found in the dtype that was computed with: an array of another one cannot take them.
         computed = wide(out.dtype)
         wants = [w if isinstance(w, bool) or w.dtype == computed else True for w in wants]
-        found = backend.dense_backward(op, xa, Wa, saved, dense_array(g, backend), wants, inputs[1].dtype)
+        dy = dense_array(g, backend)
+        if coded:
+            found = xa.dense_backward(op, Wa, saved, dy, wants)
+        else:
+            found = backend.dense_backward(op, xa, Wa, saved, dy, wants, inputs[1].dtype)
         parts = zip(found, inputs, strict=True)
         return [None if a is None else as_dtype(wrap(a, backend), source.dtype) for a, source in parts]
 
@@ -181,17 +190,25 @@ def product(x: Any, W: Any) -> Tensor:
     """Return x W for ``x`` (..., p) and weights ``W`` (p, H), which are read in bfloat16 where ``x`` is."""
     backend = backend_of((x, W))
     x = on_backend(x, backend)
-    if not is_narrow(x.dtype):
+    coded = is_read_by_code(x)
+    if not coded and not is_narrow(x.dtype):
         plain: Tensor = x @ W
         return plain
-    xa = dense_array(x, backend)
-    Wa = narrowed(W, raw(W, backend), xa, backend)
-    y = wrap(backend.matmul(xa, Wa), backend)
+    xa = x if coded else dense_array(x, backend)
+    Wa = narrowed(W, dense_array(W, backend) if coded else raw(W, backend), xa, backend)
+    if coded and (Wa.ndim != 2 or xa.shape[-1] != len(Wa)):
+        raise ShapeError(f"product: x {xa.shape} and W {Wa.shape} do not fit")
+    y = wrap(xa.times(Wa) if coded else backend.matmul(xa, Wa), backend)
 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         if recording():
             _refuse_narrow("matmul", g)
-        found = backend.product_backward(xa, Wa, dense_array(g, backend), wants, raw(W, backend).dtype)
+            return through_formula("matmul", lambda _, x, W: x @ W, (x, W), g, wants)
+        dy = dense_array(g, backend)
+        if coded:
+            found = xa.product_backward(Wa, dy, wants)
+        else:
+            found = backend.product_backward(xa, Wa, dy, wants, raw(W, backend).dtype)
         return [None if a is None else wrap(a, backend) for a in found]
 
     record("matmul", (x, W), y, rule)

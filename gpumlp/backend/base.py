@@ -247,7 +247,8 @@ class Backend:
         x, W, b : Array
             Inputs (..., p), weights (p, H) and biases (H,), of one dtype.
         """
-        y, z = self.run(op, "bias_forward", (self.matmul(x, W), b))
+        product = self.matmul(x, W)
+        y, z = self.run(op, "bias_forward", (product, b), (product, None))
         return y, z
 
     def dense_backward(

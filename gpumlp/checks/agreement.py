@@ -22,7 +22,7 @@ TOLERANCES = {
 """In units of the dtype's epsilon: absolute, and per |reference|."""
 
 FLOATS = (np.float32, np.float64)
-ROW_SUMS = ("db", "dgain", "dbias", "dw", "dV", "da", "dc", "dtable")
+ROW_SUMS = ("db", "dgain", "dbias", "dw", "dV", "da", "dc", "dtable", "dW")
 """Outputs that are sums over all rows."""
 SHAPES = ((1, 1), (3, 1), (1, 5), (7, 33), (5, 255), (3, 257), (2, 1025), (65, 64), (300, 40))
 """Rows and columns on both sides of where kernels change their way."""

@@ -103,6 +103,18 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
             )
             stored = np.concatenate([rng.standard_normal((rows, dense)).astype(codes.dtype), codes], axis=1)
             yield (stored,), {"dense": dense, "width": cols, "dtype": np.dtype(dtype)}
+        case Op(name="code_sum"):
+            dense, columns = 2, 3
+            features, n = (2 * rows + dense + 5, rows) if direction == "forward" else (rows + dense, 7)
+            codes = rng.integers(dense - 1, features + 2, (n, columns)).astype(dtype)  # some stand for none
+            codes[:1, 1:2] = np.nan
+            codes[1:4] = dense  # rows that are alike
+            stored = np.concatenate([normal(n, dense), codes], axis=1)
+            if direction == "forward":
+                for sums in (normal(rows, cols), None):
+                    yield (sums, stored, normal(features, cols)), {"dense": dense}
+            else:  # over the weights of the features
+                yield (stored, normal(n, cols)), {"dense": dense, "features": features}
         case Op(name="pbld"):
             if direction == "forward":
                 numbers, width = _divided(cols, 2)

@@ -1,7 +1,7 @@
 """The operations: one record each, and no other list of them in the project."""
 
 from gpumlp.ops.activations import ACTIVATIONS, record_of
-from gpumlp.ops.batches import ACCUMULATE, ADVANCE, EXPAND, GATHER
+from gpumlp.ops.batches import ACCUMULATE, ADVANCE, CODE_SUM, EXPAND, GATHER
 from gpumlp.ops.dropout import DROPOUT
 from gpumlp.ops.hyper import Hyper
 from gpumlp.ops.inputs import LOOKUP, PBLD, PLE
@@ -26,6 +26,7 @@ RECORDS: dict[str, Op] = {
         MEMBER_SCALE,
         MIX,
         EXPAND,
+        CODE_SUM,
         PBLD,
         PLE,
         LOOKUP,

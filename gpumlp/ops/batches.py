@@ -13,7 +13,7 @@ import numpy as np
 
 from gpumlp.ops.precision import wide
 from gpumlp.ops.random import permute
-from gpumlp.ops.record import Array, Direction, Op, Spec, like
+from gpumlp.ops.record import Array, Direction, Op, Spec, Stage, like
 
 STEP, BATCH, EPOCH = 0, 1, 2
 
@@ -69,12 +69,44 @@ def _gather_specs(
     )
 
 
+def _numbers_of_features(xp: Any, stored: Array, dense: int, width: int) -> Array:
+    """Return the numbers of the features that codes stand for, (N, q) int64: ``width`` for a code of none."""
+    codes = stored[:, dense:]
+    known = (codes >= dense) & (codes < width)
+    return xp.where(known, codes, width).astype(np.int64)
+
+
 def _expand(xp: Any, stored: Array, *, dense: int, width: int, dtype: Any) -> tuple[Array, ...]:
-    codes = stored[:, dense:].astype(np.int64)
+    codes = _numbers_of_features(xp, stored, dense, width)
     out = xp.zeros((len(stored), width + 1), dtype)
     out[:, :dense] = stored[:, :dense].astype(dtype, copy=False)
     out[xp.arange(len(stored))[:, None], codes] = xp.asarray(1, dtype)
     return (xp.ascontiguousarray(out[:, :width]),)
+
+
+def _code_sum(xp: Any, z: Array | None, stored: Array, W: Array, *, dense: int) -> tuple[Array, ...]:
+    chosen = _numbers_of_features(xp, stored, dense, len(W))
+    total = xp.zeros((len(stored), W.shape[1]), W.dtype) if z is None else z
+    for column in chosen.T:
+        known = (column < len(W))[:, None]
+        total = total + xp.where(known, W[xp.minimum(column, len(W) - 1)], 0)
+    return (total,)
+
+
+MAX_ONE_HOT_FEATURES = 1024
+"""Features up to which a library's product with a matrix of 0 and 1 takes less time than adding row by row."""
+
+
+def _code_sum_backward(xp: Any, stored: Array, dz: Array, *, dense: int, features: int) -> tuple[Array, ...]:
+    chosen, count = _numbers_of_features(xp, stored, dense, features) - dense, features - dense
+    if count <= MAX_ONE_HOT_FEATURES:
+        one_hot = xp.zeros((count + 1, len(dz)), dz.dtype)
+        for column in chosen.T:
+            one_hot[column, xp.arange(len(dz))] += 1
+        return (one_hot[:count] @ dz,)
+    dW = xp.zeros((count + 1, dz.shape[1]), dz.dtype)
+    xp.add.at(dW, chosen, dz[:, None])
+    return (dW[:count],)
 
 
 ADVANCE = Op(
@@ -122,6 +154,34 @@ EXPAND = Op(
             wide=("stored",),
             scalars=lambda inputs, params: (params["dense"], inputs[0].shape[1]),
         )
+    },
+)
+CODE_SUM = Op(
+    "code_sum",
+    "z + Σ_k W[code_k] of each row, in the order of its codes: what a product adds for features of 0 and 1",
+    {
+        "forward": Direction(
+            _code_sum,
+            ("z?", "stored", "W"),
+            ("y",),
+            lambda z, stored, W, *, dense: (((len(stored), W.shape[1]), W.dtype),),
+            "rows",
+            over="y",
+            scalars=lambda inputs, params: (inputs[1].shape[1], params["dense"], len(inputs[2])),
+        ),
+        "backward": Direction(
+            _code_sum_backward,
+            ("stored", "dz"),
+            ("dW",),
+            lambda stored, dz, *, dense, features: (((features - dense, dz.shape[1]), dz.dtype),),
+            "rows",
+            over="dW",
+            scalars=lambda inputs, params: (*inputs[0].shape, params["dense"]),
+            stages=(
+                Stage("_clear", "rows", (), ("dW",)),
+                Stage("_add", "rows", ("stored", "dz", "dW"), ("dW",)),
+            ),
+        ),
     },
 )
 ACCUMULATE = Op(

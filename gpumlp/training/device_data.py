@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from gpumlp.autodiff import Tensor
+from gpumlp.autodiff.coded import CodedRows
 from gpumlp.autodiff.tensor import as_dtype, wrap
 from gpumlp.data import EncodedRows, Features
 from gpumlp.nn import Model
-from gpumlp.ops.batches import EXPAND
 from gpumlp.ops.record import Array
 
 
@@ -121,17 +121,15 @@ def computed_inputs(model: Model, features: Features, array: Array, scale: float
     """Return what :func:`network_inputs` does, of rows in the dtype that :func:`input_dtype` returns."""
     context = model.context
     if features.has_categories:
-        return wrap(expanded(model, features, array), context.backend)
+        return coded(model, features, array)
     x = wrap(array, context.backend)
     return x if scale == 1.0 else as_dtype(x * scale, context.dtype)
 
 
-def expanded(model: Model, features: Features, stored: Array) -> Array:
-    """Return stored rows with a feature for each category, (n, p) on the device."""
-    (x,) = model.context.backend.run(
-        EXPAND, "forward", (stored,), dense=features.dense, width=features.width, dtype=model.context.dtype
-    )
-    return x
+def coded(model: Model, features: Features, stored: Array) -> CodedRows:
+    """Return stored rows with a feature for each category, (n, p)."""
+    context = model.context
+    return CodedRows(stored, features.dense, features.width, context.dtype, context.backend)
 
 
 def outputs(model: Model, features: Features, scale: float, batch: int) -> Iterator[Tensor]:

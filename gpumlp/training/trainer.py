@@ -24,7 +24,7 @@ from gpumlp.optim import Optimizer, Schedule
 from gpumlp.phases import phase
 from gpumlp.ranks import Ranks
 from gpumlp.seeds import MIXUP, ORDER, generator
-from gpumlp.training.device_data import DeviceData, expanded
+from gpumlp.training.device_data import DeviceData, coded
 from gpumlp.training.shards import Shards
 from gpumlp.training.windows import Cut, Windows
 
@@ -341,9 +341,8 @@ class Trainer:
             scale=data.scale,
             dtype=context.wide if features.has_categories else context.dtype,
         )
-        if features.has_categories:
-            x = expanded(self.model, features, x)
-        return Tensor(x, self.backend), y, weights
+        rows = coded(self.model, features, x) if features.has_categories else Tensor(x, self.backend)
+        return rows, y, weights
 
 
 def _share(shares: Array, clock: Array, *, xp: Any, out: Array | None) -> Array:

@@ -35,6 +35,7 @@ inline float from_bits(u32 bits) {
 constexpr int OWN = 1024;  // sums of a tile of columns: within the first cache, long enough for vectors
 constexpr int ROW_RUN = 64;
 constexpr int SHORT_ROW = 64;
+constexpr int FEATURE_GROUPS = 2;  // a part goes through all codes for each of its groups
 
 struct Part { i64 index, count; };
 inline thread_local Part this_part = {0, 1};

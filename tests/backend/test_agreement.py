@@ -13,6 +13,7 @@ from support import FLOATS, assert_close, bits, directions, examples
 from gpumlp.backend import Backend
 from gpumlp.checks.agreement import alike, askew, fault
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS, Op, Update
+from gpumlp.ops.batches import CODE_SUM
 from gpumlp.ops.inputs import LOOKUP, PBLD, PLE
 from gpumlp.ops.products import MATRIX_PRODUCT
 from gpumlp.ops.random import permute
@@ -44,16 +45,17 @@ def test_arrays_that_no_vector_takes(kernels: Backend, name: str, direction: str
 
 
 def in_place(op: Op, direction: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> Iterator[tuple[int, int]]:
-    """Which input may be which output: of an update its own, elsewhere any of the first output's shape.
+    """Which input may be which output: of an update its own, of a sum its first term, elsewhere any of the first
+    output's shape.
 
     None of an embedding's, or of a product's: they take the place of nothing that they read.
     """
-    if op in (PBLD, PLE, LOOKUP, MATRIX_PRODUCT):
+    if op in (PBLD, PLE, LOOKUP, MATRIX_PRODUCT) or (op is CODE_SUM and direction == "backward"):
         return
     made = op.directions[direction]
     for target, (name, out) in enumerate(zip(made.outputs, outputs, strict=True)):
         for source, (given, a) in enumerate(zip(made.inputs, inputs, strict=True)):
-            meant = given == name if isinstance(op, Update) else target == 0
+            meant = given == name if isinstance(op, Update) else target == 0 and (op is not CODE_SUM or source == 0)
             if meant and a is not None and out is not None and (a.shape, a.dtype) == (out.shape, out.dtype):
                 yield source, target
 

@@ -117,7 +117,7 @@ def test_a_product_far_down(native: NativeBackend, sparse: Sparse, row: int) -> 
     assert not c[rows.start - 1].any()
 
 
-OVER_WEIGHTS = ("pbld_backward", "ple_backward", "lookup_backward")
+OVER_WEIGHTS = ("pbld_backward", "ple_backward", "lookup_backward", "code_sum_backward")
 """Directions whose teams go through all rows of a batch, for some weights each."""
 
 BY_ROWS = [

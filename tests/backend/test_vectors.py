@@ -19,6 +19,7 @@ from gpumlp.ops.record import Op
 
 WITHOUT = {
     "gradient_norm_forward_finish": "a sum over parts, in their order",
+    "code_sum_backward_clear": "a call of memset",
     "lookup_backward_clear": "a call of memset",
     "member_scale_backward_rows": "a sum over members, a row apart from each other",
     **dict.fromkeys(

@@ -331,6 +331,18 @@ BATCH_KERNELS = [
         "race", "expand.cu", checked("expand"),
         ("every lane sets every feature", " && feature % lanes() == lane())", ")"),
     ),
+    *kernels(
+        "guard", "code_sum.cu", native("code_sum"),
+        ("a code behind the last feature", "code < (T)features;", "code <= (T)features;"),
+        ("a code of a number", "code >= (T)dense", "code >= 0"),
+        ("sums that stay as they were", "else if (z != y)", "else if (z == y)"),
+        ("the last gradient stays as it was", "ROWS(f, rows) LANES", "ROWS(f, rows - 1) LANES"),
+        ("the gradient of the last code", "to[j] += g[j];", "to[j] = g[j];"),
+    ),
+    *kernels(
+        "race", "code_sum.cu", checked("code_sum"),
+        ("every team adds to every feature", "if (feature % FEATURE_GROUPS != i) continue;", ""),
+    ),
     *kernels("off by one", "advance.cu", native("advance"), ("the batch stands still", "(i < 2)", "(i < 1)")),
     *kernels("sum", "accumulate.cu", native("accumulate"), ("the sums replaced", "totals[i] + sums[i]", "sums[i]")),
 ]

@@ -17,48 +17,59 @@ from gpumlp.optim import Optimizer, Schedule
 from gpumlp.training.device_data import outputs
 from gpumlp.training.trainer import Trainer
 
-ROWS, DENSE, SIZES = 203, 5, (3, 40, 1)
-WIDTH = DENSE + sum(SIZES)
+ROWS, DENSE, FEW, MANY = 203, 5, (3, 40, 1), (3, 180, 1)
+"""Values of each category: few, which are multiplied, and many, by whose codes weights are read."""
+WIDTH = DENSE + sum(FEW)
 
 
-def features(rows: int = ROWS) -> Features:
+def features(sizes: tuple[int, ...] = FEW, rows: int = ROWS) -> Features:
     """Return random rows; some have no category, as values that are new do."""
-    rng = np.random.default_rng(1)
-    starts = DENSE + np.cumsum([0, *SIZES[:-1]])
+    rng, width = np.random.default_rng(1), DENSE + sum(sizes)
+    starts = DENSE + np.cumsum([0, *sizes[:-1]])
     codes = np.stack(
-        [start + rng.integers(size + 1, size=rows) for start, size in zip(starts, SIZES, strict=True)], 1
+        [start + rng.integers(size + 1, size=rows) for start, size in zip(starts, sizes, strict=True)], 1
     )
-    for column, (start, size) in enumerate(zip(starts, SIZES, strict=True)):
-        codes[codes[:, column] == start + size, column] = WIDTH
+    for column, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        codes[codes[:, column] == start + size, column] = width
     stored = np.concatenate([rng.standard_normal((rows, DENSE)), codes], axis=1).astype(np.float32)
-    return Features(stored, DENSE, WIDTH)
+    return Features(stored, DENSE, width)
 
 
-def trained(rows: Features | np.ndarray[Any, Any], backend: str, precision: str) -> tuple[dict[str, Any], np.ndarray]:
+def trained(
+    rows: Features | np.ndarray[Any, Any], backend: str, precision: str, shards: int = 1
+) -> tuple[dict[str, Any], np.ndarray]:
     labels = np.random.default_rng(2).integers(0, 3, len(rows)).astype(np.int32)
     chosen = PRECISIONS[precision]
     model = Sequential([Dense(16, "relu"), Dense(3, "softmax")])
-    model.build(WIDTH, backend=backends.get(backend, tf32=chosen.tf32), dtype=chosen.dtype, seed=0)
+    model.build(
+        rows.width if isinstance(rows, Features) else rows.shape[1],
+        backend=backends.get(backend, tf32=chosen.tf32),
+        dtype=chosen.dtype,
+        seed=0,
+    )
     loss = Loss("cross_entropy", model)
     optimizer = Optimizer("adam", model.parameters, model.context.clock)
     schedule = Schedule("constant", learning_rate=1e-2)
     data = Dataset(rows, labels, None)
-    trainer = Trainer(model, loss, optimizer, schedule, data, epochs=3, batch_size=32)
+    trainer = Trainer(model, loss, optimizer, schedule, data, epochs=3, batch_size=32, shards=shards)
     for _ in range(3):
         trainer.run_epoch()
     return model.arrays(), np.concatenate([each.numpy() for each in outputs(model, data.features, 1.0, 64)])
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("precision", "sizes", "shards"),
+    [*((precision, sizes, 1) for precision in PRECISIONS for sizes in (FEW, MANY)), ("float32", MANY, 4)],
+)
 @pytest.mark.parametrize("backend", ["numpy", "native"])
-def test_codes_train_as_their_matrix_does(backend: str, precision: str) -> None:
+def test_codes_train_as_their_matrix_does(backend: str, precision: str, sizes: tuple[int, ...], shards: int) -> None:
     if backend == "native" and compiler() is None:
         pytest.skip("there is no C++ compiler")
     if precision == "bf16":
         pytest.importorskip("ml_dtypes")
-    rows = features()
-    weights, predicted = trained(rows, backend, precision)
-    expected, answers = trained(rows.expanded(), backend, precision)
+    rows = features(sizes)
+    weights, predicted = trained(rows, backend, precision, shards)
+    expected, answers = trained(rows.expanded(), backend, precision, shards)
     for name, array in expected.items():
         np.testing.assert_array_equal(weights[name], array, err_msg=name)
     np.testing.assert_array_equal(predicted, answers)
