@@ -56,15 +56,23 @@ def read(
 ) -> None:
     """Overwrite the parameters and running averages of a built model with those of another framework.
 
-    arrays : by names such as ``0.weight`` or ``sequential/dense_1/kernel``; the layers in the order of the model's
-    layout : ``keras`` or ``pytorch``. It must be said: a square matrix does not tell whether it is transposed
-    layers : the names of their layers in the order of the model's, where the mapping has another
-    epsilon : what their norms add to the variance, which weights do not say. Where it is not ours the difference goes
-        into the running variance of batch norm, so that predictions are theirs. None: 1e-5, as PyTorch has; from
-        Keras, whose default is 1e-3, with a warning where there are norms
-
     Raises ShapeError, naming both sides, where layers, names or shapes do not agree, and ConfigError for an epsilon
     that cannot be had (of layer norm, or larger here than a variance allows); the model is unchanged then.
+
+    Parameters
+    ----------
+    model
+        A built network, whose arrays are overwritten.
+    arrays
+        By names such as ``0.weight`` or ``sequential/dense_1/kernel``; the layers in the order of the model's.
+    layout
+        ``keras`` or ``pytorch``. It must be said: a square matrix does not tell whether it is transposed.
+    layers
+        The names of their layers in the order of the model's, where the mapping has another.
+    epsilon
+        What their norms add to the variance, which weights do not say. Where it is not ours the difference goes into
+        the running variance of batch norm, so that predictions are theirs. None: 1e-5, as PyTorch has; from Keras,
+        whose default is 1e-3, with a warning where there are norms.
     """
     form, ours = _layout(layout), _arrays(model, layout)
     theirs = _grouped(arrays, form.separator)

@@ -90,9 +90,14 @@ def classification(predictions: Host, labels: Host, weights: Host | None = None)
 
     Memory is that of the rows, whatever the number of classes. Raises ShapeError where rows do not match.
 
-    predictions : (N,) class numbers, (N, K) probabilities, or (N, 1) of the second of two classes
-    labels : (N,) class numbers; -1 for a class that cannot be predicted, which is wrong in any case
-    weights : (N,) or None for all alike
+    Parameters
+    ----------
+    predictions
+        (N,) class numbers, (N, K) probabilities, or (N, 1) of the second of two classes.
+    labels
+        (N,) class numbers; -1 for a class that cannot be predicted, which is wrong in any case.
+    weights
+        (N,) or None for all alike.
     """
     predictions = np.asarray(predictions)
     if predictions.ndim not in (1, 2):
@@ -324,10 +329,16 @@ def _tables(what: str, values: Host, targets: Host, names: Sequence[str]) -> tup
 def regressions(predictions: Host, targets: Host, names: Sequence[str], weights: Host | None = None) -> Metrics:
     """Return the metrics of several targets: their means, as scikit-learn has them, then ``rmse[name]`` and so on.
 
-    predictions : (N, T)
-    targets : (N, T), NaN where one is missing, which does not count
-    names : of the T targets
-    weights : (N,) or None for all alike
+    Parameters
+    ----------
+    predictions
+        (N, T).
+    targets
+        (N, T), NaN where one is missing, which does not count.
+    names
+        Names of the T targets.
+    weights
+        (N,) or None for all alike.
     """
     each: dict[str, Metrics] = {}
     predictions, targets = _tables("predictions", predictions, targets, names)
@@ -348,10 +359,16 @@ def labels(probabilities: Host, targets: Host, names: Sequence[str], weights: Ho
     ``macro_f1`` is the mean of the labels' F1, as in scikit-learn; labels for which a metric is not defined do not
     count in its mean.
 
-    probabilities : (N, T) of each label
-    targets : (N, T), 0 or 1, NaN where one is missing, which does not count
-    names : of the T labels
-    weights : (N,) or None for all alike
+    Parameters
+    ----------
+    probabilities
+        (N, T) of each label.
+    targets
+        (N, T), 0 or 1, NaN where one is missing, which does not count.
+    names
+        Names of the T labels.
+    weights
+        (N,) or None for all alike.
     """
     probabilities, targets = _tables("probabilities", probabilities, targets, names)
     if not (np.isnan(targets) | (targets == 0) | (targets == 1)).all():
@@ -455,7 +472,7 @@ class ThresholdCounts:
     Parameters
     ----------
     names
-        Of the K classes or labels.
+        Names of the K classes or labels.
     """
 
     def __init__(self, names: Sequence[str]) -> None:

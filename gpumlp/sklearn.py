@@ -137,6 +137,10 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
             Rows by which the best epoch is chosen, and that ``early_stopping`` looks at; without them it sets
             ``validation_fraction`` of the rows aside.
 
+        Returns
+        -------
+        Self
+
         Raises
         ------
         ValueError
@@ -359,27 +363,45 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
 
     Parameters
     ----------
-    solver
-        Also adamw, rmsprop, adagrad, momentum and nesterov; sgd with ``momentum`` is momentum or nesterov.
+    hidden_layer_sizes
+        Units of each hidden layer.
     activation
         Also elu, gelu, silu and the others of gpumlp.
+    solver
+        Also adamw, rmsprop, adagrad, momentum and nesterov; sgd with ``momentum`` is momentum or nesterov.
     alpha
         Share of each weight that a step of rate 1 takes away (decoupled decay), not a penalty in the loss.
     batch_size
         Rows of a step; ``auto`` is at most 200.
     learning_rate
         A schedule of gpumlp: constant, cosine, step, exponential, one_cycle, plateau.
+    learning_rate_init
+        Learning rate of the first step.
+    max_iter
+        Most epochs.
+    random_state
+        Seed of first weights, of the order of rows and of what is set aside.
+    tol
+        Smallest improvement that counts.
+    momentum, nesterovs_momentum
+        Of sgd.
     early_stopping
         Looks at the validation loss and keeps the weights of its lowest.
+    validation_fraction
+        Share of the rows that is set aside for ``early_stopping``.
+    beta_1, beta_2, epsilon
+        Of adam.
+    n_iter_no_change
+        Epochs without one after which training stops.
     class_weight
         ``balanced``, or a weight for each class.
+    dropout, norm, scaling, precision, backend
+        As in a configuration; float64 is the precision of scikit-learn, too.
     members
         Number of networks, which predict by their mean.
     preset
         ``plain``, or a recipe (``tabular``, ``strong``), which sets all that is left at its default, and chooses the
         epoch by ``validation_fraction`` of the rows.
-    dropout, norm, scaling, precision, backend
-        As in a configuration; float64 is the precision of scikit-learn, too.
 
     Attributes
     ----------
@@ -457,7 +479,18 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         self.class_weight = class_weight
 
     def decision_function(self, X: Any) -> Any:
-        """Return the last linear value of each class, (N, C), or label, (N, T), or (N,) of the second of two."""
+        """Return the last linear value of each class, (N, C), or label, (N, T), or (N,) of the second of two.
+
+        Parameters
+        ----------
+        X
+            (N, p) array or DataFrame.
+
+        Returns
+        -------
+        numpy.ndarray
+            float64.
+        """
         linear = self._linear(X)
         if self._labels:
             return linear
@@ -466,7 +499,18 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         return linear[:, self._order]
 
     def predict_proba(self, X: Any) -> Any:
-        """Return the probability of each class, (N, C), or label, (N, T)."""
+        """Return the probability of each class, (N, C), or label, (N, T).
+
+        Parameters
+        ----------
+        X
+            (N, p) array or DataFrame.
+
+        Returns
+        -------
+        numpy.ndarray
+            float64.
+        """
         scores = self.decision_function(X)
         if self._labels:
             return self.model_.probabilities(scores)
@@ -476,7 +520,18 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         return powers / powers.sum(axis=1, keepdims=True)
 
     def predict(self, X: Any) -> Any:
-        """Return the most probable class of each row, (N,), or which labels are more probable than not, (N, T)."""
+        """Return the most probable class of each row, (N,), or which labels are more probable than not, (N, T).
+
+        Parameters
+        ----------
+        X
+            (N, p) array or DataFrame.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of the dtype of the classes.
+        """
         scores = self.decision_function(X)
         if self._labels:
             return (scores > 0).astype(np.int64)
@@ -537,7 +592,18 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
     task = "regression"
 
     def predict(self, X: Any) -> Any:
-        """Return the predictions, (N,), of T targets (N, T), in the units of the target."""
+        """Return the predictions, (N,), of T targets (N, T), in the units of the target.
+
+        Parameters
+        ----------
+        X
+            (N, p) array or DataFrame.
+
+        Returns
+        -------
+        numpy.ndarray
+            float64.
+        """
         linear = self._linear(X)
         return self.model_.encoder.restore(linear)
 

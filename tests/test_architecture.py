@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rooms import FILES, PACKAGE, ROOMS, ROOT, imports, room, room_of, rooms_below, tree
@@ -89,6 +92,69 @@ def test_sections_of_docstrings_are_of_one_dialect() -> None:
                         if not line.startswith(" ") and not (ENTRY.fullmatch(line) and below.startswith("    ")):
                             wrong.append((path.relative_to(ROOT).as_posix(), line))
     assert not wrong, "write the name, or the class of the error, in a line, and what it is indented below"
+
+
+LOOSE = re.compile(r"^(?!(?:Parameters|Attributes|Returns|Raises|Yields)$)[\w, ]{1,40} : \S", re.M)
+
+
+def test_what_parameters_mean_stands_in_their_section() -> None:
+    loose = [
+        (path.relative_to(ROOT).as_posix(), node.name)
+        for path in FILES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        if LOOSE.search(re.split(r"^\w+\n-{3,}$", ast.get_docstring(node) or "", maxsplit=1, flags=re.M)[0])
+    ]
+    assert not loose, "give these a section: Parameters or Attributes, as numpydoc has them"
+
+
+def public_docstrings() -> Iterator[tuple[str, Any, str]]:
+    """Yield each function, class and method of the interface of Python with its docstring, or that of its base."""
+    import gpumlp
+
+    seen = set()
+    for name in gpumlp.__all__:
+        value = getattr(gpumlp, name)
+        if inspect.ismodule(value):
+            continue
+        yield name, value, inspect.getdoc(value) or ""
+        for method, function in inspect.getmembers(value, inspect.isfunction) if inspect.isclass(value) else ():
+            if not method.startswith("_") and function not in seen:
+                seen.add(function)
+                yield f"{name}.{method}", function, inspect.getdoc(getattr(value, method)) or ""
+
+
+def test_the_interface_of_python_documents_all_it_takes_and_returns() -> None:
+    gaps = {}
+    for name, value, text in public_docstrings():
+        entries = "\n".join(SECTION.findall(text)).splitlines()
+        known = {
+            each.strip() for line in entries if ENTRY.fullmatch(line) for each in line.split(" : ")[0].split(",")
+        }
+        signature = inspect.signature(value)
+        missing = {parameter for parameter in signature.parameters if parameter != "self"} - known
+        gives = not inspect.isclass(value) and signature.return_annotation not in (None, "None")
+        if gives and not re.search(r"^(Returns|Yields)\n-+$", text, re.M):
+            missing.add("Returns")
+        if missing or not text:
+            gaps[name] = missing
+    assert not gaps
+
+
+def test_whatever_is_public_has_a_docstring() -> None:
+    """A method has its own, or is named as a method that has: what it overrides, or a protocol's."""
+    nodes = [(path, node) for path in FILES for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef)]
+    methods = [
+        (path, node.name, method)
+        for path, node in nodes
+        if not node.name.startswith("_")
+        for method in node.body
+        if isinstance(method, ast.FunctionDef) and not method.name.startswith("_")
+    ]
+    known = {method.name for _, _, method in methods if ast.get_docstring(method)}
+    plain = {"shape", "dtype", "ndim", "size", "T", "name"}  # as NumPy calls them
+    silent = [(path.name, owner, m.name) for path, owner, m in methods if m.name not in known | plain]
+    assert not silent
 
 
 MACHINES = ("host", "cuda")

@@ -18,8 +18,12 @@ ROUNDS = 20
 class Network:
     """f(x) = h_D(x)·v + c, with h_l = activation(h_{l-1} W_l + b_l) and h_0 = x.
 
-    layers : (W_l, b_l), (inputs, units) and (units,)
-    v, c : the output layer, (units,) and a number
+    Parameters
+    ----------
+    layers
+        (W_l, b_l), (inputs, units) and (units,).
+    v, c
+        The output layer, (units,) and a number.
     """
 
     activation: Activation

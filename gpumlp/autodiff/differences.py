@@ -31,9 +31,14 @@ MOST = 300  # elements of an array that are moved one by one
 class Comparison:
     """A gradient by the tape and by central differences, (f(v + h) - f(v - h)) / 2h.
 
-    taped : the gradient, in the shape of what it belongs to
-    numeric : the differences in the same shape, NaN at elements that were not moved by themselves
-    error : the largest |taped - numeric|, in units of the largest element of the gradient
+    Parameters
+    ----------
+    taped
+        The gradient, in the shape of what it belongs to.
+    numeric
+        The differences in the same shape, NaN at elements that were not moved by themselves.
+    error
+        The largest |taped - numeric|, in units of the largest element of the gradient.
     """
 
     taped: Values
@@ -42,6 +47,7 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
+        """Whether the error is at most ``TOLERANCE``."""
         return self.error <= TOLERANCE  # NaN does not pass
 
     @property

@@ -120,19 +120,59 @@ def clip(x: Any, low: Any, high: Any) -> Tensor:
     """Return x, no smaller than ``low`` and no larger than ``high``; NaN goes through.
 
     The gradient goes to x where it is within the bounds, or on one of them.
+
+    Parameters
+    ----------
+    x
+        A tensor, array or list, (...).
+    low, high
+        Bounds, which broadcast to x; None for no bound.
+
+    Returns
+    -------
+    Tensor
+        In the shape of x.
     """
     x = on_backend(x, backend_of((x, low, high)))
     return where(greater(low, x), low, where(greater(x, high), high, x))
 
 
 def var(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
-    """Return the variance, the mean square distance from the mean, over all elements or over the given axes."""
+    """Return the variance, the mean square distance from the mean, over all elements or over the given axes.
+
+    Parameters
+    ----------
+    x
+        A tensor, array or list, (...).
+    axis
+        An axis, or several; None for all.
+    keepdims
+        Whether reduced axes stay, with length 1.
+
+    Returns
+    -------
+    Tensor
+        The axes that are left.
+    """
     x = on_backend(x, backend_of((x,)))
     return mean(square(x - mean(x, axis=axis, keepdims=True)), axis=axis, keepdims=keepdims)
 
 
 def log_softmax(x: Any, axis: int = -1) -> Tensor:
-    """Return the logarithm of the softmax along an axis, exact where the softmax itself would be 0."""
+    """Return the logarithm of the softmax along an axis, exact where the softmax itself would be 0.
+
+    Parameters
+    ----------
+    x
+        A tensor, array or list, (...).
+    axis
+        The axis of the classes.
+
+    Returns
+    -------
+    Tensor
+        In the shape of x.
+    """
     x = on_backend(x, backend_of((x,)))
     below = x - stop_gradient(max(x, axis=axis, keepdims=True))
     result: Tensor = below - log(sum(exp(below), axis=axis, keepdims=True))
@@ -145,12 +185,40 @@ def _argmax(backend: Backend, x: Array, *, axis: int | None) -> Array:
 
 
 def argmax(x: Any, axis: int | None = None) -> Tensor:
-    """Return where the largest element is, the first of equal ones: of all, or along an axis. It has no gradient."""
+    """Return where the largest element is, the first of equal ones: of all, or along an axis. It has no gradient.
+
+    Parameters
+    ----------
+    x
+        A tensor, array or list, (...).
+    axis
+        The axis; None for all elements.
+
+    Returns
+    -------
+    Tensor
+        int64, without the axis.
+    """
     return _argmax(x, axis=axis)
 
 
 def split(x: Any, parts: int | Sequence[int], axis: int = -1) -> list[Tensor]:
-    """Cut a tensor along an axis: into a number of equal parts, or into parts of the given lengths."""
+    """Cut a tensor along an axis: into a number of equal parts, or into parts of the given lengths.
+
+    Parameters
+    ----------
+    x
+        A tensor, array or list, (...).
+    parts
+        A number of equal parts, or the length of each.
+    axis
+        The axis that is cut.
+
+    Returns
+    -------
+    list of Tensor
+        In their order.
+    """
     x = on_backend(x, backend_of((x,)))
     if not -x.ndim <= axis < x.ndim:
         raise ShapeError(f"split: a tensor of shape {x.shape} has no axis {axis}")
@@ -177,6 +245,18 @@ def einsum(rule: str, *operands: Any) -> Tensor:
     of the alphabet. A letter stands at most once in each operand.
 
     Raises ShapeError for another rule, or shapes that do not fit it.
+
+    Parameters
+    ----------
+    rule
+        Letters of the axes of each operand, and after ``->`` those of the result.
+    operands
+        Tensors or arrays.
+
+    Returns
+    -------
+    Tensor
+        With the axes behind ``->``.
     """
     if not isinstance(rule, str):
         raise ShapeError(
@@ -250,6 +330,11 @@ def custom_gradient(function: Callable[..., tuple[Any, Callable[[Tensor], Any]]]
 
     Raises TapeError, when a gradient is asked for, where there are not as many gradients as arguments, or one has not
     its argument's shape.
+
+    Returns
+    -------
+    callable
+        Takes and returns tensors.
     """
 
     @functools.wraps(function)

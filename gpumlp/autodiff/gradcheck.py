@@ -24,6 +24,7 @@ class GradientCheck:
     error: float  # |taped - numeric| / max(1, |taped|, |numeric|)
 
     def passed(self, tolerance: float = 1e-6) -> bool:
+        """Return whether the error is at most a tolerance, relative to the largest element."""
         return self.error <= tolerance  # NaN does not pass
 
 
@@ -43,6 +44,26 @@ def gradcheck(
     stay as they are. Source of the idea: the vjp check of HIPS/autograd.
 
     Raises TapeError where the two differ by more than ``tolerance``, relative to the larger and to 1.
+
+    Parameters
+    ----------
+    function
+        Takes tensors and returns one.
+    inputs
+        Arrays, as they are given to the function; floats are widened to float64.
+    backend
+        Where the function is computed.
+    seed
+        Seed of the weights w.
+    step
+        Step of the differences, relative to the size of an element.
+    tolerance
+        Largest error, relative to the largest element of a gradient.
+
+    Returns
+    -------
+    GradcheckResult
+        The errors, and whether they are small enough.
     """
     rng = np.random.default_rng(seed)
     values = [np.asarray(value) for value in inputs]

@@ -26,7 +26,9 @@ class Value(Protocol):
     backend: Any
 
     @property
-    def is_variable(self) -> bool: ...
+    def is_variable(self) -> bool:
+        """Whether tapes watch it by themselves."""
+        ...
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -156,6 +158,11 @@ class GradientTape:
     For second derivatives put one tape inside another and ask the outer one about what the inner one gave.
 
     Gradients are those at the values of the forward pass. Where a variable was overwritten since, they are refused.
+
+    Parameters
+    ----------
+    persistent
+        Whether the tape answers more than once.
     """
 
     def __init__(self, persistent: bool = False) -> None:
@@ -185,14 +192,30 @@ class GradientTape:
         )
 
     def watch(self, *tensors: Value | Sequence[Value]) -> None:
-        """Track tensors that are not Variables, given one by one or in a list."""
+        """Track tensors that are not Variables, given one by one or in a list.
+
+        Parameters
+        ----------
+        tensors
+            Tensors of floating point.
+        """
         for tensor in _leaves(tensors):
             if not hasattr(tensor, "is_variable"):
                 raise TapeError(f"watch takes tensors, not a {type(tensor).__name__}", hint="make it a Tensor first")
             self._tracked[id(tensor)] = tensor
 
     def tracks(self, value: Any) -> bool:
-        """Return whether ``value`` is a source on this tape, or was computed from one."""
+        """Return whether ``value`` is a source on this tape, or was computed from one.
+
+        Parameters
+        ----------
+        value
+            A tensor, or anything else.
+
+        Returns
+        -------
+        bool
+        """
         return getattr(value, "is_variable", False) or id(value) in self._tracked or self._is_unrecorded(value)
 
     def _is_unrecorded(self, value: Any) -> bool:
@@ -268,6 +291,11 @@ class GradientTape:
         unconnected_gradients
             What a source gets that the target does not depend on: ``"none"`` (None) or ``"zero"``.
 
+        Returns
+        -------
+        Tensor, or as the sources
+            None for a source that the target does not depend on.
+
         Raises
         ------
         TapeError
@@ -309,6 +337,20 @@ class GradientTape:
         (N, K, p, H). The tape is walked once for each element of the target.
 
         Parameters and errors are those of :meth:`gradient`.
+
+        Parameters
+        ----------
+        target
+            A tensor (...).
+        sources
+            A tensor, or several in lists and dictionaries.
+        unconnected_gradients
+            What a source gets that the target does not depend on: ``"none"`` (None) or ``"zero"``.
+
+        Returns
+        -------
+        Tensor, or as the sources
+            Of the shape of the target and that of the source behind it.
         """
         listed = _leaves(sources)
         self._check(listed, [target], None, unconnected_gradients)

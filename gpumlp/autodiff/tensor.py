@@ -11,6 +11,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from inspect import Parameter, Signature
 from typing import Any, Self
 
 import numpy as np
@@ -40,6 +41,17 @@ class Tensor:
     refused once that has been overwritten.
 
     Raises ShapeError for values that are not numbers, or lists that are not rectangular.
+
+    Parameters
+    ----------
+    values
+        A number, an array, or a nested list of numbers, of any shape.
+    backend
+        Where it is; None for that of the values, or the reference.
+    dtype
+        What it is stored in; None for that of the values, float32 for lists of floats.
+    name
+        For messages and drawings.
     """
 
     __slots__ = ("__weakref__", "array", "backend", "name", "unit", "view_of")
@@ -60,7 +72,17 @@ class Tensor:
         self.unit = False  # True for the ones that a backward pass starts from: multiplying by them is no work
 
     def sharing(self, array: Array) -> Self:
-        """Return a tensor of this kind and backend on an array that others may write to: no copy is made."""
+        """Return a tensor of this kind and backend on an array that others may write to: no copy is made.
+
+        Parameters
+        ----------
+        array
+            An array of the backend.
+
+        Returns
+        -------
+        Tensor
+        """
         made = type(self).__new__(type(self))
         made.array, made.backend, made.name, made.unit, made.view_of = array, self.backend, self.name, False, None
         return made
@@ -105,16 +127,32 @@ class Tensor:
         return transpose(self)
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """Return a copy on the host. Refused while a step is being captured."""
+        """Return a copy on the host. Refused while a step is being captured.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of the same shape and dtype.
+        """
         return self.backend.to_host(current(self))
 
     def item(self) -> int | float | bool:
-        """Return the value of a tensor of one element as a Python number."""
+        """Return the value of a tensor of one element as a Python number.
+
+        Returns
+        -------
+        int, float or bool
+        """
         value: int | float | bool = self._scalar("reads {} on the host").item()
         return value
 
     def tolist(self) -> Any:
-        """Return the values as a Python number, or as nested lists of them."""
+        """Return the values as a Python number, or as nested lists of them.
+
+        Returns
+        -------
+        number or list
+        """
         return self.numpy().tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
@@ -133,7 +171,17 @@ class Tensor:
         return function(*(x.numpy() if isinstance(x, Tensor) else x for x in inputs), **params)
 
     def ones_like(self, *, unit: bool = False) -> Tensor:
-        """Return ones of this shape and dtype; ``unit`` marks them as the start of a backward pass."""
+        """Return ones of this shape and dtype.
+
+        Parameters
+        ----------
+        unit
+            Whether a backward pass starts here.
+
+        Returns
+        -------
+        Tensor
+        """
         with self.backend.quiet():
             array = self.backend.xp.ones(self.shape, self.dtype)  # a constant: as true in a replay as now
         ones = wrap(array, self.backend)
@@ -141,24 +189,64 @@ class Tensor:
         return ones
 
     def zeros_like(self) -> Tensor:
-        """Return zeros of this shape and dtype."""
+        """Return zeros of this shape and dtype.
+
+        Returns
+        -------
+        Tensor
+        """
         with self.backend.quiet():
             return wrap(self.backend.xp.zeros(self.shape, self.dtype), self.backend)
 
     def units_like(self) -> Iterator[Tensor]:
-        """Yield, for each element in its order, a tensor that is 1 there and 0 elsewhere."""
+        """Yield, for each element in its order, a tensor that is 1 there and 0 elsewhere.
+
+        Yields
+        ------
+        Tensor
+            In this shape and dtype.
+        """
         for number in range(self.size):
             values = np.zeros(self.size, np.float32)
             values[number] = 1
             yield Tensor(values.reshape(self.shape), self.backend, dtype=self.dtype)
 
     def jacobian_of(self, rows: Sequence[Tensor], source: Tensor) -> Tensor:
-        """Return the gradients of each element of this tensor, in their order, as one of both shapes together."""
+        """Return the gradients of each element of this tensor, in their order, as one of both shapes together.
+
+        Parameters
+        ----------
+        rows
+            Gradients (source.shape), one for each element of this tensor.
+        source
+            What they are gradients of.
+
+        Returns
+        -------
+        Tensor
+            (*self.shape, *source.shape).
+        """
         shape = (*self.shape, *source.shape)
         return reshape(stack(rows), shape=shape) if rows else reshape(source.zeros_like()[None][:0], shape=shape)
 
     def weights_like(self, values: Any) -> Tensor:
-        """Return weights of the elements of this tensor in its dtype. Raises ShapeError for another shape."""
+        """Return weights of the elements of this tensor in its dtype.
+
+        Parameters
+        ----------
+        values
+            An array or a tensor of this shape.
+
+        Returns
+        -------
+        Tensor
+            In the dtype of this one.
+
+        Raises
+        ------
+        ShapeError
+            If the shapes differ.
+        """
         weights = values if isinstance(values, Tensor) else Tensor(values, self.backend, dtype=self.dtype)
         if weights.shape != self.shape:
             raise ShapeError(
@@ -167,23 +255,84 @@ class Tensor:
         return as_dtype(weights, self.dtype)
 
     def astype(self, dtype: Any) -> Tensor:
-        """Return the values in another dtype."""
+        """Return the values in another dtype.
+
+        Parameters
+        ----------
+        dtype
+            The dtype, or its name.
+
+        Returns
+        -------
+        Tensor
+            Of the same shape.
+        """
         return cast(self, dtype=dtype_of(dtype))
 
     def sum(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        """Return the sum over all elements, or over the given axes."""
+        """Return the sum over all elements, or over the given axes.
+
+        Parameters
+        ----------
+        axis
+            An axis, or several; None for all.
+        keepdims
+            Whether reduced axes stay, with length 1.
+
+        Returns
+        -------
+        Tensor
+            The axes that are left.
+        """
         return sum(self, axis=axis, keepdims=keepdims)
 
     def mean(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        """Return the mean over all elements, or over the given axes."""
+        """Return the mean over all elements, or over the given axes.
+
+        Parameters
+        ----------
+        axis
+            An axis, or several; None for all.
+        keepdims
+            Whether reduced axes stay, with length 1.
+
+        Returns
+        -------
+        Tensor
+            The axes that are left.
+        """
         return mean(self, axis=axis, keepdims=keepdims)
 
     def max(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
-        """Return the largest element, of all or along the given axes. Equal ones share the gradient."""
+        """Return the largest element, of all or along the given axes. Equal ones share the gradient.
+
+        Parameters
+        ----------
+        axis
+            An axis, or several; None for all.
+        keepdims
+            Whether reduced axes stay, with length 1.
+
+        Returns
+        -------
+        Tensor
+            The axes that are left.
+        """
         return largest(self, axis=axis, keepdims=keepdims)
 
     def reshape(self, *shape: Any) -> Tensor:
-        """Return the same values in another shape, given as numbers or as one tuple."""
+        """Return the same values in another shape, given as numbers or as one tuple.
+
+        Parameters
+        ----------
+        shape
+            Lengths of the axes; one may be -1.
+
+        Returns
+        -------
+        Tensor
+            A view where that is possible.
+        """
         return reshape(self, shape=shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape)
 
     def __repr__(self) -> str:
@@ -318,6 +467,17 @@ class Variable(Tensor):
 
     The values are copied; whole numbers become float32. ``shadow`` has them once more in a narrower dtype, where a
     model computes in one: whoever writes the values writes them there, too, and counts ``version`` up.
+
+    Parameters
+    ----------
+    values
+        A number, an array, or a nested list of numbers, of any shape.
+    backend
+        Where it is; None for that of the values, or the reference.
+    dtype
+        What it is stored in; None for that of the values, float32 for lists of floats.
+    name
+        For messages and drawings.
     """
 
     __slots__ = ("shadow", "version")
@@ -344,17 +504,35 @@ class Variable(Tensor):
         return self, self.version
 
     def assign_add(self, values: Any) -> None:
-        """Add to the values in place."""
+        """Add to the values in place.
+
+        Parameters
+        ----------
+        values
+            What is added, in the shape of the variable.
+        """
         with not_recording():
             self.assign(add(wrap(self.array, self.backend), values))
 
     def assign_sub(self, values: Any) -> None:
-        """Subtract from the values in place."""
+        """Subtract from the values in place.
+
+        Parameters
+        ----------
+        values
+            What is subtracted, in the shape of the variable.
+        """
         with not_recording():
             self.assign(sub(wrap(self.array, self.backend), values))
 
     def assign(self, values: Any) -> None:
-        """Overwrite the values in place; the shape must agree."""
+        """Overwrite the values in place; the shape must agree.
+
+        Parameters
+        ----------
+        values
+            New values, in the shape of the variable.
+        """
         values = current(values) if isinstance(values, Tensor) else values
         values = values if hasattr(values, "dtype") else new_array(values, REFERENCE, floats=self.dtype)
         given = np.shape(values)
@@ -521,6 +699,19 @@ def on_backend(value: Any, backend: Backend) -> Tensor:
     return value if isinstance(value, Tensor) else Tensor(value, backend)
 
 
+PARAMETERS = """
+    Parameters
+    ----------
+    {names}
+        {what}.
+
+    Returns
+    -------
+    Tensor
+        On the backend of the arguments.
+    """
+
+
 def primitive(
     name: str,
     *rules: Function | None,
@@ -561,9 +752,30 @@ def primitive(
             record(name, arguments, y, rule)  # what has no gradient, too, for a tape is there to be looked at
             return y
 
-        return function
+        return _described(function, forward)
 
     return decorate
+
+
+def _described(function: Function, forward: Callable[..., Array]) -> Function:
+    """Return a taped function with the arguments and the documentation of those who call it: without a backend."""
+    code = forward.__code__
+    ordinary = code.co_varnames[1 : code.co_argcount]
+    named = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    kinds = [
+        *((each, Parameter.POSITIONAL_OR_KEYWORD) for each in ordinary),
+        *((k, Parameter.KEYWORD_ONLY) for k in named),
+    ]
+    function.__signature__ = Signature([Parameter(*each) for each in kinds], return_annotation=Tensor)  # type: ignore[attr-defined]
+    what = (
+        "Tensor, array, list or number"
+        if len(ordinary) == 1
+        else "Tensors, arrays, lists or numbers, whose shapes broadcast"
+    )
+    if forward.__doc__ and not named:
+        names = ", ".join(ordinary)
+        function.__doc__ = f"{forward.__doc__}\n{PARAMETERS.format(names=names, what=what)}"
+    return function
 
 
 def reduce_to(g: Tensor, value: Any) -> Tensor:
@@ -674,7 +886,20 @@ def _matmul(backend: Backend, a: Array, b: Array) -> Array:
 
 
 def matmul(a: Any, b: Any) -> Tensor:
-    """Return the matrix product over the last two axes; a vector stands for a row (left) or a column (right)."""
+    """Return the matrix product over the last two axes; a vector stands for a row (left) or a column (right).
+
+    Parameters
+    ----------
+    a
+        (..., n, m), or a vector (m,).
+    b
+        (..., m, k), or a vector (m,).
+
+    Returns
+    -------
+    Tensor
+        (..., n, k), without the axis of a vector.
+    """
     for side in (a, b):
         if np.ndim(side.array if isinstance(side, Tensor) else side) == 0:
             raise ShapeError("matmul: a number has no matrix product", hint="use * to scale")
@@ -700,7 +925,20 @@ def _permute(backend: Backend, x: Array, *, axes: tuple[int, ...]) -> Array:
 
 
 def transpose(x: Any, axes: tuple[int, ...] | None = None) -> Tensor:
-    """Swap the last two axes, or put the axes into the given order. A view: no copy is made."""
+    """Swap the last two axes, or put the axes into the given order. A view: no copy is made.
+
+    Parameters
+    ----------
+    x
+        A tensor, array or list, (...).
+    axes
+        The axes of x in their new order; None swaps the last two.
+
+    Returns
+    -------
+    Tensor
+        A view of x.
+    """
     ndim = np.ndim(x.array if isinstance(x, Tensor) else x)
     order = axes or (*range(ndim - 2), *reversed(range(max(ndim - 2, 0), ndim)))
     return _permute(x, axes=tuple(i + ndim if i < 0 else i for i in order))
@@ -714,7 +952,20 @@ def _reshape(backend: Backend, x: Array, *, shape: tuple[int, ...]) -> Array:
 
 
 def reshape(x: Any, shape: tuple[int, ...]) -> Tensor:
-    """Return the same values in another shape; one length may be -1."""
+    """Return the same values in another shape; one length may be -1.
+
+    Parameters
+    ----------
+    x
+        A tensor, array or list, (...).
+    shape
+        Lengths of the axes.
+
+    Returns
+    -------
+    Tensor
+        A view where that is possible.
+    """
     return _reshape(x, shape=shape)
 
 
@@ -785,7 +1036,19 @@ def _joined(parts: Sequence[Array], *, xp: Any, axis: int, out: Array | None) ->
 
 
 def concat(parts: Sequence[Any], axis: int = -1) -> Tensor:
-    """Join tensors along an axis."""
+    """Join tensors along an axis.
+
+    Parameters
+    ----------
+    parts
+        Tensors or arrays that agree but for this axis.
+    axis
+        The axis along which they follow each other.
+
+    Returns
+    -------
+    Tensor
+    """
     backend = backend_of(parts)
     parts = all_held(parts, backend)
     arrays = as_numbers([raw(part, backend) for part in parts], backend)
@@ -810,7 +1073,19 @@ def concat(parts: Sequence[Any], axis: int = -1) -> Tensor:
 
 
 def stack(parts: Sequence[Any], axis: int = 0) -> Tensor:
-    """Join tensors of one shape along a new axis."""
+    """Join tensors of one shape along a new axis.
+
+    Parameters
+    ----------
+    parts
+        Tensors or arrays of one shape.
+    axis
+        Place of the new axis.
+
+    Returns
+    -------
+    Tensor
+    """
     backend = backend_of(parts)
     tensors = [on_backend(part, backend) for part in parts]
     if not tensors:
@@ -847,12 +1122,42 @@ def _sum(backend: Backend, x: Array, *, axis: Axes, keepdims: bool) -> Array:
 
 
 def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
-    """Return the sum over all elements, or over the given axes."""
+    """Return the sum over all elements, or over the given axes.
+
+    Parameters
+    ----------
+    x
+        A tensor, array or list, (...).
+    axis
+        An axis, or several; None for all.
+    keepdims
+        Whether reduced axes stay, with length 1.
+
+    Returns
+    -------
+    Tensor
+        The axes that are left.
+    """
     return _sum(x, axis=axes_of(axis), keepdims=keepdims)
 
 
 def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
-    """Return the mean over all elements, or over the given axes."""
+    """Return the mean over all elements, or over the given axes.
+
+    Parameters
+    ----------
+    x
+        A tensor, array or list, (...).
+    axis
+        An axis, or several; None for all.
+    keepdims
+        Whether reduced axes stay, with length 1.
+
+    Returns
+    -------
+    Tensor
+        The axes that are left.
+    """
     total = sum(x, axis=axis, keepdims=keepdims)
     size = np.size(x.array if isinstance(x, Tensor) else x)
     return total * (total.size / size if size else math.nan)
@@ -870,7 +1175,22 @@ def _max(backend: Backend, x: Array, *, axis: Axes, keepdims: bool) -> Array:
 
 
 def largest(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
-    """Return the largest element, of all or along the given axes. Equal ones share the gradient."""
+    """Return the largest element, of all or along the given axes. Equal ones share the gradient.
+
+    Parameters
+    ----------
+    x
+        A tensor, array or list, (...).
+    axis
+        An axis, or several; None for all.
+    keepdims
+        Whether reduced axes stay, with length 1.
+
+    Returns
+    -------
+    Tensor
+        The axes that are left.
+    """
     return _max(x, axis=axes_of(axis), keepdims=keepdims)
 
 

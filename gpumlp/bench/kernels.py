@@ -43,6 +43,7 @@ class Entry:
 
     @property
     def made(self) -> Direction:
+        """Its direction in the record."""
         return self.op.directions[self.direction]
 
     @property
@@ -56,6 +57,7 @@ class Entry:
 
     @property
     def has_sizes(self) -> bool:
+        """Whether it is timed at several sizes."""
         return self.op.name not in COUNTERS
 
     def example(self, size: int) -> Example:

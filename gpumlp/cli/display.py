@@ -150,6 +150,7 @@ class Notices(logging.Handler):
         self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Print what the library logs as a note."""
         text = record.getMessage()
         if text not in self._said:
             self._said.add(text)
@@ -187,8 +188,14 @@ def print_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> None:
 def epoch_line(row: Mapping[str, Any], metric: str = "loss", *, short: bool = False) -> str:
     """Return the training loss, the validation loss and one more metric of an epoch in one line.
 
-    metric : what the best epoch is chosen by: it is shown, or else accuracy or RMSE
-    short : whether to shorten names for a narrow terminal
+    Parameters
+    ----------
+    row
+        Row of metrics.jsonl.
+    metric
+        What the best epoch is chosen by: it is shown, or else accuracy or RMSE.
+    short
+        Whether to shorten names for a narrow terminal.
     """
     shown = [f"loss {number(row['train_loss'])}"]
     for name in ("loss", *(("accuracy", "rmse") if metric == "loss" else (metric,))):

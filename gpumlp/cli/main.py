@@ -39,6 +39,7 @@ class Main(click.Group):
     """A group that turns what gpumlp raises on purpose, and what the system refuses, into a message and exit code."""
 
     def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command of this process, or of these arguments."""
         if not args:
             _start_in_utf8()
         try:
@@ -48,6 +49,7 @@ class Main(click.Group):
             sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb, and turn what it raises into a message and an exit code."""
         if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal has no letter for is no reason to fail
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
@@ -67,6 +69,7 @@ class Main(click.Group):
 
     @staticmethod
     def show_error(message: str) -> None:
+        """Print an error on standard error, its first word in red."""
         click.secho("error: ", fg="red", bold=True, nl=False, err=True)
         click.echo(printable(message), err=True)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from pydantic import ValidationError
 
 from gpumlp.config.data_settings import Data
@@ -97,6 +96,11 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, text: s
         Texts such as ``optimizer.learning_rate=1e-3`` or ``model.hidden.0=32``, in order; the value is YAML, and
         counts as if it stood in the file.
 
+    Returns
+    -------
+    Loaded
+        The settings, with the place of each.
+
     Raises
     ------
     ConfigError
@@ -132,6 +136,16 @@ def configure(**settings: Any) -> Loaded:
 
     Paths start from the working folder, and may be objects as well as texts.
 
+    Parameters
+    ----------
+    settings
+        Sections and settings by name, as in a file.
+
+    Returns
+    -------
+    Loaded
+        The settings, checked.
+
     Raises
     ------
     ConfigError
@@ -149,10 +163,8 @@ def configure(**settings: Any) -> Loaded:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value with paths as texts, and NumPy's numbers and arrays as Python has them."""
+    """Return a value with paths as texts."""
     match value:
-        case np.generic() | np.ndarray():
-            return value.tolist()
         case dict():
             return {key: _plain(child) for key, child in value.items()}
         case list() | tuple():

@@ -34,6 +34,7 @@ class DiagramNode:
 
     @property
     def is_leaf(self) -> bool:
+        """Whether nothing in the diagram leads to it."""
         return self.kind in ("input", "parameter", "constant")
 
 

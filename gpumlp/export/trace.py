@@ -106,6 +106,7 @@ class Traced(np.ndarray[Any, np.dtype[Any]]):
         return _applied("reshape", lambda x, shape: np.reshape(x, shape), (self,), {"shape": (-1, *rest)})
 
     def transpose(self, *axes: Any) -> Any:
+        """Return the array with its axes in another order."""
         order = axes[0] if isinstance(axes[0], tuple) else axes
         return _applied("transpose", np.transpose, (self,), {"axes": order})
 

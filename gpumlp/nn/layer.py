@@ -168,37 +168,120 @@ class Layer:
     # ---- what a subclass says ----------------------------------------------------------------------------------
 
     def declare(self, inputs: int) -> Mapping[str, Declared]:
-        """Return the arrays of the layer for rows of ``inputs`` values, by name, in the order they are kept in."""
+        """Return the arrays of the layer for rows of ``inputs`` values, by name, in the order they are kept in.
+
+        Parameters
+        ----------
+        inputs
+            Values of a row of the input.
+
+        Returns
+        -------
+        dict of Declared
+            By name.
+        """
         return {}
 
     def with_epsilon(self, arrays: Mapping[str, Any], epsilon: float) -> dict[str, Any]:
         """Return arrays of the layer by which it predicts as one with another ``epsilon``, in float64.
 
         Raises ConfigError where there are none.
+
+        Parameters
+        ----------
+        arrays
+            Arrays of the layer by name.
+        epsilon
+            What the other layer adds to a variance.
+
+        Returns
+        -------
+        dict of arrays
+            float64, by name.
         """
         kind = type(self).__name__
         raise ConfigError(f"{kind} adds {self.epsilon:g} to the variance, not {epsilon:g}", hint="train it with 1e-5")
 
     def width(self, inputs: int) -> int:
-        """Return how many values a row of the output has."""
+        """Return how many values a row of the output has.
+
+        Parameters
+        ----------
+        inputs
+            Values of a row of the input.
+
+        Returns
+        -------
+        int
+        """
         return inputs
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
-        """Return the layer's output for ``x`` (N, inputs)."""
+        """Return the layer's output for ``x`` (N, inputs).
+
+        Parameters
+        ----------
+        x
+            (N, inputs).
+        training
+            Whether a step is taken: dropout and the statistics of a batch.
+
+        Returns
+        -------
+        Tensor
+            (N, outputs).
+        """
         raise NotImplementedError
 
     def joined(self, x: Tensor, earlier: Tensor) -> Tensor:
-        """Return the output of a layer with a ``reach``, given its input and that of the layer it reaches back to."""
+        """Return the output of a layer with a ``reach``, given its input and that of the layer it reaches back to.
+
+        Parameters
+        ----------
+        x
+            Output of the layer before, (N, inputs).
+        earlier
+            Output of the layer it reaches back to, (N, H).
+
+        Returns
+        -------
+        Tensor
+            (N, outputs).
+        """
         raise NotImplementedError
 
     def linear(self, x: Any, *, training: bool = False) -> Tensor:
-        """Return the output before the activation ``link``: what losses see of a last layer."""
+        """Return the output before the activation ``link``: what losses see of a last layer.
+
+        Parameters
+        ----------
+        x
+            (N, inputs).
+        training
+            As of :meth:`forward`.
+
+        Returns
+        -------
+        Tensor
+            (N, outputs).
+        """
         return self(x, training=training)
 
     def equation(self, value: str, place: str) -> Equation | None:
         """Return what ``linear`` does to the input called ``value``; None where that is nothing in prediction.
 
         ``place`` ends the symbols of the hidden layer that it belongs to.
+
+        Parameters
+        ----------
+        value
+            Symbol of the input.
+        place
+            End of the symbols of the hidden layer that it belongs to.
+
+        Returns
+        -------
+        Equation or None
 
         Raises
         ------
@@ -221,6 +304,16 @@ class Layer:
         """Return an input as a tensor in floating point, and make the arrays if it is the first.
 
         A layer outside of a model has seed 0.
+
+        Parameters
+        ----------
+        x
+            A tensor, or numbers, (N, inputs).
+
+        Returns
+        -------
+        Tensor
+            (N, inputs).
         """
         backend = self.context.backend if self.context else None
         tensor: Tensor = x if isinstance(x, Tensor) else Tensor(x, backend)
@@ -237,12 +330,26 @@ class Layer:
         return tensor
 
     def place(self, context: Context) -> None:
-        """Put the layer into a model: it starts anew, with arrays made at the next input."""
+        """Put the layer into a model: it starts anew, with arrays made at the next input.
+
+        Parameters
+        ----------
+        context
+            Backend, dtype and seed of the model.
+        """
         self.context, self.built = context, False
         self.weights, self.offsets, self.groups, self.state, self.matrices = {}, {}, {}, {}, ()
 
     def build(self, context: Context, inputs: int) -> None:
-        """Make what the layer declares for rows of ``inputs`` values."""
+        """Make what the layer declares for rows of ``inputs`` values.
+
+        Parameters
+        ----------
+        context
+            Backend, dtype and seed of the model.
+        inputs
+            Values of a row of the input.
+        """
         rng = generator(context.seed, WEIGHTS, context.index)
         for name, array in self.declare(inputs).items():
             values = array.initial(rng).astype(context.wide, copy=False)

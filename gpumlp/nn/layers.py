@@ -67,13 +67,21 @@ PARAMETRIZATIONS = {
 class Dense(Layer):
     """h = f(x W + b), with W (p, H) and b (H,): (p + 1) H parameters.
 
-    units : H
-    activation : the name of f, any of gpumlp.ops.ACTIVATIONS
-    initializer : a name of gpumlp.nn.INITIALIZERS, or ``auto`` for the one that suits f
-    bias : False leaves b out
-    parametrization : a name of ``PARAMETRIZATIONS``
-    of_two : whether a value stands for the difference of two that are trained, as of the logits of two classes: it
-        then moves at twice their rate and, by data, starts √2 times as wide
+    Parameters
+    ----------
+    units
+        Number of values of a row of the output, H.
+    activation
+        The name of f, any of gpumlp.ops.ACTIVATIONS.
+    initializer
+        A name of gpumlp.nn.INITIALIZERS, or ``auto`` for the one that suits f.
+    bias
+        False leaves b out.
+    parametrization
+        A name of ``PARAMETRIZATIONS``.
+    of_two
+        Whether a value stands for the difference of two that are trained, as of the logits of two classes: it then
+        moves at twice their rate and, by data, starts √2 times as wide.
     """
 
     numbered = True
@@ -130,7 +138,20 @@ class Dense(Layer):
         return dense(x, self.weights["W"], self.offsets.get("b"), self.activation)
 
     def linear(self, x: Any, *, training: bool = False) -> Tensor:
-        """Return x W + b, before the activation."""
+        """Return x W + b, before the activation.
+
+        Parameters
+        ----------
+        x
+            (N, p).
+        training
+            As of :meth:`forward`.
+
+        Returns
+        -------
+        Tensor
+            (N, H).
+        """
         x = self.taken(x)
         return dense(x, self.weights["W"], self.offsets.get("b"))
 
@@ -145,7 +166,13 @@ class Dense(Layer):
 
 
 class Activation(Layer):
-    """An activation on its own, for where something stands between it and the dense layer."""
+    """An activation on its own, for where something stands between it and the dense layer.
+
+    Parameters
+    ----------
+    name
+        A name of gpumlp.ops.ACTIVATIONS.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -188,7 +215,10 @@ class Mix(Layer):
 
     H parameters, at a tenth of the learning rate and of the decay of weights (RealMLP, arXiv:2407.04491).
 
-    name : of f, any of gpumlp.ops.ACTIVATIONS that works elementwise
+    Parameters
+    ----------
+    name
+        Name of f, any of gpumlp.ops.ACTIVATIONS that works elementwise.
     """
 
     def __init__(self, name: str) -> None:
@@ -275,6 +305,11 @@ class Dropout(Layer):
     """In training, sets a share ``rate`` of its inputs to 0 and scales the others by 1 / (1 - rate).
 
     ``factors``, float64 (batches,) on the backend, multiplies the rate batch by batch; a trainer sets it.
+
+    Parameters
+    ----------
+    rate
+        Share of inputs that are set to 0, in [0, 1).
     """
 
     def __init__(self, rate: float) -> None:
@@ -336,6 +371,11 @@ class BatchNorm(_Norm):
 
     Of more than two axes all but the last are rows. Outside of training it uses running averages,
     ``average ← (1 - momentum) average + momentum batch``, the variance unbiased, as PyTorch does.
+
+    Parameters
+    ----------
+    momentum
+        Share of the running averages that stays in each step, in [0, 1).
     """
 
     mixes_rows = cancels_bias = True

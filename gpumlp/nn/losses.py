@@ -82,6 +82,19 @@ class Loss:
     predict that is NaN counts for nothing.
 
     Raises ConfigError where the model's link does not belong to the loss.
+
+    Parameters
+    ----------
+    name
+        A key of ``LOSSES``.
+    model
+        The network, whose output activation must be that of the loss.
+    class_weights
+        (C,) weights of classes; of labels (2,), of 0 and 1. None: all 1.
+    levels
+        Levels of the quantiles, each in (0, 1).
+    hyper
+        The loss's own numbers, see ``LOSSES[name].hyper``.
     """
 
     def __init__(
@@ -139,11 +152,31 @@ class Loss:
         """Raise DataError for targets outside of what the loss is defined for, as every call with host arrays does.
 
         A captured step does not look at values, nor does a call with arrays of a device: check before.
+
+        Parameters
+        ----------
+        targets
+            (N,) or (N, K), on the host.
         """
         self.record.check_targets(targets)
 
     def evaluate(self, outputs: Tensor, targets: Any, row_weights: Any = None) -> Array:
-        """Return the sums alone, without a gradient, as an array on the backend."""
+        """Return the sums alone, without a gradient, as an array on the backend.
+
+        Parameters
+        ----------
+        outputs
+            Last linear values (N, K).
+        targets
+            (N,) class numbers, or (N, K).
+        row_weights
+            (N,); None: all 1.
+
+        Returns
+        -------
+        array
+            (4,) float64.
+        """
         inputs = (outputs, targets, row_weights, self.class_weights)
         _, arrays = loss_operands(self.record, inputs, outputs.backend)
         return outputs.backend.run(self.record, "evaluate", arrays, None, **self.hyper)[1]

@@ -44,7 +44,20 @@ class Model:
     parameters: Parameters
 
     def forward(self, *inputs: Tensor, training: bool = False) -> Tensor:
-        """Return the last linear values (N, K)."""
+        """Return the last linear values (N, K).
+
+        Parameters
+        ----------
+        inputs
+            Rows (N, p) of each input.
+        training
+            Whether a step is taken: dropout and the statistics of a batch.
+
+        Returns
+        -------
+        Tensor
+            (N, K).
+        """
         raise NotImplementedError
 
     def __call__(self, *inputs: Any, training: bool = False) -> Tensor:
@@ -52,11 +65,28 @@ class Model:
         return self.answer(self.forward(*self._as_tensors(inputs), training=training))
 
     def answer(self, outputs: Tensor) -> Tensor:
-        """Return the predictions that last linear values stand for, never in less than 32 bits."""
+        """Return the predictions that last linear values stand for, never in less than 32 bits.
+
+        Parameters
+        ----------
+        outputs
+            Last linear values (N, K).
+
+        Returns
+        -------
+        Tensor
+            (N, K).
+        """
         return activate(self.link, as_dtype(outputs, self.context.wide))
 
     def layers(self) -> dict[str, Layer]:
-        """Return the layers by name, in the order they were put into the model."""
+        """Return the layers by name, in the order they were put into the model.
+
+        Returns
+        -------
+        dict of Layer
+            By name.
+        """
         found = list(_find(self))
         named = dict(found)
         if len(named) < len(found):
@@ -72,6 +102,21 @@ class Model:
 
         ``dtype`` is float32, float64 or "bfloat16". The last is that of inputs, activations and the weights that
         products read; the parameters themselves are float32 then, and so are their gradients.
+
+        Parameters
+        ----------
+        widths
+            Values of a row of each input.
+        backend
+            Where the model computes.
+        dtype
+            What it computes in.
+        seed
+            Seed of the first weights and of dropout.
+
+        Returns
+        -------
+        Self
         """
         if not widths:
             raise ConfigError("build needs the width of each input, at least 1: model.build(p)")
@@ -124,12 +169,29 @@ class Model:
         return {f"{name}.{k}": a for name, layer in self.layers().items() for k, a in layer.state.items()}
 
     def arrays(self, buffer: Array | None = None) -> dict[str, np.ndarray[Any, Any]]:
-        """Return host copies of all parameters (or of another buffer in their layout) and of the state."""
+        """Return host copies of all parameters (or of another buffer in their layout) and of the state.
+
+        Parameters
+        ----------
+        buffer
+            Numbers in the layout of the parameters (P,); None for the parameters.
+
+        Returns
+        -------
+        dict of numpy.ndarray
+            By name.
+        """
         backend = self.context.backend
         return self.parameters.arrays(buffer) | {k: backend.to_host(a) for k, a in self.state.items()}
 
     def load(self, arrays: dict[str, Any]) -> None:
-        """Overwrite parameters and state by name; names and shapes must agree."""
+        """Overwrite parameters and state by name; names and shapes must agree.
+
+        Parameters
+        ----------
+        arrays
+            By name, in the shapes of :meth:`arrays`.
+        """
         state = self.state
         self.parameters.load({k: v for k, v in arrays.items() if k not in state})
         for name, array in state.items():
@@ -141,6 +203,20 @@ class Model:
         """Return predictions (N, K) for NumPy inputs (N, p), computed ``batch`` rows at a time.
 
         ``scale`` multiplies the inputs first, as for images kept in bytes.
+
+        Parameters
+        ----------
+        inputs
+            (N, p), of each input.
+        scale
+            What inputs are multiplied by.
+        batch
+            Rows computed at a time.
+
+        Returns
+        -------
+        numpy.ndarray
+            (N, K).
         """
         batch = whole("batch", batch)
         if any(np.ndim(x) == 0 for x in inputs):
@@ -155,6 +231,10 @@ class Model:
         """Return the layers with their output widths and parameter counts, and the total, as text.
 
         Raises ConfigError where the model has not been built: its parameters depend on the width of its inputs.
+
+        Returns
+        -------
+        str
         """
         if not self.is_built:
             raise ConfigError("the model has no parameters yet", hint="build it first: model.build(p)")
@@ -197,7 +277,13 @@ class Sequential(Model):
             self.add(layer)
 
     def add(self, layer: Layer) -> None:
-        """Put a layer at the end, of a model that is not built yet or is to be built anew."""
+        """Put a layer at the end, of a model that is not built yet or is to be built anew.
+
+        Parameters
+        ----------
+        layer
+            The layer.
+        """
         if not isinstance(layer, Layer):
             raise ConfigError(f"{layer!r:.80} is not a layer")
         self.chain.append(layer)
@@ -214,7 +300,20 @@ class Sequential(Model):
         return x
 
     def outputs(self, x: Tensor, *, training: bool = False) -> Iterator[Tensor]:
-        """Yield the output of each layer, of the last one its linear values."""
+        """Yield the output of each layer, of the last one its linear values.
+
+        Parameters
+        ----------
+        x
+            (N, p).
+        training
+            As of :meth:`forward`.
+
+        Yields
+        ------
+        Tensor
+            (N, outputs of the layer).
+        """
         last = len(self.chain) - 1
         inputs = deque([x], 1 + max([layer.reach for layer in self.chain]))  # no more than layers reach back to
         for place, layer in enumerate(self.chain):
@@ -233,7 +332,18 @@ class Sequential(Model):
         return (self,)
 
     def declare(self, inputs: int) -> dict[str, Declared]:
-        """Return all arrays that the network has for rows of ``inputs`` values, by name, without making any."""
+        """Return all arrays that the network has for rows of ``inputs`` values, by name, without making any.
+
+        Parameters
+        ----------
+        inputs
+            Values of a row of the input.
+
+        Returns
+        -------
+        dict of Declared
+            By name.
+        """
         found: dict[str, Declared] = {}
         names = {id(layer): name for name, layer in self.layers().items()}
         for layer in self.chain:

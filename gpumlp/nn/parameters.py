@@ -31,12 +31,29 @@ class Group(NamedTuple):
 class Parameters:
     """The trainable variables of a model, laid out flat.
 
-    values, gradients : arrays ``(P',)`` on the backend; P' counts the padding between parameters, which stays 0
-    shadow : the values in ``dtype`` where that is narrower, None elsewhere; what writes the one writes the other
-    views : one view of ``gradients`` for each variable, in its shape
-    ranges : (end, rate, decay) of each range of elements in one group, in order; what decays stands first
-    groups : the same on the backend, float64 (ranges, 3)
-    hidden : the groups of the weight matrices of all linear layers but the last, by name
+    Parameters
+    ----------
+    backend
+        Where they are.
+    dtype
+        What products read them in.
+    named
+        Each variable by name, with its group.
+    hidden
+        The groups of the weight matrices of all linear layers but the last, by name.
+
+    Attributes
+    ----------
+    values, gradients
+        Arrays ``(P',)`` on the backend; P' counts the padding between parameters, which stays 0.
+    shadow
+        The values in ``dtype`` where that is narrower, None elsewhere; what writes the one writes the other.
+    views
+        One view of ``gradients`` for each variable, in its shape.
+    ranges
+        (end, rate, decay) of each range of elements in one group, in order; what decays stands first.
+    groups
+        The same on the backend, float64 (ranges, 3).
     """
 
     def __init__(
@@ -60,7 +77,18 @@ class Parameters:
         self._lay_out()
 
     def groups_without_hidden(self, factor: float) -> Array:
-        """Return ``groups`` with a rate of 0 for hidden matrices, and all other rates times a factor."""
+        """Return ``groups`` with a rate of 0 for hidden matrices, and all other rates times a factor.
+
+        Parameters
+        ----------
+        factor
+            Factor of the other rates.
+
+        Returns
+        -------
+        array
+            float64 (ranges, 3).
+        """
         starts = [place.start for place in self._places.values()]
         rows: list[tuple[float, float, float]] = []
         for (name, group), end in zip(self._groups.items(), [*starts[1:], self._length], strict=True):
@@ -130,7 +158,17 @@ class Parameters:
         return sum(variable.size for variable in self.variables.values())
 
     def collect(self, tape: GradientTape, loss: Tensor, buffer: Array | None = None) -> None:
-        """Write the gradients of a loss, of a tape that has recorded it, into ``gradients`` or a buffer like it."""
+        """Write the gradients of a loss, of a tape that has recorded it, into ``gradients`` or a buffer like it.
+
+        Parameters
+        ----------
+        tape
+            The tape.
+        loss
+            A tensor that it has recorded.
+        buffer
+            An array (P',) of the same layout; None for ``gradients``.
+        """
         views = self.views if buffer is None else [self.view(name, buffer) for name in self.variables]
         tape.gradient(loss, list(self.variables.values()), into=views)
 
@@ -138,6 +176,11 @@ class Parameters:
         """Write gradients beside their variables; None is 0, as is that of a variable which is not among them.
 
         Raises ShapeError for a variable that is none of these, stands twice, or has a gradient of another shape.
+
+        Parameters
+        ----------
+        pairs
+            (gradient, variable), in any order.
         """
         given = list(pairs)
         found = {id(variable): gradient for gradient, variable in given}
@@ -158,16 +201,46 @@ class Parameters:
                 self.backend.write(view, array)
 
     def view(self, name: str, buffer: Array) -> Array:
-        """Return the part of a buffer of this layout that belongs to one parameter, in its shape."""
+        """Return the part of a buffer of this layout that belongs to one parameter, in its shape.
+
+        Parameters
+        ----------
+        name
+            Name of a parameter.
+        buffer
+            An array (P',) of this layout.
+
+        Returns
+        -------
+        array
+            In the parameter's shape.
+        """
         return buffer[self._places[name]].reshape(self.variables[name].shape)
 
     def arrays(self, buffer: Array | None = None) -> dict[str, np.ndarray[Any, Any]]:
-        """Return host copies by name, of the values or of another buffer of the same layout (an average)."""
+        """Return host copies by name, of the values or of another buffer of the same layout (an average).
+
+        Parameters
+        ----------
+        buffer
+            An array (P',) of the same layout; None for the values.
+
+        Returns
+        -------
+        dict of numpy.ndarray
+            By name.
+        """
         source = self.values if buffer is None else buffer
         return {name: self.backend.to_host(self.view(name, source)) for name in self.variables}
 
     def write(self, values: Array) -> None:
-        """Overwrite all values with those of another buffer of this layout."""
+        """Overwrite all values with those of another buffer of this layout.
+
+        Parameters
+        ----------
+        values
+            (P',).
+        """
         self.backend.write(self.values, values)
         self._round()
         self.overwrote()
@@ -182,13 +255,26 @@ class Parameters:
             self.backend.write(self.shadow, self.values)
 
     def are_finite(self) -> bool:
-        """Return whether no value is NaN or infinite: one number comes to the host."""
+        """Return whether no value is NaN or infinite: one number comes to the host.
+
+        Returns
+        -------
+        bool
+        """
         with self.backend.quiet():
             finite = self.backend.xp.isfinite(self.values).all()
         return bool(self.backend.to_host(finite))
 
     def load(self, arrays: Mapping[str, Any], buffer: Array | None = None) -> None:
-        """Overwrite the values (or another buffer of the same layout) by name; names and shapes must agree."""
+        """Overwrite the values (or another buffer of the same layout) by name; names and shapes must agree.
+
+        Parameters
+        ----------
+        arrays
+            By name.
+        buffer
+            An array (P',) of the same layout; None for the values.
+        """
         if set(arrays) != set(self.variables):
             missing, extra = set(self.variables) - set(arrays), set(arrays) - set(self.variables)
             raise ShapeError(f"parameters do not agree: missing {sorted(missing)}, unknown {sorted(extra)}")

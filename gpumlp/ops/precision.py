@@ -23,8 +23,12 @@ BFLOAT16 = "bfloat16"
 class Precision:
     """What a run computes with.
 
-    stored : the name of the dtype of inputs, activations and the weights that products read
-    tf32 : products may round their operands to ten bits of fraction or more, where that is faster
+    Parameters
+    ----------
+    stored
+        The name of the dtype of inputs, activations and the weights that products read.
+    tf32
+        Products may round their operands to ten bits of fraction or more, where that is faster.
     """
 
     name: str

@@ -35,9 +35,14 @@ from gpumlp.ops.record import Array, Direction, Op, Scalar, Spec, Stage, like
 class Update(Op):
     """An optimizer's update.
 
-    slots : names of the arrays it keeps, each as long as the parameters
-    start : those of them that start as the parameters do; the others start at 0
-    totals : names of sums (1,) in float64 over all steps, this one included
+    Parameters
+    ----------
+    slots
+        Names of the arrays it keeps, each as long as the parameters.
+    start
+        Those of them that start as the parameters do; the others start at 0.
+    totals
+        Names of sums (1,) in float64 over all steps, this one included.
     """
 
     slots: tuple[str, ...] = field(kw_only=True)

@@ -105,15 +105,34 @@ class Optimizer:
         optimizer = Optimizer("adam", Parameters.of([w, b]), learning_rate=1e-2)
         optimizer.apply_gradients(zip(tape.gradient(loss, [w, b]), [w, b]))
 
-    weight_decay : λ of decoupled decay, applied to weights and not to biases or gains
-    clip_norm : the largest norm of the whole gradient; None for no limit
-    averaging : β of a moving average of the weights, kept in ``average``; None for none
-    hyper : the optimizer's own numbers, see ``OPTIMIZERS[name].hyper``
-
     A copy has its own parameters: copy or pickle an optimizer together with its model, as one tuple.
 
     ``clock`` is the int64 array (3,) of :mod:`gpumlp.ops.batches`, by default one of its own; a step advances it.
     ``rates`` holds the one ``learning_rate`` of steps that are given no rates of their own.
+
+    Parameters
+    ----------
+    name
+        A key of ``OPTIMIZERS``.
+    parameters
+        What it updates.
+    clock
+        int64 (3,) on the backend: steps, batch and epoch; a step counts them on.
+    learning_rate
+        Rate of a step that is given no rates; None: the default of the optimizer.
+    weight_decay
+        λ of decoupled decay, applied to weights and not to biases or gains.
+    clip_norm
+        The largest norm of the whole gradient; None for no limit.
+    averaging
+        β of a moving average of the weights, kept in ``average``; None for none.
+    hyper
+        The optimizer's own numbers, see ``OPTIMIZERS[name].hyper``.
+
+    Attributes
+    ----------
+    hyper
+        The optimizer's own numbers, see ``OPTIMIZERS[name].hyper``.
     """
 
     def __init__(
@@ -176,7 +195,13 @@ class Optimizer:
             self.muon.velocity = _writeable(self.muon.velocity)
 
     def apply_gradients(self, pairs: Iterable[tuple[Any, Any]]) -> None:
-        """Take a step by gradients given in pairs with their variables; None is 0."""
+        """Take a step by gradients given in pairs with their variables; None is 0.
+
+        Parameters
+        ----------
+        pairs
+            (gradient, variable), in any order.
+        """
         self.parameters.write_gradients(pairs)
         self.step()
 
@@ -187,6 +212,13 @@ class Optimizer:
         captured step follows a schedule without the host. ``decays`` holds factors of the weight decay alike.
 
         The clock comes first, so that a batch may be gathered while the update of the one before is being made.
+
+        Parameters
+        ----------
+        rates
+            (batches,) learning rates of an epoch, on the backend; None: the rate of the optimizer.
+        decays
+            (batches,) factors of the weight decay; None: 1.
         """
         p, backend = self.parameters, self.parameters.backend
         rates = self.rates if rates is None else rates

@@ -119,8 +119,16 @@ WARMUP = Hyper(0.0, "share of all steps over which the learning rate rises from 
 class Schedule:
     """The learning rate over a run.
 
-    learning_rate : the rate that the factors multiply, per step
-    warmup : share of all steps over which the rate rises linearly from near 0, in [0, 1)
+    Parameters
+    ----------
+    name
+        A key of ``SCHEDULES``.
+    learning_rate
+        The rate that the factors multiply, per step.
+    warmup
+        Share of all steps over which the rate rises linearly from near 0, in [0, 1).
+    hyper
+        The schedule's own numbers, see ``SCHEDULES[name].hyper``.
     """
 
     def __init__(self, name: str = "constant", *, learning_rate: float, warmup: float = 0.0, **hyper: float) -> None:
@@ -138,7 +146,22 @@ class Schedule:
         return SCHEDULES[self.name]
 
     def rates(self, epoch: int, batches: int, epochs: int) -> Factors:
-        """Return the learning rate of each batch of an epoch (counted from 0) of a run of ``epochs`` epochs."""
+        """Return the learning rate of each batch of an epoch.
+
+        Parameters
+        ----------
+        epoch
+            The epoch, counted from 0.
+        batches
+            Batches of an epoch.
+        epochs
+            Epochs of the run.
+
+        Returns
+        -------
+        numpy.ndarray
+            float64 (batches,).
+        """
         steps = epoch * batches + np.arange(batches, dtype=np.float64)
         total = epochs * batches
         warm = round(self.warmup * total)
@@ -151,7 +174,13 @@ class Schedule:
         return self.learning_rate * self.scale * factors
 
     def observe(self, loss: float) -> None:
-        """Tell the schedule the validation loss of an epoch. Only ``plateau`` listens."""
+        """Take note of the validation loss of an epoch, which only ``plateau`` looks at.
+
+        Parameters
+        ----------
+        loss
+            The validation loss.
+        """
         if not self.spec.watches:
             return
         if loss < self.best:

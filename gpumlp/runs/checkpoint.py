@@ -22,14 +22,24 @@ FORMAT = 4
 class Checkpoint(Stand):
     """Where a loop stands, and what it belongs to.
 
-    data : the fingerprint of the rows
-    backend : the name of the backend
-    settings : what :func:`gpumlp.runs.identity.decisive` returns
-    history : SHA-256 of the lines of metrics.jsonl up to here
-    epochs : planned epochs of the run
-    extensions : where the run was given more epochs than it was begun with: epochs done and planned at each
-    description, encoder : what :func:`gpumlp.runs.model.describe` returns
-    members : of several networks the checkpoint of each loop; ``model``, ``best`` and ``optimizer`` are empty then
+    Parameters
+    ----------
+    data
+        The fingerprint of the rows.
+    backend
+        The name of the backend.
+    settings
+        What :func:`gpumlp.runs.identity.decisive` returns.
+    history
+        SHA-256 of the lines of metrics.jsonl up to here.
+    epochs
+        Planned epochs of the run.
+    extensions
+        Where the run was given more epochs than it was begun with: epochs done and planned at each.
+    description, encoder
+        What :func:`gpumlp.runs.model.describe` returns.
+    members
+        Of several networks, the checkpoint of each loop; ``model``, ``best`` and ``optimizer`` are empty then.
     """
 
     data: str

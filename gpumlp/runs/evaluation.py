@@ -133,6 +133,19 @@ def load_trained(folder: str | Path, backend: str = "auto", *, device: int = 0) 
 
     Of a run that has not finished, it has the best weights of the last checkpoint, and its ``notes`` say so.
 
+    Parameters
+    ----------
+    folder
+        A run folder or a model folder.
+    backend
+        One of ``auto``, ``cupy``, ``native`` and ``numpy``, or a backend; None: that of the run.
+    device
+        GPU index.
+
+    Returns
+    -------
+    SavedModel
+
     Raises
     ------
     RunError
@@ -160,6 +173,19 @@ def load_trained(folder: str | Path, backend: str = "auto", *, device: int = 0) 
 
 def load_ensemble(folder: str | Path, backend: str = "auto", *, device: int = 0) -> WeightedModels:
     """Read an ensemble, which ``gpumlp ensemble`` or its ``save`` has written, onto a backend.
+
+    Parameters
+    ----------
+    folder
+        Folder of the ensemble.
+    backend
+        One of ``auto``, ``cupy``, ``native`` and ``numpy``.
+    device
+        GPU index.
+
+    Returns
+    -------
+    WeightedModels
 
     Raises
     ------
@@ -203,6 +229,22 @@ def evaluate(
 
     The loss is computed with the run's own settings; to balance classes anew that takes its training rows. ``curves``
     takes what :meth:`gpumlp.runs.predictor.Predictor.curves` returns, by the name of the file or part.
+
+    Parameters
+    ----------
+    folder
+        Folder of the run.
+    data
+        A file; None for the parts of its own data.
+    device
+        GPU index.
+    curves
+        Whether to add what curves are drawn of.
+
+    Returns
+    -------
+    metrics and notes
+        Metrics by part and name, and what a user should know.
     """
     run, model = load_run(folder, unfinished=True), load_trained(folder, device=device)
     settings, network, encoder = run.loaded.settings, model.network, model.encoder

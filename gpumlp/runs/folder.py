@@ -39,10 +39,12 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
+        """The file of the settings."""
         return self.path / CONFIG
 
     @property
     def history(self) -> Path:
+        """The file with a line for each epoch."""
         return self.path / HISTORY
 
     @property
@@ -60,6 +62,7 @@ class RunFolder:
 
     @property
     def picture(self) -> Path:
+        """The file of the learning curves."""
         return self.path / PICTURE
 
     @property

@@ -52,9 +52,14 @@ log = logging.getLogger(__name__)
 class Result:
     """What a finished run came to.
 
-    summary : the content of summary.json
-    notes : what is worth saying of the data, the settings and the training
-    finished_before : whether nothing was left to train
+    Parameters
+    ----------
+    summary
+        The content of summary.json.
+    notes
+        What is worth saying of the data, the settings and the training.
+    finished_before
+        Whether nothing was left to train.
     """
 
     folder: Path
@@ -87,6 +92,30 @@ def train(
     Raises RunError where the folder is in use or cannot be written, where a run to be resumed had another
     configuration or other data, or where the loss stops being finite; DataError where the data do not fit;
     SignalError where SIGINT or SIGTERM arrives: in training after the step of the moment, which is saved.
+
+    Parameters
+    ----------
+    loaded
+        The configuration.
+    folder
+        Folder of the run; made if it is not there.
+    data
+        The encoded parts, where they are read already.
+    resume
+        Whether to go on from the last checkpoint.
+    force
+        Whether to replace a run that is there.
+    listener
+        Is called between steps and epochs.
+    ranks
+        Ranks that train the network together.
+    backend
+        In place of that of the settings.
+
+    Returns
+    -------
+    Result
+        What is in ``summary.json``, and notes.
     """
     listener, ranks = listener or Listener(), ranks or Ranks()
     _require_for_ranks(loaded, ranks.size)

@@ -15,8 +15,12 @@ from gpumlp.ranks import Ranks
 class Signals:
     """The signals that asked this process to end.
 
-    hold : whether a signal is noted, or raised as a SignalError at once
-    raised : the number of the one that was raised, or None
+    Attributes
+    ----------
+    hold
+        Whether a signal is noted, or raised as a SignalError at once.
+    raised
+        The number of the one that was raised, or None.
     """
 
     def __init__(self, ranks: Ranks) -> None:

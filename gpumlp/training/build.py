@@ -63,14 +63,23 @@ class Stopping:
 class Parts:
     """Everything a run is made of.
 
-    metric : the key of ``METRICS`` that the best epoch is chosen by
-    on_device : parts of the data on the device, by name
-    members : of several networks the parts of each; ``model`` is their ensemble then, and what else belongs to one
-        network is the first's
-    choice, kept : the validation rows that choose the best epoch, and those kept out of this, for intervals
-    calibration : what the probabilities get, a value of ``CALIBRATIONS``; None: nothing
-    joint : whether all of these keep the weights of one epoch, at which their mean is best
-    notes : on the data, and on what the settings come to with them
+    Parameters
+    ----------
+    metric
+        The key of ``METRICS`` that the best epoch is chosen by.
+    on_device
+        Parts of the data on the device, by name.
+    members
+        Of several networks, the parts of each; ``model`` is their ensemble then, and what else belongs to one
+        network is the first's.
+    choice, kept
+        The validation rows that choose the best epoch, and those kept out of this, for intervals.
+    calibration
+        What the probabilities get, a value of ``CALIBRATIONS``; None: nothing.
+    joint
+        Whether all of these keep the weights of one epoch, at which their mean is best.
+    notes
+        On the data, and on what the settings come to with them.
     """
 
     backend: Backend
@@ -242,8 +251,11 @@ def build(
         raise ConfigError(what, where="model.start_from", hint="remove it, or use gpumlp train, cv, sweep or fit")
     small = is_small(settings, data.encoder)
     backend = backend or backend_of(settings, small=small)
-    held = data.nbytes * (1 if data.window is None else settings.members.apart)  # each network has windows of its own
-    require_memory(settings, backend.memory, data.encoder, len(data.train), held)
+    require_memory(settings, backend.memory, data.encoder, len(data.train), data.nbytes)
+    if settings.members.apart > 1 and data.window is not None:
+        what = f"{settings.members.count} networks of their own are trained on rows in memory, and these are packed"
+        hint = "set members.share to hidden or weights, members: 1, or a larger data.max_memory"
+        raise ConfigError(what, where="members", hint=hint)
     parts = (
         _build_members(settings, data, backend, weights)
         if settings.members.apart > 1

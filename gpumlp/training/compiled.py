@@ -14,7 +14,7 @@ from gpumlp.config import Settings, configure
 from gpumlp.data import Dataset, Encoder, Prepared, Source, prepare, rows_of, with_columns
 from gpumlp.data.encoding.labels import ZERO_ONE, LabelTargets
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget, NumberTargets
-from gpumlp.data.source.rows import plain_array, row_weights
+from gpumlp.data.source.rows import plain_array
 from gpumlp.errors import ALIASES, ConfigError, DataError, RunError, choices
 from gpumlp.nn import LOSSES, Loss
 from gpumlp.store.formats import read_arrays, write_arrays
@@ -41,6 +41,11 @@ class Sequential(nn.Sequential):
 
     Numbers enter the network as they are: scale them before. Names of optimizers and losses are those of a
     configuration (``docs/settings.md``), or other common ones such as ``mse``.
+
+    Parameters
+    ----------
+    layers
+        The layers, first to last.
     """
 
     def __init__(self, layers: Any = ()) -> None:
@@ -67,6 +72,10 @@ class Sequential(nn.Sequential):
             Learning rate of the optimizer; None: its default.
         backend
             One of ``auto``, ``cupy``, ``native`` and ``numpy``.
+
+        Returns
+        -------
+        Self
 
         Raises
         ------
@@ -166,6 +175,11 @@ class Sequential(nn.Sequential):
         x, y, sample_weight
             As for ``fit``.
 
+        Returns
+        -------
+        dict of float
+            By name.
+
         Raises
         ------
         DataError
@@ -186,22 +200,55 @@ class Sequential(nn.Sequential):
         return found | ({"name": "binary_cross_entropy"} if several else {})
 
     def get_weights(self) -> list[np.ndarray[Any, Any]]:
-        """Return copies of all arrays of the layers, in their order: what ``set_weights`` takes."""
+        """Return copies of all arrays of the layers, in their order: what ``set_weights`` takes.
+
+        Returns
+        -------
+        list of numpy.ndarray
+        """
         return list(self.arrays().values())
 
     def set_weights(self, weights: Any) -> None:
-        """Overwrite all arrays of the layers. Raises ConfigError or ShapeError where they are not these."""
+        """Overwrite all arrays of the layers.
+
+        Parameters
+        ----------
+        weights
+            Arrays in the order and the shapes of ``get_weights``.
+
+        Raises
+        ------
+        ConfigError, ShapeError
+            If there are more or fewer arrays, or they have other shapes.
+        """
         names = list(self.arrays())
         if len(weights) != len(names):
             raise ConfigError(f"{len(weights)} arrays, and the model has {len(names)}: {', '.join(names):.200}")
         self.load(dict(zip(names, map(np.asarray, weights), strict=True)))
 
     def save(self, path: str | Path) -> None:
-        """Write the weights as a safetensors file, which ``load_weights`` reads into the same layers."""
+        """Write the weights as a safetensors file, which ``load_weights`` reads into the same layers.
+
+        Parameters
+        ----------
+        path
+            The file to write.
+        """
         write_arrays(Path(path), self.arrays(), {"layers": [type(layer).__name__ for layer in self.chain]})
 
     def load_weights(self, path: str | Path) -> None:
-        """Read the weights that ``save`` has written. Raises DamageError, ShapeError where they are not these."""
+        """Read the weights that ``save`` has written.
+
+        Parameters
+        ----------
+        path
+            A safetensors file.
+
+        Raises
+        ------
+        DamageError, ShapeError
+            If the file is damaged, or is of other layers.
+        """
         self.load(read_arrays(Path(path))[0])
 
     def _settings(self, training: Mapping[str, Any], *, weighted: bool, validation: float | str) -> Settings:
@@ -276,7 +323,7 @@ def _source(x: Any, y: Any, weights: Any) -> Source:
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
     columns = {TARGET: targets} if targets.ndim == 1 else {f"{TARGET}{i}": each for i, each in enumerate(targets.T)}
-    return with_columns(rows_of(inputs), columns | ({} if weights is None else {WEIGHTS: row_weights(weights)}))
+    return with_columns(rows_of(inputs), columns | ({} if weights is None else {WEIGHTS: plain_array(weights)}))
 
 
 __all__ = ["Sequential"]

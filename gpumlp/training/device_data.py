@@ -22,9 +22,17 @@ class DeviceData:
 
     Rows of class -1, which training has not seen, have no weight on the device: no loss is defined for them.
 
-    host : the same rows in host memory
-    arrays : features as they are stored, targets, and row weights or None, on the device
-    scale : what inputs that are bytes are multiplied by, batch by batch
+    Parameters
+    ----------
+    scale
+        What inputs that are bytes are multiplied by, batch by batch.
+
+    Attributes
+    ----------
+    host
+        The same rows in host memory.
+    arrays
+        Features as they are stored, targets, and row weights or None, on the device.
     """
 
     def __init__(self, model: Model, data: EncodedRows, scale: float) -> None:

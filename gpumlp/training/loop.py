@@ -43,10 +43,16 @@ class Step:
 class Epoch:
     """An epoch is done.
 
-    row : its number, seconds, losses, metrics and learning rate, by name
-    best : whether its weights are the best so far
-    weights : the best weights so far, by name
-    notes : on what has happened in it
+    Parameters
+    ----------
+    row
+        Its number, seconds, losses, metrics and learning rate, by name.
+    best
+        Whether its weights are the best so far.
+    weights
+        The best weights so far, by name.
+    notes
+        On what has happened in it.
     """
 
     row: dict[str, Any]
@@ -96,13 +102,21 @@ class Progress:
 class Stand:
     """Where a loop stands: all that the rest of its training depends on, besides what it was built from.
 
-    model, best, optimizer : arrays by name: the parameters and running averages, the best ones so far, and what the
-        optimizer keeps of each parameter
-    totals : (4,) the sums over the batches of the epoch at work
-    progress : epochs done, and the best of them
-    trainer : ``epoch``, ``batch`` and ``seconds`` of the trainer
-    schedule : what the schedule remembers
-    diverged : the epoch and the reason for which a network is no longer trained, while others are
+    Parameters
+    ----------
+    model, best, optimizer
+        Arrays by name: the parameters and running averages, the best ones so far, and what the optimizer keeps of
+        each parameter.
+    totals
+        (4,) the sums over the batches of the epoch at work.
+    progress
+        Epochs done, and the best of them.
+    trainer
+        ``epoch``, ``batch`` and ``seconds`` of the trainer.
+    schedule
+        What the schedule remembers.
+    diverged
+        The epoch and the reason for which a network is no longer trained, while others are.
     """
 
     model: Weights

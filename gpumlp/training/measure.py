@@ -80,7 +80,10 @@ class Measurement:
     def __call__(self, *, log_loss: bool = False) -> dict[str, float]:
         """Return ``loss`` (in the units training uses) and the metrics of the task (in those of the target).
 
-        log_loss : whether to add that, after a temperature fitted to these rows
+        Parameters
+        ----------
+        log_loss
+            Whether to add that, after a temperature fitted to these rows.
         """
         log_loss = log_loss and bool(self.encoder.classes)
         kept = 4 * len(self.device) * self.encoder.outputs <= MAX_SEEN_BYTES

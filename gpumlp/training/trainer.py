@@ -52,15 +52,27 @@ class Trainer:
     more and more, up to what the backend likes best, while they take the host no time to speak of). That changes when
     it looks up, and no bit.
 
-    epoch, batch : epochs done, and batches done of the one after them
-    seconds : spent on these batches so far
-    totals : (4,) on the device: the sums of loss, mass, hits and rows over these batches
-    shards : the fixed parts of each batch, summed over a fixed tree; None where a batch is one
-    rates : on the device: the learning rate of each batch of the epoch
-    shares : on the device: λ of each batch, drawn from Beta(mixup, mixup), at least a half: its rows are mixed with
+    Parameters
+    ----------
+    shards
+        The fixed parts of each batch, summed over a fixed tree; None where a batch is one.
+
+    Attributes
+    ----------
+    epoch, batch
+        Epochs done, and batches done of the one after them.
+    seconds
+        Spent on these batches so far.
+    totals
+        (4,) on the device: the sums of loss, mass, hits and rows over these batches.
+    rates
+        On the device: the learning rate of each batch of the epoch.
+    shares
+        On the device: λ of each batch, drawn from Beta(mixup, mixup), at least a half: its rows are mixed with
         others, and the loss is λ times that by their own targets and 1 - λ times that by the others' (Zhang et al.
-        2017, arXiv:1710.09412); None without ``mixup``
-    decays, dropouts : the same of the factors of weight decay and of dropout; None where these have no schedule
+        2017, arXiv:1710.09412); None without ``mixup``.
+    decays, dropouts
+        The same of the factors of weight decay and of dropout; None where these have no schedule.
     """
 
     def __init__(
@@ -165,8 +177,7 @@ class Trainer:
         rows = min(self.batch_size, self.rows - self.batch * self.batch_size)
         alike = max(1, self.rows // self.batch_size - self.batch)  # the last batch may be shorter
         left = (self.batches if until is None else until) - self.batch
-        for each in trainers:
-            each.data.go_to(self.epoch, self.batch)
+        self.data.go_to(self.epoch, self.batch)
         left = min(left, self.data.left(self.batch))
         most = min(self._together, alike, left, every - self.steps % every if every else alike)
         is_new = (rows, 1, self.data.size) not in self._plans

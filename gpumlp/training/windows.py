@@ -32,8 +32,15 @@ _SPREAD = 0x9E3779B9  # between the keys of shards
 class Streamed:
     """Rows on disk, which go through the device block by block.
 
-    host : the blocks
-    scale : what inputs that are bytes are multiplied by
+    Parameters
+    ----------
+    scale
+        What inputs that are bytes are multiplied by.
+
+    Attributes
+    ----------
+    host
+        The blocks.
     """
 
     def __init__(self, data: PackedRows, scale: float) -> None:

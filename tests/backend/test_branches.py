@@ -373,6 +373,38 @@ def test_what_takes_less_time_is_kept_and_leaves_no_trace(
         assert any(place.lane for place in run.places) == (slow != "branches")
 
 
+@compiled
+@pytest.mark.parametrize("fails", ["capture", "copies"])
+def test_a_trial_that_fails_leaves_the_graph_with_branches(
+    fake: Cupy, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """It is there to gain some time: without it a run goes on as it would have."""
+    monkeypatch.delenv("GPUMLP_BRANCHES")
+    real, state_of = graphs.CudaGraph, graphs.state_of
+
+    def without_branches(xp: Any, streams: Any, launches: Any) -> CudaGraph:
+        if len(streams) == 1:
+            raise MemoryError("no more")
+        return real(xp, streams, launches)
+
+    class Large:  # an array that the device has no room to copy
+        nbytes = 0
+
+        def copy(self) -> Any:
+            raise MemoryError("no more")
+
+    if fails == "capture":
+        monkeypatch.setattr(graphs, "CudaGraph", without_branches)
+    else:
+        monkeypatch.setattr(graphs, "state_of", lambda nodes: [Large() for _ in state_of(nodes)])
+    plain, other = trainer(CupyBackend(branches=False, graphs=False)), trainer(CupyBackend())
+    for own in (plain, other):
+        own.run_epoch()
+    assert state(other) == state(plain)
+    kept = [run for (_, count, _), plan in other._plans.items() if count > 1 for run in plan.runs]
+    assert any(place.lane for run in kept if isinstance(run, real) for place in run.places)
+
+
 def test_the_state_of_a_step_is_what_it_reads_before_it_is_written() -> None:
     weights, gradient, sums = (np.zeros(4) for _ in range(3))
     works = [

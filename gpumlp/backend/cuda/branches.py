@@ -21,13 +21,19 @@ class Work(Protocol):
     """What is known of a launch."""
 
     @property
-    def reads(self) -> Sequence[Array]: ...
+    def reads(self) -> Sequence[Array]:
+        """The arrays that a launch reads."""
+        ...
 
     @property
-    def writes(self) -> Sequence[Array]: ...
+    def writes(self) -> Sequence[Array]:
+        """The arrays that it writes."""
+        ...
 
     @property
-    def multiplies(self) -> bool: ...
+    def multiplies(self) -> bool:
+        """Whether it is a product of matrices."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -56,14 +56,19 @@ log = logging.getLogger(__name__)
 class CupyBackend(Backend):
     """Arrays and operations on one NVIDIA device, by its number.
 
-    tf32 : whether products of float32 may round their operands to the 10 bits of TF32
-    graphs, branches, epilogues : whether a captured step becomes a CUDA graph, whether launches that do not wait for
-        each other run side by side in it, and whether a product takes along what belongs to its layer; None for what
-        the environment says, and for branches, where that says nothing, what takes less time when a step is captured.
-        Graphs and their branches change no bit of any result.
-    turn : counts on from the device, and begins again behind the last one
-
     Raises BackendError, with the mend, where there is no CuPy, no driver, no device that answers, or no compiler.
+
+    Parameters
+    ----------
+    tf32
+        Whether products of float32 may round their operands to the 10 bits of TF32.
+    graphs, branches, epilogues
+        Whether a captured step becomes a CUDA graph, whether launches that do not wait for each other run side by
+        side in it, and whether a product takes along what belongs to its layer; None for what the environment says,
+        and for branches, where that says nothing, what takes less time when a step is captured. Graphs and their
+        branches change no bit of any result.
+    turn
+        Counts on from the device, and begins again behind the last one.
     """
 
     name = "cupy"

@@ -41,7 +41,9 @@ class Launch(ABC):
 
     @property
     @abstractmethod
-    def nodes(self) -> Sequence[LaunchNode]: ...
+    def nodes(self) -> Sequence[LaunchNode]:
+        """The launches that it is made of, in their order."""
+        ...
 
     def __call__(self) -> None:
         for node in self.nodes:
@@ -122,33 +124,39 @@ def joined(
 ) -> Sequence[Callable[[], None]]:
     """Return the same calls with every run of launches made one graph: without branches where it cannot be with them.
 
-    ``measured`` captures several steps without branches, too, and keeps what takes less time. Where a graph cannot be
-    had all of them stay as they are. The log says of either why.
+    ``measured`` captures several steps without branches, too, and keeps what takes less time. Where no graph is
+    possible all of them stay as they are. The log says of either why.
     """
-    why = ""
-    for tried in (streams, streams[:1]) if len(streams) > 1 else (streams,):
-        try:
-            result = _joined(xp, tried, launches)
-        except Exception as error:
-            known = error if isinstance(error, GpumlpError) else explain(error, "capture")
-            why = known.what if known else f"{type(error).__name__}: {error}"
-        else:
-            if why:
-                log.warning("CUDA graphs without branches, so a step may take longer: %s", why)
-            elif measured and len(streams) > 1 and (state := _put_back(launches)) is not None:
-                return _faster(streams[0], state, (result, _joined(xp, streams[:1], launches)))
+    result, why = _joined(xp, streams, launches)
+    if result is not None:
+        if measured and len(streams) > 1 and (state := _put_back(launches)) is not None:
+            plain, _ = _joined(xp, streams[:1], launches)
+            return result if plain is None else _faster(streams[0], state, (result, plain))
+        return result
+    if len(streams) > 1:
+        branches = why
+        result, why = _joined(xp, streams[:1], launches)
+        if result is not None:
+            log.warning("CUDA graphs without branches, so a step may take longer: %s", branches)
             return result
     log.warning("no CUDA graph, so each step is launched piece by piece: %s", why)
     return launches
 
 
-def _joined(xp: Any, streams: Sequence[Any], launches: Sequence[Callable[[], None]]) -> list[Callable[[], None]]:
+def _joined(
+    xp: Any, streams: Sequence[Any], launches: Sequence[Callable[[], None]]
+) -> tuple[list[Callable[[], None]] | None, str]:
+    """Return the calls with runs of launches as graphs, or None and why that is not possible."""
     result: list[Callable[[], None]] = []
-    for capturable, group in groupby(launches, key=lambda launch: isinstance(launch, Launch)):
-        run: list[Any] = list(group)
-        worth = capturable and sum(len(launch.nodes) for launch in run) >= MIN_GRAPH_LAUNCHES
-        result += [CudaGraph(xp, streams, run)] if worth else run
-    return result
+    try:
+        for capturable, group in groupby(launches, key=lambda launch: isinstance(launch, Launch)):
+            run: list[Any] = list(group)
+            worth = capturable and sum(len(launch.nodes) for launch in run) >= MIN_GRAPH_LAUNCHES
+            result += [CudaGraph(xp, streams, run)] if worth else run
+    except Exception as error:
+        known = error if isinstance(error, GpumlpError) else explain(error, "capture")
+        return None, known.what if known else f"{type(error).__name__}: {error}"
+    return result, ""
 
 
 def _put_back(launches: Sequence[Callable[[], None]]) -> list[Array] | None:
@@ -167,7 +175,10 @@ def _faster(
 
     They are taken for that, each time from where the last step has left everything, and taken back.
     """
-    kept = [array.copy() for array in state]
+    try:
+        kept = [array.copy() for array in state]
+    except MemoryError:  # as CuPy raises where the device has no more
+        return ways[0]
 
     def seconds(way: Sequence[Callable[[], None]]) -> float:
         stream.synchronize()

@@ -37,7 +37,10 @@ class CopyNode(LaunchNode):
 class Kernel(LaunchNode):
     """A kernel with its function, its grid and its block, and all arguments, some of which it may pass over.
 
-    record, types : the record that it is of, and the types that it is made for
+    Parameters
+    ----------
+    record, types
+        The record that it is of, and the types that it is made for.
     """
 
     record: str
