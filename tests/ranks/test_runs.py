@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gpumlp.cli import verbs
 from gpumlp.config import Loaded, load
 from gpumlp.errors import GpumlpError, SignalError
 from gpumlp.optim import Optimizer
@@ -147,6 +148,19 @@ def test_other_data_on_one_rank_are_named(config: Path, tmp_path: Path) -> None:
         assert message in str(found[0]), found
         assert [each.exit_code for each in found] == [found[0].exit_code] * 2
         assert not (tmp_path / "run").exists()
+
+
+class VersionsOfRank(dict[str, str]):
+    """Versions that differ by the rank, which is the name of a thread."""
+
+    def items(self) -> Any:
+        return {"gpumlp": "1.0" if threading.current_thread().name == "0" else "0.9"}.items()
+
+
+def test_other_versions_on_one_rank_are_named_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verbs, "VERSIONS", VersionsOfRank())
+    for error in by_threads(2, lambda ranks: verbs._by_first(ranks, pytest.fail)):
+        assert "rank 1 has another set of versions: gpumlp 0.9 there, gpumlp 1.0 on rank 0" in str(error)
 
 
 def test_ranks_that_drift_apart_are_named(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

