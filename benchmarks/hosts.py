@@ -1,6 +1,6 @@
 """Ranks on two hosts: bytes on the wire beside those counted, and the time of a step beside that predicted.
 
-    sudo python benchmarks/hosts.py [--only NETWORK]
+    sudo python benchmarks/hosts.py [--only NETWORK] [--json FILE]
 
 The hosts are two network namespaces of this machine (Linux, as root), joined by a link whose bandwidth is limited.
 Predicted is the time in which a rank computes its shard, measured alone, and that of its bytes at this bandwidth.
@@ -95,7 +95,9 @@ def on_both(agent: Path, network: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=NETWORKS)
+    parser.add_argument("--json", type=Path, help="file of the results")
     given = parser.parse_args()
+    results: list[dict[str, Any]] = []
     print(f"{'network':9}{'link':12}{'bytes':>11}{'on the wire':>13}{'ratio':>7}{'step ms':>10}{'predicted':>11}")
     with two_hosts() as agent:
         for network in [given.only] if given.only else NETWORKS:
@@ -108,8 +110,12 @@ def main() -> None:
                 limit(mbit)
                 found = on_both(agent, network)
                 ratio, predicted = found["sent"] / found["bytes"], compute + found["sent"] * 8 / (mbit * 1e6)
+                more = {"compute": compute, "predicted": predicted, "ratio": ratio}
+                results.append({"network": network, "link": name, **found, **more})
                 counts = f"{found['bytes']:11,.0f}{found['sent']:13,.0f}{ratio:7.2f}"
                 print(f"{network:9}{name:12}{counts}{found['step'] * 1e3:10.2f}{predicted * 1e3:11.2f}", flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,24 @@
-"""How long a training step of RealMLP takes, here by the preset ``tabular`` and in PyTorch.
+"""How long a training step of RealMLP takes, here by the preset ``tabular``, in PyTorch and in pytabkit.
 
     OMP_NUM_THREADS=1 python benchmarks/realmlp.py [--numbers 8] [--rounds 7] [--json FILE]
 
 The network of the paper (3 x 256 units, batches of 256 rows) with embeddings of 8 numbers, for regression. PyTorch
-has a plain network of the same operations, trained by its fused AdamW with a group for each factor of the rate. Both
+has a plain network of the same operations, trained by its fused AdamW with a group for each factor of the rate. The
+authors' own package, where it is installed (pip install pytabkit pytorch-lightning torchmetrics), fits as many rows
+twice, for 2 and 6 epochs, and the difference is a step's: what a fit takes beside its epochs does not count. They
 take turns within a round, so that ratios are of the same minutes; the median of the rounds is printed, of wall clock
-and of CPU time, each for a step. First, both compute the loss of the same weights and rows.
+and of CPU time, each for a step. First, the network here and the one in PyTorch compute the loss of the same weights
+and rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +41,8 @@ BATCH, STEPS, DROPOUT = 256, 20, 0.15
 """Rows of a batch, and steps of a round."""
 GOAL = 10.6 / 4
 """How many times as fast as PyTorch."""
+EPOCHS = 2, 6
+"""Of the two fits in pytabkit."""
 GROUPS = {"inputfactors": 6.0, "mix": 0.1, "periodicembedding": 0.1}
 """Factors of the learning rate by layer."""
 
@@ -92,6 +99,42 @@ def theirs(parts: Parts) -> tuple[Callable[[], None], Callable[[], float]]:
     return take, lambda: float(loss(x, y, 0.0).detach())
 
 
+def authors(numbers: int) -> Callable[[], tuple[float, float]]:
+    """Return what fits in pytabkit, and returns seconds of wall clock and of CPU time for ``STEPS`` steps."""
+    import torch
+    from pytabkit import RealMLP_TD_Regressor
+
+    torch.set_num_threads(threads())
+    x = np.random.default_rng(0).standard_normal((BATCH * (STEPS + 1), numbers)).astype(np.float32)
+    y, validation = np.sin(x).sum(axis=1), np.arange(BATCH * STEPS, len(x))  # a batch of rows, where it needs some
+
+    def fit(epochs: int) -> tuple[float, float]:
+        more = {"n_epochs": epochs, "batch_size": BATCH, "n_threads": threads(), "random_state": 0, "verbosity": 0}
+        network = RealMLP_TD_Regressor(device="cpu", n_cv=1, n_refit=0, **more)
+        before = time.perf_counter(), time.process_time()
+        network.fit(x, y, val_idxs=validation)
+        return time.perf_counter() - before[0], time.process_time() - before[1]
+
+    def take() -> tuple[float, float]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            few, many = map(fit, EPOCHS)
+        return (many[0] - few[0]) / (EPOCHS[1] - EPOCHS[0]), (many[1] - few[1]) / (EPOCHS[1] - EPOCHS[0])
+
+    return take
+
+
+def timed(take: Callable[[], Any]) -> Callable[[], tuple[float, float]]:
+    """Return what takes steps, and returns the seconds of wall clock and of CPU time for them."""
+
+    def taken() -> tuple[float, float]:
+        before = time.perf_counter(), time.process_time()
+        take()
+        return time.perf_counter() - before[0], time.process_time() - before[1]
+
+    return taken
+
+
 def check(parts: Parts, peer: float) -> None:
     """Compare the losses of the same weights on the same rows. Raises SystemExit where they differ."""
     value = Tensor(parts.data.train.features.expanded(), parts.model.context.backend)
@@ -112,19 +155,20 @@ def main() -> None:
     parts = ours(options.numbers)
     take, loss = theirs(parts)
     check(parts, loss())
-    takers: dict[str, Callable[[], Any]] = {"here": parts.trainer.run_epoch, "pytorch": take}
+    takers = {"here": timed(parts.trainer.run_epoch), "pytorch": timed(take)}
+    if importlib.util.find_spec("pytabkit"):
+        takers["pytabkit"] = authors(options.numbers)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in takers}
     for number in range(options.rounds + 2):
         for name, each in takers.items():
-            before = time.perf_counter(), time.process_time()
-            each()
-            after = time.perf_counter(), time.process_time()
+            taken = each()
             if number > 1:  # the first ones capture the step
-                found[name].append(((after[0] - before[0]) / STEPS, (after[1] - before[1]) / STEPS))
+                found[name].append((taken[0] / STEPS, taken[1] / STEPS))
     wall, cpu = ({n: statistics.median(s[i] for s in each) for n, each in found.items()} for i in (0, 1))
     for name in takers:
         print(f"{name:<10}{1e3 * wall[name]:7.2f} ms a step {1e3 * cpu[name]:7.2f} ms of CPU time")
-    print(f"{wall['pytorch'] / wall['here']:.2f} times as fast (goal {GOAL:.2f}), {threads()} threads")
+    for name in list(takers)[1:]:
+        print(f"{wall[name] / wall['here']:.2f} times as fast as {name} (goal {GOAL:.2f}), {threads()} threads")
     if options.json:
         figures = {"numbers": options.numbers, "batch": BATCH, "threads": threads(), "seconds": found}
         options.json.write_text(to_json({"machine": facts(NativeBackend()), **figures}) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from pydantic import ValidationError
 
 from gpumlp.config.data_settings import Data
@@ -163,8 +164,10 @@ def configure(**settings: Any) -> Loaded:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value with paths as texts."""
+    """Return a value with paths as texts, and NumPy's numbers and arrays as Python has them."""
     match value:
+        case np.generic() | np.ndarray():
+            return value.tolist()
         case dict():
             return {key: _plain(child) for key, child in value.items()}
         case list() | tuple():

@@ -102,17 +102,18 @@ def _strong(given: Given) -> dict[str, Any]:
 
 
 def _images(given: Given) -> dict[str, Any]:
-    """Batch norm and dropout, for rows of pixels. Chosen on validation rows of MNIST (0.9875).
+    """Batch norm and dropout, for rows of pixels.
 
-    On Fashion-MNIST two layers of 512, 24 epochs, were as good: 0.9133 of the validation rows for 0.9112.
+    Chosen on validation rows of MNIST (0.9877) and Fashion-MNIST (0.9170). Two layers of 1,024 for 16 epochs, which
+    take twice the time, reached 0.9875 and 0.9112; mixup and the mean of three shorter trained networks were worse.
     """
     found: dict[str, Any] = {
-        "model": {"hidden": [1024, 1024], "activation": "relu", "norm": "batch", "dropout": 0.4},
+        "model": {"hidden": [512, 512], "activation": "relu", "norm": "batch", "dropout": 0.4},
         "optimizer": {"name": "adamw", "learning_rate": 0.002},
         "schedule": {"name": "cosine", "warmup": 0.05},
         "training": {
-            "epochs": {"steps": 6750, "least": 16, "most": 200},
-            "batch_size": 128,
+            "epochs": {"steps": 10_500, "least": 16, "most": 200},
+            "batch_size": 256,
             "early_stopping": None,
         },
     }

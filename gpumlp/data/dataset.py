@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from gpumlp.data.encoding.columns import ArrayInputs, News, TableInputs
 from gpumlp.data.encoding.features import Features
 from gpumlp.data.encoding.labels import LabelTargets
+from gpumlp.data.encoding.scaling import SCALINGS
 from gpumlp.data.encoding.targets import PLAIN, ClassTarget, Goal, NumberTarget, NumberTargets
 from gpumlp.data.roles import MisfitError, Roles, Target, absent, is_of
 from gpumlp.data.source.arrays import ArrayTable
@@ -29,7 +31,7 @@ from gpumlp.data.source.read import Source
 from gpumlp.data.source.rows import rows_of
 from gpumlp.data.splits import Fold, split
 from gpumlp.data.state import StateReader, prefixed
-from gpumlp.errors import DataError, Note
+from gpumlp.errors import ConfigError, DataError, Note, choices, shown
 from gpumlp.phases import phase
 
 Task = Literal["classification", "regression", "multilabel"]
@@ -339,8 +341,19 @@ class Encoder:
         encoded = self._encode_target(source, news, unseen)
         return encoded, _weights(source, self.weights_name) if self.weights_name else None
 
+    def count(self, source: Source) -> int:
+        """Return how many rows a source has."""
+        if isinstance(source, Frame):
+            return len(source)
+        return source.count(source.choose_inputs(preferred=self.inputs.names[0], exclude=self.others))
+
+    @property
+    def others(self) -> set[str]:
+        """The names of what is not an input."""
+        return {*self.target_names, *self.ignored, *([self.weights_name] if self.weights_name else [])}
+
     def _encode_inputs(self, source: Source, news: News) -> Features:
-        others = {*self.target_names, *self.ignored, *([self.weights_name] if self.weights_name else [])}
+        others = self.others
         if self.dialect.header is False:
             self._require_places(source, {*self.inputs.names, *others})
         if isinstance(source, Frame):
@@ -488,12 +501,7 @@ class Divided:
     @property
     def nbytes(self) -> int:
         """The bytes that all rows take once they are encoded."""
-        return self.encoder.row_bytes * sum(len(part) for part in self.tables.values())
-
-    @property
-    def tables(self) -> dict[str, Frame]:
-        """The parts where they are tables; none where they are arrays, which are in memory as they are."""
-        return {name: part for name, part in self.parts.items() if isinstance(part, Frame)}
+        return self.encoder.row_bytes * sum(map(self.encoder.count, self.parts.values()))
 
     def encoded(self, *, keep_sources: bool = False) -> Prepared:
         """Return all parts, encoded in memory; with their rows as they were read if ``keep_sources``."""
@@ -582,7 +590,11 @@ def prepare(
     DataError
         If rows do not fit the task.
     """
-    train = rows_of(train)
+    _require_known("task", task, get_args(Task))
+    _require_known("missing_target", missing_target, get_args(MissingTarget))
+    _require_known("scaling", scaling, (None, *SCALINGS))
+    train, seed = rows_of(train), _whole_seed(seed)
+    columns = {name: Kind(kind) if isinstance(kind, str) else kind for name, kind in (columns or {}).items()}
     roles = Roles.find(train, target, weights, drop, columns or (), group, time)
     if isinstance(train, ArrayTable):
         train.require_same_rows([train.choose_inputs(exclude={*roles.named, *roles.dropped}), *roles.named])
@@ -594,7 +606,7 @@ def prepare(
         train = replace(train.with_kinds(kinds), notes=())
         kinds = train.kinds
     wanted = {"validation": validation, "test": test}
-    given = {part: rows_of(each) for part, each in wanted.items() if not isinstance(each, int | float | Fold)}
+    given = {part: rows_of(each) for part, each in wanted.items() if not isinstance(each, Real | Fold)}
     if missing_target == "drop":
         train, more = with_target(train, task, roles.targets)
         notes += more
@@ -723,7 +735,7 @@ def prepare_files(
 
 def _texts(task: Task, target: Target, columns: Mapping[str, Kind] | None) -> list[str]:
     """Return the columns that are known to be texts before a file is read: classes are kept as they are written."""
-    targets = target if isinstance(target, tuple) else (target,)
+    targets = target if isinstance(target, tuple | list) else (target,)
     classes = [] if task == "regression" else [name for name in targets if isinstance(name, str)]
     return classes + [name for name, kind in (columns or {}).items() if kind.type != "number"]
 
@@ -776,6 +788,14 @@ def _counted(source: Source, weights: str | None) -> tuple[Source, NDArray[np.in
     return source.take(present), np.repeat(np.arange(len(present)), np.diff(ends, prepend=0))
 
 
+def _with_weight(source: Source, weights: str | None, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return those of the rows whose weight is not 0, which decide nothing."""
+    if weights is None:
+        return rows
+    _weights(source, weights)
+    return rows[source.numbers(source.resolve(weights))[rows] > 0]
+
+
 def _numbers(source: Source, target: str) -> Floats:
     """Return a target of numbers."""
     try:
@@ -784,6 +804,19 @@ def _numbers(source: Source, target: str) -> Floats:
         hint = "correct the value; if the target names classes, set the task to classification"
         remedy = source.remedy(target) if isinstance(source, Frame) else None
         raise DataError(error.what, where=error.where, hint=remedy or hint) from None
+
+
+def _whole_seed(seed: Any) -> int:
+    """Return a seed as a number. Raises ConfigError where it is not a whole one of at least 0."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or int(seed) < 0:
+        raise ConfigError(f"seed is {seed!r:.80}", hint="give a whole number, at least 0")
+    return int(seed)
+
+
+def _require_known(name: str, value: Any, allowed: Sequence[str | None]) -> None:
+    """Raise ConfigError for a value that is not one of those allowed."""
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r:.80}", hint=choices(value, [each for each in allowed if each]))
 
 
 @phase("fit")
@@ -806,7 +839,11 @@ def _divide(
         codes = fitted.encode(labels, source.where).astype(np.int64)
         rows = draw(len(codes), labels=codes)
         sizes = np.bincount(codes)
-        trained = np.bincount(codes[rows.train], minlength=len(sizes))
+        weighed = _with_weight(source, roles.weights, rows.train)
+        trained = np.bincount(codes[weighed], minlength=len(sizes))
+        if np.count_nonzero(trained) == 1 and len(weighed) < len(rows.train):
+            what = f"every training row with a weight is of the class {shown(fitted.classes[trained.argmax()])}"
+            raise DataError(f"{what}; there is nothing to tell apart", where=source.path)
         if absent_classes := [name for name, size in zip(fitted.classes, trained, strict=True) if not size]:
             what = f"classes without a training row: {', '.join(absent_classes[:5])}"
             notes.append(Note(what, target))
@@ -820,7 +857,8 @@ def _divide(
         cells = {target: source.categories(target) for target in targets}
         fitted = LabelTargets.fit(cells, source.where)
         rows = draw(len(next(iter(cells.values()))))
-        notes += _about_labels(fitted, fitted.encode(list(cells.values()), source.where)[rows.train])
+        weighed = _with_weight(source, roles.weights, rows.train)
+        notes += _about_labels(fitted, fitted.encode(list(cells.values()), source.where)[weighed])
     else:
         for target in targets:
             values = _numbers(source, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.files import Files, all_files, matched, title
@@ -13,7 +14,7 @@ from gpumlp.data.source.query import query_columns
 from gpumlp.data.source.read import Source, read, read_start, readable, rows_at_most
 from gpumlp.errors import DataError
 
-Target = str | int | tuple[str | int, ...] | None
+Target = str | int | Sequence[str | int] | None
 """The column to predict by name or number, or several; None where an array is the only one."""
 
 MisfitProblems = list[tuple[str, DataError]]
@@ -81,8 +82,8 @@ class Roles:
         MisfitError
             With all that are not there, or are meant to be two things.
         """
-        wanted: dict[str, str | int | None] = {}
-        if isinstance(target, tuple):
+        wanted: dict[str, Any] = {}
+        if isinstance(target, tuple | list) and target:
             wanted |= {f"target.{i}": name for i, name in enumerate(target)}
         else:
             wanted["target"] = target

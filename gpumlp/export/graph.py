@@ -138,8 +138,10 @@ def write_onnx(path: Path, model: SavedModel, computed: Computation) -> None:
         x = graph.add("Mul", x, graph.constant(encoder.input_scale, computed.input.dtype))
     linear, answer = _write(graph, {computed.input: x}, (computed.linear, computed.answer), computed.names)
     outputs = _outputs(graph, model, linear, answer)
+    read = {name for node in graph.nodes for name in node.input}
+    constants = [each for each in graph.constants.values() if each.name in read]  # runtimes warn of any other
     whole = onnx.helper.make_model(
-        onnx.helper.make_graph(graph.nodes, "gpumlp", inputs, outputs, list(graph.constants.values())),
+        onnx.helper.make_graph(graph.nodes, "gpumlp", inputs, outputs, constants),
         opset_imports=[onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid("ai.onnx.ml", ML_OPSET)],
         ir_version=IR_VERSION,
         producer_name="gpumlp",

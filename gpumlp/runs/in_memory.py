@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from gpumlp.config import Settings, configure, guessed_task
 from gpumlp.data import Kind, Prepared, Source, prepare, rows_of, with_columns
 from gpumlp.data.dataset import Task
-from gpumlp.data.source.rows import plain_array
+from gpumlp.data.source.rows import plain_array, row_weights
 from gpumlp.errors import ConfigError, DataError, Note, RunError
 from gpumlp.runs.model import SavedModel
 from gpumlp.runs.run import REMEDY
@@ -74,7 +75,11 @@ def fit(
     """
     source, target, counts = _source(X, y, weights)
     others: float | Source
-    others = validation if isinstance(validation, int | float) else _source(*validation, names=(target, counts))[0]
+    held: Any = validation
+    if not (isinstance(held, Real) or (isinstance(held, tuple) and len(held) in (2, 3))):
+        what = f"it is a share of the rows, or rows as (X, y) or (X, y, weights), not a {type(held).__name__}"
+        raise ConfigError(what, where="validation")
+    others = _source(*validation, names=(target, counts))[0] if isinstance(validation, tuple) else validation
     notes: tuple[Note, ...] = ()
     if task is None and isinstance(target, tuple):
         task, reason = _task_of_several(y)
@@ -192,7 +197,7 @@ def _source(
         counts = weights
     elif weights is not None:
         counts = counts or WEIGHTS
-        more[counts] = weights
+        more[counts] = row_weights(weights)
     source = with_columns(rows_of(X), more)
     named = target if isinstance(target, tuple) else source.resolve(target)
     return source, named, None if weights is None else counts

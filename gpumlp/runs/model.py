@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend import Backend
-from gpumlp.data import Dataset, Encoder, Features, Frame, News, Source
+from gpumlp.data import Dataset, Encoder, Features, News, Source
 from gpumlp.errors import BackendError, GpumlpError, Note, RunError
 from gpumlp.metrics import ProbabilityScores, most_probable
 from gpumlp.nn import MAX_UNITS, Architecture, Ensemble, Sequential
@@ -222,12 +222,12 @@ class SavedModel(Predictor):
 
     def _in_pieces(self, source: Source) -> Iterator[Source]:
         """Yield the rows some at a time where they would take much memory once they are encoded."""
-        step = max(1, MAX_ENCODED_BYTES // self.encoder.row_bytes)
-        if not isinstance(source, Frame) or len(source) <= step:
+        step, count = max(1, MAX_ENCODED_BYTES // self.encoder.row_bytes), self.encoder.count(source)
+        if count <= step:
             yield source
             return
-        for start in range(0, len(source), step):
-            yield source.take(np.arange(start, min(start + step, len(source))))
+        for start in range(0, count, step):
+            yield source.take(np.arange(start, min(start + step, count)))
 
 
 @phase("save")

@@ -13,7 +13,7 @@ from gpumlp.errors import Note
 from gpumlp.metrics import curves, most_probable
 from gpumlp.runs.evaluation import UNSEEN, load_run, load_trained, own_parts
 from gpumlp.runs.folder import RunFolder
-from gpumlp.store.figure import new_figure, save
+from gpumlp.store.figure import letters, new_figure, save
 
 TRAIN, VALIDATION = "#1f77b4", "#d62728"
 DECADES = 20  # ratio of losses from which a straight scale would hide the small ones
@@ -53,13 +53,13 @@ def plot(folder: str | Path, output: str | Path) -> tuple[Note, ...]:
     outputs = (part for block in data.blocks() for part in model.outputs(block.features))
     if model.encoder.task == "classification":
         chosen = np.concatenate([most_probable(part) for part in outputs])  # without all probabilities at once
-        _confusion(right, chosen, data.targets, model.encoder.classes or ())
+        _confusion(right, chosen, data.targets, tuple(map(letters, model.encoder.classes or ())))
     elif model.encoder.labels:
         _label_curves(right, model.encoder.target_names, np.concatenate(list(outputs)), data)
     else:
         _scatter(right, model.encoder, np.concatenate(list(outputs)), data.targets)
     right.set_title(f"{name} rows")
-    figure.suptitle(str(run.folder))
+    figure.suptitle(letters(str(run.folder), 100))
     save(figure, output)
     return (*model.notes, *notes)
 
@@ -108,7 +108,7 @@ def _label_curves(axes: Any, names: Sequence[str], probabilities: Any, data: Enc
     for name, p, targets in zip(names, probabilities.T, data.targets.T, strict=True):
         there = ~np.isnan(targets)
         if (found := curves(p[there], targets[there] == 1, weights[there])) is not None:
-            axes.plot(found.false_positives, found.recall, label=f"{name}: {found.auc:.3f}")
+            axes.plot(found.false_positives, found.recall, label=f"{letters(name)}: {found.auc:.3f}")
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
     axes.grid(alpha=0.3)
@@ -123,7 +123,7 @@ def _scatter(axes: Any, encoder: Encoder, outputs: Any, targets: Any) -> None:
         mean, spread = np.nanmean(truth, axis=0), np.where(spread > 0, spread, 1.0)
         truth, predicted = (truth - mean) / spread, (predicted - mean) / spread
         for i, name in enumerate(names):
-            axes.scatter(truth[:, i], predicted[:, i], s=12, alpha=0.5, linewidths=0, label=name)
+            axes.scatter(truth[:, i], predicted[:, i], s=12, alpha=0.5, linewidths=0, label=letters(name))
         if len(names) <= LARGEST_NAMED:
             axes.legend()
         there = ~np.isnan(truth)
@@ -132,5 +132,6 @@ def _scatter(axes: Any, encoder: Encoder, outputs: Any, targets: Any) -> None:
         axes.scatter(truth, predicted, s=12, alpha=0.5, color=TRAIN, linewidths=0)
     ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
     axes.plot(ends, ends, color="grey", linewidth=0.8, linestyle=":")
-    axes.set(xlabel=f"true {encoder.target_name}", ylabel=f"predicted {encoder.target_name}")
+    target = letters(encoder.target_name)
+    axes.set(xlabel=f"true {target}", ylabel=f"predicted {target}")
     axes.grid(alpha=0.3)

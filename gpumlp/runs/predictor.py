@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.data import Dataset, Encoder, News, Source, read, rows_of, with_columns
-from gpumlp.data.source.rows import plain_array
+from gpumlp.data.source.rows import plain_array, row_weights
 from gpumlp.errors import ConfigError, DataError
 from gpumlp.metrics import CurvePoints, ThresholdCounts
 
@@ -247,7 +247,7 @@ class Predictor(ABC):
         values = [y] if len(names) == 1 else plain_array(y).reshape(-1, len(names)).T if y is not None else []
         more = dict(zip(names, values, strict=True)) if y is not None else {}
         if weights is not None:
-            more[counts or "weights"] = weights
+            more[counts or "weights"] = row_weights(weights)
         source = self._source(rows, **more)
         encoder = replace(self.encoder, weights_name=counts if weights is None else counts or "weights")
         if encoder.weights_name not in source.names:

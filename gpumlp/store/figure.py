@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from gpumlp.errors import ConfigError, RunError, choices
+from gpumlp.errors import ConfigError, RunError, choices, printable
 from gpumlp.store.formats import write_bytes
 
 FORMATS = ("png", "svg", "pdf")
+
+LONGEST_NAME = 40
+"""Characters of a name that a picture shows at most."""
+
+
+def letters(name: str, most: int = LONGEST_NAME) -> str:
+    """Return a name as matplotlib draws it letter by letter: no formula, nothing invisible, and in a legend."""
+    short = name if len(name) <= most else name[: most - 3] + "..."
+    plain = printable(short.replace("\n", " ").replace("\t", " ")).replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
 
 
 def ending_of(output: Path, formats: Collection[str]) -> str:
@@ -44,6 +55,8 @@ def save(figure: Any, output: Path) -> None:
 
     drawn, ending = io.BytesIO(), ending_of(output, FORMATS)
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    with rc_context({"svg.hashsalt": "gpumlp"}):  # the names of shapes in an SVG are random otherwise
+    # The names of shapes in an SVG are random otherwise, and what a font has not is drawn as an empty box.
+    with rc_context({"svg.hashsalt": "gpumlp"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(drawn, dpi=150, format=ending, metadata=undated.get(ending))
     write_bytes(output, drawn.getvalue())

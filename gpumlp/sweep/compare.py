@@ -13,7 +13,7 @@ from gpumlp.errors import RunError
 from gpumlp.metrics import title
 from gpumlp.runs.folder import RunFolder
 from gpumlp.runs.identity import decisive, flatten
-from gpumlp.store.figure import new_figure, save
+from gpumlp.store.figure import letters, new_figure, save
 from gpumlp.sweep.folder import PlanFolder
 
 
@@ -94,8 +94,8 @@ def plot(runs: Sequence[Compared], metric: str, output: Path) -> None:
         if found:
             axes.scatter([value for value, _ in found], [row for _, row in found], color=colour, label=part)
             axes.legend()
-    axes.set_yticks(range(len(runs)), [each.name for each in runs])
+    axes.set_yticks(range(len(runs)), [letters(each.name) for each in runs])
     axes.set_ylim(len(runs) - 0.5, -0.5)
-    axes.set_xlabel(title(metric))
+    axes.set_xlabel(letters(title(metric)))
     axes.grid(alpha=0.3)
     save(figure, output)

@@ -251,11 +251,8 @@ def build(
         raise ConfigError(what, where="model.start_from", hint="remove it, or use gpumlp train, cv, sweep or fit")
     small = is_small(settings, data.encoder)
     backend = backend or backend_of(settings, small=small)
-    require_memory(settings, backend.memory, data.encoder, len(data.train), data.nbytes)
-    if settings.members.apart > 1 and data.window is not None:
-        what = f"{settings.members.count} networks of their own are trained on rows in memory, and these are packed"
-        hint = "set members.share to hidden or weights, members: 1, or a larger data.max_memory"
-        raise ConfigError(what, where="members", hint=hint)
+    held = data.nbytes * (1 if data.window is None else settings.members.apart)  # each network has windows of its own
+    require_memory(settings, backend.memory, data.encoder, len(data.train), held)
     parts = (
         _build_members(settings, data, backend, weights)
         if settings.members.apart > 1

@@ -14,7 +14,7 @@ from gpumlp.config import Settings, configure
 from gpumlp.data import Dataset, Encoder, Prepared, Source, prepare, rows_of, with_columns
 from gpumlp.data.encoding.labels import ZERO_ONE, LabelTargets
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget, NumberTargets
-from gpumlp.data.source.rows import plain_array
+from gpumlp.data.source.rows import plain_array, row_weights
 from gpumlp.errors import ALIASES, ConfigError, DataError, RunError, choices
 from gpumlp.nn import LOSSES, Loss
 from gpumlp.store.formats import read_arrays, write_arrays
@@ -323,7 +323,7 @@ def _source(x: Any, y: Any, weights: Any) -> Source:
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
     columns = {TARGET: targets} if targets.ndim == 1 else {f"{TARGET}{i}": each for i, each in enumerate(targets.T)}
-    return with_columns(rows_of(inputs), columns | ({} if weights is None else {WEIGHTS: plain_array(weights)}))
+    return with_columns(rows_of(inputs), columns | ({} if weights is None else {WEIGHTS: row_weights(weights)}))
 
 
 __all__ = ["Sequential"]

@@ -12,6 +12,7 @@ from typing import Any
 
 from gpumlp.config import Settings
 from gpumlp.data import Divided, Encoder, Packs, Prepared, SourceCache, files_of, key_of, query_files
+from gpumlp.data.source.idx import beside
 from gpumlp.data.source.room import reading_into
 from gpumlp.errors import DataError, Note
 from gpumlp.limits import gigabytes
@@ -20,7 +21,7 @@ WINDOW = 1 << 19
 """Rows that are shuffled among each other, unless memory is too small or the settings say otherwise."""
 
 ENCODED, STAGED = 2, 8
-"""The memory of rows is divided by these: what rows may take as they are encoded, and what a window may."""
+"""The memory of rows is divided by these: what rows may take as they are encoded, and what windows may."""
 
 TEXT_GROWS = 4
 """Bytes of memory that a byte of a file may take: a cell takes two bytes of text at least, and eight of memory."""
@@ -64,10 +65,6 @@ class Keeping:
         def encode(divided: Divided) -> Prepared:
             if not keys or not self._is_too_much(divided.nbytes):
                 return divided.encoded(keep_sources=self.keep_sources)
-            if len(divided.tables) < len(divided.parts):
-                if not self._asked:
-                    return divided.encoded(keep_sources=self.keep_sources)
-                raise DataError("only tables are packed, not arrays", where=self.settings.data.title)
             with nullcontext() if is_mine else packs.making(keys[-1]):
                 found = next(filter(None, (packs.find(key, divided.encoder) for key in keys)), None)
                 made = self._told(found or packs.pack(divided, keys[-1], self.settings.training.seed))
@@ -109,7 +106,7 @@ class Keeping:
         window, what = data.pack.window, f"{sum(map(len, found.parts.values())):,} rows"
         if window is None:
             memory = data.memory or 0
-            window = max(1, min(WINDOW, memory // STAGED // row))
+            window = max(1, min(WINDOW, memory // STAGED // row // self.settings.members.apart))
             what += f" take {gigabytes(_encoded_bytes(found))}, over half of data.max_memory ({gigabytes(memory)}):"
         else:
             what += " are"
@@ -140,7 +137,7 @@ def _files(settings: Settings) -> list[Path]:
     data = settings.data
     folder = Path(data.folder or "")
     named = [each for each in (data.train, data.split.validation, data.split.test) if isinstance(each, str | tuple)]
-    found = [path for each in named for path in files_of(each, folder)]
+    found = [each for name in named for path in files_of(name, folder) for each in (path, *beside(path))]
     return found + ([] if data.query is None else [Path(path) for path in query_files(data.query, folder)])
 
 

@@ -177,7 +177,8 @@ class Trainer:
         rows = min(self.batch_size, self.rows - self.batch * self.batch_size)
         alike = max(1, self.rows // self.batch_size - self.batch)  # the last batch may be shorter
         left = (self.batches if until is None else until) - self.batch
-        self.data.go_to(self.epoch, self.batch)
+        for each in trainers:
+            each.data.go_to(self.epoch, self.batch)
         left = min(left, self.data.left(self.batch))
         most = min(self._together, alike, left, every - self.steps % every if every else alike)
         is_new = (rows, 1, self.data.size) not in self._plans

@@ -62,11 +62,11 @@ def test_strong_is_tabm_with_ple() -> None:
         assert (chosen.count, chosen.share) == (8, "hidden")
 
 
-def test_images_are_wide_with_batch_norm() -> None:
+def test_images_have_batch_norm() -> None:
     settings = make("images")
-    assert {(block.units, block.norm, block.dropout) for block in settings.model.blocks} == {(1024, "batch", 0.4)}
+    assert {(block.units, block.norm, block.dropout) for block in settings.model.blocks} == {(512, "batch", 0.4)}
     assert (settings.training.chosen_metric, settings.training.early_stopping) == ("accuracy", None)
-    assert settings.training.epochs_over(54_000) == 16
+    assert settings.training.epochs_over(54_000) == 50
     assert settings.loss.hyper == {"label_smoothing": 0.1}
     assert make("images", "regression").loss.name == "squared_error"
 

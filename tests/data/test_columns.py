@@ -400,3 +400,14 @@ def test_rows_that_do_not_fit_are_refused_before_memory_is_taken(monkeypatch):
         inputs.encode(small, others=())
     monkeypatch.setattr("gpumlp.data.source.frame.host_memory", lambda: 48)
     assert len(inputs.encode(small, others=())[0]) == 6
+
+
+@pytest.mark.parametrize("unit", ["kg", "k", "°C", "m²"])
+def test_numbers_with_a_word_after_them_are_told_how_to_be_read(unit: str) -> None:
+    rows = [f"{i / 7:.2f} {unit}" for i in range(30)]
+    kind = f"{{type: number, unit: {unit}}}"
+    for cells in (rows, [*rows, *rows]):  # all different, and not
+        notes = fit(table("a,b", *(f"{cell},{i % 3}" for i, cell in enumerate(cells))))[1]
+        assert sum(f"has numbers in {unit!r} but is read as categories" in str(note) for note in notes) == 1
+        assert any(kind in str(note) for note in notes)
+    assert not any("has numbers in" in str(note) for note in fit(table("a", "5 kg", "7 m", *rows))[1])

@@ -224,7 +224,7 @@ def test_columns_in_a_file_change_no_bit(
         found = prepared(table, weights="w", encode=encode)
     assert found.fingerprint == whole.fingerprint
     assert found.notes == whole.notes
-    numbers = kept[0].tables["train"].columns["a"].source  # type: ignore[union-attr]
+    numbers = kept[0].parts["train"].columns["a"].source  # type: ignore[union-attr]
     if limit != 4000:  # which some of the columns fit into
         assert is_in_file(numbers) == (limit == 0)  # type: ignore[arg-type]
     assert not list(tmp_path.glob("tmp*"))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import tracemalloc
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from gpumlp.data import ArrayTable, Frame, Missing, prepare, prepare_files, read, rows_of
+from gpumlp.data import ArrayTable, Frame, Missing, prepare, prepare_files, read, rows_of, with_columns
 from gpumlp.data.source import rows as source_rows
 from gpumlp.data.source.frame import Numbers
-from gpumlp.errors import DataError
+from gpumlp.errors import ConfigError, DataError, GpumlpError
 from gpumlp.runs import fit
 
 N = 60
@@ -241,3 +244,75 @@ def test_a_masked_number_is_missing_wherever_rows_are_given() -> None:
     gaps[3, 0] = np.nan
     masked, missing = (fit(x, each, training={"epochs": 1}) for each in (np.ma.array(both, mask=hidden), gaps))
     np.testing.assert_array_equal(masked.predict(x), missing.predict(x))
+
+
+@pytest.mark.parametrize(
+    ("values", "numbers"),
+    [
+        ([Decimal("1.5"), None, Fraction(1, 4)], [1.5, np.nan, 0.25]),
+        (np.array([1500, "NaT"], "m8[ms]"), [1.5, np.nan]),
+        ([2**2000, -(2**2000)], [np.inf, -np.inf]),
+    ],
+)
+def test_every_kind_of_number_is_a_number(values, numbers):
+    np.testing.assert_array_equal(rows_of({"a": values}).columns["a"].values, numbers)
+
+
+@pytest.mark.parametrize("given", [list, np.array, lambda values: np.array(values, object)])
+def test_whole_numbers_beyond_2_53_stay_different_classes(given):
+    big = [2**60 + i % 2 for i in range(20)]
+    inputs = np.arange(40.0).reshape(20, 2)
+    for source in (rows_of({"a": inputs[:, 0], "y": given(big)}), with_columns(rows_of(inputs), {"y": given(big)})):
+        found = prepare(source, task="classification", target="y")
+        assert found.encoder.target.classes == (str(2**60), str(2**60 + 1))
+
+
+def test_a_long_text_takes_no_memory_in_other_rows():
+    tracemalloc.start()
+    rows_of({"a": ["x" * 2_000_000, *"abc" * 100]})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000
+
+
+def test_two_names_that_are_the_same_as_texts():
+    with pytest.raises(DataError, match="two columns have the same name"):
+        rows_of({1: [1.0, 2.0], "1": [3.0, 4.0]})
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"task": "Regression"}, "did you mean 'regression'"),
+        ({"target": True}, "by its name or number, not by a bool"),
+        ({"target": 1.5}, "by its name or number, not by a float"),
+        ({"target": []}, "by its name or number, not by a list"),
+        ({"scaling": "minmax"}, "scaling is 'minmax'"),
+        ({"missing_target": "dro"}, "did you mean 'drop'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"columns": {"x": "number of"}}, "unknown type of column 'number of'"),
+    ],
+)
+def test_prepare_refuses_what_it_cannot_mean(more, said):
+    with pytest.raises(GpumlpError, match=said):
+        prepare(COLUMNS, **({"task": "regression", "target": "y"} | more))
+
+
+def test_prepare_takes_types_as_words_and_shares_of_any_float():
+    found = prepare(COLUMNS, task="regression", target=["y"], columns={"k": "category"}, test=np.float32(0.25))
+    assert "k" not in found.encoder.inputs.numeric
+    assert len(found.test) == 15
+
+
+def test_fit_says_what_validation_rows_are():
+    for given in (None, "x", (1,)):
+        with pytest.raises(ConfigError, match=r"validation: it is a share of the rows, or rows as \(X, y\)"):
+            fit(np.ones((4, 1)), np.ones(4), validation=given)
+
+
+def test_weights_may_be_truth_values_and_settings_numbers_of_numpy():
+    x, y = np.arange(40.0).reshape(20, 2), np.arange(20.0)
+    kept = np.arange(20) % 3 > 0
+    settings = {"training": {"epochs": np.int64(1), "seed": 1}, "model": {"hidden": np.array([3])}, "validation": 0.0}
+    one, other = (fit(x, y, weights=each, **settings).predict(x) for each in (kept, kept.astype(float)))
+    np.testing.assert_array_equal(one, other)

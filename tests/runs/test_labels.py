@@ -88,8 +88,9 @@ def test_exports_predict_labels(run: Path, tmp_path: Path, ending: str) -> None:
     comparison, _ = export(run, tmp_path / f"model.{ending}")
     assert comparison.difference <= comparison.allowed < 1e-4
     if ending == "onnx":
-        outputs = pytest.importorskip("onnx").load(tmp_path / "model.onnx").graph.output
-        assert [each.name for each in outputs] == ["prediction", "probability"]
+        graph = pytest.importorskip("onnx").load(tmp_path / "model.onnx").graph
+        assert [each.name for each in graph.output] == ["prediction", "probability"]
+        assert {each.name for each in graph.initializer} <= {name for node in graph.node for name in node.input}
     if ending == "py":
         command = [sys.executable, str(tmp_path / "model.py"), str(run.parent / "rows.csv"), "--proba"]
         (tmp_path / "out.csv").write_text(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import signal
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +16,18 @@ from command import run
 from ranks.threads import by_threads
 
 from gpumlp.config import Loaded, load
+from gpumlp.config.settings import settings_of_member
 from gpumlp.data import Dataset, PackedRows, Prepared
 from gpumlp.data.packed import blocks as blocks_module
+from gpumlp.data.source.read import read
+from gpumlp.data.source.room import Room, reading_into
 from gpumlp.errors import ConfigError, DataError, RunError, SignalError
+from gpumlp.nn.ensemble import prefix
 from gpumlp.runs import evaluate, load_trained, plot, train
 from gpumlp.training import rows as rows_module
 from gpumlp.training.build import build, load_data
 from gpumlp.training.device_data import DeviceData
+from gpumlp.training.loop import Loop
 from gpumlp.training.measure import measure
 from runs.killed import Stop
 
@@ -236,9 +243,26 @@ def test_a_picture_of_labels_has_the_rows_of_all_blocks(tmp_path: Path) -> None:
         assert (tmp_path / f"{name}.svg").read_text().count("<!-- over: ") == 1
 
 
+def test_members_read_windows_of_their_own(task: Callable[..., Loaded], tmp_path: Path) -> None:
+    """Each is trained as it would be alone, and goes on from the middle of an epoch."""
+    loaded = task("members=2", "training.seed=3")
+    train(loaded, tmp_path / "whole")
+    with pytest.raises(SignalError):
+        train(loaded, tmp_path / "run", listener=Stop(signal.SIGTERM, 9))
+    train(loaded, tmp_path / "run", resume=True)
+    assert files(tmp_path / "run") == files(tmp_path / "whole")
+    ensemble = load_trained(tmp_path / "whole").network.arrays()
+    for number in range(2):
+        settings = settings_of_member(loaded.settings, number)
+        loop = Loop(build(settings, load_data(loaded)))
+        for _ in loop:
+            pass
+        assert {name: array.tobytes() for name, array in loop.best.items()} == {
+            name: ensemble[prefix(number) + name].tobytes() for name in loop.best
+        }
+
+
 def test_what_packed_rows_cannot_do_is_told(task: Callable[..., Loaded], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="2 networks of their own are trained on rows in memory"):
-        train(task("members=2"), tmp_path / "run")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="rows cannot be packed here"):
         load_data(task(f"data.pack.folder={tmp_path / 'file'}"))
@@ -291,3 +315,58 @@ def test_folds_reports_and_exports_of_packed_rows(
     assert "have changed" not in run("report", folder, "-o", tmp_path / "r.html").stderr
     run("export", folder, "-o", tmp_path / "m.py")
     assert len([each for each in (tmp_path / "packs").iterdir() if each.is_dir()]) == 2
+
+
+def _images(images: np.ndarray, labels: np.ndarray, folder: Path) -> None:
+    for name, kind, array in (("images-idx3", 2051, images), ("labels-idx1", 2049, labels)):
+        head = struct.pack(f">{1 + array.ndim}I", kind, *array.shape)
+        (folder / f"t-{name}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes()))
+
+
+@pytest.mark.parametrize("kind", ["rows", "columns, compressed", "other bytes, three axes", "npy", "images"])
+def test_arrays_beyond_memory_are_packed(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encoding and the rows are those that memory gives, to the bit; a file that is cut short is one message."""
+    monkeypatch.setattr("gpumlp.data.source.arrays.PIECE_BYTES", 500)
+    monkeypatch.setattr("gpumlp.data.encoding.columns._FITTED_ELEMENTS", 1)
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(ROWS, 6)).astype(np.float32), random.integers(0, 2, ROWS)
+    x[::7, 2] = np.nan
+    name, target = "t.npz", "y"
+    if kind == "rows":
+        np.savez(tmp_path / name, x=x, y=y)
+    elif kind == "columns, compressed":
+        np.savez_compressed(tmp_path / name, x=np.asfortranarray(x), y=y)
+    elif kind == "other bytes, three axes":
+        np.savez(tmp_path / name, x=x.astype(">f8").reshape(ROWS, 2, 3), y=y)
+    elif kind == "npy":  # which has inputs alone
+        np.save(tmp_path / "t.npy", x)
+    else:
+        _images(random.integers(0, 256, (ROWS, 3, 4), np.uint8), y.astype(np.uint8), tmp_path)
+        name, target = "t-images-idx3-ubyte.gz", "labels"
+    little = Room(tmp_path, 50)
+    if kind == "npy":
+        with reading_into(little):
+            found = read(tmp_path / "t.npy")
+        assert found.is_in_file("inputs")
+        assert found.take(np.array([5, 0])).block("inputs").tobytes() == x[[5, 0]].tobytes()
+        return
+    (tmp_path / "f.yaml").write_text(f"task: classification\ndata: {{train: {name}, target: {target}}}\n")
+    wanted = load_data(load(tmp_path / "f.yaml"))
+    limits = ("data.max_memory=1e-7", f"data.pack.folder={tmp_path / 'packs'}")
+    packed = load_data(load(tmp_path / "f.yaml", limits))
+    assert isinstance(packed.train, PackedRows)
+    for (fields, arrays), (others, more) in [(packed.encoder.to_state(), wanted.encoder.to_state())]:
+        assert fields == others
+        assert {key: array.tobytes() for key, array in arrays.items()} == {
+            key: a.tobytes() for key, a in more.items()
+        }
+    for part, rows in wanted.parts.items():
+        blocks = np.concatenate([each.inputs for each in packed.parts[part].blocks()])
+        order = np.lexsort(blocks.T), np.lexsort(rows.inputs.T)  # type: ignore[attr-defined]
+        assert blocks[order[0]].tobytes() == rows.inputs[order[1]].tobytes()  # type: ignore[attr-defined]
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(
+        gzip.compress(gzip.decompress(content)[:-9]) if kind == "images" else content[:-200]
+    )
+    with pytest.raises(DataError, match="damaged"):
+        load_data(load(tmp_path / "f.yaml", limits))

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from gpumlp.config import Loaded, load
 from gpumlp.errors import ConfigError, RunError
 from gpumlp.runs import plot, plots, train
+from gpumlp.store.figure import letters, new_figure, save
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,3 +108,21 @@ def test_what_cannot_be_drawn(run: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(RunError, match=r"pip install 'gpumlp\[plot\]'"):
         plot(run, tmp_path / "p.png")
+
+
+@pytest.mark.usefixtures("matplotlib")
+@pytest.mark.parametrize("name", ["$\\frac$", "_private", "a\x1b[31m\nb", "x" * 3000, "中文"])
+def test_names_from_data_are_drawn_letter_by_letter(tmp_path: Path, name: str) -> None:
+    """No name is a formula (which may be broken), hides from a legend, or breaks the XML."""
+    figure = new_figure(tmp_path / "p.svg", 3, 2)
+    axes = figure.subplots()
+    axes.plot([0, 1], label=letters(name))
+    axes.set(xlabel=letters(name))
+    assert len(axes.legend().get_texts()) == 1
+    save(figure, tmp_path / "p.svg")
+    root = ElementTree.parse(
+        tmp_path / "p.svg", ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))
+    )
+    drawn = [each.text or "" for each in root.iter() if each.tag is ElementTree.Comment]
+    assert sum(name[:5].replace("\x1b", "\\x1b")[:4].strip() in text for text in drawn) == 2
+    assert all(len(text) < 60 for text in drawn)

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.source.cells import Strings, is_number, mend_number
+from gpumlp.data.source.cells import Strings, common_unit, is_number, mend_number
 from gpumlp.data.source.frame import Codes, Frame
 from gpumlp.data.state import Fields, StateReader
 from gpumlp.errors import DataError, shown
@@ -180,6 +180,9 @@ def _require_words(name: str, table: Frame, counts: Counter[str]) -> str | None:
         text, remedy = next(iter(unplain.items()))
         what = f"column {name!r} has numbers that are not written plainly, such as {shown(text)}"
         raise DataError(what, where=table.path, hint=remedy)
+    if not numbers and len(counts) >= _MANY_NUMBERS and (unit := common_unit(counts)):
+        kind = f"{{type: number, unit: {unit}}}"
+        return f"has numbers in {unit!r} but is read as categories: set its type in data.columns, {kind}"
     rows, total = sum(counts[text] for text in strays), counts.total()
     if not strays or not numbers or (2 * rows >= total and (numbers < _MANY_NUMBERS or numbers < len(strays))):
         return None

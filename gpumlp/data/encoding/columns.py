@@ -35,6 +35,7 @@ MAX_ARRAY_COLUMNS = 1 << 18
 _FEW_ROWS = 50  # up to so many, whole numbers that are all different mean nothing
 _EXACT = 2.0**53  # whole numbers up to it are themselves in float64
 _CELLS_AT_ONCE = 1 << 17  # of the rows that are encoded together: float64 copies are made of them
+_FITTED_ELEMENTS = 1 << 23  # of an array on disk that are checked together
 _FIRST_ROWS = 1000  # tell the value of a column that is nearly constant
 _NAMED_COLUMNS = 5  # further columns that a note names
 _NAME_OF_ID = re.compile(r"(?i:(.*[\W_])?id)|.*[a-z]I[dD]", re.DOTALL)
@@ -328,20 +329,29 @@ class ArrayInputs:
         DataError
             If a value is infinite, or a column has no value at all.
         """
-        block = source.block(name)
-        if block.dtype == np.uint8 and scaling is None:
-            return cls(name, block.shape[1], None), []
-        if block.shape[1] > MAX_ARRAY_COLUMNS:
-            what = f"array {name!r} has {block.shape[1]:,} columns, and at most {MAX_ARRAY_COLUMNS:,} can be scaled"
+        width, whole = source.width(name), None if source.is_in_file(name) else source.block(name)
+
+        def part(columns: slice) -> NDArray[Any]:
+            return source.block(name, columns) if whole is None else whole[:, columns]
+
+        if part(slice(1)).dtype == np.uint8 and scaling is None:
+            return cls(name, width, None), []
+        if width > MAX_ARRAY_COLUMNS:
+            what = f"array {name!r} has {width:,} columns, and at most {MAX_ARRAY_COLUMNS:,} can be scaled"
             raise DataError(what, where=source.path, hint="reduce them, such as by principal components")
-        _require_finite(block, name, source.where)
-        empty = np.isnan(block).all(axis=0)
-        if empty.any():
-            what = f"array {name!r}: column {int(np.argmax(empty))} has no value in any training row"
-            raise DataError(what, where=source.path, hint="take such columns out of the array")
-        constant = np.flatnonzero(np.nanmax(block, axis=0) == np.nanmin(block, axis=0)).tolist()
+        constant: list[int] = []
+        step = width if whole is not None else max(1, _FITTED_ELEMENTS // source.count(name))
+        for first in range(0, width, step):
+            block = part(slice(first, first + step))
+            _require_finite(block, name, source.where, first)
+            empty = np.isnan(block).all(axis=0)
+            if empty.any():
+                what = f"array {name!r}: column {first + int(np.argmax(empty))} has no value in any training row"
+                raise DataError(what, where=source.path, hint="take such columns out of the array")
+            alike = np.nanmax(block, axis=0) == np.nanmin(block, axis=0)
+            constant += (first + np.flatnonzero(alike)).tolist()
         notes = [_note([f"{name}[{column}]" for column in constant], "has one value only")] if constant else []
-        return cls(name, block.shape[1], _fitted(block, scaling or "robust", rows)), notes
+        return cls(name, width, _fitted(part, width, scaling or "robust", rows)), notes
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -476,14 +486,16 @@ def _decide(
     return True, None, frame.grouped(name) or _remark(name, values, frame) or _seldom(values)
 
 
-def _fitted(block: NDArray[Any], scaling: str, rows: NDArray[np.int64] | None) -> NumericBlock:
+def _fitted(
+    part: Callable[[slice], NDArray[Any]], width: int, scaling: str, rows: NDArray[np.int64] | None
+) -> NumericBlock:
     """Return the encoding of an array, fitted in float64 whatever its dtype: sums of float16 soon overflow."""
 
     def column(number: int) -> Floats:
-        values = block[:, number].astype(np.float64)
+        values = part(slice(number, number + 1))[:, 0].astype(np.float64)
         return values if rows is None else values[rows]
 
-    return NumericBlock.fit(block.shape[1], column, scaling)
+    return NumericBlock.fit(width, column, scaling)
 
 
 def _remark(name: str, values: Floats, frame: Frame) -> str | None:
@@ -548,13 +560,13 @@ def _note(columns: Sequence[str], remark: str) -> Note:
     return Note(f"column {first!r} {remark}{also}", first)
 
 
-def _require_finite(block: NDArray[Any], name: str, where: Callable[[int], str]) -> None:
-    """Check that no number is infinite or beyond 32-bit floats; NaN is a gap and passes."""
+def _require_finite(block: NDArray[Any], name: str, where: Callable[[int], str], first: int = 0) -> None:
+    """Check that no number is infinite or beyond 32-bit floats; NaN is a gap and passes. Columns from ``first``."""
     if block.dtype.kind != "f":
         return  # no whole number of 64 bits is that large
     # The extremes first: they need no array of truth values.
     if max(-float(np.nanmin(block, initial=0.0)), float(np.nanmax(block, initial=0.0))) <= FLOAT32_MAX:
         return
     row, column = (int(i) for i in np.argwhere(np.abs(block) > np.float64(FLOAT32_MAX))[0])
-    what = f"array {name!r} has {block[row, column]} in column {column}, which is not a finite 32-bit float"
+    what = f"array {name!r} has {block[row, column]} in column {first + column}, which is not a finite 32-bit float"
     raise DataError(what, where=where(row))

@@ -18,7 +18,7 @@ import numpy as np
 from gpumlp.data.dataset import Dataset, Divided, Encoder, Prepared
 from gpumlp.data.encoding.columns import News
 from gpumlp.data.packed.blocks import HINT, BlockLayout, PackedRows, Writer, checked_checksums
-from gpumlp.data.source.frame import Frame
+from gpumlp.data.source.read import Source
 from gpumlp.data.source.room import require_disk
 from gpumlp.errors import DataError, Note, RunError, WriteError
 from gpumlp.limits import gigabytes
@@ -114,17 +114,17 @@ class Packs:
 
     def _write(self, divided: Divided, folder: Path, seed: int) -> None:
         encoder, notes, parts = divided.encoder, list(divided.notes), {}
-        for name, source in divided.tables.items():
-            news = News()
+        for name, source in divided.parts.items():
+            news, count = News(), encoder.count(source)
             targets, weights = encoder.encode_targets(source, news)
             layout, writer = None, None
-            for rows in self._chunks(source, encoder):
+            for rows in self._chunks(source, count, encoder):
                 raw = source.take(rows)
                 raw.ask_for()
                 features, _ = encoder.encode(raw, targets=False, news=news)
                 chunk = Dataset(features.features, targets[rows], None if weights is None else weights[rows])
                 if layout is None or writer is None:
-                    layout = BlockLayout.of(len(source), chunk)
+                    layout = BlockLayout.of(count, chunk)
                     writer = Writer(folder, name, layout, _dealt(layout, seed) if name == _TRAIN else None)
                 writer.add(chunk)
             assert layout is not None
@@ -137,10 +137,10 @@ class Packs:
         index = {"format": FORMAT, "parts": parts, "notes": [note.to_json() for note in notes]}
         write_sealed(folder / INDEX, index)
 
-    def _chunks(self, source: Frame, encoder: Encoder) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+    def _chunks(self, source: Source, count: int, encoder: Encoder) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
         """Yield the numbers of rows that are encoded together."""
-        count, read = len(source), 8 * len(source.names)
-        size = max(1, self.memory // (read + 3 * encoder.row_bytes))  # as encoded, in the order of blocks, and a copy
+        # As they are read, as encoded, in the order of blocks, and a copy.
+        size = max(1, self.memory // (source.row_bytes + 3 * encoder.row_bytes))
         for start in range(0, count, size):
             yield np.arange(start, min(start + size, count))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import zipfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gpumlp.data.source.cells import FLOAT32_MAX, Floats
 from gpumlp.data.source.frame import Codes, as_written
+from gpumlp.data.source.room import ask_for, is_in_file, room
 from gpumlp.errors import QUOTED, DataError, choices
 from gpumlp.limits import gigabytes, host_memory
 
@@ -23,6 +24,11 @@ MAX_HEADER = 10_000
 
 # What decides where several arrays could be the inputs.
 _INPUT_NAMES = ("x", "inputs", "images")
+
+_NUMBERS = "biuf"
+
+PIECE_BYTES = 64 << 20
+"""Bytes of an array that go to disk at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +67,12 @@ class Member:
         DataError
             If the member is damaged or holds pickled objects.
         """
-        require_array_memory(self.path, math.prod(self.shape) * self.dtype.itemsize)
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.name) as stream:
-                array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+                array = _read_array(stream, self.path)
                 stream.read()  # to its end, where the checksum is compared
+        except DataError:
+            raise
         except Exception as error:  # of zipfile, zlib, NumPy, or the tokenizer that NumPy reads headers with
             raise _damaged(self.path, error) from error
         return array
@@ -99,6 +106,31 @@ class ArrayTable:
     def names(self) -> tuple[str, ...]:
         """The names of the arrays."""
         return tuple(self.arrays)
+
+    def count(self, name: str) -> int:
+        """Return how many rows an array has."""
+        return len(self.arrays[name]) if self.rows is None else len(self.rows)
+
+    def width(self, name: str) -> int:
+        """Return how many columns an array has, all axes but the first made one."""
+        return math.prod(self.arrays[name].shape[1:])
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of a row of all arrays."""
+        return sum(self.width(name) * array.dtype.itemsize for name, array in self.arrays.items())
+
+    def is_in_file(self, name: str) -> bool:
+        """Return whether an array lies on disk, column by column, as it is too large for memory."""
+        return is_in_file(self._values(name))
+
+    def ask_for(self) -> None:
+        """Have the disk bring what lies there of these rows."""
+        for array in self.arrays.values():
+            values = array.__dict__.get("values") if isinstance(array, Member) else array
+            if values is not None and values.ndim == 2 and is_in_file(values):
+                for column in values.T:
+                    ask_for(column, self.rows)
 
     def take(self, rows: NDArray[np.int64]) -> ArrayTable:
         """Return the table of these rows; nothing is copied until an array is asked for."""
@@ -157,20 +189,29 @@ class ArrayTable:
             listing = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise DataError(f"the arrays differ in their number of rows: {listing}", where=self.path)
 
-    def block(self, name: str) -> NDArray[Any]:
+    def block(self, name: str, columns: slice = slice(None)) -> NDArray[Any]:
         """Return an array with all axes but the first made one, (N, p), in its own dtype (truth as float32).
+
+        Parameters
+        ----------
+        name
+            Name of the array.
+        columns
+            Those that are wanted; by default all.
 
         Raises
         ------
         DataError
             If it does not hold real numbers, or holds nothing.
         """
-        values = self._numeric(name)
-        if values.size == 0:
-            raise DataError(f"array {name!r} is empty, shape {values.shape}", where=self.path)
-        if values.dtype.kind == "b":
-            values = values.astype(np.float32)
-        return values.reshape(len(values), -1)
+        self._require_numbers(name)
+        whole = self._values(name)
+        if self.count(name) == 0 or whole.size == 0:
+            shape = (self.count(name), *self.arrays[name].shape[1:])
+            raise DataError(f"array {name!r} is empty, shape {shape}", where=self.path)
+        values = whole.reshape(len(whole), -1)[:, columns]
+        values = values if self.rows is None else values[self.rows]
+        return values.astype(np.float32) if values.dtype.kind == "b" else values
 
     def categories(self, name: str) -> Codes:
         """Return an array as text, (N,): whole numbers without a point, NaN as the empty text.
@@ -193,7 +234,7 @@ class ArrayTable:
         DataError
             If it is not one number per row, or a number is beyond the range of 32-bit floats.
         """
-        self._numeric(name)
+        self._require_numbers(name)
         values = self._one_per_row(name).astype(np.float64)
         bad = np.abs(values) > FLOAT32_MAX
         if bad.any():
@@ -209,24 +250,23 @@ class ArrayTable:
             raise _pickled(array.path)
         return array
 
-    def _select(self, name: str) -> NDArray[Any]:
+    def _values(self, name: str) -> NDArray[Any]:
         array = self.arrays[name]
-        values = array.values if isinstance(array, Member) else array
-        return values if self.rows is None else values[self.rows]
+        return array.values if isinstance(array, Member) else array
 
-    def _numeric(self, name: str) -> NDArray[Any]:
+    def _require_numbers(self, name: str) -> None:
         dtype = self._plain(name).dtype
-        if dtype.kind not in "biuf":
+        if dtype.kind not in _NUMBERS:
             what = f"array {name!r} holds {dtype}, not real numbers"
             raise DataError(what, where=self.path)
-        return self._select(name)
 
     def _one_per_row(self, name: str) -> NDArray[Any]:
         shape = self.arrays[name].shape
         if int(np.prod(shape[1:])) != 1:
             what = f"array {name!r} must hold one value per row, but its shape is {shape}"
             raise DataError(what, where=self.path)
-        return self._select(name).reshape(-1)
+        values = self._values(name)
+        return (values if self.rows is None else values[self.rows]).reshape(-1)
 
     def _listing(self) -> str:
         return ", ".join(f"{name} {each.shape}" for name, each in self.arrays.items()) or "no arrays"
@@ -253,7 +293,7 @@ def read_npz(path: Path) -> ArrayTable:
 def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Member:
     """Return an array by its header alone. Raises ValueError if it is not as long as the header says."""
     with archive.open(member) as stream:
-        shape, dtype = _header(stream)
+        shape, _, dtype = _header(stream)
         size = math.prod(shape) * dtype.itemsize
         if not dtype.hasobject and member.file_size != stream.tell() + size:
             what = f"the header of {member.filename} says {size:,} bytes, but {member.file_size - stream.tell():,}"
@@ -261,19 +301,22 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Me
     return Member(path, member.filename, shape, dtype)
 
 
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return shape and dtype of the array that begins here. Raises ValueError where there can be no such array."""
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return the shape of the array that begins here, whether it lies column by column, and its dtype.
+
+    Raises ValueError where there can be no such array.
+    """
     version = np.lib.format.read_magic(stream)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
-        shape, _, dtype = read_header(stream, max_header_size=MAX_HEADER)
+        shape, turned, dtype = read_header(stream, max_header_size=MAX_HEADER)
     except ValueError as error:
         if "max_header_size" in str(error):  # its advice is to allow pickled objects
             raise ValueError(f"its header has more than {MAX_HEADER:,} characters") from None
         raise
     if any(isinstance(length, bool) or length < 0 for length in shape):
         raise ValueError(f"shape {shape}")
-    return shape, dtype
+    return shape, turned, dtype
 
 
 def require_array_memory(path: Path, needed: int) -> None:
@@ -290,6 +333,69 @@ def require_array_memory(path: Path, needed: int) -> None:
         raise DataError(what, where=str(path), hint="train on fewer rows")
 
 
+def _read_array(stream: IO[bytes], path: Path) -> NDArray[Any]:
+    """Return the array of a file of NumPy's: on disk, column by column, where memory is full."""
+    shape, turned, dtype = _header(stream)
+    is_plain = dtype.kind in _NUMBERS and len(shape) > 0 and not (turned and len(shape) > 2)
+    size = math.prod(shape) * dtype.itemsize
+    if is_plain and not room().take(size):
+        return on_disk(stream.read, shape, dtype, turned=turned)
+    require_array_memory(path, size)
+    stream.seek(0)
+    array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    return array
+
+
+def on_disk(
+    read: Callable[[int], bytes], shape: tuple[int, ...], dtype: np.dtype[Any], *, turned: bool = False
+) -> NDArray[Any]:
+    """Return an array in the file of the room, with all axes but the first made one, from a stream.
+
+    It lies there column by column, as a table does, since it is fitted to by columns.
+
+    Parameters
+    ----------
+    read
+        Returns the next bytes, up to so many.
+    shape, dtype
+        Of the array.
+    turned
+        Whether the stream has it column by column, too.
+
+    Raises
+    ------
+    ValueError
+        If the stream ends too early.
+    DataError
+        If the disk has no room for it.
+    """
+    count, width, native = shape[0], math.prod(shape[1:]), dtype.newbyteorder("=")
+    lines, length = (width, count) if turned else (count, width)
+    place, size = room(), dtype.itemsize
+    place.holds(count * width * size)
+    start, step = place.extent(count * width * size), max(1, PIECE_BYTES // max(1, length * size))
+    for first in range(0, lines, step):
+        block = _next(read, min(step, lines - first) * length * size)
+        values = np.frombuffer(block, dtype).reshape(-1, length).astype(native, copy=False)
+        if turned:
+            place.write(start + first * length * size, values)
+            continue
+        for column in range(width):
+            place.write(start + (column * count + first) * size, values[:, column])
+    found = place.array(start, native, count * width).reshape(width, count).T
+    return found if len(shape) > 1 else found[:, 0]
+
+
+def _next(read: Callable[[int], bytes], count: int) -> bytearray:
+    """Return so many bytes of a stream. Raises ValueError where it has fewer."""
+    found = bytearray()
+    while len(found) < count:
+        if not (some := read(count - len(found))):
+            raise ValueError(f"it ends {count - len(found):,} bytes too early")
+        found += some
+    return found
+
+
 def read_npy(path: Path) -> ArrayTable:
     """Read the array of an ``.npy`` file, which is called ``inputs``: it has no room for a target.
 
@@ -300,13 +406,12 @@ def read_npy(path: Path) -> ArrayTable:
     """
     try:
         with path.open("rb") as stream:
-            shape, dtype = _header(stream)
+            shape, _, dtype = _header(stream)
             size, follow = math.prod(shape) * dtype.itemsize, path.stat().st_size - stream.tell()
             if not dtype.hasobject and size != follow:
                 raise ValueError(f"the header says {size:,} bytes, but {follow:,} follow")
-            require_array_memory(path, size)
             stream.seek(0)
-            array = np.lib.format.read_array(stream, allow_pickle=False)
+            array = _read_array(stream, path)
     except DataError:
         raise
     except Exception as error:  # of NumPy, or the tokenizer that it reads headers with

@@ -27,6 +27,7 @@ _PLAINLY = (
     "write the numbers plainly, as -1234.5: without marks between thousands, currency or percent signs; "
     "or describe them in data.columns, as {type: number, thousands: ',', unit: $}"
 )
+_WITH_UNIT = re.compile(rf"{_NUMBER.pattern}\s*(?P<unit>[^\W\d_]{{1,12}}[²³]?|°[CF]?)")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}")
 _MANY = 10  # numbers of three decimals: by chance, one in ten has fewer, as 1.230 is mostly written 1.23
 
@@ -84,6 +85,17 @@ def mend_number(cell: str, decimal: str = ".") -> str | None:
         hint = f"set data.decimal to {other!r} if that stands before decimals; else write the numbers without it"
         return hint if other in cell else None
     return _PLAINLY if _FOR_PEOPLE.fullmatch(cell) else None
+
+
+def common_unit(cells: Iterable[str]) -> str | None:
+    """Return the word that stands after the number of every cell, as in ``1.5 kg``, or None."""
+    units = set()
+    for cell in cells:
+        found = _WITH_UNIT.fullmatch(cell)
+        units.add(found and found["unit"])
+        if None in units or len(units) > 1:
+            return None
+    return units.pop() if units else None
 
 
 def seem_grouped(numbers: Iterable[str]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,11 @@ class Frame:
         columns = {name: _part(column, rows) for name, column in self.columns.items()}
         return replace(self, columns=columns, rows=rows if self.rows is None else self.rows[rows])
 
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of a row, at most."""
+        return 8 * len(self.names)
+
     def ask_for(self) -> None:
         """Have the disk bring the columns that lie in a file."""
         for column in self.columns.values():
@@ -235,6 +241,10 @@ class Frame:
                     hint = f"if the first line holds the column names, set data.header to true; else {hint}"
                 raise DataError(f"there is no column {column!r}", where=self.path, hint=hint)
             return column
+        given: Any = column
+        if isinstance(given, bool) or not isinstance(given, Integral):
+            what = f"a column is found by its name or number, not by a {type(given).__name__}"
+            raise DataError(what, where=self.path, hint="columns: " + ", ".join(names[:LISTED]))
         if not -len(names) <= column < len(names):
             hint = f"the file has {len(names)} columns: 0 to {len(names) - 1}, or -1 for the last"
             if str(column) in names:

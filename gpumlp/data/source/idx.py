@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.source.arrays import ArrayTable, require_array_memory
+from gpumlp.data.source.arrays import ArrayTable, on_disk, require_array_memory
 from gpumlp.data.source.files import open_binary
+from gpumlp.data.source.room import room
 from gpumlp.errors import DataError
 
 # Two zero bytes, the type (8: unsigned byte), the number of axes.
 _IMAGES, _LABELS = 2051, 2049
+
+_AGAIN = "copy or download the file again"
 
 # Gzip packs no more bytes into one.
 _MOST_PACKED = 1032
@@ -35,13 +38,23 @@ def read_idx(path: Path) -> ArrayTable:
     if first.ndim == 1:
         return ArrayTable(str(path), {"labels": first}, target="labels")
     arrays = {"images": first.reshape(len(first), math.prod(first.shape[1:]))}
-    sibling = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+    sibling = _labels_of(path)
     if sibling != path and sibling.is_file():
         arrays["labels"] = _read(sibling)
         if arrays["labels"].ndim != 1:
             raise DataError("this should be a file of labels, but it holds images", where=str(sibling))
     hint = f"its target is called 'labels'; they were looked for in {sibling.name}, in the same folder"
     return ArrayTable(str(path), arrays, target="labels", hint=hint)
+
+
+def beside(path: Path) -> list[Path]:
+    """Return the file of labels that is read with a file of images, if there is one."""
+    sibling = _labels_of(path)
+    return [sibling] if sibling != path and sibling.is_file() else []
+
+
+def _labels_of(path: Path) -> Path:
+    return path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
@@ -56,6 +69,14 @@ def _read(path: Path) -> NDArray[np.uint8]:
             )
         shape = struct.unpack(f">{axes}I", head)
         count = math.prod(shape)
+        if path.stat().st_size * _MOST_PACKED >= count and not room().take(count):
+            try:
+                found = on_disk(stream.read, shape, np.dtype(np.uint8))
+            except ValueError as error:
+                raise DataError(f"the file is damaged: {error}", where=str(path), hint=_AGAIN) from None
+            if stream.read(1):
+                raise DataError("the file is damaged: it goes on behind its end", where=str(path), hint=_AGAIN)
+            return found
         require_array_memory(path, min(count, path.stat().st_size * _MOST_PACKED))
         # Memory is taken for what the file can hold, and for one byte more than it should.
         content = stream.read(min(count, path.stat().st_size * _MOST_PACKED) + 1)
@@ -68,5 +89,5 @@ def _read(path: Path) -> NDArray[np.uint8]:
     raise DataError(
         f"the header says {' x '.join(map(str, shape))} bytes = {count}, but {follow} follow",
         where=str(path),
-        hint="copy or download the file again",
+        hint=_AGAIN,
     )

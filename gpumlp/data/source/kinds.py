@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpumlp.data.state import Fields, StateReader
+from gpumlp.errors import DataError, choices
 
 KINDS = ("category", "number", "date")
 
@@ -26,6 +27,10 @@ class Kind:
     type: str
     thousands: str | None = None
     unit: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.type not in KINDS:
+            raise DataError(f"unknown type of column {self.type!r:.80}", hint=choices(self.type, KINDS))
 
     def plain(self, text: str, decimal: str) -> str:
         """Return a number as it is written without marks between thousands and without unit.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -73,6 +76,8 @@ def rows_of(rows: Any, y: Any = None, *, missing: Missing = USUAL_MISSING) -> Fr
             hint = "give an array, a mapping from names to columns, a DataFrame or an Arrow table"
             raise DataError(f"a {type(rows).__name__} has no rows that can be read", where=NAME, hint=hint)
         columns = {str(name): _column(str(name), values, missing) for name, values in rows.items()}
+        if len(columns) < len(rows):
+            raise DataError("two columns have the same name once it is text", where=NAME, hint="rename one of them")
         frame = Frame(NAME, columns, _place, Dialect(missing=missing))
     if y is not None:
         if TARGET in frame.columns:
@@ -109,16 +114,18 @@ def with_columns(source: Frame | ArrayTable, columns: Mapping[str, Any]) -> Fram
             what = f"there are {len(source)} rows, but {len(new)} values for {next(iter(columns))!r}"
             raise DataError(what, where=source.path)
         return replace(source, columns={**source.columns, **new.columns})
-    arrays = {name: _array(column) for name, column in new.columns.items()}
+    arrays = {name: _array(column, columns[name]) for name, column in new.columns.items()}
     table = replace(source, arrays={**source.arrays, **arrays})
     table.require_same_rows(table.names)
     return table
 
 
-def _array(column: Column) -> NDArray[Any]:
-    """Return a column as an array: numbers, or texts."""
+def _array(column: Column, given: Any) -> NDArray[Any]:
+    """Return a column as an array: whole numbers as they were given, which may be beyond 2^53, numbers, or texts."""
     if isinstance(column, Numbers):
-        return column.values
+        plain = np.asarray(given)
+        plain = np.asarray(plain.tolist()) if plain.dtype.kind == "O" else plain
+        return plain if plain.dtype.kind in "iu" else column.values
     texts = column.written()
     return texts.texts.astype(np.str_)[texts.codes]
 
@@ -174,26 +181,34 @@ def _number_texts(cells: Sequence[float | None]) -> Codes:
 def _column(name: str, values: Any, missing: Missing) -> Column:
     """Return a column of numbers or texts."""
     if isinstance(values, np.ma.MaskedArray):
-        values = _as_array(values.tolist())
+        values = _as_array(name, values.tolist())
     elif not isinstance(values, np.ndarray):
-        values = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else _as_array(values))
+        values = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else _as_array(name, values))
     if values.ndim != 1:
         raise DataError(f"column {name!r} must have one axis, but its shape is {values.shape}", where=NAME)
+    if values.dtype.kind == "m":
+        values = values / np.timedelta64(1, "s")  # a time that passed, in seconds; NaT is NaN
+    if values.dtype.kind == "T":
+        values = values.astype(object)
     if values.dtype.kind == "O":
-        values = _of_objects(values)
+        return _of_objects(values, missing)
     if values.dtype.kind in "iuf":
-        numbers = values.astype(np.float64)
-        for marker in missing.values:
-            numbers[values == marker] = np.nan
-        return Numbers(numbers, lambda: as_written(values))
+        return _of_numbers(values.astype(np.float64), lambda: as_written(values), missing)
     if values.dtype.kind == "b":
         return _texts(np.where(values, "true", "false"))
-    if values.dtype.kind in "mM":
+    if values.dtype.kind == "M":
         return _texts(np.where(np.isnat(values), "", values.astype(str)))
     if values.dtype.kind in "U":
         return _texts(values)
     what = f"column {name!r} holds {values.dtype}, not numbers or texts"
     raise DataError(what, where=NAME, hint="leave the column out, or make one of numbers or texts of it")
+
+
+def _of_numbers(numbers: NDArray[np.float64], written: Callable[[], Codes], missing: Missing) -> Numbers:
+    """Return a column of new numbers, NaN in place of those that mean "no value"."""
+    for marker in missing.values:
+        numbers[numbers == marker] = np.nan
+    return Numbers(numbers, written)
 
 
 def plain_array(values: Any) -> NDArray[Any]:
@@ -203,26 +218,44 @@ def plain_array(values: Any) -> NDArray[Any]:
     return np.asarray(values.astype(np.result_type(values.dtype, np.float64)).filled(np.nan))
 
 
-def _as_array(values: Any) -> NDArray[Any]:
-    """Return a list as an array; of objects where NumPy would make texts of numbers."""
-    array = np.asarray(values)
-    if array.dtype.kind in "UO" and not all(isinstance(each, str) for each in values):
-        objects = np.empty(len(values), object)
-        objects[:] = values
-        return objects
-    return array
+def row_weights(values: Any) -> Any:
+    """Return weights of rows; a truth value counts as 1 or 0."""
+    plain = plain_array(values)
+    return plain.astype(np.float64) if plain.dtype.kind == "b" else values
 
 
-def _of_objects(values: NDArray[np.object_]) -> NDArray[Any]:
-    """Return floats where all objects are numbers or missing, else texts, the empty one where a value is missing."""
-    absent = np.array([_is_absent(value) for value in values], bool)
-    present = values[~absent]
-    if all(isinstance(value, int | float | np.integer | np.floating) and not _is_truth(value) for value in present):
-        numbers = np.full(len(values), np.nan)
-        numbers[~absent] = present.astype(np.float64)
-        return numbers
+def _as_array(name: str, values: Any) -> NDArray[Any]:
+    """Return a list as an array; of objects where there are texts, of which NumPy would make each as long as any."""
+    if not isinstance(values, list | tuple) or not any(isinstance(each, str) for each in values):
+        try:
+            array = np.asarray(values)
+        except ValueError:  # lists in it, of different lengths
+            raise DataError(f"column {name!r} must have one axis, but has lists in it", where=NAME) from None
+        if array.dtype.kind not in "UO" or array.ndim != 1:
+            return array
+    return np.fromiter(values, object, len(values))
+
+
+def _of_objects(values: NDArray[np.object_], missing: Missing) -> Column:
+    """Return numbers where all objects are numbers or missing, else texts, the empty one where a value is missing."""
+    absent = [_is_absent(value) for value in values]
     texts = ["" if gone else _text(value) for value, gone in zip(values, absent, strict=True)]
-    return np.array(texts, dtype=np.str_)
+    codes = partial(merged, texts, np.arange(len(values)))
+    if all(gone or _is_number(value) for value, gone in zip(values, absent, strict=True)):
+        numbers = [np.nan if gone else _float(value) for value, gone in zip(values, absent, strict=True)]
+        return _of_numbers(np.array(numbers, np.float64), codes, missing)
+    return codes()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real | Decimal) and not _is_truth(value)
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return math.inf if value > 0 else -math.inf
 
 
 def _is_absent(value: Any) -> bool:
@@ -240,6 +273,8 @@ def _is_truth(value: Any) -> bool:
 def _text(value: Any) -> str:
     if _is_truth(value):
         return str(bool(value)).lower()
+    if isinstance(value, float | np.floating):  # as a CSV file would have it, however many bits it has
+        value = float(value)
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
