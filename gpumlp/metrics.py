@@ -181,6 +181,10 @@ def auc(scores: Host, labels: Host, weights: Host) -> float:
 
     NaN where one of the classes is absent.
     """
+    if (weights == 1).all():  # sorting numbers takes half the time of ranking them, and counts are exact
+        higher, lower = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
+        won = np.searchsorted(lower, higher, "left").sum() + np.searchsorted(lower, higher, "right").sum()
+        return float(0.5 * won / (len(higher) * len(lower))) if len(higher) and len(lower) else float("nan")
     values, place = np.unique(scores, return_inverse=True)
     positive = np.bincount(place, weights * (labels == 1), len(values))
     negative = np.bincount(place, weights * (labels == 0), len(values))
@@ -278,8 +282,7 @@ class ProbabilityScores:
         losses = -np.log(true.clip(np.finfo(np.float64).tiny))
         half = 1 + (probabilities.shape[1] == 2)
         self._sums += weight[known] @ losses[known], weight[known].sum(), weight @ squares / half, weight.sum()
-        chosen = probabilities.argmax(axis=1)
-        sure = probabilities[np.arange(len(labels)), chosen]
+        chosen, sure = _surest(probabilities)
         place = np.minimum((sure * ECE_BINS).astype(np.int64), ECE_BINS - 1)
         for row, values in zip(self._bins, (sure, chosen == labels), strict=True):
             row += np.bincount(place, weight * values, ECE_BINS)
@@ -292,6 +295,16 @@ class ProbabilityScores:
             "brier": float(squares / total),
             "ece": float(np.abs(self._bins[0] - self._bins[1]).sum() / total),
         }
+
+
+def _surest(probabilities: Host) -> tuple[Host, Host]:
+    """Return the class of the largest probability of each row, the first of equal ones, and that probability."""
+    if probabilities.shape[1] == 2:  # argmax takes many times as long
+        first, second = probabilities.T
+        above = (second > first) | (np.isnan(second) & ~np.isnan(first))
+        return above.astype(np.int64), np.where(above, second, first)
+    chosen = probabilities.argmax(axis=1)
+    return chosen, probabilities[np.arange(len(chosen)), chosen]
 
 
 def regression(predictions: Host, targets: Host, weights: Host | None = None) -> Metrics:
@@ -425,7 +438,8 @@ def hits_of(chosen: Host, positive: Host, weights: Host) -> Metrics:
     Precision is 0 where no row was taken for the class, but some are of it; all are NaN where there is neither.
     """
     chosen, positive = np.asarray(chosen, bool), np.asarray(positive, bool)
-    true, taken, there = (float(weights @ each) for each in (chosen & positive, chosen, positive))
+    counts = np.count_nonzero if (weights == 1).all() else weights.__matmul__
+    true, taken, there = (float(counts(each)) for each in (chosen & positive, chosen, positive))
     return _rates(true, taken, there)
 
 

@@ -113,6 +113,34 @@ def test_ties_count_half() -> None:
     assert metrics.auc(np.array([0.5, 0.5]), np.array([0, 1]), np.ones(2)) == 0.5
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_that_count_alike_are_ranked_as_rows_with_weights(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, 30))
+    scores = rng.choice([0.0, -0.0, 0.5, 0.5 + 1e-16, 1.0, 1e-320, np.inf, -np.inf, np.nan], count)
+    labels = rng.integers(-1, 3, count)
+    labels[:2] = 0, 1
+    found = metrics.auc(scores, labels, np.ones(count))
+    assert found == metrics.auc(scores, labels, np.full(count, 2.0))  # NaN above all numbers, and as large as NaN
+    ranks = {value: rank for rank, value in enumerate(np.unique(scores))}
+    of = [len(ranks) if np.isnan(score) else ranks[score] for score in scores]
+    pairs = [(a, b) for a, one in zip(of, labels, strict=True) for b, other in zip(of, labels, strict=True)
+             if (one, other) == (1, 0)]  # fmt: skip
+    assert found == np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs])
+    alike, twice = (metrics.hits_of(scores > 0.4, labels == 1, np.full(count, w)) for w in (1.0, 2.0))
+    np.testing.assert_equal(alike, twice)
+
+
+def test_the_surest_class_is_the_first_of_the_largest() -> None:
+    values = np.array([0.5, 0.5, 0.25, 1.0, 0.0, -0.0, np.nan])
+    both = np.array([[a, b] for a in values for b in values])
+    chosen, sure = metrics._surest(both)
+    np.testing.assert_array_equal(chosen, both.argmax(axis=1))
+    np.testing.assert_array_equal(sure, both.max(axis=1))
+    chosen, sure = metrics._surest(np.column_stack([both, both[:, 0] + 0.25]))
+    np.testing.assert_array_equal(chosen, np.column_stack([both, both[:, 0] + 0.25]).argmax(axis=1))
+
+
 def test_auc_of_one_class_is_not_a_number() -> None:
     assert np.isnan(metrics.auc(np.array([0.5, 0.7]), np.array([1, 1]), np.ones(2)))
 
