@@ -1,12 +1,14 @@
 """Training steps of another commit beside those of the working tree, in turns on one machine.
 
     python benchmarks/against.py COMMIT [--rounds N] [--only NAME ...] [--json FILE]
+    python benchmarks/against.py COMMIT --train configs/digits.yaml [...] [--rounds N] [--json FILE]
 
 The steps are those of ``capture.py``, the same text for both: defined anew or replayed, on the native backend and on
 NumPy, whose products have one thread each, as threads that wait for more would disturb the other side. Each commit
 has a process of its own. In every round both take the same number of steps, the one right after the other and in
 changing order. The ratio is ours over theirs, of the 5 % quantiles of all rounds, which other processes disturb the
-least.
+least. With ``--train`` both train by these configurations instead, whole commands in turns; the ratio is that of
+medians.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ import io
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -96,11 +100,30 @@ def compare(ours: Side, theirs: Side, network: str, rounds: int) -> dict[str, di
     return found
 
 
+def compare_commands(trees: tuple[Path, Path], config: str, rounds: int) -> dict[str, float]:
+    """Return the median seconds of ``gpumlp train`` in our tree and in theirs, and their ratio."""
+    times: dict[Path, list[float]] = {tree: [] for tree in trees}
+    # Bytecode is kept, as an installation has it; the first round writes it, and compiles kernels.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds + 1):
+            for tree in trees if number % 2 else trees[::-1]:
+                command = [sys.executable, "-m", "gpumlp", "train", config, "--run-dir", folder, "--force", "--json"]
+                named = {"PYTHONPATH": str(tree), "PYTHONPYCACHEPREFIX": str(Path(folder, "bytecode"))}
+                started = time.perf_counter()
+                subprocess.run(command, cwd=tree, env=kept | named, capture_output=True, check=True)
+                if number:
+                    times[tree].append(time.perf_counter() - started)
+    mine, others = (statistics.median(times[tree]) for tree in trees)
+    return {"ours_s": mine, "theirs_s": others, "ratio": mine / others}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", help="the other one")
     parser.add_argument("--rounds", type=int, default=40, help="turns of each (default: 40)")
     parser.add_argument("--only", nargs="+", default=["tiny", "mnist", "tabular", "wide"], help="networks")
+    parser.add_argument("--train", nargs="+", metavar="CONFIG", default=[], help="whole commands instead of steps")
     parser.add_argument("--json", type=Path, help="write the numbers to this file, too")
     given = parser.parse_args()
     name = subprocess.run(["git", "rev-parse", given.commit], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -114,9 +137,13 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve()
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             tar.extractall(folder, filter="data")
-        ours, theirs = (stack.enter_context(side(tree)) for tree in (ROOT, folder))
-        for network in given.only:
-            result[network] = found = compare(ours, theirs, network, given.rounds)
+        for config in given.train:
+            result[config] = row = compare_commands((ROOT, folder), config, given.rounds)
+            print(f"{config:30} {row['ours_s']:7.3f} s, theirs {row['theirs_s']:7.3f}   {row['ratio']:.2f}")
+        networks = [] if given.train else given.only
+        sides = [stack.enter_context(side(tree)) for tree in (ROOT, folder) if networks]
+        for network in networks:
+            result[network] = found = compare(sides[0], sides[1], network, given.rounds)
             print(network)
             for way, row in found.items():
                 print(f"  {way:17} {row['ours_us']:9.1f} µs, theirs {row['theirs_us']:9.1f}   {row['ratio']:.2f}")

@@ -289,15 +289,20 @@ class Data(Section):
     @property
     def packs(self) -> Packs:
         """The folder of packed rows."""
-        pack, memory = self.pack, self.memory
-        folder = Path(cache_folder() or tempfile.gettempdir()) / "packs" if pack.folder is None else Path(pack.folder)
-        limit = None if pack.max_size is None else int(pack.max_size * 1e9)
-        return Packs(folder, limit, *(() if memory is None else (memory // 4,)))
+        memory, most = self.memory, self.pack.max_size
+        limit = None if most is None else int(most * 1e9)
+        return Packs(self._pack_folder, limit, *(() if memory is None else (memory // 4,)))
+
+    @property
+    def _pack_folder(self) -> Path:
+        given = self.pack.folder
+        return Path(cache_folder() or tempfile.gettempdir()) / "packs" if given is None else Path(given)
 
     @property
     def room(self) -> Room:
         """Room for rows as they are read: half of their memory, then the folder of packed rows."""
-        return Room() if self.memory is None else Room(self.packs.folder, self.memory // 2)
+        memory = self.memory
+        return Room() if memory is None else Room(self._pack_folder, memory // 2)
 
     @property
     def dialect(self) -> Dialect:

@@ -21,7 +21,7 @@ from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
 from gpumlp.data.encoding.dates import CYCLES, Dates
 from gpumlp.data.encoding.labels import LabelTargets
 from gpumlp.data.encoding.numeric import NumericBlock
-from gpumlp.data.encoding.targets import ClassTarget
+from gpumlp.data.encoding.targets import ClassTarget, nearest_to_median
 from gpumlp.errors import RunError
 from gpumlp.export.encoding import INTERPOLATE, Categories, numbers_of, trace_scaling
 from gpumlp.export.trace import INPUT, Address, Application, Computation, Constant, address_of, expanded, reachable
@@ -366,10 +366,9 @@ def _quantiles(graph: OnnxGraph, each: Sequence[str], levels: Sequence[float], p
         "Concat", *(graph.add("Unsqueeze", one, graph.constant([1], np.int64)) for one in each), axis=1
     )
     rising = graph.add("TopK", stacked, graph.constant([count], np.int64), axis=2, largest=0)
-    middle = min(range(count), key=lambda i: abs(levels[i] - 0.5))
     shape: list[Any] = ["N"] if len(each) == 1 else ["N", len(each)]
     keep = graph.constant([-1, *shape[1:]], np.int64)
-    point = graph.add("Gather", rising, graph.constant(middle, np.int64), axis=2)
+    point = graph.add("Gather", rising, graph.constant(nearest_to_median(levels), np.int64), axis=2)
     graph.add("Reshape", point, keep, output=prediction)
     graph.add("Reshape", rising, graph.constant([-1, *shape[1:], count], np.int64), output=quantiles)
     return [make(prediction, double, shape), make(quantiles, double, [*shape, count])]

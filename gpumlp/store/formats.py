@@ -154,12 +154,12 @@ def format_sealed(fields: Mapping[str, Any]) -> tuple[bytes, str]:
 
 def sealed(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return JSON-able fields with one more, ``sha256``: a checksum of the others."""
-    return {**fields, "sha256": _checksum({}, fields)}
+    return {**fields, "sha256": checksum_of({}, fields)}
 
 
 def is_whole(fields: Mapping[str, Any]) -> bool:
     """Return whether fields are as :func:`sealed` left them."""
-    return fields.get("sha256") == _checksum({}, {k: v for k, v in fields.items() if k != "sha256"})
+    return fields.get("sha256") == checksum_of({}, {k: v for k, v in fields.items() if k != "sha256"})
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], meta: Mapping[str, Any]) -> str:
@@ -172,7 +172,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], meta: M
 def format_arrays(arrays: Mapping[str, np.ndarray[Any, Any]], meta: Mapping[str, Any]) -> tuple[bytes, str]:
     """Return the content of the file that :func:`write_arrays` writes, and its checksum."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    checksum = _checksum(contiguous, meta)
+    checksum = checksum_of(contiguous, meta)
     # One entry only: safetensors writes several in no fixed order, and equal models should be equal files.
     text = json.dumps({"meta": meta, "sha256": checksum}, sort_keys=True)
     return format_safetensors(contiguous, metadata={"gpumlp": text}), checksum
@@ -202,12 +202,13 @@ def parse_arrays(content: bytes, where: str) -> tuple[Arrays, dict[str, Any]]:
         meta, checksum = dict(text["meta"]), text["sha256"]
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamageError(f"not a gpumlp file, or damaged: {error}", where=where) from None
-    if checksum != _checksum(arrays, meta):
+    if checksum != checksum_of(arrays, meta):
         raise DamageError("the file is damaged: its content does not match its checksum", where=where)
     return arrays, meta | {"sha256": checksum}
 
 
-def _checksum(arrays: Mapping[str, np.ndarray[Any, Any]], meta: Mapping[str, Any]) -> str:
+def checksum_of(arrays: Mapping[str, np.ndarray[Any, Any]], meta: Mapping[str, Any]) -> str:
+    """Return the SHA-256 checksum, in hexadecimal, of arrays and JSON-able metadata."""
     digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape};".encode())

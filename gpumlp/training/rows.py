@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +15,7 @@ from gpumlp.data.source.idx import beside
 from gpumlp.data.source.room import reading_into
 from gpumlp.errors import DataError, Note
 from gpumlp.limits import gigabytes
+from gpumlp.store.formats import checksum_of
 
 WINDOW = 1 << 19
 """Rows that are shuffled among each other, unless memory is too small or the settings say otherwise."""
@@ -119,7 +119,7 @@ class Keeping:
         The last key is that of the encoding, the one before it of that which is fitted: often it is the same.
         """
         deciding = _deciding(self.settings)
-        by = [deciding] if self.encoder is None else [deciding, deciding | {"encoder": _digest(self.encoder)}]
+        by = [deciding] if self.encoder is None else [deciding, deciding | {"encoder": _checksum(self.encoder)}]
         try:
             states = [self.cache.state_of(path) for path in _files(self.settings)]
             return [key_of(each, states) for each in by], sum(size for _, size, _ in states)
@@ -148,10 +148,6 @@ def _deciding(settings: Settings) -> dict[str, Any]:
     return {"data": data, **others, "version": version("gpumlp")}
 
 
-def _digest(encoder: Encoder) -> str:
-    """Return a checksum of an encoding."""
+def _checksum(encoder: Encoder) -> str:
     fields, arrays = encoder.to_state()
-    digest = hashlib.sha256(repr(fields).encode())
-    for name, array in sorted(arrays.items()):
-        digest.update(name.encode() + array.tobytes())
-    return digest.hexdigest()
+    return checksum_of(arrays, fields)

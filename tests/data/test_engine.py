@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from gpumlp.data import Dialect, Encoder, Frame, Missing, News, prepare_files, read, read_blocks
 from gpumlp.data.source import delimited, engine
 from gpumlp.data.source.delimited import TextFile
+from gpumlp.data.source.dialect import DETECT
 from gpumlp.data.source.engine import EngineRefusalError
-from gpumlp.data.source.frame import Codes, Nested, Numbers, concatenated
+from gpumlp.data.source.frame import Codes, Nested, Numbers, PartOfCodes, concatenated
+from gpumlp.data.source.room import Room, is_in_file, reading_into
 from gpumlp.errors import DataError
 
 NUMERIC = Dialect(missing=Missing(frozenset(("", "-999")), frozenset(("-",))))
@@ -400,3 +402,17 @@ def test_texts_are_told_apart_whose_hashes_begin_alike() -> None:
         codes = known.codes(np.array(block, np.uint64), texts)
         assert [known.texts[code] for code in codes] == texts.to_pylist()
     assert len(known.texts) == 7
+
+
+def test_a_column_of_text_in_a_file_is_made_numbers_once(tmp_path):
+    place = Room(tmp_path, limit=0)
+    codes = place.keep(np.array([0, 1, 2, 1, 0], np.int32))
+    whole = Frame("a", {"x": Codes(np.array(["1", "2.5", ""], object), codes)}, lambda row: f"a:{row}", DETECT)
+    part = whole.take(np.array([4, 3, 2]))
+    assert isinstance(part.columns["x"], PartOfCodes)
+    with reading_into(place):
+        parsed = part.parsed(["x"])
+    assert isinstance(parsed.columns["x"], Numbers)
+    assert is_in_file(parsed.columns["x"].source)
+    np.testing.assert_array_equal(parsed.numbers("x"), [1, 2.5, np.nan])
+    assert parsed.labels("x").tolist() == ["1", "2.5", ""]

@@ -338,7 +338,7 @@ class NumberTargets:
     def restore(self, outputs: NDArray[np.floating[Any]]) -> Floats:
         """Return predictions, (N,) of one target, else (N, T): of quantiles the one nearest to the median."""
         found = self.quantiles(outputs)
-        middle = min(range(found.shape[2]), key=lambda i: abs(self.levels[i] - 0.5)) if self.levels else 0
+        middle = nearest_to_median(self.levels) if self.levels else 0
         return self._point(found[:, :, middle : middle + 1])
 
     def quantiles(self, outputs: NDArray[np.floating[Any]]) -> Floats:
@@ -383,6 +383,11 @@ class NumberTargets:
         if any(not 0 < each < 1 for each in levels) or list(levels) != sorted(set(levels)):
             raise state.wrong("levels", "must rise between 0 and 1")
         return cls(names, tuple(map(NumberTarget.from_state, columns)), levels)
+
+
+def nearest_to_median(levels: Sequence[float]) -> int:
+    """Return which of the levels of quantiles is nearest to the median; of two as near, the first."""
+    return min(range(len(levels)), key=lambda i: abs(levels[i] - 0.5))
 
 
 def sorted_classes(texts: Collection[str], labels: Codes, where: Where) -> tuple[str, ...]:

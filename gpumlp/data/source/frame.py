@@ -332,10 +332,10 @@ class Frame:
         DataError
             As ``numbers`` does.
         """
-        texts = {name: column for name in names if isinstance(column := self.columns[name], Codes)}
+        texts = {name: column for name in names if isinstance(column := self.columns[name], Codes | PartOfCodes)}
         if not texts:
             return self
-        numbers = {name: Numbers(self.numbers(name), column.written) for name, column in texts.items()}
+        numbers = {name: Numbers(room().keep(self.numbers(name)), column.written) for name, column in texts.items()}
         return replace(self, columns={**self.columns, **numbers})
 
     def matrix(self, names: Sequence[str]) -> Floats:
