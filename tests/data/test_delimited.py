@@ -72,7 +72,7 @@ def test_a_column_without_a_name_is_called_by_its_number():
             r"^a\.csv:3: 1 column name for a row of 2 cells\n.* if the first row is a title or a comment",
         ),
         (
-            "sep=;\nx;y;z\n1;2;3\n",
+            "a;title\nx;y;z\n1;2;3\n",
             r"^a\.csv:2: 2 column names for a row of 3 cells\n.* if the first row is a title",
         ),
         (

@@ -32,6 +32,14 @@ def everything_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delimited, "START_CELLS", 0)
 
 
+@pytest.fixture(params=["engine", "wide"])
+def fast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read everything by the engine, then as tables that are too wide for it."""
+    monkeypatch.setattr(delimited, "START_CELLS", 0)
+    if request.param == "wide":
+        monkeypatch.setattr(delimited, "ENGINE_COLUMNS", 1)
+
+
 def by_hand(path: Path, dialect: Dialect = Dialect()) -> Frame:  # noqa: B008
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(delimited, "START_CELLS", 10**9)
@@ -91,7 +99,7 @@ ODD = {
 }
 
 
-@pytest.mark.usefixtures("everything_to_the_engine")
+@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
 def test_odd_files_are_read_alike(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.csv"
@@ -100,7 +108,7 @@ def test_odd_files_are_read_alike(tmp_path: Path, text: str) -> None:
     assert_alike(read(path, NUMERIC), by_hand(path, NUMERIC))
 
 
-@pytest.mark.usefixtures("everything_to_the_engine")
+@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -125,7 +133,7 @@ CELLS = st.one_of(
 )
 
 
-@pytest.mark.usefixtures("everything_to_the_engine")
+@pytest.mark.usefixtures("fast")
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.tuples(CELLS, CELLS, st.sampled_from(["a", "b"])), min_size=2, max_size=12))
 def test_any_rows_are_read_alike(tmp_path: Path, rows: list[tuple[str, str, str]]) -> None:
@@ -136,7 +144,7 @@ def test_any_rows_are_read_alike(tmp_path: Path, rows: list[tuple[str, str, str]
     assert_alike(read(path, dialect), by_hand(path, dialect))
 
 
-@pytest.mark.usefixtures("everything_to_the_engine")
+@pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -196,6 +204,19 @@ def test_a_large_file_is_encoded_as_a_short_one_is(large: Path) -> None:
     assert state[0] == other[0]
     for name, array in state[1].items():
         np.testing.assert_array_equal(array, other[1][name])
+
+
+def test_numbers_of_a_wide_file_take_no_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "START_CELLS", 0)
+    monkeypatch.setattr(delimited, "ENGINE_COLUMNS", 2)
+    monkeypatch.setattr(delimited, "_PORTION_CELLS", 12)
+    path = tmp_path / "a.csv"
+    path.write_text("x,y,z\n" + "".join(f"{i}.50,{i if i < 25 else 'word'},{i % 3}\n" for i in range(30)))
+    frame = read(path, texts=["z"])
+    assert [type(frame.columns[name]) for name in frame.names] == [Numbers, Codes, Codes]
+    assert frame.numbers("x").tolist() == [i + 0.5 for i in range(30)]
+    assert frame.labels("x").tolist() == [f"{i}.50" for i in range(30)]  # as it is written
+    assert_alike(frame, by_hand(path))
 
 
 def test_blocks_are_the_file_in_parts(large: Path) -> None:

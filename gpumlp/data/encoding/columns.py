@@ -36,6 +36,7 @@ _FEW_ROWS = 50  # up to so many, whole numbers that are all different mean nothi
 _EXACT = 2.0**53  # whole numbers up to it are themselves in float64
 _CELLS_AT_ONCE = 1 << 17  # of the rows that are encoded together: float64 copies are made of them
 _FITTED_ELEMENTS = 1 << 23  # of an array on disk that are checked together
+_ROWS_AT_ONCE = 64
 _FIRST_ROWS = 1000  # tell the value of a column that is nearly constant
 _NAMED_COLUMNS = 5  # further columns that a note names
 _NAME_OF_ID = re.compile(r"(?i:(.*[\W_])?id)|.*[a-z]I[dD]", re.DOTALL)
@@ -461,8 +462,9 @@ class ArrayInputs:
 
 
 def _rows_at_once(width: int) -> int:
-    """Return how many rows are encoded together."""
-    return max(1, _CELLS_AT_ONCE // max(width, 1))
+    """Return how many rows are encoded together: more cells of many columns, each of which takes time of its own."""
+    width = max(width, 1)
+    return max(1, _CELLS_AT_ONCE // width, min(_ROWS_AT_ONCE, 8 * _CELLS_AT_ONCE // width))
 
 
 def _decide(

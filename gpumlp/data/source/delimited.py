@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import weakref
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -22,10 +22,11 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.source.cells import Missing, parse_numbers
+from gpumlp.data.source.cells import Floats, Missing, parse_numbers
 from gpumlp.data.source.dialect import DETECT, QUOTES, Dialect
 from gpumlp.data.source.engine import (
     MAX_LINE_BYTES,
+    NO_MISSING,
     EngineRefusalError,
     ParsedCells,
     Scan,
@@ -35,7 +36,8 @@ from gpumlp.data.source.engine import (
     text_facts,
 )
 from gpumlp.data.source.files import COPY_BYTES, open_binary, plain_copy, unpacked_name
-from gpumlp.data.source.frame import Codes, Column, Frame, merged, require_memory
+from gpumlp.data.source.frame import Codes, Column, Frame, Numbers, merged, require_memory
+from gpumlp.data.source.room import room
 from gpumlp.data.source.sniff import (
     DECIMAL_COMMA,
     SAMPLE,
@@ -50,7 +52,7 @@ from gpumlp.data.source.sniff import (
 from gpumlp.errors import DataError, Note, shown
 
 # Rows become columns in portions of this size: the whole file is never held as lists of cells.
-_PORTION = 8192
+_PORTION, _PORTION_CELLS = 8192, 1 << 21
 
 START_CELLS = 60_000
 """Cells that are read here to find out what the columns hold; what is longer goes to the engine.
@@ -67,7 +69,7 @@ MAX_COLUMNS = 100_000
 ENGINE_COLUMNS = 1000
 """Columns of a text file that the engine reads: above, its time grows with their square."""
 
-SAMPLE_CHARS = 1 << 22
+SAMPLE_CHARS = 1 << 20
 """Characters of the first lines that are looked at, a little more: lines may be long."""
 
 MAX_NAME = 2000
@@ -85,6 +87,7 @@ _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
 _SEPARATOR_LINE = re.compile(r"sep=([^\w\s\"']|\t)\r?\n", re.IGNORECASE)
 
 Opened = Callable[[], AbstractContextManager[IO[bytes]]]
+Again = Callable[[Sequence[str]], dict[str, Codes]]
 
 
 def read_delimited(
@@ -272,14 +275,20 @@ class TextFile:
             start = _Start(islice(lines, limit), self.dialect, self.name, self.names)
             narrow = 1 < len(start.names) <= ENGINE_COLUMNS
             if self.path is None or limit is not None or start.is_whole or not narrow:
-                frame = start.whole()
+                again = None if self.path is None or limit is not None else partial(self._again, encoding)
+                frame = start.whole(again, texts)
                 return replace(frame, notes=(*frame.notes, *self._skipped(start.blanks.count)))
             try:
                 return self._by_engine(start, encoding, texts)
             except EngineRefusalError:
-                with self.lines(encoding) as again:  # most files that it refuses are ragged: this finds the line
-                    _Start(again, self.dialect, self.name, self.names).check()
+                with self.lines(encoding) as anew:  # most files that it refuses are ragged: this finds the line
+                    _Start(anew, self.dialect, self.name, self.names).check()
                 return start.whole()
+
+    def _again(self, encoding: str, names: Sequence[str]) -> dict[str, Codes]:
+        """Read some columns from the start, as they are written."""
+        with self.lines(encoding) as lines:
+            return _Start(lines, self.dialect, self.name, self.names).written(names)
 
     def blocks(self, *, texts: Collection[str] = ()) -> Iterator[Frame]:
         """Yield the rows, some at a time; a short file at once.
@@ -505,26 +514,62 @@ class _Start:
         """The columns, by name, as far as they were read before anything else was."""
         return dict(zip(self.names, self.columns(), strict=True))
 
-    def whole(self) -> Frame:
+    def whole(self, again: Again | None = None, texts: Collection[str] = ()) -> Frame:
         """Read on to the end and return all rows.
+
+        Parameters
+        ----------
+        again
+            Reads columns from the start, so that those of numbers are not kept as they are written; None: all are.
+        texts
+            Columns that are kept as they are written.
 
         Raises
         ------
         DataError
             If the lines are not a table.
         """
+        dialect, sample, named = self.dialect, self.sample, list(enumerate(self.names))
+        if again is not None and not self.is_whole:
+            decimal = dialect.decimal or find_decimal([column.texts for column in sample.values()], dialect.missing)
+            numeric = [i for i, name in named if decimal == "." and name not in texts and _is_plain(sample[name])]
+            self._columns.make_numbers(numeric, dialect.missing)
         self._columns.read(self._rest())
-        columns, lines = self.columns(), np.array(self.lines)
-        dialect = self.dialect
+        lines = np.array(self.lines)
+        columns: dict[str, Column] = {name: self._columns.column(i) for i, name in named if self._columns.has(i)}
+        if again is not None:
+            numbers = self._columns.numbers
+            columns |= {
+                self.names[i]: Numbers(room().keep(v), partial(_one, again, self.names[i])) for i, v in numbers
+            }
+            if mixed := [name for name in self.names if name not in columns]:
+                columns |= again(mixed)
+        columns = {name: columns[name] for name in self.names}
         if dialect.decimal is None:
-            dialect = replace(dialect, decimal=find_decimal([c.texts for c in columns], dialect.missing))
+            written = [column.texts for column in columns.values() if isinstance(column, Codes)]
+            decimal = find_decimal(written, dialect.missing)  # columns of numbers have no comma
+            dialect = replace(dialect, decimal=decimal)
+            if decimal == ",":
+                columns = {name: column.written() for name, column in columns.items()}
         return Frame(
             path=self.name,
-            columns=dict(zip(self.names, columns, strict=True)),
+            columns=columns,
             place=lambda row: f"{self.name}:{lines[row]}",
             dialect=dialect,
             notes=_told(self.name, self.given, dialect, len(self.names)),
         )
+
+    def written(self, names: Sequence[str]) -> dict[str, Codes]:
+        """Read on to the end and return some columns.
+
+        Raises
+        ------
+        DataError
+            If the lines are not a table.
+        """
+        self._columns.keep([self.names.index(name) for name in names])
+        self._columns.read(self._rest())
+        return {name: self._columns.column(self.names.index(name)) for name in names}
 
     def blocks(self, skipped: int = 0) -> Iterator[Frame]:
         """Yield the rows some at a time, but for the first ones, of a file whose decimal mark is known.
@@ -683,26 +728,79 @@ def _even(rows: Iterable[Row], width: int, where: str, *, has_names: bool) -> It
 
 
 class _Columns:
-    """Columns in the making: each distinct text once, and for each row which it is."""
+    """Columns in the making: each distinct text once, and for each row which it is; or numbers alone."""
 
     def __init__(self, width: int) -> None:
-        self._texts = [_Texts() for _ in range(width)]
-        self._codes = [array("i") for _ in range(width)]
+        self._texts = {i: _Texts() for i in range(width)}
+        self._codes = {i: array("i") for i in range(width)}
+        self._numbers: dict[int, list[Floats]] = {}
+        self._missing: Missing = NO_MISSING
+        self._width = width
         self.lines = array("q")
+
+    def keep(self, columns: Iterable[int]) -> None:
+        """Forget all other columns."""
+        self._texts = {i: self._texts[i] for i in columns}
+        self._codes = {i: self._codes[i] for i in columns}
+
+    def make_numbers(self, columns: Iterable[int], missing: Missing) -> None:
+        """Read columns as numbers, all of which they had so far; a column is left out once it has something else."""
+        self._missing = missing
+        for i in columns:
+            values = _plain_numbers([*self._texts.pop(i)], missing)
+            codes = np.array(self._codes.pop(i), np.int32)
+            if values is not None:
+                self._numbers[i] = [values[codes]]
 
     def read(self, rows: Iterator[Row], most: int | None = None) -> None:
         """Take so many rows, or all; ``lines`` gets the line that each starts on."""
         rows = islice(rows, most)
-        while portion := list(islice(rows, _PORTION)):
+        while portion := list(islice(rows, min(_PORTION, _PORTION_CELLS // self._width + 1))):
             self.lines.extend(start for start, _ in portion)
-            cells = zip(*(row for _, row in portion), strict=True)
-            for known, column, each in zip(self._texts, self._codes, cells, strict=True):
-                column.extend(map(known.__getitem__, each))
+            for i, cells in enumerate(zip(*(row for _, row in portion), strict=True)):
+                if i in self._codes:
+                    self._codes[i].extend(map(self._texts[i].__getitem__, cells))
+                elif i in self._numbers:
+                    values = _plain_numbers(cells, self._missing)
+                    if values is None:
+                        del self._numbers[i]
+                    else:
+                        self._numbers[i].append(values)
+
+    def has(self, column: int) -> bool:
+        """Return whether a column is kept as it is written."""
+        return column in self._codes
+
+    def column(self, column: int) -> Codes:
+        """Return a column, blanks cut off at both ends of its texts."""
+        return _stripped([*self._texts[column]], np.array(self._codes[column], np.int32))
+
+    @property
+    def numbers(self) -> Iterator[tuple[int, Floats]]:
+        """Columns of numbers, NaN where the value is missing."""
+        return ((i, np.concatenate(parts)) for i, parts in self._numbers.items())
 
     def columns(self) -> list[Codes]:
         """Return the columns, blanks cut off at both ends of their texts."""
-        pairs = zip(self._texts, self._codes, strict=True)
-        return [_stripped(list(texts), np.array(codes, np.int32)) for texts, codes in pairs]
+        return [self.column(i) for i in self._codes]
+
+
+def _plain_numbers(cells: Sequence[str], missing: Missing) -> Floats | None:
+    """Return cells as numbers, NaN where the value is missing; None if another one is not a finite number."""
+    texts = np.array(cells, object)
+    values = parse_numbers(texts)
+    if values is None or not np.isfinite(values).all():
+        gaps = np.array([not text or text in missing.anywhere for text in map(str.strip, cells)], bool)
+        values = parse_numbers(np.where(gaps, "nan", texts))
+        if values is None or not (np.isfinite(values) | gaps).all():
+            return None
+    for marker in missing.values:
+        values[values == marker] = np.nan
+    return values
+
+
+def _one(again: Again, name: str) -> Codes:
+    return again([name])[name]
 
 
 def _stripped(texts: list[str], codes: NDArray[np.int32]) -> Codes:
