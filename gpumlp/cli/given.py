@@ -28,10 +28,11 @@ def template_of(config: Path, targets: Sequence[str], overrides: Sequence[str]) 
             hint = "change its target by --set data.target=NAME, of several by --set data.target=[NAME,NAME]"
             raise ConfigError("--target is for data files, and this is a configuration", where=str(config), hint=hint)
         name = re.sub(r"[*?\[\]]+", "", config.name.partition(".")[0]).strip("-_") or "data"
-        named = [value for key, _, value in (each.partition("=") for each in overrides) if key == "preset"]
-        preset = named[-1] if named and named[-1] in PRESETS else PLAIN
-        text = starter(config, targets, folder=Path(), preset=preset)
-        return Template(Path(f"<settings for {config.name}>"), tuple(overrides), text), name
+        given = {key.strip(): value for key, _, value in (each.partition("=") for each in overrides)}
+        preset = given["preset"] if given.get("preset") in PRESETS else PLAIN
+        begun = starter(config, targets, folder=Path(), preset=preset)
+        notes = () if "data.drop" in given else begun.notes
+        return Template(Path(f"<settings for {config.name}>"), tuple(overrides), begun.text, notes), name
     place = RunFolder(config)
     if place.is_run:
         hint = f"its settings are {place.config}"

@@ -143,7 +143,7 @@ def init(data: Path, targets: tuple[str, ...], preset: str, output: Path | None,
 @click.option(
     "--resume", is_flag=True, help="Continue a run from its last checkpoint; start it if there is no checkpoint."
 )
-@click.option("--force", is_flag=True, help="Replace an earlier run in the run folder.")
+@click.option("--force", is_flag=True, help="Replace the run in --run-dir, or the last one of this name.")
 @click.option(
     "--log",
     "logs",

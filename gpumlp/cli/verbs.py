@@ -71,7 +71,9 @@ def init(data: Path, targets: Sequence[str], preset: str, output: Path | None, f
         return
     if output is not None:
         check_free(output, force=force)
-    text = configuration.starter(data, targets, folder=Path() if output is None else output.parent, preset=preset)
+    text = configuration.starter(
+        data, targets, folder=Path() if output is None else output.parent, preset=preset
+    ).text
     if output is None:
         click.echo(text, nl=False)
         return
@@ -108,7 +110,7 @@ def train(
 
     def chosen() -> Given:
         _, name, loaded = read()
-        return loaded, run_dir or _run_folder(name, resume=resume)
+        return loaded, run_dir or _run_folder(name, last=resume or force)
 
     if ranks.size == 1:
         template, name, loaded = read()
@@ -117,7 +119,7 @@ def train(
 
             several.bag(template, name, run_dir, force=force, quiet=quiet, as_json=as_json)
             return
-        folder = run_dir or _run_folder(name, resume=resume)
+        folder = run_dir or _run_folder(name, last=resume or force)
     else:
         loaded, folder = _by_first(ranks, chosen)
     if ranks.first and resume and not quiet and not RunFolder(folder).is_run:
@@ -172,14 +174,14 @@ def _by_first(ranks: Ranks, read: Callable[[], Given]) -> Given:
     return configuration.Loaded(configuration.Settings.model_validate(settings), path, places), folder
 
 
-def _run_folder(name: str, *, resume: bool) -> Path:
-    """Return runs/NAME, or the next free runs/NAME-2, ...; to resume, the newest there is."""
+def _run_folder(name: str, *, last: bool) -> Path:
+    """Return runs/NAME, or the next free runs/NAME-2, ...; or the ``last`` one there is."""
     taken, free = RUNS / name, RUNS / name
     number = 1
     while free.exists():
         number += 1
         taken, free = free, RUNS / f"{name}-{number}"
-    return taken if resume else free
+    return taken if last else free
 
 
 def _report(result: runs.Result) -> None:

@@ -18,7 +18,7 @@ from gpumlp.config.section import section_of_name
 from gpumlp.config.settings import VERSION, Settings
 from gpumlp.config.yaml_text import KeyPath, Value, parse, render
 from gpumlp.data import ENDINGS
-from gpumlp.errors import ConfigError, GpumlpError, nearest
+from gpumlp.errors import ConfigError, GpumlpError, Note, nearest
 
 MAX_BYTES = 1 << 18
 """The longest configuration that is read: a data file given by mistake should fail in a moment."""
@@ -57,6 +57,7 @@ class Loaded:
     settings: Settings
     path: Path
     places: Mapping[str, Place]  # by dotted setting, for those that were set
+    notes: tuple[Note, ...] = ()  # of whoever has written it
 
     def where(self, setting: str) -> str:
         """Return where a setting such as ``data.target`` got its value.

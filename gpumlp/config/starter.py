@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,11 @@ from numpy.typing import NDArray
 from gpumlp.config.presets import PLAIN
 from gpumlp.config.training_settings import Training
 from gpumlp.config.yaml_text import render
-from gpumlp.data import ColumnReport, Frame, Source, read, survey
+from gpumlp.data import ColumnReport, Frame, Kind, Source, number_formats, read, remarks_on, survey
 from gpumlp.data.dataset import Task, with_target
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.data.splits import split
-from gpumlp.errors import DataError
+from gpumlp.errors import DataError, Note
 
 MAX_NUMBER_CLASSES = 20
 """Most different whole numbers that are taken for classes."""
@@ -59,12 +60,28 @@ def columns_of(path: Path) -> tuple[int, list[ColumnReport]]:
     DataError
         If the file cannot be read.
     """
-    source = read(path)
+    source, _ = _read(path)
     return _rows(source), survey(source, source.names)
 
 
-def starter(path: Path, targets: str | Sequence[str], *, folder: Path, preset: str = PLAIN) -> str:
-    """Return a configuration that trains on a data file as it is: YAML with comments.
+@dataclass(frozen=True)
+class Starter:
+    """A configuration to begin with.
+
+    Attributes
+    ----------
+    text
+        YAML with comments.
+    notes
+        On what it leaves out.
+    """
+
+    text: str
+    notes: tuple[Note, ...]
+
+
+def starter(path: Path, targets: str | Sequence[str], *, folder: Path, preset: str = PLAIN) -> Starter:
+    """Return a configuration that trains on a data file as it is.
 
     Parameters
     ----------
@@ -82,7 +99,7 @@ def starter(path: Path, targets: str | Sequence[str], *, folder: Path, preset: s
     DataError
         If the file cannot be read, or has no such target, or one that cannot be learned.
     """
-    source = read(path)
+    source, formats = _read(path)
     wanted = [_column(source, each) for each in ([targets] if isinstance(targets, str) else targets)]
     names = [source.resolve(each) for each in wanted]
     if len(set(names)) < len(names):
@@ -124,6 +141,8 @@ def starter(path: Path, targets: str | Sequence[str], *, folder: Path, preset: s
     ]
     if lacking:
         lines += [f"  missing_target: drop  # {lacking[0].removesuffix(' (data.missing_target)')}"]
+    if formats:
+        lines += ["  columns:", *(f"    {_format(name, kind)}" for name, kind in formats.items())]
     if dropped:
         lines += ["  drop:"]
         lines += [f"    - {_scalar(each.name)}  # {_plain(each.text)}" for each in dropped]
@@ -149,7 +168,25 @@ def starter(path: Path, targets: str | Sequence[str], *, folder: Path, preset: s
             f"  batch_size: {BATCH_SIZE}",
         ]
     lines += ["  seed: 0  # of the split, the first weights, and the order of rows"]
-    return "\n".join(lines) + "\n"
+    return Starter("\n".join(lines) + "\n", remarks_on((each.name, f"is left out: {each.text}") for each in dropped))
+
+
+def _read(path: Path) -> tuple[Source, dict[str, Kind]]:
+    """Return the rows of a file, and how the numbers are written that are not written plainly."""
+    source = read(path)
+    formats = number_formats(source)
+    return source.with_kinds(formats) if isinstance(source, Frame) else source, formats
+
+
+def _format(name: str, kind: Kind) -> str:
+    """Return an entry of ``data.columns``."""
+    parts = {"type": kind.type, "thousands": kind.thousands, "unit": kind.unit}
+    described = (f"{key}: {_quoted(value)}" for key, value in parts.items() if value is not None)
+    return f"{_scalar(name)}: {{{', '.join(described)}}}"
+
+
+def _quoted(value: str) -> str:
+    return value if value.isalpha() else json.dumps(value, ensure_ascii=False)
 
 
 def _estimate(count: int, share: float, inputs: Sequence[ColumnReport], outputs: int, hidden: Sequence[int]) -> str:

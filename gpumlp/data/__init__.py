@@ -1,7 +1,7 @@
 """Data: files to arrays. Sources are read, rows divided, columns encoded by what the training rows say."""
 
 from gpumlp.data.dataset import Dataset, Divided, EncodedRows, Encoder, Prepared, prepare, prepare_files
-from gpumlp.data.encoding.columns import News
+from gpumlp.data.encoding.columns import News, remarks_on
 from gpumlp.data.encoding.features import Features
 from gpumlp.data.encoding.scaling import SCALINGS
 from gpumlp.data.encoding.targets import Goal
@@ -22,7 +22,7 @@ from gpumlp.data.source.query import query_files
 from gpumlp.data.source.read import ENDINGS, Source, read, read_blocks, read_start
 from gpumlp.data.source.rows import rows_of, with_columns
 from gpumlp.data.splits import Fold
-from gpumlp.data.survey import ColumnReport, survey
+from gpumlp.data.survey import ColumnReport, number_formats, survey
 
 __all__ = [
     "DECIMALS",
@@ -61,6 +61,7 @@ __all__ = [
     "is_separator",
     "key_of",
     "misfits",
+    "number_formats",
     "prepare",
     "prepare_files",
     "query_files",
@@ -69,6 +70,7 @@ __all__ = [
     "read_bytes",
     "read_lines",
     "read_start",
+    "remarks_on",
     "rows_of",
     "stream_blocks",
     "survey",

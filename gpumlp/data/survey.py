@@ -9,7 +9,8 @@ import numpy as np
 
 from gpumlp.data.encoding.columns import TableInputs
 from gpumlp.data.source.arrays import ArrayTable
-from gpumlp.data.source.frame import Frame
+from gpumlp.data.source.frame import Codes, Frame
+from gpumlp.data.source.kinds import Kind, number_format
 from gpumlp.data.source.read import Source
 from gpumlp.errors import DataError
 
@@ -47,6 +48,19 @@ def survey(source: Source, names: Iterable[str]) -> list[ColumnReport]:
     if isinstance(source, Frame):
         return [_column(source, name) for name in listed]
     return [_array(source, name, set(listed)) for name in listed]
+
+
+def number_formats(source: Source) -> dict[str, Kind]:
+    """Return how numbers are written in the columns whose numbers are not written plainly, such as $1,203.50."""
+    if not isinstance(source, Frame):
+        return {}
+    found = {}
+    for name, column in source.columns.items():
+        if isinstance(column, Codes) and name not in source.kinds:
+            texts = (text for text in column.texts if text not in source.dialect.missing)
+            if (kind := number_format(texts, source.dialect.decimal or ".")) is not None:
+                found[name] = kind
+    return found
 
 
 def _column(frame: Frame, name: str) -> ColumnReport:

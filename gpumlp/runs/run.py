@@ -132,7 +132,7 @@ def train(
         backend, notes = _backend_of(loaded, ranks) if backend is None else (backend, ())
         start, parts = ranks.agree(lambda: _parts(loaded, data, backend, ranks))
         _require_alike(parts, ranks)
-        parts = replace(parts, notes=(*parts.notes, *notes))
+        parts = replace(parts, notes=(*loaded.notes, *parts.notes, *notes))
         settings = _decided(loaded, shards, parts.data.window).settings
         loop = loop_over(parts, every=settings.training.checkpoint_every)
         run = _Run(place, loop, settings, watched, phases, ranks)

@@ -6,12 +6,12 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gpumlp.config import Loaded, load
-from gpumlp.errors import RunError
+from gpumlp.errors import Note, RunError
 from gpumlp.runs.identity import decisive
 from gpumlp.store.atomic import new_folder
 from gpumlp.store.formats import is_whole, make_folder, read_json, write_sealed, writing
@@ -28,11 +28,14 @@ class Template:
     ----------
     path, overrides, text
         As for ``load``.
+    notes
+        On the configuration, for its runs.
     """
 
     path: Path
     overrides: tuple[str, ...] = ()
     text: str | None = None
+    notes: tuple[Note, ...] = ()
 
     def load(self, *more: str) -> Loaded:
         """Return the configuration with more overrides.
@@ -42,7 +45,7 @@ class Template:
         ConfigError
             With all problems.
         """
-        return load(self.path, (*self.overrides, *more), text=self.text)
+        return replace(load(self.path, (*self.overrides, *more), text=self.text), notes=self.notes)
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide how the runs end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def space_of(template: Template, overrides: tuple[str, ...], trials: int | None)
     """
     dimensions = [found for each in overrides if (found := dimension_of(each)) is not None]
     fixed = tuple(each for each in overrides if dimension_of(each) is None)
-    template = Template(template.path, (*template.overrides, *fixed), template.text)
+    template = replace(template, overrides=(*template.overrides, *fixed))
     names = [each.setting for each in dimensions]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError("given twice", where=f"--set {twice}", hint="list all values in one --set")

@@ -79,6 +79,8 @@ def test_train_ends_with_a_table_the_folder_and_the_next_command(
     assert (tmp_path / "runs/breast_cancer/summary.json").exists()
     # A second run goes beside the first.
     assert "run folder  runs/breast_cancer-2" in run("train", CANCER, *SHORT).stdout
+    assert "run folder  runs/breast_cancer-2" in run("train", CANCER, *SHORT, "--force").stdout
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["breast_cancer", "breast_cancer-2"]
 
 
 def test_compiling_kernels_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

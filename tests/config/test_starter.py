@@ -32,7 +32,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def loaded_starter(path: Path, target: str, *overrides: str) -> Loaded:
-    text = starter(path, target, folder=path.parent)
+    text = starter(path, target, folder=path.parent).text
     return load(path.with_name("c.yaml"), overrides, text=text)
 
 
@@ -47,7 +47,7 @@ def test_what_becomes_of_each_column(table: Path) -> None:
         "price": True,
         "town": True,
         "#odd: 'x'": True,
-        "share": False,
+        "share": True,
         "class": True,
     }
     texts = {each.name: each.text for each in columns}
@@ -57,13 +57,13 @@ def test_what_becomes_of_each_column(table: Path) -> None:
     assert texts["name"] == f"all its {ROWS} texts are different"
     assert texts["town"] == "2 categories: Köln, Ulm; some missing"
     assert texts["price"].endswith(", 1 missing")
-    assert "not written plainly" in texts["share"]
+    assert texts["share"] == "numbers from 10 to 19"
 
 
 def test_it_trains_as_it_is(table: Path) -> None:
     loaded = loaded_starter(table, "class", "training.epochs=1")
     assert loaded.settings.task == "classification"
-    assert set(loaded.settings.data.drop) == {"row id", "constant", "empty", "name", "share"}
+    assert set(loaded.settings.data.drop) == {"row id", "constant", "empty", "name"}
     data = load_data(loaded)
     assert data.encoder.classes == ("0", "1", "2")
     assert not [note for note in data.notes if "left out" in note or "consider" in note]
@@ -72,16 +72,40 @@ def test_it_trains_as_it_is(table: Path) -> None:
 
 
 def test_the_text_says_what_was_found(table: Path) -> None:
-    text = starter(table, "class", folder=table.parent)
-    assert "# the data.csv: 120 rows, 9 columns; 3 of them are used as inputs." in text
+    text = starter(table, "class", folder=table.parent).text
+    assert "# the data.csv: 120 rows, 9 columns; 4 of them are used as inputs." in text
     assert "target: class  # 3 classes: 0 (40 rows), 1 (40 rows), 2 (40 rows)\n" in text
     assert "- row id  # looks like an id\n" in text
     assert "#   town: 2 categories: Köln, Ulm; some missing\n" in text
     assert "# 84 rows to train on, 18 and 18 kept\n" in text
 
 
+def test_amounts_and_shares_are_read_as_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    lines = [f'"${i * 1000:,}.5",{i % 9} %,{i % 7},"€{i % 13}"' for i in range(1, 61)]
+    path.write_text("\n".join(["cost,share,x,price", *lines]), encoding="utf-8")
+    loaded = loaded_starter(path, "cost")
+    assert loaded.settings.task == "regression"
+    data = load_data(loaded)
+    assert data.encoder.width == 3
+    assert data.notes == ()
+    found = data.encoder.decode(data.train.targets.astype(np.float64))
+    whole = np.concatenate([found, *(data.encoder.decode(p.targets) for p in (data.validation, data.test))])
+    np.testing.assert_allclose(np.sort(whole), np.arange(1, 61) * 1000 + 0.5, rtol=1e-6)
+
+
+def test_what_is_left_out_is_noted(table: Path) -> None:
+    notes = starter(table, "class", folder=table.parent).notes
+    assert notes == (
+        "column 'row id' is left out: looks like an id",
+        "column 'constant' is left out: it is 7 in every row",
+        "column 'empty' is left out: it is empty in every row",
+        f"column 'name' is left out: all its {ROWS} texts are different",
+    )
+
+
 def test_paths_start_where_the_configuration_stands(table: Path) -> None:
-    text = starter(table, "class", folder=table.parent / "configs")
+    text = starter(table, "class", folder=table.parent / "configs").text
     assert "train: ../the data.csv" in text
 
 
@@ -111,7 +135,7 @@ def test_rows_without_a_target_are_left_out(tmp_path: Path, classes: bool) -> No
         "validation": 9,
         "test": 9,
     }
-    text = starter(path, "y", folder=tmp_path)
+    text = starter(path, "y", folder=tmp_path).text
     assert "# 20 of 80 rows have no target and are left out\n" in text
     assert "# 42 rows to train on, 9 and 9 kept\n" in text
 
@@ -175,7 +199,7 @@ def test_an_estimate_of_size_time_and_memory(tmp_path: Path) -> None:
     """The parameters and steps are those of the run that follows."""
     lines = [f"{i % 7},{'abc'[i % 3]},2024-01-{i % 28 + 1:02},{i % 5 / 3}" for i in range(200)]
     (tmp_path / "d.csv").write_text("\n".join(["x,c,when,y", *lines]) + "\n")
-    text = starter(tmp_path / "d.csv", "y", folder=tmp_path)
+    text = starter(tmp_path / "d.csv", "y", folder=tmp_path).text
     first, _, estimate = text.splitlines()[:3]
     assert first == "# yaml-language-server: $schema=gpumlp.schema.json"
     found = re.fullmatch(
@@ -195,7 +219,7 @@ def test_an_estimate_of_size_time_and_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_not_overridden_by_what_is_written(table: Path, preset: str) -> None:
-    (table.parent / "run.yaml").write_text(starter(table, "class", folder=table.parent, preset=preset))
+    (table.parent / "run.yaml").write_text(starter(table, "class", folder=table.parent, preset=preset).text)
     settings = load(table.parent / "run.yaml").settings
     wanted = load(table.parent / "run.yaml", [f"preset={preset}"]).settings
     assert settings == wanted
@@ -221,7 +245,7 @@ MANY = "a,price,rent,garden,bright,town\n" + "".join(
 )
 def test_several_targets(tmp_path: Path, targets: list[str], task: str, about: str) -> None:
     (tmp_path / "many.csv").write_text(MANY)
-    text = starter(tmp_path / "many.csv", targets, folder=tmp_path)
+    text = starter(tmp_path / "many.csv", targets, folder=tmp_path).text
     assert about in text.replace("- -4  #", "- rent  #")
     (tmp_path / "many.yaml").write_text(text)
     loaded = load(tmp_path / "many.yaml", ["training.epochs=1"])

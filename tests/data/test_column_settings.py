@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from gpumlp.config import load
 from gpumlp.data import Dialect, Encoder, Kind, MisfitError, prepare_files, read
+from gpumlp.data.source.cells import is_number
+from gpumlp.data.source.kinds import number_format
 from gpumlp.errors import ConfigError, DataError, shown
 
 
@@ -264,3 +267,46 @@ def test_a_class_or_label_of_weight_0_decides_nothing(tmp_path, write):
     write("x,w,y\n" + "".join(f"{i},{int(i % 3 > 0)},{'abc'[i % 3]}\n" for i in range(60)))
     notes = prepared(tmp_path, task="classification", weights="w").notes
     assert any("classes without a training row: a" in str(note) for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("texts", "decimal", "thousands", "unit"),
+    [
+        (("$1,203.26", "$950", "-$3.5"), ".", ",", "$"),
+        (("$1,203", "$950"), ".", ",", "$"),
+        (("1.3%", "20 %", "+5%"), ".", None, "%"),
+        (("1,234,567", "12"), ".", ",", None),
+        (("1.203,5", "17"), ".", ".", None),
+        (("1.203 €", "17,5 €"), ",", ".", "€"),
+        (("1.203 €", "950 €"), ",", ".", "€"),
+        (("1 234", "56"), ".", " ", None),
+        (("1'234.5", "2"), ".", "'", None),
+    ],
+)
+def test_the_format_of_numbers_is_found(texts: Sequence[str], decimal: str, thousands: str, unit: str) -> None:
+    kind = number_format(texts, decimal)
+    assert kind == Kind("number", thousands, unit)
+    assert all(is_number(kind.plain(text, decimal)) for text in texts)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        (),
+        ("10", "-2.5"),  # plain
+        ("1,203", "950"),  # thousands or decimals
+        ("$1.234", "$2.345"),
+        ("1.234%", "2.345%"),
+        ("$5", "€6"),
+        ("Q1", "Q2"),
+        ("$",),
+        ("$5$",),
+        ("(5)", "3"),
+        ("12,34,567", "5"),
+        ("$1234567.8", "$1,000.5"),
+        ("1.2.3", "4.5.6"),
+        ("10%", "many"),
+    ],
+)
+def test_what_may_be_read_in_two_ways_has_no_format(texts: Sequence[str]) -> None:
+    assert number_format(texts) is None

@@ -8,7 +8,7 @@ and one 0/1 feature for each category of each column of text.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -130,7 +130,7 @@ class TableInputs:
         numeric: list[str] = []
         one_hots: list[OneHot] = []
         dates: list[Dates] = []
-        remarks: dict[str, list[str]] = {}  # what is to be said, and of which columns
+        remarks: list[tuple[str, str]] = []
         decided = in_threads(lambda name: _decide(name, frame, rows), names)
         for name, (is_numeric, fitted, remark) in zip(names, decided, strict=True):
             if is_numeric:
@@ -140,8 +140,8 @@ class TableInputs:
             elif fitted is not None:
                 one_hots.append(fitted)
             if remark is not None:
-                remarks.setdefault(remark, []).append(name)
-        notes = [_note(columns, remark) for remark, columns in remarks.items()] + [each.note for each in dates]
+                remarks.append((name, remark))
+        notes = [*remarks_on(remarks), *(each.note for each in dates)]
         if not numeric and not one_hots and not dates:
             raise DataError("no column is left to learn from", where=frame.path, hint="; ".join(notes) or None)
 
@@ -551,6 +551,14 @@ def _is_id(name: str, values: Floats) -> bool:
     if len(np.unique(values)) < count:
         return False
     return bool(_NAME_OF_ID.fullmatch(name) or count**2 > 20 * np.ptp(values))
+
+
+def remarks_on(columns: Iterable[tuple[str, str]]) -> tuple[Note, ...]:
+    """Return a sentence on each of some columns, given what is to be said of it; one on all that are alike."""
+    names: dict[str, list[str]] = {}
+    for name, remark in columns:
+        names.setdefault(remark, []).append(name)
+    return tuple(_note(listed, remark) for remark, listed in names.items())
 
 
 def _note(columns: Sequence[str], remark: str) -> Note:
