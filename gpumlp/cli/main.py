@@ -421,16 +421,17 @@ def predict(
 @main.command()
 @click.argument("run", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="Output file (.py, .onnx, .safetensors).")
+@click.option("--data", type=PATH, help="Data file to compare on  [default: the test rows of the run]")
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
-def export(run: Path, output: Path, force: bool) -> None:
+def export(run: Path, output: Path, data: Path | None, force: bool) -> None:
     """Write the model of RUN as a file that can be used without gpumlp.
 
     A .py file needs only NumPy; .onnx and .py take raw rows. The file is first run on the run's own test rows: if
-    its predictions differ by more than rounding, nothing is written.
+    its predictions differ by more than rounding, nothing is written. Ensembles are written as .onnx, with --data.
     """
     with ends_at_once():
         from gpumlp.cli import exported
-    exported.export(run=run, output=output, force=force)
+    exported.export(run=run, output=output, data=data, force=force)
 
 
 @main.command()

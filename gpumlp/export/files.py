@@ -12,19 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.backend import Backend
-from gpumlp.data import News, Source
+from gpumlp.data import ArrayTable, News, Source, read
 from gpumlp.errors import ConfigError, Note, RunError
 from gpumlp.export.encoding import require_known
-from gpumlp.export.graph import load_onnx, run_onnx, write_onnx
+from gpumlp.export.graph import load_onnx, run_mean, run_onnx, write_mean, write_onnx
 from gpumlp.export.script import run_script, write_script
 from gpumlp.export.tensors import run_tensors, write_tensors
 from gpumlp.export.trace import Computation, Tracer, trace_network
 from gpumlp.nn import Ensemble
 from gpumlp.nn.ensemble import networks
-from gpumlp.runs import load_run, load_trained
+from gpumlp.runs import load_ensemble, load_run, load_trained
+from gpumlp.runs.ensemble import WeightedModels, is_ensemble
 from gpumlp.runs.evaluation import changed_since
 from gpumlp.runs.model import SavedModel
-from gpumlp.runs.predictor import Predictions
+from gpumlp.runs.predictor import Predictions, Predictor
 from gpumlp.store.atomic import replacing
 from gpumlp.store.formats import check_free, writing
 from gpumlp.training.build import load_data
@@ -78,22 +79,27 @@ class Agreement:
     allowed: float
 
 
-def export(folder: str | Path, output: str | Path, *, force: bool = False) -> tuple[Agreement, tuple[Note, ...]]:
+def export(
+    folder: str | Path, output: str | Path, *, data: str | Path | None = None, force: bool = False
+) -> tuple[Agreement, tuple[Note, ...]]:
     """Write a finished run as a file for others to use, and return how its predictions compare, and notes.
 
     Parameters
     ----------
     folder
-        Folder of the run.
+        Folder of the run, or of an ensemble, which is written as ONNX.
     output
         A file whose name ends in one of ``FORMATS``.
+    data
+        File whose rows are predicted by both; None: the run's own rows, which an ensemble does not have.
     force
         Whether the file may be overwritten.
 
     Raises
     ------
     ConfigError
-        If the ending is not in ``FORMATS``.
+        If the ending is not in ``FORMATS``, or an ensemble is to be written in another format than ONNX, or is given
+        without data.
     RunError
         If the run has not finished, the file exists, a library is not installed, something of the model cannot be
         written in this format, or the predictions differ by more than rounding; nothing is left behind then.
@@ -104,27 +110,54 @@ def export(folder: str | Path, output: str | Path, *, force: bool = False) -> tu
     chosen = format_of(output)
     chosen.load()
     check_free(output, force=force)
-    run, model = load_run(folder), load_trained(folder)
-    for encoding in (model.encoder.inputs, model.encoder.target):
-        require_known(encoding)
-    computed = trace_network(_rebuilt(model, Tracer(), model.network.context.wide).network)
-    data = load_data(run.loaded, model.encoder, keep_sources=True)
-    assert data.sources is not None
-    part = next(name for name in ("test", "validation", "train") if name in data.sources)
-    source = data.sources[part]
-    most = min(MAX_ROWS, max(1, MAX_OUTPUTS // model.encoder.outputs))
-    if len(data.parts[part]) > most:
-        source = source.take(np.linspace(0, len(data.parts[part]) - 1, most).astype(np.int64))
+    model: SavedModel | WeightedModels
+    if is_ensemble(Path(folder)):
+        if chosen.write is not write_onnx:
+            what = f"an ensemble of models cannot be written as {output.suffix}"
+            raise ConfigError(what, where="--output", hint="export it as .onnx, or one of its runs")
+        if data is None:
+            raise ConfigError("an ensemble has no rows of its own", where="--data", hint="pass --data FILE")
+        model = load_ensemble(folder)
+        models, weights = model.models, model.weights
+    else:
+        model = load_trained(folder)
+        models, weights = (model,), (1.0,)
+    for each in models:
+        for encoding in (each.encoder.inputs, each.encoder.target):
+            require_known(encoding)
+    traced = [trace_network(_rebuilt(each, Tracer(), each.network.context.wide).network) for each in models]
+    notes: tuple[Note, ...] = ()
+    if data is not None:
+        part, source = Path(data).name, read(data, model.encoder.dialect, texts=model.encoder.texts)
+    else:
+        run = load_run(folder)
+        own = load_data(run.loaded, model.encoder, keep_sources=True)
+        assert own.sources is not None
+        part = next(name for name in ("test", "validation", "train") if name in own.sources)
+        source, notes = own.sources[part], changed_since(run, own)
+    most, count = min(MAX_ROWS, max(1, MAX_OUTPUTS // model.encoder.outputs)), count_of(source)
+    if count > most:
+        source = source.take(np.linspace(0, count - 1, most).astype(np.int64))
     with writing(output), replacing(Path(os.path.realpath(output))) as (beside, _):
-        chosen.write(beside, model, computed)
-        comparison = compare(part, model, source, chosen.run(beside, model, source))
+        if isinstance(model, WeightedModels):
+            write_mean(beside, list(zip(weights, models, traced, strict=True)))
+            found = run_mean(beside, models, source)
+        else:
+            chosen.write(beside, model, traced[0])
+            found = chosen.run(beside, model, source)
+        comparison = compare(part, model, source, found)
         if not comparison.difference <= comparison.allowed:  # NaN, too, is refused
             what = (
                 f"the exported file predicts differently from the run: by up to {comparison.difference:.3g} on "
                 f"{comparison.rows:,} {part} rows; rounding explains {comparison.allowed:.3g}"
             )
             raise RunError(what, where=str(output), hint="nothing was written; please report this")
-    return comparison, changed_since(run, data)
+    return comparison, notes
+
+
+def count_of(source: Source) -> int:
+    """Return the number of raw rows."""
+    return len(next(iter(source.arrays.values()))) if isinstance(source, ArrayTable) else len(source)
 
 
 def format_of(output: Path) -> Format:
@@ -136,19 +169,14 @@ def format_of(output: Path) -> Format:
     return found
 
 
-def compare(part: str, model: SavedModel, source: Source, others: Predictions) -> Agreement:
-    """Return how predictions of raw rows compare with those of the model itself."""
-    own = _predicted(model, source)
-    exact = _predicted(_rebuilt(model, Backend(), np.float64), source)
+def compare(part: str, model: SavedModel | WeightedModels, source: Source, others: Predictions) -> Agreement:
+    """Return how predictions of raw rows compare with those of the model, or of several, itself."""
+    models = model.models if isinstance(model, WeightedModels) else (model,)
+    precise_models = tuple(_rebuilt(each, Backend(), np.float64) for each in models)
+    precise_one = replace(model, models=precise_models) if isinstance(model, WeightedModels) else precise_models[0]
+    own, exact = _predicted(model, source), _predicted(precise_one, source)
     measured, given, precise = (_measured(each) for each in (own, others, exact))
-    epsilon = float(np.finfo(model.network.context.wide).eps)
-    encoder, step = model.encoder, epsilon
-    if encoder.task == "regression":
-        # What rounding of the network's outputs, which are standardised, makes of numbers.
-        data, _ = encoder.encode(source, targets=False)
-        outputs = np.concatenate(list(model.outputs(data.features))).astype(np.float64)
-        moved = encoder.restore(outputs + epsilon * (1.0 + np.abs(outputs)))
-        step = float(np.abs(moved - encoder.restore(outputs)).max())
+    step = max(_rounding(each, source) for each in models)
     allowed = ROUNDING * float(np.abs(measured - precise).max()) + EPSILONS * step
     if given.shape != measured.shape:
         raise RunError(f"the file predicts {given.shape}, the run {measured.shape}")
@@ -164,6 +192,17 @@ def compare(part: str, model: SavedModel, source: Source, others: Predictions) -
     return Agreement(part, len(measured), difference, allowed)
 
 
+def _rounding(model: SavedModel, source: Source) -> float:
+    """Return what a unit of rounding of the network's outputs, which are standardised, makes of its predictions."""
+    epsilon, encoder = float(np.finfo(model.network.context.wide).eps), model.encoder
+    if encoder.task != "regression":
+        return epsilon
+    data, _ = encoder.encode(source, targets=False)
+    outputs = np.concatenate(list(model.outputs(data.features))).astype(np.float64)
+    moved = encoder.restore(outputs + epsilon * (1.0 + np.abs(outputs)))
+    return float(np.abs(moved - encoder.restore(outputs)).max())
+
+
 def _measured(predictions: Predictions) -> NDArray[np.float64]:
     """Return what is compared: probabilities, quantiles, or numbers."""
     each = (predictions.probabilities, predictions.quantiles, predictions.values)
@@ -171,7 +210,7 @@ def _measured(predictions: Predictions) -> NDArray[np.float64]:
     return np.asarray(values, np.float64)
 
 
-def _predicted(model: SavedModel, source: Source) -> Predictions:
+def _predicted(model: Predictor, source: Source) -> Predictions:
     ((_, predictions),) = model.predictions([source], News())
     return predictions
 

@@ -127,21 +127,38 @@ def load_onnx() -> Any:
 
 def write_onnx(path: Path, model: SavedModel, computed: Computation) -> None:
     """Write a model as ONNX. Raises OSError, and RunError for what the format cannot hold or has no operator for."""
-    onnx, encoder = load_onnx(), model.encoder
-    if sum(array.nbytes for array in computed.named.values()) > LARGEST_BYTES:
+    write_mean(path, [(1.0, model, computed)])
+
+
+def write_mean(path: Path, members: Sequence[tuple[float, SavedModel, Computation]]) -> None:
+    """Write the weighted mean of what models predict as ONNX. Raises as :func:`write_onnx` does."""
+    onnx = load_onnx()
+    size = sum(array.nbytes for _, _, computed in members for array in computed.named.values())
+    if size > LARGEST_BYTES:
         raise RunError("the network is too large: a file of this format holds 2 GiB", hint="export .safetensors")
-    graph = OnnxGraph(onnx, encoder.inputs.names)
-    given = encoder.inputs
-    inputs, x = _table(graph, encoder, given) if isinstance(given, TableInputs) else _array(graph, given)
-    x = graph.cast(x, computed.input.dtype)
-    if encoder.input_scale != 1.0:
-        x = graph.add("Mul", x, graph.constant(encoder.input_scale, computed.input.dtype))
-    linear, answer = _write(graph, {computed.input: x}, (computed.linear, computed.answer), computed.names)
-    outputs = _outputs(graph, model, linear, answer)
-    read = {name for node in graph.nodes for name in node.input}
+    alone, encoder = len(members) == 1, members[0][1].encoder
+    graph = OnnxGraph(onnx, [name for _, model, _ in members for name in model.encoder.inputs.names])
+    inputs: dict[str, Any] = {}
+    outputs, each = [], []
+    for _, model, computed in members:
+        given = model.encoder.inputs
+        columns, x = _table(graph, model.encoder, given) if isinstance(given, TableInputs) else _array(graph, given)
+        for column in columns:
+            if inputs.setdefault(column.name, column) != column:
+                raise RunError(f"the models take {column.name!r} for different things: a number, a date or a text")
+        x = graph.cast(x, computed.input.dtype)
+        if model.encoder.input_scale != 1.0:
+            x = graph.add("Mul", x, graph.constant(model.encoder.input_scale, computed.input.dtype))
+        linear, answer = _write(graph, {computed.input: x}, (computed.linear, computed.answer), computed.names)
+        outputs = _outputs(graph, model, linear, answer, "" if alone else "part_")
+        each.append([output.name for output in outputs])
+    if not alone:
+        outputs = _mean(graph, encoder, [weight for weight, _, _ in members], each, outputs)
+    nodes = _needed(graph.nodes, {output.name for output in outputs})
+    read = {name for node in nodes for name in node.input}
     constants = [each for each in graph.constants.values() if each.name in read]  # runtimes warn of any other
     whole = onnx.helper.make_model(
-        onnx.helper.make_graph(graph.nodes, "gpumlp", inputs, outputs, constants),
+        onnx.helper.make_graph(nodes, "gpumlp", list(inputs.values()), outputs, constants),
         opset_imports=[onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid("ai.onnx.ml", ML_OPSET)],
         ir_version=IR_VERSION,
         producer_name="gpumlp",
@@ -151,9 +168,37 @@ def write_onnx(path: Path, model: SavedModel, computed: Computation) -> None:
     path.write_bytes(whole.SerializeToString(deterministic=True))
 
 
+def _needed(nodes: Sequence[Any], wanted: set[str]) -> list[Any]:
+    """Return the operators that outputs are computed by, in their order."""
+    kept = []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.output):
+            wanted |= set(node.input)
+            kept.append(node)
+    return kept[::-1]
+
+
 def run_onnx(path: Path, model: SavedModel, source: Source) -> Predictions:
     """Return what a written file predicts of raw rows: by ONNX Runtime where it is installed, else by onnx itself."""
-    encoder = model.encoder
+    return run_mean(path, [model], source)
+
+
+def run_mean(path: Path, models: Sequence[SavedModel], source: Source) -> Predictions:
+    """Return what :func:`run_onnx` does, of a file of several models."""
+    feed = {name: values for model in models for name, values in _feed(model.encoder, source).items()}
+    encoder, found = models[0].encoder, _run(path, feed)
+    if encoder.labels is not None:
+        return Predictions(encoder.labels.numbers(found[0]), found[1])
+    if encoder.classes is None:
+        if not encoder.levels:
+            return Predictions(found[0], None)
+        return Predictions(found[0], None, found[1].reshape(len(found[1]), len(encoder.target_names), -1))
+    chosen = np.array([encoder.classes.index(str(name)) for name in found[0]], np.int64)
+    return Predictions(chosen, found[1])
+
+
+def _feed(encoder: Encoder, source: Source) -> dict[str, NDArray[Any]]:
+    """Return raw rows as the inputs of a file."""
     feed: dict[str, NDArray[Any]] = {}
     if isinstance(source, ArrayTable):
         name = encoder.inputs.names[0]
@@ -171,15 +216,7 @@ def run_onnx(path: Path, model: SavedModel, source: Source) -> Predictions:
                 feed[name] = written.texts[written.codes].astype(object)[:, None]
             else:
                 feed[name] = source.numbers(name)[:, None]
-    found = _run(path, feed)
-    if encoder.labels is not None:
-        return Predictions(encoder.labels.numbers(found[0]), found[1])
-    if encoder.classes is None:
-        if not encoder.levels:
-            return Predictions(found[0], None)
-        return Predictions(found[0], None, found[1].reshape(len(found[1]), len(encoder.target_names), -1))
-    chosen = np.array([encoder.classes.index(str(name)) for name in found[0]], np.int64)
-    return Predictions(chosen, found[1])
+    return feed
 
 
 def _run(path: Path, feed: Mapping[str, NDArray[Any]]) -> list[Any]:
@@ -291,13 +328,18 @@ def _any_case(text: str) -> list[str]:
 # ---- the network, and what comes of it -----------------------------------------------------------------------------
 
 
-def _outputs(graph: OnnxGraph, model: SavedModel, linear: str, answer: str) -> list[Any]:
-    """Return the outputs: predictions, (N,), and of classes the probability of each, (N, classes)."""
+def _outputs(graph: OnnxGraph, model: SavedModel, linear: str, answer: str, prefix: str) -> list[Any]:
+    """Return the outputs: predictions, (N,), and of classes the probability of each, (N, classes).
+
+    Their names begin with a prefix where they are not those of the file.
+    """
     make, double = graph.onnx.helper.make_tensor_value_info, graph.type_of(np.float64)
-    prediction, flat = graph.name("prediction"), graph.constant([-1], np.int64)
+    prediction, flat = graph.name(f"{prefix}prediction"), graph.constant([-1], np.int64)
     target = model.encoder.target
+    probability = graph.name(f"{prefix}probability") if model.encoder.task != "regression" else ""
     if isinstance(target, LabelTargets):
-        return _labels(graph, target, linear, prediction)
+        graph.add("Sigmoid", graph.cast(linear, np.float64), output=probability)
+        return _labels(graph, target, probability, prediction)
     if not isinstance(target, ClassTarget):
         wide, targets = graph.cast(answer, np.float64), numbers_of(target, model.encoder.target_name)
         levels = model.encoder.levels
@@ -307,14 +349,13 @@ def _outputs(graph: OnnxGraph, model: SavedModel, linear: str, answer: str) -> l
             for columns, numbers in ((range(i * width, (i + 1) * width), one) for i, one in enumerate(targets))
         ]
         if levels:
-            return _quantiles(graph, each, levels, prediction)
+            return _quantiles(graph, each, levels, prediction, graph.name(f"{prefix}quantiles"))
         if len(each) == 1:
             graph.add("Reshape", each[0], flat, output=prediction)
             return [make(prediction, double, ["N"])]
         graph.add("Concat", *each, axis=1, output=prediction)
         return [make(prediction, double, ["N", len(each)])]
     wide = graph.cast(linear, np.float64)
-    probability = graph.name("probability")
     if target.outputs == 1:
         zero = graph.add("Mul", wide, graph.constant(0.0, np.float64))
         wide = graph.add("Concat", graph.add("Neg", wide), zero, axis=1)
@@ -358,10 +399,11 @@ def _curved(graph: OnnxGraph, shares: str, curves: Sequence[Curve]) -> str:
     return graph.add("Where", some, divided, graph.constant(1.0 / len(curves), np.float64))
 
 
-def _quantiles(graph: OnnxGraph, each: Sequence[str], levels: Sequence[float], prediction: str) -> list[Any]:
+def _quantiles(
+    graph: OnnxGraph, each: Sequence[str], levels: Sequence[float], prediction: str, quantiles: str
+) -> list[Any]:
     """Return predictions, (N,) or (N, T), and the quantiles of each target, (N, levels) or (N, T, levels), rising."""
     make, double, count = graph.onnx.helper.make_tensor_value_info, graph.type_of(np.float64), len(levels)
-    quantiles = graph.name("quantiles")
     stacked = graph.add(
         "Concat", *(graph.add("Unsqueeze", one, graph.constant([1], np.int64)) for one in each), axis=1
     )
@@ -374,16 +416,46 @@ def _quantiles(graph: OnnxGraph, each: Sequence[str], levels: Sequence[float], p
     return [make(prediction, double, shape), make(quantiles, double, [*shape, count])]
 
 
-def _labels(graph: OnnxGraph, target: LabelTargets, linear: str, prediction: str) -> list[Any]:
+def _labels(graph: OnnxGraph, target: LabelTargets, probability: str, prediction: str) -> list[Any]:
     """Return the class of each label and the probability of the second, (N, T) both."""
     make, count = graph.onnx.helper.make_tensor_value_info, target.outputs
-    probability = graph.name("probability")
-    graph.add("Sigmoid", graph.cast(linear, np.float64), output=probability)
     above = graph.add("Greater", probability, graph.constant(0.5, np.float64))
     first, second = (np.array([[each.classes[i] for each in target.columns]], object) for i in (0, 1))
     graph.add("Where", above, graph.constant(second, object), graph.constant(first, object), output=prediction)
     string, double = graph.onnx.TensorProto.STRING, graph.type_of(np.float64)
     return [make(prediction, string, ["N", count]), make(probability, double, ["N", count])]
+
+
+def _mean(
+    graph: OnnxGraph,
+    encoder: Encoder,
+    weights: Sequence[float],
+    each: Sequence[Sequence[str]],
+    outputs: Sequence[Any],
+) -> list[Any]:
+    """Return the outputs of a file whose models predict by their mean: ``each`` names theirs, as are ``outputs``."""
+
+    def mean(place: int, name: str) -> str:
+        parts = zip(weights, each, strict=True)
+        terms = [graph.add("Mul", names[place], graph.constant(weight, np.float64)) for weight, names in parts]
+        return graph.add("Sum", *terms, output=graph.name(name))
+
+    def output(place: int, name: str) -> Any:
+        found = graph.onnx.ValueInfoProto()
+        found.CopyFrom(outputs[place])
+        found.name = name
+        return found
+
+    target = encoder.target
+    if encoder.task == "regression":
+        names = ("prediction", "quantiles")[: len(outputs)]
+        return [output(place, mean(place, name)) for place, name in enumerate(names)]
+    prediction, probability = graph.name("prediction"), mean(1, "probability")
+    if isinstance(target, LabelTargets):
+        return _labels(graph, target, probability, prediction)
+    chosen = graph.add("ArgMax", probability, axis=1, keepdims=0)
+    graph.add("Gather", graph.constant(np.array(encoder.classes, object)), chosen, output=prediction)
+    return [output(0, prediction), output(1, probability)]
 
 
 def _restored(graph: OnnxGraph, values: str, fitted: Mapping[str, Any]) -> str:

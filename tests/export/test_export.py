@@ -20,11 +20,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import gpumlp
 from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend
 from gpumlp.cli import main
 from gpumlp.config import Loaded, load
-from gpumlp.data import ArrayTable, Encoder, News
+from gpumlp.data import ArrayTable, Encoder, News, rows_of
 from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
 from gpumlp.data.encoding.numeric import NumericBlock
 from gpumlp.data.encoding.scaling import SCALINGS
@@ -34,10 +35,12 @@ from gpumlp.errors import ConfigError, DataError, RunError
 from gpumlp.export import FORMATS, export
 from gpumlp.export.encoding import KNOWN
 from gpumlp.export.files import _rebuilt, compare
+from gpumlp.export.graph import run_mean, write_mean
 from gpumlp.export.trace import Tracer, trace_network
 from gpumlp.nn import NORMS, Architecture, Hidden, Layer, mlp
 from gpumlp.ops import ACTIVATIONS
 from gpumlp.runs import load_trained, train
+from gpumlp.runs.ensemble import WeightedModels
 from gpumlp.runs.model import SavedModel
 
 try:
@@ -607,3 +610,83 @@ def test_data_that_have_changed_are_told(task: Callable[..., Loaded], tmp_path: 
     with pytest.raises(DataError):
         export(tmp_path / "run", tmp_path / "other.py")
     assert not (tmp_path / "other.py").exists()
+
+
+def rows_of_many(count: int = 60) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return columns of each kind, and targets of each task."""
+    rng = np.random.default_rng(4)
+    columns = {
+        "size": np.where(np.arange(count) % 9, rng.normal(size=count), np.nan),
+        "day": np.datetime64("2020-01-01") + rng.integers(0, 900, count),
+        "town": rng.choice(np.array(["Ulm", "Bonn", None], object), count),
+        "extra": rng.normal(size=count),
+    }
+    number = rng.normal(size=count)
+    targets = {
+        "three": rng.choice(["a", "b", "c"], count),
+        "two": number > 0,
+        "number": number,
+        "numbers": np.stack([number, 2 - number], axis=1),
+        "labels": rng.integers(0, 2, (count, 2)),
+        "quantiles": number,
+    }
+    return columns, targets
+
+
+@WITH_ONNX
+@pytest.mark.parametrize("target", ["three", "two", "number", "numbers", "labels", "quantiles"])
+def test_ensembles_in_one_file(target: str, tmp_path: Path) -> None:
+    """Their models take different columns, and nothing is in the file that no output needs."""
+    columns, targets = rows_of_many()
+    more: dict[str, Any] = {"training": {"epochs": 1}, "backend": "numpy"}
+    if target == "quantiles":
+        more["loss"] = {"name": "quantile", "levels": [0.1, 0.5, 0.9]}
+    if target == "labels":
+        more["task"] = "multilabel"
+    fewer = {name: values for name, values in columns.items() if name != "extra"}
+    models = [
+        gpumlp.fit(columns, targets[target], model={"hidden": [4]}, **more),
+        gpumlp.fit(fewer, targets[target], model={"hidden": [3]}, **more),
+    ]
+    ensemble = WeightedModels(tuple(models), (0.25, 0.75))
+    traced = [trace_network(_rebuilt(each, Tracer(), np.float32).network) for each in models]
+    path, source = tmp_path / "m.onnx", rows_of(columns)
+    write_mean(path, list(zip(ensemble.weights, models, traced, strict=True)))
+    found = compare("rows", ensemble, source, run_mean(path, models, source))
+    assert found.difference <= found.allowed < 1e-2
+    assert compare("rows", models[0], source, run_mean(path, models, source)).difference > found.allowed
+    graph = onnx.load(path).graph
+    assert [each.name for each in graph.input] == ["size", "extra", "day", "town"]
+    assert graph.output[0].name == "prediction"
+    read = {name for node in graph.node for name in node.input}
+    assert {each.name for each in graph.initializer} <= read
+    assert all({*node.output} & (read | {each.name for each in graph.output}) for node in graph.node)
+
+
+@WITH_ONNX
+def test_an_ensemble_is_exported_with_rows_to_compare_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    columns, targets = rows_of_many()
+    numbers = {"size": columns["extra"], "extra": targets["number"]}
+    models = [gpumlp.fit(numbers, targets["three"], training={"epochs": 1, "seed": seed}) for seed in (0, 1)]
+    WeightedModels(tuple(models), (0.5, 0.5)).save("both")
+    lines = ["size,extra,unused", *(f"{a},{b},x" for a, b in zip(*numbers.values(), strict=True))]
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
+    assert "an ensemble has no rows of its own" in refused("both", "-o", "m.onnx")[1]
+    assert refused("both", "-o", "m.py", "--data", "rows.csv")[0] == 2
+    assert not list(tmp_path.glob("m.*"))
+    compared, _ = export("both", "m.onnx", data="rows.csv")
+    assert (compared.rows, compared.part) == (60, "rows.csv")
+    assert compared.difference <= compared.allowed
+
+
+@WITH_ONNX
+def test_models_that_take_a_column_for_different_things_are_refused(tmp_path: Path) -> None:
+    columns, targets = rows_of_many()
+    models = [
+        gpumlp.fit({"x": columns[name]}, targets["three"], training={"epochs": 1}, backend="numpy")
+        for name in ("extra", "town")
+    ]
+    traced = [trace_network(_rebuilt(each, Tracer(), np.float32).network) for each in models]
+    with pytest.raises(RunError, match="the models take 'x' for different things"):
+        write_mean(tmp_path / "m.onnx", list(zip((0.5, 0.5), models, traced, strict=True)))
