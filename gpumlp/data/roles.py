@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.files import Files, all_files, matched, title
-from gpumlp.data.source.frame import Frame, require_memory
+from gpumlp.data.source.frame import Frame, require_bytes, require_memory
 from gpumlp.data.source.query import query_columns
 from gpumlp.data.source.read import Source, read, read_start, readable, rows_at_most
 from gpumlp.errors import DataError
+from gpumlp.limits import gigabytes
 
 Target = str | int | Sequence[str | int] | None
 """The column to predict by name or number, or several; None where an array is the only one."""
@@ -167,6 +169,9 @@ def misfits(
             if query is None:
                 paths = all_files(files["train"], folder)
                 rows = _read_columns(paths[0], dialect)
+                if isinstance(rows, ArrayTable):
+                    size = max(map(rows.count, rows.names), default=0) * rows.row_bytes
+                    require_bytes(size, f"the arrays in this file take {gigabytes(size)}", rows.path)
                 require_memory(sum(map(rows_at_most, paths)), len(rows.names), title(paths))
             else:
                 rows = query_columns(query, folder)

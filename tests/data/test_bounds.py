@@ -117,6 +117,18 @@ def test_what_neither_memory_nor_disk_can_hold_is_refused_before_it_is_read(name
     assert not (tmp_path / "run").exists()
 
 
+def test_arrays_that_nothing_can_hold_are_refused_by_their_headers(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", x=np.zeros((100, 4)), y=np.arange(100))
+    kept = "max_memory: 5e-7, pack: {folder: packs}"
+    (tmp_path / "a.yaml").write_text(f"task: regression\ndata: {{train: a.npz, target: y, {kept}}}\n")
+    assert CliRunner().invoke(main, ["validate", str(tmp_path / "a.yaml")]).exit_code == 0
+    monkeypatch.setattr(frame, "host_memory", lambda: 1100)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: Usage(2000, 1100, 900))
+    result = CliRunner().invoke(main, ["validate", str(tmp_path / "a.yaml")])
+    assert result.exit_code == 3, result.output
+    assert "packs: the columns of the data take 3,750 bytes, and this disk has 900 bytes" in result.stderr
+
+
 def test_encoded_rows_and_the_network_are_refused_together(tmp_path, write):
     path = write("x,y\n" + "".join(f"{i},{i % 3}\n" for i in range(200)))
     (tmp_path / "a.yaml").write_text(f"task: regression\ndata: {{train: {path}, target: y}}\n")

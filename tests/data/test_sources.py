@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 
 import duckdb
 import pytest
@@ -60,6 +62,49 @@ def test_columns_are_told_by_the_first_rows(tmp_path, monkeypatch, ending):
     assert 0 < len(start) < 200_000
     monkeypatch.setattr("gpumlp.data.source.read.host_memory", lambda: 1000)
     assert rows_at_most(path) == 200_000
+
+
+@pytest.mark.parametrize("ending", ["csv.gz", "csv.zst", "jsonl.gz"])
+def test_lines_of_packed_files_are_counted_where_they_may_be_too_many(tmp_path, monkeypatch, ending):
+    path, kind = tmp_path / f"a.{ending}", {"csv": "csv", "jsonl": "json"}[ending.split(".")[0]]
+    packing = {"gz": "gzip", "zst": "zstd"}[ending.split(".")[1]]
+    rows = "SELECT i AS x, 'a' AS y FROM range(2000) t(i)"
+    duckdb.sql(f"COPY ({rows}) TO '{path}' (FORMAT {kind}, COMPRESSION {packing})")
+    assert rows_at_most(path) == 0
+    monkeypatch.setattr("gpumlp.data.source.read.host_memory", lambda: 1000)
+    assert rows_at_most(path) == 2000 + (kind == "csv")
+    path.write_bytes(b"damaged")
+    monkeypatch.setattr("gpumlp.data.source.read.host_memory", lambda: 1)
+    assert rows_at_most(path) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (gzip.compress(gzip.compress(b"x,y\n1,2\n")), "gzip data, perhaps packed twice"),
+        (b"\x28\xb5\x2f\xfd" + bytes(20), "Zstandard data"),
+        (b"PAR1" + bytes(20), "a Parquet file"),
+        (b"PK\3\4" + bytes(20), "a ZIP archive, as of a spreadsheet"),
+    ],
+)
+def test_another_kind_of_file_than_its_name_says(tmp_path, write, content, kind):
+    name = write(content, "a.csv.gz" if content[:2] == b"\x1f\x8b" else "a.csv")
+    with pytest.raises(DataError, match=f"{name}: this is {kind}, not text"):
+        read(tmp_path / name)
+
+
+def test_no_room_for_a_temporary_copy(tmp_path, monkeypatch):
+    duckdb.sql(f"COPY (SELECT i AS x, 'a' AS y FROM range(40000) t(i)) TO '{tmp_path}/a.csv.zst' (COMPRESSION zstd)")
+    duckdb.sql(f"COPY (SELECT i AS x, 'a' AS y FROM range(40000) t(i)) TO '{tmp_path}/a.csv.gz' (COMPRESSION gzip)")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("gpumlp.data.source.files.shutil.copyfileobj", full)
+    monkeypatch.setattr("gpumlp.data.source.files.packed_lines", full)
+    for name in ("a.csv.gz", "a.csv.zst"):
+        with pytest.raises(DataError, match=rf"{name}: there is no room in .* \(No space left on device\)"):
+            read(tmp_path / name)
 
 
 PACKED = gzip.compress(b"x,y\n" + b"1,2\n" * 5000)

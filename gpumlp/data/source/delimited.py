@@ -86,6 +86,9 @@ _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
 
 _SEPARATOR_LINE = re.compile(r"sep=([^\w\s\"']|\t)\r?\n", re.IGNORECASE)
 
+_OTHER_KINDS = {b"\x1f\x8b": "gzip data, perhaps packed twice", b"\x28\xb5\x2f\xfd": "Zstandard data",
+                b"PAR1": "a Parquet file", b"PK\3\4": "a ZIP archive, as of a spreadsheet"}  # fmt: skip
+
 Opened = Callable[[], AbstractContextManager[IO[bytes]]]
 Again = Callable[[Sequence[str]], dict[str, Codes]]
 
@@ -248,6 +251,12 @@ class TextFile:
         """
         with self.opened() as stream:
             start = stream.read(4)
+        if kind := next((kind for mark, kind in _OTHER_KINDS.items() if start.startswith(mark)), None):
+            raise DataError(
+                f"this is {kind}, not text",
+                where=self.name,
+                hint="unpack it, or name it by its content, as in a.csv.gz",
+            )
         marked = next((encoding for mark, encoding in _MARKS.items() if start.startswith(mark)), "utf-8")
         encoding = self.dialect.encoding or marked
         try:

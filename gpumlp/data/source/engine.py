@@ -393,14 +393,32 @@ def packed_lines(path: Path) -> Iterator[list[str | None]]:
     EngineRefusalError
         If it is damaged or not UTF-8.
     """
-    rows = (
+    with engine([str(path)]) as connection:
+        for (lines,) in _batches(connection, f"SELECT line FROM {_packed_rows(path)}"):
+            yield lines.to_pylist()
+
+
+def packed_line_count(path: Path) -> int:
+    """Return how many lines a packed file has.
+
+    Raises
+    ------
+    EngineRefusalError
+        If it is damaged or not UTF-8.
+    """
+    with engine([str(path)]) as connection:
+        ((count,),) = connection.execute(f"SELECT count(*) FROM {_packed_rows(path)}").fetchall()
+    return int(count)
+
+
+def _packed_rows(path: Path) -> str:
+    """Return the lines of a packed UTF-8 file, for FROM: one column, ``line``."""
+    return (
         f"read_csv({literal(os.path.abspath(path))}, auto_detect = false, header = false, delim = '', quote = '', "
-        "escape = '', columns = {'line': 'VARCHAR'}, compression = 'zstd', strict_mode = false, "
+        "escape = '', columns = {'line': 'VARCHAR'}, strict_mode = false, "
+        f"compression = '{'zstd' if path.name.lower().endswith('.zst') else 'gzip'}', "
         f"maximum_line_size = {MAX_LINE_BYTES})"
     )
-    with engine([str(path)]) as connection:
-        for (lines,) in _batches(connection, f"SELECT line FROM {rows}"):
-            yield lines.to_pylist()
 
 
 @contextlib.contextmanager

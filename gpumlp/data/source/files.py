@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import gzip
 import os
@@ -142,6 +143,8 @@ def _unpack_zstd(path: Path, copy: IO[bytes]) -> None:
             require_whole(stream)
         for lines in packed_lines(path):
             copy.write("".join(f"{line or ''}\n" for line in lines).encode())
+    except OSError as error:
+        raise _unreadable(path, error) from error
     except (EngineRefusalError, ValueError) as error:
         what = f"the zstd data is damaged, cut short or not UTF-8 text ({str(error).splitlines()[0]})"
         raise DataError(what, where=str(path), hint="copy or download the file again") from None
@@ -166,4 +169,12 @@ def open_binary(path: Path) -> Iterator[IO[bytes]]:
             hint="copy or download the file again",
         ) from error
     except OSError as error:
-        raise DataError(f"the file cannot be read ({error.strerror or error})", where=str(path)) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    """Return the error for a file that cannot be read, or of which no temporary copy can be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        what = f"there is no room in {tempfile.gettempdir()} for a temporary copy of this file ({error.strerror})"
+        return DataError(what, where=str(path), hint="name another folder by the environment variable TMPDIR")
+    return DataError(f"the file cannot be read ({error.strerror or error})", where=str(path))

@@ -438,11 +438,22 @@ def require_memory(rows: int, columns: int, where: str, *, itemsize: int = 8, ki
     DataError
         If they do not.
     """
-    needed, there_is = itemsize * rows * columns, host_memory()
+    needed = itemsize * rows * columns
+    require_bytes(needed, f"{rows:,} rows of {columns:,} columns take {gigabytes(needed)} as {kind}", where)
+
+
+def require_bytes(needed: int, what: str, where: str) -> None:
+    """Check that so many bytes have a place in memory or on disk, before any of it is taken.
+
+    Raises
+    ------
+    DataError
+        If they have none; the message begins with ``what``.
+    """
+    there_is = host_memory()
     if there_is is not None and needed > there_is and not room().holds(needed):
-        what = f"{rows:,} rows of {columns:,} columns take {gigabytes(needed)} as {kind}; this machine has"
         hint = "train on fewer rows, or drop columns"
-        raise DataError(f"{what} {gigabytes(there_is)}", where=where, hint=hint)
+        raise DataError(f"{what}; this machine has {gigabytes(there_is)}", where=where, hint=hint)
 
 
 def largest(values: Floats) -> float:

@@ -13,8 +13,8 @@ from gpumlp.data.source.arff import read_arff
 from gpumlp.data.source.arrays import ArrayTable, read_npy, read_npz
 from gpumlp.data.source.delimited import delimited_blocks, read_delimited
 from gpumlp.data.source.dialect import DETECT, Dialect
-from gpumlp.data.source.engine import text_facts
-from gpumlp.data.source.files import Files, all_files, existing, title
+from gpumlp.data.source.engine import EngineRefusalError, packed_line_count, text_facts
+from gpumlp.data.source.files import Files, all_files, existing, title, unpacked_name
 from gpumlp.data.source.frame import Frame, concatenated, require_same_columns
 from gpumlp.data.source.idx import read_idx
 from gpumlp.data.source.sniff import SAMPLE
@@ -47,6 +47,7 @@ _ARRAY_READERS: dict[str, Callable[[Path], ArrayTable]] = {
 _TEXT = (".csv", ".tsv", ".txt", ".dat", ".data", ".test")
 _JSON = (".jsonl", ".ndjson")
 _PACKED = ("", ".gz", ".zst")
+_PACKS = 16  # times smaller that text is when it is packed, at the most, nearly always
 _FRAME_READERS: dict[str, FrameReader] = {
     **{ending + packed: read_delimited for ending in _TEXT for packed in _PACKED},
     ".parquet": read_parquet,
@@ -166,9 +167,16 @@ def rows_at_most(path: Path) -> int:
     if ending == ".parquet":
         return row_count(path)
     # A cell takes two bytes of text at least, and eight of memory.
-    if ending not in (*_TEXT, *_JSON) or 4 * path.stat().st_size <= (host_memory() or 0):
+    grows = 4 * (_PACKS if ending.endswith((".gz", ".zst")) else 1)
+    has_lines = unpacked_name(path).endswith((*_TEXT, *_JSON))
+    if not has_lines or grows * path.stat().st_size <= (host_memory() or 0):
         return 0
-    return text_facts(path).line_ends
+    if grows == 4:
+        return text_facts(path).line_ends
+    try:
+        return packed_line_count(path)
+    except EngineRefusalError:  # which is told when it is read
+        return 0
 
 
 def readable(path: Path) -> str:
