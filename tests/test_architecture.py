@@ -173,6 +173,27 @@ def test_only_the_table_of_backends_knows_their_machines(name: str) -> None:
         assert not [m for m in imports(path) if m.startswith(tuple(f"gpumlp.backend.{m}" for m in MACHINES))], path
 
 
+TUNING = re.compile(r"cuda|cublas|epilogue|lane|trial|branch|graph|mask_|_mask|relu|through|launcher", re.I)
+"""What names for tuning of a GPU have in them.."""
+NOT_TUNING = {"_is_mask", "_refuse_mask"}
+SEAM = ["autodiff/tape.py", "autodiff/tensor.py", "backend/base.py", "backend/capture.py", "optim/*.py", "nn/*.py"]
+
+
+@pytest.mark.parametrize("files", SEAM)
+def test_tuning_for_a_gpu_is_behind_the_seam_of_its_backend(files: str) -> None:
+    """The tape, tensors, what every backend offers, optimizers and layers name no part of it."""
+    paths = sorted(PACKAGE.glob(files))
+    assert paths
+    for path in paths:
+        names = {
+            name
+            for node in ast.walk(tree(path))
+            for name in (getattr(node, field, None) for field in ("id", "attr", "arg", "name", "module"))
+            if isinstance(name, str)
+        }
+        assert not [name for name in names - NOT_TUNING if TUNING.search(name)], path
+
+
 def test_runs_ask_no_loop_for_its_class() -> None:
     """Where a loop stands, what it notes and what came of it are methods: a new kind of loop changes no run."""
     for path in (path for path in FILES if room_of(path) == "runs"):

@@ -8,6 +8,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,6 @@ from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, pieces, 
 from gpumlp.runs.predictor import Predictor
 from gpumlp.runs.start import start_of
 from gpumlp.store.formats import check_free, to_json, write_text
-from gpumlp.sweep.folder import Template
 from gpumlp.training.build import build, load_data, pack_data, require_memory
 from gpumlp.training.rows import ENCODED, WINDOW
 
@@ -104,16 +104,9 @@ def train(
     if device is not None:
         overrides = [*overrides, f"device={device}"]
 
-    def read() -> tuple[Template, str, configuration.Loaded]:
-        template, name = template_of(config, targets, overrides)
-        return template, name, template.load()
-
-    def chosen() -> Given:
-        _, name, loaded = read()
-        return loaded, run_dir or _run_folder(name, last=resume or force)
-
     if ranks.size == 1:
-        template, name, loaded = read()
+        template, name = template_of(config, targets, overrides)
+        loaded = template.load()
         if loaded.settings.bag > 1:
             from gpumlp.cli import sweep as several
 
@@ -121,7 +114,7 @@ def train(
             return
         folder = run_dir or _run_folder(name, last=resume or force)
     else:
-        loaded, folder = _by_first(ranks, chosen)
+        loaded, folder = _by_first(ranks, partial(_chosen, config, targets, overrides, run_dir, last=resume or force))
     if ranks.first and resume and not quiet and not RunFolder(folder).is_run:
         remark(f"no run in {folder} yet: starting one")
     announcer = Announcer() if ranks.first and not quiet else None
@@ -159,6 +152,14 @@ def train(
         click.echo(to_json({"run": str(folder), **result.summary}))
     else:
         _report(result)
+
+
+def _chosen(
+    config: Path, targets: Sequence[str], overrides: Sequence[str], run_dir: Path | None, *, last: bool
+) -> Given:
+    """Return the configuration of a run, and its folder."""
+    template, name = template_of(config, targets, overrides)
+    return template.load(), run_dir or _run_folder(name, last=last)
 
 
 def _by_first(ranks: Ranks, read: Callable[[], Given]) -> Given:

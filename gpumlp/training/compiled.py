@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +11,8 @@ import numpy as np
 
 from gpumlp import nn
 from gpumlp.config import Settings, configure
-from gpumlp.data import Dataset, Encoder, Prepared, Source, prepare, rows_of, with_columns
+from gpumlp.data import Dataset, Prepared, Source, prepare, rows_of, with_columns
+from gpumlp.data.dataset import Divided
 from gpumlp.data.encoding.labels import ZERO_ONE, LabelTargets
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget, NumberTargets
 from gpumlp.data.source.rows import plain_array, row_weights
@@ -263,29 +264,36 @@ class Sequential(nn.Sequential):
         task, width = settings.task, len(targets)
         if task == "classification" and width > 1:
             raise DataError("y must be class numbers, (N,)", hint="of one-hot rows take y.argmax(axis=1)")
-        given: dict[str, Any] = {
-            "task": task,
-            "weights": settings.data.weights,
-            "scaling": "none",
-            "seed": settings.training.seed,
-        }
-        given |= {"target": tuple(targets) if width > 1 or task == "multilabel" else targets[0], "test": 0.0}
-        fitted = prepare(source, validation=0.0, **given)
-        if not self.is_built:
-            self.build(fitted.encoder.width, seed=settings.training.seed)
-        target: Any
+
+        def encoded(divided: Divided) -> Prepared:
+            if not self.is_built:
+                self.build(divided.encoder.width, seed=settings.training.seed)
+            encoder = replace(divided.encoder, target=self._target(task, targets))
+            if encoder.outputs != self.units or encoder.width != self.widths[0]:
+                what = f"x has {encoder.width} columns and y needs {encoder.outputs} outputs"
+                raise DataError(f"{what}; the model takes {self.widths[0]} and has {self.units}")
+            return replace(divided, encoder=encoder).encoded()
+
+        return prepare(
+            source,
+            task=task,
+            target=tuple(targets) if width > 1 or task == "multilabel" else targets[0],
+            validation=validation,
+            test=0.0,
+            scaling="none",
+            weights=settings.data.weights,
+            seed=settings.training.seed,
+            encode=encoded,
+        )
+
+    def _target(self, task: str, names: Sequence[str]) -> Any:
+        """Return the encoding of targets by which they stay as they are."""
         if task == "classification":
-            target = ClassTarget(tuple(map(str, range(max(2, self.units)))))
-        elif task == "multilabel":
-            target = LabelTargets(tuple(targets), (ClassTarget(ZERO_ONE),) * width)
-        else:
-            numbers = (NumberTarget(0.0, 1.0),) * width
-            target = numbers[0] if width == 1 else NumberTargets(tuple(targets), numbers)
-        encoder: Encoder = replace(fitted.encoder, target=target)
-        if encoder.outputs != self.units or encoder.width != self.widths[0]:
-            what = f"x has {encoder.width} columns and y needs {encoder.outputs} outputs"
-            raise DataError(f"{what}; the model takes {self.widths[0]} and has {self.units}")
-        return prepare(source, validation=validation, encoder=encoder, **given)
+            return ClassTarget(tuple(map(str, range(max(2, self.units)))))
+        if task == "multilabel":
+            return LabelTargets(tuple(names), (ClassTarget(ZERO_ONE),) * len(names))
+        numbers = (NumberTarget(0.0, 1.0),) * len(names)
+        return numbers[0] if len(names) == 1 else NumberTargets(tuple(names), numbers)
 
 
 def _settings_of(given: Choice) -> dict[str, Any]:

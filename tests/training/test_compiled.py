@@ -10,6 +10,7 @@ import pytest
 
 import gpumlp
 from gpumlp import Dense, Dropout, Sequential
+from gpumlp.data import Encoder
 from gpumlp.errors import ConfigError, DamageError, DataError, ShapeError
 
 RNG = np.random.default_rng(0)
@@ -41,6 +42,20 @@ def test_the_same_bytes_as_fit() -> None:
         np.testing.assert_array_equal(ours, theirs)
     assert history["validation_loss"] == [row["validation_loss"] for row in other.history]
     np.testing.assert_array_equal(model.predict(X).argmax(axis=1), other.predict(X).astype(int))
+
+
+def test_rows_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, parts = Encoder.encode, []
+
+    def counted(self: Encoder, source: Any, **more: Any) -> Any:
+        parts.append(self.count(source))
+        return encode(self, source, **more)
+
+    monkeypatch.setattr(Encoder, "encode", counted)
+    model = network().compile("adam", "cross_entropy", backend="numpy")
+    model.fit(X, CLASSES, epochs=1, validation_split=0.2)
+    model.evaluate(X, CLASSES)
+    assert sorted(parts) == [24, 96, 120]
 
 
 @pytest.mark.parametrize(
