@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,15 +28,12 @@ class Metric:
         Whether higher is better.
     later
         Whether the later of two equal epochs is better, as for metrics that only count rows.
-    shares
-        The metrics that it is a weighted sum of, with their weights; empty: it is measured itself.
     """
 
     title: str
     task: str | None
     rises: bool = False
     later: bool = False
-    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def superlative(self) -> str:
@@ -55,9 +52,6 @@ class Metric:
 METRICS: dict[str, Metric] = {
     "loss": Metric("loss", None),
     "accuracy": Metric("accuracy", "classification", rises=True, later=True),
-    "accuracy_log_loss": Metric(
-        "accuracy - log-loss / 2", "classification", rises=True, shares={"accuracy": 1.0, "log_loss": -0.5}
-    ),
     "macro_f1": Metric("macro F1", "classification", rises=True, later=True),
     "auc": Metric("AUC", "classification", rises=True, later=True),
     "log_loss": Metric("log-loss", "classification"),
@@ -66,15 +60,6 @@ METRICS: dict[str, Metric] = {
     "r2": Metric("R²", "regression", rises=True),
 }
 """The metrics by the names a user knows. ``log_loss`` is measured after a temperature fitted to the same rows."""
-
-
-def with_sums(measured: Metrics, name: str) -> Metrics:
-    """Return measured metrics with the one of this name, where it is a sum of others that are there."""
-    shares = METRICS[name].shares
-    if not shares or not shares.keys() <= measured.keys():
-        return measured
-    return measured | {name: sum(weight * measured[each] for each, weight in shares.items())}
-
 
 TITLES = {name: metric.title for name, metric in METRICS.items()} | {
     "brier": "Brier score",

@@ -244,13 +244,6 @@ def test_points_of_curves_leave_missing_labels_out() -> None:
     assert np.isnan(other["false_positive_rate"])
 
 
-def test_a_metric_that_is_a_sum_of_others():
-    measured = {"accuracy": 0.9, "log_loss": 0.3}
-    assert metrics.with_sums(measured, "accuracy_log_loss") == measured | {"accuracy_log_loss": pytest.approx(0.75)}
-    for name, found in (("accuracy", measured), ("accuracy_log_loss", {"accuracy": 0.9})):  # nothing to add
-        assert metrics.with_sums(found, name) == found
-
-
 def test_small_integers_do_not_overflow_where_classes_are_counted() -> None:
     labels = np.array([-1, 127] * 100, np.int8)
     assert metrics.classification(np.full(200, 127, np.int8), labels) == {

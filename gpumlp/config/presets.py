@@ -24,10 +24,10 @@ class Preset:
 def _metric(given: Given) -> str:
     """Return the metric that recipes for tables choose the epoch by.
 
-    On rows kept out of adult, churn, covtype.20k and connect4, without smoothing, accuracy and log-loss were better
-    than by accuracy with smoothed labels, as published: 0.8671 for 0.8633 and 0.3233 for 0.3398 in the mean.
+    It is log-loss after temperature, without smoothing. On rows kept out of adult, churn, covtype.20k and connect4 it
+    chose more accurate epochs than accuracy did, with smoothed labels, as published, and without.
     """
-    return "rmse" if given.get("task") == "regression" else "accuracy_log_loss"
+    return "rmse" if given.get("task") == "regression" else "log_loss"
 
 
 def _tabular(given: Given) -> dict[str, Any]:

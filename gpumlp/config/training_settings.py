@@ -210,8 +210,7 @@ class Training(Section):
     metric: Annotated[str, NameIn(METRICS, ("auto",))] = Field(
         default="auto",
         description="metric of the validation rows that chooses the best epoch; of equal ones the later is kept for "
-        "accuracy, macro_f1 and auc; log_loss is measured after a temperature fitted to these rows; "
-        "accuracy_log_loss is the accuracy less half of it, which tells more of few rows; auto: loss",
+        "accuracy, macro_f1 and auc; log_loss is measured after a temperature fitted to these rows; auto: loss",
     )
     calibration: Literal["auto", "none", "temperature", "isotonic"] = Field(
         default="auto",

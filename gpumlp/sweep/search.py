@@ -13,7 +13,7 @@ from gpumlp.backend import Backend
 from gpumlp.config import Loaded, Settings
 from gpumlp.data import Prepared, SourceCache
 from gpumlp.errors import ConfigError, GpumlpError, RunError, WriteError
-from gpumlp.metrics import METRICS, with_sums
+from gpumlp.metrics import METRICS
 from gpumlp.ranks import Ranks
 from gpumlp.runs import Listener, train
 from gpumlp.runs.folder import RunFolder
@@ -289,7 +289,7 @@ def _outcome(place: PlanFolder, name: str, overrides: tuple[str, ...]) -> Point:
     if run.summary.is_file():
         summary = run.read_summary()
         metric = summary.get("metric") or "loss"
-        score = with_sums(summary["metrics"].get("validation", {}), metric).get(metric)
+        score = summary["metrics"].get("validation", {}).get(metric)
         if summary["status"] == DIVERGED:
             return Point(name, overrides, DIVERGED, metric, None, summary.get("reason"), summary)
         status = PRUNED if summary["status"] == STOPPED else summary["status"]

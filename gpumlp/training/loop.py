@@ -11,7 +11,7 @@ import numpy as np
 
 from gpumlp.data import EncodedRows
 from gpumlp.errors import Note
-from gpumlp.metrics import METRICS, with_sums
+from gpumlp.metrics import METRICS
 from gpumlp.phases import phase
 from gpumlp.training.build import Parts
 from gpumlp.training.calibration import Temperature, softmax
@@ -330,9 +330,7 @@ class Loop:
 
     def _measured_for_choice(self) -> dict[str, float]:
         """Return what the best epoch is chosen by."""
-        metric = self.parts.metric
-        measured = self._measurement_of(CHOICE)(log_loss="log_loss" in (metric, *METRICS[metric].shares))
-        return with_sums(measured, metric)
+        return self._measurement_of(CHOICE)(log_loss=self.parts.metric == "log_loss")
 
     def not_finite(self, row: dict[str, Any]) -> str | None:
         """Return what is no longer finite, or None."""

@@ -37,7 +37,7 @@ def test_tabular_is_realmlp() -> None:
     )
     assert settings.loss.hyper == {"label_smoothing": 0.0}
     assert (settings.schedule.name, settings.schedule.hyper) == ("coslog", {"cycles": 4.0})
-    assert (settings.training.chosen_metric, settings.training.early_stopping) == ("accuracy_log_loss", None)
+    assert (settings.training.chosen_metric, settings.training.early_stopping) == ("log_loss", None)
     numbers = make(task="regression")
     assert (numbers.model.activation, numbers.model.clamp, numbers.optimizer.learning_rate) == ("mish", True, 0.2)
     assert (numbers.loss.name, numbers.training.chosen_metric) == ("squared_error", "rmse")
@@ -54,7 +54,7 @@ def test_strong_is_tabm_with_ple() -> None:
     assert (settings.data.scaling, settings.schedule.name) == ("quantile", "constant")
     assert settings.training.early_stopping.patience == 16
     assert (settings.training.chosen_metric, make("strong", "regression").training.chosen_metric) == (
-        "accuracy_log_loss",
+        "log_loss",
         "rmse",
     )
     for members in (8, {"count": 8}):

@@ -33,8 +33,6 @@ def two_classes(folder: Path) -> None:
 def by_sklearn(metric: str, loop: Loop) -> float:
     """Return a metric of the best weights on the validation rows."""
     judge: Any = pytest.importorskip("sklearn.metrics")
-    if metric == "accuracy_log_loss":
-        return by_sklearn("accuracy", loop) - by_sklearn("log_loss", loop) / 2
     data, encoder, model = loop.parts.data.validation, loop.parts.data.encoder, loop.parts.model
     assert data is not None
     model.load(loop.best)
