@@ -24,10 +24,8 @@ PRESETS = {
     "plain": "`preset: plain`, the defaults",
     "tabular": "`preset: tabular`",
     "tabular_accuracy": "`tabular`, `metric: accuracy`",
-    "tabular_log_loss": "`tabular`, `metric: log_loss`",
     "tabular_8": "`tabular`, `members: 8`",
     "strong": "`preset: strong`",
-    "strong_log_loss": "`strong`, `metric: log_loss`",
 }
 """Variants of the comparison of presets, with the titles of their columns."""
 ON_TEST_ROWS, PIECES = "accuracy-test-cpu-2026-11-30.json", "pieces-inner-cpu-2026-11-30.json"
