@@ -14,9 +14,13 @@ from support import BACKENDS, bits
 
 from gpumlp.autodiff import GradientTape, Tensor, Variable
 from gpumlp.backend import Backend, get
+from gpumlp.config import configure
+from gpumlp.data import prepare
 from gpumlp.errors import CaptureError
 from gpumlp.nn import BatchNorm, Dense, Dropout, LayerNorm, Loss, Model, Sequential
 from gpumlp.optim import Optimizer, Schedule
+from gpumlp.training import Loop
+from gpumlp.training.build import build
 
 HOWS = {"deepcopy": copy.deepcopy, "pickle": lambda value: pickle.loads(pickle.dumps(value))}
 how = pytest.mark.parametrize("how", HOWS)
@@ -197,3 +201,23 @@ def test_arrays_that_nobody_may_write_to():
     twin = Optimizer.__new__(Optimizer)
     twin.__setstate__(state)
     trained(model, twin, 2)
+
+
+@how
+def test_a_configuration_goes_to_another_process(how):
+    loaded = configure(
+        task="regression",
+        data={"train": "rows.csv", "target": "y"},
+        loss="huber",
+        optimizer="muon",
+        schedule="cosine",
+    )
+    assert HOWS[how](loaded).settings == loaded.settings
+
+
+def test_a_loop_has_no_twin_that_takes_its_steps():
+    settings = configure(task="regression", data={"train": "-", "target": "y"}, training={"epochs": 2}).settings
+    loop = Loop(build(settings, prepare({"x": X[:, 0], "y": Y[:, 0]}, task="regression", target="y")))
+    next(iter(loop))
+    with pytest.raises(CaptureError, match="cannot be copied"):
+        copy.copy(loop)

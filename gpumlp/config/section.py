@@ -150,7 +150,10 @@ class OneOf:
             bounds = {bound: getattr(number, bound) for bound in ("gt", "ge", "lt", "le")}
             fields[key] = float, Field(number.default, description=number.meaning, **bounds)
         title = "".join(word.capitalize() for word in name.split("_"))
-        return create_model(title + row.base.__name__, __base__=row.base, __doc__=row.base.__doc__, **fields)
+        name, base = title + row.base.__name__, row.base
+        section = create_model(name, __base__=base, __doc__=base.__doc__, __module__=__name__, **fields)
+        globals()[name] = section  # where pickle looks for it
+        return section
 
     def _spell_out(self, given: object, info: ValidationInfo) -> object:
         section = section_of_name(given)

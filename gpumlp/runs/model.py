@@ -140,9 +140,13 @@ class SavedModel(Predictor):
         ------
         WriteError
             If it cannot be written.
+        RunError
+            If a weight is not finite.
         """
+        weights = self.network.arrays()
+        _check_finite(weights, str(folder))
         make_folder(Path(folder))
-        save_model(Path(folder), self, self.network.arrays())
+        save_model(Path(folder), self, weights)
 
     def to_bytes(self) -> dict[str, bytes]:
         """Return the files that ``save`` would write, by name; ``parse_model`` takes them back."""
@@ -371,6 +375,10 @@ def _check_weights(network: Sequential | Ensemble, weights: Arrays, inputs: int,
     declared = {name: array.shape for name, array in network.declare(inputs).items()}
     if declared != {name: array.shape for name, array in weights.items()}:
         raise RunError("the shapes of the weights do not match model.json", where=where)
+    _check_finite(weights, where)
+
+
+def _check_finite(weights: Arrays, where: str) -> None:
     for name, array in weights.items():
         if not np.isfinite(array).all():
             what = f"{name} has values that are not finite, so the model cannot predict"

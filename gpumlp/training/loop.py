@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -159,6 +160,9 @@ class Loop:
     """
 
     loops: tuple[Loop, ...] = ()
+
+    def __copy__(self) -> Self:
+        return copy.deepcopy(self)  # one that shares arrays would learn with the original
 
     def __init__(self, parts: Parts, *, every: int | None = None) -> None:
         self.parts, self.every = parts, every

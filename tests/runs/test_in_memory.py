@@ -149,3 +149,12 @@ def test_wrong_input() -> None:
         gpumlp.fit({**table(), "y": KIND}, KIND, **SHORT)
     with pytest.raises(RunError, match=r"loss became|no longer finite"):
         gpumlp.fit(table(), PRICE, **SHORT, optimizer={"name": "sgd", "learning_rate": 1e30})
+
+
+def test_a_model_whose_weights_are_not_finite_is_not_saved(tmp_path: Path) -> None:
+    model = gpumlp.fit(np.arange(20.0).reshape(10, 2), np.arange(10.0), training={"epochs": 1}, validation=0.0)
+    name, array = next(iter(model.network.arrays().items()))
+    model.network.load(model.network.arrays() | {name: np.full_like(array, np.nan)})
+    with pytest.raises(RunError, match="not finite, so the model cannot predict"):
+        model.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()

@@ -22,7 +22,7 @@ from gpumlp.data.encoding.features import MAX_WIDTH, Features
 from gpumlp.data.encoding.numeric import NumericBlock
 from gpumlp.data.encoding.scaling import Ordered
 from gpumlp.data.source.arrays import ArrayTable
-from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Strings
+from gpumlp.data.source.cells import FLOAT32_MAX, FLOAT32_TINY, Floats, Strings
 from gpumlp.data.source.frame import Frame, largest, require_memory
 from gpumlp.data.source.read import Source
 from gpumlp.data.state import Fields, StateReader, prefixed
@@ -41,6 +41,7 @@ _FIRST_ROWS = 1000  # tell the value of a column that is nearly constant
 _NAMED_COLUMNS = 5  # further columns that a note names
 _NAME_OF_ID = re.compile(r"(?i:(.*[\W_])?id)|.*[a-z]I[dD]", re.DOTALL)
 _ENCODED = "encoded features"
+_TOO_NARROW = "varies by less than 32-bit floats can tell, so it counts as 0; change its unit"
 _LOST = "has whole numbers beyond 2^53, of which floating point cannot tell neighbours apart"
 _NEW_GAPS = "has missing values (none in training); filled with the training median"
 
@@ -341,6 +342,7 @@ class ArrayInputs:
             what = f"array {name!r} has {width:,} columns, and at most {MAX_ARRAY_COLUMNS:,} can be scaled"
             raise DataError(what, where=source.path, hint="reduce them, such as by principal components")
         constant: list[int] = []
+        narrow: list[int] = []
         step = width if whole is not None else max(1, _FITTED_ELEMENTS // source.count(name))
         for first in range(0, width, step):
             block = part(slice(first, first + step))
@@ -349,9 +351,12 @@ class ArrayInputs:
             if empty.any():
                 what = f"array {name!r}: column {first + int(np.argmax(empty))} has no value in any training row"
                 raise DataError(what, where=source.path, hint="take such columns out of the array")
-            alike = np.nanmax(block, axis=0) == np.nanmin(block, axis=0)
-            constant += (first + np.flatnonzero(alike)).tolist()
-        notes = [_note([f"{name}[{column}]" for column in constant], "has one value only")] if constant else []
+            high, low = np.nanmax(block, axis=0), np.nanmin(block, axis=0)
+            constant += (first + np.flatnonzero(high == low)).tolist()
+            spread = high.astype(np.float64) - low
+            narrow += (first + np.flatnonzero((high != low) & (spread < FLOAT32_TINY))).tolist()
+        told = ((constant, "has one value only"), (narrow, _TOO_NARROW))
+        notes = [_note([f"{name}[{column}]" for column in found], what) for found, what in told if found]
         return cls(name, width, _fitted(part, width, scaling or "robust", rows)), notes
 
     @property
@@ -485,6 +490,8 @@ def _decide(
         lost = abs(values[0]) >= _EXACT and _are_lost(frame.column(name).texts)
         why = f"it {_LOST}" if lost else f"it is {values[0]:g} in every training row"
         return False, None, f"is left out: {why}"
+    if np.nanmax(values) - np.nanmin(values) < FLOAT32_TINY and not np.isnan(values).any():
+        return True, None, _TOO_NARROW
     return True, None, frame.grouped(name) or _remark(name, values, frame) or _seldom(values)
 
 
