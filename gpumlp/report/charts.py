@@ -24,8 +24,14 @@ MAX_POINTS = 1_000
 COLOURS = 8
 """Colours that the page has for series."""
 
+CHARACTER = 7
+"""Room for a character of the labels on the left, which may need more than ``LEFT``."""
+
 DOT = 4
 """Margin around dots."""
+
+FEW_DOTS = 30
+"""Most dots that are drawn large."""
 
 DECADES = 20.0
 """Ratio of the values of an axis from which a straight scale would hide the small ones."""
@@ -89,24 +95,25 @@ def chart(title: str, about: str, series: Sequence[Series], x: Axis, y: Axis) ->
     """
     form = series[0].form
     margin = DOT if form == "dots" else 0  # so that no dot is cut
-    across = _Scale(x, [each.x for each in series], LEFT + margin, WIDTH - RIGHT - margin)
     upwards = _Scale(y, [each.y for each in series], HEIGHT - BOTTOM - margin, TOP + margin, from_zero=form == "bars")
+    left = max(LEFT, 24 + CHARACTER * max((len(label) for _, label in upwards.ticks()), default=0))
+    across = _Scale(x, [each.x for each in series], left + margin, WIDTH - RIGHT - margin)
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{text(title)}</title><desc>{text(about)}</desc>']
     for place, label in upwards.ticks():
-        parts.append(f'<path class="grid" d="M{LEFT} {place:.1f}H{right}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{place + 4:.1f}" text-anchor="end">{text(label)}</text>')
+        parts.append(f'<path class="grid" d="M{left} {place:.1f}H{right}"/>')
+        parts.append(f'<text x="{left - 6}" y="{place + 4:.1f}" text-anchor="end">{text(label)}</text>')
     for place, label in across.ticks():
         parts.append(f'<path class="grid" d="M{place:.1f} {TOP}V{bottom}"/>')
         parts.append(f'<text x="{place:.1f}" y="{bottom + 15}" text-anchor="middle">{text(label)}</text>')
-    parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>')
+    parts.append(f'<path class="axis" d="M{left} {TOP}V{bottom}H{right}"/>')
     number = 0
     for each in series:
         colour = "faint" if each.faint else f"s{number % COLOURS}"
         number += not each.faint
         parts.append(_drawn(each, across, upwards, colour))
     middle = (TOP + bottom) / 2
-    parts.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{text(x.label)}</text>')
+    parts.append(f'<text x="{(left + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{text(x.label)}</text>')
     turned = f'transform="rotate(-90 12 {middle})"'
     parts.append(f'<text x="12" y="{middle}" text-anchor="middle" {turned}>{text(y.label)}</text></svg>')
     return f"<figure><figcaption>{text(title)}</figcaption>{''.join(parts)}{_legend(series)}</figure>"
@@ -139,7 +146,8 @@ def _drawn(series: Series, across: _Scale, upwards: _Scale, colour: str) -> str:
         xs, ys = xs[rows], ys[rows]
     points = [f"{a:.1f} {b:.1f}" for a, b in zip(across.at(xs), upwards.at(ys), strict=True)]
     if series.form == "dots":
-        return f'<path class="dots {colour}" d="{"".join(f"M{point}h0" for point in points)}"/>'
+        few = "few " if len(points) <= FEW_DOTS else ""
+        return f'<path class="dots {few}{colour}" d="{"".join(f"M{point}h0" for point in points)}"/>'
     single = f'<path class="dots {colour}" d="M{points[0]}h0"/>' if len(points) == 1 else ""
     return f'<path class="line {colour}" d="{"M" + "L".join(points) if points else ""}"/>{single}'
 

@@ -43,7 +43,8 @@ figure { margin: 0; max-width: 32rem; } figcaption { font-size: 0.9rem; }
 svg { display: block; width: 100%; height: auto; font: 12px system-ui, sans-serif; } svg text { fill: var(--dim); }
 .grid { stroke: var(--rule); stroke-width: 0.5; fill: none; } .axis { stroke: var(--dim); fill: none; }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; } .dots { stroke-width: 4.5; stroke-linecap: round;
-  fill: none; opacity: 0.55; } .bar { fill: currentColor; stroke: none; opacity: 0.75; }
+  fill: none; opacity: 0.55; } .dots.few { stroke-width: 9; opacity: 1; }
+.bar { fill: currentColor; stroke: none; opacity: 0.75; }
 .faint { stroke: var(--dim); color: var(--dim); stroke-width: 1; stroke-dasharray: 3 4; fill: none; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 0 1rem; padding: 0; margin: 0; font-size: 0.85rem; }
 .legend i { display: inline-block; width: 0.9em; height: 0.9em; margin-right: 0.3em; vertical-align: -0.1em; }

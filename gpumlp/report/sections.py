@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -437,7 +438,9 @@ def of_worst(name: str, rows: Rows) -> Section:
         else:
             found, wanted = (each[row] for each in rows.numbers())
             facts = [*(", ".join(map(number, each.tolist())) for each in (wanted, found)), number(errors[row])]
-        body.append([rows.source.where(row), *facts, *(each.texts[each.codes[row]] for each in cells.values())])
+        body.append(
+            [Path(rows.source.where(row)).name, *facts, *(each.texts[each.codes[row]] for each in cells.values())]
+        )
     last = "error" if encoder.task == "regression" else "probability of the true class"
     html = paragraph("Wrong labels and measurements are often found here.")
     html += table(["row", "true", "predicted", last, *shown], body, numeric=(3,))

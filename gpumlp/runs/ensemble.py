@@ -19,7 +19,7 @@ from gpumlp.backend import Backend
 from gpumlp.data import Dataset, Encoder, News, Source
 from gpumlp.errors import RunError
 from gpumlp.runs.model import SavedModel, load_model, save_model
-from gpumlp.runs.predictor import Predictions, Predictor
+from gpumlp.runs.predictor import Predictions, Predictor, described
 from gpumlp.store.atomic import new_folder
 from gpumlp.store.formats import is_whole, make_folder, read_json, write_sealed, writing
 
@@ -56,6 +56,9 @@ class WeightedModels(Predictor):
             raise ValueError(f"the weights {self.weights} of {len(self.models)} models")
         if not all(weight >= 0 for weight in self.weights):
             raise ValueError(f"the weights {self.weights}")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {described(self.encoder)}; {len(self.models)} models>"
 
     @property
     def encoder(self) -> Encoder:  # type: ignore[override]

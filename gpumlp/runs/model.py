@@ -23,7 +23,7 @@ from gpumlp.nn.ensemble import networks
 from gpumlp.nn.mlp import MAX_MEMBERS
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.phases import phase
-from gpumlp.runs.predictor import Predictions, Predictor
+from gpumlp.runs.predictor import Predictions, Predictor, described
 from gpumlp.runs.replay import Replays
 from gpumlp.store.formats import (
     Arrays,
@@ -83,6 +83,9 @@ class SavedModel(Predictor):
     scores: np.ndarray[Any, Any] | None = None
     notes: tuple[Note, ...] = ()
     _replays: Replays = field(default_factory=Replays, init=False, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {described(self.encoder)}; {self.network.size:,} parameters>"
 
     def _measured(self, encoder: Encoder, source: Source, data: Dataset, news: News) -> dict[str, float]:
         assert data.targets is not None

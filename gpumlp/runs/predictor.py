@@ -262,3 +262,11 @@ def curve_counts(encoder: Encoder) -> ThresholdCounts:
     if encoder.task == "regression":
         raise ConfigError("curves are of classes or labels, and this model predicts numbers")
     return ThresholdCounts(encoder.classes or encoder.target_names)
+
+
+def described(encoder: Encoder) -> str:
+    """Return what a model predicts from what, in a few words."""
+    names = encoder.target_names
+    target = repr(names[0]) if len(names) == 1 else f"{len(names)} {'labels' if encoder.labels else 'numbers'}"
+    classes = f" of {len(encoder.classes)} classes" if encoder.classes else ""
+    return f"{encoder.task}{classes}, {target} from {encoder.width:,} inputs"

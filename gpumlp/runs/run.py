@@ -67,6 +67,10 @@ class Result:
     notes: tuple[Note, ...] = ()
     finished_before: bool = False
 
+    def __repr__(self) -> str:
+        about = f"{self.summary['status']} after {self.summary['epochs']:,} epochs"
+        return f"<Result: {self.folder}, {about}>"
+
 
 def train(
     loaded: Loaded,

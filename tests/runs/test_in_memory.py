@@ -38,6 +38,10 @@ def test_one_line_trains() -> None:
     assert (predicted == KIND).mean() > 0.95
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     np.testing.assert_array_equal(np.array(model.encoder.classes, object)[probabilities.argmax(axis=1)], predicted)
+    assert (
+        repr(model)
+        == f"<SavedModel: classification of 2 classes, 'y' from 6 inputs; {model.network.size} parameters>"
+    )
     measured = model.evaluate(table(), KIND)
     assert measured["accuracy"] == (predicted == KIND).mean()
     assert set(measured) == {"accuracy", "macro_f1", "precision", "recall", "auc", "log_loss", "brier", "ece"}
