@@ -101,7 +101,7 @@ def many(count: int) -> dict[str, float]:
     from gpumlp.export.graph import write_onnx
     from gpumlp.export.trace import Tracer, trace_network
     from gpumlp.runs import fit
-    from gpumlp.training.measure import MOST_ROWS
+    from gpumlp.training.measure import MAX_BATCH_ROWS
 
     rng = np.random.default_rng(0)
     X = rng.standard_normal((count, 61)).astype(np.float32)
@@ -117,8 +117,8 @@ def many(count: int) -> dict[str, float]:
     raw = X.astype(np.float64)
 
     def products() -> None:
-        for start in range(0, count, MOST_ROWS):
-            (X[start : start + MOST_ROWS] @ W1) @ W2
+        for start in range(0, count, MAX_BATCH_ROWS):
+            (X[start : start + MAX_BATCH_ROWS] @ W1) @ W2
 
     ways: dict[str, Callable[[], Any]] = {
         "products": products,

@@ -114,7 +114,7 @@ def _change_epsilon(model: Model, arrays: dict[str, Any], layout: str, epsilon: 
     norms = {name: layer for name, layer in model.layers().items() if layer.epsilon is not None}
     if epsilon is None and norms and layout == "keras":
         warnings.warn(
-            f"Keras' norms add 1e-3 to the variance unless they are told otherwise, ours 1e-5: pass epsilon= what "
+            f"Keras' norms add 1e-3 to the variance by default, ours 1e-5: pass epsilon= what "
             f"those for {', '.join(norms)} were made with",
             stacklevel=3,
         )

@@ -157,6 +157,34 @@ def test_whatever_is_public_has_a_docstring() -> None:
     assert not silent
 
 
+RIDDLES = re.compile(
+    r"\b(can be had|c[ao]mes? apart|remed(y|ies)|mend(s|ed)?|whoever|tells? whether|cannot be told|of so many|"
+    r"(?<!there )is no ((finite|plain) )?(number|text|array|rule|network|name|date))\b",
+    re.I,
+)
+"""Once said for: is available, diverged, hint, fix, the caller, shows whether, is not clear, is not a number."""
+
+
+def texts_for_users() -> Iterator[tuple[str, str]]:
+    """Yield pages of the documentation, and texts of the code that are not docstrings."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        yield page.name, page.read_text()
+    for path in FILES:
+        nodes = list(ast.walk(tree(path)))
+        owners = [
+            node for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and node.body
+        ]
+        docstrings = {id(node.body[0].value) for node in owners if isinstance(node.body[0], ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
+
+
+def test_texts_for_users_have_the_usual_words() -> None:
+    found = [(where, riddle.group(0)) for where, text in texts_for_users() for riddle in RIDDLES.finditer(text)]
+    assert not found
+
+
 MACHINES = ("host", "cuda")
 
 

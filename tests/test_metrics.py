@@ -13,7 +13,7 @@ from gpumlp.autodiff import Tensor
 from gpumlp.data import Features
 from gpumlp.errors import ShapeError
 from gpumlp.nn import Dense, Sequential
-from gpumlp.training.measure import MOST_ANSWERS, MOST_ROWS, answers, rows_at_once
+from gpumlp.training.measure import MAX_BATCH_OUTPUTS, MAX_BATCH_ROWS, answers, rows_at_once
 
 
 def test_classification_by_hand() -> None:
@@ -91,15 +91,15 @@ def test_memory_does_not_grow_with_the_square_of_the_classes() -> None:
 @pytest.mark.parametrize("outputs", [1, 2048, 2049, 10_000, 2**31 - 1])
 def test_few_rows_are_computed_at_once_where_there_are_many_classes(outputs: int) -> None:
     rows: Any = rows_at_once(outputs)
-    assert 1 <= rows <= MOST_ROWS
-    assert rows == 1 or rows * outputs <= MOST_ANSWERS
-    assert rows == MOST_ROWS or (rows + 1) * outputs > MOST_ANSWERS
+    assert 1 <= rows <= MAX_BATCH_ROWS
+    assert rows == 1 or rows * outputs <= MAX_BATCH_OUTPUTS
+    assert rows == MAX_BATCH_ROWS or (rows + 1) * outputs > MAX_BATCH_OUTPUTS
 
 
 def test_few_rows_are_computed_at_once_where_categories_have_many_values() -> None:
     wide, plain = (Features(np.zeros((0, 2), np.float32), dense, 1 << 20) for dense in (1, 2))
     assert rows_at_once(1, wide) == 32
-    assert rows_at_once(1, plain) == MOST_ROWS
+    assert rows_at_once(1, plain) == MAX_BATCH_ROWS
 
 
 def test_binary_by_hand() -> None:

@@ -20,7 +20,7 @@ STEPS = (1e-5, 1e-6, 1e-7, 1e-8)
 a sharp bend, as of layer norm where a row hardly varies; a short step avoids them, a long one is exact elsewhere. A
 gradient that is wrong agrees with none."""
 
-SMALLEST = 1e-4
+MIN_GRADIENT = 1e-4
 """In units of the loss: where all of a gradient is smaller than this, its error is measured by this. The rounding of
 the loss, 1e-16 of it, divided by the longest step, is a 1e-7th of it."""
 
@@ -62,7 +62,7 @@ def compare(function: Function, at: Values, taped: Values, *, shown: Iterable[in
     Each element is moved by itself; of more than ``MOST`` those of the flat indices ``shown`` and others spread
     evenly. Then all are moved together, along one random direction, so that none goes unchecked.
     """
-    unit = max(float(np.abs(taped).max(initial=0.0)), SMALLEST * max(1.0, abs(function(at))))
+    unit = max(float(np.abs(taped).max(initial=0.0)), MIN_GRADIENT * max(1.0, abs(function(at))))
     numeric, errors = np.full(at.size, np.nan), []
     moved = at.copy()
 

@@ -268,7 +268,7 @@ def einsum(rule: str, *operands: Any) -> Tensor:
         output = "".join(sorted(letter for letter in {*inputs} - {","} if inputs.count(letter) == 1))
     parts = [*terms, output]
     if not all(part == "" or (part.isascii() and part.isalpha()) for part in parts):
-        raise ShapeError(f"einsum: {rule!r:.80} is no rule of letters", hint="as 'ij,jk->ik'")
+        raise ShapeError(f"einsum: {rule!r:.80} is not a rule of letters", hint="as 'ij,jk->ik'")
     if any(len(set(part)) < len(part) for part in parts):
         raise ShapeError(f"einsum: a letter stands twice in one term of {rule!r:.80}")
     backend = backend_of(operands)

@@ -418,7 +418,7 @@ def _found_or_made(kind: type[Backend], token: str, settings: dict[str, Any]) ->
 
 
 REFERENCE = Backend()
-"""Where a tensor lives when it is not told: the NumPy reference, which has no settings that could differ."""
+"""Where a tensor is unless it is given a backend: the NumPy reference, which has no settings that could differ."""
 REFERENCE._token = "reference"  # the same in every process
 _BY_TOKEN[REFERENCE._token] = REFERENCE
 

@@ -24,7 +24,7 @@ LADDER = tuple(4096 * 4**step for step in range(8))
 QUICK = (LADDER[0], LADDER[3], LADDER[6])
 SECONDS, QUICK_SECONDS = 0.25, 0.08
 """About how long one time is taken for."""
-WIDEST = 1024
+MAX_COLUMNS = 1024
 """Columns of the largest arrays."""
 COUNTERS = ("advance", "accumulate", "add_square")
 """Operations on a few numbers, whatever the size of the network."""
@@ -66,7 +66,7 @@ class Entry:
         Up to 1024 columns the arrays are about as long as they are wide.
         """
         elements = size // 4
-        cols = min(WIDEST, 1 << (elements.bit_length() // 2))
+        cols = min(MAX_COLUMNS, 1 << (elements.bit_length() // 2))
         rows = elements // cols
         if self.op.name == "moving_average":
             rows, cols = 1, elements

@@ -28,7 +28,7 @@ MAX_NUMBER_CLASSES = 20
 MIN_ROWS_PER_CLASS = 5
 """Fewest rows per different number, on average, where numbers are taken for classes."""
 
-SHARE = 0.15
+HELD_OUT_SHARE = 0.15
 """Share of the rows for validation, and for test, where there are enough."""
 
 HIDDEN = ((1_000, [32]), (10_000, [64, 64]), (None, [256, 128]))
@@ -278,10 +278,13 @@ def _about_target(source: Source, name: str, task: Task) -> tuple[str, NDArray[n
 def _share(count: int, labels: NDArray[np.int64] | None) -> tuple[float, str]:
     """Return the share of the rows for validation and for test, and a comment."""
     try:
-        parts = split(count, validation=SHARE, test=SHARE, seed=0, labels=labels)
+        parts = split(count, validation=HELD_OUT_SHARE, test=HELD_OUT_SHARE, seed=0, labels=labels)
     except DataError:
         return 0.0, "too few rows to keep some for measuring"
-    return SHARE, f"{len(parts.train):,} rows to train on, {len(parts.validation):,} and {len(parts.test):,} kept"
+    return (
+        HELD_OUT_SHARE,
+        f"{len(parts.train):,} rows to train on, {len(parts.validation):,} and {len(parts.test):,} kept",
+    )
 
 
 def _rows(source: Source) -> int:

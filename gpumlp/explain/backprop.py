@@ -19,7 +19,7 @@ from gpumlp.nn import Equation, Layer, Loss, Sequential
 from gpumlp.ops import ACTIVATIONS
 
 SHOWN = 4
-"""Elements of an axis that a person is shown of a gradient: all of so many, else the first and the last of them."""
+"""Elements of an axis that a person is shown of a gradient: all of this many, else the first and the last of them."""
 
 
 @dataclass(frozen=True)

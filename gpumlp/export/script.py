@@ -26,7 +26,7 @@ from gpumlp.runs.predictor import Predictions
 
 TEMPLATE = Path(__file__).with_name("standalone.py")
 START, END = "# <model>\n", "# </model>\n"
-LONGEST = 90
+MAX_EXPRESSION_CHARACTERS = 90
 """Characters of an expression that still becomes a part of another one."""
 _INFIX = {
     "add": "+",
@@ -179,7 +179,7 @@ def _function(
         if node.function == INPUT:
             continue
         text = _expression(node, texts, names)
-        if uses[node] == 1 and node not in results and len(text) <= LONGEST:
+        if uses[node] == 1 and node not in results and len(text) <= MAX_EXPRESSION_CHARACTERS:
             texts[node] = f"({text})" if node.function in _INFIX else text
         else:
             texts[node] = f"v{len(lines) - 1}"

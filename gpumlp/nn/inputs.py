@@ -362,7 +362,7 @@ class CategoryTables(Layer):
 MAX_BINS = 1024
 """Most bins of a number: more would hold a row or two each."""
 
-NARROWEST = 1e-6
+MIN_BIN_SHARE = 1e-6
 """Width of a bin, as a share of the range of the number, below which it is none: a new value would be far outside."""
 
 
@@ -385,7 +385,7 @@ def edges_of(values: Values, bins: int, weights: Values | None = None) -> Values
         return np.zeros(1)
     places = np.searchsorted(ends, np.linspace(0.0, 1.0, bins + 1) * ends[-1])
     edges = np.unique(rising[np.minimum(places, len(rising) - 1)])
-    least, kept = NARROWEST * (edges[-1] - edges[0]), [edges[0]]
+    least, kept = MIN_BIN_SHARE * (edges[-1] - edges[0]), [edges[0]]
     for edge in edges[1:]:
         if edge - kept[-1] > least:
             kept.append(edge)

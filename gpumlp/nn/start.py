@@ -15,18 +15,18 @@ from gpumlp.nn.layers import Dense
 from gpumlp.nn.model import Sequential
 from gpumlp.seeds import START, generator
 
-MOST_ROWS = 2048
+MAX_START_ROWS = 2048
 """Rows that are looked at: the deviation of a unit is then known to 2 %."""
 ROWS_OF_A_BIAS = 5
-FLAT = 1e-12
+MIN_DEVIATION_SHARE = 1e-12
 """Deviation of a unit, as a share of its largest value, below which it counts as constant."""
 
 
 def draw_rows(candidates: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:
-    """Return the numbers of the rows that first weights are fitted to, rising: all candidates, or ``MOST_ROWS``."""
-    if len(candidates) <= MOST_ROWS:
+    """Return the numbers of the rows that first weights are fitted to, rising: all, or ``MAX_START_ROWS``."""
+    if len(candidates) <= MAX_START_ROWS:
         return candidates
-    return np.sort(generator(seed, START).choice(candidates, MOST_ROWS, replace=False))
+    return np.sort(generator(seed, START).choice(candidates, MAX_START_ROWS, replace=False))
 
 
 def fit_start(model: Sequential, twin: Sequential, rows: Values, seed: int) -> None:
@@ -57,7 +57,7 @@ def _fit(layer: Dense, x: Values, rng: np.random.Generator) -> None:
     W = layer.weights["W"].numpy()
     values = x @ W
     deviation = values.std(axis=0)
-    deviation = np.where(deviation > FLAT * np.abs(values).max(axis=0, initial=0.0), deviation, 1.0)
+    deviation = np.where(deviation > MIN_DEVIATION_SHARE * np.abs(values).max(axis=0, initial=0.0), deviation, 1.0)
     deviation /= 2.0**0.5 if layer.of_two else 1.0
     layer.weights["W"].assign(W / deviation)
     if "b" in layer.offsets:

@@ -29,7 +29,7 @@ OF_BAG = "ensemble"
 FORMAT = 1
 MAX_MODELS = 4096
 """Most models of an ensemble: a damaged file must not ask for more."""
-CLOSE = 1e-9
+WEIGHT_SUM_TOLERANCE = 1e-9
 """How far the sum of the weights may be from 1."""
 
 
@@ -52,7 +52,7 @@ class WeightedModels(Predictor):
         encoders = [each.encoder for each in self.models]
         if len({(each.task, each.classes, each.labels, each.target_names, each.levels) for each in encoders}) != 1:
             raise RunError("the models predict different things", hint="combine runs of the same target")
-        if len(self.weights) != len(self.models) or not abs(math.fsum(self.weights) - 1) <= CLOSE:
+        if len(self.weights) != len(self.models) or not abs(math.fsum(self.weights) - 1) <= WEIGHT_SUM_TOLERANCE:
             raise ValueError(f"the weights {self.weights} of {len(self.models)} models")
         if not all(weight >= 0 for weight in self.weights):
             raise ValueError(f"the weights {self.weights}")

@@ -14,7 +14,7 @@ from gpumlp.errors import LISTED
 EXTENDABLE = ("training.epochs", "training.early_stopping")
 """Settings that may change where a run is given more epochs; those of a section count as the section."""
 
-LONGEST = 100
+MAX_VALUE_CHARACTERS = 100
 """Characters of a value that a message shows."""
 
 
@@ -75,4 +75,4 @@ def flatten(values: Any, prefix: str = "") -> dict[str, str]:
 def shown(values: Mapping[str, str], name: str) -> str:
     """Return the value of a setting, from :func:`flatten`, for a message."""
     text = values.get(name, "not set")
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[:MAX_VALUE_CHARACTERS]}..."

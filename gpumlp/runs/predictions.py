@@ -28,7 +28,7 @@ OWN = ("prediction", "lower", "upper", "set")
 MAX_OUTPUTS = 1 << 22
 """Probabilities, or other outputs, of the rows that are predicted together."""
 
-LEAST_GROUP_ROWS, MOST_GROUP_ROWS, MAX_GROUP_CELLS = 2048, 122_880, 1 << 25
+MIN_GROUP_ROWS, MAX_GROUP_ROWS, MAX_GROUP_CELLS = 2048, 122_880, 1 << 25
 """Rows of a group of a Parquet file (the first two are those of the engine), and its cells: it is kept in memory."""
 
 Block = dict[str, NDArray[Any]]
@@ -242,7 +242,7 @@ def _parquet(blocks: Iterable[Block], _: IO[bytes], path: Path) -> None:
         connection.register("predictions", RecordBatchReader.from_batches(schema, batches(first, rest)))
         place = str(path).replace("'", "''")
         with interruptions():
-            rows = max(LEAST_GROUP_ROWS, min(MOST_GROUP_ROWS, MAX_GROUP_CELLS // len(first)))
+            rows = max(MIN_GROUP_ROWS, min(MAX_GROUP_ROWS, MAX_GROUP_CELLS // len(first)))
             options = f"FORMAT parquet, USE_TMP_FILE false, ROW_GROUP_SIZE {rows}"
             connection.execute(f"COPY (SELECT * FROM predictions) TO '{place}' ({options})")
     except duckdb.Error as error:

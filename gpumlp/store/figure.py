@@ -13,11 +13,11 @@ from gpumlp.store.formats import write_bytes
 
 FORMATS = ("png", "svg", "pdf")
 
-LONGEST_NAME = 40
+MAX_NAME_CHARACTERS = 40
 """Characters of a name that a picture shows at most."""
 
 
-def letters(name: str, most: int = LONGEST_NAME) -> str:
+def letters(name: str, most: int = MAX_NAME_CHARACTERS) -> str:
     """Return a name as matplotlib draws it letter by letter: no formula, nothing invisible, and in a legend."""
     short = name if len(name) <= most else name[: most - 3] + "..."
     plain = printable(short.replace("\n", " ").replace("\t", " ")).replace("$", r"\$")

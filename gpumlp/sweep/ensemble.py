@@ -25,9 +25,9 @@ from gpumlp.training.build import load_data
 
 ROUNDS = 40
 """Rounds of the selection, each of which adds a candidate: weights are multiples of one over their number."""
-ROUNDING = 1e-12
+TIE_TOLERANCE = 1e-12
 """Relative difference of losses below which the smaller ensemble is kept."""
-SMALLEST = 1e-15
+MIN_PROBABILITY = 1e-15
 """Smallest probability of a true class that a log-loss is computed from."""
 
 
@@ -149,7 +149,7 @@ def select(seen: Sequence[Seen], model: SavedModel, rounds: int) -> tuple[NDArra
         losses = alone if mean is None else [loss_of(trial, seen[0], model) for trial in trials]
         taken = int(np.argmin(losses))
         mean, counts = trials[taken], counts + (np.arange(len(seen)) == taken)
-        if losses[taken] < best - ROUNDING * abs(best) or number == 1:
+        if losses[taken] < best - TIE_TOLERANCE * abs(best) or number == 1:
             best, best_counts = losses[taken], counts
     return best_counts, alone
 
@@ -162,7 +162,7 @@ def loss_of(predicted: Predictions, seen: Seen, model: SavedModel) -> float:
         return metrics.labels_log_loss(predicted.probabilities, seen.targets, weights)
     if predicted.probabilities is not None:
         true = predicted.probabilities[np.arange(len(seen.rows)), seen.targets]
-        return float(weights @ -np.log(true.clip(SMALLEST)) / weights.sum())
+        return float(weights @ -np.log(true.clip(MIN_PROBABILITY)) / weights.sum())
     wanted = seen.targets.reshape(len(seen.rows), -1)
     there = ~np.isnan(wanted)
     if predicted.quantiles is not None:

@@ -14,7 +14,7 @@ Host = np.ndarray[Any, Any]
 MAX_LOG_SHARPNESS = 16.0
 """Largest |log| of the factor of the linear values: beyond it, the probabilities are all equal, or all 0 or 1."""
 
-MAX_STEPS, CLOSE = 100, 1e-12
+MAX_STEPS, MIN_RELATIVE_STEP = 100, 1e-12
 """Steps of the search for the factor, and the relative step at which it ends."""
 
 MAX_COLUMNS = 7
@@ -129,7 +129,7 @@ class Temperature:
             following = b - slope / curvature if curvature > 0 else math.inf
             if not low < following < high:
                 following = math.sqrt(low * high)
-            if abs(following - b) <= CLOSE * b:
+            if abs(following - b) <= MIN_RELATIVE_STEP * b:
                 break
             b = following
         return cls(b, 1.0 / (len(linear) + 1.0))

@@ -17,7 +17,7 @@ from gpumlp.training.calibration import Temperature, pieces
 from gpumlp.training.device_data import DeviceData, evaluated
 from gpumlp.training.windows import Streamed
 
-MOST_ROWS, MOST_ANSWERS = 8192, 1 << 24
+MAX_BATCH_ROWS, MAX_BATCH_OUTPUTS = 8192, 1 << 24
 """Rows that are computed at a time, and numbers that their answers have: with many classes, fewer rows."""
 
 
@@ -51,14 +51,16 @@ class Measured:
         return self.measured | scores.result()
 
 
-MOST_EXPANDED = 1 << 25
+MAX_BATCH_FEATURES = 1 << 25
 """Numbers that these rows have where categories become 0 and 1: with many values, fewer rows."""
 
 
 def rows_at_once(outputs: int, features: Features | None = None) -> int:
     """Return how many rows a network with this many outputs computes at a time, of features such as these."""
-    expanded = MOST_EXPANDED // features.width if features is not None and features.has_categories else MOST_ROWS
-    return max(1, min(MOST_ROWS, MOST_ANSWERS // outputs, expanded))
+    expanded = (
+        MAX_BATCH_FEATURES // features.width if features is not None and features.has_categories else MAX_BATCH_ROWS
+    )
+    return max(1, min(MAX_BATCH_ROWS, MAX_BATCH_OUTPUTS // outputs, expanded))
 
 
 class Measurement:

@@ -40,7 +40,7 @@ from gpumlp.training.network import size_of
 from gpumlp.training.trainer import EpochReport, weights_in_place
 
 ROUND_S = 0.1
-"""Seconds of steps between two looks at signals and checkpoints; as long as rounds take less, they become longer."""
+"""Seconds of steps between two looks at signals and checkpoints; rounds become longer while they take less."""
 
 _Result = TypeVar("_Result")
 

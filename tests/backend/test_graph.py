@@ -476,7 +476,7 @@ def test_a_run_keeps_pace(fake: Cupy, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_large_array_comes_in_pieces(fake: Cupy, monkeypatch: pytest.MonkeyPatch) -> None:
     cupy = CupyBackend()
-    monkeypatch.setattr("gpumlp.backend.cuda.gpu.PIECE", 1000)
+    monkeypatch.setattr("gpumlp.backend.cuda.gpu.MAX_COPY_BYTES", 1000)
     pieces = []
     whole = fake.asarray
     monkeypatch.setattr(fake, "asarray", lambda values, *rest: pieces.append(values.nbytes) or whole(values, *rest))

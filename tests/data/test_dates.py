@@ -87,7 +87,7 @@ def test_what_is_a_column_of_dates(texts: Sequence[str | None], order: str | Non
     ("texts", "remark"),
     [
         (["2024-01-05", "2024-02-07"], None),
-        (["5/1/2024", "7/2/2024", "1/3/2024"], "whether the month or the day is first cannot be told"),
+        (["5/1/2024", "7/2/2024", "1/3/2024"], "whether the month or the day is first is not clear"),
         (["5/1/2024", "13/2/2024", "2/13/2024"], "such as '5/1/2024'; write"),
         (["2024-01-05", "13.2.2024", "2/13/2024"], "such as '2024-01-05' and '13.2.2024' and '2/13/2024'; write"),
         ([*(f"2024-01-{day:02}" for day in range(1, 20)), "soon"], "because of 'soon': correct such cells"),
@@ -248,7 +248,7 @@ def test_it_is_said_of_columns(folder: Path, tmp_path: Path) -> None:
         "\n".join(["d,y", *(f"{i % 12 + 1}/{i % 7 + 1}/2024,{i}" for i in range(60))]) + "\n"
     )
     text = run("init", tmp_path / "a.csv").stdout
-    assert "whether the month or the day is first cannot be told" in text
+    assert "whether the month or the day is first is not clear" in text
     (tmp_path / "t.yaml").write_text(
         "task: regression\ndata: {train: a.csv, target: y, columns: {d: {type: date, unit: x}}}\n"
     )

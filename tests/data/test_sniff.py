@@ -212,7 +212,7 @@ def test_a_later_file_tells_its_own_encoding(trained, later):
 
 
 def test_bytes_that_are_no_text_are_refused():
-    with pytest.raises(DataError, match="there are NUL characters, so this is no text, or in another encoding"):
+    with pytest.raises(DataError, match="there are NUL characters, so this is not text, or in another encoding"):
         read_bytes("x,y\n1,2\n".encode("utf-16-le"))
 
 

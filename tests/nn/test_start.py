@@ -12,7 +12,7 @@ from support import BACKENDS
 from gpumlp import backend as backends
 from gpumlp.config import Loaded
 from gpumlp.nn import NORMS, Architecture, Hidden, Sequential, fit_start, mlp
-from gpumlp.nn.start import MOST_ROWS, draw_rows
+from gpumlp.nn.start import MAX_START_ROWS, draw_rows
 from gpumlp.training.build import build, load_data
 
 SHAPE = Architecture((Hidden(30, "selu", dropout=0.5), Hidden(20, "mish")), "data", "ntk", trained_activation=True)
@@ -93,12 +93,12 @@ def test_a_constant_input_counts_for_nothing() -> None:
 
 
 def test_rows_are_drawn_by_the_seed() -> None:
-    some = np.arange(0, 3 * MOST_ROWS, 3)
+    some = np.arange(0, 3 * MAX_START_ROWS, 3)
     np.testing.assert_array_equal(draw_rows(some, 1), some)
-    drawn = draw_rows(np.arange(10 * MOST_ROWS), 1)
-    assert len(np.unique(drawn)) == MOST_ROWS
+    drawn = draw_rows(np.arange(10 * MAX_START_ROWS), 1)
+    assert len(np.unique(drawn)) == MAX_START_ROWS
     assert (np.diff(drawn) > 0).all()
-    assert not np.array_equal(drawn, draw_rows(np.arange(10 * MOST_ROWS), 2))
+    assert not np.array_equal(drawn, draw_rows(np.arange(10 * MAX_START_ROWS), 2))
 
 
 def test_a_run_starts_from_its_training_rows(task: Callable[..., Loaded]) -> None:

@@ -33,7 +33,7 @@ from gpumlp.ops.record import Array
 
 WORKSPACE = 32 << 20
 """Bytes that the products of a stream share, one after the other: what NVIDIA recommends for Hopper."""
-MOST_ALIGNED = 256
+MAX_ALIGNMENT = 256
 """Bytes: a larger alignment gains nothing."""
 
 OP_N, OP_T = 0, 1  # cublasOperation_t
@@ -265,7 +265,7 @@ def _fits(vector: Array, out: Array) -> bool:
 
 def aligned(place: int) -> int:
     """Return the largest power of two, up to a limit, that an address is a multiple of."""
-    return min(place & -place, MOST_ALIGNED)
+    return min(place & -place, MAX_ALIGNMENT)
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ class Recipe:
         self.description.set(DESC_TRANSB, c_int(shape.right.op))
         self.description.set(DESC_EPILOGUE, c_uint32(shape.epilogue))
         if shape.vector:  # what its alignment is, is asked of the address
-            self.description.set(DESC_BIAS_POINTER, c_void_p(vector + shape.vector % MOST_ALIGNED))
+            self.description.set(DESC_BIAS_POINTER, c_void_p(vector + shape.vector % MAX_ALIGNMENT))
         self.layouts = [
             Owned(library, "MatrixLayout", each.type, each.rows, each.cols, each.ld)
             for each in (shape.left, shape.right, shape.result)

@@ -23,10 +23,10 @@ DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 INSTALL = "pip install 'gpumlp[gpu]' (CUDA 12) or 'gpumlp[gpu13]' (CUDA 13)"
 INSTEAD = "backend: native computes on the CPU"
 
-MENDS: dict[tuple[str, ...], tuple[str, str]] = {
+HINTS: dict[tuple[str, ...], tuple[str, str]] = {
     ("OutOfMemoryError", "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "STATUS_ALLOC_FAILED"): (
         "the device has no memory left",
-        "lower training.batch_size or the widths of model.hidden, or set precision: bf16; nvidia-smi tells whether "
+        "lower training.batch_size or the widths of model.hidden, or set precision: bf16; nvidia-smi shows whether "
         "another program holds the memory",
     ),
     ("cannot open source file", "could not open source file", "Failed to find CUDA headers"): (
@@ -66,7 +66,7 @@ MENDS: dict[tuple[str, ...], tuple[str, str]] = {
         "does nvidia-smi work? After a fork, start the other process with 'spawn'",
     ),
 }
-"""What CuPy's errors mean, by what their names and messages hold, and what to do. The first that fits is told."""
+"""What CuPy's errors mean, by parts of their names and messages, and what to do. The first that fits is shown."""
 
 
 def is_installed() -> bool:
@@ -160,7 +160,7 @@ def explain(error: Exception, where: str) -> BackendError | None:
 
 def meant(text: str, where: str, said: str = "") -> BackendError | None:
     """Return what a message of CUDA's libraries means by the signs in it, or None for one that has none."""
-    for signs, (what, hint) in MENDS.items():
+    for signs, (what, hint) in HINTS.items():
         if any(sign in text for sign in signs):
             return BackendError(f"{what} ({said or text})", where=where, hint=hint)
     return None

@@ -45,9 +45,9 @@ MAX_STEPS_PER_GRAPH = 16
 FUSED = {"identity": Epilogue.BIAS, "relu": Epilogue.RELU_BIAS}
 """The activations that cuBLASLt applies in the same launch as a product and its bias."""
 
-PIECE = 32 << 20
+MAX_COPY_BYTES = 32 << 20
 """Bytes of the host that are copied to the device at once."""
-LEAD = 2
+MAX_LAUNCHES_AHEAD = 2
 """Launches that the host may be ahead of the device."""
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class CupyBackend(Backend):
         self.one_block = False
         with explained(self._where), self.device:
             self.stream, *self._beside = (self.xp.cuda.Stream(non_blocking=True) for _ in LANES)
-            self._paces, self._pace = [self.xp.cuda.Event(disable_timing=True) for _ in range(LEAD)], 0
+            self._paces, self._pace = [self.xp.cuda.Event(disable_timing=True) for _ in range(MAX_LAUNCHES_AHEAD)], 0
         self._launcher = Launcher(self.xp, kernels)
         self.trials = Trials(self.xp, self.quiet, self._product)
         # One kernel and one of CuPy's own: both of their compilers are there, and the device runs what they make.
@@ -198,15 +198,15 @@ class CupyBackend(Backend):
     def keep_pace(self) -> None:
         """Wait for what was launched two calls before this one: a signal is then answered within two of them."""
         with explained(self._where), self.device:
-            event = self._paces[self._pace % LEAD]
-            if self._pace >= LEAD:
+            event = self._paces[self._pace % MAX_LAUNCHES_AHEAD]
+            if self._pace >= MAX_LAUNCHES_AHEAD:
                 event.synchronize()
             event.record(self.stream)
         self._pace += 1
 
     def asarray(self, values: Any, dtype: Any = None, *, copy: bool = False) -> Array:
         with self._given("asarray", values):
-            if isinstance(values, np.ndarray) and values.nbytes > PIECE:
+            if isinstance(values, np.ndarray) and values.nbytes > MAX_COPY_BYTES:
                 return self._in_pieces(values, np.dtype(dtype or values.dtype))
             return super().asarray(values, dtype, copy=copy)
 
@@ -216,7 +216,7 @@ class CupyBackend(Backend):
         CuPy copies through pinned memory, of which it takes as much as the whole next power of two, and keeps it.
         """
         made = self.empty(values.shape, dtype)
-        rows = max(1, PIECE * len(values) // values.nbytes)
+        rows = max(1, MAX_COPY_BYTES * len(values) // values.nbytes)
         with self.quiet():
             for start in range(0, len(values), rows):
                 made[start : start + rows] = self.xp.asarray(values[start : start + rows], dtype)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.backend.cuda.cublaslt import MOST_ALIGNED, Epilogue, Product, aligned
+from gpumlp.backend.cuda.cublaslt import MAX_ALIGNMENT, Epilogue, Product, aligned
 from gpumlp.backend.kernels import address
 from gpumlp.errors import BackendError
 from gpumlp.ops.record import Array
@@ -45,7 +45,7 @@ class Trials:
     def _relu_of_nan_is_nan(self, x: Array, W: Array, b: Array) -> bool:
         """Multiply, with a bias of NaN aligned as the given one; without such a product the answer is no."""
         place = aligned(address(b))
-        before = 0 if place == MOST_ALIGNED else place // b.itemsize
+        before = 0 if place == MAX_ALIGNMENT else place // b.itemsize
         bias = self._xp.asarray(np.full(before + b.size, np.nan).astype(b.dtype))[before:]
         out = self._xp.empty((x.shape[0], W.shape[1]), x.dtype)
         product = self._product(x, W, out, Epilogue.RELU_BIAS, bias)

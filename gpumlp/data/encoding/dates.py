@@ -204,7 +204,7 @@ def doubt_of(column: Codes) -> str | None:
         if not len(part) or dates.mean() < MOST_DATES:
             return None
     if fits[:, 1:].all():
-        return f"may have dates, but whether the month or the day is first cannot be told; {_PLAIN_DATES}"
+        return f"may have dates, but whether the month or the day is first is not clear; {_PLAIN_DATES}"
     if fits.all(axis=0).any():
         return None
     if dates.all():

@@ -405,7 +405,7 @@ def sorted_classes(texts: Collection[str], labels: Codes, where: Where) -> tuple
     if not np.isfinite(values).all():
         name = names[int(np.argmin(np.isfinite(values)))]
         row = int(np.argmax(labels.codes == labels.texts.tolist().index(name)))
-        raise DataError(f"the class {shown(name)} is no finite number", where=where(row))
+        raise DataError(f"the class {shown(name)} is not a finite number", where=where(row))
     return tuple(names[i] for i in np.argsort(values, kind="stable"))
 
 

@@ -126,7 +126,7 @@ class BlockLayout:
         for name, each in arrays.items():
             dtype, columns = each if isinstance(each, list) and len(each) == 2 else (None, None)
             if dtype not in _ALLOWED.get(name, ()) or not isinstance(columns, int) or not 0 <= columns <= MAX_WIDTH:
-                raise state.wrong(f"arrays.{name}", "is no array of a pack")
+                raise state.wrong(f"arrays.{name}", "is not an array of a pack")
             found[name] = str(dtype), columns
         if TARGETS not in found or found.get(NUMBERS, ("", 0))[1] != dense:
             raise state.wrong("arrays", "lacks an array")

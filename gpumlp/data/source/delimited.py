@@ -481,7 +481,7 @@ class _Start:
             _require_narrow(head[0], given, name)
         if "\0" in "".join(head):
             hint = "give data.encoding, such as utf-16, if it is text"
-            what = "there are NUL characters, so this is no text, or in another encoding"
+            what = "there are NUL characters, so this is not text, or in another encoding"
             raise DataError(what, where=name, hint=hint)
         self.dialect = sniffed(head, given)
         self.blanks = Blanks()
@@ -713,7 +713,7 @@ def _require_narrow(line: str, given: Dialect, name: str) -> None:
     most = max(line.count(mark) for mark in ([given.separator] if given.separator else "\t;|,"))
     if most >= MAX_COLUMNS:
         what = f"there are {most + 1:,} columns, and a table has at most {MAX_COLUMNS:,}"
-        raise DataError(what, where=f"{name}:1", hint="put so many numbers into an array: .npz, or .npy")
+        raise DataError(what, where=f"{name}:1", hint="put this many numbers into an array: .npz, or .npy")
 
 
 def _count(number: int, what: str) -> str:
