@@ -270,11 +270,11 @@ def _common(runs: Sequence[comparison.Compared]) -> str:
 
 
 def _short(value: str) -> str:
-    """Return a number with four digits, and any other value as it is."""
+    """Return a whole number as it is, any other with four digits, and a name without its quotes."""
     try:
-        return f"{float(value):.4g}"
+        return value if value.lstrip("-").isdecimal() else f"{float(value):.4g}"
     except ValueError:
-        return value
+        return value[1:-1] if value[:1] == value[-1:] == '"' and value.count('"') == 2 else value
 
 
 class _Counted:
