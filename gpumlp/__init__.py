@@ -10,6 +10,7 @@ Every activation and loss is here under the name of its record: ``gpumlp.tanh(x)
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,6 +41,28 @@ _HOME = {name: module for module, names in _FROM.items() for name in names.split
 
 __all__ = [*_HOME, *_MODULES]
 
+_CALLED_HERE = {
+    "cast": "tensor.astype(dtype)",
+    "clip_by_value": "gpumlp.clip",
+    "concatenate": "gpumlp.concat",
+    "constant": "gpumlp.Tensor",
+    "convert_to_tensor": "gpumlp.Tensor",
+    "divide": "gpumlp.div",
+    "expand_dims": "tensor[:, None]",
+    "function": "backend.capture(step, *inputs): docs/graphs.md",
+    "gather": "tensor[indices]",
+    "multiply": "gpumlp.mul",
+    "ones_like": "tensor.ones_like()",
+    "pow": "gpumlp.power",
+    "reduce_max": "gpumlp.max",
+    "reduce_mean": "gpumlp.mean",
+    "reduce_sum": "gpumlp.sum",
+    "squeeze": "gpumlp.reshape",
+    "subtract": "gpumlp.sub",
+    "zeros_like": "tensor.zeros_like()",
+}
+"""What functions of TensorFlow and NumPy are called here, by their names there."""
+
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
@@ -50,7 +73,8 @@ def __getattr__(name: str) -> Any:
         fused = importlib.import_module("gpumlp.autodiff").FUSED
         if name in fused:
             return fused[name]
-    raise AttributeError(f"module 'gpumlp' has no attribute {name!r}")
+    hint = f"; use {_CALLED_HERE[name]}" if name in _CALLED_HERE else ""
+    raise AttributeError(f"module 'gpumlp' has no attribute {name!r}{hint}", name=name, obj=sys.modules[__name__])
 
 
 def __dir__() -> list[str]:

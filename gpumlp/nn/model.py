@@ -276,6 +276,10 @@ class Sequential(Model):
         for layer in layers:
             self.add(layer)
 
+    def __repr__(self) -> str:
+        size = f"{self.size:,} parameters" if self.is_built else "not built"
+        return f"<{type(self).__name__}: {len(self.chain)} layer{'s' * (len(self.chain) != 1)}, {size}>"
+
     def add(self, layer: Layer) -> None:
         """Put a layer at the end, of a model that is not built yet or is to be built anew.
 

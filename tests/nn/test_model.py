@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from support import activation_reference
 
+import gpumlp
 from gpumlp.autodiff import GradientTape, Tensor, concat
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, ShapeError
@@ -316,3 +319,18 @@ def test_a_model_lives_on_its_backend():
     model = Skip().build(4, backend=backend)
     assert all(v.backend is backend for v in model.parameters.variables.values())
     assert model(np.ones((2, 4))).backend is backend
+
+
+def test_a_sequence_shows_itself_in_a_line() -> None:
+    model = Sequential([Dense(4, "relu"), Dense(1)])
+    assert repr(model) == "<Sequential: 2 layers, not built>"
+    assert repr(model.build(3)) == "<Sequential: 2 layers, 21 parameters>"
+
+
+def test_names_of_other_libraries_lead_to_ours() -> None:
+    for name, here in gpumlp._CALLED_HERE.items():
+        with pytest.raises(AttributeError, match=re.escape(f"no attribute {name!r}; use {here}")):
+            getattr(gpumlp, name)
+        owner, _, called = here.partition("(")[0].partition(".")
+        if called and owner in ("gpumlp", "tensor"):
+            assert hasattr(gpumlp if owner == "gpumlp" else Tensor, called)
