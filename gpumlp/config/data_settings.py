@@ -85,6 +85,9 @@ def _rows_of(given: float | tuple[str, ...] | str | FoldSettings) -> float | tup
     return Fold(given.fold, given.of) if isinstance(given, FoldSettings) else given
 
 
+MAX_GIGABYTES = 1e9
+"""Largest limit of memory or disk (GB)."""
+
 MEMORY_SHARE = 0.8
 """Of the memory of the machine that rows take, unless the settings say otherwise."""
 
@@ -193,7 +196,7 @@ class PackSettings(Section):
         default=None,
         description="folder of packed rows, relative to the configuration file; null: packs in the cache of gpumlp",
     )
-    max_size: Annotated[float, Field(gt=0)] | None = Field(
+    max_size: Annotated[float, Field(gt=0, le=MAX_GIGABYTES)] | None = Field(
         default=None,
         description="GB that packed rows may take on disk; those used longest ago are deleted; null: what there is",
     )
@@ -271,7 +274,7 @@ class Data(Section):
         default=None, description="column of row weights, each at least 0; null: all rows count the same"
     )
 
-    max_memory: Annotated[float, Field(gt=0)] | None = Field(
+    max_memory: Annotated[float, Field(gt=0, le=MAX_GIGABYTES)] | None = Field(
         default=None,
         description="GB of memory that rows may take: half of it as they are read, half as they are encoded; what is "
         "beyond is kept on disk; null: 80 % of what this machine has",

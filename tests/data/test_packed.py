@@ -153,23 +153,29 @@ def test_a_pack_is_whole_or_not_there(table: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_what_a_killed_process_left_is_cleared(table: Path, tmp_path: Path) -> None:
-    (tmp_path / "p" / ".other.part").mkdir(parents=True)
+    (tmp_path / "p" / f".{'e' * 24}.part").mkdir(parents=True)
     packed(table, Packs(tmp_path / "p"))
     assert {each.name for each in (tmp_path / "p").iterdir() if each.is_dir()} == {"k"}
 
 
 def test_the_pack_used_longest_ago_makes_room(table: Path, tmp_path: Path) -> None:
-    packs = Packs(tmp_path)
-    packed(table, packs, "a")
-    size = sum(file.stat().st_size for file in (tmp_path / "a").iterdir())
+    """Of packs, and of nothing else that lies beside them."""
+    packs, keys = Packs(tmp_path), ["a" * 24, "b" * 24, "c" * 24, "d" * 24]
+    packed(table, packs, keys[0])
+    size = sum(file.stat().st_size for file in (tmp_path / keys[0]).iterdir())
     packs = Packs(tmp_path, max_bytes=int(2.2 * size))
-    packed(table, packs, "b")
-    os.utime(tmp_path / "b" / INDEX, (1, 1))
-    assert packs.find("a") is not None
-    packed(table, packs, "c")
-    assert sorted(each.name for each in tmp_path.iterdir() if (each / INDEX).exists()) == ["a", "c"]
+    for other in ("own", ".own.part"):
+        (tmp_path / other).mkdir()
+        (tmp_path / other / INDEX).write_text("{}")
+        os.utime(tmp_path / other / INDEX, (0, 0))
+    packed(table, packs, keys[1])
+    os.utime(tmp_path / keys[1] / INDEX, (1, 1))
+    assert packs.find(keys[0]) is not None
+    packed(table, packs, keys[2])
+    left = sorted(each.name for each in tmp_path.iterdir() if (each / INDEX).exists())
+    assert left == [".own.part", keys[0], keys[2], "own"]
     with pytest.raises(DataError, match=r"packs may take 10 bytes"):
-        packed(table, Packs(tmp_path, max_bytes=10), "d")
+        packed(table, Packs(tmp_path, max_bytes=10), keys[3])
 
 
 def test_open_blocks_outlive_their_pack(table: Path, tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ FORMAT = 1
 INDEX, ENCODER = "pack.json", "encoder.safetensors"
 _PART, _LOCK = ".part", ".lock"
 _WAIT_S = 0.2
+_KEY_LENGTH = 24
+_KEYS = "[0-9a-f]" * _KEY_LENGTH  # what packs are called: nothing else of the folder is deleted
 _TRAIN = "train"
 
 
@@ -149,7 +151,7 @@ class Packs:
         with _writing():
             make_folder(self.folder)
         require_disk(self.folder, needed, "the packed rows")
-        for leftover in self.folder.glob(f".*{_PART}"):
+        for leftover in self.folder.glob(f".{_KEYS}{_PART}"):
             name = leftover.name.removeprefix(".").removesuffix(_PART)
             if name != key:
                 with _writing(), locked(self.folder / f"{name}{_LOCK}") as mine:
@@ -160,7 +162,7 @@ class Packs:
         if needed > self.max_bytes:
             what = f"the packed rows take {gigabytes(needed)}, and packs may take {gigabytes(self.max_bytes)}"
             raise DataError(what, where=str(self.folder), hint="set a larger data.pack.max_size")
-        packs = [each.parent for each in self.folder.glob(f"*/{INDEX}") if each.parent.name != key]
+        packs = [each.parent for each in self.folder.glob(f"{_KEYS}/{INDEX}") if each.parent.name != key]
         packs.sort(key=lambda pack: (pack / INDEX).stat().st_mtime_ns)
         sizes = {pack: sum(file.stat().st_size for file in pack.iterdir()) for pack in packs}
         while packs and sum(sizes.values()) + needed > self.max_bytes:
@@ -171,7 +173,7 @@ class Packs:
 def key_of(fields: Any, states: Iterable[tuple[str, int, int]]) -> str:
     """Return the key of rows: of what decides about them, and of the size and date of their files."""
     text = json.dumps([FORMAT, fields, list(states)], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    return hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]
 
 
 def _open(place: Path) -> Prepared:
