@@ -168,7 +168,8 @@ def main() -> None:
     for name in takers:
         print(f"{name:<10}{1e3 * wall[name]:7.2f} ms a step {1e3 * cpu[name]:7.2f} ms of CPU time")
     for name in list(takers)[1:]:
-        print(f"{wall[name] / wall['here']:.2f} times as fast as {name} (goal {GOAL:.2f}), {threads()} threads")
+        ratios = f"{wall[name] / wall['here']:.2f} times as fast as {name}, by CPU time {cpu[name] / cpu['here']:.2f}"
+        print(f"{ratios} (goal {GOAL:.2f}), {threads()} threads")
     if options.json:
         figures = {"numbers": options.numbers, "batch": BATCH, "threads": threads(), "seconds": found}
         options.json.write_text(to_json({"machine": facts(NativeBackend()), **figures}) + "\n", encoding="utf-8")
