@@ -396,8 +396,14 @@ def _commands_row(found: Counter[str]) -> str:
 # ---- errors of the system ------------------------------------------------------------------------------
 
 
+MAKING = ((os, "fsync"), (os, "replace"), (Path, "mkdir"))
+CHANGES = (*MAKING, (Path, "unlink"), (Path, "rmdir"), (os, "chmod"))
+
+
 @contextmanager
-def failing(at: int, code: int, *, for_good: bool) -> Iterator[list[str]]:
+def failing(
+    at: int, code: int, *, for_good: bool, changes: tuple[tuple[Any, str], ...] = CHANGES
+) -> Iterator[list[str]]:
     """Let the ``at``-th change of the disk fail, and every later one where it is ``for_good``.
 
     A write leaves half of its bytes. The names of the changes are collected in the list.
@@ -444,8 +450,7 @@ def failing(at: int, code: int, *, for_good: bool) -> Iterator[list[str]]:
         file = open_(path, mode, *args, **kwargs)
         return Half(file) if set(mode) & set("xaw") else file
 
-    places = [(os, "fsync"), (os, "replace"), (Path, "mkdir"), (Path, "unlink"), (Path, "rmdir"), (os, "chmod")]
-    before = [(owner, name, getattr(owner, name)) for owner, name in places]
+    before = [(owner, name, getattr(owner, name)) for owner, name in changes]
     try:
         Path.open = open_half  # type: ignore[method-assign]
         for owner, name, call in before:

@@ -179,13 +179,13 @@ class Backend:
         params: dict[str, Any],
     ) -> Callable[[], None]:
         """Return a function without arguments that runs one direction of an operation into ``outputs``."""
-        made, xp = op.directions[direction], self.xp
+        definition, xp = op.directions[direction], self.xp
         # What is narrow is computed in float32, as in a kernel, and rounded once, when it is written.
-        widened = {i for i in made.computed if inputs[i] is not None and is_narrow(inputs[i].dtype)}
+        widened = {i for i in definition.computed if inputs[i] is not None and is_narrow(inputs[i].dtype)}
 
         def launch() -> None:
             given = [wider(a) if i in widened else a for i, a in enumerate(inputs)] if widened else inputs
-            for out, result in zip(outputs, made.formula(xp, *given, **params), strict=True):
+            for out, result in zip(outputs, definition.formula(xp, *given, **params), strict=True):
                 if out is not None:
                     out[...] = result
 
@@ -207,11 +207,11 @@ class Backend:
 
         Raises ShapeError where the outputs do not have the shapes or dtypes the record gives.
         """
-        made = op.directions[direction]
-        specs = made.specs(*inputs, **params)
+        definition = op.directions[direction]
+        specs = definition.specs(*inputs, **params)
         given = (None,) * len(specs) if outputs is None else outputs
         results: list[Array | None] = []
-        for name, out, spec in zip(made.outputs, given, specs, strict=True):
+        for name, out, spec in zip(definition.outputs, given, specs, strict=True):
             if spec is None:
                 results.append(None)
                 continue

@@ -128,19 +128,20 @@ def disagreement(
     """
     given = [None if a is None else np.ascontiguousarray(a) for a in inputs]
     expected = Backend().run(op, direction, given, None, **params)
-    count, made = len(given), op.directions[direction]
+    count, definition = len(given), op.directions[direction]
     sources = [None if a is None else _Guarded(backend, a, shift(i), a) for i, a in enumerate(given)]
     places = [None if e is None else _Guarded(backend, e, shift(count + i)) for i, e in enumerate(expected)]
     arrays = [[None if each is None else each.array for each in side] for side in (sources, places)]
     outputs = backend.run(op, direction, arrays[0], arrays[1], **params)
     for name, place, is_output in zip(
-        made.arrays, [*sources, *places], [False] * count + [True] * len(places), strict=True
+        definition.arrays, [*sources, *places], [False] * count + [True] * len(places), strict=True
     ):
         if place is not None and place.is_overrun():
             return f"the memory around {name} is written to", expected
         if place is not None and not is_output and place.has_changed():
             return f"the input {name} is written to", expected
-    return fault(np, made, given, [None if a is None else backend.to_host(a) for a in outputs], expected), expected
+    results = [None if a is None else backend.to_host(a) for a in outputs]
+    return fault(np, definition, given, results, expected), expected
 
 
 class _Guarded:

@@ -18,8 +18,8 @@ from gpumlp.data import Prepared
 from gpumlp.limits import host_memory, threads
 from gpumlp.ranks import Ranks
 from gpumlp.runs.signals import signals
+from gpumlp.training.architecture import size_of
 from gpumlp.training.build import backend_of, backends_side_by_side, is_small
-from gpumlp.training.network import size_of
 
 MAX_SHARE = 0.25
 """Of the memory of the machine, what the data of runs at work may take together."""

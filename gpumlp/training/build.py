@@ -26,9 +26,9 @@ from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
 from gpumlp.ranks import Ranks
 from gpumlp.seeds import CONFORMAL, generator
 from gpumlp.store.formats import Arrays
+from gpumlp.training.architecture import architecture_of, network_of, size_of
 from gpumlp.training.calibration import CALIBRATIONS, MIN_ISOTONIC_ROWS, Temperature
 from gpumlp.training.device_data import DeviceData
-from gpumlp.training.network import architecture_of, network_of, size_of
 from gpumlp.training.rows import Encode, Keeping
 from gpumlp.training.shards import ranges
 from gpumlp.training.trainer import Trainer

@@ -22,6 +22,7 @@ from gpumlp.metrics import METRICS
 from gpumlp.nn import Ensemble
 from gpumlp.nn.ensemble import prefix
 from gpumlp.phases import phase
+from gpumlp.training.architecture import size_of
 from gpumlp.training.build import Parts, backend_of, backends_side_by_side, build, is_small
 from gpumlp.training.loop import (
     COMPLETED,
@@ -36,7 +37,6 @@ from gpumlp.training.loop import (
     Weights,
     as_row,
 )
-from gpumlp.training.network import size_of
 from gpumlp.training.trainer import EpochReport, weights_in_place
 
 ROUND_S = 0.1

@@ -18,7 +18,7 @@ from gpumlp.export import export
 from gpumlp.nn import Architecture, Clamp, Dense, Hidden, Loss, Sequential, count_parameters, mlp
 from gpumlp.optim import Optimizer
 from gpumlp.runs import load_trained, train
-from gpumlp.training.network import architecture_of
+from gpumlp.training.architecture import architecture_of
 
 RATE, DECAY, STEPS = 0.02, 0.3, 30
 SHAPE = Architecture((Hidden(7, "tanh"), Hidden(4, "silu")), parametrization="ntk")

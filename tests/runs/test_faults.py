@@ -37,6 +37,7 @@ from gpumlp.store.formats import read_arrays
 from gpumlp.training import trainer
 from runs.killed import Stop
 from tests.command import run
+from tests.proof import MAKING, failing
 
 Task = Callable[..., Loaded]
 SETTINGS = ("training.epochs=3", "training.checkpoint_every=5", "model.norm=batch", "optimizer.averaging=0.9")
@@ -218,60 +219,6 @@ def test_the_command_says_how_to_go_on(task: Task, tmp_path: Path, number: signa
 # ---- a disk that is full, a folder that is read-only ---------------------------------------------------
 
 
-@contextmanager
-def failing(monkeypatch: pytest.MonkeyPatch, at: int, code: int) -> Iterator[list[str]]:
-    """Let the ``at``-th call that writes fail, and every one after it; a write leaves half of its bytes."""
-    calls: list[str] = []
-
-    def fails(name: str) -> bool:
-        calls.append(name)
-        return len(calls) >= at
-
-    def broken(owner: Any, name: str) -> Callable[..., Any]:
-        call = getattr(owner, name)
-
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if fails(name):
-                raise OSError(code, os.strerror(code))
-            return call(*args, **kwargs)
-
-        return wrapped
-
-    class Half:
-        """A file that writes half and then fails."""
-
-        def __init__(self, file: Any) -> None:
-            self.file = file
-
-        def __enter__(self) -> Half:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            self.file.close()
-
-        def write(self, content: bytes) -> int:
-            if fails("write"):
-                self.file.write(content[: len(content) // 2])
-                self.file.flush()
-                raise OSError(code, os.strerror(code))
-            return int(self.file.write(content))
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
-    open_ = Path.open
-
-    def open_half(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        file = open_(path, mode, *args, **kwargs)
-        return Half(file) if set(mode) & set("xaw") else file
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", open_half)
-        for owner, name in ((os, "fsync"), (os, "replace"), (Path, "mkdir")):
-            patch.setattr(owner, name, broken(owner, name))
-        yield calls
-
-
 def is_whole(folder: Path) -> None:
     """Check that each file there is what it should be: none is cut, none is temporary."""
     for path in folder.rglob("*"):
@@ -294,7 +241,7 @@ def test_an_error_at_each_write(task: Task, tmp_path: Path, monkeypatch: pytest.
     while True:
         at += 1
         folder = tmp_path / str(at)
-        with failing(monkeypatch, at, code) as calls:
+        with failing(at, code, for_good=True, changes=MAKING) as calls:
             try:
                 train(task(*settings), folder)
                 break

@@ -104,19 +104,19 @@ class Launcher:
         stages = self.texts.stages(op, direction)
         if not stages:
             return None
-        made, (rows, cols) = op.directions[direction], shape_of(op.directions[direction], inputs, outputs)
-        values = arguments(made, inputs, outputs, params)
-        named = [*zip(made.arrays, (*inputs, *outputs), strict=True)]
-        if made.launch in SUMMED:
-            pieces = 1 if one_block else parts(made.launch, rows, cols)
-            named.append(("scratch", self._xp.empty(scratch(made.launch, cols, pieces))))
+        definition, (rows, cols) = op.directions[direction], shape_of(op.directions[direction], inputs, outputs)
+        values = arguments(definition, inputs, outputs, params)
+        named = [*zip(definition.arrays, (*inputs, *outputs), strict=True)]
+        if definition.launch in SUMMED:
+            pieces = 1 if one_block else parts(definition.launch, rows, cols)
+            named.append(("scratch", self._xp.empty(scratch(definition.launch, cols, pieces))))
             values += [named[-1][1], pieces]
         # Nothing is left to CuPy's choice: a Python number could have another size than the kernel's parameter.
         given = tuple(value if isinstance(value, self._xp.ndarray) else number(value) for value in values)
         functions, nodes = self._compiled(op, types), []
         for kernel, stage in stages.items():
-            shape = ONE_BLOCK if one_block else geometry(stage.walk, made.launch, rows, cols)
-            touched = made.effects(stage)
+            shape = ONE_BLOCK if one_block else geometry(stage.walk, definition.launch, rows, cols)
+            touched = definition.effects(stage)
             reads, writes = ([a for name, a in named if a is not None and name in names] for names in touched)
             made_for = op.name, kernel, types, functions[kernel]
             nodes.append(Kernel(*made_for, shape.grid, shape.block, given, reads, writes))

@@ -95,25 +95,25 @@ class NativeBackend(Backend):
     def bind(
         self, op: Op, direction: str, inputs: Sequence[Array], outputs: Sequence[Array], params: dict[str, Any]
     ) -> Callable[[], None]:
-        made = op.directions[direction]
-        types = template_types(made, inputs, outputs) if _writeable(outputs) else None
-        rows, cols = shape_of(made, inputs, outputs) if types else (0, 0)
-        long = made.launch == "elementwise" or cols >= LONG_ROW_COLUMNS
+        definition = op.directions[direction]
+        types = template_types(definition, inputs, outputs) if _writeable(outputs) else None
+        rows, cols = shape_of(definition, inputs, outputs) if types else (0, 0)
+        long = definition.launch == "elementwise" or cols >= LONG_ROW_COLUMNS
         functions = self._builder.find(op, direction, types, long) if types else {}
         if not functions:
             return super().bind(op, direction, inputs, outputs, params)
-        most = min(rows, MOST_PARTS) if made.launch == "columns" else MOST_PARTS
+        most = min(rows, MOST_PARTS) if definition.launch == "columns" else MOST_PARTS
         parts = max(1, min(rows * cols // PART_ELEMENTS, most))
-        if made.launch not in SUMMED and parts > 1:  # the order of a sum must not depend on the threads
+        if definition.launch not in SUMMED and parts > 1:  # the order of a sum must not depend on the threads
             parts = ceil_div(parts, self.threads) * self.threads
-        values = arguments(made, inputs, outputs, params)
+        values = arguments(definition, inputs, outputs, params)
         room = None
-        if made.launch in SUMMED:
-            room = np.empty(scratch(made.launch, cols, parts))
+        if definition.launch in SUMMED:
+            room = np.empty(scratch(definition.launch, cols, parts))
             values += [room, parts]
         slots = array("q", map(as_bits, values))
         place, nodes = slots.buffer_info()[0], array("q")
-        for stage, function in zip(made.kernels, functions.values(), strict=True):
+        for stage, function in zip(definition.kernels, functions.values(), strict=True):
             nodes.extend((function, place, 1 if stage.walk == "finish" else parts))
         return Program(self._run, self.threads, nodes, (slots, room, self._memory(*inputs, *outputs)))
 
