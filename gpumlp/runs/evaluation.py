@@ -36,7 +36,7 @@ UNFINISHED = "not finished"
 UNSEEN = ("test", "validation", "train")
 """Parts of the data, those first that say most about a model."""
 
-OF_ENSEMBLES = "gpumlp predict and gpumlp evaluate --data take it; in Python, gpumlp.load_ensemble"
+OF_ENSEMBLES = "predict, evaluate --data and export --data take it; in Python, gpumlp.load_ensemble"
 
 log = logging.getLogger(__name__)
 
