@@ -1,6 +1,6 @@
 """Ranks on two hosts: bytes on the wire beside those counted, and the time of a step beside that predicted.
 
-    sudo python benchmarks/hosts.py [--only NETWORK] [--json FILE]
+    sudo python benchmarks/hosts.py [--only NETWORK ...] [--json FILE]
 
 The hosts are two network namespaces of this machine (Linux, as root), joined by a link whose bandwidth is limited.
 Predicted is the time in which a rank computes its shard, measured alone, and that of its bytes at this bandwidth.
@@ -94,13 +94,13 @@ def on_both(agent: Path, network: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=NETWORKS)
+    parser.add_argument("--only", choices=NETWORKS, nargs="+", default=list(NETWORKS))
     parser.add_argument("--json", type=Path, help="file of the results")
     given = parser.parse_args()
     results: list[dict[str, Any]] = []
     print(f"{'network':9}{'link':12}{'bytes':>11}{'on the wire':>13}{'ratio':>7}{'step ms':>10}{'predicted':>11}")
     with two_hosts() as agent:
-        for network in [given.only] if given.only else NETWORKS:
+        for network in given.only:
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
             alone = subprocess.run(
                 worker(network, 1, 0.5), capture_output=True, text=True, env=environment, check=True
