@@ -231,6 +231,8 @@ def cv(
     """
     with ends_at_once():
         from gpumlp.cli import sweep as several
+        from gpumlp.ranks import require_alone
+    require_alone("train all folds")
     several.cv(
         config=config,
         targets=targets,

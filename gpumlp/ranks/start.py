@@ -58,6 +58,14 @@ def start() -> Ranks:
     return Mpi(limit)
 
 
+def require_alone(what: str) -> None:
+    """Raise ConfigError where a launcher has started several processes, each of which would do the same."""
+    launcher, size, number = launched()
+    if size > 1:
+        hint = "start it without them: gpumlp train alone is for several; GPUMLP_RANKS=0 starts it in each process"
+        raise _lone(f"{launcher} has started {size} processes, each of which would {what}", hint, number)
+
+
 def launched() -> tuple[str, int, int]:
     """Return the launcher, how many processes it has started, and the number of this one."""
     for launcher, names in LAUNCHERS.items():

@@ -84,6 +84,13 @@ def test_what_one_rank_meets_alone_ends_all_with_its_name(error: BaseException, 
     assert shown in said[0]
 
 
+def test_folds_are_not_for_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setenv("PMI_RANK", "0")
+    error = run("cv", CONFIG, code=2).stderr
+    assert error.startswith("error: mpiexec has started 2 processes, each of which would train all folds\n  start it")
+
+
 def test_srun_without_pmi_is_one_message() -> None:
     """Each of the processes then believes that it is alone."""
     pytest.importorskip("mpi4py")
