@@ -108,7 +108,8 @@ def compare_commands(trees: tuple[Path, Path], config: str, rounds: int) -> dict
     with tempfile.TemporaryDirectory() as folder:
         for number in range(rounds + 1):
             for tree in trees if number % 2 else trees[::-1]:
-                command = [sys.executable, "-m", "gpumlp", "train", config, "--run-dir", folder, "--force", "--json"]
+                place = str(Path(folder, str(trees.index(tree))))
+                command = [sys.executable, "-m", "gpumlp", "train", config, "--run-dir", place, "--force", "--json"]
                 named = {"PYTHONPATH": str(tree), "PYTHONPYCACHEPREFIX": str(Path(folder, "bytecode"))}
                 started = time.perf_counter()
                 subprocess.run(command, cwd=tree, env=kept | named, capture_output=True, check=True)

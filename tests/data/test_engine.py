@@ -206,6 +206,17 @@ def test_a_large_file_is_encoded_as_a_short_one_is(large: Path) -> None:
         np.testing.assert_array_equal(array, other[1][name])
 
 
+@pytest.mark.parametrize("ending", ["csv", "csv.gz"])
+def test_a_short_file_of_many_cells_needs_no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str):
+    row = ",".join(str(i % 10) for i in range(60)).encode() + b"\n"
+    text = b",".join(b"c%d" % i for i in range(60)) + b"\n" + row * 500
+    (tmp_path / f"a.{ending}").write_bytes(text if ending == "csv" else gzip.compress(text))
+    monkeypatch.setattr(TextFile, "_by_engine", None)
+    frame = read(tmp_path / f"a.{ending}")
+    assert len(frame) == 500
+    assert all(set(frame.numbers(f"c{i}")) == {i % 10} for i in range(60))
+
+
 def test_numbers_of_a_wide_file_take_no_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delimited, "START_CELLS", 0)
     monkeypatch.setattr(delimited, "ENGINE_COLUMNS", 2)
@@ -272,7 +283,7 @@ def test_a_cell_far_down_that_is_not_a_number_changes_no_other(large: Path) -> N
 def test_blocks_of_every_kind_of_file_are_its_rows(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delimited, "START_CELLS", 100)
+    monkeypatch.setattr(delimited, "START_CELLS", 10)
     monkeypatch.setattr(delimited, "BLOCK_CELLS", 30)
     monkeypatch.setattr(engine, "MAX_KEPT_TEXTS", 1)
     if name == "wide.csv":

@@ -54,11 +54,14 @@ from gpumlp.errors import DataError, Note, shown
 # Rows become columns in portions of this size: the whole file is never held as lists of cells.
 _PORTION, _PORTION_CELLS = 8192, 1 << 21
 
-START_CELLS = 60_000
-"""Cells that are read here to find out what the columns hold; what is longer goes to the engine.
+START_CELLS = 20_000
+"""Cells that are read here to find out what the columns hold."""
 
-That takes about as long as loading the engine.
-"""
+START_BYTES = 50
+"""Bytes for each of these cells that a short file has at most, which is read here while the engine would load."""
+
+PACKED_BYTES = 8
+"""Bytes of a short file that are one once it is packed."""
 
 BLOCK_CELLS = 2_000_000
 """Cells of a block of rows that is read here."""
@@ -281,7 +284,7 @@ class TextFile:
 
     def _attempt(self, encoding: str, limit: int | None, texts: Collection[str]) -> Frame:
         with self.lines(encoding) as lines:
-            start = _Start(islice(lines, limit), self.dialect, self.name, self.names)
+            start = self._start(islice(lines, limit))
             narrow = 1 < len(start.names) <= ENGINE_COLUMNS
             if self.path is None or limit is not None or start.is_whole or not narrow:
                 again = None if self.path is None or limit is not None else partial(self._again, encoding)
@@ -293,6 +296,14 @@ class TextFile:
                 with self.lines(encoding) as anew:  # most files that it refuses are ragged: this finds the line
                     _Start(anew, self.dialect, self.name, self.names).check()
                 return start.whole()
+
+    def _start(self, lines: Iterable[str]) -> _Start:
+        """Return the start of the table, all of it where it is short."""
+        short = False
+        if self.path is not None:
+            packed = PACKED_BYTES if self.path.name.lower().endswith(".gz") else 1
+            short = packed * self.path.stat().st_size <= START_CELLS * START_BYTES
+        return _Start(lines, self.dialect, self.name, self.names, short=short)
 
     def _again(self, encoding: str, names: Sequence[str]) -> dict[str, Codes]:
         """Read some columns from the start, as they are written."""
@@ -312,7 +323,7 @@ class TextFile:
             yield self.read(texts=texts)
             return
         with self.lines(encoding) as lines:
-            start = _Start(lines, self.dialect, self.name, self.names)
+            start = self._start(lines)
             by_engine = self.path is not None and not start.is_whole and 1 < len(start.names) <= ENGINE_COLUMNS
             if self.dialect.decimal is None and not (by_engine and self._has_decimal_points(start, encoding)):
                 yield self.read(texts=texts)
@@ -461,6 +472,8 @@ class _Start:
         What to call it in messages.
     names
         Names of the columns; None where the lines tell them.
+    short
+        Whether all of it is its start.
 
     Raises
     ------
@@ -468,7 +481,15 @@ class _Start:
         If this is not the start of a table.
     """
 
-    def __init__(self, lines: Iterable[str], given: Dialect, name: str, names: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        lines: Iterable[str],
+        given: Dialect,
+        name: str,
+        names: tuple[str, ...] | None = None,
+        *,
+        short: bool = False,
+    ) -> None:
         self.name, self.given = name, given
         lines = iter(lines)
         head: list[str] = []
@@ -498,7 +519,7 @@ class _Start:
             _require_separator(head, self.dialect, f"{name}:{first[0]}")
         self._rows = _even(rows, len(self.names), name, has_names=bool(self.dialect.header) or names is not None)
         self._columns = _Columns(len(self.names))
-        self._columns.read(self._rows, START_CELLS // len(self.names) + 1)
+        self._columns.read(self._rows, None if short else START_CELLS // len(self.names) + 1)
         self._next = next(self._rows, None)
         if not self.lines:
             hint = "if they are a row, set data.header to false"
