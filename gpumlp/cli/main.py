@@ -45,7 +45,7 @@ class Main(click.Group):
         try:
             return super().main(*args, **options)
         except OSError as error:  # not of a reader who has had enough, as in `| head`: there click ends quietly
-            self.show_error(f"{error.filename or 'output'}: {error.strerror or error}")
+            self.show_error(f"{error.filename or _unnamed()}: {error.strerror or error}")
             sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -72,6 +72,15 @@ class Main(click.Group):
         """Print an error on standard error, its first word in red."""
         click.secho("error: ", fg="red", bold=True, nl=False, err=True)
         click.echo(printable(message), err=True)
+
+
+def _unnamed() -> str:
+    """Return what an error of the system that names no file is about: the working folder, or what is printed."""
+    try:
+        os.getcwd()
+    except OSError:
+        return "the working folder"
+    return "output"
 
 
 def _start_in_utf8() -> None:

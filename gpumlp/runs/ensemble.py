@@ -20,8 +20,7 @@ from gpumlp.data import Dataset, Encoder, News, Source
 from gpumlp.errors import RunError
 from gpumlp.runs.model import SavedModel, load_model, save_model
 from gpumlp.runs.predictor import Predictions, Predictor, described
-from gpumlp.store.atomic import new_folder
-from gpumlp.store.formats import is_whole, make_folder, read_json, write_sealed, writing
+from gpumlp.store.formats import is_whole, make_folder, making_folder, read_json, write_sealed
 
 ENSEMBLE = "ensemble.json"
 OF_BAG = "ensemble"
@@ -109,7 +108,7 @@ class WeightedModels(Predictor):
         folder, models = Path(folder), []
         check_replaceable(folder, force=force)
         make_folder(folder.parent)
-        with writing(folder), new_folder(folder, replace=True) as beside:
+        with making_folder(folder, replace=True) as beside:
             for number, (model, weight) in enumerate(zip(self.models, self.weights, strict=True), 1):
                 name = f"model-{number}"
                 checksum = save_model(beside / name, model, model.network.arrays())

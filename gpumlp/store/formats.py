@@ -17,7 +17,7 @@ from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as format_safetensors
 
 from gpumlp.errors import DamageError, RunError, WriteError
-from gpumlp.store.atomic import append, read_regular, replace_file
+from gpumlp.store.atomic import append, new_folder, read_regular, replace_file
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 _HEADER_LENGTH = 8  # safetensors: a little-endian u64 length, a JSON header, then the tensors
@@ -30,6 +30,22 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise WriteError(f"cannot be written: {error.strerror or error}", where=str(path)) from None
+
+
+@contextlib.contextmanager
+def making_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a folder to write files in that becomes ``path`` when all has gone well, or nothing does.
+
+    Where ``path`` is a folder with something in it, that is replaced, or else it is an error. Raises WriteError.
+    """
+    with writing(path), new_folder(path, replace=replace) as beside:
+        try:
+            yield beside
+        except WriteError as error:  # by the name that the file would have had
+            place = Path(error.where or "")
+            if not place.is_relative_to(beside):
+                raise
+            raise WriteError(error.what, where=str(path / place.relative_to(beside))) from None
 
 
 def check_free(path: Path, *, force: bool) -> None:

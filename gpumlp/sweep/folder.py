@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from gpumlp.config import Loaded, load
-from gpumlp.errors import Note, RunError
+from gpumlp.errors import Note, RunError, WriteError
 from gpumlp.runs.identity import decisive
-from gpumlp.store.atomic import new_folder
-from gpumlp.store.formats import is_whole, make_folder, read_json, write_sealed, writing
+from gpumlp.store.formats import is_whole, make_folder, making_folder, read_json, write_sealed
 from gpumlp.store.lock import locked
 
 PLAN, RESULTS, LOCKS = "plan.json", "results.json", "locks"
@@ -98,13 +97,12 @@ class PlanFolder:
         """
         if self.is_free():
             make_folder(self.path.parent)
-            with writing(self.path):
-                try:
-                    with new_folder(self.path) as beside:
-                        write_sealed(beside / PLAN, plan)
-                except OSError:
-                    if not self.is_plan:  # else another process was first: see what it began
-                        raise
+            try:
+                with making_folder(self.path) as beside:
+                    write_sealed(beside / PLAN, plan)
+            except WriteError:
+                if not self.is_plan:  # else another process was first: see what it began
+                    raise
         if not self.is_plan:
             what = (
                 "the folder is not empty, and was not made by this command" if self.path.is_dir() else "not a folder"

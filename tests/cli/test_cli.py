@@ -203,6 +203,16 @@ def test_ctrl_c_before_there_is_a_command_is_no_exception() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a working folder cannot be deleted there")
+def test_a_working_folder_that_was_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    monkeypatch.setattr(main, "invoke", lambda ctx: Path.cwd())
+    (tmp_path / "gone").rmdir()
+    result = run("doctor", code=1)
+    assert result.stderr == "error: the working folder: No such file or directory\n"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["doctor"], ["schema"], ["--version"]])
 def test_a_full_disk_is_one_message_whatever_is_written(words: list[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpumlp.errors import RunError
+from gpumlp.errors import RunError, WriteError
 from gpumlp.store import formats
 from gpumlp.store.atomic import new_folder
 
@@ -176,6 +176,23 @@ def test_a_folder_is_replaced_whole_or_comes_back(tmp_path: Path, monkeypatch: p
     at = -1
     replace()
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["x", "x/new"]
+
+
+def test_a_file_of_a_folder_is_called_by_its_name_there(tmp_path: Path) -> None:
+    def make(name: str) -> None:
+        with formats.making_folder(tmp_path / "x") as folder:
+            formats.write_text(folder / name, "whole")
+
+    with pytest.raises(WriteError, match=f"^{tmp_path}/x/nowhere/y: cannot be written: No such file") as caught:
+        make("nowhere/y")
+    assert caught.value.where == str(tmp_path / "x" / "nowhere" / "y")
+    with pytest.raises(WriteError, match=f"^{tmp_path}/nowhere/y: cannot be written"):
+        make(str(tmp_path / "nowhere" / "y"))
+    assert not list(tmp_path.iterdir())
+    make("y")
+    assert (tmp_path / "x" / "y").read_text() == "whole"
+    with pytest.raises(WriteError, match=f"^{tmp_path}/x: cannot be written: Directory not empty"):
+        make("y")
 
 
 def test_processes_that_write_one_file_lose_nothing(tmp_path: Path) -> None:
