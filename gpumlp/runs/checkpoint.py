@@ -192,7 +192,7 @@ class Checkpoint(Stand):
                 encoder=encoder,
                 members=tuple(each),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise DamageError(f"not a gpumlp checkpoint: {error}", where=str(path)) from None
 
     @classmethod

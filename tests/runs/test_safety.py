@@ -126,6 +126,8 @@ FORGERIES: dict[str, Callable[[dict[str, Any], dict[str, Any]], object]] = {
     "a list": lambda arrays, meta: meta.update(progress=[]),
     "a key": lambda arrays, meta: meta["progress"].update(more=1),
     "a truth": lambda arrays, meta: meta["progress"].update(epoch=True),
+    "the epochs": lambda arrays, meta: meta.update(epochs="x"),
+    "infinite epochs": lambda arrays, meta: meta.update(epochs=float("inf")),
     "a NaN": lambda arrays, meta: meta["schedule"].update(scale=float("nan")),
     "the best": lambda arrays, meta: meta["progress"].update(best_epoch=99),
 }
