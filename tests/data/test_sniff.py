@@ -267,6 +267,28 @@ def test_what_was_found_holds_for_the_other_files_of_a_task(tmp_path, write):
         prepare_files("train.csv", folder=tmp_path, test="empty.csv", **options)
 
 
+@pytest.mark.parametrize(
+    ("first", "rows", "names"),
+    [
+        ("2019,2020,trend", ["1.5,-0.5,up", "2.5,0.25,down"], True),
+        ("2019,2020,2021", ["1.5,0.25,-1e-3", ",0.5,2.5"], True),
+        ("1,2", ["1.5,0.25", "2.5,0.5"], True),
+        ("2019,2020,up", ["1.5,-0.5,up", "2.5,0.25,down"], False),  # a class that comes again
+        ("2019,2020,trend", ["1.5,2,up", "2.5,0.25,down"], False),  # whole numbers below
+        ("2019,2021,trend", ["1.5,2.5,up", "2.5,0.25,down"], False),  # not one after the other
+        ("2019,trend", ["1.5,up", "2.5,down"], False),  # one number may be one
+    ],
+)
+def test_years_are_names_over_numbers_with_decimals(first, rows, names):
+    found = table("\n".join([first, *rows * 5]) + "\n")
+    assert (found.dialect.header, len(found)) == (names, 10 + (not names))
+    assert list(found.columns) == (
+        first.split(",") if names else [f"column_{i}" for i in range(first.count(",") + 1)]
+    )
+    few = table("\n".join([first, *rows * 4]) + "\n")
+    assert not few.dialect.header
+
+
 def test_arrays_leave_it_to_a_later_file_of_text(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.eye(4), y=np.arange(4) % 2)
     encoder = prepare_files("a.npz", folder=tmp_path, task="classification", target="y", validation=0, test=0).encoder

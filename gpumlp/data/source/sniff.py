@@ -15,6 +15,8 @@ from gpumlp.data.source.dialect import Dialect
 from gpumlp.data.source.engine import MAX_LINE_BYTES
 from gpumlp.errors import DataError
 
+_MANY_ROWS = 10  # below a first row of whole numbers: by chance, so many have decimals hardly ever
+
 SAMPLE = 200
 """Lines that are looked at."""
 
@@ -144,6 +146,18 @@ def _quote(lines: Sequence[str]) -> str:
     return "double" if any("'" in _SINGLE_QUOTED.sub("", line) for line in marked) else "single"
 
 
+def _are_years(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+    """Return whether the first row names columns by numbers that follow one another, over numbers with decimals."""
+    years = [column for column, cell in enumerate(first) if re.fullmatch(r"\d+", cell)]
+    numbers = [int(first[column]) for column in years]
+    if len(rest) < _MANY_ROWS or len(years) < 2 or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        return False
+    below = [[row[column] for row in rest if column < len(row) and row[column]] for column in range(len(first))]
+    if any(cell in below[column] or is_number(cell) != (column in years) for column, cell in enumerate(first)):
+        return False
+    return all(is_number(cell) and not re.fullmatch(r"[+-]?\d+", cell) for column in years for cell in below[column])
+
+
 def _has_header(rows: Sequence[Sequence[str]], missing: Missing) -> bool:
     """Return whether the first row holds names: text over numbers or, where all is text, nothing that repeats."""
     if not rows:
@@ -154,6 +168,8 @@ def _has_header(rows: Sequence[Sequence[str]], missing: Missing) -> bool:
         return True  # pandas calls nameless columns so
     if not rest:
         return not any(map(is_number, first))
+    if _are_years(first, rest):
+        return True
     votes = repeated = 0
     for column, cell in enumerate(first):
         values = [row[column] for row in rest if column < len(row) and row[column] not in missing]
