@@ -44,6 +44,11 @@ ALIASES = {
     "nag": "nesterov",
     "sgdm": "momentum",
     "lr": "learning_rate",
+    "binary": "classification",
+    "multiclass": "classification",
+    "classifier": "classification",
+    "regressor": "regression",
+    "multi_label": "multilabel",
     "reduce_on_plateau": "plateau",
     "cosine_annealing": "cosine",
     "steplr": "step",
@@ -73,6 +78,9 @@ ALIASES = {
     "cpu": "native",
 }
 """Names of activations, losses and so on in other libraries, and what they are called here."""
+
+_RUN_TOGETHER = {re.sub(r"[\W_]|(?<=.)lr$", "", name): meant for name, meant in ALIASES.items()}
+_RUN_TOGETHER |= {"crossentropy": "cross_entropy", "crossentropyloss": "cross_entropy"}
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """Characters that move a cursor, colour or reorder text; newlines and tabs are not among them."""
@@ -197,8 +205,10 @@ def nearest(name: object, allowed: Iterable[str]) -> str | None:
     allowed = list(map(str, allowed))
     if name is None:
         return None
-    if (alias := ALIASES.get(str(name).lower())) in allowed:
-        return alias
+    plain = str(name).lower()
+    for alias in (ALIASES.get(plain), _RUN_TOGETHER.get(re.sub(r"[\W_]|(?<=.)lr$", "", plain))):
+        if alias in allowed:
+            return alias
     by_small_letters: dict[str, str] = {}
     for each in allowed:
         by_small_letters.setdefault(each.lower(), each)

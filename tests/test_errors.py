@@ -47,3 +47,31 @@ def test_control_characters_are_escaped_in_messages() -> None:
 )
 def test_names_of_other_libraries_are_known(name: str, allowed: list[str], ours: str | None) -> None:
     assert nearest(name, allowed) == ours
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("CosineAnnealingLR", "cosine"),
+        ("StepLR", "step"),
+        ("CrossEntropyLoss", "cross_entropy"),
+        ("binary", "classification"),
+        ("Leaky-ReLU", "leaky_relu"),
+        ("he", "he_normal"),
+        ("lr", "learning_rate"),
+        (None, None),
+        ("_", None),
+    ],
+)
+def test_names_of_other_libraries(name: object, meant: str | None) -> None:
+    allowed = [
+        "constant",
+        "cosine",
+        "step",
+        "cross_entropy",
+        "classification",
+        "leaky_relu",
+        "he_normal",
+        "learning_rate",
+    ]
+    assert nearest(name, allowed) == meant

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 import textwrap
 import time
@@ -53,9 +54,9 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
 
 
-def tell(text: str, *, whole: bool = False) -> None:
-    """Print a result on stdout."""
-    _print(stdout, text, whole=whole)
+def tell(text: str, *, whole: bool = False, hang: int = 0) -> None:
+    """Print a result on stdout; what is wrapped goes on below its column ``hang``."""
+    _print(stdout, text, whole=whole, hang=hang)
 
 
 def say(text: str, style: str = "", *, whole: bool = False) -> None:
@@ -63,17 +64,25 @@ def say(text: str, style: str = "", *, whole: bool = False) -> None:
     _print(stderr, text, style, whole=whole)
 
 
-def _print(console: Console, text: str, style: str = "", *, whole: bool) -> None:
+def _print(console: Console, text: str, style: str = "", *, whole: bool, hang: int = 0) -> None:
     """Print text, on a terminal wrapped between words unless it is to stay ``whole``, as a command to be copied."""
     text = printable(text)
     if console.is_terminal and not whole:
-        text = "\n".join(_wrapped(line, console.width) for line in text.split("\n"))
+        text = wrapped(text, console.width, hang)
     console.print(text, style=style, markup=False, soft_wrap=True)
 
 
-def _wrapped(line: str, width: int) -> str:
-    indent = line[: len(line) - len(line.lstrip())]
-    if len(line) <= width:
+def wrapped(text: str, width: int, hang: int = 0) -> str:
+    """Return text with lines broken between words, and commands in them whole, to be copied."""
+    return "\n".join(_wrapped(line, width, hang) for line in text.split("\n"))
+
+
+_COMMAND = re.compile(r"(^|: )\s*(gpumlp [a-z]+|pip install) ")
+
+
+def _wrapped(line: str, width: int, hang: int) -> str:
+    indent = line[: len(line) - len(line.lstrip())] + " " * hang
+    if len(line) <= width or _COMMAND.search(line):
         return line
     lines = textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines)

@@ -71,6 +71,10 @@ class Main(click.Group):
     def show_error(message: str) -> None:
         """Print an error on standard error, its first word in red."""
         click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        if sys.stderr.isatty():
+            from gpumlp.cli.display import stderr, wrapped
+
+            message = wrapped(f"error: {message}", stderr.width).removeprefix("error: ")
         click.echo(printable(message), err=True)
 
 

@@ -397,6 +397,6 @@ def doctor() -> None:
     findings = clinic.examine()
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        tell(f"{finding.name:<{width}}  {finding.text}", whole=True)
+        tell(f"{finding.name:<{width}}  {finding.text}", hang=width + 2)
         if finding.mend:
             tell(f"{'':<{width}}  → {finding.mend}", whole=True)

@@ -56,7 +56,21 @@ SETTING_ALIASES = {
     "batch_norm": "model.norm",
     "normalization": "model.norm",
     "init": "model.initializer",
+    "activation_function": "model.activation",
+    "hidden_dim": "model.hidden",
+    "neurons": "model.hidden",
+    "units": "model.hidden",
     "label": "data.target",
+    "label_column": "data.target",
+    "target_column": "data.target",
+    "normalize": "data.scaling",
+    "normalise": "data.scaling",
+    "standardize": "data.scaling",
+    "scaler": "data.scaling",
+    "gradient_clipping": "optimizer.clip_norm",
+    "val_size": "data.split.validation",
+    "validation_size": "data.split.validation",
+    "early_stop": "training.early_stopping",
     "test_size": "data.split.test",
     "validation_split": "data.split.validation",
     "val_split": "data.split.validation",
@@ -194,6 +208,7 @@ def _unknown(schema: _Schema, section: _Place, key: str) -> tuple[str, str]:
     what = f"unknown setting for {section.choice}" if section.choice else "unknown setting"
     here = ".".join(map(str, (*section.path, key)))
     elsewhere = [home for home in dict.fromkeys(schema.homes(key)) if home != here]
+    elsewhere.sort(key=lambda home: not home.startswith(".".join(map(str, section.path)) + "."))
     if not elsewhere and key.lower() in SETTING_ALIASES:
         elsewhere = [SETTING_ALIASES[key.lower()]]
     if elsewhere:

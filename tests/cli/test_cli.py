@@ -567,3 +567,18 @@ def test_text_on_a_terminal_is_wrapped_between_words(
     monkeypatch.setattr(display, "stdout", Console(width=8, force_terminal=is_terminal, file=screen, highlight=False))
     display.tell(" ".join(lines), whole=whole)
     assert [line.rstrip() for line in screen.getvalue().splitlines()] == lines
+
+
+def test_errors_and_pages_are_wrapped_and_commands_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = "  train it again: gpumlp train runs/with-a-long-name/config.yaml --run-dir runs/with-a-long-name"
+    message = f"{'word ' * 30}end\n  {'hint ' * 30}end\n{command}"
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(display, "stderr", Console(width=40))
+    main.show_error(message)
+    printed = re.sub(r"\x1b\[\d+m", "", sys.stderr.getvalue()).splitlines()  # type: ignore[attr-defined]
+    assert all(len(line) <= 40 for line in printed[:-1])
+    assert sum(line.startswith("  hint") for line in printed) > 1
+    assert printed[-1] == command
+    assert " ".join(" ".join(printed).split()) == " ".join(f"error: {message}".split())
+    assert display.wrapped("name  one two three", 12, 6) == "name  one\n      two\n      three"

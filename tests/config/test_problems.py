@@ -103,6 +103,18 @@ def problem(**sections: Any) -> Problem:
             "did you mean 'optimizer.learning_rate'? allowed here: epochs, batch_size",
         ),
         ({"optimizer": {"lr": 0.1}}, "optimizer.lr", "unknown setting", "did you mean 'optimizer.learning_rate'?"),
+        (
+            {"training": {"patience": 3}},
+            "training.patience",
+            "unknown setting",
+            "did you mean 'training.early_stopping.patience'?",
+        ),
+        (
+            {"data": {"train": "a.csv", "target": "y", "normalize": True}},
+            "data.normalize",
+            "unknown",
+            "did you mean 'data.scaling'?",
+        ),
         ({"training": {"max_iter": 3}}, "training.max_iter", "unknown setting", "did you mean 'training.epochs'?"),
         ({"loss": "mse"}, "loss", "unknown name 'mse'", "did you mean 'squared_error'?"),
         ({"optimizer": "adamW"}, "optimizer", "unknown name 'adamW'", "did you mean 'adamw'?"),
