@@ -99,7 +99,7 @@ DATA: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
     "infinity among classes": (
         {"a.csv": changed("inf,u,a")},
         ("data.target=x",),
-        "a.csv:2: the class 'inf' is no finite",
+        "a.csv:2: the class 'inf' is not a finite number",
     ),
     "infinity in an input": (
         {"a.csv": changed("inf,u,a")},
