@@ -50,8 +50,7 @@ def text() -> str:
     for file, (title, meaning) in SECTIONS.items():
         found = json.loads((RESULTS / file).read_text(encoding="utf-8"))
         parts.append("\n".join([f"## {title}\n", f"{meaning}\n", *_table(found)]) + "\n")
-    if (RESULTS / PIECES).exists():
-        parts.append("\n".join(_pieces(json.loads((RESULTS / PIECES).read_text(encoding="utf-8")))) + "\n")
+    parts.append("\n".join(_pieces(json.loads((RESULTS / PIECES).read_text(encoding="utf-8")))) + "\n")
     return "\n".join(parts)
 
 
@@ -63,26 +62,20 @@ def _pieces(found: Mapping[str, Any]) -> Iterator[str]:
     yield "another in its place, and has by how many % the loss is higher then: log-loss or squared error, geometric"
     yield "mean over seeds, on a quarter of the training rows kept out. Below 0 the recipe is better without it;"
     yield "seeds differ by some 2 %.\n"
-    yield "| changed | " + " | ".join(found["sets"]) + " | mean |"
-    yield "|---" * (2 + len(found["sets"])) + "|"
+    yield "| changed | " + " | ".join(found["sets"]) + " |"
+    yield "|---" * (1 + len(found["sets"])) + "|"
     for name in others:
+        if not any(name in variants for variants in found["sets"].values()):
+            continue
         changed = [each for each in found["variants"][name] if each not in found["variants"][first]]
-        cells, ratios = [f"`{' '.join(changed)}`"], []
+        cells = [f"`{' '.join(changed)}`"]
         for variants in found["sets"].values():
             common = sorted(variants.get(name, {}).keys() & variants[first].keys())
             each = [_loss(variants[name][seed]) / _loss(variants[first][seed]) for seed in common]
-            if not each:
-                cells.append("")
-                continue
-            ratios.append(_geometric(each))
-            cells.append(f"{_percent(ratios[-1])}")
-        yield f"| {' | '.join([*cells, _percent(_geometric(ratios)) if ratios else ''])} |"
+            cells.append(f"{100 * (_geometric(each) - 1):+.1f}" if each else "")
+        yield f"| {' | '.join(cells)} |"
     seeds = [len(runs) for variants in found["sets"].values() for runs in variants.values()]
-    yield f"\nSeeds: {min(seeds)} to {max(seeds)}."
-
-
-def _percent(ratio: float) -> str:
-    return f"{100 * (ratio - 1):+.1f}"
+    yield f"\nSeeds of each figure: at least {min(seeds)}."
 
 
 def _presets(found: Mapping[str, Any]) -> Iterator[str]:
@@ -90,8 +83,8 @@ def _presets(found: Mapping[str, Any]) -> Iterator[str]:
     columns = [name for name in PRESETS if any(name in variants for variants in found["sets"].values())]
     yield "## Presets on test rows\n"
     yield "The test rows are those that come with a set, or a fifth of it; no setting was chosen by them. 15 % of the"
-    yield "training rows choose the epoch. In brackets the number of seeds where it is not three; from concrete on a"
-    yield "seed is one of the splits that come with the set.\n"
+    yield "training rows choose the epoch, by log-loss or, with smoothed labels, by accuracy. In brackets the number"
+    yield "of seeds where it is not three; from concrete on a seed is one of the splits that come with the set.\n"
     yield from _columns(found, columns, lambda runs: f"{_figures(runs)}{f' ({len(runs)})' * (len(runs) < SEEDS)}")
     yield "\nCPU seconds of a fit, in one thread of a busy machine, and its steps:\n"
     yield from _columns(
