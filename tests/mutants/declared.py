@@ -45,6 +45,9 @@ OPS_BATCHES = ("tests/ops/test_batches.py", "tests/ops/test_random.py")
 OPS_RECORDS = ("tests/ops/test_hyper.py", "tests/ops/test_precision.py", "tests/ops/test_activations.py")
 TAPE = ("tests/autodiff",)
 OPTIM = ("tests/optim",)
+PACKED = ("tests/data/test_packed.py", "-k", "memory or like_all or chunks or damage or short or taken")
+SPLITS = ("tests/data/test_splits.py", "tests/data/test_folds.py")
+STORE = ("tests/store/test_formats.py",)
 UPDATE = native("adam")
 
 
@@ -668,6 +671,38 @@ OPTIMIZERS = [
     ),
 ]
 
+ROWS_ON_DISK = [
+    *python(
+        "place", "data/packed/blocks.py", PACKED,
+        ("a block without its checksum", "if zlib.crc32(content) != self.checksums[name][block]:", "if False:"),
+        ("a file that ends too early", "            raise self._damaged(name, block, \"ends too early\")", "            rest = rest[:0]"),
+        ("rows over those of the chunk before", "self._filled[block] += end - start", "self._filled[block] = end - start"),
+        ("a checksum of the last piece alone", "zlib.crc32(content, self.checksums[array][block])", "zlib.crc32(content)"),
+        ("rows of a chunk in another order", "self._of(array, rows)[order]", "self._of(array, rows)"),
+        ("rows by their number in the file", "rows.take(own - block * self.layout.size)", "rows.take(own)"),
+    ),
+]
+
+CHOICE = [
+    *python(
+        "place", "data/splits.py", SPLITS,
+        ("a class without training rows", "_apportion(sizes, validation, np.maximum(sizes - 1 - from_test, 0))", "_apportion(sizes, validation, sizes - from_test)"),
+        ("the smallest remainders first", "np.argsort(given - exact, kind=\"stable\")", "np.argsort(exact - given, kind=\"stable\")"),
+        ("validation rows that are test rows", "of_validation = ~of_test & (place <", "of_validation = (place <"),
+        ("folds that do not follow the classes", "order[np.argsort(classes[order], kind=\"stable\")]", "order"),
+        ("a time that is divided", "int(np.searchsorted(times, times[place], \"left\"))", "place"),
+        ("a fold of time too late", "(fold.of - fold.number + 1) * size", "(fold.of - fold.number) * size"),
+        ("small groups first", "np.argsort(-sizes[order], kind=\"stable\")", "np.argsort(sizes[order], kind=\"stable\")"),
+    ),
+    *python(
+        "guard", "store/atomic.py", STORE,
+        ("a folder that does not come back", "                os.rename(old, path)\n", "                pass\n"),
+        ("a folder taken for a leftover", "            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", ""),
+        ("leftovers of other files", "if found and name in (None, found[\"name\"]):", "if found:"),
+        ("half a line stays", "            file.truncate(before)\n", ""),
+    ),
+]
+
 NO_DIFFERENCE = [
     Mutant(
         "elu overflows", "guard", "gpumlp/ops/activations.py", "xp.expm1(xp.minimum(x, 0.0))", "xp.expm1(x)", OPS_ACTIVATIONS,
@@ -715,6 +750,8 @@ MUTANTS: list[Mutant] = [
     *FORMULAS,
     *DERIVATIVES,
     *OPTIMIZERS,
+    *ROWS_ON_DISK,
+    *CHOICE,
     *NO_DIFFERENCE,
 ]
 
