@@ -178,6 +178,18 @@ def test_the_pack_used_longest_ago_makes_room(table: Path, tmp_path: Path) -> No
         packed(table, Packs(tmp_path, max_bytes=10), keys[3])
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes of this kind")
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_file_is_not_read(table: Path, tmp_path: Path, kind: str) -> None:
+    packs = Packs(tmp_path)
+    packed(table, packs)
+    numbers = tmp_path / "k" / "train.numbers"
+    numbers.rename(tmp_path / "k" / "elsewhere")
+    numbers.symlink_to("elsewhere") if kind == "link" else os.mkfifo(numbers)
+    with pytest.raises(DataError, match=f"the packed rows cannot be read: this is a {kind}, not a file"):
+        packs.find("k")
+
+
 def test_open_blocks_outlive_their_pack(table: Path, tmp_path: Path) -> None:
     train = packed(table, Packs(tmp_path, max_bytes=30_000), "a").train
     assert isinstance(train, PackedRows)

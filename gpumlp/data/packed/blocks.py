@@ -25,6 +25,7 @@ from gpumlp.data.dataset import Dataset
 from gpumlp.data.encoding.features import MAX_WIDTH, Features
 from gpumlp.data.state import StateReader
 from gpumlp.errors import DataError, RunError
+from gpumlp.store.atomic import open_regular
 
 BLOCK_ROWS, BLOCK_BYTES = 8192, 1 << 23
 """Rows of a block, and bytes of its features: of wide rows, fewer."""
@@ -235,7 +236,7 @@ class PackedRows:
         weakref.finalize(self, _close, self._files)
         try:
             for array in layout.arrays:
-                self._files[array] = path_of(folder, name, array).open("rb", buffering=0)
+                self._files[array] = FileIO(open_regular(path_of(folder, name, array)))
                 if hasattr(os, "posix_fadvise"):  # blocks are visited in any order: nothing is worth reading ahead
                     os.posix_fadvise(self._files[array].fileno(), 0, 0, os.POSIX_FADV_RANDOM)
             targets = self._map(TARGETS)
