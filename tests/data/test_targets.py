@@ -97,7 +97,7 @@ def test_numbers_are_standardised_and_restored():
 
 @pytest.mark.parametrize("value", [3.0, 0.1])
 def test_a_constant_target(value):
-    with pytest.raises(DataError, match=f"the target is {value} in every training row"):
+    with pytest.raises(DataError, match=f"the target is {value:.15g} in every training row"):
         NumberTarget.fit(np.full(7, value), where)
 
 
@@ -115,7 +115,7 @@ def test_a_number_too_far_away():
 def test_a_target_that_hardly_varies_is_not_called_constant():
     with pytest.raises(DataError, match=r"the target varies by .*, less than 32-bit floats can tell"):
         NumberTarget.fit(np.array([1e-39, 2e-39]), lambda row: f"a.csv:{row + 2}")
-    with pytest.raises(DataError, match=r"the target is 3\.0 in every training row"):
+    with pytest.raises(DataError, match=r"the target is 3 in every training row"):
         NumberTarget.fit(np.array([3.0, 3.0]), lambda row: f"a.csv:{row + 2}")
 
 

@@ -210,7 +210,7 @@ class NumberTarget:
             what = f"{called} is {values[row]:g}, but the loss poisson predicts counts, which are at least 0"
             raise DataError(what, where=where(row), hint="choose another loss, such as squared_error")
         if present.min() == present.max():
-            raise DataError(f"{called} is {present[0]} in every training row", where=where(0))
+            raise DataError(f"{called} is {present[0]:.15g} in every training row", where=where(0))
         transform = None if goal.transform == "none" else Transform.fit(goal.transform, values, where)
         if transform is not None:
             present = transform.forward(present)
