@@ -34,6 +34,7 @@ from gpumlp.cli.display import (
 from gpumlp.cli.given import template_of
 from gpumlp.config.presets import PRESETS
 from gpumlp.data import News, PackedRows, Source, read_blocks, read_start, stream_blocks
+from gpumlp.data.source.room import reading_into, usual_room
 from gpumlp.errors import LISTED, ConfigError, DataError, Note, RunError, choices, exit_code
 from gpumlp.limits import gigabytes
 from gpumlp.metrics import CurvePoints, title
@@ -276,10 +277,11 @@ def predict(
                 counter.advance(len(predictions.values))
                 yield kept(source, keep) | columns_of(predictions, encoder, proba=proba, margin=margin)
 
-    if output is None:
-        write_csv(blocks(), EscapedOutput() if sys.stdout.isatty() else sys.stdout)
-    else:
-        write_predictions(output, blocks())
+    with reading_into(usual_room()):
+        if output is None:
+            write_csv(blocks(), EscapedOutput() if sys.stdout.isatty() else sys.stdout)
+        else:
+            write_predictions(output, blocks())
     remarks(news.notes())
     if output is not None:
         say(f"{count:,} predictions in {output}")

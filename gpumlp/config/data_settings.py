@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -26,9 +25,8 @@ from gpumlp.data import (
     is_separator,
     misfits,
 )
-from gpumlp.data.source.room import Room, reading_into
+from gpumlp.data.source.room import Room, reading_into, usual_folder, usual_memory, usual_room
 from gpumlp.errors import choices
-from gpumlp.limits import cache_folder, host_memory
 
 Column = Text | int
 # Strict tuples refuse lists, and YAML has no tuples; what is inside stays strict.
@@ -87,9 +85,6 @@ def _rows_of(given: float | tuple[str, ...] | str | FoldSettings) -> float | tup
 
 MAX_GIGABYTES = 1e9
 """Largest limit of memory or disk (GB)."""
-
-MEMORY_SHARE = 0.8
-"""Of the memory of the machine that rows take, unless the settings say otherwise."""
 
 
 class Split(Section):
@@ -284,10 +279,7 @@ class Data(Section):
     @property
     def memory(self) -> int | None:
         """Bytes of memory that rows may take; None where nobody knows what there is."""
-        if self.max_memory is not None:
-            return int(self.max_memory * 1e9)
-        there_is = host_memory()
-        return None if there_is is None else int(MEMORY_SHARE * there_is)
+        return usual_memory() if self.max_memory is None else int(self.max_memory * 1e9)
 
     @property
     def packs(self) -> Packs:
@@ -298,14 +290,12 @@ class Data(Section):
 
     @property
     def _pack_folder(self) -> Path:
-        given = self.pack.folder
-        return Path(cache_folder() or tempfile.gettempdir()) / "packs" if given is None else Path(given)
+        return usual_folder() if self.pack.folder is None else Path(self.pack.folder)
 
     @property
     def room(self) -> Room:
         """Room for rows as they are read: half of their memory, then the folder of packed rows."""
-        memory = self.memory
-        return Room() if memory is None else Room(self._pack_folder, memory // 2)
+        return usual_room(self.memory, self._pack_folder)
 
     @property
     def dialect(self) -> Dialect:

@@ -14,6 +14,7 @@ from gpumlp import backend as backends
 from gpumlp.backend import Backend
 from gpumlp.config import Loaded, load
 from gpumlp.data import Dataset, EncodedRows, Encoder, News, Prepared, Source, read, read_blocks
+from gpumlp.data.source.room import reading_into
 from gpumlp.errors import DamageError, DataError, Note, RunError, choices
 from gpumlp.metrics import CurvePoints
 from gpumlp.runs.checkpoint import Checkpoint
@@ -21,6 +22,7 @@ from gpumlp.runs.ensemble import WeightedModels, is_ensemble, load_weighted
 from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.identity import differences, is_extension
 from gpumlp.runs.model import DESCRIPTION, SavedModel, load_model
+from gpumlp.runs.predictions import pieces
 from gpumlp.runs.predictor import curve_counts
 from gpumlp.training.build import build_loss, load_data
 from gpumlp.training.device_data import DeviceData
@@ -279,12 +281,13 @@ def evaluate(
             raise DataError("no row has a target", where=str(data), hint="evaluate needs a column of the target")
 
     name = Path(data).name
-    return {name: measured(name, labelled())}, (*model.notes, *news.notes())
+    with reading_into(settings.data.room):
+        return {name: measured(name, labelled())}, (*model.notes, *news.notes())
 
 
 def _blocks(path: str | Path, encoder: Encoder) -> Iterator[Source]:
     """Yield the rows of a file; all at once where they have weights, which count by the largest of them."""
     if encoder.weights_name is None:
-        yield from read_blocks(path, encoder.dialect, texts=encoder.texts)
+        yield from pieces(read_blocks(path, encoder.dialect, texts=encoder.texts), encoder.outputs)
     else:
         yield read(path, encoder.dialect, texts=encoder.texts)

@@ -16,8 +16,9 @@ from click.testing import CliRunner
 
 from gpumlp import runs
 from gpumlp.cli import main
+from gpumlp.config import load
 from gpumlp.data import ArrayTable, News, read, read_blocks
-from gpumlp.data.source import delimited
+from gpumlp.data.source import arrays, delimited, room
 from gpumlp.errors import ConfigError, DataError
 from gpumlp.runs import load_trained, predictions
 from gpumlp.runs.predictions import FORMATS, ending_of, write_predictions
@@ -267,3 +268,38 @@ def test_evaluate_counts_new_classes_as_wrong_and_leaves_rows_without_a_target_o
     assert np.isnan(alone["loss"])
     with pytest.raises(DataError, match="no row has a target"):
         evaluate(written("none.csv", "", len(rows)))
+
+
+def test_arrays_beyond_memory_are_predicted_and_measured_by_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 5)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", x=x, y=(x[:, 0] > 0).astype(np.int64))
+    (tmp_path / "a.yaml").write_text(
+        "task: classification\ndata: {train: a.npz, target: y}\ntraining: {epochs: 2}\nbackend: numpy\n"
+    )
+    runs.train(load(tmp_path / "a.yaml"), tmp_path / "run")
+
+    def found() -> tuple[bytes, dict[str, float]]:
+        given = ["predict", str(tmp_path / "run"), str(tmp_path / "a.npz"), "--proba", "--force"]
+        result = CliRunner().invoke(main, [*given, "-o", str(tmp_path / "out.csv")])
+        assert result.exit_code == 0, result.output
+        metrics, _ = runs.evaluate(tmp_path / "run", tmp_path / "a.npz")
+        return (tmp_path / "out.csv").read_bytes(), metrics["a.npz"]
+
+    wanted = found()
+    monkeypatch.setattr(room, "host_memory", lambda: 4000)
+    monkeypatch.setattr(predictions, "MAX_CELLS", 600)
+    monkeypatch.setenv("GPUMLP_CACHE", str(tmp_path / "cache"))
+    moved: list[tuple[int, ...]] = []
+
+    def counted(read: Any, shape: tuple[int, ...], *more: Any, on_disk: Any = arrays.on_disk, **named: Any) -> Any:
+        moved.append(shape)
+        return on_disk(read, shape, *more, **named)
+
+    monkeypatch.setattr(arrays, "on_disk", counted)
+    text, metrics = found()
+    assert moved.count((600, 5)) == 2
+    assert text == wanted[0]
+    assert metrics == pytest.approx(wanted[1], rel=1e-6)

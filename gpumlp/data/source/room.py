@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.errors import DataError
-from gpumlp.limits import gigabytes
+from gpumlp.limits import cache_folder, gigabytes, host_memory
 
+MEMORY_SHARE = 0.8
+"""Of the memory of the machine, what rows may take."""
 _ALIGNED = 4096  # bytes that the start of an array in the file is a multiple of
 
 
@@ -159,6 +161,23 @@ _UNBOUNDED = Room()
 def room() -> Room:
     """Return the room that sources are read into: memory alone, unless :func:`reading_into` says otherwise."""
     return _room.get(_UNBOUNDED)
+
+
+def usual_memory() -> int | None:
+    """Return the bytes of memory that rows may take; None where nobody knows what there is."""
+    there_is = host_memory()
+    return None if there_is is None else int(MEMORY_SHARE * there_is)
+
+
+def usual_folder() -> Path:
+    """Return the folder of what does not fit there, unless ``data.pack.folder`` says otherwise."""
+    return Path(cache_folder() or tempfile.gettempdir()) / "packs"
+
+
+def usual_room(memory: int | None = None, folder: Path | None = None) -> Room:
+    """Return room for rows as they are read: half of their memory, then a folder."""
+    memory = usual_memory() if memory is None else memory
+    return Room() if memory is None else Room(folder or usual_folder(), memory // 2)
 
 
 @contextmanager
