@@ -260,7 +260,7 @@ def test_a_preset_sets_what_is_left_at_its_default() -> None:
     assert [block.units for block in model.model_.architecture.hidden] == [8]
     settings = model._settings(0.1, weighted=False)
     assert (settings.preset, settings.optimizer.learning_rate, settings.training.seed) == ("tabular", 0.04, 3)
-    assert (settings.optimizer.hyper["beta2"], settings.loss.hyper["label_smoothing"]) == (0.9, 0.1)
+    assert (settings.optimizer.hyper["beta2"], settings.loss.hyper["label_smoothing"]) == (0.9, 0.0)
     assert (
         settings.precision == configure(task="classification", data={"train": "x", "target": "y"}).settings.precision
     )
