@@ -13,8 +13,10 @@ __global__ void expand_forward(const wide<T>* stored_rows, T* x, i64 rows, i64 c
         LANES(c, cols - dense) rest[c] = stored<T>((wide<T>)0);
         // The lane that has just cleared a feature sets it, so that nobody waits for anybody.
         for (i64 k = dense; k < pitch; ++k) {
-            i64 feature = (i64)from[k] - dense;
-            if (feature >= 0 && feature < cols - dense && feature % lanes() == lane()) rest[feature] = stored<T>((wide<T>)1);
+            const wide<T> code = from[k];
+            if (!(code >= (wide<T>)dense && code < (wide<T>)cols)) continue;  // NaN, too, which has no number
+            const i64 feature = (i64)code - dense;
+            if (feature % lanes() == lane()) rest[feature] = stored<T>((wide<T>)1);
         }
     }
 }

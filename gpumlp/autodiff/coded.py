@@ -12,7 +12,7 @@ from gpumlp.autodiff.tape import Want
 from gpumlp.autodiff.tensor import Tensor, wrap
 from gpumlp.backend.base import Backend, place_of
 from gpumlp.ops.batches import CODE_SUM, EXPAND
-from gpumlp.ops.precision import is_narrow
+from gpumlp.ops.precision import is_floating, is_narrow
 from gpumlp.ops.record import Array, Op
 
 
@@ -59,8 +59,16 @@ class CodedRows(Tensor):
         return len(self.stored), self._width
 
     @property
+    def ndim(self) -> int:
+        return 2
+
+    @property
     def dtype(self) -> Any:
         return self.kept_dtype
+
+    @property
+    def differentiable(self) -> bool:
+        return is_floating(self.kept_dtype)
 
     def sharing(self, array: Array) -> Any:
         return wrap(array, self.backend)

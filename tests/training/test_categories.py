@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpumlp import backend as backends
+from gpumlp.autodiff.coded import CodedRows
 from gpumlp.backend.host.builder import compiler
 from gpumlp.data import Dataset, Features
 from gpumlp.nn import Dense, Loss, Sequential
@@ -92,7 +93,7 @@ def test_expanded_rows_have_one_for_each_category() -> None:
     assert not only.has_categories
 
 
-@pytest.mark.parametrize("code", [-1.0, 0.0, DENSE - 1, WIDTH, WIDTH + 7, 2.0**24])
+@pytest.mark.parametrize("code", [-1.0, 0.0, DENSE - 1, WIDTH, WIDTH + 7, 2.0**24, 1e30, -1e30, np.inf, np.nan])
 def test_a_number_of_no_category_touches_nothing(kernels_of_this_machine: Any, code: float) -> None:
     stored = np.array([[1, 2, 3, 4, 5, code]], np.float32)
     (x,) = kernels_of_this_machine.run(EXPAND, "forward", (stored,), dense=DENSE, width=WIDTH, dtype=np.dtype("f4"))
@@ -104,3 +105,12 @@ def kernels_of_this_machine() -> Any:
     if compiler() is None:
         pytest.skip("there is no C++ compiler")
     return backends.get("native")
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_step_that_reads_weights_by_code_makes_no_matrix(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    widths: list[int] = []
+    first = CodedRows._first
+    monkeypatch.setattr(CodedRows, "_first", lambda self, width: widths.append(width) or first(self, width))
+    trained(features(MANY), "numpy", precision)
+    assert set(widths) == {DENSE}
