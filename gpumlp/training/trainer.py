@@ -127,7 +127,7 @@ class Trainer:
         # By the rows of a batch, how many batches are replayed, and the rows that they are drawn from.
         self._plans: dict[tuple[int, int, int], Plan] = {}
         # What takes steps of several networks at once, by the rows of a batch, and whose.
-        self._launches: dict[int, tuple[Sequence[Trainer], Callable[[int], None] | None]] = {}
+        self._launches: dict[tuple[int, int], tuple[Sequence[Trainer], Callable[[int], None] | None]] = {}
         self.rates = self.backend.zeros((self.batches,), model.context.wide)
         self.decays = None if decay_schedule is None else self.backend.zeros((self.batches,), model.context.wide)
         self.dropouts = None if dropout_schedule is None else self.backend.zeros((self.batches,), np.float64)
@@ -292,11 +292,12 @@ class Trainer:
         if len(trainers) == 1:
             self._step(rows, count)
             return
+        place = rows, self.data.size
         if all((rows, 1, each.data.size) in each._plans for each in trainers):
-            if self._launches.get(rows, ((), None))[0] != trainers:
+            if self._launches.get(place, ((), None))[0] != trainers:
                 plans = [each._plans[rows, 1, each.data.size] for each in trainers]
-                self._launches[rows] = trainers, self.backend.side_by_side(plans)
-            if steps := self._launches[rows][1]:
+                self._launches[place] = trainers, self.backend.side_by_side(plans)
+            if steps := self._launches[place][1]:
                 steps(count)
                 return
             for each in trainers:  # what was captured for that is captured anew

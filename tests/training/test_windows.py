@@ -291,3 +291,23 @@ def test_windows_have_whole_batches(shards: int) -> None:
         places += [place for part in parts for place in part]
         assert sum(map(len, parts)) == (30 if window < 3 else 13)
     assert places == list(range(103))
+
+
+def test_steps_of_several_networks_in_one_launch_are_those_of_the_window(tmp_path: Path) -> None:
+    class InOneLaunch(Backend):
+        def side_by_side(self, plans: Any) -> Any:
+            return lambda count: [plan() for plan in plans for _ in range(count)]
+
+    data = on_disk(tmp_path, dataset(44))
+    alone = [trainer(data, window=18, seed=seed) for seed in (0, 1)]
+    both = [trainer(data, window=18, seed=seed, backend=InOneLaunch()) for seed in (0, 1)]
+    for each in alone:
+        for _ in range(3):
+            each.run_epoch()
+    first, *others = both
+    for _ in range(3):
+        while first.batch < first.batches:
+            first.advance(beside=others)
+        for each in both:
+            each.end_epoch()
+    assert list(map(bits, both)) == list(map(bits, alone))
