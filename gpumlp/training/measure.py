@@ -159,7 +159,7 @@ def measure(
             if linear is not None:
                 linear.append(outputs.numpy())
             some = answers(model, outputs)
-            predicted.append(metrics.most_probable(some) if encoder.classes and some.shape[1] > 1 else some)
+            predicted.append(_chosen(some) if encoder.classes and some.shape[1] > 1 else some)
         assert block.host.targets is not None
         targets.append(block.host.targets)
         weights.append(block.host.weights)
@@ -169,6 +169,12 @@ def measure(
     mean = {"loss": float(sums[0] / sums[1]) if sums[1] else float("nan")}
     mean |= outcome_metrics(encoder, outcome, wanted, weight)
     return mean if probabilities is None else mean | scores.result()
+
+
+def _chosen(shares: metrics.Host) -> metrics.Host:
+    """Return the most probable class of each row, (n,); NaN of a row without any."""
+    classes, lost = metrics.most_probable(shares), np.isnan(shares[:, 0])
+    return np.where(lost, np.nan, classes) if lost.any() else classes
 
 
 def answers(network: Model, linear: Tensor) -> metrics.Host:

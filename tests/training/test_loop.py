@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpumlp.backend import Backend
 from gpumlp.config import Loaded
 from gpumlp.data import Dataset
 from gpumlp.runs import Listener, load_trained, train
@@ -17,6 +18,7 @@ from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.training import Diverged, Epoch, Loop, Step
 from gpumlp.training.build import build, load_data
 from gpumlp.training.device_data import DeviceData
+from gpumlp.training.measure import measure
 
 Task = Callable[..., Loaded]
 
@@ -168,3 +170,11 @@ def test_what_the_best_epoch_has_shown_is_what_its_weights_show(
         list(loop)
         found.append((loop.calibration(), loop.measure()))
     assert found[0] == found[1]
+
+
+def test_classes_of_a_network_that_diverged_are_nan(task: Callable[..., Loaded]) -> None:
+    parts = build(task().settings, load_data(task()), Backend())
+    parts.model.load({name: np.full_like(array, np.nan) for name, array in parts.model.arrays().items()})
+    rows = DeviceData(parts.model, parts.data.train, 1.0)
+    found = measure(parts.model, parts.loss, parts.data.encoder, [rows])
+    assert all(np.isnan(value) for value in found.values())
