@@ -126,7 +126,7 @@ def clip(x: Any, low: Any, high: Any) -> Tensor:
     x
         A tensor, array or list, (...).
     low, high
-        Bounds, which broadcast to x; None for no bound.
+        Bounds, which broadcast to x; infinite for none.
 
     Returns
     -------

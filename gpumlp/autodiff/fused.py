@@ -171,9 +171,7 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
     def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
         if recording():
             return through_formula(op.name, lambda _, x, W, b: activate(op, x @ W + b), inputs, g, wants)
-        # Sums are found in the dtype that was computed with: an array of another one cannot take them.
-        computed = wide(out.dtype)
-        wants = [w if isinstance(w, bool) or w.dtype == computed else True for w in wants]
+        wants = _places_of(wants, out)
         dy = dense_array(g, backend)
         if coded:
             found = xa.dense_backward(op, Wa, saved, dy, wants)
@@ -184,6 +182,12 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
 
     record(f"dense {op.name}", inputs, y, rule, DenseOf(op))
     return y
+
+
+def _places_of(wants: Sequence[Want], out: Array) -> list[Want]:
+    """Return which gradients are wanted, and where: sums are found in the dtype that was computed with."""
+    computed = wide(out.dtype)
+    return [w if isinstance(w, bool) or w.dtype == computed else True for w in wants]
 
 
 def product(x: Any, W: Any) -> Tensor:
@@ -204,12 +208,13 @@ def product(x: Any, W: Any) -> Tensor:
         if recording():
             _refuse_narrow("matmul", g)
             return through_formula("matmul", lambda _, x, W: x @ W, (x, W), g, wants)
-        dy = dense_array(g, backend)
+        dy, wants = dense_array(g, backend), _places_of(wants, y.array)
         if coded:
             found = xa.product_backward(Wa, dy, wants)
         else:
             found = backend.product_backward(xa, Wa, dy, wants, raw(W, backend).dtype)
-        return [None if a is None else wrap(a, backend) for a in found]
+        parts = zip(found, (x, W), strict=True)
+        return [None if a is None else as_dtype(wrap(a, backend), raw(source, backend).dtype) for a, source in parts]
 
     record("matmul", (x, W), y, rule)
     return y

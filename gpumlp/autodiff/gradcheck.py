@@ -24,7 +24,7 @@ class GradientCheck:
     error: float  # |taped - numeric| / max(1, |taped|, |numeric|)
 
     def passed(self, tolerance: float = 1e-6) -> bool:
-        """Return whether the error is at most a tolerance, relative to the largest element."""
+        """Return whether the error is at most a tolerance."""
         return self.error <= tolerance  # NaN does not pass
 
 
@@ -54,16 +54,16 @@ def gradcheck(
     backend
         Where the function is computed.
     seed
-        Seed of the weights w.
+        Seed of the weights w and of the direction v.
     step
-        Step of the differences, relative to the size of an element.
+        h, the step of the differences.
     tolerance
-        Largest error, relative to the largest element of a gradient.
+        Largest error, relative to the larger of the two and to 1.
 
     Returns
     -------
-    GradcheckResult
-        The errors, and whether they are small enough.
+    GradientCheck
+        Both derivatives, and the error.
     """
     rng = np.random.default_rng(seed)
     values = [np.asarray(value) for value in inputs]

@@ -726,8 +726,13 @@ def primitive(
     """
 
     def decorate(forward: Callable[..., Array]) -> Function:
+        names = forward.__code__.co_varnames[1 : forward.__code__.co_argcount]
+
         @functools.wraps(forward)
         def function(*arguments: Any, **params: Any) -> Tensor:
+            if params and not params.keys().isdisjoint(names):
+                more = [params.pop(each) for each in names[len(arguments) :] if each in params]
+                arguments = (*arguments, *more)
             backend = backend_of(arguments)
             arguments = all_held(arguments, backend)
             try:

@@ -27,8 +27,10 @@ from gpumlp.ops.record import Array, Op
 
 
 def _refuse_mask(values: Any) -> None:
-    """Raise ShapeError for a masked array, whose hidden values would be taken for numbers."""
-    if isinstance(values, np.ma.MaskedArray):
+    """Raise ShapeError for masked arrays, whose hidden values would be taken for numbers."""
+    if any(
+        isinstance(each, np.ma.MaskedArray) for each in (values if isinstance(values, list | tuple) else [values])
+    ):
         raise ShapeError("a tensor has no mask", hint="fill what is masked: array.filled(0)")
 
 

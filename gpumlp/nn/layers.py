@@ -375,7 +375,7 @@ class BatchNorm(_Norm):
     Parameters
     ----------
     momentum
-        Share of the running averages that stays in each step, in [0, 1).
+        Share of the batch in each step, in [0, 1].
     """
 
     mixes_rows = cancels_bias = True

@@ -183,7 +183,7 @@ class MemberHeads(Layer):
     activation
         The output activation, a key of ``MEANS``.
     initializer, parametrization, of_two
-        As those of :class:`~gpumlp.nn.Dense`.
+        As those of :class:`~gpumlp.nn.Dense`; the initializer ``data`` draws, as no rows are looked at for heads.
     """
 
     numbered = True

@@ -211,3 +211,17 @@ def test_a_captured_step_reads_the_codes_of_the_moment(backend: Backend) -> None
     replayed = found()
     step()
     assert replayed == found() != first
+
+
+@pytest.mark.parametrize("bias", [None, np.zeros(4, np.float32)])
+def test_a_gradient_goes_to_an_array_of_another_dtype(bias: Any) -> None:
+    backend = Backend()
+    stored = backend.asarray(np.array([[1.0, 2, 3], [1, 2, 60]], np.float32))
+    rows = CodedRows(stored, 2, 100, np.dtype(np.float32), backend)
+    W, place = Variable(np.ones((100, 4)), backend, dtype="float32"), backend.asarray(np.full((100, 4), np.nan))
+    with GradientTape() as tape:
+        loss = ad.dense(rows, W, bias).sum()
+    tape.gradient(loss, [W], into=[place])
+    want = np.zeros((100, 4))
+    want[[0, 1, 3, 60]] = [[2], [4], [1], [1]]
+    np.testing.assert_array_equal(place, want)

@@ -444,3 +444,17 @@ def test_an_identity_that_is_used_again_is_not_taken_for_a_gradient() -> None:
         others = [Tensor(1.0) for _ in range(1000)]
         (again,) = [other for other in others if id(other) == known] or [Tensor(1.0)]
         assert not tape.tracks(again)
+
+
+def test_arguments_may_be_named() -> None:
+    a, b = Variable([1.0, 4.0]), Variable([3.0, 2.0])
+    for function, want in ((ad.mul, (b, a)), (ad.sub, ([1, 1], [-1, -1])), (ad.maximum, ([0, 1], [1, 0]))):
+        for given in (((a,), {"b": b}), ((), {"a": a, "b": b}), ((), {"b": b, "a": a})):
+            with GradientTape() as tape:
+                y = function(*given[0], **given[1])
+            for found, expected in zip(tape.gradient(y, [a, b]), want, strict=True):
+                np.testing.assert_array_equal(found.numpy(), np.asarray(expected, np.float64))
+    with pytest.raises(ShapeError):
+        ad.mul(a, a=b)
+    with pytest.raises(ShapeError):
+        ad.mul(b=a)
