@@ -3,23 +3,54 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gpumlp.autodiff import Tensor
+from gpumlp.autodiff import Tensor, Variable
 from gpumlp.autodiff.tape import not_recording
 from gpumlp.backend.capture import Plan
 from gpumlp.data import Features
 from gpumlp.errors import CaptureError
 from gpumlp.metrics import Host
 from gpumlp.nn import Ensemble, Sequential
+from gpumlp.nn.layer import Context
 from gpumlp.ops.record import Array
 from gpumlp.training.device_data import computed_inputs, input_dtype
 from gpumlp.training.measure import answers
 
 MAX_REPLAYED_ROWS = 16
 """Most rows that a plan is captured for: beside the products of more, what is around a call is little."""
+
+
+MAX_SHAPES = 64
+"""Most shapes of rows, and networks built anew, that plans are kept of."""
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Plans that nobody computes with at the moment.
+
+    Parameters
+    ----------
+    contexts
+        Of the networks: while they are kept, no others get their ids.
+    memory
+        Each variable with the array that the plans read it from.
+    free
+        The plans.
+    """
+
+    contexts: Sequence[Context]
+    memory: Sequence[tuple[Variable, Array]]
+    free: list[Plan]
+
+    @property
+    def hold(self) -> bool:
+        """Whether all variables still lie where the plans read them: an optimizer for own loops moves them."""
+        return all(variable.array is array for variable, array in self.memory)
 
 
 class Replays:
@@ -29,7 +60,7 @@ class Replays:
     """
 
     def __init__(self) -> None:
-        self._free: dict[tuple[Any, ...], tuple[Any, list[Plan]]] = {}
+        self._plans: dict[tuple[Any, ...], Plans] = {}
 
     def __reduce__(self) -> Any:
         """Copy and pickle none of the plans: the copy captures its own."""
@@ -48,7 +79,12 @@ class Replays:
             return None
         stored = np.asarray(features.stored, input_dtype(network, features, scale))
         key = (*map(id, contexts), stored.shape, features.dense, features.width, scale)
-        _, free = self._free.setdefault(key, (contexts, []))  # while they are kept, no others get their ids
+        plans = self._plans.get(key)
+        if plans is None or not plans.hold:
+            if len(self._plans) >= MAX_SHAPES:
+                self._plans.clear()
+            variables = [each for part in network.networks for each in part.trainable_variables]
+            plans = self._plans[key] = Plans(contexts, [(each, each.array) for each in variables], [])
 
         def step(x: Array) -> tuple[Tensor, Tensor]:
             linear = network.forward(computed_inputs(network, features, x, scale))
@@ -56,11 +92,11 @@ class Replays:
 
         with contextlib.suppress(CaptureError), not_recording():
             try:
-                plan = free.pop()
+                plan = plans.free.pop()
             except IndexError:
                 plan = backend.capture(step, stored)
             linear, answer = plan(stored)
             found = linear.numpy(), answers(network, linear) if answer is linear else answer.numpy()
-            free.append(plan)
+            plans.free.append(plan)
             return found
         return None

@@ -19,6 +19,7 @@ from gpumlp.backend import Backend
 from gpumlp.backend.host.native import NativeBackend
 from gpumlp.data import Features, rows_of
 from gpumlp.errors import CaptureError, ShapeError
+from gpumlp.nn import Parameters
 from gpumlp.runs import replay
 from gpumlp.runs.model import SavedModel, parse_model
 from gpumlp.runs.replay import MAX_REPLAYED_ROWS
@@ -58,7 +59,7 @@ def encoded(model: SavedModel, rows: Any) -> Features:
 
 
 def plans(model: SavedModel) -> int:
-    return sum(len(free) for _, free in model._replays._free.values())
+    return sum(len(each.free) for each in model._replays._plans.values())
 
 
 def both(model: SavedModel, features: Features) -> list[bytes]:
@@ -141,6 +142,22 @@ def test_new_weights_are_seen() -> None:
     assert both(model, features) == both_without_plans(model, features) != old
     model.network.build(*model.network.widths, backend=Backend(), seed=7)
     assert both(model, features) == both_without_plans(model, features)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("backend", ["numpy", "native"])
+def test_weights_that_an_optimizer_for_own_loops_has_moved_are_seen(backend: str, precision: str) -> None:
+    rows, targets, settings = MODELS["classes"]
+    model = gpumlp.fit(rows, targets, backend=backend, precision=precision, **SMALL | settings)
+    features = encoded(model, TABLE)[:1]
+    old = both(model, features)
+    moved = Parameters.of(model.network.trainable_variables)
+    moved.variables["0_dense_1.W"].assign(moved.variables["0_dense_1.W"].numpy() + 1)
+    assert both(model, features) == both_without_plans(model, features) != old
+    assert both(model, features) == both_without_plans(model, features)
+    for shape in range(2, replay.MAX_SHAPES + 9):
+        model._replays(model.network, features, 1.0 / shape)
+    assert len(model._replays._plans) <= replay.MAX_SHAPES
 
 
 def test_a_copy_has_no_plans() -> None:
