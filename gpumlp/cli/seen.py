@@ -93,9 +93,8 @@ def _target(subject: Subject, row: int) -> str:
     """Return the target of a row in the words of the data."""
     name, classes, targets = subject.encoder.target_name, subject.encoder.classes, subject.targets(subject.only(row))
     if (labels := subject.encoder.labels) is not None:
-        known = np.nan_to_num(targets).astype(np.int64)
-        words = np.where(np.isnan(targets), "missing", labels.words(known))[0]
-        return ", ".join(f"{one} = {word}" for one, word in zip(labels.names, words, strict=True))
+        (words,) = labels.words(targets)
+        return ", ".join(f"{one} = {word or 'missing'}" for one, word in zip(labels.names, words, strict=True))
     if np.size(targets) > 1:
         numbers = np.ravel(subject.encoder.decode(np.reshape(targets, (1, -1))))
         each = zip(subject.encoder.target_names, numbers, strict=True)

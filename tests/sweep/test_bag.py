@@ -183,3 +183,19 @@ def test_one_run_is_not_a_bag(place: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     result = command("train", place / "bag.yaml", "--force", "--run-dir", tmp_path / "run", code=2)
     assert "instead of --force" in result.stderr
+
+
+def test_a_bag_of_labels_some_of_which_are_missing(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 2))
+    lines = [f"{a:.3f},{b:.3f},{'yes' if a > 0 else 'no'},{['1', '0', ''][i % 3]}" for i, (a, b) in enumerate(x)]
+    (tmp_path / "a.csv").write_text("\n".join(["a,b,l1,l2", *lines]))
+    (tmp_path / "a.yaml").write_text(
+        "task: multilabel\ndata: {train: a.csv, target: [l1, l2]}\nbag: 2\ntraining: {epochs: 1}\nbackend: numpy\n"
+    )
+    results = train_bag(Template(tmp_path / "a.yaml"), tmp_path / "bag")
+    with Path(results["predictions"]).open() as file:
+        rows = list(csv.DictReader(file))
+    truth = {int(row["row"]): (row["target l1"], row["target l2"]) for row in rows}
+    assert truth == {i: tuple(line.split(",")[2:]) for i, line in enumerate(lines) if i in truth}
+    assert {second for _, second in truth.values()} == {"1", "0", ""}

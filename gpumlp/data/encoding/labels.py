@@ -63,9 +63,10 @@ class LabelTargets:
         )
 
     def words(self, numbers: NDArray[Any]) -> NDArray[Any]:
-        """Return the classes of numbers 0 and 1, (N, T), as texts."""
-        words = [np.array(column.classes, object)[each] for column, each in zip(self.columns, numbers.T, strict=True)]
-        return np.stack(words, axis=1)
+        """Return the classes of numbers 0 and 1, (N, T), as texts; of NaN the empty one."""
+        known = np.nan_to_num(numbers).astype(np.int64)
+        words = [np.array(column.classes, object)[each] for column, each in zip(self.columns, known.T, strict=True)]
+        return np.where(np.isnan(numbers), "", np.stack(words, axis=1))
 
     def numbers(self, words: NDArray[Any]) -> NDArray[np.int32]:
         """Return the numbers 0 and 1 of classes, (N, T), given as texts; -1 for other texts."""
