@@ -316,3 +316,11 @@ def test_weights_may_be_truth_values_and_settings_numbers_of_numpy():
     settings = {"training": {"epochs": np.int64(1), "seed": 1}, "model": {"hidden": np.array([3])}, "validation": 0.0}
     one, other = (fit(x, y, weights=each, **settings).predict(x) for each in (kept, kept.astype(float)))
     np.testing.assert_array_equal(one, other)
+
+
+def test_a_column_of_numbers_and_texts_is_one_message() -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame({"a": [1.0, 2.0, "many"]})
+    with pytest.raises(DataError, match=r"cannot be read as an Arrow table: Could not convert 'many' .* column a"):
+        rows_of(frame)

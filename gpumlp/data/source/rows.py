@@ -138,7 +138,12 @@ def _from_arrow(rows: Any, missing: Missing) -> Frame:
     """Return an Arrow stream as a frame: a short one of plain columns as it is, any other by the engine."""
     from arro3.core import Table
 
-    table = Table.from_arrow(rows)
+    try:
+        table = Table.from_arrow(rows)
+    except Exception as error:  # of whoever makes the stream, such as pandas by pyarrow
+        told = "; ".join(map(str, error.args)) or type(error).__name__
+        what = f"the rows cannot be read as an Arrow table: {told:.200}"
+        raise DataError(what, where=NAME, hint="give each column one type: numbers or texts") from error
     if 0 < table.num_rows * table.num_columns <= MAX_PLAIN_CELLS:
         columns = {
             name: _plain_column(str(table.schema.field(i).type), table.column(i), missing)
