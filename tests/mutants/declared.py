@@ -327,12 +327,12 @@ BATCH_KERNELS = [
     ),
     *kernels(
         "guard", "expand.cu", native("expand"),
-        ("a feature behind the last", "feature >= 0 && feature < cols - dense", "feature >= 0 && feature <= cols - dense"),
+        ("a feature behind the last", "code < (wide<T>)cols", "code <= (wide<T>)cols"),
         ("features that stay as they were", "rest[c] = stored<T>((wide<T>)0);", "rest[c] = stored<T>((wide<T>)(c == 0));"),
     ),
     *kernels(
         "race", "expand.cu", checked("expand"),
-        ("every lane sets every feature", " && feature % lanes() == lane())", ")"),
+        ("every lane sets every feature", "if (feature % lanes() == lane()) rest", "rest"),
     ),
     *kernels(
         "guard", "code_sum.cu", native("code_sum"),
