@@ -60,8 +60,8 @@ def _pieces(found: Mapping[str, Any]) -> Iterator[str]:
     yield "## What each piece of `preset: tabular` is worth\n"
     yield f"Each line changes one setting of `{' '.join(found['variants'][first])}`, which leaves a piece out or puts"
     yield "another in its place, and has by how many % the loss is higher then: log-loss or squared error, geometric"
-    yield "mean over seeds, on a quarter of the training rows kept out. Below 0 the recipe is better without it;"
-    yield "seeds differ by some 2 %.\n"
+    yield "mean over seeds, on a quarter of the training rows kept out. Below 0 the recipe is better without it; of"
+    yield "one seed, differences of a few % show nothing.\n"
     yield "| changed | " + " | ".join(found["sets"]) + " |"
     yield "|---" * (1 + len(found["sets"])) + "|"
     for name in others:

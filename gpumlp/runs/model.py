@@ -43,10 +43,10 @@ from gpumlp.training.calibration import Temperature, rank, softmax
 from gpumlp.training.device_data import outputs
 from gpumlp.training.measure import answers, outcome_metrics, rows_at_once
 
-FORMAT = 2
-
 MAX_ENCODED_BYTES = 1 << 28
 """Most memory (bytes) of rows that are encoded at once to be predicted."""
+
+FORMAT = 2
 """Of models: 2 where there are several networks, calibrated probabilities or new kinds of layers, else 1."""
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 
