@@ -83,7 +83,7 @@ DATA: dict[str, tuple[dict[str, str | bytes], tuple[str, ...], str]] = {
     ),
     "target of text": ({"a.csv": GOOD}, ("task=regression",), "column 'y' should be numeric, but this cell is 'a'"),
     "target missing": ({"a.csv": changed("1,u,", "2,v,?")}, (), "a.csv:2: the target is missing, as it is in 1 more"),
-    "constant target": ({"a.csv": "x,y\n" + "3,1\n4,1\n" * 9}, ("task=regression",), "the target is 1.0 in every"),
+    "constant target": ({"a.csv": "x,y\n" + "3,1\n4,1\n" * 9}, ("task=regression",), "the target is 1 in every"),
     "one class": ({"a.csv": GOOD.replace(",b\n", ",a\n")}, (), "every row is of the class 'a'"),
     "a class for each row": (
         {"a.csv": NUMBERS + NUMBERS[4:].replace(".5", ".7")},

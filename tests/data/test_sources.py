@@ -94,8 +94,8 @@ def test_another_kind_of_file_than_its_name_says(tmp_path, write, content, kind)
 
 
 def test_no_room_for_a_temporary_copy(tmp_path, monkeypatch):
-    duckdb.sql(f"COPY (SELECT i AS x, 'a' AS y FROM range(40000) t(i)) TO '{tmp_path}/a.csv.zst' (COMPRESSION zstd)")
-    duckdb.sql(f"COPY (SELECT i AS x, 'a' AS y FROM range(40000) t(i)) TO '{tmp_path}/a.csv.gz' (COMPRESSION gzip)")
+    duckdb.sql(f"COPY (SELECT i AS x, 'a' AS y FROM range(200000) t(i)) TO '{tmp_path}/a.csv.zst' (COMPRESSION zstd)")
+    duckdb.sql(f"COPY (SELECT i AS x, 'a' AS y FROM range(200000) t(i)) TO '{tmp_path}/a.csv.gz' (COMPRESSION gzip)")
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
