@@ -324,3 +324,11 @@ def test_a_column_of_numbers_and_texts_is_one_message() -> None:
     frame = pandas.DataFrame({"a": [1.0, 2.0, "many"]})
     with pytest.raises(DataError, match=r"cannot be read as an Arrow table: Could not convert 'many' .* column a"):
         rows_of(frame)
+
+
+def test_whole_numbers_that_a_mask_hides_are_missing_beside_array_rows() -> None:
+    rows = rows_of(np.random.default_rng(0).normal(size=(4, 2)))
+    hidden = np.ma.array([7, 0, 1, 2], mask=[1, 0, 0, 0])
+    np.testing.assert_array_equal(with_columns(rows, {"y": hidden}).numbers("y"), [np.nan, 0, 1, 2])
+    with pytest.raises(DataError, match="missing"):
+        fit(np.ones((4, 2)), hidden, task="regression")

@@ -123,7 +123,7 @@ def with_columns(source: Frame | ArrayTable, columns: Mapping[str, Any]) -> Fram
 def _array(column: Column, given: Any) -> NDArray[Any]:
     """Return a column as an array: whole numbers as they were given, which may be beyond 2^53, numbers, or texts."""
     if isinstance(column, Numbers):
-        plain = np.asarray(given)
+        plain = plain_array(given)
         plain = np.asarray(plain.tolist()) if plain.dtype.kind == "O" else plain
         return plain if plain.dtype.kind in "iu" else column.values
     texts = column.written()
