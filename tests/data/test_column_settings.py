@@ -306,6 +306,8 @@ def test_the_format_of_numbers_is_found(texts: Sequence[str], decimal: str, thou
         ("$1234567.8", "$1,000.5"),
         ("1.2.3", "4.5.6"),
         ("10%", "many"),
+        ("12%", "0.30"),
+        ("012 345", "123 456"),
     ],
 )
 def test_what_may_be_read_in_two_ways_has_no_format(texts: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.cells import FLOAT32_MAX, FLOAT32_TINY, Floats, Strings
 from gpumlp.data.source.frame import Frame, largest, require_memory
 from gpumlp.data.source.read import Source
+from gpumlp.data.source.room import room
 from gpumlp.data.state import Fields, StateReader, prefixed
 from gpumlp.errors import DataError, Note, choices, shown
 from gpumlp.limits import in_threads
@@ -146,7 +147,7 @@ class TableInputs:
         if not numeric and not one_hots and not dates:
             raise DataError("no column is left to learn from", where=frame.path, hint="; ".join(notes) or None)
 
-        numbers = frame.parsed(numeric)
+        numbers = frame.parsed(numeric, keep=room().keep)
 
         def column(number: int) -> Floats:
             values = numbers.numbers(numeric[number])

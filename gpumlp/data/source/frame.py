@@ -324,8 +324,15 @@ class Frame:
             hint=self.remedy(name) or "correct the cell, name it as a marker of missing values, or drop the column",
         )
 
-    def parsed(self, names: Iterable[str]) -> Frame:
+    def parsed(self, names: Iterable[str], *, keep: Callable[[Floats], Floats] = lambda values: values) -> Frame:
         """Return the frame with columns that must be numeric as numbers, so that their texts are read once.
+
+        Parameters
+        ----------
+        names
+            Of the columns.
+        keep
+            Returns numbers where they are to lie.
 
         Raises
         ------
@@ -335,7 +342,7 @@ class Frame:
         texts = {name: column for name in names if isinstance(column := self.columns[name], Codes | PartOfCodes)}
         if not texts:
             return self
-        numbers = {name: Numbers(room().keep(self.numbers(name)), column.written) for name, column in texts.items()}
+        numbers = {name: Numbers(keep(self.numbers(name)), column.written) for name, column in texts.items()}
         return replace(self, columns={**self.columns, **numbers})
 
     def matrix(self, names: Sequence[str]) -> Floats:

@@ -99,6 +99,8 @@ def number_format(texts: Iterable[str], decimal: str = ".") -> Kind | None:
             return None
         units.add(found[1] or found[3])
         bodies.append(found[2].strip())
+    if units == {"%", ""}:  # 12% and 0.12 may be the same
+        return None
     units.discard("")
     if len(units) > 1:
         return None
@@ -116,7 +118,7 @@ def _is_certain(bodies: Iterable[str], mark: str | None, decimal: str, *, usual:
 
     What has one mark, and three digits after it, has thousands or decimals; ``usual`` says that it has thousands.
     """
-    whole = r"\d+" if mark is None else rf"\d{{1,3}}(?:{re.escape(mark)}\d{{3}})+|\d{{1,3}}"
+    whole = r"\d+" if mark is None else rf"[1-9]\d{{0,2}}(?:{re.escape(mark)}\d{{3}})+|\d{{1,3}}"
     form = re.compile(rf"(?:{whole})?(?:{re.escape(decimal)}\d*)?")
     marked, certain = False, usual or (mark is not None and mark not in ".,")
     for body in bodies:
