@@ -101,12 +101,12 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         yield beside
         _flush_folder(beside)
-        if replace and path.is_dir():
-            os.rename(path, old)
         try:
+            if replace and path.is_dir():
+                os.rename(path, old)
             os.rename(beside, path)
-        except OSError:
-            if old.is_dir():
+        except BaseException:
+            if old.is_dir() and not path.exists():
                 os.rename(old, path)
             raise
         _flush_folder(path.parent)

@@ -229,3 +229,22 @@ def test_a_line_is_added_whole_or_not_at_all(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_text() == '{"epoch": 1}\n'
+
+
+def test_a_folder_that_is_interrupted_as_it_is_replaced_is_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "old").write_text("1")
+    rename = os.rename
+
+    def interrupted(source: Path, target: Path) -> None:
+        rename(source, target)
+        if target.name != "x":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "x", replace=True) as folder:
+        (folder / "new").write_text("2")
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
