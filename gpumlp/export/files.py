@@ -129,6 +129,8 @@ def export(
     notes: tuple[Note, ...] = ()
     if data is not None:
         part, source = Path(data).name, read(data, model.encoder.dialect, texts=model.encoder.texts)
+        for each in models:  # which tells what does not fit
+            each.encoder.encode(source.take(np.arange(min(1, count_of(source)))), targets=False)
     else:
         run = load_run(folder)
         own = load_data(run.loaded, model.encoder, keep_sources=True)

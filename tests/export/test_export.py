@@ -674,6 +674,10 @@ def test_an_ensemble_is_exported_with_rows_to_compare_on(tmp_path: Path, monkeyp
     (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
     assert "an ensemble has no rows of its own" in refused("both", "-o", "m.onnx")[1]
     assert refused("both", "-o", "m.py", "--data", "rows.csv")[0] == 2
+    (tmp_path / "less.csv").write_text("extra\n1\n2\n")
+    code, said = refused("both", "-o", "m.onnx", "--data", "less.csv")
+    assert code == 3
+    assert "there is no column 'size'" in said
     assert not list(tmp_path.glob("m.*"))
     compared, _ = export("both", "m.onnx", data="rows.csv")
     assert (compared.rows, compared.part) == (60, "rows.csv")
