@@ -18,6 +18,7 @@ from gpumlp.config.training_settings import Training
 from gpumlp.config.yaml_text import render
 from gpumlp.data import ColumnReport, Frame, Kind, Source, number_formats, read, remarks_on, survey
 from gpumlp.data.dataset import Task, with_target
+from gpumlp.data.encoding.labels import LabelTargets
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.data.splits import split
 from gpumlp.errors import DataError, Note
@@ -250,10 +251,12 @@ def _about(source: Source, name: str, task: Task) -> str:
     """Return a comment on one of several targets."""
     if task == "regression":
         values = source.numbers(name)
+        NumberTarget.fit(values, source.where, gaps=True, name=name)
         there = values[~np.isnan(values)]
         about, gaps = f"{there.min():g} to {there.max():g}, mean {there.mean():g}", len(values) - len(there)
     else:
         cells = source.categories(name)
+        LabelTargets.fit({name: cells}, source.where)
         counts = dict(zip(cells.texts.tolist(), np.bincount(cells.codes, minlength=len(cells.texts)), strict=True))
         gaps = int(counts.pop("", 0))
         about = ", ".join(f"{_plain(text)} ({size:,} rows)" for text, size in counts.items() if size)

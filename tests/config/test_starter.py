@@ -268,3 +268,13 @@ def test_targets_that_do_not_go_together(tmp_path: Path, targets: list[str], sai
     (tmp_path / "many.csv").write_text(MANY)
     with pytest.raises(DataError, match=said):
         starter(tmp_path / "many.csv", targets, folder=tmp_path)
+
+
+@pytest.mark.parametrize("other", ["", "5"])
+@pytest.mark.parametrize("kind", ["regression", "multilabel"])
+def test_several_targets_of_which_one_says_nothing(tmp_path: Path, kind: str, other: str) -> None:
+    value = {"regression": lambda i: i * 1.5, "multilabel": lambda i: i % 2}[kind]
+    lines = [f"{i * 0.3},{value(i)},{other}" for i in range(40)]
+    (tmp_path / "a.csv").write_text("\n".join(["x,y,z", *lines]))
+    with pytest.raises(DataError, match="z"):
+        starter(tmp_path / "a.csv", ["y", "z"], folder=tmp_path)

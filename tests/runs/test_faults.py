@@ -181,7 +181,7 @@ def test_sigterm_outside_a_run_leaves_no_temporary_file(
     (tmp_path / "left").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "left"))
     header, *rows = (tmp_path / "points.csv").read_bytes().splitlines(keepends=True)
-    (tmp_path / "packed.csv.gz").write_bytes(gzip.compress(header + b"".join(rows) * 600))
+    (tmp_path / "packed.csv.gz").write_bytes(gzip.compress(header + b"".join(rows) * 600, compresslevel=0))
     unpacked: list[Path] = []
 
     @contextmanager
