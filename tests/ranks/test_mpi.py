@@ -81,3 +81,22 @@ def test_what_all_ranks_find_wrong_is_printed_once(config: Path, tmp_path: Path)
     assert (run.returncode, out) == (2, "")
     assert err.count("error: ") == 1
     assert "did you mean 'epochs'?" in err or "epochs" in err
+
+
+@pytest.mark.parametrize("limit", [60, 1])
+def test_a_rank_that_is_slow_changes_no_bit_or_is_named(config: Path, tmp_path: Path, limit: float) -> None:
+    code = "import time; from gpumlp.training.trainer import Trainer; advance = Trainer.advance; "
+    code += "Trainer.advance = lambda self, **more: (time.sleep(2.5 * (rank == 1 and self.steps == 9)), "
+    code += "advance(self, **more))[1]"
+    settings = ("--set", "training.epochs=3")
+    run = processes.start(
+        2, config, *OVERRIDES, *settings, "--run-dir", tmp_path / "2", "-q", code=code, timeout=limit
+    )
+    _, err = run.communicate(timeout=60)
+    if limit == 1:
+        assert run.returncode == 1
+        assert "waited 1 s for rank 1 (host " in err
+        return
+    assert run.returncode == 0, err
+    train(load(config, [*SETTINGS, settings[1]]), tmp_path / "1")
+    assert written(tmp_path / "2") == written(tmp_path / "1")
