@@ -51,8 +51,3 @@ def task(tmp_path: Path) -> Callable[..., Loaded]:
         return load(tmp_path / "points.yaml", overrides)
 
     return make
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what waits longest, for packages: the other processes have all else to do meanwhile."""
-    items.sort(key=lambda item: item.path.name != "test_setup.py")
