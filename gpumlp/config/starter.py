@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gpumlp.config.presets import PLAIN
 from gpumlp.config.training_settings import Training
 from gpumlp.config.yaml_text import render
-from gpumlp.data import ColumnReport, Frame, Kind, Source, number_formats, read, remarks_on, survey
+from gpumlp.data import ColumnReport, Frame, Kind, Source, count_of, number_formats, read, remarks_on, survey
 from gpumlp.data.dataset import Task, with_target
 from gpumlp.data.encoding.labels import LabelTargets
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
@@ -62,7 +62,7 @@ def columns_of(path: Path) -> tuple[int, list[ColumnReport]]:
         If the file cannot be read.
     """
     source, _ = _read(path)
-    return _rows(source), survey(source, source.names)
+    return count_of(source), survey(source, source.names)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def starter(path: Path, targets: str | Sequence[str], *, folder: Path, preset: s
         what = "there is no column to learn from"
         hint = "; ".join(f"{each.name}: {each.text}" for each in inputs[:_LISTED_COLUMNS])
         raise DataError(what, where=source.path, hint=hint or None)
-    count = _rows(source)
+    count = count_of(source)
     share, remark = _share(count, labels)
     hidden = next(sizes for most, sizes in HIDDEN if most is None or count < most)
     dropped = [each for each in inputs if not each.used]
@@ -181,8 +181,7 @@ def _read(path: Path) -> tuple[Source, dict[str, Kind]]:
 
 def _format(name: str, kind: Kind) -> str:
     """Return an entry of ``data.columns``."""
-    parts = {"type": kind.type, "thousands": kind.thousands, "unit": kind.unit}
-    described = (f"{key}: {_quoted(value)}" for key, value in parts.items() if value is not None)
+    described = (f"{key}: {_quoted(value)}" for key, value in kind.to_state().items() if value is not None)
     return f"{_scalar(name)}: {{{', '.join(described)}}}"
 
 
@@ -288,10 +287,6 @@ def _share(count: int, labels: NDArray[np.int64] | None) -> tuple[float, str]:
         HELD_OUT_SHARE,
         f"{len(parts.train):,} rows to train on, {len(parts.validation):,} and {len(parts.test):,} kept",
     )
-
-
-def _rows(source: Source) -> int:
-    return len(source) if isinstance(source, Frame) else len(next(iter(source.arrays.values())))
 
 
 def _column(source: Source, target: str) -> str | int:

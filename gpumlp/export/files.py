@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.backend import Backend
-from gpumlp.data import ArrayTable, News, Source, read
+from gpumlp.data import News, Source, count_of, read
 from gpumlp.errors import ConfigError, Note, RunError
 from gpumlp.export.encoding import require_known
 from gpumlp.export.graph import load_onnx, run_mean, run_onnx, write_mean, write_onnx
@@ -155,11 +155,6 @@ def export(
             )
             raise RunError(what, where=str(output), hint="nothing was written; please report this")
     return comparison, notes
-
-
-def count_of(source: Source) -> int:
-    """Return the number of raw rows."""
-    return len(next(iter(source.arrays.values()))) if isinstance(source, ArrayTable) else len(source)
 
 
 def format_of(output: Path) -> Format:

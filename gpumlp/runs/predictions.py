@@ -56,9 +56,7 @@ def _rows_of(source: Source) -> int | None:
     """Return the number of rows, None where it depends on which of several arrays are the inputs."""
     if isinstance(source, Frame):
         return len(source)
-    if source.rows is not None:
-        return len(source.rows)
-    counts = {len(each) for each in source.arrays.values() if each.ndim > 1}
+    counts = {source.count(name) for name, each in source.arrays.items() if each.ndim > 1}
     return counts.pop() if len(counts) == 1 else None
 
 

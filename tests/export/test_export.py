@@ -32,7 +32,7 @@ from gpumlp.data.encoding.scaling import SCALINGS
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.data.source.dialect import DETECT
 from gpumlp.errors import ConfigError, DataError, RunError
-from gpumlp.export import FORMATS, export
+from gpumlp.export import FORMATS, export, files
 from gpumlp.export.encoding import KNOWN
 from gpumlp.export.files import _rebuilt, compare
 from gpumlp.export.graph import run_mean, write_mean
@@ -694,3 +694,16 @@ def test_models_that_take_a_column_for_different_things_are_refused(tmp_path: Pa
     traced = [trace_network(_rebuilt(each, Tracer(), np.float32).network) for each in models]
     with pytest.raises(RunError, match="the models take 'x' for different things"):
         write_mean(tmp_path / "m.onnx", list(zip((0.5, 0.5), models, traced, strict=True)))
+
+
+def test_the_rows_of_a_part_of_arrays_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", x=x, y=(x[:, 0] > 0).astype(np.int64))
+    (tmp_path / "a.yaml").write_text(
+        "task: classification\ndata: {train: a.npz, target: y}\ntraining: {epochs: 1}\nbackend: numpy\n"
+    )
+    train(load(tmp_path / "a.yaml"), tmp_path / "run")
+    for most, rows in ((10, 10), (50, 15)):
+        monkeypatch.setattr(files, "MAX_ROWS", most)
+        compared, _ = export(tmp_path / "run", tmp_path / "m.py", force=True)
+        assert (compared.part, compared.rows) == ("test", rows)

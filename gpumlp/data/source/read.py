@@ -108,6 +108,11 @@ def _read_one(path: Path, dialect: Dialect, texts: Collection[str]) -> Source:
     return _ARRAY_READERS[ending](path)
 
 
+def count_of(source: Source) -> int:
+    """Return the number of rows of a source; of several arrays that of the first."""
+    return len(source) if isinstance(source, Frame) else source.count(source.names[0])
+
+
 def read_blocks(files: Files, dialect: Dialect, *, texts: Collection[str] = ()) -> Iterator[Source]:
     """Yield the rows of text, Parquet and JSON lines some at a time, so that memory does not grow with them.
 
