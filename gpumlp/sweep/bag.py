@@ -14,15 +14,15 @@ from gpumlp.backend import Backend
 from gpumlp.config import Loaded
 from gpumlp.config.presets import PRESETS
 from gpumlp.data import Encoder, Prepared, SourceCache
-from gpumlp.errors import Note, RunError
+from gpumlp.errors import Note
 from gpumlp.ranks import Ranks
-from gpumlp.runs import Listener, Result, train
+from gpumlp.runs import Listener, Result
 from gpumlp.runs.ensemble import OF_BAG
 from gpumlp.runs.listener import Limited, TooShortError
 from gpumlp.runs.predictions import Block, columns_of, write_predictions
 from gpumlp.runs.start import start_of
 from gpumlp.sweep.beside import Job, side_by_side
-from gpumlp.sweep.cv import PREDICTIONS
+from gpumlp.sweep.cv import PREDICTIONS, train_fold
 from gpumlp.sweep.ensemble import Seen, folds_of, weigh
 from gpumlp.sweep.folder import PlanFolder, Template
 from gpumlp.training.build import load_data
@@ -95,40 +95,30 @@ def train_bag(
             data = load_data(loaded, encoder, cache=cache) if number else first
             left = max((limit or math.inf) - spent, 0.0)
             limited = Limited(listener, left / (len(variants) - number), len(variants))
-            make = partial(made, limited, name, recipe, loaded, data)
-            yield Job(
-                loaded.settings, data, make, in_turn=limit is not None
-            )  # each run has its share of what is left
+            make = partial(made, name, recipe, loaded, data, limited)
+            # Each run has its share of the time that those before it have left.
+            yield Job(loaded.settings, data, make, in_turn=limit is not None)
 
     def made(
-        limited: Limited,
         name: str,
         recipe: str,
         loaded: Loaded,
         data: Prepared,
+        limited: Limited,
         backend: Backend | None,
         ranks: Ranks,
     ) -> tuple[str, str, Result | None]:
         nonlocal spent
-        with place.claim(name) as free:
-            if not free:
-                raise RunError("another process is training this fold", where=str(place.run(name)))
-            try:
-                result = train(
-                    loaded, place.run(name), data=data, resume=True, listener=limited, ranks=ranks, backend=backend
-                )
-            except TooShortError as error:
-                if not folds or recipe == recipes[0]:
-                    raise
-                late.add(recipe)
-                listener.note(Note(f"{recipe} is left out: {error.what}"))
-                return name, recipe, None
-            finally:
-                spent += limited.spent
-        if result.summary["data"] != data.fingerprint:
-            hint = "restore the data, or choose another --run-dir"
-            raise RunError("the data have changed since this fold was trained", where=str(place.run(name)), hint=hint)
-        return name, recipe, result
+        try:
+            return name, recipe, train_fold(place, name, loaded, data, limited, backend, ranks)
+        except TooShortError as error:
+            if not folds or recipe == recipes[0]:
+                raise
+            late.add(recipe)
+            listener.note(Note(f"{recipe} is left out: {error.what}"))
+            return name, recipe, None
+        finally:
+            spent += limited.spent
 
     for name, recipe, result in side_by_side(jobs()):
         if result is not None:

@@ -144,6 +144,33 @@ def cross_validate(
     return {**results, "predictions": str(target)}
 
 
+def train_fold(
+    place: PlanFolder,
+    name: str,
+    loaded: Loaded,
+    data: Prepared,
+    listener: Listener | None,
+    backend: Backend | None,
+    ranks: Ranks,
+) -> Result:
+    """Return the run of a fold, trained now or before.
+
+    Raises
+    ------
+    RunError
+        If another process trains it, it diverges, or it was trained on other data.
+    """
+    path = place.run(name)
+    with place.claim(name) as free:
+        if not free:
+            raise RunError("another process is training this fold", where=str(path))
+        result = train(loaded, path, data=data, resume=True, listener=listener, ranks=ranks, backend=backend)
+    if result.summary["data"] != data.fingerprint:
+        hint = "restore the data, or choose another --run-dir"
+        raise RunError("the data have changed since this fold was trained", where=str(path), hint=hint)
+    return result
+
+
 def _fold(
     place: PlanFolder,
     name: str,
@@ -156,17 +183,10 @@ def _fold(
     ranks: Ranks,
 ) -> tuple[FoldRun, Block]:
     """Return the run of a fold, and the predictions of its test rows."""
-    path = place.run(name)
-    with place.claim(name) as free:
-        if not free:
-            raise RunError("another process is training this fold", where=str(path))
-        result = train(loaded, path, data=data, resume=True, listener=listener, ranks=ranks, backend=backend)
-    if result.summary["data"] != data.fingerprint:
-        hint = "restore the data, or choose another --run-dir"
-        raise RunError("the data have changed since this fold was trained", where=str(path), hint=hint)
+    result = train_fold(place, name, loaded, data, listener, backend, ranks)
     assert data.sources is not None
     source = data.sources["test"]
-    model = load_trained(path, device=loaded.settings.device)
+    model = load_trained(result.folder, device=loaded.settings.device)
     ((_, predictions),) = model.predictions([source], News())
     rows = len(predictions.values)
     block = {
