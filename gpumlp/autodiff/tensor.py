@@ -757,15 +757,14 @@ def primitive(
             record(name, arguments, y, rule)  # what has no gradient, too, for a tape is there to be looked at
             return y
 
-        return _described(function, forward)
+        return _described(function, forward, names)
 
     return decorate
 
 
-def _described(function: Function, forward: Callable[..., Array]) -> Function:
+def _described(function: Function, forward: Callable[..., Array], ordinary: Sequence[str]) -> Function:
     """Return a taped function with the arguments and the documentation of those who call it: without a backend."""
     code = forward.__code__
-    ordinary = code.co_varnames[1 : code.co_argcount]
     named = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
     kinds = [
         *((each, Parameter.POSITIONAL_OR_KEYWORD) for each in ordinary),
