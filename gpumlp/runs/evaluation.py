@@ -13,7 +13,7 @@ import numpy as np
 from gpumlp import backend as backends
 from gpumlp.backend import Backend
 from gpumlp.config import Loaded, load
-from gpumlp.data import Dataset, EncodedRows, Encoder, News, Prepared, Source, read, read_blocks
+from gpumlp.data import Dataset, EncodedRows, News, Prepared, Source, read, read_blocks
 from gpumlp.data.source.room import reading_into
 from gpumlp.errors import DamageError, DataError, Note, RunError, choices
 from gpumlp.metrics import CurvePoints
@@ -22,7 +22,6 @@ from gpumlp.runs.ensemble import WeightedModels, is_ensemble, load_weighted
 from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.identity import differences, is_extension
 from gpumlp.runs.model import DESCRIPTION, SavedModel, load_model
-from gpumlp.runs.predictions import pieces
 from gpumlp.runs.predictor import curve_counts
 from gpumlp.training.build import build_loss, load_data
 from gpumlp.training.device_data import DeviceData
@@ -274,7 +273,7 @@ def evaluate(
     news = News()
 
     def labelled() -> Iterator[Dataset]:
-        for source in _blocks(data, encoder):
+        for source in _blocks(data, model):
             if (rows := encoder.labelled(source, news)) is not None:
                 yield encoder.encode(rows, targets=True, news=news, unseen=True)[0]
         if news.unlabelled == news.rows:
@@ -285,9 +284,11 @@ def evaluate(
         return {name: measured(name, labelled())}, (*model.notes, *news.notes())
 
 
-def _blocks(path: str | Path, encoder: Encoder) -> Iterator[Source]:
+def _blocks(path: str | Path, model: SavedModel) -> Iterator[Source]:
     """Yield the rows of a file; all at once where they have weights, which count by the largest of them."""
+    encoder = model.encoder
     if encoder.weights_name is None:
-        yield from pieces(read_blocks(path, encoder.dialect, texts=encoder.texts), encoder.outputs)
+        for source in read_blocks(path, encoder.dialect, texts=encoder.texts):
+            yield from model.in_pieces(source)
     else:
         yield read(path, encoder.dialect, texts=encoder.texts)

@@ -207,7 +207,7 @@ class SavedModel(Predictor):
             If a block does not fit the model.
         """
         for source in sources:
-            yield source, Predictions.joined([self._predicted(each, news) for each in self._in_pieces(source)])
+            yield source, Predictions.joined([self._predicted(each, news) for each in self.in_pieces(source)])
 
     def _predicted(self, source: Source, news: News) -> Predictions:
         """Return the predictions of raw rows that are few enough to be encoded at once."""
@@ -227,7 +227,7 @@ class SavedModel(Predictor):
         whole = (np.concatenate(each) if each else None for each in (probabilities, quantiles))
         return Predictions(np.concatenate(values), *whole)
 
-    def _in_pieces(self, source: Source) -> Iterator[Source]:
+    def in_pieces(self, source: Source) -> Iterator[Source]:
         """Yield the rows some at a time where they would take much memory once they are encoded."""
         step, count = max(1, MAX_ENCODED_BYTES // self.encoder.row_bytes), self.encoder.count(source)
         if count <= step:

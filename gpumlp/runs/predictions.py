@@ -15,7 +15,7 @@ from typing import IO, Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data import ArrayTable, Encoder, Frame, Source
+from gpumlp.data import Encoder, Frame, Source
 from gpumlp.data.source.engine import interruptions
 from gpumlp.errors import ConfigError, DataError
 from gpumlp.runs.predictor import Predictions
@@ -28,9 +28,6 @@ OWN = ("prediction", "lower", "upper", "set")
 MAX_OUTPUTS = 1 << 22
 """Probabilities, or other outputs, of the rows that are predicted together."""
 
-MAX_CELLS = 1 << 24
-"""Numbers of the rows of arrays that are encoded together."""
-
 MIN_GROUP_ROWS, MAX_GROUP_ROWS, MAX_GROUP_CELLS = 2048, 122_880, 1 << 25
 """Rows of a group of a Parquet file (the first two are those of the engine), and its cells: it is kept in memory."""
 
@@ -39,11 +36,9 @@ Block = dict[str, NDArray[Any]]
 
 
 def pieces(sources: Iterable[Source], outputs: int) -> Iterator[Source]:
-    """Yield raw rows, so many at a time that they and what a model makes of them do not take much memory."""
+    """Yield raw rows, so many at a time that what a model makes of them does not take much memory."""
+    size = max(1, MAX_OUTPUTS // outputs)
     for source in sources:
-        size = max(1, MAX_OUTPUTS // outputs)
-        if isinstance(source, ArrayTable):  # others are read by blocks
-            size = max(1, min(size, MAX_CELLS // max(1, sum(map(source.width, source.names)))))
         count = _rows_of(source)
         if count is None or count <= size:
             yield source

@@ -290,7 +290,7 @@ def test_arrays_beyond_memory_are_predicted_and_measured_by_blocks(
 
     wanted = found()
     monkeypatch.setattr(room, "host_memory", lambda: 4000)
-    monkeypatch.setattr(predictions, "MAX_CELLS", 600)
+    monkeypatch.setattr("gpumlp.runs.model.MAX_ENCODED_BYTES", 2400)
     monkeypatch.setenv("GPUMLP_CACHE", str(tmp_path / "cache"))
     moved: list[tuple[int, ...]] = []
 
