@@ -86,6 +86,7 @@ def test_lines_of_packed_files_are_counted_where_they_may_be_too_many(tmp_path, 
         (b"PAR1" + bytes(20), "a Parquet file"),
         (b"PK\3\4" + bytes(20), "a ZIP archive, as of a spreadsheet"),
     ],
+    ids=["gzip", "Zstandard", "Parquet", "ZIP"],
 )
 def test_another_kind_of_file_than_its_name_says(tmp_path, write, content, kind):
     name = write(content, "a.csv.gz" if content[:2] == b"\x1f\x8b" else "a.csv")
