@@ -1,8 +1,8 @@
 """The command line: parse, call, print, exit code."""
 
-from gpumlp.cli.interrupt import ends_at_once
+from gpumlp.cli.interrupt import importing
 
-with ends_at_once():
+with importing():
     from gpumlp.cli.main import main
 
 __all__ = ["main"]

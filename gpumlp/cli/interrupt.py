@@ -1,9 +1,11 @@
-"""Signals outside a run: they raise, so that temporary files go; while modules are imported they end at once."""
+"""Signals outside a run: they raise, so that temporary files go. While modules are imported signals end at once."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
@@ -25,11 +27,31 @@ def sigterm_raises() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ends_at_once() -> Iterator[None]:
-    """Let signals end the process at once: an import would show a traceback, or, as pydantic, a fault of a schema."""
+def importing() -> Iterator[None]:
+    """Let signals end the process at once, and leave what is imported to no collection of garbage: it stays.
+
+    An import that is interrupted would show a traceback, or, as pydantic, a fault of a schema.
+    """
     raising = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _raise}
-    with _handled({each: signal.SIG_DFL for each, handler in raising.items() if signal.getsignal(each) is handler}):
+    with (
+        _handled({each: signal.SIG_DFL for each, handler in raising.items() if signal.getsignal(each) is handler}),
+        _uncollected(),
+    ):
         yield
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Collect no cycles meanwhile, and none of the modules imported here later or at the end of the process."""
+    before, enabled = len(sys.modules), gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if len(sys.modules) > before:
+            gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from gpumlp import __version__
-from gpumlp.cli.interrupt import ends_at_once, sigterm_raises
+from gpumlp.cli.interrupt import importing, sigterm_raises
 from gpumlp.errors import GpumlpError, exit_code, printable
 
 PATH = click.Path(path_type=Path)
@@ -141,7 +141,7 @@ def init(data: Path, targets: tuple[str, ...], preset: str, output: Path | None,
 
     The output shows how each column would be used. Without --target, only this overview is printed.
     """
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import verbs
     verbs.init(data=data, targets=targets, preset=preset, output=output, force=force)
 
@@ -183,7 +183,7 @@ def train(
 
     mpirun -n N gpumlp train ... trains one network by N processes (pip install 'gpumlp[mpi]').
     """
-    with ends_at_once():
+    with importing():
         from gpumlp.ranks import ending, start
 
         ranks = start()  # before NumPy counts the cores
@@ -242,7 +242,7 @@ def cv(
     Each fold is held out in turn as test rows. Folds are drawn at random, with classes in equal shares, unless
     --group or --time is given. The same command goes on where it was interrupted.
     """
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import sweep as several
         from gpumlp.ranks import require_alone
     require_alone("train all folds")
@@ -296,7 +296,7 @@ def sweep(
     The same command goes on where it was interrupted; several at once share the points. With --set
     search.sampler=tpe each point is chosen by the results of those before.
     """
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import sweep as several
     several.sweep(
         config=config,
@@ -337,7 +337,7 @@ def compare(
 
     A folder of gpumlp cv or gpumlp sweep stands for the runs in it.
     """
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import sweep as several
     several.compare(runs=runs, metrics=metrics, all_settings=all_settings, plot=plot, force=force, as_json=as_json)
 
@@ -362,7 +362,7 @@ def ensemble(runs: tuple[Path, ...], output: Path, rounds: int, device: int, for
     for the runs in it. A folder of gpumlp cv is one candidate: its folds predict by their mean, and the weights are
     chosen on the rows outside the folds. gpumlp predict takes the folder.
     """
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import sweep as several
     several.ensemble(runs=runs, output=output, rounds=rounds, device=device, force=force, as_json=as_json)
 
@@ -378,7 +378,7 @@ def evaluate(run: Path, data: Path | None, device: int, as_json: bool, curves: b
 
     A run that has not finished is measured with its best weights so far.
     """
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import verbs
     verbs.evaluate(run=run, data=data, device=device, as_json=as_json, curves=curves)
 
@@ -419,7 +419,7 @@ def predict(
 
     FILE needs the columns of the training data; the target may be missing. - reads CSV from standard input.
     """
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import verbs
     verbs.predict(
         run=run,
@@ -444,7 +444,7 @@ def export(run: Path, output: Path, data: Path | None, force: bool) -> None:
     A .py file needs only NumPy; .onnx and .py take raw rows. The file is first run on the run's own test rows: if
     its predictions differ by more than rounding, nothing is written. Ensembles are written as .onnx, with --data.
     """
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import exported
     exported.export(run=run, output=output, data=data, force=force)
 
@@ -454,7 +454,7 @@ def export(run: Path, output: Path, data: Path | None, force: bool) -> None:
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of CONFIG.")
 def inspect(what: Path, overrides: tuple[str, ...]) -> None:
     """Show the layers of a network, and the metrics of a run."""
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import verbs
     verbs.inspect(what=what, overrides=overrides)
 
@@ -470,7 +470,7 @@ def report(run: Path, output: Path | None, data: Path | None, force: bool) -> No
     It has metrics with intervals, learning curves, predictions beside the truth, the importance of columns, the worst
     rows, and how to reproduce the run. It loads nothing from the network.
     """
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import reported
     reported.report(run=run, output=output, data=data, force=force)
 
@@ -481,7 +481,7 @@ def report(run: Path, output: Path | None, data: Path | None, force: bool) -> No
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
 def plot(run: Path, output: Path | None, force: bool) -> None:
     """Plot the learning curves and the predictions of RUN."""
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import verbs
     verbs.plot(run=run, output=output, force=force)
 
@@ -497,7 +497,7 @@ def backprop(what: Path, overrides: tuple[str, ...], row: int, backend: str | No
 
     Each gradient is shown with the equation that it is computed by.
     """
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import seen
     seen.backprop(what=what, overrides=overrides, row=row, backend=backend, as_json=as_json)
 
@@ -512,7 +512,7 @@ def gradcheck(what: Path, overrides: tuple[str, ...], backend: str | None, as_js
 
     The exit code is 0 if all agree and 1 if one does not.
     """
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import seen
     seen.gradcheck(what=what, overrides=overrides, backend=backend, as_json=as_json)
 
@@ -527,7 +527,7 @@ def activations(names: tuple[str, ...], output: Path, backend: str, force: bool)
 
     Without names all are plotted: each function in blue, its derivative in green.
     """
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import seen
     seen.activations(names=names, output=output, backend=backend, force=force)
 
@@ -560,7 +560,7 @@ def graph(
     FILE.py:FUNCTION executes the file as python would (use only files that you trust), then records a call of
     the function. Arguments without a default take the module's variables of the same names.
     """
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import graphs
     graphs.graph(
         what=what,
@@ -610,7 +610,7 @@ def approximate(
     list_targets: bool,
 ) -> None:
     """Measure approximation errors against width and depth."""
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import approximation
     approximation.approximate(
         target=target,
@@ -635,7 +635,7 @@ def approximate(
 @click.option("-o", "--output", type=PATH, help="Folder of packed rows; same as --set data.pack.folder=DIR.")
 def pack(config: Path, overrides: tuple[str, ...], output: Path | None) -> None:
     """Pack the rows of CONFIG on disk, as gpumlp train does with data that are larger than memory."""
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import verbs
     verbs.pack(config=config, overrides=overrides, output=output)
 
@@ -646,7 +646,7 @@ def pack(config: Path, overrides: tuple[str, ...], output: Path | None) -> None:
 @click.option("--print-config", is_flag=True, help="Print all settings, defaults included.")
 def validate(config: Path, overrides: tuple[str, ...], print_config: bool) -> None:
     """Check CONFIG, its files and columns, without training."""
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import verbs
     verbs.validate(config=config, overrides=overrides, print_config=print_config)
 
@@ -654,7 +654,7 @@ def validate(config: Path, overrides: tuple[str, ...], print_config: bool) -> No
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of configurations, for editors."""
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import verbs
     verbs.schema()
 
@@ -677,7 +677,7 @@ def completion(shell: str) -> None:
 @main.command()
 def doctor() -> None:
     """Show the hardware, compilers and libraries that gpumlp finds."""
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import verbs
     verbs.doctor()
 
@@ -708,7 +708,7 @@ def kernels(
 
     Each is compared with a plain copy of the same size, with the unfused operation, and with PyTorch.
     """
-    with ends_at_once():
+    with importing():
         from gpumlp.cli import bench as measured
     measured.kernels(
         backend=backend, device=device, only=only, quick=quick, json_file=json_file, plot=plot, force=force

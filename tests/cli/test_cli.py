@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.host.builder import compiler
 from gpumlp.cli import display, main
 from gpumlp.cli.display import duration, number
+from gpumlp.cli.interrupt import importing
 from gpumlp.cli.verbs import _listed
 from gpumlp.limits import gigabytes
 from gpumlp.runs import Listener
@@ -201,6 +203,27 @@ import gpumlp.cli
 def test_ctrl_c_before_there_is_a_command_is_no_exception() -> None:
     done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_imported_modules_are_never_searched_for_garbage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "some_module.py").write_text(
+        "import gc\ncollects = gc.isenabled()\nstays = [[] for _ in range(1000)]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = gc.get_freeze_count()
+    with importing():
+        import some_module  # type: ignore[import-not-found]
+    assert not some_module.collects
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= before + 1000
+
+    before = gc.get_freeze_count()
+    kept = [[] for _ in range(1000)]  # type: ignore[var-annotated]
+    with importing():
+        import some_module
+    assert len(kept) > gc.get_freeze_count() - before  # nothing new was imported
+    del sys.modules["some_module"]
+    gc.unfreeze()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a working folder cannot be deleted there")
