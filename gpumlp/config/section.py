@@ -6,8 +6,9 @@ there is no second list of them here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import (
@@ -20,7 +21,7 @@ from pydantic import (
     ValidationInfo,
     create_model,
 )
-from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, SchemaValidator, core_schema
 
 from gpumlp.config.yaml_text import KeyPath
 from gpumlp.ops import Hyper
@@ -110,6 +111,20 @@ class Variant:
     numbers: Mapping[str, Hyper]
 
 
+def _class_name(name: str, row: Variant) -> str:
+    return "".join(word.capitalize() for word in name.split("_")) + row.base.__name__
+
+
+_MADE: dict[str, Callable[[], type[Choice]]] = {}
+
+
+def __getattr__(name: str) -> type[Choice]:
+    """Return a section that is one of several by the name of its class, for pickle."""
+    if name in _MADE:
+        return _MADE[name]()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 @dataclass(frozen=True, eq=False)
 class OneOf:
     """Annotation of a section that is one of several, told apart by ``name``.
@@ -124,40 +139,36 @@ class OneOf:
     suited: Callable[[Mapping[str, Any]], str | None] = lambda before: None
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        sections = {name: handler(self._section(name, row)) for name, row in self.rows().items()}
-        one_of = core_schema.tagged_union_schema(sections, discriminator="name")
-        return core_schema.with_info_before_validator_function(self._spell_out, one_of)
+        _MADE.update((_class_name(name, row), partial(_section, self, name)) for name, row in self.rows().items())
+        return core_schema.with_info_plain_validator_function(self._validate)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        union = handler(schema)
-        names = [*self._auto(), *union["discriminator"]["mapping"]]
+        union = handler(self.union(self.rows()))
+        names = [*self.auto(), *union["discriminator"]["mapping"]]
         # Not oneOf: {name: auto} fits the section of every task's default.
         return {
             "anyOf": [{"enum": names, "type": "string"}, *union["oneOf"]],
             "discriminator": union["discriminator"],
         }
 
-    def _section(self, name: str, row: Variant) -> type[Choice]:
-        defaults = (self.default,) if isinstance(self.default, str) else self.default.values()
-        names = NameIn({name: row}, self._auto() if name in defaults else ())
-        fields: dict[str, Any] = {
-            "name": (
-                Annotated[str, names],
-                Field(name if name in defaults else ..., description=row.base.__doc__),
-            )
+    def union(self, names: Collection[str]) -> CoreSchema:
+        """Return the schema of one section of several, complete for these names."""
+        sections: dict[Hashable, CoreSchema] = {
+            name: _section(self, name).__pydantic_core_schema__ if name in names else core_schema.any_schema()
+            for name in self.rows()
         }
-        for key, number in row.numbers.items():
-            bounds = {bound: getattr(number, bound) for bound in ("gt", "ge", "lt", "le")}
-            fields[key] = float, Field(number.default, description=number.meaning, **bounds)
-        title = "".join(word.capitalize() for word in name.split("_"))
-        name, base = title + row.base.__name__, row.base
-        section = create_model(name, __base__=base, __doc__=base.__doc__, __module__=__name__, **fields)
-        globals()[name] = section  # where pickle looks for it
-        return section
+        return core_schema.tagged_union_schema(sections, discriminator="name")
+
+    def _validate(self, given: object, info: ValidationInfo) -> Any:
+        section = self._spell_out(given, info)
+        name = section["name"] if isinstance(section, dict) else getattr(section, "name", None)
+        known = [*self.rows()]
+        shown = name if isinstance(name, str) and name in known else known[0]
+        return _validator(self, shown).validate_python(section)
 
     def _spell_out(self, given: object, info: ValidationInfo) -> object:
         section = section_of_name(given)
-        if isinstance(section, dict) and ("name" not in section or section["name"] in self._auto()):
+        if isinstance(section, dict) and ("name" not in section or section["name"] in self.auto()):
             return {**section, "name": self._default_name(info.data)}
         return section
 
@@ -169,5 +180,31 @@ class OneOf:
         # Without a valid task the settings fail anyway; any name will do to check the rest of the section.
         return self.default.get(before.get("task", ""), next(iter(self.default.values())))
 
-    def _auto(self) -> tuple[str, ...]:
+    def auto(self) -> tuple[str, ...]:
+        """Return the names that stand for a default of the task."""
         return () if isinstance(self.default, str) else ("auto",)
+
+
+@cache
+def _section(one_of: OneOf, name: str) -> type[Choice]:
+    """Return the section of a name. It is made when it is first needed, as each takes half a millisecond."""
+    row = one_of.rows()[name]
+    defaults = (one_of.default,) if isinstance(one_of.default, str) else one_of.default.values()
+    names = NameIn({name: row}, one_of.auto() if name in defaults else ())
+    fields: dict[str, Any] = {
+        "name": (
+            Annotated[str, names],
+            Field(name if name in defaults else ..., description=row.base.__doc__),
+        )
+    }
+    for key, number in row.numbers.items():
+        bounds = {bound: getattr(number, bound) for bound in ("gt", "ge", "lt", "le")}
+        fields[key] = float, Field(number.default, description=number.meaning, **bounds)
+    class_name, doc = _class_name(name, row), row.base.__doc__
+    return create_model(class_name, __base__=row.base, __doc__=doc, __module__=__name__, **fields)
+
+
+@cache
+def _validator(one_of: OneOf, name: str) -> SchemaValidator:
+    """Return the validator of the section of a name; its errors know all names."""
+    return SchemaValidator(one_of.union([name]))

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 from typing import Annotated
 
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
+from gpumlp.config import configure, section
 from gpumlp.config.section import Choice, NameIn, OneOf, Problem, Section, Variant, refuse
 from gpumlp.ops import Hyper
 
@@ -60,6 +64,36 @@ def test_a_name_decides_settings_defaults_and_ranges() -> None:
     assert errors({"sky": {"name": "red", "heat": -1}}) == [("greater_than_equal", ("sky", "red", "heat"))]
     assert errors({"sky": {"depth": 0}}) == [("greater_than", ("sky", "blue", "depth"))]
     assert errors({"sky": {"depth": 10}}) == [("less_than_equal", ("sky", "blue", "depth"))]
+
+
+def test_sections_are_made_when_they_are_chosen_and_survive_pickle() -> None:
+    code = (
+        "from pickle import dumps; from gpumlp.config import configure; from gpumlp.config.section import _section\n"
+    )
+    code += (
+        "settings = configure(task='regression', data={'train': 'a.csv', 'target': 'y'}, optimizer='sgd').settings\n"
+    )
+    code += "print(_section.cache_info().currsize, dumps(settings.optimizer).hex())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    made, pickled = done.stdout.split()
+    assert int(made) == 3  # of the loss, the optimizer and the schedule
+    sgd = pickle.loads(bytes.fromhex(pickled))
+    assert (
+        sgd
+        == configure(task="regression", data={"train": "a.csv", "target": "y"}, optimizer="sgd").settings.optimizer
+    )
+    with pytest.raises(AttributeError, match="NoSection"):
+        section.NoSection  # noqa: B018
+
+
+def test_a_section_of_another_kind_is_no_section() -> None:
+    red = Picture.model_validate({"sky": "red"}).sky
+    assert Picture.model_validate({"sky": red}).sky is red
+    assert errors({"sky": 5}) == [("model_attributes_type", ("sky",))]
+    assert errors({"sky": Picture()}) == [("union_tag_not_found", ("sky",))]
+    assert errors({"sky": {"name": 5}}) == errors({"sky": {"name": []}}) == [("union_tag_invalid", ("sky",))]
+    with pytest.raises(ValidationError, match="'red', 'blue'"):
+        Picture.model_validate({"sky": "green"})
 
 
 def test_a_bare_name_stands_for_its_section() -> None:
