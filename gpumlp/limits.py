@@ -6,10 +6,10 @@ import contextlib
 import ctypes
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -79,6 +79,25 @@ def in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> 
     pieces = [items[start : start + size] for start in range(0, len(items), size)]
     with ThreadPoolExecutor(min(threads(), len(pieces))) as pool:
         return [result for piece in pool.map(lambda piece: list(map(function, piece)), pieces) for result in piece]
+
+
+Begin = Callable[[Callable[[], _Result]], Callable[[], _Result]]
+"""Begins a call and returns what waits for its result."""
+
+
+@contextlib.contextmanager
+def beside() -> Iterator[Begin[Any]]:
+    """Yield what begins calls in another thread, one after the other; where one thread may compute, in this one."""
+    if threads() == 1:
+        yield _at_once
+        return
+    with ThreadPoolExecutor(1) as pool:
+        yield lambda call: pool.submit(call).result
+
+
+def _at_once(call: Callable[[], _Result]) -> Callable[[], _Result]:
+    result = call()
+    return lambda: result
 
 
 def return_freed_memory() -> None:

@@ -147,7 +147,8 @@ def macro_f1(chosen: Host, labels: Host, weights: Host) -> float:
     numbers = _numbered(np.concatenate([labels, chosen], dtype=None if exact else object))
     true, predicted = np.split(numbers, 2)
     hits = np.bincount(true, weights * (true == predicted), numbers.max(initial=-1) + 1)
-    totals = np.bincount(numbers, np.concatenate([weights, weights]))
+    # Whole numbers are counted in half of the time.
+    totals = np.bincount(numbers, None if (weights == 1).all() else np.concatenate([weights, weights]))
     seen = totals > 0
     return float(np.mean(2.0 * hits[seen] / totals[seen])) if seen.any() else float("nan")
 
@@ -168,8 +169,12 @@ def auc(scores: Host, labels: Host, weights: Host) -> float:
     """
     if (weights == 1).all():  # sorting numbers takes half the time of ranking them, and counts are exact
         higher, lower = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
-        won = np.searchsorted(lower, higher, "left").sum() + np.searchsorted(lower, higher, "right").sum()
-        return float(0.5 * won / (len(higher) * len(lower))) if len(higher) and len(lower) else float("nan")
+        if not len(higher) or not len(lower):
+            return float("nan")
+        below = np.searchsorted(lower, higher, "left")
+        tied = ~(lower.take(below, mode="clip") > higher)  # hardly any: no need to look for the ends of all
+        ties = np.searchsorted(lower, higher[tied], "right") - below[tied]
+        return float((below.sum() + 0.5 * ties.sum()) / (len(higher) * len(lower)))
     values, place = np.unique(scores, return_inverse=True)
     positive = np.bincount(place, weights * (labels == 1), len(values))
     negative = np.bincount(place, weights * (labels == 0), len(values))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from gpumlp import limits
 from gpumlp.backend import Backend
-from gpumlp.limits import in_threads
+from gpumlp.limits import beside, in_threads
 
 
 @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="no sysconf on this system")
@@ -66,3 +67,23 @@ def test_work_of_threads_comes_back_in_order(count: int, monkeypatch: pytest.Mon
 
 def _fail(item: int) -> int:
     raise ZeroDivisionError(str(item))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_calls_beside_this_thread_are_made_in_their_order(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "threads", lambda: threads)
+    made: list[int] = []
+    with beside() as begin:
+        results = [begin(partial(made.append, number)) for number in range(9)]
+        results[-1]()
+        assert made == list(range(9))
+        assert begin(lambda: len(made))() == 9
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_beside_this_thread_is_raised_where_its_result_is_wanted(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "threads", lambda: threads)
+    with pytest.raises(ZeroDivisionError), beside() as begin:
+        begin(lambda: 1 // 0)()

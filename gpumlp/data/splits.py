@@ -110,17 +110,12 @@ def split(
             )
     # In a shuffled order sorted by class, the first rows of each class go to the test part, and so on.
     order = generator(seed, SPLIT).permutation(count)
-    drawn = classes[order].astype(np.uint16 if len(sizes) <= 1 << 16 else np.int64)  # 16 bits are sorted by counting
+    drawn = classes.astype(np.uint16 if len(sizes) <= 1 << 16 else np.int64)[order]  # 16 bits are sorted by counting
     order = order[np.argsort(drawn, kind="stable")]
-    starts = np.cumsum(sizes) - sizes
-    place = np.arange(count) - np.repeat(starts, sizes)
-    of_test = place < np.repeat(from_test, sizes)
-    of_validation = ~of_test & (place < np.repeat(from_test + from_validation, sizes))
-    return Split(
-        train=np.sort(order[~of_test & ~of_validation]),
-        validation=np.sort(order[of_validation]),
-        test=np.sort(order[of_test]),
-    )
+    given = np.stack([from_test, from_validation, sizes - from_test - from_validation], axis=1)
+    part = np.empty(count, np.uint8)
+    part[order] = np.repeat(np.tile(np.array([2, 1, 0], np.uint8), len(sizes)), given.reshape(-1))
+    return Split(*(np.flatnonzero(part == number) for number in range(3)))
 
 
 def _apportion(sizes: Rows, share: float, limits: Rows) -> Rows:

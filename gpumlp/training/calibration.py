@@ -25,9 +25,13 @@ MAX_VALUES = 1 << 20
 """Linear values whose probabilities are computed at a time: all rows of 10,000 classes would take gigabytes."""
 
 
-def pieces(linear: Host) -> list[slice]:
+CACHED_VALUES = 1 << 15
+"""Linear values whose probabilities are computed again and again: a few arrays of these lie in the cache."""
+
+
+def pieces(linear: Host, values: int = MAX_VALUES) -> list[slice]:
     """Return which rows of (N, K) linear values are computed together, at least one piece."""
-    size = max(1, MAX_VALUES // linear.shape[1])
+    size = max(1, values // linear.shape[1])
     return [slice(start, start + size) for start in range(0, max(1, len(linear)), size)]
 
 
@@ -55,9 +59,9 @@ def _gaps(linear: Host, labels: Host) -> Callable[[], Iterable[Host]]:
         z = both_of_two(linear[rows].astype(np.float64))
         return _by_columns(z - np.take_along_axis(z, labels[rows, None].astype(np.int64), axis=1))
 
-    some = pieces(linear)
-    if len(some) == 1:
-        kept = [of(some[0])]
+    some = pieces(linear, CACHED_VALUES)
+    if linear.size <= MAX_VALUES:
+        kept = [of(rows) for rows in some]
         return lambda: kept
     return lambda: map(of, some)
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 
 from gpumlp.data import EncodedRows
 from gpumlp.errors import Note
+from gpumlp.limits import beside
 from gpumlp.metrics import METRICS
 from gpumlp.phases import phase
 from gpumlp.training.build import Parts
 from gpumlp.training.calibration import Temperature, softmax
 from gpumlp.training.device_data import DeviceData
-from gpumlp.training.measure import Measured, Measurement, measure
+from gpumlp.training.measure import Measured, Measurement, computed
 from gpumlp.training.trainer import EpochReport, weights_in_place
 from gpumlp.training.windows import Streamed, on_device
 
@@ -246,14 +248,16 @@ class Loop:
         self.parts.model.load(self.best)
         parts, probabilities = self.parts, self.calibration() or softmax
         encoder, seen = parts.data.encoder, self._seen_by_best()
-        measured = {}
-        for name, part in parts.data.parts.items():
-            if name == "validation" and parts.kept is None and seen is not None:
-                measured[name] = seen.scored(part, probabilities) if encoder.classes else seen.measured
-                continue
-            blocks = self._rows_of(name).blocks(parts.model)
-            measured[name] = measure(parts.model, parts.loss, encoder, blocks, probabilities=probabilities)
-        return measured
+        measured: dict[str, Callable[[], dict[str, float]]] = {}
+        with beside() as begin:  # what is made of outputs on the host, while those of the next part are computed
+            for name, part in parts.data.parts.items():
+                if name == "validation" and parts.kept is None and seen is not None:
+                    result = partial(seen.scored, part, probabilities) if encoder.classes else seen.measured.copy
+                else:
+                    blocks = self._rows_of(name).blocks(parts.model)
+                    result = computed(parts.model, parts.loss, encoder, blocks, probabilities=probabilities)
+                measured[name] = begin(result)
+            return {name: result() for name, result in measured.items()}
 
     def _seen_by_best(self) -> Measured | None:
         """Return what the best weights have made of the rows that chose them; None where that was not kept."""

@@ -12,6 +12,7 @@ import numpy as np
 from gpumlp import metrics
 from gpumlp.autodiff import Tensor
 from gpumlp.data import EncodedRows, Encoder, Features
+from gpumlp.limits import beside
 from gpumlp.nn import Loss, Model
 from gpumlp.training.calibration import Temperature, pieces
 from gpumlp.training.device_data import DeviceData, evaluated
@@ -126,6 +127,23 @@ def measure(
 ) -> dict[str, float]:
     """Return the loss and the metrics of rows that come in blocks, of which only what is predicted is kept.
 
+    The parameters are those of :func:`computed`.
+    """
+    return computed(model, loss, encoder, blocks, batch, probabilities=probabilities, linear=linear)()
+
+
+def computed(
+    model: Model,
+    loss: Loss,
+    encoder: Encoder,
+    blocks: Iterable[DeviceData],
+    batch: int | None = None,
+    *,
+    probabilities: Callable[[metrics.Host], metrics.Host] | None = None,
+    linear: list[metrics.Host] | None = None,
+) -> Callable[[], dict[str, float]]:
+    """Compute the outputs of rows that come in blocks; return what makes their loss and metrics of them, on the host.
+
     Parameters
     ----------
     model
@@ -145,30 +163,50 @@ def measure(
     """
     backend = model.context.backend
     sums, predicted, targets, weights = np.zeros(4), [], [], []
-    scores, probabilities = metrics.ProbabilityScores(), probabilities if encoder.classes else None
-    for block in blocks:
-        _, block_targets, block_weights = block.arrays
-        at_once = batch or rows_at_once(encoder.outputs, block.host.features)
-        for rows, outputs in evaluated(model, len(block), partial(block.inputs, model), at_once):
-            weight = None if block_weights is None else block_weights[rows]
-            sums += backend.to_host(loss.evaluate(outputs, block_targets[rows], weight))
-            if probabilities is not None:
-                labels, counts = block.host.targets, block.host.weights
-                assert labels is not None
-                scores.add(probabilities(outputs.numpy()), labels[rows], None if counts is None else counts[rows])
-            if linear is not None:
-                linear.append(outputs.numpy())
-            some = answers(model, outputs)
-            predicted.append(_chosen(some) if encoder.classes and some.shape[1] > 1 else some)
-        assert block.host.targets is not None
-        targets.append(block.host.targets)
-        weights.append(block.host.weights)
-    outcome, wanted = np.concatenate(predicted), np.concatenate(targets)
-    each = [weight for weight in weights if weight is not None]
-    weight = np.concatenate(each) if each else None
-    mean = {"loss": float(sums[0] / sums[1]) if sums[1] else float("nan")}
-    mean |= outcome_metrics(encoder, outcome, wanted, weight)
-    return mean if probabilities is None else mean | scores.result()
+    scores, score = metrics.ProbabilityScores(), probabilities if encoder.classes else None
+    scored: Callable[[], None] | None = None
+    with beside() as begin:
+        for block in blocks:
+            _, block_targets, block_weights = block.arrays
+            at_once = batch or rows_at_once(encoder.outputs, block.host.features)
+            for rows, outputs in evaluated(model, len(block), partial(block.inputs, model), at_once):
+                weight = None if block_weights is None else block_weights[rows]
+                sums += backend.to_host(loss.evaluate(outputs, block_targets[rows], weight))
+                if score is not None:
+                    if scored is not None:
+                        scored()  # no more than two batches are held
+                    scored = begin(partial(_score, scores, score, outputs.numpy(), block.host, rows))
+                if linear is not None:
+                    linear.append(outputs.numpy())
+                some = answers(model, outputs)
+                predicted.append(_chosen(some) if encoder.classes and some.shape[1] > 1 else some)
+            assert block.host.targets is not None
+            targets.append(block.host.targets)
+            weights.append(block.host.weights)
+
+    def result() -> dict[str, float]:
+        if scored is not None:
+            scored()
+        outcome, wanted = np.concatenate(predicted), np.concatenate(targets)
+        each = [weight for weight in weights if weight is not None]
+        weight = np.concatenate(each) if each else None
+        mean = {"loss": float(sums[0] / sums[1]) if sums[1] else float("nan")}
+        mean |= outcome_metrics(encoder, outcome, wanted, weight)
+        return mean if score is None else mean | scores.result()
+
+    return result
+
+
+def _score(
+    scores: metrics.ProbabilityScores,
+    probabilities: Callable[[metrics.Host], metrics.Host],
+    linear: metrics.Host,
+    data: EncodedRows,
+    rows: slice,
+) -> None:
+    """Add rows to the scores, given their last linear values."""
+    assert data.targets is not None
+    scores.add(probabilities(linear), data.targets[rows], None if data.weights is None else data.weights[rows])
 
 
 def _chosen(shares: metrics.Host) -> metrics.Host:

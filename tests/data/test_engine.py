@@ -126,6 +126,17 @@ def test_files_that_are_made_plain_first(tmp_path: Path, name: str, content: byt
     assert_alike(read(path), by_hand(path))
 
 
+@pytest.mark.parametrize("text", ["a+-b\n", "a+\n-b", "+", "+-", "__\n\n", "\n_", "-+\n-+\n"], ids=repr)
+@pytest.mark.parametrize("size", [1, 2, 3, 64])
+def test_what_the_bytes_of_a_file_tell(tmp_path: Path, text: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    monkeypatch.setattr(engine, "_CACHED_BYTES", size)
+    facts = engine.text_facts(path)
+    assert facts.odd == tuple(mark for mark in ("+-", "_") if mark in text)
+    assert facts.line_ends == text.count("\n")
+
+
 CELLS = st.one_of(
     st.sampled_from(["", "NA", "-", "1", "2.5", "-3", "1e3", "1_0", "x", "y z", "TRUE", "é", "1,5", "0012", "inf"]),
     st.floats(allow_nan=False, allow_infinity=False).map(repr),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpumlp import limits
 from gpumlp.backend import Backend
 from gpumlp.config import Loaded
 from gpumlp.data import Dataset
@@ -17,6 +18,7 @@ from gpumlp.runs import Listener, load_trained, train
 from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.training import Diverged, Epoch, Loop, Step
 from gpumlp.training.build import build, load_data
+from gpumlp.training.calibration import softmax
 from gpumlp.training.device_data import DeviceData
 from gpumlp.training.measure import measure
 
@@ -170,6 +172,22 @@ def test_what_the_best_epoch_has_shown_is_what_its_weights_show(
         list(loop)
         found.append((loop.calibration(), loop.measure()))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("batch", [7, None])
+def test_no_bit_of_a_measure_depends_on_the_threads(
+    task: Task, batch: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = make(task("training.epochs=1"))
+    list(loop)
+    parts, found = loop.parts, []
+    for threads in (1, 2):
+        monkeypatch.setattr(limits, "threads", lambda threads=threads: threads)
+        blocks = DeviceData(parts.model, parts.data.train, 1.0).blocks(parts.model)
+        encoder = parts.data.encoder
+        found.append(measure(parts.model, parts.loss, encoder, blocks, batch, probabilities=softmax))
+    assert found[0] == found[1]
+    assert {"loss", "accuracy", "log_loss", "brier", "ece"} <= found[0].keys()
 
 
 def test_classes_of_a_network_that_diverged_are_nan(task: Callable[..., Loaded]) -> None:

@@ -43,7 +43,7 @@ class ClassTarget:
         DataError
             If a label is missing, there is one class only, or every row is its own class.
         """
-        _require_present((labels.texts == "")[labels.codes], where)
+        _require_labels(labels, where)
         names = sorted_classes(labels.texts.tolist(), labels, where)
         if len(names) == 1:
             raise DataError(
@@ -67,9 +67,10 @@ class ClassTarget:
         DataError
             If a label is missing, or is not one of the classes.
         """
-        _require_present((labels.texts == "")[labels.codes], where)
-        codes = self.numbers(labels.texts)[labels.codes]
-        if (codes < 0).any() and not unseen:
+        _require_labels(labels, where)
+        numbers = self.numbers(labels.texts)
+        codes = numbers[labels.codes]
+        if (numbers < 0).any() and not unseen and (codes < 0).any():
             row = int(np.argmax(codes < 0))
             label = labels.texts[labels.codes[row]]
             raise DataError(
@@ -416,6 +417,12 @@ def _value(text: str) -> float | None:
 
 def _listed(names: Sequence[str]) -> str:
     return " and ".join(map(shown, names[:_LISTED_CLASSES]))
+
+
+def _require_labels(labels: Codes, where: Where) -> None:
+    """Raise DataError for the first row without a label; most have none among their texts."""
+    if (blank := labels.texts == "").any():
+        _require_present(blank[labels.codes], where)
 
 
 def _require_present(missing: NDArray[np.bool_], where: Where) -> None:
