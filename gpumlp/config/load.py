@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
-from gpumlp.config.data_settings import Data
-from gpumlp.config.model_settings import block_of_width
+from gpumlp.config.data_settings import Data, kind_of_column
+from gpumlp.config.model_settings import block_of_width, numbers_by
 from gpumlp.config.problems import explain
-from gpumlp.config.section import section_of_name
+from gpumlp.config.section import section_of_count, section_of_name
 from gpumlp.config.settings import VERSION, Settings
 from gpumlp.config.yaml_text import KeyPath, Value, parse, render
 from gpumlp.data import ENDINGS
@@ -325,15 +325,31 @@ class _Draft:
         """Return the mapping or list at ``path``, the last step from ``node``, in a form that can be added to."""
         child = node.get(path[-1]) if isinstance(node, dict) else node[path[-1]]
         self.places.setdefault(path, self.last)
-        section = {} if child is None else block_of_width(section_of_name(child))
+        section = {} if child is None else _in_full(path, child)
         if not isinstance(section, dict | list):
             dotted = ".".join(map(str, path))
             raise ConfigError(f"{dotted} is a single value, not a section", where=self.last.text)
         if isinstance(child, str | int):
-            (key,) = section
-            self.places[*path, key] = self.places[path]
+            for key in section:
+                self.places[*path, key] = self.places[path]
         node[path[-1]] = section
         return section
+
+
+def _in_full(path: KeyPath, given: Any) -> Any:
+    """Return the section that a bare value stands for, by its place; one value where it stands for none."""
+    match path:
+        case ("optimizer" | "loss" | "schedule",):
+            return section_of_name(given)
+        case ("model", "hidden", _):
+            return block_of_width(given)
+        case ("model", "numbers"):
+            return numbers_by(given)
+        case ("members",):
+            return section_of_count(given)
+        case ("data", "columns", _):
+            return kind_of_column(given)
+    return {} if given == "auto" else given
 
 
 def _read(path: Path) -> str:

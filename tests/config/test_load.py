@@ -224,6 +224,12 @@ def test_overrides_count_as_if_they_stood_in_the_file(write: Write) -> None:
         "training.epochs=2",
         "schedule={name: step, every: 4}",
         "data.weights=",
+        "model.numbers=ple",
+        "model.numbers.bins=7",
+        "members=3",
+        "members.best=joint",
+        "data.columns.a=number",
+        "data.columns.a.unit=$",
     ]
     settings = load(path, overrides).settings
     assert settings.data.target == 0
@@ -234,6 +240,10 @@ def test_overrides_count_as_if_they_stood_in_the_file(write: Write) -> None:
     assert settings.training.epochs == 2
     assert settings.schedule.hyper["every"] == 4.0
     assert settings.data.weights is None
+    assert (settings.model.numbers.embedding, settings.model.numbers.bins) == ("ple", 7)
+    assert (settings.members.count, settings.members.best) == (3, "joint")
+    assert (settings.data.columns["a"].type, settings.data.columns["a"].unit) == ("number", "$")
+    assert load(write(MINIMAL + "training: {early_stopping: auto, epochs: 9}\n"), ["training.early_stopping.patience=3"])
 
 
 @pytest.mark.parametrize(
@@ -255,10 +265,11 @@ def test_overrides_count_as_if_they_stood_in_the_file(write: Write) -> None:
         ("model.hidden.-1=3", "--set model.hidden.-1: no item '-1' in the list"),
         ("model.hidden.0.unit=3", "--set model.hidden.0.unit: unknown setting\n  did you mean 'units'?"),
         ("model.dropout.x=3", "--set model.dropout.x: model.dropout is a single value, not a section"),
+        ("model.norm.x=3", "--set model.norm.x: model.norm is a single value, not a section"),
     ],
 )
 def test_a_wrong_override_is_named(write: Write, override: str, message: str) -> None:
-    path = write(MINIMAL + "model: {hidden: [8, 16], dropout: 0.1}\n")
+    path = write(MINIMAL + "model: {hidden: [8, 16], dropout: 0.1, norm: layer}\n")
     assert failure(path, override).startswith(f"1 problem in run.yaml\n{message}")
 
 
