@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_serializer, model_validator
 
 from gpumlp.config.model_settings import Dropout, FactorSchedule
 from gpumlp.config.section import Choice, NameIn, Problem, Section, Share, Text, Variant, refuse
+from gpumlp.data import MIN_SIDE
 from gpumlp.metrics import METRICS
 from gpumlp.nn import LOSSES
 from gpumlp.nn.members import SHARES
@@ -153,6 +154,10 @@ DEFAULT_STEPS, MIN_EPOCHS, MAX_EPOCHS = 20_000, 30, 1_000
 """Default length of a run in steps, and the fewest and most epochs that it comes to."""
 
 
+MAX_SHIFT = 8
+"""Most pixels that images are moved by: each is 33 rows then."""
+
+
 MAX_SHARDS = 1024
 """Most shards of a batch."""
 
@@ -203,6 +208,12 @@ class Training(Section):
         le=100,
         description="mix each row of a batch with another one, inputs and loss alike, by a share that each batch "
         "draws from the distribution Beta(mixup, mixup); 0: none",
+    )
+    shift: Annotated[int, Field(ge=0, le=MAX_SHIFT)] | Literal["auto"] = Field(
+        default=0,
+        description="square images of bytes (IDX, NumPy): train on each also moved down, up, right and left by 1 to "
+        f"this number of pixels, 0: as it is only; auto: 1 for such images of at least {MIN_SIDE} x {MIN_SIDE}, 0 "
+        "for other rows",
     )
     seed: int = Field(
         default=0, ge=0, le=2**32 - 1, description="random seed of the split, initial weights, row order and dropout"

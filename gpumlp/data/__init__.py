@@ -6,6 +6,7 @@ from gpumlp.data.encoding.features import Features
 from gpumlp.data.encoding.scaling import SCALINGS
 from gpumlp.data.encoding.targets import Goal
 from gpumlp.data.encoding.transforms import TRANSFORMS
+from gpumlp.data.images import MIN_SIDE, copies_moved_by, moved, side_of
 from gpumlp.data.packed.blocks import PackedRows
 from gpumlp.data.packed.packs import Packs, key_of
 from gpumlp.data.roles import MisfitError, MisfitProblems, Target, misfits
@@ -29,6 +30,7 @@ __all__ = [
     "ENDINGS",
     "FLOAT32_MAX",
     "FLOAT32_TINY",
+    "MIN_SIDE",
     "QUOTES",
     "SCALINGS",
     "TRANSFORMS",
@@ -56,12 +58,14 @@ __all__ = [
     "Source",
     "SourceCache",
     "Target",
+    "copies_moved_by",
     "count_of",
     "files_of",
     "is_encoding",
     "is_separator",
     "key_of",
     "misfits",
+    "moved",
     "number_formats",
     "prepare",
     "prepare_files",
@@ -73,6 +77,7 @@ __all__ = [
     "read_start",
     "remarks_on",
     "rows_of",
+    "side_of",
     "stream_blocks",
     "survey",
     "with_columns",

@@ -14,7 +14,19 @@ from gpumlp.backend import Backend, CupyBackend, NativeBackend
 from gpumlp.backend.base import switched_on
 from gpumlp.backend.geometry import ceil_div
 from gpumlp.config import PLAIN, ClassificationLoss, Loaded, QuantileLoss, Settings, settings_of_member
-from gpumlp.data import EncodedRows, Encoder, MisfitError, Prepared, SourceCache, prepare_files
+from gpumlp.data import (
+    MIN_SIDE,
+    Dataset,
+    EncodedRows,
+    Encoder,
+    MisfitError,
+    Prepared,
+    SourceCache,
+    copies_moved_by,
+    moved,
+    prepare_files,
+    side_of,
+)
 from gpumlp.errors import ConfigError, DataError, Note, choices
 from gpumlp.limits import gigabytes
 from gpumlp.metrics import METRICS
@@ -49,6 +61,10 @@ BLOCKS_AT_ONCE, BLOCK_RATE, GRAPH_STEP_S = 132, 2e11, 3e-5
 
 Counted, not measured: half of what a block's multipliers can do in float32, and 20 launches of a graph at 1.5 µs.
 """
+
+
+TRAINED = "trained"
+"""Name of the rows of batches among those on the device: those of training, and images moved by some pixels."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +228,20 @@ def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]
             problems.append(("training.calibration", error))
     if what is not None:
         problems.append(("training.metric", DataError(what, where=title, hint=hint)))
+    shift, side = _shift_of(settings, data.train), side_of(data.train)
+    if shift and (side is None or shift >= side):
+        where = "on disk" if data.window is not None else f"of {data.encoder.width} inputs"
+        what = f"rows {where} are not square images of bytes in memory, so they cannot be moved"
+        if side is not None:
+            what = f"images of {side} x {side} pixels cannot be moved by {shift}"
+        problems.append(("training.shift", DataError(what, where=title, hint="set shift: 0, or auto")))
     return problems
+
+
+def _shift_of(settings: Settings, rows: EncodedRows) -> int:
+    """Return by how many pixels images are moved to train on more of them."""
+    wanted = settings.training.shift
+    return wanted if isinstance(wanted, int) else int((side_of(rows) or 0) >= MIN_SIDE)
 
 
 def build(
@@ -252,6 +281,8 @@ def build(
     small = is_small(settings, data.encoder)
     backend = backend or backend_of(settings, small=small)
     held = data.nbytes * (1 if data.window is None else settings.members.apart)  # each network has windows of its own
+    shift = _shift_of(settings, data.train)
+    held += (copies_moved_by(shift) - 1) * data.train.nbytes
     require_memory(settings, backend.memory, data.encoder, len(data.train), held)
     parts = (
         _build_members(settings, data, backend, weights)
@@ -259,6 +290,11 @@ def build(
         else _build(settings, data, backend, {}, weights, ranks, network)
     )
     notes = list(data.notes)
+    if shift:
+        what = (
+            f"{parts.trainer.rows:,} training rows: each image also moved by up to {shift} pixel{'s' * (shift > 1)}"
+        )
+        notes.append(Note(f"{what} (training.shift)"))
     if PRECISIONS[settings.precision].tf32 and not backend.tf32:
         what = f"{backend.name} computes matrix products in float32, which is fastest here"
         notes.append(Note(f"precision tf32: {what}"))
@@ -363,13 +399,17 @@ def _build(
     )
     plan = settings.schedule
     schedule = Schedule(plan.name, learning_rate=wanted.learning_rate, warmup=plan.warmup, **plan.hyper)
+    rows: EncodedRows | DeviceData | Streamed = on_device.get(TRAINED, data.train)
+    if not isinstance(rows, DeviceData):
+        shift = _shift_of(settings, data.train)
+        rows = moved(data.train, shift) if shift and isinstance(data.train, Dataset) else data.train
     trainer = Trainer(
         model,
         loss,
         optimizer,
         schedule,
-        shared if isinstance(shared := on_device.get("train"), DeviceData) else data.train,
-        epochs=training.epochs_over(len(data.train)),
+        rows,
+        epochs=training.epochs_over(len(rows)),
         batch_size=training.batch_size,
         input_scale=encoder.input_scale,
         seed=training.seed,
@@ -381,7 +421,9 @@ def _build(
         ranks=ranks,
         window=data.window,
     )
-    on_device["train"] = trainer.data
+    on_device[TRAINED] = trainer.data
+    if trainer.data.host is data.train:
+        on_device["train"] = trainer.data
     wanted_stop = training.stopping(trainer.epochs, validated=data.validation is not None)
     stopping = None if wanted_stop is None else Stopping(*wanted_stop)
     choice, kept = _divided(data.validation, training.conformal, training.seed)

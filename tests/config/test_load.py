@@ -243,7 +243,7 @@ def test_overrides_count_as_if_they_stood_in_the_file(write: Write) -> None:
     assert (settings.model.numbers.embedding, settings.model.numbers.bins) == ("ple", 7)
     assert (settings.members.count, settings.members.best) == (3, "joint")
     assert (settings.data.columns["a"].type, settings.data.columns["a"].unit) == ("number", "$")
-    assert load(write(MINIMAL + "training: {early_stopping: auto, epochs: 9}\n"), ["training.early_stopping.patience=3"])
+    assert load(write(MINIMAL + "training: {early_stopping: auto}\n"), ["training.early_stopping.patience=3"])
 
 
 @pytest.mark.parametrize(
