@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -29,6 +29,8 @@ PRESETS = {
 }
 """Variants of the comparison of presets, with the titles of their columns."""
 ON_TEST_ROWS, PIECES = "accuracy-test-cpu-2026-11-30.json", "pieces-inner-cpu-2026-11-30.json"
+BESIDE = {"here": "here", "pytorch": "for it in PyTorch", "pytabkit": "in the authors' package, pytabkit"}
+BESIDE_REALMLP, EPOCHS_OF_REALMLP = "realmlp-cpu-2026-11-30-3.json", 256
 
 SECTIONS = {
     "embeddings-inner-cpu-2026-11-30.json": (
@@ -46,12 +48,35 @@ Runs = Mapping[str, Mapping[str, Any]]
 
 def text() -> str:
     """Return the page."""
-    parts = [HEAD, "\n".join(_presets(json.loads((RESULTS / ON_TEST_ROWS).read_text(encoding="utf-8")))) + "\n"]
-    for file, (title, meaning) in SECTIONS.items():
-        found = json.loads((RESULTS / file).read_text(encoding="utf-8"))
-        parts.append("\n".join([f"## {title}\n", f"{meaning}\n", *_table(found)]) + "\n")
-    parts.append("\n".join(_pieces(json.loads((RESULTS / PIECES).read_text(encoding="utf-8")))) + "\n")
-    return "\n".join(parts)
+    on_test_rows = _read(ON_TEST_ROWS)
+    parts = [[HEAD.rstrip()], _presets(on_test_rows), _times(on_test_rows, _read(BESIDE_REALMLP))]
+    parts += [[f"## {title}\n", f"{meaning}\n", *_table(_read(file))] for file, (title, meaning) in SECTIONS.items()]
+    parts.append(_pieces(_read(PIECES)))
+    return "\n".join("\n".join(lines) + "\n" for lines in parts)
+
+
+def _read(file: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / file).read_text(encoding="utf-8"))
+    return found
+
+
+def _times(found: Mapping[str, Any], beside: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the section on the time of a fit beside that of the authors' own package."""
+    times = {name: median(cpu for _, cpu in beside["seconds"][name]) for name in BESIDE}
+    steps = ", ".join(f"{1e3 * time:.1f} ms {BESIDE[name]}" for name, time in times.items())
+    yield "## Time beside RealMLP\n"
+    yield f"CPU time of a step of `preset: tabular` on {beside['numbers']} numbers:"
+    yield f"{steps}."
+    yield "These are medians of the same rounds in one thread of a busy machine (`benchmarks/realmlp.py`). The"
+    yield f"package trains for {EPOCHS_OF_REALMLP} epochs, the preset for fewer where there are many rows. The share"
+    yield "of the package's time that a fit takes here, from these steps and the epochs of the fits above:\n"
+    yield "| set | training rows | epochs | share |"
+    yield "|---|---|---|---|"
+    for name, variants in found["sets"].items():
+        runs = variants["tabular"]
+        rows, epochs = fmean(run["rows"]["train"] for run in runs.values()), _mean(runs, "epochs")
+        share = epochs / EPOCHS_OF_REALMLP * times["here"] / times["pytabkit"]
+        yield f"| {name} | {rows:,.0f} | {epochs:.0f} | {share:.3f} |"
 
 
 def _pieces(found: Mapping[str, Any]) -> Iterator[str]:

@@ -185,8 +185,8 @@ def test_all_problems_come_at_once_in_the_order_of_the_lines(write: Write) -> No
         "  passes over the training rows, or {steps: 5000, least: 64, most: 256}: as many as come to this "
         "number of steps; null: about 20,000 steps, but 30 to 1,000 epochs\n"
         "--set training.epoch: unknown setting\n"
-        "  did you mean 'epochs'? allowed: epochs, batch_size, shards, drop_last, mixup, seed, metric, calibration, "
-        "conformal, early_stopping, checkpoint_every\n"
+        "  did you mean 'epochs'? allowed: epochs, batch_size, shards, drop_last, mixup, shift, seed, metric, "
+        "calibration, conformal, early_stopping, checkpoint_every\n"
         "--set backend: got 'gpu', needs one of auto, cupy, native, numpy\n"
         "  did you mean 'cupy'?"
     )
