@@ -47,10 +47,8 @@ class Categories:
     @classmethod
     def of(cls, one_hot: OneHot) -> Categories:
         """Return what a fitted encoding does."""
-        known = [*one_hot.categories, *([""] if one_hot.gaps else [])]
-        other = len(known) if one_hot.rare else None
-        codes = {text: code for code, text in enumerate(known)} | dict.fromkeys(one_hot.rare, len(known))
-        return cls(one_hot.name, codes, other, one_hot.width, one_hot.truths)
+        other = one_hot.width - 1 if one_hot.rare else None
+        return cls(one_hot.name, one_hot.codes, other, one_hot.width, one_hot.truths)
 
 
 def rewritten(kinds: Mapping[str, Kind]) -> dict[str, Kind]:

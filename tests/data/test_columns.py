@@ -10,6 +10,7 @@ import pytest
 from gpumlp.data import ArrayTable, Frame, read_lines
 from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
 from gpumlp.data.source.dialect import Dialect
+from gpumlp.data.source.kinds import Kind
 from gpumlp.errors import DataError
 
 
@@ -273,6 +274,26 @@ def test_unseen_categories_are_noted_with_counts_and_share_a_feature():
     assert encoded.tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 1], [0, 0, 1]]
     _, notes = encode(inputs, table("c,d", ",1"), others={"d"})
     assert notes == ["column 'c': 1 row has a value not seen in training, such as a missing value"]
+
+
+@pytest.mark.parametrize(
+    ("trained", "later", "features"),
+    [
+        ("1 2", "1.0 2.0 1 3 01", [0, 1, 0, None, None]),  # pandas writes 1 as 1.0 once a cell is empty
+        ("1.0 2.0", "2 1 1.0 1.00", [1, 0, 0, None]),
+        ("0.10 2.50", "0.1 2.5 0.10 0.100", [0, 1, 0, None]),
+        ("01 02", "1 2.0 02 1e0", [0, 1, 1, None]),
+        ("1 1.0", "1 1.0 1.00", [0, 1, None]),  # values of their own
+        ("1 01", "1.0 01", [None, 0]),
+        ("9007199254740993 x", "9007199254740992 9007199254740992.0 9007199254740993", [None, None, 0]),
+        ("nan1 inf", "inf Infinity nan1", [0, None, 1]),
+    ],
+)
+def test_categories_that_are_numbers_in_the_spellings_of_programs(trained: str, later: str, features: list[int | None]):
+    rows = trained.split() * 2
+    inputs, _ = fit(table("c", *rows).with_kinds({"c": Kind("category")}))
+    encoded, _ = encode(inputs, table("c", *later.split()).with_kinds({"c": Kind("category")}), others=())
+    assert [int(row.argmax()) if row.any() else None for row in encoded] == features
 
 
 def test_a_value_that_overflows_after_scaling():

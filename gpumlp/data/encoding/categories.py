@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,8 @@ _MANY_NUMBERS, _FEW_STRAYS, _STRAY_SHARE = 10, 3, 0.1
 MOSTLY, ALMOST_ALL = 0.9, 0.99
 """Shares of rows: of different values in what looks like an id, of one value in what is nearly constant."""
 _TRUTHS = frozenset(("true", "false"))
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_EXACT = 1e15  # numbers below have at most 15 digits before the point, all of which float64 keeps
 
 
 @dataclass(frozen=True)
@@ -110,17 +113,18 @@ class OneHot:
             With the empty text where the value is missing.
         """
         texts = [text.lower() for text in column.texts] if self.truths else column.texts
-        numbers = np.array([self._codes.get(text, -1) for text in texts], np.int64)
+        numbers = np.array([self.codes.get(text, -1) for text in texts], np.int64)
         new = numbers < 0
         strangers: list[str] = column.texts[column.codes[new[column.codes]]].tolist() if new.any() else []
         numbers[new] = len(self.categories) + self.gaps
         return numbers, strangers
 
     @cached_property
-    def _codes(self) -> dict[str, int]:
-        """The number of the feature of each value that training has seen."""
+    def codes(self) -> dict[str, int]:
+        """The number of the feature of each value that training has seen, of a number in its usual spellings."""
         known = [*self.categories, *([""] if self.gaps else [])]
-        return {category: code for code, category in enumerate(known)} | dict.fromkeys(self.rare, len(known))
+        codes = {category: code for code, category in enumerate(known)} | dict.fromkeys(self.rare, len(known))
+        return _usual_spellings(codes) | codes
 
     def to_state(self) -> Fields:
         """Return what ``from_state`` takes back."""
@@ -140,6 +144,19 @@ class OneHot:
         if not one_hot.width or not set(categories).isdisjoint(rare):
             raise state.wrong("categories", "must be some, each once")
         return one_hot
+
+
+def _usual_spellings(codes: dict[str, int]) -> dict[str, int]:
+    """Return codes of the numbers among texts as programs write them: 01 as 1, and 1 as 1.0 once a cell is empty.
+
+    Of texts with equal values none is meant.
+    """
+    values = {text: float(text) for text in codes if _NUMBER.fullmatch(text)}
+    counts, found = Counter(values.values()), {}
+    for text, value in values.items():
+        if counts[value] == 1 and abs(value) < _EXACT:
+            found |= dict.fromkeys((str(value), *([str(int(value))] if value.is_integer() else [])), codes[text])
+    return found
 
 
 def _remark(counts: Counter[str], crowded: bool) -> str | None:
