@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,10 +10,13 @@ import numpy as np
 
 from gpumlp import nn
 from gpumlp.config import Settings, configure
-from gpumlp.data import Dataset, Prepared, Source, prepare, rows_of, with_columns
-from gpumlp.data.dataset import Divided
+from gpumlp.data import ArrayTable, Encoder, Prepared, Source, prepare, rows_of, with_columns
+from gpumlp.data.encoding.columns import ArrayInputs
 from gpumlp.data.encoding.labels import ZERO_ONE, LabelTargets
+from gpumlp.data.encoding.numeric import NumericBlock
+from gpumlp.data.encoding.scaling import Scaling
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget, NumberTargets
+from gpumlp.data.source.dialect import DETECT
 from gpumlp.data.source.rows import plain_array, row_weights
 from gpumlp.errors import ALIASES, ConfigError, DataError, RunError, choices
 from gpumlp.nn import LOSSES, Loss
@@ -169,12 +171,12 @@ class Sequential(nn.Sequential):
         return {name: [row[name] for row in history] for name in history[0]}
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
-        """Return loss and metrics of arrays.
+        """Return loss and metrics of arrays. What they do not define is NaN, such as AUC of rows of one class.
 
         Parameters
         ----------
         x, y, sample_weight
-            As for ``fit``.
+            As for ``fit``; one row, one class or one number is enough.
 
         Returns
         -------
@@ -187,11 +189,11 @@ class Sequential(nn.Sequential):
             If the arrays do not fit.
         """
         settings = self._settings({}, weighted=sample_weight is not None, validation=0.0)
-        prepared = self._prepared(settings, _source(x, y, sample_weight), 0.0)
-        assert isinstance(prepared.train, Dataset)
-        loss: Loss = build_loss(settings, self, prepared.encoder, prepared.train)
-        rows = DeviceData(self, prepared.train, prepared.encoder.input_scale)
-        return measure(self, loss, prepared.encoder, [rows])
+        source = _source(x, y, sample_weight)
+        encoder = self._encoder(settings, source)
+        rows, _ = encoder.encode(source, targets=True)
+        loss: Loss = build_loss(settings, self, encoder, rows)
+        return measure(self, loss, encoder, [DeviceData(self, rows, encoder.input_scale)])
 
     def _loss(self, given: Choice | None) -> dict[str, Any]:
         """Return the settings of a loss; of several sigmoids cross-entropy is that of labels."""
@@ -258,33 +260,42 @@ class Sequential(nn.Sequential):
         data = {"split": {"validation": validation, "test": 0.0}, "weights": WEIGHTS if weighted else None}
         return _configured(self._chosen, _task(self._chosen["loss"]["name"]), {"training": training}, data)
 
-    def _prepared(self, settings: Settings, source: Source, validation: float | Source) -> Prepared:
-        """Return the rows as they are: numbers not scaled, class numbers as they stand in y."""
-        targets = [name for name in source.names if name.startswith(TARGET)]
-        task, width = settings.task, len(targets)
-        if task == "classification" and width > 1:
-            raise DataError("y must be class numbers, (N,)", hint="of one-hot rows take y.argmax(axis=1)")
-
-        def encoded(divided: Divided) -> Prepared:
-            if not self.is_built:
-                self.build(divided.encoder.width, seed=settings.training.seed)
-            encoder = replace(divided.encoder, target=self._target(task, targets))
-            if encoder.outputs != self.units or encoder.width != self.widths[0]:
-                what = f"x has {encoder.width} columns and y needs {encoder.outputs} outputs"
-                raise DataError(f"{what}; the model takes {self.widths[0]} and has {self.units}")
-            return replace(divided, encoder=encoder).encoded()
-
+    def _prepared(self, settings: Settings, source: ArrayTable, validation: float | Source) -> Prepared:
+        """Return the rows as they are, divided."""
+        encoder = self._encoder(settings, source)
+        names = encoder.target_names
         return prepare(
             source,
-            task=task,
-            target=tuple(targets) if width > 1 or task == "multilabel" else targets[0],
+            task=settings.task,
+            target=names if len(names) > 1 or settings.task == "multilabel" else names[0],
             validation=validation,
             test=0.0,
-            scaling="none",
             weights=settings.data.weights,
             seed=settings.training.seed,
-            encode=encoded,
+            encoder=encoder,
         )
+
+    def _encoder(self, settings: Settings, source: ArrayTable) -> Encoder:
+        """Return the encoding by which all stays as it is: numbers are not scaled, class numbers those of y."""
+        targets = tuple(name for name in source.names if name.startswith(TARGET))
+        if settings.task == "classification" and len(targets) > 1:
+            raise DataError("y must be class numbers, (N,)", hint="of one-hot rows take y.argmax(axis=1)")
+        width = source.width(INPUTS)
+        if not self.is_built:
+            self.build(width, seed=settings.training.seed)
+        unscaled = NumericBlock(np.zeros(width), np.empty(0, np.int64), Scaling("none", {}))
+        encoder = Encoder(
+            inputs=ArrayInputs(INPUTS, width, unscaled),
+            target=self._target(settings.task, targets),
+            target_name=", ".join(targets),
+            weights_name=WEIGHTS if WEIGHTS in source.names else None,
+            ignored=(),
+            dialect=DETECT,
+        )
+        if encoder.outputs != self.units or width != self.widths[0]:
+            what = f"x has {width} columns and y needs {encoder.outputs} outputs"
+            raise DataError(f"{what}; the model takes {self.widths[0]} and has {self.units}")
+        return encoder
 
     def _target(self, task: str, names: Sequence[str]) -> Any:
         """Return the encoding of targets by which they stay as they are."""
@@ -314,7 +325,7 @@ def _configured(
     return configure(task=task, data={**rows, **(data or {})}, **chosen, **more).settings
 
 
-def _source(x: Any, y: Any, weights: Any) -> Source:
+def _source(x: Any, y: Any, weights: Any) -> ArrayTable:
     """Return arrays as rows: inputs x, targets y or y0, y1, ..., weights."""
     inputs, targets = plain_array(x), plain_array(y)
     if inputs.dtype.kind not in "biuf" or inputs.ndim < 2:
@@ -331,7 +342,9 @@ def _source(x: Any, y: Any, weights: Any) -> Source:
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
     columns = {TARGET: targets} if targets.ndim == 1 else {f"{TARGET}{i}": each for i, each in enumerate(targets.T)}
-    return with_columns(rows_of(inputs), columns | ({} if weights is None else {WEIGHTS: row_weights(weights)}))
+    found = with_columns(rows_of(inputs), columns | ({} if weights is None else {WEIGHTS: row_weights(weights)}))
+    assert isinstance(found, ArrayTable)
+    return found
 
 
 __all__ = ["Sequential"]

@@ -289,7 +289,7 @@ def test_unseen_categories_are_noted_with_counts_and_share_a_feature():
         ("nan1 inf", "inf Infinity nan1", [0, None, 1]),
     ],
 )
-def test_categories_that_are_numbers_in_the_spellings_of_programs(trained: str, later: str, features: list[int | None]):
+def test_categories_that_are_numbers_in_other_spellings(trained: str, later: str, features: list[int | None]):
     rows = trained.split() * 2
     inputs, _ = fit(table("c", *rows).with_kinds({"c": Kind("category")}))
     encoded, _ = encode(inputs, table("c", *later.split()).with_kinds({"c": Kind("category")}), others=())

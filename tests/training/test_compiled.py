@@ -58,6 +58,33 @@ def test_rows_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(parts) == [24, 96, 120]
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", {"name": "cross_entropy", "class_weight": "balanced"}])
+@pytest.mark.parametrize("rows", [slice(1), np.flatnonzero(CLASSES == 1)], ids=["one row", "one class"])
+def test_rows_of_one_class_have_loss_and_accuracy(rows: Any, loss: Any) -> None:
+    model = network().compile("adam", loss, backend="numpy")
+    model.fit(X, CLASSES, epochs=1)
+    found = model.evaluate(X[rows], CLASSES[rows])
+    of_true = model.predict(X[rows])[np.arange(len(X[rows])), CLASSES[rows]]
+    assert found["loss"] == pytest.approx(-np.log(of_true.astype(np.float64)).mean(), rel=1e-6)
+    assert found["accuracy"] == (model.predict(X[rows]).argmax(axis=1) == CLASSES[rows]).mean()
+
+
+@pytest.mark.parametrize("rows", [[3], [3, 3]])
+def test_rows_without_spread_have_all_that_is_defined_of_them(rows: list[int]) -> None:
+    y = 1 + X[:, 0]
+    model = network(outputs=1, link="identity").compile("adam", "mse", backend="numpy")
+    model.fit(X, y, epochs=1)
+    found, error = model.evaluate(X[rows], y[rows]), float(abs(model.predict(X[rows])[0, 0] - y[3]))
+    assert found["mae"] == pytest.approx(error, rel=1e-5)
+    assert found["loss"] == pytest.approx(error**2, rel=1e-5)
+    assert np.isnan(found["r2"])
+    binary = network(outputs=1, link="sigmoid").compile("adam", "cross_entropy", backend="numpy")
+    binary.fit(X, X[:, 0] > 0, epochs=1)
+    found = binary.evaluate(X[rows], (X[:, 0] > 0)[rows])
+    assert np.isfinite([found["loss"], found["accuracy"]]).all()
+    assert np.isnan(found["auc"])
+
+
 @pytest.mark.parametrize(
     ("outputs", "link", "loss", "y", "metric"),
     [

@@ -152,7 +152,8 @@ def _usual_spellings(codes: dict[str, int]) -> dict[str, int]:
     Of texts with equal values none is meant.
     """
     values = {text: float(text) for text in codes if _NUMBER.fullmatch(text)}
-    counts, found = Counter(values.values()), {}
+    counts = Counter(values.values())
+    found: dict[str, int] = {}
     for text, value in values.items():
         if counts[value] == 1 and abs(value) < _EXACT:
             found |= dict.fromkeys((str(value), *([str(int(value))] if value.is_integer() else [])), codes[text])
