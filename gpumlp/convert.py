@@ -86,25 +86,25 @@ def read(
         )
     converted = {}
     for (name, parts), other in zip(ours.items(), order, strict=True):
-        wanted, given = {array.called: part for part, array in parts.items()}, theirs[other]
-        if set(wanted) != set(given):
+        parts_by_name, array_names = {array.called: part for part, array in parts.items()}, theirs[other]
+        if set(parts_by_name) != set(array_names):
             raise ShapeError(
-                f"the layer {other!r} of the {layout} mapping has {', '.join(given)}; "
-                f"for {name} it needs {', '.join(wanted)}",
+                f"the layer {other!r} of the {layout} mapping has {', '.join(array_names)}; "
+                f"for {name} it needs {', '.join(parts_by_name)}",
                 hint=f"is {layout} the right layout? There are: {', '.join(LAYOUTS)}",
             )
-        for key, part in wanted.items():
-            array, own = _array(given[key], other, key), parts[part]
-            shape = own.shape[::-1] if own.turned else own.shape
+        for key, part in parts_by_name.items():
+            array, declared = _array(array_names[key], other, key), parts[part]
+            shape = declared.shape[::-1] if declared.turned else declared.shape
             if array.shape != shape:
                 raise ShapeError(
                     f"{key} of {other!r} has shape {array.shape}; "
-                    f"for {name}.{part} {own.shape} it must be {shape} in {layout}",
+                    f"for {name}.{part} {declared.shape} it must be {shape} in {layout}",
                     hint="PyTorch keeps weights as (out, in), Keras and gpumlp as (in, out)"
-                    if len(own.shape) == 2
+                    if len(declared.shape) == 2
                     else None,
                 )
-            converted[f"{name}.{part}"] = array.T if own.turned else array
+            converted[f"{name}.{part}"] = array.T if declared.turned else array
     _change_epsilon(model, converted, layout, epsilon)
     model.load(converted)
 
@@ -120,8 +120,8 @@ def _change_epsilon(model: Model, arrays: dict[str, Any], layout: str, epsilon: 
         )
     for name, layer in norms.items():
         if epsilon not in (None, layer.epsilon):
-            given = {key: arrays[f"{name}.{key}"] for key in layer.declare(layer.inputs)}
-            arrays |= {f"{name}.{key}": array for key, array in layer.with_epsilon(given, epsilon).items()}
+            norm_arrays = {key: arrays[f"{name}.{key}"] for key in layer.declare(layer.inputs)}
+            arrays |= {f"{name}.{key}": array for key, array in layer.with_epsilon(norm_arrays, epsilon).items()}
 
 
 def write(model: Model, layout: str, *, layers: Sequence[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
@@ -134,12 +134,14 @@ def write(model: Model, layout: str, *, layers: Sequence[str] | None = None) -> 
     names = list(ours) if layers is None else list(layers)
     if len(names) != len(ours):
         raise ShapeError(f"{len(names)} names were given for {len(ours)} layers: {', '.join(ours)}")
-    found = {}
+    converted = {}
     for (name, parts), other in zip(ours.items(), names, strict=True):
-        for part, own in parts.items():
+        for part, declared in parts.items():
             array = arrays[f"{name}.{part}"]
-            found[f"{other}{form.separator}{own.called}"] = np.ascontiguousarray(array.T) if own.turned else array
-    return found
+            converted[f"{other}{form.separator}{declared.called}"] = (
+                np.ascontiguousarray(array.T) if declared.turned else array
+            )
+    return converted
 
 
 def _layout(name: str) -> FrameworkLayout:
@@ -167,9 +169,9 @@ def _grouped(arrays: Mapping[str, Any], separator: str) -> dict[str, dict[str, A
     """Return the arrays by layer, then by their own name."""
     groups: dict[str, dict[str, Any]] = {}
     for name, array in arrays.items():
-        layer, _, own = name.removesuffix(":0").rpartition(separator)  # Keras 2 ends its names so
-        if own not in IGNORED:
-            groups.setdefault(layer, {})[own] = array
+        layer, _, key = name.removesuffix(":0").rpartition(separator)  # Keras 2 ends its names so
+        if key not in IGNORED:
+            groups.setdefault(layer, {})[key] = array
     return groups
 
 

@@ -20,19 +20,19 @@ LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.
 
 def host_memory() -> int | None:
     """Return the bytes of memory there are, free or not; None where the system does not tell."""
-    found = []
+    sizes = []
     with contextlib.suppress(AttributeError, ValueError, OSError):  # a system without sysconf, or without the names
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for path in LIMITS:
         with contextlib.suppress(ValueError, OSError):
-            found.append(int(path.read_text()))
-    return min(found, default=None)
+            sizes.append(int(path.read_text()))
+    return min(sizes, default=None)
 
 
 def cache_folder() -> Path | None:
     """Return where what can be made again is kept: ``GPUMLP_CACHE``, or ``gpumlp`` in the user's cache, if any."""
-    if given := os.environ.get("GPUMLP_CACHE"):
-        return Path(given)
+    if folder := os.environ.get("GPUMLP_CACHE"):
+        return Path(folder)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpumlp"
     except RuntimeError:  # a user without a home
@@ -57,9 +57,9 @@ def threads() -> int:
 
     The cores are those of its affinity, and no more than its control group's quota pays for.
     """
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if given.isdigit() and int(given) > 0:
-        return int(given)
+    text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if text.isdigit() and int(text) > 0:
+        return int(text)
     return max(1, math.ceil(min(cores(), _quota())))
 
 

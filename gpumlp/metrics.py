@@ -93,8 +93,8 @@ def classification(predictions: Host, labels: Host, weights: Host | None = None)
     right = weight * (chosen == labels)
     metrics = {"accuracy": _ratio(right.sum(), weight.sum()), "macro_f1": macro_f1(chosen, labels, weight)}
     if predictions.ndim == 2 and predictions.shape[1] == 1:
-        found = hits_of(chosen == 1, labels == 1, weight)
-        metrics |= {"precision": found["precision"], "recall": found["recall"]}
+        of_class = hits_of(chosen == 1, labels == 1, weight)
+        metrics |= {"precision": of_class["precision"], "recall": of_class["recall"]}
         metrics["auc"] = auc(predictions[:, 0], labels, weight)
     return metrics
 
@@ -175,9 +175,9 @@ def auc(scores: Host, labels: Host, weights: Host) -> float:
         tied = ~(lower.take(below, mode="clip") > higher)  # hardly any: no need to look for the ends of all
         ties = np.searchsorted(lower, higher[tied], "right") - below[tied]
         return float((below.sum() + 0.5 * ties.sum()) / (len(higher) * len(lower)))
-    values, place = np.unique(scores, return_inverse=True)
-    positive = np.bincount(place, weights * (labels == 1), len(values))
-    negative = np.bincount(place, weights * (labels == 0), len(values))
+    values, rank = np.unique(scores, return_inverse=True)
+    positive = np.bincount(rank, weights * (labels == 1), len(values))
+    negative = np.bincount(rank, weights * (labels == 0), len(values))
     pairs = positive.sum() * negative.sum()
     below = np.cumsum(negative) - negative
     return float((positive * (below + 0.5 * negative)).sum() / pairs) if pairs else float("nan")
@@ -224,13 +224,13 @@ def curves(probability: Host, positive: Host, weights: Host) -> Curves | None:
         (N,).
     """
     values, rising = np.unique(probability, return_inverse=True)
-    place, positive = len(values) - 1 - rising, np.asarray(positive, bool)
-    hits = np.cumsum(np.bincount(place, weights * positive))
-    misses = np.cumsum(np.bincount(place, weights * ~positive))
+    rank, positive = len(values) - 1 - rising, np.asarray(positive, bool)
+    hits = np.cumsum(np.bincount(rank, weights * positive))
+    misses = np.cumsum(np.bincount(rank, weights * ~positive))
     if not (hits[-1] > 0 and misses[-1] > 0):
         return None
-    kept = hits + misses > 0
-    hits, misses = hits[kept], misses[kept]
+    nonempty = hits + misses > 0
+    hits, misses = hits[nonempty], misses[nonempty]
     recall, precision = hits / hits[-1], hits / (hits + misses)
     average = float(np.diff(recall, prepend=0.0) @ precision)
     return Curves(
@@ -273,9 +273,9 @@ class ProbabilityScores:
         half = 1 + (probabilities.shape[1] == 2)
         self._sums += weight[known] @ losses[known], weight[known].sum(), weight @ squares / half, weight.sum()
         chosen, sure = _surest(probabilities)
-        place = np.minimum((sure * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+        bins = np.minimum((sure * ECE_BINS).astype(np.int64), ECE_BINS - 1)
         for row, values in zip(self._bins, (sure, chosen == labels), strict=True):
-            row += np.bincount(place, weight * values, ECE_BINS)
+            row += np.bincount(bins, weight * values, ECE_BINS)
 
     def result(self) -> Metrics:
         """Return the scores of the rows so far."""
@@ -321,11 +321,11 @@ def regression(predictions: Host, targets: Host, weights: Host | None = None) ->
     }
 
 
-def _tables(what: str, values: Host, targets: Host, names: Sequence[str]) -> tuple[Host, Host]:
+def _tables(role: str, values: Host, targets: Host, names: Sequence[str]) -> tuple[Host, Host]:
     """Return values and targets, (N, T) of T names. Raises ShapeError for other shapes."""
     values, targets = np.asarray(values), np.asarray(targets)
     if values.shape != targets.shape or values.shape[1:] != (len(names),):
-        raise ShapeError(f"{what} {values.shape} and targets {targets.shape} must be (N, {len(names)})")
+        raise ShapeError(f"{role} {values.shape} and targets {targets.shape} must be (N, {len(names)})")
     return values, targets
 
 
@@ -352,8 +352,8 @@ def regressions(predictions: Host, targets: Host, names: Sequence[str], weights:
             each[name] = dict.fromkeys(("rmse", "mae", "r2"), float("nan"))
             continue
         each[name] = regression(predictions[there, i], targets[there, i], weight[there])
-    means = {key: float(np.mean([found[key] for found in each.values()])) for key in ("rmse", "mae", "r2")}
-    return means | {f"{key}[{name}]": value for name, found in each.items() for key, value in found.items()}
+    means = {key: float(np.mean([values[key] for values in each.values()])) for key in ("rmse", "mae", "r2")}
+    return means | {f"{key}[{name}]": value for name, values in each.items() for key, value in values.items()}
 
 
 def labels(probabilities: Host, targets: Host, names: Sequence[str], weights: Host | None = None) -> Metrics:
@@ -380,7 +380,7 @@ def labels(probabilities: Host, targets: Host, names: Sequence[str], weights: Ho
     each = {name: label(probabilities[:, i], targets[:, i], weight) for i, name in enumerate(names)}
     right = np.isnan(targets) | ((probabilities > 0.5) == (targets == 1))
     counted = weight * ~np.isnan(targets).all(axis=1)
-    found = {
+    metrics = {
         "accuracy": _mean_of(each, "accuracy"),
         "macro_f1": _mean_of(each, "f1"),
         "auc": _mean_of(each, "auc"),
@@ -388,7 +388,7 @@ def labels(probabilities: Host, targets: Host, names: Sequence[str], weights: Ho
         "all_right": float((counted * right.all(axis=1)).sum() / counted.sum()) if counted.any() else float("nan"),
     }
     shown = ("accuracy", "precision", "recall", "f1", "auc")
-    return found | {f"{key}[{name}]": each[name][key] for key in shown for name in names}
+    return metrics | {f"{key}[{name}]": each[name][key] for key in shown for name in names}
 
 
 def label(probability: Host, targets: Host, weights: Host) -> Metrics:
@@ -409,12 +409,12 @@ def label(probability: Host, targets: Host, weights: Host) -> Metrics:
 
 def labels_log_loss(probabilities: Host, targets: Host, weights: Host | None = None) -> float:
     """Return the ``log_loss`` of ``labels`` without the other metrics, whose areas sort all rows."""
-    weight, found = _weight(len(targets), weights), []
+    weight, losses = _weight(len(targets), weights), []
     for p, target in zip(probabilities.T, targets.T, strict=True):
         there = ~np.isnan(target)
         if (weight[there] > 0).any():
-            found.append(_label_log_loss(p[there].astype(np.float64, copy=False), target[there] == 1, weight[there]))
-    return float(np.mean(found)) if found else float("nan")
+            losses.append(_label_log_loss(p[there].astype(np.float64, copy=False), target[there] == 1, weight[there]))
+    return float(np.mean(losses)) if losses else float("nan")
 
 
 def _label_log_loss(p: Host, positive: Host, weight: Host) -> float:
@@ -526,7 +526,7 @@ def _points(thresholds: Sequence[float], counts: Host) -> list[Metrics]:
 
 
 def _mean_of(each: Mapping[str, Metrics], key: str) -> float:
-    values = [found[key] for found in each.values() if found[key] == found[key]]
+    values = [metrics[key] for metrics in each.values() if metrics[key] == metrics[key]]
     return float(np.mean(values)) if values else float("nan")
 
 
@@ -545,8 +545,8 @@ def quantile(values: Host, weights: Host, level: float) -> float:
     below = np.cumsum(np.asarray(weights, np.float64)[there][order])
     if not len(order) or not below[-1] > 0:
         return 0.0
-    place = min(int(np.searchsorted(below, level * below[-1])), len(order) - 1)
-    return float(values[there][order][place])
+    index = min(int(np.searchsorted(below, level * below[-1])), len(order) - 1)
+    return float(values[there][order][index])
 
 
 def title(name: str) -> str:

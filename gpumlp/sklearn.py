@@ -187,20 +187,20 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
 
     def _settings(self, validation: float | Source, *, weighted: bool) -> Settings:
         """Return what a configuration file with these parameters, or those changed beside a preset, would say."""
-        given = self._described()
+        settings = self._described()
         if self.preset != PLAIN:
             usual = copy(self).set_params(**type(self)().get_params())
-            given = _changed(given, usual._described())
+            settings = _changed(settings, usual._described())
         share = float(validation) if isinstance(validation, int | float) else IN_MEMORY
-        given["data"] = {
-            **given.get("data", {}),
+        settings["data"] = {
+            **settings.get("data", {}),
             "train": IN_MEMORY,
             "target": self._target_names(),
             "split": {"validation": share, "test": 0.0},
             "weights": self._free(WEIGHTS) if weighted else None,
         }
-        given["training"] = {**given.get("training", {}), "seed": self._seed()}
-        return configure(task=self._task, preset=self.preset, **given).settings
+        settings["training"] = {**settings.get("training", {}), "seed": self._seed()}
+        return configure(task=self._task, preset=self.preset, **settings).settings
 
     def _described(self) -> dict[str, Any]:
         """Return the settings that parameters stand for, but for those of the rows and the seed."""
@@ -253,10 +253,10 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         return {"name": "auto"}
 
     def _seed(self) -> int:
-        given = self.random_state
-        if isinstance(given, int | np.integer):
-            return int(given)
-        return int(check_random_state(given).randint(np.iinfo(np.int32).max))
+        state = self.random_state
+        if isinstance(state, int | np.integer):
+            return int(state)
+        return int(check_random_state(state).randint(np.iinfo(np.int32).max))
 
     def _checked(self, X: Any, *, reset: bool) -> Any:
         """Return rows as they are encoded, after the checks that scikit-learn makes of names and shapes."""
@@ -319,8 +319,8 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
         if getattr(np.asarray(y), "ndim", 1) == 2 and np.shape(y)[1] > 1:
-            what = f"{type(self).__name__} learns one target, and y has {np.shape(y)[1]} columns"
-            raise ValueError(f"{what}; fit one for each: sklearn.multioutput.MultiOutput{type(self).__name__[3:]}")
+            message = f"{type(self).__name__} learns one target, and y has {np.shape(y)[1]} columns"
+            raise ValueError(f"{message}; fit one for each: sklearn.multioutput.MultiOutput{type(self).__name__[3:]}")
         y = column_or_1d(y, warn=True)
         assert_all_finite(y, input_name="y")
         check_consistent_length(X, y)
@@ -561,13 +561,13 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         return _written(self._one_target(X, y))
 
     def _loss(self) -> dict[str, Any]:
-        given = self.class_weight
+        class_weight = self.class_weight
         if self._labels:
             return {"name": "auto"}
-        if isinstance(given, Mapping):
-            names = _written(np.array(list(given), self.classes_.dtype))
-            given = {str(name): float(each) for name, each in zip(names, given.values(), strict=True)}
-        return {"name": "auto", "class_weight": given}
+        if isinstance(class_weight, Mapping):
+            names = _written(np.array(list(class_weight), self.classes_.dtype))
+            class_weight = {str(name): float(each) for name, each in zip(names, class_weight.values(), strict=True)}
+        return {"name": "auto", "class_weight": class_weight}
 
     def _take(self, model: SavedModel, settings: Settings) -> None:
         super()._take(model, settings)
@@ -669,14 +669,14 @@ def _rows_like(X: Any) -> Any:
 
 def _changed(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that are other than these, section by section."""
-    found: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping) and isinstance(other := others.get(name), Mapping):
             if changed := _changed(value, other):
-                found[name] = changed
+                changes[name] = changed
         elif name not in others or value != others[name]:
-            found[name] = value
-    return found
+            changes[name] = value
+    return changes
 
 
 def _whole(value: Any) -> Any:

@@ -36,8 +36,8 @@ def nearest(basis: Values, y: Values, rounds: int) -> Nearest:
         coefficients = np.linalg.lstsq(root[:, None] * basis, root * y, rcond=CONDITION)[0].astype(np.float64)
         residuals = np.abs(y - basis @ coefficients)
         below, above = float(np.sqrt(weights @ residuals**2)), float(residuals.max())
-        found, bound = (coefficients, above) if above < best.above else (best.coefficients, best.above)
-        best = Nearest(found, max(below, best.below), bound)
+        closest, bound = (coefficients, above) if above < best.above else (best.coefficients, best.above)
+        best = Nearest(closest, max(below, best.below), bound)
         weights = weights * residuals
         if best.above - best.below <= CLOSE * best.above or not weights.any():
             break

@@ -31,7 +31,7 @@ BETA2 = 0.99  # the steps are few and their gradients exact: a shorter memory th
 class _Layer:
     """One layer of all networks: where each one's units are, and the masks, None where nothing is to be kept out."""
 
-    places: dict[int, slice]
+    units_of: dict[int, slice]
     mask: Tensor | None
     ending: Tensor | None
 
@@ -51,26 +51,28 @@ class Members:
 
     def _add_layer(self, index: int) -> dict[str, tuple[Variable, Group]]:
         """Add the next layer of those networks that have one, and return its variables."""
-        before = self._layers[-1].places if index else {}
-        places: dict[int, slice] = {}
+        before = self._layers[-1].units_of if index else {}
+        units_of: dict[int, slice] = {}
         units = 0
         for member, network in enumerate(self.networks):
             if index < len(network.layers):
                 width = network.layers[index][1].size
-                places[member] = slice(units, units + width)
+                units_of[member] = slice(units, units + width)
                 units += width
-        rows = max(place.stop for place in before.values()) if index else self.networks[0].layers[0][0].shape[0]
+        rows = (
+            max(own_units.stop for own_units in before.values()) if index else self.networks[0].layers[0][0].shape[0]
+        )
         W, mask, b = np.zeros((rows, units)), np.zeros((rows, units)), np.zeros(units)
         V, ending = np.zeros((units, len(self.networks))), np.zeros((units, len(self.networks)))
-        for member, place in places.items():
+        for member, own_units in units_of.items():
             network, above = self.networks[member], before.get(member, slice(None))
-            W[above, place], b[place] = network.layers[index]
-            mask[above, place] = 1.0
+            W[above, own_units], b[own_units] = network.layers[index]
+            mask[above, own_units] = 1.0
             if index == len(network.layers) - 1:
-                V[place, member], ending[place, member] = network.v, 1.0
+                V[own_units, member], ending[own_units, member] = network.v, 1.0
         ends = bool(ending.any())
         self._layers.append(
-            _Layer(places, None if mask.all() else self._constant(mask), self._constant(ending) if ends else None)
+            _Layer(units_of, None if mask.all() else self._constant(mask), self._constant(ending) if ends else None)
         )
         outputs = {f"V{index}": (self._variable(V), Group())} if ends else {}
         return {f"W{index}": (self._variable(W), Group()), f"b{index}": (self._variable(b), OFFSET), **outputs}
@@ -120,12 +122,14 @@ class Members:
     def trained(self) -> list[Network]:
         """Return the networks as they are now, in the order they came."""
         arrays = {name: array.astype(np.float64) for name, array in self.parameters.arrays().items()}
-        found = []
+        networks = []
         for member, network in enumerate(self.networks):
             depth = len(network.layers)
-            places = [layer.places[member] for layer in self._layers[:depth]]
-            above = [slice(None), *places[:-1]]
-            layers = tuple((arrays[f"W{i}"][above[i], places[i]], arrays[f"b{i}"][places[i]]) for i in range(depth))
-            output = arrays[f"V{depth - 1}"][places[-1], member]
-            found.append(Network(network.activation, layers, output, float(arrays["c"][member])))
-        return found
+            units_of = [layer.units_of[member] for layer in self._layers[:depth]]
+            above = [slice(None), *units_of[:-1]]
+            layers = tuple(
+                (arrays[f"W{i}"][above[i], units_of[i]], arrays[f"b{i}"][units_of[i]]) for i in range(depth)
+            )
+            output = arrays[f"V{depth - 1}"][units_of[-1], member]
+            networks.append(Network(network.activation, layers, output, float(arrays["c"][member])))
+        return networks

@@ -111,8 +111,8 @@ def check_sizes(kind: Kind, sizes: Iterable[int]) -> list[int]:
     chosen = sorted(set(sizes))
     wrong = [size for size in chosen if not 1 <= size <= LARGEST[kind]]
     if wrong or not chosen:
-        what = f"{kind} {wrong[0]} is out of range" if wrong else f"no {kind} to try"
-        raise ConfigError(what, where=f"{kind}s", hint=f"allowed: whole numbers from 1 to {LARGEST[kind]}")
+        message = f"{kind} {wrong[0]} is out of range" if wrong else f"no {kind} to try"
+        raise ConfigError(message, where=f"{kind}s", hint=f"allowed: whole numbers from 1 to {LARGEST[kind]}")
     return chosen
 
 

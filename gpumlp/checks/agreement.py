@@ -55,14 +55,14 @@ def wrong(xp: Any, actual: Array, reference: Array, kind: str, *, scale: float =
 
 def fault(
     xp: Any,
-    made: Direction,
+    definition: Direction,
     inputs: Sequence[Array],
-    found: Sequence[Array | None],
+    results: Sequence[Array | None],
     expected: Sequence[Array | None],
 ) -> str:
     """Return what is wrong with the outputs of a direction, in a few words; nothing where they are as expected."""
-    walked, (rows, cols) = over(made, inputs, found).dtype, shape_of(made, inputs, found)
-    for name, got, want in zip(made.outputs, found, expected, strict=True):
+    walked, (rows, cols) = over(definition, inputs, results).dtype, shape_of(definition, inputs, results)
+    for name, got, want in zip(definition.outputs, results, expected, strict=True):
         if got is None or want is None:
             if got is not want:
                 return f"{name} is {'missing' if got is None else 'there, and should not be'}"
@@ -126,22 +126,22 @@ def disagreement(
     All arrays lie between guards, moved by ``shift`` of their number (elements). Outputs hold bytes 0xFF beforehand,
     so that what is not written shows. Inputs must not change.
     """
-    given = [None if a is None else np.ascontiguousarray(a) for a in inputs]
-    expected = Backend().run(op, direction, given, None, **params)
-    count, definition = len(given), op.directions[direction]
-    sources = [None if a is None else _Guarded(backend, a, shift(i), a) for i, a in enumerate(given)]
-    places = [None if e is None else _Guarded(backend, e, shift(count + i)) for i, e in enumerate(expected)]
-    arrays = [[None if each is None else each.array for each in side] for side in (sources, places)]
+    operands = [None if a is None else np.ascontiguousarray(a) for a in inputs]
+    expected = Backend().run(op, direction, operands, None, **params)
+    count, definition = len(operands), op.directions[direction]
+    sources = [None if a is None else _Guarded(backend, a, shift(i), a) for i, a in enumerate(operands)]
+    guarded_outputs = [None if e is None else _Guarded(backend, e, shift(count + i)) for i, e in enumerate(expected)]
+    arrays = [[None if each is None else each.array for each in side] for side in (sources, guarded_outputs)]
     outputs = backend.run(op, direction, arrays[0], arrays[1], **params)
-    for name, place, is_output in zip(
-        definition.arrays, [*sources, *places], [False] * count + [True] * len(places), strict=True
+    for name, guarded, is_output in zip(
+        definition.arrays, [*sources, *guarded_outputs], [False] * count + [True] * len(guarded_outputs), strict=True
     ):
-        if place is not None and place.is_overrun():
+        if guarded is not None and guarded.is_overrun():
             return f"the memory around {name} is written to", expected
-        if place is not None and not is_output and place.has_changed():
+        if guarded is not None and not is_output and guarded.has_changed():
             return f"the input {name} is written to", expected
     results = [None if a is None else backend.to_host(a) for a in outputs]
-    return fault(np, definition, given, results, expected), expected
+    return fault(np, definition, operands, results, expected), expected
 
 
 class _Guarded:
@@ -183,7 +183,7 @@ def faults(
 ) -> Iterator[tuple[str, str]]:
     """Run every direction of every operation in each of its forms; yield its entry and what is wrong, if anything."""
     for name, direction in directions():
-        op, found = RECORDS[name], ""
+        op, first_fault = RECORDS[name], ""
         if only not in op.entry(direction):
             continue
         for dtype in dtypes:
@@ -193,5 +193,5 @@ def faults(
                         wrong_with, _ = disagreement(backend, op, direction, inputs, params)
                     except BackendError as error:  # the next one may run
                         wrong_with = error.what
-                    found = found or (wrong_with and f"{np.dtype(dtype)} ({rows}, {cols}): {wrong_with}")
-        yield op.entry(direction), found
+                    first_fault = first_fault or (wrong_with and f"{np.dtype(dtype)} ({rows}, {cols}): {wrong_with}")
+        yield op.entry(direction), first_fault

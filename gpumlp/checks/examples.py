@@ -137,12 +137,12 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
             total = 2 * columns if direction == "forward" else rows
             starts = np.linspace(0, total, columns + 1).astype(np.int64)
             if direction == "forward":
-                given, params = normal(total, size), {"first": 1}
+                table, params = normal(total, size), {"first": 1}
             else:  # over the table
-                rows, given, params = 7, normal(7, columns, size), {"first": 1, "rows": total}
+                rows, table, params = 7, normal(7, columns, size), {"first": 1, "rows": total}
             codes = rng.integers(-1, 3, (rows, columns + 1)).astype(dtype)  # some are not one of their column's
             codes[:1, 1:] = np.nan
-            yield (codes, starts, given), params
+            yield (codes, starts, table), params
         case Op(name="advance"):
             yield (np.array([3, 1, 2]),), {}
         case Op(name="accumulate"):

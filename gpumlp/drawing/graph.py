@@ -64,8 +64,8 @@ def trace(
     Raises TapeError where the function returns something else, or where nothing was recorded.
     """
     tensors = [value if isinstance(value, Tensor) else Tensor(value, backend) for value in inputs]
-    told = zip(_arguments(function), tensors, strict=False)
-    names = {id(value): name for name, value in (*_around(function), *_outside(function), *told)}
+    named_arguments = zip(_arguments(function), tensors, strict=False)
+    names = {id(value): name for name, value in (*_around(function), *_outside(function), *named_arguments)}
     with GradientTape(persistent=True) as tape:
         tape.watch(*tensors, *(value for _, value in _outside(function) if isinstance(value, Tensor)))
         returned = function(*tensors)
@@ -91,8 +91,8 @@ def _outside(function: Callable[..., Any]) -> list[tuple[str, Any]]:
     """Return the tensors and arrays that a function refers to without being given them, with their names."""
     if not inspect.isfunction(function):
         return []
-    found = inspect.getclosurevars(function)
-    return [(k, v) for k, v in {**found.globals, **found.nonlocals}.items() if hasattr(v, "dtype")]
+    variables = inspect.getclosurevars(function)
+    return [(k, v) for k, v in {**variables.globals, **variables.nonlocals}.items() if hasattr(v, "dtype")]
 
 
 def _arguments(function: Callable[..., Any]) -> Iterator[str]:

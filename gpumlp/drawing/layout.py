@@ -156,7 +156,7 @@ class _Grid:
 
     def reduce_crossings(self) -> None:
         """Put each column into the order of its neighbours' mean places, to and fro; keep the best order seen."""
-        best, kept = self.crossings(), [list(column) for column in self.columns]
+        best, best_columns = self.crossings(), [list(column) for column in self.columns]
         for sweep in range(SWEEPS):
             if best == 0:
                 break
@@ -164,25 +164,25 @@ class _Grid:
             neighbours = self.before if forward else self.after
             for column in self.columns if forward else reversed(self.columns):
                 self._sort(column, neighbours)
-            found = self.crossings()
-            if found < best:
-                best, kept = found, [list(column) for column in self.columns]
-        self.columns = kept
+            count = self.crossings()
+            if count < best:
+                best, best_columns = count, [list(column) for column in self.columns]
+        self.columns = best_columns
 
     def _sort(self, column: list[int], neighbours: Sequence[Sequence[tuple[int, float]]]) -> None:
-        place = {v: i for c in self.columns for i, v in enumerate(c)}
+        position = {v: i for c in self.columns for i, v in enumerate(c)}
         wish = {}
         for vertex in column:
-            places = [place[other] for other, _ in neighbours[vertex]]
-            wish[vertex] = sum(places) / len(places) if places else place[vertex]
+            positions = [position[other] for other, _ in neighbours[vertex]]
+            wish[vertex] = sum(positions) / len(positions) if positions else position[vertex]
         column.sort(key=wish.__getitem__)
 
     def crossings(self) -> int:
         """Return how many pairs of links cross."""
         total = 0
         for column, following in zip(self.columns, self.columns[1:], strict=False):
-            place = {v: i for i, v in enumerate(following)}
-            ends = [p for v in column for p in sorted(place[other] for other, _ in self.after[v])]
+            position = {v: i for i, v in enumerate(following)}
+            ends = [p for v in column for p in sorted(position[other] for other, _ in self.after[v])]
             seen: list[int] = []
             for end in ends:
                 total += len(seen) - bisect.bisect_right(seen, end)
@@ -210,18 +210,18 @@ class _Grid:
                 self._settle(column, [self._wish(v, near[v] or both[v]) for v in column])
         lines = {v: [other for other in self.lines[v] if other in here] for v in here}
         for _ in range(STRAIGHTENINGS):
-            kept = {v: self.y[v] for v in here}
+            start = {v: self.y[v] for v in here}
             for column in columns:
                 self._settle(
                     column,
                     [
-                        (sum(kept[other] for other in lines[v]) / len(lines[v]), float(len(lines[v])))
+                        (sum(start[other] for other in lines[v]) / len(lines[v]), float(len(lines[v])))
                         if len(lines[v]) > 1
                         else (self._wish(v, both[v])[0], FOLLOWER_WEIGHT)
                         for v in column
                     ],
                 )
-            if max(abs(self.y[v] - kept[v]) for v in here) < STILL:
+            if max(abs(self.y[v] - start[v]) for v in here) < STILL:
                 break
 
     def _wish(self, vertex: int, near: Sequence[tuple[int, float]]) -> tuple[float, float]:

@@ -136,9 +136,9 @@ def compose(diagram: Diagram, *, values: bool = False, gradients: bool = False) 
         for e, f in zip(diagram.edges, firm, strict=True)
     ]
     layout = arrange([draft.size for draft in drafts], links)
-    placed = [_moved(place) for place in layout.places]
-    boxes = [draft.box(*place) for draft, place in zip(drafts, placed, strict=True)]
-    texts = [text for draft, place in zip(drafts, placed, strict=True) for text in draft.texts(*place)]
+    placed = [_moved(centre) for centre in layout.places]
+    boxes = [draft.box(*centre) for draft, centre in zip(drafts, placed, strict=True)]
+    texts = [text for draft, centre in zip(drafts, placed, strict=True) for text in draft.texts(*centre)]
     curves = _curves(diagram.edges, layout, gradients=gradients)
     if gradients:
         texts += _gradient_texts(diagram.edges, layout)

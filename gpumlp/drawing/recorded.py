@@ -64,8 +64,8 @@ def read_tape(
     Raises TapeError where a gradient is asked for that there is none of.
     """
     nodes = _leading_to(tape.nodes, results.values())
-    found = _gradients(tape, nodes, list(results.values())) if gradients else {}
-    reader = _Reader(results, names, found, fused=fused)
+    slopes = _gradients(tape, nodes, list(results.values())) if gradients else {}
+    reader = _Reader(results, names, slopes, fused=fused)
     for result in results.values():
         if not any(node.output is result for node in nodes):
             reader.place(result)
@@ -76,8 +76,8 @@ def read_tape(
 
 def _numbered(nodes: Sequence[diagram.DiagramNode]) -> tuple[diagram.DiagramNode, ...]:
     """Tell the predictions apart where there are several: f1(x), f2(x)."""
-    places = [i for i, node in enumerate(nodes) if node.label == PREDICTION]
-    named = {at: f"f{number}(x)".translate(SUBSCRIPTS) for number, at in enumerate(places, 1)}
+    positions = [i for i, node in enumerate(nodes) if node.label == PREDICTION]
+    named = {at: f"f{number}(x)".translate(SUBSCRIPTS) for number, at in enumerate(positions, 1)}
     if len(named) < 2:
         return tuple(nodes)
     return tuple(replace(node, label=named.get(i, node.label)) for i, node in enumerate(nodes))
@@ -85,12 +85,12 @@ def _numbered(nodes: Sequence[diagram.DiagramNode]) -> tuple[diagram.DiagramNode
 
 def _leading_to(nodes: Sequence[Node], results: Iterable[Tensor]) -> list[Node]:
     needed = {id(result) for result in results}
-    kept = []
+    leading = []
     for node in reversed(nodes):
         if id(node.output) in needed:
             needed |= {id(value) for value in node.inputs}
-            kept.append(node)
-    return kept[::-1]
+            leading.append(node)
+    return leading[::-1]
 
 
 def _gradients(tape: GradientTape, nodes: Sequence[Node], results: Sequence[Tensor]) -> Gradients:
@@ -98,13 +98,13 @@ def _gradients(tape: GradientTape, nodes: Sequence[Node], results: Sequence[Tens
     fixed = {id(value) for node in nodes if isinstance(node.op, Loss) for value in node.inputs[1:]}
     values = {id(v): v for node in nodes for v in (*node.inputs, node.output) if id(v) not in fixed}
     sources = [v for v in values.values() if isinstance(v, Tensor) and tape.tracks(v) and v.differentiable]
-    found: Gradients = {}
+    gradients: Gradients = {}
     ends = [result for result in results if result.differentiable]
     for result in [end for end in ends if end.shape == ()] or ends:
         for source, part in zip(sources, tape.gradient(result, sources), strict=True):
             if part is not None:
-                found[id(source)] = found[id(source)] + part if id(source) in found else part
-    return found
+                gradients[id(source)] = gradients[id(source)] + part if id(source) in gradients else part
+    return gradients
 
 
 class _Reader:
@@ -165,8 +165,8 @@ class _Reader:
         self.edges.append(Edge(source, target, flows or gradient is not None, gradient))
 
     def _gradient(self, value: Any) -> Values | None:
-        found = self.gradients.get(id(value))
-        return None if found is None else found.numpy()
+        gradient = self.gradients.get(id(value))
+        return None if gradient is None else gradient.numpy()
 
     def _parts(self, node: Node) -> list[Values | None]:
         """Return what the node contributes to the gradient of each of its inputs."""
@@ -235,7 +235,7 @@ class _Reader:
         key = id(outputs), link
         if key not in self._predictions:
             value = outputs.numpy()
-            told = len(self.edges)  # the edge with the gradient of the linear values
+            edge_index = len(self.edges)  # the edge with the gradient of the linear values
             if link != "identity":
                 value = ACTIVATIONS[link].function(np, value)
                 at = self._add("operation", written(link), link, value, gradient=None)
@@ -243,12 +243,12 @@ class _Reader:
                 before = at
             box = self._add("output", PREDICTION, "the prediction", value, gradient=None)
             self._connect(before, box, gradient if link == "identity" else None, flows=gradient is not None)
-            self._predictions[key] = box, told
+            self._predictions[key] = box, edge_index
             return box
-        box, told = self._predictions[key]
-        edge = self.edges[told]
+        box, edge_index = self._predictions[key]
+        edge = self.edges[edge_index]
         if gradient is not None and edge.gradient is not None:  # of another loss: what comes back is the sum
-            self.edges[told] = replace(edge, gradient=edge.gradient + gradient)
+            self.edges[edge_index] = replace(edge, gradient=edge.gradient + gradient)
         return box
 
 

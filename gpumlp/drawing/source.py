@@ -33,19 +33,19 @@ class Source:
             yield
 
 
-def is_source(what: str) -> bool:
+def is_source(argument: str) -> bool:
     """Return whether this names a function of a Python file."""
-    return what.rpartition(":")[0].endswith(".py") or what.endswith(".py")
+    return argument.rpartition(":")[0].endswith(".py") or argument.endswith(".py")
 
 
-def load_source(what: str) -> Source:
+def load_source(argument: str) -> Source:
     """Run the file of ``FILE.py:FUNCTION`` and return the function, with what it is to be called with.
 
     Arguments get their defaults, or else what the file has under their names.
     Raises ConfigError where there is no such file, function or name, RunError where the file fails.
     """
-    place, _, name = what.rpartition(":") if not what.endswith(".py") else (what, "", "")
-    path = Path(place)
+    file, _, name = argument.rpartition(":") if not argument.endswith(".py") else (argument, "", "")
+    path = Path(file)
     if not path.is_file():
         raise ConfigError("there is no such file", where=str(path))
     sys.path.insert(0, str(path.resolve().parent))  # as `python FILE.py` would
@@ -53,10 +53,10 @@ def load_source(what: str) -> Source:
         names = runpy.run_path(str(path))
     functions = {k: v for k, v in names.items() if inspect.isfunction(v)}
     if name not in functions:
-        said = f"there is no function {name!r}" if name else f"pass {path}:FUNCTION"
-        own = [k for k, v in functions.items() if v.__module__ == MODULE]
-        hint = choices(name, own) if own else "the file defines no functions"
-        raise ConfigError(said, where=str(path), hint=hint)
+        message = f"there is no function {name!r}" if name else f"pass {path}:FUNCTION"
+        defined = [k for k, v in functions.items() if v.__module__ == MODULE]
+        hint = choices(name, defined) if defined else "the file defines no functions"
+        raise ConfigError(message, where=str(path), hint=hint)
     function = functions[name]
     return Source(path, function, tuple(_inputs(path, function, names)))
 
@@ -87,5 +87,5 @@ def _blamed(path: Path) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
-        told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise RunError(told, where=f"{path}:{line}" if line else str(path)) from None
+        message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise RunError(message, where=f"{path}:{line}" if line else str(path)) from None

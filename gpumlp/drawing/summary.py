@@ -24,9 +24,9 @@ def summarised(diagram: Diagram) -> Diagram:
             owned.setdefault(edge.target, []).append(leaf)
     edges = [e for e in diagram.edges if e.source not in inside]
     runs = _runs(diagram.nodes, edges, inside)
-    place = {i: at for at, run in enumerate(runs) for i in run}
+    group_of = {i: at for at, run in enumerate(runs) for i in run}
     nodes = [_joined([diagram.nodes[i] for i in run], [p for i in run for p in owned.get(i, ())]) for run in runs]
-    outer = [replace(e, source=place[e.source], target=place[e.target]) for e in edges]
+    outer = [replace(e, source=group_of[e.source], target=group_of[e.target]) for e in edges]
     return Diagram(tuple(nodes), tuple(e for e in outer if e.source != e.target))
 
 

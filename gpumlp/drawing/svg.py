@@ -52,5 +52,5 @@ def _box(box: Box) -> str:
 
 
 def _text(text: Text) -> str:
-    place = f'x="{text.x:.1f}" y="{text.y + MIDDLE * text.size:.1f}"'
-    return f'<text {place} font-size="{text.size:g}" fill="{text.colour}">{escape(text.text)}</text>'
+    position = f'x="{text.x:.1f}" y="{text.y + MIDDLE * text.size:.1f}"'
+    return f'<text {position} font-size="{text.size:g}" fill="{text.colour}">{escape(text.text)}</text>'

@@ -82,26 +82,26 @@ def backpropagate(network: Sequential, loss: Loss, inputs: Values, targets: np.n
     goal = backend.asarray(targets)
 
     def forward(*first: Tensor) -> list[Tensor]:
-        found = list(first)
-        for step in steps[len(found) - 1 :]:
-            more = () if step.also is None else (found[step.also],)
-            found.append(step.function(found[-1], *more))
-        return found
+        outputs = list(first)
+        for step in steps[len(outputs) - 1 :]:
+            more = () if step.also is None else (outputs[step.also],)
+            outputs.append(step.function(outputs[-1], *more))
+        return outputs
 
     def from_value(start: int, array: Values) -> float:
         return float(loss(forward(*values[:start], Tensor(array, backend))[-1], goal)[0])
 
-    given = Tensor(inputs, backend)
+    features = Tensor(inputs, backend)
     with GradientTape() as tape:
-        tape.watch(given)
-        values = forward(given)
+        tape.watch(features)
+        values = forward(features)
         total, _ = loss(values[-1], goal)
     sources = [*values[1:], *(part.variable for step in steps for part in step.parts)]
     slopes = dict(zip(map(id, sources), tape.gradient(total, sources), strict=True))
 
     def slope_of(source: Tensor) -> Values:
-        found = slopes[id(source)]
-        return np.zeros(source.shape) if found is None else found.numpy()
+        slope = slopes[id(source)]
+        return np.zeros(source.shape) if slope is None else slope.numpy()
 
     gradients = []
     equation = _equation_of(loss, network.units)
@@ -116,37 +116,39 @@ def backpropagate(network: Sequential, loss: Loss, inputs: Values, targets: np.n
             compared = compare_variable(lambda: from_value(0, inputs), part.variable, slope, shown=seen)
             gradients.append(Gradient(part.symbol, part.slope, compared))
         equation = step.slope
-    told = [ShownValue("x", "", inputs)]
-    told += [ShownValue(step.symbol, step.equation, v.numpy()) for step, v in zip(steps, values[1:], strict=True)]
+    shown_values = [ShownValue("x", "", inputs)]
+    shown_values += [
+        ShownValue(step.symbol, step.equation, v.numpy()) for step, v in zip(steps, values[1:], strict=True)
+    ]
     link, last = loss.record.link, values[-1]
-    told.append(ShownValue("f(x)", f"{link}({told[-1].symbol})", activate(link, last).numpy()))
-    told.append(
+    shown_values.append(ShownValue("f(x)", f"{link}({shown_values[-1].symbol})", activate(link, last).numpy()))
+    shown_values.append(
         ShownValue("e(y)", "", np.eye(network.units)[targets]) if link == "softmax" else ShownValue("y", "", targets)
     )
-    return Backprop(tuple(told), tuple(gradients), float(total))
+    return Backprop(tuple(shown_values), tuple(gradients), float(total))
 
 
 def _steps(chain: Sequence[Layer]) -> Iterator[_Step]:
     """Return the steps from the inputs to the last linear values."""
     count = sum(layer.numbered for layer in chain)
-    value, place, number = "x", "", 0
+    value, layer_symbol, number = "x", "", 0
     *_, last = chain
     done, inputs = 0, list[tuple[str, int]]()  # how many steps there are, and the value that each layer takes
     for layer in chain:
         inputs.append((value, done))
         if layer.numbered:
             number += 1
-            place = "o" if number == count else "h" if count == 2 else f"h{number}"
-        if equation := layer.equation(value, place):
-            made = _step(layer, equation)
+            layer_symbol = "o" if number == count else "h" if count == 2 else f"h{number}"
+        if equation := layer.equation(value, layer_symbol):
+            declared = _step(layer, equation)
             if layer.reach:
                 earlier, also = inputs[-1 - layer.reach]
-                made = replace(made, equation=made.equation + earlier, function=layer.joined, also=also)
-            yield made
+                declared = replace(declared, equation=declared.equation + earlier, function=layer.joined, also=also)
+            yield declared
             value, done = equation.symbol, done + 1
         if layer.link != "identity" and layer is not last:  # the loss sees the values before the link of the model
-            yield _activation(layer.link, value, place)
-            value, done = f"{place}(x)", done + 1
+            yield _activation(layer.link, value, layer_symbol)
+            value, done = f"{layer_symbol}(x)", done + 1
 
 
 def _step(layer: Layer, equation: Equation) -> _Step:
@@ -155,8 +157,8 @@ def _step(layer: Layer, equation: Equation) -> _Step:
     return _Step(equation.symbol, equation.formula, equation.slope, layer.linear, tuple(parts))
 
 
-def _activation(name: str, value: str, place: str) -> _Step:
-    h = f"{place}(x)"
+def _activation(name: str, value: str, layer_symbol: str) -> _Step:
+    h = f"{layer_symbol}(x)"
     slope = (
         f"∇{h} J, J the Jacobian of {name} at {value}" if ACTIVATIONS[name].of_rows else f"∇{h} ⊙ {name}'({value})"
     )

@@ -30,8 +30,8 @@ def check_parameters(
     variables = [v for layer in layers for v in (*layer.weights.values(), *layer.offsets.values())]
     with GradientTape() as tape:
         target = total()
-    found = {}
+    comparisons = {}
     for variable, gradient in zip(variables, tape.gradient(target, variables), strict=True):
         taped = np.zeros(variable.shape) if gradient is None else gradient.numpy()
-        found[variable.name] = compare_variable(lambda: float(total()), variable, taped)
-    return found
+        comparisons[variable.name] = compare_variable(lambda: float(total()), variable, taped)
+    return comparisons

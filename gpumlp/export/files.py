@@ -113,8 +113,8 @@ def export(
     model: SavedModel | WeightedModels
     if is_ensemble(Path(folder)):
         if chosen.write is not write_onnx:
-            what = f"an ensemble of models cannot be written as {output.suffix}"
-            raise ConfigError(what, where="--output", hint="export it as .onnx, or one of its runs")
+            message = f"an ensemble of models cannot be written as {output.suffix}"
+            raise ConfigError(message, where="--output", hint="export it as .onnx, or one of its runs")
         if data is None:
             raise ConfigError("an ensemble has no rows of its own", where="--data", hint="pass --data FILE")
         model = load_ensemble(folder)
@@ -133,37 +133,37 @@ def export(
             each.encoder.encode(source.take(np.arange(min(1, count_of(source)))), targets=False)
     else:
         run = load_run(folder)
-        own = load_data(run.loaded, model.encoder, keep_sources=True)
-        assert own.sources is not None
-        part = next(name for name in ("test", "validation", "train") if name in own.sources)
-        source, notes = own.sources[part], changed_since(run, own)
+        prepared = load_data(run.loaded, model.encoder, keep_sources=True)
+        assert prepared.sources is not None
+        part = next(name for name in ("test", "validation", "train") if name in prepared.sources)
+        source, notes = prepared.sources[part], changed_since(run, prepared)
     most, count = min(MAX_ROWS, max(1, MAX_OUTPUTS // model.encoder.outputs)), count_of(source)
     if count > most:
         source = source.take(np.linspace(0, count - 1, most).astype(np.int64))
     with writing(output), replacing(Path(os.path.realpath(output))) as (beside, _):
         if isinstance(model, WeightedModels):
             write_mean(beside, list(zip(weights, models, traced, strict=True)))
-            found = run_mean(beside, models, source)
+            predictions = run_mean(beside, models, source)
         else:
             chosen.write(beside, model, traced[0])
-            found = chosen.run(beside, model, source)
-        comparison = compare(part, model, source, found)
+            predictions = chosen.run(beside, model, source)
+        comparison = compare(part, model, source, predictions)
         if not comparison.difference <= comparison.allowed:  # NaN, too, is refused
-            what = (
+            message = (
                 f"the exported file predicts differently from the run: by up to {comparison.difference:.3g} on "
                 f"{comparison.rows:,} {part} rows; rounding explains {comparison.allowed:.3g}"
             )
-            raise RunError(what, where=str(output), hint="nothing was written; please report this")
+            raise RunError(message, where=str(output), hint="nothing was written; please report this")
     return comparison, notes
 
 
 def format_of(output: Path) -> Format:
     """Return the format of a file by the ending of its name. Raises ConfigError for another ending."""
-    found = FORMATS.get(output.suffix.lower())
-    if found is None:
+    output_format = FORMATS.get(output.suffix.lower())
+    if output_format is None:
         hint = "the name must end in one of: " + " ".join(FORMATS)
         raise ConfigError(f"cannot tell the format from the name {output.name!r}", where="--output", hint=hint)
-    return found
+    return output_format
 
 
 def compare(part: str, model: SavedModel | WeightedModels, source: Source, others: Predictions) -> Agreement:
@@ -171,20 +171,22 @@ def compare(part: str, model: SavedModel | WeightedModels, source: Source, other
     models = model.models if isinstance(model, WeightedModels) else (model,)
     precise_models = tuple(_rebuilt(each, Backend(), np.float64) for each in models)
     precise_one = replace(model, models=precise_models) if isinstance(model, WeightedModels) else precise_models[0]
-    own, exact = _predicted(model, source), _predicted(precise_one, source)
-    measured, given, precise = (_measured(each) for each in (own, others, exact))
+    predictions, exact = _predicted(model, source), _predicted(precise_one, source)
+    measured, exported, precise = (_measured(each) for each in (predictions, others, exact))
     step = max(_rounding(each, source) for each in models)
     allowed = ROUNDING * float(np.abs(measured - precise).max()) + EPSILONS * step
-    if given.shape != measured.shape:
-        raise RunError(f"the file predicts {given.shape}, the run {measured.shape}")
-    difference = float(np.abs(given - measured).max())
-    if own.probabilities is not None and difference <= allowed:
+    if exported.shape != measured.shape:
+        raise RunError(f"the file predicts {exported.shape}, the run {measured.shape}")
+    difference = float(np.abs(exported - measured).max())
+    if predictions.probabilities is not None and difference <= allowed:
         # Classes may differ where two are as probable as each other, as far as rounding tells.
         rows = np.arange(len(measured))
-        if own.values.ndim == 2:
-            gap = np.where(own.values == others.values, 0.0, 2.0 * np.abs(own.probabilities - 0.5))
+        if predictions.values.ndim == 2:
+            gap = np.where(predictions.values == others.values, 0.0, 2.0 * np.abs(predictions.probabilities - 0.5))
         else:
-            gap = np.abs(own.probabilities[rows, own.values] - own.probabilities[rows, others.values])
+            gap = np.abs(
+                predictions.probabilities[rows, predictions.values] - predictions.probabilities[rows, others.values]
+            )
         difference = max(difference, float(np.where(gap > 2 * allowed, gap, 0.0).max()))
     return Agreement(part, len(measured), difference, allowed)
 
@@ -203,7 +205,7 @@ def _rounding(model: SavedModel, source: Source) -> float:
 def _measured(predictions: Predictions) -> NDArray[np.float64]:
     """Return what is compared: probabilities, quantiles, or numbers."""
     each = (predictions.probabilities, predictions.quantiles, predictions.values)
-    values = next(found for found in each if found is not None)
+    values = next(array for array in each if array is not None)
     return np.asarray(values, np.float64)
 
 

@@ -101,9 +101,9 @@ class OnnxGraph:
         texts = array.dtype.kind in "OU"
         key = (str(array.tolist()) if texts else array.tobytes()), array.dtype.str, array.shape
         if key not in self.constants:
-            made = self.name(name or f"constant_{len(self.constants) + 1}")
+            unique_name = self.name(name or f"constant_{len(self.constants) + 1}")
             array = array.astype(object) if texts else np.ascontiguousarray(array).reshape(array.shape)
-            self.constants[key] = self.onnx.numpy_helper.from_array(array, made)
+            self.constants[key] = self.onnx.numpy_helper.from_array(array, unique_name)
         return str(self.constants[key].name)
 
     def cast(self, value: str, dtype: Any) -> str:
@@ -141,8 +141,10 @@ def write_mean(path: Path, members: Sequence[tuple[float, SavedModel, Computatio
     inputs: dict[str, Any] = {}
     outputs, each = [], []
     for _, model, computed in members:
-        given = model.encoder.inputs
-        columns, x = _table(graph, model.encoder, given) if isinstance(given, TableInputs) else _array(graph, given)
+        encoding = model.encoder.inputs
+        columns, x = (
+            _table(graph, model.encoder, encoding) if isinstance(encoding, TableInputs) else _array(graph, encoding)
+        )
         for column in columns:
             if inputs.setdefault(column.name, column) != column:
                 raise RunError(f"the models take {column.name!r} for different things: a number, a date or a text")
@@ -168,14 +170,14 @@ def write_mean(path: Path, members: Sequence[tuple[float, SavedModel, Computatio
     path.write_bytes(whole.SerializeToString(deterministic=True))
 
 
-def _needed(nodes: Sequence[Any], wanted: set[str]) -> list[Any]:
+def _needed(nodes: Sequence[Any], names: set[str]) -> list[Any]:
     """Return the operators that outputs are computed by, in their order."""
-    kept = []
+    needed = []
     for node in reversed(nodes):
-        if not wanted.isdisjoint(node.output):
-            wanted |= set(node.input)
-            kept.append(node)
-    return kept[::-1]
+        if not names.isdisjoint(node.output):
+            names |= set(node.input)
+            needed.append(node)
+    return needed[::-1]
 
 
 def run_onnx(path: Path, model: SavedModel, source: Source) -> Predictions:
@@ -186,15 +188,15 @@ def run_onnx(path: Path, model: SavedModel, source: Source) -> Predictions:
 def run_mean(path: Path, models: Sequence[SavedModel], source: Source) -> Predictions:
     """Return what :func:`run_onnx` does, of a file of several models."""
     feed = {name: values for model in models for name, values in _feed(model.encoder, source).items()}
-    encoder, found = models[0].encoder, _run(path, feed)
+    encoder, outputs = models[0].encoder, _run(path, feed)
     if encoder.labels is not None:
-        return Predictions(encoder.labels.numbers(found[0]), found[1])
+        return Predictions(encoder.labels.numbers(outputs[0]), outputs[1])
     if encoder.classes is None:
         if not encoder.levels:
-            return Predictions(found[0], None)
-        return Predictions(found[0], None, found[1].reshape(len(found[1]), len(encoder.target_names), -1))
-    chosen = np.array([encoder.classes.index(str(name)) for name in found[0]], np.int64)
-    return Predictions(chosen, found[1])
+            return Predictions(outputs[0], None)
+        return Predictions(outputs[0], None, outputs[1].reshape(len(outputs[1]), len(encoder.target_names), -1))
+    chosen = np.array([encoder.classes.index(str(name)) for name in outputs[0]], np.int64)
+    return Predictions(chosen, outputs[1])
 
 
 def _feed(encoder: Encoder, source: Source) -> dict[str, NDArray[Any]]:
@@ -392,10 +394,10 @@ def _curved(graph: OnnxGraph, shares: str, curves: Sequence[Curve]) -> str:
         columns.append(graph.add("Add", graph.add("Mul", slope, graph.add("Sub", share, x0)), y0))
     if two:
         return graph.add("Concat", graph.add("Sub", one, columns[0]), columns[0], axis=1)
-    found = graph.add("Concat", *columns, axis=1)
-    total = graph.add("ReduceSum", found, graph.constant(np.array([1])), keepdims=1)
+    curved = graph.add("Concat", *columns, axis=1)
+    total = graph.add("ReduceSum", curved, graph.constant(np.array([1])), keepdims=1)
     some = graph.add("Greater", total, graph.constant(0.0, np.float64))
-    divided = graph.add("Div", found, graph.add("Where", some, total, one))
+    divided = graph.add("Div", curved, graph.add("Where", some, total, one))
     return graph.add("Where", some, divided, graph.constant(1.0 / len(curves), np.float64))
 
 
@@ -435,21 +437,21 @@ def _mean(
 ) -> list[Any]:
     """Return the outputs of a file whose models predict by their mean: ``each`` names theirs, as are ``outputs``."""
 
-    def mean(place: int, name: str) -> str:
+    def mean(index: int, name: str) -> str:
         parts = zip(weights, each, strict=True)
-        terms = [graph.add("Mul", names[place], graph.constant(weight, np.float64)) for weight, names in parts]
+        terms = [graph.add("Mul", names[index], graph.constant(weight, np.float64)) for weight, names in parts]
         return graph.add("Sum", *terms, output=graph.name(name))
 
-    def output(place: int, name: str) -> Any:
-        found = graph.onnx.ValueInfoProto()
-        found.CopyFrom(outputs[place])
-        found.name = name
-        return found
+    def output(index: int, name: str) -> Any:
+        copied = graph.onnx.ValueInfoProto()
+        copied.CopyFrom(outputs[index])
+        copied.name = name
+        return copied
 
     target = encoder.target
     if encoder.task == "regression":
         names = ("prediction", "quantiles")[: len(outputs)]
-        return [output(place, mean(place, name)) for place, name in enumerate(names)]
+        return [output(number, mean(number, name)) for number, name in enumerate(names)]
     prediction, probability = graph.name("prediction"), mean(1, "probability")
     if isinstance(target, LabelTargets):
         return _labels(graph, target, probability, prediction)
@@ -551,22 +553,24 @@ def _interpolate(graph: OnnxGraph, node: Application, operands: list[str]) -> st
     padded = np.full((columns, size), np.inf)
     padded[:, :count] = knots.T
     table = graph.constant(padded.ravel())
-    place = graph.add(
+    segment = graph.add(
         "Add",
         graph.cast(graph.add("Mul", x, graph.constant(0.0, np.float64)), np.int64),
         graph.constant(np.arange(columns) * size, np.int64),
     )
     for step in steps.tolist():
-        further = graph.add("Add", place, graph.constant(step, np.int64))
+        further = graph.add("Add", segment, graph.constant(step, np.int64))
         reached = graph.add("GreaterOrEqual", x, graph.add("Gather", table, further))
-        place = graph.add("Where", reached, further, place)
+        segment = graph.add("Where", reached, further, segment)
     rises, widths = np.diff(scores, axis=0), np.diff(knots, axis=0)
     slopes = np.zeros((columns, size))
     slopes[:, : count - 1] = np.divide(rises, widths, out=np.zeros_like(rises), where=widths > 0).T
     heights = np.zeros((columns, size))
     heights[:, :count] = scores.T
     starts = np.where(np.isinf(padded), 0.0, padded)
-    start, slope, height = (graph.add("Gather", graph.constant(a.ravel()), place) for a in (starts, slopes, heights))
+    start, slope, height = (
+        graph.add("Gather", graph.constant(a.ravel()), segment) for a in (starts, slopes, heights)
+    )
     return graph.add("Add", graph.add("Mul", slope, graph.add("Sub", x, start)), height)
 
 
@@ -581,14 +585,14 @@ def _one(graph: OnnxGraph, node: Application) -> str:
 
 
 def _slice(graph: OnnxGraph, node: Application, operands: list[str]) -> str:
-    index, found = node.params["index"], operands[0]
+    index, sliced = node.params["index"], operands[0]
     cuts = [(axis, *each) for axis, each in enumerate(e for e in index if e is not None) if each != (None, None)]
     if cuts:
         axes, starts, ends = zip(*cuts, strict=True)
         bounds = [start or 0 for start in starts], [_END if end is None else end for end in ends], axes
-        found = graph.add("Slice", found, *(graph.constant([*each], np.int64) for each in bounds))
+        sliced = graph.add("Slice", sliced, *(graph.constant([*each], np.int64) for each in bounds))
     new = [axis for axis, each in enumerate(index) if each is None]
-    return graph.add("Unsqueeze", found, graph.constant(new, np.int64)) if new else found
+    return graph.add("Unsqueeze", sliced, graph.constant(new, np.int64)) if new else sliced
 
 
 _END = 2**63 - 1

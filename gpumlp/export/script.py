@@ -157,8 +157,8 @@ def _fields(model: SavedModel, dtype: str) -> dict[str, Any]:
 
 def _arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
     lines = ["ARRAYS: dict[str, Any] = {"]
-    for name, given in arrays.items():
-        value = given.astype(given.dtype.newbyteorder("<"))
+    for name, array in arrays.items():
+        value = array.astype(array.dtype.newbyteorder("<"))
         content = base64.encodebytes(value.tobytes()).decode("ascii")
         lines.append(f'    {name!r}: array({value.dtype.str!r}, {value.shape}, """\n{content}"""),')
     return "\n".join([*lines, "}"])

@@ -74,9 +74,9 @@ def predict_quantiles(rows: Any) -> Any:
     """Return the quantiles of each row at MODEL["levels"], (N, levels), of T targets (N, T, levels), rising."""
     if not MODEL.get("levels"):
         raise TypeError("this network predicts no quantiles")
-    found = _outputs(rows)[1]
+    quantiles = _outputs(rows)[1]
     targets = len(MODEL["numbers"])
-    return found if targets == 1 else found.reshape(len(found), targets, -1)
+    return quantiles if targets == 1 else quantiles.reshape(len(quantiles), targets, -1)
 
 
 def encode(rows: Any) -> Any:
@@ -160,8 +160,8 @@ def _probabilities(linear: Any) -> Any:
 class _CellError(ValueError):
     """A cell does not fit the network; ``row`` is its row in the batch, counted from 0."""
 
-    def __init__(self, row: int, what: str) -> None:
-        super().__init__(what)
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(message)
         self.row = row
 
 
@@ -232,8 +232,8 @@ def _days(value: Any, order: str, row: int, column: str) -> float:
     text = "" if value is None or value != value else str(value).strip()
     if text in MODEL["missing"] or not text:
         return math.nan
-    found = (ISO if order == "ymd" else OTHER).fullmatch(text)
-    parts = found.groups() if found else ()
+    match = (ISO if order == "ymd" else OTHER).fullmatch(text)
+    parts = match.groups() if match else ()
     clock = CLOCK.fullmatch(parts[-1] or "0:00") if parts else None
     try:
         if clock is None:
@@ -346,12 +346,12 @@ def _read_array(content: bytes) -> Any:
         dtype = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}[content[2]]
         shape = np.frombuffer(content, ">i4", content[3], 4)
         return np.frombuffer(content, dtype, offset=4 + 4 * content[3]).reshape(shape)
-    found = np.load(io.BytesIO(content), allow_pickle=False)
-    if isinstance(found, np.ndarray):
-        return found
-    if MODEL["name"] not in found:
-        raise InputError(f"there is no array {MODEL['name']!r}; there are {', '.join(found)}")
-    return found[MODEL["name"]]
+    loaded = np.load(io.BytesIO(content), allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    if MODEL["name"] not in loaded:
+        raise InputError(f"there is no array {MODEL['name']!r}; there are {', '.join(loaded)}")
+    return loaded[MODEL["name"]]
 
 
 def main() -> None:

@@ -89,11 +89,11 @@ class Traced(np.ndarray[Any, np.dtype[Any]]):
         return _applied(function.__name__, function, inputs, params)
 
     def __getitem__(self, index: Any) -> Any:
-        places = index if isinstance(index, tuple) else (index,)
-        places = places[:-1] if places and places[-1] is Ellipsis else places
-        if not all(each is None or (isinstance(each, slice) and each.step is None) for each in places):
+        indices = index if isinstance(index, tuple) else (index,)
+        indices = indices[:-1] if indices and indices[-1] is Ellipsis else indices
+        if not all(each is None or (isinstance(each, slice) and each.step is None) for each in indices):
             raise UnwritableError(f"the index {index!r}")
-        whole = tuple(None if each is None else (each.start, each.stop) for each in places)
+        whole = tuple(None if each is None else (each.start, each.stop) for each in indices)
         return _applied("slice", lambda x, index: x[_slices(index)], (self,), {"index": whole})
 
     @property
@@ -118,9 +118,9 @@ class Traced(np.ndarray[Any, np.dtype[Any]]):
 
 def traced(value: NDArray[Any], node: Application) -> Traced:
     """Return an array that notes what is done to it."""
-    made = value.view(Traced)
-    made.node = node
-    return made
+    array = value.view(Traced)
+    array.node = node
+    return array
 
 
 def as_input(value: NDArray[Any]) -> Traced:
@@ -251,11 +251,11 @@ def _trace_layers(network: Sequential, x: Tensor, names: Mapping[int, str]) -> T
 
 def _arrays_of(network: Sequential, names: Mapping[int, str]) -> dict[str, NDArray[Any]]:
     """Return parameters and running averages of one network, by the names of the layers in the whole."""
-    found: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for layer in network.layers().values():
         trained = {key: variable.array for group in (layer.weights, layer.offsets) for key, variable in group.items()}
-        found |= {f"{names[id(layer)]}.{key}": array for key, array in (trained | layer.state).items()}
-    return found
+        arrays |= {f"{names[id(layer)]}.{key}": array for key, array in (trained | layer.state).items()}
+    return arrays
 
 
 def trace_function(function: Callable[[Any], Any], width: int) -> tuple[Application, Application]:
@@ -266,22 +266,22 @@ def trace_function(function: Callable[[Any], Any], width: int) -> tuple[Applicat
 
 def reachable(results: Iterable[Application]) -> list[Application]:
     """Return the nodes that results are computed from, themselves among them, each after its operands."""
-    found: dict[int, Application] = {}
+    nodes: dict[int, Application] = {}
     waiting = list(results)
     while waiting:
         node = waiting.pop()
-        if node.serial not in found:
-            found[node.serial] = node
+        if node.serial not in nodes:
+            nodes[node.serial] = node
             waiting += [each for each in (*node.operands, node.expansion) if isinstance(each, Application)]
-    return [found[serial] for serial in sorted(found)]
+    return [nodes[serial] for serial in sorted(nodes)]
 
 
-def expanded(results: Iterable[Application], kept: Collection[str] = ()) -> tuple[Application, ...]:
-    """Return results computed by functions of NumPy alone, and by special functions of the names ``kept``."""
+def expanded(results: Iterable[Application], unexpanded: Collection[str] = ()) -> tuple[Application, ...]:
+    """Return results computed by functions of NumPy alone, and by special functions of the names ``unexpanded``."""
     results = tuple(results)
     new: dict[Application, Application] = {}
     for node in reachable(results):
-        if node.expansion is not None and node.function not in kept:
+        if node.expansion is not None and node.function not in unexpanded:
             new[node] = new[node.expansion]
             continue
         operands = tuple(new[each] if isinstance(each, Application) else each for each in node.operands)

@@ -164,8 +164,8 @@ def append(path: Path, content: bytes) -> None:
 def clear_leftovers(folder: Path, name: str | None = None) -> None:
     """Delete what killed processes have left half written in a folder; only of what is called ``name``, if given."""
     for other in folder.glob(f".*{PART}"):
-        found = LEFTOVER.fullmatch(other.name)
-        if found and name in (None, found["name"]):
+        match = LEFTOVER.fullmatch(other.name)
+        if match and name in (None, match["name"]):
             _delete_unless_locked(other)
 
 

@@ -42,17 +42,17 @@ def making_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         try:
             yield beside
         except WriteError as error:  # by the name that the file would have had
-            place = Path(error.where or "")
-            if not place.is_relative_to(beside):
+            failed = Path(error.where or "")
+            if not failed.is_relative_to(beside):
                 raise
-            raise WriteError(error.what, where=str(path / place.relative_to(beside))) from None
+            raise WriteError(error.what, where=str(path / failed.relative_to(beside))) from None
 
 
 def check_free(path: Path, *, force: bool) -> None:
     """See that there is a folder to write in, and nothing there that may not be overwritten. Raises RunError."""
     if not path.parent.is_dir():
-        what = f"cannot be written: there is no folder {str(path.parent)!r}"
-        raise RunError(what, where=str(path), hint="create it first")
+        message = f"cannot be written: there is no folder {str(path.parent)!r}"
+        raise RunError(message, where=str(path), hint="create it first")
     if path.is_dir():
         raise RunError("cannot be written: this is a folder", where=str(path), hint="pass the name of a file in it")
     if path.is_file() and not force:

@@ -698,7 +698,7 @@ CHOICE = [
         "guard", "store/atomic.py", STORE,
         ("a folder that does not come back", "                os.rename(old, path)\n", "                pass\n"),
         ("a folder taken for a leftover", "            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", ""),
-        ("leftovers of other files", "if found and name in (None, found[\"name\"]):", "if found:"),
+        ("leftovers of other files", "if match and name in (None, match[\"name\"]):", "if match:"),
         ("half a line stays", "            file.truncate(before)\n", ""),
     ),
 ]
