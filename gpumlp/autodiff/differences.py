@@ -94,11 +94,11 @@ def compare_variable(
         variable.assign(values)
         return loss()
 
-    kept = variable.numpy()
+    initial = variable.numpy()
     try:
-        return compare(loss_at, kept, taped, shown=shown)
+        return compare(loss_at, initial, taped, shown=shown)
     finally:
-        variable.assign(kept)
+        variable.assign(initial)
 
 
 def central(line: Callable[[float], float], step: float) -> float:

@@ -137,15 +137,15 @@ def _embedded(
     op: Op,
     formula: Formula,
     inputs: Sequence[Any],
-    given: Sequence[Array],
+    operands: Sequence[Array],
     read: Sequence[Array],
     backend: Backend,
     params: dict[str, Any] | None = None,
     more: dict[str, Any] | None = None,
 ) -> Tensor:
-    """Run a record on ``given``; its backward takes what is ``read`` and the gradient. ``inputs`` begin with x."""
+    """Run a record on ``operands``; its backward takes what is ``read`` and the gradient. ``inputs`` begin with x."""
     params = params or {}
-    out = backend.run(op, "forward", given, None, **params)[0]
+    out = backend.run(op, "forward", operands, None, **params)[0]
     y = wrap(out.reshape(len(out), -1), backend)
     shape = y.shape
 
@@ -153,9 +153,12 @@ def _embedded(
         if recording() or wants[0] is not False:
             return through_formula(op.name, lambda xp, *a: formula(xp, *a).reshape(shape), inputs, g, wants)
         dy = dense_array(g, backend).reshape(out.shape)
-        places = [place_of(want) for want in wants[1:]]
-        found = backend.run(op, "backward", (*read, dy), places, **params, **(more or {}))
-        return [None, *(wrap(a, backend) if w is not False else None for a, w in zip(found, wants[1:], strict=True))]
+        gradient_arrays = [place_of(want) for want in wants[1:]]
+        gradients = backend.run(op, "backward", (*read, dy), gradient_arrays, **params, **(more or {}))
+        return [
+            None,
+            *(wrap(a, backend) if w is not False else None for a, w in zip(gradients, wants[1:], strict=True)),
+        ]
 
     record(op.name, tuple(inputs), y, rule)
     return y
@@ -173,8 +176,8 @@ def _width(name: str, array: Array) -> int:
 
 def _require(name: str, arrays: dict[str, Array], shapes: Sequence[Shape]) -> None:
     if any(tuple(array.shape) != shape for array, shape in zip(arrays.values(), shapes, strict=True)):
-        told = ", ".join(f"{key} {tuple(array.shape)}" for key, array in arrays.items())
-        raise ShapeError(f"{name}: {told} do not fit")
+        shapes_text = ", ".join(f"{key} {tuple(array.shape)}" for key, array in arrays.items())
+        raise ShapeError(f"{name}: {shapes_text} do not fit")
 
 
 def _require_columns(name: str, x: Array, least: int) -> None:

@@ -291,8 +291,8 @@ def einsum(rule: str, *operands: Any) -> Tensor:
 
     def of_operand(g: Tensor, at: int) -> Tensor:
         others = [(t, v) for number, (t, v) in enumerate(zip(terms, held, strict=True)) if number != at]
-        found = {*output, *"".join(term for term, _ in others)}
-        alone = "".join(letter for letter in terms[at] if letter not in found)  # summed over by itself: spread
+        elsewhere = {*output, *"".join(term for term, _ in others)}
+        alone = "".join(letter for letter in terms[at] if letter not in elsewhere)  # summed over by itself: spread
         if alone:
             others.append((alone, backend.xp.ones([sizes[letter] for letter in alone], g.dtype)))
         back = f"{','.join([output, *(term for term, _ in others)])}->{terms[at]}"

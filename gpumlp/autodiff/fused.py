@@ -74,8 +74,8 @@ def operands(values: Sequence[Any], backend: Backend) -> tuple[tuple[Any, ...], 
     arrays = [current(value) for value in values if isinstance(value, Tensor)]
     if len(arrays) == len(values):  # the usual case
         return tuple(values), as_floats(arrays, backend)
-    kept = as_arrays(all_held(values, backend), backend)
-    return tuple(kept), as_floats([raw(value, backend) for value in kept], backend)
+    values_held = as_arrays(all_held(values, backend), backend)
+    return tuple(values_held), as_floats([raw(value, backend) for value in values_held], backend)
 
 
 def through_formula(
@@ -87,9 +87,9 @@ def through_formula(
     with GradientTape() as tape:
         tape.watch(*sources)
         y = formula(module, *inputs)
-    found = {id(source): part for source, part in zip(sources, tape.gradient(y, sources, g), strict=True)}
+    gradients = {id(source): part for source, part in zip(sources, tape.gradient(y, sources, g), strict=True)}
     # An input that stands twice has one gradient, the sum over both places: it must be given once.
-    return [found.pop(id(v), None) if want is not False else None for v, want in zip(inputs, wants, strict=True)]
+    return [gradients.pop(id(v), None) if want is not False else None for v, want in zip(inputs, wants, strict=True)]
 
 
 def taped_module(name: str, g: Tensor, *inputs: Any) -> TapedModule:
@@ -174,10 +174,10 @@ def dense(x: Any, W: Any, b: Any, activation: str | Activation = "identity") -> 
         wants = _places_of(wants, out)
         dy = dense_array(g, backend)
         if coded:
-            found = xa.dense_backward(op, Wa, saved, dy, wants)
+            gradients = xa.dense_backward(op, Wa, saved, dy, wants)
         else:
-            found = backend.dense_backward(op, xa, Wa, saved, dy, wants, inputs[1].dtype)
-        parts = zip(found, inputs, strict=True)
+            gradients = backend.dense_backward(op, xa, Wa, saved, dy, wants, inputs[1].dtype)
+        parts = zip(gradients, inputs, strict=True)
         return [None if a is None else as_dtype(wrap(a, backend), source.dtype) for a, source in parts]
 
     record(f"dense {op.name}", inputs, y, rule, DenseOf(op))
@@ -210,10 +210,10 @@ def product(x: Any, W: Any) -> Tensor:
             return through_formula("matmul", lambda _, x, W: x @ W, (x, W), g, wants)
         dy, wants = dense_array(g, backend), _places_of(wants, y.array)
         if coded:
-            found = xa.product_backward(Wa, dy, wants)
+            gradients = xa.product_backward(Wa, dy, wants)
         else:
-            found = backend.product_backward(xa, Wa, dy, wants, raw(W, backend).dtype)
-        parts = zip(found, (x, W), strict=True)
+            gradients = backend.product_backward(xa, Wa, dy, wants, raw(W, backend).dtype)
+        parts = zip(gradients, (x, W), strict=True)
         return [None if a is None else as_dtype(wrap(a, backend), raw(source, backend).dtype) for a, source in parts]
 
     record("matmul", (x, W), y, rule)
@@ -283,16 +283,16 @@ def _check_loss(op: Loss, z: Array, targets: Array, rows: Array | None, classes:
     labels = op.link == "softmax"
     fits = targets.shape == z.shape or (targets.ndim == 1 and targets.shape[0] == n and (labels or k == 1))
     if not fits:
-        wanted = f"({n},) or {z.shape}" if labels or k == 1 else f"{z.shape}"
-        raise ShapeError(f"{op.name}: targets must be {wanted}, not {targets.shape}")
+        allowed = f"({n},) or {z.shape}" if labels or k == 1 else f"{z.shape}"
+        raise ShapeError(f"{op.name}: targets must be {allowed}, not {targets.shape}")
     if rows is not None and rows.shape != (n,):
         raise ShapeError(f"{op.name}: row weights must be ({n},), not {rows.shape}")
     if classes is not None and op.link == "identity" and not op.takes_levels:
         raise ShapeError(f"{op.name} has no classes to weight", hint="give row weights instead")
     width = k if labels or op.takes_levels else 2
     if classes is not None and classes.shape != (width,):
-        what = "levels" if op.takes_levels else "class weights"
-        raise ShapeError(f"{op.name}: {what} must be ({width},), not {classes.shape}")
+        role = "levels" if op.takes_levels else "class weights"
+        raise ShapeError(f"{op.name}: {role} must be ({width},), not {classes.shape}")
 
 
 def _loss_function(op: Loss) -> Function:
@@ -396,8 +396,8 @@ def _normalise(op: Op, x: Any, gain: Any, bias: Any) -> tuple[Tensor, Array, Arr
         if recording():
             formula = op.directions["forward"].formula
             return through_formula(op.name, lambda xp, *a: formula(xp, *a)[0], inputs, g, wants)
-        places = (None, *(place_of(want) for want in wants[1:]))
-        outputs = backend.run(op, "backward", (xa, ga, mean, variance, dense_array(g, backend)), places)
+        gradient_arrays = (None, *(place_of(want) for want in wants[1:]))
+        outputs = backend.run(op, "backward", (xa, ga, mean, variance, dense_array(g, backend)), gradient_arrays)
         return [wrap(a, backend) if want is not False else None for a, want in zip(outputs, wants, strict=True)]
 
     record(op.name, inputs, y, rule)
@@ -442,11 +442,14 @@ def member_scale(x: Any, gain: Any, bias: Any = None) -> Tensor:
         if recording():
             return through_formula("member_scale", formula, inputs, g, wants)
         dy = dense_array(g, backend).reshape(len(xa), -1)
-        places = [None if (place := place_of(want)) is None else place.reshape(-1) for want in (*wants[1:], True)[:2]]
-        found = backend.run(MEMBER_SCALE, "backward", (rows, flat, dy), (None, *places))
+        gradient_arrays = [
+            None if (gradient_array := place_of(want)) is None else gradient_array.reshape(-1)
+            for want in (*wants[1:], True)[:2]
+        ]
+        gradients = backend.run(MEMBER_SCALE, "backward", (rows, flat, dy), (None, *gradient_arrays))
         return [
             wrap(array.reshape(source.shape), backend) if want is not False else None
-            for array, source, want in zip(found, inputs, wants, strict=False)
+            for array, source, want in zip(gradients, inputs, wants, strict=False)
         ]
 
     record("member_scale", inputs, y, rule)
@@ -485,22 +488,24 @@ def member_dense(x: Any, W: Any, b: Any) -> Tensor:
         want_x, want_W, want_b = wants
         dy = dense_array(g, backend)
         dz = dy.transpose(1, 0, 2)
-        found: list[Array | None] = [None, None, None]
+        gradients: list[Array | None] = [None, None, None]
         if want_x is not False:
-            found[0] = product_into(dz, Wa.transpose(0, 2, 1)).reshape(-1, width)
+            gradients[0] = product_into(dz, Wa.transpose(0, 2, 1)).reshape(-1, width)
         if want_W is not False:
-            place = place_of(want_W)
-            if place is None and raw(W, backend).dtype != xa.dtype:
-                place = backend.allocate(Wa.shape, raw(W, backend).dtype)
-            found[1] = backend.matmul(of_member.transpose(0, 2, 1), dz, place)
+            gradient_array = place_of(want_W)
+            if gradient_array is None and raw(W, backend).dtype != xa.dtype:
+                gradient_array = backend.allocate(Wa.shape, raw(W, backend).dtype)
+            gradients[1] = backend.matmul(of_member.transpose(0, 2, 1), dz, gradient_array)
         if want_b is not False:
-            place = place_of(want_b)
-            flat = None if place is None else place.reshape(-1)
+            gradient_array = place_of(want_b)
+            flat = None if gradient_array is None else gradient_array.reshape(-1)
             rows = dy.reshape(-1, count * outputs)
-            found[2] = backend.run(_IDENTITY, "bias_backward", (rows, rows), (None, flat))[1].reshape(count, outputs)
+            gradients[2] = backend.run(_IDENTITY, "bias_backward", (rows, rows), (None, flat))[1].reshape(
+                count, outputs
+            )
         return [
             None if array is None else as_dtype(wrap(array, backend), source.dtype)
-            for array, source in zip(found, inputs, strict=True)
+            for array, source in zip(gradients, inputs, strict=True)
         ]
 
     record("member_dense", inputs, y, rule)

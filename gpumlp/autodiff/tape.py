@@ -306,29 +306,29 @@ class GradientTape:
         targets, listed = _leaves(target), _leaves(sources)
         self._check(listed, targets, into, unconnected_gradients)
         several = not hasattr(target, "is_variable")
-        given = (
+        weights_of_targets = (
             [None] * len(targets)
             if output_gradients is None
             else _leaves(output_gradients)
             if several
             else [output_gradients]
         )
-        if len(given) != len(targets):
-            raise ShapeError(f"there are {len(targets)} targets and {len(given)} output_gradients")
+        if len(weights_of_targets) != len(targets):
+            raise ShapeError(f"there are {len(targets)} targets and {len(weights_of_targets)} output_gradients")
         seeds = [
             each.ones_like(unit=True) if weights is None else each.weights_like(weights)
-            for each, weights in zip(targets, given, strict=True)
+            for each, weights in zip(targets, weights_of_targets, strict=True)
         ]
-        places = {} if into is None else {id(s): a for s, a in zip(listed, into, strict=True)}
+        arrays = {} if into is None else {id(s): a for s, a in zip(listed, into, strict=True)}
         with self._paused():
-            found = self._walk(targets, seeds, listed, places)
-            for source, place in zip(listed, into or (), strict=into is not None):
-                self._place(source, found.get(id(source)), place)
+            gradients = self._walk(targets, seeds, listed, arrays)
+            for source, array in zip(listed, into or (), strict=into is not None):
+                self._store(source, gradients.get(id(source)), array)
             if unconnected_gradients == "zero":
-                found |= {id(source): source.zeros_like() for source in listed if id(source) not in found}
-        self._mark(found.values())
+                gradients |= {id(source): source.zeros_like() for source in listed if id(source) not in gradients}
+        self._mark(gradients.values())
         self._finish()
-        return _rebuilt(sources, iter([found.get(id(source)) for source in listed]))
+        return _rebuilt(sources, iter([gradients.get(id(source)) for source in listed]))
 
     def jacobian(self, target: V, sources: Any, *, unconnected_gradients: str = "none") -> Any:
         """Return the derivative of each element of ``target`` with respect to each element of each source.
@@ -382,8 +382,8 @@ class GradientTape:
         blind += [self] if self.persistent else []
         if not blind:
             return
-        made = {id(node.output) for node in self.nodes}
-        sources = frozenset(id(value) for node in self.nodes for value in node.inputs if id(value) not in made)
+        outputs = {id(node.output) for node in self.nodes}
+        sources = frozenset(id(value) for node in self.nodes for value in node.inputs if id(value) not in outputs)
         for tape in blind:
             for gradient in gradients:
                 tape._unrecorded[id(gradient)] = weakref.ref(gradient)
@@ -404,7 +404,7 @@ class GradientTape:
                 raise TapeError(f"the target is a {type(target).__name__}, not a Tensor")
             if not target.differentiable:
                 raise TapeError(
-                    f"the target, {target.dtype} {target.shape}{self._made(target)}, has no gradient: "
+                    f"the target, {target.dtype} {target.shape}{self._origin_of(target)}, has no gradient: "
                     "only floating point has one"
                 )
         for position, source in enumerate(sources):
@@ -417,13 +417,13 @@ class GradientTape:
                 )
             if not source.differentiable:
                 raise TapeError(f"source {position} has dtype {source.dtype}: only floating point has gradients")
-        if into is not None and [tuple(place.shape) for place in into] != [source.shape for source in sources]:
+        if into is not None and [tuple(array.shape) for array in into] != [source.shape for source in sources]:
             raise ShapeError(
-                f"into has shapes {[tuple(place.shape) for place in into]}, "
+                f"into has shapes {[tuple(array.shape) for array in into]}, "
                 f"the sources have {[source.shape for source in sources]}"
             )
 
-    def _made(self, value: V) -> str:
+    def _origin_of(self, value: V) -> str:
         """Return by which operation on which shapes a value came about, if this tape knows."""
         node = next((node for node in self.nodes if node.output is value), None)
         if node is None:
@@ -431,13 +431,13 @@ class GradientTape:
         return f", made by {node.name} of {', '.join(str(getattr(v, 'shape', ())) for v in node.inputs)}"
 
     def _walk(
-        self, targets: Sequence[Any], seeds: Sequence[Any], sources: Sequence[Any], places: dict[int, Array]
+        self, targets: Sequence[Any], seeds: Sequence[Any], sources: Sequence[Any], arrays: dict[int, Array]
     ) -> dict[int, Any]:
-        wanted = {id(source) for source in sources}
+        keys = {id(source) for source in sources}
         unrecorded = {
-            key for key, known in self._unrecorded.items() if known() is not None and wanted & self._made_from[key]
+            key for key, known in self._unrecorded.items() if known() is not None and keys & self._made_from[key]
         }
-        leads = wanted | unrecorded
+        leads = keys | unrecorded
         uses: dict[int, int] = {}
         for node in self.nodes:  # only what depends on a source can lead back to one
             leading = False
@@ -463,11 +463,11 @@ class GradientTape:
             add(target, seed)
         for node in reversed(self.nodes):
             key = id(node.output)
-            g = gradients.get(key) if key in wanted else gradients.pop(key, None)
+            g = gradients.get(key) if key in keys else gradients.pop(key, None)
             if g is None or key not in leads:
                 continue
             wants = [
-                id(value) in leads and value.differentiable and self._want(value, uses, places)
+                id(value) in leads and value.differentiable and self._want(value, uses, arrays)
                 for value in node.inputs
             ]
             if not any(want is not False for want in wants):
@@ -476,17 +476,17 @@ class GradientTape:
             for value, part in zip(node.inputs, node.rule(g, wants), strict=True):
                 if part is not None:
                     add(value, part)
-        return {key: gradients[key] for key in wanted if key in gradients}
+        return {key: gradients[key] for key in keys if key in gradients}
 
     @staticmethod
-    def _want(value: V, uses: dict[int, int], places: dict[int, Array]) -> Want:
-        return True if uses[id(value)] > 1 else places.get(id(value), True)  # several parts are summed up first
+    def _want(value: V, uses: dict[int, int], arrays: dict[int, Array]) -> Want:
+        return True if uses[id(value)] > 1 else arrays.get(id(value), True)  # several parts are summed up first
 
-    def _place(self, source: V, gradient: V | None, place: Array) -> None:
+    def _store(self, source: V, gradient: V | None, array: Array) -> None:
         if gradient is None:
-            source.backend.clear(place)
-        elif gradient.array is not place:
-            source.backend.copy(gradient.array, place)
+            source.backend.clear(array)
+        elif gradient.array is not array:
+            source.backend.copy(gradient.array, array)
 
     @contextlib.contextmanager
     def _paused(self) -> Iterator[None]:

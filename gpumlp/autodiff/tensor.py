@@ -83,9 +83,15 @@ class Tensor:
         -------
         Tensor
         """
-        made = type(self).__new__(type(self))
-        made.array, made.backend, made.name, made.unit, made.view_of = array, self.backend, self.name, False, None
-        return made
+        tensor = type(self).__new__(type(self))
+        tensor.array, tensor.backend, tensor.name, tensor.unit, tensor.view_of = (
+            array,
+            self.backend,
+            self.name,
+            False,
+            None,
+        )
+        return tensor
 
     def __reduce__(self) -> Any:
         """Copy and pickle the values: the copy has memory of its own, on the same backend."""
@@ -495,9 +501,9 @@ class Variable(Tensor):
         self.version = 0  # how often the values were overwritten
 
     def sharing(self, array: Array) -> Self:
-        made = super().sharing(array)
-        made.shadow, made.version = None, 0
-        return made
+        variable = super().sharing(array)
+        variable.shadow, variable.version = None, 0
+        return variable
 
     @property
     def source(self) -> tuple[Variable, int]:
@@ -535,9 +541,9 @@ class Variable(Tensor):
         """
         values = current(values) if isinstance(values, Tensor) else values
         values = values if hasattr(values, "dtype") else new_array(values, REFERENCE, floats=self.dtype)
-        given = np.shape(values)
-        if given != self.shape:
-            raise ShapeError(f"values of shape {given} were assigned to {self.name or 'a variable'} {self.shape}")
+        shape = np.shape(values)
+        if shape != self.shape:
+            raise ShapeError(f"values of shape {shape} were assigned to {self.name or 'a variable'} {self.shape}")
         self.backend.write(self.array, values)
         if self.shadow is not None:
             self.backend.write(self.shadow, self.array)
@@ -577,9 +583,9 @@ def _copied(kind: type[Tensor], values: np.ndarray[Any, Any], backend: Backend, 
 
 def wrap(array: Array, backend: Backend) -> Tensor:
     """Return a tensor on an array of the backend that nobody writes to any more, without a copy."""
-    made = Tensor.__new__(Tensor)
-    made.array, made.backend, made.name, made.unit, made.view_of = array, backend, "", False, None
-    return made
+    tensor = Tensor.__new__(Tensor)
+    tensor.array, tensor.backend, tensor.name, tensor.unit, tensor.view_of = array, backend, "", False, None
+    return tensor
 
 
 def current(x: Tensor) -> Array:
@@ -618,11 +624,11 @@ def new_array(values: Any, backend: Backend, dtype: Any = None, *, floats: Any =
 
 def backend_of(values: Sequence[Any]) -> Backend:
     """Return the one backend of the tensors among ``values``, or the reference where there is none."""
-    found = {id(v.backend): v.backend for v in values if isinstance(v, Tensor)}
-    if len(found) > 1:
-        names = " and ".join(sorted(b.name for b in found.values()))
+    backends = {id(v.backend): v.backend for v in values if isinstance(v, Tensor)}
+    if len(backends) > 1:
+        names = " and ".join(sorted(b.name for b in backends.values()))
         raise BackendError(f"tensors of two backends ({names}) meet in one operation", hint="keep them on one")
-    return next(iter(found.values()), REFERENCE)
+    return next(iter(backends.values()), REFERENCE)
 
 
 def held(value: Any, backend: Backend, floats: Any = DEFAULT_DTYPE) -> Any:
@@ -645,8 +651,8 @@ def all_held(values: Sequence[Any], backend: Backend) -> tuple[Any, ...]:
     floats: Any = DEFAULT_DTYPE
     if any(isinstance(value, LISTS) for value in values):
         arrays = [value for value in values if hasattr(value, "dtype") and not isinstance(value, np.generic)]
-        found = [value.dtype for value in arrays if is_floating(value.dtype)]
-        floats = np.result_type(*found) if found else floats
+        dtypes = [value.dtype for value in arrays if is_floating(value.dtype)]
+        floats = np.result_type(*dtypes) if dtypes else floats
     return tuple(held(value, backend, floats) for value in values)
 
 
@@ -741,8 +747,8 @@ def primitive(
                 shapes = ", ".join(str(np.shape(a.array if isinstance(a, Tensor) else a)) for a in arguments)
                 raise ShapeError(f"{name}: shapes {shapes} do not fit", hint=str(error)) from None
             except TypeError as error:
-                given = ", ".join(str(getattr(a, "dtype", type(a).__name__)) for a in arguments)
-                raise ShapeError(f"{name} does not take {given}", hint=str(error)) from None
+                dtypes = ", ".join(str(getattr(a, "dtype", type(a).__name__)) for a in arguments)
+                raise ShapeError(f"{name} does not take {dtypes}", hint=str(error)) from None
             y = wrap(array, backend)
             source = getattr(arguments[0], "source", None) if view else None
             if source and backend.xp.may_share_memory(array, arguments[0].array):
@@ -771,14 +777,14 @@ def _described(function: Function, forward: Callable[..., Array], ordinary: Sequ
         *((k, Parameter.KEYWORD_ONLY) for k in named),
     ]
     function.__signature__ = Signature([Parameter(*each) for each in kinds], return_annotation=Tensor)  # type: ignore[attr-defined]
-    what = (
+    meaning = (
         "Tensor, array, list or number"
         if len(ordinary) == 1
         else "Tensors, arrays, lists or numbers, whose shapes broadcast"
     )
     if forward.__doc__ and not named:
         names = ", ".join(ordinary)
-        function.__doc__ = f"{forward.__doc__}\n{PARAMETERS.format(names=names, what=what)}"
+        function.__doc__ = f"{forward.__doc__}\n{PARAMETERS.format(names=names, what=meaning)}"
     return function
 
 
@@ -1111,7 +1117,7 @@ def axes_of(axis: Any) -> Axes:
     return None if axis is None else operator.index(axis)
 
 
-def kept(y: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
+def with_kept_axes(y: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
     """Give a reduced tensor back its reduced axes, with length 1."""
     if keepdims:
         return y
@@ -1120,7 +1126,9 @@ def kept(y: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
     return reshape(y, shape=tuple(1 if i in gone else n for i, n in enumerate(x.shape)))
 
 
-@primitive("sum", lambda g, y, x, axis, keepdims: broadcast_to(kept(g, x, axis, keepdims), shape=np.shape(x.array)))
+@primitive(
+    "sum", lambda g, y, x, axis, keepdims: broadcast_to(with_kept_axes(g, x, axis, keepdims), shape=np.shape(x.array))
+)
 def _sum(backend: Backend, x: Array, *, axis: Axes, keepdims: bool) -> Array:
     return backend.compute("sum", backend.xp.sum, x, axis=axis, keepdims=keepdims)
 
@@ -1168,7 +1176,7 @@ def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
 
 
 def _max_rule(g: Tensor, y: Tensor, x: Tensor, axis: Axes, keepdims: bool) -> Tensor:
-    top, g = kept(y, x, axis, keepdims), kept(g, x, axis, keepdims)
+    top, g = with_kept_axes(y, x, axis, keepdims), with_kept_axes(g, x, axis, keepdims)
     among = where(greater(top, x), 0.0, x.ones_like())
     return among * (g / sum(among, axis=axis, keepdims=True))
 

@@ -27,22 +27,22 @@ def wanted_share(row: KernelTimes, on_device: bool) -> float | None:
     """Return the share of the copy bandwidth that is the goal of a kernel at this size, or None without a goal."""
     if row.size != LADDER[-1]:
         return None
-    if row.entry.made.launch == "elementwise":
+    if row.entry.definition.launch == "elementwise":
         return MIN_SHARE_ON_DEVICE if on_device else MIN_SHARE
     return MIN_SHARE_OF_SOFTMAX_ON_DEVICE if on_device and row.entry.op.name in SOFTMAX else None
 
 
 def missed(rows: Iterable[KernelTimes], on_device: bool) -> list[str]:
     """Return what the rows of one kernel miss, in a few words each."""
-    found = []
+    misses = []
     for row in rows:
         goal, share, gain = wanted_share(row, on_device), row.share("cold"), row.gain("formula")
         if goal is not None and share is not None and share < goal:
-            found.append(f"{share:.0%} of copy at {size_text(row.size)}")
-        judged = row.size and not on_device and row.entry.made.launch == "elementwise"
+            misses.append(f"{share:.0%} of copy at {size_text(row.size)}")
+        judged = row.size and not on_device and row.entry.definition.launch == "elementwise"
         if judged and gain is not None and gain < MIN_SPEEDUP:
-            found.append(f"{gain:.1f} x at {size_text(row.size)}")
-    return found
+            misses.append(f"{gain:.1f} x at {size_text(row.size)}")
+    return misses
 
 
 def size_text(size: int) -> str:

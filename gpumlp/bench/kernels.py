@@ -42,7 +42,7 @@ class Entry:
         return self.op.entry(self.direction)
 
     @property
-    def made(self) -> Direction:
+    def definition(self) -> Direction:
         """Its direction in the record."""
         return self.op.directions[self.direction]
 
@@ -110,12 +110,12 @@ def entries(only: str | None = None) -> list[Entry]:
     Raises ConfigError where there is none.
     """
     texts = Texts()
-    found = [Entry(RECORDS[name], way) for name, way in directions() if texts.stages(RECORDS[name], way)]
+    all_entries = [Entry(RECORDS[name], way) for name, way in directions() if texts.stages(RECORDS[name], way)]
     if not only:
-        return found
-    chosen = [entry for entry in found if only in entry.name or fnmatchcase(entry.name, only)]
+        return all_entries
+    chosen = [entry for entry in all_entries if only in entry.name or fnmatchcase(entry.name, only)]
     if not chosen:
-        hint = choices(only, dict.fromkeys(entry.op.name for entry in found))
+        hint = choices(only, dict.fromkeys(entry.op.name for entry in all_entries))
         raise ConfigError(f"no kernel matches {only!r}", where="--only", hint=hint)
     return chosen
 
@@ -153,30 +153,30 @@ def bench(
 
 
 def _measure(backend: Backend, clock: Clock, entry: Entry, size: int, copy: Copy | None) -> KernelTimes:
-    op, made, xp = entry.op, entry.made, backend.xp
+    op, definition, xp = entry.op, entry.definition, backend.xp
     host, params = entry.example(size)
     inputs: list[Array] = [None if a is None else backend.asarray(a) for a in host]
 
     def formula() -> tuple[Array, ...]:
-        return made.formula(xp, *inputs, **params)
+        return definition.formula(xp, *inputs, **params)
 
     # All on the backend's own stream, PyTorch too: another one would not wait for these arrays.
     with backend.quiet(), stream(backend):
         expected = formula()
-        found = backend.run(op, entry.direction, inputs, None, **params)
-        if template_types(made, inputs, found) is None:
+        results = backend.run(op, entry.direction, inputs, None, **params)
+        if template_types(definition, inputs, results) is None:
             raise AssertionError(f"{entry.name} is not a kernel for its example")
-        if said := fault(xp, made, inputs, found, expected):
-            raise BackendError(f"{entry.name} on {inputs[0].shape} does not agree with its formula: {said}")
+        if fault_text := fault(xp, definition, inputs, results, expected):
+            raise BackendError(f"{entry.name} on {inputs[0].shape} does not agree with its formula: {fault_text}")
         torch_call = peer(backend, entry.name, inputs, params, expected)
-        moved = bytes_moved(made, inputs, found)
-        idle = any(expected[0] is given for given in inputs)  # the identity: nothing to time
+        moved = bytes_moved(definition, inputs, results)
+        idle = any(expected[0] is operand for operand in inputs)  # the identity: nothing to time
         del expected
-        calls = [_call(backend, entry, inputs, found, params) for _ in range(clock.turns(moved))]
+        calls = [_call(backend, entry, inputs, results, params) for _ in range(clock.turns(moved))]
         return KernelTimes(
             entry,
             size,
-            tuple(over(made, inputs, found).shape),
+            tuple(over(definition, inputs, results).shape),
             moved,
             clock.warm(calls[0]),
             clock.cold(calls, moved),
@@ -190,21 +190,21 @@ def _call(
     backend: Backend, entry: Entry, inputs: Sequence[Array], outputs: Sequence[Array], params: dict[str, object]
 ) -> Callable[[], None]:
     """Return the bound kernel on copies of these arrays. As in training, an output that is an input is in place."""
-    given = [None if a is None else a.copy() for a in inputs]
-    named = dict(zip((name.rstrip("?") for name in entry.made.inputs), given, strict=True))
-    places = [
+    copies = [None if a is None else a.copy() for a in inputs]
+    named = dict(zip((name.rstrip("?") for name in entry.definition.inputs), copies, strict=True))
+    outputs_in_place = [
         None if a is None else named.get(name.rstrip("?"), a.copy())
-        for name, a in zip(entry.made.outputs, outputs, strict=True)
+        for name, a in zip(entry.definition.outputs, outputs, strict=True)
     ]
-    return backend.bind(entry.op, entry.direction, given, places, params)
+    return backend.bind(entry.op, entry.direction, copies, outputs_in_place, params)
 
 
-def bytes_moved(made: Direction, inputs: Sequence[Array], outputs: Sequence[Array]) -> int:
+def bytes_moved(definition: Direction, inputs: Sequence[Array], outputs: Sequence[Array]) -> int:
     """Return the bytes of all inputs and outputs; of what a batch is taken from, those of the batch."""
-    names = [name.rstrip("?") for name in made.outputs]
+    names = [name.rstrip("?") for name in definition.outputs]
     batch = {name.removeprefix("batch_"): a for name, a in zip(names, outputs, strict=True) if name[:6] == "batch_"}
     read = 0
-    for name, array in zip(made.inputs, inputs, strict=True):
+    for name, array in zip(definition.inputs, inputs, strict=True):
         if array is not None:
             read += int(batch.get(name.rstrip("?"), array).size) * array.dtype.itemsize
     return read + sum(int(a.nbytes) for a in outputs if a is not None)

@@ -45,7 +45,7 @@ def memory(backend: Backend) -> int:
 
 def facts(backend: Backend) -> dict[str, Any]:
     """Return what a reader needs to know beside a time."""
-    found: dict[str, Any] = {
+    machine: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "backend": backend.name,
         "processor": _processor(),
@@ -61,13 +61,13 @@ def facts(backend: Backend) -> dict[str, Any]:
     }
     if on_device(backend):
         device, runtime = _device(backend), backend.xp.cuda.runtime
-        found["device"] = device["name"].decode()
-        found["multiprocessors"] = device["multiProcessorCount"]
-        found["compute capability"] = f"{device['major']}.{device['minor']}"
-        found["driver"], found["runtime"] = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+        machine["device"] = device["name"].decode()
+        machine["multiprocessors"] = device["multiProcessorCount"]
+        machine["compute capability"] = f"{device['major']}.{device['minor']}"
+        machine["driver"], machine["runtime"] = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     elif command := compiler():
-        found["compiler"] = version(command).partition("\n")[0]
-    return found
+        machine["compiler"] = version(command).partition("\n")[0]
+    return machine
 
 
 def name(backend: Backend) -> str:
@@ -83,8 +83,8 @@ def _device(backend: Backend) -> dict[str, Any]:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*: (.*)$", info.read_text() if info.exists() else "", flags=re.MULTILINE)
-    return found[1] if found else platform.processor() or platform.machine()
+    match = re.search(r"^model name\s*: (.*)$", info.read_text() if info.exists() else "", flags=re.MULTILINE)
+    return match[1] if match else platform.processor() or platform.machine()
 
 
 def _installed(package: str) -> bool:

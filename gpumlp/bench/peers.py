@@ -57,8 +57,8 @@ def peer(
     if name not in PEERS or (torch := installed(backend)) is None:
         return None
     call = PEERS[name](torch, params, *(None if a is None else torch.from_dlpack(a.copy()) for a in inputs))
-    found, wanted = call().detach(), torch.from_dlpack(expected[0].copy())
-    if name not in RANDOM and not torch.allclose(found.reshape(wanted.shape), wanted, rtol=1e-3, atol=1e-4):
+    result, reference = call().detach(), torch.from_dlpack(expected[0].copy())
+    if name not in RANDOM and not torch.allclose(result.reshape(reference.shape), reference, rtol=1e-3, atol=1e-4):
         raise BackendError(f"{name}: PyTorch computes something else")
     return call
 
@@ -68,12 +68,12 @@ def best(clock: Clock, call: Call) -> Times:
     torch: Any = importlib.import_module("torch")
     if on_device(clock.backend):
         return clock.warm(call)
-    threads, found = torch.get_num_threads(), []
+    threads, trials = torch.get_num_threads(), []
     for number in {1, threads}:
         torch.set_num_threads(number)
-        found.append(clock.warm(call))
+        trials.append(clock.warm(call))
     torch.set_num_threads(threads)
-    return min(found, key=lambda times: times.median)
+    return min(trials, key=lambda times: times.median)
 
 
 def _forward(name: str, *more: Any) -> Maker:

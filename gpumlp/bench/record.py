@@ -63,9 +63,9 @@ def draw(figure: Any, rows: Sequence[KernelTimes], machine: str) -> None:
     names = families([row.entry for row in sized])
     panels = figure.subplots(len(names), len(TEMPERATURES), squeeze=False, sharex=True)
     for family, pair in zip(names, panels, strict=True):
-        own = [row for row in sized if row.entry.family == family]
+        of_family = [row for row in sized if row.entry.family == family]
         for axes, temperature in zip(pair, TEMPERATURES, strict=True):
-            _panel(axes, own, temperature)
+            _panel(axes, of_family, temperature)
             axes.set_title(f"{family} ({temperature})", fontsize="medium")
         pair[0].set_ylabel("GB/s")
         pair[1].legend(fontsize=6.5, loc="upper left", bbox_to_anchor=(1.0, 1.03), frameon=False)
@@ -79,10 +79,10 @@ def _panel(axes: Any, rows: Sequence[KernelTimes], temperature: str) -> None:
     sizes = sorted(copies)
     axes.plot(sizes, [getattr(copies[s], temperature) / 1e9 for s in sizes], "k--", linewidth=1.5, label="copy")
     for number, entry in enumerate(dict.fromkeys(row.entry for row in rows)):
-        own = [row for row in rows if row.entry == entry]
-        values = [row.bandwidth(temperature) / 1e9 for row in own]
+        of_entry = [row for row in rows if row.entry == entry]
+        values = [row.bandwidth(temperature) / 1e9 for row in of_entry]
         style = {"color": f"C{number % 10}", "marker": "os"[number // 10], "markersize": 3, "linewidth": 1}
-        axes.plot([row.size for row in own], values, label=_label(entry), **style)
+        axes.plot([row.size for row in of_entry], values, label=_label(entry), **style)
     axes.set_xscale("log", base=2)
     axes.set_xticks(LADDER, [size_text(size) for size in LADDER], fontsize="small")
     axes.set_ylim(bottom=0)

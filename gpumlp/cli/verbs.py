@@ -170,7 +170,7 @@ def _by_first(ranks: Ranks, read: Callable[[], Given]) -> Given:
 
     def sent() -> tuple[Any, ...]:
         loaded, folder = read()
-        return loaded.settings.model_dump(mode="json"), loaded.path.resolve(), dict(loaded.places), folder.resolve()
+        return loaded.settings.model_dump(mode="json"), loaded.path.resolve(), dict(loaded.origins), folder.resolve()
 
     settings, path, places, folder = ranks.of_first(sent)
     return configuration.Loaded(configuration.Settings.model_validate(settings), path, places), folder

@@ -36,18 +36,18 @@ Files = Text | Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]
 Markers = Annotated[tuple[str, ...], Field(strict=False)]
 
 
-def _separator(given: str) -> str:
-    if not is_separator(given):
-        what = f"got {given!r}, needs one character other than a letter, digit, quote or line break"
-        refuse("Data", [Problem((), what, r"such as ',' or ';'; a tab is written as \"\t\"")])
-    return given
+def _separator(text: str) -> str:
+    if not is_separator(text):
+        message = f"got {text!r}, needs one character other than a letter, digit, quote or line break"
+        refuse("Data", [Problem((), message, r"such as ',' or ';'; a tab is written as \"\t\"")])
+    return text
 
 
-def _encoding(given: str) -> str:
-    if not is_encoding(given):
-        hint = f"{choices(given, COMMON_ENCODINGS)}, or any other Python encoding"
-        refuse("Data", [Problem((), f"unknown encoding {given!r}", hint)])
-    return given
+def _encoding(name: str) -> str:
+    if not is_encoding(name):
+        hint = f"{choices(name, COMMON_ENCODINGS)}, or any other Python encoding"
+        refuse("Data", [Problem((), f"unknown encoding {name!r}", hint)])
+    return name
 
 
 COMMON_ENCODINGS = (
@@ -74,13 +74,13 @@ class FoldSettings(Section):
     @model_validator(mode="after")
     def _is_one_of_them(self) -> Self:
         if self.fold > self.of:
-            what = f"there is no fold {self.fold} of {self.of}"
-            refuse("Fold", [Problem(("fold",), what, "folds are counted from 1")])
+            message = f"there is no fold {self.fold} of {self.of}"
+            refuse("Fold", [Problem(("fold",), message, "folds are counted from 1")])
         return self
 
 
-def _rows_of(given: float | tuple[str, ...] | str | FoldSettings) -> float | tuple[str, ...] | str | Fold:
-    return Fold(given.fold, given.of) if isinstance(given, FoldSettings) else given
+def _rows_of(setting: float | tuple[str, ...] | str | FoldSettings) -> float | tuple[str, ...] | str | Fold:
+    return Fold(setting.fold, setting.of) if isinstance(setting, FoldSettings) else setting
 
 
 MAX_GIGABYTES = 1e9
@@ -124,16 +124,16 @@ class Split(Section):
     @model_validator(mode="after")
     def _divide_in_one_way(self) -> Self:
         if self.group is not None and self.time is not None:
-            what = "rows are divided by group or by time, not by both"
-            refuse("Split", [Problem(("time",), what, "remove data.split.group or data.split.time")])
+            message = "rows are divided by group or by time, not by both"
+            refuse("Split", [Problem(("time",), message, "remove data.split.group or data.split.time")])
         return self
 
     @model_validator(mode="after")
     def _leave_training_rows(self) -> Self:
         shares = [part for part in (self.validation, self.test) if isinstance(part, float)]
         if sum(shares) >= 1:
-            what = f"validation and test take {sum(shares):g} of all rows, so no rows are left for training"
-            refuse("Split", [Problem(("test",), what, "the shares must add up to less than 1")])
+            message = f"validation and test take {sum(shares):g} of all rows, so no rows are left for training"
+            refuse("Split", [Problem(("test",), message, "the shares must add up to less than 1")])
         return self
 
 
@@ -169,19 +169,19 @@ class ColumnSettings(Section):
     def _describe_numbers(self) -> Self:
         if self.type != "number" and (self.thousands or self.unit):
             key = "thousands" if self.thousands else "unit"
-            what = f"{'dates' if self.type == 'date' else 'categories'} have no number format"
-            refuse("Column", [Problem((key,), what, f"set type: number, or remove {key}")])
+            message = f"{'dates' if self.type == 'date' else 'categories'} have no number format"
+            refuse("Column", [Problem((key,), message, f"set type: number, or remove {key}")])
         return self
 
     @model_serializer
     def _short(self) -> str | dict[str, Any]:
-        own = {key: value for key, value in self if value is not None}
-        return self.type if len(own) == 1 else own
+        fields = {key: value for key, value in self if value is not None}
+        return self.type if len(fields) == 1 else fields
 
 
-def kind_of_column(given: object) -> object:
+def kind_of_column(setting: object) -> object:
     """Let a bare type stand for a description."""
-    return {"type": given} if isinstance(given, str) else given
+    return {"type": setting} if isinstance(setting, str) else setting
 
 
 class PackSettings(Section):
@@ -325,7 +325,7 @@ class Data(Section):
         """Return the settings that name a file or a column that is not there; ``start`` is where folder starts."""
         parts = {"split.validation": self.split.validation, "split.test": self.split.test}
         with reading_into(self.room):
-            found = misfits(
+            errors = misfits(
                 start / os.path.expanduser(self.folder or ""),
                 ({} if self.train is None else {"train": self.train})
                 | {name: part for name, part in parts.items() if isinstance(part, str | tuple)},
@@ -338,7 +338,7 @@ class Data(Section):
                 dialect=self.dialect,
                 query=self.query,
             )
-        return [(f"data.{setting}", error) for setting, error in found]
+        return [(f"data.{setting}", error) for setting, error in errors]
 
     @model_validator(mode="after")
     def _tell_decimals_from_cells(self) -> Self:

@@ -70,7 +70,7 @@ class Loaded:
     def report(self, misfits: Iterable[tuple[str, GpumlpError]]) -> str:
         """Return a message on settings that do not fit the files, in the order of the lines."""
         placed = ((self._place(setting), setting, error) for setting, error in misfits)
-        return _report(self.path, [(place, _misfit(place, setting, error)) for place, setting, error in placed])
+        return _report(self.path, [(origin, _misfit(origin, setting, error)) for origin, setting, error in placed])
 
     def _place(self, setting: str) -> Place:
         default = Place(0, 0, 0, str(self.path))
@@ -121,14 +121,14 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, text: s
         settings = Settings.model_validate(draft.value)
     except ValidationError as error:
         for problem in explain(error, draft.value):
-            place = draft.place(problem.path)
-            where = place.before(".".join(map(str, problem.path)))
-            problems.append((place, ConfigError(problem.what, where=where, hint=problem.hint)))
+            origin = draft.place(problem.path)
+            where = origin.before(".".join(map(str, problem.path)))
+            problems.append((origin, ConfigError(problem.what, where=where, hint=problem.hint)))
     if problems:
         raise ConfigError(_report(path, [*problems, *_misfits(draft, draft.start)]))
-    places = {".".join(map(str, keys)): place for keys, place in draft.places.items() if keys}
+    origins = {".".join(map(str, keys)): origin for keys, origin in draft.places.items() if keys}
     starts = draft.start_of("model", "start_from"), draft.start_of("data", "pack", "folder")
-    return Loaded(_with_absolute_paths(settings, draft.start, *starts), path, places)
+    return Loaded(_with_absolute_paths(settings, draft.start, *starts), path, origins)
 
 
 def configure(**settings: Any) -> Loaded:
@@ -153,13 +153,13 @@ def configure(**settings: Any) -> Loaded:
     ConfigError
         With all problems.
     """
-    given = _plain(settings)
+    plain = _plain(settings)
     try:
-        checked = Settings.model_validate(given)
+        checked = Settings.model_validate(plain)
     except ValidationError as error:
-        found = explain(error, given)
-        place = Place(0, 0, 0, "")
-        problems = [(place, ConfigError(p.what, where=".".join(map(str, p.path)), hint=p.hint)) for p in found]
+        errors = explain(error, plain)
+        origin = Place(0, 0, 0, "")
+        problems = [(origin, ConfigError(p.what, where=".".join(map(str, p.path)), hint=p.hint)) for p in errors]
         raise ConfigError(_report("the settings", problems)) from None
     return Loaded(_with_absolute_paths(checked, os.getcwd()), Path(IN_PYTHON), {})
 
@@ -209,14 +209,14 @@ def _misfits(draft: _Draft, start: Path) -> list[tuple[Place, ConfigError]]:
         return []  # reported by now, and there is nothing to read
     problems = []
     for setting, error in data.misfits(start):
-        place = draft.place(tuple(int(key) if key.isdigit() else key for key in setting.split(".")))
-        problems.append((place, _misfit(place, setting, error)))
+        origin = draft.place(tuple(int(key) if key.isdigit() else key for key in setting.split(".")))
+        problems.append((origin, _misfit(origin, setting, error)))
     return problems
 
 
-def _misfit(place: Place, setting: str, error: GpumlpError) -> ConfigError:
+def _misfit(origin: Place, setting: str, error: GpumlpError) -> ConfigError:
     """Return the error of a file in the words of the setting that names it."""
-    return ConfigError(f"{error.where}: {error.what}", where=place.before(setting), hint=error.hint)
+    return ConfigError(f"{error.where}: {error.what}", where=origin.before(setting), hint=error.hint)
 
 
 def _with_absolute_paths(
@@ -268,8 +268,8 @@ class _Draft:
         """Raise ConfigError for a file of a later version: what it means by its settings cannot be known."""
         version = self.value.get("version")
         if isinstance(version, int) and version > VERSION:
-            what = f"settings version {version}; this version of gpumlp supports up to {VERSION}"
-            raise ConfigError(what, where=self.place(("version",)).before("version"), hint="update gpumlp")
+            message = f"settings version {version}; this version of gpumlp supports up to {VERSION}"
+            raise ConfigError(message, where=self.place(("version",)).before("version"), hint="update gpumlp")
 
     @property
     def start(self) -> Path:
@@ -278,8 +278,8 @@ class _Draft:
 
     def start_of(self, *path: str) -> Path:
         """Return the folder that a setting with a relative path starts from: the file's, or for an override ours."""
-        place = self.places.get(path)
-        return Path() if place and place.rank else Path(self.places[()].text).parent
+        origin = self.places.get(path)
+        return Path() if origin and origin.rank else Path(self.places[()].text).parent
 
     def place(self, path: KeyPath) -> Place:
         """Return where a setting stands, or else the innermost section that it belongs to."""
@@ -309,7 +309,7 @@ class _Draft:
             node = self._opened(node, path)
         path = (*path, self._step(node, keys[-1]))
         node[path[-1]] = new.value
-        self.places = {at: place for at, place in self.places.items() if at[: len(path)] != path}
+        self.places = {at: origin for at, origin in self.places.items() if at[: len(path)] != path}
         self.places |= {(*path, *below): self.last for below in ((), *new.positions)}
 
     def _step(self, node: Any, key: str) -> str | int:
@@ -370,14 +370,14 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
     if len(content) > MAX_BYTES:
-        what = f"longer than {MAX_BYTES // 1024} KiB, too long for a configuration"
-        raise ConfigError(what, where=str(path), hint="pass a YAML file that names the data under data.train")
+        message = f"longer than {MAX_BYTES // 1024} KiB, too long for a configuration"
+        raise ConfigError(message, where=str(path), hint="pass a YAML file that names the data under data.train")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        what = f"not UTF-8 text: the byte 0x{content[error.start]:02x}"
-        raise ConfigError(what, where=f"{path}:{line}", hint="save the file as UTF-8") from None
+        message = f"not UTF-8 text: the byte 0x{content[error.start]:02x}"
+        raise ConfigError(message, where=f"{path}:{line}", hint="save the file as UTF-8") from None
 
 
 def _neighbours(folder: Path, name: str = "") -> str:

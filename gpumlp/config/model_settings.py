@@ -18,9 +18,9 @@ Activation = Annotated[str, NameIn(ACTIVATIONS)]
 FactorSchedule = Annotated[str, NameIn(FACTORS)]
 
 
-def block_of_width(given: object) -> object:
+def block_of_width(setting: object) -> object:
     """Let a bare width stand for a block."""
-    return {"units": given} if isinstance(given, int) else given
+    return {"units": setting} if isinstance(setting, int) else setting
 
 
 Units = Annotated[int, Field(ge=1, le=MAX_UNITS)]
@@ -37,8 +37,8 @@ class Block(Section):
 
     @model_serializer
     def _short(self) -> int | dict[str, Any]:
-        own = {key: value for key, value in self if value is not None}
-        return self.units if len(own) == 1 else own
+        fields = {key: value for key, value in self if value is not None}
+        return self.units if len(fields) == 1 else fields
 
 
 NUMBER_SETTINGS = {
@@ -89,15 +89,15 @@ class Numbers(Section):
         for name in changed:
             users = NUMBER_SETTINGS.get(name, (self.embedding,))
             if self.embedding not in users:
-                what = f"{name} is a setting of {' and '.join(users)}, and the embedding is {self.embedding}"
-                problems.append(Problem((name,), what, f"remove it, or set embedding: {users[0]}"))
+                message = f"{name} is a setting of {' and '.join(users)}, and the embedding is {self.embedding}"
+                problems.append(Problem((name,), message, f"remove it, or set embedding: {users[0]}"))
         refuse("Numbers", problems)
         return self
 
 
-def numbers_by(given: object) -> object:
+def numbers_by(setting: object) -> object:
     """Return a name of an embedding as the section that it is short for."""
-    return {"embedding": given} if isinstance(given, str) else given
+    return {"embedding": setting} if isinstance(setting, str) else setting
 
 
 class Categories(Section):

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpumlp.config.section import section_of_count, section_of_name
 
-Given = Mapping[str, Any]
+FileSettings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -16,25 +16,25 @@ class Preset:
     """A recipe: what it is, and its settings, given those of the file."""
 
     meaning: str
-    settings: Callable[[Given], dict[str, Any]]
+    settings: Callable[[FileSettings], dict[str, Any]]
     combines: tuple[str, ...] = ()
     """Recipes that are each trained on all folds and weighted; the settings are those of the first."""
 
 
-def _metric(given: Given) -> str:
+def _metric(settings: FileSettings) -> str:
     """Return the metric that recipes for tables choose the epoch by.
 
     It is log-loss after temperature, without smoothing. On rows kept out of adult, churn, covtype.20k and connect4 it
     chose more accurate epochs than accuracy did, with smoothed labels, as published, and without.
     """
-    return "rmse" if given.get("task") == "regression" else "log_loss"
+    return "rmse" if settings.get("task") == "regression" else "log_loss"
 
 
-def _tabular(given: Given) -> dict[str, Any]:
+def _tabular(settings: FileSettings) -> dict[str, Any]:
     """RealMLP's tuned defaults (Holzmüller et al. 2024, arXiv:2407.04491)."""
-    regression = given.get("task") == "regression"
-    metric = _section(given.get("training")).get("metric", _metric(given))
-    found: dict[str, Any] = {
+    regression = settings.get("task") == "regression"
+    metric = _section(settings.get("training")).get("metric", _metric(settings))
+    recipe: dict[str, Any] = {
         "data": {"scaling": "robust"},
         "model": {
             "hidden": [256, 256, 256],
@@ -69,12 +69,12 @@ def _tabular(given: Given) -> dict[str, Any]:
     if not regression:
         # Smoothed labels win classes and lose probabilities.
         smoothing = 0.1 if metric in ("accuracy", "macro_f1") else 0.0
-        loss = "binary_cross_entropy" if given.get("task") == "multilabel" else "cross_entropy"
-        found["loss"] = {"name": loss, "label_smoothing": smoothing}
-    return found
+        loss = "binary_cross_entropy" if settings.get("task") == "multilabel" else "cross_entropy"
+        recipe["loss"] = {"name": loss, "label_smoothing": smoothing}
+    return recipe
 
 
-def _strong(given: Given) -> dict[str, Any]:
+def _strong(settings: FileSettings) -> dict[str, Any]:
     """TabM-mini with piecewise linear embeddings (Gorishniy et al. 2025, arXiv:2410.24210), of half its members."""
     return {
         "data": {"scaling": "quantile"},
@@ -96,18 +96,18 @@ def _strong(given: Given) -> dict[str, Any]:
         "training": {
             "batch_size": 256,
             "early_stopping": {"patience": 16},
-            "metric": _metric(given),
+            "metric": _metric(settings),
         },
     }
 
 
-def _images(given: Given) -> dict[str, Any]:
+def _images(settings: FileSettings) -> dict[str, Any]:
     """Batch norm and dropout, for rows of pixels.
 
     Chosen on validation rows of MNIST (0.9877) and Fashion-MNIST (0.9170). Two layers of 1,024 for 16 epochs, which
     take twice the time, reached 0.9875 and 0.9112; mixup and the mean of three shorter trained networks were worse.
     """
-    found: dict[str, Any] = {
+    recipe: dict[str, Any] = {
         "model": {"hidden": [512, 512], "activation": "relu", "norm": "batch", "dropout": 0.4},
         "optimizer": {"name": "adamw", "learning_rate": 0.002},
         "schedule": {"name": "cosine", "warmup": 0.05},
@@ -117,10 +117,10 @@ def _images(given: Given) -> dict[str, Any]:
             "early_stopping": None,
         },
     }
-    if given.get("task") == "classification":
-        found["loss"] = {"name": "cross_entropy", "label_smoothing": 0.1}
-        found["training"]["metric"] = "accuracy"
-    return found
+    if settings.get("task") == "classification":
+        recipe["loss"] = {"name": "cross_entropy", "label_smoothing": 0.1}
+        recipe["training"]["metric"] = "accuracy"
+    return recipe
 
 
 PLAIN = "plain"
@@ -140,40 +140,40 @@ PRESETS = {
 """Presets by the name that a configuration uses."""
 
 
-def over_preset(given: object) -> object:
+def over_preset(settings: object) -> object:
     """Return the settings of a file over those of the preset that it names; what is malformed is left as it is."""
-    if not isinstance(given, Mapping):
-        return given
-    name, members = given.get("preset", PLAIN), given.get("members")
+    if not isinstance(settings, Mapping):
+        return settings
+    name, members = settings.get("preset", PLAIN), settings.get("members")
     if not isinstance(name, str) or name not in PRESETS:
-        return given
+        return settings
     if isinstance(members, int) and not isinstance(members, bool):  # a number of them, of the kind of the preset
-        given = {**given, "members": {"count": members}}
-    return _merged(PRESETS[name].settings(given), given)
+        settings = {**settings, "members": {"count": members}}
+    return _merged(PRESETS[name].settings(settings), settings)
 
 
-def preset_keys(given: Given) -> set[tuple[str, ...]]:
+def preset_keys(settings: FileSettings) -> set[tuple[str, ...]]:
     """Return the paths of the settings that a preset adds to those of a file."""
-    merged = over_preset(given)
-    return set(_leaves(merged)) - set(_leaves(given)) if isinstance(merged, Mapping) else set()
+    merged = over_preset(settings)
+    return set(_leaves(merged)) - set(_leaves(settings)) if isinstance(merged, Mapping) else set()
 
 
-def _merged(below: Given, above: Given) -> dict[str, Any]:
-    found = dict(below)
+def _merged(below: FileSettings, above: FileSettings) -> dict[str, Any]:
+    merged = dict(below)
     for key, value in above.items():
         under, over = below.get(key), section_of_name(value)
         if isinstance(under, Mapping) and "count" in under:
             over = section_of_count(value)
         if not isinstance(under, Mapping) or not isinstance(over, Mapping):
-            found[key] = value
+            merged[key] = value
             continue
         over = {k: v for k, v in over.items() if (k, v) != ("name", "auto")}
         # The numbers of one optimizer, loss or schedule mean nothing to another.
-        found[key] = value if over.get("name", under.get("name")) != under.get("name") else _merged(under, over)
-    return found
+        merged[key] = value if over.get("name", under.get("name")) != under.get("name") else _merged(under, over)
+    return merged
 
 
-def _section(value: Any) -> Given:
+def _section(value: Any) -> FileSettings:
     return value if isinstance(value, Mapping) else {}
 
 

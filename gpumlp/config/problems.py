@@ -100,24 +100,24 @@ def home_of(name: str) -> str | None:
     return next(schema.homes(name), SETTING_ALIASES.get(name))
 
 
-def explain(error: ValidationError, given: Value) -> list[Problem]:
-    """Return the problems that a validation of ``given`` found, one for each setting."""
+def explain(error: ValidationError, settings: Value) -> list[Problem]:
+    """Return the problems that a validation of ``settings`` found, one for each setting."""
     schema = _schema(Settings.__pydantic_validator__)
     problems: dict[KeyPath, Problem] = {}
-    from_preset = preset_keys(given) if isinstance(given, dict) else set()
+    from_preset = preset_keys(settings) if isinstance(settings, dict) else set()
     for detail in error.errors(include_url=False):
         problem = _problem(schema, detail)
-        path = _as_written(problem.path, given)
+        path = _as_written(problem.path, settings)
         # Where a setting may be of several types, each of them complains; one answer names them all.
-        what = problem.what
-        if isinstance(given, dict) and path in from_preset:
-            what += f" (from preset {given['preset']})"
-        problems.setdefault(path, Problem(path, what, problem.hint))
+        message = problem.what
+        if isinstance(settings, dict) and path in from_preset:
+            message += f" (from preset {settings['preset']})"
+        problems.setdefault(path, Problem(path, message, problem.hint))
     return list(problems.values())
 
 
 @dataclass(frozen=True)
-class _Place:
+class _SchemaNode:
     """A setting in the schema: its path as the user writes it, its node, what it means."""
 
     path: KeyPath
@@ -147,23 +147,23 @@ class _Schema:
         """Return the settings that a section allows, by name."""
         return {key: child for o in self.options(node) for key, child in o.get("properties", {}).items()}
 
-    def locate(self, location: KeyPath) -> _Place:
+    def locate(self, location: KeyPath) -> _SchemaNode:
         """Return the place that a validation error speaks of.
 
         Its location goes on below the setting where pydantic names the types it tried, and has a step that no
         user wrote where it picks the section of a name.
         """
-        place = _Place((), self._root, "")
+        located = _SchemaNode((), self._root, "")
         for key in location:
-            sections = place.node.get("discriminator", {}).get("mapping", {})
+            sections = located.node.get("discriminator", {}).get("mapping", {})
             if key in sections:
-                place = _Place(place.path, {"$ref": sections[key]}, place.meaning, str(key))
+                located = _SchemaNode(located.path, {"$ref": sections[key]}, located.meaning, str(key))
                 continue
-            child = self._child(place.node, key)
+            child = self._child(located.node, key)
             if child is None:
                 break
-            place = _Place((*place.path, key), child, child.get("description", place.meaning))
-        return place
+            located = _SchemaNode((*located.path, key), child, child.get("description", located.meaning))
+        return located
 
     def homes(self, name: str, node: Node | None = None, path: tuple[str, ...] = ()) -> Iterator[str]:
         """Yield the dotted paths of all settings of this name."""
@@ -181,39 +181,39 @@ class _Schema:
 
 
 def _problem(schema: _Schema, detail: ErrorDetails) -> Problem:
-    location, given = detail["loc"], detail["input"]
+    location, value = detail["loc"], detail["input"]
     match detail["type"]:
         case "rule":
             return Problem(location, detail["ctx"]["what"], detail["ctx"]["hint"])
         case "missing":
-            place = schema.locate(location)
-            return Problem(place.path, "required, but missing", place.meaning)
+            located = schema.locate(location)
+            return Problem(located.path, "required, but missing", located.meaning)
         case "extra_forbidden":
             section, key = schema.locate(location[:-1]), str(location[-1])
             return Problem((*section.path, key), *_unknown(schema, section, key))
         case "union_tag_invalid":
-            place = schema.locate((*location, "name"))
+            located = schema.locate((*location, "name"))
             names = next(option["enum"] for option in schema.options(schema.locate(location).node))
-            return Problem(place.path, f"unknown name {_shown(given['name'])}", choices(given["name"], names))
+            return Problem(located.path, f"unknown name {_shown(value['name'])}", choices(value["name"], names))
         case _:
-            place = schema.locate(location)
-            options = list(schema.options(place.node))
+            located = schema.locate(location)
+            options = list(schema.options(located.node))
             needs = " or ".join(dict.fromkeys(_needs(option) for option in options))
-            return Problem(place.path, f"got {_shown(given)}, needs {needs}", _advice(given, options, place))
+            return Problem(located.path, f"got {_shown(value)}, needs {needs}", _advice(value, options, located))
 
 
-def _unknown(schema: _Schema, section: _Place, key: str) -> tuple[str, str]:
+def _unknown(schema: _Schema, section: _SchemaNode, key: str) -> tuple[str, str]:
     """Say that a section has no such setting, and where one like it would be."""
     allowed = list(schema.settings(section.node))
-    what = f"unknown setting for {section.choice}" if section.choice else "unknown setting"
+    message = f"unknown setting for {section.choice}" if section.choice else "unknown setting"
     here = ".".join(map(str, (*section.path, key)))
     elsewhere = [home for home in dict.fromkeys(schema.homes(key)) if home != here]
     elsewhere.sort(key=lambda home: not home.startswith(".".join(map(str, section.path)) + "."))
     if not elsewhere and key.lower() in SETTING_ALIASES:
         elsewhere = [SETTING_ALIASES[key.lower()]]
     if elsewhere:
-        return what, f"did you mean {elsewhere[0]!r}? allowed here: {', '.join(allowed)}"
-    return what, choices(key, allowed)
+        return message, f"did you mean {elsewhere[0]!r}? allowed here: {', '.join(allowed)}"
+    return message, choices(key, allowed)
 
 
 def _names(option: Node) -> list[str]:
@@ -235,42 +235,42 @@ def _needs(option: Node) -> str:
     return f"{number} ({', '.join(bounds)})" if bounds else number
 
 
-def _advice(given: object, options: list[Node], place: _Place) -> str:
+def _advice(value: object, options: list[Node], located: _SchemaNode) -> str:
     """Say what helps with a value of the wrong kind: the nearest name, the right spelling, or the meaning."""
     # A name is text too, but no other text will do.
     types = {option["type"] for option in options if not _names(option)}
-    if isinstance(given, str):
-        if close := nearest(given, [name for option in options for name in _names(option)]):
+    if isinstance(value, str):
+        if close := nearest(value, [name for option in options for name in _names(option)]):
             return f"did you mean {close!r}?"
-        if types & {"integer", "number"} and given[:1].isdigit():
+        if types & {"integer", "number"} and value[:1].isdigit():
             return "write numbers without quotes, units and underscores: 1000, 0.5, 1e-3"
-    elif "string" in types and not types & {"integer", "number"} and isinstance(given, int | float):
+    elif "string" in types and not types & {"integer", "number"} and isinstance(value, int | float):
         return "quote text that looks like a number, true or false"
-    return place.meaning
+    return located.meaning
 
 
-def _shown(given: object) -> str:
+def _shown(value: object) -> str:
     """Return a value as the user would write it, in short."""
-    match given:
+    match value:
         case None:
             return "nothing (null)"
         case bool():
-            return str(given).lower()
-        case float() if not math.isfinite(given):
-            return f".{given}".replace(".-", "-.")
+            return str(value).lower()
+        case float() if not math.isfinite(value):
+            return f".{value}".replace(".-", "-.")
         case dict() | list() | tuple():
-            return "a mapping" if isinstance(given, dict) else "a list"
-    text = repr(given)
+            return "a mapping" if isinstance(value, dict) else "a list"
+    text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _as_written(path: KeyPath, given: Value) -> KeyPath:
+def _as_written(path: KeyPath, value: Value) -> KeyPath:
     """Cut a path where the user wrote a bare name or number in place of a section."""
     for depth, key in enumerate(path):
-        if isinstance(given, dict):
-            given = given.get(str(key), {})
-        elif isinstance(given, list) and isinstance(key, int):
-            given = given[key]
+        if isinstance(value, dict):
+            value = value.get(str(key), {})
+        elif isinstance(value, list) and isinstance(key, int):
+            value = value[key]
         else:
             return path[:depth]
     return path

@@ -93,14 +93,14 @@ class Choice(Section):
         return {key: getattr(self, key) for key in self.table[self.name].hyper}
 
 
-def section_of_name(given: object) -> object:
+def section_of_name(setting: object) -> object:
     """Let a bare name stand for a section with this name."""
-    return {"name": given} if isinstance(given, str) else given
+    return {"name": setting} if isinstance(setting, str) else setting
 
 
-def section_of_count(given: object) -> object:
+def section_of_count(setting: object) -> object:
     """Let a bare number stand for a section with this count."""
-    return {"count": given} if isinstance(given, int) and not isinstance(given, bool) else given
+    return {"count": setting} if isinstance(setting, int) and not isinstance(setting, bool) else setting
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ class OneOf:
         shown = name if isinstance(name, str) and name in known else known[0]
         return _validator(self, shown).validate_python(section)
 
-    def _spell_out(self, given: object, info: ValidationInfo) -> object:
-        section = section_of_name(given)
+    def _spell_out(self, setting: object, info: ValidationInfo) -> object:
+        section = section_of_name(setting)
         if isinstance(section, dict) and ("name" not in section or section["name"] in self.auto()):
             return {**section, "name": self._default_name(info.data)}
         return section

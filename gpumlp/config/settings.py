@@ -109,81 +109,81 @@ class Settings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _over_preset(cls, given: object) -> object:
-        return over_preset(given)
+    def _over_preset(cls, settings: object) -> object:
+        return over_preset(settings)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         problems = []
         if LOSSES[self.loss.name].task != self.task:
             fitting = [name for name, spec in LOSSES.items() if spec.task == self.task]
-            what = f"{self.loss.name} is not a loss for {self.task}"
-            problems.append(Problem(("loss", "name"), what, "allowed: auto, " + ", ".join(fitting)))
+            message = f"{self.loss.name} is not a loss for {self.task}"
+            problems.append(Problem(("loss", "name"), message, "allowed: auto, " + ", ".join(fitting)))
         metric = self.training.metric
         if metric in METRICS and not METRICS[metric].fits(self.task):
             fitting = [name for name, each in METRICS.items() if each.fits(self.task)]
-            what = f"{metric} is not a metric for {self.task}"
-            problems.append(Problem(("training", "metric"), what, "allowed: auto, " + ", ".join(fitting)))
+            message = f"{metric} is not a metric for {self.task}"
+            problems.append(Problem(("training", "metric"), message, "allowed: auto, " + ", ".join(fitting)))
         fitted = {"temperature": "a temperature", "isotonic": "an isotonic curve"}.get(self.training.calibration)
         if fitted is not None and self.task != "classification":
-            what = f"{fitted} is of probabilities, and a regression has none"
+            message = f"{fitted} is of probabilities, and a regression has none"
             if self.task == "multilabel":
-                what = f"{fitted} is of classes, and labels have none"
-            problems.append(Problem(("training", "calibration"), what, "set calibration: auto"))
+                message = f"{fitted} is of classes, and labels have none"
+            problems.append(Problem(("training", "calibration"), message, "set calibration: auto"))
         if self.model.clamp and (self.task != "regression" or LOSSES[self.loss.name].one.least is not None):
             counts = f"with the loss {self.loss.name} the network predicts logarithms, which are not clamped"
-            what = "classes have no range to keep predictions in" if self.task != "regression" else counts
-            problems.append(Problem(("model", "clamp"), what, "set clamp: false"))
+            message = "classes have no range to keep predictions in" if self.task != "regression" else counts
+            problems.append(Problem(("model", "clamp"), message, "set clamp: false"))
         problems += self._about_target()
         if self.data.split.validation == 0:
             rows = "validation rows, but data.split.validation is 0"
-            what = f"needs {rows}"
+            message = f"needs {rows}"
             hint = "set data.split.validation to a share or a file, or "
             if isinstance(self.training.early_stopping, EarlyStopping):
                 path = ("training", "early_stopping")
-                problems.append(Problem(path, f"early stopping {what}", f"{hint}set early_stopping: null"))
+                problems.append(Problem(path, f"early stopping {message}", f"{hint}set early_stopping: null"))
             if metric != "auto":
                 path = ("training", "metric")
-                problems.append(Problem(path, f"choosing the epoch by {metric} {what}", f"{hint}set metric: auto"))
+                problems.append(Problem(path, f"choosing the epoch by {metric} {message}", f"{hint}set metric: auto"))
             if fitted is not None:
                 path = ("training", "calibration")
-                problems.append(Problem(path, f"{fitted} {what}", f"{hint}set calibration: none"))
+                problems.append(Problem(path, f"{fitted} {message}", f"{hint}set calibration: none"))
             if self.training.conformal:
                 path = ("training", "conformal")
                 problems.append(Problem(path, f"intervals need {rows}", f"{hint}set conformal: 0"))
             if SCHEDULES[self.schedule.name].watches:
                 path = ("schedule", "name")
-                problems.append(Problem(path, f"{self.schedule.name} {what}", f"{hint}choose another schedule"))
+                problems.append(Problem(path, f"{self.schedule.name} {message}", f"{hint}choose another schedule"))
         shards = self.training.shards or 1
         if self.training.batch_size <= shards and any(
             NORMS[block.norm].mixes_rows for block in self.model.blocks if block.norm in NORMS
         ):
-            what = "batch norm needs batches of at least 2 rows" + " for each shard" * (shards > 1)
-            problems.append(Problem(("training", "batch_size"), what, "use a larger batch_size, or norm: layer"))
+            message = "batch norm needs batches of at least 2 rows" + " for each shard" * (shards > 1)
+            problems.append(Problem(("training", "batch_size"), message, "use a larger batch_size, or norm: layer"))
         if self.members.share != ALONE and not self.model.hidden:
-            what = "without hidden layers there is nothing to share"
-            problems.append(Problem(("members", "share"), what, "set model.hidden, or share: none"))
+            message = "without hidden layers there is nothing to share"
+            problems.append(Problem(("members", "share"), message, "set model.hidden, or share: none"))
         widths = [block.units for block in self.model.hidden]
         if self.model.residual and not any(a == b for a, b in itertools.pairwise(widths)):
-            what = "no hidden layer is as wide as the one before, so there is nothing to add"
-            problems.append(Problem(("model", "residual"), what, "set residual: false, or equal widths"))
+            message = "no hidden layer is as wide as the one before, so there is nothing to add"
+            problems.append(Problem(("model", "residual"), message, "set residual: false, or equal widths"))
         if self.members.apart > 1 and shards > 1:
-            what = "several networks of their own are not trained in shards"
+            message = "several networks of their own are not trained in shards"
             hint = "set shards: 1, members: 1, or members.share to hidden or weights"
-            problems.append(Problem(("training", "shards"), what, hint))
+            problems.append(Problem(("training", "shards"), message, hint))
         if self.model.trained_activation:
             for number, block in enumerate(self.model.blocks):
                 if block.activation is not None and ACTIVATIONS[block.activation].of_rows:
-                    own = self.model.hidden[number].activation is not None
-                    path = ("model", *(("hidden", number) if own else ()), "activation")
-                    what = f"{block.activation} works along rows and is not mixed with the identity"
-                    problems.append(Problem(path, what, "set trained_activation: false, or another activation"))
+                    has_activation = self.model.hidden[number].activation is not None
+                    path = ("model", *(("hidden", number) if has_activation else ()), "activation")
+                    message = f"{block.activation} works along rows and is not mixed with the identity"
+                    problems.append(Problem(path, message, "set trained_activation: false, or another activation"))
         if self.members.count > 1 and LOSSES[self.loss.name].many.link not in MEANS:
-            what = f"predictions of a network trained with {self.loss.name} have no mean"
-            problems.append(Problem(("members",), what, "set members: 1, or choose another loss"))
+            message = f"predictions of a network trained with {self.loss.name} have no mean"
+            problems.append(Problem(("members",), message, "set members: 1, or choose another loss"))
         if self.model.numbers.embedding != NO_EMBEDDING and PRECISIONS[self.precision].stored == BFLOAT16:
-            what = "embeddings of numbers need more digits than 16-bit floats have"
-            problems.append(Problem(("model", "numbers"), what, "set precision: float32, or embedding: none"))
+            message = "embeddings of numbers need more digits than 16-bit floats have"
+            problems.append(Problem(("model", "numbers"), message, "set precision: float32, or embedding: none"))
         if self.precision != "float64":
             problems += _beyond_float32(self.model_dump(mode="json"))
         problems += self._about_bag()
@@ -194,18 +194,18 @@ class Settings(Section):
         """Yield what does not fit folds that are trained side by side."""
         if self.bag == 1:
             if PRESETS[self.preset].combines:
-                what = f"preset {self.preset} weights its recipes on rows outside of folds"
-                yield Problem(("bag",), what, "set bag to 2 or more, or choose another preset")
+                message = f"preset {self.preset} weights its recipes on rows outside of folds"
+                yield Problem(("bag",), message, "set bag to 2 or more, or choose another preset")
             return
         if not isinstance(self.data.split.validation, float):
-            what = f"with bag: {self.bag} the folds are the validation rows"
-            yield Problem(("data", "split", "validation"), what, "remove it, or set bag: 1")
+            message = f"with bag: {self.bag} the folds are the validation rows"
+            yield Problem(("data", "split", "validation"), message, "remove it, or set bag: 1")
         if self.data.split.time is not None:
-            what = "the first rows in time would be in no fold"
-            yield Problem(("bag",), what, "set bag: 1, or remove data.split.time")
+            message = "the first rows in time would be in no fold"
+            yield Problem(("bag",), message, "set bag: 1, or remove data.split.time")
         if self.training.conformal:
-            what = "folds that predict by their mean have no intervals"
-            yield Problem(("training", "conformal"), what, "set conformal: 0, or bag: 1")
+            message = "folds that predict by their mean have no intervals"
+            yield Problem(("training", "conformal"), message, "set conformal: 0, or bag: 1")
 
     def _about_target(self) -> Iterator[Problem]:
         """Yield what does not fit the target."""
@@ -214,8 +214,8 @@ class Settings(Section):
             hint = f"write [{self.data.target}], or set the task to classification"
             yield Problem(("data", "target"), "multilabel has a list of labels", hint)
         if self.task == "multilabel" and self.training.conformal:
-            what = "intervals are of one target, not of labels"
-            yield Problem(("training", "conformal"), what, "set conformal: 0")
+            message = "intervals are of one target, not of labels"
+            yield Problem(("training", "conformal"), message, "set conformal: 0")
         if self.task != "regression":
             if self.task == "classification" and isinstance(self.data.target, tuple) and len(self.data.target) > 1:
                 hint = "name one column, or set the task to multilabel (labels of two values each)"
@@ -224,8 +224,8 @@ class Settings(Section):
                 hint = "set it to none, or the task to regression"
                 yield Problem(("data", "target_transform"), "classes have no transform", hint)
         elif transform != "none" and (self._record.least is not None or self._record.relative):
-            what = f"the loss {self.loss.name} predicts the target itself"
-            yield Problem(("data", "target_transform"), what, "set it to none, or choose another loss")
+            message = f"the loss {self.loss.name} predicts the target itself"
+            yield Problem(("data", "target_transform"), message, "set it to none, or choose another loss")
 
     @property
     def goal(self) -> Goal:

@@ -101,8 +101,8 @@ def starter(path: Path, targets: str | Sequence[str], *, folder: Path, preset: s
         If the file cannot be read, or has no such target, or one that cannot be learned.
     """
     source, formats = _read(path)
-    wanted = [_column(source, each) for each in ([targets] if isinstance(targets, str) else targets)]
-    names = [source.resolve(each) for each in wanted]
+    columns = [_column(source, each) for each in ([targets] if isinstance(targets, str) else targets)]
+    names = [source.resolve(each) for each in columns]
     if len(set(names)) < len(names):
         raise DataError("a target is given twice", where=source.path)
     task, reason = guessed_task(source, names[0]) if len(names) == 1 else _guessed_tasks(source, names)
@@ -110,20 +110,20 @@ def starter(path: Path, targets: str | Sequence[str], *, folder: Path, preset: s
     labels, outputs = None, len(names)
     if len(names) == 1:
         about, labels = _about_target(source, names[0], task)
-        target = [f"  {_line('target', wanted[0])}  # {about}"]
+        target = [f"  {_line('target', columns[0])}  # {about}"]
         classes = 2 if labels is None else int(labels.max()) + 1
         outputs = classes if classes > 2 else 1
     else:
-        each_target = zip(wanted, names, strict=True)
+        each_target = zip(columns, names, strict=True)
         target = [
             "  target:",
             *(f"    - {_scalar(one)}  # {_about(source, name, task)}" for one, name in each_target),
         ]
     inputs = survey(source, [each for each in source.names if each not in names])
     if not any(each.used for each in inputs):
-        what = "there is no column to learn from"
+        message = "there is no column to learn from"
         hint = "; ".join(f"{each.name}: {each.text}" for each in inputs[:_LISTED_COLUMNS])
-        raise DataError(what, where=source.path, hint=hint or None)
+        raise DataError(message, where=source.path, hint=hint or None)
     count = count_of(source)
     share, remark = _share(count, labels)
     hidden = next(sizes for most, sizes in HIDDEN if most is None or count < most)
@@ -200,10 +200,12 @@ def _estimate(count: int, share: float, inputs: Sequence[ColumnReport], outputs:
     seconds = epochs * batches * (STEP_OVERHEAD_S + 6 * parameters * BATCH_SIZE / CPU_SPEED)
     columns = sum(each.used for each in inputs)
     used = BASE_BYTES + count * (4 * min(width, columns) + 16 * columns) + 24 * parameters
-    told = "seconds" if seconds < 20 else f"about {seconds / 60:,.0f} minutes" if seconds > 90 else "about a minute"
+    duration = (
+        "seconds" if seconds < 20 else f"about {seconds / 60:,.0f} minutes" if seconds > 90 else "about a minute"
+    )
     return (
-        f"Estimate: {parameters:,} parameters, at most {epochs:,} epochs of {batches:,} steps: {told} on two cores, "
-        f"{used / 1e9:.1f} GB of memory."
+        f"Estimate: {parameters:,} parameters, at most {epochs:,} epochs of {batches:,} steps: {duration} on two "
+        f"cores, {used / 1e9:.1f} GB of memory."
     )
 
 
@@ -240,9 +242,9 @@ def _guessed_tasks(source: Source, names: Sequence[str]) -> tuple[Task, str]:
         return "multilabel", "each target has two values; if they are amounts: regression"
     for name in names:
         if (source.try_numbers(name) if isinstance(source, Frame) else source.numbers(name)) is None:
-            what = f"{name!r} has {len(texts[name]):,} different texts, so it is no target beside others"
+            message = f"{name!r} has {len(texts[name]):,} different texts, so it is no target beside others"
             hint = "several targets are all numbers, or all of two values; train a run for each of the others"
-            raise DataError(what, where=source.path, hint=hint)
+            raise DataError(message, where=source.path, hint=hint)
     return "regression", "all targets are numbers"
 
 

@@ -180,8 +180,8 @@ class EpochsBySteps(Section):
     @model_validator(mode="after")
     def _rise(self) -> Self:
         if self.least > self.most:
-            what = f"the fewest epochs are {self.least}, the most {self.most}"
-            refuse("Epochs", [Problem(("least",), what, "set least to at most the other")])
+            message = f"the fewest epochs are {self.least}, the most {self.most}"
+            refuse("Epochs", [Problem(("least",), message, "set least to at most the other")])
         return self
 
 
@@ -266,11 +266,11 @@ class Training(Section):
         validated
             Whether there are validation rows.
         """
-        wanted = self.early_stopping
-        if wanted is None or not validated:
+        setting = self.early_stopping
+        if setting is None or not validated:
             return None
-        given = EarlyStopping() if wanted == "auto" else wanted
-        return given.patience or max(MIN_PATIENCE, math.ceil(epochs / PATIENCE_SHARE)), given.min_delta
+        rule = EarlyStopping() if setting == "auto" else setting
+        return rule.patience or max(MIN_PATIENCE, math.ceil(epochs / PATIENCE_SHARE)), rule.min_delta
 
     def epochs_over(self, rows: int) -> int:
         """Return the number of epochs for this many training rows."""
@@ -292,7 +292,7 @@ class Members(Section):
     count: int = Field(default=1, ge=1, le=MAX_MEMBERS, description="number of networks")
     share: Annotated[str, NameIn(SHARES)] = Field(
         default=ALONE,
-        description="what they have in common: " + "; ".join(f"{name} ({what})" for name, what in SHARES.items()),
+        description="what they have in common: " + "; ".join(f"{name} ({sense})" for name, sense in SHARES.items()),
     )
     best: Annotated[str, NameIn(BEST)] = Field(
         default="own",
@@ -318,28 +318,28 @@ class Members(Section):
     def _one_for_each(self) -> Self:
         problems = []
         if self.share != ALONE and self.count == 1:
-            what = "one network has nothing to share"
-            problems.append(Problem(("count",), what, "set members.count, or share: none"))
+            message = "one network has nothing to share"
+            problems.append(Problem(("count",), message, "set members.count, or share: none"))
         if self.share != ALONE and self.best == "own" and "best" in self.model_fields_set:
-            what = "networks that share layers have one best epoch"
-            problems.append(Problem(("best",), what, "set best: joint, or share: none"))
+            message = "networks that share layers have one best epoch"
+            problems.append(Problem(("best",), message, "set best: joint, or share: none"))
         for name in ("learning_rate", "weight_decay", "dropout"):
-            given = getattr(self, name)
-            if given is not None and self.share != ALONE:
-                what = f"networks that share layers have one {name.replace('_', ' ')}"
-                problems.append(Problem((name,), what, "remove it, or set share: none"))
-            elif given is not None and len(given) != self.count:
-                values, networks = "value" + "s" * (len(given) != 1), "network" + "s" * (self.count != 1)
-                what = f"{len(given)} {values} for {self.count} {networks}"
-                problems.append(Problem((name,), what, "give one value for each, or set members.count"))
+            values_of_members = getattr(self, name)
+            if values_of_members is not None and self.share != ALONE:
+                message = f"networks that share layers have one {name.replace('_', ' ')}"
+                problems.append(Problem((name,), message, "remove it, or set share: none"))
+            elif values_of_members is not None and len(values_of_members) != self.count:
+                values, networks = "value" + "s" * (len(values_of_members) != 1), "network" + "s" * (self.count != 1)
+                message = f"{len(values_of_members)} {values} for {self.count} {networks}"
+                problems.append(Problem((name,), message, "give one value for each, or set members.count"))
         refuse("Members", problems)
         return self
 
     @model_serializer
     def _short(self) -> int | dict[str, Any]:
         default = Members()
-        own = {key: value for key, value in self if value != getattr(default, key)}
-        return self.count if own.keys() <= {"count"} else {"count": self.count, **own}
+        fields = {key: value for key, value in self if value != getattr(default, key)}
+        return self.count if fields.keys() <= {"count"} else {"count": self.count, **fields}
 
 
 SAMPLERS = {
@@ -369,6 +369,6 @@ class SearchSettings(Section):
     @model_validator(mode="after")
     def _storage_has_a_study(self) -> Self:
         if self.storage is not None and self.sampler != "tpe":
-            what = f"sampler {self.sampler} has no study to keep"
-            refuse("Search", [Problem(("storage",), what, "set sampler: tpe, or remove storage")])
+            message = f"sampler {self.sampler} has no study to keep"
+            refuse("Search", [Problem(("storage",), message, "set sampler: tpe, or remove storage")])
         return self

@@ -213,17 +213,17 @@ class _Builder:
             tag = node.tag.replace(_TAG, "!!")
             self._refuse(node, f"the tag {tag!r} is not allowed: a configuration holds plain data only")
 
-    def _refuse(self, node: yaml.Node, what: str) -> NoReturn:
-        _fail(self.origin, _position(node.start_mark), what)
+    def _refuse(self, node: yaml.Node, message: str) -> NoReturn:
+        _fail(self.origin, _position(node.start_mark), message)
 
 
 def _position(mark: yaml.Mark) -> Position:
     return Position(mark.line + 1, mark.column + 1)
 
 
-def _fail(origin: str, at: Position | None, what: str) -> NoReturn:
-    place = f"{origin}:{at.line}:{at.column}" if at else origin
-    raise ConfigError(what, where=place) from None
+def _fail(origin: str, at: Position | None, message: str) -> NoReturn:
+    position = f"{origin}:{at.line}:{at.column}" if at else origin
+    raise ConfigError(message, where=position) from None
 
 
 _PLAIN_WORDS = (

@@ -62,10 +62,10 @@ class Ensemble(Model):
         backend, wide = self.context.backend, self.context.wide
 
         def output(member: Sequential) -> Tensor:
-            own = member.context.backend  # another one of the same kind where members run side by side
-            given = inputs if own is backend else [wrap(x.array, own) for x in inputs]
-            linear = as_dtype(member.forward(*given, training=training), wide)
-            return linear if own is backend else wrap(linear.array, backend)
+            member_backend = member.context.backend  # another one of the same kind where members run side by side
+            on_backend = inputs if member_backend is backend else [wrap(x.array, member_backend) for x in inputs]
+            linear = as_dtype(member.forward(*on_backend, training=training), wide)
+            return linear if member_backend is backend else wrap(linear.array, backend)
 
         apart = len({id(member.context.backend) for member in self.members}) > 1
         outputs = in_threads(output, self.members) if apart else [output(member) for member in self.members]
@@ -89,8 +89,8 @@ class Ensemble(Model):
     def load(self, arrays: dict[str, Any]) -> None:
         """Overwrite parameters and state of all members by name; names and shapes must agree."""
         for prefix, member in self._named():
-            own = {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
-            member.load(own)
+            member_arrays = {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+            member.load(member_arrays)
 
     def summary(self) -> str:
         """Return the layers of one member, and how many members there are, as text."""

@@ -163,14 +163,14 @@ class BinnedEmbedding(Embedding):
             Weights of the rows; None: all count the same.
         """
         assert self.context is not None
-        found = []
+        edges_of_columns = []
         for column in x.T[: self.numbers].astype(np.float64):
             there = ~np.isnan(column)
-            found.append(edges_of(column[there], self.bins, None if weights is None else weights[there]))
+            edges_of_columns.append(edges_of(column[there], self.bins, None if weights is None else weights[there]))
         for name, filler in (("edges", UNREACHED), ("scales", 0.0)):
             array = self.state[name]
             values = np.full(array.shape, filler, array.dtype)
-            for row, edges in zip(values, found, strict=True):
+            for row, edges in zip(values, edges_of_columns, strict=True):
                 row[: len(edges) - 1] = edges[:-1] if name == "edges" else 1.0 / np.diff(edges)
             self.context.backend.write(array, values)
 
@@ -213,12 +213,12 @@ class MissingVectors(Layer):
         size = self.numbers * self.outputs
         if inputs < size + len(self.flagged):
             raise ShapeError(f"{size} values and {len(self.flagged)} flags come first, and a row has {inputs}")
-        places = np.zeros((len(self.flagged), size))
+        selection = np.zeros((len(self.flagged), size))
         for flag, number in enumerate(self.flagged):
-            places[flag, number * self.outputs : (number + 1) * self.outputs] = 1.0
+            selection[flag, number * self.outputs : (number + 1) * self.outputs] = 1.0
         return {
             "m": Declared((size,), "weight", lambda rng: np.zeros(size), rate=self.rate, decay=self.decay),
-            "places": Declared(places.shape, "state", lambda rng: places),
+            "places": Declared(selection.shape, "state", lambda rng: selection),
         }
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
@@ -339,14 +339,14 @@ class CategoryTables(Layer):
         return {name: Declared(shape, "weight", initial(shape)) for name, shape in shapes.items()}
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
-        parts, kept, end = [], 0, self.inputs - sum(self.values)
+        parts, start_of_numbers, end = [], 0, self.inputs - sum(self.values)
         for number, count in enumerate(self.values, 1):
             start, end = end, end + count
             if number in self.tables:
-                parts += [x[:, kept:start]] if start > kept else []
+                parts += [x[:, start_of_numbers:start]] if start > start_of_numbers else []
                 parts.append(product(x[:, start:end], self.weights[f"table_{number}"]))
-                kept = end
-        parts += [x[:, kept:]] if kept < self.inputs else []
+                start_of_numbers = end
+        parts += [x[:, start_of_numbers:]] if start_of_numbers < self.inputs else []
         return concat(parts) if len(parts) > 1 else parts[0]
 
     def equation(self, value: str, place: str) -> Equation:
@@ -383,10 +383,10 @@ def edges_of(values: Values, bins: int, weights: Values | None = None) -> Values
     rising, ends = values[order][counts > 0], np.cumsum(counts[counts > 0])
     if not len(rising):
         return np.zeros(1)
-    places = np.searchsorted(ends, np.linspace(0.0, 1.0, bins + 1) * ends[-1])
-    edges = np.unique(rising[np.minimum(places, len(rising) - 1)])
-    least, kept = MIN_BIN_SHARE * (edges[-1] - edges[0]), [edges[0]]
+    ranks = np.searchsorted(ends, np.linspace(0.0, 1.0, bins + 1) * ends[-1])
+    edges = np.unique(rising[np.minimum(ranks, len(rising) - 1)])
+    least, distinct = MIN_BIN_SHARE * (edges[-1] - edges[0]), [edges[0]]
     for edge in edges[1:]:
-        if edge - kept[-1] > least:
-            kept.append(edge)
-    return np.array(kept)
+        if edge - distinct[-1] > least:
+            distinct.append(edge)
+    return np.array(distinct)

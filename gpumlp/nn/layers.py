@@ -253,8 +253,8 @@ class Residual(Layer):
 
     def joined(self, x: Tensor, earlier: Tensor) -> Tensor:
         if x.shape != earlier.shape:
-            what = f"a residual adds {earlier.shape[-1]} values to {x.shape[-1]}"
-            raise ShapeError(what, hint="use blocks that are as wide as their input")
+            message = f"a residual adds {earlier.shape[-1]} values to {x.shape[-1]}"
+            raise ShapeError(message, hint="use blocks that are as wide as their input")
         return as_dtype(as_dtype(x, wide(x.dtype)) + as_dtype(earlier, wide(x.dtype)), x.dtype)
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:

@@ -120,8 +120,10 @@ class Loss:
         if levels is not None and not self.record.takes_levels:
             raise ConfigError(f"the loss {name} has no levels", hint="levels are of the loss quantile")
         if levels is not None and (len(levels) != self.outputs or not all(0 < each < 1 for each in levels)):
-            what = f"the loss {name} takes a level between 0 and 1 for each of {self.outputs} outputs, not {levels}"
-            raise ConfigError(f"{what:.200}")
+            message = (
+                f"the loss {name} takes a level between 0 and 1 for each of {self.outputs} outputs, not {levels}"
+            )
+            raise ConfigError(f"{message:.200}")
         self.hyper = settle(f"the loss {name}", hyper, self.record.hyper)
         context, numbers = model.context, class_weights if levels is None else np.array(levels)
         self.class_weights = None if numbers is None else context.backend.asarray(numbers, context.wide)

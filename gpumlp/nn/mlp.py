@@ -108,12 +108,12 @@ class Architecture:
 
     def to_state(self) -> dict[str, Any]:
         """Return what a model file keeps, for :meth:`from_state`: what predictions depend on and is not a default."""
-        kept = {
+        switches = {
             field.name: getattr(self, field.name)
             for field in fields(self)
             if field.name not in ("hidden", *_OF_TRAINING) and getattr(self, field.name) != field.default
         }
-        return {"hidden": [asdict(each) for each in self.hidden], **kept}
+        return {"hidden": [asdict(each) for each in self.hidden], **switches}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
@@ -136,20 +136,26 @@ class Architecture:
         for name, value in switches.items():
             if type(value) is not type(getattr(cls, name)):
                 raise ValueError(f"{name} is {value!r}")
-        made = cls(hidden, **switches)
-        if made.share not in SHARES or not 1 <= made.heads <= MAX_MEMBERS or (made.share == ALONE and made.heads > 1):
-            raise ValueError(f"{made.heads} members that share {made.share!r}")
-        sizes = made.numbers, made.embedding_size, made.waves + made.bins
-        if made.embedding != NO_EMBEDDING and not (
-            made.embedding in EMBEDDINGS and all(0 < size <= MAX_UNITS for size in sizes)
+        architecture = cls(hidden, **switches)
+        if (
+            architecture.share not in SHARES
+            or not 1 <= architecture.heads <= MAX_MEMBERS
+            or (architecture.share == ALONE and architecture.heads > 1)
         ):
-            raise ValueError(f"the embedding {made.embedding!r} of {sizes}")
-        if not all(type(each) is int and 0 <= each < made.numbers for each in made.flagged):
-            raise ValueError(f"missing values of the numbers {made.flagged}")
-        counts = (*made.values, made.table_above, made.table_size) if made.values else ()
+            raise ValueError(f"{architecture.heads} members that share {architecture.share!r}")
+        sizes = architecture.numbers, architecture.embedding_size, architecture.waves + architecture.bins
+        if architecture.embedding != NO_EMBEDDING and not (
+            architecture.embedding in EMBEDDINGS and all(0 < size <= MAX_UNITS for size in sizes)
+        ):
+            raise ValueError(f"the embedding {architecture.embedding!r} of {sizes}")
+        if not all(type(each) is int and 0 <= each < architecture.numbers for each in architecture.flagged):
+            raise ValueError(f"missing values of the numbers {architecture.flagged}")
+        counts = (
+            (*architecture.values, architecture.table_above, architecture.table_size) if architecture.values else ()
+        )
         if not all(type(count) is int and 0 < count <= MAX_UNITS for count in counts):
             raise ValueError(f"tables of {counts} values")
-        return made
+        return architecture
 
     @property
     def is_plain(self) -> bool:

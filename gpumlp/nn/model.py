@@ -87,10 +87,10 @@ class Model:
         dict of Layer
             By name.
         """
-        found = list(_find(self))
-        named = dict(found)
-        if len(named) < len(found):
-            twice = next(name for name, layer in found if named[name] is not layer)
+        pairs = list(_find(self))
+        named = dict(pairs)
+        if len(named) < len(pairs):
+            twice = next(name for name, layer in pairs if named[name] is not layer)
             raise ConfigError(f"two layers are called {twice!r}", hint="the first of a list h is h_1: rename one")
         return named
 
@@ -320,13 +320,13 @@ class Sequential(Model):
         """
         last = len(self.chain) - 1
         inputs = deque([x], 1 + max([layer.reach for layer in self.chain]))  # no more than layers reach back to
-        for place, layer in enumerate(self.chain):
+        for index, layer in enumerate(self.chain):
             if layer.reach:
-                if layer.reach > place:
-                    raise ConfigError(f"layer {place + 1} reaches back {layer.reach} layers, to before the first")
+                if layer.reach > index:
+                    raise ConfigError(f"layer {index + 1} reaches back {layer.reach} layers, to before the first")
                 x = layer.joined(x, inputs[-1 - layer.reach])
             else:
-                x = layer.linear(x, training=training) if place == last else layer(x, training=training)
+                x = layer.linear(x, training=training) if index == last else layer(x, training=training)
             inputs.append(x)
             yield x
 
@@ -348,12 +348,12 @@ class Sequential(Model):
         dict of Declared
             By name.
         """
-        found: dict[str, Declared] = {}
+        arrays: dict[str, Declared] = {}
         names = {id(layer): name for name, layer in self.layers().items()}
         for layer in self.chain:
-            found |= {f"{names[id(layer)]}.{key}": array for key, array in layer.declare(inputs).items()}
+            arrays |= {f"{names[id(layer)]}.{key}": array for key, array in layer.declare(inputs).items()}
             inputs = layer.width(inputs)
-        return found
+        return arrays
 
     def layers(self) -> dict[str, Layer]:
         counts: dict[str, int] = {}

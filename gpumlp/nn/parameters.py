@@ -89,13 +89,13 @@ class Parameters:
         array
             float64 (ranges, 3).
         """
-        starts = [place.start for place in self._places.values()]
+        starts = [span.start for span in self._places.values()]
         rows: list[tuple[float, float, float]] = []
         for (name, group), end in zip(self._groups.items(), [*starts[1:], self._length], strict=True):
-            own = (0.0, 0.0) if name in self.hidden else (factor * group.rate, group.decay)
-            if rows and rows[-1][1:] == own:
+            factors = (0.0, 0.0) if name in self.hidden else (factor * group.rate, group.decay)
+            if rows and rows[-1][1:] == factors:
                 rows.pop()
-            rows.append((end, *own))
+            rows.append((end, *factors))
         return self.backend.asarray(np.array(rows, np.float64).reshape(-1, 3))
 
     @classmethod
@@ -112,9 +112,9 @@ class Parameters:
             raise ShapeError("a variable stands twice among the parameters")
         backends, dtypes = {id(v.backend) for v in variables}, {v.dtype for v in variables}
         if len(backends) > 1 or len(dtypes) > 1:
-            found = ", ".join(sorted(dtype.name for dtype in dtypes))
+            names = ", ".join(sorted(dtype.name for dtype in dtypes))
             raise ShapeError(
-                f"the variables are on {len(backends)} backends, in {found}", hint="one of each is needed"
+                f"the variables are on {len(backends)} backends, in {names}", hint="one of each is needed"
             )
         named = {
             f"{number}_{variable.name}": (variable, Group(decay=float(variable.ndim > 1)))
@@ -125,15 +125,15 @@ class Parameters:
 
     def _lay_out(self) -> None:
         """Make the buffers, and move the variables into them."""
-        backend, kept, shape = self.backend, wide(self._dtype), (self._length,)
-        self.values = backend.zeros(shape, kept)
-        self.gradients = backend.zeros(shape, kept)
+        backend, storage, shape = self.backend, wide(self._dtype), (self._length,)
+        self.values = backend.zeros(shape, storage)
+        self.gradients = backend.zeros(shape, storage)
         self.groups = backend.asarray(np.array(self.ranges, np.float64).reshape(-1, 3))
-        self.shadow = None if kept == self._dtype else backend.zeros(shape, self._dtype)
+        self.shadow = None if storage == self._dtype else backend.zeros(shape, self._dtype)
         for name, variable in self.variables.items():
-            place = self.view(name, self.values)
-            backend.write(place, variable.array)
-            variable.array = place
+            view = self.view(name, self.values)
+            backend.write(view, variable.array)
+            variable.array = view
             variable.shadow = None if self.shadow is None else self.view(name, self.shadow)
         self._round()
         self.views = [self.view(name, self.gradients) for name in self.variables]
@@ -182,13 +182,13 @@ class Parameters:
         pairs
             (gradient, variable), in any order.
         """
-        given = list(pairs)
-        found = {id(variable): gradient for gradient, variable in given}
+        listed = list(pairs)
+        gradients = {id(variable): gradient for gradient, variable in listed}
         names = {id(variable): name for name, variable in self.variables.items()}
-        if len(found) < len(given) or not found.keys() <= names.keys():
+        if len(gradients) < len(listed) or not gradients.keys() <= names.keys():
             raise ShapeError("gradients come in pairs with the variables of this optimizer, each at most once")
         for view, (key, name) in zip(self.views, names.items(), strict=True):
-            gradient = found.get(key)
+            gradient = gradients.get(key)
             if gradient is None:
                 self.backend.clear(view)
                 continue

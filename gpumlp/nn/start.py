@@ -46,9 +46,9 @@ def fit_start(model: Sequential, twin: Sequential, rows: Values, seed: int) -> N
     twin.load(model.arrays())
     x = Tensor(rows, twin.context.backend)
     outputs = twin.outputs(x)
-    for place, layer in enumerate(twin.chain):
+    for index, layer in enumerate(twin.chain):
         if isinstance(layer, Dense):
-            _fit(layer, x.numpy(), generator(seed, START, place))
+            _fit(layer, x.numpy(), generator(seed, START, index))
         x = next(outputs)
     model.load(twin.arrays())
 

@@ -55,16 +55,16 @@ def whole(name: str, value: Any, least: int = 1) -> int:
 
 
 def settle(
-    owner: str, given: Mapping[str, float], declared: Mapping[str, Hyper], others: Iterable[str] = ()
+    owner: str, values: Mapping[str, float], declared: Mapping[str, Hyper], others: Iterable[str] = ()
 ) -> dict[str, float]:
     """Return every declared number, as given or else by default. ``others`` are names for a hint.
 
     Raises ConfigError for a number that is not declared, or out of its range.
     """
-    for name in given:
+    for name in values:
         if name not in declared:
             raise ConfigError(f"{owner} has no setting {name!r}", hint=choices(name, [*declared, *others]))
     return {
-        name: number.check(f"{name} of {owner}", given[name]) if name in given else float(number.default)
+        name: number.check(f"{name} of {owner}", values[name]) if name in values else float(number.default)
         for name, number in declared.items()
     }

@@ -166,15 +166,15 @@ def loss(
         return ((), wide(outputs.dtype)), ((4,), "float64"), (outputs.shape, outputs.dtype)
 
     def scalars(_: Sequence[Array], params: Mapping[str, float]) -> list[Scalar]:
-        given = {key: value for key, value in params.items() if key != "divisor"}
-        settings = [*settle(name, given, hyper).values()]
+        declared = {key: value for key, value in params.items() if key != "divisor"}
+        settings = [*settle(name, declared, hyper).values()]
         return [*settings, *[0.0] * (MAX_SETTINGS - len(settings)), float(params.get("divisor", 0.0))]
 
     inputs = ("outputs", "targets", "row_weights?", "class_weights?")
-    given = ("outputs", "targets", "row_weights", "class_weights")
+    operands = ("outputs", "targets", "row_weights", "class_weights")
     stages = (
-        Stage("", "total", given[1:], ("scratch",)),
-        Stage("_loss", "total", (*given, "scratch"), ("gradient", "scratch")),
+        Stage("", "total", operands[1:], ("scratch",)),
+        Stage("_loss", "total", (*operands, "scratch"), ("gradient", "scratch")),
         Stage("_finish", "finish", ("scratch",), ("loss", "sums")),
     )
     direction = partial(

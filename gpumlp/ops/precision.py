@@ -63,13 +63,13 @@ PRECISIONS = {
 }
 
 
-def dtype_of(given: Any) -> np.dtype[Any]:
+def dtype_of(dtype_like: Any) -> np.dtype[Any]:
     """Return a dtype, given by itself or by name, bfloat16 among them.
 
     Raises ConfigError for anything that is not a dtype of real numbers, and where the package that bfloat16 takes is
     missing.
     """
-    if isinstance(given, str) and given == BFLOAT16:
+    if isinstance(dtype_like, str) and dtype_like == BFLOAT16:
         try:
             importlib.import_module("ml_dtypes")  # makes the name known to NumPy
         except ImportError:
@@ -79,9 +79,9 @@ def dtype_of(given: Any) -> np.dtype[Any]:
                 hint="pip install 'gpumlp[bf16]', or set precision: float32",
             ) from None
     try:
-        dtype: np.dtype[Any] = np.dtype(given)
+        dtype: np.dtype[Any] = np.dtype(dtype_like)
     except TypeError:
-        raise ConfigError(f"unknown dtype {given!r:.80}", hint="use float32 or float64") from None
+        raise ConfigError(f"unknown dtype {dtype_like!r:.80}", hint="use float32 or float64") from None
     if dtype.kind not in "biuf" and not is_narrow(dtype):
         raise ConfigError(f"a tensor takes real numbers, not dtype {dtype}", hint="use float32 or float64")
     return dtype
@@ -90,8 +90,8 @@ def dtype_of(given: Any) -> np.dtype[Any]:
 @cache
 def is_narrow(dtype: Any) -> bool:
     """Return whether a dtype is only stored in, and not computed in."""
-    found: np.dtype[Any] = np.dtype(dtype)
-    return found.kind == "V" and found.name == BFLOAT16
+    resolved: np.dtype[Any] = np.dtype(dtype)
+    return resolved.kind == "V" and resolved.name == BFLOAT16
 
 
 @cache

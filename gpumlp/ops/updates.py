@@ -97,8 +97,8 @@ def update(
         t = clock[STEP : STEP + 1].astype(xp.float64)
         if norm is not None:
             gradient = gradient * xp.where(norm > clip_norm, clip_norm / norm, 1.0).astype(dtype)
-        kept, sums = state[: len(slots)], state[len(slots) :]
-        direction, *after = rule(xp, gradient, t, *kept, **settings)
+        slot_values, sums = state[: len(slots)], state[len(slots) :]
+        direction, *after = rule(xp, gradient, t, *slot_values, **settings)
         step = direction * rate
         start = 0
         for end, rate_factor, decay_factor in groups.tolist():
@@ -131,9 +131,9 @@ def update(
         narrow = None if shadow is None else (shadow.shape, shadow.dtype)
         return spec, None if average is None else spec, narrow, *(spec for _ in slots)
 
-    def scalars(given: Sequence[Array], params: Mapping[str, Any]) -> list[Scalar]:
+    def scalars(arrays: Sequence[Array], params: Mapping[str, Any]) -> list[Scalar]:
         names = ("weight_decay", "clip_norm", "averaging", *hyper)
-        lengths = [0 if table is None else table.shape[0] for table in given[2:5]]
+        lengths = [0 if table is None else table.shape[0] for table in arrays[2:5]]
         return [*lengths, *(float(params[name] or 0.0) for name in names)]
 
     inputs = (

@@ -151,16 +151,16 @@ class Optimizer:
             raise ConfigError(f"unknown optimizer {name!r:.80}", hint=choices(name, OPTIMIZERS))
         spec = OPTIMIZERS[name]
         if not hasattr(parameters, "gradients"):
-            what = f"an optimizer updates Parameters, not a {type(parameters).__name__}"
-            raise ConfigError(what, hint="Parameters.of([w, b]) of variables, model.parameters of a model")
+            message = f"an optimizer updates Parameters, not a {type(parameters).__name__}"
+            raise ConfigError(message, hint="Parameters.of([w, b]) of variables, model.parameters of a model")
         backend, like = parameters.backend, parameters.values
         self.name, self.parameters = name, parameters
         self.clock = backend.zeros((3,), np.int64) if clock is None else clock
-        given = {"learning_rate": learning_rate, "weight_decay": weight_decay, "clip_norm": clip_norm}
-        given |= {"averaging": averaging}
+        shared_values = {"learning_rate": learning_rate, "weight_decay": weight_decay, "clip_norm": clip_norm}
+        shared_values |= {"averaging": averaging}
         if averaging is not None and spec.averages:
             raise ConfigError(f"{name} averages the weights by itself", hint="remove averaging")
-        shared = {key: None if v is None else _SHARED[key].check(key, v) for key, v in given.items()}
+        shared = {key: None if v is None else _SHARED[key].check(key, v) for key, v in shared_values.items()}
         self.learning_rate = spec.learning_rate if shared["learning_rate"] is None else shared["learning_rate"]
         self.rates = backend.asarray(np.full(1, self.learning_rate), like.dtype)
         self.slots = {slot: backend.zeros(like.shape, like.dtype) for slot in spec.update.slots}
@@ -170,9 +170,9 @@ class Optimizer:
         self.average = None if averaging is None else backend.asarray(like, copy=True)
         self.norm = None if clip_norm is None else backend.zeros((1,), like.dtype)
         numbers = settle(f"the optimizer {name}", hyper, spec.hyper, _SHARED)
-        own = {key: numbers.pop(key) for key in spec.of_matrices}
-        self.muon = Muon(parameters, own["momentum"]) if own else None
-        self.groups = parameters.groups_without_hidden(own["others"]) if own else None
+        of_matrices = {key: numbers.pop(key) for key in spec.of_matrices}
+        self.muon = Muon(parameters, of_matrices["momentum"]) if of_matrices else None
+        self.groups = parameters.groups_without_hidden(of_matrices["others"]) if of_matrices else None
         self.settings: dict[str, Any] = {
             "weight_decay": spec.weight_decay if shared["weight_decay"] is None else shared["weight_decay"],
             "clip_norm": shared["clip_norm"],
@@ -251,8 +251,8 @@ class Optimizer:
     @property
     def state(self) -> dict[str, Array]:
         """Everything that a resumed run needs besides parameters and clock: slots and average, by name."""
-        own = self.totals | ({} if self.muon is None else {"velocity": self.muon.velocity})
-        return self.slots | own | ({} if self.average is None else {"average": self.average})
+        further = self.totals | ({} if self.muon is None else {"velocity": self.muon.velocity})
+        return self.slots | further | ({} if self.average is None else {"average": self.average})
 
     @property
     def weights(self) -> Array:

@@ -100,8 +100,8 @@ class Rows:
     def numbers(self) -> tuple[Host, Host]:
         """Return predictions and truth of a regression, (N, T) each, in units of the targets."""
         encoder = self.model.encoder
-        found, wanted = encoder.restore(self.outcome), encoder.decode(self.targets.astype(np.float64))
-        return found.reshape(len(self), -1), wanted.reshape(len(self), -1)
+        predicted, true = encoder.restore(self.outcome), encoder.decode(self.targets.astype(np.float64))
+        return predicted.reshape(len(self), -1), true.reshape(len(self), -1)
 
     def chosen(self) -> Host:
         """Return the most probable class of each row, (N,)."""
@@ -121,12 +121,12 @@ def _answers(model: Predictor, features: Features) -> tuple[Host, Host | None]:
 
 def scores(rows: Rows, weights: Host | None) -> dict[str, float]:
     """Return all metrics of rows but the loss, each row counted by a weight."""
-    found = outcome_metrics(rows.model.encoder, rows.outcome, rows.targets, weights)
+    values = outcome_metrics(rows.model.encoder, rows.outcome, rows.targets, weights)
     if rows.probabilities is not None and rows.model.encoder.classes:
         each = metrics.ProbabilityScores()
         each.add(rows.probabilities, rows.targets, weights)
-        found |= each.result()
-    return found
+        values |= each.result()
+    return values
 
 
 def intervals(rows: Rows, seed: int) -> tuple[dict[str, tuple[float, float]], int]:
@@ -137,16 +137,16 @@ def intervals(rows: Rows, seed: int) -> tuple[dict[str, tuple[float, float]], in
     count = len(rows)
     samples = int(min(MAX_RESAMPLES, max(MIN_RESAMPLES, BOOTSTRAP_ROWS // (count * rows.outcome.shape[1]))))
     draws, weights = generator(seed, REPORT, 0), rows.weights
-    found: dict[str, list[float]] = {}
+    resampled: dict[str, list[float]] = {}
     for _ in range(samples):
         drawn = weights * np.bincount(draws.integers(0, count, count), minlength=count)
         if not drawn.sum() > 0:
             continue
         for name, value in scores(rows, drawn).items():
-            found.setdefault(name, []).append(value)
+            resampled.setdefault(name, []).append(value)
     ends = (50 * (1 - LEVEL), 50 * (1 + LEVEL))
     bounds = {}
-    for name, values in found.items():
+    for name, values in resampled.items():
         finite = [value for value in values if np.isfinite(value)]
         if finite:
             low, high = np.percentile(finite, ends)
@@ -164,12 +164,12 @@ def reliability(rows: Rows) -> tuple[Host, Host, Host]:
         probability, true = rows.probabilities[:, 1], rows.targets == 1
     else:
         probability, true = rows.probabilities.max(axis=1), rows.targets == rows.chosen()
-    place = np.minimum((probability * RELIABILITY_BINS).astype(np.int64), RELIABILITY_BINS - 1)
-    weight = np.bincount(place, rows.weights, RELIABILITY_BINS)
-    kept = weight > 0
-    sums = (np.bincount(place, rows.weights * each, RELIABILITY_BINS)[kept] for each in (probability, true))
-    mean, share = (each / weight[kept] for each in sums)
-    return mean, share, weight[kept]
+    bins = np.minimum((probability * RELIABILITY_BINS).astype(np.int64), RELIABILITY_BINS - 1)
+    weight = np.bincount(bins, rows.weights, RELIABILITY_BINS)
+    nonempty = weight > 0
+    sums = (np.bincount(bins, rows.weights * each, RELIABILITY_BINS)[nonempty] for each in (probability, true))
+    mean, share = (each / weight[nonempty] for each in sums)
+    return mean, share, weight[nonempty]
 
 
 def importance(rows: Rows, seed: int) -> dict[str, tuple[float, float]]:
@@ -180,20 +180,20 @@ def importance(rows: Rows, seed: int) -> dict[str, tuple[float, float]]:
     """
     rows = sample(rows, IMPORTANCE_ROWS, seed)
     before = error(rows)
-    found = {}
+    rises_of = {}
     for number, name in enumerate(rows.columns[:MAX_COLUMNS]):
         draws = generator(seed, REPORT, 1, number)
         rises = []
         for _ in range(IMPORTANCE_REPEATS):
             rises.append(error(_with_cells(rows, name, draws.permutation(len(rows)))) - before)
-        found[name] = float(np.mean(rises)), float(np.std(rises))
-    return dict(sorted(found.items(), key=lambda item: -item[1][0]))
+        rises_of[name] = float(np.mean(rises)), float(np.std(rises))
+    return dict(sorted(rises_of.items(), key=lambda item: -item[1][0]))
 
 
 def error(rows: Rows) -> float:
     """Return the log-loss of rows, or their RMSE."""
-    found = scores(rows, rows.weights)
-    return found["rmse"] if rows.probabilities is None else found["log_loss"]
+    metrics = scores(rows, rows.weights)
+    return metrics["rmse"] if rows.probabilities is None else metrics["log_loss"]
 
 
 @dataclass(frozen=True)
@@ -235,8 +235,8 @@ def _grid(source: Frame, column: str, encoder: Encoder) -> tuple[list[int], Host
         numbers = None if column in encoder.texts else source.try_numbers(column)
     if numbers is not None and not np.isnan(numbers).all():
         order = np.argsort(numbers, kind="stable")[: int((~np.isnan(numbers)).sum())]
-        places = np.linspace(0.02, 0.98, GRID) * (len(order) - 1)
-        chosen = order[np.unique(places.round().astype(np.int64))]
+        ranks = np.linspace(0.02, 0.98, GRID) * (len(order) - 1)
+        chosen = order[np.unique(ranks.round().astype(np.int64))]
         _, first = np.unique(numbers[chosen], return_index=True)
         return chosen[first].tolist(), numbers[chosen[first]]
     written = source.column(column)
@@ -286,10 +286,10 @@ def worst(rows: Rows) -> tuple[Host, Host]:
     elif rows.probabilities is not None:
         errors = 1.0 - rows.probabilities[np.arange(len(rows)), rows.targets]
     else:
-        found, wanted = rows.numbers()
-        errors = np.abs(found - wanted)
+        predicted, true = rows.numbers()
+        errors = np.abs(predicted - true)
         if errors.shape[1] > 1:
-            spread = np.nanstd(wanted, axis=0)
+            spread = np.nanstd(true, axis=0)
             errors = errors / np.where(spread > 0, spread, 1.0)
         errors = np.where(np.isnan(errors), 0.0, errors).max(axis=1)
     errors = np.where(rows.weights > 0, errors, 0.0)

@@ -100,12 +100,12 @@ def chart(title: str, about: str, series: Sequence[Series], x: Axis, y: Axis) ->
     across = _Scale(x, [each.x for each in series], left + margin, WIDTH - RIGHT - margin)
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img"><title>{text(title)}</title><desc>{text(about)}</desc>']
-    for place, label in upwards.ticks():
-        parts.append(f'<path class="grid" d="M{left} {place:.1f}H{right}"/>')
-        parts.append(f'<text x="{left - 6}" y="{place + 4:.1f}" text-anchor="end">{text(label)}</text>')
-    for place, label in across.ticks():
-        parts.append(f'<path class="grid" d="M{place:.1f} {TOP}V{bottom}"/>')
-        parts.append(f'<text x="{place:.1f}" y="{bottom + 15}" text-anchor="middle">{text(label)}</text>')
+    for position, label in upwards.ticks():
+        parts.append(f'<path class="grid" d="M{left} {position:.1f}H{right}"/>')
+        parts.append(f'<text x="{left - 6}" y="{position + 4:.1f}" text-anchor="end">{text(label)}</text>')
+    for position, label in across.ticks():
+        parts.append(f'<path class="grid" d="M{position:.1f} {TOP}V{bottom}"/>')
+        parts.append(f'<text x="{position:.1f}" y="{bottom + 15}" text-anchor="middle">{text(label)}</text>')
     parts.append(f'<path class="axis" d="M{left} {TOP}V{bottom}H{right}"/>')
     number = 0
     for each in series:
@@ -181,8 +181,8 @@ class _Scale:
         if self.logarithmic:
             values, low, high = np.log(values), math.log(low), math.log(high)
         share = (np.asarray(values, np.float64) - low) / (high - low)
-        places: Host = self.start + share * (self.end - self.start)
-        return places
+        positions: Host = self.start + share * (self.end - self.start)
+        return positions
 
     def ticks(self) -> list[tuple[float, str]]:
         """Return where the scale is marked, and how."""

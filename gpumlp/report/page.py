@@ -108,8 +108,8 @@ def paragraph(content: str) -> str:
 
 def listing(items: Iterable[str]) -> str:
     """Return a list of plain texts, the empty text for none."""
-    found = "".join(f"<li>{text(item)}</li>" for item in items)
-    return f"<ul>{found}</ul>\n" if found else ""
+    items_html = "".join(f"<li>{text(item)}</li>" for item in items)
+    return f"<ul>{items_html}</ul>\n" if items_html else ""
 
 
 def code(content: str) -> str:
@@ -135,13 +135,13 @@ def table(
     """
 
     def cells(values: Sequence[object], tag: str) -> str:
-        kinds = (' class="n"' if place in numeric else "" for place in range(len(values)))
+        kinds = (' class="n"' if index in numeric else "" for index in range(len(values)))
         return "".join(f"<{tag}{kind}>{text(each)}</{tag}>" for kind, each in zip(kinds, values, strict=True))
 
     title = f"<caption>{text(caption)}</caption>" if caption else ""
     head = "".join(
-        f'<th scope="col"{" class=" + chr(34) + "n" + chr(34) if place in numeric else ""}>{text(each)}</th>'
-        for place, each in enumerate(heads)
+        f'<th scope="col"{" class=" + chr(34) + "n" + chr(34) if number in numeric else ""}>{text(each)}</th>'
+        for number, each in enumerate(heads)
     )
     body = "".join(f"<tr>{cells(row, 'td')}</tr>\n" for row in rows)
     return f'<div class="wide"><table>{title}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n'

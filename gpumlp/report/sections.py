@@ -92,12 +92,12 @@ def _of_labels(encoder: Encoder, parts: Mapping[str, EncodedRows]) -> str:
 def _of_numbers(encoder: Encoder, parts: Mapping[str, EncodedRows]) -> str:
     body = []
     for name, each in parts.items():
-        wanted = encoder.decode(_targets(each).astype(np.float64)).reshape(len(each), -1)
-        for target, values in zip(encoder.target_names, wanted.T, strict=True):
+        true = encoder.decode(_targets(each).astype(np.float64)).reshape(len(each), -1)
+        for target, values in zip(encoder.target_names, true.T, strict=True):
             there = values[~np.isnan(values)]
             if len(there):
-                found = (there.min(), np.median(there), there.mean(), there.max(), there.std())
-                body.append([target, name, f"{len(there):,}", *map(number, found)])
+                statistics = (there.min(), np.median(there), there.mean(), there.max(), there.std())
+                body.append([target, name, f"{len(there):,}", *map(number, statistics)])
     heads = ["target", "part", "rows", "least", "median", "mean", "largest", "standard deviation"]
     return table(heads, body, numeric=range(2, 8))
 
@@ -139,10 +139,10 @@ def of_metrics(name: str, rows: Rows, known: Mapping[str, Mapping[str, float]], 
 
 def of_network(encoder: Encoder, summary: str, *, calibrated: bool) -> Section:
     """Return the layers. ``summary`` is the table that the network makes of them."""
-    what = f"{encoder.width:,} inputs, {encoder.outputs:,} outputs."
+    description = f"{encoder.width:,} inputs, {encoder.outputs:,} outputs."
     if calibrated:
-        what += " Probabilities are calibrated on validation rows."
-    return Section("Network", paragraph(what) + code(summary))
+        description += " Probabilities are calibrated on validation rows."
+    return Section("Network", paragraph(description) + code(summary))
 
 
 def of_history(history: Sequence[Mapping[str, Any]], best: int | None = None, metric: str = "loss") -> Section:
@@ -179,8 +179,8 @@ def of_history(history: Sequence[Mapping[str, Any]], best: int | None = None, me
     about = f"Learning rate by epoch, from {number(rates[0])} to {number(rates[-1])}."
     charts.append(chart("learning rate", about, [Series("", epochs, rates)], axis, Axis("learning rate")))
     chosen = f"by the validation {title(metric)}" if "validation_loss" in history[0] else "the last one"
-    kept = "" if best is None else f" The model has the weights of epoch {best}, {chosen}."
-    html = paragraph(f"{len(history):,} epochs.{kept}")
+    chosen_epoch = "" if best is None else f" The model has the weights of epoch {best}, {chosen}."
+    html = paragraph(f"{len(history):,} epochs.{chosen_epoch}")
     return Section("Learning curves", html + _grid(charts))
 
 
@@ -207,12 +207,12 @@ def of_predictions(name: str, rows: Rows, seed: int) -> Iterator[Section]:
     if len(classes) == 2:
         yield Section(f"Thresholds ({name})", _of_thresholds(rows, classes[1]))
     mean, share, weight = analysis.reliability(rows)
-    what = f"of {classes[1]}" if len(classes) == 2 else "of the most probable class"
+    subject = f"of {classes[1]}" if len(classes) == 2 else "of the most probable class"
     lines = [(number(p), number(s), f"{w:,.6g}") for p, s, w in zip(mean, share, weight, strict=True)]
-    about = f"How often it came true, by the probability {what}: " + "; ".join(f"{p}: {s}" for p, s, _ in lines)
+    about = f"How often it came true, by the probability {subject}: " + "; ".join(f"{p}: {s}" for p, s, _ in lines)
     diagonal = Series("", np.array([0.0, 1.0]), np.array([0.0, 1.0]), faint=True)
     drawn = [Series("", mean, share), diagonal]
-    figure = chart(f"probability {what}", about, drawn, _share("predicted"), _share("came true"))
+    figure = chart(f"probability {subject}", about, drawn, _share("predicted"), _share("came true"))
     html = _grid([figure]) + table(["predicted", "came true", "rows"], lines, numeric=(0, 1, 2))
     yield Section(f"Reliability ({name})", html)
 
@@ -222,8 +222,8 @@ def _of_confusion(rows: Rows, classes: Sequence[str]) -> str:
     pairs = rows.targets.astype(np.int64) * count + chosen
     if count <= MAX_MATRIX_CLASSES:
         return matrix(classes, np.bincount(pairs, rows.weights, count * count).reshape(count, count).tolist())
-    wrong, place = np.unique(pairs, return_inverse=True)  # of K² pairs only those that rows have
-    counts = np.where(wrong // count == wrong % count, 0.0, np.bincount(place, rows.weights))
+    wrong, cell = np.unique(pairs, return_inverse=True)  # of K² pairs only those that rows have
+    counts = np.where(wrong // count == wrong % count, 0.0, np.bincount(cell, rows.weights))
     order = np.argsort(-counts, kind="stable")[:LISTED_PAIRS]
     body = (
         [classes[wrong[i] // count], classes[wrong[i] % count], f"{counts[i]:,.6g}"] for i in order if counts[i] > 0
@@ -236,8 +236,13 @@ def _of_each_label(rows: Rows) -> str:
     body = []
     for name, probability, targets in _each_label(rows):
         there, chosen = ~np.isnan(targets), probability > 0.5
-        found = (chosen & (targets == 1), ~chosen & (targets == 1), chosen & (targets == 0), ~chosen & (targets == 0))
-        counts = [f"{float(rows.weights[there] @ each[there]):,.6g}" for each in found]
+        outcomes = (
+            chosen & (targets == 1),
+            ~chosen & (targets == 1),
+            chosen & (targets == 0),
+            ~chosen & (targets == 0),
+        )
+        counts = [f"{float(rows.weights[there] @ each[there]):,.6g}" for each in outcomes]
         measured = label(probability, targets, rows.weights)
         body.append([name, *counts, *(number(measured[key]) for key in ("precision", "recall", "f1"))])
     heads = [
@@ -260,35 +265,35 @@ def _each_label(rows: Rows) -> Iterator[tuple[str, Host, Host]]:
 
 
 def _curves_of_labels(rows: Rows) -> dict[str, Curves | None]:
-    found = {}
+    curves_of = {}
     for name, probability, targets in itertools.islice(_each_label(rows), MAX_CURVES):
         there = ~np.isnan(targets)
-        found[name] = curves(probability[there], targets[there] == 1, rows.weights[there])
-    return found
+        curves_of[name] = curves(probability[there], targets[there] == 1, rows.weights[there])
+    return curves_of
 
 
 def _of_thresholds(rows: Rows, name: str) -> str:
     """Return precision and recall of the second class where another probability than 1/2 decides for it."""
     assert rows.probabilities is not None
-    found = at_thresholds(rows.probabilities[:, 1], rows.targets == 1, rows.weights)
+    scores = at_thresholds(rows.probabilities[:, 1], rows.targets == 1, rows.weights)
     keys = ("threshold", "taken", "precision", "recall", "f1")
     heads = ["probability above", f"share taken for {name}", "precision", "recall", "F1"]
-    return table(heads, ([number(each[key]) for key in keys] for each in found), numeric=range(5))
+    return table(heads, ([number(each[key]) for key in keys] for each in scores), numeric=range(5))
 
 
 def _of_curves(rows: Rows, classes: Sequence[str]) -> str:
     assert rows.probabilities is not None
     totals = np.bincount(rows.targets, rows.weights, len(classes))
-    wanted = [1] if len(classes) == 2 else np.argsort(-totals, kind="stable")[:MAX_CURVES].tolist()
-    found = {classes[i]: curves(rows.probabilities[:, i], rows.targets == i, rows.weights) for i in wanted}
-    html = _curves_of(found, "class")
-    more = len(classes) - len(wanted) if len(classes) > 2 else 0
-    return html + (paragraph(f"The {len(wanted)} most frequent of {len(classes):,} classes.") if more else "")
+    classes_shown = [1] if len(classes) == 2 else np.argsort(-totals, kind="stable")[:MAX_CURVES].tolist()
+    curves_of = {classes[i]: curves(rows.probabilities[:, i], rows.targets == i, rows.weights) for i in classes_shown}
+    html = _curves_of(curves_of, "class")
+    more = len(classes) - len(classes_shown) if len(classes) > 2 else 0
+    return html + (paragraph(f"The {len(classes_shown)} most frequent of {len(classes):,} classes.") if more else "")
 
 
-def _curves_of(found: Mapping[str, Curves | None], kind: str) -> str:
+def _curves_of(curves_of: Mapping[str, Curves | None], kind: str) -> str:
     """Return the charts of the curves of classes or labels, by their names, and a table of their areas."""
-    there = {name: each for name, each in found.items() if each is not None}
+    there = {name: each for name, each in curves_of.items() if each is not None}
     if not there:
         return paragraph(f"All rows are of one {kind}, so there are no curves.")
     diagonal = Series("", np.array([0.0, 1.0]), np.array([0.0, 1.0]), faint=True)
@@ -313,12 +318,12 @@ def _curves_of(found: Mapping[str, Curves | None], kind: str) -> str:
 
 
 def _of_residuals(rows: Rows, seed: int) -> str:
-    found, wanted = analysis.sample(rows, MAX_DOTS, seed).numbers()
+    predicted, true = analysis.sample(rows, MAX_DOTS, seed).numbers()
     charts = []
     for i, target in enumerate(rows.model.encoder.target_names[:MAX_CURVES]):
-        there = ~np.isnan(wanted[:, i])
+        there = ~np.isnan(true[:, i])
         if there.any():
-            charts += _of_target(target, found[there, i], wanted[there, i])
+            charts += _of_target(target, predicted[there, i], true[there, i])
     return _grid(charts)
 
 
@@ -364,19 +369,19 @@ def of_columns(name: str, rows: Rows, seed: int) -> Iterator[Section]:
     if not isinstance(rows.source, Frame):
         yield Section("Importance of columns", paragraph("The inputs are arrays, whose values have no names."))
         return
-    found = analysis.importance(rows, seed)
-    what = "log-loss" if rows.probabilities is not None else "RMSE"
+    importance = analysis.importance(rows, seed)
+    metric = "log-loss" if rows.probabilities is not None else "RMSE"
     html = paragraph(
-        f"By how much the {what} of the {name} rows rises where the cells of one column are permuted (mean and "
+        f"By how much the {metric} of the {name} rows rises where the cells of one column are permuted (mean and "
         f"standard deviation of {analysis.IMPORTANCE_REPEATS} permutations). Columns that hold the same information "
         "share their importance."
     )
-    lines = [(column, mean, f"{number(mean)} ± {number(spread)}") for column, (mean, spread) in found.items()]
-    html += bars(("column", f"rise of the {what}"), lines)
-    if hidden := len(rows.columns) - len(found):
+    lines = [(column, mean, f"{number(mean)} ± {number(spread)}") for column, (mean, spread) in importance.items()]
+    html += bars(("column", f"rise of the {metric}"), lines)
+    if hidden := len(rows.columns) - len(importance):
         html += paragraph(f"{hidden:,} more columns were not looked at.")
     yield Section("Importance of columns", html)
-    charts = [_of_dependence(rows, column, seed) for column in list(found)[:DEPENDENT_COLUMNS]]
+    charts = [_of_dependence(rows, column, seed) for column in list(importance)[:DEPENDENT_COLUMNS]]
     html = paragraph(
         "What the model predicts on average if all rows have one value of a column, the others staying as they are. "
         "It says nothing about causes, and may ask for rows that never occur."
@@ -385,33 +390,37 @@ def of_columns(name: str, rows: Rows, seed: int) -> Iterator[Section]:
 
 
 def _of_dependence(rows: Rows, column: str, seed: int) -> str:
-    found = analysis.dependence(rows, column, seed)
+    dependence = analysis.dependence(rows, column, seed)
     encoder = rows.model.encoder
     if encoder.classes is None:
-        names, means, what = encoder.target_names, found.means, "mean prediction"
+        names, means, quantity = encoder.target_names, dependence.means, "mean prediction"
         if encoder.labels:
-            what = "probability"
+            quantity = "probability"
     elif len(encoder.classes) == 2:
-        names, means, what = (encoder.classes[1],), found.means[:, 1:], f"probability of {encoder.classes[1]}"
+        names, means, quantity = (
+            (encoder.classes[1],),
+            dependence.means[:, 1:],
+            f"probability of {encoder.classes[1]}",
+        )
     else:
-        names, means, what = encoder.classes, found.means, "probability"
+        names, means, quantity = encoder.classes, dependence.means, "probability"
     names, means = names[:MAX_CURVES], means[:, :MAX_CURVES]
-    if isinstance(found.values, tuple):
-        xs, axis = np.arange(len(found.values), dtype=np.float64), Axis(column, names=found.values)
-        ends = f"{found.values[0]} to {found.values[-1]}"
+    if isinstance(dependence.values, tuple):
+        xs, axis = np.arange(len(dependence.values), dtype=np.float64), Axis(column, names=dependence.values)
+        ends = f"{dependence.values[0]} to {dependence.values[-1]}"
     else:
-        xs, axis = found.values, Axis(column)
+        xs, axis = dependence.values, Axis(column)
         ends = f"{number(xs[0])} to {number(xs[-1])}"
     moves = "; ".join(
         f"{each}: {number(values.min())} to {number(values.max())}"
         for each, values in zip(names, means.T, strict=True)
     )
-    about = f"Partial dependence on {column}, from {ends}. Range of {what}: {moves}."
+    about = f"Partial dependence on {column}, from {ends}. Range of {quantity}: {moves}."
     series = [
         Series(str(each), xs, values, form="dots" if axis.names else "line")
         for each, values in zip(names, means.T, strict=True)
     ]
-    return chart(column, about, series, axis, Axis(what))
+    return chart(column, about, series, axis, Axis(quantity))
 
 
 def of_worst(name: str, rows: Rows) -> Section:
@@ -427,17 +436,17 @@ def of_worst(name: str, rows: Rows) -> Section:
         if encoder.labels is not None:
             assert rows.probabilities is not None
             true, shares = rows.targets[row], rows.probabilities[row]
-            place = int(np.argmax(analysis.label_errors(shares, true)))
-            words = encoder.labels.columns[place].classes
-            target = f"{encoder.target_names[place]}: {words[int(true[place])]}"
-            facts = [target, words[int(shares[place] > 0.5)], number(1 - errors[row])]
+            label = int(np.argmax(analysis.label_errors(shares, true)))
+            words = encoder.labels.columns[label].classes
+            target = f"{encoder.target_names[label]}: {words[int(true[label])]}"
+            facts = [target, words[int(shares[label] > 0.5)], number(1 - errors[row])]
         elif encoder.classes is not None:
             assert rows.probabilities is not None
             chosen = int(rows.chosen()[row])
             facts = [encoder.classes[rows.targets[row]], encoder.classes[chosen], number(1 - errors[row])]
         else:
-            found, wanted = (each[row] for each in rows.numbers())
-            facts = [*(", ".join(map(number, each.tolist())) for each in (wanted, found)), number(errors[row])]
+            predicted, truth = (each[row] for each in rows.numbers())
+            facts = [*(", ".join(map(number, each.tolist())) for each in (truth, predicted)), number(errors[row])]
         body.append(
             [Path(rows.source.where(row)).name, *facts, *(each.texts[each.codes[row]] for each in cells.values())]
         )

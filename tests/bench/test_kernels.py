@@ -158,7 +158,7 @@ def test_bytes_moved(name: str, by_hand: Callable[[int], int]) -> None:
     chosen = entry(name)
     inputs, params = chosen.example(4096)
     outputs = Backend().run(chosen.op, chosen.direction, inputs, None, **params)
-    assert bytes_moved(chosen.made, inputs, outputs) == by_hand(1024)
+    assert bytes_moved(chosen.definition, inputs, outputs) == by_hand(1024)
 
 
 @pytest.mark.parametrize("size", LADDER[:5])
@@ -214,10 +214,10 @@ def test_a_small_fault_shows_at_any_size(name: str, output: int, factor: float) 
     for size in (4096, 1 << 22):
         inputs, params = chosen.example(size)
         right = Backend().run(chosen.op, chosen.direction, inputs, None, **params)
-        assert fault(np, chosen.made, inputs, right, right) == ""
+        assert fault(np, chosen.definition, inputs, right, right) == ""
         off = [a if i != output or a is None else a * np.asarray(factor, a.dtype) for i, a in enumerate(right)]
-        name_of_output = chosen.made.outputs[output].rstrip("?")
-        assert fault(np, chosen.made, inputs, off, right).startswith(name_of_output), size
+        name_of_output = chosen.definition.outputs[output].rstrip("?")
+        assert fault(np, chosen.definition, inputs, off, right).startswith(name_of_output), size
 
 
 def test_the_reference_has_nothing_to_time() -> None:
