@@ -29,9 +29,9 @@ def drawn(below: dict[str, set[str]]) -> str:
         return reached[name]
 
     order = sorted(below, key=lambda name: (len(all_below(name)), name))
-    place = {name: at for at, name in enumerate(order)}
+    index = {name: at for at, name in enumerate(order)}
     edges = [
-        Edge(place[other], place[name])
+        Edge(index[other], index[name])
         for name in order
         for other in sorted(below[name])
         if not any(other in all_below(between) for between in below[name])

@@ -69,8 +69,8 @@ def rendered(page: str, folder: Path) -> str:
     """Return the page with every output as it comes out now."""
     names: dict[str, object] = {"__name__": "page"}
 
-    def block(found: re.Match[str]) -> str:
-        language, text, _ = found.groups()
+    def block(match: re.Match[str]) -> str:
+        language, text, _ = match.groups()
         if language == "console":
             return f"```console\n{run_console(text, folder)}```\n"
         printed = run_python(text, names).strip("\n")
@@ -89,15 +89,15 @@ os.makedirs("lecture", exist_ok=True)"""
 def notebook(page: str) -> str:
     """Return the page as a Jupyter notebook: text, commands and Python as cells, with the output of the page."""
     cells, end = [_code_cell(START, "")], 0
-    for found in BLOCK.finditer(page):
-        language, text, printed = found.groups()
-        cells += _text_cells(page[end : found.start()])
+    for match in BLOCK.finditer(page):
+        language, text, printed = match.groups()
+        cells += _text_cells(page[end : match.start()])
         if language == "console":
             lines = text.splitlines()
             commands = [f"!{line[2:]}" for line in lines if line.startswith("$ ")]
             text, printed = "\n".join(commands), "\n".join(line for line in lines if not line.startswith("$ ")) + "\n"
         cells.append(_code_cell(text.rstrip("\n"), printed or ""))
-        end = found.end()
+        end = match.end()
     cells += _text_cells(page[end:])
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     whole = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 4}
@@ -166,13 +166,13 @@ def main() -> int:
             (folder / name).symlink_to(ROOT / name)
         (folder / pictures.name).mkdir()
         now = rendered(page, folder)
-        made = sorted((folder / pictures.name).iterdir())
-        kept = {path.name for path in pictures.iterdir()} if pictures.exists() else set()
+        new = sorted((folder / pictures.name).iterdir())
+        old = {path.name for path in pictures.iterdir()} if pictures.exists() else set()
         if options.check:
             wrong = differences(page, now)
-            wrong += [f"{pictures.name}/{name} is not made by the page" for name in kept - {p.name for p in made}]
-            wrong += [f"{pictures.name}/{p.name} is not kept" for p in made if p.name not in kept]
-            wrong += [f"{p.name} is shown nowhere" for p in made if f"{pictures.name}/{p.name})" not in page]
+            wrong += [f"{pictures.name}/{name} is not made by the page" for name in old - {p.name for p in new}]
+            wrong += [f"{pictures.name}/{p.name} is not kept" for p in new if p.name not in old]
+            wrong += [f"{p.name} is shown nowhere" for p in new if f"{pictures.name}/{p.name})" not in page]
             print("\n".join(wrong) or f"{options.page} is what comes out")
             return 1 if wrong else 0
         options.page.write_text(now, encoding="utf-8")

@@ -30,8 +30,8 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 def on_page_content(content: str, **_: object) -> str:
     """Write formulas as MathML, which browsers show without a script from elsewhere."""
 
-    def formula(found: re.Match[str]) -> str:
-        return convert(html.unescape(found["latex"]), display="block" if found["mark"] == "[" else "inline")
+    def formula(match: re.Match[str]) -> str:
+        return convert(html.unescape(match["latex"]), display="block" if match["mark"] == "[" else "inline")
 
     pattern = r'<(?P<tag>span|div) class="arithmatex">\\(?P<mark>[(\[])(?P<latex>.*?)\\[)\]]</(?P=tag)>'
     return re.sub(pattern, formula, content, flags=re.DOTALL)

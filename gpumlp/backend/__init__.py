@@ -33,8 +33,8 @@ def get(name: str, *, device: int = 0, tf32: bool = False, small: bool = False, 
         try:
             return CupyBackend(device, tf32=tf32, turn=turn)
         except BackendError as error:
-            what = f"device {device} asks for a GPU: {error.what}"
-            raise BackendError(what, where=error.where, hint=error.hint) from error
+            message = f"device {device} asks for a GPU: {error.what}"
+            raise BackendError(message, where=error.where, hint=error.hint) from error
     if name == CupyBackend.name:
         return CupyBackend(device, tf32=tf32, turn=turn)
     if device != 0:

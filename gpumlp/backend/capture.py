@@ -67,8 +67,8 @@ class Plan:
     def __call__(self, *inputs: Any) -> Any:
         if len(inputs) != len(self.inputs):
             raise CaptureError(f"the captured step takes {len(self.inputs)} inputs, {len(inputs)} were given")
-        for position, (captured, given) in enumerate(zip(self.inputs, inputs, strict=True)):
-            self._refill(position, captured, raw(given))
+        for position, (captured, value) in enumerate(zip(self.inputs, inputs, strict=True)):
+            self._refill(position, captured, raw(value))
         with self.backend.quiet():
             for run in self.runs:
                 run()
@@ -80,14 +80,14 @@ class Plan:
         for variable in self.overwritten:
             variable.version += 1
 
-    def _refill(self, position: int, captured: Array, given: Array) -> None:
-        if (given.shape, given.dtype) != (captured.shape, captured.dtype):
+    def _refill(self, position: int, captured: Array, value: Array) -> None:
+        if (value.shape, value.dtype) != (captured.shape, captured.dtype):
             raise CaptureError(
                 f"input {position} has changed: captured {captured.dtype} {captured.shape}, "
-                f"given {given.dtype} {given.shape}",
+                f"given {value.dtype} {value.shape}",
                 hint="capture the step again for the new shape",
             )
-        self.backend.write(captured, given)
+        self.backend.write(captured, value)
 
     def __reduce_ex__(self, protocol: object) -> Any:
         raise CaptureError(

@@ -59,8 +59,8 @@ def geometry(walk: Walk, launch: Launch, rows: int, cols: int) -> Geometry:
 def parts(launch: Launch, rows: int, cols: int) -> int:
     """Return into how many parts of the rows a sum is cut on a GPU."""
     if launch == "total":
-        wanted = max(ceil_div(rows, THREADS // _lanes(cols)), rows * cols // (16 * THREADS))
-        return min(wanted, MOST_PARTS)
+        count = max(ceil_div(rows, THREADS // _lanes(cols)), rows * cols // (16 * THREADS))
+        return min(count, MOST_PARTS)
     return max(1, min(ceil_div(rows, WARP), 2 * MOST_PARTS // ceil_div(cols, WARP)))
 
 

@@ -49,9 +49,9 @@ def approximate(
     chosen = target_of(target)
     for name in activations:
         activation_of(name)
-    wanted = _wanted(widths, depths)
+    sizes_of = _sizes(widths, depths)
     if output is not None:
-        _prepare_output(output, wanted, force=force)
+        _prepare_output(output, sizes_of, force=force)
     machine = backends.get(backend, device=device)
     began = time.perf_counter()
     studies = [
@@ -66,7 +66,7 @@ def approximate(
             steps=steps,
             listener=partial(_announce, kind),
         )
-        for kind, sizes in wanted.items()
+        for kind, sizes in sizes_of.items()
     ]
     seconds = time.perf_counter() - began
     numbers = {
@@ -79,7 +79,7 @@ def approximate(
         "steps": steps,
         "backend": machine.name,
         "seconds": seconds,
-        "studies": [_as_numbers(found) for found in studies],
+        "studies": [_as_numbers(each) for each in studies],
     }
     if output is not None:
         _write(output, studies, numbers)
@@ -87,23 +87,23 @@ def approximate(
         click.echo(to_json(numbers))
         return
     tell(f"{chosen.name}: {chosen.formula} on [-1, 1]{'²' if chosen.inputs == 2 else ''}")
-    for found in studies:
-        _print_study(found)
+    for each in studies:
+        _print_study(each)
     tell(
         "Errors are the largest on a fine grid, the best of "
         f"{restarts} start{'s' * (restarts != 1)}, after {steps:,} steps of Adam on all weights and then a solve "
         "of the output layer by reweighted least squares."
     )
     if output is not None:
-        tell(f"written to {output}: {', '.join([NUMBERS, *_pictures(wanted)])}")
+        tell(f"written to {output}: {', '.join([NUMBERS, *_pictures(sizes_of)])}")
 
 
-def _wanted(widths: str | None, depths: str | None) -> dict[Kind, list[int]]:
+def _sizes(widths: str | None, depths: str | None) -> dict[Kind, list[int]]:
     """Return the sizes of each experiment: those given, or where none are, both experiments' own."""
-    given: dict[Kind, str | None] = {"width": widths, "depth": depths}
+    texts: dict[Kind, str | None] = {"width": widths, "depth": depths}
     if widths is None and depths is None:
         return {kind: list(sizes) for kind, sizes in SIZES.items()}
-    return {kind: check_sizes(kind, _numbers(kind, text)) for kind, text in given.items() if text is not None}
+    return {kind: check_sizes(kind, _numbers(kind, text)) for kind, text in texts.items() if text is not None}
 
 
 def _numbers(kind: Kind, text: str) -> list[int]:
@@ -119,7 +119,7 @@ def _pictures(kinds: Sequence[Kind] | dict[Kind, Any]) -> list[str]:
     return [ERRORS, *(FITS.format(kind=kind) for kind in kinds)]
 
 
-def _prepare_output(folder: Path, wanted: dict[Kind, Any], *, force: bool) -> None:
+def _prepare_output(folder: Path, sizes_of: dict[Kind, Any], *, force: bool) -> None:
     """Raise RunError or OSError, before anything is trained, where it cannot be written.
 
     Where there is no such folder one is made, and taken away again: an interruption leaves nothing behind.
@@ -129,7 +129,7 @@ def _prepare_output(folder: Path, wanted: dict[Kind, Any], *, force: bool) -> No
         raise RunError("is a file, not a folder", where=str(folder))
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(folder)
-    for name in (NUMBERS, *_pictures(wanted)):
+    for name in (NUMBERS, *_pictures(sizes_of)):
         check_free(folder / name, force=force)
     with writing(folder), TemporaryFile(dir=folder):
         pass
@@ -141,17 +141,17 @@ def _write(folder: Path, studies: Sequence[Study], numbers: dict[str, Any]) -> N
     make_folder(folder)
     write_json(folder / NUMBERS, numbers)
     draw_errors(studies, folder / ERRORS)
-    for found in studies:
-        draw_fits(found, folder / FITS.format(kind=found.kind))
+    for each in studies:
+        draw_fits(each, folder / FITS.format(kind=each.kind))
 
 
 def _announce(kind: Kind, curve: Curve) -> None:
     say(f"{kind}, {curve.activation}: {curve.networks} networks side by side, {duration(curve.seconds)}", style="dim")
 
 
-def _as_numbers(found: Study) -> dict[str, Any]:
+def _as_numbers(study: Study) -> dict[str, Any]:
     return {
-        "kind": found.kind,
+        "kind": study.kind,
         "curves": [
             {
                 "activation": curve.activation,
@@ -170,28 +170,28 @@ def _as_numbers(found: Study) -> dict[str, Any]:
                     for fit in curve.fits
                 ],
             }
-            for curve in found.curves
+            for curve in study.curves
         ],
     }
 
 
-def _print_study(found: Study) -> None:
+def _print_study(study: Study) -> None:
     """Print a row for each size and a column for each activation, and say where they must stall."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in (found.kind, "parameters", *(curve.activation for curve in found.curves)):
+    for heading in (study.kind, "parameters", *(curve.activation for curve in study.curves)):
         table.add_column(heading, justify="right")
-    for fits in zip(*(curve.fits for curve in found.curves), strict=True):
+    for fits in zip(*(curve.fits for curve in study.curves), strict=True):
         table.add_row(str(fits[0].size), f"{fits[0].parameters:,}", *(f"{fit.error:.1e}" for fit in fits))
-    floors = ["–" if curve.floor is None else f"{curve.floor:.1e}" for curve in found.curves]
-    if any(curve.floor is not None for curve in found.curves):
+    floors = ["–" if curve.floor is None else f"{curve.floor:.1e}" for curve in study.curves]
+    if any(curve.floor is not None for curve in study.curves):
         table.add_section()
         table.add_row("floor", "", *floors)
     print_table(table)
-    if found.kind == "depth":
-        tell(f"Each hidden layer has p + K + 2 = {width_of_deep(found.target.inputs)} units.")
-    for curve in found.curves:
+    if study.kind == "depth":
+        tell(f"Each hidden layer has p + K + 2 = {width_of_deep(study.target.inputs)} units.")
+    for curve in study.curves:
         if curve.floor is not None:
-            tell(_reason(found.kind, curve))
+            tell(_reason(study.kind, curve))
     tell("")
 
 

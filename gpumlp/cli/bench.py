@@ -41,10 +41,10 @@ def kernels(
         say(f"{len(chosen)} kernels on {machine.name(having)}, backend {having.name}")
         rows: list[KernelTimes] = []
         with Steps("kernel", len(chosen)) as steps:
-            for _, own in groupby(measured, key=lambda row: row.entry):
-                found = list(own)
-                rows += found
-                print_table(_table(found))
+            for _, group in groupby(measured, key=lambda row: row.entry):
+                of_entry = list(group)
+                rows += of_entry
+                print_table(_table(of_entry))
                 if json_file:
                     write_json(json_file, as_json(facts, rows, on_device=on_device))
                 steps.advance()
@@ -100,15 +100,15 @@ def _summary(rows: list[KernelTimes], on_device: bool) -> Table:
         table.add_column(name, justify="left" if name == "kernel" else "right", no_wrap=True)
     table.add_column("misses", ratio=1)
     for entry, group in groupby(rows, key=lambda row: row.entry):
-        own = list(group)
-        last = own[-1]
+        of_entry = list(group)
+        last = of_entry[-1]
         table.add_row(
             entry.name,
             size_text(last.size) if last.size else "–",
             f"{last.bandwidth('cold') / 1e9:.2f}",
             _percent(last.share("cold")),
-            *(_range([row.gain(over) for row in own]) for over in ("formula", "torch")),
-            ", ".join(missed(own, on_device)),
+            *(_range([row.gain(over) for row in of_entry]) for over in ("formula", "torch")),
+            ", ".join(missed(of_entry, on_device)),
         )
     return table
 

@@ -241,10 +241,10 @@ class Announcer(Listener):
         widths = " → ".join(
             str(w) for w in (data.encoder.width, *(h.units for h in parts.architecture.hidden), data.encoder.outputs)
         )
-        what = f"{len(parts.members)} networks" if parts.members else "network"
+        network = f"{len(parts.members)} networks" if parts.members else "network"
         if parts.architecture.heads > 1:
-            what = f"{parts.architecture.heads} members that share {parts.architecture.share}"
-        say(f"{', '.join(sizes)}; {what} {widths}, {parts.model.size:,} parameters")
+            network = f"{parts.architecture.heads} members that share {parts.architecture.share}"
+        say(f"{', '.join(sizes)}; {network} {widths}, {parts.model.size:,} parameters")
         self._epoch, self._metric = trainer.epoch, parts.metric
         self.progress.update(self._task, total=trainer.epochs, completed=trainer.epoch)
         if self.live:

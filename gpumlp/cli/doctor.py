@@ -60,11 +60,11 @@ def examine() -> list[Finding]:
         _compiler(),
         Finding("kernel cache", str(cache_folder() or "none: there is no home folder; set GPUMLP_CACHE to have one")),
         *_gpu(),
-        Finding("backends", _told(_backends)),
+        Finding("backends", _or_error(_backends)),
     ]
 
 
-def _told(find: Callable[[], str]) -> str:
+def _or_error(find: Callable[[], str]) -> str:
     """Return what a question to the machine brings, or that it has no answer: a page with a gap is still a page."""
     try:
         return find()
@@ -91,7 +91,7 @@ def _memory() -> str:
         sizes = {key: int(kilo) << 10 for key, kilo in re.findall(r"^(\w+): +(\d+) kB", MEMORY.read_text(), re.M)}
         return _free(sizes["MemAvailable"], sizes["MemTotal"])
 
-    return _told(find)
+    return _or_error(find)
 
 
 def _free(free: int, total: int) -> str:
@@ -111,20 +111,22 @@ def _blas() -> str:
         blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
         return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()
 
-    return _told(find)
+    return _or_error(find)
 
 
 def _threads() -> str:
     names = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
-    given = [f"{name}={os.environ[name]}" for name in names if name in os.environ]
-    blas = ", ".join(given) if given else "one for each core (set OMP_NUM_THREADS to change it)"
+    variables = [f"{name}={os.environ[name]}" for name in names if name in os.environ]
+    blas = ", ".join(variables) if variables else "one for each core (set OMP_NUM_THREADS to change it)"
     return f"kernels {threads()}; BLAS {blas}"
 
 
 def _kernels() -> Finding:
-    place = folder()
+    kernel_folder = folder()
     return (
-        Finding("kernel files", str(place)) if place else Finding("kernel files", "not found", "install gpumlp again")
+        Finding("kernel files", str(kernel_folder))
+        if kernel_folder
+        else Finding("kernel files", "not found", "install gpumlp again")
     )
 
 
@@ -132,14 +134,14 @@ def _compiler() -> Finding:
     command, carried = compiler(), prebuilt.folder()
     if command is None and carried is None:
         return Finding("C++ compiler", "none: operations run in NumPy", "install g++ or clang for the backend native")
-    found = " ".join(command) if command else "none"
+    name = " ".join(command) if command else "none"
     try:
-        made = NativeBackend()
+        backend = NativeBackend()
     except BackendError as error:
-        return Finding("C++ compiler", f"{found}, but {error.what}", error.hint or "")
-    products = f"products by {made.products}"
+        return Finding("C++ compiler", f"{name}, but {error.what}", error.hint or "")
+    products = f"products by {backend.products}"
     if command or carried is None:
-        return Finding("C++ compiler", f"{found}; kernels compile and load, {products}")
+        return Finding("C++ compiler", f"{name}; kernels compile and load, {products}")
     return Finding("C++ compiler", f"none; kernels that came with gpumlp load, made for {carried.name}, {products}")
 
 
@@ -155,18 +157,20 @@ def _gpu() -> Iterator[Finding]:
         return
     yield Finding("CuPy", ", ".join(device.packages()) or "found, but no package brought it")
     try:
-        made = CupyBackend()
+        backend = CupyBackend()
     except GpumlpError as error:
         yield Finding("GPU", error.what, error.hint or "")
         return
     except Exception as error:  # the page goes on, whatever a broken driver does
         yield Finding("GPU", f"{type(error).__name__}: {error}", device.INSTEAD)
         return
-    yield Finding("CUDA", _told(lambda: _cuda(made.xp)))
-    yield Finding("NVRTC", _told(lambda: f"{_dotted(made.xp.cuda.nvrtc.getVersion())}; kernels compile and run"))
-    yield Finding("cuBLASLt", _told(lambda: _products(made)))
-    for number in range(made.xp.cuda.runtime.getDeviceCount()):
-        yield Finding(f"GPU {number}", _told(lambda number=number: _device(made.xp, number)))  # type: ignore[misc]
+    yield Finding("CUDA", _or_error(lambda: _cuda(backend.xp)))
+    yield Finding(
+        "NVRTC", _or_error(lambda: f"{_dotted(backend.xp.cuda.nvrtc.getVersion())}; kernels compile and run")
+    )
+    yield Finding("cuBLASLt", _or_error(lambda: _products(backend)))
+    for number in range(backend.xp.cuda.runtime.getDeviceCount()):
+        yield Finding(f"GPU {number}", _or_error(lambda number=number: _device(backend.xp, number)))  # type: ignore[misc]
     yield Finding("CuPy's cache", os.environ.get("CUPY_CACHE_DIR") or str(Path("~/.cupy/kernel_cache").expanduser()))
 
 
@@ -175,15 +179,15 @@ def _cuda(xp: Any) -> str:
     return f"driver for {driver // 1000}.{driver % 1000 // 10}, runtime {runtime // 1000}.{runtime % 1000 // 10}"
 
 
-def _products(made: CupyBackend) -> str:
+def _products(backend: CupyBackend) -> str:
     """Multiply twice as a captured step would; say what came of it."""
-    a = made.zeros((16, 16), "float32")
-    plan = made.capture(lambda: made.matmul(made.matmul(a, a), a))
-    if made.lt is None:
+    a = backend.zeros((16, 16), "float32")
+    plan = backend.capture(lambda: backend.matmul(backend.matmul(a, a), a))
+    if backend.lt is None:
         return "not there: CuPy multiplies, in float32 and between the graphs"
     graphs = "works inside a CUDA graph" if isinstance(plan.runs[0], CudaGraph) else "works, but without CUDA graphs"
-    nan = "passes" if made.trials.keeps_nan(a, a, a[0]) else "does not pass"
-    return f"{version(made.lt.library)}; {graphs}; NaN {nan} its ReLU"
+    nan = "passes" if backend.trials.keeps_nan(a, a, a[0]) else "does not pass"
+    return f"{version(backend.lt.library)}; {graphs}; NaN {nan} its ReLU"
 
 
 def _dotted(version: tuple[int, ...]) -> str:
@@ -191,11 +195,11 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 
 def _device(xp: Any, number: int) -> str:
-    found = xp.cuda.runtime.getDeviceProperties(number)
+    properties = xp.cuda.runtime.getDeviceProperties(number)
     capability = xp.cuda.Device(number).compute_capability
     with xp.cuda.Device(number):
         free, total = xp.cuda.runtime.memGetInfo()
     return (
-        f"{found['name'].decode()}, compute capability {capability[:-1]}.{capability[-1]}, "
-        f"{found['multiProcessorCount']} multiprocessors, {_free(free, total)}"
+        f"{properties['name'].decode()}, compute capability {capability[:-1]}.{capability[-1]}, "
+        f"{properties['multiProcessorCount']} multiprocessors, {_free(free, total)}"
     )

@@ -28,15 +28,15 @@ def template_of(config: Path, targets: Sequence[str], overrides: Sequence[str]) 
             hint = "change its target by --set data.target=NAME, of several by --set data.target=[NAME,NAME]"
             raise ConfigError("--target is for data files, and this is a configuration", where=str(config), hint=hint)
         name = re.sub(r"[*?\[\]]+", "", config.name.partition(".")[0]).strip("-_") or "data"
-        given = {key.strip(): value for key, _, value in (each.partition("=") for each in overrides)}
-        preset = given["preset"] if given.get("preset") in PRESETS else PLAIN
+        settings = {key.strip(): value for key, _, value in (each.partition("=") for each in overrides)}
+        preset = settings["preset"] if settings.get("preset") in PRESETS else PLAIN
         begun = starter(config, targets, folder=Path(), preset=preset)
-        notes = () if "data.drop" in given else begun.notes
+        notes = () if "data.drop" in settings else begun.notes
         return Template(Path(f"<settings for {config.name}>"), tuple(overrides), begun.text, notes), name
-    place = RunFolder(config)
-    if place.is_run:
-        hint = f"its settings are {place.config}"
-        if not place.summary.exists():
-            hint += f"; resume it with: {place.resume_command}"
+    run_folder = RunFolder(config)
+    if run_folder.is_run:
+        hint = f"its settings are {run_folder.config}"
+        if not run_folder.summary.exists():
+            hint += f"; resume it with: {run_folder.resume_command}"
         raise ConfigError("this is a run folder, not a configuration", where=str(config), hint=hint)
     return Template(config, tuple(overrides)), config.parent.name if config.name == CONFIG else config.stem

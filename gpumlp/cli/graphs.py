@@ -20,7 +20,7 @@ FORMATS = ("svg", "png", "dot", "mermaid")
 
 
 def graph(
-    what: str,
+    argument: str,
     output: Path,
     overrides: Sequence[str],
     values: bool,
@@ -36,26 +36,26 @@ def graph(
     if captured and (values or gradients or summary or row is not None):
         raise click.UsageError("--captured shows calls: it goes without --values, --gradients, --row and --summary")
     check_free(output, force=force)
-    if is_source(what):
+    if is_source(argument):
         if backend is not None or row is not None or overrides:
             raise click.UsageError(
                 "--backend, --row and --set are for a configuration or a run: a function says itself what it "
                 "computes with"
             )
-        drawn = _of_function(what, gradients=gradients, captured=captured, summary=summary)
+        drawn = _of_function(argument, gradients=gradients, captured=captured, summary=summary)
     elif captured:
-        drawn, seconds, name = time_step(Path(what), overrides, backend)
+        drawn, seconds, name = time_step(Path(argument), overrides, backend)
         tell(_timed(drawn, seconds, name))
     else:
-        subject = load_subject(Path(what), overrides, backend)
+        subject = load_subject(Path(argument), overrides, backend)
         remarks(subject.notes)
         drawn = trace_row(subject, row or 0, gradients=gradients, summary=summary)
     write_bytes(output, _written(drawn, ending, values=values, gradients=gradients))
     tell(str(output))
 
 
-def _of_function(what: str, *, gradients: bool, captured: bool, summary: bool) -> Graph:
-    source = load_source(what)
+def _of_function(argument: str, *, gradients: bool, captured: bool, summary: bool) -> Graph:
+    source = load_source(argument)
     with source.blamed():
         if not captured:
             return trace(source.function, *source.inputs, gradients=gradients, summary=summary)

@@ -450,13 +450,13 @@ def export(run: Path, output: Path, data: Path | None, force: bool) -> None:
 
 
 @main.command()
-@click.argument("what", metavar="RUN|CONFIG", type=PATH)
+@click.argument("path", metavar="RUN|CONFIG", type=PATH)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of CONFIG.")
-def inspect(what: Path, overrides: tuple[str, ...]) -> None:
+def inspect(path: Path, overrides: tuple[str, ...]) -> None:
     """Show the layers of a network, and the metrics of a run."""
     with importing():
         from gpumlp.cli import verbs
-    verbs.inspect(what=what, overrides=overrides)
+    verbs.inspect(path=path, overrides=overrides)
 
 
 @main.command()
@@ -487,34 +487,34 @@ def plot(run: Path, output: Path | None, force: bool) -> None:
 
 
 @main.command()
-@click.argument("what", metavar="CONFIG|RUN", type=PATH)
+@click.argument("path", metavar="CONFIG|RUN", type=PATH)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of CONFIG.")
 @click.option("--row", type=click.IntRange(min=0), default=0, help="Training row, counted from 0  [default: 0]")
 @click.option("--backend", help="Compute backend  [default: that of CONFIG or RUN]")
 @click.option("--json", "as_json", is_flag=True, help="Print every number as JSON.")
-def backprop(what: Path, overrides: tuple[str, ...], row: int, backend: str | None, as_json: bool) -> None:
+def backprop(path: Path, overrides: tuple[str, ...], row: int, backend: str | None, as_json: bool) -> None:
     """Show the gradients of one row beside finite differences.
 
     Each gradient is shown with the equation that it is computed by.
     """
     with importing():
         from gpumlp.cli import seen
-    seen.backprop(what=what, overrides=overrides, row=row, backend=backend, as_json=as_json)
+    seen.backprop(path=path, overrides=overrides, row=row, backend=backend, as_json=as_json)
 
 
 @main.command()
-@click.argument("what", metavar="CONFIG|RUN", type=PATH)
+@click.argument("path", metavar="CONFIG|RUN", type=PATH)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of CONFIG.")
 @click.option("--backend", help="Compute backend  [default: that of CONFIG or RUN]")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-def gradcheck(what: Path, overrides: tuple[str, ...], backend: str | None, as_json: bool) -> None:
+def gradcheck(path: Path, overrides: tuple[str, ...], backend: str | None, as_json: bool) -> None:
     """Check all gradients against finite differences.
 
     The exit code is 0 if all agree and 1 if one does not.
     """
     with importing():
         from gpumlp.cli import seen
-    seen.gradcheck(what=what, overrides=overrides, backend=backend, as_json=as_json)
+    seen.gradcheck(path=path, overrides=overrides, backend=backend, as_json=as_json)
 
 
 @main.command()
@@ -533,7 +533,7 @@ def activations(names: tuple[str, ...], output: Path, backend: str, force: bool)
 
 
 @main.command()
-@click.argument("what", metavar="CONFIG|RUN|FILE.py:FUNCTION")
+@click.argument("argument", metavar="CONFIG|RUN|FILE.py:FUNCTION")
 @click.option("-o", "--output", type=PATH, required=True, help="Output file: .svg, .png, .dot or .mermaid.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting of CONFIG.")
 @click.option("--values", is_flag=True, help="Show values: the numbers if there are few, otherwise their range.")
@@ -544,7 +544,7 @@ def activations(names: tuple[str, ...], output: Path, backend: str, force: bool)
 @click.option("--backend", help="Compute backend  [default: that of CONFIG or RUN]")
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
 def graph(
-    what: str,
+    argument: str,
     output: Path,
     overrides: tuple[str, ...],
     values: bool,
@@ -563,7 +563,7 @@ def graph(
     with importing():
         from gpumlp.cli import graphs
     graphs.graph(
-        what=what,
+        argument=argument,
         output=output,
         overrides=overrides,
         values=values,
@@ -669,9 +669,9 @@ def completion(shell: str) -> None:
     zsh    eval "$(gpumlp completion zsh)"              in ~/.zshrc
     fish   gpumlp completion fish > ~/.config/fish/completions/gpumlp.fish
     """
-    made = get_completion_class(shell)
-    assert made is not None  # the choices are click's own
-    click.echo(made(main, {}, "gpumlp", "_GPUMLP_COMPLETE").source())
+    shell_class = get_completion_class(shell)
+    assert shell_class is not None  # the choices are click's own
+    click.echo(shell_class(main, {}, "gpumlp", "_GPUMLP_COMPLETE").source())
 
 
 @main.command()

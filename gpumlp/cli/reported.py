@@ -14,7 +14,7 @@ def report(run: Path, output: Path | None, data: Path | None, force: bool) -> No
     """Write the report on a run."""
     output = output or load_run(run, unfinished=True).folder / REPORT
     if not output.name.lower().endswith((".html", ".htm")):
-        what = f"a report is an HTML file, not {output.name!r}"
-        raise ConfigError(what, where="--output", hint="the name must end in .html")
+        message = f"a report is an HTML file, not {output.name!r}"
+        raise ConfigError(message, where="--output", hint="the name must end in .html")
     remarks(reports.report(run, output, data=data, force=force))
     tell(str(output))

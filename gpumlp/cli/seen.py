@@ -28,29 +28,29 @@ BLOCK = 38  # columns of the numbers shown of a gradient, and a gap: two blocks 
 VALUES = 8  # numbers shown of a value: the width of a page
 
 
-def backprop(what: Path, overrides: Sequence[str], row: int, backend: str | None, as_json: bool) -> None:
+def backprop(path: Path, overrides: Sequence[str], row: int, backend: str | None, as_json: bool) -> None:
     """Print what happens to one training row, forward and back."""
-    subject = load_subject(what, overrides, backend)
+    subject = load_subject(path, overrides, backend)
     rows = subject.only(row)
-    found = backpropagate(subject.network, subject.loss, subject.inputs(rows), subject.targets(rows))
+    walk = backpropagate(subject.network, subject.loss, subject.inputs(rows), subject.targets(rows))
     if as_json:
         head = {"row": row, "backend": subject.network.context.backend.name, "notes": _notes(subject)}
-        click.echo(to_json({**head, **_as_dict(found)}))
+        click.echo(to_json({**head, **_as_dict(walk)}))
         return
     remarks(subject.notes)
-    _print(subject, row, found)
+    _print(subject, row, walk)
 
 
 def _notes(subject: Subject) -> list[dict[str, str | None]]:
     return [note.to_json() for note in subject.notes]
 
 
-def _as_dict(found: Backprop) -> dict[str, Any]:
+def _as_dict(walk: Backprop) -> dict[str, Any]:
     return {
-        "loss": found.loss,
+        "loss": walk.loss,
         "values": [
             {"symbol": v.symbol, "equation": v.equation, "shape": v.array.shape, "value": v.array.tolist()}
-            for v in found.values
+            for v in walk.values
         ],
         "gradients": [
             {
@@ -61,28 +61,28 @@ def _as_dict(found: Backprop) -> dict[str, Any]:
                 "finite_difference": g.comparison.numeric.tolist(),
                 "relative_error": g.comparison.error,
             }
-            for g in found.gradients
+            for g in walk.gradients
         ],
     }
 
 
-def _print(subject: Subject, row: int, found: Backprop) -> None:
+def _print(subject: Subject, row: int, walk: Backprop) -> None:
     tell(f"training row {row}, {_target(subject, row)}; in float64 on {subject.network.context.backend.name}\n")
     tell("forward, as in prediction")
-    for value in found.values:
+    for value in walk.values:
         _print_head(value.symbol, value.equation, value.array)
         for line in _lines(value.array, VALUES):
             tell(f"    {line}")
     record = subject.loss.record
-    tell(f"  L = {record.name} = {found.loss:.6g}\n    {record.meaning}\n")
+    tell(f"  L = {record.name} = {walk.loss:.6g}\n    {record.meaning}\n")
     tell("backward: ∇v is the gradient of L with respect to v")
     tell(f"    {'by the tape':<{BLOCK}}by finite differences")
-    for gradient in found.gradients:
+    for gradient in walk.gradients:
         comparison = gradient.comparison
         _print_head(f"∇{gradient.symbol}", gradient.equation, comparison.taped)
         for taped, numeric in zip(_lines(comparison.taped), _lines(comparison.numeric), strict=True):
             tell(f"    {taped:<{BLOCK}}{numeric}")
-    worst = max(found.gradients, key=lambda gradient: _size(gradient.comparison))
+    worst = max(walk.gradients, key=lambda gradient: _size(gradient.comparison))
     verdict = (
         "all agree" if worst.comparison.passed else "they do not agree (near a kink of an activation they cannot)"
     )
@@ -108,8 +108,8 @@ def _target(subject: Subject, row: int) -> str:
 
 def _print_head(symbol: str, equation: str, array: np.ndarray[Any, Any]) -> None:
     shape = " × ".join(str(n) for n in array.shape) or "1"
-    told = f"  {symbol} = {equation}" if equation else f"  {symbol}"
-    tell(f"{told:<{PAGE - 12}}{shape:>12}")
+    line = f"  {symbol} = {equation}" if equation else f"  {symbol}"
+    tell(f"{line:<{PAGE - 12}}{shape:>12}")
 
 
 def _lines(array: np.ndarray[Any, Any], most: int = SHOWN) -> list[str]:
@@ -137,24 +137,24 @@ def _size(comparison: Comparison) -> float:
     return float(np.nan_to_num(comparison.error, nan=np.inf))
 
 
-def gradcheck(what: Path, overrides: Sequence[str], backend: str | None, as_json: bool) -> None:
+def gradcheck(path: Path, overrides: Sequence[str], backend: str | None, as_json: bool) -> None:
     """Print how far each parameter's gradient is from its finite differences; exit with 1 where one is too far."""
-    subject = load_subject(what, overrides, backend)
+    subject = load_subject(path, overrides, backend)
     rows = slice(0, min(ROWS, len(subject.data)))
     batch = subject.inputs(rows), subject.targets(rows), subject.weights(rows)
-    found = check_parameters(subject.network, subject.loss, *batch)
-    passed = all(comparison.passed for comparison in found.values())
+    comparisons = check_parameters(subject.network, subject.loss, *batch)
+    passed = all(comparison.passed for comparison in comparisons.values())
     if as_json:
         head = {"passed": passed, "tolerance": TOLERANCE, "notes": _notes(subject)}
-        click.echo(to_json({**head, "parameters": _table(found)}))
+        click.echo(to_json({**head, "parameters": _table(comparisons)}))
     else:
         remarks(subject.notes)
-        _print_check(subject, found, rows.stop)
+        _print_check(subject, comparisons, rows.stop)
     if not passed:
         sys.exit(1)
 
 
-def _table(found: dict[str, Comparison]) -> dict[str, Any]:
+def _table(comparisons: dict[str, Comparison]) -> dict[str, Any]:
     return {
         name: {
             "shape": comparison.taped.shape,
@@ -163,26 +163,26 @@ def _table(found: dict[str, Comparison]) -> dict[str, Any]:
             "worst_relative_error": comparison.error,
             "passed": comparison.passed,
         }
-        for name, comparison in found.items()
+        for name, comparison in comparisons.items()
     }
 
 
-def _print_check(subject: Subject, found: dict[str, Comparison], rows: int) -> None:
+def _print_check(subject: Subject, comparisons: dict[str, Comparison], rows: int) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("parameter", "shape", "one by one", "worst relative error", ""):
         table.add_column(title, justify="left" if title in ("parameter", "") else "right")
-    for name, comparison in found.items():
+    for name, comparison in comparisons.items():
         shape, size = " × ".join(map(str, comparison.taped.shape)), comparison.taped.size
         moved = "all" if comparison.checked == size else f"{comparison.checked:,} of {size:,}"
         verdict = "pass" if comparison.passed else "FAIL"
         table.add_row(name, shape, moved, f"{comparison.error:.1e}", verdict)
     print_table(table)
-    failed = [name for name, comparison in found.items() if not comparison.passed]
+    failed = [name for name, comparison in comparisons.items() if not comparison.passed]
     tell(
         f"{rows} training rows, in float64 on {subject.network.context.backend.name}; tolerance {TOLERANCE:g} of the "
         f"largest element.\nEach element was moved by itself, of many {MOST}, then all in a random direction."
     )
-    tell(f"FAIL: {', '.join(failed)}" if failed else f"pass: all {len(found)} parameters")
+    tell(f"FAIL: {', '.join(failed)}" if failed else f"pass: all {len(comparisons)} parameters")
 
 
 def activations(names: Sequence[str], output: Path, backend: str, force: bool) -> None:

@@ -82,9 +82,9 @@ def cv(
     divided = [f"data.split.{name}={_quoted(value)}" for name, value in (("group", group), ("time", time)) if value]
     template, name = template_of(config, targets, (*overrides, *divided))
     plan = plan_of(template, folds=folds, repeats=repeats)
-    place = chosen_folder(RUNS / f"{name}-cv", plan) if run_dir is None else PlanFolder(run_dir)
+    plan_folder = chosen_folder(RUNS / f"{name}-cv", plan) if run_dir is None else PlanFolder(run_dir)
     noted = Noted(quiet=quiet)
-    with told(quiet=quiet), _Counted("fold", folds * repeats, quiet=quiet) as counted:
+    with notes_shown(quiet=quiet), _Counted("fold", folds * repeats, quiet=quiet) as counted:
 
         def done(run: FoldRun) -> None:
             metric = run.result.summary["metric"] or "loss"
@@ -96,7 +96,7 @@ def cv(
             )
 
         results = cross_validate(
-            template, place.path, folds=folds, repeats=repeats, output=output, listener=noted, done=done
+            template, plan_folder.path, folds=folds, repeats=repeats, output=output, listener=noted, done=done
         )
     if as_json:
         click.echo(to_json(results))
@@ -111,19 +111,19 @@ def cv(
     tell(f"{count} folds" + (f" ({repeats} repeats of {folds})" if repeats > 1 else ""))
     print_table(table)
     tell(f"predictions {results['predictions']}", whole=True)
-    tell(f"runs        {place.path}", whole=True)
-    tell(f"next        {shlex.join(['gpumlp', 'compare', str(place.path)])}", whole=True)
+    tell(f"runs        {plan_folder.path}", whole=True)
+    tell(f"next        {shlex.join(['gpumlp', 'compare', str(plan_folder.path)])}", whole=True)
 
 
 def bag(template: Template, name: str, run_dir: Path | None, *, force: bool, quiet: bool, as_json: bool) -> None:
     """Train the folds of a bag, and print the metrics of their mean."""
     if force:
-        what = "a bag goes on where it stopped, and is not replaced"
-        raise click.UsageError(f"{what}: delete its folder instead of --force")
+        message = "a bag goes on where it stopped, and is not replaced"
+        raise click.UsageError(f"{message}: delete its folder instead of --force")
     settings, plan = template.load().settings, bag_plan_of(template)
-    place = chosen_folder(RUNS / name, plan) if run_dir is None else PlanFolder(run_dir)
+    plan_folder = chosen_folder(RUNS / name, plan) if run_dir is None else PlanFolder(run_dir)
     total = settings.bag * max(1, len(PRESETS[settings.preset].combines))
-    with told(quiet=quiet), _Counted("fold", total, quiet=quiet) as counted:
+    with notes_shown(quiet=quiet), _Counted("fold", total, quiet=quiet) as counted:
 
         def done(run: str, result: Result) -> None:
             metric = result.summary["metric"] or "loss"
@@ -131,7 +131,7 @@ def bag(template: Template, name: str, run_dir: Path | None, *, force: bool, qui
                 run, f"its fold {title(metric)} {number(result.summary['metrics']['validation'][metric])}", result
             )
 
-        results = train_bag(template, place.path, listener=Noted(quiet=quiet), done=done)
+        results = train_bag(template, plan_folder.path, listener=Noted(quiet=quiet), done=done)
     if as_json:
         click.echo(to_json(results))
         return
@@ -140,8 +140,10 @@ def bag(template: Template, name: str, run_dir: Path | None, *, force: bool, qui
     print_metrics(results["metrics"])
     tell("validation: each row by the networks that were not trained on it")
     tell(f"predictions {results['predictions']}", whole=True)
-    tell(f"run folder  {place.path}", whole=True)
-    tell(f"next        {shlex.join(['gpumlp', 'predict', str(place.path)])} FILE -o predictions.csv", whole=True)
+    tell(f"run folder  {plan_folder.path}", whole=True)
+    tell(
+        f"next        {shlex.join(['gpumlp', 'predict', str(plan_folder.path)])} FILE -o predictions.csv", whole=True
+    )
 
 
 def sweep(
@@ -158,11 +160,11 @@ def sweep(
     template, name = template_of(config, targets, ())
     template, space = search.space_of(template, tuple(overrides), trials)
     plan = search.plan_of(template, space)
-    place = chosen_folder(RUNS / f"{name}-sweep", plan) if run_dir is None else PlanFolder(run_dir)
+    plan_folder = chosen_folder(RUNS / f"{name}-sweep", plan) if run_dir is None else PlanFolder(run_dir)
     noted = Noted(quiet=quiet)
     studied = search.settings_of(template, space).search.sampler != "keyed"
     total = int(space.trials or 0) if studied else len(numbers_of(len(space), part))
-    with told(quiet=quiet), _Counted("point", total, quiet=quiet) as counted:
+    with notes_shown(quiet=quiet), _Counted("point", total, quiet=quiet) as counted:
 
         def done(point: search.Point, before: bool) -> None:
             result = f"validation {title(point.metric)} {number(point.score)}"
@@ -170,10 +172,10 @@ def sweep(
             text += " (pruned)" if point.status == search.PRUNED else ""
             counted.done(point.name, f"{' '.join(point.overrides)}  {text}{', finished before' if before else ''}")
 
-        points = search.sweep(template, space, place.path, part=part, listener=noted, done=done)
+        points = search.sweep(template, space, plan_folder.path, part=part, listener=noted, done=done)
     if as_json:
-        found = [{**asdict(point), "run": str(place.run(point.name))} for point in points]
-        click.echo(to_json({"folder": str(place.path), "points": found}))
+        entries = [{**asdict(point), "run": str(plan_folder.run(point.name))} for point in points]
+        click.echo(to_json({"folder": str(plan_folder.path), "points": entries}))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("point", *(each.setting for each in space.dimensions)):
@@ -185,11 +187,11 @@ def sweep(
     print_table(table)
     counts = {"failed": sum(point.error is not None for point in points)}
     counts["pruned"] = sum(point.status == search.PRUNED for point in points)
-    of = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    of = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
     tell(f"{len(points)} of {total if studied else len(space)} points" + (f" ({of})" if of else ""))
-    tell(f"runs        {place.path}", whole=True)
+    tell(f"runs        {plan_folder.path}", whole=True)
     if points and points[0].score is not None:
-        best = place.run(points[0].name)
+        best = plan_folder.run(points[0].name)
         tell(f"best        {best}, by the validation rows", whole=True)
         tell(f"next        {shlex.join(['gpumlp', 'predict', str(best)])} FILE -o predictions.csv", whole=True)
 
@@ -203,10 +205,10 @@ def compare(
     """Print the settings in which runs differ, and what came of them."""
     if plot is not None:
         check_free(plot, force=force)
-    found, differ = comparison.compare(runs)
-    chosen = _chosen_metrics(found, metrics)
+    compared, differ = comparison.compare(runs)
+    chosen = _chosen_metrics(compared, metrics)
     if plot is not None:
-        comparison.plot(found, chosen[0], plot)
+        comparison.plot(compared, chosen[0], plot)
     if as_json:
         rows = [
             {
@@ -215,20 +217,20 @@ def compare(
                 "settings": {name: comparison.value_of(each.settings.get(name)) for name in differ},
                 "metrics": {} if each.summary is None else each.summary["metrics"],
             }
-            for each in found
+            for each in compared
         ]
         click.echo(to_json({"differ": differ, "runs": rows}))
         return
     shown = differ if all_settings else differ[:SHOWN_SETTINGS]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    folder = _shared_folder([each.name for each in found])
+    folder = _shared_folder([each.name for each in compared])
     table.add_column("run" if folder is None else f"run in {folder}", overflow="fold")
     for setting in shown:
         table.add_column(setting.replace(".", "\n."), overflow="fold")
     columns = [(part, metric) for metric in chosen for part in ("validation", "test")]
     for part, metric in columns:
         table.add_column(f"{part}\n{title(metric)}", justify="right", no_wrap=True)
-    for each in found:
+    for each in compared:
         values = [_short(each.settings.get(name, "")) for name in shown]
         scores = [number(each.metrics(part).get(metric)) for part, metric in columns]
         name = each.name if folder is None else str(PurePath(each.name).relative_to(folder))
@@ -254,13 +256,13 @@ def _shared_folder(names: Sequence[str]) -> str | None:
     return shared if len(names) > 1 and shared not in ("", ".", "/") else None
 
 
-def _chosen_metrics(runs: Sequence[comparison.Compared], wanted: Sequence[str]) -> Sequence[str]:
+def _chosen_metrics(runs: Sequence[comparison.Compared], names: Sequence[str]) -> Sequence[str]:
     """Return the metrics to show. Raises ConfigError for one that no run has."""
     known = list(dict.fromkeys(name for each in runs for part in ("train", "test") for name in each.metrics(part)))
-    for name in wanted:
+    for name in names:
         if known and name not in known:
             raise ConfigError(f"no run has a metric {name!r}", where="--metric", hint=choices(name, known))
-    return wanted or [_common(runs)]
+    return names or [_common(runs)]
 
 
 def _common(runs: Sequence[comparison.Compared]) -> str:
@@ -280,9 +282,9 @@ def _short(value: str) -> str:
 class _Counted:
     """Prints a line for each run that is done, and a bar on a terminal."""
 
-    def __init__(self, what: str, total: int, *, quiet: bool) -> None:
+    def __init__(self, unit: str, total: int, *, quiet: bool) -> None:
         self.total, self.quiet, self.count = total, quiet, 0
-        self._steps = None if quiet else Steps(what, total)
+        self._steps = None if quiet else Steps(unit, total)
 
     def __enter__(self) -> _Counted:
         if self._steps is not None:
@@ -326,7 +328,7 @@ def ensemble(runs: Sequence[Path], output: Path, rounds: int, device: int, force
 
 
 @contextmanager
-def told(*, quiet: bool) -> Iterator[None]:
+def notes_shown(*, quiet: bool) -> Iterator[None]:
     """Print what the library logs; after Ctrl-C or SIGTERM say how to go on."""
     log = logging.getLogger("gpumlp")
     notices = Notices(logging.WARNING if quiet else logging.INFO)

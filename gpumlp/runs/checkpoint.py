@@ -171,8 +171,8 @@ class Checkpoint(Stand):
         """Read a checkpoint. Raises DamageError where it is damaged, RunError where it has another format."""
         arrays, meta = read_arrays(path)
         if (version := meta.get("format")) != FORMAT:
-            what = f"the checkpoint has format {version!r}; this version of gpumlp resumes from format {FORMAT}"
-            raise RunError(what, where=str(path), hint="resume with the version of gpumlp that started the run")
+            message = f"the checkpoint has format {version!r}; this version of gpumlp resumes from format {FORMAT}"
+            raise RunError(message, where=str(path), hint="resume with the version of gpumlp that started the run")
         try:
             belongs = {name: str(meta[name]) for name in ("data", "backend", "history")}
             encoder = {name: arrays.pop(name) for name in [*arrays] if name.startswith("encoder/")}

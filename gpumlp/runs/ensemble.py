@@ -73,11 +73,11 @@ class WeightedModels(Predictor):
             If a block does not fit the models.
         """
         for source in sources:
-            found = []
+            predicted = []
             for number, model in enumerate(self.models):
                 ((_, each),) = model.predictions([source], news if number == 0 else News())
-                found.append(each)
-            yield source, mean_of(found, self.weights)
+                predicted.append(each)
+            yield source, mean_of(predicted, self.weights)
 
     def margin(self, level: float) -> float:
         """Raise RunError: no rows were kept for the intervals of an ensemble."""
@@ -121,32 +121,32 @@ def check_replaceable(folder: Path, *, force: bool) -> None:
     if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
         return
     if folder.is_symlink() or not (folder / ENSEMBLE).is_file():
-        what = "the folder is not empty, and is not an ensemble" if folder.is_dir() else "not a folder"
-        raise RunError(what, where=str(folder), hint="choose another name")
+        message = "the folder is not empty, and is not an ensemble" if folder.is_dir() else "not a folder"
+        raise RunError(message, where=str(folder), hint="choose another name")
     if not force:
         hint = "choose another name, or replace it with --force"
         raise RunError("there is an ensemble here", where=str(folder), hint=hint)
 
 
-def mean_of(found: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
+def mean_of(predictions: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
     """Return the weighted mean of what several models say of the same rows."""
 
     def mean(arrays: Sequence[Any]) -> Any:
         return np.sum([weight * array for weight, array in zip(weights, arrays, strict=True)], axis=0)
 
-    return combined(found, mean)
+    return combined(predictions, mean)
 
 
-def combined(found: Sequence[Predictions], mean: Callable[[Sequence[Any]], Any]) -> Predictions:
+def combined(predictions: Sequence[Predictions], mean: Callable[[Sequence[Any]], Any]) -> Predictions:
     """Return the predictions that follow from the means of what several models say."""
-    first = found[0]
+    first = predictions[0]
     if first.probabilities is not None:
-        probabilities = mean([each.probabilities for each in found])
+        probabilities = mean([each.probabilities for each in predictions])
         if first.values.ndim == 2:
             return Predictions.of_labels(probabilities)
         return Predictions(metrics.most_probable(probabilities), probabilities)
-    quantiles = None if first.quantiles is None else mean([each.quantiles for each in found])
-    return Predictions(mean([each.values for each in found]), None, quantiles)
+    quantiles = None if first.quantiles is None else mean([each.quantiles for each in predictions])
+    return Predictions(mean([each.values for each in predictions]), None, quantiles)
 
 
 def true_values(encoder: Encoder, targets: Any) -> Any:
@@ -154,22 +154,22 @@ def true_values(encoder: Encoder, targets: Any) -> Any:
     return targets if encoder.task != "regression" else encoder.decode(targets.astype(np.float64))
 
 
-def metrics_of(predicted: Predictions, encoder: Encoder, wanted: Any, weights: Any) -> dict[str, float]:
-    """Return the metrics of predictions: ``wanted`` as ``true_values`` returns it, weights (N,) or None."""
+def metrics_of(predicted: Predictions, encoder: Encoder, true: Any, weights: Any) -> dict[str, float]:
+    """Return the metrics of predictions: ``true`` as ``true_values`` returns it, weights (N,) or None."""
     if encoder.labels is not None and predicted.probabilities is not None:
-        return metrics.labels(predicted.probabilities, wanted, encoder.target_names, weights)
+        return metrics.labels(predicted.probabilities, true, encoder.target_names, weights)
     if predicted.probabilities is not None:
         scores = metrics.ProbabilityScores()
-        scores.add(predicted.probabilities, wanted, weights)
+        scores.add(predicted.probabilities, true, weights)
         two = predicted.probabilities[:, 1:] if len(encoder.classes or ()) == 2 else predicted.probabilities
-        return metrics.classification(two, wanted, weights) | scores.result()
-    if wanted.ndim == 1:
-        found = metrics.regression(predicted.values, wanted, weights)
+        return metrics.classification(two, true, weights) | scores.result()
+    if true.ndim == 1:
+        values = metrics.regression(predicted.values, true, weights)
     else:
-        found = metrics.regressions(predicted.values, wanted, encoder.target_names, weights)
+        values = metrics.regressions(predicted.values, true, encoder.target_names, weights)
     if predicted.quantiles is not None and len(encoder.levels) > 1:
-        found["coverage"] = metrics.coverage(predicted.quantiles, wanted.reshape(len(wanted), -1), weights)
-    return found
+        values["coverage"] = metrics.coverage(predicted.quantiles, true.reshape(len(true), -1), weights)
+    return values
 
 
 def ensemble_in(folder: Path) -> Path | None:
@@ -195,8 +195,10 @@ def load_weighted(folder: Path, backend: Backend) -> WeightedModels:
     description = read_json(path)
     try:
         if description["format"] != FORMAT:
-            what = f"the ensemble has format {description['format']!r}; this version of gpumlp reads format {FORMAT}"
-            raise RunError(what, where=str(path), hint="update gpumlp")
+            message = (
+                f"the ensemble has format {description['format']!r}; this version of gpumlp reads format {FORMAT}"
+            )
+            raise RunError(message, where=str(path), hint="update gpumlp")
         if not is_whole(description):
             raise RunError("the file is damaged: its content does not match its checksum", where=str(path))
         if not 0 < len(description["models"]) <= MAX_MODELS:

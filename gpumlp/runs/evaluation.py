@@ -66,26 +66,26 @@ def load_run(folder: str | Path, *, unfinished: bool = False) -> Run:
     RunError
         If the folder is not such a run.
     """
-    place = RunFolder(Path(folder))
-    if is_ensemble(place.path):
+    run_folder = RunFolder(Path(folder))
+    if is_ensemble(run_folder.path):
         raise RunError("this is an ensemble, not a run", where=str(folder), hint=OF_ENSEMBLES)
-    if not place.is_run:
-        raise RunError("not a run folder", where=str(folder), hint=_runs_beside(place.path))
-    if not place.summary.exists() and not unfinished:
-        raise RunError("the run has not finished", where=str(folder), hint=f"resume it: {place.resume_command}")
-    place.check_links()
-    loaded = load(place.config)
-    summary = place.read_summary() if place.summary.exists() else _so_far(place, loaded)
+    if not run_folder.is_run:
+        raise RunError("not a run folder", where=str(folder), hint=_runs_beside(run_folder.path))
+    if not run_folder.summary.exists() and not unfinished:
+        raise RunError("the run has not finished", where=str(folder), hint=f"resume it: {run_folder.resume_command}")
+    run_folder.check_links()
+    loaded = load(run_folder.config)
+    summary = run_folder.read_summary() if run_folder.summary.exists() else _so_far(run_folder, loaded)
     changed = differences(summary["settings"], loaded.settings)
     if changed and not (summary["status"] == UNFINISHED and is_extension(summary["settings"], loaded.settings)):
-        what = "the configuration is not the one that the run was trained with"
-        raise RunError(what, where=str(place.config), hint="\n  ".join(changed))
-    return Run(place.path, loaded, summary)
+        message = "the configuration is not the one that the run was trained with"
+        raise RunError(message, where=str(run_folder.config), hint="\n  ".join(changed))
+    return Run(run_folder.path, loaded, summary)
 
 
-def _so_far(place: RunFolder, loaded: Loaded) -> dict[str, Any]:
+def _so_far(folder: RunFolder, loaded: Loaded) -> dict[str, Any]:
     """Return the part of a summary that the last checkpoint of a run has."""
-    checkpoint, _ = _last_checkpoint(place)
+    checkpoint, _ = _last_checkpoint(folder)
     return {
         "status": UNFINISHED,
         "epochs": checkpoint.progress.epoch,
@@ -99,12 +99,12 @@ def _so_far(place: RunFolder, loaded: Loaded) -> dict[str, Any]:
     }
 
 
-def _last_checkpoint(place: RunFolder) -> tuple[Checkpoint, Path]:
+def _last_checkpoint(folder: RunFolder) -> tuple[Checkpoint, Path]:
     """Return the last whole checkpoint of a run that has not finished, and its file.
 
     Raises RunError where there is none, or no epoch was done by then.
     """
-    for path in place.checkpoints():
+    for path in folder.checkpoints():
         try:
             checkpoint = Checkpoint.read(path)
         except DamageError as error:
@@ -112,21 +112,21 @@ def _last_checkpoint(place: RunFolder) -> tuple[Checkpoint, Path]:
             continue
         if checkpoint.progress.best_epoch:
             return checkpoint, path
-    what = "the run has not finished, and has no checkpoint of a whole epoch yet"
-    raise RunError(what, where=str(place.path), hint=f"resume it: {place.resume_command}")
+    message = "the run has not finished, and has no checkpoint of a whole epoch yet"
+    raise RunError(message, where=str(folder.path), hint=f"resume it: {folder.resume_command}")
 
 
-def _load_unfinished(place: RunFolder, backend: Backend) -> SavedModel:
+def _load_unfinished(folder: RunFolder, backend: Backend) -> SavedModel:
     """Return the best weights so far of a run that has not finished, with a note on that."""
-    checkpoint, path = _last_checkpoint(place)
+    checkpoint, path = _last_checkpoint(folder)
     model = checkpoint.best_model(backend, path)
-    what = (
+    message = (
         f"the run has not finished: these are its best weights so far, of epoch {checkpoint.progress.best_epoch} "
         f"of {checkpoint.epochs}"
     )
     if model.encoder.classes is not None:
-        what += "; probabilities are not calibrated yet"
-    return replace(model, notes=(Note(what),))
+        message += "; probabilities are not calibrated yet"
+    return replace(model, notes=(Note(message),))
 
 
 def load_trained(folder: str | Path, backend: str = "auto", *, device: int = 0) -> SavedModel:
@@ -155,21 +155,21 @@ def load_trained(folder: str | Path, backend: str = "auto", *, device: int = 0) 
     folder = Path(folder)
     if is_ensemble(folder):
         raise RunError("this is an ensemble of models, not one", where=str(folder), hint=OF_ENSEMBLES)
-    place = folder if (folder / DESCRIPTION).exists() else folder / MODEL
+    model_folder = folder if (folder / DESCRIPTION).exists() else folder / MODEL
     run = RunFolder(folder)
     summary = {}
-    if place != folder:
+    if model_folder != folder:
         run.check_links()
         if run.summary.exists():
             summary = run.read_summary()
         elif run.is_run:
             return _load_unfinished(run, backends.get(backend, device=device))
-    if not place.is_dir():
+    if not model_folder.is_dir():
         if summary.get("status") == DIVERGED:
-            what = f"there is no model: {summary.get('reason')}, and no epoch before it was usable"
-            raise RunError(what, where=str(folder))
+            message = f"there is no model: {summary.get('reason')}, and no epoch before it was usable"
+            raise RunError(message, where=str(folder))
         raise RunError("there is no model", where=str(folder), hint=_runs_beside(folder))
-    return load_model(place, backends.get(backend, device=device), checksum=summary.get("model"))
+    return load_model(model_folder, backends.get(backend, device=device), checksum=summary.get("model"))
 
 
 def load_ensemble(folder: str | Path, backend: str = "auto", *, device: int = 0) -> WeightedModels:
@@ -207,8 +207,8 @@ def _runs_beside(folder: Path) -> str:
 
 def own_parts(run: Run, model: SavedModel) -> tuple[Parts, tuple[Note, ...]]:
     """Return the parts of a run's own data, encoded by its model, and notes on them."""
-    own = load_data(run.loaded, model.encoder)
-    return own.parts, (*own.notes, *changed_since(run, own))
+    data = load_data(run.loaded, model.encoder)
+    return data.parts, (*data.notes, *changed_since(run, data))
 
 
 def changed_since(run: Run, data: Prepared) -> tuple[Note, ...]:
@@ -250,8 +250,8 @@ def evaluate(
     run, model = load_run(folder, unfinished=True), load_trained(folder, device=device)
     settings, network, encoder = run.loaded.settings, model.network, model.encoder
     balanced = getattr(settings.loss, "class_weight", None) == "balanced"
-    own, notes = own_parts(run, model) if data is None or balanced else ({}, ())
-    loss = build_loss(settings, network, encoder, own.get("train"))
+    parts_of_run, notes = own_parts(run, model) if data is None or balanced else ({}, ())
+    loss = build_loss(settings, network, encoder, parts_of_run.get("train"))
 
     def measured(name: str, parts: Iterable[Dataset]) -> dict[str, float]:
         counts = None if curves is None else curve_counts(encoder)
@@ -263,13 +263,13 @@ def evaluate(
                     counts.add(model.probabilities(linear), part.targets, part.weights)
                 yield DeviceData(network, part, encoder.input_scale)
 
-        found = measure(network, loss, encoder, blocks(), probabilities=model.probabilities)
+        values = measure(network, loss, encoder, blocks(), probabilities=model.probabilities)
         if curves is not None and counts is not None:
             curves[name] = counts.result()
-        return found
+        return values
 
     if data is None:
-        return {name: measured(name, part.blocks()) for name, part in own.items()}, (*model.notes, *notes)
+        return {name: measured(name, part.blocks()) for name, part in parts_of_run.items()}, (*model.notes, *notes)
     news = News()
 
     def labelled() -> Iterator[Dataset]:

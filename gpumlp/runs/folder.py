@@ -91,8 +91,8 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """Return the checkpoints there are, the latest first."""
-        found = {p: CHECKPOINT.fullmatch(p.name) for p in (self.path / CHECKPOINTS).glob("step-*.safetensors")}
-        steps = {path: int(name[1]) for path, name in found.items() if name}
+        matches = {p: CHECKPOINT.fullmatch(p.name) for p in (self.path / CHECKPOINTS).glob("step-*.safetensors")}
+        steps = {path: int(name[1]) for path, name in matches.items() if name}
         return sorted(steps, key=lambda path: steps[path], reverse=True)
 
     def keep_checkpoints(self, number: int) -> None:
@@ -124,8 +124,8 @@ class RunFolder:
         if not _is_summary(summary):
             raise DamageError("not the summary of a run", where=str(self.summary))
         if not is_whole(summary):
-            what = "the file is damaged: its content does not match its checksum"
-            raise DamageError(what, where=str(self.summary))
+            message = "the file is damaged: its content does not match its checksum"
+            raise DamageError(message, where=str(self.summary))
         return summary
 
     def reopen(self) -> None:
@@ -154,15 +154,15 @@ class RunFolder:
         if self.is_run:
             hint = "choose another --run-dir, continue the run with --resume, or replace it with --force"
             raise RunError("there is already a run in this folder", where=str(self.path), hint=hint)
-        what = "the folder is not empty, and not a run folder" if self.path.is_dir() else "this is a file"
-        raise RunError(what, where=str(self.path), hint="choose another --run-dir")
+        message = "the folder is not empty, and not a run folder" if self.path.is_dir() else "this is a file"
+        raise RunError(message, where=str(self.path), hint="choose another --run-dir")
 
     def _holds_nothing(self) -> bool:
         """Return whether the folder is empty, or holds just what is left of a run killed before it had begun."""
-        places = [self.path, *(path for path in (self.path / CHECKPOINTS,) if path.is_dir())]
-        for path in itertools.chain.from_iterable(place.iterdir() for place in places):
+        folders = [self.path, *(path for path in (self.path / CHECKPOINTS,) if path.is_dir())]
+        for path in itertools.chain.from_iterable(folder.iterdir() for folder in folders):
             is_empty_history = path == self.history and path.stat().st_size == 0
-            if path not in places and not is_empty_history and not LEFTOVER.fullmatch(path.name):
+            if path not in folders and not is_empty_history and not LEFTOVER.fullmatch(path.name):
                 return False
         return True
 
@@ -202,12 +202,12 @@ class RunFolder:
         for name, kind in kinds.items():
             path = self.path / name
             if os.path.lexists(path) and stat.S_IFMT(path.lstat().st_mode) != kind:
-                what = (
+                message = (
                     "this is a link, or not a regular file"
                     if kind == stat.S_IFREG
                     else "this is a link, or not a folder"
                 )
-                raise RunError(f"{what}: the files of a run must be inside its folder", where=str(path))
+                raise RunError(f"{message}: the files of a run must be inside its folder", where=str(path))
 
     def prepare(self, config: str, history: str | None, *, existed: bool) -> None:
         """Make the folder ready: an earlier run gives way unless there is a ``history`` to continue it with.
@@ -222,8 +222,8 @@ class RunFolder:
                 self._make(existed)
                 if history is None:
                     self._set_aside()
-                for place in (self.path, self.path / MODEL, self.path / CHECKPOINTS):
-                    clear_leftovers(place)
+                for folder in (self.path, self.path / MODEL, self.path / CHECKPOINTS):
+                    clear_leftovers(folder)
             keep_bytes(self.history, (history or "").encode())
             keep_bytes(self.config, config.encode())
         except WriteError as error:

@@ -77,8 +77,8 @@ def fit(
     others: float | Source
     held: Any = validation
     if not (isinstance(held, Real) or (isinstance(held, tuple) and len(held) in (2, 3))):
-        what = f"it is a share of the rows, or rows as (X, y) or (X, y, weights), not a {type(held).__name__}"
-        raise ConfigError(what, where="validation")
+        message = f"it is a share of the rows, or rows as (X, y) or (X, y, weights), not a {type(held).__name__}"
+        raise ConfigError(message, where="validation")
     others = _source(*validation, names=(target, counts))[0] if isinstance(validation, tuple) else validation
     notes: tuple[Note, ...] = ()
     if task is None and isinstance(target, tuple):
@@ -91,8 +91,8 @@ def fit(
     data = dict(settings.pop("data", {}))
     if taken := sorted({"train", "query", "target", "weights", "split", "folder"} & data.keys()):
         raise ConfigError("rows in memory are given as arguments", where=f"data.{taken[0]}", hint="leave it out")
-    given: Any = others if isinstance(others, int | float) else IN_MEMORY
-    data |= {"train": IN_MEMORY, "target": target, "weights": counts, "split": {"validation": given, "test": 0.0}}
+    held_out: Any = others if isinstance(others, int | float) else IN_MEMORY
+    data |= {"train": IN_MEMORY, "target": target, "weights": counts, "split": {"validation": held_out, "test": 0.0}}
     loaded = configure(task=task, data=data, **settings)
     model = fit_source(loaded.settings, source, others, columns=category_columns(X), start=start_of(loaded))
     return replace(model, notes=(*notes, *model.notes))
@@ -158,8 +158,8 @@ def category_columns(table: Any) -> dict[str, Kind]:
     if not hasattr(table, "columns") or not hasattr(table, "dtypes"):
         return {}
     dtypes = zip(table.columns, table.dtypes, strict=True)
-    found = [name for name, dtype in dtypes if str(dtype).lower().startswith(("category", "categorical", "enum"))]
-    return {str(name): Kind("category") for name in found}
+    names = [name for name, dtype in dtypes if str(dtype).lower().startswith(("category", "categorical", "enum"))]
+    return {str(name): Kind("category") for name in names}
 
 
 def _trained(

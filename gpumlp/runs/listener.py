@@ -73,9 +73,9 @@ class Limited(Listener):
         spent = self.spent = self._clock() - self._started
         if not self._begun and done < of and spent > self.seconds:
             each = f" for each of {self.runs} runs" * (self.runs > 1)
-            what = f"{self.seconds:.3g} s{each} are too short for one epoch: {done:,} of {of:,} batches are done"
+            message = f"{self.seconds:.3g} s{each} are too short for one epoch: {done:,} of {of:,} batches are done"
             hint = f"allow at least {math.ceil(spent * of / done * self.runs):,} s, or train on fewer rows"
-            raise TooShortError(what, where="time_limit", hint=hint)
+            raise TooShortError(message, where="time_limit", hint=hint)
 
     def epoch(self, row: dict[str, Any], best: bool) -> bool | None:
         now = self._clock()

@@ -71,16 +71,16 @@ class Listeners(Log):
         self._each(lambda one: one.close(failed=failed) if isinstance(one, Log) else None)
 
     def _each(self, call: Callable[[Any], Any]) -> list[Any]:
-        found = []
+        results = []
         for each in list(self._listeners):
             try:
-                found.append(call(each))
+                results.append(call(each))
             except Exception as error:
                 if not isinstance(each, Log):
                     raise
                 self._listeners.remove(each)
                 self.note(Note(f"the log of {type(each).__name__} has ended: {_line_of(error)}"))
-        return found
+        return results
 
 
 class TensorBoard(Log):
@@ -92,8 +92,8 @@ class TensorBoard(Log):
 
     def prepared(self, parts: Parts, folder: Path) -> None:
         # What an interrupted run wrote of epochs that come again is not shown.
-        place, first = str(folder / EVENTS), parts.trainer.epoch + 1
-        self._writer = self._module.SummaryWriter(place, purge_step=first, flush_secs=FLUSH_S)
+        log_folder, first = str(folder / EVENTS), parts.trainer.epoch + 1
+        self._writer = self._module.SummaryWriter(log_folder, purge_step=first, flush_secs=FLUSH_S)
 
     def epoch(self, row: dict[str, Any], best: bool) -> None:
         for name, value in _numbers(row).items():
@@ -131,14 +131,14 @@ class MLflow(Log):
         self._run, self._folder = self._begun(folder, resumed=parts.trainer.epoch > 0), folder
 
     def _begun(self, folder: Path, *, resumed: bool) -> str:
-        place = str(folder.resolve())
+        path = str(folder.resolve())
         if resumed:
-            quoted = place.replace("'", "''")
-            found = self._client.search_runs([self._experiment], f"tags.`gpumlp.folder` = '{quoted}'", max_results=1)
-            if found:
-                self._client.update_run(found[0].info.run_id, status="RUNNING")
-                return str(found[0].info.run_id)
-        run = self._client.create_run(self._experiment, tags={"gpumlp.folder": place, "mlflow.runName": folder.name})
+            quoted = path.replace("'", "''")
+            runs = self._client.search_runs([self._experiment], f"tags.`gpumlp.folder` = '{quoted}'", max_results=1)
+            if runs:
+                self._client.update_run(runs[0].info.run_id, status="RUNNING")
+                return str(runs[0].info.run_id)
+        run = self._client.create_run(self._experiment, tags={"gpumlp.folder": path, "mlflow.runName": folder.name})
         return str(run.info.run_id)
 
     def epoch(self, row: dict[str, Any], best: bool) -> None:
@@ -150,8 +150,8 @@ class MLflow(Log):
             self._client.log_param(self._run, _plain(name), str(setting)[:MAX_PARAM_CHARACTERS])
         for name, value in _results(summary).items():
             self._client.log_metric(self._run, _plain(name), value, step=summary["epochs"])
-        place = RunFolder(self._folder)
-        for each in (place.config, place.summary):
+        run_folder = RunFolder(self._folder)
+        for each in (run_folder.config, run_folder.summary):
             self._client.log_artifact(self._run, str(each))
         if (model := self._folder / MODEL).is_dir():
             self._client.log_artifacts(self._run, str(model), MODEL)
@@ -197,8 +197,8 @@ def _results(summary: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of each part at the end, such as ``test/accuracy``."""
     return {
         f"{part}/{name}": value
-        for part, found in summary["metrics"].items()
-        for name, value in _numbers(found).items()
+        for part, metrics in summary["metrics"].items()
+        for name, value in _numbers(metrics).items()
     }
 
 

@@ -90,12 +90,12 @@ class SavedModel(Predictor):
     def _measured(self, encoder: Encoder, source: Source, data: Dataset, news: News) -> dict[str, float]:
         assert data.targets is not None
         linear, outcome = map(np.concatenate, zip(*self.answers(data.features), strict=True))
-        found = outcome_metrics(encoder, outcome, data.targets, data.weights)
+        metrics = outcome_metrics(encoder, outcome, data.targets, data.weights)
         if encoder.classes is not None:
             scores = ProbabilityScores()
             scores.add(self.probabilities(linear), data.targets, data.weights)
-            found |= scores.result()
-        return found
+            metrics |= scores.result()
+        return metrics
 
     def report(
         self, output: str | Path, rows: Any, y: Any = None, weights: Any = None, *, force: bool = False, seed: int = 0
@@ -126,12 +126,12 @@ class SavedModel(Predictor):
 
         check_free(Path(output), force=force)
         encoder, source = self.labelled(rows, y, weights, News())
-        found = report.Rows.of(replace(self, encoder=encoder), source)
-        about = f"{encoder.task}: {encoder.target_name!r}, measured on {len(found):,} rows."
+        measured = report.Rows.of(replace(self, encoder=encoder), source)
+        about = f"{encoder.task}: {encoder.target_name!r}, measured on {len(measured):,} rows."
         parts = [
-            *report.of_rows("given", found, {}, seed),
+            *report.of_rows("given", measured, {}, seed),
             *([report.of_history(self.history)] if self.history else []),
-            report.of_data(encoder, {"given": found.source}, {"given": found.data}, self.notes),
+            report.of_data(encoder, {"given": measured.source}, {"given": measured.data}, self.notes),
             report.of_network(encoder, self.network.summary(), calibrated=self.calibration is not None),
         ]
         report.write(Path(output), report.page("Model", about, parts))
@@ -172,18 +172,20 @@ class SavedModel(Predictor):
             If no validation rows were kept for this, or too few.
         """
         if len(self.encoder.target_names) > 1:
-            what = f"intervals are of one target, and this model predicts {len(self.encoder.target_names)}"
+            message = f"intervals are of one target, and this model predicts {len(self.encoder.target_names)}"
             other = "or use the probabilities" if self.encoder.labels else "or with the loss quantile"
-            raise RunError(what, hint=f"train a run for each target, {other}")
+            raise RunError(message, hint=f"train a run for each target, {other}")
         if self.scores is None:
-            what = "intervals need validation rows that did not choose the best epoch, and this model has none"
-            raise RunError(what, hint="train with validation rows and --set training.conformal=0.5")
-        place, count = rank(level, len(self.scores)), len(self.scores)
-        if place > count:
+            message = "intervals need validation rows that did not choose the best epoch, and this model has none"
+            raise RunError(message, hint="train with validation rows and --set training.conformal=0.5")
+        index, count = rank(level, len(self.scores)), len(self.scores)
+        if index > count:
             needed = math.ceil(level / (1 - level) - 1e-9)
-            what = f"intervals of {level:g} need at least {needed:,} rows kept for them, and this model has {count:,}"
-            raise RunError(what, hint="train with more validation rows, or choose a lower level")
-        return float(self.scores[place - 1])
+            message = (
+                f"intervals of {level:g} need at least {needed:,} rows kept for them, and this model has {count:,}"
+            )
+            raise RunError(message, hint="train with more validation rows, or choose a lower level")
+        return float(self.scores[index - 1])
 
     def outputs(self, features: Features) -> Iterator[np.ndarray[Any, Any]]:
         """Yield what the network makes of encoded rows, (n, K), some at a time: probabilities, or scaled numbers."""
@@ -384,5 +386,5 @@ def _check_weights(network: Sequential | Ensemble, weights: Arrays, inputs: int,
 def _check_finite(weights: Arrays, where: str) -> None:
     for name, array in weights.items():
         if not np.isfinite(array).all():
-            what = f"{name} has values that are not finite, so the model cannot predict"
-            raise RunError(what, where=where, hint="train it again")
+            message = f"{name} has values that are not finite, so the model cannot predict"
+            raise RunError(message, where=where, hint="train it again")

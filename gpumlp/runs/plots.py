@@ -107,8 +107,8 @@ def _label_curves(axes: Any, names: Sequence[str], probabilities: Any, data: Enc
     weights = np.ones(len(data)) if data.weights is None else data.weights
     for name, p, targets in zip(names, probabilities.T, data.targets.T, strict=True):
         there = ~np.isnan(targets)
-        if (found := curves(p[there], targets[there] == 1, weights[there])) is not None:
-            axes.plot(found.false_positives, found.recall, label=f"{letters(name)}: {found.auc:.3f}")
+        if (curve := curves(p[there], targets[there] == 1, weights[there])) is not None:
+            axes.plot(curve.false_positives, curve.recall, label=f"{letters(name)}: {curve.auc:.3f}")
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
     axes.grid(alpha=0.3)

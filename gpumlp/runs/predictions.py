@@ -22,7 +22,7 @@ from gpumlp.runs.predictor import Predictions
 from gpumlp.store.atomic import replacing
 from gpumlp.store.formats import writing
 
-OWN = ("prediction", "lower", "upper", "set")
+RESERVED = ("prediction", "lower", "upper", "set")
 """Columns of predictions, beside those of the probabilities."""
 
 MAX_OUTPUTS = 1 << 22
@@ -83,16 +83,16 @@ def ending_of(path: Path) -> str:
     ConfigError
         If it is not in ``FORMATS``.
     """
-    found = next((ending for ending in FORMATS if path.name.lower().endswith(ending)), None)
-    if found is None and path.exists() and not path.is_file():
+    known = next((ending for ending in FORMATS if path.name.lower().endswith(ending)), None)
+    if known is None and path.exists() and not path.is_file():
         return ".csv"
-    if found is None:
+    if known is None:
         raise ConfigError(
             f"cannot tell the format from the name {path.name!r}",
             where="--output",
             hint="the name must end in one of: " + " ".join(FORMATS),
         )
-    return found
+    return known
 
 
 def columns_of(predictions: Predictions, encoder: Encoder, *, proba: bool, margin: float | None = None) -> Block:
@@ -136,7 +136,7 @@ def _numbers(predictions: Predictions, encoder: Encoder) -> Block:
     return columns
 
 
-def kept(source: Source, names: Sequence[str]) -> Block:
+def kept_columns(source: Source, names: Sequence[str]) -> Block:
     """Return columns of the source as they were written, to stand before the predictions.
 
     Parameters
@@ -159,9 +159,9 @@ def kept(source: Source, names: Sequence[str]) -> Block:
     columns = {}
     for name in chosen:
         written = source.columns[source.resolve(name)].written()
-        if name in OWN or name.startswith(("prediction ", "probability ", "quantile ")):
-            what = f"the column {name!r} cannot be kept: the predictions have a column of this name"
-            raise DataError(what, where=source.path)
+        if name in RESERVED or name.startswith(("prediction ", "probability ", "quantile ")):
+            message = f"the column {name!r} cannot be kept: the predictions have a column of this name"
+            raise DataError(message, where=source.path)
         columns[name] = written.texts[written.codes]
     return columns
 
@@ -238,11 +238,11 @@ def _parquet(blocks: Iterable[Block], _: IO[bytes], path: Path) -> None:
     connection = duckdb.connect(":memory:", config={"threads": 1})
     try:
         connection.register("predictions", RecordBatchReader.from_batches(schema, batches(first, rest)))
-        place = str(path).replace("'", "''")
+        target = str(path).replace("'", "''")
         with interruptions():
             rows = max(MIN_GROUP_ROWS, min(MAX_GROUP_ROWS, MAX_GROUP_CELLS // len(first)))
             options = f"FORMAT parquet, USE_TMP_FILE false, ROW_GROUP_SIZE {rows}"
-            connection.execute(f"COPY (SELECT * FROM predictions) TO '{place}' ({options})")
+            connection.execute(f"COPY (SELECT * FROM predictions) TO '{target}' ({options})")
     except duckdb.Error as error:
         if failures:
             raise failures[0] from None

@@ -96,7 +96,7 @@ class Replays:
             except IndexError:
                 plan = backend.capture(step, stored)
             linear, answer = plan(stored)
-            found = linear.numpy(), answers(network, linear) if answer is linear else answer.numpy()
+            outputs = linear.numpy(), answers(network, linear) if answer is linear else answer.numpy()
             plans.free.append(plan)
-            return found
+            return outputs
         return None

@@ -57,11 +57,11 @@ def report(
     sources: Mapping[str, Source]
     parts: Mapping[str, EncodedRows]
     if data is None:
-        own = load_data(run.loaded, model.encoder, keep_sources=True)
-        assert own.sources is not None
-        sources, parts = own.sources, own.parts
-        notes = (*model.notes, *own.notes, *changed_since(run, own))
-        name = next(each for each in UNSEEN if each in own.parts)
+        data_of_run = load_data(run.loaded, model.encoder, keep_sources=True)
+        assert data_of_run.sources is not None
+        sources, parts = data_of_run.sources, data_of_run.parts
+        notes = (*model.notes, *data_of_run.notes, *changed_since(run, data_of_run))
+        name = next(each for each in UNSEEN if each in data_of_run.parts)
         rows = Rows.of(model, sources[name])
     else:
         name = Path(data).name
@@ -71,7 +71,7 @@ def report(
     seed = settings.training.seed
     history = RunFolder(run.folder).read_history(summary["epochs"], summary["history"])
     metrics, *others = of_rows(name, rows, summary["metrics"], seed)
-    found = [
+    sections = [
         metrics,
         of_history(history, summary["best_epoch"], summary.get("metric") or "loss"),
         *others,
@@ -81,7 +81,7 @@ def report(
         _reproduction(run),
     ]
     about = f"{settings.task}: {model.encoder.target_name!r} from {settings.data.title}. {_outcome(summary)}"
-    write(output, page(f"Run {run.folder.resolve().name}", about, found))
+    write(output, page(f"Run {run.folder.resolve().name}", about, sections))
     return notes
 
 

@@ -126,9 +126,11 @@ def train(
     require_one_run(loaded)
     if (seconds := loaded.settings.time_limit) is not None:
         listener = Limited(listener, seconds)
-    place = RunFolder(Path(folder))
-    existed = place.path.exists()
-    resume, shards, window, done = ranks.of_first(lambda: _begin(place, loaded, ranks, resume=resume, force=force))
+    run_folder = RunFolder(Path(folder))
+    existed = run_folder.path.exists()
+    resume, shards, window, done = ranks.of_first(
+        lambda: _begin(run_folder, loaded, ranks, resume=resume, force=force)
+    )
     if done is not None:
         return done
     loaded = _decided(loaded, shards, window)
@@ -139,7 +141,7 @@ def train(
         parts = replace(parts, notes=(*loaded.notes, *parts.notes, *notes))
         settings = _decided(loaded, shards, parts.data.window).settings
         loop = loop_over(parts, every=settings.training.checkpoint_every)
-        run = _Run(place, loop, settings, watched, phases, ranks)
+        run = _Run(run_folder, loop, settings, watched, phases, ranks)
         run.start = start.record
         if start.model is not None:
             run.notes = (Note(f"starts from the best weights of {start.path}"),)
@@ -153,35 +155,35 @@ def train(
             before = (*parts.notes, *run.notes)
             for note in before:
                 listener.note(note)
-            listener.prepared(parts, place.path)
+            listener.prepared(parts, run_folder.path)
             summary, notes = run.finish(run.train(listener))
             for note in notes:
                 listener.note(note)
-            return Result(place.path, summary, (*before, *run.loop.notes, *notes))
+            return Result(run_folder.path, summary, (*before, *run.loop.notes, *notes))
         except WriteError as error:
-            raise place.resumable(error) from None
+            raise run_folder.resumable(error) from None
 
 
 def _begin(
-    place: RunFolder, loaded: Loaded, ranks: Ranks, *, resume: bool, force: bool
+    folder: RunFolder, loaded: Loaded, ranks: Ranks, *, resume: bool, force: bool
 ) -> tuple[bool, int | None, int | None, Result | None]:
     """Look at the folder; return whether there is a run to resume, what it decided, and the result if it has ended.
 
     Decided are the shards, and the window of packed rows.
     """
-    with writing(place.path):
-        place.recover()
-    resume = resume and place.is_run
+    with writing(folder.path):
+        folder.recover()
+    resume = resume and folder.is_run
     shards, window = loaded.settings.training.shards, loaded.settings.data.pack.window
-    before = place.decided if resume else (ranks.size if ranks.size > 1 else None, None)
+    before = folder.decided if resume else (ranks.size if ranks.size > 1 else None, None)
     shards, window = before[0] if shards is None else shards, before[1] if window is None else window
     _check_ranks(loaded, shards or 1, ranks.size)
     loaded = _decided(loaded, shards, window)
     if not resume:
-        place.check_free(force=force)
+        folder.check_free(force=force)
         return resume, shards, window, None
-    place.check_resumable(loaded.settings)
-    return resume, shards, window, _finished(place, loaded.settings) if place.summary.exists() else None
+    folder.check_resumable(loaded.settings)
+    return resume, shards, window, _finished(folder, loaded.settings) if folder.summary.exists() else None
 
 
 def _decided(loaded: Loaded, shards: int | None, window: int | None) -> Loaded:
@@ -196,7 +198,7 @@ def _decided(loaded: Loaded, shards: int | None, window: int | None) -> Loaded:
 def _require_for_ranks(loaded: Loaded, ranks: int) -> None:
     """Raise ConfigError where settings ask for what one process does, and there are several."""
     settings = loaded.settings
-    for name, is_asked, what, instead in (
+    for name, is_asked, message, instead in (
         ("time_limit", settings.time_limit is not None, "a time limit is for", "remove it"),
         ("bag", settings.bag > 1, "the networks of a bag are trained by", "set bag: 1"),
         (
@@ -205,8 +207,8 @@ def _require_for_ranks(loaded: Loaded, ranks: int) -> None:
         ),
     ):
         if is_asked and ranks > 1:
-            what = f"{what} one process, and there are {ranks} ranks"
-            raise ConfigError(what, where=loaded.where(name), hint=f"start it without mpirun, or {instead}")
+            message = f"{message} one process, and there are {ranks} ranks"
+            raise ConfigError(message, where=loaded.where(name), hint=f"start it without mpirun, or {instead}")
 
 
 def _check_ranks(loaded: Loaded, shards: int, ranks: int) -> None:
@@ -214,13 +216,16 @@ def _check_ranks(loaded: Loaded, shards: int, ranks: int) -> None:
     if ranks > 1 and (shards % ranks or not is_power_of_two(shards)):
         below, above = 1 << ranks.bit_length() - 1, 1 << (ranks - 1).bit_length()
         if not is_power_of_two(shards):  # none were set: one for each rank
-            what, hint = f"{ranks} ranks are not a power of two, as the shards of a batch are", f"{below} or {above}"
+            message, hint = (
+                f"{ranks} ranks are not a power of two, as the shards of a batch are",
+                f"{below} or {above}",
+            )
         else:
-            what = f"{ranks} ranks cannot share {shards} shard{'s' * (shards != 1)}: their number must divide them"
+            message = f"{ranks} ranks cannot share {shards} shard{'s' * (shards != 1)}: their number must divide them"
             hint = " or ".join(str(each) for each in sorted({below, above}) if each <= shards) or f"{shards}"
         hint = "start it without mpirun" if hint == "1" else f"start {hint} ranks"
         hint += f", or set training.shards to {above}"
-        raise ConfigError(what, where=loaded.where("training.shards"), hint=hint)
+        raise ConfigError(message, where=loaded.where("training.shards"), hint=hint)
 
 
 def _backend_of(loaded: Loaded, ranks: Ranks) -> tuple[Backend | None, tuple[Note, ...]]:
@@ -251,32 +256,32 @@ def _require_alike(parts: Parts, ranks: Ranks) -> None:
         ranks.require_alike("data set", f"with fingerprint {parts.data.fingerprint}", hint)
 
 
-def _finished(place: RunFolder, settings: Settings) -> Result | None:
+def _finished(folder: RunFolder, settings: Settings) -> Result | None:
     """Return what a run that has ended came to, once its files have been found as it left them; None to extend it.
 
     Raises RunError where they are not, or where the run diverged.
     """
     try:
-        summary = place.read_summary()
+        summary = folder.read_summary()
     except DamageError as error:
-        raise _unlike(place, error) from None
-    place.check_settings(summary["settings"], settings)
+        raise _unlike(folder, error) from None
+    folder.check_settings(summary["settings"], settings)
     if summary["status"] == DIVERGED:
-        what = f"this run diverged ({summary.get('reason')}); resuming would diverge again"
-        raise RunError(what, where=str(place.path), hint=f"{REMEDY}, in another folder or with --force")
+        message = f"this run diverged ({summary.get('reason')}); resuming would diverge again"
+        raise RunError(message, where=str(folder.path), hint=f"{REMEDY}, in another folder or with --force")
     try:
-        place.read_history(summary["epochs"], summary["history"])
-        load_model(place.path / MODEL, Backend(), checksum=summary["model"])
+        folder.read_history(summary["epochs"], summary["history"])
+        load_model(folder.path / MODEL, Backend(), checksum=summary["model"])
     except RunError as error:
-        raise _unlike(place, error) from None
+        raise _unlike(folder, error) from None
     if is_extension(summary["settings"], settings):
         return None
-    return Result(place.path, summary, (COMPLETE,), finished_before=True)
+    return Result(folder.path, summary, (COMPLETE,), finished_before=True)
 
 
-def _unlike(place: RunFolder, error: RunError) -> RunError:
+def _unlike(folder: RunFolder, error: RunError) -> RunError:
     """Return the error of a run that is complete, but has a file that is not as the run left it."""
-    hint = f"delete {place.summary}, then resume to train the missing part: {place.resume_command}"
+    hint = f"delete {folder.summary}, then resume to train the missing part: {folder.resume_command}"
     return RunError(f"{error.what}; the run was complete", where=error.where, hint=hint)
 
 
@@ -332,17 +337,19 @@ class _Run:
 
     def open(self, config: str, *, resume: bool, existed: bool) -> Checkpoint | None:
         """Make the folder ready, and go back to its last checkpoint to resume; return that."""
-        place = self.folder
+        folder = self.folder
         try:
             lines = self.restore() if resume else None
-            if resume and place.summary.exists():
+            if resume and folder.summary.exists():
                 if lines is None:
-                    hint = f"start another run from its model: --set model.start_from={place.path}"
-                    raise RunError("there is no checkpoint to extend this run from", where=str(place.path), hint=hint)
-                place.reopen()
-            place.prepare(config, lines, existed=existed)
+                    hint = f"start another run from its model: --set model.start_from={folder.path}"
+                    raise RunError(
+                        "there is no checkpoint to extend this run from", where=str(folder.path), hint=hint
+                    )
+                folder.reopen()
+            folder.prepare(config, lines, existed=existed)
         except WriteError as error:
-            raise place.resumable(error) from None
+            raise folder.resumable(error) from None
         return self.restored
 
     def follow(self) -> Result:
@@ -389,8 +396,8 @@ class _Run:
         """Keep what was best before the network diverged, and raise RunError."""
         self.finish(DIVERGED, reason=event.reason)
         best = self.loop.progress.best_epoch
-        kept = f"the weights of epoch {best} are kept in {self.folder.path / MODEL}" if best else NOTHING_KEPT
-        raise RunError(f"{event.reason}; {kept}", where=str(self.folder.path), hint=REMEDY)
+        outcome = f"the weights of epoch {best} are kept in {self.folder.path / MODEL}" if best else NOTHING_KEPT
+        raise RunError(f"{event.reason}; {outcome}", where=str(self.folder.path), hint=REMEDY)
 
     def finish(self, status: str, **more: str) -> tuple[dict[str, Any], tuple[Note, ...]]:
         """Write the model with its best weights, measure it on every part of the data, write summary.json.
@@ -476,8 +483,8 @@ class _Run:
         if last is None or self.loop.parts.stopping or progress.best_epoch > MAX_BEST_SHARE * progress.epoch:
             return None
         value = METRICS[self.loop.parts.metric].cost(progress.best_cost)
-        what = f"{self._best()} of {progress.epoch} ({value:.4g}) and {last:.4g} after the last"
-        return Note(f"{what}; to stop earlier: --set training.early_stopping=auto")
+        epochs = f"{self._best()} of {progress.epoch} ({value:.4g}) and {last:.4g} after the last"
+        return Note(f"{epochs}; to stop earlier: --set training.early_stopping=auto")
 
     def _best(self) -> str:
         metric = METRICS[self.loop.parts.metric]
@@ -524,23 +531,23 @@ class _Run:
         before, epochs = checkpoint.epochs, parts.trainer.epochs
         if self.loop.status is not None:
             hint = "raise training.epochs" if self.loop.status == COMPLETED else "set training.early_stopping=null"
-            what = f"the run has nothing more to train: {self.loop.status} after {done:,} epochs"
-            raise RunError(what, where=str(self.folder.path), hint=hint)
+            message = f"the run has nothing more to train: {self.loop.status} after {done:,} epochs"
+            raise RunError(message, where=str(self.folder.path), hint=hint)
         ended = [
             str(number)
             for number, member in enumerate(checkpoint.members, 1)
             if member.diverged is None and member.trainer["epoch"] < checkpoint.trainer["epoch"]
         ]
         if ended:
-            what = f"networks that stopped early cannot go on: {', '.join(ended)} of {len(checkpoint.members)}"
-            raise RunError(what, where=str(self.folder.path), hint="start a new run")
+            message = f"networks that stopped early cannot go on: {', '.join(ended)} of {len(checkpoint.members)}"
+            raise RunError(message, where=str(self.folder.path), hint="start a new run")
         self.extensions += ({"after": done, "from": before, "to": epochs},)
-        what = f"extended from {before:,} to {epochs:,} epochs after epoch {done:,}"
+        message = f"extended from {before:,} to {epochs:,} epochs after epoch {done:,}"
         was, now = (self._rate(checkpoint.trainer, each) for each in (before, epochs))
         if was != now:
-            what += f"; the schedule {parts.schedule.name} is now that of {epochs:,} epochs: the learning rate "
-            what += f"goes on at {now:.3g} (it was {was:.3g})"
-        self.notes += (Note(what),)
+            message += f"; the schedule {parts.schedule.name} is now that of {epochs:,} epochs: the learning rate "
+            message += f"goes on at {now:.3g} (it was {was:.3g})"
+        self.notes += (Note(message),)
 
     def _rate(self, stand: Mapping[str, Any], epochs: int) -> float:
         """Return the learning rate of the next step in a run of this many epochs, or that of its last step."""
@@ -554,8 +561,8 @@ class _Run:
         parts, where = self.loop.parts, str(self.folder.path)
         self.folder.check_settings(checkpoint.settings, self.settings)
         if parts.trainer.epochs < checkpoint.epochs:
-            what = f"the run has {checkpoint.epochs:,} epochs, and cannot be made shorter"
-            raise RunError(what, where=where, hint=f"resume it as it is: {self.folder.resume_command}")
+            message = f"the run has {checkpoint.epochs:,} epochs, and cannot be made shorter"
+            raise RunError(message, where=where, hint=f"resume it as it is: {self.folder.resume_command}")
         if checkpoint.data != parts.data.fingerprint:
             raise RunError(
                 "the data have changed since the run was started, so it cannot be resumed",

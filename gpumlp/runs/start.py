@@ -76,8 +76,8 @@ def start_of(loaded: Loaded) -> Start:
         return NEW_WEIGHTS
     before = load_run(path, unfinished=True).loaded.settings
     if lines := _unlike(before, loaded.settings):
-        what = f"the network of {path} cannot be trained further with other settings"
-        raise ConfigError(what, where=loaded.where("model.start_from"), hint="\n  ".join(lines))
+        message = f"the network of {path} cannot be trained further with other settings"
+        raise ConfigError(message, where=loaded.where("model.start_from"), hint="\n  ".join(lines))
     return Start(path, load_trained(path, "numpy"))
 
 
@@ -94,9 +94,9 @@ def _shared(settings: Settings) -> dict[str, Any]:
         {key: value for key, value in block.model_dump().items() if key != "dropout"}
         for block in settings.model.blocks
     ]
-    found = {name: text for name, text in flatten(values).items() if SHARED.fullmatch(name)}
+    shared = {name: text for name, text in flatten(values).items() if SHARED.fullmatch(name)}
     if settings.goal.counts or settings.goal.levels:
-        found |= {
+        shared |= {
             name: text for name, text in flatten(values["loss"], "loss.").items() if name != "loss.class_weight"
         }
-    return found
+    return shared

@@ -77,12 +77,12 @@ def train_bag(
         for recipe in recipes
         for fold in range(1, settings.bag + 1)
     ]
-    place, cache = PlanFolder(Path(folder)), SourceCache()
+    plan_folder, cache = PlanFolder(Path(folder)), SourceCache()
     encoder = start_of(variants[0][2]).encoder
     first = load_data(
         variants[0][2], encoder, keep_sources=True, cache=cache
     )  # nothing is written if the data do not fit
-    place.begin(plan_of(template))
+    plan_folder.begin(plan_of(template))
     folds: list[dict[str, Any]] = []
     late: set[str] = set()
     limit, spent = settings.time_limit, 0.0
@@ -95,11 +95,11 @@ def train_bag(
             data = load_data(loaded, encoder, cache=cache) if number else first
             left = max((limit or math.inf) - spent, 0.0)
             limited = Limited(listener, left / (len(variants) - number), len(variants))
-            make = partial(made, name, recipe, loaded, data, limited)
+            make = partial(train_one, name, recipe, loaded, data, limited)
             # Each run has its share of the time that those before it have left.
             yield Job(loaded.settings, data, make, in_turn=limit is not None)
 
-    def made(
+    def train_one(
         name: str,
         recipe: str,
         loaded: Loaded,
@@ -110,7 +110,7 @@ def train_bag(
     ) -> tuple[str, str, Result | None]:
         nonlocal spent
         try:
-            return name, recipe, train_fold(place, name, loaded, data, limited, backend, ranks)
+            return name, recipe, train_fold(plan_folder, name, loaded, data, limited, backend, ranks)
         except TooShortError as error:
             if not folds or recipe == recipes[0]:
                 raise
@@ -125,26 +125,26 @@ def train_bag(
             folds.append({"run": name, "recipe": recipe, "metrics": result.summary["metrics"]})
             if done is not None:
                 done(name, result)
-    kept = [fold for fold in folds if fold["recipe"] not in late]
-    place.write_results({"folds": kept})
-    candidates = folds_of(place, cache, settings.device)
+    in_time = [fold for fold in folds if fold["recipe"] not in late]
+    plan_folder.write_results({"folds": in_time})
+    candidates = folds_of(plan_folder, cache, settings.device)
     ensemble, about, predicted = weigh(candidates)
-    ensemble.save(place.path / OF_BAG, force=True)
+    ensemble.save(plan_folder.path / OF_BAG, force=True)
     seen, encoder = candidates[0].seen, ensemble.encoder
     block = {"row": seen.rows, **_truth(seen, encoder), **columns_of(predicted, encoder, proba=True)}
-    write_predictions(place.path / PREDICTIONS, [block])
+    write_predictions(plan_folder.path / PREDICTIONS, [block])
     metrics = {"validation": about.pop("metrics")}
     if first.sources is not None and first.test is not None:
         metrics["test"] = ensemble.evaluate(first.sources["test"])
-    results = {"folder": str(place.path), **about, "metrics": metrics, "folds": kept}
-    place.write_results(results)
-    return {**results, "predictions": str(place.path / PREDICTIONS), "ensemble": str(place.path / OF_BAG)}
+    results = {"folder": str(plan_folder.path), **about, "metrics": metrics, "folds": in_time}
+    plan_folder.write_results(results)
+    return {**results, "predictions": str(plan_folder.path / PREDICTIONS), "ensemble": str(plan_folder.path / OF_BAG)}
 
 
 def _changed(recipe: str, fold: int, folds: int) -> list[str]:
     """Return the overrides of the run of a fold."""
-    own = [f"data.split.validation={{fold: {fold}, of: {folds}}}", "bag=1", "time_limit=null"]
-    return [f"preset={recipe}", *own] if recipe else own
+    overrides = [f"data.split.validation={{fold: {fold}, of: {folds}}}", "bag=1", "time_limit=null"]
+    return [f"preset={recipe}", *overrides] if recipe else overrides
 
 
 def _truth(seen: Seen, encoder: Encoder) -> Block:

@@ -48,7 +48,7 @@ def compare(folders: Sequence[Path]) -> tuple[list[Compared], list[str]]:
     RunError
         If one is neither, or holds no run yet.
     """
-    runs = [_read(place) for folder in folders for place in runs_in(folder)]
+    runs = [_read(each_run) for folder in folders for each_run in runs_in(folder)]
     names = list(dict.fromkeys(name for run in runs for name in run.settings))
     differ = [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
     return runs, differ
@@ -61,16 +61,16 @@ def runs_in(folder: Path) -> list[RunFolder]:
     if not PlanFolder(folder).is_plan:
         hint = "pass a run folder, or one of gpumlp cv or gpumlp sweep"
         raise RunError("not a folder of runs", where=str(folder), hint=hint)
-    found = [RunFolder(each) for each in folder.iterdir() if RunFolder(each).is_run]
-    if not found:
+    runs = [RunFolder(each) for each in folder.iterdir() if RunFolder(each).is_run]
+    if not runs:
         raise RunError("there is no run in this folder yet", where=str(folder))
-    return sorted(found, key=lambda run: (len(run.path.name), run.path.name))
+    return sorted(runs, key=lambda run: (len(run.path.name), run.path.name))
 
 
-def _read(place: RunFolder) -> Compared:
-    place.check_links()
-    summary = place.read_summary() if place.summary.exists() else None
-    return Compared(str(place.path), flatten(decisive(load(place.config).settings)), summary)
+def _read(run: RunFolder) -> Compared:
+    run.check_links()
+    summary = run.read_summary() if run.summary.exists() else None
+    return Compared(str(run.path), flatten(decisive(load(run.config).settings)), summary)
 
 
 def value_of(text: str | None) -> Any:
@@ -90,9 +90,9 @@ def plot(runs: Sequence[Compared], metric: str, output: Path) -> None:
     axes = figure.subplots()
     for part, colour in (("validation", "#d62728"), ("test", "#1f77b4")):
         pairs = [(each.metrics(part).get(metric), row) for row, each in enumerate(runs)]
-        found = [(value, row) for value, row in pairs if value is not None]
-        if found:
-            axes.scatter([value for value, _ in found], [row for _, row in found], color=colour, label=part)
+        values = [(value, row) for value, row in pairs if value is not None]
+        if values:
+            axes.scatter([value for value, _ in values], [row for _, row in values], color=colour, label=part)
             axes.legend()
     axes.set_yticks(range(len(runs)), [letters(each.name) for each in runs])
     axes.set_ylim(len(runs) - 0.5, -0.5)

@@ -92,7 +92,7 @@ def cross_validate(
     RunError
         If the folder is not free, or a run diverges.
     """
-    place, base = PlanFolder(Path(folder)), template.load()
+    plan_folder, base = PlanFolder(Path(folder)), template.load()
     require_one_run(base)
     seed = base.settings.training.seed
     variants = [
@@ -108,13 +108,13 @@ def cross_validate(
     first = load_data(
         variants[0][2], encoder, keep_sources=True, cache=cache
     )  # nothing is written if the data do not fit
-    place.begin(plan_of(template, folds=folds, repeats=repeats))
+    plan_folder.begin(plan_of(template, folds=folds, repeats=repeats))
 
     def jobs() -> Iterator[Job[tuple[FoldRun, Block]]]:
         for number, (fold, repeat, loaded) in enumerate(variants):
             name = f"fold-{fold}" if repeats == 1 else f"repeat-{repeat + 1}-fold-{fold}"
             data = load_data(loaded, encoder, keep_sources=True, cache=cache) if number else first
-            yield Job(loaded.settings, data, partial(_fold, place, name, fold, repeat, loaded, data, listener))
+            yield Job(loaded.settings, data, partial(_fold, plan_folder, name, fold, repeat, loaded, data, listener))
 
     runs: list[FoldRun] = []
     blocks: list[Block] = []
@@ -124,7 +124,7 @@ def cross_validate(
             done(run)
         blocks.append({**({"repeat": np.full(run.rows, run.repeat + 1)} if repeats > 1 else {}), **block})
     results = {
-        "folder": str(place.path),
+        "folder": str(plan_folder.path),
         "metrics": summarized([run.metrics for run in runs]),
         "folds": [
             {
@@ -138,14 +138,14 @@ def cross_validate(
             for each in runs
         ],
     }
-    target = place.path / PREDICTIONS if output is None else output
+    target = plan_folder.path / PREDICTIONS if output is None else output
     write_predictions(target, _by_row(blocks, repeats, folds))
-    place.write_results(results)
+    plan_folder.write_results(results)
     return {**results, "predictions": str(target)}
 
 
 def train_fold(
-    place: PlanFolder,
+    plan_folder: PlanFolder,
     name: str,
     loaded: Loaded,
     data: Prepared,
@@ -160,8 +160,8 @@ def train_fold(
     RunError
         If another process trains it, it diverges, or it was trained on other data.
     """
-    path = place.run(name)
-    with place.claim(name) as free:
+    path = plan_folder.run(name)
+    with plan_folder.claim(name) as free:
         if not free:
             raise RunError("another process is training this fold", where=str(path))
         result = train(loaded, path, data=data, resume=True, listener=listener, ranks=ranks, backend=backend)
@@ -172,7 +172,7 @@ def train_fold(
 
 
 def _fold(
-    place: PlanFolder,
+    plan_folder: PlanFolder,
     name: str,
     fold: int,
     repeat: int,
@@ -183,7 +183,7 @@ def _fold(
     ranks: Ranks,
 ) -> tuple[FoldRun, Block]:
     """Return the run of a fold, and the predictions of its test rows."""
-    result = train_fold(place, name, loaded, data, listener, backend, ranks)
+    result = train_fold(plan_folder, name, loaded, data, listener, backend, ranks)
     assert data.sources is not None
     source = data.sources["test"]
     model = load_trained(result.folder, device=loaded.settings.device)
@@ -206,8 +206,8 @@ def _truth(source: Source, data: Prepared) -> Block:
     """Return ``target``, or of several targets ``target NAME`` for each, as they are in the rows."""
     encoder = data.encoder
     if encoder.labels is not None:
-        found = {name: source.categories(source.resolve(name)) for name in encoder.target_names}
-        return {f"target {name}": each.texts[each.codes] for name, each in found.items()}
+        categories = {name: source.categories(source.resolve(name)) for name in encoder.target_names}
+        return {f"target {name}": each.texts[each.codes] for name, each in categories.items()}
     if encoder.classes is None:
         names = encoder.target_names
         return {
@@ -228,15 +228,15 @@ def _by_row(blocks: Sequence[Block], repeats: int, folds: int) -> Iterator[Block
 
 def summarized(rows: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
     """Return mean, standard deviation, least and largest value of each metric, over the runs where it is defined."""
-    found: dict[str, dict[str, float]] = {}
+    summary: dict[str, dict[str, float]] = {}
     for name in rows[0]:
         values = np.array([v for row in rows if (v := row.get(name)) is not None and math.isfinite(v)])
         spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
         some = len(values) > 0
-        found[name] = {
+        summary[name] = {
             "mean": float(values.mean()) if some else math.nan,
             "std": spread,
             "min": float(values.min()) if some else math.nan,
             "max": float(values.max()) if some else math.nan,
         }
-    return found
+    return summary

@@ -103,8 +103,8 @@ def weigh(
         if not np.array_equal(each.seen.rows, first.seen.rows) or not np.array_equal(
             each.seen.targets, first.seen.targets, equal_nan=first.seen.targets.dtype.kind == "f"
         ):
-            what = f"these rows outside of training are not those of {first.name}, so no weights can be chosen"
-            raise RunError(what, where=each.name, hint="combine runs of the same data and training.seed")
+            message = f"these rows outside of training are not those of {first.name}, so no weights can be chosen"
+            raise RunError(message, where=each.name, hint="combine runs of the same data and training.seed")
     counts, losses = select([each.seen for each in candidates], candidates[0].models[0], rounds)
     shares = counts / counts.sum()
     chosen = [(each, float(share)) for each, share in zip(candidates, shares, strict=True) if share > 0]
@@ -163,31 +163,31 @@ def loss_of(predicted: Predictions, seen: Seen, model: SavedModel) -> float:
     if predicted.probabilities is not None:
         true = predicted.probabilities[np.arange(len(seen.rows)), seen.targets]
         return float(weights @ -np.log(true.clip(MIN_PROBABILITY)) / weights.sum())
-    wanted = seen.targets.reshape(len(seen.rows), -1)
-    there = ~np.isnan(wanted)
+    truth = seen.targets.reshape(len(seen.rows), -1)
+    there = ~np.isnan(truth)
     if predicted.quantiles is not None:
-        errors = wanted[:, :, None] - predicted.quantiles
+        errors = truth[:, :, None] - predicted.quantiles
         levels = np.array(encoder.levels)
         each = np.maximum(levels * errors, (levels - 1) * errors).mean(axis=2)
-        scale = np.nanstd(wanted, axis=0)
+        scale = np.nanstd(truth, axis=0)
     else:
-        each = (wanted - predicted.values.reshape(wanted.shape)) ** 2
-        scale = np.nanvar(wanted, axis=0)
+        each = (truth - predicted.values.reshape(truth.shape)) ** 2
+        scale = np.nanvar(truth, axis=0)
     counts = weights[:, None] * there
     return float((counts * np.where(there, each / np.where(scale > 0, scale, 1.0), 0.0)).sum() / counts.sum())
 
 
 def _candidates(folders: Sequence[Path], device: int) -> list[Candidate]:
     """Read all runs, each file of data once."""
-    cache, found = SourceCache(), []
+    cache, candidates = SourceCache(), []
     for folder in dict.fromkeys(folders):
-        place = PlanFolder(folder)
-        kind = place.plan().get("kind") if place.is_plan else None
+        plan_folder = PlanFolder(folder)
+        kind = plan_folder.plan().get("kind") if plan_folder.is_plan else None
         if kind in OUTSIDE:
-            found += folds_of(place, cache, device)
+            candidates += folds_of(plan_folder, cache, device)
         else:
-            found += [_run(each.path, cache, device) for each in runs_in(folder)]
-    return found
+            candidates += [_run(each.path, cache, device) for each in runs_in(folder)]
+    return candidates
 
 
 def _run(folder: Path, cache: SourceCache, device: int) -> Candidate:
@@ -199,22 +199,22 @@ OUTSIDE = {"cv": "test", "bag": "validation"}
 """The rows that no run of a fold is trained on, by the kind of plan."""
 
 
-def folds_of(place: PlanFolder, cache: SourceCache, device: int) -> list[Candidate]:
+def folds_of(plan_folder: PlanFolder, cache: SourceCache, device: int) -> list[Candidate]:
     """Return the folds of a cross-validation or bag as one candidate, or one for each of its recipes.
 
     Of repeats, the mean of a row counts.
     """
-    if not (place.path / RESULTS).is_file():
-        what = "not all folds have been trained"
-        raise RunError(what, where=str(place.path), hint="run the same command again")
-    results = read_json(place.path / RESULTS)
+    if not (plan_folder.path / RESULTS).is_file():
+        message = "not all folds have been trained"
+        raise RunError(message, where=str(plan_folder.path), hint="run the same command again")
+    results = read_json(plan_folder.path / RESULTS)
     if not is_whole(results):
-        raise RunError("the results are damaged", where=str(place.path / RESULTS))
-    part, runs = OUTSIDE[place.plan()["kind"]], dict[str, list[Path]]()
+        raise RunError("the results are damaged", where=str(plan_folder.path / RESULTS))
+    part, runs = OUTSIDE[plan_folder.plan()["kind"]], dict[str, list[Path]]()
     for fold in results["folds"]:
-        runs.setdefault(fold.get("recipe", ""), []).append(place.run(fold["run"]))
+        runs.setdefault(fold.get("recipe", ""), []).append(plan_folder.run(fold["run"]))
     return [
-        _mean_of_folds(str(place.path / recipe), [_seen(run, part, cache, device) for run in folds])
+        _mean_of_folds(str(plan_folder.path / recipe), [_seen(run, part, cache, device) for run in folds])
         for recipe, folds in runs.items()
     ]
 

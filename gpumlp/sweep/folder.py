@@ -104,15 +104,15 @@ class PlanFolder:
                 if not self.is_plan:  # else another process was first: see what it began
                     raise
         if not self.is_plan:
-            what = (
+            message = (
                 "the folder is not empty, and was not made by this command" if self.path.is_dir() else "not a folder"
             )
-            raise RunError(what, where=str(self.path), hint="choose another --run-dir")
+            raise RunError(message, where=str(self.path), hint="choose another --run-dir")
         if not self.has(plan):
             was, now = self.plan(), json.loads(json.dumps(plan))
             changed = [name for name in {**was, **now} if was.get(name) != now.get(name)]
-            what = f"this folder was begun with other settings: {', '.join(changed)} changed"
-            raise RunError(what, where=str(self.path), hint="choose another --run-dir, or delete the folder")
+            message = f"this folder was begun with other settings: {', '.join(changed)} changed"
+            raise RunError(message, where=str(self.path), hint="choose another --run-dir, or delete the folder")
 
     def run(self, name: str) -> Path:
         """Return the folder of one of the runs."""

@@ -114,10 +114,10 @@ def dimension_of(override: str) -> Dimension | None:
     setting = setting.strip()
     if not equals:
         return None
-    if found := _RANGE.fullmatch(value):
-        kind, where = found[1], f"--set {setting}"
+    if match := _RANGE.fullmatch(value):
+        kind, where = match[1], f"--set {setting}"
         try:
-            low, high = float(found[2]), float(found[3])
+            low, high = float(match[2]), float(match[3])
         except ValueError:
             raise ConfigError(f"{value.strip()} needs two numbers", where=where, hint=f"as {kind}(1,10)") from None
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -160,8 +160,8 @@ def numbers_of(count: int, part: str | None) -> Sequence[int]:
     """
     if part is None:
         return range(count)
-    found = re.fullmatch(r"(\d+)/(\d+)", part)
-    if not found or not 0 <= int(found[1]) <= int(found[2]) or int(found[2]) == 0:
+    match = re.fullmatch(r"(\d+)/(\d+)", part)
+    if not match or not 0 <= int(match[1]) <= int(match[2]) or int(match[2]) == 0:
         raise ConfigError(f"{part!r} is not a part", where="--part", hint="for example 0/4, 1/4, 2/4 and 3/4")
-    of = int(found[2])
-    return list(itertools.islice(range(count), int(found[1]) % of, None, of))
+    of = int(match[2])
+    return list(itertools.islice(range(count), int(match[1]) % of, None, of))

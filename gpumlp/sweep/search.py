@@ -53,7 +53,7 @@ class Point:
         return float("inf") if self.score is None else METRICS[self.metric].cost(self.score)
 
 
-_Found = tuple[Point, bool]
+_Outcome = tuple[Point, bool]
 """What came of a point, and whether it was finished before."""
 
 
@@ -65,7 +65,7 @@ def space_of(template: Template, overrides: tuple[str, ...], trials: int | None)
     ConfigError
         If a value of any setting is wrong.
     """
-    dimensions = [found for each in overrides if (found := dimension_of(each)) is not None]
+    dimensions = [dimension for each in overrides if (dimension := dimension_of(each)) is not None]
     fixed = tuple(each for each in overrides if dimension_of(each) is None)
     template = replace(template, overrides=(*template.overrides, *fixed))
     names = [each.setting for each in dimensions]
@@ -78,8 +78,8 @@ def space_of(template: Template, overrides: tuple[str, ...], trials: int | None)
         for value in each.ends:
             template.load(*first, f"{each.setting}={value}")
     if base.data.split.validation == 0:
-        what = "a sweep needs validation rows, which decide, but data.split.validation is 0"
-        raise ConfigError(what, where="data.split.validation", hint="set it to a share or a file")
+        message = "a sweep needs validation rows, which decide, but data.split.validation is 0"
+        raise ConfigError(message, where="data.split.validation", hint="set it to a share or a file")
     return template, Space(tuple(dimensions), trials, base.training.seed)
 
 
@@ -164,39 +164,39 @@ def sweep(
     RunError
         If the folder is not free.
     """
-    place, data = PlanFolder(Path(folder)), _Data()
+    plan_folder, data = PlanFolder(Path(folder)), _Data()
     if settings_of(template, space).search.sampler != "keyed":
-        return _studied(template, space, place, data, part, listener, done)
+        return _studied(template, space, plan_folder, data, part, listener, done)
     numbers = numbers_of(len(space), part)
     if numbers:
         data.of(template.load(*space.point(numbers[0])))  # nothing is written if the data do not fit
-    place.begin(plan_of(template, space))
+    plan_folder.begin(plan_of(template, space))
 
-    def jobs() -> Iterator[Job[_Found] | Known[_Found]]:
+    def jobs() -> Iterator[Job[_Outcome] | Known[_Outcome]]:
         for number in numbers:
             name, overrides = name_of(number), space.point(number)
             with contextlib.ExitStack() as held:
-                if not held.enter_context(place.claim(name)):
+                if not held.enter_context(plan_folder.claim(name)):
                     continue
-                before = _outcome(place, name, overrides)
+                before = _outcome(plan_folder, name, overrides)
                 if before.summary is not None:
-                    data.check(template.load(*overrides), before, place.run(name))
+                    data.check(template.load(*overrides), before, plan_folder.run(name))
                     yield Known((before, True))
-                elif (prepared := _prepared(place, name, template, overrides, data)) is None:
-                    yield Known((_outcome(place, name, overrides), False))
+                elif (prepared := _prepared(plan_folder, name, template, overrides, data)) is None:
+                    yield Known((_outcome(plan_folder, name, overrides), False))
                 else:
-                    make = partial(_point, held.pop_all(), place, name, overrides, *prepared, listener)
+                    make = partial(_point, held.pop_all(), plan_folder, name, overrides, *prepared, listener)
                     yield Job(prepared[0].settings, prepared[1], make)
 
-    for found in side_by_side(jobs()):
+    for result in side_by_side(jobs()):
         if done is not None:
-            done(*found)
-    return points_of(place, space)
+            done(*result)
+    return points_of(plan_folder, space)
 
 
 def _point(
     held: contextlib.ExitStack,
-    place: PlanFolder,
+    plan_folder: PlanFolder,
     name: str,
     overrides: tuple[str, ...],
     loaded: Loaded,
@@ -204,19 +204,19 @@ def _point(
     listener: Listener | None,
     backend: Backend | None,
     ranks: Ranks,
-) -> _Found:
+) -> _Outcome:
     """Train a point, whose claim is ``held``."""
     with held:
-        with _recorded(place, name):
-            path = place.run(name)
+        with _recorded(plan_folder, name):
+            path = plan_folder.run(name)
             train(loaded, path, data=prepared, resume=True, listener=listener, ranks=ranks, backend=backend)
-        return _outcome(place, name, overrides), False
+        return _outcome(plan_folder, name, overrides), False
 
 
 def _studied(
     template: Template,
     space: Space,
-    place: PlanFolder,
+    plan_folder: PlanFolder,
     data: _Data,
     part: str | None,
     listener: Listener | None,
@@ -227,51 +227,51 @@ def _studied(
     if space.trials is None:
         raise ConfigError(f"sampler {settings.search.sampler} has no end", where="--trials", hint="add --trials N")
     if part is not None:
-        what = f"parts are of points by number, and sampler {settings.search.sampler} chooses them by results"
-        raise ConfigError(what, where="--part", hint="start the same command several times: they share the study")
+        message = f"parts are of points by number, and sampler {settings.search.sampler} chooses them by results"
+        raise ConfigError(message, where="--part", hint="start the same command several times: they share the study")
     load_optuna()
     data.of(template.load(*(f"{each.setting}={each.ends[0]}" for each in space.dimensions)))
     plan, metric = plan_of(template, space), settings.training.chosen_metric
     if settings.search.storage is not None:  # nothing is written if it cannot be used
-        Study(place, space, settings.search, plan, metric)
-    place.begin(plan)
-    study = Study(place, space, settings.search, plan, metric)
+        Study(plan_folder, space, settings.search, plan, metric)
+    plan_folder.begin(plan)
+    study = Study(plan_folder, space, settings.search, plan, metric)
     for trial in study.trials():
         name = name_of(trial.number)
-        with _recorded(place, name):
+        with _recorded(plan_folder, name):
             loaded = template.load(*trial.overrides, SEARCHED)
             pruning = Pruning(trial, metric, listener)
-            train(loaded, place.run(name), data=data.of(loaded), resume=True, listener=pruning)
-        point = _outcome(place, name, trial.overrides)
+            train(loaded, plan_folder.run(name), data=data.of(loaded), resume=True, listener=pruning)
+        point = _outcome(plan_folder, name, trial.overrides)
         with study.reached():
             trial.end(point.score, pruned=point.status == PRUNED)
         if done is not None:
             done(point, False)
-    points = [_outcome(place, name_of(number), each) for number, each in study.overrides().items()]
+    points = [_outcome(plan_folder, name_of(number), each) for number, each in study.overrides().items()]
     return sorted(points, key=lambda each: each.cost)
 
 
-def points_of(place: PlanFolder, space: Space) -> list[Point]:
+def points_of(plan_folder: PlanFolder, space: Space) -> list[Point]:
     """Return what came of all points that were begun, the best first."""
-    points = [_outcome(place, name_of(number), space.point(number)) for number in range(len(space))]
+    points = [_outcome(plan_folder, name_of(number), space.point(number)) for number in range(len(space))]
     return sorted((each for each in points if each.status != "not begun"), key=lambda each: each.cost)
 
 
 def _prepared(
-    place: PlanFolder, name: str, template: Template, overrides: tuple[str, ...], data: _Data
+    plan_folder: PlanFolder, name: str, template: Template, overrides: tuple[str, ...], data: _Data
 ) -> tuple[Loaded, Prepared] | None:
     """Return the configuration and the data of a point; None where they do not fit, which is recorded."""
-    found: list[tuple[Loaded, Prepared]] = []
-    with _recorded(place, name):
+    prepared: list[tuple[Loaded, Prepared]] = []
+    with _recorded(plan_folder, name):
         loaded = template.load(*overrides, SEARCHED)
-        found.append((loaded, data.of(loaded)))
-    return found[0] if found else None
+        prepared.append((loaded, data.of(loaded)))
+    return prepared[0] if prepared else None
 
 
 @contextlib.contextmanager
-def _recorded(place: PlanFolder, name: str) -> Iterator[None]:
+def _recorded(plan_folder: PlanFolder, name: str) -> Iterator[None]:
     """Record what a point fails by, in place of raising it."""
-    record = place.path / FAILED / f"{name}.json"
+    record = plan_folder.path / FAILED / f"{name}.json"
     try:
         yield
         record.unlink(missing_ok=True)
@@ -282,9 +282,9 @@ def _recorded(place: PlanFolder, name: str) -> Iterator[None]:
         write_sealed(record, {"error": str(error) or "out of memory"})
 
 
-def _outcome(place: PlanFolder, name: str, overrides: tuple[str, ...]) -> Point:
-    run = RunFolder(place.run(name))
-    record = place.path / FAILED / f"{name}.json"
+def _outcome(plan_folder: PlanFolder, name: str, overrides: tuple[str, ...]) -> Point:
+    run = RunFolder(plan_folder.run(name))
+    record = plan_folder.path / FAILED / f"{name}.json"
     metric = "loss"
     if run.summary.is_file():
         summary = run.read_summary()

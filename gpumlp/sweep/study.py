@@ -94,12 +94,12 @@ class Study:
     """
 
     def __init__(
-        self, place: PlanFolder, space: Space, settings: SearchSettings, plan: Mapping[str, Any], metric: str
+        self, folder: PlanFolder, space: Space, settings: SearchSettings, plan: Mapping[str, Any], metric: str
     ) -> None:
-        self.place, self.space = place, space
+        self.folder, self.space = folder, space
         self.optuna = load_optuna()
         url = settings.storage
-        self.where = str(place.path / JOURNAL) if url is None else _without_secrets(url)
+        self.where = str(folder.path / JOURNAL) if url is None else _without_secrets(url)
         pruners = self.optuna.pruners
         pruner = (
             pruners.MedianPruner(n_startup_trials=STARTUP_POINTS, n_warmup_steps=WARMUP_EPOCHS)
@@ -109,7 +109,7 @@ class Study:
         with self.reached():
             self.study = self.optuna.create_study(
                 storage=self._storage(url),
-                study_name=place.path.name,
+                study_name=folder.path.name,
                 pruner=pruner,
                 direction="maximize" if METRICS[metric].rises else "minimize",
                 load_if_exists=True,
@@ -119,16 +119,16 @@ class Study:
             if before is None:
                 self.study.set_user_attr("plan", text)
         if before not in (None, text):
-            what = f"the storage has a study {place.path.name!r} with other settings"
-            raise RunError(what, where=self.where, hint="choose another --run-dir, whose name the study has")
+            message = f"the storage has a study {folder.path.name!r} with other settings"
+            raise RunError(message, where=self.where, hint="choose another --run-dir, whose name the study has")
 
     def _storage(self, url: str | None) -> Any:
         storages = self.optuna.storages
         if url is not None:
             return storages.get_storage(url)
-        make_folder(self.place.path / LOCKS)
+        make_folder(self.folder.path / LOCKS)
         backend = storages.journal.JournalFileBackend(
-            str(self.place.path / JOURNAL), lock_obj=_FileLock(self.place.path / LOCKS / "journal")
+            str(self.folder.path / JOURNAL), lock_obj=_FileLock(self.folder.path / LOCKS / "journal")
         )
         return storages.JournalStorage(backend)
 
@@ -161,15 +161,15 @@ class Study:
     def overrides(self) -> dict[int, tuple[str, ...]]:
         """Return the settings of each point, by its number, as far as they are known."""
         with self.reached():
-            found = self.study.get_trials(deepcopy=False)
-        whole = (each for each in found if len(each.params) == len(self.space.dimensions))
+            trials = self.study.get_trials(deepcopy=False)
+        whole = (each for each in trials if len(each.params) == len(self.space.dimensions))
         return {each.number: self._written(each.params) for each in whole}
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep other processes from choosing a point meanwhile."""
         while True:
-            with locked(self.place.path / LOCKS / "study") as free:
+            with locked(self.folder.path / LOCKS / "study") as free:
                 if free:
                     yield
                     return
@@ -180,7 +180,7 @@ class Study:
         running = self.optuna.trial.TrialState.RUNNING
         for each in self.study.get_trials(deepcopy=False, states=(running,)):
             with contextlib.ExitStack() as lock:
-                if lock.enter_context(self.place.claim(name_of(each.number))):
+                if lock.enter_context(self.folder.claim(name_of(each.number))):
                     held.push(lock.pop_all())
                     return self._trial(self.optuna.trial.Trial(self.study, each._trial_id))
         return None
@@ -194,7 +194,7 @@ class Study:
         seed = int(generator(self.space.seed, SEARCH, number).integers(2**32))
         self.study.sampler = self.optuna.samplers.TPESampler(seed=seed)
         trial = self.study.ask()
-        held.enter_context(self.place.claim(name_of(trial.number)))
+        held.enter_context(self.folder.claim(name_of(trial.number)))
         return self._trial(trial)
 
     def _trial(self, trial: Any) -> Trial:

@@ -85,10 +85,10 @@ def size_of(settings: Settings, encoder: Encoder) -> int:
 
 def _load_start(model: Model, weights: Arrays) -> None:
     """Give a network its first weights. Raises ConfigError if it has other arrays."""
-    shapes, given = ({name: array.shape for name, array in each.items()} for each in (model.arrays(), weights))
-    if shapes != given:
-        what = f"the network to start from has other arrays ({len(given)}; this one has {len(shapes)})"
-        raise ConfigError(what, where="model.start_from", hint="use the same layers, and as many members")
+    shapes, loaded = ({name: array.shape for name, array in each.items()} for each in (model.arrays(), weights))
+    if shapes != loaded:
+        message = f"the network to start from has other arrays ({len(loaded)}; this one has {len(shapes)})"
+        raise ConfigError(message, where="model.start_from", hint="use the same layers, and as many members")
     model.load(weights)
 
 
@@ -100,8 +100,8 @@ def architecture_of(settings: Settings, encoder: Encoder | None = None) -> Archi
     if numbers.embedding != NO_EMBEDDING and count:
         size = numbers.size or EMBEDDINGS[numbers.embedding].default_size
         embedding = {"embedding": numbers.embedding, "numbers": count, "embedding_size": size}
-        own = ("waves", "frequency") if numbers.embedding == "pbld" else ("bins",)
-        embedding |= {name: getattr(numbers, name) for name in own}
+        names = ("waves", "frequency") if numbers.embedding == "pbld" else ("bins",)
+        embedding |= {name: getattr(numbers, name) for name in names}
         if numbers.missing == "vector" and encoder is not None:
             embedding["flagged"] = encoder.flagged
     values, tables = () if encoder is None else encoder.category_values, chosen.categories

@@ -120,8 +120,8 @@ class Parts:
 def require_one_run(loaded: Loaded) -> None:
     """Raise ConfigError where the settings ask for a run on each fold of a bag."""
     if (folds := loaded.settings.bag) > 1:
-        what = f"bag: {folds} is trained by the command gpumlp train alone"
-        raise ConfigError(what, where=loaded.where("bag"), hint="set bag: 1, or in Python gpumlp.sweep.bag.train_bag")
+        message = f"bag: {folds} is trained by the command gpumlp train alone"
+        raise ConfigError(message, where=loaded.where("bag"), hint="set bag: 1, or in Python gpumlp.sweep.bag.train_bag")
 
 
 def load_data(
@@ -189,13 +189,13 @@ def _read(
 def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]]:
     """Return the settings that do not fit the classes or the validation rows, each with what is wrong."""
     classes, title = data.encoder.classes or (), settings.data.title
-    wanted = settings.loss.class_weight if isinstance(settings.loss, ClassificationLoss) else None
+    class_weight = settings.loss.class_weight if isinstance(settings.loss, ClassificationLoss) else None
     problems = [
         (
             f"loss.class_weight.{name}",
             DataError(f"there is no class {name!r}", where=title, hint=choices(name, classes)),
         )
-        for name in (wanted if isinstance(wanted, Mapping) else ())
+        for name in (class_weight if isinstance(class_weight, Mapping) else ())
         if name not in classes
     ]
     # A preset embeds what numbers there are, and makes tables of what categories.
@@ -208,15 +208,15 @@ def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]
     if tables is not None and not data.encoder.category_values and settings.preset == PLAIN:
         missing = DataError("there are no columns of categories to have tables", where=title, hint="set it to null")
         problems.append(("model.categories.table_above", missing))
-    metric, what = settings.training.chosen_metric, None
+    metric, message = settings.training.chosen_metric, None
     if metric == "auc" and len(classes) > 2:
-        what, hint = f"AUC is measured for two classes, and there are {len(classes)}", "use accuracy or log_loss"
+        message, hint = f"AUC is measured for two classes, and there are {len(classes)}", "use accuracy or log_loss"
     elif metric in ("auc", "r2") and data.validation is not None:
         targets, weights = data.validation.targets, data.validation.weights
         assert targets is not None
         seen = targets if weights is None else targets[weights > 0]
         if np.ptp(seen) == 0:
-            what = f"{METRICS[metric].title} is not defined: the target is the same in all validation rows"
+            message = f"{METRICS[metric].title} is not defined: the target is the same in all validation rows"
             hint = "use more validation rows (data.split.validation), or another metric"
     if settings.training.calibration == "isotonic" and data.validation is not None:
         count = round((1 - settings.training.conformal) * len(data.validation))
@@ -226,15 +226,15 @@ def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]
             )
             error = DataError(few, where=title, hint="set calibration: temperature, or use more validation rows")
             problems.append(("training.calibration", error))
-    if what is not None:
-        problems.append(("training.metric", DataError(what, where=title, hint=hint)))
+    if message is not None:
+        problems.append(("training.metric", DataError(message, where=title, hint=hint)))
     shift, side = _shift_of(settings, data.train), side_of(data.train)
     if shift and (side is None or shift >= side):
         where = "on disk" if data.window is not None else f"of {data.encoder.width} inputs"
-        what = f"rows {where} are not square images of bytes in memory, so they cannot be moved"
+        message = f"rows {where} are not square images of bytes in memory, so they cannot be moved"
         if side is not None:
-            what = f"images of {side} x {side} pixels cannot be moved by {shift}"
-        problems.append(("training.shift", DataError(what, where=title, hint="set shift: 0, or auto")))
+            message = f"images of {side} x {side} pixels cannot be moved by {shift}"
+        problems.append(("training.shift", DataError(message, where=title, hint="set shift: 0, or auto")))
     return problems
 
 
@@ -276,8 +276,8 @@ def build(
         If the network does not fit into memory, or does not have these weights.
     """
     if settings.model.start_from is not None and weights is None:
-        what = "this trains networks with new weights, and model.start_from names others"
-        raise ConfigError(what, where="model.start_from", hint="remove it, or use gpumlp train, cv, sweep or fit")
+        message = "this trains networks with new weights, and model.start_from names others"
+        raise ConfigError(message, where="model.start_from", hint="remove it, or use gpumlp train, cv, sweep or fit")
     small = is_small(settings, data.encoder)
     backend = backend or backend_of(settings, small=small)
     held = data.nbytes * (1 if data.window is None else settings.members.apart)  # each network has windows of its own
@@ -291,16 +291,16 @@ def build(
     )
     notes = list(data.notes)
     if shift:
-        what = (
+        message = (
             f"{parts.trainer.rows:,} training rows: each image also moved by up to {shift} pixel{'s' * (shift > 1)}"
         )
-        notes.append(Note(f"{what} (training.shift)"))
+        notes.append(Note(f"{message} (training.shift)"))
     if PRECISIONS[settings.precision].tf32 and not backend.tf32:
-        what = f"{backend.name} computes matrix products in float32, which is fastest here"
-        notes.append(Note(f"precision tf32: {what}"))
+        message = f"{backend.name} computes matrix products in float32, which is fastest here"
+        notes.append(Note(f"precision tf32: {message}"))
     if small and settings.backend == "auto" and isinstance(backend, NativeBackend) and CupyBackend.is_installed():
-        what = "steps this small are likely to be faster on the CPU than on a GPU (backend: cupy takes the GPU)"
-        notes.append(Note(f"backend auto: {what}"))
+        message = "steps this small are likely to be faster on the CPU than on a GPU (backend: cupy takes the GPU)"
+        notes.append(Note(f"backend auto: {message}"))
     return replace(parts, notes=(*notes, *_lone_row(parts)))
 
 
@@ -370,8 +370,8 @@ def _of_member(weights: Arrays | None, number: int) -> Arrays | None:
     """Return the first weights of one of several networks: its own, or those of the only one there is."""
     if weights is None:
         return None
-    own = {name.removeprefix(prefix(number)): a for name, a in weights.items() if name.startswith(prefix(number))}
-    return own or weights
+    of_member = {name.removeprefix(prefix(number)): a for name, a in weights.items() if name.startswith(prefix(number))}
+    return of_member or weights
 
 
 def _build(
@@ -387,18 +387,18 @@ def _build(
     encoder, training = data.encoder, settings.training
     architecture, model = network_of(settings, data, backend, weights, network)
     loss = build_loss(settings, model, encoder, data.train)
-    wanted = settings.optimizer
+    optimizer_settings = settings.optimizer
     optimizer = Optimizer(
-        wanted.name,
+        optimizer_settings.name,
         model.parameters,
         model.context.clock,
-        weight_decay=wanted.weight_decay,
-        clip_norm=wanted.clip_norm,
-        averaging=wanted.averaging,
-        **wanted.hyper,
+        weight_decay=optimizer_settings.weight_decay,
+        clip_norm=optimizer_settings.clip_norm,
+        averaging=optimizer_settings.averaging,
+        **optimizer_settings.hyper,
     )
     plan = settings.schedule
-    schedule = Schedule(plan.name, learning_rate=wanted.learning_rate, warmup=plan.warmup, **plan.hyper)
+    schedule = Schedule(plan.name, learning_rate=optimizer_settings.learning_rate, warmup=plan.warmup, **plan.hyper)
     rows: EncodedRows | DeviceData | Streamed = on_device.get(TRAINED, data.train)
     if not isinstance(rows, DeviceData):
         shift = _shift_of(settings, data.train)
@@ -415,7 +415,7 @@ def _build(
         seed=training.seed,
         drop_last=training.drop_last,
         mixup=training.mixup,
-        decay_schedule=_factors(wanted.decay_schedule),
+        decay_schedule=_factors(optimizer_settings.decay_schedule),
         dropout_schedule=_factors(settings.model.dropout_schedule),
         shards=training.shards or 1,
         ranks=ranks,
@@ -426,7 +426,7 @@ def _build(
         on_device["train"] = trainer.data
     wanted_stop = training.stopping(trainer.epochs, validated=data.validation is not None)
     stopping = None if wanted_stop is None else Stopping(*wanted_stop)
-    choice, kept = _divided(data.validation, training.conformal, training.seed)
+    choice, held_out = _divided(data.validation, training.conformal, training.seed)
     return Parts(
         backend,
         data,
@@ -440,7 +440,7 @@ def _build(
         training.chosen_metric,
         on_device,
         choice=choice,
-        kept=kept,
+        kept=held_out,
         calibration=CALIBRATIONS.get(training.calibrates(data.validation is not None))
         if encoder.task == "classification"
         else None,
@@ -454,8 +454,8 @@ def _divided(rows: EncodedRows | None, share: float, seed: int) -> tuple[Encoded
     order = generator(seed, CONFORMAL).permutation(len(rows))
     count = round(share * len(rows))
     if not 0 < count < len(rows):
-        what = f"a share of {share:g} of {len(rows)} validation rows is {'all of them' if count else 'no row'}"
-        raise DataError(what, where="training.conformal", hint="use more validation rows, or another share")
+        message = f"a share of {share:g} of {len(rows)} validation rows is {'all of them' if count else 'no row'}"
+        raise DataError(message, where="training.conformal", hint="use more validation rows, or another share")
     return rows.take(np.sort(order[count:])), rows.take(np.sort(order[:count]))
 
 
@@ -497,13 +497,13 @@ def require_memory(
     Without an encoder the network has at least one input and one output.
     """
     inputs, outputs = (encoder.width, encoder.outputs) if encoder else (1, 1)
-    architecture, wanted, precision = (
+    architecture, optimizer, precision = (
         architecture_of(settings, encoder),
         settings.optimizer,
         PRECISIONS[settings.precision],
     )
     count, members = count_parameters(architecture, inputs, outputs), settings.members
-    copies = 2 + OPTIMIZERS[wanted.name].slots + (wanted.averaging is not None)
+    copies = 2 + OPTIMIZERS[optimizer.name].slots + (optimizer.averaging is not None)
     needed = copies * members.apart * count * precision.trained.itemsize
     batch = ""
     if rows is not None and architecture.heads > 1:
@@ -514,9 +514,9 @@ def require_memory(
     if has is None or needed + encoded <= has:
         return
     if needed <= has:
-        what = f"the encoded rows take {gigabytes(encoded)} and the network {gigabytes(needed)} of memory"
+        message = f"the encoded rows take {gigabytes(encoded)} and the network {gigabytes(needed)} of memory"
         hint = "train on fewer rows or columns, or use fewer units"
-        raise ConfigError(f"{what}; this machine has {gigabytes(has)}", where="data", hint=hint)
+        raise ConfigError(f"{message}; this machine has {gigabytes(has)}", where="data", hint=hint)
     parameters = f"{'' if encoder else 'at least '}{count:,} parameters"
     subject, where, hint = f"a network of {parameters} needs", "model.hidden", "use fewer units"
     if members.count > 1:
@@ -526,7 +526,7 @@ def require_memory(
         subject = f"a network of {parameters} for {members.count} members needs"
         hint += ", or set a smaller training.batch_size" * bool(batch)
     raise ConfigError(
-        f"{subject} at least {gigabytes(needed)} of memory to train with {wanted.name}{batch}; "
+        f"{subject} at least {gigabytes(needed)} of memory to train with {optimizer.name}{batch}; "
         f"this machine has {gigabytes(has)}",
         where=where,
         hint=hint,
@@ -536,24 +536,24 @@ def require_memory(
 def build_loss(settings: Settings, model: Model, encoder: Encoder, train: EncodedRows | None) -> Loss:
     """Return the loss that the settings ask for. ``train`` is looked at where classes are to be balanced."""
     chosen = settings.loss
-    wanted = chosen.class_weight if isinstance(chosen, ClassificationLoss) else None
-    weights = None if wanted is None else class_weights(wanted, encoder.classes or (), train)
+    class_weight = chosen.class_weight if isinstance(chosen, ClassificationLoss) else None
+    weights = None if class_weight is None else class_weights(class_weight, encoder.classes or (), train)
     targets = len(encoder.target_names)
     levels = chosen.levels * targets if isinstance(chosen, QuantileLoss) else None
     return Loss(chosen.name, model, class_weights=weights, levels=levels, **chosen.hyper)
 
 
 def class_weights(
-    wanted: Literal["balanced"] | Mapping[str, float], classes: Sequence[str], train: EncodedRows | None
+    class_weight: Literal["balanced"] | Mapping[str, float], classes: Sequence[str], train: EncodedRows | None
 ) -> np.ndarray[Any, Any]:
     """Return one weight for each class, float64 (C,).
 
     ``balanced`` gives a class of n_c rows among n the weight n / (C n_c), rows counted by their weights.
-    A class that ``wanted`` does not name has the weight 1.
+    A class that ``class_weight`` does not name has the weight 1.
     """
-    if wanted == "balanced":
+    if class_weight == "balanced":
         assert train is not None
         assert train.targets is not None
         counts = np.bincount(train.targets, train.weights, minlength=len(classes))
         return np.asarray(counts.sum() / (len(classes) * np.where(counts > 0, counts, 1.0)))
-    return np.array([wanted.get(name, 1.0) for name in classes])
+    return np.array([class_weight.get(name, 1.0) for name in classes])

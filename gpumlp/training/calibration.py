@@ -61,8 +61,8 @@ def _gaps(linear: Host, labels: Host) -> Callable[[], Iterable[Host]]:
 
     some = pieces(linear, CACHED_VALUES)
     if linear.size <= MAX_VALUES:
-        kept = [of(rows) for rows in some]
-        return lambda: kept
+        whole = [of(rows) for rows in some]
+        return lambda: whole
     return lambda: map(of, some)
 
 
@@ -117,9 +117,9 @@ class Temperature:
             (N,) of the rows, or None for all alike.
         """
         weight = np.ones(len(linear)) if weights is None else weights.astype(np.float64)
-        kept, weight = weight > 0, weight / max(weight.sum(), 1e-300)
-        if not kept.all():
-            linear, labels, weight = linear[kept], labels[kept], weight[kept]
+        weighted, weight = weight > 0, weight / max(weight.sum(), 1e-300)
+        if not weighted.all():
+            linear, labels, weight = linear[weighted], labels[weighted], weight[weighted]
         gaps = _gaps(linear, labels)
         low, high, b = math.exp(-MAX_LOG_SHARPNESS), math.exp(MAX_LOG_SHARPNESS), 1.0
         for _ in range(MAX_STEPS):
@@ -190,9 +190,9 @@ class Curve:
         x, y, weights
             (n,), weights above 0.
         """
-        inputs, place = np.unique(x, return_inverse=True)
-        mass = np.bincount(place, weights)
-        means = np.bincount(place, weights * y) / mass
+        inputs, rank = np.unique(x, return_inverse=True)
+        mass = np.bincount(rank, weights)
+        means = np.bincount(rank, weights * y) / mass
         starts, levels, masses = list[int](), list[float](), list[float]()
         for start, (level, weight) in enumerate(zip(means.tolist(), mass.tolist(), strict=True)):
             while levels and levels[-1] >= level:
@@ -235,22 +235,22 @@ class Isotonic(Temperature):
     def fit(cls, linear: Host, labels: Host, weights: Host | None = None) -> Isotonic:
         base = Temperature.fit(linear, labels, weights)
         weight = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
-        kept = weight > 0
-        shares = softmax(base.sharpness * linear.astype(np.float64))[kept]
+        weighted = weight > 0
+        shares = softmax(base.sharpness * linear.astype(np.float64))[weighted]
         classes = range(1, 2) if shares.shape[1] == 2 else range(shares.shape[1])
-        curves = [Curve.fit(shares[:, k], (labels[kept] == k).astype(np.float64), weight[kept]) for k in classes]
+        curves = [Curve.fit(shares[:, k], (labels[weighted] == k).astype(np.float64), weight[weighted]) for k in classes]
         return cls(base.sharpness, base.mix, tuple(curves))
 
     def __call__(self, linear: Host) -> Host:
         shares = softmax(self.sharpness * linear.astype(np.float64))
         if len(self.curves) == 1:
             second = self.curves[0](shares[:, 1])
-            found = np.stack([1.0 - second, second], axis=1)
+            shares_of_classes = np.stack([1.0 - second, second], axis=1)
         else:
-            found = np.stack([curve(share) for curve, share in zip(self.curves, shares.T, strict=True)], axis=1)
-            total = found.sum(axis=1, keepdims=True)
-            found = np.where(total > 0, found / np.where(total > 0, total, 1.0), 1.0 / found.shape[1])
-        mixed: Host = (1.0 - self.mix) * found + self.mix / found.shape[1]
+            shares_of_classes = np.stack([curve(share) for curve, share in zip(self.curves, shares.T, strict=True)], axis=1)
+            total = shares_of_classes.sum(axis=1, keepdims=True)
+            shares_of_classes = np.where(total > 0, shares_of_classes / np.where(total > 0, total, 1.0), 1.0 / shares_of_classes.shape[1])
+        mixed: Host = (1.0 - self.mix) * shares_of_classes + self.mix / shares_of_classes.shape[1]
         return mixed
 
 

@@ -26,7 +26,7 @@ from gpumlp.training.windows import Streamed, on_device
 COMPLETED, STOPPED_EARLY, DIVERGED = "completed", "stopped early", "diverged"
 """Why a loop ended."""
 
-CHOICE, KEPT = "choice", "kept"
+CHOICE, HELD_OUT = "choice", "kept"
 """The validation rows that choose the best epoch, and those that do not."""
 
 Weights = dict[str, np.ndarray[Any, Any]]
@@ -292,10 +292,10 @@ class Loop:
             return None
         self.parts.model.load(self.best)
         assert data.targets is not None
-        linear = self._measurement_of(KEPT).linear()
+        linear = self._measurement_of(HELD_OUT).linear()
         if encoder.classes is None:
-            found, wanted = encoder.restore(linear), encoder.decode(data.targets.astype(np.float64))
-            each = np.abs(found - wanted)
+            predicted, true = encoder.restore(linear), encoder.decode(data.targets.astype(np.float64))
+            each = np.abs(predicted - true)
         else:
             shares = (self.calibration() or softmax)(linear)
             each = 1.0 - shares[np.arange(len(data)), data.targets]
@@ -374,7 +374,7 @@ class Loop:
         if name == CHOICE and parts.kept is None:
             name = "validation"  # all of them
         if name not in rows:
-            data = {**parts.data.parts, CHOICE: parts.choice, KEPT: parts.kept}[name]
+            data = {**parts.data.parts, CHOICE: parts.choice, HELD_OUT: parts.kept}[name]
             assert data is not None
             rows[name] = on_device(parts.model, data, parts.data.encoder.input_scale)
         return rows[name]

@@ -89,8 +89,8 @@ class Measurement:
             Whether to add that, after a temperature fitted to these rows.
         """
         log_loss = log_loss and bool(self.encoder.classes)
-        kept = 4 * len(self.device) * self.encoder.outputs <= MAX_SEEN_BYTES
-        values: list[metrics.Host] | None = [] if log_loss or kept else None
+        fits_in_memory = 4 * len(self.device) * self.encoder.outputs <= MAX_SEEN_BYTES
+        values: list[metrics.Host] | None = [] if log_loss or fits_in_memory else None
         blocks = self.device.blocks(self.model)
         measured = measure(self.model, self.loss, self.encoder, blocks, self.batch, linear=values)
         linear = None if values is None else np.concatenate(values)
@@ -108,11 +108,11 @@ class Measurement:
 
     def linear(self) -> np.ndarray[Any, Any]:
         """Return the last linear values of these rows, (N, K)."""
-        batch, found = self.batch or rows_at_once(self.encoder.outputs, self.device.host.features), []
+        batch, parts = self.batch or rows_at_once(self.encoder.outputs, self.device.host.features), []
         for block in self.device.blocks(self.model):
             inputs = partial(block.inputs, self.model)
-            found += [each.numpy() for _, each in evaluated(self.model, len(block), inputs, batch)]
-        return np.concatenate(found)
+            parts += [each.numpy() for _, each in evaluated(self.model, len(block), inputs, batch)]
+        return np.concatenate(parts)
 
 
 def measure(
@@ -249,14 +249,14 @@ def outcome_metrics(
         return metrics.classification(outcome, targets, weights)
     if encoder.task == "multilabel":
         return metrics.labels(outcome, targets, encoder.target_names, weights)
-    predicted, wanted = encoder.restore(outcome), encoder.decode(targets.astype(np.float64))
-    if wanted.ndim == 1:
-        found = metrics.regression(predicted, wanted, weights)
+    predicted, true = encoder.restore(outcome), encoder.decode(targets.astype(np.float64))
+    if true.ndim == 1:
+        values = metrics.regression(predicted, true, weights)
     else:
-        found = metrics.regressions(predicted, wanted, encoder.target_names, weights)
+        values = metrics.regressions(predicted, true, encoder.target_names, weights)
     if len(encoder.levels) > 1:
-        found["coverage"] = metrics.coverage(encoder.quantiles(outcome), wanted.reshape(len(wanted), -1), weights)
-    return found
+        values["coverage"] = metrics.coverage(encoder.quantiles(outcome), true.reshape(len(true), -1), weights)
+    return values
 
 
 def constant_loss(model: Model, loss: Loss, data: EncodedRows, encoder: Encoder, batch: int | None = None) -> float:
@@ -292,5 +292,5 @@ def _means(data: EncodedRows) -> metrics.Host:
     assert data.targets is not None
     weights = np.ones(len(data)) if data.weights is None else data.weights
     counts = ~np.isnan(data.targets) * weights[:, None]
-    found: metrics.Host = np.nansum(counts * data.targets, axis=0) / counts.sum(axis=0).clip(1e-30)
-    return found
+    means: metrics.Host = np.nansum(counts * data.targets, axis=0) / counts.sum(axis=0).clip(1e-30)
+    return means

@@ -202,8 +202,8 @@ class MembersLoop(Loop):
         if mean:
             metric = self.parts.metric
             self.progress.best_cost = min(self.progress.best_cost, METRICS[metric].cost(mean[metric]))
-        kept = [report for loop, report in zip(trained, reports, strict=True) if loop in finite]
-        row = as_row(_mean_report(kept, self.progress.epoch, seconds), mean)
+        finite_reports = [report for loop, report in zip(trained, reports, strict=True) if loop in finite]
+        row = as_row(_mean_report(finite_reports, self.progress.epoch, seconds), mean)
         losses = {
             id(loop): each.get("validation_loss", each["train_loss"])
             for loop, each in zip(trained, rows, strict=True)

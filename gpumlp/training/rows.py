@@ -66,20 +66,20 @@ class Keeping:
             if not keys or not self._is_too_much(divided.nbytes):
                 return divided.encoded(keep_sources=self.keep_sources)
             with nullcontext() if is_mine else packs.making(keys[-1]):
-                found = next(filter(None, (packs.find(key, divided.encoder) for key in keys)), None)
-                made = self._told(found or packs.pack(divided, keys[-1], self.settings.training.seed))
-            return replace(made, sources=dict(divided.parts)) if self.keep_sources else made
+                packed = next(filter(None, (packs.find(key, divided.encoder) for key in keys)), None)
+                prepared = self._with_note(packed or packs.pack(divided, keys[-1], self.settings.training.seed))
+            return replace(prepared, sources=dict(divided.parts)) if self.keep_sources else prepared
 
         with held:
             is_mine = False
-            if keys and (self._asked or (memory is not None and TEXT_GROWS * size > memory)):
+            if keys and (self._is_requested or (memory is not None and TEXT_GROWS * size > memory)):
                 with suppress(DataError):  # a folder that cannot be written matters where rows are packed
                     held.enter_context(packs.making(keys[-1]))
                     is_mine = True
             for key in keys if not self.keep_sources else ():
-                found = packs.find(key, self.encoder)
-                if found is not None and self._is_too_much(_encoded_bytes(found)):
-                    return self._told(found)
+                pack = packs.find(key, self.encoder)
+                if pack is not None and self._is_too_much(_encoded_bytes(pack)):
+                    return self._with_note(pack)
 
             with reading_into(self.settings.data.room):
                 return read(encode)
@@ -89,29 +89,29 @@ class Keeping:
         return self.settings.data.packs
 
     @property
-    def _asked(self) -> bool:
+    def _is_requested(self) -> bool:
         """Whether the user wants rows to be packed."""
         return self.always or self.settings.data.pack.window is not None
 
     def _is_too_much(self, needed: int) -> bool:
         """Return whether rows that take so many bytes are packed."""
         memory = self.settings.data.memory
-        return self._asked or (memory is not None and needed > memory // ENCODED)
+        return self._is_requested or (memory is not None and needed > memory // ENCODED)
 
-    def _told(self, found: Prepared) -> Prepared:
+    def _with_note(self, packed: Prepared) -> Prepared:
         """Return packed rows with the size of a window, and a note on where they are."""
         if self.always:
-            return found
-        data, row = self.settings.data, found.encoder.row_bytes
-        window, what = data.pack.window, f"{sum(map(len, found.parts.values())):,} rows"
+            return packed
+        data, row = self.settings.data, packed.encoder.row_bytes
+        window, rows = data.pack.window, f"{sum(map(len, packed.parts.values())):,} rows"
         if window is None:
             memory = data.memory or 0
             window = max(1, min(WINDOW, memory // STAGED // row // self.settings.members.apart))
-            what += f" take {gigabytes(_encoded_bytes(found))}, over half of data.max_memory ({gigabytes(memory)}):"
+            rows += f" take {gigabytes(_encoded_bytes(packed))}, over half of data.max_memory ({gigabytes(memory)}):"
         else:
-            what += " are"
-        place = f"packed in {data.packs.folder}, {min(window, len(found.train)):,} shuffled at a time"
-        return replace(found, window=window, notes=(*found.notes, Note(f"{what} {place} (data.pack.window)")))
+            rows += " are"
+        packing = f"packed in {data.packs.folder}, {min(window, len(packed.train)):,} shuffled at a time"
+        return replace(packed, window=window, notes=(*packed.notes, Note(f"{rows} {packing} (data.pack.window)")))
 
     def _keys_and_size(self) -> tuple[list[str], int]:
         """Return the keys that the rows may have, none where their files cannot be told, and the bytes of these.
@@ -127,9 +127,9 @@ class Keeping:
             return [], 0
 
 
-def _encoded_bytes(found: Prepared) -> int:
+def _encoded_bytes(prepared: Prepared) -> int:
     """Return the bytes that rows take as they are encoded."""
-    return found.encoder.row_bytes * sum(map(len, found.parts.values()))
+    return prepared.encoder.row_bytes * sum(map(len, prepared.parts.values()))
 
 
 def _files(settings: Settings) -> list[Path]:
@@ -137,8 +137,8 @@ def _files(settings: Settings) -> list[Path]:
     data = settings.data
     folder = Path(data.folder or "")
     named = [each for each in (data.train, data.split.validation, data.split.test) if isinstance(each, str | tuple)]
-    found = [each for name in named for path in files_of(name, folder) for each in (path, *beside(path))]
-    return found + ([] if data.query is None else [Path(path) for path in query_files(data.query, folder)])
+    files = [each for name in named for path in files_of(name, folder) for each in (path, *beside(path))]
+    return files + ([] if data.query is None else [Path(path) for path in query_files(data.query, folder)])
 
 
 def _deciding(settings: Settings) -> dict[str, Any]:

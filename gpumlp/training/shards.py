@@ -45,8 +45,8 @@ class Shards:
     def __init__(self, model: Model, count: int, batch_size: int, ranks: Ranks) -> None:
         self.model, self.count, self.ranks = model, count, ranks
         self.rows = -(-batch_size // count)
-        own = count // ranks.size
-        self.own = range(ranks.number * own, (ranks.number + 1) * own)
+        own_count = count // ranks.size
+        self.own = range(ranks.number * own_count, (ranks.number + 1) * own_count)
         parameters, backend = model.parameters, model.context.backend
         self._averages: dict[int, tuple[Array, float, slice]] = {}  # by the identity of the running average
         self._gradient = end = len(parameters.gradients)
@@ -57,13 +57,13 @@ class Shards:
                 end += average.size
         share = -(-end // (UNIT * ranks.size)) * UNIT
         dtype = parameters.gradients.dtype
-        self._stack = backend.zeros((own.bit_length(), ranks.size * share), dtype)
+        self._stack = backend.zeros((own_count.bit_length(), ranks.size * share), dtype)
         self._zero = backend.zeros((1,), dtype)
         self._sums = backend.zeros((count, SUMS + 1), np.float64)
         self._in_memory = isinstance(self._sums, np.ndarray)
         self._own_sums, self._total = self._sums, backend.zeros((SUMS + 1,), np.float64)
         if ranks.size > 1:
-            self._own_sums = backend.zeros((own, SUMS + 1), np.float64)
+            self._own_sums = backend.zeros((own_count, SUMS + 1), np.float64)
             self._received = backend.zeros((ranks.size, share), dtype)
             self._share = backend.zeros((share,), dtype)
 
@@ -91,8 +91,8 @@ class Shards:
         backend.run(TREE_SUM, "forward", (self._sums, None), (self._total,))
         sums, gradient = self._total[:SUMS], self._stack[:1, : self._gradient]
         backend.run(TREE_SUM, "forward", (gradient, sums), (parameters.gradients,), of=float(rows))
-        for average, momentum, place in self._averages.values() if _remembered(parts) else ():
-            statistic = self._stack[0, place].reshape(average.shape)
+        for average, momentum, span in self._averages.values() if _remembered(parts) else ():
+            statistic = self._stack[0, span].reshape(average.shape)
             params = {"momentum": momentum, "scale": 1.0}
             backend.run(MOVING_AVERAGE, "forward", (average, statistic), (average,), **params)
         return sums
@@ -130,8 +130,8 @@ class Shards:
 
         def leave(average: Array, value: Array, scale: float) -> None:
             if share:
-                place = row[self._averages[id(average)][2]].reshape(value.shape)
-                backend.compute("statistic", backend.xp.multiply, value, scale * share, out=place)
+                view = row[self._averages[id(average)][2]].reshape(value.shape)
+                backend.compute("statistic", backend.xp.multiply, value, scale * share, out=view)
 
         shard.first, shard.leave = part.start, leave
         try:

@@ -110,8 +110,8 @@ class Trainer:
             window = self.rows if window is None else window
             in_window = self.batches if window >= self.rows else max(1, window // self.batch_size)
             plan = Cut(self.rows, self.batch_size, self.batches, in_window, shards)
-            own = range(1) if self.shards is None else self.shards.own
-            self.data = Windows(model, data, input_scale, plan, own=own, epochs=epochs, seed=seed)
+            own_shards = range(1) if self.shards is None else self.shards.own
+            self.data = Windows(model, data, input_scale, plan, own_shards=own_shards, epochs=epochs, seed=seed)
         else:
             self.data = data if isinstance(data, DeviceData) else DeviceData(model, data, input_scale)
         if self.data.host.targets is not None:
@@ -232,8 +232,8 @@ class Trainer:
         """
         while self.batch < self.batches:
             done = self.advance(every=every)
-            asked = [] if on_batch is None else [on_batch(batch) for batch in done]
-            if any(asked) and self.batch < self.batches:
+            requests = [] if on_batch is None else [on_batch(batch) for batch in done]
+            if any(requests) and self.batch < self.batches:
                 self.pause()
                 return None
         return self.end_epoch()
@@ -292,12 +292,12 @@ class Trainer:
         if len(trainers) == 1:
             self._step(rows, count)
             return
-        place = rows, self.data.size
+        key = rows, self.data.size
         if all((rows, 1, each.data.size) in each._plans for each in trainers):
-            if self._launches.get(place, ((), None))[0] != trainers:
+            if self._launches.get(key, ((), None))[0] != trainers:
                 plans = [each._plans[rows, 1, each.data.size] for each in trainers]
-                self._launches[place] = trainers, self.backend.side_by_side(plans)
-            if steps := self._launches[place][1]:
+                self._launches[key] = trainers, self.backend.side_by_side(plans)
+            if steps := self._launches[key][1]:
                 steps(count)
                 return
             for each in trainers:  # what was captured for that is captured anew
@@ -326,9 +326,9 @@ class Trainer:
             return sums.array
         backend, context = self.backend, self.model.context
         others, other_y, other_weights = self._gathered(part, self._key_of_others)
-        found = backend.compute("mixup share", _share, self.shares, context.clock, xp=backend.xp)
-        kept = Tensor(found, backend)
-        share = as_dtype(kept, context.wide)
+        shares = backend.compute("mixup share", _share, self.shares, context.clock, xp=backend.xp)
+        share_of_first = Tensor(shares, backend)
+        share = as_dtype(share_of_first, context.wide)
         x = as_dtype(as_dtype(x, context.wide) * share + as_dtype(others, context.wide) * (1.0 - share), x.dtype)
         with GradientTape() as tape:
             outputs = self.model.forward(x, training=True)
@@ -336,7 +336,7 @@ class Trainer:
             other_loss, other_sums = self.loss(outputs, other_y, other_weights, divisor=divisor)
             loss = loss * share + other_loss * (1.0 - share)
         self.model.parameters.collect(tape, loss, gradient)
-        mixed: Array = (sums * kept + other_sums * (1.0 - kept)).array
+        mixed: Array = (sums * share_of_first + other_sums * (1.0 - share_of_first)).array
         return mixed
 
     def _gathered(self, part: range, key: int) -> tuple[Tensor, Array, Array | None]:
@@ -370,9 +370,9 @@ def weights_in_place(model: Model, weights: Array) -> Iterator[None]:
     if weights is parameters.values:
         yield
         return
-    kept = parameters.backend.asarray(parameters.values, copy=True)
+    initial = parameters.backend.asarray(parameters.values, copy=True)
     parameters.write(weights)
     try:
         yield
     finally:
-        parameters.write(kept)
+        parameters.write(initial)

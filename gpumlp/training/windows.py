@@ -124,10 +124,10 @@ class Windows(Streamed):
     """
 
     def __init__(
-        self, model: Model, data: PackedRows, scale: float, plan: Cut, *, own: range, epochs: int, seed: int
+        self, model: Model, data: PackedRows, scale: float, plan: Cut, *, own_shards: range, epochs: int, seed: int
     ) -> None:
         super().__init__(data, scale)
-        self.plan, self._own, self._epochs = plan, own, epochs
+        self.plan, self._own, self._epochs = plan, own_shards, epochs
         self._key, self._key_of_blocks = (int(generator(seed, PACK, i).integers(2**32)) for i in (1, 2))
         backend = self._backend = model.context.backend
         size = max(self._size(window) for window in (0, plan.windows - 1))
@@ -225,13 +225,13 @@ class Windows(Streamed):
         sizes[-1] = len(data.layout.rows(len(order) - 1))
         ends = np.cumsum(sizes[order])
         staged = (self._staged.features.stored, self._staged.targets, self._staged.weights)
-        for place in range(int(np.searchsorted(ends, start, "right")), len(order)):
-            block, begin = int(order[place]), int(ends[place] - sizes[order[place]])
+        for position in range(int(np.searchsorted(ends, start, "right")), len(order)):
+            block, begin = int(order[position]), int(ends[position] - sizes[order[position]])
             if begin >= stop:
                 break
             rows = data.read(block) if self._last is None or self._last[0] != block else self._last[1]
-            self._last = None if ends[place] <= stop else (block, rows)
-            part = slice(max(start - begin, 0), min(stop, int(ends[place])) - begin)
+            self._last = None if ends[position] <= stop else (block, rows)
+            part = slice(max(start - begin, 0), min(stop, int(ends[position])) - begin)
             to = slice(begin + part.start - start, begin + part.stop - start)
             number = np.array([epoch * len(order) + block])  # rows are there in the order of the file
             taken = permute(np, np.arange(part.start, part.stop), len(rows), number, self._key_of_blocks)
@@ -242,5 +242,5 @@ class Windows(Streamed):
     def order(self, epoch: int) -> np.ndarray[Any, Any]:
         """Return the order in which an epoch visits the blocks, (blocks,)."""
         count = self.host.layout.blocks
-        found: np.ndarray[Any, Any] = permute(np, np.arange(count), count, np.array([epoch]), self._key)
-        return found
+        permuted: np.ndarray[Any, Any] = permute(np, np.arange(count), count, np.array([epoch]), self._key)
+        return permuted

@@ -38,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def no_compiler(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("CXX", "/none/c++")
-    monkeypatch.setattr(prebuilt, "PLACE", place)
+    monkeypatch.setattr(prebuilt, "FOLDER", place)
     for kept in (builder.compiler, prebuilt.folder):
         kept.cache_clear()
     yield
@@ -110,7 +110,7 @@ def test_a_damaged_one_is_an_error_that_says_what_to_do(
     copytree(place, tmp_path / "prebuilt")
     for file in tmp_path.glob("prebuilt/*/program-*.so"):
         file.write_bytes(b"half")
-    monkeypatch.setattr(prebuilt, "PLACE", tmp_path / "prebuilt")
+    monkeypatch.setattr(prebuilt, "FOLDER", tmp_path / "prebuilt")
     prebuilt.folder.cache_clear()
     with pytest.raises(BackendError, match="cannot be loaded") as error:
         NativeBackend()

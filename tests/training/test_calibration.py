@@ -160,12 +160,12 @@ def test_rows_for_intervals_choose_nothing(task: Task) -> None:
     found = []
     for turned in (False, True):
         parts = build(loaded.settings, load_data(loaded))
-        assert parts.kept is not None
+        assert parts.held_out is not None
         assert parts.choice is not None
-        assert (len(parts.kept), len(parts.choice)) == (18, 42)
-        assert parts.kept.targets is not None
+        assert (len(parts.held_out), len(parts.choice)) == (18, 42)
+        assert parts.held_out.targets is not None
         if turned:
-            parts.kept.targets[...] = 2 - parts.kept.targets
+            parts.held_out.targets[...] = 2 - parts.held_out.targets
         loop = Loop(parts)
         list(loop)
         weights = {name: array.tolist() for name, array in loop.best.items()}

@@ -49,15 +49,15 @@ def arrange(works: Sequence[Work]) -> list[Placement]:
     before = dependencies(works)
     lanes = _lanes(works, before, set(longest(before)))
     known = {lane: dict.fromkeys(LANES, -1) for lane in LANES}  # up to where a lane has waited for another one
-    places = []
+    placements = []
     for number, lane in enumerate(lanes):
         last = {} if lane == CHAIN or lane in lanes[:number] else {CHAIN: 0}
         for other in sorted(before[number]):
             last[lanes[other]] = other
         after = tuple(sorted(other for at, other in last.items() if at != lane and other > known[lane][at]))
         known[lane] |= {lanes[other]: other for other in after}
-        places.append(Placement(lane, after))
-    return places
+        placements.append(Placement(lane, after))
+    return placements
 
 
 def _lanes(works: Sequence[Work], before: Sequence[set[int]], chain: set[int]) -> list[int]:
@@ -82,18 +82,18 @@ def dependencies(works: Sequence[Work]) -> list[set[int]]:
     number_of = {end: cell for cell, end in enumerate(ends)}  # memory is cut into cells, from one end to the next
     writer: dict[int, int] = {}
     readers: list[set[int]] = [set() for _ in ends]
-    found = []
+    needed = []
     for number, both in enumerate(extents):
         read, written = (
             {cell for start, stop in spans for cell in range(number_of[start], number_of[stop])} for spans in both
         )
         before = {writer[cell] for cell in read | written if cell in writer}
-        found.append(before.union(*(readers[cell] for cell in written)))
+        needed.append(before.union(*(readers[cell] for cell in written)))
         for cell in read:
             readers[cell].add(number)
         for cell in written:
             writer[cell], readers[cell] = number, set()
-    return found
+    return needed
 
 
 def longest(before: Sequence[set[int]]) -> list[int]:
@@ -109,11 +109,11 @@ def longest(before: Sequence[set[int]]) -> list[int]:
     return chain
 
 
-def depth(places: Sequence[Placement]) -> int:
+def depth(placements: Sequence[Placement]) -> int:
     """Return how many launches come one after the other at the most."""
     behind: list[int] = []
     last = dict.fromkeys(LANES, 0)
-    for place in places:
-        last[place.lane] = 1 + max(last[place.lane], *(behind[other] for other in place.after), 0)
-        behind.append(last[place.lane])
+    for placement in placements:
+        last[placement.lane] = 1 + max(last[placement.lane], *(behind[other] for other in placement.after), 0)
+        behind.append(last[placement.lane])
     return max(behind, default=0)

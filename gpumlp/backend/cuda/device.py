@@ -76,11 +76,11 @@ def is_installed() -> bool:
 
 def packages() -> list[str]:
     """Return the installed packages that bring CuPy, with their versions: one, if all is well."""
-    found = []
+    names = []
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{name} {importlib.metadata.version(name)}")
-    return found
+            names.append(f"{name} {importlib.metadata.version(name)}")
+    return names
 
 
 def has_driver() -> bool:
@@ -96,24 +96,24 @@ def load() -> ModuleType:
     """Return the module ``cupy``. Raises BackendError, with the mend, where it cannot be had or used."""
     if not is_installed():
         raise BackendError("CuPy is not installed", where="backend cupy", hint=INSTALL)
-    if len(found := packages()) > 1:
-        what = f"these packages overwrite each other: {', '.join(found)}"
-        names = " ".join(each.split()[0] for each in found)
-        raise BackendError(what, where="backend cupy", hint=f"pip uninstall {names}, then {INSTALL}")
+    if len(installed := packages()) > 1:
+        message = f"these packages overwrite each other: {', '.join(installed)}"
+        names = " ".join(each.split()[0] for each in installed)
+        raise BackendError(message, where="backend cupy", hint=f"pip uninstall {names}, then {INSTALL}")
     if not has_driver():
         raise BackendError(
             f"there is no NVIDIA driver: {DRIVER} is not found",
             where="backend cupy",
             hint="install the driver of the device (a container is started with --gpus all)",
         )
-    if kept := os.environ.get("GPUMLP_CACHE"):
-        os.environ.setdefault("CUPY_CACHE_DIR", os.path.join(kept, "cupy"))
+    if cache := os.environ.get("GPUMLP_CACHE"):
+        os.environ.setdefault("CUPY_CACHE_DIR", os.path.join(cache, "cupy"))
     try:
         return importlib.import_module("cupy")
     except Exception as error:  # whatever a broken installation raises
-        what = f"CuPy is installed, but cannot be imported: {_first_line(error)}"
-        hint = f"pip uninstall {found[0].split()[0] if found else 'cupy'}, then {INSTALL}"
-        raise BackendError(what, where="backend cupy", hint=hint) from error
+        message = f"CuPy is installed, but cannot be imported: {_first_line(error)}"
+        hint = f"pip uninstall {installed[0].split()[0] if installed else 'cupy'}, then {INSTALL}"
+        raise BackendError(message, where="backend cupy", hint=hint) from error
 
 
 def choose(xp: Any, number: int, turn: int = 0) -> Any:
@@ -145,24 +145,24 @@ def explained(where: str) -> Iterator[None]:
 
 def explain(error: Exception, where: str) -> BackendError | None:
     """Return what an error of CuPy means, or None where it is not CuPy's."""
-    kind, said = type(error), _first_line(error)
+    kind, message = type(error), _first_line(error)
     text = f"{kind.__name__} {error}"
     from_cupy = kind.__module__.split(".")[0] in ("cupy", "cupy_backends", "cuda")
     if not from_cupy and not isinstance(error, ImportError | RuntimeError | OSError):
         return None
     # The rest of a message may list everything that was looked for.
-    if known := meant(f"{kind.__name__} {said}", where, said) or meant(text, where, said):
+    if known := meant(f"{kind.__name__} {message}", where, message) or meant(text, where, message):
         return known
     if not from_cupy:
         return None
-    return BackendError(f"the device failed: {said}", where=where, hint=f"gpumlp doctor tests it; {INSTEAD}")
+    return BackendError(f"the device failed: {message}", where=where, hint=f"gpumlp doctor tests it; {INSTEAD}")
 
 
-def meant(text: str, where: str, said: str = "") -> BackendError | None:
+def meant(text: str, where: str, message: str = "") -> BackendError | None:
     """Return what a message of CUDA's libraries means by the signs in it, or None for one that has none."""
-    for signs, (what, hint) in HINTS.items():
+    for signs, (meaning, hint) in HINTS.items():
         if any(sign in text for sign in signs):
-            return BackendError(f"{what} ({said or text})", where=where, hint=hint)
+            return BackendError(f"{meaning} ({message or text})", where=where, hint=hint)
     return None
 
 

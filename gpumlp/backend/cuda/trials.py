@@ -44,8 +44,8 @@ class Trials:
 
     def _relu_of_nan_is_nan(self, x: Array, W: Array, b: Array) -> bool:
         """Multiply, with a bias of NaN aligned as the given one; without such a product the answer is no."""
-        place = aligned(address(b))
-        before = 0 if place == MAX_ALIGNMENT else place // b.itemsize
+        alignment = aligned(address(b))
+        before = 0 if alignment == MAX_ALIGNMENT else alignment // b.itemsize
         bias = self._xp.asarray(np.full(before + b.size, np.nan).astype(b.dtype))[before:]
         out = self._xp.empty((x.shape[0], W.shape[1]), x.dtype)
         product = self._product(x, W, out, Epilogue.RELU_BIAS, bias)

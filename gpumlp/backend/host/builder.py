@@ -81,21 +81,21 @@ log = logging.getLogger("gpumlp")
 @cache
 def _private_folder() -> Path:
     """Return a folder of this process alone, for where nothing can be kept; it goes with the process."""
-    place = tempfile.TemporaryDirectory(prefix="gpumlp-")
-    atexit.register(place.cleanup)
-    return Path(place.name)
+    folder = tempfile.TemporaryDirectory(prefix="gpumlp-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 @cache
 def compiler() -> tuple[str, ...] | None:
     """Return the command of the machine's C++ compiler, or None. ``CXX`` decides if it is set."""
     try:
-        given = shlex.split(os.environ.get("CXX", ""))
+        command = shlex.split(os.environ.get("CXX", ""))
     except ValueError:  # a quote that is not closed
         return None
-    if given:
-        path = shutil.which(given[0])
-        return (path, *given[1:]) if path else None
+    if command:
+        path = shutil.which(command[0])
+        return (path, *command[1:]) if path else None
     return next(((path,) for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
 
 
@@ -138,8 +138,8 @@ class Builder:
             raise BackendError("kernels are compiled on 64-bit Linux and macOS only", hint="use backend: numpy")
         if compiler() is None and prebuilt.folder() is None:
             command = os.environ.get("CXX")
-            what = f"CXX={command!r} is not a command that can be run" if command else "there is no C++ compiler"
-            raise BackendError(what, hint="install g++ or clang (or set CXX to its path), or use backend: numpy")
+            message = f"CXX={command!r} is not a command that can be run" if command else "there is no C++ compiler"
+            raise BackendError(message, hint="install g++ or clang (or set CXX to its path), or use backend: numpy")
         self.program()
 
     def find(self, op: Op, direction: str, types: tuple[str, ...], long: bool = True) -> dict[str, Function]:
@@ -152,14 +152,14 @@ class Builder:
         key = op.name, direction, types, long
         with self._lock:
             if key not in self._found:
-                found, flags = {}, FLAGS + WIDEST if long else FLAGS
+                functions, flags = {}, FLAGS + WIDEST if long else FLAGS
                 for name in self.texts.stages(op, direction):
                     try:
                         library = self._load(op.name, types, lambda: self._kernels_source(op, types), flags)
                     except NotCarriedError:
                         break
-                    found[name] = _function(library, name)
-                self._found[key] = found
+                    functions[name] = _function(library, name)
+                self._found[key] = functions
             return self._found[key]
 
     def _kernels_source(self, op: Op, types: tuple[str, ...]) -> str:
@@ -204,10 +204,10 @@ class Builder:
         for name in products:
             yield "product", _product_source(name), FLAGS
         for op in RECORDS.values():
-            narrow = any(made.narrow for made in op.directions.values())
-            rows = any(made.launch != "elementwise" for made in op.directions.values())
-            asked = {form.format(T=each) for each in floats if narrow or each != "bf16" for form in forms(op)}
-            for types in sorted(asked) if self.texts.text(op.name) else ():
+            narrow = any(definition.narrow for definition in op.directions.values())
+            rows = any(definition.launch != "elementwise" for definition in op.directions.values())
+            type_lists = {form.format(T=each) for each in floats if narrow or each != "bf16" for form in forms(op)}
+            for types in sorted(type_lists) if self.texts.text(op.name) else ():
                 source = self._kernels_source(op, tuple(types.split(", ")))
                 yield op.name, source, FLAGS + WIDEST
                 if rows:
@@ -237,18 +237,18 @@ class Builder:
         flags = [*flags, *_native(), *own_symbols(command)]
         digest = hashlib.sha256("\n".join([source, *flags, _machine(command)]).encode()).hexdigest()[:24]
         file = f"{name}-{digest}.so"
-        place = cache_folder()
-        if place is not None and (library := _kept(place / file)):
+        folder = cache_folder()
+        if folder is not None and (library := _load_cached(folder / file)):
             return library
         log.info("compiling kernels for this processor, once")
         content = compile_library([*command, *flags], name, source)
         try:
-            path = _keep(content, (place or _private_folder()) / file)
+            path = _keep(content, (folder or _private_folder()) / file)
         except OSError as error:
-            reason = f"{place}: {error.strerror}"
+            reason = f"{folder}: {error.strerror}"
             log.warning("compiled kernels cannot be cached (%s); set GPUMLP_CACHE to another folder", reason)
             path = _keep(content, _private_folder() / file)
-        if library := _kept(path):
+        if library := _load_cached(path):
             return library
         raise BackendError("a compiled kernel changed after it was written", where=str(path))
 
@@ -275,8 +275,8 @@ def _native() -> tuple[str, ...]:
 
 def _carried(name: str, source: str, flags: Sequence[str]) -> ctypes.CDLL:
     """Load a library that came with the installation, which is trusted like its Python files."""
-    place = prebuilt.folder()
-    file = place / prebuilt.file_name(name, source, flags) if place else None
+    folder = prebuilt.folder()
+    file = folder / prebuilt.file_name(name, source, flags) if folder else None
     if file is None or not file.is_file():
         raise NotCarriedError(f"there is no C++ compiler, and no kernel {name} for this processor came with gpumlp")
     try:
@@ -303,7 +303,7 @@ def _keep(content: bytes, path: Path) -> Path:
     return path
 
 
-def _kept(path: Path) -> ctypes.CDLL | None:
+def _load_cached(path: Path) -> ctypes.CDLL | None:
     """Load a library of the cache if it is whole and nobody else can have written it; else return None.
 
     The file is opened once: what was checked is what is loaded, whatever takes its name meanwhile. Loading half of a
@@ -324,16 +324,16 @@ def _kept(path: Path) -> ctypes.CDLL | None:
 
 def _is_ours(folder: Path) -> bool:
     """Return whether only this user, or the system's, can write in a folder; in our own, others lose the right."""
-    found = folder.stat()
-    if os.name == "posix" and found.st_uid == os.geteuid() and found.st_mode & OTHERS_WRITE:
-        folder.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS_WRITE)
-        found = folder.stat()
-    return _is_safe(found)
+    status = folder.stat()
+    if os.name == "posix" and status.st_uid == os.geteuid() and status.st_mode & OTHERS_WRITE:
+        folder.chmod(stat.S_IMODE(status.st_mode) & ~OTHERS_WRITE)
+        status = folder.stat()
+    return _is_safe(status)
 
 
-def _is_safe(found: os.stat_result) -> bool:
+def _is_safe(status: os.stat_result) -> bool:
     """Return whether a file or folder can be changed by this user and the system's alone."""
-    return os.name != "posix" or (found.st_uid in (os.geteuid(), 0) and not found.st_mode & OTHERS_WRITE)
+    return os.name != "posix" or (status.st_uid in (os.geteuid(), 0) and not status.st_mode & OTHERS_WRITE)
 
 
 def _open_library(handle: int, path: Path) -> ctypes.CDLL:
@@ -352,12 +352,12 @@ def _open_library(handle: int, path: Path) -> ctypes.CDLL:
 def compile_library(command: Sequence[str], name: str, source: str) -> bytes:
     """Return the shared library that the compiler makes of a source."""
     with tempfile.TemporaryDirectory(prefix="gpumlp-") as scratch:
-        made = Path(scratch) / "kernel.so"
+        library = Path(scratch) / "kernel.so"
         (Path(scratch) / "kernel.cpp").write_text(source, encoding="utf-8")
-        build = [*command, "kernel.cpp", "-o", made.name]
+        build = [*command, "kernel.cpp", "-o", library.name]
         result = subprocess.run(build, cwd=scratch, capture_output=True, text=True, errors="replace")
-        if result.returncode or not made.exists():
-            said = result.stderr.strip()[:1500] or "nothing"
-            hint = f"use backend: numpy; the compiler says\n{said}"
+        if result.returncode or not library.exists():
+            output = result.stderr.strip()[:1500] or "nothing"
+            hint = f"use backend: numpy; the compiler says\n{output}"
             raise BackendError(f"the kernel {name} does not compile with {command[0]}", hint=hint)
-        return made.read_bytes()
+        return library.read_bytes()

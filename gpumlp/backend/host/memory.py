@@ -47,7 +47,7 @@ def _itemsize(dtype: Any) -> int:
 
 def owners(arrays: Iterable[Array | None]) -> list[Any]:
     """Return what holds the memory of arrays: who keeps these keeps the memory, and lets the arrays go."""
-    found = []
+    owned = []
     for array in arrays:
         owner: Any = array
         while isinstance(owner, VIEWS):
@@ -55,8 +55,8 @@ def owners(arrays: Iterable[Array | None]) -> list[Any]:
             if inner is None:
                 break
             owner = inner
-        found.append(owner)
-    return found
+        owned.append(owner)
+    return owned
 
 
 class Pool:

@@ -112,9 +112,9 @@ class NativeBackend(Backend):
             room = np.empty(scratch(definition.launch, cols, parts))
             values += [room, parts]
         slots = array("q", map(as_bits, values))
-        place, nodes = slots.buffer_info()[0], array("q")
+        base, nodes = slots.buffer_info()[0], array("q")
         for stage, function in zip(definition.kernels, functions.values(), strict=True):
-            nodes.extend((function, place, 1 if stage.walk == "finish" else parts))
+            nodes.extend((function, base, 1 if stage.walk == "finish" else parts))
         return Program(self._run, self.threads, nodes, (slots, room, self._memory(*inputs, *outputs)))
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:

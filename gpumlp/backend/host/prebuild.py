@@ -20,7 +20,7 @@ FLOATS = {"amx": ("float", "bf16")}
 PRODUCTS = {"amx": (*PLAIN, *TILED)}
 
 
-def build(level: str, place: Path, names: Container[str] | None = None) -> int:
+def build(level: str, folder: Path, names: Container[str] | None = None) -> int:
     """Compile what a level of processors may ask for into a folder; return the number of libraries.
 
     ``names`` are the records, and the parts of ``kernels/host``, to be compiled; all by default.
@@ -28,15 +28,15 @@ def build(level: str, place: Path, names: Container[str] | None = None) -> int:
     command = compiler()
     if command is None:
         raise SystemExit("there is no C++ compiler")
-    asked, _ = prebuilt.LEVELS[level]
+    level_flags, _ = prebuilt.LEVELS[level]
 
     def make(job: tuple[str, str, tuple[str, ...]]) -> None:
         name, source, flags = job
-        content = compile_library([*command, *flags, *asked, *STANDALONE, *own_symbols(command)], name, source)
-        replace_file(place / prebuilt.file_name(name, source, flags), content, mode=0o644)
+        content = compile_library([*command, *flags, *level_flags, *STANDALONE, *own_symbols(command)], name, source)
+        replace_file(folder / prebuilt.file_name(name, source, flags), content, mode=0o644)
 
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     sources = Builder().sources(FLOATS.get(level, ("float",)), PRODUCTS.get(level, tuple(PLAIN)))
     jobs = [job for job in sources if names is None or job[0] in names]
     with ThreadPoolExecutor(threads()) as pool:
@@ -47,8 +47,8 @@ def build(level: str, place: Path, names: Container[str] | None = None) -> int:
 def main(levels: list[str]) -> None:
     """Compile the levels named, or all, into the package."""
     for level in levels or prebuilt.LEVELS:
-        count = build(level, prebuilt.PLACE / level)
-        size = sum(file.stat().st_size for file in (prebuilt.PLACE / level).iterdir())
+        count = build(level, prebuilt.FOLDER / level)
+        size = sum(file.stat().st_size for file in (prebuilt.FOLDER / level).iterdir())
         print(f"{level}: {count} libraries, {size / 1e6:.1f} MB")
 
 

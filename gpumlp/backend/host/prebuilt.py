@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-PLACE = Path(__file__).parents[2] / "prebuilt"
+FOLDER = Path(__file__).parents[2] / "prebuilt"
 LEVELS = {
     "amx": (
         ("-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mtune=sapphirerapids"),
@@ -32,12 +32,12 @@ def level() -> str | None:
     except OSError:
         lines = []
     has = set(next((line for line in lines if line.startswith("flags")), "").split())
-    found = None
-    for name, (_, wanted) in reversed(LEVELS.items()):
-        if not has.issuperset(wanted):
+    best = None
+    for name, (_, features) in reversed(LEVELS.items()):
+        if not has.issuperset(features):
             break
-        found = name
-    return found
+        best = name
+    return best
 
 
 @cache
@@ -45,7 +45,7 @@ def folder() -> Path | None:
     """Return the folder of the kernels for this processor, the best that the installation carries."""
     best = level()
     names = list(LEVELS)[list(LEVELS).index(best) :] if best else []
-    return next((PLACE / name for name in names if (PLACE / name).is_dir()), None)
+    return next((FOLDER / name for name in names if (FOLDER / name).is_dir()), None)
 
 
 def file_name(name: str, source: str, flags: Sequence[str]) -> str:

@@ -89,16 +89,16 @@ def cut(rows: int, cols: int, inner: int, threads: int, by_columns: bool = False
     the optimizer's pass over it will be, so that each thread finds there what it has written here. No number depends
     on the cut: each is summed as a whole.
     """
-    wanted = max(1, min(2 * rows * cols * inner // TASK_OPERATIONS, MAX_TASKS))
-    if by_columns and wanted > threads:
+    tasks = max(1, min(2 * rows * cols * inner // TASK_OPERATIONS, MAX_TASKS))
+    if by_columns and tasks > threads:
         slices = ceil_div(cols, MAX_SLICE_COLUMNS)
         runs = max(ceil_div(2 * threads, slices), min(rows // RUN_ROWS, MAX_TASKS // slices))
         if rows >= runs * SLICE_COLUMNS:
             return runs, slices
     slices = ceil_div(cols, SLICE_COLUMNS if rows < RUN_ROWS else 2 * SLICE_COLUMNS)
-    runs = max(1, min(wanted // slices, rows // RUN_ROWS))
-    if runs * slices < wanted:
-        slices = min(ceil_div(cols, MIN_SLICE_COLUMNS), ceil_div(wanted, runs))
+    runs = max(1, min(tasks // slices, rows // RUN_ROWS))
+    if runs * slices < tasks:
+        slices = min(ceil_div(cols, MIN_SLICE_COLUMNS), ceil_div(tasks, runs))
     return runs, slices
 
 
@@ -108,9 +108,9 @@ def cut_tiled(rows: int, cols: int, inner: int, threads: int) -> tuple[int, int]
 
     A task is halved along its longer side, which is what packing costs least, until each thread has one.
     """
-    wanted = max(1, min(2 * rows * cols * inner // TILED_TASK_OPERATIONS, threads))
+    tasks = max(1, min(2 * rows * cols * inner // TILED_TASK_OPERATIONS, threads))
     runs, slices = max(1, rows // RUN_ROWS), ceil_div(cols, TILED_SLICE_COLUMNS)
-    while runs * slices < wanted:
+    while runs * slices < tasks:
         if rows // runs >= cols // slices:
             runs *= 2
         else:

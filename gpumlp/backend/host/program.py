@@ -14,9 +14,9 @@ WORDS = 3
 class Program:
     """A list of nodes; calling it runs them one after the other, without Python in between."""
 
-    def __init__(self, run: Runner, threads: int, nodes: array[int], kept: Any) -> None:
+    def __init__(self, run: Runner, threads: int, nodes: array[int], referenced: Any) -> None:
         self._run, self._threads, self.nodes = run, threads, nodes
-        self._kept = kept  # what the addresses point to must stay
+        self._kept = referenced  # what the addresses point to must stay
         self._address, self._length = nodes.buffer_info()[0], len(nodes) // WORDS
 
     def __call__(self) -> None:
