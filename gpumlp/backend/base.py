@@ -79,7 +79,7 @@ class Backend:
         return self
 
     def __reduce__(self) -> Any:
-        return _shared_backend, (type(self), self._token, self.settings)
+        return _found_or_made, (type(self), self._token, self.settings)
 
     # ---- memory ----------------------------------------------------------------------------------
 
@@ -100,10 +100,10 @@ class Backend:
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return an array of zeros on the device."""
         self._refuse_while_capturing("an allocation")
-        array = self.allocate(shape, dtype)
+        made = self.allocate(shape, dtype)
         with self.quiet():
-            array[...] = 0
-        return array
+            made[...] = 0
+        return made
 
     def asarray(self, values: Any, dtype: Any = None, *, copy: bool = False) -> Array:
         """Return host values (or an array of this backend) as a C-contiguous array on the device.
@@ -116,15 +116,15 @@ class Backend:
             array = self.xp.asarray(values, dtype, order="C")  # CuPy's ascontiguousarray takes none of the host's
             if not copy:
                 return array
-            result = self.allocate(array.shape, array.dtype)
-            result[...] = array
-            return result
+            made = self.allocate(array.shape, array.dtype)
+            made[...] = array
+            return made
 
     def duplicate(self, array: Array) -> Array:
         """Return a copy of an array of this backend."""
-        result = self.allocate(array.shape, array.dtype)
-        result[...] = array
-        return result
+        made = self.allocate(array.shape, array.dtype)
+        made[...] = array
+        return made
 
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
         """Return a copy of a device array as a NumPy array."""
@@ -186,8 +186,8 @@ class Backend:
         widened = {i for i in definition.computed if inputs[i] is not None and is_narrow(inputs[i].dtype)}
 
         def launch() -> None:
-            operands = [wider(a) if i in widened else a for i, a in enumerate(inputs)] if widened else inputs
-            for out, result in zip(outputs, definition.formula(xp, *operands, **params), strict=True):
+            given = [wider(a) if i in widened else a for i, a in enumerate(inputs)] if widened else inputs
+            for out, result in zip(outputs, definition.formula(xp, *given, **params), strict=True):
                 if out is not None:
                     out[...] = result
 
@@ -211,9 +211,9 @@ class Backend:
         """
         definition = op.directions[direction]
         specs = definition.specs(*inputs, **params)
-        outputs_or_none = (None,) * len(specs) if outputs is None else outputs
+        given = (None,) * len(specs) if outputs is None else outputs
         results: list[Array | None] = []
-        for name, out, spec in zip(definition.outputs, outputs_or_none, specs, strict=True):
+        for name, out, spec in zip(definition.outputs, given, specs, strict=True):
             if spec is None:
                 results.append(None)
                 continue
@@ -281,12 +281,12 @@ class Backend:
         dx = self.matmul(dz, W.T) if want_x is not False else None
         if want_W is False:
             return dx, None
-        dW = place_of(want_W)
-        if dW is None and dtype != dz.dtype:
-            dW = self.allocate(W.shape, dtype)
+        place = place_of(want_W)
+        if place is None and dtype != dz.dtype:
+            place = self.allocate(W.shape, dtype)
         if x.ndim != 2:
             x, dz = x.reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])
-        return dx, self.matmul(x.T, dz, out=dW)
+        return dx, self.matmul(x.T, dz, out=place)
 
     def compute(
         self, name: str, function: Callable[..., Array], *inputs: Any, out: Array | None = None, **params: Any
@@ -352,7 +352,7 @@ class Backend:
         """
         if self.capturing:
             raise CaptureError("a step is being captured already", hint="a captured step cannot capture another")
-        held = tuple(self.asarray(raw(value), copy=True) for value in inputs)
+        held = tuple(self.asarray(raw(given), copy=True) for given in inputs)
         again = [x.sharing(a) if raw(x) is not x else a for x, a in zip(inputs, held, strict=True)]
         with self._record() as calls:
             result = step(*again)
@@ -409,14 +409,14 @@ _BY_TOKEN: weakref.WeakValueDictionary[str, Backend] = weakref.WeakValueDictiona
 """Every backend of this process, by a name that no other has, in no process."""
 
 
-def _shared_backend(kind: type[Backend], token: str, settings: dict[str, Any]) -> Backend:
+def _found_or_made(kind: type[Backend], token: str, settings: dict[str, Any]) -> Backend:
     """Return the backend that was pickled, if it is here, or else one like it, from now on under its token."""
-    backend = _BY_TOKEN.get(token)
-    if backend is None:
-        backend = kind(**settings)
-        backend._token = token
-        _BY_TOKEN[token] = backend
-    return backend
+    found = _BY_TOKEN.get(token)
+    if found is None:
+        found = kind(**settings)
+        found._token = token
+        _BY_TOKEN[token] = found
+    return found
 
 
 REFERENCE = Backend()

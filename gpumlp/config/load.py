@@ -34,7 +34,7 @@ _HINT_AT_DATA = "this looks like a data file: gpumlp init writes a configuration
 HEADER = "# All settings of a run, defaults included.\n"
 
 
-class Place(NamedTuple):
+class Origin(NamedTuple):
     """A place that can set values. Places sort as they should be reported: the file by lines, then overrides."""
 
     rank: int
@@ -56,7 +56,7 @@ class Loaded:
 
     settings: Settings
     path: Path
-    places: Mapping[str, Place]  # by dotted setting, for those that were set
+    origins: Mapping[str, Origin]  # by dotted setting, for those that were set
     notes: tuple[Note, ...] = ()  # of whoever has written it
 
     def where(self, setting: str) -> str:
@@ -65,23 +65,23 @@ class Loaded:
         This is ``file.yaml:4:3`` (line and column, from 1), ``--set data.target`` for an override, and the name
         of the file alone for a default.
         """
-        return self._place(setting).text
+        return self._origin_of(setting).text
 
     def report(self, misfits: Iterable[tuple[str, GpumlpError]]) -> str:
         """Return a message on settings that do not fit the files, in the order of the lines."""
-        placed = ((self._place(setting), setting, error) for setting, error in misfits)
+        placed = ((self._origin_of(setting), setting, error) for setting, error in misfits)
         return _report(self.path, [(origin, _misfit(origin, setting, error)) for origin, setting, error in placed])
 
-    def _place(self, setting: str) -> Place:
-        default = Place(0, 0, 0, str(self.path))
-        if setting in self.places:
-            return self.places[setting]
+    def _origin_of(self, setting: str) -> Origin:
+        default = Origin(0, 0, 0, str(self.path))
+        if setting in self.origins:
+            return self.origins[setting]
         section = setting
         while section := section.rpartition(".")[0]:
-            if section in self.places:
+            if section in self.origins:
                 # A bare name, or an override of a whole section, sets everything below it.
-                is_divided = any(other.startswith(f"{section}.") for other in self.places)
-                return default if is_divided else self.places[section]
+                is_divided = any(other.startswith(f"{section}.") for other in self.origins)
+                return default if is_divided else self.origins[section]
         return default
 
 
@@ -110,7 +110,7 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, text: s
     """
     path = Path(path)
     draft = _Draft(path, text)
-    problems: list[tuple[Place, ConfigError]] = []
+    problems: list[tuple[Origin, ConfigError]] = []
     for override in overrides:
         try:
             draft.override(override)
@@ -121,12 +121,12 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, text: s
         settings = Settings.model_validate(draft.value)
     except ValidationError as error:
         for problem in explain(error, draft.value):
-            origin = draft.place(problem.path)
+            origin = draft.origin_of(problem.path)
             where = origin.before(".".join(map(str, problem.path)))
             problems.append((origin, ConfigError(problem.what, where=where, hint=problem.hint)))
     if problems:
         raise ConfigError(_report(path, [*problems, *_misfits(draft, draft.start)]))
-    origins = {".".join(map(str, keys)): origin for keys, origin in draft.places.items() if keys}
+    origins = {".".join(map(str, keys)): origin for keys, origin in draft.origins.items() if keys}
     starts = draft.start_of("model", "start_from"), draft.start_of("data", "pack", "folder")
     return Loaded(_with_absolute_paths(settings, draft.start, *starts), path, origins)
 
@@ -158,7 +158,7 @@ def configure(**settings: Any) -> Loaded:
         checked = Settings.model_validate(plain)
     except ValidationError as error:
         errors = explain(error, plain)
-        origin = Place(0, 0, 0, "")
+        origin = Origin(0, 0, 0, "")
         problems = [(origin, ConfigError(p.what, where=".".join(map(str, p.path)), hint=p.hint)) for p in errors]
         raise ConfigError(_report("the settings", problems)) from None
     return Loaded(_with_absolute_paths(checked, os.getcwd()), Path(IN_PYTHON), {})
@@ -191,9 +191,9 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Settings.model_json_schema()}
 
 
-def _report(source: Path | str, problems: Sequence[tuple[Place, GpumlpError]]) -> str:
+def _report(source: Path | str, problems: Sequence[tuple[Origin, GpumlpError]]) -> str:
     """Return all problems of a configuration as one message, in the order of the lines."""
-    ordered = sorted(problems, key=lambda found: found[0])
+    ordered = sorted(problems, key=lambda problem: problem[0])
     blocks = [str(error) for _, error in ordered[:MAX_SHOWN]]
     if hidden := len(ordered) - len(blocks):
         blocks.append(f"and {hidden} more")
@@ -201,7 +201,7 @@ def _report(source: Path | str, problems: Sequence[tuple[Place, GpumlpError]]) -
     return "\n".join([f"{count} in {source}", *blocks])
 
 
-def _misfits(draft: _Draft, start: Path) -> list[tuple[Place, ConfigError]]:
+def _misfits(draft: _Draft, start: Path) -> list[tuple[Origin, ConfigError]]:
     """Return what else is wrong with a configuration that fails: names of files and columns in its data."""
     try:
         data = Data.model_validate(draft.value.get("data"))
@@ -209,12 +209,12 @@ def _misfits(draft: _Draft, start: Path) -> list[tuple[Place, ConfigError]]:
         return []  # reported by now, and there is nothing to read
     problems = []
     for setting, error in data.misfits(start):
-        origin = draft.place(tuple(int(key) if key.isdigit() else key for key in setting.split(".")))
+        origin = draft.origin_of(tuple(int(key) if key.isdigit() else key for key in setting.split(".")))
         problems.append((origin, _misfit(origin, setting, error)))
     return problems
 
 
-def _misfit(origin: Place, setting: str, error: GpumlpError) -> ConfigError:
+def _misfit(origin: Origin, setting: str, error: GpumlpError) -> ConfigError:
     """Return the error of a file in the words of the setting that names it."""
     return ConfigError(f"{error.where}: {error.what}", where=origin.before(setting), hint=error.hint)
 
@@ -259,17 +259,17 @@ class _Draft:
             hint = _HINT_AT_DATA if is_data else "start with task: classification, regression or multilabel"
             raise ConfigError("a configuration is a mapping from settings to values", where=f"{name}:1:1", hint=hint)
         self.value: dict[str, Value] = document.value
-        self.places: dict[KeyPath, Place] = {(): Place(0, 0, 0, name)}
+        self.origins: dict[KeyPath, Origin] = {(): Origin(0, 0, 0, name)}
         for keys, (line, column) in document.positions.items():
-            self.places[keys] = Place(0, line, column, f"{name}:{line}:{column}")
-        self.last = self.places[()]
+            self.origins[keys] = Origin(0, line, column, f"{name}:{line}:{column}")
+        self.last = self.origins[()]
 
     def require_known_version(self) -> None:
         """Raise ConfigError for a file of a later version: what it means by its settings cannot be known."""
         version = self.value.get("version")
         if isinstance(version, int) and version > VERSION:
             message = f"settings version {version}; this version of gpumlp supports up to {VERSION}"
-            raise ConfigError(message, where=self.place(("version",)).before("version"), hint="update gpumlp")
+            raise ConfigError(message, where=self.origin_of(("version",)).before("version"), hint="update gpumlp")
 
     @property
     def start(self) -> Path:
@@ -278,20 +278,20 @@ class _Draft:
 
     def start_of(self, *path: str) -> Path:
         """Return the folder that a setting with a relative path starts from: the file's, or for an override ours."""
-        origin = self.places.get(path)
-        return Path() if origin and origin.rank else Path(self.places[()].text).parent
+        origin = self.origins.get(path)
+        return Path() if origin and origin.rank else Path(self.origins[()].text).parent
 
-    def place(self, path: KeyPath) -> Place:
+    def origin_of(self, path: KeyPath) -> Origin:
         """Return where a setting stands, or else the innermost section that it belongs to."""
-        while path not in self.places:
+        while path not in self.origins:
             path = path[:-1]
-        return self.places[path]
+        return self.origins[path]
 
     def override(self, text: str) -> None:
         """Set one value by ``key.key=value``."""
         setting, equals, value = text.partition("=")
         setting = setting.strip()
-        self.last = Place(self.last.rank + 1, 0, 0, f"--set {setting}")
+        self.last = Origin(self.last.rank + 1, 0, 0, f"--set {setting}")
         keys = setting.split(".")
         if not equals or not all(keys):
             raise ConfigError(
@@ -309,8 +309,8 @@ class _Draft:
             node = self._opened(node, path)
         path = (*path, self._step(node, keys[-1]))
         node[path[-1]] = new.value
-        self.places = {at: origin for at, origin in self.places.items() if at[: len(path)] != path}
-        self.places |= {(*path, *below): self.last for below in ((), *new.positions)}
+        self.origins = {at: origin for at, origin in self.origins.items() if at[: len(path)] != path}
+        self.origins |= {(*path, *below): self.last for below in ((), *new.positions)}
 
     def _step(self, node: Any, key: str) -> str | int:
         """Return what a key of an override means in a mapping or a list."""
@@ -324,14 +324,14 @@ class _Draft:
     def _opened(self, node: Any, path: KeyPath) -> Any:
         """Return the mapping or list at ``path``, the last step from ``node``, in a form that can be added to."""
         child = node.get(path[-1]) if isinstance(node, dict) else node[path[-1]]
-        self.places.setdefault(path, self.last)
+        self.origins.setdefault(path, self.last)
         section = {} if child is None else _in_full(path, child)
         if not isinstance(section, dict | list):
             dotted = ".".join(map(str, path))
             raise ConfigError(f"{dotted} is a single value, not a section", where=self.last.text)
         if isinstance(child, str | int):
             for key in section:
-                self.places[*path, key] = self.places[path]
+                self.origins[*path, key] = self.origins[path]
         node[path[-1]] = section
         return section
 

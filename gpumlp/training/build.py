@@ -88,8 +88,8 @@ class Parts:
     members
         Of several networks, the parts of each; ``model`` is their ensemble then, and what else belongs to one
         network is the first's.
-    choice, kept
-        The validation rows that choose the best epoch, and those kept out of this, for intervals.
+    choice, held_out
+        The validation rows that choose the best epoch, and those held out of this, for intervals.
     calibration
         What the probabilities get, a value of ``CALIBRATIONS``; None: nothing.
     joint
@@ -112,7 +112,7 @@ class Parts:
     members: tuple[Parts, ...] = ()
     joint: bool = False
     choice: EncodedRows | None = None
-    kept: EncodedRows | None = None
+    held_out: EncodedRows | None = None
     calibration: type[Temperature] | None = None
     notes: tuple[Note, ...] = ()
 
@@ -121,7 +121,9 @@ def require_one_run(loaded: Loaded) -> None:
     """Raise ConfigError where the settings ask for a run on each fold of a bag."""
     if (folds := loaded.settings.bag) > 1:
         message = f"bag: {folds} is trained by the command gpumlp train alone"
-        raise ConfigError(message, where=loaded.where("bag"), hint="set bag: 1, or in Python gpumlp.sweep.bag.train_bag")
+        raise ConfigError(
+            message, where=loaded.where("bag"), hint="set bag: 1, or in Python gpumlp.sweep.bag.train_bag"
+        )
 
 
 def load_data(
@@ -370,7 +372,9 @@ def _of_member(weights: Arrays | None, number: int) -> Arrays | None:
     """Return the first weights of one of several networks: its own, or those of the only one there is."""
     if weights is None:
         return None
-    of_member = {name.removeprefix(prefix(number)): a for name, a in weights.items() if name.startswith(prefix(number))}
+    of_member = {
+        name.removeprefix(prefix(number)): a for name, a in weights.items() if name.startswith(prefix(number))
+    }
     return of_member or weights
 
 
@@ -440,7 +444,7 @@ def _build(
         training.chosen_metric,
         on_device,
         choice=choice,
-        kept=held_out,
+        held_out=held_out,
         calibration=CALIBRATIONS.get(training.calibrates(data.validation is not None))
         if encoder.task == "classification"
         else None,
@@ -482,9 +486,9 @@ def _lone_row(parts: Parts) -> tuple[Note, ...]:
         return ()
     better = next(size for size in itertools.count(trainer.batch_size + 1) if fits(size))
     lone = "ends with a batch" if shards == 1 else "has a shard"
-    what = f"{lone} of 1 row ({trainer.rows:,} training rows, training.batch_size {trainer.batch_size})"
+    of_one_row = f"{lone} of 1 row ({trainer.rows:,} training rows, training.batch_size {trainer.batch_size})"
     hint = f"set training.batch_size to {better}, or norm to layer"
-    return (Note(f"each epoch {what}, too small for batch norm; {hint}"),)
+    return (Note(f"each epoch {of_one_row}, too small for batch norm; {hint}"),)
 
 
 def require_memory(

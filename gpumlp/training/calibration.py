@@ -238,7 +238,9 @@ class Isotonic(Temperature):
         weighted = weight > 0
         shares = softmax(base.sharpness * linear.astype(np.float64))[weighted]
         classes = range(1, 2) if shares.shape[1] == 2 else range(shares.shape[1])
-        curves = [Curve.fit(shares[:, k], (labels[weighted] == k).astype(np.float64), weight[weighted]) for k in classes]
+        curves = [
+            Curve.fit(shares[:, k], (labels[weighted] == k).astype(np.float64), weight[weighted]) for k in classes
+        ]
         return cls(base.sharpness, base.mix, tuple(curves))
 
     def __call__(self, linear: Host) -> Host:
@@ -247,9 +249,13 @@ class Isotonic(Temperature):
             second = self.curves[0](shares[:, 1])
             shares_of_classes = np.stack([1.0 - second, second], axis=1)
         else:
-            shares_of_classes = np.stack([curve(share) for curve, share in zip(self.curves, shares.T, strict=True)], axis=1)
+            shares_of_classes = np.stack(
+                [curve(share) for curve, share in zip(self.curves, shares.T, strict=True)], axis=1
+            )
             total = shares_of_classes.sum(axis=1, keepdims=True)
-            shares_of_classes = np.where(total > 0, shares_of_classes / np.where(total > 0, total, 1.0), 1.0 / shares_of_classes.shape[1])
+            shares_of_classes = np.where(
+                total > 0, shares_of_classes / np.where(total > 0, total, 1.0), 1.0 / shares_of_classes.shape[1]
+            )
         mixed: Host = (1.0 - self.mix) * shares_of_classes + self.mix / shares_of_classes.shape[1]
         return mixed
 

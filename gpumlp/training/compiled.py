@@ -195,12 +195,12 @@ class Sequential(nn.Sequential):
         loss: Loss = build_loss(settings, self, encoder, rows)
         return measure(self, loss, encoder, [DeviceData(self, rows, encoder.input_scale)])
 
-    def _loss(self, given: Choice | None) -> dict[str, Any]:
+    def _loss(self, choice: Choice | None) -> dict[str, Any]:
         """Return the settings of a loss; of several sigmoids cross-entropy is that of labels."""
-        found = _settings_of(LINKS.get(self.link, "squared_error") if given is None else given)
+        settings = _settings_of(LINKS.get(self.link, "squared_error") if choice is None else choice)
         outputs = next((layer.units for layer in reversed(self.chain) if isinstance(layer, nn.Dense)), 1)
-        several = self.link == "sigmoid" and outputs > 1 and found["name"] == "cross_entropy"
-        return found | ({"name": "binary_cross_entropy"} if several else {})
+        several = self.link == "sigmoid" and outputs > 1 and settings["name"] == "cross_entropy"
+        return settings | ({"name": "binary_cross_entropy"} if several else {})
 
     def get_weights(self) -> list[np.ndarray[Any, Any]]:
         """Return copies of all arrays of the layers, in their order: what ``set_weights`` takes.
@@ -307,10 +307,10 @@ class Sequential(nn.Sequential):
         return numbers[0] if len(names) == 1 else NumberTargets(tuple(names), numbers)
 
 
-def _settings_of(given: Choice) -> dict[str, Any]:
-    found = {"name": given} if isinstance(given, str) else dict(given)
-    name = found.get("name", "")
-    return found | {"name": ALIASES.get(name, name)}
+def _settings_of(choice: Choice) -> dict[str, Any]:
+    settings = {"name": choice} if isinstance(choice, str) else dict(choice)
+    name = settings.get("name", "")
+    return settings | {"name": ALIASES.get(name, name)}
 
 
 def _task(loss: str) -> str:

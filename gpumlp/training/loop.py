@@ -251,7 +251,7 @@ class Loop:
         measured: dict[str, Callable[[], dict[str, float]]] = {}
         with beside() as begin:  # what is made of outputs on the host, while those of the next part are computed
             for name, part in parts.data.parts.items():
-                if name == "validation" and parts.kept is None and seen is not None:
+                if name == "validation" and parts.held_out is None and seen is not None:
                     result = partial(seen.scored, part, probabilities) if encoder.classes else seen.measured.copy
                 else:
                     blocks = self._rows_of(name).blocks(parts.model)
@@ -287,7 +287,7 @@ class Loop:
 
         Of numbers these are the distances in units of the target; of classes 1 - p of the true one.
         """
-        data, encoder = self.parts.kept, self.parts.data.encoder
+        data, encoder = self.parts.held_out, self.parts.data.encoder
         if data is None or encoder.labels or len(encoder.target_names) > 1:  # an interval is of one number
             return None
         self.parts.model.load(self.best)
@@ -371,10 +371,10 @@ class Loop:
     def _rows_of(self, name: str) -> DeviceData | Streamed:
         """Return a part of the data, or of its validation rows, on the device."""
         parts, rows = self.parts, self.parts.on_device
-        if name == CHOICE and parts.kept is None:
+        if name == CHOICE and parts.held_out is None:
             name = "validation"  # all of them
         if name not in rows:
-            data = {**parts.data.parts, CHOICE: parts.choice, HELD_OUT: parts.kept}[name]
+            data = {**parts.data.parts, CHOICE: parts.choice, HELD_OUT: parts.held_out}[name]
             assert data is not None
             rows[name] = on_device(parts.model, data, parts.data.encoder.input_scale)
         return rows[name]

@@ -116,9 +116,9 @@ class CupyBackend(Backend):
 
     def in_one_block(self) -> CupyBackend:
         """Return this backend with captured steps that one block takes alone: for several small networks at once."""
-        backend = object.__new__(type(self))
-        vars(backend).update(vars(self), one_block=True)
-        return backend
+        made = object.__new__(type(self))
+        vars(made).update(vars(self), one_block=True)
+        return made
 
     def side_by_side(self, plans: Sequence[Plan]) -> Callable[[int], None] | None:
         steps = self._in_blocks(plans) if self.one_block else None
@@ -136,13 +136,11 @@ class CupyBackend(Backend):
         members, launcher = blocks.kernels_of(plans), self._launcher
         if members is None:
             return None
-        key, first = ("whole steps", *blocks.expressions(members[0])), members[0]
+        key, own = ("whole steps", *blocks.expressions(members[0])), members[0]
         try:
             with self.quiet():
-                functions = launcher.compiled(
-                    key, lambda: blocks.source(launcher.texts, first), {blocks.NAME: blocks.NAME}
-                )
-                return blocks.Blocks(self.xp, functions[blocks.NAME], plans, members)
+                made = launcher.compiled(key, lambda: blocks.source(launcher.texts, own), {blocks.NAME: blocks.NAME})
+                return blocks.Blocks(self.xp, made[blocks.NAME], plans, members)
         except BackendError as error:
             log.warning("small networks are trained in turn, not in a block each: %s", error.what)
             return None
@@ -207,7 +205,7 @@ class CupyBackend(Backend):
         self._pace += 1
 
     def asarray(self, values: Any, dtype: Any = None, *, copy: bool = False) -> Array:
-        with self._ordered_after_caller("asarray", values):
+        with self._given("asarray", values):
             if isinstance(values, np.ndarray) and values.nbytes > MAX_COPY_BYTES:
                 return self._in_pieces(values, np.dtype(dtype or values.dtype))
             return super().asarray(values, dtype, copy=copy)
@@ -217,19 +215,19 @@ class CupyBackend(Backend):
 
         CuPy copies through pinned memory, of which it takes as much as the whole next power of two, and keeps it.
         """
-        array = self.empty(values.shape, dtype)
+        made = self.empty(values.shape, dtype)
         rows = max(1, MAX_COPY_BYTES * len(values) // values.nbytes)
         with self.quiet():
             for start in range(0, len(values), rows):
-                array[start : start + rows] = self.xp.asarray(values[start : start + rows], dtype)
-        return array
+                made[start : start + rows] = self.xp.asarray(values[start : start + rows], dtype)
+        return made
 
     def write(self, target: Array, values: Any) -> None:
-        with self._ordered_after_caller("write", values):
+        with self._given("write", values):
             super().write(target, values)
 
     @contextlib.contextmanager
-    def _ordered_after_caller(self, name: str, values: Any) -> Iterator[None]:
+    def _given(self, name: str, values: Any) -> Iterator[None]:
         """Order our stream after the caller's, and the caller's after our read.
 
         So it cannot free or overwrite the array early.
@@ -289,8 +287,8 @@ class CupyBackend(Backend):
             out = self.allocate((*a.shape[:-1], b.shape[-1]), a.dtype)
         if self._alone and out is not None and out.ndim == 2 and out.dtype == a.dtype == b.dtype:
             turned = tuple(not m.flags.c_contiguous for m in (a, b))
-            operands = [m.T if is_turned else m for m, is_turned in zip((a, b), turned, strict=True)]
-            self.run(MATRIX_PRODUCT, "forward", operands, (out,), turned=turned)
+            given = [m.T if is_turned else m for m, is_turned in zip((a, b), turned, strict=True)]
+            self.run(MATRIX_PRODUCT, "forward", given, (out,), turned=turned)
             return out
         if product := self._product(a, b, out):
             self._call("matmul", product, (a, b), multiplies=True)

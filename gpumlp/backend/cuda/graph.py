@@ -80,8 +80,8 @@ class CudaGraph:
         self._stream = streams[0]
         self.nodes = [node for launch in launches for node in launch.nodes]
         self.places = arrange(self.nodes) if len(streams) > 1 else [Placement()] * len(self.nodes)
-        for node, placement in zip(self.nodes, self.places, strict=True):
-            node.prepare(streams[placement.lane])
+        for node, place in zip(self.nodes, self.places, strict=True):
+            node.prepare(streams[place.lane])
         self._stream.begin_capture()
         try:
             with xp.cuda.using_allocator(_refuse), _no_finalizers():
@@ -102,13 +102,13 @@ class CudaGraph:
 
     def _capture(self, xp: Any, streams: Sequence[Any]) -> None:
         """Put every node on the stream of its lane; the first of them has all the others wait for it at last."""
-        last = {placement.lane: number for number, placement in enumerate(self.places)}
-        awaited = {other for placement in self.places for other in placement.after} | set(last.values())
+        last = {place.lane: number for number, place in enumerate(self.places)}
+        awaited = {other for place in self.places for other in place.after} | set(last.values())
         events: dict[int, Any] = {}
-        for number, (node, placement) in enumerate(zip(self.nodes, self.places, strict=True)):
-            stream = streams[placement.lane]
+        for number, (node, place) in enumerate(zip(self.nodes, self.places, strict=True)):
+            stream = streams[place.lane]
             with stream:
-                for other in placement.after:
+                for other in place.after:
                     stream.wait_event(events[other])
                 node.put(stream)
             if number in awaited:
@@ -176,7 +176,7 @@ def _faster(
     They are taken for that, each time from where the last step has left everything, and taken back.
     """
     try:
-        saved = [array.copy() for array in state]
+        kept = [array.copy() for array in state]
     except MemoryError:  # as CuPy raises where the device has no more
         return ways[0]
 
@@ -187,7 +187,7 @@ def _faster(
             run()
         stream.synchronize()
         taken = clock() - started
-        for array, before in zip(state, saved, strict=True):
+        for array, before in zip(state, kept, strict=True):
             array[...] = before
         return taken
 
@@ -197,17 +197,17 @@ def _faster(
 
 def state_of(nodes: Sequence[LaunchNode]) -> list[Array]:
     """Return what a step changes, and reads as the step before it has left it: no array twice."""
-    state: dict[tuple[int, int], Array] = {}
+    found: dict[tuple[int, int], Array] = {}
     written: set[tuple[int, int]] = set()
     read: list[tuple[int, int]] = []
     for node in nodes:
         read += map(extent, node.reads)
         for array in node.writes:
-            first, end = span = extent(array)
-            if span not in written and any(start < end and first < stop for start, stop in read):
-                state[span] = array
-            written.add(span)
-    return list(state.values())
+            first, end = place = extent(array)
+            if place not in written and any(start < end and first < stop for start, stop in read):
+                found[place] = array
+            written.add(place)
+    return list(found.values())
 
 
 @contextlib.contextmanager

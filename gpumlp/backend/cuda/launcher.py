@@ -112,14 +112,14 @@ class Launcher:
             named.append(("scratch", self._xp.empty(scratch(definition.launch, cols, pieces))))
             values += [named[-1][1], pieces]
         # Nothing is left to CuPy's choice: a Python number could have another size than the kernel's parameter.
-        parameters = tuple(value if isinstance(value, self._xp.ndarray) else number(value) for value in values)
+        given = tuple(value if isinstance(value, self._xp.ndarray) else number(value) for value in values)
         functions, nodes = self._compiled(op, types), []
         for kernel, stage in stages.items():
             shape = ONE_BLOCK if one_block else geometry(stage.walk, definition.launch, rows, cols)
             touched = definition.effects(stage)
             reads, writes = ([a for name, a in named if a is not None and name in names] for names in touched)
             made_for = op.name, kernel, types, functions[kernel]
-            nodes.append(Kernel(*made_for, shape.grid, shape.block, parameters, reads, writes))
+            nodes.append(Kernel(*made_for, shape.grid, shape.block, given, reads, writes))
         return Kernels(nodes)
 
     def _compiled(self, op: Op, types: tuple[str, ...]) -> dict[str, Any]:
