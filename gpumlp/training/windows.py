@@ -147,6 +147,13 @@ class Windows(Streamed):
         self._batch = -1
         self._last: tuple[int, Dataset] | None = None  # the block that the last window was cut in
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what the thread works at: a copy reads by itself."""
+        return vars(self) | {"_pool": None, "_coming": None, "_last": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"_pool": ThreadPoolExecutor(1)})
+
     @property
     def size(self) -> int:
         """The rows of the window of the moment that are here."""

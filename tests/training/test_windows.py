@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import threading
 from dataclasses import replace
@@ -19,7 +20,7 @@ from gpumlp.data import Dataset, Features, PackedRows
 from gpumlp.data.packed import blocks as blocks_module
 from gpumlp.data.packed.blocks import BlockLayout, Writer
 from gpumlp.data.packed.packs import _dealt
-from gpumlp.errors import DataError
+from gpumlp.errors import CaptureError, DataError
 from gpumlp.nn import BatchNorm, Dense, Dropout, Loss, Sequential
 from gpumlp.ops import batches
 from gpumlp.ops.random import permute
@@ -226,6 +227,16 @@ def test_training_goes_on_from_any_step(batch: int, tmp_path: Path) -> None:
     assert go(second, 2) == wanted
     second.go_to(0, 0, 0.0, np.zeros(4))  # and back again
     assert second.run_epoch() is not None
+
+
+def test_a_copy_made_before_the_first_step_reads_by_itself(tmp_path: Path) -> None:
+    first = trainer(on_disk(tmp_path, dataset(50)), window=18)
+    twin = copy.deepcopy(first)
+    for made in (first, twin):
+        made.run_epoch()
+    assert bits(twin) == bits(first)
+    with pytest.raises(CaptureError, match="cannot be copied"):
+        copy.deepcopy(first)
 
 
 def test_ranks_read_their_own_rows_and_change_no_bit(tmp_path: Path) -> None:

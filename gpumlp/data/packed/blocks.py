@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -251,6 +251,9 @@ class PackedRows:
 
     def __len__(self) -> int:
         return self.layout.count if self.rows is None else len(self.rows)
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # rows on disk do not change, and the files stay open
 
     def read(self, block: int) -> Dataset:
         """Return the rows of a block.
