@@ -224,6 +224,10 @@ class Function:
         self.function.at(target.memory, unwrap(index), values.memory)
 
 
+class Pinned(bytearray):
+    """Memory of the host that the device copies from: when it gets to it, not when it is asked."""
+
+
 class RawModule:
     """Kernels of one text. They are found by the names that were announced, and by no others."""
 
@@ -334,15 +338,20 @@ class Event:
         self.captured: Captured | None = None
         self.timed = not disable_timing
         self.stream, self.before, self.waits = -1, frozenset[int](), 0
+        self.cupy: Cupy | None = None
+        self.behind = 0  # copies from pinned memory
         self.done = True
 
     def synchronize(self) -> None:
         assert self.stream >= 0, "an event that was never recorded is waited for"
         assert self.captured is None
         self.waits += 1
+        if self.cupy is not None:
+            self.cupy.catch_up(self.behind)
 
     def record(self, stream: Stream) -> None:
         assert stream.captured is None or not self.timed
+        self.cupy, self.behind = stream.cupy, stream.cupy.asked
         self.captured, self.stream, self.before = stream.captured, stream.ptr, stream.before
 
 
@@ -369,6 +378,7 @@ class Stream:
 
     def use(self, name: str) -> None:
         """Note what is done here; refuse what CuPy cannot capture."""
+        self.cupy.catch_up()
         if self.captured is None:
             self.used.append(name)
         elif name == "matmul":
@@ -411,6 +421,7 @@ class Stream:
 
     def synchronize(self) -> None:
         assert self.captured is None, "a stream that is captured cannot be waited for"
+        self.cupy.catch_up()
 
     def record(self) -> Event:
         event = Event()
@@ -470,6 +481,9 @@ class Cupy(ModuleType):
     modules: list[RawModule] = field(default_factory=list)
     run_blocks: Callable[..., None] | None = None  # in place of the kernels that the steps of networks are made of
     launched: list[Launched] = field(default_factory=list)
+    waiting: list[tuple[int, weakref.ref[Pinned], Callable[[], object]]] = field(default_factory=list)
+    asked: int = 0  # copies from pinned memory
+    pinned: weakref.WeakValueDictionary[int, Pinned] = field(default_factory=weakref.WeakValueDictionary)
 
     def __post_init__(self) -> None:
         super().__init__("cupy")
@@ -482,8 +496,10 @@ class Cupy(ModuleType):
         self.lt, self.check_alive = CublasLt(self), check_alive
         NOTED.note = lambda name: self.stream.use(name)
         runtime = SimpleNamespace(
+            memcpyHostToDevice=1,
             memcpyDeviceToDevice=3,
             memcpyAsync=self._copy,
+            getDevice=lambda: self.current,
             getDeviceCount=self._count,
             memGetInfo=lambda: (60 << 30, 80 << 30),
             driverGetVersion=lambda: 12080,
@@ -500,6 +516,7 @@ class Cupy(ModuleType):
             Event=Event,
             get_current_stream=lambda: self.stream,
             using_allocator=self._using,
+            alloc_pinned_memory=self._pin,
             nvrtc=SimpleNamespace(getVersion=lambda: (12, 9)),
             nccl=self.nccl or SimpleNamespace(available=False),
         )
@@ -521,9 +538,29 @@ class Cupy(ModuleType):
     def get_default_memory_pool(self) -> SimpleNamespace:
         return SimpleNamespace(total_bytes=lambda: self.held)
 
+    def _pin(self, size: int) -> Pinned:
+        memory = Pinned(size)
+        self.pinned[np.frombuffer(memory, np.uint8).ctypes.data] = memory
+        return memory
+
+    def catch_up(self, until: int | None = None) -> None:
+        """Make the copies from pinned memory that were asked for, so many at the least."""
+        while self.waiting and (until is None or self.waiting[0][0] <= until):
+            _, memory, work = self.waiting.pop(0)
+            assert memory() is not None, "pinned memory is gone before it was copied"
+            work()
+
     def _copy(self, target: int, source: int, size: int, kind: int, stream: int) -> None:
-        assert kind == 3
         assert self.streams[stream] is self.stream
+        if kind == 1:
+            memory = next(
+                m for start, m in self.pinned.items() if start <= source and source + size <= start + len(m)
+            )
+            self.asked += 1
+            check_alive(target, size)
+            self.waiting.append((self.asked, weakref.ref(memory), lambda: ctypes.memmove(target, source, size)))
+            return
+        assert kind == 3
 
         def work() -> None:
             check_alive(target, size)

@@ -7,6 +7,7 @@ import gc
 import logging
 import re
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from ctypes import byref, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
@@ -804,3 +805,13 @@ def test_relu_is_asked_for_each_shape_and_alignment(
     fake.lt.keeps_nan = False
     y, _ = cupy.dense(relu, cupy.zeros((6, 4), np.float32), W, cupy.asarray(np.full(8, np.nan, np.float32)))
     assert np.isnan(cupy.to_host(y)).all()
+
+
+def test_nothing_of_the_library_is_destroyed_at_exit(cupy: CupyBackend) -> None:
+    """CuPy and the driver may be gone by then: what is left goes with the process."""
+    before = set(weakref.finalize._registry)  # type: ignore[attr-defined]
+    x = cupy.zeros((4, 4), np.float32)
+    cupy.matmul(x, x)
+    made = set(weakref.finalize._registry) - before  # type: ignore[attr-defined]
+    assert made
+    assert not any(each.atexit for each in made)

@@ -475,20 +475,55 @@ def test_a_run_keeps_pace(fake: Cupy, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_large_array_comes_in_pieces(fake: Cupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through two buffers: a piece is written into one only when the copy of what it held before has been made."""
     cupy = CupyBackend()
     monkeypatch.setattr("gpumlp.backend.cuda.gpu.MAX_COPY_BYTES", 1000)
-    pieces = []
-    whole = fake.asarray
-    monkeypatch.setattr(fake, "asarray", lambda values, *rest: pieces.append(values.nbytes) or whole(values, *rest))
     values = np.random.default_rng(0).standard_normal((333, 7))
     for dtype in (None, np.float32):
-        pieces.clear()
+        fake.asked = 0
         made = cupy.asarray(values, dtype)
-        assert len(pieces) > 18
-        assert max(pieces) <= 1000
+        assert fake.asked == -(-made.nbytes // (1000 // (made.nbytes // 333) * (made.nbytes // 333)))
+        assert not fake.pinned
         np.testing.assert_array_equal(cupy.to_host(made), values.astype(dtype or values.dtype))
     row = np.arange(5000.0)[None]  # one row is a piece, however large
     np.testing.assert_array_equal(cupy.to_host(cupy.asarray(row)), row)
+    turned = values.T[:, ::2]
+    np.testing.assert_array_equal(cupy.to_host(cupy.asarray(turned)), turned)
+
+
+def test_two_buffers_are_all_the_pinned_memory_there_is(fake: Cupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where a copy fails: they go when what was asked for before has been copied from them."""
+    cupy = CupyBackend()
+    monkeypatch.setattr("gpumlp.backend.cuda.gpu.MAX_COPY_BYTES", 1000)
+    most, copy = [], fake.cuda.runtime.memcpyAsync
+
+    def fail(*given: Any) -> None:
+        most.append(sum(map(len, fake.pinned.values())))
+        copy(*given)
+        if len(most) == 5:
+            raise CUDARuntimeError("cudaErrorIllegalAddress")
+
+    monkeypatch.setattr(fake.cuda.runtime, "memcpyAsync", fail)
+    with pytest.raises(BackendError, match="the device failed"):
+        cupy.asarray(np.ones((100, 100)))
+    assert max(most) <= 2 * 1000
+    assert not fake.waiting
+
+
+def test_what_is_launched_elsewhere_is_refused(fake: Cupy) -> None:
+    """CuPy launches on the device and the stream of the moment: on those of somebody else, silently."""
+    fake.devices = 2
+    cupy = CupyBackend(1)
+    x = cupy.zeros((4, 4), np.float32)
+    plan = cupy.capture(lambda: [cupy.run(ACTIVATIONS["relu"], "forward", (x,)) for _ in range(3)])
+    (graph,) = plan.runs
+    for launch in (plan.calls[0].launch, graph):
+        with pytest.raises(AssertionError, match="outside of its backend's quiet"):
+            launch()
+        with cupy.quiet():
+            launch()
+    with cupy.device, fake.cuda.Stream(), pytest.raises(AssertionError, match="relu_forward is launched outside"):
+        plan.calls[0].launch()
 
 
 def test_nothing_is_freed_while_a_graph_is_captured(fake: Cupy, monkeypatch: pytest.MonkeyPatch) -> None:

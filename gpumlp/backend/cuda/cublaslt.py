@@ -192,7 +192,8 @@ class Owned:
         self._library, self._kind, made = library, kind, c_void_p()
         check(f"cublasLt{kind}Create", getattr(library, f"cublasLt{kind}Create")(byref(made), *arguments))
         self.address = made.value
-        weakref.finalize(self, getattr(library, f"cublasLt{kind}Destroy"), self.address)
+        # Not at exit, where CuPy and the driver may be gone already: what is left goes with the process.
+        weakref.finalize(self, getattr(library, f"cublasLt{kind}Destroy"), self.address).atexit = False
 
     def set(self, attribute: int, value: Any) -> None:
         """Set an attribute to a number of ctypes, of exactly the size that the header gives it."""

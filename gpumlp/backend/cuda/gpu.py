@@ -30,10 +30,10 @@ from gpumlp.backend.cuda import device as devices
 from gpumlp.backend.cuda.branches import LANES
 from gpumlp.backend.cuda.cublaslt import Epilogue, Lt, Product
 from gpumlp.backend.cuda.device import explained
-from gpumlp.backend.cuda.graph import joined
+from gpumlp.backend.cuda.graph import Home, joined
 from gpumlp.backend.cuda.launcher import CopyNode, Launcher
 from gpumlp.backend.cuda.trials import Trials
-from gpumlp.backend.kernels import template_types
+from gpumlp.backend.kernels import address, template_types
 from gpumlp.errors import BackendError
 from gpumlp.ops.activations import ACTIVATIONS
 from gpumlp.ops.batches import ADVANCE
@@ -98,7 +98,7 @@ class CupyBackend(Backend):
         with explained(self._where), self.device:
             self.stream, *self._beside = (self.xp.cuda.Stream(non_blocking=True) for _ in LANES)
             self._paces, self._pace = [self.xp.cuda.Event(disable_timing=True) for _ in range(MAX_LAUNCHES_AHEAD)], 0
-        self._launcher = Launcher(self.xp, kernels)
+        self._launcher = Launcher(self.xp, Home(self.xp, self.device, self.stream), kernels)
         self.trials = Trials(self.xp, self.quiet, self._product)
         # One kernel and one of CuPy's own: both of their compilers are there, and the device runs what they make.
         clock = self.zeros((3,), np.int64)
@@ -211,15 +211,27 @@ class CupyBackend(Backend):
             return super().asarray(values, dtype, copy=copy)
 
     def _in_pieces(self, values: np.ndarray[Any, Any], dtype: Any) -> Array:
-        """Bring a large array to the device piece by piece.
+        """Bring a large array to the device piece by piece, through two pinned buffers: one is filled, one copied.
 
-        CuPy copies through pinned memory, of which it takes as much as the whole next power of two, and keeps it.
+        CuPy would copy through one pinned buffer of the next power of two, which it keeps.
         """
-        made = self.empty(values.shape, dtype)
-        rows = max(1, MAX_COPY_BYTES * len(values) // values.nbytes)
+        made, cuda = self.empty(values.shape, dtype), self.xp.cuda
+        rows = max(1, MAX_COPY_BYTES * len(values) // made.nbytes)
         with self.quiet():
-            for start in range(0, len(values), rows):
-                made[start : start + rows] = self.xp.asarray(values[start : start + rows], dtype)
+            buffers = [cuda.alloc_pinned_memory(rows * (made.nbytes // len(values))) for _ in range(2)]
+            copied = [cuda.Event(disable_timing=True) for _ in buffers]
+            try:
+                for number, start in enumerate(range(0, len(values), rows)):
+                    source, event = values[start : start + rows], copied[number % 2]
+                    if number >= len(buffers):
+                        event.synchronize()
+                    piece = np.frombuffer(buffers[number % 2], dtype, source.size).reshape(source.shape)
+                    np.copyto(piece, source, casting="unsafe")
+                    target, kind = made[start : start + rows], cuda.runtime.memcpyHostToDevice
+                    cuda.runtime.memcpyAsync(target.data.ptr, address(piece), piece.nbytes, kind, self.stream.ptr)
+                    event.record(self.stream)
+            finally:  # the buffers go when the copies have been made, and no earlier
+                self.stream.synchronize()
         return made
 
     def write(self, target: Array, values: Any) -> None:

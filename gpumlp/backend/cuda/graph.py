@@ -69,6 +69,19 @@ class LaunchNode(Launch):
         """Put the work on a stream, which is the current one; by default that of the backend."""
 
 
+class Home:
+    """The device and the stream that launches are bound to. CuPy launches on those of the moment, and asks nobody."""
+
+    def __init__(self, xp: Any, device: Any, stream: Any) -> None:
+        self._cuda, self._device, self._stream = xp.cuda, device, stream
+
+    def is_current(self, stream: Any = None) -> bool:
+        """Return whether what is launched now comes to this device, on a stream: by default that of the backend."""
+        wanted = self._stream if stream is None else stream
+        on_device = self._cuda.runtime.getDevice() == self._device.id
+        return bool(on_device and self._cuda.get_current_stream() == wanted)
+
+
 class CudaGraph:
     """Launches captured as one; calling it makes them all, as if in their order.
 
@@ -77,7 +90,8 @@ class CudaGraph:
     """
 
     def __init__(self, xp: Any, streams: Sequence[Any], launches: Sequence[Launch]) -> None:
-        self._stream = streams[0]
+        self._stream, self._runtime = streams[0], xp.cuda.runtime
+        self._device = self._runtime.getDevice()
         self.nodes = [node for launch in launches for node in launch.nodes]
         self.places = arrange(self.nodes) if len(streams) > 1 else [Placement()] * len(self.nodes)
         for node, place in zip(self.nodes, self.places, strict=True):
@@ -93,6 +107,7 @@ class CudaGraph:
         self._graph = self._stream.end_capture()
 
     def __call__(self) -> None:
+        assert self._runtime.getDevice() == self._device, "a graph is launched outside of its backend's quiet()"
         self._graph.launch(self._stream)
 
     @property

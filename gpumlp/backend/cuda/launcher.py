@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend.cuda.device import explain, explained
-from gpumlp.backend.cuda.graph import Launch, LaunchNode
+from gpumlp.backend.cuda.graph import Home, Launch, LaunchNode
 from gpumlp.backend.geometry import ONE_BLOCK, geometry, parts, scratch
 from gpumlp.backend.kernels import SUMMED, Texts, arguments, shape_of, shared_text
 from gpumlp.ops.record import Array, Op, Scalar
@@ -52,6 +52,7 @@ class Kernel(LaunchNode):
     arguments: tuple[Any, ...]
     reads: Sequence[Array]
     writes: Sequence[Array]
+    home: Home
 
     @property
     def expression(self) -> str:
@@ -59,6 +60,7 @@ class Kernel(LaunchNode):
         return expression_of(self.name, self.types)
 
     def put(self, stream: Any = None) -> None:
+        assert self.home.is_current(stream), f"{self.name} is launched outside of its backend's quiet()"
         try:
             self.function(self.grid, self.block, self.arguments)
         except Exception as error:
@@ -81,9 +83,9 @@ class Kernels(Launch):
 class Launcher:
     """The kernels of one device: found by record and types, compiled when first asked for, bound to arguments."""
 
-    def __init__(self, xp: Any, kernels: Path | None = None) -> None:
+    def __init__(self, xp: Any, home: Home, kernels: Path | None = None) -> None:
         self.seconds = 0.0  # spent on compiling
-        self._xp, self.texts = xp, Texts(kernels)
+        self._xp, self._home, self.texts = xp, home, Texts(kernels)
         self._functions: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def bind(
@@ -119,7 +121,7 @@ class Launcher:
             touched = definition.effects(stage)
             reads, writes = ([a for name, a in named if a is not None and name in names] for names in touched)
             made_for = op.name, kernel, types, functions[kernel]
-            nodes.append(Kernel(*made_for, shape.grid, shape.block, given, reads, writes))
+            nodes.append(Kernel(*made_for, shape.grid, shape.block, given, reads, writes, self._home))
         return Kernels(nodes)
 
     def _compiled(self, op: Op, types: tuple[str, ...]) -> dict[str, Any]:
