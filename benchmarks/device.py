@@ -33,6 +33,8 @@ WGMMA = (
 )
 OFFERED = ((1024, 784, 1024), (1024, 1024, 10), (256, 256, 256), (64, 64, 64))
 """Products, as rows, what is summed over, and columns, that cuBLASLt is asked about."""
+PADDED = {(1024, 1024, 10): (1024, 1024, 16), (256, 1000, 256): (256, 1008, 256), (1024, 13, 256): (1024, 16, 256)}
+"""Products of ten classes, of a last batch of 1000 rows and of 13 features, and of as many as 16 divides."""
 KNOWN = 16
 """Algorithms that are tried for a product."""
 Fact = Callable[[], Any]
@@ -216,6 +218,16 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
             found[" x ".join(map(str, shape))] = told
         return found
 
+    def padded(given: Any, dtypes: tuple[Any, Any]) -> dict[str, str]:
+        """What would be gained if sides were filled up with zeros to a multiple of 16."""
+        found = {}
+        for shapes in PADDED.items():
+            products = [bound(given, shape, dtypes, Epilogue.DEFAULT) for shape in shapes]
+            taken = [None if each is None else 1e6 * Clock(given, 0.02).warm(each).median for each in products]
+            told = ["no" if each is None else f"{each:.2f} µs" for each in taken]
+            found[" x ".join(map(str, shapes[0]))] = f"{told[0]}, filled up {told[1]}"
+        return found
+
     def choice(given: Any, dtypes: tuple[Any, Any], epilogue: Epilogue) -> dict[str, str]:
         """How long the algorithm takes that the library advises, and the fastest of all that it knows."""
         found = {}
@@ -255,6 +267,7 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
             yield f"cuBLASLt {epilogue.name} of {name}", partial(offers, given, dtypes, epilogue)
         relu = f"cuBLASLt {Epilogue.RELU_BIAS.name} of {name}: NaN, -0, inf, -inf"
         yield relu, partial(specials, given, dtypes, Epilogue.RELU_BIAS)
+        yield f"padding to 16 of {name}", partial(padded, given, dtypes)
         if name in ("tf32", "bf16"):
             for epilogue in (Epilogue.RELU_BIAS, Epilogue.BGRADA):
                 asked = f"cuBLASLt {epilogue.name} of {name}: the algorithm advised"

@@ -5,8 +5,10 @@
     truth      products of ones on thousands of shapes, NaN through ReLU, the same bits each time
     agreement  every operation against the NumPy reference
     training   each shipped configuration, its losses beside those of the CPU
-    facts      rates of copies and products, costs of launches and graphs, what cuBLASLt offers
+    facts      rates of copies and products, costs of launches and graphs, what cuBLASLt offers, what padding gains
     steps      a step of training as graphs, call by call and eagerly; the same bits each way
+    auto       from which size on a step takes less time here than on the CPU
+    members    steps of up to 264 small networks, a block each
     tests      pytest -m gpu
     kernels    the kernel benchmark
     sanitizer  NVIDIA's compute-sanitizer over every kernel, where it is installed
@@ -16,7 +18,7 @@ Each part runs in a process of its own, for as long as its share of the time and
 over. One that fails or is late is reported, with what it had found until then, and the next one runs. It needs this
 checkout, NumPy and CuPy; what else is missing is said, and what needs it is left out. One JSON file and one readable
 report, named by device and date, are written after each part, to benchmarks/results and, where that is set, to the
-folder $OUT.
+folder $OUT. What the part at work has found so far stands beside them, a fact a line (NAME.PART.jsonl).
 
 With ``--backend native`` all that can runs on the CPU; with ``--tiny`` only little of each, to try this program.
 The exit code is 0 where every part passed or was left out with a reason.
@@ -36,7 +38,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,26 +49,30 @@ from reader import until_reader_leaves
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 SHARES = {
-    "truth": 60,
-    "agreement": 90,
+    "truth": 40,
+    "agreement": 80,
     "training": 70,
     "facts": 45,
     "steps": 65,
+    "auto": 20,
+    "members": 35,
     "tests": 60,
-    "kernels": 90,
-    "sanitizer": 60,
+    "kernels": 60,
+    "sanitizer": 50,
     "peers": 40,
 }
-"""The parts in the order in which they run, and how the time is shared out: in seconds, of 580."""
+"""The parts in the order in which they run, and the seconds that each is estimated to need at the most."""
 CALLS = {
     1: ("truth", "agreement", "training", "tests", "facts"),
-    2: ("truth", "steps", "kernels", "peers", "sanitizer"),
+    2: ("truth", "steps", "auto", "members", "kernels", "peers", "sanitizer"),
 }
 """The parts of two short calls: what must be true, and what it costs. Between them somebody reads, and mends."""
 SKIPPED = 4
 """The exit code of a part that cannot run here."""
-MINUTES = 8.7
-"""Of nine, so that the report is written in time."""
+MINUTES, CALL_MINUTES = 8.7, 5.7
+"""Of nine, so that the report is written in time; and of one of two calls, of six."""
+END_S = 5.0
+"""Seconds that a part is waited for once it is killed: what hangs in a driver may not even die."""
 ENDINGS = (".json", ".md")
 
 
@@ -88,20 +94,30 @@ def parts(backend: str, names: Sequence[str], *, tiny: bool) -> list[Part]:
 Outcomes = dict[str, dict[str, Any]]
 
 
-def run(chosen: Sequence[Part], seconds: float, keep: Callable[[Outcomes], object] = id) -> Outcomes:
-    """Run parts one after the other within so many seconds; return the outcome of each, and keep them after each."""
+def run(
+    chosen: Sequence[Part], seconds: float, keep: Callable[[Outcomes], object] = id, stem: Path | None = None
+) -> Outcomes:
+    """Run parts one after the other within so many seconds; return the outcome of each, and keep them after each.
+
+    What a part finds is in a file beside ``stem`` until it is kept.
+    """
     deadline = time.monotonic() + seconds
     outcomes: Outcomes = {}
     total = sum(part.share for part in chosen)
-    for number, part in enumerate(chosen):
-        later = sum(other.share for other in chosen[number + 1 :]) / total * seconds
-        outcome = outcomes[part.name] = run_part(part, deadline - time.monotonic() - later)
-        print(f"{part.name:10} {outcome['status']:8} {outcome['seconds']:6.1f} s  {outcome['said'][:80]}", flush=True)
-        keep(outcomes)
+    with tempfile.TemporaryDirectory(prefix="gpumlp-") as folder:
+        for number, part in enumerate(chosen):
+            later = sum(other.share for other in chosen[number + 1 :]) / total * seconds
+            place = stem or Path(folder) / "found"
+            kept = place.with_name(f"{place.name}.{part.name}.jsonl")
+            outcome = outcomes[part.name] = run_part(part, deadline - time.monotonic() - later, kept)
+            said = outcome["said"][:80]
+            print(f"{part.name:10} {outcome['status']:8} {outcome['seconds']:6.1f} s  {said}", flush=True)
+            keep(outcomes)
+            kept.unlink(missing_ok=True)
     return outcomes
 
 
-def run_part(part: Part, seconds: float) -> dict[str, Any]:
+def run_part(part: Part, seconds: float, kept: Path) -> dict[str, Any]:
     """Run one part for at most so many seconds, and everything that it starts; return its outcome."""
     started = time.monotonic()
     paths = [str(ROOT), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -109,7 +125,7 @@ def run_part(part: Part, seconds: float) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     environment["PYTHONFAULTHANDLER"] = "1"  # a part that a library kills says where
     with tempfile.TemporaryDirectory(prefix="gpumlp-") as folder:
-        kept, log = Path(folder) / "found.json", Path(folder) / "log"
+        log = Path(folder) / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*part.command, str(kept)],
@@ -121,20 +137,19 @@ def run_part(part: Part, seconds: float) -> dict[str, Any]:
             try:
                 code = process.wait(max(seconds, 1.0))
                 status = {0: "passed", SKIPPED: "skipped"}.get(code, "failed")
-                killed = f"killed by signal {-code}" if code < 0 else ""
+                why = f"killed by signal {-code}" if code < 0 else ""
             except subprocess.TimeoutExpired:
-                status, killed = "late", ""
+                status, why = "late", f"stopped after {seconds:.0f} s"
             finally:
                 stop(process)
         said = log.read_text(errors="replace").strip()
-        try:
-            found = json.loads(kept.read_text())
-        except (OSError, ValueError):
-            found = {}
+    found, unread = read(kept)
+    if unread and status == "passed":
+        status, why = "failed", f"{unread} lines of what it found cannot be read"
     return {
         "status": status,
         "seconds": round(time.monotonic() - started, 1),
-        "said": killed or (said.splitlines()[-1] if said and status != "passed" else ""),
+        "said": why or (said.splitlines()[-1] if said and status != "passed" else ""),
         "log": said[-4000:] if status in ("failed", "late") else "",
         "found": found,
     }
@@ -144,19 +159,58 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     """End a part and what it has started: the group of processes that it leads."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END_S)
+
+
+class Findings:
+    """What a part finds, fact by fact: a line [[name, place], fact] for each that is new, or another than before."""
+
+    def __init__(self, kept: Path | None) -> None:
+        self._kept, self._known = kept, dict[tuple[str | int, ...], str]()
+
+    def __call__(self, found: dict[str, Any]) -> None:
+        facts = {path: json.dumps([path, fact], default=str) for path, fact in facts_of(found)}
+        new = [line for path, line in facts.items() if self._known.get(path) != line]
+        self._known |= facts
+        if self._kept is not None and new:
+            with self._kept.open("a", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in new)
+
+
+def facts_of(found: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Yield every fact with the names that lead to it: those in a mapping or a list one by one."""
+    for name, fact in found.items():
+        if fact and isinstance(fact, dict | list):
+            inner = fact.items() if isinstance(fact, dict) else enumerate(fact)
+            yield from (((name, place), each) for place, each in inner)
+        else:
+            yield (name,), fact
+
+
+def read(kept: Path) -> tuple[dict[str, Any], int]:
+    """Return what the lines of a file say, and how many of them say nothing."""
+    found: dict[str, Any] = {}
+    unread = 0
+    for line in kept.read_text(errors="replace").splitlines() if kept.exists() else ():
+        try:
+            (name, *inner), fact = json.loads(line)
+            if not inner:
+                found[name] = fact
+            elif isinstance(inner[0], int):
+                found.setdefault(name, [])[inner[0] : inner[0] + 1] = [fact]
+            else:
+                found.setdefault(name, {})[inner[0]] = fact
+        except (ValueError, TypeError, AttributeError):
+            unread += 1
+    return found, unread
 
 
 def do(name: str, backend: str, tiny: bool, kept: Path | None) -> int:
     """Run a part in this process; return its exit code."""
     import parts as doing
 
-    from gpumlp.store.atomic import replace_file
-
-    def keep(found: dict[str, Any]) -> None:
-        if kept is not None:
-            replace_file(kept, json.dumps(found, indent=1, default=str).encode())
-
+    keep = Findings(kept)
     try:
         found = getattr(doing, name)(doing.Task(backend, tiny, keep))
     except doing.NotHereError as reason:
@@ -178,7 +232,9 @@ def main() -> None:
     parser.add_argument("--backend", default="cupy", choices=backends, help="what computes (default: cupy)")
     parser.add_argument("--parts", nargs="+", choices=SHARES, help="these parts only")
     parser.add_argument("--call", type=int, choices=CALLS, help="1: what must be true; 2: what it costs")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"time for all of it (default: {MINUTES})")
+    parser.add_argument(
+        "--minutes", type=float, help=f"time for all of it (default: {MINUTES}, or {CALL_MINUTES} a call)"
+    )
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where the report goes")
     parser.add_argument("--tiny", action="store_true", help="little of each part, to try this program")
     parser.add_argument("--part", help=argparse.SUPPRESS)
@@ -187,6 +243,7 @@ def main() -> None:
     options.parts = options.parts or (CALLS[options.call] if options.call else list(SHARES))
     if options.part:
         sys.exit(do(options.part, options.backend, options.tiny, options.keep))
+    minutes = options.minutes or (CALL_MINUTES if options.call else MINUTES)
     started = time.monotonic()
     (about,) = run(parts(options.backend, ["machine"], tiny=options.tiny), 60.0).values()
     if about["status"] != "passed":
@@ -194,13 +251,13 @@ def main() -> None:
         sys.exit(f"the backend {options.backend} cannot be had here: nothing to run")
     if missing := about["found"]["missing"]:
         print(f"not installed: {', '.join(missing)}")
-    left = 60 * options.minutes - (time.monotonic() - started)
+    left = 60 * minutes - (time.monotonic() - started)
     stems = places(about["found"], options.results)
 
     def keep(outcomes: Outcomes) -> list[Path]:
         return write({"machine": about["found"], "parts": outcomes}, stems)
 
-    outcomes = run(parts(options.backend, options.parts, tiny=options.tiny), left, keep)
+    outcomes = run(parts(options.backend, options.parts, tiny=options.tiny), left, keep, stems[-1])
     for place in keep(outcomes):
         print(place)
     sys.exit(any(outcome["status"] in ("failed", "late") for outcome in outcomes.values()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -30,7 +31,7 @@ def markdown(report: Found) -> str:
         *verdict(parts),
     ]
     for name, part in parts.items():
-        body = list(SECTIONS[name](part["found"])) if part["found"] and name in SECTIONS else []
+        body = _body(SECTIONS[name], part["found"]) if part["found"] and name in SECTIONS else []
         if body or part["log"]:
             lines += ["", f"## {name}", "", *body]
         if part["log"]:
@@ -41,17 +42,25 @@ def markdown(report: Found) -> str:
 def verdict(parts: Found) -> list[str]:
     """Return a table of the claims about GPUs, each with the figure that bears it out, or "not shown"."""
     rows = []
-    for claim, name, figure in CLAIMS:
-        part = parts.get(name)
+    for claim in CLAIMS:
+        part = parts.get(claim.part)
         said = "not shown"
         if part and part["status"] != "skipped" and part["found"]:
             wrong = part["found"].get("wrong")
             if wrong:
                 said = f"CONTRADICTED: {len(wrong)} wrong, as {next(iter(wrong))}"
             elif part["status"] == "passed":
-                said = figure(part["found"])
-        rows.append((claim, name, said))
+                said = _body(lambda found, claim=claim: [claim.figure(found)], part["found"])[-1]
+        rows.append((claim.text, claim.part, said))
     return table(("claim", "part", "verdict"), rows)
+
+
+def _body(section: Callable[..., Iterable[str]], found: Found) -> list[str]:
+    """Return the lines of a section, or why there are none: its part may have ended too early for it."""
+    try:
+        return list(section(found))
+    except Exception as error:
+        return [f"not shown: {type(error).__name__}: {error}"]
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[str]:
@@ -132,6 +141,20 @@ def steps(found: Found) -> Iterator[str]:
         yield from ("", f"### {work}", "", *table(("", ""), value.items()))
 
 
+def auto(found: Found) -> Iterator[str]:
+    yield from table(
+        ("size", *next(iter(found["sizes"].values()))),
+        ((size, *each.values()) for size, each in found["sizes"].items()),
+    )
+
+
+def members(found: Found) -> Iterator[str]:
+    yield from table(
+        ("networks", *next(iter(found["networks"].values()))),
+        ((name, *each.values()) for name, each in found["networks"].items()),
+    )
+
+
 def sanitizer(found: Found) -> Iterator[str]:
     yield from table(("tool", "found"), ((tool, said[-200:]) for tool, said in found.items() if tool != "wrong"))
 
@@ -150,33 +173,190 @@ SECTIONS = {
     "training": training,
     "facts": facts,
     "steps": steps,
+    "auto": auto,
+    "members": members,
     "peers": peers,
     "sanitizer": sanitizer,
 }
 
-CLAIMS: tuple[tuple[str, str, Callable[[Found], str]], ...] = (
-    (
+NOBODY = "by hand"
+"""In place of a part: what takes a second device, another process or a device without memory."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is said of GPUs, the part that can show it, the figure, and where it is said: file, how that begins."""
+
+    text: str
+    part: str
+    figure: Callable[[Found], str]
+    places: tuple[tuple[str, str], ...] = ()
+
+
+CLAIMS = (
+    Claim(
         "products are right, and the same each time",
         "truth",
         lambda found: f"shown: {sum(found['asked'].values())} products",
+        (
+            ("docs/gpu.md", "**Products.**"),
+            ("docs/gpu.md", "Each of these is used wherever cuBLASLt"),
+            ("docs/gpu.md", "| `GPUMLP_SPLIT_SUMS=1`"),
+        ),
     ),
-    (
+    Claim(
         "each kernel computes what the reference does",
         "agreement",
         lambda found: f"shown: {found['checked']} directions",
+        (
+            ("README.md", "**Where it stands:**"),
+            ("docs/gpu.md", "**Nothing here has run on a GPU yet.**"),
+            ("docs/gpu.md", "Numbers smaller than 1.2e-38"),
+            ("docs/kernels.md", "**On a GPU, by CuPy.**"),
+            ("docs/kernels.md", "**No kernel has run on a GPU yet.**"),
+        ),
     ),
-    ("a run ends as on the CPU, to rounding", "training", lambda found: f"shown: {_apart(found)}"),
-    ("a graph computes the bits of the calls", "steps", lambda found: f"shown: {', '.join(found['workloads'])}"),
-    ("the device's tests pass", "tests", lambda found: f"shown: {found['summary']}"),
-    ("no kernel reads or writes outside of its arrays", "sanitizer", lambda found: "shown"),
-    ("a kernel moves its bytes at the speed of a copy", "kernels", lambda found: f"shown: {_of_copy(found)}"),
-    ("an epoch is faster than in other libraries", "peers", lambda found: f"measured: {_faster(found)}"),
+    Claim(
+        "a run ends as on the CPU, to rounding",
+        "training",
+        lambda found: f"shown: {_apart(found)}",
+        (("docs/features.md", "| On a GPU: the same kernels"),),
+    ),
+    Claim(
+        "a graph computes the bits of the calls",
+        "steps",
+        lambda found: f"shown: {', '.join(found['workloads'])}",
+        (
+            ("docs/gpu.md", "**The graph.**"),
+            ("docs/gpu.md", "**Many steps a launch.**"),
+            ("docs/gpu.md", "| `GPUMLP_GRAPHS=0`"),
+            ("docs/gpu.md", "| `GPUMLP_BRANCHES=0`"),
+        ),
+    ),
+    Claim(
+        "the host has nothing to do while steps run",
+        "steps",
+        lambda found: f"measured: {_host(found)}",
+        (("docs/gpu.md", "The data, the parameters, the learning rates"),),
+    ),
+    Claim(
+        "branches shorten a step",
+        "steps",
+        lambda found: f"measured: {_branched(found)}",
+        (("docs/gpu.md", "**Branches.**"),),
+    ),
+    Claim(
+        "a layer is one launch, where cuBLASLt takes its bias and ReLU along",
+        "facts",
+        lambda found: f"measured: {_offered(found)}",
+        (("docs/gpu.md", "**What a product takes along.**"),),
+    ),
+    Claim(
+        "products run at 50 TFLOP/s in float32",
+        "facts",
+        lambda found: f"measured: {found.get('float32 product 8192 x 8192 x 8192', 'no such product')}",
+        (
+            ("docs/scale.md", "| 50 TFLOP/s: a GPU in float32"),
+            ("docs/scale.md", "| 600 TFLOP/s: a GPU in bf16"),
+            ("docs/scale.md", "Over slow networks an exchange after each step"),
+        ),
+    ),
+    Claim(
+        "auto takes the device where that is faster",
+        "auto",
+        lambda found: f"measured: {_chosen(found)}",
+        (
+            ("docs/gpu.md", "`gpumlp doctor` then shows"),
+            ("docs/kernels.md", "`backend: auto` takes `cupy` where"),
+        ),
+    ),
+    Claim(
+        "small networks, a block each, take less time than in turn",
+        "members",
+        lambda found: f"measured: {_at_once(found)}",
+        (
+            ("docs/gpu.md", "**Several small networks: a block each.**"),
+            ("docs/kernels.md", "Steps of several small networks can be one launch"),
+        ),
+    ),
+    Claim(
+        "the device's tests pass: repeated runs, streams, captures that fail",
+        "tests",
+        lambda found: f"shown: {found['summary']}",
+        (
+            ("docs/gpu.md", "**One stream.**"),
+            ("docs/gpu.md", "On one kind of GPU, with the same driver"),
+        ),
+    ),
+    Claim("no kernel reads or writes outside of its arrays", "sanitizer", lambda found: "shown"),
+    Claim("a kernel moves its bytes at the speed of a copy", "kernels", lambda found: f"shown: {_of_copy(found)}"),
+    Claim("an epoch is faster than in other libraries", "peers", lambda found: f"measured: {_faster(found)}"),
+    Claim(
+        "tf32 and bf16 cost no accuracy",
+        NOBODY,
+        str,
+        (("docs/gpu.md", "What they cost in accuracy is measured on CPUs so far"),),
+    ),
+    Claim(
+        "ranks exchange gradients from GPU to GPU, with the bytes of one rank",
+        NOBODY,
+        str,
+        (
+            ("docs/gpu.md", "| `GPUMLP_NCCL=0`"),
+            ("docs/guarantees.md", "- on GPUs, behind stand-ins for CuPy and NCCL"),
+            ("docs/scale.md", "`mpirun -n 4 gpumlp train CONFIG` trains one network"),
+            ("docs/scale.md", "With `backend: cupy` (or `auto`, where there is a GPU)"),
+            ("docs/scale.md", "**No device has run this yet**"),
+        ),
+    ),
+    Claim(
+        "a run without memory left ends in one message, and goes on later",
+        NOBODY,
+        str,
+        (("docs/gpu.md", "`summary.json` says what a run took"),),
+    ),
+    Claim("two runs on one GPU disturb each other's time only", NOBODY, str, (("docs/gpu.md", "**Two runs on one"),)),
 )
-"""What is said of GPUs, the part that can show it, and the figure."""
 
 
 def _asked(found: Found) -> int:
     return sum(found["asked"].values())
+
+
+def _host(found: Found) -> str:
+    """Return how long the host is busy with a step, of all that it takes."""
+    step, host = "many steps a launch, µs", "many steps a launch, µs of the host"
+    timed = {work: each for work, each in found["workloads"].items() if step in each}
+    return ", ".join(f"{work} {each[host]} of {each[step]} µs" for work, each in timed.items()) or "no step"
+
+
+def _branched(found: Found) -> str:
+    step, plain = "many steps a launch, µs", "many steps a launch, in one branch, µs"
+    timed = {work: each for work, each in found["workloads"].items() if plain in each}
+    return ", ".join(f"{work} {each[step]}, without {each[plain]} µs" for work, each in timed.items()) or "none"
+
+
+def _offered(found: Found) -> str:
+    asked = {name: each for name, each in found.items() if name.startswith("cuBLASLt") and isinstance(each, dict)}
+    refused = [name for name, each in asked.items() if "no" in each.values()]
+    return f"{len(asked) - len(refused)} of {len(asked)} kinds of products" + (
+        f", not {refused[0]}" if refused else ""
+    )
+
+
+def _chosen(found: Found) -> str:
+    wrong = [size for size, each in found["sizes"].items() if each["auto takes"] != each["faster is"]]
+    right = f"right for {len(found['sizes']) - len(wrong)} of {len(found['sizes'])} sizes"
+    return f"{right}, wrong for {', '.join(wrong)}" if wrong else right
+
+
+def _at_once(found: Found) -> str:
+    took = {name: each["µs a step of one"] for name, each in found["networks"].items()}
+    alone = {name.rpartition(", ")[0]: each for name, each in took.items() if name.endswith(", 1 at once")}
+    ratios = {
+        name: alone[name.rpartition(", ")[0]] / each for name, each in took.items() if not name.endswith(" 1 at once")
+    }
+    return ", ".join(f"{name} {ratio:.1f} times as fast" for name, ratio in ratios.items()) or "no more than one"
 
 
 def _apart(found: Found) -> str:

@@ -59,10 +59,18 @@ def rows(widths: tuple[int, ...], batch: int) -> tuple[Any, Any]:
 
 def ours(widths: tuple[int, ...], batch: int, members: int) -> Timer:
     """Return what measures a step of one network, in seconds, while the training of several goes on."""
+    loop = begun(widths, batch, members)
+    epochs(loop, 4 if members > 1 else 20)
+    return lambda: statistics.median(epochs(loop, 5 if members > 1 else 40)) / BATCHES / members
+
+
+def begun(widths: tuple[int, ...], batch: int, members: int, backend: str = "auto") -> Loop:
+    """Return a loop over several networks, or one."""
     x, y = rows(widths, batch)
     source = with_columns(rows_of(x), {"y": np.array([f"class {each}" for each in y], object)})
     settings = configure(
         task="classification",
+        backend=backend,
         data={"train": "<rows>", "target": "y", "split": {"validation": 0.0, "test": 0.0}},
         model={"hidden": list(widths[1:-1]), "activation": "relu"},
         optimizer={"name": "adam"},
@@ -70,9 +78,7 @@ def ours(widths: tuple[int, ...], batch: int, members: int) -> Timer:
         members=members,
     ).settings
     data = prepare(source, task="classification", target="y", validation=0.0, test=0.0, seed=0)
-    loop = loop_over(build(settings, data))
-    epochs(loop, 4 if members > 1 else 20)
-    return lambda: statistics.median(epochs(loop, 5 if members > 1 else 40)) / BATCHES / members
+    return loop_over(build(settings, data))
 
 
 def epochs(loop: Loop, count: int) -> list[float]:

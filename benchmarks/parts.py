@@ -23,6 +23,7 @@ from truth import QUESTIONS
 
 from gpumlp import __version__
 from gpumlp import backend as backends
+from gpumlp.backend.kernels import made_for
 from gpumlp.bench import machine as machines
 from gpumlp.bench.goals import TEXT
 from gpumlp.bench.kernels import LADDER, QUICK, QUICK_SECONDS, SECONDS, KernelTimes, bench, entries
@@ -41,6 +42,8 @@ IMAGES = {"mnist": "mnist", "fashion_mnist": "fashion-mnist"}
 """Where their data lie below DATA, if they do."""
 APART = 1e-2
 """Relative difference of an epoch's loss from the CPU's that is no longer rounding."""
+MEMBERS = (1, 8, 132, 264)
+"""Networks at once: an H200 has 132 multiprocessors, which take a block each."""
 PEERS = ("jax", "pytorch", "graph", "keras", "sklearn")
 """Of those in ``peers.py`` the ones that compile in seconds."""
 TESTS = tuple(f"tests/backend/test_{name}.py" for name in ("gpu", "blocks", "bfloat16", "edges", "agreement"))
@@ -184,6 +187,7 @@ def kernels(task: Task) -> Found:
     chosen = entries("relu_forward" if task.tiny else None)
     sizes, seconds = (LADDER, SECONDS) if on_device else (QUICK, QUICK_SECONDS)
     sizes = LADDER[:1] if task.tiny else sizes
+    having.prepare(made_for((entry.op for entry in chosen), ("float",)))
     rows: list[KernelTimes] = []
     wrong: dict[str, str] = {}
 
@@ -255,7 +259,14 @@ def peers(task: Task) -> Found:
     with tempfile.TemporaryDirectory(prefix="gpumlp-") as folder:
         for work in ("tiny",) if task.tiny else ("tiny", "mnist", "tabular", "wide"):
             file = Path(folder) / f"{work}.json"
-            command = [sys.executable, str(Path(__file__).parent / "train.py"), "--only", work, "--rounds", "3"]
+            command = [
+                sys.executable,
+                str(Path(__file__).parent / "train.py"),
+                "--only",
+                work,
+                "--rounds",
+                "1" if task.tiny else "3",
+            ]
             command += ["--device", "gpu" if task.backend == "cupy" else "cpu", "--json", str(file)]
             command += ["--peers", "sklearn"] if task.tiny else ["--peers", *PEERS]
             result = subprocess.run(command, capture_output=True, text=True)
@@ -278,6 +289,37 @@ def steps(task: Task) -> Found:
         bad = {way: said for way, said in value.items() if said == "DIFFERS" or way == step_times.FAILED}
         found["wrong"] |= {f"{name}, {way}": said for way, said in bad.items()}
         task.keep(found)
+    return found
+
+
+def auto(task: Task) -> Found:
+    """Time steps from small to large here and on the CPU, beside what ``backend: auto`` expects of them."""
+    _need_configurations()
+    step_times = importlib.import_module("steps")
+    found: Found = {"judge": _judge(task.backend), "sizes": {}}
+    for name, value in step_times.beside(task.backend, found["judge"], tiny=task.tiny):
+        found["sizes"][name] = value
+        task.keep(found)
+    return found
+
+
+def members(task: Task) -> Found:
+    """Time steps of many small networks at once, in one launch where the backend has such, beside one alone."""
+    _need_configurations()
+    side_by_side = importlib.import_module("members")
+    found: Found = {"networks": {}}
+    networks = {"16-32-4, batch 8": ((16, 32, 4), 8, 0.0)} if task.tiny else side_by_side.NETWORKS
+    for name, (widths, batch, _) in networks.items():
+        for count in (1, 3) if task.tiny else MEMBERS:
+            loop = side_by_side.begun(widths, batch, count, task.backend)
+            side_by_side.epochs(loop, 1 if task.tiny else 3)
+            seconds = min(side_by_side.epochs(loop, 1 if task.tiny else 3)) / side_by_side.BATCHES
+            found["networks"][f"{name}, {count} at once"] = {
+                "µs a step of all": round(1e6 * seconds, 2),
+                "µs a step of one": round(1e6 * seconds / count, 3),
+                "a block each": count > 1 and loop.loops[0].parts.backend.one_block,
+            }
+            task.keep(found)
     return found
 
 

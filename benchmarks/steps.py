@@ -31,6 +31,7 @@ from gpumlp.nn import Dense, Loss, Sequential
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import Optimizer, Schedule
 from gpumlp.training import Trainer
+from gpumlp.training.build import is_small_step
 
 STEPS = 200
 """Replays that a time is taken over, at least, unless that takes too long."""
@@ -52,6 +53,15 @@ SMALL = {
 }
 DATA = lru_cache(1)(Work.data)
 TINY = {"16-32-4, batch 32": Work(32 * 32, (16, 32, 4), "relu", 32)}
+SIZES = {
+    "4-16-3, batch 32": Work(64 * 32, (4, 16, 3), "tanh", 32),
+    "64-32-10, batch 32": Work(64 * 32, (64, 32, 10), "tanh", 32),
+    "64-128-10, batch 128": Work(64 * 128, (64, 128, 10), "relu", 128),
+    "64-256x2-10, batch 128": Work(64 * 128, (64, 256, 256, 10), "relu", 128),
+    "784-256-10, batch 128": Work(64 * 128, (784, 256, 10), "relu", 128),
+    "784-1024-10, batch 256": Work(32 * 256, (784, 1024, 10), "relu", 256),
+}
+"""Steps on both sides of where ``backend: auto`` changes from the CPU to the device."""
 FAILED = "failed"
 """What is told of a workload in place of times, with the reason, where there are none."""
 Found = dict[str, Any]
@@ -75,6 +85,24 @@ def examine(name: str, *, tiny: bool = False) -> Iterator[tuple[str, Found]]:
             yield about, fact()
         except Exception as error:  # the others may work
             yield about, {FAILED: f"{type(error).__name__}: {error}"}
+
+
+def beside(name: str, other: str, *, tiny: bool = False) -> Iterator[tuple[str, Found]]:
+    """Yield for each size the time of a step in an epoch on two backends, and which ``auto`` would take."""
+    backends_of = {each: backends.get(each) for each in (name, other)}
+    for about, work in (TINY if tiny else SIZES).items():
+        found: Found = {}
+        for each, backend in backends_of.items():
+            own = trainer(backend, work, TOGETHER)
+            own.run_epoch()
+            reports = [own.run_epoch() for _ in range(1 if tiny else 5)]
+            taken = statistics.median(report.seconds for report in reports if report is not None)
+            found[f"µs a step on {each}"] = round(1e6 * taken / own.batches, 2)
+        parameters = sum((p + 1) * h for p, h in itertools.pairwise(work.widths))
+        found["operations"] = 6 * parameters * work.batch
+        found["auto takes"] = other if is_small_step(found["operations"]) else name
+        found["faster is"] = min(backends_of, key=lambda each: found[f"µs a step on {each}"])
+        yield about, found
 
 
 @dataclass

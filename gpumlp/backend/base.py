@@ -172,6 +172,9 @@ class Backend:
 
     # ---- operations ------------------------------------------------------------------------------
 
+    def prepare(self, wanted: Iterable[tuple[Op, tuple[str, ...]]]) -> None:
+        """Begin to make kernels of operations, for the types of each, that are likely to be asked for."""
+
     def bind(
         self,
         op: Op,

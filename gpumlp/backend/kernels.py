@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -178,6 +178,13 @@ def forms(op: Op) -> list[str]:
         classes = ["{T}, int"] if op.counts_hits else []
         return [*classes, "{T}, {T}", *(["{T}, long long"] if op.link == "softmax" else [])]
     return FORMS.get(op.name, ["{T}"])
+
+
+def made_for(ops: Iterable[Op], floats: Sequence[str]) -> Iterator[tuple[Op, tuple[str, ...]]]:
+    """Yield operations, each with all the types that its kernels may be asked for, of these floating ones."""
+    for op in ops:
+        for types in dict.fromkeys(form.format(T=each) for form in forms(op) for each in floats):
+            yield op, tuple(types.split(", "))
 
 
 def is_plain(array: Array) -> bool:

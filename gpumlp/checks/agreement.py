@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend import Backend
-from gpumlp.backend.kernels import Texts, over, shape_of, template_types
+from gpumlp.backend.kernels import TYPES, Texts, made_for, over, shape_of, template_types
 from gpumlp.checks.examples import directions, examples
 from gpumlp.errors import BackendError
 from gpumlp.ops import RECORDS
@@ -182,10 +182,10 @@ def faults(
     backend: Backend, only: str = "", shapes: Sequence[tuple[int, int]] = SHAPES, dtypes: Sequence[Any] = FLOATS
 ) -> Iterator[tuple[str, str]]:
     """Run every direction of every operation in each of its forms; yield its entry and what is wrong, if anything."""
-    for name, direction in directions():
-        op, first_fault = RECORDS[name], ""
-        if only not in op.entry(direction):
-            continue
+    chosen = [(RECORDS[name], way) for name, way in directions() if only in RECORDS[name].entry(way)]
+    backend.prepare(made_for((op for op, _ in chosen), [TYPES[np.dtype(dtype).str] for dtype in dtypes]))
+    for op, direction in chosen:
+        first_fault = ""
         for dtype in dtypes:
             for rows, cols in shapes:
                 for inputs, params in examples(op, direction, rows, cols, dtype):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from gpumlp import backend as backends
 from gpumlp.backend import Backend, CupyBackend, NativeBackend
 from gpumlp.backend.base import switched_on
 from gpumlp.backend.geometry import ceil_div
+from gpumlp.backend.kernels import TYPES, forms
 from gpumlp.config import PLAIN, ClassificationLoss, Loaded, QuantileLoss, Settings, settings_of_member
 from gpumlp.data import (
     MIN_SIDE,
@@ -33,7 +34,10 @@ from gpumlp.metrics import METRICS
 from gpumlp.nn import Architecture, Ensemble, Loss, Model, Sequential, count_parameters
 from gpumlp.nn.ensemble import prefix
 from gpumlp.nn.mlp import NO_EMBEDDING
+from gpumlp.ops import RECORDS
 from gpumlp.ops.precision import PRECISIONS
+from gpumlp.ops.record import Op
+from gpumlp.ops.updates import GRADIENT_NORM
 from gpumlp.optim import OPTIMIZERS, Optimizer, Schedule
 from gpumlp.ranks import Ranks
 from gpumlp.seeds import CONFORMAL, generator
@@ -339,7 +343,11 @@ def is_small(settings: Settings, encoder: Encoder) -> bool:
     An estimate, from the numbers that are trained and the rows of a batch alone: no device has been timed, and a run
     must not change its backend with the threads of the moment.
     """
-    operations = 6 * settings.members.apart * size_of(settings, encoder) * settings.training.batch_size
+    return is_small_step(6 * settings.members.apart * size_of(settings, encoder) * settings.training.batch_size)
+
+
+def is_small_step(operations: int) -> bool:
+    """Return whether a CPU is likely to take a step of so many operations in less time than a GPU."""
     return operations < CPU_RATE * GRAPH_STEP_S
 
 
@@ -401,6 +409,7 @@ def _build(
         averaging=optimizer_settings.averaging,
         **optimizer_settings.hyper,
     )
+    backend.prepare(_likely(settings, loss, optimizer, TYPES[model.context.wide.str]))
     plan = settings.schedule
     schedule = Schedule(plan.name, learning_rate=optimizer_settings.learning_rate, warmup=plan.warmup, **plan.hyper)
     rows: EncodedRows | DeviceData | Streamed = on_device.get(TRAINED, data.train)
@@ -449,6 +458,28 @@ def _build(
         if encoder.task == "classification"
         else None,
     )
+
+
+def _likely(
+    settings: Settings, loss: Loss, optimizer: Optimizer, number: str
+) -> Iterator[tuple[Op, tuple[str, ...]]]:
+    """Yield what a step asks of kernels at first, beside products, with the types: as far as settings show."""
+    network = settings.model
+    names = [
+        network.activation,
+        "identity",
+        "accumulate",
+        f"{network.norm}_norm",
+        "dropout" if network.dropout else "",
+    ]
+    ops: list[Op] = [RECORDS[name] for name in names if name in RECORDS]
+    for op in (
+        *ops,
+        loss.record,
+        optimizer.update,
+        *([] if settings.optimizer.clip_norm is None else [GRADIENT_NORM]),
+    ):
+        yield op, tuple(forms(op)[0].format(T=number).split(", "))
 
 
 def _divided(rows: EncodedRows | None, share: float, seed: int) -> tuple[EncodedRows | None, EncodedRows | None]:

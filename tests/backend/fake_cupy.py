@@ -318,6 +318,10 @@ class Graph:
 
     def __init__(self, cupy: Cupy, captured: Captured) -> None:
         self.cupy, self.nodes = cupy, captured.nodes
+        self.behind: list[list[int]] = [[] for _ in self.nodes]
+        for number, (_, _, before) in enumerate(self.nodes):
+            for other in before:
+                self.behind[other].append(number)
 
     names = property(lambda self: [name for name, _, _ in self.nodes])
 
@@ -325,10 +329,18 @@ class Graph:
         assert not stream.is_capturing()
         self.cupy.graphs.append(self)
         stream.use("graph")
-        waiting = dict(enumerate(self.nodes))
-        while waiting:
-            ready = [number for number, (_, _, before) in waiting.items() if not before & waiting.keys()]
-            waiting.pop(self.cupy.choose(ready))[1]()
+        waiting = [set(before) for _, _, before in self.nodes]
+        ready = [number for number, before in enumerate(waiting) if not before]
+        done = 0
+        while ready:
+            ready.remove(number := self.cupy.choose(ready))
+            self.nodes[number][1]()
+            done += 1
+            for other in self.behind[number]:
+                waiting[other].remove(number)
+                if not waiting[other]:
+                    bisect.insort(ready, other)
+        assert done == len(self.nodes)
 
 
 class Event:
@@ -464,7 +476,6 @@ class Cupy(ModuleType):
     """The module. ``device_error``, ``compile_error`` and so on are raised where a real one would."""
 
     devices: int = 1
-    current: int = 0
     memory_left: int = 1 << 30
     nccl: Any = None
     device_error: Exception | None = None
@@ -487,6 +498,7 @@ class Cupy(ModuleType):
 
     def __post_init__(self) -> None:
         super().__init__("cupy")
+        self._of_thread = threading.local()
         self.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
         self.__version__, self.__file__ = "14.2.0", "/fake/cupy/__init__.py"
         self.ndarray = ndarray
@@ -520,6 +532,15 @@ class Cupy(ModuleType):
             nvrtc=SimpleNamespace(getVersion=lambda: (12, 9)),
             nccl=self.nccl or SimpleNamespace(available=False),
         )
+
+    @property
+    def current(self) -> int:
+        """The device of the moment, in this thread."""
+        return getattr(self._of_thread, "device", 0)
+
+    @current.setter
+    def current(self, number: int) -> None:
+        self._of_thread.device = number
 
     # ---- memory ----------------------------------------------------------------------------------
 

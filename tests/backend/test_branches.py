@@ -236,11 +236,13 @@ def test_each_kernel_reads_and_writes_what_its_record_says(fake: Cupy, name: str
         for node in launch.nodes:
             read, written = ([any(a is b for b in side) for a in arrays] for side in (node.reads, node.writes))
             kept = [a.memory.copy() for a in arrays]
-            node.put()
+            with backend.quiet():
+                node.put()
             wanted = [a.memory.copy() for a in arrays]
             for a, was, used in zip(arrays, kept, [r or w for r, w in zip(read, written, strict=True)], strict=True):
                 a.memory[...] = was if used else np.nan if a.dtype.kind == "f" else 1
-            node.put()
+            with backend.quiet():
+                node.put()
             for a, was, found, makes in zip(arrays, kept, wanted, written, strict=True):
                 if makes:
                     np.testing.assert_array_equal(a.memory, found)

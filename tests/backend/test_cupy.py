@@ -6,6 +6,7 @@ import contextlib
 import logging
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from gpumlp import backend as backends
 from gpumlp.autodiff import Tensor, Variable
 from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.cuda import device as devices
+from gpumlp.backend.cuda import launcher
 from gpumlp.backend.geometry import scratch
 from gpumlp.backend.host import builder
-from gpumlp.backend.kernels import Texts, shared_text
+from gpumlp.backend.kernels import Texts, made_for, shared_text
 from gpumlp.config import load
 from gpumlp.errors import BackendError, CaptureError
 from gpumlp.ops import ACTIVATIONS, LOSS_RECORDS, RECORDS
@@ -430,3 +432,40 @@ def test_losses_of_extreme_logits_on_the_device(cupy: CupyBackend) -> None:
     got = cupy.run(LOSS_RECORDS["softmax_cross_entropy"], "forward", [on_device(cupy, a) for a in inputs])
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(cupy.to_host(a), b, rtol=1e-5)
+
+
+def test_kernels_are_compiled_in_threads(fake: Cupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are named beforehand: what one thread waits for another one does meanwhile."""
+    cupy, seen = CupyBackend(), []
+    both, make = threading.Barrier(2), fake.RawModule
+
+    def compile_(**given: Any) -> Any:
+        both.wait(10)
+        seen.append((threading.current_thread() is threading.main_thread(), fake.current))
+        return make(**given)
+
+    monkeypatch.setattr(fake, "RawModule", compile_)
+    monkeypatch.setattr(launcher, "threads", lambda: 2)
+    ops = [RECORDS[name] for name in ("tanh", "sigmoid")]
+    cupy.prepare(made_for(ops * 2, ("float",)))
+    x = cupy.asarray(np.linspace(-2, 2, 9, dtype=np.float32))
+    for op, function in zip(ops, (np.tanh, lambda v: 1 / (1 + np.exp(-v))), strict=True):
+        (y,) = cupy.run(op, "forward", (x,))
+        np.testing.assert_allclose(cupy.to_host(y), function(np.linspace(-2, 2, 9)), rtol=1e-6)
+    assert seen == [(False, 0)] * 2
+    cupy.prepare(made_for(ops, ("float",)))  # they are there
+    assert len(seen) == 2
+
+
+def test_a_kernel_that_fails_in_a_thread_fails_by_its_name(fake: Cupy) -> None:
+    """Whoever asks for it is told, each time; who asks for another one is not."""
+    cupy = CupyBackend()
+    fake.compile_error = CompileException("tanh.cu(3): error: expected a declaration")
+    cupy.prepare(made_for([RECORDS["tanh"], RECORDS["sigmoid"]], ("float",)))
+    x = cupy.asarray(np.ones((3,), np.float32))
+    for _ in range(2):
+        with pytest.raises(BackendError, match=r"kernel does not compile .*expected a declaration") as caught:
+            cupy.run(RECORDS["tanh"], "forward", (x,))
+        assert caught.value.where == "the kernels of tanh"
+    fake.compile_error = None
+    np.testing.assert_allclose(cupy.to_host(cupy.run(RECORDS["tanh"], "forward", (x,))[0]), np.tanh(1), rtol=1e-6)

@@ -56,6 +56,8 @@ def test_every_part_that_can_run_on_a_cpu_does(
     assert tiny["share of the floor"] > 0
     text = file.with_suffix(".md").read_text()
     assert "| products are right, and the same each time | truth | shown: 72 products |" in text
+    assert "| auto takes the device where that is faster | auto | measured: right for " in text
+    assert re.search(r"a block each, take .* measured: 16-32-4, batch 8, 3 at once \d+\.\d times as fast", text)
     assert "| no kernel reads or writes outside of its arrays | sanitizer | not shown |" in text
     for heading in (name for name, state in status.items() if state == "passed"):
         assert f"\n## {heading}\n" in text
@@ -66,42 +68,79 @@ def test_a_part_that_fails_hangs_or_dies_stops_no_other(gpu: ModuleType, tmp_pat
     def python(code: str) -> tuple[str, ...]:
         return sys.executable, "-c", f"import sys, time; {code}"
 
-    keep = "open(sys.argv[1], 'w').write('{\"half\": 1}'); "
-    late = f"import subprocess; {keep} subprocess.run(['sleep', '60'])"
+    keep = "f = open(sys.argv[1], 'a'); f.write('[[\"half\"], 1]\\n'); f.flush(); "
+    late = f"import subprocess; {keep} f.write('[[\"cut'); f.flush(); subprocess.run(['sleep', '60'])"
     chosen = [
         gpu.Part("fails", 1, python("print('why'); sys.exit(3)")),
         gpu.Part("hangs", 1, python(late)),
-        gpu.Part("dies", 1, python("import os; os.abort()")),
-        gpu.Part("garbles", 1, python("open(sys.argv[1], 'w').write('{')")),
+        gpu.Part("dies", 1, python(f"import os; {keep} os.abort()")),
+        gpu.Part("garbles", 1, python(f"{keep} f.buffer.write(bytes(range(128, 250)) + b'\\n7\\n[7]\\n')")),
         gpu.Part("leaves out", 1, python("print('not here'); sys.exit(4)")),
         gpu.Part("passes", 1, python(keep)),
     ]
     started = time.monotonic()
     told: list[dict[str, Any]] = []
-    outcomes = gpu.run(chosen, 12.0, lambda outcomes: told.append(dict(outcomes)))
+    outcomes = gpu.run(chosen, 12.0, lambda outcomes: told.append(dict(outcomes)), tmp_path / "report")
     assert time.monotonic() - started < 30
     status = {name: outcome["status"] for name, outcome in outcomes.items()}
     assert status == {
         "fails": "failed",
         "hangs": "late",
         "dies": "failed",
-        "garbles": "passed",
+        "garbles": "failed",
         "leaves out": "skipped",
         "passes": "passed",
     }
     assert outcomes["fails"]["said"] == "why"
     assert outcomes["hangs"]["found"] == {"half": 1}
-    assert outcomes["garbles"]["found"] == {}
+    assert outcomes["garbles"]["found"] == outcomes["dies"]["found"] == {"half": 1}
+    assert outcomes["garbles"]["said"] == "3 lines of what it found cannot be read"
     assert outcomes["dies"]["said"] == "killed by signal 6"
+    assert list(tmp_path.iterdir()) == []
     assert "Fatal Python error: Aborted" in outcomes["dies"]["log"]
     assert [len(kept) for kept in told] == [1, 2, 3, 4, 5, 6]
     assert outcomes["leaves out"]["said"] == "not here"
 
 
+def test_what_cannot_even_be_killed_stops_no_other(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As what waits for a driver that does not answer."""
+
+    class Stuck:
+        pid = 2**22 + 1  # more than there can be
+
+        def wait(self, seconds: float) -> int:
+            raise subprocess.TimeoutExpired("part", seconds)
+
+    monkeypatch.setattr(gpu.subprocess, "Popen", lambda *_, **__: Stuck())
+    outcomes = gpu.run([gpu.Part("stuck", 1, ()), gpu.Part("next", 1, ())], 10.0)
+    assert [outcome["status"] for outcome in outcomes.values()] == ["late", "late"]
+    assert outcomes["next"]["said"] == "stopped after 10 s"
+
+
+def test_a_finding_is_a_line_and_each_is_written_once(gpu: ModuleType, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    keep = gpu.Findings(kept)
+    found: dict[str, Any] = {"wrong": {}, "asked": {"sums": 1}, "rows": [[1, 2]], "judge": "numpy"}
+    keep(found)
+    found["asked"]["sums"], found["rows"] = 2, [[1, 2], {"x": float("nan")}]
+    found["wrong"]["line\nbreak"] = "µ"
+    keep(found)
+    assert len(kept.read_text().splitlines()) == 4 + 3
+    read, unread = gpu.read(kept)
+    assert unread == 0
+    assert str(read) == str(found)
+    assert gpu.read(tmp_path / "none") == ({}, 0)
+
+
+def test_the_parts_of_a_call_fit_into_it(gpu: ModuleType) -> None:
+    for call in gpu.CALLS.values():
+        assert sum(gpu.SHARES[name] for name in call) <= 60 * gpu.CALL_MINUTES - 20
+
+
 def test_time_left_over_goes_to_the_parts_that_follow(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
 
-    def note(part: Any, seconds: float) -> dict[str, Any]:
+    def note(part: Any, seconds: float, kept: Path) -> dict[str, Any]:
         given.append(round(seconds))
         return {"status": "passed", "seconds": 0.0, "said": ""}
 
@@ -115,7 +154,7 @@ def test_a_wrong_result_fails_its_part(gpu: ModuleType, monkeypatch: pytest.Monk
     monkeypatch.setattr(parts, "faults", lambda *_: iter([("tanh_forward", "y differs"), ("tanh_backward", "")]))
     kept = tmp_path / "kept.json"
     assert gpu.do("agreement", "numpy", False, kept) == 1
-    assert json.loads(kept.read_text()) == {"checked": 2, "wrong": {"tanh_forward": "y differs"}}
+    assert gpu.read(kept) == ({"checked": 2, "wrong": {"tanh_forward": "y differs"}}, 0)
     monkeypatch.setattr(parts, "faults", lambda *_: 1 / 0)
     assert gpu.do("agreement", "numpy", False, kept) == 1
 
@@ -136,10 +175,12 @@ class Wrong(Backend):
 
 
 @pytest.mark.parametrize("question", ["sums", "edges", "repeats"])
-def test_a_library_that_is_wrong_is_found(gpu: ModuleType, question: str) -> None:
-    ask, _ = importlib.import_module("truth").QUESTIONS[question]
-    assert not any(said for _, said in ask(Backend(), 20))
-    assert any(said for _, said in ask(Wrong(), 20))
+def test_a_library_that_is_wrong_is_found(gpu: ModuleType, question: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = importlib.import_module("truth")
+    monkeypatch.setattr(truth, "TALL", (65, 1000))
+    ask, _ = truth.QUESTIONS[question]
+    assert not any(said for _, said in ask(Backend(), 7))
+    assert any(said for _, said in ask(Wrong(), 7))
 
 
 def test_a_claim_that_is_wrong_or_not_shown_is_told(gpu: ModuleType) -> None:
@@ -149,12 +190,68 @@ def test_a_claim_that_is_wrong_or_not_shown_is_told(gpu: ModuleType) -> None:
         "truth": {"status": "failed", "found": wrong},
         "agreement": {"status": "late", "found": {"checked": 3, "wrong": {}}},
         "tests": {"status": "skipped", "found": {}},
-        "steps": {"status": "passed", "found": {"wrong": {}, "workloads": {"A": 1, "B": 2}}},
+        "steps": {"status": "passed", "found": {"wrong": {}, "workloads": {"A": {}, "B": {}}}},
+        "members": {"status": "passed", "found": {"networks": {"A, 8 at once": {"µs a step of one": 2}}}},
     }
-    said = {row.split(" | ")[1]: row.split(" | ")[2].rstrip(" |") for row in report.verdict(parts)[2:]}
-    assert said["truth"] == "CONTRADICTED: 1 wrong, as sums: float32 3 x 65 x 3"
-    assert said["steps"] == "shown: A, B"
-    assert {said[name] for name in ("agreement", "tests", "kernels", "sanitizer")} == {"not shown"}
+    rows = [row.strip("| ").split(" | ") for row in report.verdict(parts)[2:]]
+    assert len(rows) == len(report.CLAIMS)
+    said = {(part, verdict) for _, part, verdict in rows}
+    assert ("truth", "CONTRADICTED: 1 wrong, as sums: float32 3 x 65 x 3") in said
+    assert ("steps", "shown: A, B") in said
+    assert ("members", "not shown: KeyError: 'A'") in said
+    for name in ("agreement", "tests", "kernels", "sanitizer", report.NOBODY):
+        assert {verdict for part, verdict in said if part == name} == {"not shown"}
+
+
+def test_a_part_that_ended_early_has_a_report(gpu: ModuleType) -> None:
+    report = importlib.import_module("gpu_report")
+    about = {"name": "GPU", "backend": "cupy", "missing": []}
+    for found in ({"half": 1}, {"wrong": {"a": "b"}}, {"kernels": [7]}):
+        outcome = {"status": "late", "seconds": 1.0, "said": "", "log": "where it was", "found": found}
+        text = report.markdown({"machine": about, "parts": dict.fromkeys(gpu.SHARES, outcome)})
+        assert all(f"\n## {name}\n" in text for name in gpu.SHARES)
+        assert text.count("where it was") == len(gpu.SHARES)
+
+
+NO_CLAIMS = {
+    "README.md": ("needs no network after the installation",),
+    "docs/gpu.md": (
+        "# On a GPU",
+        "| CUDA 1",
+        "| a CUDA toolkit",
+        "| `GPUMLP_CUBLASLT=0`",
+        "In Python: `CupyBackend(",
+        "`make gpu` (nine minutes at most)",
+    ),
+    "docs/kernels.md": (
+        "Every operation is a record",
+        "is two plain loops",
+        "`tests/backend/test_agreement.py` runs",
+        "**Checked, in the tests.**",
+    ),
+    "docs/scale.md": ("## On GPUs",),
+    "docs/settings.md": ("| `device`",),
+}
+"""What mentions GPUs and says nothing that one could bear out, by how it begins: headings, options, tests."""
+
+
+def test_all_that_is_said_of_gpus_has_a_verdict(gpu: ModuleType) -> None:
+    report = importlib.import_module("gpu_report")
+    assert {claim.part for claim in report.CLAIMS} <= {*gpu.SHARES, report.NOBODY}
+    known = {place for claim in report.CLAIMS for place in claim.places}
+    known |= {(file, start) for file, starts in NO_CLAIMS.items() for start in starts}
+    words = re.compile(r"\bGPUs?\b|CUDA|cuBLASLt|NVRTC|NCCL|CuPy")
+    used = set()
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        name = page.relative_to(ROOT).as_posix()
+        for paragraph in re.split(r"\n\s*\n", page.read_text()):
+            rows = paragraph.splitlines() if re.match(r"[|#-]", paragraph) else [paragraph]
+            for text in map(str.strip, rows):
+                found = {(file, start) for file, start in known if file == name and text.startswith(start)}
+                used |= found
+                if words.search(text) and name != "docs/decisions.md":  # why it is so, not what it does
+                    assert found, f"{name}: {text[:80]!r} has no verdict in benchmarks/gpu_report.py"
+    assert known == used
 
 
 def test_two_calls_are_all_parts(gpu: ModuleType) -> None:
@@ -211,8 +308,10 @@ def test_what_only_a_device_can_tell_is_asked_in_the_right_words(
     device, steps = importlib.import_module("device"), importlib.import_module("steps")
     monkeypatch.setattr(device, "Clock", Instant)
     monkeypatch.setattr(device, "OFFERED", ((16, 8, 12), (7, 5, 3)))
+    monkeypatch.setattr(device, "PADDED", {(16, 8, 3): (16, 8, 16)})
     monkeypatch.setattr(steps, "Clock", Instant)
     monkeypatch.setattr(steps, "Copies", Instant)
+    monkeypatch.setattr(steps, "_timed", lambda own, way, *_: (own.captured(), way(), (1e-6, 1e-6))[-1])
     with fake_cupy.installed(monkeypatch) as fake:
         fake.lt.offered = {1, 6}
         backend = CupyBackend()
@@ -225,6 +324,7 @@ def test_what_only_a_device_can_tell_is_asked_in_the_right_words(
     chosen = told["cuBLASLt RELU_BIAS of tf32: the algorithm advised"]
     assert set(chosen.values()) == {"1.00 µs, the best 1.00 (number 1 of 3)"}
     assert told["cuBLASLt keeps nan, of float64"] is True
+    assert told["padding to 16 of tf32"] == {"16 x 8 x 3": "1.00 µs, filled up 1.00 µs"}
     assert len(told) >= 12
     for name, value in asked.items():
         assert all(said.endswith(", as NumPy") for said in told[name].values())

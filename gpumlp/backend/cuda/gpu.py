@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -266,6 +266,9 @@ class CupyBackend(Backend):
     ) -> Array:
         self._refuse_strangers(name, *inputs, out)
         return super().compute(name, function, *inputs, out=out, **params)
+
+    def prepare(self, wanted: Iterable[tuple[Op, tuple[str, ...]]]) -> None:
+        self._launcher.prepare(wanted)
 
     def bind(
         self, op: Op, direction: str, inputs: Sequence[Array], outputs: Sequence[Array], params: dict[str, Any]

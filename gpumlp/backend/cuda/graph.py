@@ -73,12 +73,12 @@ class Home:
     """The device and the stream that launches are bound to. CuPy launches on those of the moment, and asks nobody."""
 
     def __init__(self, xp: Any, device: Any, stream: Any) -> None:
-        self._cuda, self._device, self._stream = xp.cuda, device, stream
+        self._cuda, self.device, self._stream = xp.cuda, device.id, stream
 
     def is_current(self, stream: Any = None) -> bool:
         """Return whether what is launched now comes to this device, on a stream: by default that of the backend."""
         wanted = self._stream if stream is None else stream
-        on_device = self._cuda.runtime.getDevice() == self._device.id
+        on_device = self._cuda.runtime.getDevice() == self.device
         return bool(on_device and self._cuda.get_current_stream() == wanted)
 
 

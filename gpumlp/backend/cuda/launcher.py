@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gpumlp.backend.cuda.device import explain, explained
 from gpumlp.backend.cuda.graph import Home, Launch, LaunchNode
 from gpumlp.backend.geometry import ONE_BLOCK, geometry, parts, scratch
 from gpumlp.backend.kernels import SUMMED, Texts, arguments, shape_of, shared_text
+from gpumlp.limits import threads
 from gpumlp.ops.record import Array, Op, Scalar
 
 # Without the second, NVRTC takes a generic lambda of a device function for a function of the host.
@@ -87,6 +89,19 @@ class Launcher:
         self.seconds = 0.0  # spent on compiling
         self._xp, self._home, self.texts = xp, home, Texts(kernels)
         self._functions: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._begun: dict[tuple[str, ...], Future[dict[str, Any]]] = {}
+
+    def prepare(self, wanted: Iterable[tuple[Op, tuple[str, ...]]]) -> None:
+        """Begin to compile kernels in threads: the compiler lets others run. Whoever asks for one waits for its end.
+
+        What fails is raised to who asks for it, by its name; what nobody asks for is as if it had not been begun.
+        """
+        pool = ThreadPoolExecutor(threads())
+        for op, types in wanted:
+            key = op.name, *types
+            if key not in self._functions and key not in self._begun and self.texts.kernels(op):
+                self._begun[key] = pool.submit(self._make, key, *self._text_of(op, types))
+        pool.shutdown(wait=False)
 
     def bind(
         self,
@@ -124,23 +139,29 @@ class Launcher:
             nodes.append(Kernel(*made_for, shape.grid, shape.block, given, reads, writes, self._home))
         return Kernels(nodes)
 
+    def _text_of(self, op: Op, types: tuple[str, ...]) -> tuple[Callable[[], str], dict[str, str]]:
+        """Return what the kernels of a record are compiled from, and their names with the types."""
+        names = {kernel: expression_of(kernel, types) for kernel in self.texts.kernels(op)}
+        return lambda: f"{shared_text()}\n{self.texts.text(op.name)}", names
+
     def _compiled(self, op: Op, types: tuple[str, ...]) -> dict[str, Any]:
         """Return all kernels of a record by name, for one set of types."""
         key = op.name, *types
-        if key in self._functions:
-            return self._functions[key]
-        names = {kernel: expression_of(kernel, types) for kernel in self.texts.kernels(op)}
-        return self.compiled(key, lambda: f"{shared_text()}\n{self.texts.text(op.name)}", names)
+        return self._functions.get(key) or self.compiled(key, *self._text_of(op, types))
 
     def compiled(self, key: tuple[str, ...], text: Callable[[], str], names: Mapping[str, str]) -> dict[str, Any]:
         """Return the kernels of a text, which ``key`` stands for: ``names`` has a name and types for each."""
         if key not in self._functions:
             started = time.perf_counter()
-            module = self._xp.RawModule(code=text(), options=OPTIONS, name_expressions=tuple(names.values()))
-            with explained(f"the kernels of {key[0]}"):
-                self._functions[key] = {kernel: module.get_function(name) for kernel, name in names.items()}
+            begun = self._begun.pop(key, None)
+            self._functions[key] = self._make(key, text, names) if begun is None else begun.result()
             self.seconds += time.perf_counter() - started
         return self._functions[key]
+
+    def _make(self, key: tuple[str, ...], text: Callable[[], str], names: Mapping[str, str]) -> dict[str, Any]:
+        with explained(f"the kernels of {key[0]}"), self._xp.cuda.Device(self._home.device):
+            module = self._xp.RawModule(code=text(), options=OPTIONS, name_expressions=tuple(names.values()))
+            return {kernel: module.get_function(name) for kernel, name in names.items()}
 
 
 def expression_of(kernel: str, types: Sequence[str]) -> str:
