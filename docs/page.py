@@ -148,6 +148,24 @@ def differences(page: str, now: str) -> list[str]:
     return wrong if len(ours) == len(theirs) else [*wrong, f"the page has {len(ours)} lines, now come {len(theirs)}"]
 
 
+def outcome(page: str, pictures: str, folder: Path) -> tuple[str, list[Path]]:
+    """Run a page in a folder; return it with its output as it is now, and its pictures, which it writes there."""
+    for name in ("configs", "data"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / pictures).mkdir()
+    return rendered(page, folder), sorted((folder / pictures).iterdir())
+
+
+def stale(page: str, now: str, pictures: str, *, new: list[str], old: set[str]) -> list[str]:
+    """Return where a page and its kept pictures are not what comes out now."""
+    return [
+        *differences(page, now),
+        *(f"{pictures}/{name} is not made by the page" for name in sorted(old - {*new})),
+        *(f"{pictures}/{name} is not kept" for name in new if name not in old),
+        *(f"{name} is shown nowhere" for name in new if f"{pictures}/{name})" not in page),
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
@@ -161,24 +179,16 @@ def main() -> int:
         return 0
     page, pictures = options.page.read_text(encoding="utf-8"), options.page.with_suffix("")
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        for name in ("configs", "data"):
-            (folder / name).symlink_to(ROOT / name)
-        (folder / pictures.name).mkdir()
-        now = rendered(page, folder)
-        new = sorted((folder / pictures.name).iterdir())
-        old = {path.name for path in pictures.iterdir()} if pictures.exists() else set()
+        now, new = outcome(page, pictures.name, Path(scratch))
         if options.check:
-            wrong = differences(page, now)
-            wrong += [f"{pictures.name}/{name} is not made by the page" for name in old - {p.name for p in new}]
-            wrong += [f"{pictures.name}/{p.name} is not kept" for p in new if p.name not in old]
-            wrong += [f"{p.name} is shown nowhere" for p in new if f"{pictures.name}/{p.name})" not in page]
+            old = {path.name for path in pictures.iterdir()} if pictures.exists() else set()
+            wrong = stale(page, now, pictures.name, new=[path.name for path in new], old=old)
             print("\n".join(wrong) or f"{options.page} is what comes out")
             return 1 if wrong else 0
         options.page.write_text(now, encoding="utf-8")
         options.page.with_suffix(".ipynb").write_text(notebook(now), encoding="utf-8")
         shutil.rmtree(pictures, ignore_errors=True)
-        shutil.copytree(folder / pictures.name, pictures)
+        shutil.copytree(Path(scratch) / pictures.name, pictures)
     return 0
 
 

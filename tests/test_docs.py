@@ -33,24 +33,48 @@ def test_a_page_is_what_comes_out(page: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.fixture(scope="module")
+def beginning(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, list[str]]:
+    """Return the lecture up to its fourth section, the same with what comes out, and the names of its pictures."""
+    pytest.importorskip("matplotlib", reason="the pages draw: install the extra plot")
+    text = (DOCS / "lecture.md").read_text().split("## 4.")[0]
+    now, pictures = script("page").outcome(text, "lecture", tmp_path_factory.mktemp("page"))
+    return text, now, [path.name for path in pictures]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ("", "", None),
         ("total                                   2,410", "total                                   2,999", "line"),
         ("2625 2625\n", "2625 2625\nmore\n", "lines"),
         ("2625 2625\n", "2626 2625\n", "now comes"),
         ("lecture/activations.svg)", "lecture/other.svg)", "is shown nowhere"),
     ],
 )
-def test_a_stale_page_is_found(tmp_path: Path, old: str, new: str, message: str) -> None:
-    pytest.importorskip("matplotlib", reason="the pages draw: install the extra plot")
-    text = (DOCS / "lecture.md").read_text().split("## 4.")[0]
+def test_a_stale_page_is_found(
+    beginning: tuple[str, str, list[str]], old: str, new: str, message: str | None
+) -> None:
+    text, now, names = beginning
     assert old in text
-    (tmp_path / "lecture.md").write_text(text.replace(old, new))
-    check = [sys.executable, str(DOCS / "page.py"), str(tmp_path / "lecture.md"), "--check"]
-    result = subprocess.run(check, capture_output=True, text=True, cwd=DOCS.parent)
+    wrong = script("page").stale(text.replace(old, new), now, "lecture", new=names, old={*names})
+    assert wrong == [] if message is None else message in "\n".join(wrong)
+
+
+def test_a_stale_page_ends_in_one(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("```python\nprint(1)\n```\n\n```text\n2\n```\n")
+    check = [sys.executable, str(DOCS / "page.py"), str(tmp_path / "page.md"), "--check"]
+    result = subprocess.run(check, capture_output=True, text=True)
     assert result.returncode == 1
-    assert message in result.stdout
+    assert result.stdout == "line 6: the page has\n    2\nnow comes\n    1\n"
+
+
+def test_a_picture_that_is_not_made_or_not_kept_is_found() -> None:
+    stale = script("page").stale
+    assert stale("(p/a.svg)", "(p/a.svg)", "p", new=["a.svg"], old={"a.svg", "b.svg"}) == [
+        "p/b.svg is not made by the page"
+    ]
+    assert stale("(p/a.svg)", "(p/a.svg)", "p", new=["a.svg"], old=set()) == ["p/a.svg is not kept"]
 
 
 def script(name: str) -> Any:
