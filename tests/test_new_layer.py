@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,7 @@ def test_the_table_of_costs_says_so() -> None:
     assert [*map(int, table)] == [len(files) for files in COSTS.values()]
 
 
+@cache
 def names_in(path: Path) -> set[str]:
     """Return the names and the short texts that a program is made of, without comments and docstrings."""
     if path.suffix == ".cu":
