@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -43,9 +42,13 @@ def test_the_score_is_kept_and_high_enough() -> None:
     assert f"{caught} of {total}" in (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
 
 
-def test_a_sample_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    return Tree(tmp_path_factory.mktemp("tree"))
+
+
+def test_a_sample_is_caught(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {name: (ROOT / BY_NAME[name].file).read_bytes() for name in SAMPLE}
-    tree = Tree(tmp_path)
     for name in SAMPLE:
         assert tree.run(BY_NAME[name]).outcome == CAUGHT, name
     unseen = replace(BY_NAME[SAMPLE[0]], tests=("tests/ops/test_precision.py",))
@@ -55,7 +58,7 @@ def test_a_sample_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         tree.run(replace(unseen, equivalent="so it was thought"))
     for name, content in before.items():
         assert (ROOT / BY_NAME[name].file).read_bytes() == content, "the checkout"
-        assert (tmp_path / BY_NAME[name].file).read_bytes() == content, "the copy"
+        assert (tree.folder / BY_NAME[name].file).read_bytes() == content, "the copy"
 
 
 @pytest.mark.parametrize(
@@ -66,10 +69,10 @@ def test_a_sample_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_what_is_no_program_or_runs_no_test_is_refused(
-    tmp_path: Path, new: str, tests: tuple[str, ...], said: str
+    tree: Tree, new: str, tests: tuple[str, ...], said: str
 ) -> None:
     with pytest.raises(MutantError, match=said):
-        Tree(tmp_path).run(replace(BY_NAME[SAMPLE[0]], new=new, tests=tests))
+        tree.run(replace(BY_NAME[SAMPLE[0]], new=new, tests=tests))
 
 
 @pytest.mark.parametrize("old", ["nowhere to be found", "Tensor"])
