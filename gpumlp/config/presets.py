@@ -102,18 +102,21 @@ def _strong(settings: FileSettings) -> dict[str, Any]:
 
 
 def _images(settings: FileSettings) -> dict[str, Any]:
-    """Batch norm and dropout, for rows of pixels.
+    """Batch norm, images moved by a pixel, and dropout, for rows of pixels.
 
-    Chosen on validation rows of MNIST (0.9877) and Fashion-MNIST (0.9170). Two layers of 1,024 for 16 epochs, which
-    take twice the time, reached 0.9875 and 0.9112; mixup and the mean of three shorter trained networks were worse.
+    Chosen on validation rows of MNIST and Fashion-MNIST. In 5,000 steps the moved images take these from 0.9857 and
+    0.9090 to 0.9908 and 0.9122, with dropout 0.2; with 0.4, best without them, to 0.9883 and 0.9048. Wider layers,
+    mixup and the mean of several networks were worse in the same time.
     """
+    shift = _section(settings.get("training")).get("shift", "auto")
     recipe: dict[str, Any] = {
-        "model": {"hidden": [512, 512], "activation": "relu", "norm": "batch", "dropout": 0.4},
+        "model": {"hidden": [512, 512], "activation": "relu", "norm": "batch", "dropout": 0.2 if shift else 0.4},
         "optimizer": {"name": "adamw", "learning_rate": 0.002},
         "schedule": {"name": "cosine", "warmup": 0.05},
         "training": {
-            "epochs": {"steps": 10_500, "least": 16, "most": 200},
+            "epochs": {"steps": 10_500, "least": 4, "most": 200},
             "batch_size": 256,
+            "shift": shift,
             "early_stopping": None,
         },
     }

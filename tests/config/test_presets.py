@@ -64,9 +64,12 @@ def test_strong_is_tabm_with_ple() -> None:
 
 def test_images_have_batch_norm() -> None:
     settings = make("images")
-    assert {(block.units, block.norm, block.dropout) for block in settings.model.blocks} == {(512, "batch", 0.4)}
+    assert {(block.units, block.norm, block.dropout) for block in settings.model.blocks} == {(512, "batch", 0.2)}
+    assert settings.training.shift == "auto"
+    still = make("images", training={"shift": 0})
+    assert (still.training.shift, still.model.blocks[0].dropout) == (0, 0.4)
     assert (settings.training.chosen_metric, settings.training.early_stopping) == ("accuracy", None)
-    assert settings.training.epochs_over(54_000) == 50
+    assert (settings.training.epochs_over(54_000), settings.training.epochs_over(5 * 54_000)) == (50, 10)
     assert settings.loss.hyper == {"label_smoothing": 0.1}
     assert make("images", "regression").loss.name == "squared_error"
 
