@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,20 +73,24 @@ class WeightedModels(Predictor):
             If a block does not fit the models.
         """
         for source in sources:
-            predicted = []
-            for number, model in enumerate(self.models):
-                ((_, each),) = model.predictions([source], news if number == 0 else News())
-                predicted.append(each)
-            yield source, mean_of(predicted, self.weights)
+
+            def of_each(source: Source = source) -> Iterator[Predictions]:
+                for number, model in enumerate(self.models):
+                    ((_, predicted),) = model.predictions([source], news if number == 0 else News())
+                    yield predicted
+
+            yield source, mean_of(of_each(), self.weights)
 
     def margin(self, level: float) -> float:
         """Raise RunError: no rows were kept for the intervals of an ensemble."""
         raise RunError("an ensemble of models has no intervals", hint="use one of its runs, or the loss quantile")
 
     def _measured(self, encoder: Encoder, source: Source, data: Dataset, news: News) -> dict[str, float]:
-        ((_, predicted),) = self.predictions([source], news)
         assert data.targets is not None
-        return metrics_of(predicted, encoder, true_values(encoder, data.targets), data.weights)
+        some = pieces(len(data.targets), encoder.outputs)
+        sources = [source] if len(some) == 1 else (source.take(np.arange(rows.start, rows.stop)) for rows in some)
+        blocks = (predicted for _, predicted in self.predictions(sources, news))
+        return metrics_of(blocks, encoder, true_values(encoder, data.targets), data.weights)
 
     def save(self, folder: str | Path, *, force: bool = False) -> None:
         """Write the ensemble into a folder, which ``gpumlp predict`` takes: whole, or not at all.
@@ -128,25 +132,43 @@ def check_replaceable(folder: Path, *, force: bool) -> None:
         raise RunError("there is an ensemble here", where=str(folder), hint=hint)
 
 
-def mean_of(predictions: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
-    """Return the weighted mean of what several models say of the same rows."""
-
-    def mean(arrays: Sequence[Any]) -> Any:
-        return np.sum([weight * array for weight, array in zip(weights, arrays, strict=True)], axis=0)
-
-    return combined(predictions, mean)
+MAX_KEPT_VALUES, MAX_PIECE_VALUES = 1 << 24, 1 << 22
+"""Probabilities up to which those of all rows are kept; of more, as many are computed at a time."""
 
 
-def combined(predictions: Sequence[Predictions], mean: Callable[[Sequence[Any]], Any]) -> Predictions:
-    """Return the predictions that follow from the means of what several models say."""
-    first = predictions[0]
-    if first.probabilities is not None:
-        probabilities = mean([each.probabilities for each in predictions])
-        if first.values.ndim == 2:
-            return Predictions.of_labels(probabilities)
-        return Predictions(metrics.most_probable(probabilities), probabilities)
-    quantiles = None if first.quantiles is None else mean([each.quantiles for each in predictions])
-    return Predictions(mean([each.values for each in predictions]), None, quantiles)
+def pieces(count: int, outputs: int) -> list[slice]:
+    """Return which of ``count`` rows are predicted together: all, or with many classes some at a time."""
+    step = count if count * outputs <= MAX_KEPT_VALUES else max(1, MAX_PIECE_VALUES // outputs)
+    return [slice(start, min(start + step, count)) for start in range(0, count, max(1, step))]
+
+
+def mean_of(predictions: Iterable[Predictions], weights: Sequence[float]) -> Predictions:
+    """Return the weighted mean of what several models say of the same rows, which is taken one by one."""
+    means: dict[str, Any] = {}
+    for each, weight in zip(predictions, weights, strict=True):
+        for name, array in parts_of(each).items():
+            share = weight * array
+            means[name] = np.add(means[name], share, out=share) if name in means else share
+        labels = each.values.ndim == 2
+    return of_means(means, labels=labels)
+
+
+def parts_of(predicted: Predictions) -> dict[str, Any]:
+    """Return what models are averaged by: probabilities, or numbers with their quantiles."""
+    if predicted.probabilities is not None:
+        return {"probabilities": predicted.probabilities}
+    quantiles = {} if predicted.quantiles is None else {"quantiles": predicted.quantiles}
+    return {"values": predicted.values, **quantiles}
+
+
+def of_means(means: Mapping[str, Any], *, labels: bool) -> Predictions:
+    """Return the predictions that follow from the means of ``parts_of`` several models."""
+    if "probabilities" not in means:
+        return Predictions(means["values"], None, means.get("quantiles"))
+    probabilities = means["probabilities"]
+    if labels:
+        return Predictions.of_labels(probabilities)
+    return Predictions(metrics.most_probable(probabilities), probabilities)
 
 
 def true_values(encoder: Encoder, targets: Any) -> Any:
@@ -154,15 +176,19 @@ def true_values(encoder: Encoder, targets: Any) -> Any:
     return targets if encoder.task != "regression" else encoder.decode(targets.astype(np.float64))
 
 
-def metrics_of(predicted: Predictions, encoder: Encoder, true: Any, weights: Any) -> dict[str, float]:
-    """Return the metrics of predictions: ``true`` as ``true_values`` returns it, weights (N,) or None."""
-    if encoder.labels is not None and predicted.probabilities is not None:
-        return metrics.labels(predicted.probabilities, true, encoder.target_names, weights)
+def metrics_of(blocks: Iterable[Predictions], encoder: Encoder, true: Any, weights: Any) -> dict[str, float]:
+    """Return the metrics of blocks of predictions: ``true`` as ``true_values`` returns it, weights (N,) or None."""
+    if encoder.classes is not None:
+        scores, chosen, start = metrics.ProbabilityScores(), [], 0
+        for each in blocks:
+            assert each.probabilities is not None
+            rows = slice(start, start := start + len(each.values))
+            scores.add(each.probabilities, true[rows], None if weights is None else weights[rows])
+            chosen.append(each.probabilities[:, 1:] if len(encoder.classes) == 2 else each.values)
+        return metrics.classification(np.concatenate(chosen), true, weights) | scores.result()
+    predicted = Predictions.joined(list(blocks))
     if predicted.probabilities is not None:
-        scores = metrics.ProbabilityScores()
-        scores.add(predicted.probabilities, true, weights)
-        two = predicted.probabilities[:, 1:] if len(encoder.classes or ()) == 2 else predicted.probabilities
-        return metrics.classification(two, true, weights) | scores.result()
+        return metrics.labels(predicted.probabilities, true, encoder.target_names, weights)
     if true.ndim == 1:
         values = metrics.regression(predicted.values, true, weights)
     else:

@@ -128,11 +128,16 @@ def train_bag(
     in_time = [fold for fold in folds if fold["recipe"] not in late]
     plan_folder.write_results({"folds": in_time})
     candidates = folds_of(plan_folder, cache, settings.device)
-    ensemble, about, predicted = weigh(candidates)
+    chosen = weigh(candidates)
+    ensemble, about = chosen.ensemble, chosen.about
     ensemble.save(plan_folder.path / OF_BAG, force=True)
     seen, encoder = candidates[0].seen, ensemble.encoder
-    block = {"row": seen.rows, **_truth(seen, encoder), **columns_of(predicted, encoder, proba=True)}
-    write_predictions(plan_folder.path / PREDICTIONS, [block])
+    truth = {"row": seen.rows, **_truth(seen, encoder)}
+    blocks = (
+        {name: column[rows] for name, column in truth.items()} | columns_of(predicted, encoder, proba=True)
+        for rows, predicted in chosen.predicted()
+    )
+    write_predictions(plan_folder.path / PREDICTIONS, blocks)
     metrics = {"validation": about.pop("metrics")}
     if first.sources is not None and first.test is not None:
         metrics["test"] = ensemble.evaluate(first.sources["test"])

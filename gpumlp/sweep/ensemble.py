@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp import metrics
-from gpumlp.data import Frame, News, Prepared, SourceCache
+from gpumlp.data import Encoder, Frame, News, Prepared, SourceCache
 from gpumlp.errors import ConfigError, RunError
 from gpumlp.runs import load_run, load_trained
-from gpumlp.runs.ensemble import WeightedModels, combined, mean_of, metrics_of, true_values
+from gpumlp.runs.ensemble import WeightedModels, mean_of, metrics_of, of_means, parts_of, pieces, true_values
 from gpumlp.runs.evaluation import changed_since
 from gpumlp.runs.model import SavedModel
 from gpumlp.runs.predictor import Predictions
@@ -31,9 +32,13 @@ MIN_PROBABILITY = 1e-15
 """Smallest probability of a true class that a log-loss is computed from."""
 
 
+Host = NDArray[Any]
+Predict = Callable[[int, int], Predictions]
+
+
 @dataclass(frozen=True)
 class Seen:
-    """What a candidate predicts of rows that it was not trained on, in the order of their numbers.
+    """Rows that a candidate was not trained on, in the order of their numbers, and what it predicts of them.
 
     Parameters
     ----------
@@ -41,12 +46,19 @@ class Seen:
         (N,) their numbers in the data.
     targets
         Class numbers (N,), or in units of the target, (N,) or (N, T); weights : (N,), or None for all alike.
+    predict
+        Returns the predictions of the rows from one place to another.
     """
 
     rows: NDArray[np.int64]
     targets: NDArray[Any]
     weights: NDArray[Any] | None
-    predicted: Predictions
+    predict: Predict
+
+    def cached(self, outputs: int) -> Seen:
+        """Return these rows, whose predictions are made only once, unless they are too many to keep."""
+        at_once = len(pieces(len(self.rows), outputs)) <= 1
+        return replace(self, predict=functools.cache(self.predict)) if at_once else self
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,23 @@ class Candidate:
     name: str
     models: tuple[SavedModel, ...]
     seen: Seen
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An ensemble, how it was chosen, and what it predicts of the rows that chose it.
+
+    Parameters
+    ----------
+    ensemble, about
+        As :func:`combine` returns them.
+    predicted
+        Returns the predictions of some rows after the others, and which they are.
+    """
+
+    ensemble: WeightedModels
+    about: dict[str, Any]
+    predicted: Callable[[], Iterator[tuple[slice, Predictions]]]
 
 
 def combine(
@@ -90,13 +119,12 @@ def combine(
     ----------
     Caruana et al. 2004, Ensemble selection from libraries of models
     """
-    return weigh(_candidates(folders, device), rounds=rounds)[:2]
+    chosen = weigh(_candidates(folders, device), rounds=rounds)
+    return chosen.ensemble, chosen.about
 
 
-def weigh(
-    candidates: Sequence[Candidate], *, rounds: int = ROUNDS
-) -> tuple[WeightedModels, dict[str, Any], Predictions]:
-    """Return the ensemble of candidates, how it was chosen, and what it predicts of the rows that chose it."""
+def weigh(candidates: Sequence[Candidate], *, rounds: int = ROUNDS) -> Chosen:
+    """Return the ensemble of candidates."""
     first = candidates[0]
     for each in candidates[1:]:
         WeightedModels((first.models[0], each.models[0]), (0.5, 0.5))  # refuses models of different targets
@@ -105,73 +133,94 @@ def weigh(
         ):
             message = f"these rows outside of training are not those of {first.name}, so no weights can be chosen"
             raise RunError(message, where=each.name, hint="combine runs of the same data and training.seed")
-    counts, losses = select([each.seen for each in candidates], candidates[0].models[0], rounds)
+    encoder, seen = first.models[0].encoder, first.seen
+    counted = [counted_of(each.seen, encoder) for each in candidates]
+    counts, losses = select(counted, seen, encoder, rounds)
     shares = counts / counts.sum()
     chosen = [(each, float(share)) for each, share in zip(candidates, shares, strict=True) if share > 0]
     models = tuple(model for each, _ in chosen for model in each.models)
     ensemble = WeightedModels(models, tuple(share / len(each.models) for each, share in chosen for _ in each.models))
-    seen = first.seen
-    predicted = mean_of([each.seen.predicted for each, _ in chosen], [share for _, share in chosen])
+
+    def predicted() -> Iterator[tuple[slice, Predictions]]:
+        for rows in pieces(len(seen.rows), encoder.outputs):
+            predictions = (each.seen.predict(rows.start, rows.stop) for each, _ in chosen)
+            yield rows, mean_of(predictions, [share for _, share in chosen])
+
+    blocks = (block for _, block in predicted())
     about = {
         "candidates": [
             {"name": each.name, "weight": float(share), "models": len(each.models), "loss": loss}
             for each, share, loss in zip(candidates, shares, losses, strict=True)
         ],
-        "loss": loss_of(predicted, seen, first.models[0]),
+        "loss": loss_of(sum(share * each for share, each in zip(shares, counted, strict=True)), seen, encoder),
         "rows": len(seen.rows),
-        "metrics": metrics_of(predicted, first.models[0].encoder, seen.targets, seen.weights),
+        "metrics": metrics_of(blocks, encoder, seen.targets, seen.weights),
     }
-    return ensemble, about, predicted
+    return Chosen(ensemble, about, predicted)
 
 
-def select(seen: Sequence[Seen], model: SavedModel, rounds: int) -> tuple[NDArray[np.int64], list[float]]:
+def select(
+    counted: Sequence[Host], seen: Seen, encoder: Encoder, rounds: int
+) -> tuple[NDArray[np.int64], list[float]]:
     """Return how often each candidate is taken, and the loss of each alone.
 
     Parameters
     ----------
+    counted
+        What ``counted_of`` returns of each candidate.
     seen
-        What each candidate predicts on the same rows.
-    model
-        One of the models, for what they predict.
+        The rows.
+    encoder
+        Of their targets.
     rounds
         Most candidates that are added.
     """
     if rounds < 1:
         raise ConfigError(f"{rounds} rounds choose nothing", hint="allowed: 1 or more")
-    alone = [loss_of(each.predicted, each, model) for each in seen]
-    counts = np.zeros(len(seen), np.int64)
+    alone = [loss_of(each, seen, encoder) for each in counted]
+    counts = np.zeros(len(counted), np.int64)
     best, best_counts, mean = 0.0, counts, None
     for number in range(1, rounds + 1):
-        trials = [
-            each.predicted if mean is None else mean_of([mean, each.predicted], [1 - 1 / number, 1 / number])
-            for each in seen
-        ]
-        losses = alone if mean is None else [loss_of(trial, seen[0], model) for trial in trials]
+        trials = counted if mean is None else [(1 - 1 / number) * mean + 1 / number * each for each in counted]
+        losses = alone if mean is None else [loss_of(trial, seen, encoder) for trial in trials]
         taken = int(np.argmin(losses))
-        mean, counts = trials[taken], counts + (np.arange(len(seen)) == taken)
+        mean, counts = trials[taken], counts + (np.arange(len(counted)) == taken)
         if losses[taken] < best - TIE_TOLERANCE * abs(best) or number == 1:
             best, best_counts = losses[taken], counts
     return best_counts, alone
 
 
-def loss_of(predicted: Predictions, seen: Seen, model: SavedModel) -> float:
+def counted_of(seen: Seen, encoder: Encoder) -> Host:
+    """Return all that the loss depends on: the probability of the true class, (N,), or whatever else is predicted."""
+
+    def of_rows(rows: slice) -> Host:
+        predicted = seen.predict(rows.start, rows.stop)
+        if predicted.probabilities is None:
+            return predicted.values if predicted.quantiles is None else predicted.quantiles
+        if encoder.classes is None:
+            return predicted.probabilities
+        return np.take_along_axis(predicted.probabilities, seen.targets[rows, None], axis=1)[:, 0]
+
+    return np.concatenate([of_rows(rows) for rows in pieces(len(seen.rows), encoder.outputs)])
+
+
+def loss_of(counted: Host, seen: Seen, encoder: Encoder) -> float:
     """Return the loss that candidates are chosen by."""
-    encoder, weights = model.encoder, np.ones(len(seen.rows)) if seen.weights is None else seen.weights
+    weights = np.ones(len(seen.rows)) if seen.weights is None else seen.weights
     weights = weights.astype(np.float64)
-    if predicted.probabilities is not None and predicted.values.ndim == 2:
-        return metrics.labels_log_loss(predicted.probabilities, seen.targets, weights)
-    if predicted.probabilities is not None:
-        true = predicted.probabilities[np.arange(len(seen.rows)), seen.targets]
-        return float(weights @ -np.log(true.clip(MIN_PROBABILITY)) / weights.sum())
+    if encoder.classes is not None:
+        return float(weights @ -np.log(counted.clip(MIN_PROBABILITY)) / weights.sum())
+    if encoder.labels is not None:
+        return metrics.labels_log_loss(counted, seen.targets, weights)
     truth = seen.targets.reshape(len(seen.rows), -1)
     there = ~np.isnan(truth)
-    if predicted.quantiles is not None:
-        errors = truth[:, :, None] - predicted.quantiles
+    if encoder.levels:
+        errors = truth[:, :, None] - counted
         levels = np.array(encoder.levels)
         each = np.maximum(levels * errors, (levels - 1) * errors).mean(axis=2)
         scale = np.nanstd(truth, axis=0)
     else:
-        each = (truth - predicted.values.reshape(truth.shape)) ** 2
+        each = (truth - counted.reshape(truth.shape)) ** 2
         scale = np.nanvar(truth, axis=0)
     counts = weights[:, None] * there
     return float((counts * np.where(there, each / np.where(scale > 0, scale, 1.0), 0.0)).sum() / counts.sum())
@@ -192,7 +241,7 @@ def _candidates(folders: Sequence[Path], device: int) -> list[Candidate]:
 
 def _run(folder: Path, cache: SourceCache, device: int) -> Candidate:
     model, seen = _seen(folder, "validation", cache, device)
-    return Candidate(str(folder), (model,), seen)
+    return Candidate(str(folder), (model,), seen.cached(model.encoder.outputs))
 
 
 OUTSIDE = {"cv": "test", "bag": "validation"}
@@ -223,23 +272,32 @@ def _mean_of_folds(name: str, each: Sequence[tuple[SavedModel, Seen]]) -> Candid
     models, parts = [model for model, _ in each], [seen for _, seen in each]
     WeightedModels(tuple(models), tuple([1 / len(models)] * len(models)))
     rows = np.concatenate([part.rows for part in parts])
-    numbers, first, place_of, count = np.unique(rows, return_index=True, return_inverse=True, return_counts=True)
+    numbers, first = np.unique(rows, return_index=True)
+    labels = models[0].encoder.labels is not None
 
-    def mean(arrays: Sequence[Any]) -> Any:
-        joined = np.concatenate(arrays)
-        sums = np.zeros((len(numbers), *joined.shape[1:]))
-        np.add.at(sums, place_of, joined)
-        return sums / count.reshape(-1, *[1] * (joined.ndim - 1))
+    def predict(start: int, stop: int) -> Predictions:
+        some = numbers[start:stop]
+        count, sums = np.zeros(len(some)), dict[str, Host]()
+        for part in parts:
+            low, high = np.searchsorted(part.rows, [some[0], some[-1] + 1]).tolist()
+            if low == high:
+                continue
+            places = np.searchsorted(some, part.rows[low:high])
+            count[places] += 1
+            for name, array in parts_of(part.predict(low, high)).items():
+                sums.setdefault(name, np.zeros((len(some), *array.shape[1:])))[places] += array
+        return of_means(
+            {name: each / count.reshape(-1, *[1] * (each.ndim - 1)) for name, each in sums.items()}, labels=labels
+        )
 
-    predicted = combined([part.predicted for part in parts], mean)
     weights = [part.weights for part in parts]
     seen = Seen(
         numbers,
         np.concatenate([part.targets for part in parts])[first],
         None if weights[0] is None else np.concatenate([one for one in weights if one is not None])[first],
-        predicted,
+        predict,
     )
-    return Candidate(name, tuple(models), seen)
+    return Candidate(name, tuple(models), seen.cached(models[0].encoder.outputs))
 
 
 def _seen(folder: Path, part: str, cache: SourceCache, device: int) -> tuple[SavedModel, Seen]:
@@ -253,7 +311,6 @@ def _seen(folder: Path, part: str, cache: SourceCache, device: int) -> tuple[Sav
         raise RunError(f"the run has no {part} rows to choose weights by", where=str(folder), hint=hint)
     assert data.sources is not None
     source, rows = data.sources[part], data.parts[part]
-    ((_, predicted),) = model.predictions([source], News())
     numbers = np.arange(len(rows)) if source.rows is None else source.rows
     order = np.argsort(numbers, kind="stable")
     assert rows.targets is not None
@@ -262,8 +319,10 @@ def _seen(folder: Path, part: str, cache: SourceCache, device: int) -> tuple[Sav
     if name is not None and isinstance(source, Frame):
         weights = source.numbers(source.resolve(name))  # encoded ones are scaled, in each part by its largest
     weights = None if weights is None else weights[order]
-    arrays = (predicted.values, predicted.probabilities, predicted.quantiles)
-    values, *others = (None if each is None else each[order] for each in arrays)
-    assert values is not None
     targets = true_values(model.encoder, rows.targets)[order]
-    return model, Seen(numbers[order], targets, weights, Predictions(values, *others))
+
+    def predict(start: int, stop: int) -> Predictions:
+        ((_, predicted),) = model.predictions([source.take(order[start:stop])], News())
+        return predicted
+
+    return model, Seen(numbers[order], targets, weights, predict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ CACHED_VALUES = 1 << 15
 
 def pieces(linear: Host, values: int = MAX_VALUES) -> list[slice]:
     """Return which rows of (N, K) linear values are computed together, at least one piece."""
-    size = max(1, values // linear.shape[1])
+    size = max(1, values // max(1, linear.shape[1]))
     return [slice(start, start + size) for start in range(0, max(1, len(linear)), size)]
 
 
@@ -236,14 +236,21 @@ class Isotonic(Temperature):
         base = Temperature.fit(linear, labels, weights)
         weight = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
         weighted = weight > 0
-        shares = softmax(base.sharpness * linear.astype(np.float64))[weighted]
-        classes = range(1, 2) if shares.shape[1] == 2 else range(shares.shape[1])
+        if not weighted.all():
+            linear, labels, weight = linear[weighted], labels[weighted], weight[weighted]
         curves = [
-            Curve.fit(shares[:, k], (labels[weighted] == k).astype(np.float64), weight[weighted]) for k in classes
+            Curve.fit(share, (labels == k).astype(np.float64), weight)
+            for k, share in _shares_by_class(linear, base.sharpness)
         ]
         return cls(base.sharpness, base.mix, tuple(curves))
 
     def __call__(self, linear: Host) -> Host:
+        mixed = np.empty((len(linear), max(2, linear.shape[1])))
+        for rows in pieces(linear, MAX_VALUES):
+            mixed[rows] = self._of_rows(linear[rows])
+        return mixed
+
+    def _of_rows(self, linear: Host) -> Host:
         shares = softmax(self.sharpness * linear.astype(np.float64))
         if len(self.curves) == 1:
             second = self.curves[0](shares[:, 1])
@@ -258,6 +265,21 @@ class Isotonic(Temperature):
             )
         mixed: Host = (1.0 - self.mix) * shares_of_classes + self.mix / shares_of_classes.shape[1]
         return mixed
+
+
+def _shares_by_class(linear: Host, sharpness: float) -> Iterator[tuple[int, Host]]:
+    """Yield each class that has a curve, and its probability in each row, (N,): not all rows and classes at once."""
+    if linear.shape[1] == 1:
+        yield 1, softmax(sharpness * linear.astype(np.float64))[:, 1]
+        return
+    tops, totals = np.empty((2, len(linear), 1))
+    for rows in pieces(linear, MAX_VALUES):
+        z = _by_columns(sharpness * linear[rows].astype(np.float64))
+        tops[rows] = z.max(axis=1, keepdims=True)
+        totals[rows] = np.exp(z - tops[rows]).sum(axis=1, keepdims=True)
+    for columns in pieces(linear.T, MAX_VALUES):
+        shares = np.exp(sharpness * linear[:, columns].astype(np.float64) - tops) / totals
+        yield from zip(range(columns.start, linear.shape[1]), shares.T, strict=False)
 
 
 CALIBRATIONS: dict[str, type[Temperature]] = {"temperature": Temperature, "isotonic": Isotonic}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,13 @@ from command import run as command
 from gpumlp import load_ensemble
 from gpumlp.config import configure
 from gpumlp.errors import RunError
+from gpumlp.runs import ensemble as ensembles
 from gpumlp.runs import load_trained, train
+from gpumlp.runs.ensemble import mean_of, metrics_of
 from gpumlp.runs.predictor import Predictions
 from gpumlp.store import formats
 from gpumlp.sweep.cv import cross_validate
-from gpumlp.sweep.ensemble import Seen, combine, select
+from gpumlp.sweep.ensemble import Seen, combine, counted_of, select
 from gpumlp.sweep.folder import Template
 
 ROWS = 90
@@ -63,21 +66,31 @@ def regression(folder: Path, hidden: list[int], target: list[str], **more: Any) 
 
 def seen(probabilities: Any, labels: Any) -> Seen:
     found = np.asarray(probabilities, np.float64)
-    return Seen(np.arange(len(found)), np.asarray(labels), None, Predictions(found.argmax(axis=1), found))
+
+    def predict(start: int, stop: int) -> Predictions:
+        return Predictions(found[start:stop].argmax(axis=1), found[start:stop])
+
+    return Seen(np.arange(len(found)), np.asarray(labels), None, predict)
 
 
-MODEL: Any = SimpleNamespace(encoder=SimpleNamespace(classes=("u", "v"), levels=()))
+def of_classes(count: int) -> Any:
+    return SimpleNamespace(classes=tuple(map(str, range(count))), outputs=count)
+
+
+def selected(candidates: list[Seen], classes: int, rounds: int) -> tuple[Any, list[float]]:
+    encoder = of_classes(classes)
+    return select([counted_of(each, encoder) for each in candidates], candidates[0], encoder, rounds)
 
 
 def test_the_selection_is_the_greedy_one() -> None:
     """Against one that tries every candidate in every round, by formulas of its own."""
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 3, 40)
-    candidates = []
+    found = []
     for noise in (1.6, 1.5, 1.7, 3.0):
         z = 2.0 * np.eye(3)[labels] + noise * rng.normal(size=(40, 3))
         powers = np.exp(z)
-        candidates.append(seen(powers / powers.sum(axis=1, keepdims=True), labels))
+        found.append(powers / powers.sum(axis=1, keepdims=True))
 
     def log_loss(p: Any) -> float:
         return float(np.mean([-np.log(row[label]) for row, label in zip(p, labels, strict=True)]))
@@ -85,24 +98,65 @@ def test_the_selection_is_the_greedy_one() -> None:
     taken: list[int] = []
     path = []
     for _ in range(25):
-        trials = [
-            log_loss(np.mean([candidates[i].predicted.probabilities for i in (*taken, j)], axis=0)) for j in range(4)
-        ]
+        trials = [log_loss(np.mean([found[i] for i in (*taken, j)], axis=0)) for j in range(4)]
         taken.append(int(np.argmin(trials)))
         path.append(min(trials))
     best = int(np.argmin(path)) + 1
-    counts, alone = select(candidates, MODEL, 25)
+    counts, alone = selected([seen(each, labels) for each in found], 3, 25)
     assert counts.tolist() == np.bincount(taken[:best], minlength=4).tolist()
     assert np.count_nonzero(counts) > 1
-    np.testing.assert_allclose(alone, [log_loss(each.predicted.probabilities) for each in candidates], rtol=1e-12)
+    np.testing.assert_allclose(alone, [log_loss(each) for each in found], rtol=1e-12)
     assert path[best - 1] < min(alone)
 
 
 def test_of_equal_candidates_the_first_is_taken_and_a_probability_of_0_is_finite() -> None:
     same = seen([[1.0, 0.0], [0.5, 0.5]], [1, 0])
-    counts, alone = select([same, same], MODEL, 5)
+    counts, alone = selected([same, same], 2, 5)
     assert counts.tolist() == [1, 0]
     assert alone[0] == pytest.approx((-np.log(1e-15) + np.log(2)) / 2)
+
+
+def test_of_many_classes_some_rows_are_predicted_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ensembles, "MAX_KEPT_VALUES", 1 << 16)
+    monkeypatch.setattr(ensembles, "MAX_PIECE_VALUES", 1 << 16)
+    rows, classes = 1000, 1000
+    labels = np.arange(rows) % 7
+
+    def predict(start: int, stop: int) -> Predictions:
+        found = np.full((stop - start, classes), 0.5 / (classes - 1))
+        found[np.arange(stop - start), labels[start:stop]] = 0.5
+        return Predictions(found.argmax(axis=1), found)
+
+    each, encoder = Seen(np.arange(rows), labels, None, predict), of_classes(classes)
+    assert each.kept(classes) is each
+    tracemalloc.start()
+    try:
+        counted = counted_of(each, encoder)
+        blocks = (mean_of([predict(at.start, at.stop)] * 2, [0.5, 0.5]) for at in ensembles.pieces(rows, classes))
+        found = metrics_of(blocks, encoder, labels, None)
+        assert tracemalloc.get_traced_memory()[1] < rows * classes * 8 / 2
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(counted, np.full(rows, 0.5))
+    assert (found["accuracy"], found["log_loss"]) == (1.0, pytest.approx(np.log(2)))
+
+
+def test_in_pieces_the_same_ensemble_is_chosen(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = tmp_path / "cv.yaml"
+    given = "task: classification\ndata: {train: %s, target: kind, drop: [size, more, w]}\n" % (place / "data.csv")
+    template.write_text(given + "model: {hidden: [4]}\ntraining: {epochs: 1}\nbackend: numpy\n")
+    cross_validate(Template(template), tmp_path / "cv", folds=2, repeats=2)
+    for folders in ([place / "one", place / "two"], [tmp_path / "cv"]):
+        whole, about = combine(folders)
+        measured = whole.evaluate(place / "data.csv")
+        with monkeypatch.context() as patch:
+            patch.setattr(ensembles, "MAX_KEPT_VALUES", 0)
+            patch.setattr(ensembles, "MAX_PIECE_VALUES", 12)
+            again, other = combine(folders)
+            assert again.evaluate(place / "data.csv") == pytest.approx(measured)
+        assert again.weights == whole.weights
+        assert other["metrics"] == pytest.approx(about["metrics"])
+        assert other["loss"] == pytest.approx(about["loss"])
 
 
 def test_an_ensemble_predicts_by_the_weighted_mean_of_its_runs(place: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from gpumlp.config import Loaded
 from gpumlp.errors import ConfigError, DataError
 from gpumlp.export import export
 from gpumlp.runs import evaluate, load_trained, train
-from gpumlp.training import build
+from gpumlp.training import build, calibration
 from gpumlp.training.calibration import Curve, Isotonic, Temperature, softmax
 
 LARGER = ("training.epochs=4", "data.split.validation=0.4", "training.calibration=isotonic")
@@ -70,6 +71,31 @@ def test_curves_mend_what_a_temperature_cannot(classes: int) -> None:
         points = np.linspace(0, 1, 50)
         np.testing.assert_allclose(curve(points), wanted(points), atol=1e-6)
     assert Temperature.from_state(json.loads(json.dumps(found.to_state()))) == found
+
+
+@pytest.mark.parametrize("classes", [1, 3, 40])
+def test_curves_of_many_values_are_fitted_in_pieces(monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    linear, labels = rng.standard_normal((90, classes)), rng.integers(0, max(2, classes), 90)
+    weights = rng.integers(0, 3, 90).astype(np.float64)
+    whole = Isotonic.fit(linear, labels, weights)
+    expected = whole(linear)
+    monkeypatch.setattr(calibration, "MAX_VALUES", 7 * classes)
+    np.testing.assert_array_equal(whole(linear), expected)
+    np.testing.assert_allclose(Isotonic.fit(linear, labels, weights)(linear), expected, rtol=1e-9)
+
+
+def test_curves_of_many_values_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, labels = np.zeros((1000, 200), np.float32), np.arange(1000) % 200
+    linear[:, ::7] = 1
+    monkeypatch.setattr(calibration, "MAX_VALUES", 1 << 13)
+    monkeypatch.setattr(calibration, "MAX_STEPS", 2)
+    tracemalloc.start()
+    try:
+        Isotonic.fit(linear, labels)
+        assert tracemalloc.get_traced_memory()[1] < linear.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("classes", [2, 3])
