@@ -61,6 +61,8 @@ def replacing(path: Path, *, mode: int | None = None) -> Iterator[tuple[Path, IO
         if fcntl is None:
             file.close()  # Windows renames no open file
         os.replace(beside, path)
+        with contextlib.suppress(OSError):
+            file.close()  # what the flush has brought to the disk is there whatever this says
     _flush_folder(path.parent)
 
 

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import errno
+import io
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gpumlp.errors import RunError, WriteError
 from gpumlp.store import formats
-from gpumlp.store.atomic import new_folder
+from gpumlp.store.atomic import new_folder, replace_file
 
 ARRAYS = {"b": np.arange(3, dtype=np.float32), "a": np.ones((2, 2)), "empty": np.zeros((0, 4), np.int64)}
 
@@ -248,3 +251,24 @@ def test_a_folder_that_is_interrupted_as_it_is_replaced_is_what_it_was(
         (folder / "new").write_text("2")
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["old"]
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_an_error_of_closing_what_is_on_the_disk_is_of_no_consequence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closing(io.BufferedWriter):
+        def close(self) -> None:
+            if not self.closed:
+                super().close()
+                raise OSError(errno.EIO, "Input/output error")
+
+    open_ = Path.open
+
+    def opened(path: Path, mode: str, *rest: Any) -> Any:
+        return Closing(io.FileIO(path, "x")) if mode == "xb" else open_(path, mode, *rest)
+
+    monkeypatch.setattr(Path, "open", opened)
+    for content in (b"older", b"new"):
+        replace_file(tmp_path / "file", content)
+        assert (tmp_path / "file").read_bytes() == content
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]

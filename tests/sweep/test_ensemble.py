@@ -128,7 +128,7 @@ def test_of_many_classes_some_rows_are_predicted_at_a_time(monkeypatch: pytest.M
         return Predictions(found.argmax(axis=1), found)
 
     each, encoder = Seen(np.arange(rows), labels, None, predict), of_classes(classes)
-    assert each.kept(classes) is each
+    assert each.cached(classes) is each
     tracemalloc.start()
     try:
         counted = counted_of(each, encoder)

@@ -89,6 +89,7 @@ def test_curves_of_many_values_take_little_memory(monkeypatch: pytest.MonkeyPatc
     linear, labels = np.zeros((1000, 200), np.float32), np.arange(1000) % 200
     linear[:, ::7] = 1
     monkeypatch.setattr(calibration, "MAX_VALUES", 1 << 13)
+    monkeypatch.setattr(calibration, "CACHED_VALUES", 1 << 13)
     monkeypatch.setattr(calibration, "MAX_STEPS", 2)
     tracemalloc.start()
     try:
