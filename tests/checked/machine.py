@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -151,10 +152,11 @@ class Machine:
         files["kernels.cpp"] = "\n".join([*(f'#include "{name}"' for name in files), *entries])
         runtime = self._runtime.result()
         path = self.folder / f"{what}-{_hash(*files.values(), runtime.name, *KERNEL_FLAGS)}.so"
-        if path.exists():
-            path.touch()
-        else:
-            replace_file(path, _compile(files, runtime))
+        with _alone(path):
+            if path.exists():
+                path.touch()
+            else:
+                replace_file(path, _compile(files, runtime))
         return Library(path)
 
     def close(self) -> None:
@@ -165,11 +167,23 @@ class Machine:
                 path.unlink()
 
 
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait while another worker of the tests, which all ask for the same libraries, compiles this one."""
+    import fcntl  # there is none on Windows, where nothing is compiled
+
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _runtime(folder: Path) -> Path:
     """Return the object of the runtime."""
     text = (HERE / "runtime.cpp").read_text()
     path = folder / f"runtime-{_hash(text, *FLAGS, *RUNTIME_FLAGS, *_command())}.o"
-    if not path.exists():
+    with _alone(path):
+        if path.exists():
+            return path
         with tempfile.TemporaryDirectory() as place:
             _call(place, [*FLAGS, *RUNTIME_FLAGS, "-c", str(HERE / "runtime.cpp"), "-o", "runtime.o"])
             replace_file(path, (Path(place) / "runtime.o").read_bytes())
