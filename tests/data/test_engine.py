@@ -126,6 +126,18 @@ def test_files_that_are_made_plain_first(tmp_path: Path, name: str, content: byt
     assert_alike(read(path), by_hand(path))
 
 
+@pytest.mark.parametrize("start", [0, 1, 7, 8, 9])
+@pytest.mark.parametrize("gaps", [(), (0,), (3, 8, 12)], ids=str)
+def test_numbers_are_seen_where_the_engine_left_them(start: int, gaps: tuple[int, ...]) -> None:
+    values = [None if i in gaps else i + 0.5 for i in range(13)]
+    column = arro3.core.Array(values, arro3.core.DataType.float64()).slice(start)
+    numbers, missing = engine._cells(column, np.float64)
+    del column
+    missing = np.zeros(len(numbers), bool) if missing is None else missing
+    found = [None if gap else value for value, gap in zip(numbers.tolist(), missing, strict=True)]
+    assert found == values[start:]
+
+
 @pytest.mark.parametrize("text", ["a+-b\n", "a+\n-b", "+", "+-", "__\n\n", "\n_", "-+\n-+\n"], ids=repr)
 @pytest.mark.parametrize("size", [1, 2, 3, 64])
 def test_what_the_bytes_of_a_file_tell(tmp_path: Path, text: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,14 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 
 from gpumlp.data import prepare_files, read
-from gpumlp.data.source.engine import engine
+from gpumlp.data.source import engine, typed
+from gpumlp.data.source.frame import Numbers
+from gpumlp.data.source.room import Room, reading_into
 from gpumlp.errors import DataError
 
 
@@ -67,9 +70,42 @@ def test_what_is_no_parquet_or_no_table(write, tmp_path):
 
 def test_times_with_a_zone_do_not_depend_on_the_clock_of_the_machine(tmp_path):
     polars = pytest.importorskip("polars")
-    with engine([]) as connection:
+    with engine.engine([]) as connection:
         assert connection.execute("SELECT current_setting('TimeZone')").fetchall() == [("UTC",)]
     polars.DataFrame({"when": [datetime.datetime(2024, 1, 1, 23, tzinfo=datetime.UTC)]}).write_parquet(
         tmp_path / "a.parquet"
     )
     assert read(tmp_path / "a.parquet").labels("when").tolist() == ["2024-01-01 23:00:00+00"]
+
+
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_columns_of_a_file_are_divided_among_readers(tmp_path, monkeypatch, place):
+    """Of a file with one group of rows; where the columns go to a file, one reads them all."""
+    path, rows = tmp_path / "a.parquet", 3000
+    selected = "i % 7 AS a, CASE WHEN i % 5 = 0 THEN NULL ELSE i / 3 END AS b, 't' || i % 11 AS c, i::FLOAT AS d"
+    duckdb.sql(f"COPY (SELECT {selected} FROM range({rows}) r(i)) TO '{path}'")
+    alone = read(path)
+    monkeypatch.setattr(typed, "MIN_SHARED_CELLS", 1)
+    monkeypatch.setattr(engine, "available_threads", lambda: 3)
+    opened, open_engine = [], engine.engine
+    monkeypatch.setattr(engine, "engine", lambda *args, **more: (opened.append(1), open_engine(*args, **more))[1])
+    with reading_into(Room() if place == "memory" else Room(tmp_path, 0)):
+        together = read(path)
+    assert len(opened) == (3 if place == "memory" else 1)
+    assert together.names == alone.names == ("a", "b", "c", "d")
+    for name in alone.names:
+        one, other = alone.columns[name], together.columns[name]
+        if isinstance(one, Numbers):
+            np.testing.assert_array_equal(one.values, other.values)
+        assert one.written().texts.tolist() == other.written().texts.tolist()
+        assert one.written().codes.tolist() == other.written().codes.tolist()
+
+
+def test_an_error_of_one_reader_is_that_of_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    duckdb.sql(f"COPY (SELECT i AS a, i AS b FROM range(100) r(i)) TO '{path}'")
+    monkeypatch.setattr(typed, "MIN_SHARED_CELLS", 1)
+    monkeypatch.setattr(engine, "available_threads", lambda: 2)
+    monkeypatch.setattr(typed.TypedCells, "number", lambda cells, name: "error('no')" if name == "b" else "a::DOUBLE")
+    with pytest.raises(DataError, match="cannot be read as Parquet: no"):
+        read(path)

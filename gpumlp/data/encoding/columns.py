@@ -237,7 +237,7 @@ class TableInputs:
         def encode(start: int) -> set[int]:
             rows = slice(start, start + step)
             for column, (number_of, codes) in zip(stored[rows, self.dense_width :].T, categories, strict=True):
-                column[:] = number_of[codes[rows]]
+                column[:] = number_of.take(codes[rows])
             if not columns:
                 return set()
             part = dense.take(np.arange(*rows.indices(len(source))))
@@ -485,14 +485,15 @@ def _decide(
         if name not in frame.kinds and (doubt := doubt_of(frame.column(name))):
             remark = doubt if remark is None else f"{remark}; it {doubt}"
         return False, one_hot, remark
-    if np.isnan(values).all():
+    low, high = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))
+    if np.isnan(low):
         return False, None, "is left out: it is empty in every training row"
-    if np.ptp(values) == 0:
-        lost = abs(values[0]) >= _EXACT and _are_lost(frame.column(name).texts)
+    if high - low < FLOAT32_TINY and not np.isnan(values).any():
+        if high > low:
+            return True, None, _TOO_NARROW
+        lost = abs(low) >= _EXACT and _are_lost(frame.column(name).texts)
         why = f"it {_LOST}" if lost else f"it is {values[0]:g} in every training row"
         return False, None, f"is left out: {why}"
-    if np.nanmax(values) - np.nanmin(values) < FLOAT32_TINY and not np.isnan(values).any():
-        return True, None, _TOO_NARROW
     return True, None, frame.grouped(name) or _remark(name, values, frame) or _seldom(values)
 
 

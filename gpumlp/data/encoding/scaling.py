@@ -69,7 +69,8 @@ def _divided(block: Floats, fitted: Fitted) -> Floats:
     """Return (x − centre) / spread, and 0 for a column that had no spread a 32-bit float could tell."""
     spread = fitted["spread"]
     constant = spread < FLOAT32_TINY
-    scaled: Floats = (block - fitted["centre"]) / np.where(constant, 1.0, spread)
+    scaled: Floats = block - fitted["centre"]
+    scaled /= np.where(constant, 1.0, spread)
     return np.where(constant, 0.0, scaled) if constant.any() else scaled
 
 
@@ -129,7 +130,11 @@ def _fit_robust(_: Floats, ordered: Ordered) -> Fitted:
 def _apply_robust(block: Floats, fitted: Fitted) -> Floats:
     """Scale by median and interquartile range, then clip smoothly to ±3 (RealMLP, arXiv:2407.04491)."""
     scaled = _divided(block, fitted)
-    return scaled / np.sqrt(1.0 + (scaled / 3.0) ** 2)
+    bent = scaled / 3.0  # in place from here: new memory for each step takes as long as the step
+    bent *= bent
+    bent += 1.0
+    scaled /= np.sqrt(bent, out=bent)
+    return scaled
 
 
 def _fit_standard(block: Floats, _: Ordered) -> Fitted:

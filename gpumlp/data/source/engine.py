@@ -7,10 +7,12 @@ The engine reads what is well-formed, in several threads and without holding the
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import threading
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,8 +44,6 @@ FIRST_ROWS = 2000
 AHEAD_MB = 32
 """MB of a result that the engine may compute before they are asked for, so that nobody waits for anybody."""
 
-EMPTY = "-8.98846567431158e307"
-"""What stands for an empty cell between numbers, in SQL: -2^1023, far beyond the numbers that can be used."""
 TABLE = "arrow_table"
 """What an Arrow table is called in SQL."""
 NO_MISSING = Missing(frozenset())
@@ -65,10 +65,18 @@ class EngineRefusalError(Exception):
 
 
 class Expressions(Protocol):
-    """How the values of a column are computed from the file, in SQL."""
+    """How the values of a column are computed from the file, in SQL.
+
+    Attributes
+    ----------
+    has_nan
+        Whether a number that is NaN is missing; else the cell is not a number.
+    """
+
+    has_nan: bool
 
     def number(self, name: str) -> str:
-        """Return an expression of type DOUBLE: ``EMPTY`` where empty, infinite or NaN where it is not a number."""
+        """Return an expression of type DOUBLE: NULL where empty, infinite or NaN where it is not a number."""
 
     def text(self, name: str) -> str:
         """Return an expression of type VARCHAR: NULL where empty."""
@@ -98,6 +106,9 @@ class Scan:
         How many rows there may be: memory for so many is kept ready.
     table
         An Arrow table that is called ``TABLE``.
+    shares
+        How many readers the columns are divided among, each with an engine of its own: of a Parquet file the engine
+        gives one thread to each group of rows, and many files have one.
     """
 
     paths: tuple[str, ...]
@@ -109,6 +120,7 @@ class Scan:
     parsed: tuple[str, Expressions] | None = None
     about: int = 0
     table: Any = None
+    shares: int = 1
 
     def columns(self) -> dict[str, Column]:
         """Return all rows.
@@ -118,22 +130,40 @@ class Scan:
         EngineRefusalError
             If the engine cannot read them.
         """
-        texts = {name: _Dictionary() for name, number in self.kinds.items() if not number}
         place = room()
+        texts = {name: _Dictionary() for name, number in self.kinds.items() if not number}
         growing = {
             name: place.growing(np.float64 if number else np.int32, self.about) for name, number in self.kinds.items()
         }
-        strange: dict[str, None] = {}
-        for block in self._blocks(texts):
-            for name, values in block.items():
-                if self.kinds[name] and self._blank(values):
-                    strange[name] = None
-                growing[name].extend(values)
+
+        def read(names: Sequence[str]) -> set[str]:
+            """Read some columns to their ends; return those of numbers in which some cells are not."""
+            found: set[str] = set()
+            part = self if len(names) == len(self.kinds) else replace(self, kinds={n: self.kinds[n] for n in names})
+            for block in part._blocks(texts):
+                if ended.is_set():
+                    break
+                for name, (values, has_strange) in block.items():
+                    growing[name].extend(values)
+                    if has_strange:
+                        found.add(name)
+            return found
+
+        every, ended = list(self.kinds), threading.Event()
+        # The file of the room is written by one thread.
+        shares = 1 if any(each.is_in_file for each in growing.values()) else self.shares
+        with ThreadPoolExecutor(shares) as pool:
+            try:
+                found = pool.map(read, [every[i::shares] for i in range(shares)]) if shares > 1 else [read(every)]
+                strange = set().union(*found)
+            except BaseException:
+                ended.set()
+                raise
         columns: dict[str, Column] = {}
         for name, number in self.kinds.items():
             whole = growing.pop(name).whole()
             columns[name] = Numbers(whole, self._rewrite(name)) if number else merged(texts[name].texts, whole).kept()
-        columns |= self._settled(list(strange), columns)
+        columns |= self._settled([name for name in every if name in strange], columns)
         return columns
 
     def blocks(self) -> Iterator[tuple[int, dict[str, Column]]]:
@@ -149,14 +179,14 @@ class Scan:
         start = 0
         for block in self._blocks(texts):
             columns: dict[str, Column] = {}
-            for name, values in block.items():
+            for name, (values, has_strange) in block.items():
                 if not self.kinds[name]:
                     columns[name] = merged(texts[name].texts, values)
                     if len(texts[name].texts) > MAX_KEPT_TEXTS:  # as of names, which are no use for the next block
                         texts[name].clear()
                     continue
                 rows = np.arange(start, start + len(values))
-                if self._blank(values) and name not in strange:
+                if has_strange and name not in strange:
                     strange |= self._settled([name], {name: Numbers(np.array([np.inf]), self._rewrite(name))})
                 verdict = strange.get(name)
                 if isinstance(verdict, Codes):
@@ -164,11 +194,12 @@ class Scan:
                     continue
                 markers: tuple[str, ...] = ()
                 if isinstance(verdict, Numbers):
-                    values[np.isinf(values)] = verdict.source[0]
                     markers = verdict.markers
+                    if has_strange:
+                        values[np.isinf(values)] = verdict.source[0]
                 columns[name] = Numbers(values, _Rows(self._rewrite(name), rows), markers)
             yield start, columns
-            start += len(next(iter(block.values())))
+            start += _length(block)
 
     def codes(self, names: Sequence[str]) -> dict[str, Codes]:
         """Return columns as texts, whatever they are read as."""
@@ -203,18 +234,27 @@ class Scan:
     def _rewrite(self, name: str) -> Callable[[], Codes]:
         return lambda: self.codes([name])[name]
 
-    def _blank(self, values: NDArray[np.float64]) -> bool:
+    def _cleared(self, values: NDArray[Any], gaps: NDArray[np.bool_] | None) -> tuple[NDArray[Any], bool]:
         """Put NaN for empty cells and for numbers that mean "no value", and infinity for all that is not a number.
 
-        Return whether there is any of the last.
+        Return the numbers, and whether there is any of the last.
         """
-        strange = ~np.isfinite(values)
-        for marker in (float(EMPTY), *self.missing.values):
+        low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))  # NaN where there is any
+        markers = self.missing.values
+        if gaps is None and np.isfinite((low, high)).all() and not any(low <= marker <= high for marker in markers):
+            return values, False
+        values = values.copy()
+        if gaps is not None:
+            values[gaps] = 0.0
+        strange = np.isinf(values) if self.expressions.has_nan else ~np.isfinite(values)
+        for marker in markers:
             values[values == marker] = np.nan
-        found = bool(strange.any())
-        if found:
+        if gaps is not None:
+            values[gaps] = np.nan
+        has_strange = bool(strange.any())
+        if has_strange:
             values[strange] = np.inf
-        return found
+        return values, has_strange
 
     def _settled(self, names: Sequence[str], columns: Mapping[str, Column]) -> dict[str, Column]:
         """Return columns of numbers in which some cells are not: numbers where these mean "no value", else texts."""
@@ -253,42 +293,99 @@ class Scan:
                 found.append([str(text) for (text,) in connection.execute(query).fetchall()])
             return found
 
-    def _blocks(self, texts: Mapping[str, _Dictionary]) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yield float64 values or int32 codes of each column; texts that are new join their dictionary."""
+    def _blocks(self, texts: Mapping[str, _Dictionary]) -> Iterator[dict[str, tuple[NDArray[Any], bool]]]:
+        """Yield float64 values or int32 codes of each column; texts that are new join their dictionary.
+
+        With them comes whether there is infinity for what is not a number.
+        """
         done = 0
         if self.parsed is not None:
             try:
                 for block in self._selected(*self.parsed, texts):
                     yield block
-                    done += len(next(iter(block.values())))
+                    done += _length(block)
                 return
             except EngineRefusalError:
                 pass  # a cell that is not a number, or a file that is refused below, too
         for block in self._selected(self.rows, self.expressions, texts):
-            count = len(next(iter(block.values())))
+            count = _length(block)
             if done < count:
-                yield {name: values[done:] for name, values in block.items()} if done else block
+                yield {name: (values[done:], strange) for name, (values, strange) in block.items()}
             done = max(done - count, 0)
 
     def _selected(
         self, rows: str, expressions: Expressions, texts: Mapping[str, _Dictionary]
-    ) -> Iterator[dict[str, NDArray[Any]]]:
+    ) -> Iterator[dict[str, tuple[NDArray[Any], bool]]]:
         selected = []
         for i, (name, number) in enumerate(self.kinds.items()):
             if number:
                 selected.append(f"{expressions.number(name)} AS v{i}")
             else:
-                text = f"coalesce({expressions.text(name)}, '')"
+                text = expressions.text(name)
                 selected += [f"hash({text}) AS v{i}", f"{text} AS t{i}"]
         with engine(self.paths, table=self.table) as connection:
             batches = _batches(connection, f"SELECT {', '.join(selected)} FROM {rows}")
             with contextlib.closing(_ahead(batches)) as batches:
                 for batch in batches:
-                    values = iter(batch)
+                    columns = iter(batch)
                     yield {
-                        name: next(values) if number else texts[name].codes(next(values), next(values))
+                        name: self._cleared(*_cells(next(columns), np.float64))
+                        if number
+                        else (texts[name].codes(_cells(next(columns), np.uint64)[0], next(columns)), False)
                         for name, number in self.kinds.items()
                     }
+
+
+def _length(block: Mapping[str, tuple[NDArray[Any], bool]]) -> int:
+    """Return the rows of a block."""
+    return len(next(iter(block.values()))[0])
+
+
+class _Exported(ctypes.Structure):
+    """The start of an array in Arrow's C interface.
+
+    References
+    ----------
+    https://arrow.apache.org/docs/format/CDataInterface.html
+    """
+
+    _fields_ = (
+        ("length", ctypes.c_int64),
+        ("null_count", ctypes.c_int64),
+        ("offset", ctypes.c_int64),
+        ("n_buffers", ctypes.c_int64),
+        ("n_children", ctypes.c_int64),
+        ("buffers", ctypes.POINTER(ctypes.c_void_p)),
+    )
+
+
+_in_capsule = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+def _cells(column: Any, dtype: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return the numbers of an Arrow array as they lie in its memory, and which of them are NULL; None for none.
+
+    The array's own conversion makes a copy, and has no place for NULL.
+    """
+    _, capsule = column.__arrow_c_array__()
+    exported = _Exported.from_address(_in_capsule(capsule, b"arrow_array"))
+    start, end = exported.offset, exported.offset + exported.length
+    if start == end:
+        return np.empty(0, dtype), None
+
+    def buffer(number: int, size: int) -> Any:
+        memory: Any = (ctypes.c_char * size).from_address(exported.buffers[number])
+        memory.owner = capsule
+        return memory
+
+    values = np.frombuffer(buffer(1, end * np.dtype(dtype).itemsize), dtype)[start:]
+    values.flags.writeable = False
+    if not column.null_count:
+        return values, None
+    there = np.unpackbits(np.frombuffer(buffer(0, -(-end // 8)), np.uint8), count=end, bitorder="little")
+    return values, there[start:] == 0
 
 
 def _ahead(batches: Iterator[list[Any]]) -> Generator[list[Any]]:
@@ -344,7 +441,7 @@ class _Dictionary:
         """Learn the texts of some rows, none of which is known."""
         new, first = np.unique(hashes[rows], return_index=True)
         codes = np.arange(len(self.texts), len(self.texts) + len(new), dtype=np.int32)
-        self.texts += texts.take(_arrow(rows[first].astype(np.uint64))).to_pylist()
+        self.texts += [text or "" for text in texts.take(_arrow(rows[first].astype(np.uint64))).to_pylist()]
         joined = np.concatenate([self._hashes, new])
         order = np.argsort(joined)
         self._learn(joined[order], np.concatenate([self._codes, codes])[order])
@@ -373,7 +470,7 @@ class _Rows:
 
 
 def _batches(connection: Any, query: str) -> Iterator[list[Any]]:
-    """Yield the columns of each batch of a result: NumPy arrays of numbers, Arrow arrays of text."""
+    """Yield the columns of each batch of a result, Arrow arrays."""
     from arro3.core import RecordBatchReader
 
     with refusals():
@@ -387,8 +484,7 @@ def _batches(connection: Any, query: str) -> Iterator[list[Any]]:
             raise EngineRefusalError(str(error)) from error
         if batch is None:
             return
-        columns = [batch.column(i) for i in range(batch.num_columns)]
-        yield [column if "Utf8" in str(column.type) else column.to_numpy() for column in columns]
+        yield [batch.column(i) for i in range(batch.num_columns)]
 
 
 def packed_lines(path: Path) -> Iterator[list[str | None]]:
@@ -427,6 +523,11 @@ def _packed_rows(path: Path) -> str:
     )
 
 
+def engine_threads() -> int:
+    """Return how many threads an engine reads with."""
+    return min(available_threads(), MAX_THREADS)
+
+
 @contextlib.contextmanager
 def engine(paths: Sequence[str], *, for_query: bool = False, table: Any = None) -> Iterator[Any]:
     """Open an engine that reads these files and no others, loads nothing and keeps its settings.
@@ -447,7 +548,7 @@ def engine(paths: Sequence[str], *, for_query: bool = False, table: Any = None) 
     """
     import duckdb
 
-    threads = min(available_threads(), MAX_THREADS)
+    threads = engine_threads()
     memory = MEMORY_PER_THREAD * max(threads, 2)
     if for_query:
         memory = max(memory, (host_memory() or 0) // 2_000_000)
@@ -548,6 +649,7 @@ class TextCells:
     numbers: Mapping[str, int]
     decimal: str
     odd: tuple[str, ...]
+    has_nan = False
 
     def text(self, name: str) -> str:
         """Return the cell, NULL where empty."""
@@ -564,7 +666,7 @@ class TextCells:
         if self.decimal == ",":
             odd.append(f"contains({cell}, '.')")
             value = f"TRY_CAST(replace({cell}, ',', '.') AS DOUBLE)"
-        number = f"coalesce({value}, CASE WHEN {cell} IS NULL THEN {EMPTY} ELSE 'inf'::DOUBLE END)"
+        number = f"coalesce({value}, CASE WHEN {cell} IS NULL THEN NULL ELSE 'inf'::DOUBLE END)"
         return f"CASE WHEN {' OR '.join(odd)} THEN 'inf'::DOUBLE ELSE {number} END" if odd else number
 
 
@@ -582,6 +684,7 @@ class ParsedCells:
 
     cells: TextCells
     parsed: Collection[str]
+    has_nan = False
 
     def text(self, name: str) -> str:
         """Return the cell of a column that is read as VARCHAR, NULL where empty."""
@@ -589,7 +692,7 @@ class ParsedCells:
 
     def number(self, name: str) -> str:
         """Return the number as ``TextCells`` does."""
-        return f"coalesce({self.cells.text(name)}, {EMPTY})" if name in self.parsed else self.cells.number(name)
+        return self.cells.text(name) if name in self.parsed else self.cells.number(name)
 
 
 @dataclass(frozen=True)

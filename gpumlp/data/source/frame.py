@@ -42,6 +42,8 @@ class Codes:
         """Return the column of these rows."""
         codes = gathered(self.codes, rows)
         used = np.bincount(codes, minlength=len(self.texts)) > 0
+        if used.all():
+            return Codes(self.texts, codes)
         return Codes(self.texts[used], (np.cumsum(used) - 1).astype(np.int32)[codes])
 
     def blank(self, missing: Collection[str]) -> Codes:

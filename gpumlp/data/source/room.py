@@ -202,7 +202,7 @@ def gathered(values: NDArray[Any], rows: NDArray[np.int64] | None) -> NDArray[An
     each column throws out of memory what it has read ahead of the others.
     """
     ask_for(values, rows)
-    return values if rows is None else values[rows]
+    return values if rows is None else values.take(rows)
 
 
 def ask_for(values: NDArray[Any], rows: NDArray[np.int64] | None) -> None:

@@ -15,11 +15,11 @@ import numpy as np
 
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.engine import (
-    EMPTY,
     MAX_LINE_BYTES,
     EngineRefusalError,
     Scan,
     engine,
+    engine_threads,
     identifier,
     literal,
 )
@@ -29,8 +29,11 @@ from gpumlp.errors import DataError
 
 _WHOLE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?")
 _REAL = re.compile(r"(HALF_?)?FLOAT\d*|REAL|DOUBLE|DECIMAL\(.*\)")
-_PARQUET, _JSON = "read_parquet(", "JSON lines"
+_PARQUET, _PARQUET_FACTS, _JSON = "read_parquet(", "parquet_file_metadata(", "JSON lines"
 _NESTED = re.compile(r".*\]|(STRUCT|MAP|UNION|LIST|ARRAY|VARIANT)\b.*", re.DOTALL)
+
+MIN_SHARED_CELLS = 2_000_000
+"""Cells from which on several engines read a Parquet file: to open one takes as long as to read half of these."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,15 @@ class TypedCells:
     """
 
     types: Mapping[str, str]
+    has_nan = True
 
     def number(self, name: str) -> str:
-        """Return the value as DOUBLE, ``EMPTY`` for NULL and NaN.
+        """Return the value as DOUBLE.
 
         One of 32 bits is what its shortest text stands for, as in a CSV file: 0.1, not 0.10000000149.
         """
         shortest = f"CAST({identifier(name)} AS VARCHAR)" if self.types[name] == "FLOAT" else identifier(name)
-        column = f"CAST({shortest} AS DOUBLE)"
-        if not _REAL.fullmatch(self.types[name]):
-            return f"coalesce({column}, {EMPTY})"
-        return f"CASE WHEN {column} IS NULL OR isnan({column}) THEN {EMPTY} ELSE {column} END"
+        return f"CAST({shortest} AS DOUBLE)"
 
     def text(self, name: str) -> str:
         """Return the value as a CSV file would have it: whole numbers without a point, NULL for NULL and NaN."""
@@ -211,9 +212,11 @@ def read_typed(
         If the engine cannot read it, or there are no rows.
     """
     try:
-        types, about = _layout(rows, paths, table)
+        types, about, groups = _layout(rows, paths, table)
         require_memory(about, len(types), name)
         scan = replace(_scan(rows, paths, types, dialect, texts), about=about, table=table)
+        if groups and about * len(scan.kinds) >= MIN_SHARED_CELLS:
+            scan = replace(scan, shares=min(max(1, engine_threads() // groups), len(scan.kinds)))
         columns: dict[str, Column] = dict(scan.columns()) if scan.kinds else {}
     except EngineRefusalError as error:
         raise DataError(f"cannot be read as {kind}: {_first_line(error)}", where=name) from None
@@ -254,7 +257,7 @@ def typed_blocks(
     """
     start = None
     try:
-        types, _ = _layout(rows, paths)
+        types, *_ = _layout(rows, paths)
         for start, columns in _scan(rows, paths, types, dialect, texts).blocks():
             count = len(next(iter(columns.values())))
             every = _with_nested(columns, types, name, count)
@@ -306,14 +309,19 @@ def row_count(path: Path) -> int:
         return 0
 
 
-def _layout(rows: str, paths: Sequence[str], table: Any = None) -> tuple[dict[str, str], int]:
-    """Return what the engine calls the type of each column, and the number of rows; 0 where only reading tells."""
+def _layout(rows: str, paths: Sequence[str], table: Any = None) -> tuple[dict[str, str], int, int]:
+    """Return what the engine calls the type of each column, and how many rows and groups of rows there are.
+
+    The two are 0 where only reading tells.
+    """
     with engine(paths, table=table) as connection:
         described = connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()
-        count = 0 if table is None else table.num_rows
+        count, groups = 0 if table is None else table.num_rows, 0
         if rows.startswith(_PARQUET):
-            ((count,),) = connection.execute(f"SELECT count(*) FROM {rows}").fetchall()
-    return {str(column): str(type_) for column, type_, *_ in described}, int(count)
+            facts = f"{_PARQUET_FACTS}{rows.removeprefix(_PARQUET)}"
+            query = f"SELECT sum(num_rows), sum(num_row_groups) FROM {facts}"
+            ((count, groups),) = connection.execute(query).fetchall()
+    return {str(column): str(type_) for column, type_, *_ in described}, int(count), int(groups)
 
 
 def _is_number(type_: str) -> bool:
