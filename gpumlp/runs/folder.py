@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -307,14 +308,55 @@ def _is_epoch(row: Any, *, like: Any) -> bool:
     return all(isinstance(row.get(name, 0), int | float) for name in ("epoch", "train_loss", "validation_loss"))
 
 
-NEEDED = {"status", "epochs", "best_epoch", "metrics", "settings", "history", "model"}
-"""What is read again of a summary."""
+_NUMBER = (int, float)
+_TEXT_OR_NONE, _NUMBER_OR_NONE = (str, type(None)), (*_NUMBER, type(None))
+_NEEDED: dict[str, Any] = {
+    "status": str,
+    "epochs": int,
+    "planned_epochs": int,
+    "best_epoch": int,
+    "metric": _TEXT_OR_NONE,
+    "seconds": _NUMBER,
+    "samples_per_second": _NUMBER_OR_NONE,
+    "backend": str,
+    "device": _TEXT_OR_NONE,
+    "data": str,
+    "metrics": {str: {str: _NUMBER_OR_NONE}},
+    "phases": {str: _NUMBER},
+    "settings": {str: object},
+    "model": _TEXT_OR_NONE,
+    "history": str,
+}
+_OPTIONAL: dict[str, Any] = {
+    "reason": str,
+    "notes": [{"text": str, "column": _TEXT_OR_NONE}],
+    "members": [{"status": str, "epochs": int, "best_epoch": int}],
+    "start": {"run": str, "model": str},
+    "extensions": [{"from": int, "to": int, "after": int}],
+}
+"""What is read again of a summary, and of what shape it is: a type or some, a list, or a dictionary by names."""
+
+_LARGEST = {int: 2.0**53, float: sys.float_info.max}
 
 
 def _is_summary(summary: Any) -> bool:
     """Return whether this is what :func:`gpumlp.runs.run.train` writes at the end, as far as it is read again."""
-    if not isinstance(summary, dict) or not summary.keys() >= NEEDED or not isinstance(summary["settings"], dict):
-        return False
-    metrics = summary["metrics"]
-    numbers = all(isinstance(summary[name], int) for name in ("epochs", "best_epoch"))
-    return numbers and isinstance(metrics, dict) and all(isinstance(each, dict) for each in metrics.values())
+    return _has_shape(summary, _NEEDED) and all(
+        _has_shape(summary[name], shape) for name, shape in _OPTIONAL.items() if name in summary
+    )
+
+
+def _has_shape(value: Any, shape: Any) -> bool:
+    """Return whether a value from JSON has a shape; of a dictionary other names do not matter."""
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_has_shape(each, shape[0]) for each in value)
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return False
+        if str in shape:
+            return all(_has_shape(each, shape[str]) for each in value.values())
+        return all(name in value and _has_shape(value[name], each) for name, each in shape.items())
+    types = shape if isinstance(shape, tuple) else (shape,)
+    if object in types:
+        return True
+    return type(value) in types and abs(value if isinstance(value, _NUMBER) else 0) <= _LARGEST.get(type(value), 0)

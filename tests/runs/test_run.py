@@ -13,7 +13,9 @@ from gpumlp import backend
 from gpumlp.config import Loaded, load
 from gpumlp.errors import DataError, RunError
 from gpumlp.runs import Listener, evaluate, load_trained, train
+from gpumlp.runs.folder import RunFolder
 from gpumlp.store import formats
+from gpumlp.store.formats import sealed
 from gpumlp.training.build import build, load_data
 from gpumlp.training.loop import Progress
 from gpumlp.training.measure import constant_loss
@@ -276,13 +278,34 @@ def test_what_a_killed_process_left_half_written_is_cleared(task: Task, tmp_path
     assert not list((tmp_path / "cut").rglob("*.part"))
 
 
-@pytest.mark.parametrize("content", ["{", "[]"])
-def test_a_damaged_summary_is_named(task: Task, tmp_path: Path, content: str) -> None:
+def test_a_damaged_summary_is_named(task: Task, tmp_path: Path) -> None:
     train(task("training.epochs=1"), tmp_path / "run")
-    (tmp_path / "run" / "summary.json").write_text(content)
+    path = tmp_path / "run" / "summary.json"
+    summary = json.loads(path.read_text())
+    damaged = ["{", "[]"]
+    for name, value in {  # of other programs and versions, with checksums that are right
+        "device": ...,
+        "seconds": "1",
+        "best_epoch": True,
+        "epochs": 10**400,
+        "phases": {"measure": None},
+        "metrics": {"test": {"rmse": []}},
+        "samples_per_second": float("inf"),
+        "members": [{}],
+        "reason": None,
+        "settings": None,
+    }.items():
+        changed = {**summary, name: value} if value is not ... else {k: v for k, v in summary.items() if k != name}
+        damaged.append(json.dumps(sealed({k: v for k, v in changed.items() if k != "sha256"})))
+    for content in damaged:
+        path.write_text(content)
+        with pytest.raises(RunError, match=r"summary\.json"):
+            RunFolder(tmp_path / "run").read_summary()
     for use in (evaluate, lambda run: train(task("training.epochs=1"), run, resume=True)):
         with pytest.raises(RunError, match=r"summary\.json"):
             use(tmp_path / "run")
+    path.write_text(json.dumps(sealed({**{k: v for k, v in summary.items() if k != "sha256"}, "seconds": 1e30})))
+    assert RunFolder(tmp_path / "run").read_summary()["seconds"] == 1e30
 
 
 def test_a_network_that_comes_apart_late_keeps_its_best_weights(
