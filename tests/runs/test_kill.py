@@ -1,6 +1,6 @@
 """A run that is killed at any moment and resumed ends with the very bytes of one that was left alone.
 
-Runs are processes forked from a server that has everything imported, so that fifty of them start in seconds. They
+Runs are processes forked from a server that has everything imported, so that twenty of them start in seconds. They
 flush nothing: a killed process, unlike a power cut, takes nothing along that has been given to the system.
 """
 
@@ -25,7 +25,7 @@ from gpumlp.runs import train
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 
-MOMENTS = 50
+MOMENTS = 20
 SETTINGS = (
     "training.epochs=4",
     "training.checkpoint_every=4",
@@ -108,7 +108,7 @@ def finish(start: Callable[..., BaseProcess], folder: Path, **options: Any) -> d
 
 
 def test_killed_at_random_moments(start: Callable[..., BaseProcess], whole: dict[str, bytes], tmp_path: Path) -> None:
-    """Fifty kills that hit, each by SIGKILL, from the moment on at which there is a folder."""
+    """Twenty kills that hit, each by SIGKILL, from the moment on at which there is a folder."""
     random_ = random.Random(6)
     start(tmp_path / "first", resume=False).join()  # starts the server, too
     process = start(tmp_path / "timed", resume=False)
