@@ -22,6 +22,37 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the b
 trainer.REPLAY_BUDGET_S = math.inf  # on a machine however busy, as many steps are replayed together
 
 
+LONGEST = (
+    "backend/test_nvrtc.py",
+    "test_docs.py",
+    "test_setup.py",
+    "runs/test_kill.py",
+    "data/test_engine.py",
+    "backend/test_edges.py",
+    "backend/test_agreement.py",
+    "cli/test_cli.py",
+    "runs/test_proof.py",
+    "mutants/test_mutants.py",
+    "runs/test_run.py",
+    "runs/test_faults.py",
+    "bench/test_gpu.py",
+    "backend/test_checked.py",
+    "backend/test_blocks.py",
+    "bench/test_scripts.py",
+    "test_sklearn.py",
+    "ranks/test_mpi.py",
+)
+"""Files that take the longest: a worker that begins one of them last would work alone at the end."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, in the order of ``LONGEST``."""
+    tests = Path(__file__).parent
+    places = {tests / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 @pytest.fixture(params=[*BACKENDS])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each backend that this machine can have."""
