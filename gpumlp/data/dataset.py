@@ -32,6 +32,7 @@ from gpumlp.data.source.rows import rows_of
 from gpumlp.data.splits import Fold, split
 from gpumlp.data.state import StateReader, prefixed
 from gpumlp.errors import ConfigError, DataError, Note, choices, shown
+from gpumlp.limits import in_threads
 from gpumlp.phases import phase
 
 Task = Literal["classification", "regression", "multilabel"]
@@ -870,7 +871,8 @@ def _divide(
         rows = draw(len(values))
     parts: dict[str, Source] = {"train": source}
     if validation or test:
-        parts = {part: source.take(each) for part, each in rows._asdict().items() if len(each)}
+        drawn = {part: each for part, each in rows._asdict().items() if len(each)}
+        parts = dict(zip(drawn, in_threads(source.take, drawn.values()), strict=True))
     if task == "regression":
         counted, often = _counted(parts["train"], roles.weights)
         counted = counted if often is None else counted.take(often)

@@ -139,11 +139,14 @@ def test_numbers_are_seen_where_the_engine_left_them(start: int, gaps: tuple[int
 
 
 @pytest.mark.parametrize("text", ["a+-b\n", "a+\n-b", "+", "+-", "__\n\n", "\n_", "-+\n-+\n"], ids=repr)
-@pytest.mark.parametrize("size", [1, 2, 3, 64])
-def test_what_the_bytes_of_a_file_tell(tmp_path: Path, text: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("size", "part"), [(1, 1), (2, 5), (3, 2), (64, 3), (64, 64)])
+def test_what_the_bytes_of_a_file_tell(
+    tmp_path: Path, text: str, size: int, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.csv"
     path.write_text(text)
     monkeypatch.setattr(engine, "_CACHED_BYTES", size)
+    monkeypatch.setattr(engine, "_PART_BYTES", part)
     facts = engine.text_facts(path)
     assert facts.odd == tuple(mark for mark in ("+-", "_") if mark in text)
     assert facts.line_ends == text.count("\n")

@@ -23,7 +23,7 @@ from gpumlp.data.encoding.numeric import NumericBlock
 from gpumlp.data.encoding.scaling import Ordered
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.cells import FLOAT32_MAX, FLOAT32_TINY, Floats, Strings
-from gpumlp.data.source.frame import Frame, largest, require_memory
+from gpumlp.data.source.frame import Frame, require_memory
 from gpumlp.data.source.read import Source
 from gpumlp.data.source.room import room
 from gpumlp.data.state import Fields, StateReader, prefixed
@@ -494,7 +494,7 @@ def _decide(
         lost = abs(low) >= _EXACT and _are_lost(frame.column(name).texts)
         why = f"it {_LOST}" if lost else f"it is {values[0]:g} in every training row"
         return False, None, f"is left out: {why}"
-    return True, None, frame.grouped(name) or _remark(name, values, frame) or _seldom(values)
+    return True, None, frame.grouped(name) or _remark(name, values, frame, max(high, -low)) or _seldom(values)
 
 
 def _fitted(
@@ -509,15 +509,15 @@ def _fitted(
     return NumericBlock.fit(width, column, scaling)
 
 
-def _remark(name: str, values: Floats, frame: Frame) -> str | None:
-    """Return what is to be said of a column of numbers that is used."""
+def _remark(name: str, values: Floats, frame: Frame, size: float) -> str | None:
+    """Return what is to be said of a column of numbers that is used, the largest of this size."""
     if _is_id(name, values):
         return "looks like an id; consider dropping it"
     if _NAME_OF_ID.fullmatch(name) and (different := _mostly_different(values)):
         return f"looks like an id ({different} different numbers in {len(values)} rows); consider dropping it"
     if markers := frame.gap_markers(name):
         return f"has {', '.join(map(repr, markers))} between numbers, taken for missing"
-    if largest(values) >= _EXACT and _are_lost(frame.column(name).texts):
+    if size >= _EXACT and _are_lost(frame.column(name).texts):
         return _LOST
     return None
 
@@ -539,7 +539,7 @@ def _seldom(values: Floats) -> str | None:
     """Return a remark on a column that is the same in nearly all rows, of which the first ones tell the value."""
     first = values[:_FIRST_ROWS]
     usual = float("nan") if np.isnan(first).all() else float(Ordered.of(first[:, None]).medians()[0])
-    return nearly_constant(f"{usual:g}", int((values == usual).sum()), len(values))
+    return nearly_constant(f"{usual:g}", int(np.count_nonzero(values == usual)), len(values))
 
 
 def _are_lost(texts: Strings) -> bool:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gpumlp.data.source.cells import Missing, parse_numbers
 from gpumlp.data.source.frame import Codes, Column, Numbers, merged
 from gpumlp.data.source.room import room
-from gpumlp.limits import host_memory, return_freed_memory
+from gpumlp.limits import host_memory, in_threads, return_freed_memory
 from gpumlp.limits import threads as available_threads
 
 MAX_THREADS = 8
@@ -57,7 +57,7 @@ With eight times as many it needs 100 MB more, and is no faster.
 MAX_LINE_BYTES = 1 << 24
 """The longest line of a text file that is read; what is longer is not a table."""
 
-_PIECE_BYTES, _CACHED_BYTES = 1 << 22, 1 << 19
+_PIECE_BYTES, _CACHED_BYTES, _PART_BYTES = 1 << 22, 1 << 19, 1 << 24
 
 
 class EngineRefusalError(Exception):
@@ -440,6 +440,7 @@ class _Dictionary:
     def _add(self, hashes: NDArray[np.uint64], rows: NDArray[np.int64], texts: Any) -> None:
         """Learn the texts of some rows, none of which is known."""
         new, first = np.unique(hashes[rows], return_index=True)
+        new, first = new[order := np.argsort(first)], first[order]  # as ``merged`` numbers them
         codes = np.arange(len(self.texts), len(self.texts) + len(new), dtype=np.int32)
         self.texts += [text or "" for text in texts.take(_arrow(rows[first].astype(np.uint64))).to_pylist()]
         joined = np.concatenate([self._hashes, new])
@@ -719,19 +720,26 @@ def text_facts(path: Path) -> TextFacts:
 
 @lru_cache(4)
 def _text_facts(path: Path, size: int, changed: int) -> TextFacts:
-    odd: set[str] = set()
-    ends, last = 0, bytearray()
-    buffer, is_end = bytearray(_CACHED_BYTES), np.empty(_CACHED_BYTES, bool)  # both lie in the processor's cache
-    with path.open("rb", buffering=0) as stream:
-        while count := stream.readinto(buffer):
-            piece = buffer if count == len(buffer) else buffer[:count]
-            ends += int(np.count_nonzero(np.equal(np.frombuffer(piece, np.uint8), 10, out=is_end[:count])))
-            if b"_" in piece:
-                odd.add("_")
-            if (b"+" in piece and b"+-" in piece) or last + piece[:1] == b"+-":
+    def look(start: int) -> tuple[set[str], int]:
+        """Return which marks begin in a part of the file, and how many lines end there."""
+        odd, ends, last, left = set(), 0, b"", _PART_BYTES
+        buffer, is_end = bytearray(_CACHED_BYTES), np.empty(_CACHED_BYTES, bool)  # both lie in a cache
+        with path.open("rb", buffering=0) as stream:
+            stream.seek(start)
+            while left > 0 and (count := stream.readinto(memoryview(buffer)[:left])):
+                piece = buffer if count == len(buffer) else buffer[:count]
+                ends += int(np.count_nonzero(np.equal(np.frombuffer(piece, np.uint8), 10, out=is_end[:count])))
+                if b"_" in piece:
+                    odd.add("_")
+                if (b"+" in piece and b"+-" in piece) or last + piece[:1] == b"+-":
+                    odd.add("+-")
+                last, left = bytes(piece[-1:]), left - count
+            if last + stream.read(1) == b"+-":
                 odd.add("+-")
-            last = piece[-1:]
-    return TextFacts(tuple(sorted(odd)), ends)
+        return odd, ends
+
+    odd, ends = zip(*in_threads(look, range(0, max(size, 1), _PART_BYTES)), strict=True)
+    return TextFacts(tuple(sorted(set().union(*odd))), sum(ends))
 
 
 def has_blank_lines(path: Path) -> bool:
