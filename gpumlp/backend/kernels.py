@@ -45,6 +45,7 @@ ALWAYS = {
 FORMS = {
     "advance": ["long long"],
     "accumulate": ["double"],
+    "matrix_product": ["{T}, {T}, {T}", "bf16, bf16, float"],
     "gather": [f"{{T}}, {inputs}, {targets}" for inputs in ("{T}", "unsigned char") for targets in ("int", "{T}")],
 }
 """What the kernels of a record are made for, where that is not one floating type: ``{T}`` stands for each."""

@@ -155,7 +155,7 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
             a, b = normal(rows, 5), normal(5, cols)
             for turned in ((False, False), (False, True), (True, False)):
                 both: list[Any] = [np.ascontiguousarray(m.T) if t else m for m, t in zip((a, b), turned, strict=True)]
-                yield tuple(both), {"turned": turned}
+                yield tuple(both), {"turned": turned, "dtype": np.dtype(dtype)}
         case Op(name="tree_sum"):
             for terms, sums in ((2, None), (8, rng.uniform(1.0, 5.0, 4)), (1, np.zeros(4))):
                 yield (_with_edges(normal(terms, rows * cols)), sums), {"of": 2.0}

@@ -12,6 +12,7 @@ from gpumlp.backend import Backend
 from gpumlp.checks.agreement import has_kernel
 from gpumlp.ops import GATHER, RECORDS, UPDATES, Op
 from gpumlp.ops.precision import is_floating
+from gpumlp.ops.products import MATRIX_PRODUCT
 
 NARROW = np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
 ULP = 2.0**-8
@@ -67,6 +68,18 @@ def test_a_narrow_kernel_agrees_with_the_formula_in_float64(
             scale = max(1.0, float(np.abs(want).max()))
             np.testing.assert_allclose(got.astype(np.float64), want, rtol=2 * ULP, atol=ULP * scale / 2)
     assert ran or op.name == "softmax" or shape == (1, 1), "no example reached the kernel"
+
+
+@pytest.mark.parametrize("turned", [(False, False), (False, True), (True, False)])
+def test_a_product_can_leave_its_sums_unrounded(kernels: Backend, turned: tuple[bool, bool]) -> None:
+    """As the gradient of weights in float32 needs them."""
+    rng = np.random.default_rng(5)
+    a, b = (rng.standard_normal(size, np.float32).astype(NARROW) for size in ((7, 40), (40, 9)))
+    given = [np.ascontiguousarray(m.T) if is_turned else m for m, is_turned in zip((a, b), turned, strict=True)]
+    params = {"turned": turned, "dtype": np.dtype(np.float32)}
+    (found,) = here(kernels, kernels.run(MATRIX_PRODUCT, "forward", there(kernels, given), None, **params))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, widened(a) @ widened(b), rtol=1e-5, atol=1e-5)
 
 
 SIMPLE = ("identity", "relu", "leaky_relu", "dropout", "gather")

@@ -112,7 +112,16 @@ def test_a_product_far_down(native: NativeBackend, sparse: Sparse, row: int) -> 
     a, b = sparse.zeros((ROWS, inner), np.float32), rng.standard_normal((inner, COLS)).astype(np.float32)
     a[rows] = rng.standard_normal(a[rows].shape)
     c = sparse.zeros((ROWS, COLS), np.float32)
-    call(native, op, "forward", (a, b), (c,), {"turned": (False, False)}, tile, -(-ROWS // 4))
+    call(
+        native,
+        op,
+        "forward",
+        (a, b),
+        (c,),
+        {"turned": (False, False), "dtype": np.dtype(np.float32)},
+        tile,
+        -(-ROWS // 4),
+    )
     assert_close(c[rows], a[rows].astype(np.float64) @ b, "reduction", scale=4.0)
     assert not c[rows.start - 1].any()
 

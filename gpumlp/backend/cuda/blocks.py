@@ -17,22 +17,25 @@ from gpumlp.backend.cuda.graph import Launch
 from gpumlp.backend.cuda.launcher import Kernel
 from gpumlp.backend.geometry import ONE_BLOCK
 from gpumlp.backend.kernels import Texts, shared_text
+from gpumlp.errors import BackendError
 
 NAME = "steps_in_blocks"
 
 
-def kernels_of(plans: Sequence[Plan]) -> list[list[Kernel]] | None:
-    """Return the kernels of each plan, the same ones of all; None where there is something else among the calls."""
+def kernels_of(plans: Sequence[Plan]) -> list[list[Kernel]]:
+    """Return the kernels of each plan, alike in all. Raises BackendError where they differ, or a call has none."""
     members = []
     for plan in plans:
-        launches = [call.launch for call in plan.calls]
-        nodes = [node for each in launches if isinstance(each, Launch) for node in each.nodes]
-        kernels = [node for node in nodes if isinstance(node, Kernel)]
-        if len(kernels) < len(nodes) or not all(isinstance(each, Launch) for each in launches):
-            return None
+        kernels = []
+        for call in plan.calls:
+            nodes = call.launch.nodes if isinstance(call.launch, Launch) else (None,)
+            kernels += [node for node in nodes if isinstance(node, Kernel)]
+            if not all(isinstance(node, Kernel) for node in nodes):
+                raise BackendError(f"{call.name} has no kernel")
         members.append(kernels)
-    names = {tuple((kernel.expression, len(kernel.arguments)) for kernel in kernels) for kernels in members}
-    return members if len(names) == 1 else None
+    if len({tuple((kernel.expression, len(kernel.arguments)) for kernel in kernels) for kernels in members}) > 1:
+        raise BackendError("they are not alike")
+    return members
 
 
 def source(texts: Texts, kernels: Sequence[Kernel]) -> str:

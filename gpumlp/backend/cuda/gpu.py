@@ -37,6 +37,7 @@ from gpumlp.backend.kernels import address, template_types
 from gpumlp.errors import BackendError
 from gpumlp.ops.activations import ACTIVATIONS
 from gpumlp.ops.batches import ADVANCE
+from gpumlp.ops.precision import wide
 from gpumlp.ops.products import MATRIX_PRODUCT
 from gpumlp.ops.record import Array, Op
 
@@ -133,11 +134,10 @@ class CupyBackend(Backend):
         return run
 
     def _in_blocks(self, plans: Sequence[Plan]) -> blocks.Blocks | None:
-        members, launcher = blocks.kernels_of(plans), self._launcher
-        if members is None:
-            return None
-        key, own = ("whole steps", *blocks.expressions(members[0])), members[0]
+        launcher = self._launcher
         try:
+            members = blocks.kernels_of(plans)
+            key, own = ("whole steps", *blocks.expressions(members[0])), members[0]
             with self.quiet():
                 made = launcher.compiled(key, lambda: blocks.source(launcher.texts, own), {blocks.NAME: blocks.NAME})
                 return blocks.Blocks(self.xp, made[blocks.NAME], plans, members)
@@ -300,10 +300,11 @@ class CupyBackend(Backend):
         self._refuse_strangers("matmul", a, b, out)
         if out is None and a.ndim in (2, 3) and a.shape[:-2] == b.shape[:-2]:
             out = self.allocate((*a.shape[:-1], b.shape[-1]), a.dtype)
-        if self._alone and out is not None and out.ndim == 2 and out.dtype == a.dtype == b.dtype:
+        alike = a.dtype == b.dtype and out is not None and out.dtype in (a.dtype, wide(a.dtype))
+        if self._alone and out is not None and out.ndim == 2 and alike:
             turned = tuple(not m.flags.c_contiguous for m in (a, b))
             given = [m.T if is_turned else m for m, is_turned in zip((a, b), turned, strict=True)]
-            self.run(MATRIX_PRODUCT, "forward", given, (out,), turned=turned)
+            self.run(MATRIX_PRODUCT, "forward", given, (out,), turned=turned, dtype=out.dtype)
             return out
         if product := self._product(a, b, out):
             self._call("matmul", product, (a, b), multiplies=True)
