@@ -289,7 +289,7 @@ class Trainer:
 
     def _step_all(self, trainers: Sequence[Trainer], rows: int, count: int) -> None:
         """Take steps in several networks: in one launch where the backend makes one of their plans."""
-        if len(trainers) == 1:
+        if len(trainers) == 1 and not self.backend.one_block:
             self._step(rows, count)
             return
         key = rows, self.data.size
@@ -299,6 +299,8 @@ class Trainer:
                 self._launches[key] = trainers, self.backend.side_by_side(plans)
             if steps := self._launches[key][1]:
                 steps(count)
+                for each in trainers:
+                    each.data.moved(count)
                 return
             for each in trainers:  # what was captured for that is captured anew
                 each._plans.clear()
