@@ -261,7 +261,7 @@ def test_a_damaged_library_is_made_again(cache: Path, damage: Any) -> None:
     kept.unlink()  # the loaded one stays mapped
     kept.write_bytes(damage(whole))
     Builder().check()
-    assert builder._kept(kept) is not None
+    assert builder._load_cached(kept) is not None
 
 
 @pytest.mark.skipif(os.name != "posix", reason="owners and permissions as POSIX has them")
@@ -288,7 +288,7 @@ class TestWhoCanWriteInTheCache:
         path = self.kept(cache)
         before = path.stat().st_ino
         path.chmod(mode)
-        assert builder._kept(path) is None
+        assert builder._load_cached(path) is None
         Builder().check()
         assert path.stat().st_ino != before
         assert path.stat().st_mode & 0o777 == 0o644
@@ -296,7 +296,7 @@ class TestWhoCanWriteInTheCache:
     def test_others_lose_the_right_to_write_in_our_folder(self, cache: Path) -> None:
         path = self.kept(cache)
         cache.chmod(0o777)
-        assert builder._kept(path) is not None
+        assert builder._load_cached(path) is not None
         assert cache.stat().st_mode & 0o777 == 0o755
 
     @pytest.mark.parametrize("of", ["folder", "file"])
@@ -309,7 +309,7 @@ class TestWhoCanWriteInTheCache:
             os.chown(cache if of == "folder" else path, 4711, 4711)
         else:
             monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-        assert builder._kept(path) is None
+        assert builder._load_cached(path) is None
         Builder().check()
         if of == "folder":
             assert "it belongs to another user, or is writable by others" in caplog.text
@@ -319,7 +319,7 @@ class TestWhoCanWriteInTheCache:
         path = self.kept(cache)
         path.rename(tmp_path / "elsewhere")
         path.symlink_to(tmp_path / "elsewhere")
-        assert builder._kept(path) is None
+        assert builder._load_cached(path) is None
         Builder().check()
         assert not path.is_symlink()
 
@@ -337,7 +337,7 @@ class TestWhoCanWriteInTheCache:
         if sys.platform != "linux":
             pytest.skip("files are loaded by their names there")
         monkeypatch.setattr(ctypes, "CDLL", swapped)
-        library = builder._kept(path)
+        library = builder._load_cached(path)
         assert library is not None
         assert library.gpumlp_run is not None
 
@@ -347,7 +347,7 @@ class TestWhoCanWriteInTheCache:
         made.check()
         made.product("float")
         for _ in range(3):
-            libraries = [builder._kept(path) for path in sorted(cache.iterdir())]
+            libraries = [builder._load_cached(path) for path in sorted(cache.iterdir())]
             assert all(libraries)
             assert [hasattr(library, "gpumlp_run") for library in libraries] == [False, True]
 

@@ -41,14 +41,14 @@ pytestmark = [
 @pytest.fixture
 def libraries(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files of libraries, in the order in which they are loaded."""
-    found, real = list[Path](), builder._kept
+    found, real = list[Path](), builder._load_cached
 
     def kept(path: Path) -> Any:
         if library := real(path):
             found.append(path)
         return library
 
-    monkeypatch.setattr(builder, "_kept", kept)
+    monkeypatch.setattr(builder, "_load_cached", kept)
     return found
 
 
