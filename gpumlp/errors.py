@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import signal
+import sys
 from collections.abc import Iterable
 
 LISTED = 40
@@ -193,6 +194,12 @@ class SignalError(KeyboardInterrupt):
 def exit_code(interrupt: KeyboardInterrupt) -> int:
     """Return 128 and the number of the signal, as shells have it: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + (interrupt.number if isinstance(interrupt, SignalError) else signal.SIGINT)
+
+
+def has_mask(value: object) -> bool:
+    """Return whether a value is a masked array of NumPy, whose module takes 8 ms to import and is there if one is."""
+    masked = sys.modules.get("numpy.ma")
+    return masked is not None and isinstance(value, masked.MaskedArray)
 
 
 def shown(text: str) -> str:

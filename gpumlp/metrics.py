@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.errors import ShapeError
+from gpumlp.errors import ShapeError, has_mask
 
 Host = np.ndarray[Any, Any]
 Metrics = dict[str, float]
@@ -101,7 +101,7 @@ def classification(predictions: Host, labels: Host, weights: Host | None = None)
 
 def _each_row(name: str, values: Host, predictions: Host) -> Host:
     """Return one value for each row as an array. Raises ShapeError for any other shape, which would broadcast."""
-    if np.ma.is_masked(values):
+    if has_mask(values) and np.ma.is_masked(values):
         raise ShapeError(f"{name} have a mask: leave the rows out that it hides")
     values = np.asarray(values)
     if values.shape != predictions.shape[:1]:

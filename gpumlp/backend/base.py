@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from gpumlp.backend.capture import Call, Plan, Versioned, raw
-from gpumlp.errors import CaptureError, ShapeError
+from gpumlp.errors import CaptureError, ShapeError, has_mask
 from gpumlp.limits import host_memory
 from gpumlp.ops.precision import is_narrow, wide
 from gpumlp.ops.record import Array, Op
@@ -28,9 +28,7 @@ from gpumlp.ops.record import Array, Op
 
 def _refuse_mask(values: Any) -> None:
     """Raise ShapeError for masked arrays, whose hidden values would be taken for numbers."""
-    if any(
-        isinstance(each, np.ma.MaskedArray) for each in (values if isinstance(values, list | tuple) else [values])
-    ):
+    if any(map(has_mask, values if isinstance(values, list | tuple) else [values])):
         raise ShapeError("a tensor has no mask", hint="fill what is masked: array.filled(0)")
 
 
@@ -143,7 +141,7 @@ class Backend:
 
     def owns(self, value: object) -> bool:
         """Return whether ``value`` is an array of this backend."""
-        return isinstance(value, self.xp.ndarray) and not isinstance(value, np.ma.MaskedArray)
+        return isinstance(value, self.xp.ndarray) and not has_mask(value)
 
     def synchronize(self) -> None:
         """Wait until everything that was asked for is done: on the host, it always is."""

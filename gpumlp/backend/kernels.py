@@ -74,7 +74,12 @@ def shared_text(names: Sequence[str] = SHARED) -> str:
 
     Nothing is included by a compiler, so that the hash of a text is the hash of everything in it.
     """
-    return "\n".join((required_folder() / name).read_text(encoding="utf-8") for name in names)
+    return _joined(required_folder(), tuple(names))
+
+
+@cache
+def _joined(place: Path, names: tuple[str, ...]) -> str:
+    return "\n".join((place / name).read_text(encoding="utf-8") for name in names)
 
 
 @cache

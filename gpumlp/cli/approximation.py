@@ -211,4 +211,4 @@ def _print_targets() -> None:
         table.add_column(heading)
     for target in TARGETS.values():
         table.add_row(target.name, str(target.inputs), "yes" if target.smooth else "no", target.formula)
-    stdout.print(table)
+    stdout.console.print(table)

@@ -1,27 +1,33 @@
-"""What a person sees: a progress bar or plain lines on stderr, tables on stdout."""
+"""What a person sees: a progress bar or plain lines on stderr, tables on stdout.
+
+rich is imported where a bar or a table is drawn, or something is printed on a terminal; plain lines do without.
+"""
 
 from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import sys
 import textwrap
 import time
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
+import click
 
 from gpumlp.errors import Note, printable
 from gpumlp.metrics import title
 from gpumlp.runs import Listener
 from gpumlp.training.build import Parts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
 
 MIN_BAR_COLUMNS = 76  # narrower terminals get plain lines instead of a progress bar
 FULL_NAMES_COLUMNS = 100  # from this width on the progress line has the full names of metrics
@@ -29,16 +35,46 @@ WIDTH = 100  # columns that a table may have anywhere
 SECONDS_BETWEEN_LINES = 1.0  # where no bar can be drawn, so that a log stays readable
 
 
-class EscapedConsole(Console):
-    """A console that escapes control characters in the texts of tables and progress bars."""
+class Screen:
+    """Standard output or standard error, whatever they are at the time."""
 
-    def render_str(self, text: str, **options: Any) -> Text:
-        """Return what is shown of a text."""
-        return super().render_str(printable(text), **options)
+    def __init__(self, *, error: bool = False) -> None:
+        self._error = error
+
+    @cached_property
+    def console(self) -> Console:
+        """What draws on it."""
+        from gpumlp.cli.escaped import EscapedConsole
+
+        return EscapedConsole(stderr=self._error)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether lines are wrapped and drawn over; variables of the environment that rich knows decide, too."""
+        asked = os.environ.get("FORCE_COLOR") or os.environ.get("TTY_COMPATIBLE")
+        is_plain = self._file is None or not (asked or self._file.isatty())
+        return not is_plain and self.console.is_terminal
+
+    @property
+    def width(self) -> int:
+        """Its columns."""
+        return self.console.width
+
+    def print(self, text: str, *, style: str) -> None:
+        """Print a text; there are styles on a terminal alone."""
+        if self.is_terminal:
+            self.console.print(text, style=style, markup=False, soft_wrap=True)
+        elif self._file is not None:
+            click.echo(text, self._file)
+
+    @property
+    def _file(self) -> TextIO | None:
+        """The stream; None where it was closed before the process started."""
+        return sys.stderr if self._error else sys.stdout
 
 
-stdout = EscapedConsole(highlight=False)
-stderr = EscapedConsole(stderr=True, highlight=False)
+stdout = Screen()
+stderr = Screen(error=True)
 
 
 class EscapedOutput(io.TextIOBase):
@@ -64,12 +100,12 @@ def say(text: str, style: str = "", *, whole: bool = False) -> None:
     _print(stderr, text, style, whole=whole)
 
 
-def _print(console: Console, text: str, style: str = "", *, whole: bool, hang: int = 0) -> None:
+def _print(screen: Screen, text: str, style: str = "", *, whole: bool, hang: int = 0) -> None:
     """Print text, on a terminal wrapped between words unless it is to stay ``whole``, as a command to be copied."""
     text = printable(text)
-    if console.is_terminal and not whole:
-        text = wrapped(text, console.width, hang)
-    console.print(text, style=style, markup=False, soft_wrap=True)
+    if not whole and screen.is_terminal:
+        text = wrapped(text, screen.width, hang)
+    screen.print(text, style=style)
 
 
 def wrapped(text: str, width: int, hang: int = 0) -> str:
@@ -123,8 +159,10 @@ class RowCounter:
         """Count rows that are done."""
         self._rows += rows
         if self._progress is None and stderr.is_terminal and time.monotonic() - self._started > 1:
+            from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
             columns = TextColumn("{task.completed:,} rows"), TimeElapsedColumn()
-            self._progress = Progress(*columns, console=stderr, transient=True)
+            self._progress = Progress(*columns, console=stderr.console, transient=True)
             self._progress.add_task("", total=None)
             self._progress.start()
         if self._progress is not None:
@@ -135,8 +173,10 @@ class Steps:
     """Shows how many steps of long work are done, and an estimate of the time left, on stderr if it is a terminal."""
 
     def __init__(self, name: str, total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         columns = TextColumn(name), MofNCompleteColumn(), BarColumn(), TextColumn("left"), TimeRemainingColumn()
-        self._progress = Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
+        self._progress = Progress(*columns, console=stderr.console, transient=True, disable=not stderr.is_terminal)
         self._progress.add_task("", total=total)
 
     def __enter__(self) -> Steps:
@@ -180,11 +220,16 @@ def number(value: float | None) -> str:
 
 def print_table(table: Table) -> None:
     """Print a table on stdout, wide enough for every number: better a terminal wraps lines than that digits go."""
-    EscapedConsole(width=max(stdout.width, WIDTH), highlight=False).print(table)
+    from gpumlp.cli.escaped import EscapedConsole
+
+    EscapedConsole(width=max(stdout.width, WIDTH)).print(table)
 
 
 def print_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> None:
     """Print a table of metrics on stdout: one row for each, one column for each part of the data."""
+    from rich import box
+    from rich.table import Table
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for part in metrics:
@@ -219,18 +264,24 @@ class Announcer(Listener):
     def __init__(self) -> None:
         self.live = stderr.is_terminal and stderr.width >= MIN_BAR_COLUMNS
         self._short = self.live and stderr.width < FULL_NAMES_COLUMNS
+        self.progress = self._bar() if self.live else None
+        self._metric = "loss"
+        self._said, self._unsaid, self._epoch, self._epochs = -SECONDS_BETWEEN_LINES, "", 0, 0
+
+    def _bar(self) -> Progress:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         rest = 74 if self._short else 88  # columns of all but the bar, with 1,000 epochs
-        self.progress = Progress(
+        bar = Progress(
             TextColumn("epoch"),
             MofNCompleteColumn(),
             BarColumn(max(2, min(40, stderr.width - rest))),
             TextColumn("{task.fields[line]}"),
             TimeRemainingColumn(),
-            console=stderr,
+            console=stderr.console,
         )
-        self._task = self.progress.add_task("", total=None, line="")
-        self._metric = "loss"
-        self._said, self._unsaid, self._epoch = -SECONDS_BETWEEN_LINES, "", 0
+        bar.add_task("", total=None, line="")
+        return bar
 
     def note(self, note: Note) -> None:
         remark(note)
@@ -245,24 +296,28 @@ class Announcer(Listener):
         if parts.architecture.heads > 1:
             network = f"{parts.architecture.heads} members that share {parts.architecture.share}"
         say(f"{', '.join(sizes)}; {network} {widths}, {parts.model.size:,} parameters")
-        self._epoch, self._metric = trainer.epoch, parts.metric
-        self.progress.update(self._task, total=trainer.epochs, completed=trainer.epoch)
-        if self.live:
+        self._epoch, self._epochs, self._metric = trainer.epoch, trainer.epochs, parts.metric
+        if self.progress is not None:
+            self._update(total=trainer.epochs, completed=trainer.epoch)
             self.progress.start()
 
     def batch(self, done: int, of: int) -> None:
-        if self.live and (done % 64 == 0 or done == of):
-            self.progress.update(self._task, completed=self._epoch + done / of)
+        if done % 64 == 0 or done == of:
+            self._update(completed=self._epoch + done / of)
 
     def epoch(self, row: dict[str, Any], best: bool) -> None:
         self._epoch = row["epoch"]
         line = epoch_line(row, self._metric, short=self._short)
-        self.progress.update(self._task, completed=self._epoch, line=line)
-        if self.live:
+        self._update(completed=self._epoch, line=line)
+        if self.progress is not None:
             return
-        self._unsaid = f"epoch {self._epoch}/{self.progress.tasks[0].total}  {line}"
+        self._unsaid = f"epoch {self._epoch}/{self._epochs}  {line}"
         if time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
             self.say()
+
+    def _update(self, **changes: Any) -> None:
+        if self.progress is not None:
+            self.progress.update(self.progress.task_ids[0], **changes)
 
     def say(self) -> None:
         """Print the line of the last epoch, unless it has been."""
@@ -272,6 +327,6 @@ class Announcer(Listener):
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        if self.live:
+        if self.progress is not None:
             self.progress.stop()
         self.say()

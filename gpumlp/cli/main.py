@@ -42,6 +42,8 @@ class Main(click.Group):
         """Run the command of this process, or of these arguments."""
         if not args:
             _start_in_utf8()
+            # To look for plugins pydantic reads the metadata of all installed packages; none should see our settings.
+            os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
         try:
             return super().main(*args, **options)
         except OSError as error:  # not of a reader who has had enough, as in `| head`: there click ends quietly

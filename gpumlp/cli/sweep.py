@@ -238,7 +238,7 @@ def compare(
     if all_settings:
         print_table(table)
     else:
-        stdout.print(table)
+        stdout.console.print(table)
     if hidden := differ[len(shown) :]:
         tell(f"also differ: {', '.join(hidden)} (--all shows them)")
     if plot is not None:

@@ -22,6 +22,7 @@ from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.host.builder import compiler
 from gpumlp.cli import display, main
 from gpumlp.cli.display import duration, number
+from gpumlp.cli.escaped import EscapedConsole
 from gpumlp.cli.interrupt import importing
 from gpumlp.cli.verbs import _listed
 from gpumlp.limits import gigabytes
@@ -254,7 +255,7 @@ def test_evaluate_repeats_the_summary(trained: str) -> None:
 
 def test_no_digit_is_lost_on_a_narrow_terminal(trained: str, monkeypatch: pytest.MonkeyPatch) -> None:
     wide = run("evaluate", trained).stdout
-    monkeypatch.setattr("gpumlp.cli.display.stdout", Console(width=20))
+    monkeypatch.setattr(display, "stdout", screen_of(Console(width=20)))
     assert run("evaluate", trained).stdout == wide
 
 
@@ -555,19 +556,27 @@ def test_numbers_of_tables(value: float | None, text: str) -> None:
     assert number(value) == text
 
 
+def screen_of(console: Console) -> display.Screen:
+    """Return a screen that a console draws on."""
+    screen = display.Screen()
+    screen.console = console
+    return screen
+
+
 def test_the_progress_line_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
     for width, fits in ((76, True), (80, True), (75, False)):
-        monkeypatch.setattr(
-            display, "stderr", Console(width=width, force_terminal=True, color_system=None, file=io.StringIO())
-        )
+        screen = Console(width=width, force_terminal=True, color_system=None, file=io.StringIO())
+        monkeypatch.setattr(display, "stderr", screen_of(screen))
         announcer = display.Announcer()
         assert announcer.live == fits
         if fits:
             row = {"train_loss": 0.1, "validation_loss": 0.2, "validation_accuracy": 0.9}
             line = display.epoch_line(row, short=announcer._short)
-            announcer.progress.update(announcer._task, total=1000, completed=1000, line=line)
-            with display.stderr.capture() as capture:
-                display.stderr.print(announcer.progress.get_renderable())
+            assert announcer.progress is not None
+            announcer._update(total=1000, completed=1000, line=line)
+            with screen.capture() as capture:
+                screen.print(announcer.progress.get_renderable())
             text = capture.get()
             assert text.count("\n") == 1
             assert "epoch 1000/1000" in text
@@ -584,12 +593,29 @@ def test_the_progress_line_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_text_on_a_terminal_is_wrapped_between_words(
-    monkeypatch: pytest.MonkeyPatch, is_terminal: bool, whole: bool, lines: list[str]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_terminal: bool,
+    whole: bool,
+    lines: list[str],
 ) -> None:
-    screen = io.StringIO()
-    monkeypatch.setattr(display, "stdout", Console(width=8, force_terminal=is_terminal, file=screen, highlight=False))
+    monkeypatch.setenv("FORCE_COLOR", "1" if is_terminal else "")
+    monkeypatch.setattr(display, "stdout", screen_of(EscapedConsole(width=8)))
     display.tell(" ".join(lines), whole=whole)
-    assert [line.rstrip() for line in screen.getvalue().splitlines()] == lines
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == lines
+
+
+@pytest.mark.parametrize("forced", ["", "1"])
+def test_texts_are_printed_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], forced: str
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", forced)
+    monkeypatch.setenv("NO_COLOR", "1")
+    display.say("column 'a:b:c' [bold]\x1b[1m", style="dim")
+    assert re.sub(r"\x1b\[2?0?m", "", capsys.readouterr().err) == "column 'a:b:c' [bold]\\x1b[1m\n"
+    monkeypatch.setattr(sys, "stderr", None)  # as Python leaves it where the stream is closed
+    display.say("nobody reads this")
+    assert not display.stderr.is_terminal
 
 
 def test_errors_and_pages_are_wrapped_and_commands_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -597,7 +623,7 @@ def test_errors_and_pages_are_wrapped_and_commands_stay_whole(monkeypatch: pytes
     message = f"{'word ' * 30}end\n  {'hint ' * 30}end\n{command}"
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr(display, "stderr", Console(width=40))
+    monkeypatch.setattr(display, "stderr", screen_of(Console(width=40)))
     main.show_error(message)
     printed = re.sub(r"\x1b\[\d+m", "", sys.stderr.getvalue()).splitlines()  # type: ignore[attr-defined]
     assert all(len(line) <= 40 for line in printed[:-1])

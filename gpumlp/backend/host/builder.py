@@ -115,7 +115,8 @@ def _machine(command: tuple[str, ...]) -> str:
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return "\n".join([*command, about, platform.machine(), platform.processor(), features])
+    processor = "" if features else platform.processor()  # which starts a program on Linux, and knows no more
+    return "\n".join([*command, about, platform.machine(), processor, features])
 
 
 class NotCarriedError(BackendError):

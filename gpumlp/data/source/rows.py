@@ -20,7 +20,7 @@ from gpumlp.data.source.dialect import Dialect
 from gpumlp.data.source.engine import TABLE
 from gpumlp.data.source.frame import Codes, Column, Frame, Numbers, as_written, merged
 from gpumlp.data.source.typed import read_typed
-from gpumlp.errors import DataError
+from gpumlp.errors import DataError, has_mask
 
 NAME = "rows"
 """What rows from Python are called in messages."""
@@ -185,7 +185,7 @@ def _number_texts(cells: Sequence[float | None]) -> Codes:
 
 def _column(name: str, values: Any, missing: Missing) -> Column:
     """Return a column of numbers or texts."""
-    if isinstance(values, np.ma.MaskedArray):
+    if has_mask(values):
         values = _as_array(name, values.tolist())
     elif not isinstance(values, np.ndarray):
         values = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else _as_array(name, values))
@@ -218,7 +218,7 @@ def _of_numbers(numbers: NDArray[np.float64], written: Callable[[], Codes], miss
 
 def plain_array(values: Any) -> NDArray[Any]:
     """Return values as an array, NaN in place of numbers that a mask hides."""
-    if not np.ma.is_masked(values):
+    if not (has_mask(values) and np.ma.is_masked(values)):
         return np.asarray(values)
     return np.asarray(values.astype(np.result_type(values.dtype, np.float64)).filled(np.nan))
 
