@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
@@ -20,6 +21,13 @@ from gpumlp.training import trainer
 os.environ.setdefault("MKL_NUM_THREADS", "1")  # of PyTorch, whose threads wait for each other in small operations
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background is started without
 trainer.REPLAY_BUDGET_S = math.inf  # on a machine however busy, as many steps are replayed together
+gc.disable()  # while the modules of all tests are imported, which stay: a quarter of the time
+
+
+def pytest_collection_finish() -> None:
+    """Search for garbage from now on, not among what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 LONGEST = (
