@@ -82,10 +82,16 @@ def keep_bytes(path: Path, content: bytes) -> None:
 
     Raises WriteError.
     """
+    check_regular(path)
+    with writing(path):
+        replace_file(path, content)
+
+
+def check_regular(path: Path) -> None:
+    """Raise WriteError where a file of a run would be written through a link, or to a pipe or a device."""
     with writing(path):
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise OSError("this is a link, or not a regular file")
-        replace_file(path, content)
 
 
 def append_line(path: Path, value: Any) -> str:

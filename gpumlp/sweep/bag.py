@@ -83,6 +83,7 @@ def train_bag(
         variants[0][2], encoder, keep_sources=True, cache=cache
     )  # nothing is written if the data do not fit
     plan_folder.begin(plan_of(template))
+    plan_folder.file(PREDICTIONS)
     folds: list[dict[str, Any]] = []
     late: set[str] = set()
     limit, spent = settings.time_limit, 0.0
@@ -137,7 +138,7 @@ def train_bag(
         {name: column[rows] for name, column in truth.items()} | columns_of(predicted, encoder, proba=True)
         for rows, predicted in chosen.predicted()
     )
-    write_predictions(plan_folder.path / PREDICTIONS, blocks)
+    write_predictions(plan_folder.file(PREDICTIONS), blocks)
     metrics = {"validation": about.pop("metrics")}
     if first.sources is not None and first.test is not None:
         metrics["test"] = ensemble.evaluate(first.sources["test"])

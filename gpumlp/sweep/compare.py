@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from gpumlp.config import load
-from gpumlp.errors import RunError
+from gpumlp.errors import DamageError, RunError
 from gpumlp.metrics import title
-from gpumlp.runs.folder import RunFolder
+from gpumlp.runs.folder import CONFIG, SUMMARY, RunFolder
 from gpumlp.runs.identity import decisive, flatten
 from gpumlp.store.figure import letters, new_figure, save
 from gpumlp.sweep.folder import PlanFolder
@@ -55,13 +55,22 @@ def compare(folders: Sequence[Path]) -> tuple[list[Compared], list[str]]:
 
 
 def runs_in(folder: Path) -> list[RunFolder]:
-    """Return the run in a folder, or all runs of the sweep or the folds in it."""
+    """Return the run in a folder, or all runs of the sweep or the folds in it.
+
+    Raises
+    ------
+    RunError
+        If there is none, or one of them has lost what tells that it is a run.
+    """
     if RunFolder(folder).is_run:
         return [RunFolder(folder)]
     if not PlanFolder(folder).is_plan:
         hint = "pass a run folder, or one of gpumlp cv or gpumlp sweep"
         raise RunError("not a folder of runs", where=str(folder), hint=hint)
-    runs = [RunFolder(each) for each in folder.iterdir() if RunFolder(each).is_run]
+    runs = [each for each in map(RunFolder, folder.iterdir()) if each.is_run or each.summary.is_file()]
+    if damaged := next((run for run in runs if not run.is_run), None):
+        message = f"the run is damaged: it has {SUMMARY}, but not {CONFIG} as it was written, history and checkpoints"
+        raise DamageError(message, where=str(damaged.path), hint="delete the folder, and run the same command again")
     if not runs:
         raise RunError("there is no run in this folder yet", where=str(folder))
     return sorted(runs, key=lambda run: (len(run.path.name), run.path.name))

@@ -109,6 +109,8 @@ def cross_validate(
         variants[0][2], encoder, keep_sources=True, cache=cache
     )  # nothing is written if the data do not fit
     plan_folder.begin(plan_of(template, folds=folds, repeats=repeats))
+    if output is None:
+        plan_folder.file(PREDICTIONS)
 
     def jobs() -> Iterator[Job[tuple[FoldRun, Block]]]:
         for number, (fold, repeat, loaded) in enumerate(variants):
@@ -138,7 +140,7 @@ def cross_validate(
             for each in runs
         ],
     }
-    target = plan_folder.path / PREDICTIONS if output is None else output
+    target = plan_folder.file(PREDICTIONS) if output is None else output
     write_predictions(target, _by_row(blocks, repeats, folds))
     plan_folder.write_results(results)
     return {**results, "predictions": str(target)}

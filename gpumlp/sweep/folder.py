@@ -13,7 +13,7 @@ from typing import Any
 from gpumlp.config import Loaded, load
 from gpumlp.errors import Note, RunError, WriteError
 from gpumlp.runs.identity import decisive
-from gpumlp.store.formats import is_whole, make_folder, making_folder, read_json, write_sealed
+from gpumlp.store.formats import check_regular, is_whole, make_folder, making_folder, read_json, write_sealed
 from gpumlp.store.lock import locked
 
 PLAN, RESULTS, LOCKS = "plan.json", "results.json", "locks"
@@ -116,6 +116,11 @@ class PlanFolder:
 
     def run(self, name: str) -> Path:
         """Return the folder of one of the runs."""
+        return self.path / name
+
+    def file(self, name: str) -> Path:
+        """Return where a file is to be written. Raises WriteError where a link, a pipe or a device is there."""
+        check_regular(self.path / name)
         return self.path / name
 
     def claim(self, name: str) -> contextlib.AbstractContextManager[bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from gpumlp.data import Dataset, Divided, PackedRows, Packs, Prepared, SourceCache, prepare_files
 from gpumlp.data.packed import blocks as blocks_module
-from gpumlp.data.packed.packs import INDEX, key_of
+from gpumlp.data.packed.packs import ENCODER, INDEX, key_of
 from gpumlp.data.source.room import Room, is_in_file, reading_into
 from gpumlp.errors import DataError
 
@@ -188,6 +189,15 @@ def test_what_is_no_file_is_not_read(table: Path, tmp_path: Path, kind: str) -> 
     numbers.symlink_to("elsewhere") if kind == "link" else os.mkfifo(numbers)
     with pytest.raises(DataError, match=f"the packed rows cannot be read: this is a {kind}, not a file"):
         packs.find("k")
+
+
+def test_an_encoding_of_other_rows_is_damage(table: Path, tmp_path: Path) -> None:
+    packs = Packs(tmp_path)
+    packed(table, packs, "a")
+    packed(table, packs, "b", scaling="standard")
+    shutil.copy(tmp_path / "b" / ENCODER, tmp_path / "a" / ENCODER)
+    with pytest.raises(DataError, match="damaged packed rows: the encoding is that of other rows"):
+        packs.find("a")
 
 
 def test_open_blocks_outlive_their_pack(table: Path, tmp_path: Path) -> None:

@@ -138,3 +138,14 @@ def test_a_wait_for_the_device_ends(fault: str, monkeypatch: pytest.MonkeyPatch)
         assert text.startswith(f"{own}: "), text
         said = {"stands still": "waited 0.01 s for the exchange between GPUs", "fails": "NCCL_ERROR_REMOTE_ERROR"}
         assert said[fault] in text
+
+
+def test_one_rank_that_lacks_nccl_is_named_and_all_go_by_their_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(ranks: Ranks, nccl: Nccl) -> tuple[str, str]:
+        nccl.available = ranks.number != 1
+        note = connect(ranks, CupyBackend(turn=ranks.number))
+        return type(ranks.exchange).__name__, str(note)
+
+    for exchange, note in on_devices(2, run, monkeypatch):
+        assert exchange == "Staged"
+        assert note.startswith("CuPy has no NCCL on rank 1: ")

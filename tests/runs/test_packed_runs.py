@@ -21,7 +21,7 @@ from gpumlp.data import Dataset, PackedRows, Prepared
 from gpumlp.data.packed import blocks as blocks_module
 from gpumlp.data.source.read import read
 from gpumlp.data.source.room import Room, reading_into
-from gpumlp.errors import ConfigError, DataError, RunError, SignalError
+from gpumlp.errors import ConfigError, DataError, RunError, SignalError, WriteError
 from gpumlp.nn.ensemble import prefix
 from gpumlp.runs import evaluate, load_trained, plot, train
 from gpumlp.training import rows as rows_module
@@ -264,7 +264,7 @@ def test_members_read_windows_of_their_own(task: Callable[..., Loaded], tmp_path
 
 def test_what_packed_rows_cannot_do_is_told(task: Callable[..., Loaded], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="rows cannot be packed here"):
+    with pytest.raises(WriteError, match="rows cannot be packed here"):
         load_data(task(f"data.pack.folder={tmp_path / 'file'}"))
     with pytest.raises(DataError, match=r"the packed rows take .* packs may take 1,000 bytes"):
         load_data(task("data.pack.max_size=1e-6", f"data.pack.folder={tmp_path / 'none'}"))

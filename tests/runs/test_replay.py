@@ -182,6 +182,7 @@ def test_neither_a_tape_nor_a_captured_step_takes_constants_for_results() -> Non
     expected = both_without_plans(model, features)
     with GradientTape():
         assert [both(model, features), both(model, features)] == [expected] * 2
+    assert plans(model) == 1
     for each in (model, fresh):  # with a plan, and before there is one
         with pytest.raises(CaptureError):
             each.network.context.backend.capture(lambda each=each: both(each, features))

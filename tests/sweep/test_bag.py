@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from runs.killed import KilledError
 from gpumlp import load_ensemble
 from gpumlp.config import load
 from gpumlp.data.splits import Fold, split
-from gpumlp.errors import ConfigError
+from gpumlp.errors import ConfigError, WriteError
 from gpumlp.runs import Listener, listener, load_trained, train
 from gpumlp.runs.listener import Limited, TooShortError
 from gpumlp.sweep.bag import train_bag
@@ -101,6 +102,10 @@ def test_a_bag_goes_on_where_it_was_killed(place: Path, tmp_path: Path) -> None:
     files = [tmp_path / name / "predictions.csv" for name in ("whole", "cut")]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert train_bag(template, tmp_path / "cut")["metrics"] == whole["metrics"]
+    files[1].unlink()
+    os.mkfifo(files[1])
+    with pytest.raises(WriteError, match="this is a link, or not a regular file"):
+        train_bag(template, tmp_path / "cut")
 
 
 def test_the_best_preset_weights_two_recipes(place: Path, tmp_path: Path) -> None:

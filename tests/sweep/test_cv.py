@@ -67,6 +67,12 @@ def test_finished_folds_are_kept_and_others_trained(config: Path) -> None:
     assert (place / "fold-1" / "summary.json").stat().st_mtime_ns == kept
     assert "fold-1: " in again.stderr
     assert "finished before" in again.stderr
+    elsewhere = place.parent / "elsewhere"
+    (place / "predictions.csv").unlink()
+    (place / "predictions.csv").symlink_to(elsewhere.absolute())
+    refused = run("cv", config, "--folds", 3, code=1)
+    assert "predictions.csv: cannot be written: this is a link" in refused.stderr
+    assert not elsewhere.exists()
 
 
 def test_another_cross_validation_gets_another_folder_and_takes_no_foreign_one(config: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from command import run as command
 
 from gpumlp import load_ensemble
 from gpumlp.config import configure
+from gpumlp.data import SourceCache
 from gpumlp.errors import RunError
 from gpumlp.runs import ensemble as ensembles
 from gpumlp.runs import load_trained, train
@@ -21,8 +23,9 @@ from gpumlp.runs.ensemble import mean_of, metrics_of
 from gpumlp.runs.predictor import Predictions
 from gpumlp.store import formats
 from gpumlp.sweep.cv import cross_validate
-from gpumlp.sweep.ensemble import Seen, combine, counted_of, select
-from gpumlp.sweep.folder import Template
+from gpumlp.sweep.ensemble import Seen, combine, counted_of, folds_of, loss_of, select
+from gpumlp.sweep.folder import PlanFolder, Template
+from gpumlp.sweep.search import space_of, sweep
 
 ROWS = 90
 
@@ -84,7 +87,7 @@ def selected(candidates: list[Seen], classes: int, rounds: int) -> tuple[Any, li
 
 def test_the_selection_is_the_greedy_one() -> None:
     """Against one that tries every candidate in every round, by formulas of its own."""
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(2)  # the best round is a late one, in which candidates count for unequal shares
     labels = rng.integers(0, 3, 40)
     found = []
     for noise in (1.6, 1.5, 1.7, 3.0):
@@ -114,6 +117,12 @@ def test_of_equal_candidates_the_first_is_taken_and_a_probability_of_0_is_finite
     counts, alone = selected([same, same], 2, 5)
     assert counts.tolist() == [1, 0]
     assert alone[0] == pytest.approx((-np.log(1e-15) + np.log(2)) / 2)
+
+
+def test_rows_count_by_their_weights() -> None:
+    each = replace(seen([[0.9, 0.1], [0.5, 0.5]], [0, 1]), weights=np.array([3.0, 1.0]))
+    expected = -(3 * np.log(0.9) + np.log(0.5)) / 4
+    assert loss_of(counted_of(each, of_classes(2)), each, of_classes(2)) == pytest.approx(expected)
 
 
 def test_of_many_classes_some_rows_are_predicted_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +155,10 @@ def test_in_pieces_the_same_ensemble_is_chosen(place: Path, tmp_path: Path, monk
     given = "task: classification\ndata: {train: %s, target: kind, drop: [size, more, w]}\n" % (place / "data.csv")
     template.write_text(given + "model: {hidden: [4]}\ntraining: {epochs: 1}\nbackend: numpy\n")
     cross_validate(Template(template), tmp_path / "cv", folds=2, repeats=2)
+    (of_folds,) = folds_of(PlanFolder(tmp_path / "cv"), SourceCache(), 0)
+    shares = of_folds.seen.predict(0, ROWS).probabilities
+    assert shares is not None
+    np.testing.assert_allclose(shares.sum(axis=1), 1.0)
     for folders in ([place / "one", place / "two"], [tmp_path / "cv"]):
         whole, about = combine(folders)
         measured = whole.evaluate(place / "data.csv")
@@ -242,6 +255,17 @@ def test_what_cannot_be_combined_is_refused(place: Path, tmp_path: Path) -> None
         combine([tmp_path / "blind"])
     with pytest.raises(RunError, match="not a folder of runs"):
         combine([tmp_path])
+
+
+def test_a_run_that_has_lost_what_tells_that_it_is_one(place: Path, tmp_path: Path) -> None:
+    template = Template(tmp_path / "kept.yaml")
+    given = "task: classification\ndata: {train: %s, target: kind, drop: [size, more, w]}\n" % (place / "data.csv")
+    template.path.write_text(given + "model: {hidden: [4]}\ntraining: {epochs: 1}\nbackend: numpy\n")
+    chosen, space = space_of(template, ("model.hidden=[4],[5]",), None)
+    sweep(chosen, space, tmp_path / "s")
+    (tmp_path / "s" / "point-0001" / "config.yaml").write_text("")
+    with pytest.raises(RunError, match=r"point-0001: the run is damaged: it has summary\.json, but not config\.yaml"):
+        combine([tmp_path / "s"])
 
 
 def test_folders_of_ensembles(place: Path, tmp_path: Path) -> None:

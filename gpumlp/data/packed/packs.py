@@ -27,7 +27,7 @@ from gpumlp.seeds import PACK, generator
 from gpumlp.store.formats import is_whole, make_folder, read_arrays, read_json, write_arrays, write_sealed
 from gpumlp.store.lock import locked
 
-FORMAT = 1
+FORMAT = 2
 INDEX, ENCODER = "pack.json", "encoder.safetensors"
 _PART, _LOCK = ".part", ".lock"
 _WAIT_S = 0.2
@@ -78,7 +78,7 @@ class Packs:
 
         Raises
         ------
-        DataError
+        WriteError
             If the folder cannot be written.
         """
         while True:
@@ -99,6 +99,8 @@ class Packs:
         ------
         DataError
             If the rows do not fit the encoding, or the disk has no room for them.
+        WriteError
+            If the folder cannot be written.
         """
         self._make_room(key, divided.nbytes)
         place, beside = self.folder / key, self.folder / f".{key}{_PART}"
@@ -135,8 +137,8 @@ class Packs:
             parts[name] = {**layout.to_state(), "checksums": writer.checksums}
             notes += [note.of(name) for note in news.notes()]
         fields, arrays = encoder.to_state()
-        write_arrays(folder / ENCODER, arrays, fields)
-        index = {"format": FORMAT, "parts": parts, "notes": [note.to_json() for note in notes]}
+        checksum = write_arrays(folder / ENCODER, arrays, fields)
+        index = {"format": FORMAT, "encoder": checksum, "parts": parts, "notes": [note.to_json() for note in notes]}
         write_sealed(folder / INDEX, index)
 
     def _chunks(self, source: Source, count: int, encoder: Encoder) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
@@ -183,6 +185,8 @@ def _open(place: Path) -> Prepared:
         if not isinstance(index, dict) or not is_whole(index) or index.get("format") != FORMAT:
             raise RunError("the index is damaged, or of another version")
         arrays, fields = read_arrays(place / ENCODER)
+        if fields["sha256"] != index["encoder"]:
+            raise RunError("the encoding is that of other rows")
         encoder = Encoder.from_state(fields, arrays)
         parts = {}
         for name, each in index["parts"].items():
@@ -211,12 +215,12 @@ def _alike(encoder: Encoder, other: Encoder) -> bool:
 
 @contextlib.contextmanager
 def _writing() -> Iterator[None]:
-    """Turn what the system says against writing a pack into a DataError."""
+    """Turn what the system says against writing a pack into a WriteError with a hint."""
     hint = "choose another folder by data.pack.folder"
     try:
         yield
     except WriteError as error:
-        raise DataError(f"rows cannot be packed here: {error.what}", where=error.where, hint=hint) from None
+        raise WriteError(f"rows cannot be packed here: {error.what}", where=error.where, hint=hint) from None
     except OSError as error:
         what = f"rows cannot be packed here: {error.strerror or error}"
-        raise DataError(what, where=str(error.filename or ""), hint=hint) from None
+        raise WriteError(what, where=str(error.filename or ""), hint=hint) from None
