@@ -688,7 +688,7 @@ CHOICE = [
         "place", "data/splits.py", SPLITS,
         ("a class without training rows", "_apportion(sizes, validation, np.maximum(sizes - 1 - from_test, 0))", "_apportion(sizes, validation, sizes - from_test)"),
         ("the smallest remainders first", "np.argsort(given - exact, kind=\"stable\")", "np.argsort(exact - given, kind=\"stable\")"),
-        ("validation rows that are test rows", "of_validation = ~of_test & (place <", "of_validation = (place <"),
+        ("validation rows that are test rows", "np.array([2, 1, 0], np.uint8)", "np.array([2, 2, 0], np.uint8)"),
         ("folds that do not follow the classes", "order[np.argsort(classes[order], kind=\"stable\")]", "order"),
         ("a time that is divided", "int(np.searchsorted(times, times[place], \"left\"))", "place"),
         ("a fold of time too late", "(fold.of - fold.number + 1) * size", "(fold.of - fold.number) * size"),
