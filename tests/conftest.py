@@ -32,25 +32,28 @@ def pytest_collection_finish() -> None:
 
 LONGEST = (
     "backend/test_nvrtc.py",
+    "backend/test_edges.py",
     "test_docs.py",
     "test_setup.py",
     "runs/test_kill.py",
     "data/test_engine.py",
-    "backend/test_edges.py",
-    "backend/test_agreement.py",
     "cli/test_cli.py",
     "runs/test_proof.py",
     "mutants/test_mutants.py",
     "runs/test_run.py",
     "runs/test_faults.py",
     "bench/test_gpu.py",
+    "backend/test_agreement.py",
     "backend/test_checked.py",
     "backend/test_blocks.py",
     "bench/test_scripts.py",
     "test_sklearn.py",
     "ranks/test_mpi.py",
 )
-"""Files that take the longest: a worker that begins one of them last would work alone at the end."""
+"""Files that take the longest: a worker that begins one of them last would work alone at the end.
+
+The edges come long before the agreement, for which they leave the kernels compiled.
+"""
 
 
 @pytest.hookimpl(tryfirst=True)
