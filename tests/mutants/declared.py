@@ -45,6 +45,10 @@ OPS_BATCHES = ("tests/ops/test_batches.py", "tests/ops/test_random.py")
 OPS_RECORDS = ("tests/ops/test_hyper.py", "tests/ops/test_precision.py", "tests/ops/test_activations.py")
 TAPE = ("tests/autodiff",)
 OPTIM = ("tests/optim",)
+CURVES = ("tests/training/test_isotonic.py", "-k", "curve_is or curve_of or cannot")
+TEMPERATURE = ("tests/training/test_calibration.py", "-k", "temperature or rank or softmax or scikit")
+SELECTION = ("tests/sweep/test_ensemble.py", "-k", "selection or equal or numbers or count_by or in_pieces")
+CODED = ("tests/autodiff/test_coded.py", "tests/training/test_categories.py")
 PACKED = ("tests/data/test_packed.py", "-k", "memory or like_all or chunks or damage or short or taken")
 SPLITS = ("tests/data/test_splits.py", "tests/data/test_folds.py")
 STORE = ("tests/store/test_formats.py",)
@@ -671,6 +675,17 @@ OPTIMIZERS = [
     ),
 ]
 
+INPUT_KERNELS = [
+    *kernels(
+        "guard", "binary_hinge.cu", native("binary_hinge"),
+        ("a slope of two classes at the margin", "return margin > 0 ? (T)1 : margin;", "return margin >= 0 ? (T)1 : margin;"),
+    ),
+    *kernels(
+        "guard", "binary_focal.cu", native("binary_focal"),
+        ("binary focal without the slope of its factor", "power * (gamma * part - sigmoid_of(-z))", "power * (-sigmoid_of(-z))"),
+    ),
+]
+
 ROWS_ON_DISK = [
     *python(
         "place", "data/packed/blocks.py", PACKED,
@@ -684,6 +699,25 @@ ROWS_ON_DISK = [
 ]
 
 CHOICE = [
+    *python(
+        "formula", "training/calibration.py", CURVES,
+        ("levels that fall by one", "while levels and levels[-1] >= level:", "if levels and levels[-1] >= level:"),
+        ("pools without their weights", "(levels[-1] * masses[-1] + level * weight) / (masses[-1] + weight)", "(levels[-1] + level) / 2"),
+        ("curves not divided by their sum", "shares_of_classes / np.where(total > 0, total, 1.0)", "shares_of_classes"),
+    ),
+    *python(
+        "formula", "training/calibration.py", TEMPERATURE,
+        ("a temperature without weights", "weighted, weight = weight > 0, weight / max(weight.sum(), 1e-300)", "weighted, weight = weight > 0, np.full(len(weight), 1 / len(weight))"),
+        ("a rank too low", "return math.ceil((count + 1) * level - 1e-9)", "return math.ceil(count * level - 1e-9)"),
+    ),
+    *python(
+        "formula", "sweep/ensemble.py", SELECTION,
+        ("candidates that count alike", "[(1 - 1 / number) * mean + 1 / number * each for", "[0.5 * mean + 0.5 * each for"),
+        ("the last round, not the best", "if losses[taken] < best - TIE_TOLERANCE * abs(best) or number == 1:", "if True:"),
+        ("weights of rows left out", "float(weights @ -np.log(counted.clip(MIN_PROBABILITY)) / weights.sum())", "float(-np.log(counted.clip(MIN_PROBABILITY)).mean())"),
+        ("a probability of 0", "counted.clip(MIN_PROBABILITY)", "counted"),
+        ("repeats of a fold by their sum", "each / count.reshape(-1, *[1] * (each.ndim - 1))", "each"),
+    ),
     *python(
         "place", "data/splits.py", SPLITS,
         ("a class without training rows", "_apportion(sizes, validation, np.maximum(sizes - 1 - from_test, 0))", "_apportion(sizes, validation, sizes - from_test)"),
@@ -700,6 +734,80 @@ CHOICE = [
         ("a folder taken for a leftover", "            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", ""),
         ("leftovers of other files", "if match and name in (None, match[\"name\"]):", "if match:"),
         ("half a line stays", "            file.truncate(before)\n", ""),
+    ),
+]
+
+SHORT_CUTS = [
+    *python(
+        "place", "autodiff/coded.py", CODED,
+        ("codes over the product with numbers", "(z, self.stored, W), (z,), dense=self.dense)", "(None, self.stored, W), (z,), dense=self.dense)"),
+        ("gradients of the weights of codes at the first", "(dW[self.dense :],), **below)", "(dW[: self._width - self.dense],), **below)"),
+        ("no gradient of the weights of numbers", "        if self.dense:\n            self.backend.matmul(self.numbers.T, dz, dW", "        if False:\n            self.backend.matmul(self.numbers.T, dz, dW"),
+        ("weights read by code in bfloat16", "if not isinstance(x, CodedRows) or is_narrow(x.dtype):", "if not isinstance(x, CodedRows):"),
+        ("values of numbers counted for codes", "x.shape[1] - x.dense, int(x.stored", "x.shape[1], int(x.stored"),
+        ("features of the numbers alone", "self._features = self._first(self._width)", "self._features = self._first(self.dense)"),
+    ),
+    *python(
+        "guard", "runs/replay.py", ("tests/runs/test_replay.py", "-k", "moved_are_seen and numpy"),
+        ("weights that were moved", "if plans is None or not plans.hold:", "if plans is None:"),
+        ("plans without an end", "if len(self._plans) >= MAX_SHAPES:", "if False:"),
+    ),
+    *python(
+        "guard", "runs/replay.py", ("tests/runs/test_replay.py", "-k", "new_weights"),
+        ("a network built anew by the old plan", "*map(id, contexts), stored.shape", "id(network), stored.shape"),
+    ),
+    *python(
+        "guard", "runs/replay.py", ("tests/runs/test_replay.py", "-k", "plans_of_their_own"),
+        ("threads that share a plan", "plan = plans.free.pop()", "plan = plans.free[-1]"),
+    ),
+    *python(
+        "guard", "runs/replay.py", ("tests/runs/test_replay.py", "-k", "without_a_plan and numpy and classes"),
+        ("a plan for each call", "            plans.free.append(plan)\n", ""),
+    ),
+    *python(
+        "guard", "runs/replay.py", ("tests/runs/test_replay.py", "-k", "copy"),
+        ("a copy with the plans of the first", "return type(self), ()", "return lambda: self, ()"),
+    ),
+    *python(
+        "guard", "runs/replay.py", ("tests/runs/test_replay.py", "-k", "was_returned"),
+        ("probabilities of the call before", "if answer is linear else answer.numpy()", "if answer is linear else answer.array"),
+    ),
+    *python(
+        "order", "ranks/devices.py", ("tests/ranks/test_devices.py", "-k", "wait_for"),
+        ("a part for the rank before", "source.data.ptr + peer * size, size, unit, peer, stream", "source.data.ptr + peer * size, size, unit, peer ^ 1, stream"),
+        ("parts of a rank at one place", "out.data.ptr + peer * size", "out.data.ptr"),
+        ("bytes counted as elements", "source.nbytes // self._ranks.size", "source.size // self._ranks.size"),
+        ("a failed link is left open", "                self._link.abort()  # else this process would wait for its device as it ends\n", ""),
+        ("errors of NCCL unseen", "                    self._link.check_async_error()\n", ""),
+    ),
+    *python(
+        "order", "ranks/devices.py", ("tests/ranks/test_devices.py", "-k", "exchange_as and GPUMLP"),
+        ("what was received is left on the host", "        out[...] = self._xp.asarray(received)\n", ""),
+    ),
+    *python(
+        "order", "ranks/devices.py", ("tests/ranks/test_devices.py", "-k", "meet and one"),
+        ("two ranks on one device", "if (other := addresses.index(each)) != number:", "if (other := addresses.index(each)) > number:"),
+    ),
+    *python(
+        "order", "ranks/devices.py", ("tests/ranks/test_devices.py", "-k", "lacks"),
+        ("one rank without NCCL", "if lacking:\n", "if len(lacking) == len(known):\n"),
+    ),
+    *python(
+        "order", "sweep/beside.py", ("tests/sweep/test_beside.py", "-k", "known_results"),
+        ("results as they come", "while running and running[0].done():\n        yield running.popleft().result()", "for future in [each for each in running if each.done()]:\n        running.remove(future)\n        yield future.result()"),
+    ),
+    *python(
+        "order", "sweep/beside.py", ("tests/sweep/test_beside.py", "-k", "large"),
+        ("a backend for a network that has all threads", "return None if apart is backend else apart", "return apart"),
+    ),
+    *python(
+        "order", "sweep/beside.py", ("tests/sweep/test_beside.py", "-k", "networks_of_a_bag"),
+        ("runs by one thread after the other", "leave=_beside(job.data) - 1", "leave=0"),
+    ),
+    *python(
+        "order", "sweep/beside.py", ("tests/sweep/test_beside.py", "-k", "share_of_the_memory"),
+        ("no run where data are large", "max(1, min(threads(),", "max(0, min(threads(),"),
+        ("more runs than threads", "min(threads(), int(MAX_SHARE", "max(threads(), int(MAX_SHARE"),
     ),
 ]
 
@@ -750,8 +858,10 @@ MUTANTS: list[Mutant] = [
     *FORMULAS,
     *DERIVATIVES,
     *OPTIMIZERS,
+    *INPUT_KERNELS,
     *ROWS_ON_DISK,
     *CHOICE,
+    *SHORT_CUTS,
     *NO_DIFFERENCE,
 ]
 

@@ -212,3 +212,11 @@ def test_softmax_of_one_value_is_that_of_two_classes() -> None:
     z = np.array([[0.3], [-800.0], [800.0]])
     assert softmax(z) == pytest.approx(softmax(np.hstack([np.zeros_like(z), z])))
     assert softmax(z)[1, 1] > 0 or softmax(z)[1, 0] == 1
+
+
+def test_a_temperature_by_weights_is_that_of_copies() -> None:
+    rng = np.random.default_rng(0)
+    linear, labels, weights = rng.standard_normal((60, 3)), rng.integers(0, 3, 60), rng.integers(0, 4, 60)
+    copies = np.repeat(np.arange(60), weights)
+    one, other = Temperature.fit(linear, labels, weights), Temperature.fit(linear[copies], labels[copies])
+    assert one.sharpness == pytest.approx(other.sharpness, rel=1e-9)
