@@ -227,7 +227,7 @@ def curves(probability: Host, positive: Host, weights: Host) -> Curves | None:
     rank, positive = len(values) - 1 - rising, np.asarray(positive, bool)
     hits = np.cumsum(np.bincount(rank, weights * positive))
     misses = np.cumsum(np.bincount(rank, weights * ~positive))
-    if not (hits[-1] > 0 and misses[-1] > 0):
+    if not (hits.any() and misses.any()):
         return None
     nonempty = hits + misses > 0
     hits, misses = hits[nonempty], misses[nonempty]

@@ -499,7 +499,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         return linear[:, self._order]
 
     def predict_proba(self, X: Any) -> Any:
-        """Return the probability of each class, (N, C), or label, (N, T).
+        """Return the probability of each class, (N, C), or label, (N, T), calibrated where rows were set aside.
 
         Parameters
         ----------
@@ -511,13 +511,9 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         numpy.ndarray
             float64.
         """
-        scores = self.decision_function(X)
-        if self._labels:
-            return self.model_.probabilities(scores)
-        if scores.ndim == 1:
-            scores = np.stack([-scores, np.zeros_like(scores)], axis=1)
-        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
+        linear = self._linear(X)
+        probabilities = self.model_.probabilities(linear)
+        return probabilities if self._labels else probabilities[:, self._order]
 
     def predict(self, X: Any) -> Any:
         """Return the most probable class of each row, (N,), or which labels are more probable than not, (N, T).
@@ -545,6 +541,8 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         if self._labels and self.class_weight is not None:
             raise ValueError("class_weight is for classes; labels are weighted by sample_weight alone")
         self.classes_ = np.arange(np.asarray(y).shape[1]) if self._labels else np.unique(y)
+        if not self._labels:
+            _require_apart(self.classes_)
         return self._encoded_target(X, y)
 
     @property
@@ -565,7 +563,10 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         if self._labels:
             return {"name": "auto"}
         if isinstance(class_weight, Mapping):
-            names = _written(np.array(list(class_weight), self.classes_.dtype))
+            keys = np.array(list(class_weight), self.classes_.dtype)  # of another dtype a key may become another one
+            if unknown := [key for key, each in zip(class_weight, keys.tolist(), strict=True) if key != each]:
+                raise ValueError(f"class_weight has {unknown[0]!r}; the classes are {self.classes_.tolist()!r:.200}")
+            names = _written(keys)
             class_weight = {str(name): float(each) for name, each in zip(names, class_weight.values(), strict=True)}
         return {"name": "auto", "class_weight": class_weight}
 
@@ -653,6 +654,17 @@ def _written(classes: Any) -> Any:
     """Return classes as a file would have them, (N,) str or object: whole numbers without a point."""
     column = rows_of({TARGET: np.asarray(classes)}).categories(TARGET)
     return column.texts[column.codes]
+
+
+def _require_apart(classes: Any) -> None:
+    """Raise ValueError for classes that a file could not hold: alike without blanks, or markers of missing values."""
+    written = _written(classes)
+    names, first, counts = np.unique(written, return_index=True, return_counts=True)
+    if "" in names:
+        raise ValueError(f"{classes.tolist()[first[0]]!r} means a missing value: rename this class")
+    if (counts > 1).any():
+        alike = classes[written == names[counts.argmax()]].tolist()
+        raise ValueError(f"{alike!r:.200} are one class, as blanks around a text do not count: rename them")
 
 
 def _are_labels(y: Any) -> bool:

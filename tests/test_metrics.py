@@ -255,6 +255,11 @@ def test_small_integers_do_not_overflow_where_classes_are_counted() -> None:
     assert found == {"accuracy": 0.0, "macro_f1": 0.0}
 
 
+@pytest.mark.parametrize("rows", [0, 1])
+def test_rows_without_both_classes_have_no_curves(rows: int) -> None:
+    assert metrics.curves(np.full(rows, 0.5), np.ones(rows, bool), np.ones(rows)) is None
+
+
 def test_curves_of_scores_without_a_sign_and_positives_as_numbers() -> None:
     p, positive, ones = np.array([0, 1, 2], np.uint8), np.array([0, 1, 1]), np.ones(3)
     found, wanted = metrics.curves(p, positive, ones), metrics.curves(p / 2.0, positive == 1, ones)

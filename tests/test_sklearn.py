@@ -271,6 +271,28 @@ def test_a_preset_sets_what_is_left_at_its_default() -> None:
         MLPClassifier(preset="tabula").fit(X, Y)
 
 
+def test_probabilities_are_those_of_the_model() -> None:
+    estimator = MLPClassifier((8,), max_iter=3, early_stopping=True, random_state=0, backend="numpy").fit(X, 2 - Y)
+    assert estimator.model_.calibration is not None
+    np.testing.assert_array_equal(estimator.predict_proba(X), estimator.model_.predict_proba(X))
+    np.testing.assert_array_equal(estimator.predict(X), estimator.predict_proba(X).argmax(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("classes", "weights", "message"),
+    [
+        (["a", "b"], {"apple": 3.0}, "class_weight has 'apple'; the classes are"),
+        ([0, 1], {0.5: 3.0}, r"class_weight has 0\.5; the"),
+        ([0, 1], {"1": 3.0}, "class_weight has '1'; the"),
+        ([" a", "a", "b"], None, r"\[' a', 'a'\] are one class"),
+        (["NA", "b"], None, "'NA' means a missing value"),
+    ],
+)
+def test_classes_are_not_taken_for_others(classes: list[Any], weights: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MLPClassifier(class_weight=weights, backend="numpy").fit(X[: 5 * len(classes)], classes * 5)
+
+
 def test_several_targets() -> None:
     """Each in its units, as one network of the library predicts them; scores, pickles and validation rows too."""
     inputs, targets = X[:, :2], X[:, 2:] * [1.0, 1000.0]
