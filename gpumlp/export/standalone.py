@@ -224,7 +224,7 @@ def _encode_table(rows: list[Any]) -> Any:
 
 ISO = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[T ](.*))?", re.ASCII)
 OTHER = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(?:[T ](.*))?", re.ASCII)
-CLOCK = re.compile(r"\s*(\d{1,2}):(\d{2})(?::(\d{2})(\.\d{1,9})?)?\s*(Z|[+-]\d{2}:?\d{2})?", re.ASCII)
+CLOCK = re.compile(r"\s*(\d{1,2}):(\d{2})(?::(\d{2})(\.\d{1,9})?)?\s*(Z|[+-]\d{2}(?::?\d{2})?)?", re.ASCII)
 
 
 def _days(value: Any, order: str, row: int, column: str) -> float:
@@ -247,7 +247,7 @@ def _days(value: Any, order: str, row: int, column: str) -> float:
         raise _CellError(row, f"column {column!r} should have dates, but this cell is {text!r}") from None
     days = (time - datetime.datetime(1970, 1, 1)) / datetime.timedelta(days=1) + float(fraction or 0) / 86400.0
     if zone and zone != "Z":
-        days -= (int(zone[:3]) * 60 + int(zone[0] + zone[-2:])) / 1440.0
+        days -= (int(zone[:3]) * 60 + int(zone[0] + (zone[3:].lstrip(":") or "0"))) / 1440.0
     return days
 
 

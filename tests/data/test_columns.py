@@ -287,6 +287,7 @@ def test_unseen_categories_are_noted_with_counts_and_share_a_feature():
         ("1 01", "1.0 01", [None, 0]),
         ("9007199254740993 x", "9007199254740992 9007199254740992.0 9007199254740993", [None, None, 0]),
         ("nan1 inf", "inf Infinity nan1", [0, None, 1]),
+        ("true FALSE", "True 1 0.0 0 2", [1, 1, 0, 0, None]),
     ],
 )
 def test_categories_that_are_numbers_in_other_spellings(trained: str, later: str, features: list[int | None]):

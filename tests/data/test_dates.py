@@ -260,3 +260,8 @@ def test_a_report_draws_what_dates_do(folder: Path, tmp_path: Path) -> None:
     run("report", folder / "run", "-o", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "Partial dependence on when, from 2021" in page
+
+
+@pytest.mark.parametrize(("zone", "hours"), [("+00", 0), ("+05", 5), ("-03", -3), ("-03:30", -3.5), ("+0530", 5.5)])
+def test_zones_of_hours_alone_as_the_engine_writes_them(zone: str, hours: float) -> None:
+    assert parsed(f"1970-01-02 12:00:00{zone}", "ymd") == 1.5 - hours / 24

@@ -126,3 +126,15 @@ def test_thousands_of_numbered_classes_are_encoded_in_linear_time():
     began = time.process_time()
     assert target.encode(labels, where).tolist() == list(range(count))
     assert time.process_time() - began < 2  # 20 where each class is compared with each
+
+
+@pytest.mark.parametrize(
+    ("classes", "texts", "numbers"),
+    [
+        (("false", "true"), "True 1 1.0 FALSE 0 2 yes", [1, 1, 1, 0, 0, -1, -1]),
+        (("0", "1"), "true False 1.0 01 2", [1, 0, 1, 1, -1]),
+        (("1", "true"), "1 true True 1.0", [0, 1, -1, -1]),
+    ],
+)
+def test_classes_in_the_spellings_of_other_programs(classes: tuple[str, ...], texts: str, numbers: list[int]) -> None:
+    assert ClassTarget(classes).numbers(np.array(texts.split(), object)).tolist() == numbers

@@ -149,9 +149,10 @@ class OneHot:
 def _usual_spellings(codes: dict[str, int]) -> dict[str, int]:
     """Return codes of the numbers among texts as programs write them: 01 as 1, and 1 as 1.0 once a cell is empty.
 
-    Of texts with equal values none is meant.
+    A truth value is 1 or 0. Of texts with equal values none is meant.
     """
     values = {text: float(text) for text in codes if _NUMBER.fullmatch(text)}
+    values |= {text: float(text == "true") for text in codes if text in _TRUTHS}
     counts = Counter(values.values())
     found: dict[str, int] = {}
     for text, value in values.items():

@@ -26,7 +26,7 @@ ORDERS = {
 }
 """Orders in which dates are written."""
 
-_TIME = r"(?:[T ]\s*(\d{1,2}):(\d{2})(?::(\d{2})(\.\d{1,9})?)?\s*(Z|[+-]\d{2}:?\d{2})?)?"
+_TIME = r"(?:[T ]\s*(\d{1,2}):(\d{2})(?::(\d{2})(\.\d{1,9})?)?\s*(Z|[+-]\d{2}(?::?\d{2})?)?)?"
 _ISO = re.compile(rf"(\d{{4}})[-/.](\d{{1,2}})[-/.](\d{{1,2}}){_TIME}", re.ASCII)
 _OTHER = re.compile(rf"(\d{{1,2}})([-/.])(\d{{1,2}})\2(\d{{4}}){_TIME}", re.ASCII)
 _EPOCH = datetime.datetime(1970, 1, 1)
@@ -236,7 +236,7 @@ def parsed(text: str, order: str) -> float | None:
         return None
     days = (time - _EPOCH) / _DAY + float(fraction or 0) / 86400.0
     if zone and zone != "Z":
-        days -= (int(zone[:3]) * 60 + int(zone[0] + zone[-2:])) / 1440.0
+        days -= (int(zone[:3]) * 60 + int(zone[0] + (zone[3:].lstrip(":") or "0"))) / 1440.0
     return days
 
 

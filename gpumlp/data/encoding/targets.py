@@ -22,6 +22,7 @@ Where = Callable[[int], str]
 # A few rows may well be of as many classes. Above this, every row its own class is a mistake.
 _FEW_ROWS = 50
 _LISTED_CLASSES = 20
+_TRUTHS = {"true": 1.0, "false": 0.0}  # which programs write as True, TRUE, true or 1
 _LARGEST_LOGARITHM = 700.0  # whose exponential float64 holds
 
 
@@ -88,7 +89,7 @@ class ClassTarget:
         return np.fromiter(found, np.int32, len(texts))
 
     def _by_value(self) -> dict[float | None, int]:
-        """Return the classes that are numbers by their value: programs write 1 as 1.0 once a cell is empty."""
+        """Return the classes that are numbers by their value: 1 is 1.0 once a cell is empty, and True."""
         values = [_value(name) for name in self.classes]
         counts = Counter(values)
         return {value: i for i, value in enumerate(values) if value is not None and counts[value] == 1}
@@ -411,6 +412,9 @@ def sorted_classes(texts: Collection[str], labels: Codes, where: Where) -> tuple
 
 
 def _value(text: str) -> float | None:
+    """Return the number that a text is, a truth value as 1 or 0; None for others."""
+    if (truth := _TRUTHS.get(text.lower())) is not None:
+        return truth
     values = parse_numbers(np.array([text], dtype=object))
     return None if values is None or np.isnan(values[0]) else float(values[0])
 
