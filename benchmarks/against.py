@@ -7,8 +7,8 @@ The steps are those of ``capture.py``, the same text for both: defined anew or r
 NumPy, whose products have one thread each, as threads that wait for more would disturb the other side. Each commit
 has a process of its own. In every round both take the same number of steps, the one right after the other and in
 changing order. The ratio is ours over theirs, of the 5 % quantiles of all rounds, which other processes disturb the
-least. With ``--train`` both train by these configurations instead, whole commands in turns; the ratio is that of
-medians.
+least. With ``--train`` both train by these configurations instead, whole commands in turns; the ratios are those of
+medians, of seconds and of what processors computed.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def compare(ours: Side, theirs: Side, network: str, rounds: int) -> dict[str, di
 
 
 def compare_commands(trees: tuple[Path, Path], config: str, rounds: int) -> dict[str, float]:
-    """Return the median seconds of ``gpumlp train`` in our tree and in theirs, and their ratio."""
-    times: dict[Path, list[float]] = {tree: [] for tree in trees}
+    """Return the median seconds of ``gpumlp train`` in both trees, of processors too, and their ratios."""
+    times: dict[Path, list[tuple[float, float]]] = {tree: [] for tree in trees}
     # Bytecode is kept, as an installation has it; the first round writes it, and compiles kernels.
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryDirectory() as folder:
@@ -111,12 +111,18 @@ def compare_commands(trees: tuple[Path, Path], config: str, rounds: int) -> dict
                 place = str(Path(folder, str(trees.index(tree))))
                 command = [sys.executable, "-m", "gpumlp", "train", config, "--run-dir", place, "--force", "--json"]
                 named = {"PYTHONPATH": str(tree), "PYTHONPYCACHEPREFIX": str(Path(folder, "bytecode"))}
-                started = time.perf_counter()
+                started, busy = time.perf_counter(), processor_seconds()
                 subprocess.run(command, cwd=tree, env=kept | named, capture_output=True, check=True)
                 if number:
-                    times[tree].append(time.perf_counter() - started)
-    mine, others = (statistics.median(times[tree]) for tree in trees)
-    return {"ours_s": mine, "theirs_s": others, "ratio": mine / others}
+                    times[tree].append((time.perf_counter() - started, processor_seconds() - busy))
+    (mine, busy), (others, their_busy) = (map(statistics.median, zip(*times[tree], strict=True)) for tree in trees)
+    found = {"ours_s": mine, "theirs_s": others, "ratio": mine / others}
+    return found | {"ours_cpu_s": busy, "theirs_cpu_s": their_busy, "cpu_ratio": busy / their_busy}
+
+
+def processor_seconds() -> float:
+    """Return what finished processes of ours have computed, which other programs disturb the least."""
+    return os.times().children_user + os.times().children_system
 
 
 def main() -> None:
@@ -140,7 +146,9 @@ def main() -> None:
             tar.extractall(folder, filter="data")
         for config in given.train:
             result[config] = row = compare_commands((ROOT, folder), config, given.rounds)
-            print(f"{config:30} {row['ours_s']:7.3f} s, theirs {row['theirs_s']:7.3f}   {row['ratio']:.2f}")
+            for title, key in ((config, ""), ("  processors", "cpu_")):
+                mine, others, ratio = (row[each] for each in (f"ours_{key}s", f"theirs_{key}s", f"{key}ratio"))
+                print(f"{title:30} {mine:7.3f} s, theirs {others:7.3f}   {ratio:.2f}")
         networks = [] if given.train else given.only
         sides = [stack.enter_context(side(tree)) for tree in (ROOT, folder) if networks]
         for network in networks:

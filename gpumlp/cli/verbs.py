@@ -18,7 +18,6 @@ import numpy as np
 from gpumlp import __version__, runs
 from gpumlp import config as configuration
 from gpumlp.backend import BACKENDS, Backend
-from gpumlp.cli import doctor as clinic
 from gpumlp.cli.display import (
     Announcer,
     EscapedOutput,
@@ -396,6 +395,8 @@ def schema() -> None:
 
 def doctor() -> None:
     """Print what there is on this machine, and what to do about what is not."""
+    from gpumlp.cli import doctor as clinic
+
     findings = clinic.examine()
     width = max(len(finding.name) for finding in findings)
     for finding in findings:

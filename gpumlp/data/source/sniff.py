@@ -128,14 +128,15 @@ def _sample(lines: Sequence[str], dialect: Dialect) -> list[list[str]]:
     rows: list[list[str]] = []
     with contextlib.suppress(DataError):
         for _, row in split_rows(lines, dialect, ""):
-            if any(cell.strip() for cell in row):
-                rows.append([cell.strip() for cell in row])
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                rows.append(cells)
     return rows
 
 
 def _is_torn(row: Sequence[str]) -> bool:
     """Return whether a cell has lost one of its quotes to another: the separator was not one."""
-    return any(cell.count('"') % 2 for cell in row)
+    return '"' in "".join(row) and any(cell.count('"') % 2 for cell in row)
 
 
 def _quote(lines: Sequence[str]) -> str:
@@ -172,7 +173,7 @@ def _has_header(rows: Sequence[Sequence[str]], missing: Missing) -> bool:
         return True
     votes = repeated = 0
     for column, cell in enumerate(first):
-        values = [row[column] for row in rest if column < len(row) and row[column] not in missing]
+        values = {row[column] for row in rest if column < len(row)} - missing.texts
         if values and cell not in missing and all(map(is_number, values)):
             votes += -1 if is_number(cell) else 1
         repeated += cell in values
