@@ -400,7 +400,8 @@ def test_a_line_of_json_that_is_wrong_is_found_in_blocks(tmp_path: Path) -> None
         ('{"x": 1}\n[2]\n', r"a\.jsonl:2: this line is not a JSON object"),
         ('{"x": 1}\n{"x": \n', r"a\.jsonl:2: this line is not JSON"),
         ("1\n2\n", r"a\.jsonl:1: this line is not a JSON object"),
-        ("", r"a\.jsonl: "),
+        ("", r"a\.jsonl: the file is empty"),
+        ("\n\n", r"a\.jsonl: the file is empty"),
     ):
         path.write_text(content)
         with pytest.raises(DataError, match=message):

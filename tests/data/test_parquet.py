@@ -7,7 +7,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from gpumlp.data import prepare_files, read
+from gpumlp.data import Dialect, prepare_files, read, read_blocks
 from gpumlp.data.source import engine, typed
 from gpumlp.data.source.frame import Numbers
 from gpumlp.data.source.room import Room, reading_into
@@ -109,3 +109,12 @@ def test_an_error_of_one_reader_is_that_of_all(tmp_path, monkeypatch):
     monkeypatch.setattr(typed.TypedCells, "number", lambda cells, name: "error('no')" if name == "b" else "a::DOUBLE")
     with pytest.raises(DataError, match="cannot be read as Parquet: no"):
         read(path)
+
+
+def test_names_that_differ_in_case_alone_are_those_of_the_file(write):
+    path = write(a=[1.5, 2.5], A=["x", "y"], rows=[{"a": 1, "b": [1]}, {"a": 2, "b": []}], Rows=[1, 2], last=[3, 4])
+    for frame in (read(path), next(read_blocks(path, Dialect()))):
+        assert frame.names == ("a", "A", "rows", "Rows", "last")
+        assert frame.labels("A").tolist() == ["x", "y"]
+        assert [frame.numbers(name).tolist() for name in ("a", "Rows", "last")] == [[1.5, 2.5], [1, 2], [3, 4]]
+    assert read(path, texts=["Rows"]).columns["Rows"].written().texts.tolist() == ["1", "2"]

@@ -154,8 +154,8 @@ def test_json_lines_of_mixed_values(tmp_path, write):
         ('{"a": 1}\n[3, 4]\n', ":2", "this line is not a JSON object"),
         ("[1, 2]\n[3, 4]\n", ":1", "this line is not a JSON object"),
         ("1\n2\n", ":1", "this line is not a JSON object"),
-        ("\n", "", "no rows"),
-        ("", "", "no rows"),
+        ("\n", "", "the file is empty"),
+        ("", "", "the file is empty"),
     ],
 )
 def test_damaged_json_lines(tmp_path, write, text, place, message):

@@ -29,7 +29,9 @@ from gpumlp.errors import DataError
 
 _WHOLE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?")
 _REAL = re.compile(r"(HALF_?)?FLOAT\d*|REAL|DOUBLE|DECIMAL\(.*\)")
-_PARQUET, _PARQUET_FACTS, _JSON = "read_parquet(", "parquet_file_metadata(", "JSON lines"
+_PARQUET, _PARQUET_FACTS, _PARQUET_SCHEMA = "read_parquet(", "parquet_file_metadata(", "parquet_schema("
+_JSON = "JSON lines"
+_OBJECTS = 'each line is one object, such as {"a": 1, "b": "x"}'
 _NESTED = re.compile(r".*\]|(STRUCT|MAP|UNION|LIST|ARRAY|VARIANT)\b.*", re.DOTALL)
 
 MIN_SHARED_CELLS = 2_000_000
@@ -44,9 +46,12 @@ class TypedCells:
     ----------
     types
         Types of each column, as the engine calls it.
+    called
+        What the engine calls each column: of two names that differ in case alone, one has another.
     """
 
     types: Mapping[str, str]
+    called: Mapping[str, str]
     has_nan = True
 
     def number(self, name: str) -> str:
@@ -54,12 +59,13 @@ class TypedCells:
 
         One of 32 bits is what its shortest text stands for, as in a CSV file: 0.1, not 0.10000000149.
         """
-        shortest = f"CAST({identifier(name)} AS VARCHAR)" if self.types[name] == "FLOAT" else identifier(name)
+        column = identifier(self.called[name])
+        shortest = f"CAST({column} AS VARCHAR)" if self.types[name] == "FLOAT" else column
         return f"CAST({shortest} AS DOUBLE)"
 
     def text(self, name: str) -> str:
         """Return the value as a CSV file would have it: whole numbers without a point, NULL for NULL and NaN."""
-        column = identifier(name)
+        column = identifier(self.called[name])
         text = f"({column} ->> '$')" if self.types[name] == "JSON" else f"CAST({column} AS VARCHAR)"
         if not _REAL.fullmatch(self.types[name]):
             return f"nullif({text}, '')"
@@ -170,8 +176,7 @@ def _require_objects(plain: Path, path: Path) -> None:
                 what = "this line is not a JSON object"
             except (ValueError, RecursionError) as error:
                 what = f"this line is not JSON: {error}"
-            hint = 'each line is one object, such as {"a": 1, "b": "x"}'
-            raise DataError(what, where=f"{path}:{number}", hint=hint)
+            raise DataError(what, where=f"{path}:{number}", hint=_OBJECTS)
 
 
 def read_typed(
@@ -212,9 +217,9 @@ def read_typed(
         If the engine cannot read it, or there are no rows.
     """
     try:
-        types, about, groups = _layout(rows, paths, table)
-        require_memory(about, len(types), name)
-        scan = replace(_scan(rows, paths, types, dialect, texts), about=about, table=table)
+        cells, about, groups = _layout(rows, paths, table)
+        require_memory(about, len(cells.types), name)
+        scan = replace(_scan(rows, paths, cells, dialect, texts), about=about, table=table)
         if groups and about * len(scan.kinds) >= MIN_SHARED_CELLS:
             scan = replace(scan, shares=min(max(1, engine_threads() // groups), len(scan.kinds)))
         columns: dict[str, Column] = dict(scan.columns()) if scan.kinds else {}
@@ -222,8 +227,8 @@ def read_typed(
         raise DataError(f"cannot be read as {kind}: {_first_line(error)}", where=name) from None
     count = len(next(iter(columns.values()))) if columns else 0
     if columns and not count:
-        raise DataError("there are column names but no rows", where=name)
-    every = _with_nested(columns, types, name, count)
+        raise _no_rows(name, kind)
+    every = _with_nested(columns, cells.types, name, count)
     return Frame(name, every, place or _numbered(name), replace(dialect, decimal=None))
 
 
@@ -257,16 +262,22 @@ def typed_blocks(
     """
     start = None
     try:
-        types, *_ = _layout(rows, paths)
-        for start, columns in _scan(rows, paths, types, dialect, texts).blocks():
+        cells, *_ = _layout(rows, paths)
+        for start, columns in _scan(rows, paths, cells, dialect, texts).blocks():
             count = len(next(iter(columns.values())))
-            every = _with_nested(columns, types, name, count)
+            every = _with_nested(columns, cells.types, name, count)
             numbers = np.arange(start, start + count)
             yield Frame(name, every, place or _numbered(name), replace(dialect, decimal=None), rows=numbers)
     except EngineRefusalError as error:
         raise DataError(f"cannot be read as {kind}: {_first_line(error)}", where=name) from None
     if start is None:
-        raise DataError("there are column names but no rows", where=name)
+        raise _no_rows(name, kind)
+
+
+def _no_rows(name: str, kind: str) -> DataError:
+    if kind == _JSON:
+        return DataError("the file is empty", where=name, hint=_OBJECTS)
+    return DataError("there are column names but no rows", where=name)
 
 
 def _with_nested(
@@ -281,13 +292,11 @@ def _numbered(name: str) -> Callable[[int], str]:
     return lambda row: f"{name}:{row + 1}"
 
 
-def _scan(
-    rows: str, paths: Sequence[str], types: Mapping[str, str], dialect: Dialect, texts: Collection[str]
-) -> Scan:
+def _scan(rows: str, paths: Sequence[str], cells: TypedCells, dialect: Dialect, texts: Collection[str]) -> Scan:
     """Return how the columns that are not nested are read."""
-    plainly = {column: type_ for column, type_ in types.items() if not _NESTED.fullmatch(type_)}
+    plainly = {column: type_ for column, type_ in cells.types.items() if not _NESTED.fullmatch(type_)}
     kinds = {column: _is_number(type_) and column not in texts for column, type_ in plainly.items()}
-    return Scan(tuple(paths), rows, TypedCells(types), kinds, dialect.missing)
+    return Scan(tuple(paths), rows, cells, kinds, dialect.missing)
 
 
 def parquet_rows(path: Path) -> str:
@@ -309,19 +318,35 @@ def row_count(path: Path) -> int:
         return 0
 
 
-def _layout(rows: str, paths: Sequence[str], table: Any = None) -> tuple[dict[str, str], int, int]:
-    """Return what the engine calls the type of each column, and how many rows and groups of rows there are.
+def _layout(rows: str, paths: Sequence[str], table: Any = None) -> tuple[TypedCells, int, int]:
+    """Return the columns with their types, and how many rows and groups of rows there are.
 
     The two are 0 where only reading tells.
     """
     with engine(paths, table=table) as connection:
         described = connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()
         count, groups = 0 if table is None else table.num_rows, 0
+        called = written = [str(name) for name, *_ in described]
         if rows.startswith(_PARQUET):
-            facts = f"{_PARQUET_FACTS}{rows.removeprefix(_PARQUET)}"
-            query = f"SELECT sum(num_rows), sum(num_row_groups) FROM {facts}"
+            file = rows.removeprefix(_PARQUET)
+            query = f"SELECT sum(num_rows), sum(num_row_groups) FROM {_PARQUET_FACTS}{file}"
             ((count, groups),) = connection.execute(query).fetchall()
-    return {str(column): str(type_) for column, type_, *_ in described}, int(count), int(groups)
+            nodes = connection.execute(f"SELECT name, num_children FROM {_PARQUET_SCHEMA}{file}").fetchall()
+            written = _first_level(nodes[1:])
+            if len({*written}) != len(called):  # a name that stands there twice has the engine's
+                written = called
+    types = {name: str(type_) for name, (_, type_, *_) in zip(written, described, strict=True)}
+    return TypedCells(types, dict(zip(written, called, strict=True))), int(count), int(groups)
+
+
+def _first_level(nodes: Sequence[tuple[str, int | None]]) -> list[str]:
+    """Return the names of the columns, of all nodes below the root, each before its children."""
+    names, below = [], 0
+    for name, children in nodes:
+        if not below:
+            names.append(name)
+        below += (children or 0) - bool(below)
+    return names
 
 
 def _is_number(type_: str) -> bool:
