@@ -34,6 +34,7 @@ from gpumlp.store.formats import (
     keep_bytes,
     keep_folder,
     make_folder,
+    making_folder,
     parse_arrays,
     parse_json,
     read_arrays,
@@ -139,6 +140,8 @@ class SavedModel(Predictor):
     def save(self, folder: str | Path) -> None:
         """Write the model into a folder, which ``load_trained`` reads and ``gpumlp predict`` takes.
 
+        A model that is there is replaced whole, or not at all, unless there are other files beside it.
+
         Raises
         ------
         WriteError
@@ -148,8 +151,14 @@ class SavedModel(Predictor):
         """
         weights = self.network.arrays()
         _check_finite(weights, str(folder))
-        make_folder(Path(folder))
-        save_model(Path(folder), self, weights)
+        folder = Path(folder)
+        make_folder(folder.parent)
+        others = folder.is_dir() and {each.name for each in folder.iterdir()} - {WEIGHTS, DESCRIPTION}
+        if others or folder.is_symlink():
+            save_model(folder, self, weights)
+            return
+        with making_folder(folder, replace=True) as beside:
+            save_model(beside, self, weights)
 
     def to_bytes(self) -> dict[str, bytes]:
         """Return the files that ``save`` would write, by name; ``parse_model`` takes them back."""

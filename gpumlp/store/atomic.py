@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import importlib
 import os
 import re
@@ -95,11 +96,13 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Make a folder beside another, by a name of its own, that becomes ``path`` when all has gone well.
 
     Where ``path`` is a folder with something in it, that is replaced, or else it is an error. Raises OSError; nothing
-    is left behind then, nor after any other exception.
+    is left behind then, nor after any other exception. What was there comes back: at once, or with the
+    next call where the disk lets nothing be renamed.
     """
     clear_leftovers(path.parent, path.name)
+    _give_back(path)
     beside, handle = _held_folder(path)
-    old = _named_beside(path)
+    old = path.with_name(f".{path.name}.{secrets.randbits(60)}.old")  # which nobody deletes as a leftover
     try:
         yield beside
         _flush_folder(beside)
@@ -109,14 +112,28 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             os.rename(beside, path)
         except BaseException:
             if old.is_dir() and not path.exists():
-                os.rename(old, path)
+                try:
+                    os.rename(old, path)
+                except OSError as again:
+                    raise OSError(f"{again.strerror}; what was there is in {old.name}") from None
             raise
         _flush_folder(path.parent)
     finally:
-        for each in (beside, old):
-            shutil.rmtree(each, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
+        if path.exists():  # else it is all that is left
+            shutil.rmtree(old, ignore_errors=True)
         if handle is not None:
             os.close(handle)
+
+
+def _give_back(path: Path) -> None:
+    """Give a folder back that was moved aside by a process which could not put another one in its place."""
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*.old"):
+        with contextlib.suppress(OSError):
+            if path.exists():
+                shutil.rmtree(old)
+            else:
+                os.rename(old, path)
 
 
 def _named_beside(path: Path) -> Path:

@@ -11,10 +11,10 @@ import pytest
 from gpumlp.backend import Backend
 from gpumlp.config import Loaded
 from gpumlp.data import News, read
-from gpumlp.errors import BackendError, RunError
+from gpumlp.errors import BackendError, RunError, WriteError
 from gpumlp.runs import load_model, load_trained, train
 from gpumlp.runs.evaluation import load_run
-from gpumlp.store.formats import read_arrays, sealed, write_arrays
+from gpumlp.store.formats import keep_bytes, read_arrays, sealed, write_arrays
 
 Task = Callable[..., Loaded]
 
@@ -113,3 +113,29 @@ def test_a_device_that_is_full_is_not_a_damaged_model(model: Path) -> None:
 
     with pytest.raises(BackendError, match=r"^the device has no memory left$"):
         load_model(model, Full())
+
+
+def test_a_model_is_replaced_whole_or_not_at_all(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, folder = load_model(model, Backend()), tmp_path / "kept"
+    saved.save(folder)
+    before = {each.name: each.read_bytes() for each in folder.iterdir()}
+
+    kept: list[Path] = []
+
+    def fails_then(path: Path, content: bytes) -> None:
+        if kept:
+            raise WriteError("cannot be written", where=str(path))
+        kept.append(path)
+        keep_bytes(path, content[:-1])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gpumlp.runs.model.keep_bytes", fails_then)
+        with pytest.raises(WriteError):
+            saved.save(folder)
+    assert len(kept) == 1
+    assert {each.name: each.read_bytes() for each in folder.iterdir()} == before
+    (folder / "mine").touch()
+    saved.save(folder)
+    assert {each.name for each in folder.iterdir()} == {*before, "mine"}

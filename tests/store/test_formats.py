@@ -272,3 +272,29 @@ def test_an_error_of_closing_what_is_on_the_disk_is_of_no_consequence(
         replace_file(tmp_path / "file", content)
         assert (tmp_path / "file").read_bytes() == content
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_comes_back_with_the_next_call_where_nothing_can_be_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rename, calls = tmp_path / "folder", os.rename, iter(range(9))
+    folder.mkdir()
+    (folder / "old").touch()
+
+    def fails(source: Path, target: Path) -> None:
+        if next(calls):  # the first one moves the old folder aside
+            raise OSError(errno.EROFS, "Read-only file system")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fails)
+        with (
+            pytest.raises(OSError, match=r"Read-only file system; what was there is in \.folder\.\d+\.old"),
+            new_folder(folder, replace=True) as beside,
+        ):
+            (beside / "new").touch()
+    assert [[each.name for each in aside.iterdir()] for aside in tmp_path.iterdir()] == [["old"]]
+    with pytest.raises(KeyboardInterrupt), new_folder(folder, replace=True):
+        raise KeyboardInterrupt
+    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+    assert [each.name for each in folder.iterdir()] == ["old"]

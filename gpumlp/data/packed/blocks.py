@@ -7,6 +7,7 @@ checksums of the blocks stand in the index of the pack.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -333,7 +334,8 @@ class PackedRows:
 
 def _close(files: Mapping[str, FileIO]) -> None:
     for file in files.values():
-        file.close()
+        with contextlib.suppress(OSError):  # flushed before, or given up
+            file.close()
 
 
 def path_of(folder: Path, part: str, array: str) -> Path:
