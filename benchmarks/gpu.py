@@ -192,7 +192,7 @@ def read(kept: Path) -> tuple[dict[str, Any], int]:
     """Return what the lines of a file say, and how many of them say nothing."""
     found: dict[str, Any] = {}
     unread = 0
-    for line in kept.read_text(errors="replace").splitlines() if kept.exists() else ():
+    for line in kept.read_text("utf-8", "replace").splitlines() if kept.exists() else ():
         try:
             (name, *inner), fact = json.loads(line)
             if not inner:
