@@ -133,7 +133,7 @@ def _apply_robust(block: Floats, fitted: Fitted) -> Floats:
     bent = scaled / 3.0  # in place from here: new memory for each step takes as long as the step
     bent *= bent
     bent += 1.0
-    scaled /= np.sqrt(bent, out=bent)
+    scaled /= np.sqrt(bent)
     return scaled
 
 
