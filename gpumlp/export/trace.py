@@ -58,6 +58,7 @@ class Application:
 
 
 INPUT = "input"
+_OF_OTHERS = (INPUT, "slice", "reshape", "transpose")  # whose memory is that of another array
 
 
 class UnwritableError(Exception):
@@ -75,7 +76,16 @@ class Traced(np.ndarray[Any, np.dtype[Any]]):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **params: Any) -> Any:
         if method != "__call__":
             raise UnwritableError(f"{ufunc.__name__}.{method}")
-        return _applied(ufunc.__name__, ufunc, inputs, params)
+        (out,) = params.pop("out", (None,))
+        found = _applied(ufunc.__name__, ufunc, inputs, params)
+        if out is None:
+            return found
+        before = node_of(out)
+        if before.function in _OF_OTHERS or (found.shape, found.dtype) != (out.shape, out.dtype):
+            raise UnwritableError(f"{ufunc.__name__} into an array")
+        out.view(np.ndarray)[...] = found.view(np.ndarray)
+        out.node = found.node  # from here on it stands for the new values
+        return out
 
     def __array_function__(self, function: Any, types: Any, inputs: Any, params: Any) -> Any:
         if function is np.size:
