@@ -128,12 +128,12 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 def _give_back(path: Path) -> None:
     """Give a folder back that was moved aside by a process which could not put another one in its place."""
-    for old in path.parent.glob(f".{glob.escape(path.name)}.*.old"):
+    for aside in path.parent.glob(f".{glob.escape(path.name)}.*.old"):
         with contextlib.suppress(OSError):
             if path.exists():
-                shutil.rmtree(old)
+                shutil.rmtree(aside)
             else:
-                os.rename(old, path)
+                os.rename(aside, path)
 
 
 def _named_beside(path: Path) -> Path:
