@@ -156,7 +156,7 @@ SETTINGS = {
     "tabs": ("data:\n\ttrain: a.csv\n", "run.yaml:2:1: a tab cannot indent"),
     "duplicate keys": (
         "task: x\ntask: y\n",
-        "run.yaml:2:1: the key 'task' is given twice; it stands already in line 1",
+        "run.yaml:2:1: the key 'task' is set twice, first in line 1",
     ),
     "unknown key": (
         CONFIG + "  epoch: 2\n",

@@ -270,7 +270,7 @@ def einsum(rule: str, *operands: Any) -> Tensor:
     if not all(part == "" or (part.isascii() and part.isalpha()) for part in parts):
         raise ShapeError(f"einsum: {rule!r:.80} is not a rule of letters", hint="as 'ij,jk->ik'")
     if any(len(set(part)) < len(part) for part in parts):
-        raise ShapeError(f"einsum: a letter stands twice in one term of {rule!r:.80}")
+        raise ShapeError(f"einsum: a letter is repeated in a term of {rule!r:.80}")
     backend = backend_of(operands)
     held = all_held(operands, backend)
     arrays = as_numbers([raw(value, backend) for value in held], backend)

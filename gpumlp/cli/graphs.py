@@ -39,8 +39,8 @@ def graph(
     if is_source(argument):
         if backend is not None or row is not None or overrides:
             raise click.UsageError(
-                "--backend, --row and --set are for a configuration or a run: a function says itself what it "
-                "computes with"
+                "--backend, --row and --set are for a configuration or a run: a function uses the backend of its "
+                "tensors"
             )
         drawn = _of_function(argument, gradients=gradients, captured=captured, summary=summary)
     elif captured:

@@ -135,7 +135,7 @@ def main() -> None:
     multiple=True,
     help="Column to predict; may be repeated.  [default: list the columns and exit]",
 )
-@click.option("--preset", metavar="NAME", default="plain", help="Recipe that the settings are of  [default: plain]")
+@click.option("--preset", metavar="NAME", default="plain", help="Preset to start from  [default: plain]")
 @click.option("-o", "--output", type=PATH, help="Output file  [default: stdout]")
 @click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
 def init(data: Path, targets: tuple[str, ...], preset: str, output: Path | None, force: bool) -> None:
@@ -211,7 +211,12 @@ def train(
 @click.argument("config", metavar="CONFIG|DATA", type=PATH)
 @TARGET
 @click.option("--folds", type=click.IntRange(min=2), default=5, help="Number of folds  [default: 5]")
-@click.option("--repeats", type=click.IntRange(1, 1000), default=1, help="Times to do all folds  [default: 1]")
+@click.option(
+    "--repeats",
+    type=click.IntRange(1, 1000),
+    default=1,
+    help="Number of repetitions, each with other folds  [default: 1]",
+)
 @click.option("--group", metavar="COLUMN", help="Keep rows with equal values of this column in the same part.")
 @click.option("--time", metavar="COLUMN", help="Test each fold on the rows that follow its training rows in time.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a setting; may be repeated.")
@@ -242,7 +247,7 @@ def cv(
     """Cross-validate a CONFIG file, or directly a DATA file.
 
     Each fold is held out in turn as test rows. Folds are drawn at random, with classes in equal shares, unless
-    --group or --time is given. The same command goes on where it was interrupted.
+    --group or --time is given. The same command resumes after an interruption.
     """
     with importing():
         from gpumlp.cli import sweep as several
@@ -275,7 +280,7 @@ def cv(
     help="Values to try: a,b,c or log(a,b), uniform(a,b), int(a,b); one value changes a setting. May be repeated.",
 )
 @click.option("--trials", metavar="N", type=click.IntRange(min=1), help="Points drawn at random  [default: the grid]")
-@click.option("--part", metavar="I/N", help="Only the points whose number leaves I when divided by N.")
+@click.option("--part", metavar="I/N", help="Only the points whose number modulo N is I.")
 @click.option("--run-dir", type=PATH, help="Folder of the runs  [default: runs/NAME-sweep, numbered]")
 @click.option("-q", "--quiet", is_flag=True, help="Do not print progress or notes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
@@ -295,7 +300,7 @@ def sweep(
       gpumlp sweep CONFIG --set model.hidden=[64],[128,64] \\
         --set "optimizer.learning_rate=log(1e-4,1e-2)" --trials 20
 
-    The same command goes on where it was interrupted; several at once share the points. With --set
+    The same command resumes an interrupted sweep; several at once share the points. With --set
     search.sampler=tpe each point is chosen by the results of those before.
     """
     with importing():
@@ -497,7 +502,7 @@ def plot(run: Path, output: Path | None, force: bool) -> None:
 def backprop(path: Path, overrides: tuple[str, ...], row: int, backend: str | None, as_json: bool) -> None:
     """Show the gradients of one row beside finite differences.
 
-    Each gradient is shown with the equation that it is computed by.
+    Each gradient is shown with its equation.
     """
     with importing():
         from gpumlp.cli import seen

@@ -118,7 +118,7 @@ def cv(
 def bag(template: Template, name: str, run_dir: Path | None, *, force: bool, quiet: bool, as_json: bool) -> None:
     """Train the folds of a bag, and print the metrics of their mean."""
     if force:
-        message = "a bag goes on where it stopped, and is not replaced"
+        message = "a bag is resumed, not replaced"
         raise click.UsageError(f"{message}: delete its folder instead of --force")
     settings, plan = template.load().settings, bag_plan_of(template)
     plan_folder = chosen_folder(RUNS / name, plan) if run_dir is None else PlanFolder(run_dir)
@@ -337,7 +337,7 @@ def notes_shown(*, quiet: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        say("interrupted; the same command goes on where it stopped")
+        say("interrupted; run the same command again to resume")
         sys.exit(exit_code(interrupt))
     finally:
         log.removeHandler(notices)

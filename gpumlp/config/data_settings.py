@@ -193,7 +193,7 @@ class PackSettings(Section):
     )
     max_size: Annotated[float, Field(gt=0, le=MAX_GIGABYTES)] | None = Field(
         default=None,
-        description="GB that packed rows may take on disk; those used longest ago are deleted; null: what there is",
+        description="GB that packed rows may take on disk; least recently used ones are deleted; null: no limit",
     )
     window: Annotated[int, Field(ge=1)] | None = Field(
         default=None,

@@ -72,7 +72,7 @@ class Numbers(Section):
         default=48,
         ge=1,
         le=MAX_BINS,
-        description="most bins of each number, between quantiles of training rows (ple)",
+        description="maximum number of bins of each number, between quantiles of training rows (ple)",
     )
 
     missing: Literal["flag", "vector"] = Field(

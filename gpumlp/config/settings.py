@@ -63,7 +63,7 @@ class Settings(Section):
     )
     preset: Annotated[str, NameIn(PRESETS)] = Field(
         default=PLAIN,
-        description="settings that stand below those of the file: "
+        description="defaults to start from, which the settings of the file override: "
         + "; ".join(f"{name} ({each.meaning})" for name, each in PRESETS.items()),
     )
     data: Data = Field(description="the data: at least train (a file) and target (a column)")

@@ -179,7 +179,7 @@ class _Builder:
                 first = self.positions[here]
                 self._refuse(
                     key_node,
-                    f"the key {key!r} is given twice; it stands already in line {first.line}",
+                    f"the key {key!r} is set twice, first in line {first.line}",
                 )
             self.positions[here] = _position(key_node.start_mark)
             result[key] = self.value(value_node, here)

@@ -434,7 +434,9 @@ class Encoder:
         missing = known.difference(source.names)
         if missing and missing.isdisjoint(self.target_names):
             what = f"of {len(known)} columns without names, as in training, only {len(source.names)} are here"
-            hint = "keep each in its place, or nobody can tell which are missing; that of the target may be empty"
+            hint = (
+                "keep each at its position (the target's may be empty): without names it is unclear which are missing"
+            )
             raise DataError(what, where=source.path, hint=hint)
 
     def _encode_target(self, source: Source, news: News, unseen: bool) -> Targets:
@@ -688,7 +690,7 @@ def prepare_files(
         If a file cannot be read or does not fit the task.
     """
     if (train is None) == (query is None):
-        raise TypeError("either train or query says where the rows are")
+        raise TypeError("pass either train or query")
     cache = SourceCache() if cache is None else cache
     folder, given = Path(folder), {"validation": validation, "test": test}
     names = {part: value for part, value in given.items() if not isinstance(value, int | float | Fold)}
@@ -844,7 +846,7 @@ def _divide(
         trained = np.bincount(codes[weighed], minlength=len(sizes))
         if np.count_nonzero(trained) == 1 and len(weighed) < len(rows.train):
             what = f"every training row with a weight is of the class {shown(fitted.classes[trained.argmax()])}"
-            raise DataError(f"{what}; there is nothing to tell apart", where=source.path)
+            raise DataError(f"{what}; a classifier needs at least two", where=source.path)
         if absent_classes := [name for name, size in zip(fitted.classes, trained, strict=True) if not size]:
             what = f"classes without a training row: {', '.join(absent_classes[:5])}"
             notes.append(Note(what, target))

@@ -105,7 +105,7 @@ def split(
                     hint=f"use more data, or {name}: 0; if the target is a number, set the task to regression",
                 )
             raise DataError(
-                f"{count} rows are too few: a share of {share} for {name} is no row at all",
+                f"{count} rows are too few: a share of {share} for {name} is less than one row",
                 hint=f"use more data, a larger share, or {name}: 0",
             )
     # In a shuffled order sorted by class, the first rows of each class go to the test part, and so on.

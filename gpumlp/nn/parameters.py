@@ -109,7 +109,7 @@ class Parameters:
         if not variables or not all(isinstance(variable, Variable) for variable in variables):
             raise ShapeError("parameters are variables, at least one")
         if len({id(variable) for variable in variables}) < len(variables):
-            raise ShapeError("a variable stands twice among the parameters")
+            raise ShapeError("a variable is listed twice among the parameters")
         backends, dtypes = {id(v.backend) for v in variables}, {v.dtype for v in variables}
         if len(backends) > 1 or len(dtypes) > 1:
             names = ", ".join(sorted(dtype.name for dtype in dtypes))

@@ -108,7 +108,7 @@ class Checkpoint(Stand):
         for member, each in zip(self.members, loop.loops, strict=True):
             member.check(each)
             if member.trainer["epoch"] > here["epoch"] + (member.diverged is not None):
-                raise DamageError("its networks do not stand at the same epoch")
+                raise DamageError("its networks are not at the same epoch")
 
     def put(self, loop: Loop) -> None:
         """Let a loop stand there."""

@@ -539,7 +539,9 @@ class _Run:
             if member.diverged is None and member.trainer["epoch"] < checkpoint.trainer["epoch"]
         ]
         if ended:
-            message = f"networks that stopped early cannot go on: {', '.join(ended)} of {len(checkpoint.members)}"
+            message = (
+                f"networks that stopped early cannot be extended: {', '.join(ended)} of {len(checkpoint.members)}"
+            )
             raise RunError(message, where=str(self.folder.path), hint="start a new run")
         self.extensions += ({"after": done, "from": before, "to": epochs},)
         message = f"extended from {before:,} to {epochs:,} epochs after epoch {done:,}"
@@ -573,5 +575,5 @@ class _Run:
             raise RunError(
                 f"the run was computed by {checkpoint.backend}; by {parts.backend.name} it would end otherwise",
                 where=where,
-                hint=f"bring {checkpoint.backend} back (gpumlp doctor tells what it lacks), or start a new run",
+                hint=f"bring {checkpoint.backend} back (gpumlp doctor shows what is missing), or start a new run",
             )

@@ -309,7 +309,7 @@ def test_the_ends_of_a_clip():
         (lambda t: g.split(t, 4), "3 elements along axis -1 do not make 4 equal parts"),
         (lambda t: g.split(t, [1, 1]), r"\[1, 1\] do not add up to 3"),
         (lambda t: g.split(t, 1, axis=5), "has no axis 5"),
-        (lambda t: g.einsum("ii->i", t), "a letter stands twice"),
+        (lambda t: g.einsum("ii->i", t), "a letter is repeated"),
         (lambda t: g.einsum("i...->i", t), "is not a rule of letters"),
         (lambda t: g.einsum("ij->ik", t), "a letter that no operand has"),
         (lambda t: g.einsum("i->i", t), r"does not fit shapes \(2, 3\)"),

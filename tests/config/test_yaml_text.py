@@ -93,8 +93,8 @@ def test_an_alias_is_a_copy_of_what_it_names() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", "f.yaml:3:1: the key 'a' is given twice; it stands already in line 1"),
-        ("a:\n  0: x\n  '0': y\n", "f.yaml:3:3: the key '0' is given twice; it stands already in line 2"),
+        ("a: 1\nb: 2\na: 3\n", "f.yaml:3:1: the key 'a' is set twice, first in line 1"),
+        ("a:\n  0: x\n  '0': y\n", "f.yaml:3:3: the key '0' is set twice, first in line 2"),
         ("a: !!python/object/apply:os.getcwd []", "f.yaml:1:4: the tag '!!python/object/apply:os.getcwd' is not"),
         ("a: !thing x", "f.yaml:1:4: the tag '!thing' is not allowed"),
         ("a: !!set {x}", "f.yaml:1:4: the tag '!!set' is not allowed"),

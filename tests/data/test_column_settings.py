@@ -260,7 +260,7 @@ def test_classes_written_as_other_numbers(tmp_path, write):
 
 def test_a_class_or_label_of_weight_0_decides_nothing(tmp_path, write):
     write("x,w,y,z\n" + "".join(f"{i},{int(i % 2 == 0)},{'ab'[i % 2]},{i % 2}\n" for i in range(40)))
-    with pytest.raises(DataError, match="every training row with a weight is of the class 'a'; there is nothing"):
+    with pytest.raises(DataError, match="every training row with a weight is of the class 'a'; a classifier needs"):
         prepared(tmp_path, task="classification", weights="w", drop=["z"])
     labels = prepared(tmp_path, task="multilabel", target=["y", "z"], weights="w")
     assert sum("in every training row, so nothing can be learned of it" in str(note) for note in labels.notes) == 2

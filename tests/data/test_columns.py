@@ -438,10 +438,10 @@ def test_numbers_with_a_word_after_them_are_told_how_to_be_read(unit: str) -> No
 def test_a_column_that_varies_by_less_than_a_float_can_tell_is_told() -> None:
     rows = [f"{1e-40 * i},{i % 3}" for i in range(30)]
     _, notes = fit(table("a,b", *rows))
-    assert sum("varies by less than 32-bit floats can tell" in str(note) for note in notes) == 1
+    assert sum("varies by less than 32-bit floats resolve" in str(note) for note in notes) == 1
     block = np.array([[1e-40 * i, 5.0, i] for i in range(30)])
     _, told = ArrayInputs.fit(ArrayTable("a.npz", {"x": block}), "x", scaling=None)
     assert [str(note) for note in told] == [
         "column 'x[1]' has one value only",
-        "column 'x[0]' varies by less than 32-bit floats can tell, so it counts as 0; change its unit",
+        "column 'x[0]' varies by less than 32-bit floats resolve, so it counts as 0; change its unit",
     ]

@@ -250,7 +250,7 @@ def test_columns_without_names_that_have_moved_are_refused(tmp_path, write):
     last = prepare_files("a.csv", folder=tmp_path, task="regression", target=2, drop=[3]).encoder
     write("1,2,3\n", "new.csv")
     new = read(tmp_path / "new.csv", first.dialect)
-    message = r"new\.csv: of 4 columns without names, as in training, only 3 are here\n  keep each in its place"
+    message = r"new\.csv: of 4 columns without names, as in training, only 3 are here\n  keep each at its position"
     for encoder in (first, last):
         with pytest.raises(DataError, match=message):
             encoder.encode(new, targets=False)

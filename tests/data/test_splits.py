@@ -90,7 +90,7 @@ def test_impossible_shares(validation, test):
 
 
 def test_too_few_rows():
-    with pytest.raises(DataError, match=r"3 rows are too few: a share of 0\.1 for validation is no row at all"):
+    with pytest.raises(DataError, match=r"3 rows are too few: a share of 0\.1 for validation is less than one row"):
         split(3, validation=0.1, test=0, seed=0)
     with pytest.raises(DataError, match=r"2 rows of 2 classes are too few .* keeps a training row\n.*regression"):
         split(2, validation=0, test=0.5, seed=0, labels=np.array([0, 1]))

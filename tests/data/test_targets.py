@@ -113,7 +113,7 @@ def test_a_number_too_far_away():
 
 
 def test_a_target_that_hardly_varies_is_not_called_constant():
-    with pytest.raises(DataError, match=r"the target varies by .*, less than 32-bit floats can tell"):
+    with pytest.raises(DataError, match=r"the target varies by .*, less than 32-bit floats resolve"):
         NumberTarget.fit(np.array([1e-39, 2e-39]), lambda row: f"a.csv:{row + 2}")
     with pytest.raises(DataError, match=r"the target is 3 in every training row"):
         NumberTarget.fit(np.array([3.0, 3.0]), lambda row: f"a.csv:{row + 2}")

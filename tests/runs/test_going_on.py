@@ -177,7 +177,7 @@ def test_networks_that_stopped_early_do_not_go_on(task: Task, tmp_path: Path) ->
         "optimizer.learning_rate=0.3",
     )
     assert train(task(*stopping), tmp_path / "run").summary["status"] == "stopped early"
-    with pytest.raises(RunError, match="networks that stopped early cannot go on: "):
+    with pytest.raises(RunError, match="networks that stopped early cannot be extended: "):
         train(task(*stopping, "training.early_stopping=null"), tmp_path / "run", resume=True)
 
 

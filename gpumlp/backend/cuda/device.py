@@ -47,7 +47,7 @@ HINTS: dict[tuple[str, ...], tuple[str, str]] = {
     ),
     ("CompileException", "NVRTCError"): (
         "a kernel does not compile",
-        f"gpumlp doctor tells the versions of CuPy, NVRTC and the driver; {INSTEAD}",
+        f"gpumlp doctor shows the versions of CuPy, NVRTC and the driver; {INSTEAD}",
     ),
     ("cudaErrorInsufficientDriver", "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "cudaErrorSystemDriverMismatch"): (
         "the NVIDIA driver is too old for this CuPy",

@@ -42,8 +42,8 @@ _FIRST_ROWS = 1000  # tell the value of a column that is nearly constant
 _NAMED_COLUMNS = 5  # further columns that a note names
 _NAME_OF_ID = re.compile(r"(?i:(.*[\W_])?id)|.*[a-z]I[dD]", re.DOTALL)
 _ENCODED = "encoded features"
-_TOO_NARROW = "varies by less than 32-bit floats can tell, so it counts as 0; change its unit"
-_LOST = "has whole numbers beyond 2^53, of which floating point cannot tell neighbours apart"
+_TOO_NARROW = "varies by less than 32-bit floats resolve, so it counts as 0; change its unit"
+_LOST = "has whole numbers beyond 2^53, which floating point cannot represent exactly"
 _NEW_GAPS = "has missing values (none in training); filled with the training median"
 
 

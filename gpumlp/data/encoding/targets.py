@@ -48,7 +48,7 @@ class ClassTarget:
         names = sorted_classes(labels.texts.tolist(), labels, where)
         if len(names) == 1:
             raise DataError(
-                f"every row is of the class {shown(names[0])}; there is nothing to tell apart",
+                f"every row is of the class {shown(names[0])}; a classifier needs at least two",
                 where=where(0),
                 hint="check the name of the target",
             )
@@ -220,7 +220,7 @@ class NumberTarget:
             return cls(0.0, float(present.mean()), None, True)
         deviation = float(np.abs(present).mean() if goal.relative else present.std())
         if deviation < FLOAT32_TINY:
-            what = f"{called} varies by {deviation:.2g}, less than 32-bit floats can tell"
+            what = f"{called} varies by {deviation:.2g}, less than 32-bit floats resolve"
             raise DataError(what, where=where(0), hint="multiply it, such as by changing its unit")
         return cls(0.0 if goal.relative else float(present.mean()), deviation, transform)
 

@@ -75,7 +75,7 @@ def _read(path: Path) -> NDArray[np.uint8]:
             except ValueError as error:
                 raise DataError(f"the file is damaged: {error}", where=str(path), hint=_AGAIN) from None
             if stream.read(1):
-                raise DataError("the file is damaged: it goes on behind its end", where=str(path), hint=_AGAIN)
+                raise DataError("the file is damaged: there are bytes after its end", where=str(path), hint=_AGAIN)
             return found
         require_array_memory(path, min(count, path.stat().st_size * _MOST_PACKED))
         # Memory is taken for what the file can hold, and for one byte more than it should.
