@@ -231,6 +231,54 @@ def test_runs_ask_no_loop_for_its_class() -> None:
         assert "MembersLoop" not in path.read_text(), path
 
 
+EMPTY_NAMES = {
+    "asked",
+    "found",
+    "given",
+    "kept",
+    "made",
+    "own",
+    "place",
+    "places",
+    "said",
+    "told",
+    "wanted",
+    "what",
+    "who",
+}
+"""Names that say nothing of what they hold: it is a name's match, a user's setting, a rank, a message, ..."""
+NAMED_SO = {
+    "gpumlp/errors.py": "what, where and hint are the parts of every error",
+    "gpumlp/config/section.py": "what is wrong with a setting becomes that of its error",
+    "gpumlp/nn/inputs.py": "place is a parameter of Layer.equation",
+    "gpumlp/nn/layer.py": "place is a parameter of Layer.equation, and Layer.place a verb",
+    "gpumlp/nn/layers.py": "place is a parameter of Layer.equation",
+    "gpumlp/nn/members.py": "place is a parameter of Layer.equation",
+}
+
+MOST_EMPTY_NAMES = 20
+"""In all other files together: lower it as they go, never raise it."""
+
+
+def bound_names(path: Path) -> Iterator[str]:
+    """Yield what a file calls its variables, parameters, fields, functions and classes."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
+def test_a_name_says_what_it_holds() -> None:
+    files = {path.relative_to(ROOT).as_posix(): path for path in FILES}
+    empty = {file: [name for name in bound_names(path) if name in EMPTY_NAMES] for file, path in files.items()}
+    assert set().union(*(empty[file] for file in NAMED_SO)) == {"what", "place"}
+    others = [(file, name) for file, names in empty.items() if file not in NAMED_SO for name in names]
+    assert len(others) <= MOST_EMPTY_NAMES, others
+
+
 TWO_MEANINGS = {
     "Sequential": "the layers, and the same with fit",
     "Activation": "a record of ops, and the layer that applies it",

@@ -77,7 +77,7 @@ class Backend:
         return self
 
     def __reduce__(self) -> Any:
-        return _found_or_made, (type(self), self._token, self.settings)
+        return _shared_backend, (type(self), self._token, self.settings)
 
     # ---- memory ----------------------------------------------------------------------------------
 
@@ -98,10 +98,10 @@ class Backend:
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """Return an array of zeros on the device."""
         self._refuse_while_capturing("an allocation")
-        made = self.allocate(shape, dtype)
+        array = self.allocate(shape, dtype)
         with self.quiet():
-            made[...] = 0
-        return made
+            array[...] = 0
+        return array
 
     def asarray(self, values: Any, dtype: Any = None, *, copy: bool = False) -> Array:
         """Return host values (or an array of this backend) as a C-contiguous array on the device.
@@ -114,15 +114,15 @@ class Backend:
             array = self.xp.asarray(values, dtype, order="C")  # CuPy's ascontiguousarray takes none of the host's
             if not copy:
                 return array
-            made = self.allocate(array.shape, array.dtype)
-            made[...] = array
-            return made
+            result = self.allocate(array.shape, array.dtype)
+            result[...] = array
+            return result
 
     def duplicate(self, array: Array) -> Array:
         """Return a copy of an array of this backend."""
-        made = self.allocate(array.shape, array.dtype)
-        made[...] = array
-        return made
+        result = self.allocate(array.shape, array.dtype)
+        result[...] = array
+        return result
 
     def to_host(self, array: Array) -> np.ndarray[Any, Any]:
         """Return a copy of a device array as a NumPy array."""
@@ -170,7 +170,7 @@ class Backend:
 
     # ---- operations ------------------------------------------------------------------------------
 
-    def prepare(self, wanted: Iterable[tuple[Op, tuple[str, ...]]]) -> None:
+    def prepare(self, kernels: Iterable[tuple[Op, tuple[str, ...]]]) -> None:
         """Begin to make kernels of operations, for the types of each, that are likely to be asked for."""
 
     def bind(
@@ -187,8 +187,8 @@ class Backend:
         widened = {i for i in definition.computed if inputs[i] is not None and is_narrow(inputs[i].dtype)}
 
         def launch() -> None:
-            given = [wider(a) if i in widened else a for i, a in enumerate(inputs)] if widened else inputs
-            for out, result in zip(outputs, definition.formula(xp, *given, **params), strict=True):
+            operands = [wider(a) if i in widened else a for i, a in enumerate(inputs)] if widened else inputs
+            for out, result in zip(outputs, definition.formula(xp, *operands, **params), strict=True):
                 if out is not None:
                     out[...] = result
 
@@ -212,9 +212,9 @@ class Backend:
         """
         definition = op.directions[direction]
         specs = definition.specs(*inputs, **params)
-        given = (None,) * len(specs) if outputs is None else outputs
+        outputs_or_none = (None,) * len(specs) if outputs is None else outputs
         results: list[Array | None] = []
-        for name, out, spec in zip(definition.outputs, given, specs, strict=True):
+        for name, out, spec in zip(definition.outputs, outputs_or_none, specs, strict=True):
             if spec is None:
                 results.append(None)
                 continue
@@ -282,12 +282,12 @@ class Backend:
         dx = self.matmul(dz, W.T) if want_x is not False else None
         if want_W is False:
             return dx, None
-        place = place_of(want_W)
-        if place is None and dtype != dz.dtype:
-            place = self.allocate(W.shape, dtype)
+        dW = place_of(want_W)
+        if dW is None and dtype != dz.dtype:
+            dW = self.allocate(W.shape, dtype)
         if x.ndim != 2:
             x, dz = x.reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])
-        return dx, self.matmul(x.T, dz, out=place)
+        return dx, self.matmul(x.T, dz, out=dW)
 
     def compute(
         self, name: str, function: Callable[..., Array], *inputs: Any, out: Array | None = None, **params: Any
@@ -353,7 +353,7 @@ class Backend:
         """
         if self.capturing:
             raise CaptureError("a step is being captured already", hint="a captured step cannot capture another")
-        held = tuple(self.asarray(raw(given), copy=True) for given in inputs)
+        held = tuple(self.asarray(raw(value), copy=True) for value in inputs)
         again = [x.sharing(a) if raw(x) is not x else a for x, a in zip(inputs, held, strict=True)]
         with self._record() as calls:
             result = step(*again)
@@ -410,14 +410,14 @@ _BY_TOKEN: weakref.WeakValueDictionary[str, Backend] = weakref.WeakValueDictiona
 """Every backend of this process, by a name that no other has, in no process."""
 
 
-def _found_or_made(kind: type[Backend], token: str, settings: dict[str, Any]) -> Backend:
+def _shared_backend(kind: type[Backend], token: str, settings: dict[str, Any]) -> Backend:
     """Return the backend that was pickled, if it is here, or else one like it, from now on under its token."""
-    found = _BY_TOKEN.get(token)
-    if found is None:
-        found = kind(**settings)
-        found._token = token
-        _BY_TOKEN[token] = found
-    return found
+    backend = _BY_TOKEN.get(token)
+    if backend is None:
+        backend = kind(**settings)
+        backend._token = token
+        _BY_TOKEN[token] = backend
+    return backend
 
 
 REFERENCE = Backend()

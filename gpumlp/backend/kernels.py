@@ -58,15 +58,15 @@ _lent: Callable[[Array], Any] = ctypes.c_char.from_buffer
 def folder() -> Path | None:
     """Return the folder of the kernel texts, or None where the installation has lost it."""
     package = Path(__file__).parent.parent
-    return next((place for place in (package / "kernels", package.parent / "kernels") if place.is_dir()), None)
+    return next((path for path in (package / "kernels", package.parent / "kernels") if path.is_dir()), None)
 
 
 def required_folder() -> Path:
     """Return the folder of the kernel texts. Raises BackendError where the installation has lost it."""
-    place = folder()
-    if place is None:
+    path = folder()
+    if path is None:
         raise BackendError("the kernel files are missing", hint="reinstall gpumlp")
-    return place
+    return path
 
 
 def shared_text(names: Sequence[str] = SHARED) -> str:
@@ -78,8 +78,8 @@ def shared_text(names: Sequence[str] = SHARED) -> str:
 
 
 @cache
-def _joined(place: Path, names: tuple[str, ...]) -> str:
-    return "\n".join((place / name).read_text(encoding="utf-8") for name in names)
+def _joined(folder: Path, names: tuple[str, ...]) -> str:
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
 @cache
@@ -98,24 +98,24 @@ def macros() -> dict[str, tuple[str, ...]]:
             return endings(other[1]) if other[1] in defined else ()
         return tuple(re.findall(rf"__global__ void {first}##_(\w+)\(", body))
 
-    return {name: found for name in defined if (found := endings(name))}
+    return {name: suffixes for name in defined if (suffixes := endings(name))}
 
 
 def kernels_of(text: str) -> list[str]:
     """Return the names of the kernels that a file defines, by itself or by a macro, in their order."""
-    found: list[str] = []
+    names: list[str] = []
     for kernel, macro, name in re.findall(
         r"__global__ void (\w+)\(|^(\w+)\((\w+), [^\n]*\)$", text, flags=re.MULTILINE
     ):
-        found += [kernel] if kernel else [f"{name}_{each}" for each in macros().get(macro, ())]
-    return found
+        names += [kernel] if kernel else [f"{name}_{each}" for each in macros().get(macro, ())]
+    return names
 
 
 class Texts:
     """The kernels of one folder, by record."""
 
-    def __init__(self, place: Path | None = None) -> None:
-        self._folder = place or required_folder()
+    def __init__(self, path: Path | None = None) -> None:
+        self._folder = path or required_folder()
         self._kernels = cache(self._read)
 
     def text(self, name: str) -> str:
@@ -140,17 +140,21 @@ class Texts:
 # ---- calling -----------------------------------------------------------------------------------------------------
 
 
-def template_types(made: Direction, inputs: Sequence[Array], outputs: Sequence[Array]) -> tuple[str, ...] | None:
+def template_types(
+    definition: Direction, inputs: Sequence[Array], outputs: Sequence[Array]
+) -> tuple[str, ...] | None:
     """Return the C++ types that the kernels are to be made for, or None where they do not take these arrays."""
-    if over(made, inputs, outputs).size == 0 or not made.accepts(inputs):
+    if over(definition, inputs, outputs).size == 0 or not definition.accepts(inputs):
         return None
     dtypes = []
     for array in (*inputs, *outputs):
         if array is not None and not is_plain(array):
             return None
         dtypes.append(None if array is None else array.dtype)
-    main = made.over or made.arrays[0]
-    return _types_of(made.arrays, main, made.types or (main,), made.wide, made.narrow, tuple(dtypes))
+    main = definition.over or definition.arrays[0]
+    return _types_of(
+        definition.arrays, main, definition.types or (main,), definition.wide, definition.narrow, tuple(dtypes)
+    )
 
 
 @lru_cache(1024)
@@ -164,9 +168,9 @@ def _types_of(
 ) -> tuple[str, ...] | None:
     """Return the types that the dtypes of named arrays ask for; ``main`` is the array that a kernel runs over."""
     known = TYPES | {NARROW: "bf16"} if narrow else TYPES
-    given = [(name, dtype.str) for name, dtype in zip(names, dtypes, strict=True) if dtype is not None]
-    codes = dict(given)
-    for name, code in given:
+    codes_of_arrays = [(name, dtype.str) for name, dtype in zip(names, dtypes, strict=True) if dtype is not None]
+    codes = dict(codes_of_arrays)
+    for name, code in codes_of_arrays:
         # A batch has the dtype of what it is gathered from.
         free = name in generic or name.removeprefix("batch_") in generic
         like = WIDE.get(codes[main], codes[main]) if name in wide else codes[main]
@@ -208,8 +212,8 @@ def address(array: Array) -> int:
     try:  # in a third of the time of what always works
         return ctypes.addressof(_lent(array))
     except (TypeError, ValueError):  # read-only, with steps, empty, or of a dtype that no buffer has
-        place: int = array.__array_interface__["data"][0]
-        return place
+        pointer: int = array.__array_interface__["data"][0]
+        return pointer
 
 
 def extent(array: Array) -> tuple[int, int]:
@@ -221,21 +225,21 @@ def extent(array: Array) -> tuple[int, int]:
     return first + sum(s for s in steps if s < 0), first + sum(s for s in steps if s > 0) + array.itemsize
 
 
-def over(made: Direction, inputs: Sequence[Array], outputs: Sequence[Array]) -> Array:
+def over(definition: Direction, inputs: Sequence[Array], outputs: Sequence[Array]) -> Array:
     """Return the array that the kernels run over."""
-    return (*inputs, *outputs)[made.arrays.index(made.over)] if made.over else inputs[0]
+    return (*inputs, *outputs)[definition.arrays.index(definition.over)] if definition.over else inputs[0]
 
 
-def shape_of(made: Direction, inputs: Sequence[Array], outputs: Sequence[Array]) -> tuple[int, int]:
+def shape_of(definition: Direction, inputs: Sequence[Array], outputs: Sequence[Array]) -> tuple[int, int]:
     """Return the rows and columns that the kernels run over."""
-    array = over(made, inputs, outputs)
+    array = over(definition, inputs, outputs)
     cols = array.shape[-1] if array.ndim else 1
     return array.size // cols, cols
 
 
 def arguments(
-    made: Direction, inputs: Sequence[Array], outputs: Sequence[Array], params: Mapping[str, Any]
+    definition: Direction, inputs: Sequence[Array], outputs: Sequence[Array], params: Mapping[str, Any]
 ) -> list[Array | Scalar]:
     """Return the arguments of the kernels: arrays (0 for one that is not given), rows and columns, then numbers."""
     arrays = [0 if array is None else array for array in (*inputs, *outputs)]
-    return [*arrays, *shape_of(made, inputs, outputs), *made.scalars(inputs, params)]
+    return [*arrays, *shape_of(definition, inputs, outputs), *definition.scalars(inputs, params)]

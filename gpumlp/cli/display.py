@@ -51,8 +51,8 @@ class Screen:
     @property
     def is_terminal(self) -> bool:
         """Whether lines are wrapped and drawn over; variables of the environment that rich knows decide, too."""
-        asked = os.environ.get("FORCE_COLOR") or os.environ.get("TTY_COMPATIBLE")
-        is_plain = self._file is None or not (asked or self._file.isatty())
+        forced = os.environ.get("FORCE_COLOR") or os.environ.get("TTY_COMPATIBLE")
+        is_plain = self._file is None or not (forced or self._file.isatty())
         return not is_plain and self.console.is_terminal
 
     @property

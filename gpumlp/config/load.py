@@ -336,20 +336,20 @@ class _Draft:
         return section
 
 
-def _in_full(path: KeyPath, given: Any) -> Any:
+def _in_full(path: KeyPath, setting: Any) -> Any:
     """Return the section that a bare value stands for, by its place; one value where it stands for none."""
     match path:
         case ("optimizer" | "loss" | "schedule",):
-            return section_of_name(given)
+            return section_of_name(setting)
         case ("model", "hidden", _):
-            return block_of_width(given)
+            return block_of_width(setting)
         case ("model", "numbers"):
-            return numbers_by(given)
+            return numbers_by(setting)
         case ("members",):
-            return section_of_count(given)
+            return section_of_count(setting)
         case ("data", "columns", _):
-            return kind_of_column(given)
-    return {} if given == "auto" else given
+            return kind_of_column(setting)
+    return {} if setting == "auto" else setting
 
 
 def _read(path: Path) -> str:

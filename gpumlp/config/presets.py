@@ -130,13 +130,13 @@ PLAIN = "plain"
 PRESETS = {
     "best": Preset(
         "tabular and strong, each trained on 5 folds, weighted on the rows outside; the slowest",
-        lambda given: {**_tabular(given), "bag": 5},
+        lambda settings: {**_tabular(settings), "bag": 5},
         ("tabular", "strong"),
     ),
     "images": Preset(
         "small images as rows of pixels, such as MNIST; three times as fast with precision: bf16", _images
     ),
-    PLAIN: Preset("the defaults", lambda given: {}),
+    PLAIN: Preset("the defaults", lambda settings: {}),
     "strong": Preset("TabM-mini's recipe: many networks that share their hidden layers; slower", _strong),
     "tabular": Preset("RealMLP's recipe for tables of numbers and categories", _tabular),
 }

@@ -115,13 +115,13 @@ def _class_name(name: str, row: Variant) -> str:
     return "".join(word.capitalize() for word in name.split("_")) + row.base.__name__
 
 
-_MADE: dict[str, Callable[[], type[Choice]]] = {}
+_SECTIONS: dict[str, Callable[[], type[Choice]]] = {}
 
 
 def __getattr__(name: str) -> type[Choice]:
     """Return a section that is one of several by the name of its class, for pickle."""
-    if name in _MADE:
-        return _MADE[name]()
+    if name in _SECTIONS:
+        return _SECTIONS[name]()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -139,7 +139,7 @@ class OneOf:
     suited: Callable[[Mapping[str, Any]], str | None] = lambda before: None
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        _MADE.update((_class_name(name, row), partial(_section, self, name)) for name, row in self.rows().items())
+        _SECTIONS.update((_class_name(name, row), partial(_section, self, name)) for name, row in self.rows().items())
         return core_schema.with_info_plain_validator_function(self._validate)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

@@ -111,8 +111,8 @@ class Dataset:
         targets: Targets | None,
         weights: NDArray[np.float32] | None,
     ) -> None:
-        given = features if isinstance(features, Features) else Features.of_array(features)
-        for name, value in (("features", given), ("targets", targets), ("weights", weights)):
+        mapped = features if isinstance(features, Features) else Features.of_array(features)
+        for name, value in (("features", mapped), ("targets", targets), ("weights", weights)):
             object.__setattr__(self, name, value)
 
     @property
@@ -327,8 +327,8 @@ class Encoder:
         encoded, weights = self.encode_targets(source, news, unseen=unseen)
         for name, values in ((self.target_name, encoded), (self.weights_name, weights)):
             if values is not None and len(values) != len(inputs):
-                what = f"array {name!r} has {len(values)} rows, but the inputs have {len(inputs)}"
-                raise DataError(what, where=source.path)
+                message = f"array {name!r} has {len(values)} rows, but the inputs have {len(inputs)}"
+                raise DataError(message, where=source.path)
         return Dataset(inputs, encoded, weights), news.notes()
 
     def encode_targets(
@@ -433,11 +433,11 @@ class Encoder:
         """
         missing = known.difference(source.names)
         if missing and missing.isdisjoint(self.target_names):
-            what = f"of {len(known)} columns without names, as in training, only {len(source.names)} are here"
+            message = f"of {len(known)} columns without names, as in training, only {len(source.names)} are here"
             hint = (
                 "keep each at its position (the target's may be empty): without names it is unclear which are missing"
             )
-            raise DataError(what, where=source.path, hint=hint)
+            raise DataError(message, where=source.path, hint=hint)
 
     def _encode_target(self, source: Source, news: News, unseen: bool) -> Targets:
         if isinstance(self.target, NumberTargets):
@@ -608,15 +608,15 @@ def prepare(
         notes += train.notes
         train = replace(train.with_kinds(kinds), notes=())
         kinds = train.kinds
-    wanted = {"validation": validation, "test": test}
-    given = {part: rows_of(each) for part, each in wanted.items() if not isinstance(each, Real | Fold)}
+    asked_shares = {"validation": validation, "test": test}
+    sources = {part: rows_of(each) for part, each in asked_shares.items() if not isinstance(each, Real | Fold)}
     if missing_target == "drop":
         train, more = with_target(train, task, roles.targets)
         notes += more
-        for part, each in given.items():
-            given[part], more = with_target(each, task, roles.targets)
+        for part, each in sources.items():
+            sources[part], more = with_target(each, task, roles.targets)
             notes += [note.of(part) for note in more]
-    shares = wanted | dict.fromkeys(given, 0.0)
+    shares = asked_shares | dict.fromkeys(sources, 0.0)
     parts, fitted, more = _divide(train, task, roles, shares, seed, goal)
     notes += more
     if encoder is None:
@@ -632,7 +632,7 @@ def prepare(
             dialect=dialect,
             kinds=kinds,
         )
-    divided = Divided({**parts, **given}, encoder, tuple(notes))
+    divided = Divided({**parts, **sources}, encoder, tuple(notes))
     return divided.encoded(keep_sources=keep_sources) if encode is None else encode(divided)
 
 
@@ -692,8 +692,8 @@ def prepare_files(
     if (train is None) == (query is None):
         raise TypeError("pass either train or query")
     cache = SourceCache() if cache is None else cache
-    folder, given = Path(folder), {"validation": validation, "test": test}
-    names = {part: value for part, value in given.items() if not isinstance(value, int | float | Fold)}
+    folder, splits = Path(folder), {"validation": validation, "test": test}
+    names = {part: value for part, value in splits.items() if not isinstance(value, int | float | Fold)}
     located = {} if train is None else {"train": train}
     problems = absent(folder, located | {f"split.{part}": name for part, name in names.items()})
     if any(is_of("train", setting) for setting, _ in problems):
@@ -713,13 +713,15 @@ def prepare_files(
         except MisfitError as error:
             problems += error.problems
         raise MisfitError(problems)
-    found = source.dialect if isinstance(source, Frame) and source.dialect.separator else dialect
-    files: dict[str, Any] = {part: cache.read(all_files(name, folder), found, texts) for part, name in names.items()}
+    dialect_of_training = source.dialect if isinstance(source, Frame) and source.dialect.separator else dialect
+    files: dict[str, Any] = {
+        part: cache.read(all_files(name, folder), dialect_of_training, texts) for part, name in names.items()
+    }
     return prepare(
         source,
         task=task,
         target=target,
-        **{**given, **files},
+        **{**splits, **files},
         scaling=scaling,
         drop=drop,
         weights=weights,
@@ -751,8 +753,8 @@ def with_target(source: Source, task: Task, targets: Sequence[str]) -> tuple[Sou
     if missing.all():
         raise DataError("no row has a target", where=source.path, hint="check the name of the target")
     count = int(missing.sum())
-    what = f"{count:,} of {len(missing):,} rows have no target and are left out (data.missing_target)"
-    return source.take(np.flatnonzero(~missing)), [Note(what, ", ".join(targets))]
+    message = f"{count:,} of {len(missing):,} rows have no target and are left out (data.missing_target)"
+    return source.take(np.flatnonzero(~missing)), [Note(message, ", ".join(targets))]
 
 
 def _lacking_target(source: Source, task: Task, targets: Sequence[str]) -> NDArray[np.bool_]:
@@ -764,8 +766,8 @@ def _lacking_target(source: Source, task: Task, targets: Sequence[str]) -> NDArr
             lacking.append((labels.texts == "")[labels.codes])
         else:
             lacking.append(np.isnan(_numbers(source, source.resolve(target))))
-    found: NDArray[np.bool_] = np.logical_and.reduce(lacking)
-    return found
+    lacking_all: NDArray[np.bool_] = np.logical_and.reduce(lacking)
+    return lacking_all
 
 
 def _counted(source: Source, weights: str | None) -> tuple[Source, NDArray[np.int64] | None]:
@@ -845,15 +847,15 @@ def _divide(
         weighed = _with_weight(source, roles.weights, rows.train)
         trained = np.bincount(codes[weighed], minlength=len(sizes))
         if np.count_nonzero(trained) == 1 and len(weighed) < len(rows.train):
-            what = f"every training row with a weight is of the class {shown(fitted.classes[trained.argmax()])}"
-            raise DataError(f"{what}; a classifier needs at least two", where=source.path)
+            message = f"every training row with a weight is of the class {shown(fitted.classes[trained.argmax()])}"
+            raise DataError(f"{message}; a classifier needs at least two", where=source.path)
         if absent_classes := [name for name, size in zip(fitted.classes, trained, strict=True) if not size]:
-            what = f"classes without a training row: {', '.join(absent_classes[:5])}"
-            notes.append(Note(what, target))
+            message = f"classes without a training row: {', '.join(absent_classes[:5])}"
+            notes.append(Note(message, target))
         single = [name for name, size in zip(fitted.classes, sizes, strict=True) if size == 1 and not by_fold]
         if single and (validation or test):
-            what = f"classes with one row, which is in the training part: {', '.join(single[:5])}"
-            notes.append(Note(what, target))
+            message = f"classes with one row, which is in the training part: {', '.join(single[:5])}"
+            notes.append(Note(message, target))
         if isinstance(source, Frame):
             notes += [Note(doubt, target) for doubt in fitted.doubts(source.dialect.missing)]
     elif task == "multilabel":
@@ -868,8 +870,8 @@ def _divide(
             if isinstance(source, Frame) and (remark := source.grouped(target)):
                 notes.append(Note(f"column {target!r} {remark}", target))
             if len(targets) > 1 and (lacking := int(np.isnan(values).sum())):
-                what = f"{lacking:,} of {len(values):,} rows have no value and count for the other targets alone"
-                notes.append(Note(f"target {target!r}: {what}", target))
+                message = f"{lacking:,} of {len(values):,} rows have no value and count for the other targets alone"
+                notes.append(Note(f"target {target!r}: {message}", target))
         rows = draw(len(values))
     parts: dict[str, Source] = {"train": source}
     if validation or test:
@@ -895,8 +897,10 @@ def _about_labels(fitted: LabelTargets, train: NDArray[np.float32]) -> list[Note
             one = f"{column.classes[int(there[0])]} in every training row" if len(there) else "in no training row"
             notes.append(Note(f"label {name!r} is {one}, so nothing can be learned of it", name))
         elif lacking := len(values) - len(there):
-            what = f"{lacking:,} of {len(values):,} training rows have no value and count for the other labels alone"
-            notes.append(Note(f"label {name!r}: {what}", name))
+            message = (
+                f"{lacking:,} of {len(values):,} training rows have no value and count for the other labels alone"
+            )
+            notes.append(Note(f"label {name!r}: {message}", name))
     return notes
 
 
@@ -960,8 +964,8 @@ def _weights(source: Source, name: str) -> NDArray[np.float32]:
     bad = ~(values >= 0)
     if bad.any():
         row = int(np.argmax(bad))
-        what = "a weight is missing" if np.isnan(values[row]) else f"the weight {values[row]:g} is negative"
-        raise DataError(what, where=source.where(row))
+        message = "a weight is missing" if np.isnan(values[row]) else f"the weight {values[row]:g} is negative"
+        raise DataError(message, where=source.where(row))
     if not values.any():
         raise DataError(f"all weights in {name!r} are 0", where=source.path)
     weights: NDArray[np.float32] = np.ldexp(values, -np.frexp(values.max())[1]).astype(np.float32)

@@ -41,13 +41,13 @@ def moved(rows: Dataset, pixels: int) -> Dataset:
     assert side is not None
     images = rows.features.stored.reshape(-1, side, side)
     count = copies_moved_by(pixels)
-    found = np.zeros((count, *images.shape), np.uint8)
-    found[0] = images
+    shifted = np.zeros((count, *images.shape), np.uint8)
+    shifted[0] = images
     for by in range(1, pixels + 1):
-        down, up, right, left = found[4 * by - 3 : 4 * by + 1]
+        down, up, right, left = shifted[4 * by - 3 : 4 * by + 1]
         down[:, by:], up[:, :-by] = images[:, :-by], images[:, by:]
         right[:, :, by:], left[:, :, :-by] = images[:, :, :-by], images[:, :, by:]
     targets, weights = (
         None if each is None else np.concatenate([each] * count) for each in (rows.targets, rows.weights)
     )
-    return Dataset(found.reshape(-1, side * side), targets, weights)
+    return Dataset(shifted.reshape(-1, side * side), targets, weights)

@@ -84,26 +84,26 @@ class Roles:
         MisfitError
             With all that are not there, or are meant to be two things.
         """
-        wanted: dict[str, Any] = {}
+        names: dict[str, Any] = {}
         if isinstance(target, tuple | list) and target:
-            wanted |= {f"target.{i}": name for i, name in enumerate(target)}
+            names |= {f"target.{i}": name for i, name in enumerate(target)}
         else:
-            wanted["target"] = target
+            names["target"] = target
         if weights is not None:
-            wanted["weights"] = weights
-        wanted |= {f"drop.{i}": name for i, name in enumerate(drop)}
+            names["weights"] = weights
+        names |= {f"drop.{i}": name for i, name in enumerate(drop)}
         problems: MisfitProblems = []
-        found: dict[str, str] = {}  # the setting that each column was first named by
-        for setting, name in wanted.items():
+        first_setting: dict[str, str] = {}  # the setting that each column was first named by
+        for setting, name in names.items():
             try:
                 column = source.resolve(name)
             except DataError as error:
                 problems.append((setting, error))
                 continue
-            first = found.setdefault(column, setting)
+            first = first_setting.setdefault(column, setting)
             if first != setting and not (first.startswith("drop") and setting.startswith("drop")):
-                what = f"{column!r} is the {first.partition('.')[0]} already"
-                problems.append((setting, DataError(what, where=source.path, hint="each column can be one thing")))
+                message = f"{column!r} is the {first.partition('.')[0]} already"
+                problems.append((setting, DataError(message, where=source.path, hint="each column can be one thing")))
         divided: dict[str, str] = {}
         for setting, name in (("split.group", group), ("split.time", time)):
             if name is not None:
@@ -113,9 +113,11 @@ class Roles:
                     problems.append((setting, error))
                     continue
                 divided[setting] = column
-                if found.get(column, "drop").partition(".")[0] != "drop":  # a column to divide by may be left out
-                    what = f"{column!r} is the {found[column]} already"
-                    problems.append((setting, DataError(what, where=source.path, hint="choose another column")))
+                if (
+                    first_setting.get(column, "drop").partition(".")[0] != "drop"
+                ):  # a column to divide by may be left out
+                    message = f"{column!r} is the {first_setting[column]} already"
+                    problems.append((setting, DataError(message, where=source.path, hint="choose another column")))
         for name in columns:
             try:
                 if not isinstance(source, Frame):
@@ -125,8 +127,8 @@ class Roles:
                 problems.append((f"columns.{name}", error))
         if problems:
             raise MisfitError(problems)
-        by_setting = {setting: column for column, setting in found.items()}
-        dropped = frozenset(column for column, setting in found.items() if setting.startswith("drop"))
+        by_setting = {setting: column for column, setting in first_setting.items()}
+        dropped = frozenset(column for column, setting in first_setting.items() if setting.startswith("drop"))
         by_group, by_time = divided.get("split.group"), divided.get("split.time")
         if by_group is not None:
             dropped |= {by_group}

@@ -96,8 +96,8 @@ def split(
     # Each class may give all but one row, which stays for training.
     from_test = _apportion(sizes, test, np.maximum(sizes - 1, 0))
     from_validation = _apportion(sizes, validation, np.maximum(sizes - 1 - from_test, 0))
-    for name, share, given in (("validation", validation, from_validation), ("test", test, from_test)):
-        if share > 0 and not given.any():
+    for name, share, rows_of_part in (("validation", validation, from_validation), ("test", test, from_test)):
+        if share > 0 and not rows_of_part.any():
             if round(share * count) > 0:
                 raise DataError(
                     f"{count} rows of {len(sizes)} classes are too few for a share of {share} for {name}: each class "
@@ -112,9 +112,9 @@ def split(
     order = generator(seed, SPLIT).permutation(count)
     drawn = classes.astype(np.uint16 if len(sizes) <= 1 << 16 else np.int64)[order]  # 16 bits are sorted by counting
     order = order[np.argsort(drawn, kind="stable")]
-    given = np.stack([from_test, from_validation, sizes - from_test - from_validation], axis=1)
+    rows_of_part = np.stack([from_test, from_validation, sizes - from_test - from_validation], axis=1)
     part = np.empty(count, np.uint8)
-    part[order] = np.repeat(np.tile(np.array([2, 1, 0], np.uint8), len(sizes)), given.reshape(-1))
+    part[order] = np.repeat(np.tile(np.array([2, 1, 0], np.uint8), len(sizes)), rows_of_part.reshape(-1))
     return Split(*(np.flatnonzero(part == number) for number in range(3)))
 
 
@@ -125,12 +125,12 @@ def _apportion(sizes: Rows, share: float, limits: Rows) -> Rows:
     away from its exact share.
     """
     exact = share * sizes
-    given: Rows = np.minimum(np.floor(exact).astype(np.int64), limits)
-    wanted = round(share * int(sizes.sum())) - int(given.sum())
-    by_remainder: Rows = np.argsort(given - exact, kind="stable")
-    open_groups = by_remainder[(given < limits)[by_remainder] & (given <= exact)[by_remainder]]
-    given[open_groups[: max(wanted, 0)]] += 1
-    return given
+    counts: Rows = np.minimum(np.floor(exact).astype(np.int64), limits)
+    missing = round(share * int(sizes.sum())) - int(counts.sum())
+    by_remainder: Rows = np.argsort(counts - exact, kind="stable")
+    open_groups = by_remainder[(counts < limits)[by_remainder] & (counts <= exact)[by_remainder]]
+    counts[open_groups[: max(missing, 0)]] += 1
+    return counts
 
 
 def _fold(
@@ -144,7 +144,7 @@ def _fold(
         order = np.argsort(times, kind="stable")
         size = count // (fold.of + 1)
         first = count - (fold.of - fold.number + 1) * size
-        start, end = (_start_of_time(times[order], place) for place in (first, first + size))
+        start, end = (_start_of_time(times[order], position) for position in (first, first + size))
         if not 0 < start < end:
             raise _too_few(len(np.unique(times)), "different times", fold)
         return np.sort(order[:start]), np.sort(order[start:end])
@@ -161,8 +161,8 @@ def _fold(
     return np.flatnonzero(folds != fold.number - 1), np.flatnonzero(folds == fold.number - 1)
 
 
-def _too_few(count: int, what: str, fold: Fold) -> DataError:
-    return DataError(f"{count} {what} are too few for {fold.of} folds", hint="use more data, or fewer folds")
+def _too_few(count: int, unit: str, fold: Fold) -> DataError:
+    return DataError(f"{count} {unit} are too few for {fold.of} folds", hint="use more data, or fewer folds")
 
 
 def _in_order(times: NDArray[Any], shares: dict[str, float]) -> Split:
@@ -173,16 +173,16 @@ def _in_order(times: NDArray[Any], shares: dict[str, float]) -> Split:
     return _checked([order[:first], order[first:second], order[second:]], shares, "different times")
 
 
-def _start_of_time(times: NDArray[Any], place: int) -> int:
-    """Return the place of the first row that has the time of the row at ``place``, in sorted times."""
-    return len(times) if place >= len(times) else int(np.searchsorted(times, times[place], "left"))
+def _start_of_time(times: NDArray[Any], position: int) -> int:
+    """Return the place of the first row that has the time of the row at ``position``, in sorted times."""
+    return len(times) if position >= len(times) else int(np.searchsorted(times, times[position], "left"))
 
 
 def _by_group(groups: Rows, labels: Rows | None, shares: dict[str, float], rng: np.random.Generator) -> Split:
     """Return parts of whole groups."""
     classes = np.zeros(len(groups), np.int64) if labels is None else labels
-    wanted = [number for number, share in enumerate(shares.values()) if share > 0]
-    assigned = np.array(wanted)[_assigned(groups, classes, np.array([*shares.values()])[wanted], rng)]
+    numbers = [number for number, share in enumerate(shares.values()) if share > 0]
+    assigned = np.array(numbers)[_assigned(groups, classes, np.array([*shares.values()])[numbers], rng)]
     return _checked([np.flatnonzero(assigned == number) for number in range(len(shares))], shares, "groups")
 
 
@@ -205,8 +205,8 @@ def _assigned(groups: Rows, labels: Rows, shares: NDArray[np.float64], rng: np.r
     rows = np.zeros((len(shares), classes + 1))
     part_of_group = np.empty(number, np.int64)
     for left, group in zip(range(len(order), 0, -1), order, strict=True):
-        own = slice(starts[group], starts[group + 1])
-        of_class, added = np.append(label[own], classes), np.append(counts[own], sizes[group])
+        rows_of_group = slice(starts[group], starts[group + 1])
+        of_class, added = np.append(label[rows_of_group], classes), np.append(counts[rows_of_group], sizes[group])
         growth = ((2 * rows[:, of_class] + added) * added * weights[of_class]).sum(axis=1) / shares
         empty = rows[:, -1] == 0
         growth[~empty & (np.count_nonzero(empty) >= left)] = np.inf
@@ -216,11 +216,11 @@ def _assigned(groups: Rows, labels: Rows, shares: NDArray[np.float64], rng: np.r
     return part_of_group[groups]
 
 
-def _checked(parts: Sequence[Rows], shares: dict[str, float], what: str) -> Split:
+def _checked(parts: Sequence[Rows], shares: dict[str, float], unit: str) -> Split:
     """Return parts in the order of their rows. Raises DataError if a part that has a share is empty."""
     for (name, share), rows in zip(shares.items(), parts, strict=True):
         if share > 0 and not len(rows):
             part = "training" if name == "train" else name
-            found = f"the rows have too few {what} for a share of {share:.3g} for {part}"
-            raise DataError(found, hint="use more data, or another share")
+            message = f"the rows have too few {unit} for a share of {share:.3g} for {part}"
+            raise DataError(message, hint="use more data, or another share")
     return Split(*map(np.sort, parts))

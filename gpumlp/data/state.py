@@ -36,10 +36,10 @@ class StateReader:
             raise self.wrong("", "must be a mapping")
         self._fields = fields
 
-    def wrong(self, key: str, what: str) -> RunError:
+    def wrong(self, key: str, problem: str) -> RunError:
         """Return the error that says what is wrong with an entry."""
         name = (self._prefix + key).rstrip(".")
-        return RunError(f"damaged model: {name or 'the state'} {what}", where="encoder")
+        return RunError(f"damaged model: {name or 'the state'} {problem}", where="encoder")
 
     def section(self, key: str) -> StateReader:
         """Return the section under ``key``."""

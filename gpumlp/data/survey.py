@@ -54,13 +54,13 @@ def number_formats(source: Source) -> dict[str, Kind]:
     """Return how numbers are written in the columns whose numbers are not written plainly, such as $1,203.50."""
     if not isinstance(source, Frame):
         return {}
-    found = {}
+    formats = {}
     for name, column in source.columns.items():
         if isinstance(column, Codes) and name not in source.kinds:
             texts = (text for text in column.texts if text not in source.dialect.missing)
             if (kind := number_format(texts, source.dialect.decimal or ".")) is not None:
-                found[name] = kind
-    return found
+                formats[name] = kind
+    return formats
 
 
 def _column(frame: Frame, name: str) -> ColumnReport:

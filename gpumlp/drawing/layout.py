@@ -74,9 +74,9 @@ class Route:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything stands: ``places`` are the centres of the boxes, at the height of their links."""
+    """Where everything stands: ``centres`` are those of the boxes, at the height of their links."""
 
-    places: tuple[Point, ...]
+    centres: tuple[Point, ...]
     routes: tuple[Route, ...]
     width: float
     height: float

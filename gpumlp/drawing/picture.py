@@ -136,7 +136,7 @@ def compose(diagram: Diagram, *, values: bool = False, gradients: bool = False) 
         for e, f in zip(diagram.edges, firm, strict=True)
     ]
     layout = arrange([draft.size for draft in drafts], links)
-    placed = [_moved(centre) for centre in layout.places]
+    placed = [_moved(centre) for centre in layout.centres]
     boxes = [draft.box(*centre) for draft, centre in zip(drafts, placed, strict=True)]
     texts = [text for draft, centre in zip(drafts, placed, strict=True) for text in draft.texts(*centre)]
     curves = _curves(diagram.edges, layout, gradients=gradients)

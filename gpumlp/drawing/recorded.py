@@ -68,7 +68,7 @@ def read_tape(
     reader = _Reader(results, names, slopes, fused=fused)
     for result in results.values():
         if not any(node.output is result for node in nodes):
-            reader.place(result)
+            reader.node_of(result)
     for node in nodes:
         reader.read(node)
     return Diagram(_numbered(reader.nodes), tuple(reader.edges))
@@ -127,12 +127,12 @@ class _Reader:
             case DenseOf(activation) if not self.fused:
                 self._read_dense(node, activation)
             case _:
-                sources = [self.place(value) for value in node.inputs if not is_number(value)]
+                sources = [self.node_of(value) for value in node.inputs if not is_number(value)]
                 self._operation(node, symbol(node), sources)
 
     # ---- nodes -----------------------------------------------------------------------------------
 
-    def place(self, value: Any, role: str = "") -> int:
+    def node_of(self, value: Any, role: str = "") -> int:
         """Return the node of a value; one that nothing computed gets a leaf."""
         if id(value) not in self._places:
             kind: Kind = "constant"
@@ -199,11 +199,11 @@ class _Reader:
         if dy is not None and activation.name != "identity":
             saved = y if activation.saves == "output" else linear
             (dz,) = activation.directions["backward"].formula(np, saved, dy)
-        sources = [self.place(value) for value in node.inputs[:2]]
+        sources = [self.node_of(value) for value in node.inputs[:2]]
         at = self._add("operation", SYMBOLS["matmul"], "matmul", product, gradient=dz)
         for source, part in zip(sources, (of_x, of_W), strict=True):
             self._connect(source, at, part)
-        bias = self.place(node.inputs[2])
+        bias = self.node_of(node.inputs[2])
         added = self._add("operation", SYMBOLS["add"], "add", linear, gradient=dz)
         self._connect(at, added, dz)
         self._connect(bias, added, of_b)
@@ -217,7 +217,7 @@ class _Reader:
         part = self._parts(node)[0]
         prediction = self._prediction(node.inputs[0], link, part)
         roles = zip(LOSS_INPUTS, node.inputs[1:], strict=True)
-        others = [self.place(value, role) for role, value in roles if value is not None]
+        others = [self.node_of(value, role) for role, value in roles if value is not None]
         label = written(node.name.removeprefix("softmax_").removeprefix("binary_"))  # the link is drawn by itself
         loss = self._gradient(node.output)
         at = self._add("operation", label, node.name, _host(node.output, self._backend), gradient=loss)
@@ -229,7 +229,7 @@ class _Reader:
 
     def _prediction(self, outputs: Tensor, link: str, gradient: Values | None) -> int:
         """Return the node of f(x), the link of some linear values, drawn once."""
-        before = self.place(outputs)
+        before = self.node_of(outputs)
         if link == "identity" and id(outputs) in self.results:
             return before
         key = id(outputs), link

@@ -71,8 +71,8 @@ class Embedding(Layer):
     def _trained(self, shape: tuple[int, ...], draw: Any) -> Declared:
         return Declared(shape, "weight", lambda rng: draw(rng, shape), rate=self.rate, decay=self.decay)
 
-    def _written(self, place: str, formula: str, slope: str, gradients: Mapping[str, str]) -> Equation:
-        e = f"e_{place}" if place else "e"
+    def _written(self, suffix: str, formula: str, slope: str, gradients: Mapping[str, str]) -> Equation:
+        e = f"e_{suffix}" if suffix else "e"
         arrays = {name: (f"{name}_i", text.replace("∇e", f"∇{e}_i")) for name, text in gradients.items()}
         return Equation(e, f"{formula}, i a number; and the rest", slope.replace("∇e", f"∇{e}_i"), arrays)
 

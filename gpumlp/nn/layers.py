@@ -349,8 +349,8 @@ class _Norm(Layer):
             ),
         }
 
-    def _equation(self, place: str, normal: str, slope: str) -> Equation:
-        n, gain, bias = f"n_{place}", f"gain_{place}", f"bias_{place}"
+    def _equation(self, suffix: str, normal: str, slope: str) -> Equation:
+        n, gain, bias = f"n_{suffix}", f"gain_{suffix}", f"bias_{suffix}"
         arrays = {"gain": (gain, f"∇{n} ⊙ u"), "bias": (bias, f"∇{n}")}
         return Equation(n, f"{gain} ⊙ u + {bias}, u = {normal}", slope, arrays)
 

@@ -282,10 +282,10 @@ def _mean_of_folds(name: str, each: Sequence[tuple[SavedModel, Seen]]) -> Candid
             low, high = np.searchsorted(part.rows, [some[0], some[-1] + 1]).tolist()
             if low == high:
                 continue
-            places = np.searchsorted(some, part.rows[low:high])
-            count[places] += 1
+            positions = np.searchsorted(some, part.rows[low:high])
+            count[positions] += 1
             for name, array in parts_of(part.predict(low, high)).items():
-                sums.setdefault(name, np.zeros((len(some), *array.shape[1:])))[places] += array
+                sums.setdefault(name, np.zeros((len(some), *array.shape[1:])))[positions] += array
         return of_means(
             {name: each / count.reshape(-1, *[1] * (each.ndim - 1)) for name, each in sums.items()}, labels=labels
         )

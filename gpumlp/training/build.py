@@ -246,8 +246,8 @@ def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]
 
 def _shift_of(settings: Settings, rows: EncodedRows) -> int:
     """Return by how many pixels images are moved to train on more of them."""
-    wanted = settings.training.shift
-    return wanted if isinstance(wanted, int) else int((side_of(rows) or 0) >= MIN_SIDE)
+    shift = settings.training.shift
+    return shift if isinstance(shift, int) else int((side_of(rows) or 0) >= MIN_SIDE)
 
 
 def build(

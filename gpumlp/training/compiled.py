@@ -293,8 +293,8 @@ class Sequential(nn.Sequential):
             dialect=DETECT,
         )
         if encoder.outputs != self.units or width != self.widths[0]:
-            what = f"x has {width} columns and y needs {encoder.outputs} outputs"
-            raise DataError(f"{what}; the model takes {self.widths[0]} and has {self.units}")
+            message = f"x has {width} columns and y needs {encoder.outputs} outputs"
+            raise DataError(f"{message}; the model takes {self.widths[0]} and has {self.units}")
         return encoder
 
     def _target(self, task: str, names: Sequence[str]) -> Any:
@@ -342,9 +342,9 @@ def _source(x: Any, y: Any, weights: Any) -> ArrayTable:
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
     columns = {TARGET: targets} if targets.ndim == 1 else {f"{TARGET}{i}": each for i, each in enumerate(targets.T)}
-    found = with_columns(rows_of(inputs), columns | ({} if weights is None else {WEIGHTS: row_weights(weights)}))
-    assert isinstance(found, ArrayTable)
-    return found
+    source = with_columns(rows_of(inputs), columns | ({} if weights is None else {WEIGHTS: row_weights(weights)}))
+    assert isinstance(source, ArrayTable)
+    return source
 
 
 __all__ = ["Sequential"]

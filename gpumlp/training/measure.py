@@ -187,11 +187,11 @@ def computed(
     def result() -> dict[str, float]:
         if scored is not None:
             scored()
-        outcome, wanted = np.concatenate(predicted), np.concatenate(targets)
+        outcome, true = np.concatenate(predicted), np.concatenate(targets)
         each = [weight for weight in weights if weight is not None]
         weight = np.concatenate(each) if each else None
         mean = {"loss": float(sums[0] / sums[1]) if sums[1] else float("nan")}
-        mean |= outcome_metrics(encoder, outcome, wanted, weight)
+        mean |= outcome_metrics(encoder, outcome, true, weight)
         return mean if score is None else mean | scores.result()
 
     return result

@@ -22,7 +22,7 @@ from backend.fake_cupy import Cupy, installed
 from gpumlp.autodiff import GradientTape, Tensor, Variable, dense
 from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.cuda import cublaslt
-from gpumlp.backend.cuda.cublaslt import Epilogue, MatrixLayout, Owned, Product, layout, places
+from gpumlp.backend.cuda.cublaslt import Epilogue, MatrixLayout, Owned, Product, layout, library_paths
 from gpumlp.backend.host import builder
 from gpumlp.errors import BackendError
 from gpumlp.ops import ACTIVATIONS
@@ -657,14 +657,14 @@ def test_where_the_library_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(
         cublaslt.importlib.util, "find_spec", lambda _: SimpleNamespace(submodule_search_locations=["/w"])
     )
-    found = [place for place in places(13) if "pathfinder" not in place]
+    found = [place for place in library_paths(13) if "pathfinder" not in place]
     assert found[-4:] == [
         "/w/cublas/lib/libcublasLt.so.13",
         "/w/cu13/lib/libcublasLt.so.13",
         "/opt/cuda/lib64/libcublasLt.so.13",
         "libcublasLt.so.13",
     ]
-    monkeypatch.setattr(cublaslt, "places", lambda major: [str(tmp_path / "none.so"), "libc.so.6"])
+    monkeypatch.setattr(cublaslt, "library_paths", lambda major: [str(tmp_path / "none.so"), "libc.so.6"])
     with pytest.raises(BackendError, match=r"cuBLASLt for CUDA 12 cannot be loaded\n  pip install"):
         cublaslt.load(12)
 
@@ -672,8 +672,8 @@ def test_where_the_library_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_pathfinder_must_not_bring_that_of_another_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     finder = SimpleNamespace(load_nvidia_dynamic_lib=lambda name: SimpleNamespace(abs_path=f"/x/lib{name}.so.13"))
     monkeypatch.setitem(sys.modules, "cuda.pathfinder", finder)
-    assert next(iter(places(13))) == "/x/libcublasLt.so.13"
-    assert "/x/libcublasLt.so.13" not in places(12)
+    assert next(iter(library_paths(13))) == "/x/libcublasLt.so.13"
+    assert "/x/libcublasLt.so.13" not in library_paths(12)
 
 
 # ---- the real one ------------------------------------------------------------------------------------------------
@@ -742,7 +742,7 @@ def test_the_real_library_refuses_a_wrong_size(real: ctypes.CDLL) -> None:
 
 def test_the_real_header_has_these_numbers(real: ctypes.CDLL) -> None:
     """The wheel brings the header: names and numbers in it, as they are here."""
-    library = next((Path(place) for place in (*places(12), *places(13)) if Path(place).is_file()), None)
+    library = next((Path(place) for place in (*library_paths(12), *library_paths(13)) if Path(place).is_file()), None)
     include = library and library.parent.parent / "include"
     if include is None or not (include / "cublasLt.h").exists():
         pytest.skip("there is no cublasLt.h beside the library")

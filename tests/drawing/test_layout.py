@@ -38,7 +38,7 @@ def boxes_of(links: Sequence[Link]) -> list[Size]:
 def extents(layout: Layout, sizes: Sequence[Size]) -> list[tuple[float, float, float, float]]:
     return [
         (x - s.width / 2, y - s.above, x + s.width / 2, y + s.below)
-        for (x, y), s in zip(layout.places, sizes, strict=True)
+        for (x, y), s in zip(layout.centres, sizes, strict=True)
     ]
 
 
@@ -76,7 +76,7 @@ def check(sizes: Sequence[Size], links: Sequence[Link], layout: Layout) -> None:
         assert room[2] <= layout.width + SLACK
         assert room[3] <= layout.height + SLACK
     for link, route in zip(links, layout.routes, strict=True):
-        (x, y), (x2, y2) = layout.places[link.source], layout.places[link.target]
+        (x, y), (x2, y2) = layout.centres[link.source], layout.centres[link.target]
         assert route.start == pytest.approx((x + sizes[link.source].reach, y))
         assert route.end == pytest.approx((x2 - sizes[link.target].reach, y2))
         others = [room for i, room in enumerate(rooms[: len(sizes)]) if i not in (link.source, link.target)]
@@ -129,7 +129,7 @@ def test_nothing_overlaps_in_any_graph(graph: tuple[list[Size], list[Link]], wid
 
 
 def test_a_chain_is_straight_and_so_is_one_with_parameters() -> None:
-    assert len({round(y, 6) for _, y in arrange(boxes_of(CHAIN), CHAIN, widest=1e9).places}) == 1
+    assert len({round(y, 6) for _, y in arrange(boxes_of(CHAIN), CHAIN, widest=1e9).centres}) == 1
     # x → · → + → tanh → ..., with W and b hanging in: what computes stands in one line
     links, spine, last = [], [0], 0
     for at in range(1, 21, 2):
@@ -137,9 +137,9 @@ def test_a_chain_is_straight_and_so_is_one_with_parameters() -> None:
         last = at + 1
         spine.append(last)
     layout = arrange(boxes_of(links), links, widest=1e9)
-    heights = [layout.places[i][1] for i in spine]
+    heights = [layout.centres[i][1] for i in spine]
     assert max(heights) - min(heights) < 0.1
-    assert all(layout.places[i][1] > heights[0] for i in range(1, 21, 2))
+    assert all(layout.centres[i][1] > heights[0] for i in range(1, 21, 2))
 
 
 def test_a_long_link_is_straight_between_its_ends() -> None:
@@ -151,7 +151,7 @@ def test_a_long_link_is_straight_between_its_ends() -> None:
 
 def test_leaves_stand_just_before_their_use() -> None:
     links = [Link(0, 1), Link(1, 2), Link(2, 3), Link(4, 5, firm=False), Link(3, 5)]
-    places = arrange(boxes_of(links), links, widest=1e9).places
+    places = arrange(boxes_of(links), links, widest=1e9).centres
     assert places[4][0] == places[3][0]
     assert places[0][0] < places[1][0] < places[2][0] < places[3][0] < places[5][0]
 
@@ -160,7 +160,7 @@ def test_crossings_are_removed_where_an_order_without_them_exists() -> None:
     """Two chains whose boxes are numbered in turn, swapped halfway: as given they cross, as drawn they do not."""
     links = [Link(0, 3), Link(1, 2), Link(2, 5), Link(3, 4), Link(4, 7), Link(5, 6)]
     layout = arrange(boxes_of(links), links, widest=1e9)
-    y = [place[1] for place in layout.places]
+    y = [place[1] for place in layout.centres]
     one, two = (0, 3, 4, 7), (1, 2, 5, 6)
     assert len({y[a] < y[b] for a, b in zip(one, two, strict=True)}) == 1
 
@@ -191,7 +191,7 @@ def test_links_to_the_next_band_run_side_by_side_and_do_not_cross() -> None:
 def test_empty_and_single() -> None:
     assert arrange([], []) == Layout((), (), 0.0, 0.0)
     layout = arrange([BOX], [])
-    assert layout.places == ((30.0, 14.0),)
+    assert layout.centres == ((30.0, 14.0),)
     assert (layout.width, layout.height) == (60.0, 42.0)
 
 

@@ -694,7 +694,7 @@ ROWS_ON_DISK = [
         ("rows over those of the chunk before", "self._filled[block] += end - start", "self._filled[block] = end - start"),
         ("a checksum of the last piece alone", "zlib.crc32(content, self.checksums[array][block])", "zlib.crc32(content)"),
         ("rows of a chunk in another order", "self._of(array, rows)[order]", "self._of(array, rows)"),
-        ("rows by their number in the file", "rows.take(own - block * self.layout.size)", "rows.take(own)"),
+        ("rows by their number in the file", "rows.take(row_numbers - block * self.layout.size)", "rows.take(row_numbers)"),
     ),
 ]
 
@@ -721,10 +721,10 @@ CHOICE = [
     *python(
         "place", "data/splits.py", SPLITS,
         ("a class without training rows", "_apportion(sizes, validation, np.maximum(sizes - 1 - from_test, 0))", "_apportion(sizes, validation, sizes - from_test)"),
-        ("the smallest remainders first", "np.argsort(given - exact, kind=\"stable\")", "np.argsort(exact - given, kind=\"stable\")"),
+        ("the smallest remainders first", "np.argsort(counts - exact, kind=\"stable\")", "np.argsort(exact - counts, kind=\"stable\")"),
         ("validation rows that are test rows", "np.array([2, 1, 0], np.uint8)", "np.array([2, 2, 0], np.uint8)"),
         ("folds that do not follow the classes", "order[np.argsort(classes[order], kind=\"stable\")]", "order"),
-        ("a time that is divided", "int(np.searchsorted(times, times[place], \"left\"))", "place"),
+        ("a time that is divided", "int(np.searchsorted(times, times[position], \"left\"))", "position"),
         ("a fold of time too late", "(fold.of - fold.number + 1) * size", "(fold.of - fold.number) * size"),
         ("small groups first", "np.argsort(-sizes[order], kind=\"stable\")", "np.argsort(sizes[order], kind=\"stable\")"),
     ),

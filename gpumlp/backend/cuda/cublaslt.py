@@ -134,9 +134,9 @@ def load(major: int) -> Any:
     It is looked for where CuPy's own libraries are, in NVIDIA's wheels, in the toolkit, and where the system looks.
     Raises BackendError where it is in none of these places.
     """
-    for place in places(major):
+    for path in library_paths(major):
         try:
-            return declared(ctypes.CDLL(place))
+            return declared(ctypes.CDLL(path))
         except (OSError, AttributeError):  # not there, or too old to have every function
             continue
     raise BackendError(f"cuBLASLt for CUDA {major} cannot be loaded", where="backend cupy", hint=INSTALL)
@@ -157,14 +157,14 @@ def declared(library: ctypes.CDLL) -> ctypes.CDLL:
     return library
 
 
-def places(major: int) -> Iterator[str]:
+def library_paths(major: int) -> Iterator[str]:
     """Yield where the library may be, the likeliest first."""
     windows = sys.platform == "win32"
     name = f"cublasLt64_{major}.dll" if windows else f"libcublasLt.so.{major}"
     with contextlib.suppress(Exception):  # it comes with CuPy; whatever it cannot find is looked for below
-        found = importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cublasLt").abs_path
-        if name in found:  # CuPy's, and not that of another major version beside it
-            yield found
+        path = importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cublasLt").abs_path
+        if name in path:  # CuPy's, and not that of another major version beside it
+            yield path
     spec = importlib.util.find_spec("nvidia")
     for folder in (spec and spec.submodule_search_locations) or ():
         for package in ("cublas", f"cu{major}"):
@@ -177,21 +177,21 @@ def places(major: int) -> Iterator[str]:
 def check(function: str, status: int) -> None:
     """Raise BackendError where a function has not succeeded."""
     if status != SUCCESS:
-        said = f"{function}: {STATUS.get(status, f'status {status}')}"
+        message = f"{function}: {STATUS.get(status, f'status {status}')}"
         hint = (
             "GPUMLP_EPILOGUES=0 has it multiply and no more, GPUMLP_CUBLASLT=0 has CuPy multiply; "
             "gpumlp doctor tests the device"
         )
-        raise meant(said, "cuBLASLt") or BackendError(f"cuBLASLt failed: {said}", hint=hint)
+        raise meant(message, "cuBLASLt") or BackendError(f"cuBLASLt failed: {message}", hint=hint)
 
 
 class Owned:
     """Something that the library has made, by its address; destroyed with this object."""
 
     def __init__(self, library: Any, kind: str, *arguments: int) -> None:
-        self._library, self._kind, made = library, kind, c_void_p()
-        check(f"cublasLt{kind}Create", getattr(library, f"cublasLt{kind}Create")(byref(made), *arguments))
-        self.address = made.value
+        self._library, self._kind, handle = library, kind, c_void_p()
+        check(f"cublasLt{kind}Create", getattr(library, f"cublasLt{kind}Create")(byref(handle), *arguments))
+        self.address = handle.value
         # Not at exit, where CuPy and the driver may be gone already: what is left goes with the process.
         weakref.finalize(self, getattr(library, f"cublasLt{kind}Destroy"), self.address).atexit = False
 
@@ -226,12 +226,12 @@ def layout(array: Array) -> MatrixLayout | None:
     """Return the layout of a matrix, or of several (count, rows, cols), or None where they do not lie so."""
     kind = CUDA_TYPE.get(array.dtype.str)
     if array.ndim == 3 and array.size:
-        found, step = layout(array[0]), array.strides[0]
-        if found is None or len(array) == 1:
-            return found
+        one, step = layout(array[0]), array.strides[0]
+        if one is None or len(array) == 1:
+            return one
         # What all of them share is one matrix that is repeated; nothing says that the library takes that.
-        several = replace(found, count=len(array), step=step // array.itemsize)
-        return replace(several, alignment=min(found.alignment, aligned(step))) if step > 0 else None
+        several = replace(one, count=len(array), step=step // array.itemsize)
+        return replace(several, alignment=min(one.alignment, aligned(step))) if step > 0 else None
     if array.ndim != 2 or kind is None or array.size == 0:
         return None
     (rows, cols), (down, across) = array.shape, (step // array.itemsize for step in array.strides)
@@ -264,9 +264,9 @@ def _fits(vector: Array, out: Array) -> bool:
     return bool(alike and vector.flags.c_contiguous and vector.size > 1)
 
 
-def aligned(place: int) -> int:
+def aligned(pointer: int) -> int:
     """Return the largest power of two, up to a limit, that an address is a multiple of."""
-    return min(place & -place, MAX_ALIGNMENT)
+    return min(pointer & -pointer, MAX_ALIGNMENT)
 
 
 @dataclass(frozen=True)
@@ -302,10 +302,10 @@ class Recipe:
             Owned(library, "MatrixLayout", each.type, each.rows, each.cols, each.ld)
             for each in (shape.left, shape.right, shape.result)
         ]
-        for made, each in zip(self.layouts, (shape.left, shape.right, shape.result), strict=True):
+        for descriptor, each in zip(self.layouts, (shape.left, shape.right, shape.result), strict=True):
             if each.count > 1:
-                made.set(LAYOUT_BATCH_COUNT, c_int32(each.count))
-                made.set(LAYOUT_BATCH_OFFSET, c_int64(each.step))
+                descriptor.set(LAYOUT_BATCH_COUNT, c_int32(each.count))
+                descriptor.set(LAYOUT_BATCH_OFFSET, c_int64(each.step))
         preference = Owned(library, "MatmulPreference")
         preference.set(PREF_MAX_WORKSPACE, c_uint64(workspace))
         preference.set(
@@ -320,7 +320,7 @@ class Recipe:
     def algorithms(self, most: int) -> list[Algorithm]:
         """Return what the library has for this shape, at most so many, the one that it thinks the fastest first."""
         library, handle, preference = self._asked
-        found, count = (Heuristic * most)(), c_int()
+        results, count = (Heuristic * most)(), c_int()
         left, right, result = (each.address for each in self.layouts)
         status = library.cublasLtMatmulAlgoGetHeuristic(
             handle.address,
@@ -331,13 +331,13 @@ class Recipe:
             result,
             preference.address,
             most,
-            found,
+            results,
             byref(count),
         )
         if status in (INVALID_VALUE, NOT_SUPPORTED) or (status and self.epilogue != Epilogue.DEFAULT):
             return []  # without an epilogue there is another way
         check("cublasLtMatmulAlgoGetHeuristic", status)
-        return [each.algo for each in found[: count.value] if each.state == SUCCESS]
+        return [each.algo for each in results[: count.value] if each.state == SUCCESS]
 
 
 class Product(LaunchNode):
@@ -371,7 +371,7 @@ class Product(LaunchNode):
 
     def put(self, stream: Any = None) -> None:
         lt, recipe = self._lt, self._recipe
-        place = lt.stream if stream is None else stream.ptr
+        stream_pointer = lt.stream if stream is None else stream.ptr
         if self.vector is not None:  # products of one shape share the description
             recipe.description.set(DESC_BIAS_POINTER, c_void_p(address(self.vector)))
         left, right, result = (each.address for each in recipe.layouts)
@@ -390,9 +390,9 @@ class Product(LaunchNode):
             out,
             result,
             byref(self._algorithm),
-            address(lt.workspace(place)),
+            address(lt.workspace(stream_pointer)),
             WORKSPACE,
-            place,
+            stream_pointer,
         )
         check("cublasLtMatmul", status)
 
@@ -446,16 +446,16 @@ class Lt:
         shape = Shape(left, right, result, epilogue, 0 if vector is None else aligned(address(vector)))
         if shape not in self._recipes:
             compute = self._compute.get(left.type, COMPUTE_32F)
-            place = address(self.workspace(self.stream))
-            self._recipes[shape] = Recipe(self.library, self.handle, shape, compute, WORKSPACE, place)
+            pointer = address(self.workspace(self.stream))
+            self._recipes[shape] = Recipe(self.library, self.handle, shape, compute, WORKSPACE, pointer)
             if self._recipes[shape].algorithm is None and epilogue == Epilogue.DEFAULT:
                 self._tell(f"cuBLASLt has no product of {a.dtype} {a.shape} and {b.shape}: CuPy's is used")
         recipe = self._recipes[shape]
         algorithm = recipe.algorithm
         return None if algorithm is None else Product(self, recipe, algorithm, a, b, out, vector)
 
-    def _tell(self, what: str) -> None:
+    def _tell(self, message: str) -> None:
         """Warn, once: there are as many recipes of a shape as there are alignments."""
-        if what not in self._told:
-            self._told.add(what)
-            log.warning(what)
+        if message not in self._told:
+            self._told.add(message)
+            log.warning(message)

@@ -117,9 +117,9 @@ class CupyBackend(Backend):
 
     def in_one_block(self) -> CupyBackend:
         """Return this backend with captured steps that one block takes alone: for several small networks at once."""
-        made = object.__new__(type(self))
-        vars(made).update(vars(self), one_block=True)
-        return made
+        backend = object.__new__(type(self))
+        vars(backend).update(vars(self), one_block=True)
+        return backend
 
     def side_by_side(self, plans: Sequence[Plan]) -> Callable[[int], None] | None:
         steps = self._in_blocks(plans) if self.one_block else None
@@ -137,10 +137,12 @@ class CupyBackend(Backend):
         launcher = self._launcher
         try:
             members = blocks.kernels_of(plans)
-            key, own = ("whole steps", *blocks.expressions(members[0])), members[0]
+            key, first = ("whole steps", *blocks.expressions(members[0])), members[0]
             with self.quiet():
-                made = launcher.compiled(key, lambda: blocks.source(launcher.texts, own), {blocks.NAME: blocks.NAME})
-                return blocks.Blocks(self.xp, made[blocks.NAME], plans, members)
+                functions = launcher.compiled(
+                    key, lambda: blocks.source(launcher.texts, first), {blocks.NAME: blocks.NAME}
+                )
+                return blocks.Blocks(self.xp, functions[blocks.NAME], plans, members)
         except BackendError as error:
             log.warning("small networks are trained in turn, not in a block each: %s", error.what)
             return None
@@ -205,7 +207,7 @@ class CupyBackend(Backend):
         self._pace += 1
 
     def asarray(self, values: Any, dtype: Any = None, *, copy: bool = False) -> Array:
-        with self._given("asarray", values):
+        with self._ordered_after_caller("asarray", values):
             if isinstance(values, np.ndarray) and values.nbytes > MAX_COPY_BYTES:
                 return self._in_pieces(values, np.dtype(dtype or values.dtype))
             return super().asarray(values, dtype, copy=copy)
@@ -215,10 +217,10 @@ class CupyBackend(Backend):
 
         CuPy would copy through one pinned buffer of the next power of two, which it keeps.
         """
-        made, cuda = self.empty(values.shape, dtype), self.xp.cuda
-        rows = max(1, MAX_COPY_BYTES * len(values) // made.nbytes)
+        array, cuda = self.empty(values.shape, dtype), self.xp.cuda
+        rows = max(1, MAX_COPY_BYTES * len(values) // array.nbytes)
         with self.quiet():
-            buffers = [cuda.alloc_pinned_memory(rows * (made.nbytes // len(values))) for _ in range(2)]
+            buffers = [cuda.alloc_pinned_memory(rows * (array.nbytes // len(values))) for _ in range(2)]
             copied = [cuda.Event(disable_timing=True) for _ in buffers]
             try:
                 for number, start in enumerate(range(0, len(values), rows)):
@@ -227,19 +229,19 @@ class CupyBackend(Backend):
                         event.synchronize()
                     piece = np.frombuffer(buffers[number % 2], dtype, source.size).reshape(source.shape)
                     np.copyto(piece, source, casting="unsafe")
-                    target, kind = made[start : start + rows], cuda.runtime.memcpyHostToDevice
+                    target, kind = array[start : start + rows], cuda.runtime.memcpyHostToDevice
                     cuda.runtime.memcpyAsync(target.data.ptr, address(piece), piece.nbytes, kind, self.stream.ptr)
                     event.record(self.stream)
             finally:  # the buffers go when the copies have been made, and no earlier
                 self.stream.synchronize()
-        return made
+        return array
 
     def write(self, target: Array, values: Any) -> None:
-        with self._given("write", values):
+        with self._ordered_after_caller("write", values):
             super().write(target, values)
 
     @contextlib.contextmanager
-    def _given(self, name: str, values: Any) -> Iterator[None]:
+    def _ordered_after_caller(self, name: str, values: Any) -> Iterator[None]:
         """Order our stream after the caller's, and the caller's after our read.
 
         So it cannot free or overwrite the array early.
@@ -267,8 +269,8 @@ class CupyBackend(Backend):
         self._refuse_strangers(name, *inputs, out)
         return super().compute(name, function, *inputs, out=out, **params)
 
-    def prepare(self, wanted: Iterable[tuple[Op, tuple[str, ...]]]) -> None:
-        self._launcher.prepare(wanted)
+    def prepare(self, kernels: Iterable[tuple[Op, tuple[str, ...]]]) -> None:
+        self._launcher.prepare(kernels)
 
     def bind(
         self, op: Op, direction: str, inputs: Sequence[Array], outputs: Sequence[Array], params: dict[str, Any]
@@ -303,8 +305,8 @@ class CupyBackend(Backend):
         alike = a.dtype == b.dtype and out is not None and out.dtype in (a.dtype, wide(a.dtype))
         if self._alone and out is not None and out.ndim == 2 and alike:
             turned = tuple(not m.flags.c_contiguous for m in (a, b))
-            given = [m.T if is_turned else m for m, is_turned in zip((a, b), turned, strict=True)]
-            self.run(MATRIX_PRODUCT, "forward", given, (out,), turned=turned, dtype=out.dtype)
+            operands = [m.T if is_turned else m for m, is_turned in zip((a, b), turned, strict=True)]
+            self.run(MATRIX_PRODUCT, "forward", operands, (out,), turned=turned, dtype=out.dtype)
             return out
         if product := self._product(a, b, out):
             self._call("matmul", product, (a, b), multiplies=True)

@@ -77,9 +77,9 @@ class Home:
 
     def is_current(self, stream: Any = None) -> bool:
         """Return whether what is launched now comes to this device, on a stream: by default that of the backend."""
-        wanted = self._stream if stream is None else stream
+        expected = self._stream if stream is None else stream
         on_device = self._cuda.runtime.getDevice() == self.device
-        return bool(on_device and self._cuda.get_current_stream() == wanted)
+        return bool(on_device and self._cuda.get_current_stream() == expected)
 
 
 class CudaGraph:
@@ -94,8 +94,8 @@ class CudaGraph:
         self._device = self._runtime.getDevice()
         self.nodes = [node for launch in launches for node in launch.nodes]
         self.places = arrange(self.nodes) if len(streams) > 1 else [Placement()] * len(self.nodes)
-        for node, place in zip(self.nodes, self.places, strict=True):
-            node.prepare(streams[place.lane])
+        for node, placement in zip(self.nodes, self.places, strict=True):
+            node.prepare(streams[placement.lane])
         self._stream.begin_capture()
         try:
             with xp.cuda.using_allocator(_refuse), _no_finalizers():
@@ -117,13 +117,13 @@ class CudaGraph:
 
     def _capture(self, xp: Any, streams: Sequence[Any]) -> None:
         """Put every node on the stream of its lane; the first of them has all the others wait for it at last."""
-        last = {place.lane: number for number, place in enumerate(self.places)}
-        awaited = {other for place in self.places for other in place.after} | set(last.values())
+        last = {placement.lane: number for number, placement in enumerate(self.places)}
+        awaited = {other for placement in self.places for other in placement.after} | set(last.values())
         events: dict[int, Any] = {}
-        for number, (node, place) in enumerate(zip(self.nodes, self.places, strict=True)):
-            stream = streams[place.lane]
+        for number, (node, placement) in enumerate(zip(self.nodes, self.places, strict=True)):
+            stream = streams[placement.lane]
             with stream:
-                for other in place.after:
+                for other in placement.after:
                     stream.wait_event(events[other])
                 node.put(stream)
             if number in awaited:
@@ -191,7 +191,7 @@ def _faster(
     They are taken for that, each time from where the last step has left everything, and taken back.
     """
     try:
-        kept = [array.copy() for array in state]
+        saved = [array.copy() for array in state]
     except MemoryError:  # as CuPy raises where the device has no more
         return ways[0]
 
@@ -202,7 +202,7 @@ def _faster(
             run()
         stream.synchronize()
         taken = clock() - started
-        for array, before in zip(state, kept, strict=True):
+        for array, before in zip(state, saved, strict=True):
             array[...] = before
         return taken
 
@@ -212,17 +212,17 @@ def _faster(
 
 def state_of(nodes: Sequence[LaunchNode]) -> list[Array]:
     """Return what a step changes, and reads as the step before it has left it: no array twice."""
-    found: dict[tuple[int, int], Array] = {}
+    state: dict[tuple[int, int], Array] = {}
     written: set[tuple[int, int]] = set()
     read: list[tuple[int, int]] = []
     for node in nodes:
         read += map(extent, node.reads)
         for array in node.writes:
-            first, end = place = extent(array)
-            if place not in written and any(start < end and first < stop for start, stop in read):
-                found[place] = array
-            written.add(place)
-    return list(found.values())
+            first, end = span = extent(array)
+            if span not in written and any(start < end and first < stop for start, stop in read):
+                state[span] = array
+            written.add(span)
+    return list(state.values())
 
 
 @contextlib.contextmanager

@@ -91,13 +91,13 @@ class Launcher:
         self._functions: dict[tuple[str, ...], dict[str, Any]] = {}
         self._begun: dict[tuple[str, ...], Future[dict[str, Any]]] = {}
 
-    def prepare(self, wanted: Iterable[tuple[Op, tuple[str, ...]]]) -> None:
+    def prepare(self, kernels: Iterable[tuple[Op, tuple[str, ...]]]) -> None:
         """Begin to compile kernels in threads: the compiler lets others run. Whoever asks for one waits for its end.
 
         What fails is raised to who asks for it, by its name; what nobody asks for is as if it had not been begun.
         """
         pool = ThreadPoolExecutor(threads())
-        for op, types in wanted:
+        for op, types in kernels:
             key = op.name, *types
             if key not in self._functions and key not in self._begun and self.texts.kernels(op):
                 self._begun[key] = pool.submit(self._make, key, *self._text_of(op, types))
@@ -129,14 +129,14 @@ class Launcher:
             named.append(("scratch", self._xp.empty(scratch(definition.launch, cols, pieces))))
             values += [named[-1][1], pieces]
         # Nothing is left to CuPy's choice: a Python number could have another size than the kernel's parameter.
-        given = tuple(value if isinstance(value, self._xp.ndarray) else number(value) for value in values)
+        parameters = tuple(value if isinstance(value, self._xp.ndarray) else number(value) for value in values)
         functions, nodes = self._compiled(op, types), []
         for kernel, stage in stages.items():
             shape = ONE_BLOCK if one_block else geometry(stage.walk, definition.launch, rows, cols)
             touched = definition.effects(stage)
             reads, writes = ([a for name, a in named if a is not None and name in names] for names in touched)
             made_for = op.name, kernel, types, functions[kernel]
-            nodes.append(Kernel(*made_for, shape.grid, shape.block, given, reads, writes, self._home))
+            nodes.append(Kernel(*made_for, shape.grid, shape.block, parameters, reads, writes, self._home))
         return Kernels(nodes)
 
     def _text_of(self, op: Op, types: tuple[str, ...]) -> tuple[Callable[[], str], dict[str, str]]:

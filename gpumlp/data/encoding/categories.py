@@ -154,11 +154,11 @@ def _usual_spellings(codes: dict[str, int]) -> dict[str, int]:
     values = {text: float(text) for text in codes if _NUMBER.fullmatch(text)}
     values |= {text: float(text == "true") for text in codes if text in _TRUTHS}
     counts = Counter(values.values())
-    found: dict[str, int] = {}
+    spellings: dict[str, int] = {}
     for text, value in values.items():
         if counts[value] == 1 and abs(value) < _EXACT:
-            found |= dict.fromkeys((str(value), *([str(int(value))] if value.is_integer() else [])), codes[text])
-    return found
+            spellings |= dict.fromkeys((str(value), *([str(int(value))] if value.is_integer() else [])), codes[text])
+    return spellings
 
 
 def _remark(counts: Counter[str], crowded: bool) -> str | None:
@@ -197,8 +197,8 @@ def _require_words(name: str, table: Frame, counts: Counter[str]) -> str | None:
     enough = numbers >= _MANY_NUMBERS or any("," in text for text in unplain)
     if unplain and enough and len(strays) <= numbers:
         text, remedy = next(iter(unplain.items()))
-        what = f"column {name!r} has numbers that are not written plainly, such as {shown(text)}"
-        raise DataError(what, where=table.path, hint=remedy)
+        message = f"column {name!r} has numbers that are not written plainly, such as {shown(text)}"
+        raise DataError(message, where=table.path, hint=remedy)
     if not numbers and len(counts) >= _MANY_NUMBERS and (unit := common_unit(counts)):
         kind = f"{{type: number, unit: {unit}}}"
         return f"has numbers in {unit!r} but is read as categories: set its type in data.columns, {kind}"
@@ -210,11 +210,11 @@ def _require_words(name: str, table: Frame, counts: Counter[str]) -> str | None:
         words = f"has numbers but is read as categories because of {listed} (in {rows:,} of {total:,} rows)"
         return f"{words}: list such words in data.missing, or set the type in data.columns"
     row = int(np.argmax(table.labels(name) == strays[0]))
-    what = f"column {name!r} should be numeric, but this cell is {shown(strays[0])}"
+    message = f"column {name!r} should be numeric, but this cell is {shown(strays[0])}"
     if rows > 1:
-        what += f", and {rows:,} of {total:,} are such words: {listed}"
+        message += f", and {rows:,} of {total:,} are such words: {listed}"
     hint = "correct the cell, name it in data.missing, or set the column to category in data.columns"
-    raise DataError(what, where=table.where(row), hint=hint)
+    raise DataError(message, where=table.where(row), hint=hint)
 
 
 def _plain(texts: Strings) -> Strings:

@@ -89,17 +89,17 @@ class News:
         if self.gaps:
             notes.append(_note(list(self.gaps), _NEW_GAPS))
         for name, (count, text) in self.strangers.items():
-            told = "1 row has" if count == 1 else f"{count} rows have"
+            subject = "1 row has" if count == 1 else f"{count} rows have"
             example = shown(text) if text else "a missing value"
-            what = f"column {name!r}: {told} a value not seen in training, such as {example}"
-            notes.append(Note(what, name))
+            message = f"column {name!r}: {subject} a value not seen in training, such as {example}"
+            notes.append(Note(message, name))
         if self.unlabelled:
             notes.append(Note(f"{self.unlabelled:,} of {self.rows:,} rows have no target and are left out"))
         count, example = self.unseen
         if count:
-            told = "1 row is" if count == 1 else f"{count:,} rows are"
-            what = f"{told} of a class not seen in training, such as {shown(example)}: counted as wrong"
-            notes.append(Note(f"{what}; loss, log-loss and AUC are of the other rows"))
+            subject = "1 row is" if count == 1 else f"{count:,} rows are"
+            message = f"{subject} of a class not seen in training, such as {shown(example)}: counted as wrong"
+            notes.append(Note(f"{message}; loss, log-loss and AUC are of the other rows"))
         return notes
 
 
@@ -208,12 +208,12 @@ class TableInputs:
             If a column is missing, or a numeric one has text in it.
         """
         if not isinstance(source, Frame):
-            what = "this file holds arrays, but the model was trained on a table with named columns"
-            raise DataError(what, where=source.path)
+            message = "this file holds arrays, but the model was trained on a table with named columns"
+            raise DataError(message, where=source.path)
         for name in self.names:
             if name not in source.columns:
-                what = f"there is no column {name!r}, which the model was trained on"
-                raise DataError(what, where=source.path, hint=choices(name, source.names))
+                message = f"there is no column {name!r}, which the model was trained on"
+                raise DataError(message, where=source.path, hint=choices(name, source.names))
         news = News() if news is None else news
         used = {*self.names, *others}
         news.columns |= dict.fromkeys(name for name in source.names if name not in used)
@@ -243,8 +243,8 @@ class TableInputs:
             part = dense.take(np.arange(*rows.indices(len(source))))
             return self._encode(part, stored[rows, : self.dense_width])
 
-        found = in_threads(encode, range(0, len(source), step))
-        news.gaps |= dict.fromkeys(columns[i] for i in sorted(set().union(*found)))
+        gaps = in_threads(encode, range(0, len(source), step))
+        news.gaps |= dict.fromkeys(columns[i] for i in sorted(set().union(*gaps)))
         return Features(stored, self.dense_width, self.width), news.notes()
 
     @property
@@ -340,8 +340,8 @@ class ArrayInputs:
         if part(slice(1)).dtype == np.uint8 and scaling is None:
             return cls(name, width, None), []
         if width > MAX_ARRAY_COLUMNS:
-            what = f"array {name!r} has {width:,} columns, and at most {MAX_ARRAY_COLUMNS:,} can be scaled"
-            raise DataError(what, where=source.path, hint="reduce them, such as by principal components")
+            message = f"array {name!r} has {width:,} columns, and at most {MAX_ARRAY_COLUMNS:,} can be scaled"
+            raise DataError(message, where=source.path, hint="reduce them, such as by principal components")
         constant: list[int] = []
         narrow: list[int] = []
         step = width if whole is not None else max(1, _FITTED_ELEMENTS // source.count(name))
@@ -350,14 +350,16 @@ class ArrayInputs:
             _require_finite(block, name, source.where, first)
             empty = np.isnan(block).all(axis=0)
             if empty.any():
-                what = f"array {name!r}: column {first + int(np.argmax(empty))} has no value in any training row"
-                raise DataError(what, where=source.path, hint="take such columns out of the array")
+                message = f"array {name!r}: column {first + int(np.argmax(empty))} has no value in any training row"
+                raise DataError(message, where=source.path, hint="take such columns out of the array")
             high, low = np.nanmax(block, axis=0), np.nanmin(block, axis=0)
             constant += (first + np.flatnonzero(high == low)).tolist()
             spread = high.astype(np.float64) - low
             narrow += (first + np.flatnonzero((high != low) & (spread < FLOAT32_TINY))).tolist()
-        told = ((constant, "has one value only"), (narrow, _TOO_NARROW))
-        notes = [_note([f"{name}[{column}]" for column in found], what) for found, what in told if found]
+        remarks = ((constant, "has one value only"), (narrow, _TOO_NARROW))
+        notes = [
+            _note([f"{name}[{column}]" for column in indices], message) for indices, message in remarks if indices
+        ]
         return cls(name, width, _fitted(part, width, scaling or "robust", rows)), notes
 
     @property
@@ -416,17 +418,17 @@ class ArrayInputs:
             If there is no array of inputs, or it does not fit.
         """
         if not isinstance(source, ArrayTable):
-            what = "this file is a table of text, but the model was trained on an array"
-            raise DataError(what, where=source.path)
+            message = "this file is a table of text, but the model was trained on an array"
+            raise DataError(message, where=source.path)
         name = source.choose_inputs(preferred=self.name, exclude=others)
         block = source.block(name)
         if block.shape[1] != self.columns:
-            what = f"array {name!r} has {block.shape[1]} columns, but the model was trained on {self.columns}"
-            raise DataError(what, where=source.path)
+            message = f"array {name!r} has {block.shape[1]} columns, but the model was trained on {self.columns}"
+            raise DataError(message, where=source.path)
         if self.block is None:
             if block.dtype != np.uint8:
-                what = f"array {name!r} holds {block.dtype}, but the model was trained on bytes (uint8)"
-                raise DataError(what, where=source.path)
+                message = f"array {name!r} holds {block.dtype}, but the model was trained on bytes (uint8)"
+                raise DataError(message, where=source.path)
             return Features.of_array(np.ascontiguousarray(block)), []
         fitted = self.block
         _require_finite(block, name, source.where)
@@ -573,9 +575,9 @@ def remarks_on(columns: Iterable[tuple[str, str]]) -> tuple[Note, ...]:
 def _note(columns: Sequence[str], remark: str) -> Note:
     """Return one sentence on several columns of which the same is to be said."""
     first, *others = columns
-    told = ", ".join(repr(name) for name in others[:_NAMED_COLUMNS])
+    listed = ", ".join(repr(name) for name in others[:_NAMED_COLUMNS])
     more = len(others) - _NAMED_COLUMNS
-    also = f" (also {told}{f' and {more} more' if more > 0 else ''})" if others else ""
+    also = f" (also {listed}{f' and {more} more' if more > 0 else ''})" if others else ""
     return Note(f"column {first!r} {remark}{also}", first)
 
 
@@ -587,5 +589,7 @@ def _require_finite(block: NDArray[Any], name: str, where: Callable[[int], str],
     if max(-float(np.nanmin(block, initial=0.0)), float(np.nanmax(block, initial=0.0))) <= FLOAT32_MAX:
         return
     row, column = (int(i) for i in np.argwhere(np.abs(block) > np.float64(FLOAT32_MAX))[0])
-    what = f"array {name!r} has {block[row, column]} in column {first + column}, which is not a finite 32-bit float"
-    raise DataError(what, where=where(row))
+    message = (
+        f"array {name!r} has {block[row, column]} in column {first + column}, which is not a finite 32-bit float"
+    )
+    raise DataError(message, where=where(row))

@@ -81,18 +81,18 @@ class Dates:
         rows
             Rows that decide about the scale of the elapsed time, some perhaps more than once; None: all.
         """
-        told = frame.kinds.get(name)
-        if told is not None and told.type != "date":
+        kind = frame.kinds.get(name)
+        if kind is not None and kind.type != "date":
             return None
         column = frame.column(name)
         order = order_of(column)
         if order is None:
-            if told is None:
+            if kind is None:
                 return None
             order = "ymd"  # which says what is wrong
         days = days_of(column, order, _refusal(name, frame))
         known = days[~np.isnan(days)]
-        if told is None and len(np.unique(known)) <= _FEW_DATES:
+        if kind is None and len(np.unique(known)) <= _FEW_DATES:
             return None
         if not len(known) or known.min() == known.max():
             return None
@@ -208,8 +208,8 @@ def doubt_of(column: Codes) -> str | None:
     if fits.all(axis=0).any():
         return None
     if dates.all():
-        places = [int(np.argmax(fits[:, i])) for i in range(len(ORDERS)) if fits[:, i].any()]
-        examples = dict.fromkeys(shown(texts[place]) for place in places)
+        rows = [int(np.argmax(fits[:, i])) for i in range(len(ORDERS)) if fits[:, i].any()]
+        examples = dict.fromkeys(shown(texts[row]) for row in rows)
         return f"has dates that are not all written alike, such as {' and '.join(examples)}; {_PLAIN_DATES}"
     odd = shown(texts[int(np.argmin(dates))])
     return f"has dates but is read as categories because of {odd}: correct such cells, or list them in data.missing"
@@ -221,13 +221,13 @@ def parsed(text: str, order: str) -> float | None:
     Times with a zone are those of UTC; of others the zone does not matter.
     """
     if order == "ymd":
-        if (found := _ISO.fullmatch(text)) is None:
+        if (match := _ISO.fullmatch(text)) is None:
             return None
-        year, month, day, *clock = found.groups()
+        year, month, day, *clock = match.groups()
     else:
-        if (found := _OTHER.fullmatch(text)) is None:
+        if (match := _OTHER.fullmatch(text)) is None:
             return None
-        first, _, second, year, *clock = found.groups()
+        first, _, second, year, *clock = match.groups()
         day, month = (first, second) if order == "dmy" else (second, first)
     hour, minute, second_, fraction, zone = clock
     try:
@@ -259,8 +259,8 @@ def days_of(column: Codes, order: str, refuse: Callable[[int], DataError]) -> Fl
 def _refusal(name: str, frame: Frame) -> Callable[[int], DataError]:
     def refuse(row: int) -> DataError:
         cells: Any = frame.column(name)
-        what = f"column {name!r} should have dates, but this cell is {shown(str(cells.texts[cells.codes[row]]))}"
+        message = f"column {name!r} should have dates, but this cell is {shown(str(cells.texts[cells.codes[row]]))}"
         hint = "write dates as 2024-03-31 or 2024-03-31 17:45:00, as in the training rows"
-        return DataError(what, where=frame.where(row), hint=hint)
+        return DataError(message, where=frame.where(row), hint=hint)
 
     return refuse

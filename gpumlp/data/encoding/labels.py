@@ -99,16 +99,16 @@ class LabelTargets:
 
 
 def _two_classes(name: str, labels: Codes, where: Where) -> tuple[str, ...]:
-    found = sorted_classes(set(labels.texts.tolist()) - {""}, labels, where)
+    classes = sorted_classes(set(labels.texts.tolist()) - {""}, labels, where)
     # Rare labels may be absent from a sample: 0 says that the other value is 1.
-    if len(found) == 1 and found[0] in ZERO_ONE:
+    if len(classes) == 1 and classes[0] in ZERO_ONE:
         return ZERO_ONE
-    if len(found) != 2:
-        few = ", ".join(map(shown, found[:_SHOWN_VALUES])) + ", ..." * (len(found) > _SHOWN_VALUES)
-        what = f"the label {name!r} has {len(found)} different values" + f": {few}" * bool(found)
+    if len(classes) != 2:
+        few = ", ".join(map(shown, classes[:_SHOWN_VALUES])) + ", ..." * (len(classes) > _SHOWN_VALUES)
+        message = f"the label {name!r} has {len(classes)} different values" + f": {few}" * bool(classes)
         hint = "a label has two, such as 0 and 1; remove it from data.target, or set the task to classification"
-        raise DataError(what, where=where(0), hint=hint)
-    return found
+        raise DataError(message, where=where(0), hint=hint)
+    return classes
 
 
 def _encoded(name: str, column: ClassTarget, labels: Codes, where: Where) -> NDArray[np.float32]:
@@ -117,7 +117,7 @@ def _encoded(name: str, column: ClassTarget, labels: Codes, where: Where) -> NDA
     if (unknown := ((numbers < 0) & ~missing)[labels.codes]).any():
         row = int(np.argmax(unknown))
         label = str(labels.texts[labels.codes[row]])
-        what = f"the label {name!r} is {shown(label)} here"
-        raise DataError(what, where=where(row), hint=choices(label, column.classes))
+        message = f"the label {name!r} is {shown(label)} here"
+        raise DataError(message, where=where(row), hint=choices(label, column.classes))
     encoded: NDArray[np.float32] = np.where(missing, np.float32("nan"), numbers.astype(np.float32))[labels.codes]
     return encoded

@@ -94,8 +94,8 @@ class NumericBlock:
         finite = np.isfinite(out[:, :p])
         if not finite.all():
             row, column = (int(i) for i in np.argwhere(~finite)[0])
-            what = f"column {name(column)!r}: {block[row, column]} is too far from the training values"
-            raise DataError(what, where=where(row))
+            message = f"column {name(column)!r}: {block[row, column]} is too far from the training values"
+            raise DataError(message, where=where(row))
         lacking[self.flagged] = False
         new: list[int] = np.flatnonzero(lacking).tolist()
         return new
@@ -103,8 +103,8 @@ class NumericBlock:
     def to_state(self) -> tuple[Fields, dict[str, NDArray[Any]]]:
         """Return the fields and arrays that ``from_state`` takes back."""
         fields, arrays = self.scaling.to_state()
-        own = {"medians": self.medians, "flagged": self.flagged}
-        return {"scaling": fields}, {**own, **prefixed("scaling", arrays)}
+        arrays_of_block = {"medians": self.medians, "flagged": self.flagged}
+        return {"scaling": fields}, {**arrays_of_block, **prefixed("scaling", arrays)}
 
     @classmethod
     def from_state(cls, state: StateReader, width: int) -> NumericBlock:

@@ -103,12 +103,12 @@ class Ordered:
 
     def quantiles(self, levels: Sequence[float] | Floats) -> Floats:
         """Return the quantiles of each column, (levels, p), as ``np.nanquantile`` has them, to the bit."""
-        place = np.multiply.outer(np.asarray(levels, np.float64), self.last)
-        below = place.astype(np.int64)
+        position = np.multiply.outer(np.asarray(levels, np.float64), self.last)
+        below = position.astype(np.int64)
         one, other = self._at(below), self._at(np.minimum(below + 1, self.last))
-        share, difference = place - below, other - one
-        found: Floats = np.where(share >= 0.5, other - difference * (1 - share), one + difference * share)
-        return found
+        share, difference = position - below, other - one
+        levels_of: Floats = np.where(share >= 0.5, other - difference * (1 - share), one + difference * share)
+        return levels_of
 
     def medians(self) -> Floats:
         """Return the median of each column, (p,), as ``np.nanmedian`` has it, to the bit."""
@@ -116,9 +116,9 @@ class Ordered:
         median: Floats = (low + high) / 2
         return median
 
-    def _at(self, places: NDArray[np.int64]) -> Floats:
-        found: Floats = np.take_along_axis(self.values, places, axis=0)
-        return found
+    def _at(self, positions: NDArray[np.int64]) -> Floats:
+        values: Floats = np.take_along_axis(self.values, positions, axis=0)
+        return values
 
 
 def _fit_robust(_: Floats, ordered: Ordered) -> Fitted:

@@ -85,8 +85,8 @@ class ClassTarget:
         """Return the class numbers of texts, (n,) int32; -1 for one that is not a class."""
         numbers = {name: number for number, name in enumerate(self.classes)}
         by_value = self._by_value()
-        found = (numbers.get(text, by_value.get(_value(text), -1)) for text in texts)
-        return np.fromiter(found, np.int32, len(texts))
+        codes = (numbers.get(text, by_value.get(_value(text), -1)) for text in texts)
+        return np.fromiter(codes, np.int32, len(texts))
 
     def _by_value(self) -> dict[float | None, int]:
         """Return the classes that are numbers by their value: 1 is 1.0 once a cell is empty, and True."""
@@ -209,8 +209,8 @@ class NumberTarget:
         present = values[~missing]
         if goal.counts and (present < 0).any():
             row = int(np.argmax(values < 0))
-            what = f"{called} is {values[row]:g}, but the loss poisson predicts counts, which are at least 0"
-            raise DataError(what, where=where(row), hint="choose another loss, such as squared_error")
+            message = f"{called} is {values[row]:g}, but the loss poisson predicts counts, which are at least 0"
+            raise DataError(message, where=where(row), hint="choose another loss, such as squared_error")
         if present.min() == present.max():
             raise DataError(f"{called} is {present[0]:.15g} in every training row", where=where(0))
         transform = None if goal.transform == "none" else Transform.fit(goal.transform, values, where)
@@ -220,8 +220,8 @@ class NumberTarget:
             return cls(0.0, float(present.mean()), None, True)
         deviation = float(np.abs(present).mean() if goal.relative else present.std())
         if deviation < FLOAT32_TINY:
-            what = f"{called} varies by {deviation:.2g}, less than 32-bit floats resolve"
-            raise DataError(what, where=where(0), hint="multiply it, such as by changing its unit")
+            message = f"{called} varies by {deviation:.2g}, less than 32-bit floats resolve"
+            raise DataError(message, where=where(0), hint="multiply it, such as by changing its unit")
         return cls(0.0 if goal.relative else float(present.mean()), deviation, transform)
 
     def encode(self, values: Floats, where: Where, *, gaps: bool = False) -> NDArray[np.float32]:
@@ -339,9 +339,9 @@ class NumberTargets:
 
     def restore(self, outputs: NDArray[np.floating[Any]]) -> Floats:
         """Return predictions, (N,) of one target, else (N, T): of quantiles the one nearest to the median."""
-        found = self.quantiles(outputs)
+        quantiles = self.quantiles(outputs)
         middle = nearest_to_median(self.levels) if self.levels else 0
-        return self._point(found[:, :, middle : middle + 1])
+        return self._point(quantiles[:, :, middle : middle + 1])
 
     def quantiles(self, outputs: NDArray[np.floating[Any]]) -> Floats:
         """Return what is predicted at each level, (N, T, Q) float64, rising."""
@@ -351,10 +351,10 @@ class NumberTargets:
         self, function: Callable[[NumberTarget, NDArray[np.floating[Any]]], Floats], array: NDArray[np.floating[Any]]
     ) -> Floats:
         whole = array.reshape(len(array), len(self.columns), -1)
-        found = [
+        columns = [
             function(column, whole[:, i]).reshape(len(array), whole.shape[2]) for i, column in enumerate(self.columns)
         ]
-        return np.stack(found, axis=1)
+        return np.stack(columns, axis=1)
 
     def _point(self, values: Floats) -> Floats:
         return values[:, 0, 0] if len(self.columns) == 1 else values[:, :, 0]
@@ -433,5 +433,5 @@ def _require_present(missing: NDArray[np.bool_], where: Where) -> None:
     if missing.any():
         row = int(np.argmax(missing))
         others = int(missing.sum()) - 1
-        what = "the target is missing" + (f", as it is in {others} more row{'s' * (others > 1)}" if others else "")
-        raise DataError(what, where=where(row), hint="set data.missing_target to drop, which leaves such rows out")
+        message = "the target is missing" + (f", as it is in {others} more row{'s' * (others > 1)}" if others else "")
+        raise DataError(message, where=where(row), hint="set data.missing_target to drop, which leaves such rows out")

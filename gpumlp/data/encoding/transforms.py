@@ -63,9 +63,9 @@ class Transform:
         if kind == "log":
             if (present <= 0).any():
                 row = int(np.argmax(values <= 0))
-                what = f"the target {values[row]:g} has no logarithm"
+                message = f"the target {values[row]:g} has no logarithm"
                 hint = "set data.target_transform: yeo_johnson, which takes values of any sign"
-                raise DataError(what, where=where(row), hint=hint)
+                raise DataError(message, where=where(row), hint=hint)
         else:
             exponent = _best_exponent(present)
         inner = cls(kind, exponent, -math.inf, math.inf).forward(np.array([present.min(), present.max()]))
@@ -141,8 +141,8 @@ def _best_exponent(values: Floats) -> float:
 
     def likelihood(exponent: float) -> float:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            found = -0.5 * math.log(max(float(np.var(_yeo_johnson(chosen, exponent))), 5e-324))
-            return found + (exponent - 1.0) * logs if math.isfinite(found) else -math.inf
+            value = -0.5 * math.log(max(float(np.var(_yeo_johnson(chosen, exponent))), 5e-324))
+            return value + (exponent - 1.0) * logs if math.isfinite(value) else -math.inf
 
     low, high = MIN_EXPONENT, MAX_EXPONENT
     while high - low > 1e-6:

@@ -124,15 +124,15 @@ class BlockLayout:
         width, dense, arrays = state.count("width", largest=MAX_WIDTH), fields.get("dense"), fields.get("arrays")
         if not isinstance(dense, int) or not 0 <= dense <= width or not isinstance(arrays, dict):
             raise state.wrong("", "has no layout")
-        found: dict[str, tuple[str, int]] = {}
+        columns_of: dict[str, tuple[str, int]] = {}
         for name, each in arrays.items():
             dtype, columns = each if isinstance(each, list) and len(each) == 2 else (None, None)
             if dtype not in _ALLOWED.get(name, ()) or not isinstance(columns, int) or not 0 <= columns <= MAX_WIDTH:
                 raise state.wrong(f"arrays.{name}", "is not an array of a pack")
-            found[name] = str(dtype), columns
-        if TARGETS not in found or found.get(NUMBERS, ("", 0))[1] != dense:
+            columns_of[name] = str(dtype), columns
+        if TARGETS not in columns_of or columns_of.get(NUMBERS, ("", 0))[1] != dense:
             raise state.wrong("arrays", "lacks an array")
-        return cls(count, size, dense, width, found)
+        return cls(count, size, dense, width, columns_of)
 
 
 class Writer:
@@ -162,13 +162,13 @@ class Writer:
 
     def add(self, rows: Dataset) -> None:
         """Add the rows that come next."""
-        place = slice(self._done, self._done + len(rows))
-        numbers = np.arange(place.start, place.stop)
-        blocks = numbers // self.layout.size if self._block_of is None else self._block_of[place]
+        span = slice(self._done, self._done + len(rows))
+        numbers = np.arange(span.start, span.stop)
+        blocks = numbers // self.layout.size if self._block_of is None else self._block_of[span]
         order = np.argsort(blocks, kind="stable")
-        found, starts = np.unique(blocks[order], return_index=True)
+        present, starts = np.unique(blocks[order], return_index=True)
         arrays = {array: self._of(array, rows)[order] for array in self.layout.arrays}
-        for block, start, end in zip(found.tolist(), starts, [*starts[1:], len(order)], strict=True):
+        for block, start, end in zip(present.tolist(), starts, [*starts[1:], len(order)], strict=True):
             row = block * self.layout.size + int(self._filled[block])
             for array, values in arrays.items():
                 content = values[start:end].data.cast("B")
@@ -178,7 +178,7 @@ class Writer:
                 while content:
                     content = content[file.write(content) :]
             self._filled[block] += end - start
-        self._done = place.stop
+        self._done = span.stop
 
     def flush(self) -> None:
         """Have all on the disk."""
@@ -289,8 +289,8 @@ class PackedRows:
         block_of = self.rows // self.layout.size
         numbers, starts = np.unique(block_of, return_index=True)  # the rows rise: those of a block are neighbours
         parts = np.split(self.rows, starts[1:])
-        for block, own, rows in zip(numbers, parts, ahead(self.read, numbers.tolist()), strict=True):
-            yield rows.take(own - block * self.layout.size)
+        for block, row_numbers, rows in zip(numbers, parts, ahead(self.read, numbers.tolist()), strict=True):
+            yield rows.take(row_numbers - block * self.layout.size)
 
     def some(self) -> Dataset:
         """Return rows that stand for all: the first blocks, to which rows were dealt at random."""
@@ -327,9 +327,9 @@ class PackedRows:
             raise self._damaged(name, block, "is damaged: it does not match its checksum")
         return values
 
-    def _damaged(self, name: str, block: int, what: str) -> DataError:
+    def _damaged(self, name: str, block: int, problem: str) -> DataError:
         where = path_of(self.folder, self.name, name)
-        return DataError(f"block {block + 1} of {self.layout.blocks} {what}", where=str(where), hint=HINT)
+        return DataError(f"block {block + 1} of {self.layout.blocks} {problem}", where=str(where), hint=HINT)
 
 
 def _close(files: Mapping[str, FileIO]) -> None:

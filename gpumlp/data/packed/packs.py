@@ -62,15 +62,15 @@ class Packs:
         DataError
             If the pack is damaged.
         """
-        place = self.folder / key
-        if not (place / INDEX).exists():
+        folder = self.folder / key
+        if not (folder / INDEX).exists():
             return None
-        found = _open(place)
-        if encoder is not None and not _alike(encoder, found.encoder):
+        prepared = _open(folder)
+        if encoder is not None and not _alike(encoder, prepared.encoder):
             return None
         with contextlib.suppress(OSError):
-            os.utime(place / INDEX)  # it has been used
-        return found
+            os.utime(folder / INDEX)  # it has been used
+        return prepared
 
     @contextlib.contextmanager
     def making(self, key: str) -> Iterator[None]:
@@ -103,18 +103,18 @@ class Packs:
             If the folder cannot be written.
         """
         self._make_room(key, divided.nbytes)
-        place, beside = self.folder / key, self.folder / f".{key}{_PART}"
+        target, beside = self.folder / key, self.folder / f".{key}{_PART}"
         with _writing():
-            for old in (place, beside):
+            for old in (target, beside):
                 shutil.rmtree(old, ignore_errors=True)
             beside.mkdir(parents=True)
             try:
                 self._write(divided, beside, seed)
-                os.replace(beside, place)
+                os.replace(beside, target)
             except BaseException:
                 shutil.rmtree(beside, ignore_errors=True)
                 raise
-        return _open(place)
+        return _open(target)
 
     def _write(self, divided: Divided, folder: Path, seed: int) -> None:
         encoder, notes, parts = divided.encoder, list(divided.notes), {}
@@ -162,8 +162,8 @@ class Packs:
         if self.max_bytes is None:
             return
         if needed > self.max_bytes:
-            what = f"the packed rows take {gigabytes(needed)}, and packs may take {gigabytes(self.max_bytes)}"
-            raise DataError(what, where=str(self.folder), hint="set a larger data.pack.max_size")
+            message = f"the packed rows take {gigabytes(needed)}, and packs may take {gigabytes(self.max_bytes)}"
+            raise DataError(message, where=str(self.folder), hint="set a larger data.pack.max_size")
         packs = [each.parent for each in self.folder.glob(f"{_KEYS}/{INDEX}") if each.parent.name != key]
         packs.sort(key=lambda pack: (pack / INDEX).stat().st_mtime_ns)
         sizes = {pack: sum(file.stat().st_size for file in pack.iterdir()) for pack in packs}
@@ -178,25 +178,25 @@ def key_of(fields: Any, states: Iterable[tuple[str, int, int]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]
 
 
-def _open(place: Path) -> Prepared:
+def _open(folder: Path) -> Prepared:
     """Return the rows of a pack. Raises DataError where it is damaged."""
     try:
-        index = read_json(place / INDEX)
+        index = read_json(folder / INDEX)
         if not isinstance(index, dict) or not is_whole(index) or index.get("format") != FORMAT:
             raise RunError("the index is damaged, or of another version")
-        arrays, fields = read_arrays(place / ENCODER)
+        arrays, fields = read_arrays(folder / ENCODER)
         if fields["sha256"] != index["encoder"]:
             raise RunError("the encoding is that of other rows")
         encoder = Encoder.from_state(fields, arrays)
         parts = {}
         for name, each in index["parts"].items():
             layout = BlockLayout.from_state(each)
-            parts[name] = PackedRows(place, name, layout, checked_checksums(layout, each.get("checksums")))
+            parts[name] = PackedRows(folder, name, layout, checked_checksums(layout, each.get("checksums")))
         notes = tuple(Note(each["text"], each["column"]) for each in index["notes"])
         return Prepared(parts[_TRAIN], parts.get("validation"), parts.get("test"), encoder, notes)
     except (RunError, KeyError, TypeError, AttributeError) as error:
-        what = error.what if isinstance(error, RunError) else "the index is damaged"
-        raise DataError(f"damaged packed rows: {what}", where=str(place), hint=HINT) from None
+        message = error.what if isinstance(error, RunError) else "the index is damaged"
+        raise DataError(f"damaged packed rows: {message}", where=str(folder), hint=HINT) from None
 
 
 def _dealt(layout: BlockLayout, seed: int) -> np.ndarray[Any, np.dtype[np.int32]]:
@@ -222,5 +222,5 @@ def _writing() -> Iterator[None]:
     except WriteError as error:
         raise WriteError(f"rows cannot be packed here: {error.what}", where=error.where, hint=hint) from None
     except OSError as error:
-        what = f"rows cannot be packed here: {error.strerror or error}"
-        raise WriteError(what, where=str(error.filename or ""), hint=hint) from None
+        message = f"rows cannot be packed here: {error.strerror or error}"
+        raise WriteError(message, where=str(error.filename or ""), hint=hint) from None

@@ -43,8 +43,8 @@ def read_arff(path: Path, dialect: Dialect = DETECT, *, texts: Collection[str] =
     DataError
         If the header is damaged, the rows are sparse, or they cannot be read as a table.
     """
-    own = replace(dialect, separator=",", quote="double", header=False, decimal=".")
-    file = text_file(existing(path), own, clean=partial(_rows, str(path)))
+    arff_dialect = replace(dialect, separator=",", quote="double", header=False, decimal=".")
+    file = text_file(existing(path), arff_dialect, clean=partial(_rows, str(path)))
     kinds = _attributes(str(path), file.opened)
     as_text = [name for name, kind in kinds.items() if not kind.startswith(_NUMERIC)]
     frame = replace(file, names=tuple(kinds)).read(texts={*texts, *as_text})
@@ -65,18 +65,18 @@ def _attributes(path: str, opened: Opened) -> dict[str, str]:
                 break
             if word != "@attribute":
                 continue
-            found = _ATTRIBUTE.fullmatch(line)
-            if found is None:
-                what = "not an attribute of an ARFF file"
-                raise DataError(what, where=f"{path}:{number}", hint="as in: @attribute height numeric")
-            name = re.sub(r"\\(.)", r"\1", found["name"].strip("'\""))
+            match = _ATTRIBUTE.fullmatch(line)
+            if match is None:
+                message = "not an attribute of an ARFF file"
+                raise DataError(message, where=f"{path}:{number}", hint="as in: @attribute height numeric")
+            name = re.sub(r"\\(.)", r"\1", match["name"].strip("'\""))
             if name in kinds:
                 raise DataError(f"two attributes are called {name!r}", where=f"{path}:{number}")
-            kinds[name] = found["kind"].lower()
+            kinds[name] = match["kind"].lower()
             if not kinds[name].startswith(_KINDS):
-                what = f"attributes of type {found['kind'].split()[0]} cannot be read"
+                message = f"attributes of type {match['kind'].split()[0]} cannot be read"
                 raise DataError(
-                    what, where=f"{path}:{number}", hint="they may be " + ", ".join(_KINDS[:-1]) + " or {...}"
+                    message, where=f"{path}:{number}", hint="they may be " + ", ".join(_KINDS[:-1]) + " or {...}"
                 )
     hint = "an ARFF file has @attribute lines, then @data, then the rows"
     raise DataError("there is no @data line after @attribute lines", where=path, hint=hint)
@@ -102,11 +102,11 @@ def _plainly(line: str, where: str) -> str:
     """Return a row as a CSV file has it, without its weight."""
     line, cells, at = _WEIGHT.sub("", line) + ",", [], 0
     while at < len(line):
-        found = _CELL.match(line, at)
-        if found is None:
+        match = _CELL.match(line, at)
+        if match is None:
             hint = "a value with commas or quotes is written as 'it\\'s'"
             raise DataError("broken quoting", where=where, hint=hint)
-        cell, at = found[1], found.end()
+        cell, at = match[1], match.end()
         if cell[:1] in ("'", '"'):
             cell = re.sub(r"\\(.)", lambda escaped: " " if escaped[1] in "nrt" else escaped[1], cell[1:-1])
         cells.append('"' + cell.replace('"', '""') + '"')

@@ -152,8 +152,8 @@ class ArrayTable:
         if isinstance(name, str) and name in self.arrays:
             return name
         if name is None or isinstance(name, int):
-            what = "the target of an array file is another array, given by its name"
-            raise DataError(what, where=self.path, hint=f"it holds {self._listing()}")
+            message = "the target of an array file is another array, given by its name"
+            raise DataError(message, where=self.path, hint=f"it holds {self._listing()}")
         hint = self.hint or choices(name, self.arrays)
         raise DataError(f"there is no array {name!r}", where=self.path, hint=hint)
 
@@ -165,16 +165,16 @@ class ArrayTable:
         DataError
             If no array, or more than one, can be meant.
         """
-        found = [name for name, each in self.arrays.items() if each.ndim > 1 and name not in exclude]
-        if preferred in found:
+        tables = [name for name, each in self.arrays.items() if each.ndim > 1 and name not in exclude]
+        if preferred in tables:
             return preferred
-        named = [name for name in found if name.lower() in _INPUT_NAMES]
-        for candidates in (found, named):
+        named = [name for name in tables if name.lower() in _INPUT_NAMES]
+        for candidates in (tables, named):
             if len(candidates) == 1:
                 return candidates[0]
-        what = "several arrays could be the inputs" if found else "there is no array of inputs (rows, columns)"
+        message = "several arrays could be the inputs" if tables else "there is no array of inputs (rows, columns)"
         hint = f"it holds {self._listing()}; call one of them 'x', or drop the others"
-        raise DataError(what, where=self.path, hint=hint)
+        raise DataError(message, where=self.path, hint=hint)
 
     def require_same_rows(self, names: Iterable[str]) -> None:
         """Check that these arrays have as many rows as each other.
@@ -239,8 +239,8 @@ class ArrayTable:
         bad = np.abs(values) > FLOAT32_MAX
         if bad.any():
             row = int(np.argmax(bad))
-            what = f"array {name!r} has {values[row]}, which is not a finite 32-bit float"
-            raise DataError(what, where=self.where(row))
+            message = f"array {name!r} has {values[row]}, which is not a finite 32-bit float"
+            raise DataError(message, where=self.where(row))
         return values
 
     def _plain(self, name: str) -> NDArray[Any] | Member:
@@ -257,14 +257,14 @@ class ArrayTable:
     def _require_numbers(self, name: str) -> None:
         dtype = self._plain(name).dtype
         if dtype.kind not in _NUMBERS:
-            what = f"array {name!r} holds {dtype}, not real numbers"
-            raise DataError(what, where=self.path)
+            message = f"array {name!r} holds {dtype}, not real numbers"
+            raise DataError(message, where=self.path)
 
     def _one_per_row(self, name: str) -> NDArray[Any]:
         shape = self.arrays[name].shape
         if int(np.prod(shape[1:])) != 1:
-            what = f"array {name!r} must hold one value per row, but its shape is {shape}"
-            raise DataError(what, where=self.path)
+            message = f"array {name!r} must hold one value per row, but its shape is {shape}"
+            raise DataError(message, where=self.path)
         values = self._values(name)
         return (values if self.rows is None else values[self.rows]).reshape(-1)
 
@@ -296,8 +296,8 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Me
         shape, _, dtype = _header(stream)
         size = math.prod(shape) * dtype.itemsize
         if not dtype.hasobject and member.file_size != stream.tell() + size:
-            what = f"the header of {member.filename} says {size:,} bytes, but {member.file_size - stream.tell():,}"
-            raise ValueError(f"{what} follow")
+            message = f"the header of {member.filename} says {size:,} bytes, but {member.file_size - stream.tell():,}"
+            raise ValueError(f"{message} follow")
     return Member(path, member.filename, shape, dtype)
 
 
@@ -329,8 +329,8 @@ def require_array_memory(path: Path, needed: int) -> None:
     """
     there_is = host_memory()
     if there_is is not None and needed > there_is:
-        what = f"an array of {gigabytes(needed)} is in this file; this machine has {gigabytes(there_is)} of memory"
-        raise DataError(what, where=str(path), hint="train on fewer rows")
+        message = f"an array of {gigabytes(needed)} is in this file; this machine has {gigabytes(there_is)} of memory"
+        raise DataError(message, where=str(path), hint="train on fewer rows")
 
 
 def _read_array(stream: IO[bytes], path: Path) -> NDArray[Any]:
@@ -371,29 +371,29 @@ def on_disk(
     """
     count, width, native = shape[0], math.prod(shape[1:]), dtype.newbyteorder("=")
     lines, length = (width, count) if turned else (count, width)
-    place, size = room(), dtype.itemsize
-    place.holds(count * width * size)
-    start, step = place.extent(count * width * size), max(1, PIECE_BYTES // max(1, length * size))
+    file, size = room(), dtype.itemsize
+    file.holds(count * width * size)
+    start, step = file.extent(count * width * size), max(1, PIECE_BYTES // max(1, length * size))
     for first in range(0, lines, step):
         block = _next(read, min(step, lines - first) * length * size)
         values = np.frombuffer(block, dtype).reshape(-1, length).astype(native, copy=False)
         if turned:
-            place.write(start + first * length * size, values)
+            file.write(start + first * length * size, values)
             continue
         for column in range(width):
-            place.write(start + (column * count + first) * size, values[:, column])
-    found = place.array(start, native, count * width).reshape(width, count).T
-    return found if len(shape) > 1 else found[:, 0]
+            file.write(start + (column * count + first) * size, values[:, column])
+    array = file.array(start, native, count * width).reshape(width, count).T
+    return array if len(shape) > 1 else array[:, 0]
 
 
 def _next(read: Callable[[int], bytes], count: int) -> bytearray:
     """Return so many bytes of a stream. Raises ValueError where it has fewer."""
-    found = bytearray()
-    while len(found) < count:
-        if not (some := read(count - len(found))):
-            raise ValueError(f"it ends {count - len(found):,} bytes too early")
-        found += some
-    return found
+    content = bytearray()
+    while len(content) < count:
+        if not (some := read(count - len(content))):
+            raise ValueError(f"it ends {count - len(content):,} bytes too early")
+        content += some
+    return content
 
 
 def read_npy(path: Path) -> ArrayTable:

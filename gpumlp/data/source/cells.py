@@ -59,8 +59,8 @@ class Missing:
     @cached_property
     def values(self) -> frozenset[float]:
         """The numbers that mean "no value", however they are written: -999 also as -999.0."""
-        found = (parse_numbers(np.array([text], object)) for text in (*self.anywhere, *self.among_numbers) if text)
-        return frozenset(float(v[0]) for v in found if v is not None and np.isfinite(v[0]))
+        numbers = (parse_numbers(np.array([text], object)) for text in (*self.anywhere, *self.among_numbers) if text)
+        return frozenset(float(v[0]) for v in numbers if v is not None and np.isfinite(v[0]))
 
 
 USUAL_MISSING = Missing(
@@ -91,8 +91,8 @@ def common_unit(cells: Iterable[str]) -> str | None:
     """Return the word that stands after the number of every cell, as in ``1.5 kg``, or None."""
     units = set()
     for cell in cells:
-        found = _WITH_UNIT.fullmatch(cell)
-        units.add(found and found["unit"])
+        match = _WITH_UNIT.fullmatch(cell)
+        units.add(match and match["unit"])
         if None in units or len(units) > 1:
             return None
     return units.pop() if units else None
@@ -115,8 +115,8 @@ def seem_grouped(numbers: Iterable[str]) -> str | None:
         return None
     if max(abs(float(text)) for text in whole) >= 1000:
         return None
-    told = f"has numbers such as {whole[0]!r} and {pointed[0]!r}, which is read as {float(pointed[0]):g}"
-    return f"{told}; if points stand between thousands, write the numbers without them"
+    remark = f"has numbers such as {whole[0]!r} and {pointed[0]!r}, which is read as {float(pointed[0]):g}"
+    return f"{remark}; if points stand between thousands, write the numbers without them"
 
 
 def parse_numbers(cells: Strings, decimal: str = ".") -> Floats | None:

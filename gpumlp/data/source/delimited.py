@@ -331,12 +331,12 @@ class TextFile:
             done = 0
             if by_engine:
                 try:
-                    scan, place = self._scan(start, encoding, texts, self.dialect.decimal or ".")
-                    found = replace(start.dialect, decimal=scan.decimal)
-                    notes = _told(self.name, self.dialect, found, len(start.names))
+                    scan, where = self._scan(start, encoding, texts, self.dialect.decimal or ".")
+                    dialect = replace(start.dialect, decimal=scan.decimal)
+                    notes = _notes_on(self.name, self.dialect, dialect, len(start.names))
                     for first, columns in scan.blocks():
                         rows = np.arange(first, first + len(next(iter(columns.values()))))
-                        yield Frame(self.name, columns, place, found, () if first else notes, rows)
+                        yield Frame(self.name, columns, where, dialect, () if first else notes, rows)
                         done = int(rows[-1]) + 1
                     return
                 except EngineRefusalError:
@@ -373,20 +373,20 @@ class TextFile:
         self, start: _Start, encoding: str, texts: Collection[str], decimal: str
     ) -> tuple[Scan, Callable[[int], str]]:
         """Return how the engine reads the file, having seen its start, and what finds the line of a row."""
-        found, names = start.dialect, start.names
-        assert found.separator is not None
-        assert found.quote is not None
-        path = self._plain(encoding, found)
+        dialect, names = start.dialect, start.names
+        assert dialect.separator is not None
+        assert dialect.quote is not None
+        path = self._plain(encoding, dialect)
         rows = partial(
             delimited_rows,
             path,
             len(names),
-            separator=found.separator,
-            quote=QUOTES[found.quote],
+            separator=dialect.separator,
+            quote=QUOTES[dialect.quote],
             skip=start.lines[0] - 1,
         )
         sample = start.sample
-        numeric = {name: _seems_numeric(column, found.missing, decimal) for name, column in sample.items()}
+        numeric = {name: _seems_numeric(column, dialect.missing, decimal) for name, column in sample.items()}
         kinds = {name: number and name not in texts for name, number in numeric.items()}
         facts = text_facts(path)
         about = facts.line_ends - start.lines[0] + 2  # the last line may have no end
@@ -396,33 +396,35 @@ class TextFile:
             doubles = {name: i for i, name in enumerate(names) if kinds[name] and _is_plain(sample[name])}
             parsed = rows(doubles=doubles.values()), ParsedCells(cells, doubles)
 
-        def place(row: int) -> str:
+        def where(row: int) -> str:
             with self.lines(encoding) as lines:
                 return f"{self.name}:{_Start(lines, self.dialect, self.name, self.names).line(row)}"
 
-        scan = Scan((str(path),), rows(), cells, kinds, found.missing, decimal, parsed, about)
-        return scan, place
+        scan = Scan((str(path),), rows(), cells, kinds, dialect.missing, decimal, parsed, about)
+        return scan, where
 
     def _by_engine(self, start: _Start, encoding: str, texts: Collection[str]) -> Frame:
         """Read the whole file with the engine, having seen its start."""
-        found, sample = start.dialect, start.sample
-        decimal = found.decimal or find_decimal([column.texts for column in sample.values()], found.missing)
+        start_dialect, sample = start.dialect, start.sample
+        decimal = start_dialect.decimal or find_decimal(
+            [column.texts for column in sample.values()], start_dialect.missing
+        )
         while True:
-            scan, place = self._scan(start, encoding, texts, decimal)
+            scan, where = self._scan(start, encoding, texts, decimal)
             require_memory(scan.about - 1, len(start.names), self.name)
             columns = scan.columns()
-            settled = found.decimal or _decimal(decimal, columns, sample, found.missing)
+            settled = start_dialect.decimal or _decimal(decimal, columns, sample, start_dialect.missing)
             if settled == decimal:
                 break
             decimal = settled
-        dialect = replace(found, decimal=decimal)
-        notes = _told(self.name, self.dialect, dialect, len(start.names))
+        dialect = replace(start_dialect, decimal=decimal)
+        notes = _notes_on(self.name, self.dialect, dialect, len(start.names))
         path, rows = Path(scan.paths[0]), len(next(iter(columns.values())))
         ends = text_facts(path).line_ends - (start.lines[0] - 1)
         if ends not in (rows, rows - 1) and has_blank_lines(path):  # cells may have ends of lines, too
             with self.lines(encoding) as lines:
                 notes += self._skipped(_Start(lines, self.dialect, self.name, self.names).check())
-        return Frame(self.name, columns, place, dialect, notes)
+        return Frame(self.name, columns, where, dialect, notes)
 
     def _skipped(self, blanks: int) -> tuple[Note, ...]:
         """Return a note on blank lines between rows; in files with comments these are such lines, too."""
@@ -430,20 +432,22 @@ class TextFile:
             return ()
         return (Note(f"{self.name}: {blanks} blank line{'s' * (blanks > 1)} between rows skipped"),)
 
-    def _plain(self, encoding: str, found: Dialect) -> Path:
+    def _plain(self, encoding: str, dialect: Dialect) -> Path:
         """Return a file of UTF-8 with one character between cells: this one, or a temporary copy.
 
         What is packed is unpacked here, since the engine does not look at checksums.
         """
         assert self.path is not None
-        is_utf8 = self.clean is iter and found.separator != " " and codecs.lookup(encoding).name in ("utf-8", "ascii")
+        is_utf8 = (
+            self.clean is iter and dialect.separator != " " and codecs.lookup(encoding).name in ("utf-8", "ascii")
+        )
         if is_utf8:
             return plain_copy(self.path, self)
         descriptor, name = tempfile.mkstemp(suffix=".csv", prefix="gpumlp-")
         weakref.finalize(self, Path(name).unlink, missing_ok=True)
         copy = os.fdopen(descriptor, "w", encoding="utf-8", newline="")
         with copy, self.lines(encoding) as lines:
-            copy.writelines(single_blanks(lines) if found.separator == " " else lines)
+            copy.writelines(single_blanks(lines) if dialect.separator == " " else lines)
         return Path(name)
 
 
@@ -454,8 +458,8 @@ def _bounded(lines: IO[str], name: str) -> Iterator[str]:
         if not line:
             return
         if len(line) > MAX_LINE_BYTES:
-            what = f"this line has more than {MAX_LINE_BYTES:,} characters"
-            raise DataError(what, where=f"{name}:{number}", hint="a table has a line for each row; is this one?")
+            message = f"this line has more than {MAX_LINE_BYTES:,} characters"
+            raise DataError(message, where=f"{name}:{number}", hint="a table has a line for each row; is this one?")
         yield line
 
 
@@ -484,27 +488,27 @@ class _Start:
     def __init__(
         self,
         lines: Iterable[str],
-        given: Dialect,
+        settings: Dialect,
         name: str,
         names: tuple[str, ...] | None = None,
         *,
         short: bool = False,
     ) -> None:
-        self.name, self.given = name, given
+        self.name, self.settings = name, settings
         lines = iter(lines)
         head: list[str] = []
         while len(head) < SAMPLE and sum(map(len, head)) < SAMPLE_CHARS and (line := next(lines, None)) is not None:
             head.append(line)
         if head:
             head[0] = head[0].removeprefix("\ufeff")
-            if told := _SEPARATOR_LINE.fullmatch(head[0]):  # of Excel
-                given, head[0] = replace(given, separator=given.separator or told[1]), "\n"
-            _require_narrow(head[0], given, name)
+            if match := _SEPARATOR_LINE.fullmatch(head[0]):  # of Excel
+                settings, head[0] = replace(settings, separator=settings.separator or match[1]), "\n"
+            _require_narrow(head[0], settings, name)
         if "\0" in "".join(head):
             hint = "give data.encoding, such as utf-16, if it is text"
-            what = "there are NUL characters, so this is not text, or in another encoding"
-            raise DataError(what, where=name, hint=hint)
-        self.dialect = sniffed(head, given)
+            message = "there are NUL characters, so this is not text, or in another encoding"
+            raise DataError(message, where=name, hint=hint)
+        self.dialect = sniffed(head, settings)
         self.blanks = Blanks()
         rows = split_rows(chain(head, lines), self.dialect, name, self.blanks)
         first = next((row for row in rows if any(cell.strip() for cell in row[1])), None)
@@ -515,7 +519,7 @@ class _Start:
         else:
             self.names = names or tuple(f"column_{i}" for i in range(len(first[1])))
             rows = chain([first], rows)
-        if len(self.names) == 1 and given.separator is not None:
+        if len(self.names) == 1 and settings.separator is not None:
             _require_separator(head, self.dialect, f"{name}:{first[0]}")
         self._rows = _even(rows, len(self.names), name, has_names=bool(self.dialect.header) or names is not None)
         self._columns = _Columns(len(self.names))
@@ -584,9 +588,9 @@ class _Start:
         return Frame(
             path=self.name,
             columns=columns,
-            place=lambda row: f"{self.name}:{lines[row]}",
+            locate=lambda row: f"{self.name}:{lines[row]}",
             dialect=dialect,
-            notes=_told(self.name, self.given, dialect, len(self.names)),
+            notes=_notes_on(self.name, self.settings, dialect, len(self.names)),
         )
 
     def written(self, names: Sequence[str]) -> dict[str, Codes]:
@@ -614,10 +618,10 @@ class _Start:
         while portion.lines:
             columns, lines, end = portion.columns(), np.array(portion.lines), first + len(portion.lines)
             if end > skipped:
-                notes = () if first else _told(self.name, self.given, self.dialect, len(self.names))
-                place = partial(_line_of, self.name, lines)
+                notes = () if first else _notes_on(self.name, self.settings, self.dialect, len(self.names))
+                where = partial(_line_of, self.name, lines)
                 named = dict(zip(self.names, columns, strict=True))
-                frame = Frame(self.name, named, place, self.dialect, notes)
+                frame = Frame(self.name, named, where, self.dialect, notes)
                 yield frame.take(np.arange(max(skipped - first, 0), end - first))
             portion, first = _Columns(len(self.names)), end
             portion.read(rows, most)
@@ -657,8 +661,8 @@ def _undecodable(opened: Opened, name: str, encoding: str, error: UnicodeError) 
     except UnicodeDecodeError as found:
         start = found.start
         where = f"{name}:{content.count(10, 0, start) + 1}"
-        what = f"byte {start} (0x{content[start]:02x}) is not {encoding.upper()}"
-        return DataError(what, where=where, hint=f"save the file as {encoding.upper()}, or set data.encoding")
+        message = f"byte {start} (0x{content[start]:02x}) is not {encoding.upper()}"
+        return DataError(message, where=where, hint=f"save the file as {encoding.upper()}, or set data.encoding")
     except UnicodeError:
         pass
     return DataError(f"the text is not {encoding.upper()} ({error})", where=name, hint="set data.encoding")
@@ -685,25 +689,27 @@ def _c45(lines: Iterable[str]) -> Iterator[str]:
         yield "\n" if body.startswith("|") else body.removesuffix(".") + "\n"
 
 
-def _require_separator(head: list[str], found: Dialect, where: str) -> None:
+def _require_separator(head: list[str], dialect: Dialect, where: str) -> None:
     """Raise the error for lines that are not separated as was said, but evidently otherwise."""
-    assert found.separator is not None
-    seems = find_separator(head, found)
-    if seems != found.separator and seems in head[0]:
-        what = f"the cells are not separated by {found.separator!r} but, it seems, by {seems!r}"
-        raise DataError(what, where=where, hint="it is given by data.separator, or by the file that was trained on")
+    assert dialect.separator is not None
+    seems = find_separator(head, dialect)
+    if seems != dialect.separator and seems in head[0]:
+        message = f"the cells are not separated by {dialect.separator!r} but, it seems, by {seems!r}"
+        raise DataError(
+            message, where=where, hint="it is given by data.separator, or by the file that was trained on"
+        )
 
 
-def _told(name: str, given: Dialect, found: Dialect, width: int) -> tuple[Note, ...]:
+def _notes_on(name: str, asked_for: Dialect, dialect: Dialect, width: int) -> tuple[Note, ...]:
     """Return what a user should know of what was found: nothing, for a file as most are."""
-    told = []
-    if given.header is None and not found.header:
-        told.append(f"no line of column names, so they are column_0 to column_{width - 1} (data.header)")
-    if given.decimal is None and found.decimal == ",":
-        told.append("decimal commas (data.decimal)")
-    if given.quote is None and found.quote == "single":
-        told.append("single quotes (data.quote)")
-    return (Note(f"{name}: found " + "; ".join(told)),) if told else ()
+    remarks = []
+    if asked_for.header is None and not dialect.header:
+        remarks.append(f"no line of column names, so they are column_0 to column_{width - 1} (data.header)")
+    if asked_for.decimal is None and dialect.decimal == ",":
+        remarks.append("decimal commas (data.decimal)")
+    if asked_for.quote is None and dialect.quote == "single":
+        remarks.append("single quotes (data.quote)")
+    return (Note(f"{name}: found " + "; ".join(remarks)),) if remarks else ()
 
 
 def _column_names(header: list[str], where: str) -> tuple[str, ...]:
@@ -729,16 +735,16 @@ class _Texts(dict[str, int]):
         return number
 
 
-def _require_narrow(line: str, given: Dialect, name: str) -> None:
+def _require_narrow(line: str, dialect: Dialect, name: str) -> None:
     """Raise the error for a first line of more columns than a table may have."""
-    most = max(line.count(mark) for mark in ([given.separator] if given.separator else "\t;|,"))
+    most = max(line.count(mark) for mark in ([dialect.separator] if dialect.separator else "\t;|,"))
     if most >= MAX_COLUMNS:
-        what = f"there are {most + 1:,} columns, and a table has at most {MAX_COLUMNS:,}"
-        raise DataError(what, where=f"{name}:1", hint="put this many numbers into an array: .npz, or .npy")
+        message = f"there are {most + 1:,} columns, and a table has at most {MAX_COLUMNS:,}"
+        raise DataError(message, where=f"{name}:1", hint="put this many numbers into an array: .npz, or .npy")
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + "s" * (number != 1)
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}" + "s" * (number != 1)
 
 
 def _even(rows: Iterable[Row], width: int, where: str, *, has_names: bool) -> Iterator[Row]:
@@ -750,10 +756,10 @@ def _even(rows: Iterable[Row], width: int, where: str, *, has_names: bool) -> It
                 hint = (
                     f"each column needs one name; if the first row is a title or a comment, take it out; else {hint}"
                 )
-                what = f"{_count(width, 'column name')} for a row of {_count(len(row), 'cell')}"
-                raise DataError(what, where=f"{where}:{start}", hint=hint)
-            what = f"expected {width} cell{'s' * (width > 1)}, as in the first row, but found {len(row)}"
-            raise DataError(what, where=f"{where}:{start}", hint=hint)
+                message = f"{_count(width, 'column name')} for a row of {_count(len(row), 'cell')}"
+                raise DataError(message, where=f"{where}:{start}", hint=hint)
+            message = f"expected {width} cell{'s' * (width > 1)}, as in the first row, but found {len(row)}"
+            raise DataError(message, where=f"{where}:{start}", hint=hint)
         yield start, row
 
 

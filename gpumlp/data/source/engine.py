@@ -130,15 +130,15 @@ class Scan:
         EngineRefusalError
             If the engine cannot read them.
         """
-        place = room()
+        space = room()
         texts = {name: _Dictionary() for name, number in self.kinds.items() if not number}
         growing = {
-            name: place.growing(np.float64 if number else np.int32, self.about) for name, number in self.kinds.items()
+            name: space.growing(np.float64 if number else np.int32, self.about) for name, number in self.kinds.items()
         }
 
         def read(names: Sequence[str]) -> set[str]:
             """Read some columns to their ends; return those of numbers in which some cells are not."""
-            found: set[str] = set()
+            strange: set[str] = set()
             part = self if len(names) == len(self.kinds) else replace(self, kinds={n: self.kinds[n] for n in names})
             for block in part._blocks(texts):
                 if ended.is_set():
@@ -146,23 +146,25 @@ class Scan:
                 for name, (values, has_strange) in block.items():
                     growing[name].extend(values)
                     if has_strange:
-                        found.add(name)
-            return found
+                        strange.add(name)
+            return strange
 
         every, ended = list(self.kinds), threading.Event()
         # The file of the room is written by one thread.
         shares = 1 if any(each.is_in_file for each in growing.values()) else self.shares
         with ThreadPoolExecutor(shares) as pool:
             try:
-                found = pool.map(read, [every[i::shares] for i in range(shares)]) if shares > 1 else [read(every)]
-                strange = set().union(*found)
+                sets = pool.map(read, [every[i::shares] for i in range(shares)]) if shares > 1 else [read(every)]
+                strange = set().union(*sets)
             except BaseException:
                 ended.set()
                 raise
         columns: dict[str, Column] = {}
         for name, number in self.kinds.items():
             whole = growing.pop(name).whole()
-            columns[name] = Numbers(whole, self._rewrite(name)) if number else merged(texts[name].texts, whole).kept()
+            columns[name] = (
+                Numbers(whole, self._rewrite(name)) if number else merged(texts[name].texts, whole).in_room()
+            )
         columns |= self._settled([name for name in every if name in strange], columns)
         return columns
 
@@ -222,14 +224,14 @@ class Scan:
             If the engine cannot read them.
         """
         missing = ", ".join(map(literal, sorted({"", *self.missing.anywhere, *self.missing.among_numbers})))
-        asked = []
+        conditions = []
         for name in self.kinds:
             text = f"trim({self.expressions.text(name)})"
             fits = f"bool_and({text} IN ({missing}) OR regexp_full_match({text}, {literal(pattern)}))"
-            asked.append(f"coalesce({fits} AND bool_or(contains({text}, {literal(mark)})), false)")
+            conditions.append(f"coalesce({fits} AND bool_or(contains({text}, {literal(mark)})), false)")
         with engine(self.paths, table=self.table) as connection:
-            (found,) = connection.execute(f"SELECT {', '.join(asked)} FROM {self.rows}").fetchall()
-        return [name for name, matches in zip(self.kinds, found, strict=True) if matches]
+            (flags,) = connection.execute(f"SELECT {', '.join(conditions)} FROM {self.rows}").fetchall()
+        return [name for name, matches in zip(self.kinds, flags, strict=True) if matches]
 
     def _rewrite(self, name: str) -> Callable[[], Codes]:
         return lambda: self.codes([name])[name]
@@ -283,15 +285,15 @@ class Scan:
     def _strange_texts(self, names: Sequence[str]) -> list[list[str]]:
         """Return the texts of each column that are not finite numbers, a few more than are looked at where many."""
         with engine(self.paths, table=self.table) as connection:
-            found = []
+            texts_of = []
             for name in names:
                 number, text = self.expressions.number(name), self.expressions.text(name)
                 query = (
                     f"SELECT DISTINCT {text} FROM {self.rows} WHERE {text} IS NOT NULL AND NOT isfinite({number}) "
                     f"LIMIT {MAX_STRANGE_TEXTS + 1}"
                 )
-                found.append([str(text) for (text,) in connection.execute(query).fetchall()])
-            return found
+                texts_of.append([str(text) for (text,) in connection.execute(query).fetchall()])
+            return texts_of
 
     def _blocks(self, texts: Mapping[str, _Dictionary]) -> Iterator[dict[str, tuple[NDArray[Any], bool]]]:
         """Yield float64 values or int32 codes of each column; texts that are new join their dictionary.
@@ -430,11 +432,11 @@ class _Dictionary:
         """Return the code of each row, (n,), given the hashes of the rows and the texts as an Arrow array."""
         if not len(self._hashes):
             self._add(hashes, np.arange(min(len(hashes), FIRST_ROWS)), texts)
-        places, unknown = self._places(hashes)
+        slots, unknown = self._slots_of(hashes)
         if len(unknown):
             self._add(hashes, unknown, texts)
-            places, _ = self._places(hashes)
-        codes: NDArray[np.int32] = self._codes[places]
+            slots, _ = self._slots_of(hashes)
+        codes: NDArray[np.int32] = self._codes[slots]
         return codes
 
     def _add(self, hashes: NDArray[np.uint64], rows: NDArray[np.int64], texts: Any) -> None:
@@ -447,16 +449,16 @@ class _Dictionary:
         order = np.argsort(joined)
         self._learn(joined[order], np.concatenate([self._codes, codes])[order])
 
-    def _places(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _slots_of(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return where the hashes stand among the known ones, and the rows of those that are not known."""
-        places: NDArray[np.int64] = self._slots[(hashes >> self._shift).view(np.int64)]
-        astray = np.flatnonzero(self._hashes[places] != hashes)
+        slots: NDArray[np.int64] = self._slots[(hashes >> self._shift).view(np.int64)]
+        astray = np.flatnonzero(self._hashes[slots] != hashes)
         if len(astray):
             others = hashes[astray]
-            found = np.searchsorted(self._hashes, others).clip(max=len(self._hashes) - 1)
-            places[astray] = found
-            astray = astray[self._hashes[found] != others]
-        return places, astray
+            nearest = np.searchsorted(self._hashes, others).clip(max=len(self._hashes) - 1)
+            slots[astray] = nearest
+            astray = astray[self._hashes[nearest] != others]
+        return slots, astray
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,10 @@ def matched(path: Path) -> list[Path]:
     """
     if not is_pattern(path):
         return [path]
-    found = sorted(each for each in map(Path, glob.glob(str(path), recursive=True)) if each.is_file())
-    if not found:
+    paths = sorted(each for each in map(Path, glob.glob(str(path), recursive=True)) if each.is_file())
+    if not paths:
         raise DataError("no file matches this pattern", where=str(path), hint=_beside(path))
-    return found
+    return paths
 
 
 def all_files(files: Files, folder: Path | None = None) -> list[Path]:
@@ -62,13 +62,13 @@ def all_files(files: Files, folder: Path | None = None) -> list[Path]:
         If nothing matches a pattern, or a file is named twice.
     """
     named = [files] if isinstance(files, str | Path) else files
-    found = [each for name in named for each in matched((folder or Path()) / name)]
+    paths = [each for name in named for each in matched((folder or Path()) / name)]
     seen: set[Path] = set()
-    for path in found:
+    for path in paths:
         if path in seen:
             raise DataError("this file is named twice", where=str(path), hint="its rows would count twice")
         seen.add(path)
-    return found
+    return paths
 
 
 def title(files: Sequence[Path]) -> str:
@@ -146,8 +146,8 @@ def _unpack_zstd(path: Path, copy: IO[bytes]) -> None:
     except OSError as error:
         raise _unreadable(path, error) from error
     except (EngineRefusalError, ValueError) as error:
-        what = f"the zstd data is damaged, cut short or not UTF-8 text ({str(error).splitlines()[0]})"
-        raise DataError(what, where=str(path), hint="copy or download the file again") from None
+        message = f"the zstd data is damaged, cut short or not UTF-8 text ({str(error).splitlines()[0]})"
+        raise DataError(message, where=str(path), hint="copy or download the file again") from None
 
 
 @contextmanager
@@ -175,6 +175,6 @@ def open_binary(path: Path) -> Iterator[IO[bytes]]:
 def _unreadable(path: Path, error: OSError) -> DataError:
     """Return the error for a file that cannot be read, or of which no temporary copy can be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        what = f"there is no room in {tempfile.gettempdir()} for a temporary copy of this file ({error.strerror})"
-        return DataError(what, where=str(path), hint="name another folder by the environment variable TMPDIR")
+        message = f"there is no room in {tempfile.gettempdir()} for a temporary copy of this file ({error.strerror})"
+        return DataError(message, where=str(path), hint="name another folder by the environment variable TMPDIR")
     return DataError(f"the file cannot be read ({error.strerror or error})", where=str(path))

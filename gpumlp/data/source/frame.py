@@ -54,7 +54,7 @@ class Codes:
         """Return the column itself: it is kept as it was written."""
         return self
 
-    def kept(self) -> Codes:
+    def in_room(self) -> Codes:
         """Return the column with its codes where the room for sources has them."""
         return replace(self, codes=room().keep(self.codes))
 
@@ -159,8 +159,8 @@ class Nested:
         DataError
             In any case.
         """
-        what = f"column {self.name!r} holds {self.kind}, not single values"
-        raise DataError(what, where=self.path, hint="leave it out with data.drop, or make columns of its parts")
+        message = f"column {self.name!r} holds {self.kind}, not single values"
+        raise DataError(message, where=self.path, hint="leave it out with data.drop, or make columns of its parts")
 
 
 Column = Numbers | Codes | PartOfCodes | Nested
@@ -176,7 +176,7 @@ class Frame:
         What to call the source in messages.
     columns
         By name, in file order.
-    place
+    locate
         Returns where a row of the source starts, such as ``file:line``; rows are counted from 0.
     dialect
         How the source was read; a later file can be read the same way.
@@ -190,7 +190,7 @@ class Frame:
 
     path: str
     columns: Mapping[str, Column]
-    place: Callable[[int], str]
+    locate: Callable[[int], str]
     dialect: Dialect
     notes: tuple[Note, ...] = ()
     rows: NDArray[np.int64] | None = None
@@ -222,7 +222,7 @@ class Frame:
 
     def where(self, row: int) -> str:
         """Return the place of a row, such as ``file:line``."""
-        return self.place(row if self.rows is None else int(self.rows[row]))
+        return self.locate(row if self.rows is None else int(self.rows[row]))
 
     def resolve(self, column: str | int | None) -> str:
         """Return the name of a column given by name or by position (negative: from the end).
@@ -243,10 +243,10 @@ class Frame:
                     hint = f"if the first line holds the column names, set data.header to true; else {hint}"
                 raise DataError(f"there is no column {column!r}", where=self.path, hint=hint)
             return column
-        given: Any = column
-        if isinstance(given, bool) or not isinstance(given, Integral):
-            what = f"a column is found by its name or number, not by a {type(given).__name__}"
-            raise DataError(what, where=self.path, hint="columns: " + ", ".join(names[:LISTED]))
+        position: Any = column
+        if isinstance(position, bool) or not isinstance(position, Integral):
+            message = f"a column is found by its name or number, not by a {type(position).__name__}"
+            raise DataError(message, where=self.path, hint="columns: " + ", ".join(names[:LISTED]))
         if not -len(names) <= column < len(names):
             hint = f"the file has {len(names)} columns: 0 to {len(names) - 1}, or -1 for the last"
             if str(column) in names:
@@ -451,18 +451,18 @@ def require_memory(rows: int, columns: int, where: str, *, itemsize: int = 8, ki
     require_bytes(needed, f"{rows:,} rows of {columns:,} columns take {gigabytes(needed)} as {kind}", where)
 
 
-def require_bytes(needed: int, what: str, where: str) -> None:
+def require_bytes(needed: int, message: str, where: str) -> None:
     """Check that so many bytes have a place in memory or on disk, before any of it is taken.
 
     Raises
     ------
     DataError
-        If they have none; the message begins with ``what``.
+        If they have none; the message begins with ``message``.
     """
     there_is = host_memory()
     if there_is is not None and needed > there_is and not room().holds(needed):
         hint = "train on fewer rows, or drop columns"
-        raise DataError(f"{what}; this machine has {gigabytes(there_is)}", where=where, hint=hint)
+        raise DataError(f"{message}; this machine has {gigabytes(there_is)}", where=where, hint=hint)
 
 
 def largest(values: Floats) -> float:
@@ -494,14 +494,14 @@ def concatenated(frames: Sequence[Frame], path: str) -> Frame:
         require_same_columns(first, frame)
     starts = np.cumsum([0, *map(len, frames)])
 
-    def place(row: int) -> str:
+    def where(row: int) -> str:
         part = int(np.searchsorted(starts, row, side="right")) - 1
         return frames[part].where(row - int(starts[part]))
 
     columns = {name: _joined([frame.columns[name] for frame in frames]) for name in frames[0].names}
     notes = tuple(dict.fromkeys(note for frame in frames for note in frame.notes))
     kinds = {name: kind for frame in reversed(frames) for name, kind in frame.kinds.items()}
-    return Frame(path, columns, place, first.dialect, notes, kinds=kinds)
+    return Frame(path, columns, where, first.dialect, notes, kinds=kinds)
 
 
 def require_same_columns(first: Frame, frame: Frame) -> None:
@@ -515,8 +515,8 @@ def require_same_columns(first: Frame, frame: Frame) -> None:
     lacking = [name for name in first.names if name not in frame.columns]
     new = [name for name in frame.names if name not in first.columns]
     if lacking:
-        what = f"there is no column {lacking[0]!r}, which {first.path} has"
-        raise DataError(what, where=frame.path, hint=choices(lacking[0], new or frame.names))
+        message = f"there is no column {lacking[0]!r}, which {first.path} has"
+        raise DataError(message, where=frame.path, hint=choices(lacking[0], new or frame.names))
     if new:
         hint = "files that are read together have the same columns"
         raise DataError(f"there is a column {new[0]!r}, which {first.path} has not", where=frame.path, hint=hint)
@@ -539,7 +539,7 @@ def _joined(columns: Sequence[Column]) -> Column:
 def _joined_codes(columns: Sequence[Codes]) -> Codes:
     starts = np.cumsum([0, *(len(column.texts) for column in columns)])
     codes = [column.codes + start for column, start in zip(columns, starts, strict=False)]
-    return merged([text for column in columns for text in column.texts], np.concatenate(codes)).kept()
+    return merged([text for column in columns for text in column.texts], np.concatenate(codes)).in_room()
 
 
 def as_written(values: NDArray[Any]) -> Codes:
@@ -588,8 +588,8 @@ def _first_rows(numbers: NDArray[np.int32], codes: NDArray[Any]) -> NDArray[np.i
     start, size = 0, _FIRST_ROWS
     while start < len(codes) and (first == len(codes)).any():
         part = numbers[codes[start : start + size]]
-        found = np.full(len(first), len(codes))
-        found[part[::-1]] = np.arange(start, start + len(part))[::-1]
-        np.minimum(first, found, out=first)
+        firsts = np.full(len(first), len(codes))
+        firsts[part[::-1]] = np.arange(start, start + len(part))[::-1]
+        np.minimum(first, firsts, out=first)
         start, size = start + size, 8 * size
     return first

@@ -71,12 +71,12 @@ def _read(path: Path) -> NDArray[np.uint8]:
         count = math.prod(shape)
         if path.stat().st_size * _MOST_PACKED >= count and not room().take(count):
             try:
-                found = on_disk(stream.read, shape, np.dtype(np.uint8))
+                pixels = on_disk(stream.read, shape, np.dtype(np.uint8))
             except ValueError as error:
                 raise DataError(f"the file is damaged: {error}", where=str(path), hint=_AGAIN) from None
             if stream.read(1):
                 raise DataError("the file is damaged: there are bytes after its end", where=str(path), hint=_AGAIN)
-            return found
+            return pixels
         require_array_memory(path, min(count, path.stat().st_size * _MOST_PACKED))
         # Memory is taken for what the file can hold, and for one byte more than it should.
         content = stream.read(min(count, path.stat().st_size * _MOST_PACKED) + 1)

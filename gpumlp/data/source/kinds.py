@@ -94,11 +94,11 @@ def number_format(texts: Iterable[str], decimal: str = ".") -> Kind | None:
     """
     listed, units, bodies = list(texts), set(), []
     for text in listed:
-        found = _WRITTEN.fullmatch(text)
-        if found is None or (found[1] and found[3]):
+        match = _WRITTEN.fullmatch(text)
+        if match is None or (match[1] and match[3]):
             return None
-        units.add(found[1] or found[3])
-        bodies.append(found[2].strip())
+        units.add(match[1] or match[3])
+        bodies.append(match[2].strip())
     if units == {"%", ""}:  # 12% and 0.12 may be the same
         return None
     units.discard("")

@@ -82,7 +82,7 @@ class _Plan:
     located: bytes
     shifts: tuple[tuple[int, int], ...]
 
-    def place(self, position: int) -> str:
+    def locate(self, position: int) -> str:
         """Return the line and column of the user's text for a byte of the query that was run."""
         moved = sum(longer for end, longer in self.shifts if end <= position)
         before = self.text.encode()[: max(position - moved, 0)].decode(errors="ignore")
@@ -111,13 +111,13 @@ def read_query(text: str, folder: Path, dialect: Dialect = DETECT, *, texts: Col
     """
     plan = _plan(text, folder)
 
-    def place(row: int) -> str:
+    def locate(row: int) -> str:
         return f"{NAME}, row {row + 1}"
 
-    name, written = temporary(place)
+    name, written = temporary(locate)
     _run(plan, name, written)
     rows = f"read_parquet({literal(name)})"
-    frame = read_typed(rows, [name], NAME, dialect, texts=texts, kind="rows of the query", place=place)
+    frame = read_typed(rows, [name], NAME, dialect, texts=texts, kind="rows of the query", locate=locate)
     return replace(frame, notes=_notes(plan.tree))
 
 
@@ -171,14 +171,14 @@ def _plan(text: str, folder: Path) -> _Plan:
             continue  # without quotes it is not a file
         path, where = Path(os.path.abspath(folder / os.path.expanduser(reference.name))), _at(text, reference.start)
         if not path.name.lower().endswith(ENDINGS):
-            what = f"a query reads data files only, and {reference.name!r} has another ending"
-            raise DataError(what, where=where, hint="it must end in one of: " + " ".join(ENDINGS))
+            message = f"a query reads data files only, and {reference.name!r} has another ending"
+            raise DataError(message, where=where, hint="it must end in one of: " + " ".join(ENDINGS))
         try:
-            found = [str(existing(each)) for each in matched(path)]
+            paths = [str(existing(each)) for each in matched(path)]
         except DataError as error:
             raise DataError(f"{error.where}: {error.what}", where=where, hint=error.hint) from None
-        files += found
-        new = reference.located(found, is_pattern(path)).encode()
+        files += paths
+        new = reference.located(paths, is_pattern(path)).encode()
         located += written[at : quoted.start()] + new
         at = quoted.end()
         shifts.append((len(located), len(new) - len(quoted[0])))
@@ -186,26 +186,26 @@ def _plan(text: str, folder: Path) -> _Plan:
 
 
 def _at(text: str, start: int) -> str:
-    return _Plan(text, {}, (), b"", ()).place(start)
+    return _Plan(text, {}, (), b"", ()).locate(start)
 
 
 def _tree(text: str) -> dict[str, Any]:
     """Return the only statement of a query, parsed."""
-    what = "a query must be one SELECT"
+    message = "a query must be one SELECT"
     hint = "such as: select * from 'sales/*.parquet' where year > 2020 order by id"
     try:
         with engine([], for_query=True) as connection:
             statements = connection.extract_statements(text)
             kinds = [str(each.type).rpartition(".")[2] for each in statements]
             if kinds != ["SELECT"]:
-                found = f"{len(kinds)} statements" if len(kinds) != 1 else kinds[0]
-                raise DataError(f"{what}, and this is {found}", where=NAME, hint=hint)
+                kind = f"{len(kinds)} statements" if len(kinds) != 1 else kinds[0]
+                raise DataError(f"{message}, and this is {kind}", where=NAME, hint=hint)
             (serialized,) = connection.execute("SELECT json_serialize_sql(?)", [text]).fetchone()
     except EngineRefusalError as error:
         raise _refused(error, _Plan(text, {}, (), text.encode(), ())) from None
     tree = json.loads(serialized)
     if tree.get("error") or len(tree["statements"]) != 1:
-        raise DataError(f"{what}, and this is another kind of statement", where=NAME, hint=hint)
+        raise DataError(f"{message}, and this is another kind of statement", where=NAME, hint=hint)
     statement: dict[str, Any] = tree["statements"][0]
     return statement
 
@@ -222,15 +222,21 @@ def _require_select(tree: dict[str, Any]) -> None:
     for node in _nodes(tree):
         kind = str(node.get("type", ""))
         if kind.endswith("_QUERY_NODE"):
-            what = f"a query only reads, and there is {kind.removesuffix('_QUERY_NODE')} in this one"
-            raise DataError(what, where=NAME)
+            message = f"a query only reads, and there is {kind.removesuffix('_QUERY_NODE')} in this one"
+            raise DataError(message, where=NAME)
 
 
 def _references(tree: Any) -> Iterator[_Reference]:
     """Yield the files that are named: in place of a table, or as the first argument of a function that reads."""
-    own = {each["key"] for node in _nodes(tree) for each in (node.get("cte_map") or {}).get("map", ())}  # by WITH
+    named_by_with = {
+        each["key"] for node in _nodes(tree) for each in (node.get("cte_map") or {}).get("map", ())
+    }  # by WITH
     for node in _nodes(tree):
-        if node.get("type") == "BASE_TABLE" and not node.get("schema_name") and node["table_name"] not in own:
+        if (
+            node.get("type") == "BASE_TABLE"
+            and not node.get("schema_name")
+            and node["table_name"] not in named_by_with
+        ):
             yield _Reference(node["query_location"], node["table_name"], "table")
         if node.get("type") == "TABLE_FUNCTION" and _READERS.fullmatch(node["function"]["function_name"].lower()):
             for first in node["function"].get("arguments", [])[:1]:
@@ -247,20 +253,20 @@ def _refused(error: EngineRefusalError, plan: _Plan, *, before: int = 0) -> Data
 
     ``before`` is how many bytes stood before the query when it was run.
     """
-    found = re.search(r"Error: (\{.*\})\s*$", str(error), re.DOTALL)
+    match = re.search(r"Error: (\{.*\})\s*$", str(error), re.DOTALL)
     fields: dict[str, str] = {}
-    if found:
+    if match:
         try:
-            fields = json.loads(found[1])
+            fields = json.loads(match[1])
         except ValueError:
             fields = {}
     message = fields.get("exception_message", str(error))
-    where = plan.place(int(fields["position"]) - before) if fields.get("position", "").isdigit() else NAME
+    where = plan.locate(int(fields["position"]) - before) if fields.get("position", "").isdigit() else NAME
     if fields.get("exception_type") == "Permission":
         named = re.search(r'"([^"]*)"', message)
-        what = f"a query may not read {named[1]!r}" if named else "this is not permitted in a query"
+        refusal = f"a query may not read {named[1]!r}" if named else "this is not permitted in a query"
         hint = "name data files in quotes: FROM 'part-*.csv', or read_csv('part-*.csv', delim = ';')"
-        return DataError(what, where=where, hint=hint)
+        return DataError(refusal, where=where, hint=hint)
     first, *others = message.splitlines() or [message]
     first = next((line for line in others if "onvert" in line), first)  # of a cell; before it stands which
     candidates = [each.strip() for each in fields.get("candidates", "").split(",") if each.strip()]
@@ -282,5 +288,5 @@ def _notes(tree: dict[str, Any]) -> tuple[Note, ...]:
     )
     if not mixed:
         return ()
-    what = "without ORDER BY at its end the order of the rows, and so the split, may change from run to run"
-    return (Note(f"{NAME}: {what}"),)
+    message = "without ORDER BY at its end the order of the rows, and so the split, may change from run to run"
+    return (Note(f"{NAME}: {message}"),)

@@ -91,8 +91,8 @@ def read(files: Files, dialect: Dialect = DETECT, *, texts: Collection[str] = ()
         if len(paths) == 1:
             return source
         if not isinstance(source, Frame):
-            what = "only tables can be read together, and this file holds arrays"
-            raise DataError(what, where=str(path), hint="put the arrays of all files into one")
+            message = "only tables can be read together, and this file holds arrays"
+            raise DataError(message, where=str(path), hint="put the arrays of all files into one")
         frames.append(source)
         if source.dialect.separator:
             dialect = source.dialect

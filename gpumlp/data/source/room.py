@@ -181,9 +181,9 @@ def usual_room(memory: int | None = None, folder: Path | None = None) -> Room:
 
 
 @contextmanager
-def reading_into(place: Room) -> Iterator[None]:
+def reading_into(room: Room) -> Iterator[None]:
     """Read sources into a room meanwhile, in this thread."""
-    token = _room.set(place)
+    token = _room.set(room)
     try:
         yield
     finally:
@@ -230,14 +230,14 @@ def _disk(folder: Path | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = f"the columns of the data cannot be kept here: {error.strerror or error}"
-        raise DataError(what, where=str(folder), hint="choose another folder by data.pack.folder") from None
+        message = f"the columns of the data cannot be kept here: {error.strerror or error}"
+        raise DataError(message, where=str(folder), hint="choose another folder by data.pack.folder") from None
 
 
-def require_disk(folder: Path, needed: int, what: str) -> None:
+def require_disk(folder: Path, needed: int, content: str) -> None:
     """Raise DataError unless a disk has room for so many bytes."""
-    place = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
-    free = shutil.disk_usage(place).free
+    existing = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+    free = shutil.disk_usage(existing).free
     if needed > free:
-        short = f"{what} take {gigabytes(needed)}, and this disk has {gigabytes(free)}"
+        short = f"{content} take {gigabytes(needed)}, and this disk has {gigabytes(free)}"
         raise DataError(short, where=str(folder), hint="choose a folder on another disk by data.pack.folder")

@@ -78,13 +78,13 @@ def rows_of(rows: Any, y: Any = None, *, missing: Missing = USUAL_MISSING) -> Fr
         columns = {str(name): _column(str(name), values, missing) for name, values in rows.items()}
         if len(columns) < len(rows):
             raise DataError("two columns have the same name once it is text", where=NAME, hint="rename one of them")
-        frame = Frame(NAME, columns, _place, Dialect(missing=missing))
+        frame = Frame(NAME, columns, _locate, Dialect(missing=missing))
     if y is not None:
         if TARGET in frame.columns:
             raise DataError(
                 f"there is a column {TARGET!r} already", where=NAME, hint="name it as the target instead of y"
             )
-        frame = Frame(NAME, {**frame.columns, TARGET: _column(TARGET, y, missing)}, _place, frame.dialect)
+        frame = Frame(NAME, {**frame.columns, TARGET: _column(TARGET, y, missing)}, _locate, frame.dialect)
     lengths = {name: len(column) for name, column in frame.columns.items()}
     if len(set(lengths.values())) > 1:
         listing = ", ".join(f"{name} {length}" for name, length in list(lengths.items())[:5])
@@ -111,8 +111,8 @@ def with_columns(source: Frame | ArrayTable, columns: Mapping[str, Any]) -> Fram
     assert isinstance(new, Frame)
     if isinstance(source, Frame):
         if len(new) != len(source):
-            what = f"there are {len(source)} rows, but {len(new)} values for {next(iter(columns))!r}"
-            raise DataError(what, where=source.path)
+            message = f"there are {len(source)} rows, but {len(new)} values for {next(iter(columns))!r}"
+            raise DataError(message, where=source.path)
         return replace(source, columns={**source.columns, **new.columns})
     arrays = {name: _array(column, columns[name]) for name, column in new.columns.items()}
     table = replace(source, arrays={**source.arrays, **arrays})
@@ -120,17 +120,17 @@ def with_columns(source: Frame | ArrayTable, columns: Mapping[str, Any]) -> Fram
     return table
 
 
-def _array(column: Column, given: Any) -> NDArray[Any]:
+def _array(column: Column, values: Any) -> NDArray[Any]:
     """Return a column as an array: whole numbers as they were given, which may be beyond 2^53, numbers, or texts."""
     if isinstance(column, Numbers):
-        plain = plain_array(given)
+        plain = plain_array(values)
         plain = np.asarray(plain.tolist()) if plain.dtype.kind == "O" else plain
         return plain if plain.dtype.kind in "iu" else column.values
     texts = column.written()
     return texts.texts.astype(np.str_)[texts.codes]
 
 
-def _place(row: int) -> str:
+def _locate(row: int) -> str:
     return f"{NAME}, row {row}"
 
 
@@ -141,9 +141,9 @@ def _from_arrow(rows: Any, missing: Missing) -> Frame:
     try:
         table = Table.from_arrow(rows)
     except Exception as error:  # of whoever makes the stream, such as pandas by pyarrow
-        told = "; ".join(map(str, error.args)) or type(error).__name__
-        what = f"the rows cannot be read as an Arrow table: {told:.200}"
-        raise DataError(what, where=NAME, hint="give each column one type: numbers or texts") from error
+        reason = "; ".join(map(str, error.args)) or type(error).__name__
+        message = f"the rows cannot be read as an Arrow table: {reason:.200}"
+        raise DataError(message, where=NAME, hint="give each column one type: numbers or texts") from error
     if 0 < table.num_rows * table.num_columns <= MAX_PLAIN_CELLS:
         columns = {
             name: _plain_column(str(table.schema.field(i).type), table.column(i), missing)
@@ -151,9 +151,9 @@ def _from_arrow(rows: Any, missing: Missing) -> Frame:
         }
         plain = {name: column for name, column in columns.items() if column is not None}
         if len(plain) == table.num_columns:
-            return Frame(NAME, plain, _place, Dialect(missing=missing))
+            return Frame(NAME, plain, _locate, Dialect(missing=missing))
     dialect = Dialect(missing=missing)
-    return read_typed(TABLE, [], NAME, dialect, texts=(), kind="an Arrow table", place=_place, table=table)
+    return read_typed(TABLE, [], NAME, dialect, texts=(), kind="an Arrow table", locate=_locate, table=table)
 
 
 def _plain_column(type_: str, column: Any, missing: Missing) -> Column | None:
@@ -205,8 +205,8 @@ def _column(name: str, values: Any, missing: Missing) -> Column:
         return _texts(np.where(np.isnat(values), "", values.astype(str)))
     if values.dtype.kind in "U":
         return _texts(values)
-    what = f"column {name!r} holds {values.dtype}, not numbers or texts"
-    raise DataError(what, where=NAME, hint="leave the column out, or make one of numbers or texts of it")
+    message = f"column {name!r} holds {values.dtype}, not numbers or texts"
+    raise DataError(message, where=NAME, hint="leave the column out, or make one of numbers or texts of it")
 
 
 def _of_numbers(numbers: NDArray[np.float64], written: Callable[[], Codes], missing: Missing) -> Numbers:

@@ -75,13 +75,13 @@ def single_blanks(lines: Iterable[str]) -> Iterator[str]:
     return (re.sub(r"[ \t]+", " ", line.strip()) + "\n" for line in lines)
 
 
-def sniffed(lines: Sequence[str], given: Dialect) -> Dialect:
+def sniffed(lines: Sequence[str], settings: Dialect) -> Dialect:
     """Return the dialect of a file that begins with ``lines``: separator, quote and header, where not given."""
-    quote = given.quote or _quote(lines)
-    separator = given.separator or find_separator(lines, replace(given, quote=quote))
-    dialect = replace(given, quote=quote, separator=separator)
-    if given.header is None:
-        dialect = replace(dialect, header=_has_header(_sample(lines, dialect), given.missing))
+    quote = settings.quote or _quote(lines)
+    separator = settings.separator or find_separator(lines, replace(settings, quote=quote))
+    dialect = replace(settings, quote=quote, separator=separator)
+    if settings.header is None:
+        dialect = replace(dialect, header=_has_header(_sample(lines, dialect), settings.missing))
     return dialect
 
 

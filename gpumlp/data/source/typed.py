@@ -109,7 +109,7 @@ def read_json_lines(path: Path, dialect: Dialect = DETECT, *, texts: Collection[
     source = _JsonSource(path)
     try:
         frame = read_typed(
-            source.rows, [str(source.plain)], str(path), dialect, texts=texts, kind=_JSON, place=source.place
+            source.rows, [str(source.plain)], str(path), dialect, texts=texts, kind=_JSON, locate=source.locate
         )
     except DataError as error:
         _require_objects(source.plain, path)
@@ -129,7 +129,7 @@ def json_blocks(path: Path, dialect: Dialect, *, texts: Collection[str] = ()) ->
     """
     source = _JsonSource(path)
     blocks = typed_blocks(
-        source.rows, [str(source.plain)], str(path), dialect, texts=texts, kind=_JSON, place=source.place
+        source.rows, [str(source.plain)], str(path), dialect, texts=texts, kind=_JSON, locate=source.locate
     )
     try:
         for number, frame in enumerate(blocks):
@@ -159,7 +159,7 @@ class _JsonSource:
             f"maximum_object_size = {MAX_LINE_BYTES})"
         )
 
-    def place(self, row: int) -> str:
+    def locate(self, row: int) -> str:
         """Return the file and line of a row."""
         with open_binary(self.plain) as lines:
             numbers = (number for number, line in enumerate(lines, 1) if line.strip())
@@ -173,10 +173,10 @@ def _require_objects(plain: Path, path: Path) -> None:
             try:
                 if not line.strip() or isinstance(json.loads(line), dict):
                     continue
-                what = "this line is not a JSON object"
+                message = "this line is not a JSON object"
             except (ValueError, RecursionError) as error:
-                what = f"this line is not JSON: {error}"
-            raise DataError(what, where=f"{path}:{number}", hint=_OBJECTS)
+                message = f"this line is not JSON: {error}"
+            raise DataError(message, where=f"{path}:{number}", hint=_OBJECTS)
 
 
 def read_typed(
@@ -187,7 +187,7 @@ def read_typed(
     *,
     texts: Collection[str],
     kind: str,
-    place: Callable[[int], str] | None = None,
+    locate: Callable[[int], str] | None = None,
     table: Any = None,
 ) -> Frame:
     """Read what stands behind FROM.
@@ -206,7 +206,7 @@ def read_typed(
         Columns that are texts, even where their type is numeric.
     kind
         Kind of the source, for messages.
-    place
+    locate
         Returns where a row starts; None for ``name:row``, counted from 1.
     table
         An Arrow table, where ``rows`` is ``TABLE``.
@@ -229,7 +229,7 @@ def read_typed(
     if columns and not count:
         raise _no_rows(name, kind)
     every = _with_nested(columns, cells.types, name, count)
-    return Frame(name, every, place or _numbered(name), replace(dialect, decimal=None))
+    return Frame(name, every, locate or _numbered(name), replace(dialect, decimal=None))
 
 
 def parquet_blocks(path: Path, dialect: Dialect, *, texts: Collection[str] = ()) -> Iterator[Frame]:
@@ -251,7 +251,7 @@ def typed_blocks(
     *,
     texts: Collection[str],
     kind: str,
-    place: Callable[[int], str] | None = None,
+    locate: Callable[[int], str] | None = None,
 ) -> Iterator[Frame]:
     """Yield what ``read_typed`` reads, some rows at a time.
 
@@ -267,7 +267,7 @@ def typed_blocks(
             count = len(next(iter(columns.values())))
             every = _with_nested(columns, cells.types, name, count)
             numbers = np.arange(start, start + count)
-            yield Frame(name, every, place or _numbered(name), replace(dialect, decimal=None), rows=numbers)
+            yield Frame(name, every, locate or _numbered(name), replace(dialect, decimal=None), rows=numbers)
     except EngineRefusalError as error:
         raise DataError(f"cannot be read as {kind}: {_first_line(error)}", where=name) from None
     if start is None:
