@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LINES = re.findall(r"^\$ (python3 -m venv .*)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
-ALL_TESTS = "pytest -n auto --dist loadfile"
+ALL_TESTS = "make test"
 ALLOWED = os.environ.get("GPUMLP_SETUP")
 pytestmark = pytest.mark.skipif(ALLOWED not in ("1", "all"), reason="installs packages: set GPUMLP_SETUP=1")
 
@@ -50,5 +50,5 @@ def test_one_line_sets_up_and_tests(checkout: Path) -> None:
     _, tests = LINES
     assert tests.endswith(ALL_TESTS)
     assert " passed" in output_of(
-        tests.replace(ALL_TESTS, "pytest -q tests/test_readme.py tests/test_errors.py"), checkout
+        tests.replace(ALL_TESTS, ".venv/bin/pytest -q tests/test_readme.py tests/test_errors.py"), checkout
     )
