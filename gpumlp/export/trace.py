@@ -77,14 +77,14 @@ class Traced(np.ndarray[Any, np.dtype[Any]]):
         if method != "__call__":
             raise UnwritableError(f"{ufunc.__name__}.{method}")
         (out,) = params.pop("out", (None,))
-        found = _applied(ufunc.__name__, ufunc, inputs, params)
+        result = _applied(ufunc.__name__, ufunc, inputs, params)
         if out is None:
-            return found
+            return result
         before = node_of(out)
-        if before.function in _OF_OTHERS or (found.shape, found.dtype) != (out.shape, out.dtype):
+        if before.function in _OF_OTHERS or (result.shape, result.dtype) != (out.shape, out.dtype):
             raise UnwritableError(f"{ufunc.__name__} into an array")
-        out.view(np.ndarray)[...] = found.view(np.ndarray)
-        out.node = found.node  # from here on it stands for the new values
+        out.view(np.ndarray)[...] = result.view(np.ndarray)
+        out.node = result.node  # from here on it stands for the new values
         return out
 
     def __array_function__(self, function: Any, types: Any, inputs: Any, params: Any) -> Any:
