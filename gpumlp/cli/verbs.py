@@ -191,7 +191,7 @@ def _report(result: runs.Result) -> None:
     speed = f", {rate:,.0f} rows/s" if rate else ""
     tell(f"{_ending(summary)}")
     tell(f"{duration(summary['seconds'])} of training on {summary['backend']}{speed}")
-    phases = summary["phases"]
+    phases = summary.get("phases", {})
     if sum(phases.values()) > MIN_TOLD_SECONDS:
         tell("seconds: " + ", ".join(f"{name} {duration(seconds)[:-2]}" for name, seconds in phases.items()))
     print_metrics(summary["metrics"])

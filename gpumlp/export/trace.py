@@ -98,10 +98,6 @@ class Traced(np.ndarray[Any, np.dtype[Any]]):
             return inputs[0].transpose(*inputs[1:])
         return _applied(function.__name__, function, inputs, params)
 
-    # ``x /= y`` goes on with what it returns: a new array is as good as the old one.
-    __iadd__, __isub__ = np.ndarray.__add__, np.ndarray.__sub__  # type: ignore[assignment]
-    __imul__, __itruediv__ = np.ndarray.__mul__, np.ndarray.__truediv__  # type: ignore[assignment]
-
     def __getitem__(self, index: Any) -> Any:
         indices = index if isinstance(index, tuple) else (index,)
         indices = indices[:-1] if indices and indices[-1] is Ellipsis else indices

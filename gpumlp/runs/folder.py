@@ -313,7 +313,6 @@ _TEXT_OR_NONE, _NUMBER_OR_NONE = (str, type(None)), (*_NUMBER, type(None))
 _NEEDED: dict[str, Any] = {
     "status": str,
     "epochs": int,
-    "planned_epochs": int,
     "best_epoch": int,
     "metric": _TEXT_OR_NONE,
     "seconds": _NUMBER,
@@ -322,12 +321,13 @@ _NEEDED: dict[str, Any] = {
     "device": _TEXT_OR_NONE,
     "data": str,
     "metrics": {str: {str: _NUMBER_OR_NONE}},
-    "phases": {str: _NUMBER},
     "settings": {str: object},
     "model": _TEXT_OR_NONE,
     "history": str,
 }
 _OPTIONAL: dict[str, Any] = {
+    "planned_epochs": int,
+    "phases": {str: _NUMBER},
     "reason": str,
     "notes": [{"text": str, "column": _TEXT_OR_NONE}],
     "members": [{"status": str, "epochs": int, "best_epoch": int}],
