@@ -6,7 +6,7 @@ import gc
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +21,17 @@ from gpumlp.training import trainer
 os.environ.setdefault("MKL_NUM_THREADS", "1")  # of PyTorch, whose threads wait for each other in small operations
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background is started without
 trainer.REPLAY_BUDGET_S = math.inf  # on a machine however busy, as many steps are replayed together
-gc.disable()  # while the modules of all tests are imported, which stay: a quarter of the time
 
 
-def pytest_collection_finish() -> None:
-    """Search for garbage from now on, not among what was imported."""
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Search for no garbage while the modules of all tests are imported, which stay: a quarter of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 LONGEST = (
