@@ -36,7 +36,7 @@ from gpumlp.export import FORMATS, export, files
 from gpumlp.export.encoding import KNOWN
 from gpumlp.export.files import _rebuilt, compare
 from gpumlp.export.graph import run_mean, write_mean
-from gpumlp.export.trace import Tracer, trace_network
+from gpumlp.export.trace import Tracer, UnwritableError, as_input, trace_network
 from gpumlp.nn import NORMS, Architecture, Hidden, Layer, mlp
 from gpumlp.ops import ACTIVATIONS
 from gpumlp.runs import load_trained, train
@@ -707,3 +707,21 @@ def test_the_rows_of_a_part_of_arrays_are_its_own(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(files, "MAX_ROWS", most)
         compared, _ = export(tmp_path / "run", tmp_path / "m.py", force=True)
         assert (compared.part, compared.rows) == ("test", rows)
+
+
+def test_what_is_computed_in_place_is_seen_through_every_name() -> None:
+    def compute(x: Any) -> Any:
+        shifted = x - 1.0
+        alias = shifted
+        shifted *= 2.0
+        np.sqrt(np.abs(shifted), out=shifted)
+        return alias + shifted
+
+    def change_input(x: Any) -> Any:
+        x += 1.0
+        return x
+
+    rows = np.arange(4.0).reshape(2, 2)
+    np.testing.assert_array_equal(compute(as_input(rows.copy())).view(np.ndarray), compute(rows))
+    with pytest.raises(UnwritableError, match="into an array"):
+        change_input(as_input(rows.copy()))
