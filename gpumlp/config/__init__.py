@@ -2,7 +2,7 @@
 
 from gpumlp.config.load import HEADER, Loaded, configure, dump, json_schema, load
 from gpumlp.config.presets import PLAIN, PRESETS
-from gpumlp.config.settings import Settings, settings_of_member
+from gpumlp.config.settings import WITHOUT_PRESET, Settings, settings_of_member
 from gpumlp.config.starter import columns_of, guessed_task, starter
 from gpumlp.config.training_settings import ClassificationLoss, EarlyStopping, QuantileLoss, SearchSettings, Training
 
@@ -10,6 +10,7 @@ __all__ = [
     "HEADER",
     "PLAIN",
     "PRESETS",
+    "WITHOUT_PRESET",
     "ClassificationLoss",
     "EarlyStopping",
     "Loaded",

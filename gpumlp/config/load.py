@@ -15,7 +15,7 @@ from gpumlp.config.data_settings import Data, kind_of_column
 from gpumlp.config.model_settings import block_of_width, numbers_by
 from gpumlp.config.problems import explain
 from gpumlp.config.section import section_of_count, section_of_name
-from gpumlp.config.settings import VERSION, Settings
+from gpumlp.config.settings import VERSION, WITHOUT_PRESET, Settings
 from gpumlp.config.yaml_text import KeyPath, Value, parse, render
 from gpumlp.data import ENDINGS
 from gpumlp.errors import ConfigError, GpumlpError, Note, nearest
@@ -118,7 +118,7 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, text: s
             problems.append((draft.last, error))
     draft.require_known_version()
     try:
-        settings = Settings.model_validate(draft.value)
+        settings = Settings.model_validate(draft.value, context=WITHOUT_PRESET if draft.is_complete else None)
     except ValidationError as error:
         for problem in explain(error, draft.value):
             origin = draft.origin_of(problem.path)
@@ -248,7 +248,8 @@ class _Draft:
         name = str(path)
         is_data = path.is_file() and path.name.lower().endswith(ENDINGS)
         try:
-            document = parse(_read(path) if text is None else text, name)
+            text = _read(path) if text is None else text
+            document = parse(text, name)
         except ConfigError as error:
             if not is_data:
                 raise
@@ -259,6 +260,8 @@ class _Draft:
             hint = _HINT_AT_DATA if is_data else "start with task: classification, regression or multilabel"
             raise ConfigError("a configuration is a mapping from settings to values", where=f"{name}:1:1", hint=hint)
         self.value: dict[str, Value] = document.value
+        self.is_complete = text.startswith(HEADER)
+        """Whether a preset adds nothing: what a saved configuration lacks was no setting yet when it was saved."""
         self.origins: dict[KeyPath, Origin] = {(): Origin(0, 0, 0, name)}
         for keys, (line, column) in document.positions.items():
             self.origins[keys] = Origin(0, line, column, f"{name}:{line}:{column}")
@@ -308,6 +311,8 @@ class _Draft:
             path = (*path, self._step(node, key))
             node = self._opened(node, path)
         path = (*path, self._step(node, keys[-1]))
+        if path == ("preset",) or (isinstance(node, dict) and isinstance(node.get(path[-1]), dict)):
+            self.is_complete = False  # what it replaces, a preset may fill anew
         node[path[-1]] = new.value
         self.origins = {at: origin for at, origin in self.origins.items() if at[: len(path)] != path}
         self.origins |= {(*path, *below): self.last for below in ((), *new.positions)}

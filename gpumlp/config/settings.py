@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from gpumlp.backend import BACKENDS
 from gpumlp.config.data_settings import Data
@@ -43,6 +43,9 @@ from gpumlp.seeds import member_seed
 
 VERSION = 1
 """Of the settings: one more when what a file says would no longer mean the same."""
+
+WITHOUT_PRESET = "without preset"
+"""The context to validate saved settings in, which are complete: what a preset has gained since is not theirs."""
 
 
 MAX_FOLDS = 100
@@ -109,8 +112,8 @@ class Settings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _over_preset(cls, settings: object) -> object:
-        return over_preset(settings)
+    def _over_preset(cls, settings: object, info: ValidationInfo) -> object:
+        return settings if info.context == WITHOUT_PRESET else over_preset(settings)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gpumlp.config import Settings
+from gpumlp.config import WITHOUT_PRESET, Settings
 from gpumlp.errors import LISTED
 
 EXTENDABLE = ("training.epochs", "training.early_stopping")
@@ -55,7 +55,7 @@ def is_extension(before: Mapping[str, Any], now: Settings) -> bool:
 def _different(before: Mapping[str, Any], now: Settings) -> tuple[dict[str, str], dict[str, str], list[str]]:
     """Return the settings then and now, by dotted names, and the names of those that differ."""
     try:
-        then = decisive(Settings.model_validate(dict(before)))
+        then = decisive(Settings.model_validate(dict(before), context=WITHOUT_PRESET))
     except ValidationError:
         then = dict(before)
     one, other = flatten(then), flatten(decisive(now))

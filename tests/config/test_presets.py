@@ -10,6 +10,7 @@ import pytest
 from gpumlp.config import Settings, configure, dump, load
 from gpumlp.config.presets import PRESETS
 from gpumlp.errors import ConfigError, DataError
+from gpumlp.runs.identity import decisive, differences
 from gpumlp.training.build import build, load_data
 
 DATA = {"train": "rows.csv", "target": "y"}
@@ -165,3 +166,29 @@ def test_a_preset_by_override(tmp_path: Path) -> None:
     assert (loaded.settings.model.dropout, loaded.settings.optimizer.learning_rate) == (0.3, 0.1)
     assert loaded.settings.training.batch_size == 256
     assert loaded.where("preset") == "--set preset"
+
+
+SAVED = {"task": "classification", "preset": "images", "data": {"train": "rows.npz", "target": "y"}}
+
+
+def test_saved_settings_take_nothing_of_a_preset_that_has_grown(tmp_path: Path) -> None:
+    """One that they lack had its default, and no preset set it: a run goes on with the rows it was begun with."""
+    settings = Settings.model_validate(SAVED)
+    assert settings.training.shift == "auto"
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(settings, folder="/").replace("  shift: auto\n", ""))
+    before = load(path).settings
+    assert before.training.shift == 0
+    assert before.model.dropout == settings.model.dropout
+    lacking = decisive(settings)
+    del lacking["training"]["shift"]
+    assert differences(lacking, settings) == ['training.shift was 0, is now "auto"']
+    assert differences(lacking, before) == []
+
+
+@pytest.mark.parametrize("override", ["preset=tabular", "members=4", "optimizer=adamw"])
+def test_what_replaces_a_section_of_saved_settings_is_of_the_preset(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(Settings.model_validate({**SAVED, "preset": "strong"}), folder="/"))
+    (tmp_path / "plain.yaml").write_text(path.read_text().partition("\n")[2])
+    assert load(path, [override]).settings == load(tmp_path / "plain.yaml", [override]).settings
