@@ -136,6 +136,14 @@ def test_values_of_columns():
         rows_of({"x": [1.0, 1e300]}).numbers("x")
 
 
+def test_numbers_of_sixteen_bits_in_a_frame():
+    pandas = pytest.importorskip("pandas", reason="pandas is in the extra 'oracle'")
+    small = np.array([1, 2.5, np.nan, 65504], np.float16)
+    frame = rows_of(pandas.DataFrame({"x": small, "w": ["a", "b", "a", "b"]}))
+    np.testing.assert_array_equal(frame.numbers("x"), small)
+    assert frame.names == ("x", "w")
+
+
 def test_other_markers_of_missing_values():
     for rows in ({"x": [1.0, -999.0], "w": ["-", "a"]}, {"x": np.array([1, -999]), "w": np.array(["-", "a"])}):
         frame = rows_of(rows, missing=Missing(frozenset(("-999", "-"))))

@@ -136,10 +136,14 @@ def _locate(row: int) -> str:
 
 def _from_arrow(rows: Any, missing: Missing) -> Frame:
     """Return an Arrow stream as a frame: a short one of plain columns as it is, any other by the engine."""
-    from arro3.core import Table
+    from arro3.core import DataType, Field, Table
 
     try:
         table = Table.from_arrow(rows)
+        for i, name in enumerate(table.column_names):
+            if DataType.is_float16(table.schema.field(i).type):  # which the engine does not read
+                column = table.column(i).cast(DataType.float32())
+                table = table.set_column(i, Field(name, column.type), column)
     except Exception as error:  # of whoever makes the stream, such as pandas by pyarrow
         reason = "; ".join(map(str, error.args)) or type(error).__name__
         message = f"the rows cannot be read as an Arrow table: {reason:.200}"
