@@ -109,6 +109,7 @@ def run(
             later = sum(other.share for other in chosen[number + 1 :]) / total * seconds
             place = stem or Path(folder) / "found"
             kept = place.with_name(f"{place.name}.{part.name}.jsonl")
+            kept.unlink(missing_ok=True)  # of a run that was killed
             outcome = outcomes[part.name] = run_part(part, deadline - time.monotonic() - later, kept)
             said = outcome["said"][:80]
             print(f"{part.name:10} {outcome['status']:8} {outcome['seconds']:6.1f} s  {said}", flush=True)
@@ -164,28 +165,37 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 class Findings:
-    """What a part finds, fact by fact: a line [[name, place], fact] for each that is new, or another than before."""
+    """What a part finds, fact by fact: a line [[name, place], fact] for each that is new, or another than before.
+
+    Where a place is there no more, a line [[name], facts] stands for all of them.
+    """
 
     def __init__(self, kept: Path | None) -> None:
-        self._kept, self._known = kept, dict[tuple[str | int, ...], str]()
+        self._kept, self._known = kept, dict[str, dict[tuple[str | int, ...], str]]()
 
     def __call__(self, found: dict[str, Any]) -> None:
-        facts = {path: json.dumps([path, fact], default=str) for path, fact in facts_of(found)}
-        new = [line for path, line in facts.items() if self._known.get(path) != line]
-        self._known |= facts
+        new = []
+        for name, fact in found.items():
+            lines = {path: json.dumps([path, each], default=str) for path, each in facts_of(name, fact)}
+            known = self._known.get(name, {})
+            if known.keys() <= lines.keys():
+                new += [line for path, line in lines.items() if known.get(path) != line]
+            else:
+                new.append(json.dumps([[name], fact], default=str))
+            self._known[name] = lines
         if self._kept is not None and new:
             with self._kept.open("a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in new)
 
 
-def facts_of(found: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """Yield every fact with the names that lead to it: those in a mapping or a list one by one."""
-    for name, fact in found.items():
-        if fact and isinstance(fact, dict | list):
-            inner = fact.items() if isinstance(fact, dict) else enumerate(fact)
-            yield from (((name, place), each) for place, each in inner)
-        else:
-            yield (name,), fact
+def facts_of(name: str, fact: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Yield every fact with what leads to it: those in a mapping one by one by text, in a list by number."""
+    if fact and isinstance(fact, dict):
+        yield from (((name, str(place)), each) for place, each in fact.items())
+    elif fact and isinstance(fact, list):
+        yield from (((name, place), each) for place, each in enumerate(fact))
+    else:
+        yield (name,), fact
 
 
 def read(kept: Path) -> tuple[dict[str, Any], int]:

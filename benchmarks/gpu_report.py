@@ -273,7 +273,7 @@ CLAIMS = (
     Claim(
         "small networks, a block each, take less time than in turn",
         "members",
-        lambda found: f"measured: {_at_once(found)}",
+        lambda found: _at_once(found),
         (
             ("docs/gpu.md", "**Several small networks: a block each.**"),
             ("docs/kernels.md", "Steps of several small networks can be one launch"),
@@ -351,12 +351,14 @@ def _chosen(found: Found) -> str:
 
 
 def _at_once(found: Found) -> str:
-    took = {name: each["µs a step of one"] for name, each in found["networks"].items()}
-    alone = {name.rpartition(", ")[0]: each for name, each in took.items() if name.endswith(", 1 at once")}
-    ratios = {
-        name: alone[name.rpartition(", ")[0]] / each for name, each in took.items() if not name.endswith(" 1 at once")
-    }
-    return ", ".join(f"{name} {ratio:.1f} times as fast" for name, ratio in ratios.items()) or "no more than one"
+    several = {name: each for name, each in found["networks"].items() if not name.endswith(", 1 at once")}
+    if in_turn := [name for name, each in several.items() if not each["a block each"]]:
+        return f"not shown: trained in turn: {', '.join(in_turn)}"
+    alone = {name: found["networks"][f"{name.rpartition(', ')[0]}, 1 at once"] for name in several}
+    one = "µs a step of one"
+    ratios = {name: alone[name][one] / each[one] for name, each in several.items()}
+    said = ", ".join(f"{name} {ratio:.1f} times as fast" for name, ratio in ratios.items())
+    return f"measured: {said}" if said else "not shown: no more than one"
 
 
 def _apart(found: Found) -> str:

@@ -60,7 +60,7 @@ def test_every_part_that_can_run_on_a_cpu_does(
     text = file.with_suffix(".md").read_text()
     assert "| products are right, and the same each time | truth | shown: 72 products |" in text
     assert "| auto takes the device where that is faster | auto | measured: right for " in text
-    assert re.search(r"a block each, take .* measured: 16-32-4, batch 8, 3 at once \d+\.\d times as fast", text)
+    assert re.search(r"a block each, take .* not shown: trained in turn: 16-32-4, batch 8, 3 at once \|", text)
     assert "| no kernel reads or writes outside of its arrays | sanitizer | not shown |" in text
     for heading in (name for name, state in status.items() if state == "passed"):
         assert f"\n## {heading}\n" in text
@@ -135,6 +135,30 @@ def test_a_finding_is_a_line_and_each_is_written_once(gpu: ModuleType, tmp_path:
     assert gpu.read(tmp_path / "none") == ({}, 0)
 
 
+@pytest.mark.parametrize(
+    "findings",
+    [
+        [{1: "a", 8: "b"}, {1: "a", 8: "c"}],
+        [[1, 2, 3], [9], [9, 4]],
+        [[], [1], []],
+        [None, {"a": 1}, {"b": 1}, {}],
+        [{"a": 1}, "text", [{"a": 1}]],
+    ],
+    ids=["numbers as names", "fewer", "empty again", "other names", "other kinds"],
+)
+def test_what_is_found_replaces_what_was(gpu: ModuleType, tmp_path: Path, findings: list[Any]) -> None:
+    keep = gpu.Findings(tmp_path / "kept")
+    for fact in findings:
+        keep({"fact": fact})
+        assert gpu.read(tmp_path / "kept") == (json.loads(json.dumps({"fact": fact})), 0)
+
+
+def test_what_a_killed_run_has_left_is_not_found_again(gpu: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "name.truth.jsonl").write_text('[["wrong", "sums"], "of an old run"]\n')
+    part = gpu.Part("truth", 1, (sys.executable, "-c", ""))
+    assert gpu.run([part], 10.0, stem=tmp_path / "name")["truth"]["found"] == {}
+
+
 def test_the_parts_of_a_call_fit_into_it(gpu: ModuleType) -> None:
     for call in gpu.CALLS.values():
         assert sum(gpu.SHARES[name] for name in call) <= 60 * gpu.CALL_MINUTES - 20
@@ -194,16 +218,26 @@ def test_a_claim_that_is_wrong_or_not_shown_is_told(gpu: ModuleType) -> None:
         "agreement": {"status": "late", "found": {"checked": 3, "wrong": {}}},
         "tests": {"status": "skipped", "found": {}},
         "steps": {"status": "passed", "found": {"wrong": {}, "workloads": {"A": {}, "B": {}}}},
-        "members": {"status": "passed", "found": {"networks": {"A, 8 at once": {"µs a step of one": 2}}}},
+        "members": {"status": "passed", "found": {"networks": {"A, 8 at once": {"a block each": True}}}},
     }
     rows = [row.strip("| ").split(" | ") for row in report.verdict(parts)[2:]]
     assert len(rows) == len(report.CLAIMS)
     said = {(part, verdict) for _, part, verdict in rows}
     assert ("truth", "CONTRADICTED: 1 wrong, as sums: float32 3 x 65 x 3") in said
     assert ("steps", "shown: A, B") in said
-    assert ("members", "not shown: KeyError: 'A'") in said
+    assert ("members", "not shown: KeyError: 'A, 1 at once'") in said
     for name in ("agreement", "tests", "kernels", "sanitizer", report.NOBODY):
         assert {verdict for part, verdict in said if part == name} == {"not shown"}
+
+
+def test_networks_in_turn_show_nothing_of_those_in_blocks(gpu: ModuleType) -> None:
+    at_once = importlib.import_module("gpu_report")._at_once
+    alone = {"A, 1 at once": {"µs a step of one": 6, "a block each": False}}
+    in_block = alone | {"A, 8 at once": {"µs a step of one": 2, "a block each": True}}
+    in_turn = in_block | {"A, 132 at once": {"µs a step of one": 3, "a block each": False}}
+    assert at_once({"networks": in_block}) == "measured: A, 8 at once 3.0 times as fast"
+    assert at_once({"networks": in_turn}) == "not shown: trained in turn: A, 132 at once"
+    assert at_once({"networks": alone}) == "not shown: no more than one"
 
 
 def test_a_part_that_ended_early_has_a_report(gpu: ModuleType) -> None:
