@@ -409,7 +409,7 @@ def _build(
         averaging=optimizer_settings.averaging,
         **optimizer_settings.hyper,
     )
-    backend.prepare(_likely(settings, loss, optimizer, TYPES[model.context.wide.str]))
+    backend.prepare(_likely(settings, loss, optimizer, model, validated=data.validation is not None))
     plan = settings.schedule
     schedule = Schedule(plan.name, learning_rate=optimizer_settings.learning_rate, warmup=plan.warmup, **plan.hyper)
     rows: EncodedRows | DeviceData | Streamed = on_device.get(TRAINED, data.train)
@@ -461,25 +461,24 @@ def _build(
 
 
 def _likely(
-    settings: Settings, loss: Loss, optimizer: Optimizer, number: str
+    settings: Settings, loss: Loss, optimizer: Optimizer, model: Model, *, validated: bool
 ) -> Iterator[tuple[Op, tuple[str, ...]]]:
-    """Yield what a step asks of kernels at first, beside products, with the types: as far as settings show."""
-    network = settings.model
-    names = [
-        network.activation,
-        "identity",
-        "accumulate",
-        f"{network.norm}_norm",
-        "dropout" if network.dropout else "",
-    ]
+    """Yield what an epoch asks of kernels, beside products, with the types: as far as settings show.
+
+    Not what gathers a batch: whoever asks for the first step compiles it, while threads compile these.
+    """
+    network, context = settings.model, model.context
+    names = [network.activation, "accumulate", f"{network.norm}_norm", "dropout" if network.dropout else ""]
     ops: list[Op] = [RECORDS[name] for name in names if name in RECORDS]
-    for op in (
-        *ops,
-        loss.record,
-        optimizer.update,
-        *([] if settings.optimizer.clip_norm is None else [GRADIENT_NORM]),
-    ):
-        yield op, tuple(forms(op)[0].format(T=number).split(", "))
+    if settings.optimizer.clip_norm is not None:
+        ops.append(GRADIENT_NORM)
+    wide = TYPES[context.wide.str]
+    for op in (*ops, loss.record, optimizer.update):
+        narrow = context.dtype != context.wide and op.directions["forward"].narrow
+        values, *targets = forms(op)[0].split(", ")
+        yield op, (values.format(T="bf16" if narrow else wide), *(each.format(T=wide) for each in targets))
+    if validated:
+        yield RECORDS[model.link], (wide,)
 
 
 def _divided(rows: EncodedRows | None, share: float, seed: int) -> tuple[EncodedRows | None, EncodedRows | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from backend import test_nvrtc as nvrtc
 from backend.fake_cupy import PLACES, Cupy, installed, ndarray
 from gpumlp.backend import CupyBackend
 from gpumlp.backend.cuda import blocks, gpu
-from gpumlp.backend.cuda.launcher import OPTIONS
+from gpumlp.backend.cuda.launcher import OPTIONS, Launcher
 from gpumlp.backend.geometry import Geometry
 from gpumlp.backend.host import builder
 from gpumlp.backend.host.native import as_bits
@@ -24,6 +24,7 @@ from gpumlp.data import prepare, rows_of, with_columns
 from gpumlp.errors import BackendError
 from gpumlp.nn.losses import LOSSES
 from gpumlp.ops import ACTIVATIONS
+from gpumlp.ops.record import Op
 from gpumlp.optim import OPTIMIZERS
 from gpumlp.training import build as building
 from gpumlp.training.build import build
@@ -86,16 +87,19 @@ MORE: dict[str, Any] = {
     "loss": {"label_smoothing": 0.1, "class_weight": "balanced"},
 }
 
+TOLERANCES = {"float32": (2e-4, 3e-4), "bf16": (2e-2, 2e-2), "float64": (1e-12, 1e-12)}
+"""Of losses, relative, and of weights, absolute, by precision."""
+
 
 @pytest.mark.parametrize(
     "more",
-    [{}, MORE, {"regression": True}, MORE | {"precision": "bf16"}],
-    ids=["plain", "more", "regression", "bf16"],
+    [{}, MORE, {"regression": True}, MORE | {"precision": "bf16"}, {"precision": "float64"}],
+    ids=["plain", "more", "regression", "bf16", "float64"],
 )
 def test_networks_in_blocks_are_those_in_turn(
     fake: Cupy, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
 ) -> None:
-    narrow = "precision" in more
+    rtol, atol = TOLERANCES[more.get("precision", "float32")]
     together = members(**more)
     rows = [event.row for event in together if isinstance(event, Epoch)]
     launches = [each for each in fake.launched if each.kernel == blocks.NAME]
@@ -104,10 +108,45 @@ def test_networks_in_blocks_are_those_in_turn(
     monkeypatch.setattr(building, "fits_a_block", lambda *_: False)
     in_turn = members(**more)
     for mine, alone in zip(rows, (e.row for e in in_turn if isinstance(e, Epoch)), strict=True):
-        np.testing.assert_allclose(mine["member_losses"], alone["member_losses"], rtol=2e-2 if narrow else 2e-4)
+        np.testing.assert_allclose(mine["member_losses"], alone["member_losses"], rtol=rtol)
     for one, other in zip(together.loops, in_turn.loops, strict=True):
         for name, values in weights(one).items():
-            np.testing.assert_allclose(values, weights(other)[name], atol=2e-2 if narrow else 3e-4, err_msg=name)
+            np.testing.assert_allclose(values, weights(other)[name], atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        MORE | {"precision": "bf16"},
+        {"regression": True, "precision": "bf16"},
+        {"model": {"hidden": [9], "activation": "relu", "norm": "batch", "dropout": 0.2}},
+    ],
+    ids=["plain", "more in bf16", "regression in bf16", "norm and dropout"],
+)
+def test_all_that_is_compiled_ahead_is_asked_for(
+    fake: Cupy, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    """And all that a step asks for in its own type is, but what gathers a batch and keeps averages."""
+    ahead, asked = set(), set()
+    prepare_kernels, compiled = Launcher.prepare, Launcher._compiled
+
+    def prepared(self: Launcher, kernels: Iterable[tuple[Op, tuple[str, ...]]]) -> None:
+        kernels = list(kernels)
+        ahead.update((op.name, *types) for op, types in kernels)
+        prepare_kernels(self, kernels)
+
+    def wanted(self: Launcher, op: Op, types: tuple[str, ...]) -> dict[str, Any]:
+        asked.add((op.name, *types))
+        return compiled(self, op, types)
+
+    monkeypatch.setattr(building, "fits_a_block", lambda *_: False)
+    monkeypatch.setattr(Launcher, "prepare", prepared)
+    monkeypatch.setattr(Launcher, "_compiled", wanted)
+    list(members(**{"training": {"epochs": 1, "batch_size": 16}} | more))
+    assert ahead <= asked
+    own = "bf16" if "precision" in more else "float"
+    assert {name for name, first, *_ in asked - ahead if first == own} <= {"gather", "identity", "moving_average"}
 
 
 @pytest.mark.parametrize(
