@@ -187,7 +187,7 @@ def kernels(task: Task) -> Found:
     chosen = entries("relu_forward" if task.tiny else None)
     sizes, seconds = (LADDER, SECONDS) if on_device else (QUICK, QUICK_SECONDS)
     sizes = LADDER[:1] if task.tiny else sizes
-    having.prepare(made_for((entry.op for entry in chosen), ("float",)))
+    having.prepare(made_for((entry.op for entry in chosen), ("float",)), wait=True)
     rows: list[KernelTimes] = []
     wrong: dict[str, str] = {}
 

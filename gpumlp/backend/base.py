@@ -170,8 +170,11 @@ class Backend:
 
     # ---- operations ------------------------------------------------------------------------------
 
-    def prepare(self, kernels: Iterable[tuple[Op, tuple[str, ...]]]) -> None:
-        """Begin to make kernels of operations, for the types of each, that are likely to be asked for."""
+    def prepare(self, kernels: Iterable[tuple[Op, tuple[str, ...]]], *, wait: bool = False) -> None:
+        """Begin to make kernels of operations, for the types of each, that are likely to be asked for.
+
+        ``wait`` is for who takes times then: nothing is being made any more when this returns.
+        """
 
     def bind(
         self,

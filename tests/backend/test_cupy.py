@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread
 import contextlib
 import logging
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -455,6 +457,39 @@ def test_kernels_are_compiled_in_threads(fake: Cupy, monkeypatch: pytest.MonkeyP
     assert seen == [(False, 0)] * 2
     cupy.prepare(made_for(ops, ("float",)))  # they are there
     assert len(seen) == 2
+
+
+def test_who_takes_times_waits_for_the_threads(fake: Cupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy, ended, make = CupyBackend(), [], fake.RawModule
+
+    def compile_(**given: Any) -> Any:
+        time.sleep(0.02)
+        ended.append(given)
+        return make(**given)
+
+    monkeypatch.setattr(fake, "RawModule", compile_)
+    monkeypatch.setattr(launcher, "threads", lambda: 1)
+    cupy.prepare(made_for([RECORDS["tanh"], RECORDS["sigmoid"]], ("float",)), wait=True)
+    assert len(ended) == 2
+
+
+def test_the_end_of_a_process_waits_for_what_has_begun_alone(fake: Cupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy, begun, go_on, make = CupyBackend(), threading.Event(), threading.Event(), fake.RawModule
+    made = []
+
+    def compile_(**given: Any) -> Any:
+        begun.set()
+        made.append(go_on.wait(10))
+        return make(**given)
+
+    monkeypatch.setattr(fake, "RawModule", compile_)
+    monkeypatch.setattr(launcher, "threads", lambda: 1)
+    cupy.prepare(made_for([RECORDS[name] for name in ("tanh", "sigmoid", "relu")], ("float",)))
+    assert begun.wait(10)
+    monkeypatch.setattr(concurrent.futures.thread, "_shutdown", True)  # as the interpreter does first of all
+    go_on.set()
+    cupy.prepare((), wait=True)
+    assert made == [True]
 
 
 def test_a_kernel_that_fails_in_a_thread_fails_by_its_name(fake: Cupy) -> None:

@@ -215,7 +215,7 @@ class CupyBackend(Backend):
     def _in_pieces(self, values: np.ndarray[Any, Any], dtype: Any) -> Array:
         """Bring a large array to the device piece by piece, through two pinned buffers: one is filled, one copied.
 
-        CuPy would copy through one pinned buffer of the next power of two, which it keeps.
+        CuPy would copy through one pinned buffer of the next power of two, and keep it for later.
         """
         array, cuda = self.empty(values.shape, dtype), self.xp.cuda
         rows = max(1, MAX_COPY_BYTES * len(values) // array.nbytes)
@@ -269,8 +269,10 @@ class CupyBackend(Backend):
         self._refuse_strangers(name, *inputs, out)
         return super().compute(name, function, *inputs, out=out, **params)
 
-    def prepare(self, kernels: Iterable[tuple[Op, tuple[str, ...]]]) -> None:
+    def prepare(self, kernels: Iterable[tuple[Op, tuple[str, ...]]], *, wait: bool = False) -> None:
         self._launcher.prepare(kernels)
+        if wait:
+            self._launcher.wait()
 
     def bind(
         self, op: Op, direction: str, inputs: Sequence[Array], outputs: Sequence[Array], params: dict[str, Any]
@@ -378,7 +380,8 @@ class CupyBackend(Backend):
             return launches
         with self.quiet():
             streams = [self.stream, *(() if self.branches is False else self._beside)]
-            return joined(self.xp, streams, launches, measured=self.branches is None)
+            before_timing = self._launcher.wait if self.branches is None else None
+            return joined(self.xp, streams, launches, before_timing)
 
     def _refuse_strangers(self, name: str, *values: Any) -> None:
         """Refuse arrays of the host or of another device: a kernel would read whatever has their address here."""

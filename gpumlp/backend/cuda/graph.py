@@ -135,18 +135,23 @@ class CudaGraph:
 
 
 def joined(
-    xp: Any, streams: Sequence[Any], launches: Sequence[Callable[[], None]], *, measured: bool = False
+    xp: Any,
+    streams: Sequence[Any],
+    launches: Sequence[Callable[[], None]],
+    before_timing: Callable[[], object] | None = None,
 ) -> Sequence[Callable[[], None]]:
     """Return the same calls with every run of launches made one graph: without branches where it cannot be with them.
 
-    ``measured`` captures several steps without branches, too, and keeps what takes less time. Where no graph is
-    possible all of them stay as they are. The log says of either why.
+    With ``before_timing``, which is called then, several steps are captured without branches, too, and what takes
+    less time is kept. Where no graph is possible all of them stay as they are. The log says of either why.
     """
     result, why = _joined(xp, streams, launches)
     if result is not None:
-        if measured and len(streams) > 1 and (state := _put_back(launches)) is not None:
+        if before_timing is not None and len(streams) > 1 and (state := _put_back(launches)) is not None:
             plain, _ = _joined(xp, streams[:1], launches)
-            return result if plain is None else _faster(streams[0], state, (result, plain))
+            if plain is not None:
+                before_timing()
+                return _faster(streams[0], state, (result, plain))
         return result
     if len(streams) > 1:
         branches = why

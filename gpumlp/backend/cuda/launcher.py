@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,11 @@ class Launcher:
         for op, types in kernels:
             key = op.name, *types
             if key not in self._functions and key not in self._begun and self.texts.kernels(op):
-                self._begun[key] = pool.submit(self._make, key, *self._text_of(op, types))
-        pool.shutdown(wait=False)
+                self._begun[key] = pool.submit(self._make_in, pool, key, *self._text_of(op, types))
+
+    def wait(self) -> None:
+        """Wait for all that is being compiled in threads: times that are taken meanwhile would be of both."""
+        futures.wait(self._begun.values())
 
     def bind(
         self,
@@ -157,6 +161,14 @@ class Launcher:
             self._functions[key] = self._make(key, text, names) if begun is None else begun.result()
             self.seconds += time.perf_counter() - started
         return self._functions[key]
+
+    def _make_in(self, pool: ThreadPoolExecutor, *arguments_of_make: Any) -> dict[str, Any]:
+        """Compile in a thread of a pool, whose threads end with what was submitted to it.
+
+        The process ends when they do: from then on the pool takes nothing more, and what has not begun is left out.
+        """
+        pool.submit(int)  # raises RuntimeError then
+        return self._make(*arguments_of_make)
 
     def _make(self, key: tuple[str, ...], text: Callable[[], str], names: Mapping[str, str]) -> dict[str, Any]:
         with explained(f"the kernels of {key[0]}"), self._xp.cuda.Device(self._home.device):
