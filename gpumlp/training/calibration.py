@@ -269,7 +269,7 @@ class Isotonic(Temperature):
 
 def _shares_by_class(linear: Host, sharpness: float) -> Iterator[tuple[int, Host]]:
     """Yield each class that has a curve, and its probability in each row, (N,): not all rows and classes at once."""
-    if linear.shape[1] == 1:
+    if linear.shape[1] <= 2:
         yield 1, softmax(sharpness * linear.astype(np.float64))[:, 1]
         return
     tops, totals = np.empty((2, len(linear), 1))

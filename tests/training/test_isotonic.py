@@ -73,6 +73,14 @@ def test_curves_mend_what_a_temperature_cannot(classes: int) -> None:
     assert Temperature.from_state(json.loads(json.dumps(found.to_state()))) == found
 
 
+def test_two_classes_of_a_value_each_have_the_curve_of_one() -> None:
+    rng = np.random.default_rng(0)
+    linear, labels = rng.standard_normal((90, 2)), rng.integers(0, 2, 90)
+    two, one = Isotonic.fit(linear, labels), Isotonic.fit(linear[:, 1:] - linear[:, :1], labels)
+    assert len(two.curves) == len(one.curves) == 1
+    np.testing.assert_allclose(two(linear), one(linear[:, 1:] - linear[:, :1]), rtol=1e-6)
+
+
 @pytest.mark.parametrize("classes", [1, 3, 40])
 def test_curves_of_many_values_are_fitted_in_pieces(monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
     rng = np.random.default_rng(classes)
