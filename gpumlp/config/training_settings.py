@@ -212,8 +212,9 @@ class Training(Section):
     shift: Annotated[int, Field(ge=0, le=MAX_SHIFT)] | Literal["auto"] = Field(
         default=0,
         description="square images of bytes (IDX, NumPy): train on each also moved down, up, right and left by 1 to "
-        f"this number of pixels, 0: as it is only; auto: 1 for such images of at least {MIN_SIDE} x {MIN_SIDE}, 0 "
-        "for other rows",
+        "this number of pixels, 0: as it is only; a number takes rows of s * s bytes as s x s images; auto: 1 for "
+        f"arrays (N, s, s) of bytes with s of at least {MIN_SIDE}, where they fit into memory five times more, 0 for "
+        "other rows",
     )
     seed: int = Field(
         default=0, ge=0, le=2**32 - 1, description="random seed of the split, initial weights, row order and dropout"

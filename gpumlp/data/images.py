@@ -7,17 +7,22 @@ import math
 import numpy as np
 
 from gpumlp.data.dataset import Dataset, EncodedRows
+from gpumlp.data.encoding.features import Features
 
 MIN_SIDE = 16
 """Smallest side (pixels) of images that are moved without being asked: of smaller ones a pixel is too much."""
 
 
-def side_of(rows: EncodedRows) -> int | None:
-    """Return the side of the square images that rows in memory are, or None where they are something else."""
+def side_of(rows: EncodedRows, *, flat: bool = False) -> int | None:
+    """Return the side of the square images of one plane that rows in memory are, None where they are something else.
+
+    ``flat`` takes rows of side * side bytes for such images, too, which nothing but their number says.
+    """
     if not isinstance(rows, Dataset) or rows.features.stored.dtype != np.uint8 or rows.features.has_categories:
         return None
-    side = math.isqrt(rows.features.width)
-    return side if side**2 == rows.features.width else None
+    side, shape = math.isqrt(rows.features.width), rows.features.shape
+    shapes = [(side, side), (side, side, 1), (1, side, side)]
+    return side if shape in shapes or (flat and shape == (side * side,)) else None
 
 
 def copies_moved_by(pixels: int) -> int:
@@ -37,7 +42,7 @@ def moved(rows: Dataset, pixels: int) -> Dataset:
     pixels
         The farthest that they are moved, less than their side.
     """
-    side = side_of(rows)
+    side = side_of(rows, flat=True)
     assert side is not None
     images = rows.features.stored.reshape(-1, side, side)
     count = copies_moved_by(pixels)
@@ -50,4 +55,4 @@ def moved(rows: Dataset, pixels: int) -> Dataset:
     targets, weights = (
         None if each is None else np.concatenate([each] * count) for each in (rows.targets, rows.weights)
     )
-    return Dataset(shifted.reshape(-1, side * side), targets, weights)
+    return Dataset(Features.of_array(shifted.reshape(-1, side * side), rows.features.shape), targets, weights)

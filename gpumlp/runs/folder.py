@@ -14,7 +14,7 @@ import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from gpumlp.config import HEADER, Settings, load
 from gpumlp.errors import ConfigError, DamageError, RunError, WriteError
@@ -30,6 +30,44 @@ REPLACED = ".replaced"
 CHECKPOINT = re.compile(r"step-(\d+)\.safetensors")
 
 log = logging.getLogger(__name__)
+
+
+class Decided(NamedTuple):
+    """Settings that may be left to the machine or the data, and stay what they were decided to be at the start.
+
+    Parameters
+    ----------
+    shards
+        Parts of a batch; None: not decided.
+    window
+        Packed rows that are shuffled among each other; None: not decided.
+    shift
+        Pixels that images are moved by; auto: not decided.
+    """
+
+    shards: int | None = None
+    window: int | None = None
+    shift: int | Literal["auto"] = "auto"
+
+    @classmethod
+    def of(cls, settings: Settings) -> Decided:
+        """Return what settings have decided."""
+        return cls(settings.training.shards, settings.data.pack.window, settings.training.shift)
+
+    def or_else(self, other: Decided) -> Decided:
+        """Return this, and where it is not decided the other."""
+        return Decided(
+            other.shards if self.shards is None else self.shards,
+            other.window if self.window is None else self.window,
+            other.shift if self.shift == "auto" else self.shift,
+        )
+
+    def put(self, settings: Settings) -> Settings:
+        """Return settings with these."""
+        training = settings.training.model_copy(update={"shards": self.shards, "shift": self.shift})
+        pack = settings.data.pack.model_copy(update={"window": self.window})
+        data = settings.data.model_copy(update={"pack": pack})
+        return settings.model_copy(update={"training": training, "data": data})
 
 
 @dataclass(frozen=True)
@@ -72,13 +110,13 @@ class RunFolder:
         return shlex.join(["gpumlp", "train", str(self.config), "--run-dir", str(self.path), "--resume"])
 
     @property
-    def decided(self) -> tuple[int | None, int | None]:
-        """The shards, and the window of packed rows, that were decided when the run of this folder was started."""
+    def decided(self) -> Decided:
+        """What was decided when the run of this folder was started."""
         try:
             settings = load(self.config).settings
         except ConfigError:
-            return None, None
-        return settings.training.shards, settings.data.pack.window
+            return Decided()
+        return Decided.of(settings)
 
     def resumable(self, error: WriteError) -> WriteError:
         """Return an error with the command that goes on once it is fixed, where there is something to go on from."""

@@ -21,7 +21,7 @@ from gpumlp.phases import Phases, collected, phase
 from gpumlp.ranks import Ranks
 from gpumlp.ranks.devices import connect
 from gpumlp.runs.checkpoint import Checkpoint
-from gpumlp.runs.folder import MODEL, RunFolder
+from gpumlp.runs.folder import MODEL, Decided, RunFolder
 from gpumlp.runs.identity import decisive, is_extension
 from gpumlp.runs.listener import Limited, Listener
 from gpumlp.runs.model import SavedModel, load_model, save_model
@@ -128,18 +128,16 @@ def train(
         listener = Limited(listener, seconds)
     run_folder = RunFolder(Path(folder))
     existed = run_folder.path.exists()
-    resume, shards, window, done = ranks.of_first(
-        lambda: _begin(run_folder, loaded, ranks, resume=resume, force=force)
-    )
+    resume, decided, done = ranks.of_first(lambda: _begin(run_folder, loaded, ranks, resume=resume, force=force))
     if done is not None:
         return done
-    loaded = _decided(loaded, shards, window)
+    loaded = replace(loaded, settings=decided.put(loaded.settings))
     with signals(ranks) as watched, collected() as phases:
         backend, notes = _backend_of(loaded, ranks) if backend is None else (backend, ())
         start, parts = ranks.agree(lambda: _parts(loaded, data, backend, ranks))
         _require_alike(parts, ranks)
         parts = replace(parts, notes=(*loaded.notes, *parts.notes, *notes))
-        settings = _decided(loaded, shards, parts.data.window).settings
+        settings = Decided(decided.shards, parts.data.window, parts.shift).put(loaded.settings)
         loop = loop_over(parts, every=settings.training.checkpoint_every)
         run = _Run(run_folder, loop, settings, watched, phases, ranks)
         run.start = start.record
@@ -166,33 +164,20 @@ def train(
 
 def _begin(
     folder: RunFolder, loaded: Loaded, ranks: Ranks, *, resume: bool, force: bool
-) -> tuple[bool, int | None, int | None, Result | None]:
-    """Look at the folder; return whether there is a run to resume, what it decided, and the result if it has ended.
-
-    Decided are the shards, and the window of packed rows.
-    """
+) -> tuple[bool, Decided, Result | None]:
+    """Return whether there is a run to resume, what is decided, and the result of one that has ended."""
     with writing(folder.path):
         folder.recover()
     resume = resume and folder.is_run
-    shards, window = loaded.settings.training.shards, loaded.settings.data.pack.window
-    before = folder.decided if resume else (ranks.size if ranks.size > 1 else None, None)
-    shards, window = before[0] if shards is None else shards, before[1] if window is None else window
-    _check_ranks(loaded, shards or 1, ranks.size)
-    loaded = _decided(loaded, shards, window)
+    before = folder.decided if resume else Decided(ranks.size if ranks.size > 1 else None)
+    decided = Decided.of(loaded.settings).or_else(before)
+    _check_ranks(loaded, decided.shards or 1, ranks.size)
+    settings = decided.put(loaded.settings)
     if not resume:
         folder.check_free(force=force)
-        return resume, shards, window, None
-    folder.check_resumable(loaded.settings)
-    return resume, shards, window, _finished(folder, loaded.settings) if folder.summary.exists() else None
-
-
-def _decided(loaded: Loaded, shards: int | None, window: int | None) -> Loaded:
-    """Return the configuration with so many shards, and such a window of packed rows."""
-    settings = loaded.settings
-    training = settings.training.model_copy(update={"shards": shards})
-    pack = settings.data.pack.model_copy(update={"window": window})
-    data = settings.data.model_copy(update={"pack": pack})
-    return replace(loaded, settings=settings.model_copy(update={"training": training, "data": data}))
+        return resume, decided, None
+    folder.check_resumable(settings)
+    return resume, decided, _finished(folder, settings) if folder.summary.exists() else None
 
 
 def _require_for_ranks(loaded: Loaded, ranks: int) -> None:
@@ -254,6 +239,7 @@ def _require_alike(parts: Parts, ranks: Ranks) -> None:
     hint = "give every rank the same files, at the same path"
     if ranks.size > 1:
         ranks.require_alike("data set", f"with fingerprint {parts.data.fingerprint}", hint)
+        ranks.require_alike("training.shift", parts.shift, "set training.shift, which auto takes from the memory")
 
 
 def _finished(folder: RunFolder, settings: Settings) -> Result | None:

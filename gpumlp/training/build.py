@@ -29,7 +29,7 @@ from gpumlp.data import (
     side_of,
 )
 from gpumlp.errors import ConfigError, DataError, Note, choices
-from gpumlp.limits import gigabytes
+from gpumlp.limits import gigabytes, host_memory
 from gpumlp.metrics import METRICS
 from gpumlp.nn import Architecture, Ensemble, Loss, Model, Sequential, count_parameters
 from gpumlp.nn.ensemble import prefix
@@ -98,6 +98,8 @@ class Parts:
         What the probabilities get, a value of ``CALIBRATIONS``; None: nothing.
     joint
         Whether all of these keep the weights of one epoch, at which their mean is best.
+    shift
+        By how many pixels images are moved to train on more of them.
     notes
         On the data, and on what the settings come to with them.
     """
@@ -118,6 +120,7 @@ class Parts:
     choice: EncodedRows | None = None
     held_out: EncodedRows | None = None
     calibration: type[Temperature] | None = None
+    shift: int = 0
     notes: tuple[Note, ...] = ()
 
 
@@ -234,20 +237,61 @@ def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]
             problems.append(("training.calibration", error))
     if message is not None:
         problems.append(("training.metric", DataError(message, where=title, hint=hint)))
-    shift, side = _shift_of(settings, data.train), side_of(data.train)
-    if shift and (side is None or shift >= side):
-        where = "on disk" if data.window is not None else f"of {data.encoder.width} inputs"
-        message = f"rows {where} are not square images of bytes in memory, so they cannot be moved"
+    shift, side = settings.training.shift, side_of(data.train, flat=True)
+    if isinstance(shift, int) and shift and (side is None or shift >= side):
+        message = f"{_no_images(data)}, so they cannot be moved"
         if side is not None:
             message = f"images of {side} x {side} pixels cannot be moved by {shift}"
         problems.append(("training.shift", DataError(message, where=title, hint="set shift: 0, or auto")))
     return problems
 
 
-def _shift_of(settings: Settings, rows: EncodedRows) -> int:
-    """Return by how many pixels images are moved to train on more of them."""
-    shift = settings.training.shift
-    return shift if isinstance(shift, int) else int((side_of(rows) or 0) >= MIN_SIDE)
+def _no_images(data: Prepared) -> str:
+    """Return a sentence by which the training rows are no images that could be moved."""
+    shape = data.train.features.shape
+    rows = f"of {data.encoder.width} inputs" if len(shape) == 1 else f"of shape {shape}"
+    return f"rows {rows if data.window is None else 'on disk'} are not square images of one byte a pixel in memory"
+
+
+def _shift_of(settings: Settings, data: Prepared, backend: Backend, held: int) -> tuple[int, tuple[Note, ...]]:
+    """Return by how many pixels images are moved to train on more of them, and a note on it.
+
+    ``held`` are the bytes of memory of the rows as they are. Raises ConfigError where the moved ones do not fit, but
+    with ``auto``, which is 0 then.
+    """
+    rows, setting = data.train, settings.training.shift
+    if setting == 0:
+        return 0, ()
+    side, shift = side_of(rows, flat=setting != "auto"), 1 if setting == "auto" else setting
+    images = f"{side} x {side} images"
+    if side is not None and (side >= MIN_SIDE or setting != "auto"):
+        held += (count := copies_moved_by(shift)) * rows.nbytes
+        if _have_room(settings, data, backend, held):
+            subject = f"rows of {side * side} bytes, as {images}," if len(rows.features.shape) == 1 else f"{images},"
+            message = f"{count * len(rows):,} training rows: {subject} each also moved by up to {shift} pixel"
+            return shift, (Note(f"{message}{'s' * (shift > 1)} (training.shift)"),)
+        reason = f"{images} as they are and moved take {gigabytes(held)} of memory, too much for this machine"
+        if setting != "auto":
+            raise ConfigError(reason, where="training.shift", hint="set shift: 0")
+    elif side is not None:
+        reason = f"{images} are not moved, since they are smaller than {MIN_SIDE} x {MIN_SIDE}"
+    elif (flat := side_of(rows, flat=True) or 0) >= MIN_SIDE:
+        reason = f"rows of {flat * flat} bytes are not moved; if they are {flat} x {flat} images, set shift: 1"
+    else:
+        reason = f"{_no_images(data)}, and not moved"
+    if settings.preset == "images":
+        reason += "; as they are dropout 0.4 is better, which preset images has with shift: 0"
+    return 0, (Note(f"training.shift auto: {reason}"),)
+
+
+def _have_room(settings: Settings, data: Prepared, backend: Backend, held: int) -> bool:
+    """Return whether so many bytes of rows fit into the memory of the host, and of the backend beside the network."""
+    try:
+        require_memory(settings, backend.memory, data.encoder, len(data.train), held)
+    except ConfigError:
+        return False
+    host = host_memory()
+    return host is None or held <= host
 
 
 def build(
@@ -287,30 +331,27 @@ def build(
     small = is_small(settings, data.encoder)
     backend = backend or backend_of(settings, small=small)
     held = data.nbytes * (1 if data.window is None else settings.members.apart)  # each network has windows of its own
-    shift = _shift_of(settings, data.train)
-    held += (copies_moved_by(shift) - 1) * data.train.nbytes
     require_memory(settings, backend.memory, data.encoder, len(data.train), held)
+    shift, on_shift = _shift_of(settings, data, backend, held)
+    rows = moved(data.train, shift) if shift and isinstance(data.train, Dataset) else data.train
     parts = (
-        _build_members(settings, data, backend, weights)
+        _build_members(settings, data, rows, backend, weights)
         if settings.members.apart > 1
-        else _build(settings, data, backend, {}, weights, ranks, network)
+        else _build(settings, data, rows, backend, {}, weights, ranks, network)
     )
-    notes = list(data.notes)
-    if shift:
-        message = (
-            f"{parts.trainer.rows:,} training rows: each image also moved by up to {shift} pixel{'s' * (shift > 1)}"
-        )
-        notes.append(Note(f"{message} (training.shift)"))
+    notes = [*data.notes, *on_shift]
     if PRECISIONS[settings.precision].tf32 and not backend.tf32:
         message = f"{backend.name} computes matrix products in float32, which is fastest here"
         notes.append(Note(f"precision tf32: {message}"))
     if small and settings.backend == "auto" and isinstance(backend, NativeBackend) and CupyBackend.is_installed():
         message = "steps this small are likely to be faster on the CPU than on a GPU (backend: cupy takes the GPU)"
         notes.append(Note(f"backend auto: {message}"))
-    return replace(parts, notes=(*notes, *_lone_row(parts)))
+    return replace(parts, shift=shift, notes=(*notes, *_lone_row(parts)))
 
 
-def _build_members(settings: Settings, data: Prepared, backend: Backend, weights: Arrays | None) -> Parts:
+def _build_members(
+    settings: Settings, data: Prepared, rows: EncodedRows, backend: Backend, weights: Arrays | None
+) -> Parts:
     """Return the parts of a run of several networks."""
     parameters, count = size_of(settings, data.encoder), settings.members.count
     on_device: dict[str, DeviceData | Streamed] = {}
@@ -319,7 +360,7 @@ def _build_members(settings: Settings, data: Prepared, backend: Backend, weights
     if small and switched_on("BLOCKS") and (in_block := backend.in_one_block()) is not None:
         each_on = [in_block] * count
     members = tuple(
-        _build(settings_of_member(settings, number), data, each, on_device, _of_member(weights, number))
+        _build(settings_of_member(settings, number), data, rows, each, on_device, _of_member(weights, number))
         for number, each in enumerate(each_on)
     )
     ensemble = Ensemble([member.model for member in members if isinstance(member.model, Sequential)])
@@ -389,13 +430,17 @@ def _of_member(weights: Arrays | None, number: int) -> Arrays | None:
 def _build(
     settings: Settings,
     data: Prepared,
+    rows: EncodedRows,
     backend: Backend,
     on_device: dict[str, DeviceData | Streamed],
     weights: Arrays | None,
     ranks: Ranks | None = None,
     network: Sequential | None = None,
 ) -> Parts:
-    """Return the parts of a run of one network. ``on_device`` holds the rows that are there already, and will be."""
+    """Return the parts of a run of one network. ``on_device`` holds the rows that are there already, and will be.
+
+    ``rows`` are those to train on: the training rows of ``data``, behind which they may be again, moved.
+    """
     encoder, training = data.encoder, settings.training
     architecture, model = network_of(settings, data, backend, weights, network)
     loss = build_loss(settings, model, encoder, data.train)
@@ -412,16 +457,13 @@ def _build(
     backend.prepare(_likely(settings, loss, optimizer, model, validated=data.validation is not None))
     plan = settings.schedule
     schedule = Schedule(plan.name, learning_rate=optimizer_settings.learning_rate, warmup=plan.warmup, **plan.hyper)
-    rows: EncodedRows | DeviceData | Streamed = on_device.get(TRAINED, data.train)
-    if not isinstance(rows, DeviceData):
-        shift = _shift_of(settings, data.train)
-        rows = moved(data.train, shift) if shift and isinstance(data.train, Dataset) else data.train
+    there = on_device.get(TRAINED)
     trainer = Trainer(
         model,
         loss,
         optimizer,
         schedule,
-        rows,
+        there if isinstance(there, DeviceData) else rows,
         epochs=training.epochs_over(len(rows)),
         batch_size=training.batch_size,
         input_scale=encoder.input_scale,
@@ -434,9 +476,9 @@ def _build(
         ranks=ranks,
         window=data.window,
     )
-    on_device[TRAINED] = trainer.data
-    if trainer.data.host is data.train:
-        on_device["train"] = trainer.data
+    on_device[TRAINED] = here = trainer.data
+    # Moved images are behind those as they are, which are measured.
+    on_device["train"] = here.first(data.train) if isinstance(here, DeviceData) and rows is not data.train else here
     wanted_stop = training.stopping(trainer.epochs, validated=data.validation is not None)
     stopping = None if wanted_stop is None else Stopping(*wanted_stop)
     choice, held_out = _divided(data.validation, training.conformal, training.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -41,6 +42,13 @@ class DeviceData:
         self.arrays: tuple[Array, ...] = tuple(
             None if a is None else backend.asarray(a) for a in arrays_of(model, data)
         )
+
+    def first(self, rows: EncodedRows) -> DeviceData:
+        """Return the first of these rows, which are ``rows`` in host memory, without a copy of them."""
+        part = copy.copy(self)
+        part.host = rows
+        part.arrays = tuple(None if a is None else a[: len(rows)] for a in self.arrays)
+        return part
 
     def __len__(self) -> int:
         return len(self.arrays[0])

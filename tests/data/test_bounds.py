@@ -57,7 +57,7 @@ def test_an_idx_file_that_is_not_what_it_says(tmp_path, packed):
     assert peak_of(lambda: read(many), DataError, "the header says 2147483648 x 1024 x 1024 bytes") < 4 << 20
     longer = write((1, 1, 2), bytes(64 << 20))
     assert peak_of(lambda: read(longer), DataError, "= 2, but .* follow") < 4 << 20
-    assert read(write((1, 1, 2), b"ab")).arrays["images"].tolist() == [[97, 98]]
+    assert read(write((1, 1, 2), b"ab")).block("images").tolist() == [[97, 98]]
 
 
 def test_a_table_of_a_million_columns(tmp_path):

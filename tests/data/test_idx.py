@@ -46,6 +46,7 @@ def test_images_stay_bytes(tmp_path, write):
         "images.idx3", folder=tmp_path, task="classification", target=None, validation=0.2, test=0
     )
     assert prepared.train.inputs.dtype == np.uint8
+    assert prepared.train.features.shape == IMAGES.shape[1:]
     assert prepared.encoder.input_scale == 1 / 255
     assert prepared.encoder.width == 6
     assert prepared.encoder.features[5] == "images[5]"

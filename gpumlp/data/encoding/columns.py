@@ -429,7 +429,7 @@ class ArrayInputs:
             if block.dtype != np.uint8:
                 message = f"array {name!r} holds {block.dtype}, but the model was trained on bytes (uint8)"
                 raise DataError(message, where=source.path)
-            return Features.of_array(np.ascontiguousarray(block)), []
+            return Features.of_array(np.ascontiguousarray(block), source.shape(name)), []
         fitted = self.block
         _require_finite(block, name, source.where)
         require_memory(len(block), self.width, source.path, itemsize=4, kind=_ENCODED)

@@ -25,6 +25,8 @@ class Features:
         Number of features as they are, d.
     width
         The number of features, p.
+    shape
+        Axes of a row where it was read, whose product is p; by default one.
 
     Notes
     -----
@@ -34,18 +36,22 @@ class Features:
     stored: NDArray[np.float32 | np.uint8]
     dense: int
     width: int
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", self.shape or (self.width,))
 
     @classmethod
-    def of_array(cls, array: NDArray[np.float32 | np.uint8]) -> Features:
-        """Return features without categories, given (N, p) numbers."""
-        return cls(array, array.shape[1], array.shape[1])
+    def of_array(cls, array: NDArray[np.float32 | np.uint8], shape: tuple[int, ...] = ()) -> Features:
+        """Return features without categories, given (N, p) numbers, and the axes that a row had."""
+        return cls(array, array.shape[1], array.shape[1], shape)
 
     def __len__(self) -> int:
         return len(self.stored)
 
     def __getitem__(self, rows: Any) -> Features:
         """Return the features of some rows: a slice, or their numbers."""
-        return Features(self.stored[rows], self.dense, self.width)
+        return Features(self.stored[rows], self.dense, self.width, self.shape)
 
     @property
     def has_categories(self) -> bool:

@@ -111,9 +111,13 @@ class ArrayTable:
         """Return how many rows an array has."""
         return len(self.arrays[name]) if self.rows is None else len(self.rows)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the axes of a row of an array."""
+        return self.arrays[name].shape[1:]
+
     def width(self, name: str) -> int:
         """Return how many columns an array has, all axes but the first made one."""
-        return math.prod(self.arrays[name].shape[1:])
+        return math.prod(self.shape(name))
 
     @property
     def row_bytes(self) -> int:

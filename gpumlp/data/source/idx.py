@@ -26,7 +26,7 @@ _MOST_PACKED = 1032
 def read_idx(path: Path) -> ArrayTable:
     """Read a file of images with the labels beside it, or a file of labels alone.
 
-    ``train-images-idx3-ubyte.gz`` gives ``images``, (N, rows * columns) uint8, and, if
+    ``train-images-idx3-ubyte.gz`` gives ``images``, (N, rows, columns) uint8, and, if
     ``train-labels-idx1-ubyte.gz`` is in the same folder, ``labels``, (N,) uint8.
 
     Raises
@@ -37,7 +37,7 @@ def read_idx(path: Path) -> ArrayTable:
     first = _read(path)
     if first.ndim == 1:
         return ArrayTable(str(path), {"labels": first}, target="labels")
-    arrays = {"images": first.reshape(len(first), math.prod(first.shape[1:]))}
+    arrays = {"images": first}
     sibling = _labels_of(path)
     if sibling != path and sibling.is_file():
         arrays["labels"] = _read(sibling)
