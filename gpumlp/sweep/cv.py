@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,27 +96,23 @@ def cross_validate(
     plan_folder, base = PlanFolder(Path(folder)), template.load()
     require_one_run(base)
     seed = base.settings.training.seed
-    variants = [
-        (
-            fold,
-            repeat,
-            template.load(f"data.split.test={{fold: {fold}, of: {folds}}}", f"training.seed={seed + repeat}"),
-        )
-        for repeat in range(repeats)
-        for fold in range(1, folds + 1)
-    ]
-    cache, encoder = SourceCache(), start_of(variants[0][2]).encoder
-    first = load_data(
-        variants[0][2], encoder, keep_sources=True, cache=cache
-    )  # nothing is written if the data do not fit
+
+    def variant(repeat: int, fold: int) -> Loaded:
+        return template.load(f"data.split.test={{fold: {fold}, of: {folds}}}", f"training.seed={seed + repeat}")
+
+    loaded = variant(0, 1)
+    cache, encoder = SourceCache(), start_of(loaded).encoder
+    first = load_data(loaded, encoder, keep_sources=True, cache=cache)  # nothing is written if the data do not fit
     plan_folder.begin(plan_of(template, folds=folds, repeats=repeats))
     if output is None:
         plan_folder.file(PREDICTIONS)
 
     def jobs() -> Iterator[Job[tuple[FoldRun, Block]]]:
-        for number, (fold, repeat, loaded) in enumerate(variants):
+        for repeat, fold in itertools.product(range(repeats), range(1, folds + 1)):
             name = f"fold-{fold}" if repeats == 1 else f"repeat-{repeat + 1}-fold-{fold}"
-            data = load_data(loaded, encoder, keep_sources=True, cache=cache) if number else first
+            is_first = (repeat, fold) == (0, 1)
+            loaded = variant(repeat, fold)
+            data = first if is_first else load_data(loaded, encoder, keep_sources=True, cache=cache)
             yield Job(loaded.settings, data, partial(_fold, plan_folder, name, fold, repeat, loaded, data, listener))
 
     runs: list[FoldRun] = []

@@ -124,6 +124,7 @@ def test_groups_and_time(config: Path) -> None:
     [
         (("--group", "patients"), 3, "there is no column 'patients'"),
         (("--folds", "151"), 3, "150 rows are too few for 151 folds"),
+        (("--folds", "1000000"), 3, "150 rows are too few for 1000000 folds"),  # without a look at each
         (("--folds", "1"), 2, "--folds"),
         (("--set", "training.epoch=1"), 2, "epochs"),
         (("-o", "a.xls"), 2, "cannot tell the format"),
