@@ -20,7 +20,7 @@ from gpumlp.data.source.files import all_files as files_of
 from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.kinds import Kind
 from gpumlp.data.source.query import query_files
-from gpumlp.data.source.read import ENDINGS, Source, count_of, read, read_blocks, read_start
+from gpumlp.data.source.read import ENDINGS, Source, count_of, in_parts, read, read_blocks, read_start
 from gpumlp.data.source.rows import rows_of, with_columns
 from gpumlp.data.splits import Fold
 from gpumlp.data.survey import ColumnReport, number_formats, survey
@@ -61,6 +61,7 @@ __all__ = [
     "copies_moved_by",
     "count_of",
     "files_of",
+    "in_parts",
     "is_encoding",
     "is_separator",
     "key_of",

@@ -16,7 +16,7 @@ import numpy as np
 
 from gpumlp import metrics
 from gpumlp.backend import Backend
-from gpumlp.data import Dataset, Encoder, News, Source
+from gpumlp.data import Dataset, Encoder, News, Source, in_parts
 from gpumlp.errors import RunError
 from gpumlp.runs.model import SavedModel, load_model, save_model
 from gpumlp.runs.predictor import Predictions, Predictor, described
@@ -87,9 +87,9 @@ class WeightedModels(Predictor):
 
     def _measured(self, encoder: Encoder, source: Source, data: Dataset, news: News) -> dict[str, float]:
         assert data.targets is not None
-        some = pieces(len(data.targets), encoder.outputs)
-        sources = [source] if len(some) == 1 else (source.take(np.arange(rows.start, rows.stop)) for rows in some)
-        blocks = (predicted for _, predicted in self.predictions(sources, news))
+        count = len(data.targets)
+        parts = in_parts(source, count, _rows_together(count, encoder.outputs))
+        blocks = (predicted for _, predicted in self.predictions(parts, news))
         return metrics_of(blocks, encoder, true_values(encoder, data.targets), data.weights)
 
     def save(self, folder: str | Path, *, force: bool = False) -> None:
@@ -137,9 +137,14 @@ MAX_KEPT_VALUES, MAX_PIECE_VALUES = 1 << 24, 1 << 22
 
 
 def pieces(count: int, outputs: int) -> list[slice]:
-    """Return which of ``count`` rows are predicted together: all, or with many classes some at a time."""
-    step = count if count * outputs <= MAX_KEPT_VALUES else max(1, MAX_PIECE_VALUES // outputs)
-    return [slice(start, min(start + step, count)) for start in range(0, count, max(1, step))]
+    """Return which of ``count`` rows are predicted together."""
+    step = _rows_together(count, outputs)
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _rows_together(count: int, outputs: int) -> int:
+    """Return how many of ``count`` rows are predicted together: all, or with many classes some at a time."""
+    return max(1, count if count * outputs <= MAX_KEPT_VALUES else MAX_PIECE_VALUES // outputs)
 
 
 def mean_of(predictions: Iterable[Predictions], weights: Sequence[float]) -> Predictions:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.backend import Backend
-from gpumlp.data import Dataset, Encoder, Features, News, Source
+from gpumlp.data import Dataset, Encoder, Features, News, Source, in_parts
 from gpumlp.errors import BackendError, GpumlpError, Note, RunError
 from gpumlp.metrics import ProbabilityScores, most_probable
 from gpumlp.nn import MAX_UNITS, Architecture, Ensemble, Sequential
@@ -239,13 +239,8 @@ class SavedModel(Predictor):
         return Predictions(np.concatenate(values), *whole)
 
     def in_pieces(self, source: Source) -> Iterator[Source]:
-        """Yield the rows some at a time where they would take much memory once they are encoded."""
-        step, count = max(1, MAX_ENCODED_BYTES // self.encoder.row_bytes), self.encoder.count(source)
-        if count <= step:
-            yield source
-            return
-        for start in range(0, count, step):
-            yield source.take(np.arange(start, min(start + step, count)))
+        """Return the rows, some at a time where they would take much memory once they are encoded."""
+        return in_parts(source, self.encoder.count(source), max(1, MAX_ENCODED_BYTES // self.encoder.row_bytes))
 
 
 @phase("save")

@@ -15,7 +15,7 @@ from typing import IO, Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data import Encoder, Frame, Source
+from gpumlp.data import Encoder, Frame, Source, in_parts
 from gpumlp.data.source.engine import interruptions
 from gpumlp.errors import ConfigError, DataError
 from gpumlp.runs.predictor import Predictions
@@ -40,11 +40,7 @@ def pieces(sources: Iterable[Source], outputs: int) -> Iterator[Source]:
     size = max(1, MAX_OUTPUTS // outputs)
     for source in sources:
         count = _rows_of(source)
-        if count is None or count <= size:
-            yield source
-            continue
-        for start in range(0, count, size):
-            yield source.take(np.arange(start, min(start + size, count)))
+        yield from in_parts(source, size if count is None else count, size)
 
 
 def _rows_of(source: Source) -> int | None:

@@ -113,6 +113,15 @@ def count_of(source: Source) -> int:
     return len(source) if isinstance(source, Frame) else source.count(source.names[0])
 
 
+def in_parts(source: Source, count: int, size: int) -> Iterator[Source]:
+    """Yield ``count`` rows, ``size`` at a time: the source itself where they are no more."""
+    if count <= size:
+        yield source
+        return
+    for start in range(0, count, size):
+        yield source.take(np.arange(start, min(start + size, count)))
+
+
 def read_blocks(files: Files, dialect: Dialect, *, texts: Collection[str] = ()) -> Iterator[Source]:
     """Yield the rows of text, Parquet and JSON lines some at a time, so that memory does not grow with them.
 
