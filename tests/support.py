@@ -5,8 +5,10 @@ The references use Python numbers or other formulas than the records do, always 
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,16 @@ def assert_close(actual: Any, reference: Any, kind: str = "elementwise", *, scal
             f"{bad.sum()} of {actual.size} differ; at {at} {actual[at]!r} is not {reference[at]!r} "
             f"(error {error:.3g}, allowed {allowed:.3g})"
         )
+
+
+@contextlib.contextmanager
+def peak_memory() -> Iterator[Callable[[], int]]:
+    """Yield what returns the most bytes that Python and NumPy have taken since."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def bits(array: np.ndarray[Any, Any]) -> bytes:

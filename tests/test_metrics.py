@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import math
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from support import peak_memory
 
 from gpumlp import metrics
 from gpumlp.autodiff import Tensor
@@ -80,12 +80,9 @@ def test_lists_are_arrays() -> None:
 def test_memory_does_not_grow_with_the_square_of_the_classes() -> None:
     rng, classes = np.random.default_rng(3), 100_000
     chosen, labels = rng.integers(0, classes, (2, 1000))
-    tracemalloc.start()
-    try:
+    with peak_memory() as peak:
         metrics.classification(chosen, labels)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
+        assert peak() < 1 << 20
 
 
 @pytest.mark.parametrize("outputs", [1, 2048, 2049, 10_000, 2**31 - 1])

@@ -6,13 +6,13 @@ import gzip
 import re
 import struct
 import time
-import tracemalloc
 from collections import namedtuple
 
 import duckdb
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from support import peak_memory
 
 from gpumlp.cli import main
 from gpumlp.config import load
@@ -26,13 +26,10 @@ from gpumlp.training.build import load_data, require_memory
 
 def peak_of(function, error, match) -> int:
     """Return the bytes that a refusal takes at its peak."""
-    tracemalloc.start()
-    try:
+    with peak_memory() as peak:
         with pytest.raises(error, match=match):
             function()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+        return peak()
 
 
 def test_an_endless_line(tmp_path, monkeypatch):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import tracemalloc
 from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from support import peak_memory
 
 from gpumlp.data import ArrayTable, Frame, Missing, prepare, prepare_files, read, rows_of, with_columns
 from gpumlp.data.source import rows as source_rows
@@ -276,11 +276,9 @@ def test_whole_numbers_beyond_2_53_stay_different_classes(given):
 
 
 def test_a_long_text_takes_no_memory_in_other_rows():
-    tracemalloc.start()
-    rows_of({"a": ["x" * 2_000_000, *"abc" * 100]})
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 20_000_000
+    with peak_memory() as peak:
+        rows_of({"a": ["x" * 2_000_000, *"abc" * 100]})
+        assert peak() < 20_000_000
 
 
 def test_two_names_that_are_the_same_as_texts():

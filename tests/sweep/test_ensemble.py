@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command import run as command
+from support import peak_memory
 
 from gpumlp import load_ensemble
 from gpumlp.config import configure
@@ -138,14 +138,11 @@ def test_of_many_classes_some_rows_are_predicted_at_a_time(monkeypatch: pytest.M
 
     each, encoder = Seen(np.arange(rows), labels, None, predict), of_classes(classes)
     assert each.cached(classes) is each
-    tracemalloc.start()
-    try:
+    with peak_memory() as peak:
         counted = counted_of(each, encoder)
         blocks = (mean_of([predict(at.start, at.stop)] * 2, [0.5, 0.5]) for at in ensembles.pieces(rows, classes))
         found = metrics_of(blocks, encoder, labels, None)
-        assert tracemalloc.get_traced_memory()[1] < rows * classes * 8 / 2
-    finally:
-        tracemalloc.stop()
+        assert peak() < rows * classes * 8 / 2
     np.testing.assert_array_equal(counted, np.full(rows, 0.5))
     assert (found["accuracy"], found["log_loss"]) == (1.0, pytest.approx(np.log(2)))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from support import peak_memory
 
 from gpumlp.cli import main
 from gpumlp.config import Loaded, configure
@@ -106,12 +106,9 @@ def test_a_temperature_of_ten_thousand_classes_takes_little_memory(monkeypatch: 
     linear[:, ::7] = 1
     monkeypatch.setattr(calibration, "MAX_VALUES", 1 << 17)
     monkeypatch.setattr(calibration, "MAX_STEPS", 2)
-    tracemalloc.start()
-    try:
+    with peak_memory() as peak:
         Temperature.fit(linear, labels)
-        assert tracemalloc.get_traced_memory()[1] < linear.nbytes
-    finally:
-        tracemalloc.stop()
+        assert peak() < linear.nbytes
 
 
 @pytest.mark.parametrize("sections", [{"calibration": "temperature"}, {"conformal": 0.5}])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support import peak_memory
 
 from gpumlp.config import Loaded
 from gpumlp.errors import ConfigError, DataError
@@ -99,12 +99,9 @@ def test_curves_of_many_values_take_little_memory(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(calibration, "MAX_VALUES", 1 << 13)
     monkeypatch.setattr(calibration, "CACHED_VALUES", 1 << 13)
     monkeypatch.setattr(calibration, "MAX_STEPS", 2)
-    tracemalloc.start()
-    try:
+    with peak_memory() as peak:
         Isotonic.fit(linear, labels)
-        assert tracemalloc.get_traced_memory()[1] < linear.nbytes
-    finally:
-        tracemalloc.stop()
+        assert peak() < linear.nbytes
 
 
 @pytest.mark.parametrize("classes", [2, 3])
