@@ -198,8 +198,8 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
 
 def has_mask(value: object) -> bool:
     """Return whether a value is a masked array of NumPy, whose module takes 8 ms to import and is there if one is."""
-    masked = sys.modules.get("numpy.ma")
-    return masked is not None and isinstance(value, masked.MaskedArray)
+    # Another thread may be importing it, which has no masked array yet.
+    return isinstance(value, getattr(sys.modules.get("numpy.ma"), "MaskedArray", ()))
 
 
 def shown(text: str) -> str:

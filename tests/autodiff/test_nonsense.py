@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,11 @@ MASKED = np.ma.array([[1.0, 2.0]], mask=[[False, True]])
 def test_what_a_mask_hides_is_never_taken_for_a_number(take: Callable[[Any], Any]) -> None:
     with pytest.raises(ShapeError, match="a tensor has no mask"):
         take(MASKED)
+
+
+def test_masks_that_another_thread_is_importing_are_none_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numpy.ma", ModuleType("numpy.ma"))
+    assert gpumlp.Tensor([[1.0, 2.0]]).shape == (1, 2)
 
 
 def test_a_step_by_masked_gradients_is_refused() -> None:
