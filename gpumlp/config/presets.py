@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpumlp.config.section import section_of_count, section_of_name
+from gpumlp.config.training_settings import MEMBERS_ON_CPU, MEMBERS_ON_GPU
 
 FileSettings = Mapping[str, Any]
 
@@ -75,7 +76,7 @@ def _tabular(settings: FileSettings) -> dict[str, Any]:
 
 
 def _strong(settings: FileSettings) -> dict[str, Any]:
-    """TabM-mini with piecewise linear embeddings (Gorishniy et al. 2025, arXiv:2410.24210), of half its members."""
+    """TabM-mini with piecewise linear embeddings (Gorishniy et al. 2025, arXiv:2410.24210), on a CPU half as many."""
     return {
         "data": {"scaling": "quantile"},
         "model": {
@@ -84,7 +85,7 @@ def _strong(settings: FileSettings) -> dict[str, Any]:
             "dropout": 0.1,
             "numbers": {"embedding": "ple"},
         },
-        "members": {"count": 16, "share": "hidden"},
+        "members": {"count": "auto", "share": "hidden"},
         "optimizer": {
             "name": "adamw",
             "learning_rate": 0.002,
@@ -137,7 +138,11 @@ PRESETS = {
         "small images as rows of pixels, such as MNIST; three times as fast with precision: bf16", _images
     ),
     PLAIN: Preset("the defaults", lambda settings: {}),
-    "strong": Preset("TabM-mini's recipe: many networks that share their hidden layers; slower", _strong),
+    "strong": Preset(
+        f"TabM-mini's recipe: {MEMBERS_ON_GPU} networks on a GPU, {MEMBERS_ON_CPU} on a CPU, that share their hidden "
+        "layers; slower",
+        _strong,
+    ),
     "tabular": Preset("RealMLP's recipe for tables of numbers and categories", _tabular),
 }
 """Presets by the name that a configuration uses."""
@@ -147,11 +152,9 @@ def over_preset(settings: object) -> object:
     """Return the settings of a file over those of the preset that it names; what is malformed is left as it is."""
     if not isinstance(settings, Mapping):
         return settings
-    name, members = settings.get("preset", PLAIN), settings.get("members")
+    name = settings.get("preset", PLAIN)
     if not isinstance(name, str) or name not in PRESETS:
         return settings
-    if isinstance(members, int) and not isinstance(members, bool):  # a number of them, of the kind of the preset
-        settings = {**settings, "members": {"count": members}}
     return _merged(PRESETS[name].settings(settings), settings)
 
 

@@ -99,8 +99,9 @@ def section_of_name(setting: object) -> object:
 
 
 def section_of_count(setting: object) -> object:
-    """Let a bare number stand for a section with this count."""
-    return {"count": setting} if isinstance(setting, int) and not isinstance(setting, bool) else setting
+    """Let a bare number, or ``auto``, stand for a section with this count."""
+    is_count = setting == "auto" or (isinstance(setting, int) and not isinstance(setting, bool))
+    return {"count": setting} if is_count else setting
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
@@ -81,7 +81,9 @@ class Settings(Section):
         default_factory=_all_defaults, description="learning rate schedule; with schedule_free constant"
     )
     training: Training = Field(default=Training(), description="epochs, batches, seed and early stopping")
-    members: Annotated[Members, BeforeValidator(section_of_count, json_schema_input_type=int | Members)] = Field(
+    members: Annotated[
+        Members, BeforeValidator(section_of_count, json_schema_input_type=int | Literal["auto"] | Members)
+    ] = Field(
         default=Members(), description="networks trained side by side, which predict by their mean: a number of them"
     )
     bag: int = Field(
@@ -181,7 +183,7 @@ class Settings(Section):
                     path = ("model", *(("hidden", number) if has_activation else ()), "activation")
                     message = f"{block.activation} works along rows and is not mixed with the identity"
                     problems.append(Problem(path, message, "set trained_activation: false, or another activation"))
-        if self.members.count > 1 and LOSSES[self.loss.name].many.link not in MEANS:
+        if self.members.number > 1 and LOSSES[self.loss.name].many.link not in MEANS:
             message = f"predictions of a network trained with {self.loss.name} have no mean"
             problems.append(Problem(("members",), message, "set members: 1, or choose another loss"))
         if self.model.numbers.embedding != NO_EMBEDDING and PRECISIONS[self.precision].stored == BFLOAT16:

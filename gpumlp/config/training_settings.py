@@ -287,10 +287,18 @@ BEST = {"own": "each network's own", "joint": "the one at which their mean is be
 """Which epoch's weights are kept of each member."""
 
 
+MEMBERS_ON_GPU, MEMBERS_ON_CPU = 32, 16
+"""How many networks share layers where the machine decides."""
+
+
 class Members(Section):
     """Networks trained side by side on the same rows, which predict by their mean."""
 
-    count: int = Field(default=1, ge=1, le=MAX_MEMBERS, description="number of networks")
+    count: Annotated[int, Field(ge=1, le=MAX_MEMBERS)] | Literal["auto"] = Field(
+        default=1,
+        description=f"number of networks; auto, where they share layers: {MEMBERS_ON_GPU} on a GPU, {MEMBERS_ON_CPU} "
+        "on a CPU",
+    )
     share: Annotated[str, NameIn(SHARES)] = Field(
         default=ALONE,
         description="what they have in common: " + "; ".join(f"{name} ({sense})" for name, sense in SHARES.items()),
@@ -311,9 +319,19 @@ class Members(Section):
     )
 
     @property
+    def number(self) -> int:
+        """Number of networks, that on a CPU where the machine decides."""
+        return MEMBERS_ON_CPU if self.count == "auto" else self.count
+
+    @property
     def apart(self) -> int:
         """Number of networks that share nothing."""
-        return self.count if self.share == ALONE else 1
+        return self.number if self.share == ALONE else 1
+
+    def on(self, *, gpu: bool) -> Self:
+        """Return these, as many as there are to be on a GPU or a CPU where the machine decides."""
+        decided = MEMBERS_ON_GPU if gpu else MEMBERS_ON_CPU
+        return self.model_copy(update={"count": decided}) if self.count == "auto" else self
 
     @model_validator(mode="after")
     def _one_for_each(self) -> Self:
@@ -321,6 +339,9 @@ class Members(Section):
         if self.share != ALONE and self.count == 1:
             message = "one network has nothing to share"
             problems.append(Problem(("count",), message, "set members.count, or share: none"))
+        if self.share == ALONE and self.count == "auto":
+            message = "the machine decides how many networks share layers, and these share none"
+            problems.append(Problem(("count",), message, "set members.count, or share: hidden or weights"))
         if self.share != ALONE and self.best == "own" and "best" in self.model_fields_set:
             message = "networks that share layers have one best epoch"
             problems.append(Problem(("best",), message, "set best: joint, or share: none"))
@@ -329,7 +350,7 @@ class Members(Section):
             if values_of_members is not None and self.share != ALONE:
                 message = f"networks that share layers have one {name.replace('_', ' ')}"
                 problems.append(Problem((name,), message, "remove it, or set share: none"))
-            elif values_of_members is not None and len(values_of_members) != self.count:
+            elif values_of_members is not None and self.count != "auto" and len(values_of_members) != self.count:
                 values, networks = "value" + "s" * (len(values_of_members) != 1), "network" + "s" * (self.count != 1)
                 message = f"{len(values_of_members)} {values} for {self.count} {networks}"
                 problems.append(Problem((name,), message, "give one value for each, or set members.count"))
@@ -337,7 +358,7 @@ class Members(Section):
         return self
 
     @model_serializer
-    def _short(self) -> int | dict[str, Any]:
+    def _short(self) -> int | str | dict[str, Any]:
         default = Members()
         fields = {key: value for key, value in self if value != getattr(default, key)}
         return self.count if fields.keys() <= {"count"} else {"count": self.count, **fields}

@@ -43,16 +43,20 @@ class Decided(NamedTuple):
         Packed rows that are shuffled among each other; None: not decided.
     shift
         Pixels that images are moved by; auto: not decided.
+    members
+        Number of networks; auto: not decided.
     """
 
     shards: int | None = None
     window: int | None = None
     shift: int | Literal["auto"] = "auto"
+    members: int | Literal["auto"] = "auto"
 
     @classmethod
     def of(cls, settings: Settings) -> Decided:
         """Return what settings have decided."""
-        return cls(settings.training.shards, settings.data.pack.window, settings.training.shift)
+        training, data = settings.training, settings.data
+        return cls(training.shards, data.pack.window, training.shift, settings.members.count)
 
     def or_else(self, other: Decided) -> Decided:
         """Return this, and where it is not decided the other."""
@@ -60,6 +64,7 @@ class Decided(NamedTuple):
             other.shards if self.shards is None else self.shards,
             other.window if self.window is None else self.window,
             other.shift if self.shift == "auto" else self.shift,
+            other.members if self.members == "auto" else self.members,
         )
 
     def put(self, settings: Settings) -> Settings:
@@ -67,7 +72,8 @@ class Decided(NamedTuple):
         training = settings.training.model_copy(update={"shards": self.shards, "shift": self.shift})
         pack = settings.data.pack.model_copy(update={"window": self.window})
         data = settings.data.model_copy(update={"pack": pack})
-        return settings.model_copy(update={"training": training, "data": data})
+        members = settings.members.model_copy(update={"count": self.members})
+        return settings.model_copy(update={"training": training, "data": data, "members": members})
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,9 @@ def train(
         start, parts = ranks.agree(lambda: _parts(loaded, data, backend, ranks))
         _require_alike(parts, ranks)
         parts = replace(parts, notes=(*loaded.notes, *parts.notes, *notes))
-        settings = Decided(decided.shards, parts.data.window, parts.shift).put(loaded.settings)
+        decided = decided._replace(window=parts.data.window, shift=parts.shift)
+        decided = decided.or_else(Decided(members=parts.architecture.heads))
+        settings = decided.put(loaded.settings)
         loop = loop_over(parts, every=settings.training.checkpoint_every)
         run = _Run(run_folder, loop, settings, watched, phases, ranks)
         run.start = start.record

@@ -119,7 +119,7 @@ def architecture_of(settings: Settings, encoder: Encoder | None = None) -> Archi
         trained_activation=chosen.trained_activation,
         residual=chosen.residual,
         clamp=chosen.clamp,
-        heads=1 if members.share == ALONE else members.count,
+        heads=1 if members.share == ALONE else members.number,
         share=members.share,
         **embedding,
     )

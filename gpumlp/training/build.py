@@ -330,6 +330,7 @@ def build(
         raise ConfigError(message, where="model.start_from", hint="remove it, or use gpumlp train, cv, sweep or fit")
     small = is_small(settings, data.encoder)
     backend = backend or backend_of(settings, small=small)
+    settings, on_members = _with_members(settings, backend)
     held = data.nbytes * (1 if data.window is None else settings.members.apart)  # each network has windows of its own
     require_memory(settings, backend.memory, data.encoder, len(data.train), held)
     shift, on_shift = _shift_of(settings, data, backend, held)
@@ -339,7 +340,7 @@ def build(
         if settings.members.apart > 1
         else _build(settings, data, rows, backend, {}, weights, ranks, network)
     )
-    notes = [*data.notes, *on_shift]
+    notes = [*data.notes, *on_members, *on_shift]
     if PRECISIONS[settings.precision].tf32 and not backend.tf32:
         message = f"{backend.name} computes matrix products in float32, which is fastest here"
         notes.append(Note(f"precision tf32: {message}"))
@@ -349,11 +350,21 @@ def build(
     return replace(parts, shift=shift, notes=(*notes, *_lone_row(parts)))
 
 
+def _with_members(settings: Settings, backend: Backend) -> tuple[Settings, tuple[Note, ...]]:
+    """Return settings with a number of members, and a note where the backend decides it."""
+    if settings.members.count != "auto":
+        return settings, ()
+    gpu = isinstance(backend, CupyBackend)
+    members = settings.members.on(gpu=gpu)
+    note = Note(f"members.count auto: {members.count} networks, as on any {'GPU' if gpu else 'CPU'}")
+    return settings.model_copy(update={"members": members}), (note,)
+
+
 def _build_members(
     settings: Settings, data: Prepared, rows: EncodedRows, backend: Backend, weights: Arrays | None
 ) -> Parts:
     """Return the parts of a run of several networks."""
-    parameters, count = size_of(settings, data.encoder), settings.members.count
+    parameters, count = size_of(settings, data.encoder), settings.members.number
     on_device: dict[str, DeviceData | Streamed] = {}
     each_on = backends_side_by_side(backend, count, parameters)
     small = fits_a_block(count, parameters, settings.training.batch_size)
@@ -595,11 +606,11 @@ def require_memory(
         raise ConfigError(f"{message}; this machine has {gigabytes(has)}", where="data", hint=hint)
     parameters = f"{'' if encoder else 'at least '}{count:,} parameters"
     subject, where, hint = f"a network of {parameters} needs", "model.hidden", "use fewer units"
-    if members.count > 1:
+    if members.number > 1:
         where, hint = "members", "train fewer members, or use fewer units"
-        subject = f"{members.count} networks of {parameters} each need"
+        subject = f"{members.number} networks of {parameters} each need"
     if architecture.heads > 1:
-        subject = f"a network of {parameters} for {members.count} members needs"
+        subject = f"a network of {parameters} for {members.number} members needs"
         hint += ", or set a smaller training.batch_size" * bool(batch)
     raise ConfigError(
         f"{subject} at least {gigabytes(needed)} of memory to train with {optimizer.name}{batch}; "

@@ -46,7 +46,7 @@ def test_tabular_is_realmlp() -> None:
 
 def test_strong_is_tabm_with_ple() -> None:
     settings = make("strong")
-    assert (settings.members.count, settings.members.share) == (16, "hidden")
+    assert (settings.members.count, settings.members.share) == ("auto", "hidden")
     for given in (4, {"count": 4}):  # a bare number is one of the preset's members, too
         fewer = make("strong", members=given).members
         assert (fewer.count, fewer.share) == (4, "hidden")

@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backend.fake_cupy import installed
+from ranks.threads import by_threads
 from support import BACKENDS
 
 import gpumlp
-from gpumlp.backend import NativeBackend
-from gpumlp.config import Loaded, settings_of_member
+from gpumlp.backend import Backend, NativeBackend
+from gpumlp.config import Loaded, load, settings_of_member
 from gpumlp.data import rows_of
 from gpumlp.errors import ConfigError, Note, RunError
 from gpumlp.export import export
-from gpumlp.runs import Listener, evaluate, load_trained, plot, train
+from gpumlp.runs import Listener, Result, evaluate, load_trained, plot, train
 from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.store import formats
 from gpumlp.training import Epoch, Loop
@@ -274,6 +276,11 @@ def test_networks_with_settings_of_their_own(task: Task, monkeypatch: pytest.Mon
         ("members={count: 2, dropout: [0.1, 1.0]}", "members.dropout"),
         ("members={count: 2, best: mine}", "members.best"),
         ("members={cuont: 2}", "count"),
+        ("members=many", "members: got 'many'"),
+        ("members={count: many, share: hidden}", "members.count: got 'many'"),
+        ("members=auto", "these share none\n  set members.count, or share: hidden or weights"),
+        ("members={count: auto, learning_rate: [0.1]}", "these share none"),
+        ("members={count: auto, share: hidden, learning_rate: [0.1]}", "networks that share layers have one"),
         ("members={share: hidden}", "one network has nothing to share"),
         ("members={count: 2, share: all}", "members.share"),
         ("members={count: 2, share: hidden, best: own}", "networks that share layers have one best epoch"),
@@ -349,3 +356,47 @@ def test_backends_train_members_that_share_layers_alike(task: Task, share: str) 
     found, reference = weights("native"), weights("numpy")
     for name, array in reference.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-9, atol=1e-12)
+
+
+AUTO = ("training.epochs=1", "model.hidden=[4]", "members={count: auto, share: hidden}")
+
+
+def test_the_machine_decides_how_many_share_layers(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, more in (("auto", ()), ("16", ("members.count=16",))):
+        result = train(task("backend=numpy", *AUTO, *more), tmp_path / name)
+        notes = [note for note in map(str, result.notes) if "members.count" in note]
+        assert notes == ["members.count auto: 16 networks, as on any CPU"] * (not more)
+    for file in ("model/weights.safetensors", "config.yaml"):
+        assert (tmp_path / "auto" / file).read_bytes() == (tmp_path / "16" / file).read_bytes()
+    with installed(monkeypatch):
+        train(task("backend=cupy", *AUTO), tmp_path / "gpu")
+    assert load(tmp_path / "gpu" / "config.yaml").settings.members.count == 32
+    assert load_trained(tmp_path / "gpu", "numpy").architecture.heads == 32
+
+
+def test_a_run_goes_on_with_as_many_as_it_was_begun_with(task: Task, tmp_path: Path) -> None:
+    """That of an earlier version may have had another number."""
+    train(task("backend=numpy", *AUTO, "members.count=5"), tmp_path / "run")
+    resumed = train(task("backend=numpy", *AUTO, "training.epochs=2"), tmp_path / "run", resume=True)
+    assert (resumed.summary["epochs"], resumed.summary["settings"]["members"]["count"]) == (2, 5)
+    assert load_trained(tmp_path / "run", "numpy").architecture.heads == 5
+    with pytest.raises(RunError, match=r"members\.count was 5, is now 8"):
+        train(task("backend=numpy", *AUTO, "members.count=8"), tmp_path / "run", resume=True)
+
+
+def test_memory_is_that_of_as_many_as_the_machine_decides(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = task("backend=numpy", *AUTO)
+    data = load_data(loaded)
+    monkeypatch.setattr(Backend, "memory", property(lambda self: 4000))
+    with pytest.raises(ConfigError, match=r"members: a network of .* for 16 members needs at least"):
+        build(loaded.settings, data)
+
+
+def test_ranks_decide_alike_how_many_share_layers(task: Task, tmp_path: Path) -> None:
+    loaded = task("backend=numpy", *AUTO, "training.shards=2")
+    assert isinstance(by_threads(2, lambda ranks: train(loaded, tmp_path / "two", ranks=ranks))[0], Result)
+    train(loaded, tmp_path / "one")
+    for file in ("model/weights.safetensors", "config.yaml"):
+        assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
