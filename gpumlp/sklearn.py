@@ -550,13 +550,13 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         return "multilabel" if self._labels else self.task
 
     def _encoded_target(self, X: Any, y: Any) -> Any:
-        """Return the classes as a file would name them, or labels, (N, T), of 0 and 1."""
+        """Return the classes, or labels, (N, T), of 0 and 1."""
         if self._labels:
             if not _are_labels(y):
                 raise ValueError("y_val must have labels of 0 and 1, as y has")
             check_consistent_length(X, y)
             return np.asarray(y.toarray() if hasattr(y, "toarray") else y).astype(np.int64)
-        return _written(self._one_target(X, y))
+        return self._one_target(X, y)
 
     def _loss(self) -> dict[str, Any]:
         class_weight = self.class_weight

@@ -85,6 +85,7 @@ def test_classes_keep_their_type_and_their_order(classes: list[Any]) -> None:
     scores = model.decision_function(inputs)
     best = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
     np.testing.assert_array_equal(model.classes_[best], target)
+    np.testing.assert_array_equal(model.model_.predict(inputs), target)
 
 
 def run(folder: Path, settings: str) -> dict[str, bytes]:

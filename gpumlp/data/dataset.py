@@ -229,6 +229,11 @@ class Encoder:
         return self.target.classes if isinstance(self.target, ClassTarget) else None
 
     @property
+    def class_values(self) -> NDArray[Any] | None:
+        """The classes in the type of the target, (C,); None for numbers and for labels."""
+        return self.target.values if isinstance(self.target, ClassTarget) else None
+
+    @property
     def labels(self) -> LabelTargets | None:
         """The labels, of which several may be true of a row, each with its two classes; None for other tasks."""
         return self.target if isinstance(self.target, LabelTargets) else None
@@ -840,7 +845,7 @@ def _divide(
         # Names of classes give nothing away, so they may be taken from all rows.
         (target,) = targets
         labels = source.categories(target)
-        fitted = ClassTarget.fit(labels, source.where)
+        fitted = ClassTarget.fit(labels, source.where, source.type_of(target))
         codes = fitted.encode(labels, source.where).astype(np.int64)
         rows = draw(len(codes), labels=codes)
         sizes = np.bincount(codes)
@@ -860,7 +865,7 @@ def _divide(
             notes += [Note(doubt, target) for doubt in fitted.doubts(source.dialect.missing)]
     elif task == "multilabel":
         cells = {target: source.categories(target) for target in targets}
-        fitted = LabelTargets.fit(cells, source.where)
+        fitted = LabelTargets.fit(cells, source.where, [source.type_of(target) for target in targets])
         rows = draw(len(next(iter(cells.values()))))
         weighed = _with_weight(source, roles.weights, rows.train)
         notes += _about_labels(fitted, fitted.encode(list(cells.values()), source.where)[weighed])

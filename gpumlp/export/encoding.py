@@ -59,7 +59,7 @@ def rewritten(kinds: Mapping[str, Kind]) -> dict[str, Kind]:
 KNOWN: dict[type, tuple[str, ...]] = {
     TableInputs: ("numeric", "block", "one_hots", "dates"),
     ArrayInputs: ("name", "columns", "block"),
-    ClassTarget: ("classes",),
+    ClassTarget: ("classes", "type"),
     LabelTargets: ("names", "columns"),
     NumberTarget: ("mean", "deviation", "transform", "counts"),
     NumberTargets: ("names", "columns", "levels"),

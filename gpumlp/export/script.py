@@ -125,6 +125,7 @@ def _fields(model: SavedModel, dtype: str) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "target": encoder.target_name,
         "classes": None if encoder.classes is None else list(encoder.classes),
+        "values": None if encoder.class_values is None else encoder.class_values.tolist(),
         "calibration": None if model.calibration is None else model.calibration.to_state(),
         "array": not isinstance(inputs, TableInputs),
         "dtype": dtype,
@@ -132,7 +133,9 @@ def _fields(model: SavedModel, dtype: str) -> dict[str, Any]:
     }
     if isinstance(target, LabelTargets):
         columns = zip(target.names, target.columns, strict=True)
-        fields["labels"] = [{"name": name, "classes": list(each.classes)} for name, each in columns]
+        fields["labels"] = [
+            {"name": name, "classes": list(each.classes), "values": each.values.tolist()} for name, each in columns
+        ]
     elif not isinstance(target, ClassTarget):
         fields["numbers"] = numbers_of(target, encoder.target_name)
         fields["levels"] = list(encoder.levels)

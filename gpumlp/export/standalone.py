@@ -59,8 +59,15 @@ class InputError(ValueError):
 
 
 def predict(rows: Any) -> list[Any]:
-    """Return a prediction for each row: the name of a class, a number, or a list of several numbers or labels."""
-    return _outputs(rows)[0]
+    """Return a prediction for each row: a class, a number, or a list of several numbers or labels."""
+    predictions = _outputs(rows)[0]
+    if MODEL["classes"]:
+        values = dict(zip(MODEL["classes"], MODEL["values"]))  # noqa: B905
+        return [values[name] for name in predictions]
+    if labels := MODEL.get("labels"):
+        several = [dict(zip(each["classes"], each["values"])) for each in labels]  # noqa: B905
+        return [[values[name] for values, name in zip(several, row)] for row in predictions]  # noqa: B905
+    return predictions
 
 
 def predict_proba(rows: Any) -> Any:

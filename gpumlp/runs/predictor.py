@@ -82,6 +82,11 @@ class Predictor(ABC):
             If a block does not fit the model.
         """
 
+    @property
+    def classes(self) -> np.ndarray[Any, Any] | None:
+        """The classes as ``predict`` returns them, (C,); of two the second is the positive one. Else None."""
+        return self.encoder.class_values
+
     @abstractmethod
     def margin(self, level: float) -> float:
         """Return how far a new row's target is from its prediction at most, with the probability ``level``.
@@ -95,9 +100,10 @@ class Predictor(ABC):
         """
 
     def predict(self, rows: Any, *, news: News | None = None) -> np.ndarray[Any, Any]:
-        """Return the most probable class of each row, (N,) str, or numbers in units of the target, (N,) float64.
+        """Return the most probable class of each row, (N,), or numbers in units of the target, (N,) float64.
 
-        Of several targets or labels, T of them, these are (N, T).
+        Classes have the type of the target in training: bool, int64, float64, or str as objects. Of several targets
+        or labels, T of them, these are (N, T).
 
         Parameters
         ----------
@@ -112,13 +118,13 @@ class Predictor(ABC):
             If the rows do not fit the model.
         """
         values = self._predictions(rows, news).values
-        classes, labels = self.encoder.classes, self.encoder.labels
+        labels = self.encoder.labels
         if labels is not None:
-            return labels.words(values)
-        return values if classes is None else np.array(classes, object)[values]
+            return labels.values(values)
+        return values if self.classes is None else self.classes[values]
 
     def predict_proba(self, rows: Any, *, news: News | None = None) -> np.ndarray[Any, Any]:
-        """Return the probability of each class, (N, classes) float64, in the order of ``encoder.classes``.
+        """Return the probability of each class, (N, classes) float64, in the order of ``classes``.
 
         Of T labels these are (N, T), each the probability of the second of its classes.
 

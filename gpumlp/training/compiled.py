@@ -300,9 +300,9 @@ class Sequential(nn.Sequential):
     def _target(self, task: str, names: Sequence[str]) -> Any:
         """Return the encoding of targets by which they stay as they are."""
         if task == "classification":
-            return ClassTarget(tuple(map(str, range(max(2, self.units)))))
+            return ClassTarget(tuple(map(str, range(max(2, self.units)))), "integer")
         if task == "multilabel":
-            return LabelTargets(tuple(names), (ClassTarget(ZERO_ONE),) * len(names))
+            return LabelTargets(tuple(names), (ClassTarget(ZERO_ONE, "integer"),) * len(names))
         numbers = (NumberTarget(0.0, 1.0),) * len(names)
         return numbers[0] if len(names) == 1 else NumberTargets(tuple(names), numbers)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,8 @@ def test_labels_are_learned_with_gaps(run: Path) -> None:
     rows = read(run.parent / "rows.csv", texts=LABELS)
     from_file = evaluate(run, run.parent / "rows.csv")[0]["rows.csv"]
     assert model.evaluate(rows) == pytest.approx({key: from_file[key] for key in from_file if key != "loss"})
-    assert set(np.unique(model.predict(rows)[:, 2])) == {"false", "true"}
+    assert {type(each) for each in model.predict(rows)[:, 2]} == {bool}
+    assert {type(each) for each in model.predict(rows)[:, 1]} == {int}
     np.testing.assert_array_equal(model.predict(rows)[:, 0] == "yes", model.predict_proba(rows)[:, 0] > 0.5)
 
 
@@ -97,7 +99,11 @@ def test_exports_predict_labels(run: Path, tmp_path: Path, ending: str) -> None:
         heads, found = cells(tmp_path / "out.csv")
         assert heads == [f"{what} {name}" for what in ("prediction", "probability") for name in LABELS]
         model = load_trained(run)
-        np.testing.assert_array_equal(found[:, :3], model.predict(run.parent / "rows.csv"))
+        predicted = model.predict(run.parent / "rows.csv")
+        np.testing.assert_array_equal(found[:, :3], [[str(each).lower() for each in row] for row in predicted])
+        heads, table = cells(run.parent / "rows.csv")
+        rows = [dict(zip(heads, each, strict=True)) for each in table[:5]]
+        assert runpy.run_path(str(tmp_path / "model.py"))["predict"](rows) == predicted[:5].tolist()
         np.testing.assert_allclose(
             found[:, 3:].astype(float), model.predict_proba(run.parent / "rows.csv"), atol=1e-5
         )

@@ -34,17 +34,28 @@ class LabelTargets:
     columns: tuple[ClassTarget, ...]
 
     @classmethod
-    def fit(cls, labels: Mapping[str, Codes], where: Where) -> LabelTargets:
+    def fit(cls, labels: Mapping[str, Codes], where: Where, types: Sequence[str | None] = ()) -> LabelTargets:
         """Find the two classes of each label.
+
+        Parameters
+        ----------
+        labels
+            (N,) each, by name.
+        where
+            Returns where a row is, for messages.
+        types
+            Types of the labels, as for ``ClassTarget``; (): those that they look like.
 
         Raises
         ------
         DataError
             If a label has other than two values; of 0 and 1 one is enough.
         """
-        return cls(
-            tuple(labels), tuple(ClassTarget(_two_classes(name, each, where)) for name, each in labels.items())
+        columns = (
+            ClassTarget.of(_two_classes(name, each, where), type_)
+            for (name, each), type_ in zip(labels.items(), types or [None] * len(labels), strict=True)
         )
+        return cls(tuple(labels), tuple(columns))
 
     def encode(self, labels: Sequence[Codes], where: Where) -> NDArray[np.float32]:
         """Return 1 for the second class of each label, 0 for the first, NaN where it is missing: (N, T) float32.
@@ -67,6 +78,12 @@ class LabelTargets:
         known = np.nan_to_num(numbers).astype(np.int64)
         words = [np.array(column.classes, object)[each] for column, each in zip(self.columns, known.T, strict=True)]
         return np.where(np.isnan(numbers), "", np.stack(words, axis=1))
+
+    def values(self, numbers: NDArray[Any]) -> NDArray[Any]:
+        """Return the classes of numbers 0 and 1, (N, T), in their type; as objects where the types differ."""
+        columns = [column.values[each] for column, each in zip(self.columns, numbers.T, strict=True)]
+        same = len({each.dtype for each in columns}) == 1
+        return np.stack(columns if same else [each.astype(object) for each in columns], axis=1)
 
     def numbers(self, words: NDArray[Any]) -> NDArray[np.int32]:
         """Return the numbers 0 and 1 of classes, (N, T), given as texts; -1 for other texts."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from gpumlp.data.encoding.transforms import Transform
 from gpumlp.data.source.cells import FLOAT32_MAX, FLOAT32_TINY, Floats, Missing, parse_numbers
-from gpumlp.data.source.frame import Codes
+from gpumlp.data.source.frame import TYPES, Codes
 from gpumlp.data.state import StateReader
 from gpumlp.errors import DataError, choices, shown
 
@@ -23,6 +25,8 @@ Where = Callable[[int], str]
 _FEW_ROWS = 50
 _LISTED_CLASSES = 20
 _TRUTHS = {"true": 1.0, "false": 0.0}  # which programs write as True, TRUE, true or 1
+_WHOLE_CLASS = re.compile(r"[+-]?(0|[1-9][0-9]{0,38})")
+_NUMBER_CLASS = re.compile(r"[+-]?(0|[1-9][0-9]{0,38})(\.[0-9]*)?(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
 _LARGEST_LOGARITHM = 700.0  # whose exponential float64 holds
 
 
@@ -31,13 +35,30 @@ class ClassTarget:
     """Classes by name, in sorted order: by value if all of them are numbers, else as text.
 
     Of two classes the second one is the positive class: ``yes`` of no and yes, ``1`` of 0 and 1.
+
+    Parameters
+    ----------
+    classes
+        Names of the classes, as a file has them.
+    type
+        Type of the classes where they are returned in Python, one of ``TYPES``.
     """
 
     classes: tuple[str, ...]
+    type: str = field(default="text", compare=False)
 
     @classmethod
-    def fit(cls, labels: Codes, where: Where) -> ClassTarget:
+    def fit(cls, labels: Codes, where: Where, type_: str | None = None) -> ClassTarget:
         """Find the classes of (N,) labels.
+
+        Parameters
+        ----------
+        labels
+            (N,).
+        where
+            Returns where a row is, for messages.
+        type_
+            Type of the labels, where the source has types; None: the one that the classes look like.
 
         Raises
         ------
@@ -58,7 +79,23 @@ class ClassTarget:
                 where=where(0),
                 hint="check the name of the target, or set the task to regression",
             )
-        return cls(names)
+        return cls.of(names, type_)
+
+    @classmethod
+    def of(cls, names: Sequence[str], type_: str | None) -> ClassTarget:
+        """Return the target of these classes, of a type, or None: of the first that all of them look like."""
+        types = [type_] if type_ is not None else ["boolean", "integer", "number"]
+        return cls(tuple(names), next((each for each in types if _fits(names, each)), "text"))
+
+    @cached_property
+    def values(self) -> NDArray[Any]:
+        """The classes in their type, (C,): bool, int64 (objects where one is larger), float64, or str as objects."""
+        if self.type == "integer":
+            whole = [int(name) for name in self.classes]
+            return np.array(whole, np.int64 if all(-(2**63) <= each < 2**63 for each in whole) else object)
+        if self.type == "boolean":
+            return np.array([name.lower() == "true" for name in self.classes])
+        return np.array(self.classes, np.float64 if self.type == "number" else object)
 
     def encode(self, labels: Codes, where: Where, *, unseen: bool = False) -> NDArray[np.int32]:
         """Return the class numbers, (N,) int32; -1 for other labels, if these may come (``unseen``).
@@ -113,7 +150,7 @@ class ClassTarget:
 
     def to_state(self) -> dict[str, Any]:
         """Return what ``from_state`` takes back."""
-        return {"classes": list(self.classes)}
+        return {"classes": list(self.classes), "type": self.type}
 
     @classmethod
     def from_state(cls, state: StateReader) -> ClassTarget:
@@ -127,7 +164,11 @@ class ClassTarget:
         classes = state.texts("classes")
         if len(classes) < 2:
             raise state.wrong("classes", "must be two or more")
-        return cls(classes)
+        # Models of earlier versions have no type, and return texts as they did.
+        type_ = state.text("type", allowed=TYPES) if state.has("type") else "text"
+        if not _fits(classes, type_):
+            raise state.wrong("type", f"is {type_}, which the classes are not")
+        return cls(classes, type_)
 
 
 @dataclass(frozen=True)
@@ -409,6 +450,16 @@ def sorted_classes(texts: Collection[str], labels: Codes, where: Where) -> tuple
         row = int(np.argmax(labels.codes == labels.texts.tolist().index(name)))
         raise DataError(f"the class {shown(name)} is not a finite number", where=where(row))
     return tuple(names[i] for i in np.argsort(values, kind="stable"))
+
+
+def _fits(names: Sequence[str], type_: str) -> bool:
+    """Return whether classes can be of a type, no two of them equal in it. Codes such as 007 are texts."""
+    if type_ == "text":
+        return True
+    if type_ == "boolean":
+        return sorted(name.lower() for name in names) == ["false", "true"]
+    pattern, value = (_WHOLE_CLASS, int) if type_ == "integer" else (_NUMBER_CLASS, float)
+    return all(map(pattern.fullmatch, names)) and len(set(map(value, names))) == len(names)
 
 
 def _value(text: str) -> float | None:

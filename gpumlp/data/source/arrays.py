@@ -6,7 +6,7 @@ import functools
 import math
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.data.source.cells import FLOAT32_MAX, Floats
-from gpumlp.data.source.frame import Codes, as_written
+from gpumlp.data.source.frame import Codes, as_written, type_of_dtype
 from gpumlp.data.source.room import ask_for, is_in_file, room
 from gpumlp.errors import QUOTED, DataError, choices
 from gpumlp.limits import gigabytes, host_memory
@@ -94,6 +94,8 @@ class ArrayTable:
         What to add to the message when an array is asked for that is not there.
     rows
         The rows of the arrays that belong to this table; None means all of them.
+    types
+        Types of the values of arrays, one of ``TYPES``, where they are other than their dtype.
     """
 
     path: str
@@ -101,6 +103,7 @@ class ArrayTable:
     target: str | None = None
     hint: str | None = None
     rows: NDArray[np.int64] | None = None
+    types: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -127,6 +130,10 @@ class ArrayTable:
     def is_in_file(self, name: str) -> bool:
         """Return whether an array lies on disk, column by column, as it is too large for memory."""
         return is_in_file(self._values(name))
+
+    def type_of(self, name: str) -> str | None:
+        """Return the type of the values of an array, one of ``TYPES``; None where it has none of them."""
+        return self.types.get(name) or type_of_dtype(self.arrays[name].dtype)
 
     def ask_for(self) -> None:
         """Have the disk bring what lies there of these rows."""

@@ -17,6 +17,9 @@ from gpumlp.data.source.room import ask_for, gathered, is_in_file, room
 from gpumlp.errors import LISTED, DataError, Note, choices, shown
 from gpumlp.limits import gigabytes, host_memory
 
+TYPES = ("text", "boolean", "integer", "number")
+"""Types of the values of a column: those that Python and typed files tell apart and classes keep."""
+
 _FIRST_ROWS = 1000  # looked at before all of a column are
 
 
@@ -186,6 +189,8 @@ class Frame:
         (N,) int64, the rows of the source that are here; None for all.
     kinds
         What columns are by what the user or the file says.
+    types
+        Types of the values of columns, one of ``TYPES``, where the source has types; a file of text has none.
     """
 
     path: str
@@ -195,6 +200,7 @@ class Frame:
     notes: tuple[Note, ...] = ()
     rows: NDArray[np.int64] | None = None
     kinds: Mapping[str, Kind] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -213,6 +219,11 @@ class Frame:
     def row_bytes(self) -> int:
         """The bytes of a row, at most."""
         return 8 * len(self.names)
+
+    def type_of(self, name: str) -> str | None:
+        """Return the type of the values of a column, one of ``TYPES``; None where the source has no types."""
+        kind = self.kinds.get(name)
+        return self.types.get(name) or ("text" if kind is not None and kind.type == "category" else None)
 
     def ask_for(self) -> None:
         """Have the disk bring the columns that lie in a file."""
@@ -501,7 +512,8 @@ def concatenated(frames: Sequence[Frame], path: str) -> Frame:
     columns = {name: _joined([frame.columns[name] for frame in frames]) for name in frames[0].names}
     notes = tuple(dict.fromkeys(note for frame in frames for note in frame.notes))
     kinds = {name: kind for frame in reversed(frames) for name, kind in frame.kinds.items()}
-    return Frame(path, columns, where, first.dialect, notes, kinds=kinds)
+    types = {name: type_ for name, type_ in first.types.items() if all(f.types.get(name) == type_ for f in frames)}
+    return Frame(path, columns, where, first.dialect, notes, kinds=kinds, types=types)
 
 
 def require_same_columns(first: Frame, frame: Frame) -> None:
@@ -540,6 +552,11 @@ def _joined_codes(columns: Sequence[Codes]) -> Codes:
     starts = np.cumsum([0, *(len(column.texts) for column in columns)])
     codes = [column.codes + start for column, start in zip(columns, starts, strict=False)]
     return merged([text for column in columns for text in column.texts], np.concatenate(codes)).in_room()
+
+
+def type_of_dtype(dtype: np.dtype[Any]) -> str | None:
+    """Return the type of the values of an array, one of ``TYPES``; None for objects and others."""
+    return {"b": "boolean", "i": "integer", "u": "integer", "f": "number", "U": "text", "T": "text"}.get(dtype.kind)
 
 
 def as_written(values: NDArray[Any]) -> Codes:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.cells import USUAL_MISSING, Missing
 from gpumlp.data.source.dialect import Dialect
 from gpumlp.data.source.engine import TABLE
-from gpumlp.data.source.frame import Codes, Column, Frame, Numbers, as_written, merged
+from gpumlp.data.source.frame import Codes, Column, Frame, Numbers, as_written, merged, type_of_dtype
 from gpumlp.data.source.typed import read_typed
 from gpumlp.errors import DataError, has_mask
 
@@ -78,13 +78,14 @@ def rows_of(rows: Any, y: Any = None, *, missing: Missing = USUAL_MISSING) -> Fr
         columns = {str(name): _column(str(name), values, missing) for name, values in rows.items()}
         if len(columns) < len(rows):
             raise DataError("two columns have the same name once it is text", where=NAME, hint="rename one of them")
-        frame = Frame(NAME, columns, _locate, Dialect(missing=missing))
+        frame = _framed(columns, missing)
     if y is not None:
         if TARGET in frame.columns:
             raise DataError(
                 f"there is a column {TARGET!r} already", where=NAME, hint="name it as the target instead of y"
             )
-        frame = Frame(NAME, {**frame.columns, TARGET: _column(TARGET, y, missing)}, _locate, frame.dialect)
+        target = _framed({TARGET: _column(TARGET, y, missing)}, missing)
+        frame = _with(frame, target)
     lengths = {name: len(column) for name, column in frame.columns.items()}
     if len(set(lengths.values())) > 1:
         listing = ", ".join(f"{name} {length}" for name, length in list(lengths.items())[:5])
@@ -113,11 +114,23 @@ def with_columns(source: Frame | ArrayTable, columns: Mapping[str, Any]) -> Fram
         if len(new) != len(source):
             message = f"there are {len(source)} rows, but {len(new)} values for {next(iter(columns))!r}"
             raise DataError(message, where=source.path)
-        return replace(source, columns={**source.columns, **new.columns})
+        return _with(source, new)
     arrays = {name: _array(column, columns[name]) for name, column in new.columns.items()}
-    table = replace(source, arrays={**source.arrays, **arrays})
+    table = replace(source, arrays={**source.arrays, **arrays}, types={**source.types, **new.types})
     table.require_same_rows(table.names)
     return table
+
+
+def _framed(columns: Mapping[str, tuple[Column, str]], missing: Missing) -> Frame:
+    """Return columns, each with the type of its values, as a frame."""
+    types = {name: type_ for name, (_, type_) in columns.items()}
+    plain = {name: column for name, (column, _) in columns.items()}
+    return Frame(NAME, plain, _locate, Dialect(missing=missing), types=types)
+
+
+def _with(frame: Frame, more: Frame) -> Frame:
+    """Return a frame with the columns of another one, too."""
+    return replace(frame, columns={**frame.columns, **more.columns}, types={**frame.types, **more.types})
 
 
 def _array(column: Column, values: Any) -> NDArray[Any]:
@@ -155,24 +168,24 @@ def _from_arrow(rows: Any, missing: Missing) -> Frame:
         }
         plain = {name: column for name, column in columns.items() if column is not None}
         if len(plain) == table.num_columns:
-            return Frame(NAME, plain, _locate, Dialect(missing=missing))
+            return _framed(plain, missing)
     dialect = Dialect(missing=missing)
     return read_typed(TABLE, [], NAME, dialect, texts=(), kind="an Arrow table", locate=_locate, table=table)
 
 
-def _plain_column(type_: str, column: Any, missing: Missing) -> Column | None:
-    """Return an Arrow column as the engine, which takes longer to start, would; None of another type."""
+def _plain_column(type_: str, column: Any, missing: Missing) -> tuple[Column, str] | None:
+    """Return an Arrow column as the engine, which takes longer to start, would, and its type; None for others."""
     kind = _PLAIN_TYPE.search(type_)
     if kind is None:
         return None
     cells = column.to_pylist()
     if "Utf8" in kind[0] or kind[0] == "Boolean":
         texts = ["" if cell is None else str(cell).lower() if cell in (True, False) else cell for cell in cells]
-        return merged(texts, np.arange(len(cells)))
+        return merged(texts, np.arange(len(cells))), "boolean" if kind[0] == "Boolean" else "text"
     numbers = np.array([np.nan if cell is None else cell for cell in cells], np.float64)
     for marker in missing.values:
         numbers[numbers == marker] = np.nan
-    return Numbers(numbers, partial(_number_texts, cells))
+    return Numbers(numbers, partial(_number_texts, cells)), "integer" if "Int" in kind[0] else "number"
 
 
 def _number_texts(cells: Sequence[float | None]) -> Codes:
@@ -187,8 +200,8 @@ def _number_texts(cells: Sequence[float | None]) -> Codes:
     return merged(list(map(text, cells)), np.arange(len(cells)))
 
 
-def _column(name: str, values: Any, missing: Missing) -> Column:
-    """Return a column of numbers or texts."""
+def _column(name: str, values: Any, missing: Missing) -> tuple[Column, str]:
+    """Return a column of numbers or texts, and the type of its values."""
     if has_mask(values):
         values = _as_array(name, values.tolist())
     elif not isinstance(values, np.ndarray):
@@ -201,14 +214,15 @@ def _column(name: str, values: Any, missing: Missing) -> Column:
         values = values.astype(object)
     if values.dtype.kind == "O":
         return _of_objects(values, missing)
+    type_ = type_of_dtype(values.dtype) or "text"
     if values.dtype.kind in "iuf":
-        return _of_numbers(values.astype(np.float64), lambda: as_written(values), missing)
+        return _of_numbers(values.astype(np.float64), lambda: as_written(values), missing), type_
     if values.dtype.kind == "b":
-        return _texts(np.where(values, "true", "false"))
+        return _texts(np.where(values, "true", "false")), type_
     if values.dtype.kind == "M":
-        return _texts(np.where(np.isnat(values), "", values.astype(str)))
+        return _texts(np.where(np.isnat(values), "", values.astype(str))), type_
     if values.dtype.kind in "U":
-        return _texts(values)
+        return _texts(values), type_
     message = f"column {name!r} holds {values.dtype}, not numbers or texts"
     raise DataError(message, where=NAME, hint="leave the column out, or make one of numbers or texts of it")
 
@@ -245,15 +259,17 @@ def _as_array(name: str, values: Any) -> NDArray[Any]:
     return np.fromiter(values, object, len(values))
 
 
-def _of_objects(values: NDArray[np.object_], missing: Missing) -> Column:
+def _of_objects(values: NDArray[np.object_], missing: Missing) -> tuple[Column, str]:
     """Return numbers where all objects are numbers or missing, else texts, the empty one where a value is missing."""
     absent = [_is_absent(value) for value in values]
     texts = ["" if gone else _text(value) for value, gone in zip(values, absent, strict=True)]
     codes = partial(merged, texts, np.arange(len(values)))
     if all(gone or _is_number(value) for value, gone in zip(values, absent, strict=True)):
         numbers = [np.nan if gone else _float(value) for value, gone in zip(values, absent, strict=True)]
-        return _of_numbers(np.array(numbers, np.float64), codes, missing)
-    return codes()
+        whole = all(gone or isinstance(value, Integral) for value, gone in zip(values, absent, strict=True))
+        return _of_numbers(np.array(numbers, np.float64), codes, missing), "integer" if whole else "number"
+    truths = all(gone or _is_truth(value) for value, gone in zip(values, absent, strict=True))
+    return codes(), "boolean" if truths else "text"
 
 
 def _is_number(value: Any) -> bool:

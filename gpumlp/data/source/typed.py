@@ -229,7 +229,7 @@ def read_typed(
     if columns and not count:
         raise _no_rows(name, kind)
     every = _with_nested(columns, cells.types, name, count)
-    return Frame(name, every, locate or _numbered(name), replace(dialect, decimal=None))
+    return Frame(name, every, locate or _numbered(name), replace(dialect, decimal=None), types=_value_types(cells))
 
 
 def parquet_blocks(path: Path, dialect: Dialect, *, texts: Collection[str] = ()) -> Iterator[Frame]:
@@ -263,11 +263,13 @@ def typed_blocks(
     start = None
     try:
         cells, *_ = _layout(rows, paths)
+        types = _value_types(cells)
         for start, columns in _scan(rows, paths, cells, dialect, texts).blocks():
             count = len(next(iter(columns.values())))
             every = _with_nested(columns, cells.types, name, count)
             numbers = np.arange(start, start + count)
-            yield Frame(name, every, locate or _numbered(name), replace(dialect, decimal=None), rows=numbers)
+            where, written = locate or _numbered(name), replace(dialect, decimal=None)
+            yield Frame(name, every, where, written, rows=numbers, types=types)
     except EngineRefusalError as error:
         raise DataError(f"cannot be read as {kind}: {_first_line(error)}", where=name) from None
     if start is None:
@@ -347,6 +349,17 @@ def _first_level(nodes: Sequence[tuple[str, int | None]]) -> list[str]:
             names.append(name)
         below += (children or 0) - bool(below)
     return names
+
+
+def _value_types(cells: TypedCells) -> dict[str, str]:
+    """Return the types of the values of each column, as a ``Frame`` has them."""
+
+    def of(type_: str) -> str:
+        if _WHOLE.fullmatch(type_):
+            return "integer"
+        return "number" if _REAL.fullmatch(type_) else "boolean" if type_ == "BOOLEAN" else "text"
+
+    return {name: of(type_) for name, type_ in cells.types.items()}
 
 
 def _is_number(type_: str) -> bool:
