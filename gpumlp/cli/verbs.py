@@ -362,7 +362,7 @@ def validate(config: Path, overrides: Sequence[str], print_config: bool) -> None
     if print_config:
         click.echo(configuration.dump(settings, folder=loaded.path.resolve().parent), nl=False)
         return
-    if problems := settings.data.misfits(Path()):
+    if problems := settings.data.misfits(Path(), settings.task):
         raise DataError(loaded.report(problems))
     if settings.backend not in ("auto", "cupy") or not BACKENDS["cupy"].is_installed():
         require_memory(settings, Backend().memory)  # the memory of a device is asked for when it is to train

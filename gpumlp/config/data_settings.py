@@ -321,8 +321,16 @@ class Data(Section):
             return "query"
         return self.train if isinstance(self.train, str) else ", ".join(self.train)
 
-    def misfits(self, start: Path) -> MisfitProblems:
-        """Return the settings that name a file or a column that is not there; ``start`` is where folder starts."""
+    def misfits(self, start: Path, task: str | None = None) -> MisfitProblems:
+        """Return the settings that name a file or a column that is not there, or whose first cells are wrong.
+
+        Parameters
+        ----------
+        start
+            Where folder starts.
+        task
+            What the target is, if that is known.
+        """
         parts = {"split.validation": self.split.validation, "split.test": self.split.test}
         with reading_into(self.room):
             errors = misfits(
@@ -332,11 +340,12 @@ class Data(Section):
                 target=self.target,
                 weights=self.weights,
                 drop=self.drop,
-                columns=self.columns,
+                columns=self.kinds,
                 group=self.split.group,
                 time=self.split.time,
                 dialect=self.dialect,
                 query=self.query,
+                task=task,
             )
         return [(f"data.{setting}", error) for setting, error in errors]
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpumlp.data.encoding.columns import decide
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.files import Files, all_files, matched, title
 from gpumlp.data.source.frame import Frame, require_bytes, require_memory
+from gpumlp.data.source.kinds import Kind
 from gpumlp.data.source.query import query_columns
 from gpumlp.data.source.read import Source, read, read_start, readable, rows_at_most
+from gpumlp.data.source.sniff import SAMPLE
 from gpumlp.errors import DataError
 from gpumlp.limits import gigabytes
 
@@ -143,11 +146,12 @@ def misfits(
     target: Target,
     weights: str | int | None,
     drop: Sequence[str | int],
-    columns: Iterable[str] = (),
+    columns: Mapping[str, Kind],
     group: str | int | None = None,
     time: str | int | None = None,
     dialect: Dialect = DETECT,
     query: str | None = None,
+    task: str | None = None,
 ) -> MisfitProblems:
     """Return what does not fit, as far as names of files and first lines tell.
 
@@ -163,6 +167,8 @@ def misfits(
         How the files are written, if they are text.
     query
         Which has the columns, in place of ``train``.
+    task
+        What the target is, if that is known: a regression's must be numbers.
     """
     problems = absent(folder, files)
     source = "train" if query is None else "query"
@@ -177,11 +183,32 @@ def misfits(
                 require_memory(sum(map(rows_at_most, paths)), len(rows.names), title(paths))
             else:
                 rows = query_columns(query, folder)
-            Roles.find(rows, target, weights, drop, columns, group, time)
+            roles = Roles.find(rows, target, weights, drop, columns, group, time)
+            if isinstance(rows, Frame) and len(rows):
+                problems += _wrong_cells(rows.with_kinds(columns), roles, task, source)
         except MisfitError as error:
             problems += error.problems
         except DataError as error:
             problems.append((source, error))
+    return problems
+
+
+def _wrong_cells(rows: Frame, roles: Roles, task: str | None, source: str) -> MisfitProblems:
+    """Return what is wrong with cells of the first rows, or of all where these are few, as training would find it."""
+    problems: MisfitProblems = []
+    is_whole = len(rows) < SAMPLE - 1
+    must = {name: "target" for name in roles.targets if task == "regression"}
+    must |= {roles.weights: "weights"} if roles.weights is not None else {}
+    for name in rows.names:
+        try:
+            if name in must:
+                rows.numbers(name)
+            elif name not in {*roles.named, *roles.dropped, roles.time}:
+                decide(name, rows)
+        except DataError as error:
+            # A few words in the first rows may be many in all, and then categories; other cells remain wrong.
+            if is_whole or name in must or name in rows.kinds or rows.remedy(name):
+                problems.append((must.get(name, source), error))
     return problems
 
 

@@ -7,6 +7,7 @@ and one 0/1 feature for each category of each column of text.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -133,7 +134,7 @@ class TableInputs:
         one_hots: list[OneHot] = []
         dates: list[Dates] = []
         remarks: list[tuple[str, str]] = []
-        decided = in_threads(lambda name: _decide(name, frame, rows), names)
+        decided = in_threads(lambda name: decide(name, frame, rows), names)
         for name, (is_numeric, fitted, remark) in zip(names, decided, strict=True):
             if is_numeric:
                 numeric.append(name)
@@ -475,10 +476,25 @@ def _rows_at_once(width: int) -> int:
     return max(1, _CELLS_AT_ONCE // width, min(_ROWS_AT_ONCE, 8 * _CELLS_AT_ONCE // width))
 
 
-def _decide(
-    name: str, frame: Frame, rows: NDArray[np.int64] | None
+def decide(
+    name: str, frame: Frame, rows: NDArray[np.int64] | None = None
 ) -> tuple[bool, OneHot | Dates | None, str | None]:
-    """Return whether a column is one of numbers, its encoding if it is one of texts or dates, and a remark on it."""
+    """Return whether a column is one of numbers, its encoding if it is one of texts or dates, and a remark on it.
+
+    Parameters
+    ----------
+    name
+        Name of the column.
+    frame
+        The training rows.
+    rows
+        Those by which dates are scaled, of which some may come often; None: all.
+
+    Raises
+    ------
+    DataError
+        If a cell is wrong.
+    """
     values = frame.try_numbers(name)
     if values is None:
         if (dates := Dates.fit(name, frame, rows)) is not None:
@@ -517,6 +533,9 @@ def _remark(name: str, values: Floats, frame: Frame, size: float) -> str | None:
         return "looks like an id; consider dropping it"
     if _NAME_OF_ID.fullmatch(name) and (different := _mostly_different(values)):
         return f"looks like an id ({different} different numbers in {len(values)} rows); consider dropping it"
+    if name not in frame.kinds and (padded := frame.padded(name)):
+        hint = f"if they are codes, set data.columns to {{{json.dumps(name, ensure_ascii=False)}: category}}"
+        return f"has numbers such as {padded!r}, read as {int(padded)}; {hint}"
     if markers := frame.gap_markers(name):
         return f"has {', '.join(map(repr, markers))} between numbers, taken for missing"
     if size >= _EXACT and _are_lost(frame.column(name).texts):

@@ -424,7 +424,7 @@ class TextFile:
         if ends not in (rows, rows - 1) and has_blank_lines(path):  # cells may have ends of lines, too
             with self.lines(encoding) as lines:
                 notes += self._skipped(_Start(lines, self.dialect, self.name, self.names).check())
-        return Frame(self.name, columns, where, dialect, notes)
+        return Frame(self.name, columns, where, dialect, notes, start=sample)
 
     def _skipped(self, blanks: int) -> tuple[Note, ...]:
         """Return a note on blank lines between rows; in files with comments these are such lines, too."""
@@ -591,6 +591,7 @@ class _Start:
             locate=lambda row: f"{self.name}:{lines[row]}",
             dialect=dialect,
             notes=_notes_on(self.name, self.settings, dialect, len(self.names)),
+            start=sample,
         )
 
     def written(self, names: Sequence[str]) -> dict[str, Codes]:

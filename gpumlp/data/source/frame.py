@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -20,6 +21,7 @@ from gpumlp.limits import gigabytes, host_memory
 TYPES = ("text", "boolean", "integer", "number")
 """Types of the values of a column: those that Python and typed files tell apart and classes keep."""
 
+_PADDED = re.compile(r"0[0-9]{2,}")
 _FIRST_ROWS = 1000  # looked at before all of a column are
 
 
@@ -191,6 +193,8 @@ class Frame:
         What columns are by what the user or the file says.
     types
         Types of the values of columns, one of ``TYPES``, where the source has types; a file of text has none.
+    start
+        The first rows of a file of text as they are written, by column.
     """
 
     path: str
@@ -201,6 +205,7 @@ class Frame:
     rows: NDArray[np.int64] | None = None
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)
+    start: Mapping[str, Codes] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -388,6 +393,15 @@ class Frame:
         if isinstance(column, Numbers) and not column.markers:
             return []
         return [text for text in column.written().texts if text in self.dialect.missing.among_numbers]
+
+    def padded(self, name: str) -> str | None:
+        """Return a text of a column of numbers that zeros stand before, as in codes; None where there is none.
+
+        Of a file of text only the first rows are looked at. Two digits are mostly days, months or hours.
+        """
+        column = self.start.get(name, self.columns[name])
+        texts = () if isinstance(column, Numbers | Nested) else column.written().texts
+        return next((text for text in texts if text[:1] == "0" and _PADDED.fullmatch(text)), None)
 
     def grouped(self, name: str) -> str | None:
         """Return a remark on a column of numbers in which points seem to stand between thousands."""
