@@ -25,33 +25,89 @@ PRESETS = {
     "tabular": "`preset: tabular`",
     "tabular_accuracy": "`tabular`, `metric: accuracy`",
     "tabular_8": "`tabular`, `members: 8`",
+    "tabular_8_accuracy": "`tabular`, `members: 8`, `metric: accuracy`",
     "strong": "`preset: strong`",
+    "strong_accuracy": "`strong`, `metric: accuracy`",
+    "best": "`preset: best`",
 }
 """Variants of the comparison of presets, with the titles of their columns."""
-ON_TEST_ROWS, PIECES = "accuracy-test-cpu-2026-11-30.json", "pieces-inner-cpu-2026-11-30.json"
+ON_TEST_ROWS = "accuracy-test-cpu"
+PEERS = ("scikit-learn's MLP, early stopping", "CatBoost", "RealMLP in PyTorch")
+OF_PEERS = {
+    "adult": ("0.8554 / 0.309", "0.8721 / 0.277", "0.8601 / 0.305"),
+    "california": ("0.5483", "0.4373", "0.4704"),
+    "churn": ("0.8550 / 0.355", "0.8615 / 0.336", "0.8590 / 0.341"),
+    "covtype.20k": ("0.7943 / 0.491", "0.8682 / 0.337", "0.8952 / 0.316"),
+    "diamonds_log": ("0.100", "0.0855", "0.0863"),
+    "connect4": ("0.8374 / 0.409", "", "0.855 / 0.378"),
+}
+"""Figures of others on the same test rows, by set: one fit of each with its defaults."""
+GOALS = {
+    "tabular": {
+        "adult": "0.860 / 0.305",
+        "california": "0.473",
+        "churn": "0.859 / 0.339",
+        "covtype.20k": "0.893 / 0.316",
+        "diamonds_log": "0.0867",
+        "connect4": "0.855 / 0.378",
+        # Monte Carlo dropout on these splits (Gal 2018)
+        "concrete": "4.83",
+        "energy": "0.54",
+        "kin8nm": "0.079",
+        "power-plant": "4.01",
+        "protein": "4.27",
+        "wine-red": "0.62",
+        "yacht": "0.67",
+    },
+    "tabular_8": {
+        "adult": "0.863 / 0.298",
+        "california": "0.455",
+        "churn": "0.861 / 0.338",
+        "covtype.20k": "0.905 / 0.27",
+        "diamonds_log": "0.0841",
+        "connect4": "0.862 / 0.362",
+    },
+    "strong": {
+        "adult": "0.869 / 0.282",
+        "california": "0.435",
+        "churn": "0.862 / 0.336",
+        "covtype.20k": "0.90 / 0.28",
+        "diamonds_log": "0.085",
+        "connect4": "0.862 / 0.362",
+    },
+}
+"""What a preset is to reach, set before it was measured, by set."""
+PIECES = {
+    "pieces-inner-cpu": (
+        "What each piece of `preset: tabular` is worth",
+        "changes one setting of `{}`, which\nleaves a piece out or puts another in its place,",
+    ),
+    #     "settings-inner-cpu": ("What other settings are worth", "adds one setting to the defaults,"),
+}
+"""Names of results of settings changed one by one, each with the title of its section, and what a line does."""
 BESIDE = {"here": "here", "pytorch": "for it in PyTorch", "pytabkit": "in the authors' package, pytabkit"}
 BESIDE_REALMLP, EPOCHS_OF_REALMLP = "realmlp-cpu-2026-11-30-3.json", 256
 
 SECTIONS = {
-    "embeddings-inner-cpu-2026-11-30.json": (
+    "embeddings-inner-cpu": (
         "Embeddings of numbers",
         "`model.numbers: pbld` and `ple` beside the defaults, which feed each number to the first layer as it is.\n"
         "A quarter of the training rows is kept out and measured on (`--inner`), so that no choice has seen\n"
         "the test rows of these sets. `loss` is the geometric mean of the loss over that of the first column,\n"
         "log-loss or squared error; `time` the same of the CPU seconds of training.",
     ),
-    "batches-inner-cpu-2026-11-30.json": (
+    "batches-inner-cpu": (
         "Smaller batches on few rows",
         "`preset: tabular` has batches of 256 rows on tables of any size, other recipes smaller ones where\n"
         "there are few rows. Measured as above, they lose on one of these sets and win on none for certain.",
     ),
-    "averaging-inner-cpu-2026-11-30.json": (
+    "averaging-inner-cpu": (
         "Averaged weights on few rows",
         "`preset: tabular` keeps the weights of the best epoch; `optimizer.averaging: 0.95` their mean over about\n"
         "20 steps. That is 7 to 20 epochs here, better where targets are noisy, worse where they are not.",
     ),
 }
-"""Files of results, each with the title of its section and a sentence on it."""
+"""Names of results, each with the title of its section and a sentence on it."""
 
 Runs = Mapping[str, Mapping[str, Any]]
 
@@ -59,15 +115,26 @@ Runs = Mapping[str, Mapping[str, Any]]
 def text() -> str:
     """Return the page."""
     on_test_rows = _read(ON_TEST_ROWS)
-    parts = [[HEAD.rstrip()], _presets(on_test_rows), _times(on_test_rows, _read(BESIDE_REALMLP))]
-    parts += [[f"## {title}\n", f"{meaning}\n", *_table(_read(file))] for file, (title, meaning) in SECTIONS.items()]
-    parts.append(_pieces(_read(PIECES)))
+    times = json.loads((RESULTS / BESIDE_REALMLP).read_text(encoding="utf-8"))
+    parts = [[HEAD.rstrip()], _presets(on_test_rows), _goals(on_test_rows), _times(on_test_rows, times)]
+    parts += [[f"## {title}\n", f"{meaning}\n", *_table(_read(name))] for name, (title, meaning) in SECTIONS.items()]
+    parts += [_pieces(_read(name), *about) for name, about in PIECES.items()]
     return "\n".join("\n".join(lines) + "\n" for lines in parts)
 
 
-def _read(file: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RESULTS / file).read_text(encoding="utf-8"))
-    return found
+def _read(name: str) -> dict[str, Any]:
+    """Return what the files of results of a name, NAME-DATE.json, hold together; of fits of one seed the latest."""
+    merged: dict[str, Any] = {"variants": {}, "sets": {}}
+    for path in sorted(RESULTS.glob(f"{name}-20*.json"), key=lambda path: path.stem):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for variant, settings in found["variants"].items():
+            if merged["variants"].setdefault(variant, settings) != settings:
+                raise SystemExit(f"{path}: the variant {variant} has other settings than in files before")
+        for each, variants in found["sets"].items():
+            for variant, runs in variants.items():
+                merged["sets"].setdefault(each, {}).setdefault(variant, {}).update(runs)
+        merged["cores"] = found["cores"]
+    return merged
 
 
 def _times(found: Mapping[str, Any], beside: Mapping[str, Any]) -> Iterator[str]:
@@ -83,34 +150,71 @@ def _times(found: Mapping[str, Any], beside: Mapping[str, Any]) -> Iterator[str]
     yield "| set | training rows | epochs | share |"
     yield "|---|---|---|---|"
     for name, variants in found["sets"].items():
-        runs = variants["tabular"]
+        if (runs := variants.get("tabular")) is None:
+            continue
         rows, epochs = fmean(run["rows"]["train"] for run in runs.values()), _mean(runs, "epochs")
         share = epochs / EPOCHS_OF_REALMLP * times["here"] / times["pytabkit"]
         yield f"| {name} | {rows:,.0f} | {epochs:.0f} | {share:.3f} |"
 
 
-def _pieces(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of the section on the pieces of a recipe, each left out of it alone."""
+def _pieces(found: Mapping[str, Any], title: str, line: str) -> Iterator[str]:
+    """Yield the lines of a section on settings that are changed one by one."""
     first, *others = found["variants"]
-    yield "## What each piece of `preset: tabular` is worth\n"
-    yield f"Each line changes one setting of `{' '.join(found['variants'][first])}`, which leaves a piece out or puts"
-    yield "another in its place, and has by how many % the loss is higher then: log-loss or squared error, geometric"
-    yield "mean over seeds, on a quarter of the training rows kept out. Below 0 the recipe is better without it; of"
-    yield "one seed, differences of a few % show nothing.\n"
-    yield "| changed | " + " | ".join(found["sets"]) + " |"
-    yield "|---" * (1 + len(found["sets"])) + "|"
+    sets = {name: variants for name, variants in found["sets"].items() if first in variants}
+    yield f"## {title}\n"
+    yield f"Each line {line.format(' '.join(found['variants'][first]))}"
+    yield "and has by how many % the loss is higher then: log-loss or squared error, geometric mean over seeds, on a"
+    yield "quarter of the training rows kept out. Below 0 it is better so; of one seed, differences of a few % show"
+    yield "nothing. `mean` is over the sets of the line, and `time` the ratio of CPU times there.\n"
+    yield "| changed | " + " | ".join([*sets, "mean", "time"]) + " |"
+    yield "|---" * (3 + len(sets)) + "|"
     for name in others:
-        if not any(name in variants for variants in found["sets"].values()):
+        ratios = {
+            each: _ratios(variants[name], variants[first]) for each, variants in sets.items() if name in variants
+        }
+        if not ratios:
             continue
         changed = [each for each in found["variants"][name] if each not in found["variants"][first]]
-        cells = [f"`{' '.join(changed)}`"]
-        for variants in found["sets"].values():
-            common = sorted(variants.get(name, {}).keys() & variants[first].keys())
-            each = [_loss(variants[name][seed]) / _loss(variants[first][seed]) for seed in common]
-            cells.append(f"{100 * (_geometric(each) - 1):+.1f}" if each else "")
-        yield f"| {' | '.join(cells)} |"
-    seeds = [len(runs) for variants in found["sets"].values() for runs in variants.values()]
+        loss, time = (_geometric(each) for each in zip(*ratios.values(), strict=True))
+        cells = [_percent(ratios[each][0]) if each in ratios else "" for each in sets]
+        yield f"| `{' '.join(changed)}` | {' | '.join(cells)} | {_percent(loss)} | {time:.1f} |"
+    seeds = [len(runs) for variants in sets.values() for runs in variants.values()]
     yield f"\nSeeds of each figure: at least {min(seeds)}."
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.1f}"
+
+
+def _goals(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the section on what presets are to reach, beside what others reach."""
+    yield "## Presets beside other methods\n"
+    yield "On the same test rows, other methods with one fit each of their defaults. Of presets accuracy is that of"
+    yield "fits by `metric: accuracy`, where there are any, and log-loss of those by log-loss. In brackets is what a"
+    yield "preset was to reach, set before it was measured: from concrete on what Monte Carlo dropout reached there"
+    yield "(Gal 2018). Bold reaches it.\n"
+    yield "| set | " + " | ".join([*PEERS, *(PRESETS[name] for name in GOALS)]) + " |"
+    yield "|---" * (1 + len(PEERS) + len(GOALS)) + "|"
+    for name, variants in found["sets"].items():
+        others = OF_PEERS.get(name, ("",) * len(PEERS))
+        ours = [_reached(variants, preset, goals[name]) if name in goals else "" for preset, goals in GOALS.items()]
+        yield f"| {name} | {' | '.join([*others, *ours])} |"
+
+
+def _reached(variants: Mapping[str, Runs], preset: str, goal: str) -> str:
+    """Return the figures of a preset, those in bold that reach its goal, and this."""
+    if preset not in variants:
+        return f"({goal})"
+    runs = variants[preset]
+    found = list(zip(_values(runs), _figures(runs).split(" / "), strict=True))
+    if len(found) > 1 and (counted := variants.get(f"{preset}_accuracy")):
+        found[0] = _values(counted)[0], _figures(counted).split(" / ")[0]
+    signs = (-1, 1) if len(found) > 1 else (1,)
+    texts = [
+        f"**{text}**" if sign * value <= sign * float(least) else text
+        for (value, text), sign, least in zip(found, signs, goal.split(" / "), strict=True)
+    ]
+    return f"{' / '.join(texts)} ({goal})"
 
 
 def _presets(found: Mapping[str, Any]) -> Iterator[str]:
@@ -164,10 +268,16 @@ def _table(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _figures(runs: Runs) -> str:
+    values = _values(runs)
+    return f"{values[0]:.4g}" if len(values) == 1 else f"{values[0]:.4f} / {values[1]:.3f}"
+
+
+def _values(runs: Runs) -> tuple[float, ...]:
+    """Return mean accuracy and log-loss, or the mean root of the squared error."""
     tests = [run["metrics"]["test"] for run in runs.values()]
-    if "accuracy" in tests[0]:
-        return f"{fmean(each['accuracy'] for each in tests):.4f} / {fmean(_loss(each) for each in runs.values()):.3f}"
-    return f"{fmean(each['rmse'] for each in tests):.4g}"
+    if "accuracy" not in tests[0]:
+        return (fmean(each["rmse"] for each in tests),)
+    return fmean(each["accuracy"] for each in tests), fmean(_loss(each) for each in runs.values())
 
 
 def _loss(run: Mapping[str, Any]) -> float:
@@ -177,7 +287,7 @@ def _loss(run: Mapping[str, Any]) -> float:
 
 def _ratios(runs: Runs, first: Runs) -> tuple[float, float]:
     """Return loss and time of some runs over those of others, by seed."""
-    pairs = [(runs[seed], first[seed]) for seed in runs]
+    pairs = [(runs[seed], first[seed]) for seed in sorted(runs.keys() & first.keys())]
     seconds = [one["cpu_seconds"] / other["cpu_seconds"] for one, other in pairs]
     return _geometric(_loss(one) / _loss(other) for one, other in pairs), _geometric(seconds)
 

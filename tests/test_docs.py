@@ -122,6 +122,44 @@ def test_the_page_on_accuracy_shows_the_results_that_are_kept() -> None:
     assert script("accuracy").text() == (DOCS / "accuracy.md").read_text(encoding="utf-8")
 
 
+def fits(*losses: float, accuracy: float | None = None) -> dict[str, Any]:
+    """Return results of a set and a variant: a fit for each seed, with the roots of its squared errors."""
+    tests = [{"rmse": loss} if accuracy is None else {"accuracy": accuracy, "log_loss": loss} for loss in losses]
+    return {f"{seed}": {"metrics": {"test": test}, "cpu_seconds": 1.0 + seed} for seed, test in enumerate(tests)}
+
+
+def test_files_of_results_come_together_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, base = script("accuracy"), {"first": ["a=1"], "less": ["a=1", "b=2"]}
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    one = {"yacht": {"first": fits(1.0, 2.0), "less": fits(2.0)}, "energy": {"less": fits(3.0)}}
+    two = {"yacht": {"less": fits(1.0)}, "churn": {"first": fits(0.4, accuracy=0.8), "less": fits(0.2, accuracy=0.9)}}
+    for date, sets in (("2026-11-30", one), ("2026-11-30-2", two)):
+        (tmp_path / f"x-{date}.json").write_text(json.dumps({"variants": base, "sets": sets, "cores": 2}))
+    found = page._read("x")
+    assert found["sets"]["yacht"] == {"first": fits(1.0, 2.0), "less": fits(1.0)}  # the later of one seed
+    lines = list(page._pieces(found, "Title", "changes `{}`,"))
+    assert lines[1] == "Each line changes `a=1`,"
+    assert lines[-4:] == [
+        "| changed | yacht | churn | mean | time |",
+        "|---|---|---|---|---|",
+        "| `b=2` | +0.0 | -50.0 | -29.3 | 1.0 |",
+        "\nSeeds of each figure: at least 1.",
+    ]
+    (tmp_path / "x-2026-12-01.json").write_text(json.dumps({"variants": {"less": ["b=3"]}, "sets": {}, "cores": 2}))
+    with pytest.raises(SystemExit, match="the variant less has other settings than in files before"):
+        page._read("x")
+
+
+def test_goals_are_reached_by_each_mode_on_its_own() -> None:
+    reached = script("accuracy")._reached
+    assert reached({}, "tabular", "0.9 / 0.2") == "(0.9 / 0.2)"
+    both = {"tabular": fits(0.2, accuracy=0.85), "tabular_accuracy": fits(0.4, accuracy=0.9)}
+    assert reached(both, "tabular", "0.9 / 0.2") == "**0.9000** / **0.200** (0.9 / 0.2)"
+    del both["tabular_accuracy"]
+    assert reached(both, "tabular", "0.86 / 0.199") == "0.8500 / 0.200 (0.86 / 0.199)"
+    assert reached({"tabular": fits(1.0, 2.0)}, "tabular", "1.5") == "**1.5** (1.5)"
+
+
 def test_the_reference_of_settings_is_current() -> None:
     assert settings_page().text() + "\n" == (DOCS / "settings.md").read_text(encoding="utf-8")
 

@@ -13,6 +13,7 @@ import pytest
 
 from gpumlp.cli import main
 from gpumlp.config import load
+from gpumlp.config.presets import PRESETS
 from gpumlp.config.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +73,10 @@ def test_every_command_is_in_the_table() -> None:
 def test_every_configuration_is_in_the_table() -> None:
     told = set(re.findall(r"^\| `(\w+)` \|", TEXT, flags=re.MULTILINE))
     assert told == {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+
+
+def test_every_preset_is_in_the_table() -> None:
+    assert set(re.findall(r"^\| `preset: (\w+)` \|", TEXT, flags=re.MULTILINE)) == set(PRESETS)
 
 
 def test_the_base_installation_stays_small() -> None:
