@@ -366,6 +366,7 @@ def validate(config: Path, overrides: Sequence[str], print_config: bool) -> None
         raise DataError(loaded.report(problems))
     if settings.backend not in ("auto", "cupy") or not BACKENDS["cupy"].is_installed():
         require_memory(settings, Backend().memory)  # the memory of a device is asked for when it is to train
+    remarks(loaded.notes)
     tell(f"{config}: no problems")
 
 

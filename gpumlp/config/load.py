@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from gpumlp.config.data_settings import Data, kind_of_column
 from gpumlp.config.model_settings import block_of_width, numbers_by
+from gpumlp.config.presets import settings_over_preset
 from gpumlp.config.problems import explain
 from gpumlp.config.section import section_of_count, section_of_name
 from gpumlp.config.settings import VERSION, WITHOUT_PRESET, Settings
@@ -25,6 +26,8 @@ MAX_BYTES = 1 << 18
 
 MAX_SHOWN = 50
 """Problems that are shown of one file: more of them only hide the first."""
+
+_LISTED_SETTINGS = 3  # of those that a note names
 
 IN_PYTHON = "<python>"
 """What stands for the path of a configuration that was made without a file."""
@@ -128,7 +131,7 @@ def load(path: str | os.PathLike[str], overrides: Iterable[str] = (), *, text: s
         raise ConfigError(_report(path, [*problems, *_misfits(draft, draft.start)]))
     origins = {".".join(map(str, keys)): origin for keys, origin in draft.origins.items() if keys}
     starts = draft.start_of("model", "start_from"), draft.start_of("data", "pack", "folder")
-    return Loaded(_with_absolute_paths(settings, draft.start, *starts), path, origins)
+    return Loaded(_with_absolute_paths(settings, draft.start, *starts), path, origins, draft.notes())
 
 
 def configure(**settings: Any) -> Loaded:
@@ -273,6 +276,18 @@ class _Draft:
         if isinstance(version, int) and version > VERSION:
             message = f"settings version {version}; this version of gpumlp supports up to {VERSION}"
             raise ConfigError(message, where=self.origin_of(("version",)).before("version"), hint="update gpumlp")
+
+    def notes(self) -> tuple[Note, ...]:
+        """Return a note on settings of the file that stand over those of a preset that an override names."""
+        if not self.origin_of(("preset",)).rank:
+            return ()
+        names = [".".join(path) for path in settings_over_preset(self.value) if not self.origin_of(path).rank]
+        if not names:
+            return ()
+        listed = ", ".join(names[:_LISTED_SETTINGS])
+        listed += f" and {len(names) - _LISTED_SETTINGS} more" if len(names) > _LISTED_SETTINGS else ""
+        message = f"{self.origins[()].text} sets {listed} over preset {self.value['preset']}"
+        return (Note(f"{message}; remove them from the file to have the preset's"),)
 
     @property
     def start(self) -> Path:

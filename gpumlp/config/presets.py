@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +127,7 @@ def _images(settings: FileSettings) -> dict[str, Any]:
     return recipe
 
 
+_NONE = object()
 PLAIN = "plain"
 PRESETS = {
     "best": Preset(
@@ -162,6 +163,21 @@ def preset_keys(settings: FileSettings) -> set[tuple[str, ...]]:
     """Return the paths of the settings that a preset adds to those of a file."""
     merged = over_preset(settings)
     return set(_leaves(merged)) - set(_leaves(settings)) if isinstance(merged, Mapping) else set()
+
+
+def settings_over_preset(settings: FileSettings) -> list[tuple[str, ...]]:
+    """Return the paths of the settings of a file that replace other values of its preset."""
+    recipe, merged = PRESETS[settings.get("preset", PLAIN)].settings(settings), over_preset(settings)
+    return [
+        path for path in _leaves(settings) if (value := _at(recipe, path)) is not _NONE and value != _at(merged, path)
+    ]
+
+
+def _at(settings: Any, path: Sequence[str]) -> Any:
+    """Return what stands at a path, ``_NONE`` where nothing does."""
+    for key in path:
+        settings = settings.get(key, _NONE) if isinstance(settings, Mapping) else _NONE
+    return settings
 
 
 def _merged(below: FileSettings, above: FileSettings) -> dict[str, Any]:

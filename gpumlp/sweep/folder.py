@@ -44,7 +44,8 @@ class Template:
         ConfigError
             With all problems.
         """
-        return replace(load(self.path, (*self.overrides, *more), text=self.text), notes=self.notes)
+        loaded = load(self.path, (*self.overrides, *more), text=self.text)
+        return replace(loaded, notes=(*self.notes, *loaded.notes))
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide how the runs end."""

@@ -192,3 +192,24 @@ def test_what_replaces_a_section_of_saved_settings_is_of_the_preset(tmp_path: Pa
     path.write_text(dump(Settings.model_validate({**SAVED, "preset": "strong"}), folder="/"))
     (tmp_path / "plain.yaml").write_text(path.read_text().partition("\n")[2])
     assert load(path, [override]).settings == load(tmp_path / "plain.yaml", [override]).settings
+
+
+def test_settings_of_a_file_over_a_preset_of_the_command_line_are_named(tmp_path: Path) -> None:
+    config = tmp_path / "a.yaml"
+    config.write_text(
+        "task: classification\ndata: {train: a.csv, target: y}\n"
+        "model: {hidden: [32], activation: selu, dropout: 0.1}\n"
+        "optimizer: adamw\nschedule: cosine\ntraining: {epochs: null, batch_size: 64, seed: 0}\n"
+    )
+
+    def notes(*overrides: str) -> list[str]:
+        return list(map(str, load(config, overrides).notes))
+
+    assert notes("preset=tabular") == [  # not activation, which is the preset's, nor the seed, which it does not set
+        f"{config} sets model.hidden, model.dropout, schedule and 2 more over preset tabular; "
+        "remove them from the file to have the preset's"
+    ]
+    of_others = ("model.hidden=[8]", "model.dropout=0", "training.epochs=3", "training.batch_size=8", "schedule=auto")
+    assert not notes() + notes("preset=plain") + notes("preset=tabular", *of_others)
+    config.write_text(config.read_text() + "preset: tabular\n")
+    assert not notes()  # whoever writes both into a file means it
