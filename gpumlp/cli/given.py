@@ -10,6 +10,7 @@ from gpumlp.config import starter
 from gpumlp.config.presets import PLAIN, PRESETS
 from gpumlp.errors import ConfigError
 from gpumlp.runs.folder import CONFIG, RunFolder
+from gpumlp.runs.mistaken import kind_of_plan
 from gpumlp.sweep.folder import Template
 
 
@@ -39,4 +40,8 @@ def template_of(config: Path, targets: Sequence[str], overrides: Sequence[str]) 
         if not run_folder.summary.exists():
             hint += f"; resume it with: {run_folder.resume_command}"
         raise ConfigError("this is a run folder, not a configuration", where=str(config), hint=hint)
+    if (kind := kind_of_plan(config)) is not None:
+        command = "train" if kind == "bag" else kind
+        hint = f"go on with it by the same command as before, gpumlp {command} CONFIG --run-dir {config}"
+        raise ConfigError("this is a folder of several runs, not a configuration", where=str(config), hint=hint)
     return Template(config, tuple(overrides)), config.parent.name if config.name == CONFIG else config.stem

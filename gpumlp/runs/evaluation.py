@@ -15,12 +15,13 @@ from gpumlp.backend import Backend
 from gpumlp.config import Loaded, load
 from gpumlp.data import Dataset, EncodedRows, News, Prepared, Source, read, read_blocks
 from gpumlp.data.source.room import reading_into
-from gpumlp.errors import DamageError, DataError, Note, RunError, choices
+from gpumlp.errors import DamageError, DataError, Note, RunError
 from gpumlp.metrics import CurvePoints
 from gpumlp.runs.checkpoint import Checkpoint
 from gpumlp.runs.ensemble import WeightedModels, is_ensemble, load_weighted
 from gpumlp.runs.folder import MODEL, RunFolder
 from gpumlp.runs.identity import differences, is_extension
+from gpumlp.runs.mistaken import not_a_run
 from gpumlp.runs.model import DESCRIPTION, SavedModel, load_model
 from gpumlp.runs.predictor import curve_counts
 from gpumlp.training.build import build_loss, load_data
@@ -36,8 +37,6 @@ UNFINISHED = "not finished"
 
 UNSEEN = ("test", "validation", "train")
 """Parts of the data, those first that say most about a model."""
-
-OF_ENSEMBLES = "predict, evaluate --data and export --data take it; in Python, gpumlp.load_ensemble"
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +66,8 @@ def load_run(folder: str | Path, *, unfinished: bool = False) -> Run:
         If the folder is not such a run.
     """
     run_folder = RunFolder(Path(folder))
-    if is_ensemble(run_folder.path):
-        raise RunError("this is an ensemble, not a run", where=str(folder), hint=OF_ENSEMBLES)
     if not run_folder.is_run:
-        raise RunError("not a run folder", where=str(folder), hint=_runs_beside(run_folder.path))
+        raise not_a_run(run_folder.path)
     if not run_folder.summary.exists() and not unfinished:
         raise RunError("the run has not finished", where=str(folder), hint=f"resume it: {run_folder.resume_command}")
     run_folder.check_links()
@@ -154,7 +151,7 @@ def load_trained(folder: str | Path, backend: str = "auto", *, device: int = 0) 
     """
     folder = Path(folder)
     if is_ensemble(folder):
-        raise RunError("this is an ensemble of models, not one", where=str(folder), hint=OF_ENSEMBLES)
+        raise not_a_run(folder)
     model_folder = folder if (folder / DESCRIPTION).exists() else folder / MODEL
     run = RunFolder(folder)
     summary = {}
@@ -168,7 +165,7 @@ def load_trained(folder: str | Path, backend: str = "auto", *, device: int = 0) 
         if summary.get("status") == DIVERGED:
             message = f"there is no model: {summary.get('reason')}, and no epoch before it was usable"
             raise RunError(message, where=str(folder))
-        raise RunError("there is no model", where=str(folder), hint=_runs_beside(folder))
+        raise not_a_run(folder, "there is no model")
     return load_model(model_folder, backends.get(backend, device=device), checksum=summary.get("model"))
 
 
@@ -194,15 +191,6 @@ def load_ensemble(folder: str | Path, backend: str = "auto", *, device: int = 0)
         If there is none, or it is damaged.
     """
     return load_weighted(Path(folder), backends.get(backend, device=device))
-
-
-def _runs_beside(folder: Path) -> str:
-    """Return the hint for a folder that is no run: those beside it that are, the nearest name first."""
-    try:
-        runs = sorted(str(each) for each in folder.parent.iterdir() if RunFolder(each).is_run)
-    except OSError:
-        runs = []
-    return choices(str(folder), runs) if runs else "pass a run folder, such as runs/digits"
 
 
 def own_parts(run: Run, model: SavedModel) -> tuple[Parts, tuple[Note, ...]]:

@@ -24,6 +24,8 @@ from gpumlp.store.atomic import LEFTOVER, clear_leftovers, read_regular
 from gpumlp.store.formats import append_line, is_whole, keep_bytes, keep_folder, read_json, writing
 
 CONFIG, HISTORY, SUMMARY, MODEL, CHECKPOINTS = "config.yaml", "metrics.jsonl", "summary.json", "model", "checkpoints"
+PLAN = "plan.json"
+"""The file that tells a folder of several runs."""
 PICTURE, REPORT = "plot.png", "report.html"
 REPLACED = ".replaced"
 """The folder that holds the files of a run while another one takes its place."""

@@ -11,6 +11,7 @@ from typing import Any
 from gpumlp.config import load
 from gpumlp.errors import DamageError, RunError
 from gpumlp.metrics import title
+from gpumlp.runs.ensemble import is_ensemble
 from gpumlp.runs.folder import CONFIG, SUMMARY, RunFolder
 from gpumlp.runs.identity import decisive, flatten
 from gpumlp.store.figure import letters, new_figure, save
@@ -65,6 +66,9 @@ def runs_in(folder: Path) -> list[RunFolder]:
     if RunFolder(folder).is_run:
         return [RunFolder(folder)]
     if not PlanFolder(folder).is_plan:
+        if is_ensemble(folder):
+            message = "this is an ensemble of models, which has no settings and metrics of its own"
+            raise RunError(message, where=str(folder), hint="pass the runs that it was made of")
         hint = "pass a run folder, or one of gpumlp cv or gpumlp sweep"
         raise RunError("not a folder of runs", where=str(folder), hint=hint)
     runs = [each for each in map(RunFolder, folder.iterdir()) if each.is_run or each.summary.is_file()]

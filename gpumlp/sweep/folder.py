@@ -12,11 +12,12 @@ from typing import Any
 
 from gpumlp.config import Loaded, load
 from gpumlp.errors import Note, RunError, WriteError
+from gpumlp.runs.folder import PLAN
 from gpumlp.runs.identity import decisive
 from gpumlp.store.formats import check_regular, is_whole, make_folder, making_folder, read_json, write_sealed
 from gpumlp.store.lock import locked
 
-PLAN, RESULTS, LOCKS = "plan.json", "results.json", "locks"
+RESULTS, LOCKS = "results.json", "locks"
 
 
 @dataclass(frozen=True)

@@ -279,7 +279,7 @@ def test_folders_of_ensembles(place: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="the folder is not empty, and is not an ensemble"):
         ensemble.save(place, force=True)
     for name in (load_trained, lambda path: load_trained(path).network):
-        with pytest.raises(RunError, match="this is an ensemble of models, not one"):
+        with pytest.raises(RunError, match="this is an ensemble of models, not a run"):
             name(folder)
     description = json.loads((folder / "ensemble.json").read_text())
     del description["sha256"]
