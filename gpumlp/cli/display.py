@@ -292,7 +292,7 @@ class Announcer(Listener):
         widths = " → ".join(
             str(w) for w in (data.encoder.width, *(h.units for h in parts.architecture.hidden), data.encoder.outputs)
         )
-        network = f"{len(parts.members)} networks" if parts.members else "network"
+        network = f"{len(parts.members)} networks" if len(parts.members) > 1 else "network"
         if parts.architecture.heads > 1:
             network = f"{parts.architecture.heads} members that share {parts.architecture.share}"
         say(f"{', '.join(sizes)}; {network} {widths}, {parts.model.size:,} parameters")

@@ -207,6 +207,9 @@ def _ending(summary: dict[str, Any]) -> str:
     if not best:
         return text
     chosen = f", by the validation {title(metric)}" if metric else ""
+    if len(epochs_of_mean := summary.get("snapshots", ())) > 1:
+        *first, last = epochs_of_mean
+        return f"{text}; the mean of epochs {', '.join(map(str, first))} and {last} predicts{chosen}"
     each = sorted(member["best_epoch"] for member in summary.get("members", ()) if member["best_epoch"])
     named = f"best epochs {each[0]} to {each[-1]}" if len(set(each)) > 1 else f"best epoch {best}"
     return f"{text}; {named}{chosen}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpumlp.config.section import section_of_count, section_of_name
 from gpumlp.config.training_settings import MEMBERS_ON_CPU, MEMBERS_ON_GPU
+from gpumlp.nn.mlp import ALONE
 
 FileSettings = Mapping[str, Any]
 
@@ -25,17 +26,22 @@ class Preset:
 def _metric(settings: FileSettings) -> str:
     """Return the metric that recipes for tables choose the epoch by.
 
-    It is log-loss after temperature, without smoothing. On rows kept out of adult, churn, covtype.20k and connect4 it
-    chose more accurate epochs than accuracy did, with smoothed labels, as published, and without.
+    It is log-loss after temperature. On rows kept out of adult, churn, covtype.20k and connect4 it chose more
+    accurate epochs than accuracy did, with smoothed labels, as published, and without.
     """
     return "rmse" if settings.get("task") == "regression" else "log_loss"
+
+
+def _apart(settings: FileSettings) -> bool:
+    """Return whether a file asks for several networks that share nothing."""
+    members = _section(section_of_count(settings.get("members")))
+    return bool(members.get("count", 1) != 1 and members.get("share", ALONE) == ALONE)
 
 
 def _tabular(settings: FileSettings) -> dict[str, Any]:
     """RealMLP's tuned defaults (Holzmüller et al. 2024, arXiv:2407.04491)."""
     regression = settings.get("task") == "regression"
-    metric = _section(settings.get("training")).get("metric", _metric(settings))
-    recipe: dict[str, Any] = {
+    return {
         "data": {"scaling": "robust"},
         "model": {
             "hidden": [256, 256, 256],
@@ -56,7 +62,7 @@ def _tabular(settings: FileSettings) -> dict[str, Any]:
             "beta2": 0.95,
             "weight_decay": 0.02,
             "decay_schedule": "flat_cos",
-            "averaging": None,
+            "averaging": 0.95,
         },
         "schedule": {"name": "coslog", "cycles": 4.0},
         "training": {
@@ -64,15 +70,10 @@ def _tabular(settings: FileSettings) -> dict[str, Any]:
             "batch_size": 256,
             "drop_last": True,
             "early_stopping": None,
-            "metric": metric,
+            "metric": _metric(settings),
+            "snapshots": 1 if _apart(settings) else 8,
         },
     }
-    if not regression:
-        # Smoothed labels win classes and lose probabilities.
-        smoothing = 0.1 if metric in ("accuracy", "macro_f1") else 0.0
-        loss = "binary_cross_entropy" if settings.get("task") == "multilabel" else "cross_entropy"
-        recipe["loss"] = {"name": loss, "label_smoothing": smoothing}
-    return recipe
 
 
 def _strong(settings: FileSettings) -> dict[str, Any]:

@@ -153,6 +153,9 @@ class Settings(Section):
             if fitted is not None:
                 path = ("training", "calibration")
                 problems.append(Problem(path, f"{fitted} {message}", f"{hint}set calibration: none"))
+            if self.training.snapshots > 1 and self.preset == PLAIN:  # another preset's is then of no use
+                path = ("training", "snapshots")
+                problems.append(Problem(path, f"choosing several epochs {message}", f"{hint}set snapshots: 1"))
             if self.training.conformal:
                 path = ("training", "conformal")
                 problems.append(Problem(path, f"intervals need {rows}", f"{hint}set conformal: 0"))
@@ -183,9 +186,13 @@ class Settings(Section):
                     path = ("model", *(("hidden", number) if has_activation else ()), "activation")
                     message = f"{block.activation} works along rows and is not mixed with the identity"
                     problems.append(Problem(path, message, "set trained_activation: false, or another activation"))
-        if self.members.number > 1 and LOSSES[self.loss.name].many.link not in MEANS:
+        if max(self.members.number, self.training.snapshots) > 1 and LOSSES[self.loss.name].many.link not in MEANS:
             message = f"predictions of a network trained with {self.loss.name} have no mean"
-            problems.append(Problem(("members",), message, "set members: 1, or choose another loss"))
+            problems.append(Problem(("loss", "name"), message, "set members and snapshots to 1, or another loss"))
+        if self.members.apart > 1 and self.training.snapshots > 1:
+            message = "several epochs are kept of one network, and there are several"
+            hint = "set snapshots: 1, members: 1, or members.share to hidden or weights"
+            problems.append(Problem(("training", "snapshots"), message, hint))
         if self.model.numbers.embedding != NO_EMBEDDING and PRECISIONS[self.precision].stored == BFLOAT16:
             message = "embeddings of numbers need more digits than 16-bit floats have"
             problems.append(Problem(("model", "numbers"), message, "set precision: float32, or embedding: none"))

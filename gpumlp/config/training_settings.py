@@ -150,6 +150,10 @@ class EarlyStopping(Section):
     )
 
 
+MAX_SNAPSHOTS = 32
+"""Most epochs of a run that predict together."""
+
+
 DEFAULT_STEPS, MIN_EPOCHS, MAX_EPOCHS = 20_000, 30, 1_000
 """Default length of a run in steps, and the fewest and most epochs that it comes to."""
 
@@ -223,6 +227,13 @@ class Training(Section):
         default="auto",
         description="metric of the validation rows that chooses the best epoch; of equal ones the later is kept for "
         "accuracy, macro_f1 and auc; log_loss is measured after a temperature fitted to these rows; auto: loss",
+    )
+    snapshots: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_SNAPSHOTS,
+        description="most epochs of the run whose networks predict together, by their mean: those whose mean is best "
+        "on the validation rows, at no more training, but as many times as long to predict; 1: the best epoch alone",
     )
     calibration: Literal["auto", "none", "temperature", "isotonic"] = Field(
         default="auto",

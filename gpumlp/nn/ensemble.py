@@ -94,7 +94,8 @@ class Ensemble(Model):
 
     def summary(self) -> str:
         """Return the layers of one member, and how many members there are, as text."""
-        count = len(self.members)
+        if (count := len(self.members)) == 1:
+            return self.members[0].summary()
         return f"{self.members[0].summary()}\n{count} such networks, {self.size:,} parameters"
 
     def _named(self) -> list[tuple[str, Sequential]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -85,8 +86,12 @@ class Checkpoint(Stand):
     def check(self, loop: Loop) -> None:
         """Raise DamageError where this is nowhere that the loop can stand. A checksum finds accidents only."""
         now = Checkpoint._of(loop, {}, "")
-        for name in ("model", "best", "optimizer"):
-            if _shapes(getattr(self, name)) != _shapes(getattr(now, name)):
+        for name, ours in (
+            ("model", now.model),
+            ("best", loop.weights_kept(self.progress)),
+            ("optimizer", now.optimizer),
+        ):
+            if _shapes(getattr(self, name)) != _shapes(ours):
                 raise DamageError(f"the arrays of {name} do not match this network")
         if _shapes({"totals": self.totals}) != _shapes({"totals": now.totals}):
             raise DamageError("the sums over the epoch are missing")
@@ -100,7 +105,12 @@ class Checkpoint(Stand):
         progress, trainer = self.progress, loop.parts.trainer
         stands = 0 <= self.trainer["epoch"] <= trainer.epochs and 0 <= self.trainer["batch"] <= trainer.batches
         counted = self.trainer["epoch"] - (self.diverged is not None)  # the epoch in which a network diverged is not
-        if not stands or progress.epoch != counted or not 0 <= progress.best_epoch <= progress.epoch:
+        if (
+            not stands
+            or progress.epoch != counted
+            or not 0 <= progress.best_epoch <= progress.epoch
+            or (progress.snapshots and progress.snapshots[-1] > progress.epoch)
+        ):
             raise DamageError("its position is not one that a run reaches")
         if len(self.members) != len(loop.loops):
             raise DamageError(f"it has {len(self.members)} networks, the run {len(loop.loops)}")
@@ -136,7 +146,7 @@ class Checkpoint(Stand):
         if not self.progress.best_epoch:
             raise DamageError("no epoch was done yet", where=str(path))
         weights = self.best
-        if self.members:
+        if self.members and not weights:
             usable = [each for each in self.members if each.progress.best_epoch or each.diverged is None]
             weights = {
                 f"{prefix(i)}{name}": array for i, each in enumerate(usable) for name, array in each.best.items()
@@ -227,8 +237,10 @@ def _shapes(arrays: Arrays) -> dict[str, tuple[Any, ...]]:
     return {name: (array.dtype, array.shape) for name, array in arrays.items()}
 
 
-def _like(value: Any, other: int | float) -> bool:
-    """Return whether this is a number, a whole one where the other is."""
+def _like(value: Any, other: Any) -> bool:
+    """Return whether this is a number, a whole one where the other is, or several whole ones, each after the last."""
+    if isinstance(other, tuple):
+        return all(type(each) is int for each in value) and all(a < b for a, b in itertools.pairwise((0, *value)))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return isinstance(value, int) if isinstance(other, int) else not math.isnan(value)

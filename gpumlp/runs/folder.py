@@ -377,6 +377,7 @@ _OPTIONAL: dict[str, Any] = {
     "reason": str,
     "notes": [{"text": str, "column": _TEXT_OR_NONE}],
     "members": [{"status": str, "epochs": int, "best_epoch": int}],
+    "snapshots": [int],
     "start": {"run": str, "model": str},
     "extensions": [{"from": int, "to": int, "after": int}],
 }

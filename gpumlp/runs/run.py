@@ -475,8 +475,9 @@ class _Run:
         return Note(f"{epochs}; to stop earlier: --set training.early_stopping=auto")
 
     def _best(self) -> str:
-        metric = METRICS[self.loop.parts.metric]
-        return f"the validation {metric.title} was {metric.superlative} after epoch {self.loop.progress.best_epoch}"
+        metric, best = METRICS[self.loop.parts.metric], self.loop.progress.best_epoch
+        mean = " of the mean" if self.loop.parts.snapshots > 1 else ""
+        return f"the validation {metric.title}{mean} was {metric.superlative} after epoch {best}"
 
     @phase("save")
     def _save_checkpoint(self) -> None:

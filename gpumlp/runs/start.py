@@ -24,10 +24,21 @@ SHARED = re.compile(
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from; without a model, nothing but its seed."""
+    """What a run starts from; without a model, nothing but its seed.
+
+    Parameters
+    ----------
+    path
+        The folder of another run.
+    model
+        Its model.
+    apart
+        Whether that has networks of their own; where it has several epochs of one, the last of them is started from.
+    """
 
     path: str = ""
     model: SavedModel | None = None
+    apart: bool = False
 
     @property
     def encoder(self) -> Encoder | None:
@@ -37,7 +48,10 @@ class Start:
     @property
     def weights(self) -> Arrays | None:
         """The first weights, by name; None: to be drawn."""
-        return None if self.model is None else self.model.network.arrays()
+        if self.model is None:
+            return None
+        networks = self.model.network.networks
+        return (self.model.network if self.apart else networks[-1]).arrays()
 
     @property
     def record(self) -> dict[str, str] | None:
@@ -78,7 +92,7 @@ def start_of(loaded: Loaded) -> Start:
     if lines := _unlike(before, loaded.settings):
         message = f"the network of {path} cannot be trained further with other settings"
         raise ConfigError(message, where=loaded.where("model.start_from"), hint="\n  ".join(lines))
-    return Start(path, load_trained(path, "numpy"))
+    return Start(path, load_trained(path, "numpy"), before.members.apart > 1)
 
 
 def _unlike(before: Settings, now: Settings) -> list[str]:

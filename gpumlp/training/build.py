@@ -98,6 +98,8 @@ class Parts:
         What the probabilities get, a value of ``CALIBRATIONS``; None: nothing.
     joint
         Whether all of these keep the weights of one epoch, at which their mean is best.
+    snapshots
+        Most epochs of one network that predict together by their mean; ``members`` has the parts of the network then.
     shift
         By how many pixels images are moved to train on more of them.
     notes
@@ -120,6 +122,7 @@ class Parts:
     choice: EncodedRows | None = None
     held_out: EncodedRows | None = None
     calibration: type[Temperature] | None = None
+    snapshots: int = 1
     shift: int = 0
     notes: tuple[Note, ...] = ()
 
@@ -340,6 +343,11 @@ def build(
         if settings.members.apart > 1
         else _build(settings, data, rows, backend, {}, weights, ranks, network)
     )
+    snapshots = settings.training.snapshots
+    if snapshots > 1 and data.validation is not None:
+        assert isinstance(parts.model, Sequential)
+        trained = replace(parts, stopping=None)  # patience is with the mean
+        parts = replace(parts, model=Ensemble([parts.model]), members=(trained,), snapshots=snapshots)
     notes = [*data.notes, *on_members, *on_shift]
     if PRECISIONS[settings.precision].tf32 and not backend.tf32:
         message = f"{backend.name} computes matrix products in float32, which is fastest here"
@@ -591,6 +599,7 @@ def require_memory(
     )
     count, members = count_parameters(architecture, inputs, outputs), settings.members
     copies = 2 + OPTIMIZERS[optimizer.name].slots + (optimizer.averaging is not None)
+    copies += settings.training.snapshots if settings.training.snapshots > 1 else 0
     needed = copies * members.apart * count * precision.trained.itemsize
     batch = ""
     if rows is not None and architecture.heads > 1:

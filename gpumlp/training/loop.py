@@ -81,7 +81,8 @@ class Progress:
 
     The best epoch is that of the lowest cost (:meth:`gpumlp.metrics.Metric.cost`), and its weights are kept. Patience
     counts from ``lower_epoch``, the last one whose cost was lower by ``min_delta`` than that of the one before it
-    that counted so.
+    that counted so. ``snapshots`` are the epochs that predict together, where
+    several do; costs are those of their mean then.
     """
 
     epoch: int = 0
@@ -90,6 +91,10 @@ class Progress:
     best_epoch: int = 0
     lower_cost: float = math.inf
     lower_epoch: int = 0
+    snapshots: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.snapshots = tuple(self.snapshots)  # a list in JSON
 
     def observe(self, cost: float, min_delta: float, *, later: bool = False) -> bool:
         """Take an epoch into account. Return whether it is the best so far (``later``: equally good counts)."""
@@ -230,6 +235,10 @@ class Loop:
         parts.schedule.state = stand.schedule
         parts.trainer.go_to(**stand.trainer, totals=stand.totals)
 
+    def weights_kept(self, progress: Progress) -> Weights:
+        """Return weights of the names and shapes that :meth:`stand` has of the best ones after some progress."""
+        return self.stand().best
+
     def __iter__(self) -> Iterator[Event]:
         trainer = self.parts.trainer
         try:
@@ -339,6 +348,14 @@ class Loop:
     def _measured_for_choice(self) -> dict[str, float]:
         """Return what the best epoch is chosen by."""
         return self._measurement_of(CHOICE)(log_loss=self.parts.metric == "log_loss")
+
+    def linear(self) -> np.ndarray[Any, Any]:
+        """Return the last linear values, (N, K), that :meth:`validate` has computed of the rows that choose."""
+        measurement = self._measurement_of(CHOICE)
+        if measurement.seen is not None:
+            return measurement.seen.linear
+        with weights_in_place(self.parts.model, self.parts.optimizer.weights):
+            return measurement.linear()
 
     def not_finite(self, row: dict[str, Any]) -> str | None:
         """Return what is no longer finite, or None."""

@@ -98,13 +98,33 @@ class Measurement:
         if not log_loss:
             return measured
         assert linear is not None
+        return measured | {"log_loss": self._log_loss(linear)}
+
+    def of(self, linear: metrics.Host, metric: str) -> float:
+        """Return a metric of these rows, given what are taken for their last linear values, (N, K)."""
+        if metric == "log_loss":
+            return self._log_loss(linear)
+        data, context = self.device.host, self.model.context
+        outputs = Tensor(context.backend.asarray(linear, context.wide), context.backend)
+        if metric != "loss":
+            assert data.targets is not None
+            return outcome_metrics(self.encoder, answers(self.model, outputs), data.targets, data.weights)[metric]
+        sums, start = np.zeros(4), 0
+        for block in self.device.blocks(self.model):
+            rows = slice(start, start := start + len(block))
+            _, targets, weights = block.arrays
+            sums += context.backend.to_host(self.loss.evaluate(outputs[rows], targets, weights))
+        return float(sums[0] / sums[1])
+
+    def _log_loss(self, linear: metrics.Host) -> float:
+        """Return the log-loss of these rows after a temperature fitted to them, given their last linear values."""
         data, scores = self.device.host, metrics.ProbabilityScores()
         assert data.targets is not None
         calibration = Temperature.fit(linear, data.targets, data.weights)
         for rows in pieces(linear):
             weights = None if data.weights is None else data.weights[rows]
             scores.add(calibration(linear[rows]), data.targets[rows], weights)
-        return measured | {"log_loss": scores.result()["log_loss"]}
+        return scores.result()["log_loss"]
 
     def linear(self) -> np.ndarray[Any, Any]:
         """Return the last linear values of these rows, (N, K)."""

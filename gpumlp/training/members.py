@@ -37,6 +37,7 @@ from gpumlp.training.loop import (
     Weights,
     as_row,
 )
+from gpumlp.training.snapshots import SnapshotsLoop
 from gpumlp.training.trainer import EpochReport, weights_in_place
 
 ROUND_S = 0.1
@@ -47,6 +48,8 @@ _Result = TypeVar("_Result")
 
 def loop_over(parts: Parts, *, every: int | None = None) -> Loop:
     """Return the loop that trains what :func:`gpumlp.training.build.build` returned: one network, or several."""
+    if parts.snapshots > 1:
+        return SnapshotsLoop(parts, every=every)
     return MembersLoop(parts, every=every) if parts.members else Loop(parts, every=every)
 
 

@@ -186,7 +186,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_lines(write: Write) -> No
         "number of steps; null: about 20,000 steps, but 30 to 1,000 epochs\n"
         "--set training.epoch: unknown setting\n"
         "  did you mean 'epochs'? allowed: epochs, batch_size, shards, drop_last, mixup, shift, seed, metric, "
-        "calibration, conformal, early_stopping, checkpoint_every\n"
+        "snapshots, calibration, conformal, early_stopping, checkpoint_every\n"
         "--set backend: got 'gpu', needs one of auto, cupy, native, numpy\n"
         "  did you mean 'cupy'?"
     )

@@ -75,10 +75,12 @@ def test_images_have_batch_norm() -> None:
     assert make("images", "regression").loss.name == "squared_error"
 
 
-def test_smoothing_is_for_classes_and_not_for_probabilities() -> None:
-    for metric, smoothing in (("log_loss", 0.0), ("accuracy", 0.1), ("macro_f1", 0.1)):
-        assert make(training={"metric": metric}).loss.hyper == {"label_smoothing": smoothing}
-    assert make(training={"metric": "log_loss"}, loss={"label_smoothing": 0.2}).loss.hyper == {"label_smoothing": 0.2}
+def test_several_epochs_are_of_one_network() -> None:
+    assert make().training.snapshots == 8
+    assert make(training={"snapshots": 1}).training.snapshots == 1
+    assert make(members=1).training.snapshots == 8
+    assert make(members=2).training.snapshots == 1
+    assert make(members={"count": 2, "share": "hidden"}).training.snapshots == 8
 
 
 def test_a_file_overrides_any_of_it() -> None:
