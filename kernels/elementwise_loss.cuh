@@ -77,12 +77,13 @@ __device__ void elementwise_loss(
 ) {
     typedef wide<T> W;
     const Sides<W> both = LevelsOf<F>::taken ? Sides<W>{1, 1} : sides(w);
+    const W of_0 = both.of_0, of_1 = both.of_1;  // apart: clang would keep them as a vector of two, and the loop scalar
     double mass = divisor_of(scratch, parts, set), loss = 0, hits = 0;
     if (cols == 1) {  // a vector has many rows
         decide(s != 0, [&](auto weighted) {
             PART_SUM2(r, rows, loss, hits) {
                 W weight = weighted ? s[r] : (W)1, scale = mass == 0 ? (W)0 : weight / (W)mass;
-                ElementLoss<W> e = element<F>((W)z[r], (W)targets[r], w, 0, both, set);
+                ElementLoss<W> e = element<F>((W)z[r], (W)targets[r], w, 0, Sides<W>{of_0, of_1}, set);
                 loss += (double)(weight * e.loss);
                 hits += (double)(weight * e.hit);
                 if (gradient) gradient[r] = stored<T>(scale * e.slope);

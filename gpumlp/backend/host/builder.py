@@ -156,25 +156,29 @@ class Builder:
                 functions, flags = {}, FLAGS + WIDEST if long else FLAGS
                 for name in self.texts.stages(op, direction):
                     try:
-                        library = self._load(op.name, types, lambda: self._kernels_source(op, types), flags)
+                        library = self._load(op.name, types, lambda: self.kernels_source((op, types)), flags)
                     except NotCarriedError:
                         break
                     functions[name] = _function(library, name)
                 self._found[key] = functions
             return self._found[key]
 
-    def _kernels_source(self, op: Op, types: tuple[str, ...]) -> str:
-        """Return one text of all that the kernels of a record need."""
+    def kernels_source(self, *records: tuple[Op, tuple[str, ...]]) -> str:
+        """Return one text of all that the kernels of a record, or of several, need in some types."""
         return "\n".join(
             [
                 shared_text(("host/host_math.h", "host/host.h")),
                 "namespace gpumlp {",
                 *(f"using gpumlp_math::{function};" for function in MATHEMATICS),
                 shared_text(),
-                self.texts.text(op.name),
+                *(self.texts.text(op.name) for op, _ in records),
                 "}  // namespace gpumlp",
                 "using gpumlp::bf16;",
-                *(f"GPUMLP_ENTRY({kernel}, {kernel}<{', '.join(types)}>)" for kernel in self.texts.kernels(op)),
+                *(
+                    f"GPUMLP_ENTRY({kernel}, {kernel}<{', '.join(types)}>)"
+                    for op, types in records
+                    for kernel in self.texts.kernels(op)
+                ),
             ]
         )
 
@@ -209,7 +213,7 @@ class Builder:
             rows = any(definition.launch != "elementwise" for definition in op.directions.values())
             type_lists = {form.format(T=each) for each in floats if narrow or each != "bf16" for form in forms(op)}
             for types in sorted(type_lists) if self.texts.text(op.name) else ():
-                source = self._kernels_source(op, tuple(types.split(", ")))
+                source = self.kernels_source((op, tuple(types.split(", "))))
                 yield op.name, source, FLAGS + WIDEST
                 if rows:
                     yield op.name, source, FLAGS
