@@ -11,7 +11,7 @@ struct Mish {
     }
     template <class T> __device__ static inline T forward(T x) {
         Quotient<T> q = gate(x);
-        return x * (q.above / q.below);
+        return x * (q.above * (1 / q.below));
     }
     template <class T> __device__ static inline T backward(T x, T d) {
         Quotient<T> q = gate(x);
@@ -20,3 +20,4 @@ struct Mish {
     }
 };
 ACTIVATION(mish, Mish)
+MIXING(mish, Mish)

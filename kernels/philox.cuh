@@ -13,3 +13,32 @@ __device__ inline void philox(Words (&c)[4], u32 k0, u32 k1) {
         k1 += 0xBB67AE85u;
     }
 }
+
+// The mask of dropout: an element stays where its word of (key, stream, step, position in the batch) is at least
+// rate·2³², and is scaled by 1 / (1 - rate). Where there are `factors`, rate is multiplied by that of the batch.
+// Word i is word i % 4 of Philox at the counter (i / 4, stream, step modulo 2³², step / 2³²). A null clock is for where nothing is dropped.
+template <class W> struct Mask {
+    static constexpr int RUN = 4 * COUNTERS;  // elements whose words are made together
+    u64 step;
+    i64 stream, key0, key1;
+    u32 threshold;
+    W scale;
+    __device__ Mask(
+        const i64* clock, const double* factors, double rate, i64 batches, i64 stream, i64 key0, i64 key1
+    ) : step(clock ? clock[0] : 0), stream(stream), key0(key0), key1(key1) {
+        if (factors) rate *= of_batch(factors, batches, clock[1]);
+        double limit = rate * 4294967296.0;
+        threshold = limit < 4294967295.0 ? (u32)rint(limit) : 4294967295u;
+        scale = (W)(1.0 / (1.0 - rate));
+    }
+    __device__ inline void words_of(i64 run, u32* words) const {
+        Words c[4] = {counting(run * COUNTERS), alike(stream), alike(step), alike(step >> 32)};
+        philox(c, (u32)key0, (u32)key1);
+        in_turn(c, words);
+    }
+    __device__ inline bool keeps(u32 word) const { return word >= threshold; }
+    __device__ inline W applied(bool kept, W value) const {
+        W scaled = value * scale;
+        return kept ? scaled : (W)0;
+    }
+};

@@ -176,10 +176,10 @@ template <class T> struct Run {
 
 // Numbers of 64 bits side by side: COUNTERS of them, here one.
 typedef u64 Words;
-enum { COUNTERS = 1 };
+enum { COUNTERS = 1, MASK_RUNS = 1 };
 __device__ inline Words counting(u64 first) { return first; }
 __device__ inline Words alike(u64 x) { return x; }
-__device__ inline void in_turn(const Words (&c)[4], u32 (&words)[4]) {
+__device__ inline void in_turn(const Words (&c)[4], u32* words) {
     for (int k = 0; k < 4; ++k) words[k] = (u32)c[k];
 }
 __device__ inline Words product(Words x, u32 m) { return (u64)(u32)x * m; }

@@ -11,3 +11,4 @@ struct Selu {
     }
 };
 ACTIVATION(selu, Selu)
+MIXING(selu, Selu)

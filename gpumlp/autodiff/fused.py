@@ -8,7 +8,7 @@ of a dense layer) is differentiated step by step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,8 @@ from gpumlp.ops.precision import is_narrow, wide
 from gpumlp.ops.record import Activation, Array, Op
 
 Formula = Callable[..., Any]
+TABLES = "clock", "factors"
+"""Arguments of dropout that are arrays."""
 
 
 @dataclass(frozen=True)
@@ -378,6 +380,63 @@ def mixed(activation: str | Activation, x: Any, a: Any) -> Tensor:
         return [wrap(each, backend) if want is not False else None for each, want in zip(outputs, wants, strict=True)]
 
     record(f"mix {op.name}", inputs, y, rule)
+    return y
+
+
+def dense_mixed(
+    x: Any, W: Any, b: Any, a: Any, activation: str | Activation, dropped: Mapping[str, Any] | None = None
+) -> Tensor:
+    """Return :func:`dropout` of :func:`mixed` of x W + b: one product, and all that follows in one launch.
+
+    ``x`` (..., p), ``W`` (p, H), ``b`` and ``a`` (H,). ``dropped`` are the arguments of dropout, by name; None: there
+    is none. An activation whose record has no such launch takes those of the three operations.
+    """
+    op = record_of(activation)
+    if "mixed_forward" not in op.directions:
+        u = mixed(op, dense(x, W, b), a)
+        return u if dropped is None else dropout(u, **dropped)
+    backend = backend_of((x, W, b, a))
+    coded = is_read_by_code(x)
+    inputs, arrays = operands((W, b, a) if coded else (x, W, b, a), backend)
+    inputs = (x, *inputs) if coded else inputs
+    xa, (Wa, ba, aa) = (x, arrays) if coded else (_dense(arrays[0], backend), arrays[1:])
+    Wa, ba, aa = narrowed(W, Wa, xa, backend), _dense(narrowed(b, ba, xa, backend), backend), _dense(aa, backend)
+    if Wa.ndim != 2 or xa.shape[-1:] != Wa.shape[:1] or not Wa.shape[1:] == ba.shape == aa.shape:
+        raise ShapeError(f"dense: x {xa.shape}, W {Wa.shape}, b {ba.shape} and a {aa.shape} do not fit")
+    params = {} if dropped is None else {"stream": 0, "key": (0, 0), **dropped}
+    if dropped is not None:
+        params["rate"] = RATE.check("the dropout rate", params["rate"])
+    tables = [None if (table := params.pop(name, None)) is None else raw(table, backend) for name in TABLES]
+    z = xa.times(Wa) if coded else backend.matmul(xa, Wa)
+    out, z, mask = backend.run(op, "mixed_forward", (z, ba, aa, *tables), (None, z, None), **params)
+    y = wrap(out, backend)
+
+    def formula(module: TapedModule, x: Any, W: Any, b: Any, a: Any) -> Any:
+        u = mixed(op, x @ W + b, a)
+        return u if dropped is None else DROPOUT.directions["forward"].formula(module, u, *tables, **params)[0]
+
+    def rule(g: Tensor, wants: Sequence[Want]) -> list[Tensor | None]:
+        if recording():
+            return through_formula(op.name, formula, inputs, g, wants)
+        want_x, want_W, want_b, want_a = _places_of(wants, out)
+        dz, da, db = backend.run(
+            op,
+            "mixed_backward",
+            (z, aa, dense_array(g, backend), mask, *tables),
+            (None, place_of(want_a), place_of(want_b)),
+            **params,
+        )
+        if coded:
+            dx, dW = xa.product_backward(Wa, dz, (want_x, want_W))
+        else:
+            dx, dW = backend.product_backward(xa, Wa, dz, (want_x, want_W), inputs[1].dtype)
+        parts = zip((dx, dW, db, da), inputs, wants, strict=True)
+        return [
+            None if array is None or want is False else as_dtype(wrap(array, backend), source.dtype)
+            for array, source, want in parts
+        ]
+
+    record(f"dense mix {op.name}", inputs, y, rule)
     return y
 
 

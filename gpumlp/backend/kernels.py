@@ -23,6 +23,7 @@ SHARED = (
     "elementwise_loss.cuh",
     "label_loss.cuh",
     "philox.cuh",
+    "mixing.cuh",
     "update.cuh",
 )
 TYPES = {"<f4": "float", "<f8": "double", "<i4": "int", "<i8": "long long", "|u1": "unsigned char"}
@@ -40,6 +41,7 @@ ALWAYS = {
     "clock": "<i8",
     "starts": "<i8",
     "shadow": NARROW,
+    "mask": "|u1",
 }
 """Arrays whose dtype is the same in every kernel; the others have that of the array a kernel runs over."""
 FORMS = {

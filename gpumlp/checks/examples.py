@@ -39,7 +39,14 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
     match op:
         case Activation():
             x = _with_edges(normal(rows, cols))
-            if direction.endswith("backward"):
+            if direction.startswith("mixed"):
+                a, dy, mask = normal(cols), normal(rows, cols), rng.integers(0, 2, (rows, cols)).astype(np.uint8)
+                for clock, factors, params in _dropouts():
+                    if direction == "mixed_forward":
+                        yield (x, normal(cols), a, clock, factors), params
+                    else:
+                        yield (x, a, dy, None if clock is None else mask, clock, factors), params
+            elif direction.endswith("backward"):
                 yield (x if op.saves == "input" else op.function(np, x), normal(rows, cols)), {}
             else:
                 yield (x, normal(cols))[: len(op.directions[direction].inputs)], {}
@@ -88,8 +95,8 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
             yield (normal(cols), normal(1, cols)), {"momentum": 0.1, "scale": 1.25}
         case Op(name="dropout"):
             x = normal(rows, cols)
-            for clock, factors in ((np.array([5, 0, 0]), None), (np.array([5, 1, 0]), np.array([1.0, 0.5, 0.2]))):
-                yield (x, clock, factors), {"rate": 0.3, "stream": 2, "key": (11, 12)}
+            for clock, factors, params in _dropouts()[1:]:
+                yield (x, clock, factors), params
         case Op(name="gather"):
             take = {"rows": rows // 2, "stride": rows // 2, "key": 99, "dtype": np.dtype(dtype)}
             clock, labels = np.array([9, 1, 0]), rng.integers(0, 3, rows).astype(np.int32)
@@ -161,6 +168,13 @@ def examples(op: Op, direction: str, rows: int, cols: int, dtype: Any, seed: int
                 yield (_with_edges(normal(terms, rows * cols)), sums), {"of": 2.0}
         case _:
             raise AssertionError(f"gpumlp/checks/examples.py has no example of the operation {op.name}")
+
+
+def _dropouts() -> list[tuple[Any, Any, dict[str, Any]]]:
+    """Return the clock, the factors and the parameters of no dropout, of one and of one that follows a schedule."""
+    params = {"rate": 0.3, "stream": 2, "key": (11, 12)}
+    one = np.array([5, 0, 0]), None, params
+    return [(None, None, {}), one, (np.array([5, 1, 0]), np.array([1.0, 0.5, 0.2]), params)]
 
 
 def _factor(number: int) -> int:

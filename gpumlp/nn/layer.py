@@ -8,7 +8,7 @@ statistics of the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -232,6 +232,26 @@ class Layer:
             (N, outputs).
         """
         raise NotImplementedError
+
+    def with_following(self, x: Tensor, following: Sequence[Layer], *, training: bool) -> tuple[Tensor, int]:
+        """Return an output, and the number of the following layers that it is already behind.
+
+        A layer that can compute what comes after it in the same launch overrides this.
+
+        Parameters
+        ----------
+        x
+            (N, inputs).
+        following
+            The layers that come after it.
+        training
+            As of :meth:`forward`.
+
+        Returns
+        -------
+        tuple of Tensor and int
+        """
+        return self(x, training=training), 0
 
     def joined(self, x: Tensor, earlier: Tensor) -> Tensor:
         """Return the output of a layer with a ``reach``, given its input and that of the layer it reaches back to.

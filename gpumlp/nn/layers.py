@@ -5,7 +5,7 @@ Adding one is a class here and, for what can stand between a linear layer and it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from gpumlp.autodiff import (
     activate,
     batch_norm,
     dense,
+    dense_mixed,
     dropout,
     layer_norm,
     maximum,
@@ -136,6 +137,15 @@ class Dense(Layer):
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
         return dense(x, self.weights["W"], self.offsets.get("b"), self.activation)
+
+    def with_following(self, x: Tensor, following: Sequence[Layer], *, training: bool) -> tuple[Tensor, int]:
+        mix, dropout = (*following, None, None)[:2]
+        if not (self.bias and self.activation == "identity" and isinstance(mix, Mix) and mix.built):
+            return super().with_following(x, following, training=training)
+        dropped = dropout.arguments(training) if isinstance(dropout, Dropout) else None
+        x = self.taken(x)
+        y = dense_mixed(x, self.weights["W"], self.offsets["b"], mix.weights["a"], mix.name, dropped)
+        return y, 1 + isinstance(dropout, Dropout)
 
     def linear(self, x: Any, *, training: bool = False) -> Tensor:
         """Return x W + b, before the activation.
@@ -317,14 +327,35 @@ class Dropout(Layer):
         self.factors: Array | None = None
         self.rate = RATE.check("the dropout rate", rate)
 
-    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
+    def arguments(self, training: bool) -> dict[str, Any] | None:
+        """Return the arguments of :func:`gpumlp.autodiff.dropout`, or None where nothing is dropped.
+
+        Parameters
+        ----------
+        training
+            As of :meth:`forward`.
+
+        Returns
+        -------
+        dict or None
+        """
         if not training or self.rate == 0.0:
-            return x
-        assert self.context is not None
-        k0, k1 = generator(self.context.seed, DROPOUT).integers(0, 2**32, 2)
+            return None
         context = self.context
-        params: dict[str, Any] = {"key": (int(k0), int(k1)), "factors": self.factors, "first": context.shard.first}
-        return dropout(x, self.rate, clock=context.clock, stream=context.index, **params)
+        assert context is not None
+        k0, k1 = generator(context.seed, DROPOUT).integers(0, 2**32, 2)
+        return {
+            "rate": self.rate,
+            "clock": context.clock,
+            "stream": context.index,
+            "key": (int(k0), int(k1)),
+            "factors": self.factors,
+            "first": context.shard.first,
+        }
+
+    def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
+        arguments = self.arguments(training)
+        return x if arguments is None else dropout(x, **arguments)
 
     def equation(self, value: str, place: str) -> None:
         return None

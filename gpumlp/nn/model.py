@@ -299,7 +299,7 @@ class Sequential(Model):
         return super().build(*widths, backend=backend, dtype=dtype, seed=seed)
 
     def forward(self, *inputs: Tensor, training: bool = False) -> Tensor:
-        for output in self.outputs(*inputs, training=training):
+        for output in self._outputs(*inputs, training=training, together=training):
             x = output
         return x
 
@@ -318,15 +318,30 @@ class Sequential(Model):
         Tensor
             (N, outputs of the layer).
         """
+        yield from self._outputs(x, training=training, together=False)
+
+    def _outputs(self, x: Tensor, *, training: bool, together: bool) -> Iterator[Tensor]:
+        """Yield the output of each layer, or ``together`` of several where one launch computes them."""
         last = len(self.chain) - 1
+        reached = [index - layer.reach for index, layer in enumerate(self.chain) if layer.reach]
         inputs = deque([x], 1 + max([layer.reach for layer in self.chain]))  # no more than layers reach back to
+        done = -1
         for index, layer in enumerate(self.chain):
+            if index <= done:
+                inputs.append(x)
+                continue
             if layer.reach:
                 if layer.reach > index:
                     raise ConfigError(f"layer {index + 1} reaches back {layer.reach} layers, to before the first")
                 x = layer.joined(x, inputs[-1 - layer.reach])
+            elif index == last:
+                x = layer.linear(x, training=training)
+            elif together:
+                end = min([at for at in reached if at > index], default=last)
+                x, count = layer.with_following(x, self.chain[index + 1 : end], training=training)
+                done = index + count
             else:
-                x = layer.linear(x, training=training) if index == last else layer(x, training=training)
+                x = layer(x, training=training)
             inputs.append(x)
             yield x
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpumlp.errors import ConfigError, choices
+from gpumlp.ops.mix import mixing
 from gpumlp.ops.record import Activation, Array, activation
 from gpumlp.ops.special import INV_SQRT_2PI, normal_cdf, sigmoid, softplus
 
@@ -58,12 +59,14 @@ _RECORDS = (
         lambda xp, x: _elu(xp, x, ELU_ALPHA),
         lambda xp, y, dy: xp.where(y > 0, dy, dy * (y + ELU_ALPHA)),
     ),
-    activation(
-        "selu",
-        "y = λ (x where x > 0, else α (exp(x) - 1)) (Klambauer et al. 2017, arXiv:1706.02515)",
-        lambda xp, x: SELU_SCALE * _elu(xp, x, SELU_ALPHA),
-        lambda xp, y, dy: xp.where(y > 0, SELU_SCALE * dy, dy * (y + SELU_SCALE * SELU_ALPHA)),
-        initializer="lecun_normal",
+    mixing(
+        activation(
+            "selu",
+            "y = λ (x where x > 0, else α (exp(x) - 1)) (Klambauer et al. 2017, arXiv:1706.02515)",
+            lambda xp, x: SELU_SCALE * _elu(xp, x, SELU_ALPHA),
+            lambda xp, y, dy: xp.where(y > 0, SELU_SCALE * dy, dy * (y + SELU_SCALE * SELU_ALPHA)),
+            initializer="lecun_normal",
+        )
     ),
     activation(
         "gelu",
@@ -79,12 +82,14 @@ _RECORDS = (
         _silu_backward,
         saves="input",
     ),
-    activation(
-        "mish",
-        "y = x tanh(log(1 + exp(x))) (Misra 2019, arXiv:1908.08681)",
-        lambda xp, x: x * xp.tanh(softplus(xp, x)),
-        _mish_backward,
-        saves="input",
+    mixing(
+        activation(
+            "mish",
+            "y = x tanh(log(1 + exp(x))) (Misra 2019, arXiv:1908.08681)",
+            lambda xp, x: x * xp.tanh(softplus(xp, x)),
+            _mish_backward,
+            saves="input",
+        )
     ),
     activation(
         "sigmoid",

@@ -121,6 +121,7 @@ constexpr int COUNTERS = 4;
 #else
 constexpr int COUNTERS = 2;
 #endif
+constexpr int MASK_RUNS = 8;  // runs of a mask that are made before they are used: each of the two is a loop of its own
 typedef u64 Words __attribute__((vector_size(8 * COUNTERS)));
 
 inline Words alike(u64 x) { return Words{} + x; }
@@ -132,7 +133,7 @@ inline Words counting(u64 first) {
 
 // The lower halves: those of the first number of each of the four, then those of the second. Two of them go together as
 // one of 64 bits, the first below, where it also lies first in memory.
-inline void in_turn(const Words (&c)[4], u32 (&words)[4 * COUNTERS]) {
+inline void in_turn(const Words (&c)[4], u32* words) {
     const Words low = alike(0xFFFFFFFFu), pairs[2] = {(c[0] & low) | c[1] << 32, (c[2] & low) | c[3] << 32};
     u64 all[2 * COUNTERS];
     for (int k = 0; k < COUNTERS; ++k) {

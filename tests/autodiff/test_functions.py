@@ -89,6 +89,7 @@ CASES = {
 }
 EDGES = np.array([[-0.7, 0.1, 0.9], [-0.3, 3e38, 3e38]])
 SCALES = np.array([[1 / 0.8, 1 / 0.8, 2.0], [1.5, 0.0, 0.0]])
+DROPPED = {"rate": 0.4, "clock": np.array([3, 0, 0]), "key": (1, 2)}
 CODES = np.array([[9.0, 0, 1], [9, 2, 5], [9, 7, 0], [9, 2, 1]])
 
 OTHERS = {
@@ -191,6 +192,11 @@ OTHERS = {
     "batch_norm": [(lambda x, g, b: ad.batch_norm(x, g, b)[0], [normal(4, 3), positive(3), normal(3)])],
     **{f"mix {name}": [(lambda x, a, name=name: ad.mixed(name, x, a), [apart(4, 3) / 7, normal(3)])]
        for name, op in ACTIVATIONS.items() if not op.of_rows},
+    "dense_mixed": [
+        (lambda x, W, b, a, name=name, dropped=dropped: ad.dense_mixed(x, W, b, a, name, dropped),
+         [normal(4, 2), normal(2, 3), normal(3), positive(3)])
+        for name, dropped in [("mish", None), ("mish", DROPPED), ("selu", DROPPED), ("tanh", DROPPED)]
+    ],
     "pbld": [
         (ad.pbld, [normal(4, 3), normal(2, 5), normal(2, 5), normal(2, 4, 5), normal(2, 4)]),
         (lambda w, V: ad.pbld(normal(4, 3), w, np.ones((3, 2)), V, np.ones((3, 1))), [normal(3, 2), normal(3, 1, 2)]),
@@ -201,7 +207,7 @@ OTHERS = {
         (lambda V: ad.ple(normal(5, 3), EDGES, SCALES, np.ones((2, 2)), np.ones((2, 2)), V), [normal(2, 3, 2)]),
     ],
     "lookup": [(lambda table: ad.lookup(CODES, np.array([0, 3, 5]), table, first=1) ** 2, [normal(5, 2)])],
-    "dropout": [(lambda x: ad.dropout(x, 0.4, clock=np.array([3, 0, 0]), key=(1, 2)), [normal(4, 3)])],
+    "dropout": [(lambda x: ad.dropout(x, **DROPPED), [normal(4, 3)])],
 }  # fmt: skip
 
 LOSS_CASES = {}
@@ -500,6 +506,10 @@ MISTAKES = {
     "member_dense": (lambda x: ad.member_dense(x, np.ones((4, 3, 1)), np.ones((4, 1))), r"member_dense: x \(2, 3\)"),
     "layer_norm": (lambda x: ad.layer_norm(x, np.ones(2), np.ones(3)), r"layer_norm: x \(2, 3\), gain \(2,\)"),
     "mix": (lambda x: ad.mixed("tanh", x, np.ones((2, 3))), r"mix: x \(2, 3\) and a \(2, 3\) do not fit"),
+    "dense_mixed": (
+        lambda x: ad.dense_mixed(x, np.ones((3, 2)), np.ones(2), np.ones(3), "mish"),
+        r"x \(2, 3\), W \(3, 2\), b \(2,\) and a \(3,\) do not fit",
+    ),
     "outputs": (lambda x: ad.loss_value(LOSS_RECORDS["huber"], x[0], x[0]), r"outputs must be \(N, K\), not \(3,\)"),
     "targets": (lambda x: ad.loss_value(LOSS_RECORDS["huber"], x, x[0]), r"targets must be \(2, 3\), not \(3,\)"),
     "labels": (

@@ -129,6 +129,7 @@ FLOATING = {
     "layer_norm": lambda x: ad.layer_norm(x, [1, 1, 1], [0, 0, 0]),
     "batch_norm": lambda x: ad.batch_norm(x, [1, 1, 1], [0, 0, 0])[0],
     "mix": lambda x: ad.mixed("tanh", x, [1, 0, 2]),
+    "dense_mixed": lambda x: ad.dense_mixed(x, [[1], [0], [2]], [1], [2], "mish"),
     "dense": lambda x: ad.dense(x, [[1], [0], [2]], [1], "tanh"),
     "dense of linear": lambda x: ad.dense(x, [[0.5], [0.25], [2]], None),
     "dropout": lambda x: ad.dropout(x, 0.5, clock=np.array([3, 0, 0])),

@@ -32,6 +32,7 @@ READERS = {
     "member_dense": lambda v: ad.member_dense(np.array([[1.0, 2.0]]), v.reshape(1, 2, 1), np.ones((1, 1))),
     "layer_norm": lambda v: ad.layer_norm(np.array([[1.0, 2.0]]), v, v),
     "mix": lambda v: ad.mixed("tanh", np.array([[1.0, 2.0]]), v),
+    "dense_mixed": lambda v: ad.dense_mixed(np.ones((1, 2)), np.ones((2, 2)), v, v, "mish"),
     **{name: fused.FUSED[name] for name in ACTIVATIONS},
 }
 

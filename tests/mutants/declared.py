@@ -317,12 +317,28 @@ BATCH_KERNELS = [
     ),
     *kernels(
         "off by one", "dropout.cu", DROPOUT,
-        ("the word at the limit is dropped", "return word >= threshold ?", "return word > threshold ?"),
+        ("no last element", "if (i + q < n) y[i + q]", "if (i + q + 1 < n) y[i + q]"),
+    ),
+    *kernels(
+        "off by one", "philox.cuh", DROPOUT,
+        ("the word at the limit is dropped", "return word >= threshold;", "return word > threshold;"),
         ("the upper half of the step", "alike(step >> 32)", "alike(0)"),
         ("no stream", "alike(stream)", "alike(0)"),
         ("scaled by what is dropped", "(1.0 / (1.0 - rate))", "(1.0 / (1.0 + rate))"),
-        ("no last element", "if (i + q < n) y[i + q]", "if (i + q + 1 < n) y[i + q]"),
         ("one half of the key", "philox(c, (u32)key0, (u32)key1);", "philox(c, (u32)key0, (u32)key0);"),
+    ),
+    *kernels(
+        "order", "mixing.cuh", native("mish-mixed"),
+        ("the share of another column", "share[q] = a[c + q], bias", "share[q] = a[q], bias"),
+        ("columns that do not come round", "if (i + q >= 0 && ++c == cols) c = 0;", "if (i + q >= 0) c = (c + 1) % (cols + 1);"),
+        ("a share of nothing", "of_share[k] += g * (h - v);", "of_share[k] += g * h;"),
+        ("biases of what came", "of_bias[k] += d;", "of_bias[k] += g;"),
+        ("the sums exchanged", "leave_columns(of_share, of_bias,", "leave_columns(of_bias, of_share,"),
+    ),
+    *kernels(
+        "order", "mixing.cuh", native("selu-mixed"),
+        ("what is read is the input", "F::saves_input ? v : h", "v"),
+        ("what is dropped has a slope", "mask.applied(kept[i] != 0, (W)dy[i])", "mask.applied(true, (W)dy[i])"),
     ),
     *kernels(
         "constant", "philox.cuh", DROPOUT,
@@ -569,7 +585,7 @@ FORMULAS = [
     ),
     *python(
         "off by one", "ops/dropout.py", OPS_RANDOM,
-        ("the word at the limit is dropped, formula", "words >= limit", "words > limit"),
+        ("the word at the limit is dropped, formula", "key, first) >= limit", "key, first) > limit"),
     ),
     *python(
         "off by one", "ops/batches.py", OPS_BATCHES,
