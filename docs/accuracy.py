@@ -86,7 +86,7 @@ PIECES = {
 }
 """Names of results of settings changed one by one, each with the title of its section, and what a line does."""
 BESIDE = {"here": "here", "pytorch": "for it in PyTorch", "pytabkit": "in the authors' package, pytabkit"}
-BESIDE_REALMLP, EPOCHS_OF_REALMLP = "realmlp-cpu-2026-11-30-3.json", 256
+BESIDE_REALMLP, EPOCHS_OF_REALMLP = "realmlp-cpu-2026-11-30-4.json", 256
 
 SECTIONS = {
     "embeddings-inner-cpu": (
@@ -144,7 +144,7 @@ def _times(found: Mapping[str, Any], beside: Mapping[str, Any]) -> Iterator[str]
     yield "## Time beside RealMLP\n"
     yield f"CPU time of a step of `preset: tabular` on {beside['numbers']} numbers:"
     yield f"{steps}."
-    yield "These are medians of the same rounds in one thread of a busy machine (`benchmarks/realmlp.py`). The"
+    yield "These are medians of the same rounds in one thread (`benchmarks/realmlp.py`). The"
     yield f"package trains for {EPOCHS_OF_REALMLP} epochs, the preset for fewer where there are many rows. The share"
     yield "of the package's time that a fit takes here, from these steps and the epochs of the fits above:\n"
     yield "| set | training rows | epochs | share |"
