@@ -367,7 +367,10 @@ MIN_BIN_SHARE = 1e-6
 
 
 def edges_of(values: Values, bins: int, weights: Values | None = None) -> Values:
-    """Return the edges of the bins of a number, rising: different ones of its quantiles, none where it is constant.
+    """Return the edges of the bins of a number, rising: quantiles of it, none where it is constant.
+
+    A value that as many rows have as a bin would get is an edge, and the quantiles are of the others: of a number
+    that is 0 in nine of ten rows, nearly all bins are between what it is in the tenth.
 
     Parameters
     ----------
@@ -380,11 +383,22 @@ def edges_of(values: Values, bins: int, weights: Values | None = None) -> Values
     """
     order = np.argsort(values, kind="stable")
     counts = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)[order]
-    rising, ends = values[order][counts > 0], np.cumsum(counts[counts > 0])
+    rising, counts = values[order][counts > 0], counts[counts > 0]
     if not len(rising):
         return np.zeros(1)
-    ranks = np.searchsorted(ends, np.linspace(0.0, 1.0, bins + 1) * ends[-1])
-    edges = np.unique(rising[np.minimum(ranks, len(rising) - 1)])
+    different, starts = np.unique(rising, return_index=True)
+    rows = np.add.reduceat(counts, starts)
+    frequent = np.zeros(len(different), bool)
+    left = bins
+    while left > 0 and (more := ~frequent & (rows * left > rows[~frequent].sum())).any():
+        frequent |= more
+        left = bins - int(frequent.sum())
+    others, ends = different[~frequent], np.cumsum(rows[~frequent])
+    edges = different[frequent]
+    if len(others):
+        ranks = np.searchsorted(ends, np.linspace(0.0, 1.0, max(left, 1) + 1) * ends[-1])
+        edges = np.union1d(edges, others[np.minimum(ranks, len(others) - 1)])
+    edges = np.union1d(edges, different[[0, -1]])
     least, distinct = MIN_BIN_SHARE * (edges[-1] - edges[0]), [edges[0]]
     for edge in edges[1:]:
         if edge - distinct[-1] > least:

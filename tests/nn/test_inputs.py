@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support import BACKENDS
 
 from gpumlp import backend as backends
@@ -55,6 +57,30 @@ def test_edges_are_different_quantiles() -> None:
     near = np.array([0.0, 1e-9, 2e-9, 1.0, 2.0])
     assert edges_of(near, 48).tolist() == [0, 1, 2], "a bin that narrow would throw new values far out"
     assert edges_of(np.array([-0.0, 0.0, 1.0]), 3).tolist() == [0, 1]
+
+
+def test_a_frequent_value_takes_one_edge() -> None:
+    """Quantiles are of the other rows: of an amount that is mostly 0, nearly all bins lie between the amounts."""
+    amounts = np.concatenate([np.zeros(900), np.arange(1.0, 101.0)])
+    assert edges_of(amounts, 5).tolist() == [0, 1, 25, 50, 75, 100]
+    assert edges_of(np.concatenate([amounts, np.full(500, 7.0)]), 5).tolist() == [0, 1, 7, 34, 67, 100]
+    assert edges_of(np.repeat(np.arange(6.0), [100, 1, 1, 1, 1, 1]), 5).tolist() == [0, 1, 2, 3, 4, 5]
+    assert edges_of(np.repeat(np.arange(6.0), [100, 90, 80, 70, 60, 50]), 2).tolist() == [0, 2, 5]
+
+
+@given(st.lists(st.tuples(st.integers(-9, 9), st.integers(0, 3)), min_size=1, max_size=60), st.integers(1, 12))
+def test_edges_are_values_with_the_least_and_the_largest(rows: list[tuple[int, int]], bins: int) -> None:
+    values, weights = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows], float)
+    counted = values[weights > 0]
+    if not len(counted):
+        return
+    edges = edges_of(values, bins, weights)
+    assert set(edges) <= set(counted)
+    assert (edges[0], edges[-1]) == (counted.min(), counted.max())
+    assert (np.diff(edges) > 0).all()
+    assert len(edges) <= bins + 1
+    if len(set(counted)) <= bins + 1:
+        assert set(edges) == set(counted)
 
 
 def test_a_row_of_weight_3_decides_about_edges_as_three_rows_do() -> None:
