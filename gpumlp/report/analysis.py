@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpumlp import metrics
-from gpumlp.data import Dataset, Encoder, Features, Frame, Source
+from gpumlp.data import Dataset, Encoder, Features, Frame, News, Source
 from gpumlp.data.encoding.columns import TableInputs
 from gpumlp.data.encoding.dates import CYCLES
 from gpumlp.seeds import REPORT, generator
@@ -30,7 +30,8 @@ DEPENDENCE_ROWS, GRID, MAX_CATEGORIES = 200, 15, 12
 """Rows that partial dependence is the mean over, its points of a number, and of categories."""
 
 RELIABILITY_BINS = 10
-WORST_ROWS = 10
+WORST_ROWS, TIED_DECIMALS = 10, 5
+"""Rows that are listed, and decimals of their losses (of numbers: shares of the largest error) that order them."""
 
 
 class Predictor(Protocol):
@@ -70,12 +71,15 @@ class Rows:
     probabilities: Host | None
 
     @classmethod
-    def of(cls, model: Predictor, source: Source) -> Rows:
-        """Encode rows with their targets and predict them. Raises DataError if they do not fit the model."""
+    def of(cls, model: Predictor, source: Source, news: News | None = None) -> Rows:
+        """Encode rows with their targets and predict them; rows of new classes are of class -1, which is wrong.
+
+        Raises DataError if they do not fit the model; ``news`` collects what a user should know about them.
+        """
         encoder = model.encoder
         if isinstance(source, Frame):
             source = source.with_missing(encoder.dialect.missing).with_kinds(encoder.kinds)
-        data, _ = encoder.encode(source, targets=True)
+        data, _ = encoder.encode(source, targets=True, news=news, unseen=True)
         return cls(model, source, data, *_answers(model, data.features))
 
     def __len__(self) -> int:
@@ -91,6 +95,11 @@ class Rows:
     def weights(self) -> Host:
         """How much each row counts, (N,) float64."""
         return np.ones(len(self)) if self.data.weights is None else self.data.weights.astype(np.float64)
+
+    @property
+    def known(self) -> Host:
+        """Which rows are of a class that training has seen, (N,) bool."""
+        return self.targets >= 0
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -278,13 +287,14 @@ def label_errors(probabilities: Host, targets: Host) -> Host:
 def worst(rows: Rows) -> tuple[Host, Host]:
     """Return the rows with the largest errors, (n,), and the error of all rows, (N,).
 
-    The error of a class is 1 - p of the true one, of labels the largest of theirs; of numbers the distance, of
-    several the largest of them in standard deviations of the targets.
+    The error of a class is 1 - p of the true one (p is 0 of one that training has not seen), of labels the largest of
+    theirs; of numbers the distance, of several the largest of them in standard deviations of the targets. Errors that
+    differ by rounding alone are equal, and the first row is the first then.
     """
     if rows.probabilities is not None and rows.model.encoder.labels:
         errors = label_errors(rows.probabilities, rows.targets).max(axis=1)
     elif rows.probabilities is not None:
-        errors = 1.0 - rows.probabilities[np.arange(len(rows)), rows.targets]
+        errors = 1.0 - np.where(rows.known, rows.probabilities[np.arange(len(rows)), rows.targets], 0.0)
     else:
         predicted, true = rows.numbers()
         errors = np.abs(predicted - true)
@@ -293,4 +303,9 @@ def worst(rows: Rows) -> tuple[Host, Host]:
             errors = errors / np.where(spread > 0, spread, 1.0)
         errors = np.where(np.isnan(errors), 0.0, errors).max(axis=1)
     errors = np.where(rows.weights > 0, errors, 0.0)
-    return np.argsort(-errors, kind="stable")[:WORST_ROWS], errors
+    if rows.probabilities is not None:
+        with np.errstate(divide="ignore"):
+            losses = -np.log(1.0 - errors)
+    else:
+        losses = errors / (errors.max() or 1.0)
+    return np.argsort(-np.round(losses, TIED_DECIMALS), kind="stable")[:WORST_ROWS], errors

@@ -51,6 +51,8 @@ class Series:
         How they are drawn.
     faint
         Whether they are no more than a guide to the eye.
+    colour
+        Number of the colour, by which a class is the same in all charts; None: the place among the series.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Series:
     y: Host
     form: Literal["line", "dots", "bars"] = "line"
     faint: bool = False
+    colour: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,16 +110,17 @@ def chart(title: str, about: str, series: Sequence[Series], x: Axis, y: Axis) ->
         parts.append(f'<path class="grid" d="M{position:.1f} {TOP}V{bottom}"/>')
         parts.append(f'<text x="{position:.1f}" y="{bottom + 15}" text-anchor="middle">{text(label)}</text>')
     parts.append(f'<path class="axis" d="M{left} {TOP}V{bottom}H{right}"/>')
-    number = 0
-    for each in series:
-        colour = "faint" if each.faint else f"s{number % COLOURS}"
-        number += not each.faint
-        parts.append(_drawn(each, across, upwards, colour))
+    for number, each in enumerate(series):
+        parts.append(_drawn(each, across, upwards, "faint" if each.faint else f"s{_colour(each, number)}"))
     middle = (TOP + bottom) / 2
     parts.append(f'<text x="{(left + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{text(x.label)}</text>')
     turned = f'transform="rotate(-90 12 {middle})"'
     parts.append(f'<text x="12" y="{middle}" text-anchor="middle" {turned}>{text(y.label)}</text></svg>')
     return f"<figure><figcaption>{text(title)}</figcaption>{''.join(parts)}{_legend(series)}</figure>"
+
+
+def _colour(series: Series, number: int) -> int:
+    return (number if series.colour is None else series.colour) % COLOURS
 
 
 def text(value: object) -> str:
@@ -125,10 +129,10 @@ def text(value: object) -> str:
 
 
 def _legend(series: Sequence[Series]) -> str:
-    named = [each.name for each in series if not each.faint]
+    named = [each for each in series if not each.faint]
     if len(named) < 2:
         return ""
-    items = (f'<li><i class="b{number % COLOURS}"></i>{text(name)}</li>' for number, name in enumerate(named))
+    items = (f'<li><i class="b{_colour(each, i)}"></i>{text(each.name)}</li>' for i, each in enumerate(named))
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 

@@ -72,8 +72,10 @@ def of_data(
 
 def _of_classes(encoder: Encoder, parts: Mapping[str, EncodedRows]) -> str:
     classes = encoder.classes or ()
-    counts = [np.bincount(_targets(each), minlength=len(classes)) for each in parts.values()]
-    body = ([name, *(f"{each[i]:,}" for each in counts)] for i, name in enumerate(classes[:MAX_LISTED_CLASSES]))
+    counts = [np.bincount(_targets(each) + 1, minlength=len(classes) + 1) for each in parts.values()]
+    body = [[name, *(f"{each[i]:,}" for each in counts)] for i, name in enumerate(classes[:MAX_LISTED_CLASSES], 1)]
+    if any(each[0] for each in counts):
+        body.append(["not seen in training", *(f"{each[0]:,}" for each in counts)])
     html = table(["class", *parts], body, numeric=range(1, len(parts) + 1))
     hidden = len(classes) - MAX_LISTED_CLASSES
     return html + (paragraph(f"And {hidden:,} more classes.") if hidden > 0 else "")
@@ -218,17 +220,20 @@ def of_predictions(name: str, rows: Rows, seed: int) -> Iterator[Section]:
 
 
 def _of_confusion(rows: Rows, classes: Sequence[str]) -> str:
-    chosen, count = rows.chosen(), len(classes)
-    pairs = rows.targets.astype(np.int64) * count + chosen
+    known, count = rows.known, len(classes)
+    pairs, weights = (rows.targets.astype(np.int64) * count + rows.chosen())[known], rows.weights[known]
+    new = int((~known).sum())
+    left_out = paragraph(f"Without {new:,} rows of classes that training has not seen.") if new else ""
     if count <= MAX_MATRIX_CLASSES:
-        return matrix(classes, np.bincount(pairs, rows.weights, count * count).reshape(count, count).tolist())
+        return left_out + matrix(classes, np.bincount(pairs, weights, count * count).reshape(count, count).tolist())
     wrong, cell = np.unique(pairs, return_inverse=True)  # of K² pairs only those that rows have
-    counts = np.where(wrong // count == wrong % count, 0.0, np.bincount(cell, rows.weights))
+    counts = np.where(wrong // count == wrong % count, 0.0, np.bincount(cell, weights, len(wrong)))
     order = np.argsort(-counts, kind="stable")[:LISTED_PAIRS]
     body = (
         [classes[wrong[i] // count], classes[wrong[i] % count], f"{counts[i]:,.6g}"] for i in order if counts[i] > 0
     )
-    return table(["true", "predicted", "rows"], body, caption="the pairs that are confused most", numeric=(2,))
+    heads, caption = ["true", "predicted", "rows"], "the pairs that are confused most"
+    return left_out + table(heads, body, caption=caption, numeric=(2,))
 
 
 def _of_each_label(rows: Rows) -> str:
@@ -283,17 +288,32 @@ def _of_thresholds(rows: Rows, name: str) -> str:
 
 def _of_curves(rows: Rows, classes: Sequence[str]) -> str:
     assert rows.probabilities is not None
-    totals = np.bincount(rows.targets, rows.weights, len(classes))
-    classes_shown = [1] if len(classes) == 2 else np.argsort(-totals, kind="stable")[:MAX_CURVES].tolist()
+    classes_shown = _drawn_outputs(rows)
     curves_of = {classes[i]: curves(rows.probabilities[:, i], rows.targets == i, rows.weights) for i in classes_shown}
     html = _curves_of(curves_of, "class")
     more = len(classes) - len(classes_shown) if len(classes) > 2 else 0
     return html + (paragraph(f"The {len(classes_shown)} most frequent of {len(classes):,} classes.") if more else "")
 
 
+def _drawn_outputs(rows: Rows) -> list[int]:
+    """Return the classes that are drawn, the second of two, else the most frequent; of labels and numbers the first.
+
+    They have the same colours in all charts, by their places here.
+    """
+    classes = rows.model.encoder.classes
+    if classes is None:
+        return list(range(len(rows.model.encoder.target_names)))[:MAX_CURVES]
+    if len(classes) == 2:
+        return [1]
+    totals = np.bincount(rows.targets[rows.known], rows.weights[rows.known], len(classes))
+    drawn: list[int] = np.argsort(-totals, kind="stable")[:MAX_CURVES].tolist()
+    return drawn
+
+
 def _curves_of(curves_of: Mapping[str, Curves | None], kind: str) -> str:
     """Return the charts of the curves of classes or labels, by their names, and a table of their areas."""
     there = {name: each for name, each in curves_of.items() if each is not None}
+    colours = {name: i for i, name in enumerate(curves_of)}
     if not there:
         return paragraph(f"All rows are of one {kind}, so there are no curves.")
     diagonal = Series("", np.array([0.0, 1.0]), np.array([0.0, 1.0]), faint=True)
@@ -302,14 +322,17 @@ def _curves_of(curves_of: Mapping[str, Curves | None], kind: str) -> str:
     roc = chart(
         "ROC",
         f"ROC curves. Area under the curve of each {kind}: {areas}.",
-        [Series(name, each.false_positives, each.recall) for name, each in there.items()] + [diagonal],
+        [
+            *(Series(name, each.false_positives, each.recall, colour=colours[name]) for name, each in there.items()),
+            diagonal,
+        ],
         _share("false positive rate"),
         _share("true positive rate"),
     )
     precision = chart(
         "precision and recall",
         f"Precision-recall curves. Average precision of each {kind}: {averages}.",
-        [Series(name, each.recall[1:], each.precision) for name, each in there.items()],
+        [Series(name, each.recall[1:], each.precision, colour=colours[name]) for name, each in there.items()],
         _share("recall"),
         _share("precision"),
     )
@@ -393,18 +416,11 @@ def _of_dependence(rows: Rows, column: str, seed: int) -> str:
     dependence = analysis.dependence(rows, column, seed)
     encoder = rows.model.encoder
     if encoder.classes is None:
-        names, means, quantity = encoder.target_names, dependence.means, "mean prediction"
-        if encoder.labels:
-            quantity = "probability"
-    elif len(encoder.classes) == 2:
-        names, means, quantity = (
-            (encoder.classes[1],),
-            dependence.means[:, 1:],
-            f"probability of {encoder.classes[1]}",
-        )
+        quantity = "probability" if encoder.labels else "mean prediction"
     else:
-        names, means, quantity = encoder.classes, dependence.means, "probability"
-    names, means = names[:MAX_CURVES], means[:, :MAX_CURVES]
+        quantity = f"probability of {encoder.classes[1]}" if len(encoder.classes) == 2 else "probability"
+    drawn = _drawn_outputs(rows)
+    names, means = [(encoder.classes or encoder.target_names)[i] for i in drawn], dependence.means[:, drawn]
     if isinstance(dependence.values, tuple):
         xs, axis = np.arange(len(dependence.values), dtype=np.float64), Axis(column, names=dependence.values)
         ends = f"{dependence.values[0]} to {dependence.values[-1]}"
@@ -431,6 +447,8 @@ def of_worst(name: str, rows: Rows) -> Section:
     cells = (
         {column: rows.source.columns[column].written() for column in shown} if isinstance(rows.source, Frame) else {}
     )
+    if encoder.classes is not None:
+        labels = rows.source.categories(rows.source.resolve(encoder.target_name))
     body = []
     for row in order.tolist():
         if encoder.labels is not None:
@@ -442,8 +460,9 @@ def of_worst(name: str, rows: Rows) -> Section:
             facts = [target, words[int(shares[label] > 0.5)], number(1 - errors[row])]
         elif encoder.classes is not None:
             assert rows.probabilities is not None
-            chosen = int(rows.chosen()[row])
-            facts = [encoder.classes[rows.targets[row]], encoder.classes[chosen], number(1 - errors[row])]
+            known = rows.known[row]
+            true_class = encoder.classes[rows.targets[row]] if known else f"{labels.texts[labels.codes[row]]} (new)"
+            facts = [true_class, encoder.classes[int(rows.chosen()[row])], number(1 - errors[row])]
         else:
             predicted, truth = (each[row] for each in rows.numbers())
             facts = [*(", ".join(map(number, each.tolist())) for each in (truth, predicted)), number(errors[row])]

@@ -126,13 +126,15 @@ class SavedModel(Predictor):
         from gpumlp import report  # what draws pages is loaded when one is written, not by every run
 
         check_free(Path(output), force=force)
-        encoder, source = self.labelled(rows, y, weights, News())
-        measured = report.Rows.of(replace(self, encoder=encoder), source)
+        encoder, source = self.labelled(rows, y, weights, news := News())
+        measured = report.Rows.of(replace(self, encoder=encoder), source, news)
         about = f"{encoder.task}: {encoder.target_name!r}, measured on {len(measured):,} rows."
         parts = [
             *report.of_rows("given", measured, {}, seed),
             *([report.of_history(self.history)] if self.history else []),
-            report.of_data(encoder, {"given": measured.source}, {"given": measured.data}, self.notes),
+            report.of_data(
+                encoder, {"given": measured.source}, {"given": measured.data}, (*self.notes, *news.notes())
+            ),
             report.of_network(encoder, self.network.summary(), calibrated=self.calibration is not None),
         ]
         report.write(Path(output), report.page("Model", about, parts))

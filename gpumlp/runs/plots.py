@@ -92,11 +92,13 @@ def _confusion(axes: Any, predicted: Any, labels: Any, classes: tuple[str, ...])
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, extent=(-0.5, last, last, -0.5))
     of = f", in groups of {group}" if group > 1 else ""
     axes.set(xlabel=f"predicted{of}", ylabel=f"true{of}")
+    named = range(0, len(classes), -(-len(classes) // LARGEST_NAMED))
+    names = [classes[i] for i in named]
+    long = max(map(len, names)) > 3
+    axes.set_xticks(named, names, rotation=45 if long else 0, ha="right" if long else "center")
+    axes.set_yticks(named, names)
     if len(classes) > LARGEST_NAMED:
         return
-    long = max(map(len, classes)) > 3
-    axes.set_xticks(range(len(classes)), classes, rotation=45 if long else 0, ha="right" if long else "center")
-    axes.set_yticks(range(len(classes)), classes)
     for i, j in np.argwhere(counts):
         axes.text(j, i, counts[i, j], ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
 

@@ -66,7 +66,7 @@ def report(
     else:
         name = Path(data).name
         encoder, labelled = model.labelled(data, None, None, news := News())
-        rows = Rows.of(replace(model, encoder=encoder), labelled)
+        rows = Rows.of(replace(model, encoder=encoder), labelled, news)
         sources, parts, notes = {name: labelled}, {name: rows.data}, (*model.notes, *news.notes())
     seed = settings.training.seed
     history = RunFolder(run.folder).read_history(summary["epochs"], summary["history"])

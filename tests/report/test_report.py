@@ -253,7 +253,7 @@ def test_of_many_classes_the_pairs_that_are_confused_most_are_listed() -> None:
     count = sections.MAX_MATRIX_CLASSES + 1
     targets, chosen, weights = rng.integers(0, count, 500), rng.integers(0, count, 500), rng.random(500)
     targets[:200] = chosen[:200]
-    rows: Any = SimpleNamespace(targets=targets, weights=weights, chosen=lambda: chosen)
+    rows: Any = SimpleNamespace(targets=targets, weights=weights, known=np.ones(500, bool), chosen=lambda: chosen)
     names = [f"class {number}" for number in range(count)]
     confused = np.zeros((count, count))
     np.add.at(confused, (targets, chosen), weights)

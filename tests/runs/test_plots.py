@@ -69,6 +69,12 @@ class Axes:
     def set(self, *, xlabel: str, ylabel: str) -> None:
         self.labels = xlabel, ylabel
 
+    def set_xticks(self, places: Any, names: Any, **_: Any) -> None:
+        self.across = dict(zip(places, names, strict=True))
+
+    def set_yticks(self, places: Any, names: Any) -> None:
+        self.upwards = dict(zip(places, names, strict=True))
+
 
 def test_many_classes_are_drawn_in_groups_of_neighbours() -> None:
     """10,000 classes: 500 groups of 20, each row of the picture the shares of one true group."""
@@ -88,6 +94,8 @@ def test_every_class_has_its_place_in_the_picture(count: int) -> None:
     plots._confusion(axes, classes, classes, tuple(map(str, classes)))
     assert (axes.shares == np.eye(len(axes.shares))).all()
     assert axes.extent[1] + 0.5 >= count
+    assert axes.across == axes.upwards == {i: str(i) for i in axes.across}  # names, in their places
+    assert 10 < len(axes.across) <= 20
     assert axes.labels == (("predicted", "true") if count <= 500 else axes.labels)
 
 
