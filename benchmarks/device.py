@@ -219,13 +219,19 @@ def _offers(backend: Any) -> Iterator[tuple[str, Fact]]:
         return found
 
     def padded(given: Any, dtypes: tuple[Any, Any]) -> dict[str, str]:
-        """What would be gained if sides were filled up with zeros to a multiple of 16."""
-        found = {}
+        """What would be gained if sides were filled up with zeros to a multiple of 16, and by GPUMLP_PADDING=1."""
+        found, pads = {}, given.lt.pads
         for shapes in PADDED.items():
-            products = [bound(given, shape, dtypes, Epilogue.DEFAULT) for shape in shapes]
+            products = []
+            for shape, by_copies in ((shapes[0], False), (shapes[1], False), (shapes[0], True)):
+                given.lt.pads = by_copies
+                products.append(bound(given, shape, dtypes, Epilogue.DEFAULT))
+            given.lt.pads = pads
             taken = [None if each is None else 1e6 * Clock(given, 0.02).warm(each).median for each in products]
             told = ["no" if each is None else f"{each:.2f} µs" for each in taken]
-            found[" x ".join(map(str, shapes[0]))] = f"{told[0]}, filled up {told[1]}"
+            found[" x ".join(map(str, shapes[0]))] = (
+                f"{told[0]}, filled up {told[1]}, through padded copies {told[2]}"
+            )
         return found
 
     def choice(given: Any, dtypes: tuple[Any, Any], epilogue: Epilogue) -> dict[str, str]:

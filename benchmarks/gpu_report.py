@@ -252,6 +252,12 @@ CLAIMS = (
         (("docs/gpu.md", "**What a product takes along.**"),),
     ),
     Claim(
+        "padded copies of odd matrices make their products faster",
+        "facts",
+        lambda found: f"measured: {_padded(found)}",
+        (("docs/gpu.md", "| `GPUMLP_PADDING=1`"),),
+    ),
+    Claim(
         "products run at 50 TFLOP/s in float32",
         "facts",
         lambda found: f"measured: {found.get('float32 product 8192 x 8192 x 8192', 'no such product')}",
@@ -342,6 +348,14 @@ def _offered(found: Found) -> str:
     return f"{len(asked) - len(refused)} of {len(asked)} kinds of products" + (
         f", not {refused[0]}" if refused else ""
     )
+
+
+def _padded(found: Found) -> str:
+    asked = {name: each for name, each in found.items() if name.startswith("padding") and isinstance(each, dict)}
+    said = (
+        f"{name.rpartition(' ')[2]} {size} {each}" for name, sizes in asked.items() for size, each in sizes.items()
+    )
+    return "; ".join(said) or "no product"
 
 
 def _chosen(found: Found) -> str:

@@ -511,6 +511,7 @@ class Cupy(ModuleType):
             memcpyHostToDevice=1,
             memcpyDeviceToDevice=3,
             memcpyAsync=self._copy,
+            memcpy2DAsync=self._copy_rows,
             getDevice=lambda: self.current,
             getDeviceCount=self._count,
             memGetInfo=lambda: (60 << 30, 80 << 30),
@@ -587,6 +588,22 @@ class Cupy(ModuleType):
             check_alive(target, size)
             check_alive(source, size)
             ctypes.memmove(target, source, size)
+
+        self.stream.use("copy")
+        self.stream.give("copy", work)
+
+    def _copy_rows(
+        self, target: int, to: int, source: int, of: int, width: int, height: int, kind: int, stream: int
+    ) -> None:
+        assert kind == 3
+        assert width <= min(to, of)
+        assert self.streams[stream] is self.stream
+
+        def work() -> None:
+            for row in range(height):
+                check_alive(target + row * to, width)
+                check_alive(source + row * of, width)
+                ctypes.memmove(target + row * to, source + row * of, width)
 
         self.stream.use("copy")
         self.stream.give("copy", work)

@@ -425,6 +425,10 @@ def test_the_fake_has_nothing_that_cupy_lacks() -> None:
     assert real.cuda.runtime.memcpyAsync.__doc__.startswith(
         "memcpyAsync(intptr_t dst, intptr_t src, size_t size, int"
     )
+    assert real.cuda.runtime.memcpy2DAsync.__doc__.startswith(
+        "memcpy2DAsync(intptr_t dst, size_t dpitch, intptr_t src, size_t spitch, size_t width, size_t height, "
+        "MemoryKind kind, intptr_t stream)"
+    )
 
 
 def test_losses_of_extreme_logits_on_the_device(cupy: CupyBackend) -> None:

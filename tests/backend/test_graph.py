@@ -112,6 +112,31 @@ def test_a_step_of_any_precision_is_one_graph(fake: Cupy, dtype: str, compute: i
     assert [type(run) for run in runs[0].captured().runs] == [CudaGraph]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_products_go_through_padded_copies_with_the_same_bits(
+    fake: Cupy, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 5 features and 3 classes; rows of 8 and 16 units lie well already."""
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    assert fake.lt is not None
+    size = {"float32": 4, "float64": 8, "bfloat16": 2}[dtype]
+    runs, askew = [], []
+    for asked in ("0", "1"):
+        monkeypatch.setenv("GPUMLP_PADDING", asked)
+        before = set(fake.lt.made)
+        runs.append(trainer(CupyBackend(), dtype=dtype))
+        runs[-1].run_epoch()
+        new = [made for number, made in fake.lt.made.items() if number not in before and len(made.arguments) == 4]
+        sizes = [(cols, ld * (4 if kind == 0 else size)) for kind, _, cols, ld in (made.arguments for made in new)]
+        askew.append([pitch for cols, pitch in sizes if cols > 1 and pitch % 16])
+    plain, padded = runs
+    assert state(plain) == state(padded)
+    assert askew[0]
+    assert not askew[1]
+    assert [type(run) for run in padded.captured().runs] == [CudaGraph]
+
+
 def test_a_replay_is_one_call_on_the_backends_own_stream(fake: Cupy) -> None:
     own = trainer(CupyBackend())
     plan = own.captured()

@@ -251,7 +251,7 @@ def test_a_part_that_ended_early_has_a_report(gpu: ModuleType) -> None:
 
 
 NO_CLAIMS = {
-    "README.md": ("needs no network after the installation",),
+    "README.md": ("needs no network after the installation", "| `preset: strong`"),
     "docs/gpu.md": (
         "# On a GPU",
         "| CUDA 1",
@@ -361,7 +361,9 @@ def test_what_only_a_device_can_tell_is_asked_in_the_right_words(
     chosen = told["cuBLASLt RELU_BIAS of tf32: the algorithm advised"]
     assert set(chosen.values()) == {"1.00 µs, the best 1.00 (number 1 of 3)"}
     assert told["cuBLASLt keeps nan, of float64"] is True
-    assert told["padding to 16 of tf32"] == {"16 x 8 x 3": "1.00 µs, filled up 1.00 µs"}
+    assert told["padding to 16 of tf32"] == {
+        "16 x 8 x 3": "1.00 µs, filled up 1.00 µs, through padded copies 1.00 µs"
+    }
     assert len(told) >= 12
     for name, value in asked.items():
         assert all(said.endswith(", as NumPy") for said in told[name].values())

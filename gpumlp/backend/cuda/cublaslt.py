@@ -61,6 +61,11 @@ SPLIT_SUMS = 2
 """CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE. Sums that several blocks share are off unless GPUMLP_SPLIT_SUMS=1: on some
 devices some are reported to lose the end, or to differ from run to run (triton-lang/triton pull request 2767)."""
 
+PITCH = 16
+"""Bytes that the rows of a matrix should begin at multiples of: others are said not to get the fastest kernels.
+
+With GPUMLP_PADDING=1 products go through copies that lie so. Off until a device shows that it pays for the copies."""
+
 CUDA_TYPE = {"<f4": R_32F, "<f8": R_64F, NARROW: R_16BF}
 RESULTS = {(R_32F, R_32F), (R_64F, R_64F), (R_16BF, R_16BF), (R_16BF, R_32F)}
 """The types of operands and result that there is a product for."""
@@ -244,6 +249,13 @@ def layout(array: Array) -> MatrixLayout | None:
     return None
 
 
+def _layout(array: Array) -> MatrixLayout:
+    """Return the layout of a matrix that has one."""
+    found = layout(array)
+    assert found is not None
+    return found
+
+
 def apart(out: Array, *others: Array) -> bool:
     """Return whether no byte of a matrix in one piece lies between the first and the last of the others."""
     start, end = extent(out)
@@ -341,7 +353,10 @@ class Recipe:
 
 
 class Product(LaunchNode):
-    """A product bound to its arrays: ``out = a b``, then the epilogue."""
+    """A product bound to its arrays: ``out = a b``, then the epilogue.
+
+    ``through`` are the arrays that it is computed in, copies of ``a``, ``b`` and ``out`` or these themselves.
+    """
 
     multiplies = True
 
@@ -354,8 +369,10 @@ class Product(LaunchNode):
         b: Array,
         out: Array,
         vector: Array | None,
+        through: tuple[Array, Array, Array],
     ) -> None:
         self.a, self.b, self.out, self.vector = a, b, out, vector
+        self._through = through
         self._lt, self._recipe, self._algorithm = lt, recipe, algorithm
         sums = recipe.epilogue == Epilogue.BGRADA
         self.writes = [out, vector] if sums else [out]
@@ -363,7 +380,7 @@ class Product(LaunchNode):
 
     def others(self, most: int) -> list[Product]:
         """Return the same product by each algorithm that the library has for it, at most so many, ours first."""
-        arrays = self.a, self.b, self.out, self.vector
+        arrays = self.a, self.b, self.out, self.vector, self._through
         return [Product(self._lt, self._recipe, each, *arrays) for each in self._recipe.algorithms(most)]
 
     def prepare(self, stream: Any) -> None:
@@ -375,14 +392,17 @@ class Product(LaunchNode):
         if self.vector is not None:  # products of one shape share the description
             recipe.description.set(DESC_BIAS_POINTER, c_void_p(address(self.vector)))
         left, right, result = (each.address for each in recipe.layouts)
-        out = address(self.out)
+        a, b, within = self._through
+        lt.copy(self.a, a, stream_pointer)
+        lt.copy(self.b, b, stream_pointer)
+        out = address(within)
         status = lt.library.cublasLtMatmul(
             lt.handle.address,
             recipe.description.address,
             byref(recipe.one),
-            address(self.b),
+            address(b),
             left,
-            address(self.a),
+            address(a),
             right,
             byref(recipe.zero),
             out,
@@ -395,16 +415,20 @@ class Product(LaunchNode):
             stream_pointer,
         )
         check("cublasLtMatmul", status)
+        lt.copy(within, self.out, stream_pointer)
 
 
 class Lt:
     """The library cuBLASLt: its products on streams.
 
     ``stream`` is the address of the stream of products for which no other is given; each has a workspace of its own,
-    made by ``empty(bytes)``.
+    made by ``empty(shape, dtype)``. ``runtime`` is CuPy's, which copies matrices.
     """
 
-    def __init__(self, library: Any, stream: int, empty: Callable[[int], Array], *, tf32: bool = False) -> None:
+    def __init__(
+        self, library: Any, stream: int, empty: Callable[[Any, Any], Array], runtime: Any, *, tf32: bool = False
+    ) -> None:
+        self._runtime, self.pads = runtime, os.environ.get("GPUMLP_PADDING") == "1"
         self.library, self.stream, self._empty = library, stream, empty
         self.handle = Owned(library, "")
         self._compute = {R_64F: COMPUTE_64F, R_32F: COMPUTE_32F_FAST_TF32 if tf32 else COMPUTE_32F}
@@ -415,7 +439,7 @@ class Lt:
     def workspace(self, stream: int) -> Array:
         """Return the workspace of a stream, by its address. It is made once, which no captured launch may do."""
         if stream not in self._workspaces:
-            self._workspaces[stream] = self._empty(WORKSPACE)
+            self._workspaces[stream] = self._empty(WORKSPACE, "u1")
         return self._workspaces[stream]
 
     def product(
@@ -443,6 +467,10 @@ class Lt:
             return None
         if vector is not None and not (out.ndim == 2 and _fits(vector, out)):
             return None
+        through = (a, b, out)
+        if self.pads and out.ndim == 2:
+            through = (self._padded(a, right), self._padded(b, left), self._padded(out, result))
+            right, left, result = map(_layout, through)
         shape = Shape(left, right, result, epilogue, 0 if vector is None else aligned(address(vector)))
         if shape not in self._recipes:
             compute = self._compute.get(left.type, COMPUTE_32F)
@@ -452,7 +480,25 @@ class Lt:
                 self._tell(f"cuBLASLt has no product of {a.dtype} {a.shape} and {b.shape}: CuPy's is used")
         recipe = self._recipes[shape]
         algorithm = recipe.algorithm
-        return None if algorithm is None else Product(self, recipe, algorithm, a, b, out, vector)
+        return None if algorithm is None else Product(self, recipe, algorithm, a, b, out, vector, through)
+
+    def _padded(self, array: Array, lies: MatrixLayout) -> Array:
+        """Return memory for a matrix, its rows as they are stored at multiples of PITCH; itself if they lie so."""
+        size = array.itemsize
+        if lies.cols == 1 or (lies.ld * size % PITCH == 0 and lies.alignment >= PITCH):
+            return array
+        pitch = -(-lies.rows * size // PITCH) * PITCH // size
+        memory = self._empty((lies.cols, pitch), array.dtype)[:, : lies.rows]
+        return memory if lies.op == OP_N else memory.T
+
+    def copy(self, source: Array, target: Array, stream: int) -> None:
+        """Copy a matrix to another that is stored by rows, or by columns, as it is; nothing to itself."""
+        if source is target:
+            return
+        one, other = _layout(source), _layout(target)
+        size, kind = source.itemsize, self._runtime.memcpyDeviceToDevice
+        ends = address(target), other.ld * size, address(source), one.ld * size
+        self._runtime.memcpy2DAsync(*ends, one.rows * size, one.cols, kind, stream)
 
     def _tell(self, message: str) -> None:
         """Warn, once: there are as many recipes of a shape as there are alignments."""

@@ -294,8 +294,9 @@ class CupyBackend(Backend):
             return None
         try:
             with self.quiet():
-                library = cublaslt.load(self.xp.cuda.runtime.runtimeGetVersion() // 1000)
-                return Lt(library, self.stream.ptr, lambda size: self.xp.empty(size, np.uint8), tf32=self.tf32)
+                runtime = self.xp.cuda.runtime
+                library = cublaslt.load(runtime.runtimeGetVersion() // 1000)
+                return Lt(library, self.stream.ptr, self.xp.empty, runtime, tf32=self.tf32)
         except BackendError as error:
             log.warning("%s: CuPy multiplies instead, in float32 and between the graphs", error.what)
             return None
