@@ -449,7 +449,8 @@ def export(run: Path, output: Path, data: Path | None, force: bool) -> None:
     """Write the model of RUN as a file that can be used without gpumlp.
 
     A .py file needs only NumPy; .onnx and .py take raw rows. The file is first run on the run's own test rows: if
-    its predictions differ by more than rounding, nothing is written. Ensembles are written as .onnx, with --data.
+    its predictions differ by more than rounding, nothing is written. Ensembles are written as .py or .onnx, with
+    --data.
     """
     with importing():
         from gpumlp.cli import exported

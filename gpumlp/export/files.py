@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from gpumlp.data import News, Source, count_of, read
 from gpumlp.errors import ConfigError, Note, RunError
 from gpumlp.export.encoding import require_known
 from gpumlp.export.graph import load_onnx, run_mean, run_onnx, write_mean, write_onnx
-from gpumlp.export.script import run_script, write_script
+from gpumlp.export.script import run_mean_script, run_script, write_mean_script, write_script
 from gpumlp.export.tensors import run_tensors, write_tensors
 from gpumlp.export.trace import Computation, Tracer, trace_network
 from gpumlp.nn import Ensemble
@@ -42,16 +42,21 @@ EPSILONS = 64.0
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file: what a library it needs is loaded by, what writes it, and what it predicts when it is run."""
+    """A kind of file: what a library it needs is loaded by, what writes it, and what it predicts when it is run.
+
+    The last two are of several models that predict by their weighted mean; None: it holds one.
+    """
 
     load: Callable[[], Any]
     write: Callable[[Path, SavedModel, Computation], None]
     run: Callable[[Path, SavedModel, Source], Predictions]
+    write_mean: Callable[[Path, Sequence[tuple[float, SavedModel, Computation]]], None] | None = None
+    run_mean: Callable[[Path, Sequence[SavedModel], Source], Predictions] | None = None
 
 
 FORMATS: dict[str, Format] = {
-    ".py": Format(lambda: None, write_script, run_script),
-    ".onnx": Format(load_onnx, write_onnx, run_onnx),
+    ".py": Format(lambda: None, write_script, run_script, write_mean_script, run_mean_script),
+    ".onnx": Format(load_onnx, write_onnx, run_onnx, write_mean, run_mean),
     ".safetensors": Format(lambda: None, write_tensors, run_tensors),
 }
 """Formats by the ending of the file's name."""
@@ -87,7 +92,7 @@ def export(
     Parameters
     ----------
     folder
-        Folder of the run, or of an ensemble, which is written as ONNX.
+        Folder of the run, or of an ensemble.
     output
         A file whose name ends in one of ``FORMATS``.
     data
@@ -98,8 +103,8 @@ def export(
     Raises
     ------
     ConfigError
-        If the ending is not in ``FORMATS``, or an ensemble is to be written in another format than ONNX, or is given
-        without data.
+        If the ending is not in ``FORMATS``, or an ensemble is to be written in a format that holds one model, or is
+        given without data.
     RunError
         If the run has not finished, the file exists, a library is not installed, something of the model cannot be
         written in this format, or the predictions differ by more than rounding; nothing is left behind then.
@@ -112,9 +117,9 @@ def export(
     check_free(output, force=force)
     model: SavedModel | WeightedModels
     if is_ensemble(Path(folder)):
-        if chosen.write is not write_onnx:
+        if chosen.write_mean is None:
             message = f"an ensemble of models cannot be written as {output.suffix}"
-            raise ConfigError(message, where="--output", hint="export it as .onnx, or one of its runs")
+            raise ConfigError(message, where="--output", hint="export it as .py or .onnx, or one of its runs")
         if data is None:
             raise ConfigError("an ensemble has no rows of its own", where="--data", hint="pass --data FILE")
         model = load_ensemble(folder)
@@ -142,8 +147,10 @@ def export(
         source = source.take(np.linspace(0, count - 1, most).astype(np.int64))
     with writing(output), replacing(Path(os.path.realpath(output))) as (beside, _):
         if isinstance(model, WeightedModels):
-            write_mean(beside, list(zip(weights, models, traced, strict=True)))
-            predictions = run_mean(beside, models, source)
+            assert chosen.write_mean is not None
+            assert chosen.run_mean is not None
+            chosen.write_mean(beside, list(zip(weights, models, traced, strict=True)))
+            predictions = chosen.run_mean(beside, models, source)
         else:
             chosen.write(beside, model, traced[0])
             predictions = chosen.run(beside, model, source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import pprint
 import runpy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from gpumlp.data.encoding.dates import CYCLES
 from gpumlp.data.encoding.labels import LabelTargets
 from gpumlp.data.encoding.targets import ClassTarget
 from gpumlp.data.source.dialect import QUOTES
+from gpumlp.errors import RunError
 from gpumlp.export.encoding import INTERPOLATE, Categories, numbers_of, rewritten, trace_scaling
 from gpumlp.export.trace import INPUT, Address, Application, Computation, Constant, address_of, expanded, reachable
 from gpumlp.runs.model import SavedModel
@@ -50,34 +51,62 @@ _NETWORK = (
 
 def write_script(path: Path, model: SavedModel, computed: Computation) -> None:
     """Write a model as a Python file. Raises OSError, and RunError for what cannot be written down."""
-    names = _Names(computed.names)
+    write_mean_script(path, [(1.0, model, computed)])
+
+
+def write_mean_script(path: Path, members: Sequence[tuple[float, SavedModel, Computation]]) -> None:
+    """Write the weighted mean of what models predict as a Python file. Raises as :func:`write_script` does."""
+    texts: list[str] = []
+    parts, alone = [], len(members) == 1
+    if len({isinstance(model.encoder.inputs, TableInputs) for _, model, _ in members}) > 1:
+        raise RunError("the models take rows of different kinds: columns by name, and an array")
+    for number, (weight, model, computed) in enumerate(members, 1):
+        suffix = "" if alone else f"_{number}"
+        texts += _part(model, computed, suffix)
+        parts.append(f"Part({weight!r}, MODEL{suffix}, ARRAYS{suffix}, scale{suffix}, network{suffix})")
+    texts += [] if alone else ["MODEL = MODEL_1"]
+    listed = "".join(f"\n    {part}," for part in parts) + "\n"
+    texts.append(f"PARTS = [{parts[0] if alone else listed}]\n")
+    before, _, rest = TEMPLATE.read_text(encoding="utf-8").partition(START)
+    after = rest.partition(END)[2]
+    text = before + "\n\n".join(texts) + "\n" + after
+    path.write_bytes(text.encode("ascii", "backslashreplace"))
+
+
+def _part(model: SavedModel, computed: Computation, suffix: str) -> Iterator[str]:
+    """Yield the source of one model: what is known of it, its arrays, and two functions; names end in ``suffix``."""
+    names = _Names(computed.names, f"ARRAYS{suffix}")
     functions = []
     encoder = model.encoder
     if block := encoder.inputs.block:
         start, scaled = trace_scaling(block.scaling, len(block.medians))
         names.arrays |= {"medians": block.medians, "flagged": block.flagged}
-        functions.append(_function("scale", "Any", _SCALE, start, (scaled,), names))
+        functions.append(_function(f"scale{suffix}", "Any", _SCALE, start, (scaled,), names))
     else:
-        functions.append(f"def scale(x: Any) -> Any:\n    {_SCALE}\n    return x\n")
+        functions.append(f"def scale{suffix}(x: Any) -> Any:\n    {_SCALE}\n    return x\n")
     results = computed.linear, computed.answer
-    functions.append(_function("network", "tuple[Any, Any]", _NETWORK, computed.input, results, names))
+    functions.append(_function(f"network{suffix}", "tuple[Any, Any]", _NETWORK, computed.input, results, names))
     fields = pprint.pformat(_fields(model, computed.input.dtype.name), width=110, sort_dicts=False)
-    parts = [f"MODEL: dict[str, Any] = {fields}", _arrays(names.arrays), *functions]
-    before, _, rest = TEMPLATE.read_text(encoding="utf-8").partition(START)
-    after = rest.partition(END)[2]
-    text = before + "\n\n".join(parts) + "\n" + after
-    path.write_bytes(text.encode("ascii", "backslashreplace"))
+    yield f"MODEL{suffix}: dict[str, Any] = {fields}"
+    yield _arrays(names)
+    yield from functions
 
 
 def run_script(path: Path, model: SavedModel, source: Source) -> Predictions:
     """Return what a written file predicts of raw rows."""
+    return run_mean_script(path, [model], source)
+
+
+def run_mean_script(path: Path, models: Sequence[SavedModel], source: Source) -> Predictions:
+    """Return what :func:`run_script` does, of a file of several models."""
     module = runpy.run_path(str(path))
-    encoder = model.encoder
+    encoder = models[0].encoder
     rows: Any
     if isinstance(source, ArrayTable):
         rows = source.block(source.choose_inputs(preferred=encoder.inputs.names[0]))
     else:
-        columns = {name: _cells(source, name) for name in encoder.inputs.names}
+        names = dict.fromkeys(name for model in models for name in model.encoder.inputs.names)
+        columns = {name: _cells(source, name) for name in names}
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     predictions, more = module["_outputs"](rows)
     if encoder.labels is not None:
@@ -91,8 +120,9 @@ def run_script(path: Path, model: SavedModel, source: Source) -> Predictions:
 class _Names:
     """Names of the arrays of a file: those that the network knows, a number for all others. Each is kept once."""
 
-    def __init__(self, known: Mapping[Address, str]) -> None:
+    def __init__(self, known: Mapping[Address, str], table: str) -> None:
         self._known = known
+        self.table = table
         self._made: dict[tuple[bytes, str, tuple[int, ...]], str] = {}
         self.arrays: dict[str, NDArray[Any]] = {}
 
@@ -105,6 +135,10 @@ class _Names:
             name = self._made.setdefault(key, f"constant_{len(self._made) + 1}")
         self.arrays[name] = array
         return name
+
+    def in_table(self, value: Any) -> str:
+        """Return the expression of an array."""
+        return f"{self.table}[{self.of(value)!r}]"
 
 
 def _cells(frame: Frame, name: str) -> list[Any]:
@@ -158,9 +192,9 @@ def _fields(model: SavedModel, dtype: str) -> dict[str, Any]:
     }
 
 
-def _arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
-    lines = ["ARRAYS: dict[str, Any] = {"]
-    for name, array in arrays.items():
+def _arrays(names: _Names) -> str:
+    lines = [f"{names.table}: dict[str, Any] = {{"]
+    for name, array in names.arrays.items():
         value = array.astype(array.dtype.newbyteorder("<"))
         content = base64.encodebytes(value.tobytes()).decode("ascii")
         lines.append(f'    {name!r}: array({value.dtype.str!r}, {value.shape}, """\n{content}"""),')
@@ -194,7 +228,7 @@ def _function(
 def _expression(node: Application, texts: Mapping[Application, str], names: _Names) -> str:
     parts = [texts[each] if isinstance(each, Application) else _constant(each.value, names) for each in node.operands]
     if node.function == INTERPOLATE:
-        knots, scores = (f"ARRAYS[{names.of(node.params[key])!r}].T" for key in ("knots", "scores"))
+        knots, scores = (f"{names.in_table(node.params[key])}.T" for key in ("knots", "scores"))
         return f"np.stack([np.interp(*each) for each in zip({parts[0]}.T, {knots}, {scores})], axis=1)"
     if node.function == "astype":
         return f"{parts[0]}.astype({node.dtype.name!r})"
@@ -217,4 +251,4 @@ def _constant(value: Any, names: _Names) -> str:
     if isinstance(value, bool | int | float):
         text = repr(value) if np.isfinite(value) else f"float('{value}')"
         return f"({text})" if text.startswith("-") else text
-    return f"ARRAYS[{names.of(value)!r}]"
+    return names.in_table(value)

@@ -1,4 +1,4 @@
-"""A trained network in one file: it needs Python 3.9 or later and NumPy, nothing else. Written by gpumlp.
+"""A trained network, or several, in one file. It needs Python 3.9 or later and NumPy. Written by gpumlp.
 
     python FILE rows.csv                 predictions as CSV; - reads standard input
     python FILE rows.csv --proba         with the probability of each class
@@ -21,9 +21,9 @@ import io
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,16 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 def array(dtype: str, shape: tuple[int, ...], content: str) -> Any:
     """Return an array from its bytes in base 64."""
     return np.frombuffer(base64.b64decode(content), dtype).reshape(shape)
+
+
+class Part(NamedTuple):
+    """One of the networks that predict by the weighted mean of their probabilities or numbers, or the only one."""
+
+    weight: float
+    model: dict[str, Any]
+    arrays: dict[str, Any]
+    scale: Callable[[Any], Any]
+    network: Callable[[Any], tuple[Any, Any]]
 
 
 # <model>
@@ -51,6 +61,7 @@ def network(x: Any) -> tuple[Any, Any]:
     return x, x
 
 
+PARTS = [Part(1.0, MODEL, ARRAYS, scale, network)]
 # </model>
 
 
@@ -87,40 +98,56 @@ def predict_quantiles(rows: Any) -> Any:
 
 
 def encode(rows: Any) -> Any:
-    """Return what the network takes of raw rows, (N, p)."""
-    return _encode_array(rows) if MODEL["array"] else _encode_table(list(rows))
+    """Return what the network, of several the first, takes of raw rows, (N, p)."""
+    return _encode(rows, PARTS[0])
+
+
+def _encode(rows: Any, part: Part) -> Any:
+    return _encode_array(rows, part) if part.model["array"] else _encode_table(list(rows), part)
 
 
 def _outputs(rows: Any) -> tuple[list[Any], Any]:
     rows = rows if MODEL["array"] else list(rows)
     predictions: list[Any] = []
-    labels, levels = MODEL.get("labels", ()), MODEL.get("levels", ())
+    labels, targets = MODEL.get("labels", ()), MODEL.get("numbers", ())
     # Behind the predictions: probabilities, or quantiles of each target in turn.
-    more = [np.zeros((0, len(MODEL["classes"] or labels) or len(MODEL.get("numbers", ())) * len(levels)))]
+    more = [np.zeros((0, len(MODEL["classes"] or labels) or len(targets) * len(MODEL.get("levels", ()))))]
     for start in range(0, len(rows), BATCH):
         try:
-            x = encode(rows[start : start + BATCH])
+            each = [_outputs_of(part, rows[start : start + BATCH]) for part in PARTS]
         except _CellError as error:
             raise InputError(f"row {start + error.row + 1}: {error}") from None
-        with np.errstate(all="ignore"):
-            linear, answer = network(x)
+        predicted, others = each[0]
+        if len(PARTS) > 1:
+            predicted, others = (sum(part.weight * arrays[i] for part, arrays in zip(PARTS, each)) for i in (0, 1))  # noqa: B905
         if labels:
-            shares = _probabilities(linear.astype(np.float64).reshape(-1, 1))[:, 1].reshape(linear.shape)
-            more.append(shares)
-            predictions += [[each["classes"][p > 0.5] for each, p in zip(labels, row)] for row in shares.tolist()]  # noqa: B905
+            predictions += [[one["classes"][p > 0.5] for one, p in zip(labels, row)] for row in others.tolist()]  # noqa: B905
         elif MODEL["classes"]:
-            chosen = (answer[:, 0] > 0.5).astype(int) if answer.shape[1] == 1 else answer.argmax(axis=1)
+            chosen = predicted if len(PARTS) == 1 else others.argmax(axis=1)
             predictions += [MODEL["classes"][i] for i in chosen.tolist()]
-            more.append(_probabilities(linear.astype(np.float64)))
         else:
-            columns = answer.astype(np.float64).reshape(len(answer), len(MODEL["numbers"]), -1)
-            each = [_restore(columns[:, i], fitted) for i, fitted in enumerate(MODEL["numbers"])]
-            whole = np.sort(np.stack(each, axis=1), axis=2)
-            middle = min(range(len(levels)), key=lambda i: abs(levels[i] - 0.5)) if levels else 0
-            predictions += (whole[:, 0, middle] if len(each) == 1 else whole[:, :, middle]).tolist()
-            if levels:
-                more.append(whole.reshape(len(whole), -1))
+            predictions += (predicted[:, 0] if len(targets) == 1 else predicted).tolist()
+        more.append(others)
     return predictions, np.concatenate(more)
+
+
+def _outputs_of(part: Part, rows: Any) -> tuple[Any, Any]:
+    """Return what a network predicts: classes, labels' probabilities or numbers, and probabilities or quantiles."""
+    model = part.model
+    x = _encode(rows, part)
+    with np.errstate(all="ignore"):
+        linear, answer = part.network(x)
+    if model.get("labels"):
+        shares = _probabilities(linear.astype(np.float64).reshape(-1, 1), model)[:, 1].reshape(linear.shape)
+        return shares, shares
+    if model["classes"]:
+        chosen = (answer[:, 0] > 0.5).astype(int) if answer.shape[1] == 1 else answer.argmax(axis=1)
+        return chosen, _probabilities(linear.astype(np.float64), model)
+    columns = answer.astype(np.float64).reshape(len(answer), len(model["numbers"]), -1)
+    each = [_restore(columns[:, i], fitted) for i, fitted in enumerate(model["numbers"])]
+    whole, levels = np.sort(np.stack(each, axis=1), axis=2), model["levels"]
+    middle = min(range(len(levels)), key=lambda i: abs(levels[i] - 0.5)) if levels else 0
+    return whole[:, :, middle], whole.reshape(len(whole), -1)[:, : len(each) * len(levels)]
 
 
 def _restore(values: Any, fitted: dict[str, Any]) -> Any:
@@ -146,10 +173,10 @@ def _untransformed(values: Any, power: float) -> Any:
     return np.expm1(np.log1p(power * values) / power if power else values)
 
 
-def _probabilities(linear: Any) -> Any:
+def _probabilities(linear: Any, model: dict[str, Any]) -> Any:
     if linear.shape[1] == 1:
         linear = np.concatenate([-linear, np.zeros_like(linear)], axis=1)
-    fitted = MODEL["calibration"] or {"sharpness": 1.0, "mix": 0.0}
+    fitted = model["calibration"] or {"sharpness": 1.0, "mix": 0.0}
     linear = fitted["sharpness"] * linear
     powers = np.exp(linear - linear.max(axis=1, keepdims=True))
     shares = powers / powers.sum(axis=1, keepdims=True)
@@ -172,57 +199,57 @@ class _CellError(ValueError):
         self.row = row
 
 
-def _encode_array(values: Any) -> Any:
-    values = np.asarray(values)
+def _encode_array(values: Any, part: Part) -> Any:
+    model = part.model
+    values, wide = np.asarray(values), np.dtype(model["dtype"])
     values = values.reshape(len(values), -1)
-    if values.shape[1] != MODEL["columns"]:
-        raise InputError(f"the rows have {values.shape[1]} numbers; the network takes {MODEL['columns']}")
-    if MODEL["bytes"]:
+    if values.shape[1] != model["columns"]:
+        raise InputError(f"the rows have {values.shape[1]} numbers; the network takes {model['columns']}")
+    if model["bytes"]:
         if values.dtype != np.uint8:
             raise InputError(f"the rows are {values.dtype}; the network takes bytes (uint8)")
-        return (values.astype(WIDE) * (1.0 / 255.0)).astype(WIDE)
+        return (values.astype(wide) * (1.0 / 255.0)).astype(wide)
     block = values.astype(np.float64)
-    return _encode_numbers(block, [f"{MODEL['name']}[{i}]" for i in range(block.shape[1])]).astype(WIDE)
+    return _encode_numbers(block, [f"{model['name']}[{i}]" for i in range(block.shape[1])], part).astype(wide)
 
 
-WIDE = np.dtype(MODEL.get("dtype", "float32"))
-
-
-def _encode_numbers(block: Any, names: list[str]) -> Any:
+def _encode_numbers(block: Any, names: list[str], part: Part) -> Any:
     """Return numbers with their gaps filled and scaled, then the flags of gaps, float32."""
-    flagged = ARRAYS["flagged"]
+    flagged = part.arrays["flagged"]
     gaps = np.isnan(block)
     out = np.empty((len(block), len(names) + len(flagged)), np.float32)
     with np.errstate(all="ignore"):
-        out[:, : len(names)] = scale(np.where(gaps, ARRAYS["medians"], block))
+        out[:, : len(names)] = part.scale(np.where(gaps, part.arrays["medians"], block))
     out[:, len(names) :] = gaps[:, flagged]
     for row, column in np.argwhere(~np.isfinite(out))[:1].tolist():
         raise _CellError(row, f"column {names[column]!r}: {block[row, column]} is too far from the training values")
     return out
 
 
-def _encode_table(rows: list[Any]) -> Any:
-    names = MODEL["numeric"]
-    for column in (*names, *(each["name"] for each in (*MODEL["dates"], *MODEL["categories"]))):
+def _encode_table(rows: list[Any], part: Part) -> Any:
+    model = part.model
+    names = model["numeric"]
+    for column in (*names, *(each["name"] for each in (*model["dates"], *model["categories"]))):
         for i, row in enumerate(rows):
             if column not in row:
                 raise _CellError(i, f"there is no column {column!r}")
-    x = np.zeros((len(rows), MODEL["width"]), WIDE)
+    x = np.zeros((len(rows), model["width"]), np.dtype(model["dtype"]))
     start = 0
     if names:
-        block = np.array([[_number(row[name], i, name) for name in names] for i, row in enumerate(rows)], np.float64)
-        numbers = _encode_numbers(block.reshape(len(rows), len(names)), names)
+        cells = [[_number(row[name], i, name, model) for name in names] for i, row in enumerate(rows)]
+        numbers = _encode_numbers(np.array(cells, np.float64).reshape(len(rows), len(names)), names, part)
         start = numbers.shape[1]
         x[:, :start] = numbers
-    for each in MODEL["dates"]:
-        days = np.array([_days(row[each["name"]], each["order"], i, each["name"]) for i, row in enumerate(rows)])
+    for each in model["dates"]:
+        column, order = each["name"], each["order"]
+        days = np.array([_days(row[column], order, i, column, model) for i, row in enumerate(rows)])
         parts = _encode_dates(days, each)
         x[:, start : start + parts.shape[1]] = parts
         start += parts.shape[1]
-    for each in MODEL["categories"]:
+    for each in model["categories"]:
         codes, other = each["codes"], each["other"]
         for i, row in enumerate(rows):
-            code = codes.get(_text(row[each["name"]], each["truths"]), other)
+            code = codes.get(_text(row[each["name"]], each["truths"], model), other)
             if code is not None:
                 x[i, start + code] = 1
         start += each["width"]
@@ -234,10 +261,10 @@ OTHER = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(?:[T ](.*))?", re.ASCII)
 CLOCK = re.compile(r"\s*(\d{1,2}):(\d{2})(?::(\d{2})(\.\d{1,9})?)?\s*(Z|[+-]\d{2}(?::?\d{2})?)?", re.ASCII)
 
 
-def _days(value: Any, order: str, row: int, column: str) -> float:
+def _days(value: Any, order: str, row: int, column: str, model: dict[str, Any]) -> float:
     """Return a raw date as days since 1970-01-01 (UTC where it has a zone), NaN where it is missing."""
     text = "" if value is None or value != value else str(value).strip()
-    if text in MODEL["missing"] or not text:
+    if text in model["missing"] or not text:
         return math.nan
     match = (ISO if order == "ymd" else OTHER).fullmatch(text)
     parts = match.groups() if match else ()
@@ -271,16 +298,18 @@ def _encode_dates(days: Any, fitted: dict[str, Any]) -> Any:
     return np.stack(parts, axis=1).astype(np.float32)
 
 
-def _number(value: Any, row: int, column: str) -> float:
+def _number(value: Any, row: int, column: str, model: dict[str, Any]) -> float:
     """Return a raw value as a number, NaN where it is missing."""
     number = math.nan
     if isinstance(value, str):
-        text = _plain(value.strip(), **MODEL["plain"][column]) if column in MODEL["plain"] else value.strip()
-        if text in MODEL["missing"] or text in MODEL["missing_among_numbers"] or not text:
+        text, decimal = value.strip(), model["decimal"]
+        if column in model["plain"]:
+            text = _plain(text, decimal, **model["plain"][column])
+        if text in model["missing"] or text in model["missing_among_numbers"] or not text:
             return math.nan
-        plain = "_" not in text and not (MODEL["decimal"] == "," and "." in text)
+        plain = "_" not in text and not (decimal == "," and "." in text)
         try:
-            number = float(text.replace(",", ".") if MODEL["decimal"] == "," else text) if plain else math.inf
+            number = float(text.replace(",", ".") if decimal == "," else text) if plain else math.inf
         except ValueError:
             plain = False
         if not plain or number != number:
@@ -289,26 +318,26 @@ def _number(value: Any, row: int, column: str) -> float:
         number = float(value)
     if abs(number) > FLOAT32_MAX:
         raise _CellError(row, f"column {column!r} has {value!r}, which is not a finite 32-bit float")
-    return math.nan if number in MODEL["missing_numbers"] else number
+    return math.nan if number in model["missing_numbers"] else number
 
 
-def _plain(text: str, thousands: str | None, unit: str | None) -> str:
+def _plain(text: str, decimal: str, thousands: str | None, unit: str | None) -> str:
     """Return a number without marks between thousands and without unit."""
     if unit:
         sign = text[:1] if text[:1] in ("-", "+") else ""
         text = sign + text[len(sign) :].strip().removeprefix(unit).removesuffix(unit).strip()
     text = text.replace(thousands or "", "") if thousands else text
-    other = "." if MODEL["decimal"] == "," else ","
-    return text.replace(other, MODEL["decimal"]) if thousands == MODEL["decimal"] else text
+    other = "." if decimal == "," else ","
+    return text.replace(other, decimal) if thousands == decimal else text
 
 
-def _text(value: Any, truths: bool) -> str:
+def _text(value: Any, truths: bool, model: dict[str, Any]) -> str:
     """Return a raw value as the text of a category, empty where it is missing."""
     if isinstance(value, (float, np.floating)):
         text = "" if value != value else str(int(value)) if float(value).is_integer() else repr(float(value))
     else:
         text = "" if value is None else str(value).strip()
-    return "" if text in MODEL["missing"] else text.lower() if truths else text
+    return "" if text in model["missing"] else text.lower() if truths else text
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------

@@ -35,11 +35,11 @@ from gpumlp.errors import ConfigError, DataError, RunError
 from gpumlp.export import FORMATS, export, files
 from gpumlp.export.encoding import KNOWN
 from gpumlp.export.files import _rebuilt, compare
-from gpumlp.export.graph import run_mean, write_mean
+from gpumlp.export.graph import write_mean
 from gpumlp.export.trace import Tracer, UnwritableError, as_input, trace_network
 from gpumlp.nn import NORMS, Architecture, Hidden, Layer, mlp
 from gpumlp.ops import ACTIVATIONS
-from gpumlp.runs import load_trained, train
+from gpumlp.runs import load_ensemble, load_trained, train
 from gpumlp.runs.ensemble import WeightedModels
 from gpumlp.runs.model import SavedModel
 
@@ -633,9 +633,9 @@ def rows_of_many(count: int = 60) -> tuple[dict[str, Any], dict[str, Any]]:
     return columns, targets
 
 
-@WITH_ONNX
+@pytest.mark.parametrize("ending", WITHOUT_GPUMLP)
 @pytest.mark.parametrize("target", ["three", "two", "number", "numbers", "labels", "quantiles"])
-def test_ensembles_in_one_file(target: str, tmp_path: Path) -> None:
+def test_ensembles_in_one_file(target: str, ending: str, tmp_path: Path) -> None:
     """Their models take different columns, and nothing is in the file that no output needs."""
     columns, targets = rows_of_many()
     more: dict[str, Any] = {"training": {"epochs": 1}, "backend": "numpy"}
@@ -648,13 +648,18 @@ def test_ensembles_in_one_file(target: str, tmp_path: Path) -> None:
         gpumlp.fit(columns, targets[target], model={"hidden": [4]}, **more),
         gpumlp.fit(fewer, targets[target], model={"hidden": [3]}, **more),
     ]
-    ensemble = WeightedModels(tuple(models), (0.25, 0.75))
+    ensemble, form = WeightedModels(tuple(models), (0.25, 0.75)), FORMATS[ending]
     traced = [trace_network(_rebuilt(each, Tracer(), np.float32).network) for each in models]
-    path, source = tmp_path / "m.onnx", rows_of(columns)
-    write_mean(path, list(zip(ensemble.weights, models, traced, strict=True)))
-    found = compare("rows", ensemble, source, run_mean(path, models, source))
+    path, source = tmp_path / f"m{ending}", rows_of(columns)
+    assert form.write_mean is not None
+    assert form.run_mean is not None
+    form.write_mean(path, list(zip(ensemble.weights, models, traced, strict=True)))
+    predicted = form.run_mean(path, models, source)
+    found = compare("rows", ensemble, source, predicted)
     assert found.difference <= found.allowed < 1e-2
-    assert compare("rows", models[0], source, run_mean(path, models, source)).difference > found.allowed
+    assert compare("rows", models[0], source, predicted).difference > found.allowed
+    if ending == ".py":
+        return
     graph = onnx.load(path).graph
     assert [each.name for each in graph.input] == ["size", "extra", "day", "town"]
     assert graph.output[0].name == "prediction"
@@ -673,15 +678,21 @@ def test_an_ensemble_is_exported_with_rows_to_compare_on(tmp_path: Path, monkeyp
     lines = ["size,extra,unused", *(f"{a},{b},x" for a, b in zip(*numbers.values(), strict=True))]
     (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
     assert "an ensemble has no rows of its own" in refused("both", "-o", "m.onnx")[1]
-    assert refused("both", "-o", "m.py", "--data", "rows.csv")[0] == 2
+    code, said = refused("both", "-o", "m.safetensors", "--data", "rows.csv")
+    assert code == 2
+    assert "export it as .py or .onnx" in said
     (tmp_path / "less.csv").write_text("extra\n1\n2\n")
     code, said = refused("both", "-o", "m.onnx", "--data", "less.csv")
     assert code == 3
     assert "there is no column 'size'" in said
     assert not list(tmp_path.glob("m.*"))
-    compared, _ = export("both", "m.onnx", data="rows.csv")
-    assert (compared.rows, compared.part) == (60, "rows.csv")
-    assert compared.difference <= compared.allowed
+    for ending in (".onnx", ".py"):
+        compared, _ = export("both", f"m{ending}", data="rows.csv")
+        assert (compared.rows, compared.part) == (60, "rows.csv")
+        assert compared.difference <= compared.allowed
+    done = subprocess.run([sys.executable, "m.py", "rows.csv", "--proba"], capture_output=True, text=True, check=True)
+    first = load_ensemble("both").predict_proba(numbers)[0]
+    np.testing.assert_allclose([float(each) for each in done.stdout.splitlines()[1].split(",")[1:]], first, atol=1e-5)
 
 
 @WITH_ONNX
