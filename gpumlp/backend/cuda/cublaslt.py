@@ -251,9 +251,9 @@ def layout(array: Array) -> MatrixLayout | None:
 
 def _layout(array: Array) -> MatrixLayout:
     """Return the layout of a matrix that has one."""
-    found = layout(array)
-    assert found is not None
-    return found
+    of_matrix = layout(array)
+    assert of_matrix is not None
+    return of_matrix
 
 
 def apart(out: Array, *others: Array) -> bool:
