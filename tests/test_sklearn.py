@@ -257,7 +257,7 @@ def test_a_preset_sets_what_is_left_at_its_default() -> None:
     model = MLPClassifier(preset="tabular", max_iter=3, beta_2=0.9, hidden_layer_sizes=(8,), random_state=3)
     model.fit(X, Y)
     assert len(model.validation_scores_) == 3, "the epoch is chosen by rows set aside"
-    assert model.model_.architecture.embedding == "pbld"
+    assert model.model_.architecture.embedding == "both"
     assert [block.units for block in model.model_.architecture.hidden] == [8]
     settings = model._settings(0.1, weighted=False)
     assert (settings.preset, settings.optimizer.learning_rate, settings.training.seed) == ("tabular", 0.04, 3)

@@ -44,9 +44,9 @@ class Block(Section):
 NUMBER_SETTINGS = {
     "size": tuple(EMBEDDINGS),
     "missing": tuple(EMBEDDINGS),
-    "waves": ("pbld",),
-    "frequency": ("pbld",),
-    "bins": ("ple",),
+    "waves": ("pbld", "both"),
+    "frequency": ("pbld", "both"),
+    "bins": ("ple", "both"),
 }
 """The embeddings that a setting belongs to, by its name."""
 
@@ -63,16 +63,18 @@ class Numbers(Section):
         default=None,
         ge=1,
         le=MAX_UNITS,
-        description="values made of each number; null: "
+        description="values made of each number, with both of them those by bins; null: "
         + ", ".join(f"{each.default_size} with {name}" for name, each in EMBEDDINGS.items()),
     )
-    waves: int = Field(default=16, ge=1, le=MAX_UNITS, description="frequencies of each number (pbld)")
-    frequency: float = Field(default=0.1, gt=0, description="standard deviation of the first frequencies (pbld)")
+    waves: int = Field(default=16, ge=1, le=MAX_UNITS, description="frequencies of each number (pbld, both)")
+    frequency: float = Field(
+        default=0.1, gt=0, description="standard deviation of the first frequencies (pbld, both)"
+    )
     bins: int = Field(
         default=48,
         ge=1,
         le=MAX_BINS,
-        description="maximum number of bins of each number, between quantiles of training rows (ple)",
+        description="maximum number of bins of each number, between quantiles of training rows (ple, both)",
     )
 
     missing: Literal["flag", "vector"] = Field(
@@ -89,7 +91,10 @@ class Numbers(Section):
         for name in changed:
             users = NUMBER_SETTINGS.get(name, (self.embedding,))
             if self.embedding not in users:
-                message = f"{name} is a setting of {' and '.join(users)}, and the embedding is {self.embedding}"
+                *first, last = users
+                message = (
+                    f"{name} is a setting of {', '.join(first)} and {last}, and the embedding is {self.embedding}"
+                )
                 problems.append(Problem((name,), message, f"remove it, or set embedding: {users[0]}"))
         refuse("Numbers", problems)
         return self

@@ -53,7 +53,7 @@ def _tabular(settings: FileSettings) -> dict[str, Any]:
             "input_factors": True,
             "trained_activation": True,
             "clamp": regression,
-            "numbers": {"embedding": "pbld"},
+            "numbers": {"embedding": "both"},
             "categories": {"table_above": 8, "size": 8, "scaled": True},
         },
         "optimizer": {

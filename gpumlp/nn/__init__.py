@@ -9,6 +9,7 @@ from gpumlp.nn.inputs import (
     MissingVectors,
     PeriodicEmbedding,
     ScaledFlags,
+    WavesAndBins,
 )
 from gpumlp.nn.layer import Declared, Equation, Layer
 from gpumlp.nn.layers import (
@@ -62,6 +63,7 @@ __all__ = [
     "Residual",
     "ScaledFlags",
     "Sequential",
+    "WavesAndBins",
     "count_parameters",
     "fit_start",
     "mlp",

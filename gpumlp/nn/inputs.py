@@ -300,7 +300,53 @@ def scaled_flags(ones: Values, rows: float) -> tuple[Values, Values]:
     return zero / np.sqrt(1.0 + (zero / 3.0) ** 2), one / np.sqrt(1.0 + (one / 3.0) ** 2)
 
 
-EMBEDDINGS: dict[str, type[Embedding]] = {"pbld": PeriodicEmbedding, "ple": BinnedEmbedding}
+class WavesAndBins(BinnedEmbedding):
+    """What bins and what waves make of each number, side by side: steps as trees have them, and smooth curves.
+
+    Parameters
+    ----------
+    size
+        Number of values by bins, beside those by waves, which are as many as alone.
+    waves, frequency
+        As of :class:`PeriodicEmbedding`.
+    """
+
+    meaning = "pbld and ple side by side"
+    default_size = 6
+    by_waves = PeriodicEmbedding.default_size
+
+    def __init__(
+        self, numbers: int, size: int | None = None, *, waves: int = 16, frequency: float = 0.1, **more: Any
+    ) -> None:
+        super().__init__(numbers, size, **more)
+        self.waves, self.frequency = whole("the number of waves", waves), frequency
+
+    @property
+    def outputs(self) -> int:
+        return self.size + self.by_waves + 1
+
+    def arrays(self) -> dict[str, Declared]:
+        periodic = PeriodicEmbedding(
+            self.numbers, self.by_waves, waves=self.waves, frequency=self.frequency, rate=self.rate, decay=self.decay
+        ).arrays()
+        return super().arrays() | {OF_WAVES[name]: array for name, array in periodic.items()}
+
+    def embed(self, x: Tensor) -> Tensor:
+        by_waves = pbld(x, *(self.weights[name] for name in OF_WAVES.values()))
+        each = [values.reshape(len(values), self.numbers, -1) for values in (super().embed(x), by_waves)]
+        return concat(each).reshape(len(x), self.numbers * self.outputs)
+
+    def equation(self, value: str, place: str) -> Equation:
+        wave, inner = "cos(2π w_i x_i + b_i)", "(U_iᵀ ∇e ⊙ -sin(2π w_i x_i + b_i))"
+        gradients = {"w": f"2π {inner} x_i", "b": inner, "U": f"∇e {wave}ᵀ", "d": "∇e"}
+        gradients |= {"a": "∇e x_i", "c": "∇e", "V": "v_t ∇e, t a bin of x_i"}
+        return self._written(place, "(PLE of x_i, PBLD of x_i)", "the sum of those of ple and pbld", gradients)
+
+
+OF_WAVES = {"w": "w", "b": "b", "V": "U", "c": "d"}
+"""Arrays of waves, and what they are called beside those of bins."""
+
+EMBEDDINGS: dict[str, type[Embedding]] = {"pbld": PeriodicEmbedding, "ple": BinnedEmbedding, "both": WavesAndBins}
 """Embeddings of numbers, by the names that settings and model files use."""
 
 
@@ -390,7 +436,7 @@ def edges_of(values: Values, bins: int, weights: Values | None = None) -> Values
     rows = np.add.reduceat(counts, starts)
     frequent = np.zeros(len(different), bool)
     left = bins
-    while left > 0 and (more := ~frequent & (rows * left > rows[~frequent].sum())).any():
+    while left > 0 and (more := ~frequent & (rows * left >= rows[~frequent].sum())).any():
         frequent |= more
         left = bins - int(frequent.sum())
     others, ends = different[~frequent], np.cumsum(rows[~frequent])

@@ -16,6 +16,7 @@ from gpumlp.nn.inputs import (
     MissingVectors,
     PeriodicEmbedding,
     ScaledFlags,
+    WavesAndBins,
 )
 from gpumlp.nn.layer import Layer, count_trained
 from gpumlp.nn.layers import NORMS, STANDARD, Activation, Clamp, Dense, Dropout, InputFactors, Mix, Residual
@@ -265,4 +266,6 @@ def _embedding(whole: Architecture) -> Embedding:
     if whole.embedding == "ple":
         return BinnedEmbedding(count, size, bins=whole.bins, rate=factor, decay=factor)
     more = {"rate": factor, "decay": factor, "frequency": whole.frequency}
+    if whole.embedding == "both":
+        return WavesAndBins(count, size, bins=whole.bins, waves=whole.waves, **more)
     return PeriodicEmbedding(count, size, waves=whole.waves, **more)

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpumlp.backend import Backend
 from gpumlp.config import Settings
+from gpumlp.config.model_settings import NUMBER_SETTINGS
 from gpumlp.data import Dataset, EncodedRows, Encoder, Prepared
 from gpumlp.errors import ConfigError
 from gpumlp.nn import (
@@ -100,7 +101,7 @@ def architecture_of(settings: Settings, encoder: Encoder | None = None) -> Archi
     if numbers.embedding != NO_EMBEDDING and count:
         size = numbers.size or EMBEDDINGS[numbers.embedding].default_size
         embedding = {"embedding": numbers.embedding, "numbers": count, "embedding_size": size}
-        names = ("waves", "frequency") if numbers.embedding == "pbld" else ("bins",)
+        names = [name for name in ("waves", "frequency", "bins") if numbers.embedding in NUMBER_SETTINGS[name]]
         embedding |= {name: getattr(numbers, name) for name in names}
         if numbers.missing == "vector" and encoder is not None:
             embedding["flagged"] = encoder.flagged

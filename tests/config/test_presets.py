@@ -29,7 +29,7 @@ def test_tabular_is_realmlp() -> None:
     assert [block.units for block in settings.model.blocks] == [256, 256, 256]
     assert {block.dropout for block in settings.model.blocks} == {0.15}
     assert settings.model.activation == "selu"
-    assert settings.model.numbers.embedding == "pbld"
+    assert settings.model.numbers.embedding == "both"
     assert (settings.model.categories.table_above, settings.model.categories.size) == (8, 8)
     assert settings.model.categories.scaled
     assert not settings.model.clamp

@@ -33,6 +33,7 @@ from gpumlp.nn import (
     PeriodicEmbedding,
     ScaledFlags,
     Sequential,
+    WavesAndBins,
     count_parameters,
     mlp,
 )
@@ -44,6 +45,7 @@ from gpumlp.training.build import build, load_data
 RNG = np.random.default_rng(0)
 PLE = Architecture((Hidden(4),), embedding="ple", numbers=2, embedding_size=5, bins=3)
 PBLD = Architecture((Hidden(4),), embedding="pbld", numbers=2, embedding_size=3, waves=4, frequency=2.0)
+BOTH = Architecture((Hidden(4),), embedding="both", numbers=2, embedding_size=5, bins=3, waves=4, frequency=2.0)
 
 
 def test_edges_are_different_quantiles() -> None:
@@ -90,6 +92,25 @@ def test_a_row_of_weight_3_decides_about_edges_as_three_rows_do() -> None:
     np.testing.assert_array_equal(edges_of(values, 7, weights * 0.5), expected)
     assert not np.array_equal(edges_of(values, 7), expected)
     assert len(edges_of(values, 7, np.zeros(40))) == 1
+
+
+def test_both_are_the_two_side_by_side() -> None:
+    """Of each number those by bins come first; without either they are the other alone."""
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((9, 3))
+    one = Sequential([WavesAndBins(2, 4, bins=3, waves=5, frequency=1.0)]).build(3, dtype=np.float64, seed=2)
+    bins = Sequential([BinnedEmbedding(2, 4, bins=3)]).build(3, dtype=np.float64)
+    waves = Sequential([PeriodicEmbedding(2, 3, waves=5)]).build(3, dtype=np.float64)
+    for layer in (one.chain[0], bins.chain[0]):
+        layer.set_bins(rows)
+    one.chain[0].weights["V"].assign(rng.standard_normal((2, 3, 4)))
+    for name in ("a", "c", "V"):
+        bins.chain[0].weights[name].assign(one.chain[0].weights[name].numpy())
+    for name, called in (("w", "w"), ("b", "b"), ("V", "U"), ("c", "d")):
+        waves.chain[0].weights[name].assign(one.chain[0].weights[called].numpy())
+    of_bins, of_waves = (model.predict(rows)[:, :-1].reshape(9, 2, 4) for model in (bins, waves))
+    wanted = np.concatenate([of_bins, of_waves], axis=2).reshape(9, 16)
+    np.testing.assert_array_equal(one.predict(rows), np.hstack([wanted, rows[:, 2:]]))
 
 
 def test_bins_become_state_and_what_follows_the_numbers_stays() -> None:
@@ -146,7 +167,7 @@ def test_first_weights() -> None:
     assert 0.2 < np.abs(binned["binnedembedding_1.a"]).max() <= 5**-0.5
 
 
-@pytest.mark.parametrize("architecture", [PLE, PBLD], ids=["ple", "pbld"])
+@pytest.mark.parametrize("architecture", [PLE, PBLD, BOTH], ids=["ple", "pbld", "both"])
 def test_an_architecture_comes_back_from_its_state(architecture: Architecture) -> None:
     state = architecture.to_state()
     again = Architecture.from_state(state)
@@ -179,14 +200,14 @@ def test_other_frameworks_keep_the_arrays() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", ["pbld", "ple"])
+@pytest.mark.parametrize("kind", ["pbld", "ple", "both"])
 def test_an_embedding_goes_everywhere(kind: str, backend: str, task: Callable[..., Loaded], tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(task(f"model.numbers={kind}", f"backend={backend}", "training.metric=log_loss"), run)
     model = load_trained(run)
     layer = model.network.networks[0].chain[0]
-    assert type(layer) is {"pbld": PeriodicEmbedding, "ple": BinnedEmbedding}[kind]
-    if kind == "ple":
+    assert type(layer) is {"pbld": PeriodicEmbedding, "ple": BinnedEmbedding, "both": WavesAndBins}[kind]
+    if kind != "pbld":
         assert (layer.state["scales"] > 0).all()
         assert not (layer.weights["V"].numpy() == 0).all(), "it has learnt"
 
@@ -206,7 +227,7 @@ def test_an_embedding_goes_everywhere(kind: str, backend: str, task: Callable[..
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", ["pbld", "ple"])
+@pytest.mark.parametrize("kind", ["pbld", "ple", "both"])
 def test_a_missing_number_is_a_trained_vector(kind: str, backend: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(200, 3)).round(3)
@@ -218,7 +239,7 @@ def test_a_missing_number_is_a_trained_vector(kind: str, backend: str, tmp_path:
     lines = ["a,b,c,y", *(",".join([*row, f"{target}"]) for row, target in zip(cells, y, strict=True))]
     (tmp_path / "rows.csv").write_text("\n".join(lines))
     data = {"train": str(tmp_path / "rows.csv"), "target": "y", "split": {"test": 0, "validation": 0.1}}
-    more = {"bins": 4} if kind == "ple" else {}
+    more = {"bins": 4} if kind != "pbld" else {}
     loaded = configure(
         task="regression",
         backend=backend,
@@ -244,7 +265,7 @@ def test_a_missing_number_is_a_trained_vector(kind: str, backend: str, tmp_path:
     expected = embedded.copy()
     expected[1:, 1], expected[2, 2] = m[1], m[2]
     np.testing.assert_array_equal(found.reshape(3, 3, size), expected)
-    if kind == "ple":  # bins are between quantiles of the numbers that are there
+    if kind != "pbld":  # bins are between quantiles of the numbers that are there
         rows = model.encoder.encode(read(tmp_path / "rows.csv"), targets=True)[0].features.stored
         there = rows[:, 1][rows[:, 3] == 0]
         edges = embedding.state["edges"][1]
@@ -256,7 +277,7 @@ def test_a_missing_number_is_a_trained_vector(kind: str, backend: str, tmp_path:
     shown = backpropagate(subject.network, subject.loss, subject.inputs(batch), subject.targets(batch))
     assert all(gradient.comparison.passed for gradient in shown.gradients)
     assert "m_i" in {gradient.symbol for gradient in shown.gradients}
-    for ending in (".py", ".onnx") if (backend, kind) == (BACKENDS[0], "ple") else ():
+    for ending in (".py", ".onnx") if (backend, kind) in ((BACKENDS[0], "ple"), (BACKENDS[0], "both")) else ():
         if ending == ".onnx":
             pytest.importorskip("onnx")
         compared, _ = export(tmp_path / "run", tmp_path / f"model{ending}")
@@ -365,10 +386,16 @@ def test_members_have_embeddings(share: str, task: Callable[..., Loaded], tmp_pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["model.numbers=plr"], "model.numbers: got 'plr', needs one of none, pbld, ple"),
-        (["model.numbers={embedding: ple, waves: 4}"], "waves is a setting of pbld, and the embedding is ple"),
-        (["model.numbers={missing: vector}"], "missing is a setting of pbld and ple, and the embedding is none"),
-        (["model.numbers={size: 4}"], "size is a setting of pbld and ple, and the embedding is none"),
+        (["model.numbers=plr"], "model.numbers: got 'plr', needs one of none, pbld, ple, both"),
+        (
+            ["model.numbers={embedding: ple, waves: 4}"],
+            "waves is a setting of pbld and both, and the embedding is ple",
+        ),
+        (
+            ["model.numbers={missing: vector}"],
+            "missing is a setting of pbld, ple and both, and the embedding is none",
+        ),
+        (["model.numbers={size: 4}"], "size is a setting of pbld, ple and both, and the embedding is none"),
         (["model.numbers={embedding: ple, bins: 0}"], "bins"),
         (["model.numbers=ple", "precision=bf16"], "model.numbers: embeddings of numbers need more digits"),
     ],

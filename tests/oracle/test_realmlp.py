@@ -47,7 +47,7 @@ def table(task: str) -> pd.DataFrame:
 def ours(task: str, precision: str, smoothing: float) -> tuple[Parts, pd.DataFrame, pd.DataFrame]:
     """Return the parts of a run of the preset as it is published, and its training and validation rows.
 
-    The preset itself smooths no labels, averages weights, and predicts by the mean of several epochs.
+    The preset itself smooths no labels, has bins beside waves, averages weights, and predicts by the mean of epochs.
     """
     smoothed = {"loss": {"label_smoothing": smoothing}} if smoothing else {}
     frame = table(task)
@@ -58,7 +58,7 @@ def ours(task: str, precision: str, smoothing: float) -> tuple[Parts, pd.DataFra
         precision=precision,
         backend="numpy" if precision == "float64" else "auto",
         data={"train": "rows", "target": "y"},
-        model={"hidden": [24, 16, 12], "dropout": 0.0},
+        model={"hidden": [24, 16, 12], "dropout": 0.0, "numbers": "pbld"},
         optimizer={"epsilon": EPSILON, "averaging": None},
         training={"epochs": EPOCHS, "batch_size": BATCH, "seed": 5, "snapshots": 1},
         **smoothed,

@@ -40,7 +40,7 @@ SAMPLE: dict[str, tuple[str, ...]] = {
         *(
             "optimizer={name: muon, averaging: 0.9}",
             "schedule={name: plateau, patience: 1}",
-            "training.conformal=0.1",
+            "training={conformal: 0.1, snapshots: 3}",
         ),
         *(
             "model.dropout=0.2",
@@ -51,7 +51,7 @@ SAMPLE: dict[str, tuple[str, ...]] = {
     ),
     "labels": (
         *("data.target=[pair, other]", "data.weights=weight", "model.norm=batch", "model.residual=true"),
-        *("model.numbers={embedding: pbld, missing: vector}", "model.categories.table_above=2"),
+        *("model.numbers={embedding: both, missing: vector}", "model.categories.table_above=2"),
         *("training.metric=auc", "training.early_stopping={patience: 1}", "optimizer.clip_norm=0.1"),
     ),
     "packed": (

@@ -89,6 +89,7 @@ SETTINGS = {
         "data.drop=[y]",
         "model.initializer=data",
         "model.clamp=true",
+        "training.snapshots=3",
     ),
     "quantiles, members": (
         "task=regression",

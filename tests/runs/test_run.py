@@ -79,17 +79,17 @@ SETTINGS = [
         "model.hidden=[6, 9]",
         "members={count: 2, share: hidden}",
     ),
-    ("schedule=plateau", "schedule.patience=1", "training.early_stopping={patience: 2}", "optimizer=momentum"),
+    ("schedule=plateau", "training={early_stopping: {patience: 2}, snapshots: 3}", "optimizer=momentum"),
     ("precision=bf16", "optimizer.averaging=0.9", "model.dropout=0.3", "model.norm=batch"),
     ("model.parametrization=ntk", "model.input_factors=true", "model.trained_activation=true", "model.dropout=0.1"),
-    ("model.numbers=pbld", "model.initializer=data", "optimizer=schedule_free", "schedule.warmup=0.2"),
+    ("model.numbers=both", "model.initializer=data", "optimizer=schedule_free", "training.snapshots=4"),
     ("model.numbers=ple", "members=2", "training.mixup=0.3"),
 ]
 
 
 @pytest.mark.usefixtures("every_epoch")
 @pytest.mark.parametrize(
-    "settings", SETTINGS, ids=["plain", "everything", "muon", "plateau", "bf16", "factors", "pbld", "ple"]
+    "settings", SETTINGS, ids=["plain", "everything", "muon", "plateau", "bf16", "factors", "both", "ple"]
 )
 @pytest.mark.parametrize("epochs", [1, 4])
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(
@@ -292,6 +292,7 @@ def test_a_damaged_summary_is_named(task: Task, tmp_path: Path) -> None:
         "metrics": {"test": {"rmse": []}},
         "samples_per_second": float("inf"),
         "members": [{}],
+        "snapshots": [None],
         "reason": None,
         "settings": None,
     }.items():
