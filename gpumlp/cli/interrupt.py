@@ -9,21 +9,57 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
+from typing import Any
 
-from gpumlp.errors import SignalError
+from gpumlp.errors import GpumlpError, SignalError
 
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
 
+_RECEIVED: list[int] = []
+"""Numbers of the signals that were raised in the verb of the moment."""
+
+
 def _raise(number: int, frame: FrameType | None) -> None:
+    _RECEIVED.append(number)
     raise SignalError(number)
 
 
 @contextlib.contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM raise SignalError where it would end the process, and leave its temporary files behind."""
-    with _handled({signal.SIGTERM: _raise} if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else {}):
+def signals_raise() -> Iterator[None]:
+    """Let SIGINT and SIGTERM raise SignalError, so that temporary files go.
+
+    A library may lose what is raised within it: pydantic takes it for a value of another type. An error that follows
+    a signal is that of the signal.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    _RECEIVED.clear()
+    with (
+        _handled({each: _raise for each, handler in usual.items() if signal.getsignal(each) is handler}),
+        _silenced(),
+    ):
+        try:
+            yield
+        except GpumlpError:
+            if _RECEIVED:
+                raise SignalError(_RECEIVED[0]) from None
+            raise
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Print nothing where a library loses one of our signals."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, SignalError):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
         yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager
@@ -32,9 +68,10 @@ def importing() -> Iterator[None]:
 
     An import that is interrupted would show a traceback, or, as pydantic, a fault of a schema.
     """
-    raising = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _raise}
+    raising = (signal.default_int_handler, _raise)
+    numbers = (signal.SIGINT, signal.SIGTERM)
     with (
-        _handled({each: signal.SIG_DFL for each, handler in raising.items() if signal.getsignal(each) is handler}),
+        _handled({each: signal.SIG_DFL for each in numbers if signal.getsignal(each) in raising}),
         _uncollected(),
     ):
         yield

@@ -15,7 +15,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from gpumlp import __version__
-from gpumlp.cli.interrupt import importing, sigterm_raises
+from gpumlp.cli.interrupt import importing, signals_raise
 from gpumlp.errors import GpumlpError, exit_code, printable
 
 PATH = click.Path(path_type=Path)
@@ -55,7 +55,7 @@ class Main(click.Group):
         if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal has no letter for is no reason to fail
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            with sigterm_raises():
+            with signals_raise():
                 return super().invoke(ctx)
         except click.NoSuchOption as error:
             raise _with_setting(error) from None

@@ -240,13 +240,15 @@ def compare(
     else:
         stdout.console.print(table)
     if hidden := differ[len(shown) :]:
-        tell(f"also differ: {', '.join(hidden)} (--all shows them)")
+        listed = ", ".join(hidden[:SHOWN_SETTINGS])
+        more = f" and {len(hidden) - SHOWN_SETTINGS} more" if len(hidden) > SHOWN_SETTINGS else ""
+        tell(f"also differ: {listed}{more} (--all shows them)")
     if plot is not None:
         tell(str(plot))
 
 
 SHOWN_SETTINGS = 3
-"""Settings in the table of ``compare``, which has to fit 80 columns."""
+"""Settings in the table of ``compare``, which has to fit 80 columns, and as many that are named below it."""
 
 
 def _shared_folder(names: Sequence[str]) -> str | None:

@@ -21,6 +21,7 @@ from gpumlp.data.dataset import Task, with_target
 from gpumlp.data.encoding.labels import LabelTargets
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.data.splits import split
+from gpumlp.data.survey import ID
 from gpumlp.errors import DataError, Note
 
 MAX_NUMBER_CLASSES = 20
@@ -128,11 +129,12 @@ def starter(path: Path, targets: str | Sequence[str], *, folder: Path, preset: s
     share, remark = _share(count, labels)
     hidden = next(sizes for most, sizes in HIDDEN if most is None or count < most)
     dropped = [each for each in inputs if not each.used]
+    used = len(inputs) - len(dropped)
     train = os.path.relpath(path, folder)
     lines = [
         f"# yaml-language-server: $schema={SCHEMA}",
-        f"# {_plain(path.name)}: {count:,} rows, {len(source.names)} columns; {len(inputs) - len(dropped)} of them"
-        " are used as inputs.",
+        f"# {_plain(path.name)}: {count:,} rows, {len(source.names)} columns; {used} of them"
+        f" {'is used as an input' if used == 1 else 'are used as inputs'}.",
         *([f"# {_estimate(count, share, inputs, outputs, hidden)}"] if preset == PLAIN else []),
         "# gpumlp validate FILE --print-config shows the settings that are not here, with their defaults.",
         f"{_line('task', task)}  # {reason}",
@@ -145,7 +147,7 @@ def starter(path: Path, targets: str | Sequence[str], *, folder: Path, preset: s
     if formats:
         lines += ["  columns:", *(f"    {_format(name, kind)}" for name, kind in formats.items())]
     if dropped:
-        lines += ["  drop:"]
+        lines += ["  drop:  # without its line here a column is used"]
         lines += [f"    - {_scalar(each.name)}  # {_plain(each.text)}" for each in dropped]
     lines += ["  # inputs:"]
     lines += [f"  #   {_plain(each.name)}: {_plain(each.text)}" for each in inputs if each.used]
@@ -169,7 +171,18 @@ def starter(path: Path, targets: str | Sequence[str], *, folder: Path, preset: s
             f"  batch_size: {BATCH_SIZE}",
         ]
     lines += ["  seed: 0  # of the split, the first weights, and the order of rows"]
-    return Starter("\n".join(lines) + "\n", remarks_on((each.name, f"is left out: {each.text}") for each in dropped))
+    left_out = (
+        (
+            each.name,
+            f"is left out: {each.text}" + "; to use it, set data.drop, such as --set data.drop=[]" * _is_id(each),
+        )
+        for each in dropped
+    )
+    return Starter("\n".join(lines) + "\n", remarks_on(left_out))
+
+
+def _is_id(column: ColumnReport) -> bool:
+    return column.text.startswith(ID)
 
 
 def _read(path: Path) -> tuple[Source, dict[str, Kind]]:

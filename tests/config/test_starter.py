@@ -97,7 +97,7 @@ def test_amounts_and_shares_are_read_as_numbers(tmp_path: Path) -> None:
 def test_what_is_left_out_is_noted(table: Path) -> None:
     notes = starter(table, "class", folder=table.parent).notes
     assert notes == (
-        "column 'row id' is left out: looks like an id",
+        "column 'row id' is left out: looks like an id; to use it, set data.drop, such as --set data.drop=[]",
         "column 'constant' is left out: it is 7 in every row",
         "column 'empty' is left out: it is empty in every row",
         f"column 'name' is left out: all its {ROWS} texts are different",

@@ -29,6 +29,7 @@ ORDERS = {
 _TIME = r"(?:[T ]\s*(\d{1,2}):(\d{2})(?::(\d{2})(\.\d{1,9})?)?\s*(Z|[+-]\d{2}(?::?\d{2})?)?)?"
 _ISO = re.compile(rf"(\d{{4}})[-/.](\d{{1,2}})[-/.](\d{{1,2}}){_TIME}", re.ASCII)
 _OTHER = re.compile(rf"(\d{{1,2}})([-/.])(\d{{1,2}})\2(\d{{4}}){_TIME}", re.ASCII)
+_TWELVE_HOURS = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4},? +\d{1,2}:\d{2}(:\d{2})? *[AaPp]\.?[Mm]\.?", re.ASCII)
 _EPOCH = datetime.datetime(1970, 1, 1)
 _DAY = datetime.timedelta(days=1)
 _FIRST_TEXTS = 100  # looked at before all of a column are
@@ -198,6 +199,8 @@ def order_of(column: Codes) -> str | None:
 def doubt_of(column: Codes) -> str | None:
     """Return a remark on a column that is not one of dates, though most of its texts are dates."""
     texts = [text for text in column.texts.tolist() if text]
+    if texts and all(map(_TWELVE_HOURS.fullmatch, texts)):
+        return f"has times with AM and PM, such as {shown(texts[0])}; write them as 2024-03-31 17:45 to have dates"
     for part in (texts[:_FIRST_TEXTS], texts):
         fits = np.array([[parsed(text, order) is not None for order in ORDERS] for text in part], bool)
         dates = fits.any(axis=1) if len(part) else np.empty(0, bool)

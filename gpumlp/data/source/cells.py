@@ -27,6 +27,11 @@ _PLAINLY = (
     "write the numbers plainly, as -1234.5: without marks between thousands, currency or percent signs; "
     "or describe them in data.columns, as {type: number, thousands: ',', unit: $}"
 )
+_IN_BRACKETS = re.compile(r"[$€£¥]?\s?\((.+)\)")
+_NO_BRACKETS = (
+    "if brackets mean that a number is negative, write it plainly, as -1234.5 for (1,234.5); "
+    "if these are names, set the column to category in data.columns"
+)
 _WITH_UNIT = re.compile(rf"{_NUMBER.pattern}\s*(?P<unit>[^\W\d_]{{1,12}}[²³]?|°[CF]?)")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}")
 _MANY = 10  # numbers of three decimals: by chance, one in ten has fewer, as 1.230 is mostly written 1.23
@@ -84,6 +89,8 @@ def mend_number(cell: str, decimal: str = ".") -> str | None:
     if is_number(cell):
         hint = f"set data.decimal to {other!r} if that stands before decimals; else write the numbers without it"
         return hint if other in cell else None
+    if match := _IN_BRACKETS.fullmatch(cell):
+        return _NO_BRACKETS if is_number(match[1]) or _FOR_PEOPLE.fullmatch(match[1]) else None
     return _PLAINLY if _FOR_PEOPLE.fullmatch(cell) else None
 
 

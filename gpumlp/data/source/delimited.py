@@ -722,8 +722,10 @@ def _column_names(header: list[str], where: str) -> tuple[str, ...]:
             hint = "if this line is a row, set data.header to false"
             raise DataError(f"a column name has {len(name):,} characters: {shown(name)}", where=where, hint=hint)
         if name in seen:
-            hint = "column names must differ; if this line is a row, set data.header to false"
-            raise DataError(f"two columns are called {name!r}", where=where, hint=hint)
+            first, second = [i for i, each in enumerate(names, 1) if each == name][:2]
+            hint = "rename one of them in the file; if this line is a row, set data.header to false"
+            message = f"two columns are called {name!r}, the {first}. and the {second}."
+            raise DataError(message, where=where, hint=hint)
         seen.add(name)
     return tuple(names)
 

@@ -286,7 +286,17 @@ def _with_nested(
     columns: Mapping[str, Column], types: Mapping[str, str], name: str, count: int
 ) -> dict[str, Column | Nested]:
     """Return all columns in their order: those that were read, and those that hold more than one value a row."""
-    return {column: columns.get(column) or Nested(column, type_, name, count) for column, type_ in types.items()}
+    return {
+        column: columns.get(column) or Nested(column, _nested_kind(type_), name, count)
+        for column, type_ in types.items()
+    }
+
+
+def _nested_kind(type_: str) -> str:
+    """Return what the values of a type of the engine are called, such as ``STRUCT(a BIGINT)[]``."""
+    if type_.endswith("]") or type_.startswith(("LIST", "ARRAY")):
+        return "lists"
+    return "mappings" if type_.startswith("MAP") else "records" if type_.startswith("STRUCT") else "nested values"
 
 
 def _numbered(name: str) -> Callable[[int], str]:
