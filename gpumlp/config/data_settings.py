@@ -346,6 +346,7 @@ class Data(Section):
                 dialect=self.dialect,
                 query=self.query,
                 task=task,
+                gaps=self.missing_target == "drop",
             )
         return [(f"data.{setting}", error) for setting, error in errors]
 

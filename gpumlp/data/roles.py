@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpumlp.data.encoding.columns import decide
+from gpumlp.data.encoding.targets import require_labels, require_present
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.files import Files, all_files, matched, title
@@ -152,6 +155,7 @@ def misfits(
     dialect: Dialect = DETECT,
     query: str | None = None,
     task: str | None = None,
+    gaps: bool = True,
 ) -> MisfitProblems:
     """Return what does not fit, as far as names of files and first lines tell.
 
@@ -169,6 +173,8 @@ def misfits(
         Which has the columns, in place of ``train``.
     task
         What the target is, if that is known: a regression's must be numbers.
+    gaps
+        Whether rows may be without a target.
     """
     problems = absent(folder, files)
     source = "train" if query is None else "query"
@@ -185,7 +191,7 @@ def misfits(
                 rows = query_columns(query, folder)
             roles = Roles.find(rows, target, weights, drop, columns, group, time)
             if isinstance(rows, Frame) and len(rows):
-                problems += _wrong_cells(rows.with_kinds(columns), roles, task, source)
+                problems += _wrong_cells(rows.with_kinds(columns), roles, task, source, gaps=gaps)
         except MisfitError as error:
             problems += error.problems
         except DataError as error:
@@ -193,7 +199,7 @@ def misfits(
     return problems
 
 
-def _wrong_cells(rows: Frame, roles: Roles, task: str | None, source: str) -> MisfitProblems:
+def _wrong_cells(rows: Frame, roles: Roles, task: str | None, source: str, *, gaps: bool) -> MisfitProblems:
     """Return what is wrong with cells of the first rows, or of all where these are few, as training would find it."""
     problems: MisfitProblems = []
     is_whole = len(rows) < SAMPLE - 1
@@ -202,10 +208,15 @@ def _wrong_cells(rows: Frame, roles: Roles, task: str | None, source: str) -> Mi
     for name in rows.names:
         try:
             if name in must:
-                rows.numbers(name)
+                values = rows.numbers(name)
+                if roles.targets == (name,) and not gaps:
+                    require_present(np.isnan(values), rows.where)
+            elif roles.targets == (name,) and task == "classification" and not gaps:
+                require_labels(rows.categories(name), rows.where)
             elif name not in {*roles.named, *roles.dropped, roles.time}:
                 decide(name, rows)
         except DataError as error:
+            must |= {name: "target"} if name in roles.targets else {}
             # A few words in the first rows may be many in all, and then categories; other cells remain wrong.
             if is_whole or name in must or name in rows.kinds or rows.remedy(name):
                 problems.append((must.get(name, source), error))

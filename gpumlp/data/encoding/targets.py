@@ -65,7 +65,7 @@ class ClassTarget:
         DataError
             If a label is missing, there is one class only, or every row is its own class.
         """
-        _require_labels(labels, where)
+        require_labels(labels, where)
         names = sorted_classes(labels.texts.tolist(), labels, where)
         if len(names) == 1:
             raise DataError(
@@ -105,7 +105,7 @@ class ClassTarget:
         DataError
             If a label is missing, or is not one of the classes.
         """
-        _require_labels(labels, where)
+        require_labels(labels, where)
         numbers = self.numbers(labels.texts)
         codes = numbers[labels.codes]
         if (numbers < 0).any() and not unseen and (codes < 0).any():
@@ -244,7 +244,7 @@ class NumberTarget:
         called = "the target" if name is None else f"the target {name!r}"
         missing = np.isnan(values)
         if not gaps:
-            _require_present(missing, where)
+            require_present(missing, where)
         elif missing.all():
             raise DataError(f"{called} has no value in any training row", where=where(0))
         present = values[~missing]
@@ -275,7 +275,7 @@ class NumberTarget:
         """
         missing = np.isnan(values)
         if not gaps:
-            _require_present(missing, where)
+            require_present(missing, where)
         inner = values if self.transform is None else self.transform.forward(values)
         scaled = (inner - self.mean) / self.deviation
         far = ~missing & ~(np.abs(scaled) <= FLOAT32_MAX)
@@ -474,13 +474,14 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(map(shown, names[:_LISTED_CLASSES]))
 
 
-def _require_labels(labels: Codes, where: Where) -> None:
+def require_labels(labels: Codes, where: Where) -> None:
     """Raise DataError for the first row without a label; most have none among their texts."""
     if (blank := labels.texts == "").any():
-        _require_present(blank[labels.codes], where)
+        require_present(blank[labels.codes], where)
 
 
-def _require_present(missing: NDArray[np.bool_], where: Where) -> None:
+def require_present(missing: NDArray[np.bool_], where: Where) -> None:
+    """Raise DataError for the first row whose target is missing, of (N,) bool."""
     if missing.any():
         row = int(np.argmax(missing))
         others = int(missing.sum()) - 1
