@@ -82,7 +82,7 @@ PIECES = {
         "What each piece of `preset: tabular` is worth",
         "changes one setting of `{}`, which\nleaves a piece out or puts another in its place,",
     ),
-    #     "settings-inner-cpu": ("What other settings are worth", "adds one setting to the defaults,"),
+    "settings-inner-cpu": ("What other settings are worth", "changes one setting of the defaults, or two,"),
 }
 """Names of results of settings changed one by one, each with the title of its section, and what a line does."""
 BESIDE = {"here": "here", "pytorch": "for it in PyTorch", "pytabkit": "in the authors' package, pytabkit"}
@@ -183,7 +183,7 @@ def _pieces(found: Mapping[str, Any], title: str, line: str) -> Iterator[str]:
 
 
 def _percent(ratio: float) -> str:
-    return f"{100 * (ratio - 1):+.1f}"
+    return f"{100 * (ratio - 1):+z.1f}"
 
 
 def _goals(found: Mapping[str, Any]) -> Iterator[str]:
