@@ -85,26 +85,40 @@ PIECES = {
     "settings-inner-cpu": ("What other settings are worth", "changes one setting of the defaults, or two,"),
 }
 """Names of results of settings changed one by one, each with the title of its section, and what a line does."""
-BESIDE = {"here": "here", "pytorch": "for it in PyTorch", "pytabkit": "in the authors' package, pytabkit"}
-BESIDE_REALMLP, EPOCHS_OF_REALMLP = "realmlp-cpu-2026-11-30-4.json", 256
+BESIDE = {
+    "preset": "here",
+    "here": "with waves alone, as RealMLP",
+    "pytorch": "for it in PyTorch",
+    "pytabkit": "in the authors' package, pytabkit",
+}
+BESIDE_REALMLP, EPOCHS_OF_REALMLP = "realmlp-cpu-2026-11-30-5.json", 256
 
 SECTIONS = {
     "embeddings-inner-cpu": (
         "Embeddings of numbers",
-        "`model.numbers: pbld` and `ple` beside the defaults, which feed each number to the first layer as it is.\n"
-        "A quarter of the training rows is kept out and measured on (`--inner`), so that no choice has seen\n"
-        "the test rows of these sets. `loss` is the geometric mean of the loss over that of the first column,\n"
-        "log-loss or squared error; `time` the same of the CPU seconds of training.",
+        "`model.numbers: ple` (bins) and `both` (bins and waves) beside the defaults, which feed each number to the\n"
+        "first layer as it is. `gpumlp init` writes `ple` where there are 50 rows or more for each column of\n"
+        "numbers: on the four sets with fewer it is worse. A quarter of the training rows is kept out and\n"
+        "measured on (`--inner`), so that no choice has seen the test rows of these sets. `loss` is the geometric\n"
+        "mean of the loss over that of the first column, log-loss or squared error; `time` the same of the CPU\n"
+        "seconds of training.",
     ),
     "batches-inner-cpu": (
         "Smaller batches on few rows",
         "`preset: tabular` has batches of 256 rows on tables of any size, other recipes smaller ones where\n"
-        "there are few rows. Measured as above, they lose on one of these sets and win on none for certain.",
+        "there are few rows. Measured as above, when it kept one epoch and had waves alone, they lose on one\n"
+        "of these sets and win on none for certain.",
     ),
-    "averaging-inner-cpu": (
-        "Averaged weights on few rows",
-        "`preset: tabular` keeps the weights of the best epoch; `optimizer.averaging: 0.95` their mean over about\n"
-        "20 steps. That is 7 to 20 epochs here, better where targets are noisy, worse where they are not.",
+    "epochs-inner-cpu": (
+        "The mean of several epochs",
+        "`preset: tabular` with waves alone: first with the weights of the best epoch, then with weights averaged\n"
+        "over about 20 steps (`optimizer.averaging: 0.95`), then with the mean of up to eight such epochs\n"
+        "(`training.snapshots: 8`). Measured as above.",
+    ),
+    "numbers-inner-cpu": (
+        "Waves and bins",
+        "`preset: tabular` with `model.numbers: pbld`, as RealMLP has it, and `both`, which it has here: bins\n"
+        "beside the waves. Measured as above.",
     ),
 }
 """Names of results, each with the title of its section and a sentence on it."""
@@ -153,7 +167,7 @@ def _times(found: Mapping[str, Any], beside: Mapping[str, Any]) -> Iterator[str]
         if (runs := variants.get("tabular")) is None:
             continue
         rows, epochs = fmean(run["rows"]["train"] for run in runs.values()), _mean(runs, "epochs")
-        share = epochs / EPOCHS_OF_REALMLP * times["here"] / times["pytabkit"]
+        share = epochs / EPOCHS_OF_REALMLP * times["preset"] / times["pytabkit"]
         yield f"| {name} | {rows:,.0f} | {epochs:.0f} | {share:.3f} |"
 
 
@@ -222,7 +236,7 @@ def _presets(found: Mapping[str, Any]) -> Iterator[str]:
     columns = [name for name in PRESETS if any(name in variants for variants in found["sets"].values())]
     yield "## Presets on test rows\n"
     yield "The test rows are those that come with a set, or a fifth of it; no setting was chosen by them. 15 % of the"
-    yield "training rows choose the epoch, by log-loss or, with smoothed labels, by accuracy. In brackets the number"
+    yield "training rows choose the epochs, by log-loss, or by accuracy. In brackets the number"
     yield "of seeds where it is not three; from concrete on a seed is one of the splits that come with the set.\n"
     yield from _columns(found, columns, lambda runs: f"{_figures(runs)}{f' ({len(runs)})' * (len(runs) != SEEDS)}")
     yield "\nCPU seconds of a fit, in one thread of a busy machine, and its steps:\n"

@@ -116,7 +116,7 @@ def _images(settings: FileSettings) -> dict[str, Any]:
         "optimizer": {"name": "adamw", "learning_rate": 0.002},
         "schedule": {"name": "cosine", "warmup": 0.05},
         "training": {
-            "epochs": {"steps": 10_500, "least": 4, "most": 200},
+            "epochs": {"steps": 9_400, "least": 4, "most": 200},
             "batch_size": 256,
             "shift": shift,
             "early_stopping": None,

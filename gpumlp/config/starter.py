@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gpumlp.config.model_settings import Numbers
 from gpumlp.config.presets import PLAIN
 from gpumlp.config.training_settings import Training
 from gpumlp.config.yaml_text import render
@@ -23,6 +24,7 @@ from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.data.splits import split
 from gpumlp.data.survey import ID
 from gpumlp.errors import DataError, Note
+from gpumlp.nn import EMBEDDINGS
 
 MAX_NUMBER_CLASSES = 20
 """Most different whole numbers that are taken for classes."""
@@ -32,6 +34,9 @@ MIN_ROWS_PER_CLASS = 5
 
 HELD_OUT_SHARE = 0.15
 """Share of the rows for validation, and for test, where there are enough."""
+
+ROWS_PER_NUMBER = 50
+"""Rows for each column of numbers from which on these are embedded: with fewer it lost (docs/accuracy.md)."""
 
 HIDDEN = ((1_000, [32]), (10_000, [64, 64]), (None, [256, 128]))
 """Hidden layers for fewer rows than these."""
@@ -128,6 +133,8 @@ def starter(path: Path, targets: str | Sequence[str], *, folder: Path, preset: s
     count = count_of(source)
     share, remark = _share(count, labels)
     hidden = next(sizes for most, sizes in HIDDEN if most is None or count < most)
+    numbers = sum(each.numbers for each in inputs if each.used)
+    embedded = 0 < ROWS_PER_NUMBER * numbers <= count
     dropped = [each for each in inputs if not each.used]
     used = len(inputs) - len(dropped)
     train = os.path.relpath(path, folder)
@@ -135,7 +142,7 @@ def starter(path: Path, targets: str | Sequence[str], *, folder: Path, preset: s
         f"# yaml-language-server: $schema={SCHEMA}",
         f"# {_plain(path.name)}: {count:,} rows, {len(source.names)} columns; {used} of them"
         f" {'is used as an input' if used == 1 else 'are used as inputs'}.",
-        *([f"# {_estimate(count, share, inputs, outputs, hidden)}"] if preset == PLAIN else []),
+        *([f"# {_estimate(count, share, inputs, outputs, hidden, embedded)}"] if preset == PLAIN else []),
         "# gpumlp validate FILE --print-config shows the settings that are not here, with their defaults.",
         f"{_line('task', task)}  # {reason}",
         "data:",
@@ -161,6 +168,7 @@ def starter(path: Path, targets: str | Sequence[str], *, folder: Path, preset: s
             "# preset: tabular  # RealMLP: often more accurate, many times as long; in place of all below but seed",
             "model:",
             f"  hidden: {hidden}  # units of each hidden layer",
+            *(["  numbers: ple  # bins of each number; none: numbers as they are, faster and plainer"] * embedded),
             "  activation: relu",
             "  dropout: 0.0  # 0.1 to 0.5 where the validation loss rises while the training loss still falls",
             "optimizer:",
@@ -202,11 +210,16 @@ def _quoted(value: str) -> str:
     return value if value.isalpha() else json.dumps(value, ensure_ascii=False)
 
 
-def _estimate(count: int, share: float, inputs: Sequence[ColumnReport], outputs: int, hidden: Sequence[int]) -> str:
+def _estimate(
+    count: int, share: float, inputs: Sequence[ColumnReport], outputs: int, hidden: Sequence[int], embedded: bool
+) -> str:
     """Return a sentence on the size of the network, the time to train it and the memory that takes."""
-    width = sum(each.width for each in inputs if each.used)
-    sizes = [width, *hidden, outputs]
+    used_inputs = [each for each in inputs if each.used]
+    width, numbers = (sum(getattr(each, name) for each in used_inputs) for name in ("width", "numbers"))
+    ple = EMBEDDINGS["ple"].default_size
+    sizes = [width + numbers * (ple - 1) * embedded, *hidden, outputs]
     parameters = sum((one + 1) * other for one, other in itertools.pairwise(sizes))
+    parameters += numbers * ple * (Numbers.model_fields["bins"].default + 2) * embedded
     rows = round(count * (1 - 2 * share))
     batches = math.ceil(rows / BATCH_SIZE)
     epochs = Training(batch_size=BATCH_SIZE).epochs_over(rows)

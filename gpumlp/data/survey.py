@@ -34,12 +34,15 @@ class ColumnReport:
         What it holds, or why it would be dropped.
     width
         Inputs of the network that it would become.
+    numbers
+        How many of these are numbers that an embedding could take.
     """
 
     name: str
     used: bool
     text: str
     width: int = 0
+    numbers: int = 0
 
 
 def survey(source: Source, names: Iterable[str]) -> list[ColumnReport]:
@@ -79,7 +82,7 @@ def _column(frame: Frame, name: str) -> ColumnReport:
         first, last = (np.datetime64(int(day), "D") for day in (np.nanmin(days), np.nanmax(days)))
         cycles = f"; elapsed time and cycles of {', '.join(dates.cycles)}" if dates.cycles else "; elapsed time"
         gaps = f", {missing:,} missing" if missing else ""
-        return ColumnReport(name, True, f"dates from {first} to {last}{gaps}{cycles}", inputs.width)
+        return ColumnReport(name, True, f"dates from {first} to {last}{gaps}{cycles}", inputs.width, inputs.numbers)
     if inputs.one_hots:
         (one_hot,) = inputs.one_hots
         texts = [*one_hot.categories, *one_hot.rare]
@@ -90,7 +93,7 @@ def _column(frame: Frame, name: str) -> ColumnReport:
         missing = int(np.isnan(values).sum())
         text = f"numbers from {np.nanmin(values):g} to {np.nanmax(values):g}"
         text += f", {missing:,} missing" if missing else ""
-    return ColumnReport(name, True, f"{text}; {note}" if note else text, inputs.width)
+    return ColumnReport(name, True, f"{text}; {note}" if note else text, inputs.width, inputs.numbers)
 
 
 def _array(source: ArrayTable, name: str, names: set[str]) -> ColumnReport:

@@ -70,7 +70,7 @@ def test_images_have_batch_norm() -> None:
     still = make("images", training={"shift": 0})
     assert (still.training.shift, still.model.blocks[0].dropout) == (0, 0.4)
     assert (settings.training.chosen_metric, settings.training.early_stopping) == ("accuracy", None)
-    assert (settings.training.epochs_over(54_000), settings.training.epochs_over(5 * 54_000)) == (50, 10)
+    assert (settings.training.epochs_over(54_000), settings.training.epochs_over(5 * 54_000)) == (45, 9)
     assert settings.loss.hyper == {"label_smoothing": 0.1}
     assert make("images", "regression").loss.name == "squared_error"
 

@@ -203,7 +203,7 @@ def test_an_estimate_of_size_time_and_memory(tmp_path: Path) -> None:
     first, _, estimate = text.splitlines()[:3]
     assert first == "# yaml-language-server: $schema=gpumlp.schema.json"
     found = re.fullmatch(
-        r"# Estimate: (\d+) parameters, at most ([\d,]+) epochs of (\d+) steps: .* GB of memory\.", estimate
+        r"# Estimate: ([\d,]+) parameters, at most ([\d,]+) epochs of (\d+) steps: .* GB of memory\.", estimate
     )
     assert found
     (tmp_path / "d.yaml").write_text(text)
@@ -215,6 +215,25 @@ def test_an_estimate_of_size_time_and_memory(tmp_path: Path) -> None:
         trainer.epochs,
         trainer.batches,
     )
+
+
+def test_numbers_are_embedded_where_there_are_rows_enough(tmp_path: Path) -> None:
+    """With few rows for each of them bins lose; texts have none, and presets have their own."""
+    for name, rows, columns, wanted in (
+        ("a", 100, 2, True),
+        ("b", 99, 2, False),
+        ("c", 150, 3, True),
+        ("d", 90, 0, False),
+    ):
+        names = [f"x{i}" for i in range(columns)]
+        lines = [
+            ",".join([*(f"{(7 * i + j) % 89 / 8}" for j in range(columns)), "abc"[i % 3], f"{i / 7}"])
+            for i in range(rows)
+        ]
+        (tmp_path / f"{name}.csv").write_text("\n".join([",".join([*names, "word", "y"]), *lines]) + "\n")
+        text = starter(tmp_path / f"{name}.csv", "y", folder=tmp_path).text
+        assert ("numbers: ple" in text) == wanted, name
+        assert "numbers: ple" not in starter(tmp_path / f"{name}.csv", "y", folder=tmp_path, preset="tabular").text
 
 
 @pytest.mark.parametrize("preset", PRESETS)
