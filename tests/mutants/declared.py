@@ -47,6 +47,8 @@ TAPE = ("tests/autodiff",)
 OPTIM = ("tests/optim",)
 CURVES = ("tests/training/test_isotonic.py", "-k", "curve_is or curve_of or cannot")
 TEMPERATURE = ("tests/training/test_calibration.py", "-k", "temperature or rank or softmax or scikit")
+SNAPSHOTS = ("tests/training/test_snapshots.py", "-k", "join or joins or shares or after_its_epoch or zero")
+EDGES_OF_BINS = ("tests/nn/test_inputs.py", "-k", "edges or frequent or weight_3")
 SELECTION = ("tests/sweep/test_ensemble.py", "-k", "selection or equal or numbers or count_by or in_pieces")
 CODED = ("tests/autodiff/test_coded.py", "tests/training/test_categories.py")
 PACKED = ("tests/data/test_packed.py", "-k", "memory or like_all or chunks or damage or short or taken")
@@ -733,6 +735,19 @@ CHOICE = [
         ("weights of rows left out", "float(weights @ -np.log(counted.clip(MIN_PROBABILITY)) / weights.sum())", "float(-np.log(counted.clip(MIN_PROBABILITY)).mean())"),
         ("a probability of 0", "counted.clip(MIN_PROBABILITY)", "counted"),
         ("repeats of a fold by their sum", "each / count.reshape(-1, *[1] * (each.ndim - 1))", "each"),
+    ),
+    *python(
+        "formula", "training/snapshots.py", SNAPSHOTS,
+        ("a mean of one too few", "(total + each.shares) / (len(together) + 1)", "(total + each.shares) / len(together)"),
+        ("an epoch that wins nothing", "if not costs[lowest] < current:", "if costs[lowest] > current:"),
+        ("an epoch more than asked for", "len(together) < limit", "len(together) <= limit"),
+        ("weights beside their average", "weights = model.arrays(optimizer.weights)", "weights = model.arrays()"),
+        ("a sum that misses who joined", "total = costs[lowest], total + left[lowest].shares", "total = costs[lowest], total + left[0].shares"),
+    ),
+    *python(
+        "formula", "nn/inputs.py", EDGES_OF_BINS,
+        ("quantiles of frequent values, too", "others, ends = different[~frequent], np.cumsum(rows[~frequent])", "others, ends = different, np.cumsum(rows)"),
+        ("bins of frequent values kept", "left = bins - int(frequent.sum())", "left = bins"),
     ),
     *python(
         "place", "data/splits.py", SPLITS,
