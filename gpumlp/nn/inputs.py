@@ -411,6 +411,12 @@ MAX_BINS = 1024
 MIN_BIN_SHARE = 1e-6
 """Width of a bin, as a share of the range of the number, below which it is none: a new value would be far outside."""
 
+MIN_BIN_WIDTH = float(np.finfo(np.float32).tiny)
+"""Width of a bin below which it is none: float32 would not hold one over it."""
+
+MIN_WEIGHT_SHARE = 1e-12
+"""Share of all weights below which a row is left out: their sum does not hold it, and bins would be too many."""
+
 
 def edges_of(values: Values, bins: int, weights: Values | None = None) -> Values:
     """Return the edges of the bins of a number, rising: quantiles of it, none where it is constant.
@@ -429,7 +435,8 @@ def edges_of(values: Values, bins: int, weights: Values | None = None) -> Values
     """
     order = np.argsort(values, kind="stable")
     counts = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)[order]
-    rising, counts = values[order][counts > 0], counts[counts > 0]
+    counted = counts > MIN_WEIGHT_SHARE * counts.sum()
+    rising, counts = values[order][counted], counts[counted]
     if not len(rising):
         return np.zeros(1)
     different, starts = np.unique(rising, return_index=True)
@@ -445,7 +452,8 @@ def edges_of(values: Values, bins: int, weights: Values | None = None) -> Values
         ranks = np.searchsorted(ends, np.linspace(0.0, 1.0, max(left, 1) + 1) * ends[-1])
         edges = np.union1d(edges, others[np.minimum(ranks, len(others) - 1)])
     edges = np.union1d(edges, different[[0, -1]])
-    least, distinct = MIN_BIN_SHARE * (edges[-1] - edges[0]), [edges[0]]
+    least = max(MIN_BIN_SHARE * (edges[-1] - edges[0]), MIN_BIN_WIDTH)
+    distinct = [edges[0]]
     for edge in edges[1:]:
         if edge - distinct[-1] > least:
             distinct.append(edge)

@@ -59,6 +59,11 @@ def test_edges_are_different_quantiles() -> None:
     near = np.array([0.0, 1e-9, 2e-9, 1.0, 2.0])
     assert edges_of(near, 48).tolist() == [0, 1, 2], "a bin that narrow would throw new values far out"
     assert edges_of(np.array([-0.0, 0.0, 1.0]), 3).tolist() == [0, 1]
+    assert edges_of(np.array([0.0, 1e-39, 1.0e-36]), 48).tolist() == [0, 1e-36], "float32 has no 1e39"
+
+
+def test_weights_too_small_for_the_sum_make_no_bins() -> None:
+    assert edges_of(np.arange(6.0), 3, np.array([1.0, 1.0, 1e-20, 1e-20, 1e-20, 1.0])).tolist() == [0, 1, 5]
 
 
 def test_a_frequent_value_takes_one_edge() -> None:
