@@ -22,6 +22,7 @@ from the results that are kept, by `python docs/accuracy.py`.
 
 PRESETS = {
     "plain": "`preset: plain`, the defaults",
+    "plain_numbers": "with `numbers: ple`, as `init` writes",
     "tabular": "`preset: tabular`",
     "tabular_accuracy": "`tabular`, `metric: accuracy`",
     "tabular_8": "`tabular`, `members: 8`",
