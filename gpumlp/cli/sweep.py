@@ -127,9 +127,8 @@ def bag(template: Template, name: str, run_dir: Path | None, *, force: bool, qui
 
         def done(run: str, result: Result) -> None:
             metric = result.summary["metric"] or "loss"
-            counted.done(
-                run, f"its fold {title(metric)} {number(result.summary['metrics']['validation'][metric])}", result
-            )
+            value = number(result.summary["metrics"]["validation"][metric])
+            counted.done(run, f"{title(metric)} {value} on its fold", result)
 
         results = train_bag(template, plan_folder.path, listener=Noted(quiet=quiet), done=done)
     if as_json:

@@ -66,7 +66,8 @@ def init(data: Path, targets: Sequence[str], preset: str, output: Path | None, f
         tell(f"{data}: {rows:,} rows, {len(columns)} columns")
         width = max(len(each.name) for each in columns)
         for each in columns:
-            tell(f"  {each.name:<{width}}  {each.text if each.used else f'to be dropped: {each.text}'}")
+            text = each.text if each.used else f"to be dropped: {each.text}"
+            tell(f"  {each.name:<{width}}  {text}", hang=width + 4)
         tell(f"next        {shlex.join(['gpumlp', 'init', str(data)])} --target NAME -o FILE.yaml")
         return
     if output is not None:

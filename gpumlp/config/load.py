@@ -32,7 +32,10 @@ _LISTED_SETTINGS = 3  # of those that a note names
 IN_PYTHON = "<python>"
 """What stands for the path of a configuration that was made without a file."""
 
-_HINT_AT_DATA = "this looks like a data file: gpumlp init writes a configuration for it"
+_HINT_AT_DATA = (
+    "this looks like a data file: gpumlp init writes a configuration for it; train, cv and sweep take it with "
+    "--target NAME"
+)
 
 HEADER = "# All settings of a run, defaults included.\n"
 

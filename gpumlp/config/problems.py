@@ -246,6 +246,8 @@ def _advice(value: object, options: list[Node], located: _SchemaNode) -> str:
             return "write numbers without quotes, units and underscores: 1000, 0.5, 1e-3"
     elif "string" in types and not types & {"integer", "number"} and isinstance(value, int | float):
         return "quote text that looks like a number, true or false"
+    if "array" in types and not isinstance(value, list | dict):
+        return f"{located.meaning}; a list is written [a, b]"
     return located.meaning
 
 

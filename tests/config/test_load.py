@@ -141,7 +141,8 @@ def test_the_top_is_a_mapping(write: Write, text: str) -> None:
 
 def test_data_in_place_of_a_configuration_are_told_where_they_belong(write: Write) -> None:
     data = write(MINIMAL).with_name("a.csv")
-    hint = "this looks like a data file: gpumlp init writes a configuration for it"
+    hint = "this looks like a data file: gpumlp init writes a configuration for it; "
+    hint += "train, cv and sweep take it with --target NAME"
     assert failure(data).endswith(f"from settings to values\n  {hint}")
     for content in (b"a,b\n? 1,'2\n", b"a,b\nK\xf6ln,2\n"):  # not even YAML, not even UTF-8
         data.write_bytes(content)

@@ -697,7 +697,7 @@ def _require_separator(head: list[str], dialect: Dialect, where: str) -> None:
     if seems != dialect.separator and seems in head[0]:
         message = f"the cells are not separated by {dialect.separator!r} but, it seems, by {seems!r}"
         raise DataError(
-            message, where=where, hint="it is given by data.separator, or by the file that was trained on"
+            message, where=where, hint="set data.separator; a run reads files with the separator of its training file"
         )
 
 

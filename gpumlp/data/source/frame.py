@@ -339,7 +339,7 @@ class Frame:
         raise DataError(
             f"column {name!r} should be numeric, but this cell is {shown(self._cell(name, row))}",
             where=self.where(row),
-            hint=self.remedy(name) or "correct the cell, name it as a marker of missing values, or drop the column",
+            hint=self.remedy(name) or "correct the cell, list it under data.missing, or drop the column",
         )
 
     def parsed(self, names: Iterable[str], *, keep: Callable[[Floats], Floats] = lambda values: values) -> Frame:
@@ -435,7 +435,7 @@ class Frame:
         return DataError(
             f"column {name!r} has {shown(self._cell(name, row))}, which is not a finite 32-bit float",
             where=self.where(row),
-            hint="correct the cell, or name it as a marker of missing values",
+            hint="correct the cell, or list it under data.missing",
         )
 
     def _missing(self, column: Codes) -> NDArray[np.bool_]:
