@@ -10,7 +10,7 @@ import difflib
 import re
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 LISTED = 40
 """Names that a message lists at most: a table may have thousands of columns."""
@@ -221,6 +221,12 @@ def nearest(name: object, allowed: Iterable[str]) -> str | None:
         by_small_letters.setdefault(each.lower(), each)
     matches = difflib.get_close_matches(str(name).lower(), by_small_letters, n=1, cutoff=0.6)
     return by_small_letters[matches[0]] if matches else None
+
+
+def in_words(values: Sequence[object]) -> str:
+    """Return two values or more as they stand in a sentence: ``2, 7 and 13``."""
+    *first, last = map(str, values)
+    return f"{', '.join(first)} and {last}"
 
 
 def choices(name: object, allowed: Iterable[str]) -> str:

@@ -34,7 +34,7 @@ from gpumlp.cli.given import template_of
 from gpumlp.config.presets import PRESETS
 from gpumlp.data import News, PackedRows, Source, read_blocks, read_start, stream_blocks
 from gpumlp.data.source.room import reading_into, usual_room
-from gpumlp.errors import LISTED, ConfigError, DataError, Note, RunError, choices, exit_code
+from gpumlp.errors import LISTED, ConfigError, DataError, Note, RunError, choices, exit_code, in_words
 from gpumlp.limits import gigabytes
 from gpumlp.metrics import CurvePoints, title
 from gpumlp.ranks import Ranks
@@ -209,8 +209,7 @@ def _ending(summary: dict[str, Any]) -> str:
         return text
     chosen = f", by the validation {title(metric)}" if metric else ""
     if len(epochs_of_mean := summary.get("snapshots", ())) > 1:
-        *first, last = epochs_of_mean
-        return f"{text}; the mean of epochs {', '.join(map(str, first))} and {last} predicts{chosen}"
+        return f"{text}; the mean of epochs {in_words(epochs_of_mean)} predicts{chosen}"
     each = sorted(member["best_epoch"] for member in summary.get("members", ()) if member["best_epoch"])
     named = f"best epochs {each[0]} to {each[-1]}" if len(set(each)) > 1 else f"best epoch {best}"
     return f"{text}; {named}{chosen}"

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
 from gpumlp.config.section import NameIn, Problem, Section, Text, refuse
+from gpumlp.errors import in_words
 from gpumlp.nn import INITIALIZERS, MAX_UNITS, NO_NORM, NORMS, PARAMETRIZATIONS, STANDARD
 from gpumlp.nn.inputs import EMBEDDINGS, MAX_BINS
 from gpumlp.nn.mlp import NO_EMBEDDING
@@ -91,10 +92,7 @@ class Numbers(Section):
         for name in changed:
             users = NUMBER_SETTINGS.get(name, (self.embedding,))
             if self.embedding not in users:
-                *first, last = users
-                message = (
-                    f"{name} is a setting of {', '.join(first)} and {last}, and the embedding is {self.embedding}"
-                )
+                message = f"{name} is a setting of {in_words(users)}, and the embedding is {self.embedding}"
                 problems.append(Problem((name,), message, f"remove it, or set embedding: {users[0]}"))
         refuse("Numbers", problems)
         return self

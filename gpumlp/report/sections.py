@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.data import EncodedRows, Encoder, Frame, Source, survey
+from gpumlp.errors import in_words
 from gpumlp.metrics import Curves, at_thresholds, curves, label, title
 from gpumlp.report import analysis
 from gpumlp.report.analysis import Rows
@@ -147,7 +148,7 @@ def of_network(encoder: Encoder, summary: str, *, calibrated: bool) -> Section:
     return Section("Network", paragraph(description) + code(summary))
 
 
-def of_history(history: Sequence[Mapping[str, Any]], best: int | None = None, metric: str = "loss") -> Section:
+def of_history(history: Sequence[Mapping[str, Any]], best: Sequence[int] = (), metric: str = "loss") -> Section:
     """Return the learning curves: losses, the metric that chose the epoch, the learning rate.
 
     Parameters
@@ -181,7 +182,9 @@ def of_history(history: Sequence[Mapping[str, Any]], best: int | None = None, me
     about = f"Learning rate by epoch, from {number(rates[0])} to {number(rates[-1])}."
     charts.append(chart("learning rate", about, [Series("", epochs, rates)], axis, Axis("learning rate")))
     chosen = f"by the validation {title(metric)}" if "validation_loss" in history[0] else "the last one"
-    chosen_epoch = "" if best is None else f" The model has the weights of epoch {best}, {chosen}."
+    chosen_epoch = f" The model has the weights of epoch {best[0]}, {chosen}." if best else ""
+    if len(best) > 1:
+        chosen_epoch = f" The mean of epochs {in_words(best)} predicts, {chosen}."
     html = paragraph(f"{len(history):,} epochs.{chosen_epoch}")
     return Section("Learning curves", html + _grid(charts))
 

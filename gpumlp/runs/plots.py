@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpumlp.data import EncodedRows, Encoder
-from gpumlp.errors import Note
+from gpumlp.errors import Note, in_words
 from gpumlp.metrics import curves, most_probable
 from gpumlp.runs.evaluation import UNSEEN, load_run, load_trained, own_parts
 from gpumlp.runs.folder import RunFolder
@@ -49,7 +49,7 @@ def plot(folder: str | Path, output: str | Path) -> tuple[Note, ...]:
     assert data.targets is not None
     left, right = figure.subplots(1, 2)
     history = RunFolder(run.folder).read_history(run.summary["epochs"], run.summary["history"])
-    _curves(left, history, run.summary["best_epoch"])
+    _curves(left, history, run.summary.get("snapshots") or [run.summary["best_epoch"]])
     outputs = (part for block in data.blocks() for part in model.outputs(block.features))
     if model.encoder.task == "classification":
         chosen = np.concatenate([most_probable(part) for part in outputs])  # without all probabilities at once
@@ -64,7 +64,7 @@ def plot(folder: str | Path, output: str | Path) -> tuple[Note, ...]:
     return (*model.notes, *notes)
 
 
-def _curves(axes: Any, history: list[dict[str, Any]], best: int) -> None:
+def _curves(axes: Any, history: list[dict[str, Any]], best: Sequence[int]) -> None:
     epochs = [row["epoch"] for row in history]
     losses: list[float] = []
     for part, colour in (("train", TRAIN), ("validation", VALIDATION)):
@@ -73,7 +73,9 @@ def _curves(axes: Any, history: list[dict[str, Any]], best: int) -> None:
             axes.plot(epochs, curve, color=colour, label=part)
             losses += curve
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.axvline(best, color="grey", linewidth=0.8, linestyle=":", label=f"best epoch, {best}")
+    label = f"the mean of epochs {in_words(best)}" if len(best) > 1 else f"best epoch, {best[0]}"
+    for number, epoch in enumerate(best):
+        axes.axvline(epoch, color="grey", linewidth=0.8, linestyle=":", label="" if number else label)
     axes.set(xlabel="epoch", ylabel="loss", title="learning curves")
     if max(losses) > DECADES * min(losses) > 0:
         axes.set_yscale("log")

@@ -73,7 +73,7 @@ def report(
     metrics, *others = of_rows(name, rows, summary["metrics"], seed)
     sections = [
         metrics,
-        of_history(history, summary["best_epoch"], summary.get("metric") or "loss"),
+        of_history(history, summary.get("snapshots") or [summary["best_epoch"]], summary.get("metric") or "loss"),
         *others,
         of_data(model.encoder, sources, parts, notes),
         of_network(model.encoder, model.network.summary(), calibrated=model.calibration is not None),

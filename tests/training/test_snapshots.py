@@ -22,6 +22,7 @@ from gpumlp.errors import ConfigError
 from gpumlp.metrics import METRICS
 from gpumlp.nn.members import mean_of_members
 from gpumlp.runs import evaluate, load_run, load_trained, train
+from gpumlp.runs.reports import report
 from gpumlp.training import Epoch, Loop
 from gpumlp.training.build import build, load_data
 from gpumlp.training.members import loop_over
@@ -203,3 +204,12 @@ def test_a_run_starts_from_the_last_epoch_that_is_kept(task: Task, tmp_path: Pat
     )
     several_ = train(task(*still, "training.snapshots=2"), tmp_path / "third")
     assert json.loads((several_.folder / "summary.json").read_text())["snapshots"] == [1]
+
+
+def test_what_people_read_names_the_epochs(task: Task, tmp_path: Path) -> None:
+    done = train(task(*NOISY, "training.snapshots=3"), tmp_path / "run")
+    *first, last = done.summary["snapshots"]
+    report(tmp_path / "run", tmp_path / "page.html")
+    assert (
+        f"The mean of epochs {', '.join(map(str, first))} and {last} predicts" in (tmp_path / "page.html").read_text()
+    )
