@@ -206,7 +206,9 @@ def test_every_kind_of_step_is_taken_in_blocks(
     loop = members(**more)
     (epoch,) = (event.row for event in loop if isinstance(event, Epoch))
     assert np.isfinite(epoch["member_losses"]).all()
-    assert caplog.messages == []
+    assert [
+        each for each in caplog.messages if not each.startswith("compiling kernels")
+    ] == []  # the first of a machine
     assert any(each.kernel == blocks.NAME for each in fake.launched)
 
 

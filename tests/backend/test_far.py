@@ -135,6 +135,7 @@ BY_ROWS = [
     if not apart(RECORDS[name])
     and name not in UPDATES
     and RECORDS[name].entry(direction) not in (*FORMULA_ONLY, *OVER_WEIGHTS)
+    and not direction.startswith("mixed")  # which have a test of their own
 ]
 
 
@@ -212,6 +213,36 @@ def test_a_mask_far_down(native: NativeBackend, sparse: Sparse, direction: str, 
         at = row * COLS + col
         word = philox_reference((at // 4, 7, 3, 0), (11, 12))[at % 4]
         assert (y[row, col] != 0) == (word >= 2**30)
+
+
+@each_row
+@pytest.mark.parametrize("name", ["selu", "mish"])
+def test_a_mixed_row_far_down(native: NativeBackend, sparse: Sparse, name: str, row: int) -> None:
+    """Its parts are of whole runs of words, so those beside the row are computed, too."""
+    op, rng = RECORDS[name], np.random.default_rng(row)
+    x, y, z, dy, dx = (sparse.zeros((ROWS, COLS), np.float32) for _ in range(5))
+    kept, scratch = sparse.zeros((ROWS, COLS), np.uint8), sparse.zeros((2 * ROWS * COLS,), np.float64)
+    x[row], dy[row], a, b = rng.standard_normal((4, COLS)).astype(np.float32)
+    params = {"rate": 0.25, "stream": 7, "key": (11, 12)}
+    clock, factors = np.array([3, 0, 0]), np.ones(1)
+    for part in range(row - 1, min(row + 2, ROWS)):
+        call(native, op, "mixed_forward", (x, b, a, clock, factors), (y, z, kept), params, part, ROWS)
+    one = slice(row, row + 1)
+    mixed, linear, _ = Backend().run(op, "mixed_forward", (x[one], b, a, None, None), None)
+    check_values(z[one], linear, np.float32, 1)
+    check_values(y[one], np.where(kept[one] != 0, mixed / 0.75, 0), np.float32, 1)
+    for col in (100, 2**15, COLS - 100):
+        at = row * COLS + col
+        assert (kept[row, col] != 0) == (philox_reference((at // 4, 7, 3, 0), (11, 12))[at % 4] >= 2**30)
+    call(
+        native, op, "mixed_backward", (z, a, dy, kept, clock, factors), (dx, a, b), params, row, ROWS, scratch, ("",)
+    )
+    given = (z[one], a, dy[one] * (kept[one] != 0) / np.float32(0.75), None, None, None)
+    slopes, of_share, of_bias = Backend().run(op, "mixed_backward", given, None)
+    check_values(dx[one], slopes, np.float32, 1)
+    assert not dx[row - 1].any()
+    at = row * 2 * COLS
+    assert_close(scratch[at : at + 2 * COLS].astype(np.float32), [*of_share, *of_bias], "reduction")
 
 
 @each_row

@@ -61,7 +61,7 @@ def test_what_is_no_parquet_or_no_table(write, tmp_path):
         read(tmp_path / "b.parquet")
     nested = read(write(a=[[1, 2], [3]], b=[1, 2]))
     for use in (nested.numbers, nested.try_numbers, nested.labels, nested.column):
-        with pytest.raises(DataError, match=r"column 'a' holds BIGINT\[\]"):
+        with pytest.raises(DataError, match="column 'a' holds lists, not single values"):
             use("a")
     assert nested.numbers("b").tolist() == [1, 2]
     with pytest.raises(DataError, match="no rows"):

@@ -40,7 +40,8 @@ SAMPLE: dict[str, tuple[str, ...]] = {
         *(
             "optimizer={name: muon, averaging: 0.9}",
             "schedule={name: plateau, patience: 1}",
-            "training={conformal: 0.1, snapshots: 3}",
+            "training.conformal=0.1",
+            "training.snapshots=3",
         ),
         *(
             "model.dropout=0.2",

@@ -79,7 +79,7 @@ SETTINGS = [
         "model.hidden=[6, 9]",
         "members={count: 2, share: hidden}",
     ),
-    ("schedule=plateau", "training={early_stopping: {patience: 2}, snapshots: 3}", "optimizer=momentum"),
+    ("schedule=plateau", "training.early_stopping={patience: 2}", "training.snapshots=3", "optimizer=momentum"),
     ("precision=bf16", "optimizer.averaging=0.9", "model.dropout=0.3", "model.norm=batch"),
     ("model.parametrization=ntk", "model.input_factors=true", "model.trained_activation=true", "model.dropout=0.1"),
     ("model.numbers=both", "model.initializer=data", "optimizer=schedule_free", "training.snapshots=4"),

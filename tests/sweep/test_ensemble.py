@@ -317,6 +317,6 @@ def test_the_command(place: Path, tmp_path: Path) -> None:
     command("evaluate", folder, code=2)
     assert "by the weighted mean of 1 model" in command("inspect", folder).output
     refused = command("export", folder, "-o", tmp_path / "m.py", code=2)
-    assert "an ensemble of models cannot be written as .py" in refused.output
+    assert "an ensemble has no rows of its own" in refused.output
     refused = command("plot", folder, code=1)
     assert "predict, evaluate --data and export --data take it" in refused.output
