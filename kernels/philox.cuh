@@ -16,7 +16,8 @@ __device__ inline void philox(Words (&c)[4], u32 k0, u32 k1) {
 
 // The mask of dropout: an element stays where its word of (key, stream, step, position in the batch) is at least
 // rate·2³², and is scaled by 1 / (1 - rate). Where there are `factors`, rate is multiplied by that of the batch.
-// Word i is word i % 4 of Philox at the counter (i / 4, stream, step modulo 2³², step / 2³²). A null clock is for where nothing is dropped.
+// Word i is word i % 4 of Philox at the counter (i / 4, stream, step modulo 2³², step / 2³²). A null clock is for where
+// nothing is dropped.
 template <class W> struct Mask {
     static constexpr int RUN = 4 * COUNTERS;  // elements whose words are made together
     u64 step;

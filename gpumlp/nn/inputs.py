@@ -118,10 +118,19 @@ class PeriodicEmbedding(Embedding):
         return pbld(x, *(self.weights[name] for name in ("w", "b", "V", "c")))
 
     def equation(self, value: str, place: str) -> Equation:
-        wave, inner = "cos(2π w_i x_i + b_i)", "(V_iᵀ ∇e ⊙ -sin(2π w_i x_i + b_i))"
-        gradients = {"w": f"2π {inner} x_i", "b": inner, "V": f"∇e {wave}ᵀ", "c": "∇e"}
-        slope = f"Σ 2π w_i ⊙ {inner}, and that of x_i itself"
-        return self._written(place, f"(V_i {wave} + c_i, x_i)", slope, gradients)
+        gradients = gradients_of_waves("V", "c")
+        slope = f"Σ 2π w_i ⊙ {gradients['b']}, and that of x_i itself"
+        return self._written(place, f"(V_i {WAVE} + c_i, x_i)", slope, gradients)
+
+
+WAVE = "cos(2π w_i x_i + b_i)"
+"""How the waves of a number are written."""
+
+
+def gradients_of_waves(V: str, c: str) -> dict[str, str]:
+    """Return how gradients of waves are written, by the names of the arrays."""
+    inner = f"({V}_iᵀ ∇e ⊙ -sin(2π w_i x_i + b_i))"
+    return {"w": f"2π {inner} x_i", "b": inner, V: f"∇e {WAVE}ᵀ", c: "∇e"}
 
 
 class BinnedEmbedding(Embedding):
@@ -179,9 +188,13 @@ class BinnedEmbedding(Embedding):
         return ple(x, self.state["edges"], self.state["scales"], *weights)
 
     def equation(self, value: str, place: str) -> Equation:
-        gradients = {"a": "∇e x_i", "c": "∇e", "V": "v_t ∇e, t a bin of x_i"}
         formula = "a_i x_i + c_i + Σ_t v_t(x_i) V_it"
-        return self._written(place, formula, "∇e (a_i + V_it / width of bin t), t the bin of x_i", gradients)
+        slope = "∇e (a_i + V_it / width of bin t), t the bin of x_i"
+        return self._written(place, formula, slope, GRADIENTS_OF_BINS)
+
+
+GRADIENTS_OF_BINS = {"a": "∇e x_i", "c": "∇e", "V": "v_t ∇e, t a bin of x_i"}
+"""How gradients of bins are written, by the names of the arrays."""
 
 
 class MissingVectors(Layer):
@@ -337,9 +350,7 @@ class WavesAndBins(BinnedEmbedding):
         return concat(each).reshape(len(x), self.numbers * self.outputs)
 
     def equation(self, value: str, place: str) -> Equation:
-        wave, inner = "cos(2π w_i x_i + b_i)", "(U_iᵀ ∇e ⊙ -sin(2π w_i x_i + b_i))"
-        gradients = {"w": f"2π {inner} x_i", "b": inner, "U": f"∇e {wave}ᵀ", "d": "∇e"}
-        gradients |= {"a": "∇e x_i", "c": "∇e", "V": "v_t ∇e, t a bin of x_i"}
+        gradients = gradients_of_waves(OF_WAVES["V"], OF_WAVES["c"]) | GRADIENTS_OF_BINS
         return self._written(place, "(PLE of x_i, PBLD of x_i)", "the sum of those of ple and pbld", gradients)
 
 
