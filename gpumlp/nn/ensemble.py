@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -88,9 +88,8 @@ class Ensemble(Model):
 
     def load(self, arrays: dict[str, Any]) -> None:
         """Overwrite parameters and state of all members by name; names and shapes must agree."""
-        for prefix, member in self._named():
-            member_arrays = {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
-            member.load(member_arrays)
+        for number, member in enumerate(self.members):
+            member.load(of_member(arrays, number))
 
     def summary(self) -> str:
         """Return the layers of one member, and how many members there are, as text."""
@@ -98,13 +97,8 @@ class Ensemble(Model):
             return self.members[0].summary()
         return f"{self.members[0].summary()}\n{count} such networks, {self.size:,} parameters"
 
-    def _named(self) -> list[tuple[str, Sequential]]:
-        return [(prefix(number), member) for number, member in enumerate(self.members)]
-
     def _of_each(self, function: Callable[[Sequential], dict[str, Any]]) -> dict[str, Any]:
-        return {
-            f"{prefix}{name}": value for prefix, member in self._named() for name, value in function(member).items()
-        }
+        return of_all(map(function, self.members))
 
 
 def networks(members: int | None, architecture: Architecture, outputs: int, link: str) -> Sequential | Ensemble:
@@ -117,3 +111,14 @@ def networks(members: int | None, architecture: Architecture, outputs: int, link
 def prefix(number: int) -> str:
     """Return what the names of a member's arrays begin with; ``number`` counts from 0."""
     return f"member_{number + 1}."
+
+
+def of_all(members: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what members have by name, as the ensemble names it."""
+    return {f"{prefix(number)}{name}": each for number, member in enumerate(members) for name, each in member.items()}
+
+
+def of_member(ensemble: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Return what one member has, by its own names; nothing where the names are of no ensemble."""
+    begin = prefix(number)
+    return {name.removeprefix(begin): each for name, each in ensemble.items() if name.startswith(begin)}

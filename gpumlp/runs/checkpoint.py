@@ -11,7 +11,7 @@ from typing import Any
 
 from gpumlp.backend import Backend
 from gpumlp.errors import DamageError, RunError
-from gpumlp.nn.ensemble import prefix
+from gpumlp.nn.ensemble import of_all
 from gpumlp.runs.model import SavedModel, describe, restore
 from gpumlp.store.formats import Arrays, read_arrays, write_arrays
 from gpumlp.training.loop import Loop, Progress, Stand
@@ -148,9 +148,7 @@ class Checkpoint(Stand):
         weights = self.best
         if self.members and not weights:
             usable = [each for each in self.members if each.progress.best_epoch or each.diverged is None]
-            weights = {
-                f"{prefix(i)}{name}": array for i, each in enumerate(usable) for name, array in each.best.items()
-            }
+            weights = of_all(each.best for each in usable)
         arrays = {**self.encoder, **{f"network/{name}": array for name, array in weights.items()}}
         return restore(self.description, arrays, backend, str(path))
 

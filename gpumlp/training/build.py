@@ -32,7 +32,7 @@ from gpumlp.errors import ConfigError, DataError, Note, choices
 from gpumlp.limits import gigabytes, host_memory
 from gpumlp.metrics import METRICS
 from gpumlp.nn import Architecture, Ensemble, Loss, Model, Sequential, count_parameters
-from gpumlp.nn.ensemble import prefix
+from gpumlp.nn.ensemble import of_member
 from gpumlp.nn.mlp import NO_EMBEDDING
 from gpumlp.ops import RECORDS
 from gpumlp.ops.precision import PRECISIONS
@@ -440,10 +440,7 @@ def _of_member(weights: Arrays | None, number: int) -> Arrays | None:
     """Return the first weights of one of several networks: its own, or those of the only one there is."""
     if weights is None:
         return None
-    of_member = {
-        name.removeprefix(prefix(number)): a for name, a in weights.items() if name.startswith(prefix(number))
-    }
-    return of_member or weights
+    return of_member(weights, number) or weights
 
 
 def _build(

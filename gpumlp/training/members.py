@@ -20,7 +20,7 @@ from gpumlp.limits import in_threads
 from gpumlp.limits import threads as available_threads
 from gpumlp.metrics import METRICS
 from gpumlp.nn import Ensemble
-from gpumlp.nn.ensemble import prefix
+from gpumlp.nn.ensemble import of_all
 from gpumlp.phases import phase
 from gpumlp.training.architecture import size_of
 from gpumlp.training.build import Parts, backend_of, backends_side_by_side, build, is_small
@@ -129,11 +129,7 @@ class MembersLoop(Loop):
             ensemble = self.parts.model
             assert isinstance(ensemble, Ensemble)
             ensemble.members = tuple(network for loop in usable for network in loop.parts.model.networks)
-        self.best: Weights = {
-            f"{prefix(number)}{name}": array
-            for number, loop in enumerate(usable)
-            for name, array in loop.best.items()
-        }
+        self.best: Weights = of_all(loop.best for loop in usable)
         self.progress.best_epoch = max((loop.progress.best_epoch for loop in usable), default=0)
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 
 from gpumlp.metrics import METRICS
 from gpumlp.nn import Ensemble, Sequential
-from gpumlp.nn.ensemble import networks, prefix
+from gpumlp.nn.ensemble import networks, of_all, of_member
 from gpumlp.phases import phase
 from gpumlp.training.build import Parts
 from gpumlp.training.calibration import softmax
@@ -87,8 +87,7 @@ class SnapshotsLoop(Loop):
     def go_to(self, stand: Stand) -> None:
         self.progress, snapshots = stand.progress, []
         for number, epoch in enumerate(stand.progress.snapshots):
-            begin = prefix(number)
-            weights = {k.removeprefix(begin): array for k, array in stand.best.items() if k.startswith(begin)}
+            weights = of_member(stand.best, number)
             network = self._network(number)
             network.load(weights)
             rows = self._rows_of(CHOICE)
@@ -97,12 +96,7 @@ class SnapshotsLoop(Loop):
         self._keep(tuple(snapshots))
 
     def weights_kept(self, progress: Progress) -> Weights:
-        one = self.loops[0].best
-        return {
-            f"{prefix(number)}{name}": array
-            for number in range(len(progress.snapshots))
-            for name, array in one.items()
-        }
+        return of_all(self.loops[0].best for _ in progress.snapshots)
 
     def _after(self, event: Epoch | Diverged) -> Epoch | Diverged:
         """Take an epoch of the network into account."""
@@ -136,11 +130,7 @@ class SnapshotsLoop(Loop):
             ensemble = self.parts.model
             assert isinstance(ensemble, Ensemble)
             ensemble.members = tuple(map(self._network, range(len(snapshots))))
-            self.best = {
-                f"{prefix(number)}{name}": array
-                for number, each in enumerate(snapshots)
-                for name, array in each.weights.items()
-            }
+            self.best = of_all(each.weights for each in snapshots)
 
     def _network(self, number: int) -> Sequential:
         """Return a network of the trained one's shape, for the weights of a snapshot."""
