@@ -183,8 +183,9 @@ template <class T, class Body> inline void packs(Walk walk, i64 n, i64, Body bod
     GPUMLP_PRAGMA(omp simd) for (i64 i = first; i < last; ++i) body(Width<1>(), i);
 }
 
-// A question that has one answer for a whole loop: two loops, so that no compiler asks it at every element.
-template <class Body> inline void decide(bool answer, Body body) {
+// A question that has one answer for a whole loop: two loops, so that no compiler asks it at every element. A body that
+// stays a call (clang's choice where it is long) reads through a pointer what its loop depends on, and has no vectors.
+template <class Body> __device__ __attribute__((flatten)) inline void decide(bool answer, Body body) {
     if (answer) body(std::true_type());
     else body(std::false_type());
 }

@@ -42,12 +42,9 @@ WITHOUT_BY_CLANG = {
 }
 
 _SUMS_APART = "member_scale_backward_rows"
-_CALLED = "selu and mish with dropout and trained mixing: clang 18 leaves a call in the loop"
 LOOPS_WITHOUT = {
     "ROWS(r, rows) LANES(c, width) {": WITHOUT[_SUMS_APART],
     f"GPUMLP_ENTRY({_SUMS_APART}, {_SUMS_APART}<float>)": WITHOUT[_SUMS_APART],
-    "decide(i >= 0 && i + LONG <= n, [&](auto whole) {": _CALLED,
-    "OF_RUN(q, LONG) if (inside(q)) {": _CALLED,
 }
 """Loops marked for vectors that clang leaves scalar, by what it names, and why."""
 
