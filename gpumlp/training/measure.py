@@ -102,7 +102,7 @@ class Measurement:
 
     def of(self, linear: metrics.Host, metric: str) -> float:
         """Return a metric of these rows, given what are taken for their last linear values, (N, K)."""
-        if metric == "log_loss":
+        if metric == "log_loss" and self.encoder.classes:
             return self._log_loss(linear)
         data, context = self.device.host, self.model.context
         outputs = Tensor(context.backend.asarray(linear, context.wide), context.backend)
