@@ -31,7 +31,7 @@ from gpumlp.data import (
 from gpumlp.errors import ConfigError, DataError, Note, choices
 from gpumlp.limits import gigabytes, host_memory
 from gpumlp.metrics import METRICS
-from gpumlp.nn import Architecture, Ensemble, Loss, Model, Sequential, count_parameters
+from gpumlp.nn import LOSSES, Architecture, Ensemble, Loss, Model, Sequential, count_parameters
 from gpumlp.nn.ensemble import of_member
 from gpumlp.nn.mlp import NO_EMBEDDING
 from gpumlp.ops import RECORDS
@@ -335,7 +335,8 @@ def build(
     backend = backend or backend_of(settings, small=small)
     settings, on_members = _with_members(settings, backend)
     held = data.nbytes * (1 if data.window is None else settings.members.apart)  # each network has windows of its own
-    require_memory(settings, backend.memory, data.encoder, len(data.train), held)
+    predicted = 0 if isinstance(backend, CupyBackend) else _bytes_of_snapshots(settings, data)  # in the host's memory
+    require_memory(settings, backend.memory, data.encoder, len(data.train), held, predicted=predicted)
     shift, on_shift = _shift_of(settings, data, backend, held)
     rows = moved(data.train, shift) if shift and isinstance(data.train, Dataset) else data.train
     parts = (
@@ -579,14 +580,30 @@ def _lone_row(parts: Parts) -> tuple[Note, ...]:
     return (Note(f"each epoch {of_one_row}, too small for batch norm; {hint}"),)
 
 
+def _bytes_of_snapshots(settings: Settings, data: Prepared) -> int:
+    """Return the bytes of what the epochs that are kept, and the latest, make of the rows that choose, in float64."""
+    snapshots, outputs = settings.training.snapshots, data.encoder.outputs
+    if snapshots == 1 or data.validation is None:
+        return 0
+    of_two = LOSSES[settings.loss.name].record(outputs).link == "sigmoid"
+    rows = len(data.validation) - round(settings.training.conformal * len(data.validation))
+    return (snapshots + 1) * rows * outputs * (1 + of_two) * np.dtype(np.float64).itemsize
+
+
 def require_memory(
-    settings: Settings, has: int | None, encoder: Encoder | None = None, rows: int | None = None, encoded: int = 0
+    settings: Settings,
+    has: int | None,
+    encoder: Encoder | None = None,
+    rows: int | None = None,
+    encoded: int = 0,
+    *,
+    predicted: int = 0,
 ) -> None:
     """Raise ConfigError where the numbers that training moves in each step take more than ``has`` bytes.
 
     These are the parameters, their gradients, and what the optimizer keeps of each; with the number of training
-    ``rows`` also the values that members who share layers have each of a batch; and the ``encoded`` rows' bytes.
-    Without an encoder the network has at least one input and one output.
+    ``rows`` also the values that members who share layers have each of a batch; the ``encoded`` rows' bytes; and
+    those of what epochs have ``predicted``. Without an encoder the network has at least one input and one output.
     """
     inputs, outputs = (encoder.width, encoder.outputs) if encoder else (1, 1)
     architecture, optimizer, precision = (
@@ -604,8 +621,14 @@ def require_memory(
         values = inputs + sum(block.units for block in architecture.hidden) + outputs
         needed += size * architecture.heads * values * precision.dtype.itemsize
         batch = f" in batches of {size:,} rows"
-    if has is None or needed + encoded <= has:
+    if has is None or needed + encoded + predicted <= has:
         return
+    if needed + encoded <= has:
+        snapshots = settings.training.snapshots
+        message = f"what {snapshots} epochs predict for the validation rows takes {gigabytes(predicted)}"
+        message += f" and all else {gigabytes(needed + encoded)} of memory"
+        hint = "set snapshots to a smaller number, or use fewer validation rows"
+        raise ConfigError(f"{message}; this machine has {gigabytes(has)}", where="training.snapshots", hint=hint)
     if needed <= has:
         message = f"the encoded rows take {gigabytes(encoded)} and the network {gigabytes(needed)} of memory"
         hint = "train on fewer rows or columns, or use fewer units"

@@ -139,9 +139,9 @@ def test_memory_counts_all_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     data = load_data(loaded)
     backend, counted, require = backend_of(loaded.settings), [], build_module.require_memory
 
-    def counting(*arguments: Any) -> None:
+    def counting(*arguments: Any, **more: int) -> None:
         counted.append(arguments[-1])
-        require(*arguments)
+        require(*arguments, **more)
 
     monkeypatch.setattr(build_module, "require_memory", counting)
     parts = build(loaded.settings, data, backend)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import contextlib
 import itertools
 import json
 from collections.abc import Callable
@@ -24,7 +26,8 @@ from gpumlp.nn.members import mean_of_members
 from gpumlp.runs import evaluate, load_run, load_trained, train
 from gpumlp.runs.reports import report
 from gpumlp.training import Epoch, Loop
-from gpumlp.training.build import build, load_data
+from gpumlp.training import build as build_module
+from gpumlp.training.build import build, load_data, require_memory
 from gpumlp.training.members import loop_over
 from gpumlp.training.snapshots import Snapshot, SnapshotsLoop, chosen, linear_of, shares_of
 
@@ -120,6 +123,29 @@ def test_the_network_is_trained_as_ever_and_the_mean_is_no_worse(task: Task, nam
         assert measured["loss"] == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.parametrize("metric", ["loss", "log_loss"])
+def test_epochs_of_labels_are_chosen_by_what_is_measured(tmp_path: Path, metric: str) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((120, 3))
+    labels = (x[:, :2] + rng.standard_normal((120, 2)) > 0).astype(int).astype(str)
+    labels[::7, 1] = ""
+    rows = "".join(f"{','.join(map(str, row))},{','.join(each)}\n" for row, each in zip(x, labels, strict=True))
+    (tmp_path / "rows.csv").write_text(f"a,b,c,p,q\n{rows}")
+    loaded = gpumlp.configure(
+        task="multilabel",
+        data={"train": str(tmp_path / "rows.csv"), "target": ["p", "q"]},
+        optimizer={"name": "adam", "learning_rate": 0.1},
+        training={"epochs": 6, "snapshots": 3, "batch_size": 16, "metric": metric},
+        backend="numpy",
+    )
+    loop = several(loaded)
+    list(loop)
+    measured = loop.measure()["validation"][metric]
+    assert METRICS[metric].cost(measured) == pytest.approx(loop.progress.best_cost, rel=1e-6)
+    counted = build_module._bytes_of_snapshots(loaded.settings, loop.parts.data)
+    assert counted == 4 * loop.snapshots[0].shares.nbytes
+
+
 def test_each_is_the_network_after_its_epoch(task: Task) -> None:
     loaded = task(*NOISY, "training.snapshots=3", "optimizer.averaging=0.9")
     loop, seen = several(loaded), {}
@@ -158,6 +184,29 @@ def test_what_has_no_mean_of_epochs_is_refused(task: Task) -> None:
         task("training.snapshots=2", "members=2")
     assert task("preset=tabular", "members=2").settings.training.snapshots == 1
     assert task("preset=tabular").settings.training.snapshots > 1
+
+
+def test_memory_counts_what_the_epochs_predict(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = task("backend=numpy", "training.snapshots=3", "training.conformal=0.5", "training.epochs=2")
+    data, counted = load_data(loaded), list[int]()
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "require_memory", lambda *_, predicted, **__: counted.append(predicted))
+        loop = loop_over(build(loaded.settings, data))
+    assert isinstance(loop, SnapshotsLoop)
+    list(loop)
+    (kept,) = counted
+    assert kept == (3 + 1) * loop.snapshots[0].shares.nbytes
+
+    def fits(has: int, kept: int) -> bool:
+        with contextlib.suppress(ConfigError):
+            require_memory(loaded.settings, has, data.encoder, len(data.train), data.nbytes, predicted=kept)
+            return True
+        return False
+
+    needed = bisect.bisect(range(10**5), 0, key=lambda has: fits(has, 0))
+    assert fits(needed + kept, kept)
+    with pytest.raises(ConfigError, match="what 3 epochs predict for the validation rows takes 1,056 bytes"):
+        require_memory(loaded.settings, needed + kept - 1, data.encoder, len(data.train), data.nbytes, predicted=kept)
 
 
 # ---- the run -------------------------------------------------------------------------------------------------------
