@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,8 @@ class SnapshotsLoop(Loop):
 
     After each epoch those of the kept ones join it by which the mean gains, the best one first, up to
     ``Parts.snapshots`` in all. They are kept in place of those before if their mean is better, on the rows that
-    choose, by the metric.
+    choose, by the metric. Of metrics that count rows, log-loss stands in for which ones join: one row more or
+    less tells little, and few networks change one.
 
     Attributes
     ----------
@@ -114,7 +116,10 @@ class SnapshotsLoop(Loop):
         model, optimizer = loop.parts.model, loop.parts.optimizer
         assert isinstance(model, Sequential)
         latest = Snapshot(progress.epoch, {}, shares_of(model.link, loop.linear()))
-        together, cost = chosen(self.snapshots, latest, self.parts.snapshots, self._cost)
+        joining = "log_loss" if metric.later else self.parts.metric
+        together, cost = chosen(self.snapshots, latest, self.parts.snapshots, partial(self._cost, joining))
+        if joining != self.parts.metric:
+            cost = self._cost(self.parts.metric, np.mean([each.shares for each in together], axis=0))
         stopping = self.parts.stopping
         better = progress.observe(cost, stopping.min_delta if stopping else 0.0, later=metric.later)
         if better:
@@ -142,11 +147,10 @@ class SnapshotsLoop(Loop):
             self._networks.append(network)
         return self._networks[number]
 
-    def _cost(self, shares: Host) -> float:
+    def _cost(self, metric: str, shares: Host) -> float:
         """Return the cost of a mean on the rows that choose."""
-        parts = self.parts
-        value = self._measurement_of(CHOICE).of(linear_of(parts.model.link, shares), parts.metric)
-        return METRICS[parts.metric].cost(value)
+        value = self._measurement_of(CHOICE).of(linear_of(self.parts.model.link, shares), metric)
+        return METRICS[metric].cost(value)
 
 
 def chosen(

@@ -742,6 +742,7 @@ CHOICE = [
         ("an epoch that wins nothing", "if not costs[lowest] < current:", "if costs[lowest] > current:"),
         ("an epoch more than asked for", "len(together) < limit", "len(together) <= limit"),
         ("weights beside their average", "weights = model.arrays(optimizer.weights)", "weights = model.arrays()"),
+        ("joined by what counts rows", '"log_loss" if metric.later else self.parts.metric', "self.parts.metric"),
         ("a sum that misses who joined", "total = costs[lowest], total + left[lowest].shares", "total = costs[lowest], total + left[0].shares"),
     ),
     *python(

@@ -112,7 +112,8 @@ def test_the_network_is_trained_as_ever_and_the_mean_is_no_worse(task: Task, nam
     assert loop.progress.best_epoch == loop.snapshots[-1].epoch
     measured = loop.measure()["validation"]
     assert METRICS[metric].cost(measured[metric]) == pytest.approx(loop.progress.best_cost, rel=1e-5)
-    assert loop.progress.best_cost <= alone.progress.best_cost + 1e-9
+    if metric != "accuracy":  # those join that log-loss gains by
+        assert loop.progress.best_cost <= alone.progress.best_cost + 1e-9
     if metric == "loss":
         assert loop.progress.best_cost < alone.progress.best_cost  # it is strictly convex
         part = loop.parts.data.parts["validation"]
@@ -144,6 +145,24 @@ def test_epochs_of_labels_are_chosen_by_what_is_measured(tmp_path: Path, metric:
     assert METRICS[metric].cost(measured) == pytest.approx(loop.progress.best_cost, rel=1e-6)
     counted = build_module._bytes_of_snapshots(loaded.settings, loop.parts.data)
     assert counted == 4 * loop.snapshots[0].shares.nbytes
+
+
+def test_where_rows_are_counted_those_join_that_log_loss_gains_by(task: Task) -> None:
+    loop, before = several(task(*NOISY, "training.seed=2", "training.snapshots=3", "training.metric=accuracy")), ()
+    measurement, rows = loop._measurement_of("choice"), loop.parts.data.parts["validation"]
+
+    def log_loss(shares: Any) -> float:
+        return measurement.of(linear_of("softmax", shares), "log_loss")
+
+    assert rows.targets is not None
+    for event in loop:
+        if isinstance(event, Epoch) and event.best:
+            together, _ = chosen(before, loop.snapshots[-1], 3, log_loss)
+            assert sorted(each.epoch for each in together) == [each.epoch for each in loop.snapshots]
+            mean = np.mean([each.shares for each in together], axis=0)
+            assert loop.progress.best_cost == -np.mean(mean.argmax(axis=1) == rows.targets)
+            before = loop.snapshots
+    assert len(before) > 1
 
 
 def test_each_is_the_network_after_its_epoch(task: Task) -> None:
