@@ -144,6 +144,8 @@ class Layer:
     """Whether it begins a hidden layer of the network: drawings name the values from here to the next one alike."""
     mixes_rows = False
     """Whether a row of its output depends on the other rows of the batch."""
+    rows_of_each = 1
+    """How many rows its output has for each row of its input."""
     cancels_bias = False
     """Whether its output stays the same where a number is added to a column of its input."""
     momentum: float | None = None

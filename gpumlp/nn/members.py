@@ -139,6 +139,7 @@ class MemberScale(Layer):
         super().__init__()
         self.count, self.bias, self.first = whole("the number of members", count), bias, first
         self.initial = initial
+        self.rows_of_each = self.count if first else 1
 
     def declare(self, inputs: int) -> Mapping[str, Declared]:
         shape = self.count, inputs

@@ -162,7 +162,12 @@ def outputs(model: Model, features: Features, scale: float, batch: int) -> Itera
 def evaluated(
     model: Model, count: int, inputs: Callable[[slice], Tensor], batch: int
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield blocks of ``batch`` rows with their last linear values (n, K); one empty block where there is no row."""
+    """Yield blocks of rows with their last linear values (n, K); one empty block where there is no row.
+
+    Inside the network a block has ``batch`` rows: those of all members, where each has rows of its own.
+    """
+    rows_of_each = max((layer.rows_of_each for layer in model.layers().values()), default=1)
+    batch = max(1, batch // rows_of_each)
     for start in range(0, max(count, 1), batch):
         rows = slice(start, start + batch)
         yield rows, model.forward(inputs(rows))

@@ -9,9 +9,10 @@ from support import BACKENDS, assert_close, bits
 from gpumlp import backend as backends
 from gpumlp.autodiff import GradientTape, Tensor
 from gpumlp.errors import ConfigError, ShapeError
-from gpumlp.nn import Architecture, Clamp, Dense, Dropout, Hidden, LayerNorm, Loss, Sequential, mlp
+from gpumlp.nn import Architecture, Clamp, Dense, Dropout, Ensemble, Hidden, LayerNorm, Loss, Sequential, mlp
 from gpumlp.nn.members import MemberHeads, MemberScale, ones
 from gpumlp.optim import Optimizer
+from gpumlp.training.device_data import evaluated
 
 COUNT, ROWS, WIDTH = 3, 7, 5
 
@@ -164,6 +165,17 @@ def test_a_clamp_behind_the_heads_bounds_the_mean_alone(rows):
     clamp.set(middle, middle)
     assert (model(x).numpy() == np.float32(middle)).all()
     assert np.ptp(model.forward(x, training=True).numpy()) > 0
+
+
+@pytest.mark.parametrize("network", [mini, full])
+def test_the_rows_of_all_members_are_those_that_are_computed_at_once(network, rows):
+    """As many values of a layer are held as those of a network without members, and predictions are the same."""
+    for model in (network(2, "softmax"), Ensemble([network(2, "softmax", seed=seed) for seed in range(2)])):
+        for batch, sizes in ((1, [1] * ROWS), (2 * COUNT + 1, [2, 2, 2, 1]), (COUNT * ROWS, [ROWS])):
+            found = list(evaluated(model, ROWS, lambda block: Tensor(rows[block].astype(np.float32)), batch))
+            assert [len(linear) for _, linear in found] == sizes
+            whole = model.forward(Tensor(rows.astype(np.float32))).numpy()
+            assert_close(np.concatenate([linear.numpy() for _, linear in found]), whole)
 
 
 def test_what_does_not_fit_is_refused(rows):
