@@ -213,6 +213,11 @@ class Encoder:
         return self.inputs.category_values
 
     @property
+    def columns_of_features(self) -> tuple[int, ...]:
+        """The column of the table that each input is of, (p,), counted from 0 in the order of first inputs."""
+        return self.inputs.columns_of_features
+
+    @property
     def row_bytes(self) -> int:
         """The bytes that a row takes once it is encoded."""
         targets = 4 * (1 if self.classes else self.outputs)

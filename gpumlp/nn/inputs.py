@@ -16,7 +16,7 @@ from gpumlp.autodiff import Tensor, concat, pbld, ple
 from gpumlp.autodiff.fused import product
 from gpumlp.autodiff.tensor import as_dtype
 from gpumlp.errors import ShapeError
-from gpumlp.nn.layer import Declared, Equation, Layer, Values
+from gpumlp.nn.layer import Declared, Equation, Indices, Layer, Values
 from gpumlp.ops.hyper import whole
 from gpumlp.ops.inputs import UNREACHED
 
@@ -54,6 +54,9 @@ class Embedding(Layer):
 
     def width(self, inputs: int) -> int:
         return inputs + self.numbers * (self.outputs - 1)
+
+    def columns(self, columns: Indices) -> Indices:
+        return np.concatenate([columns[: self.numbers].repeat(self.outputs), columns[self.numbers :]])
 
     def declare(self, inputs: int) -> Mapping[str, Declared]:
         if inputs < self.numbers:
@@ -222,6 +225,10 @@ class MissingVectors(Layer):
     def width(self, inputs: int) -> int:
         return inputs - len(self.flagged)
 
+    def columns(self, columns: Indices) -> Indices:
+        size = self.numbers * self.outputs
+        return np.delete(columns, slice(size, size + len(self.flagged)))
+
     def declare(self, inputs: int) -> Mapping[str, Declared]:
         size = self.numbers * self.outputs
         if inputs < size + len(self.flagged):
@@ -384,6 +391,12 @@ class CategoryTables(Layer):
 
     def width(self, inputs: int) -> int:
         return inputs + sum(self.size - self.values[number - 1] for number in self.tables)
+
+    def columns(self, columns: Indices) -> Indices:
+        ends = np.cumsum([len(columns) - sum(self.values), *self.values])
+        numbers, *categories = np.split(columns, ends[:-1])
+        tables = (each[:1].repeat(self.size) if len(each) > self.above else each for each in categories)
+        return np.concatenate([numbers, *tables])
 
     def declare(self, inputs: int) -> Mapping[str, Declared]:
         if inputs < sum(self.values):

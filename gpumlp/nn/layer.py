@@ -26,6 +26,7 @@ from gpumlp.ops.record import Array
 from gpumlp.seeds import WEIGHTS, generator
 
 Values = np.ndarray[Any, np.dtype[np.float64]]
+Indices = np.ndarray[Any, np.dtype[np.int64]]
 FACTOR = Hyper(1.0, "factor of the learning rate or the weight decay", ge=0.0, lt=math.inf)
 
 
@@ -217,6 +218,21 @@ class Layer:
         int
         """
         return inputs
+
+    def columns(self, columns: Indices) -> Indices:
+        """Return which column of a table each value of the output is of.
+
+        Parameters
+        ----------
+        columns
+            The column of each value of the input, (inputs,) int64.
+
+        Returns
+        -------
+        array
+            (outputs,) int64.
+        """
+        return columns
 
     def forward(self, x: Tensor, *, training: bool = False) -> Tensor:
         """Return the layer's output for ``x`` (N, inputs).

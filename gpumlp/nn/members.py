@@ -11,7 +11,7 @@ arXiv:2410.24210.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -97,13 +97,31 @@ def random_signs(rng: np.random.Generator, shape: tuple[int, int]) -> Values:
     return np.where(rng.random(shape) < 0.5, -1.0, 1.0)
 
 
-def normal_by_column(numbers: int, size: int) -> FirstFactors:
-    """Return what draws normal factors: one for all ``size`` values of each embedded number, which stand first."""
+def random_normals(rng: np.random.Generator, shape: tuple[int, int]) -> Values:
+    """Return normal factors."""
+    return rng.standard_normal(shape)
+
+
+def by_column(draw: FirstFactors, layers: Sequence[Layer], columns: Sequence[int]) -> FirstFactors:
+    """Return what draws one factor for all values of a column of a table, of each member.
+
+    Parameters
+    ----------
+    draw
+        Returns a factor for each column.
+    layers
+        The layers between the inputs and the factors.
+    columns
+        The column of each input of the network; (): one for each input.
+    """
 
     def initial(rng: np.random.Generator, shape: tuple[int, int]) -> Values:
-        count, width = shape
-        drawn = rng.standard_normal((count, numbers + width - numbers * size))
-        return np.concatenate([np.repeat(drawn[:, :numbers], size, axis=1), drawn[:, numbers:]], axis=1)
+        inputs = layers[0].inputs if layers else shape[1]
+        of_values = np.asarray(columns or range(inputs), np.int64)
+        for layer in layers:
+            of_values = layer.columns(of_values)
+        different, numbers = np.unique(of_values, return_inverse=True)
+        return draw(rng, (shape[0], len(different)))[:, numbers]
 
     return initial
 

@@ -20,7 +20,7 @@ from gpumlp.nn.inputs import (
 )
 from gpumlp.nn.layer import Layer, count_trained
 from gpumlp.nn.layers import NORMS, STANDARD, Activation, Clamp, Dense, Dropout, InputFactors, Mix, Residual
-from gpumlp.nn.members import SHARES, FirstFactors, MemberHeads, MemberScale, normal_by_column, ones, random_signs
+from gpumlp.nn.members import SHARES, MemberHeads, MemberScale, by_column, ones, random_normals, random_signs
 from gpumlp.nn.model import Sequential
 
 MAX_UNITS = 2**31 - 1
@@ -84,6 +84,9 @@ class Architecture:
         Values from which on a category has a table (more than this), and the length of its vectors.
     scaled_flags
         Whether columns of 0 and 1 are scaled by how often they are 1: by arrays, which training sets.
+    columns
+        The column of the table that each input is of: members start with one factor for all of a column. (): each
+        input is a column.
     """
 
     hidden: tuple[Hidden, ...]
@@ -106,6 +109,7 @@ class Architecture:
     table_above: int = 0
     table_size: int = 0
     scaled_flags: bool = False
+    columns: tuple[int, ...] = ()
 
     def to_state(self) -> dict[str, Any]:
         """Return what a model file keeps, for :meth:`from_state`: what predictions depend on and is not a default."""
@@ -164,7 +168,7 @@ class Architecture:
         return self.to_state().keys() == {"hidden"}
 
 
-_OF_TRAINING = ("initializer", "parametrization", "frequency")
+_OF_TRAINING = ("initializer", "parametrization", "frequency", "columns")
 """Fields that say how weights start and move, and not what they mean."""
 
 
@@ -192,12 +196,10 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
     """
     whole = architecture if isinstance(architecture, Architecture) else Architecture(tuple(architecture))
     layers: list[Layer] = []
-    start: FirstFactors = random_signs
     if whole.scaled_flags:
         layers.append(ScaledFlags())
     if whole.embedding != NO_EMBEDDING:
         embedding = _embedding(whole)
-        start = normal_by_column(embedding.numbers, embedding.outputs)
         layers.append(embedding)  # first: what it reads is data, and needs no gradient
         if whole.flagged:
             factors = {"rate": embedding.rate, "decay": embedding.decay}
@@ -221,6 +223,8 @@ def mlp(architecture: Architecture | Sequence[Hidden], outputs: int, link: str) 
         layers.append(CategoryTables(whole.values, whole.table_above, whole.table_size))
     if whole.input_factors:
         layers.append(InputFactors())
+    draw = random_signs if whole.embedding == NO_EMBEDDING else random_normals
+    start = by_column(draw, tuple(layers), whole.columns)
     if whole.share == "hidden":
         layers.append(MemberScale(whole.heads, initial=start))
     width = None

@@ -112,6 +112,8 @@ def architecture_of(settings: Settings, encoder: Encoder | None = None) -> Archi
         embedding["scaled_flags"] = True
     hidden = tuple(Hidden(**block.model_dump()) for block in chosen.blocks)
     members = settings.members
+    if members.share != ALONE and encoder is not None:
+        embedding["columns"] = encoder.columns_of_features
     return Architecture(
         hidden,
         chosen.initializer,

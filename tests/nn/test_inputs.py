@@ -388,6 +388,58 @@ def test_members_have_embeddings(share: str, task: Callable[..., Loaded], tmp_pa
     assert all((edges == found[0]).all() for edges in found)
 
 
+@pytest.mark.parametrize("share", ["hidden", "weights"])
+@pytest.mark.parametrize(
+    ("model", "columns"),
+    [
+        ({}, "x z z! d*5 few*3 many*12"),
+        ({"numbers": {"embedding": "ple", "size": 2}}, "x*2 z*2 z! d*5 few*3 many*12"),
+        ({"numbers": {"embedding": "both", "size": 2, "missing": "vector"}}, "x*6 z*6 d*5 few*3 many*12"),
+        (
+            {
+                "numbers": {"embedding": "pbld", "size": 2},
+                "categories": {"table_above": 3, "size": 4, "scaled": True},
+            },
+            "x*3 z*3 z! d*5 few*3 many*4",
+        ),
+    ],
+    ids=["signs", "ple", "vectors", "tables"],
+)
+def test_factors_of_members_start_alike_in_all_values_of_a_column(
+    model: dict[str, Any], columns: str, share: str, tmp_path: Path
+) -> None:
+    days = np.datetime64("2021-01-01") + 3 * np.arange(240)
+    rows = [
+        f"{i % 7},{i % 11 or ''},{day},{'abc'[i % 3]},{'abcdefghijkl'[i % 12]},{i % 5}" for i, day in enumerate(days)
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join(["x,z,d,few,many,y", *rows]))
+    of_values = []
+    for each in columns.split():
+        name, _, count = each.partition("*")
+        of_values += [name.rstrip("!")] * int(count or 1)
+
+    def factors(backend: str, seed: int) -> Any:
+        loaded = configure(
+            task="regression",
+            backend=backend,
+            data={"train": str(tmp_path / "rows.csv"), "target": "y", "columns": {"x": "number", "z": "number"}},
+            model={"hidden": [4], "input_factors": True} | model,
+            members={"count": 8, "share": share},
+            training={"seed": seed},
+        )
+        return build(loaded.settings, load_data(loaded)).model.arrays()["memberscale_1.factors"]
+
+    start = factors("numpy", 1)
+    assert start.shape == (8, len(of_values))
+    names = np.array(of_values)
+    drawn = {name: start[:, names == name] for name in of_values}
+    assert all((each == each[:, :1]).all() for each in drawn.values())
+    assert len({each[:, 0].tobytes() for each in drawn.values()}) == len(drawn) == 5
+    assert (set(np.unique(start)) == {-1.0, 1.0}) == ("numbers" not in model)
+    assert (factors("native", 1) == start).all()
+    assert (factors("numpy", 2) != start).any()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

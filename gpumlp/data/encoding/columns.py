@@ -173,6 +173,14 @@ class TableInputs:
         return tuple(each.width for each in self.one_hots)
 
     @property
+    def columns_of_features(self) -> tuple[int, ...]:
+        """The column of the table that each feature is of, (p,): a flag of gaps is of the column that has them."""
+        flagged = self.block.flagged.tolist() if self.block else []
+        widths = (*(each.width for each in self.dates), *self.category_values)
+        others = np.repeat(np.arange(len(self.numeric), len(self.names)), widths)
+        return (*range(len(self.numeric)), *flagged, *others.tolist())
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """The columns among them that are read as texts: dates and categories."""
         return (*(each.name for each in self.dates), *(each.name for each in self.one_hots))
@@ -398,6 +406,11 @@ class ArrayInputs:
     def category_values(self) -> tuple[int, ...]:
         """How many features each column of categories has: there are no such columns."""
         return ()
+
+    @property
+    def columns_of_features(self) -> tuple[int, ...]:
+        """The column of the array that each feature is of, (p,): a flag of gaps is of the column that has them."""
+        return (*range(self.columns), *(self.block.flagged.tolist() if self.block else ()))
 
     def encode(
         self, source: Source, *, others: Collection[str], news: News | None = None
