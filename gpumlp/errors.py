@@ -229,13 +229,19 @@ def in_words(values: Sequence[object]) -> str:
     return f"{', '.join(first)} and {last}"
 
 
+def listed(values: Iterable[object], most: int = LISTED, separator: str = ", ") -> str:
+    """Return the first values, and how many more there are: ``a, b and 3 more``."""
+    texts = list(map(str, values))
+    hidden = len(texts) - most
+    return separator.join(texts[:most]) + (f"{separator[-1]}and {hidden:,} more" if hidden > 0 else "")
+
+
 def choices(name: object, allowed: Iterable[str]) -> str:
     """Return a hint for a wrong name: the nearest right one first, then what is allowed (the first ``LISTED``)."""
     allowed = list(allowed)
     if not allowed:
         return "there is nothing to choose from"
     close = nearest(name, allowed)
-    more = f" and {len(allowed) - LISTED} more" if len(allowed) > LISTED else ""
-    short = (a if len(a) <= QUOTED else a[:QUOTED] + "..." for a in map(str, allowed[:LISTED]))
-    listing = "allowed: " + ", ".join(a if a.isprintable() and "," not in a else repr(a) for a in short) + more
+    short = (a if len(a) <= QUOTED else a[:QUOTED] + "..." for a in map(str, allowed))
+    listing = "allowed: " + listed(a if a.isprintable() and "," not in a else repr(a) for a in short)
     return f"did you mean {shown(close)}? {listing}" if close else listing

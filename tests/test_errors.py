@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpumlp.errors import LISTED, GpumlpError, choices, nearest
+from gpumlp.errors import LISTED, GpumlpError, choices, listed, nearest
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,23 @@ def test_choices_lead_with_the_nearest_and_list_no_more_than_can_be_read() -> No
     many = [f"column_{i}" for i in range(LISTED + 2)]
     assert choices("?", many).endswith(f"column_{LISTED - 1} and 2 more")
     assert choices("?", []) == "there is nothing to choose from"
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "separator", "text"),
+    [
+        (0, 2, ", ", ""),
+        (2, 2, ", ", "0, 1"),
+        (3, 2, ", ", "0, 1 and 1 more"),
+        (LISTED, LISTED, ", ", ", ".join(map(str, range(LISTED)))),
+        (5000, 1, "; ", "0 and 4,999 more"),
+        (4, 2, "\n", "0\n1\nand 2 more"),
+    ],
+)
+def test_long_lists_are_cut_off_with_the_count_of_what_is_left_out(
+    count: int, most: int, separator: str, text: str
+) -> None:
+    assert listed(range(count), most, separator) == text
 
 
 def test_control_characters_are_escaped_in_messages() -> None:

@@ -30,7 +30,7 @@ from gpumlp.cli.display import (
 )
 from gpumlp.cli.given import template_of
 from gpumlp.config.presets import PRESETS
-from gpumlp.errors import ConfigError, Note, choices, exit_code
+from gpumlp.errors import ConfigError, Note, choices, exit_code, listed
 from gpumlp.metrics import title
 from gpumlp.runs import Listener, Result
 from gpumlp.runs.ensemble import check_replaceable
@@ -239,9 +239,7 @@ def compare(
     else:
         stdout.console.print(table)
     if hidden := differ[len(shown) :]:
-        listed = ", ".join(hidden[:SHOWN_SETTINGS])
-        more = f" and {len(hidden) - SHOWN_SETTINGS} more" if len(hidden) > SHOWN_SETTINGS else ""
-        tell(f"also differ: {listed}{more} (--all shows them)")
+        tell(f"also differ: {listed(hidden, SHOWN_SETTINGS)} (--all shows them)")
     if plot is not None:
         tell(str(plot))
 

@@ -34,7 +34,7 @@ from gpumlp.cli.given import template_of
 from gpumlp.config.presets import PRESETS
 from gpumlp.data import News, PackedRows, Source, read_blocks, read_start, stream_blocks
 from gpumlp.data.source.room import reading_into, usual_room
-from gpumlp.errors import LISTED, ConfigError, DataError, Note, RunError, choices, exit_code, in_words
+from gpumlp.errors import ConfigError, DataError, Note, RunError, choices, exit_code, in_words, listed
 from gpumlp.limits import gigabytes
 from gpumlp.metrics import CurvePoints, title
 from gpumlp.ranks import Ranks
@@ -334,7 +334,7 @@ def _inspect_run(folder: Path) -> None:
     remarks(model.notes)
     tell(model.network.summary(), whole=True)
     encoder = model.encoder
-    goal = f"one of {_listed(encoder.classes)}" if encoder.classes else "a number"
+    goal = f"one of {listed(encoder.classes)}" if encoder.classes else "a number"
     if len(encoder.target_names) > 1:
         goal = f"{len(encoder.target_names)} {'labels' if encoder.labels else 'numbers'}"
     if encoder.levels:
@@ -349,12 +349,6 @@ def _inspect_run(folder: Path) -> None:
     tell(_ending(summary))
     if summary["metrics"]:
         print_metrics(summary["metrics"])
-
-
-def _listed(classes: Sequence[str]) -> str:
-    """Return the names of the classes, of many the first ones and how many more there are."""
-    more = len(classes) - LISTED
-    return ", ".join(classes) if more <= 0 else f"{', '.join(classes[:LISTED])} and {more:,} more"
 
 
 def validate(config: Path, overrides: Sequence[str], print_config: bool) -> None:

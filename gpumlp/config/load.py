@@ -19,7 +19,7 @@ from gpumlp.config.section import section_of_count, section_of_name
 from gpumlp.config.settings import VERSION, WITHOUT_PRESET, Settings
 from gpumlp.config.yaml_text import KeyPath, Value, parse, render
 from gpumlp.data import ENDINGS
-from gpumlp.errors import ConfigError, GpumlpError, Note, nearest
+from gpumlp.errors import ConfigError, GpumlpError, Note, listed, nearest
 
 MAX_BYTES = 1 << 18
 """The longest configuration that is read: a data file given by mistake should fail in a moment."""
@@ -200,11 +200,8 @@ def json_schema() -> dict[str, Any]:
 def _report(source: Path | str, problems: Sequence[tuple[Origin, GpumlpError]]) -> str:
     """Return all problems of a configuration as one message, in the order of the lines."""
     ordered = sorted(problems, key=lambda problem: problem[0])
-    blocks = [str(error) for _, error in ordered[:MAX_SHOWN]]
-    if hidden := len(ordered) - len(blocks):
-        blocks.append(f"and {hidden} more")
     count = "1 problem" if len(ordered) == 1 else f"{len(ordered)} problems"
-    return "\n".join([f"{count} in {source}", *blocks])
+    return f"{count} in {source}\n" + listed((error for _, error in ordered), MAX_SHOWN, "\n")
 
 
 def _misfits(draft: _Draft, start: Path) -> list[tuple[Origin, ConfigError]]:
@@ -287,9 +284,8 @@ class _Draft:
         names = [".".join(path) for path in settings_over_preset(self.value) if not self.origin_of(path).rank]
         if not names:
             return ()
-        listed = ", ".join(names[:_LISTED_SETTINGS])
-        listed += f" and {len(names) - _LISTED_SETTINGS} more" if len(names) > _LISTED_SETTINGS else ""
-        message = f"{self.origins[()].text} sets {listed} over preset {self.value['preset']}"
+        few = listed(names, _LISTED_SETTINGS)
+        message = f"{self.origins[()].text} sets {few} over preset {self.value['preset']}"
         return (Note(f"{message}; remove them from the file to have the preset's"),)
 
     @property

@@ -23,7 +23,7 @@ from gpumlp.data.encoding.labels import LabelTargets
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.data.splits import split
 from gpumlp.data.survey import ID
-from gpumlp.errors import DataError, Note
+from gpumlp.errors import DataError, Note, listed
 from gpumlp.nn import EMBEDDINGS
 
 MAX_NUMBER_CLASSES = 20
@@ -128,7 +128,7 @@ def starter(path: Path, targets: str | Sequence[str], *, folder: Path, preset: s
     inputs = survey(source, [each for each in source.names if each not in names])
     if not any(each.used for each in inputs):
         message = "there is no column to learn from"
-        hint = "; ".join(f"{each.name}: {each.text}" for each in inputs[:_LISTED_COLUMNS])
+        hint = listed((f"{each.name}: {each.text}" for each in inputs), _LISTED_COLUMNS, "; ")
         raise DataError(message, where=source.path, hint=hint or None)
     count = count_of(source)
     share, remark = _share(count, labels)
@@ -300,9 +300,8 @@ def _about_target(source: Source, name: str, task: Task) -> tuple[str, NDArray[n
     goal = ClassTarget.fit(cells, source.where)
     labels = goal.encode(cells, source.where).astype(np.int64)
     sizes = np.bincount(labels)
-    listed = [f"{_plain(each)} ({size:,} rows)" for each, size in zip(goal.classes, sizes, strict=True)]
-    more = [f"and {len(listed) - _LISTED_CLASSES} more"] if len(listed) > _LISTED_CLASSES else []
-    return f"{len(listed)} classes: {', '.join(listed[:_LISTED_CLASSES] + more)}", labels
+    counted = [f"{_plain(each)} ({size:,} rows)" for each, size in zip(goal.classes, sizes, strict=True)]
+    return f"{len(counted)} classes: {listed(counted, _LISTED_CLASSES)}", labels
 
 
 def _share(count: int, labels: NDArray[np.int64] | None) -> tuple[float, str]:

@@ -31,7 +31,7 @@ from gpumlp.data.source.read import Source
 from gpumlp.data.source.rows import rows_of
 from gpumlp.data.splits import Fold, split
 from gpumlp.data.state import StateReader, prefixed
-from gpumlp.errors import ConfigError, DataError, Note, choices, shown
+from gpumlp.errors import ConfigError, DataError, Note, choices, listed, shown
 from gpumlp.limits import in_threads
 from gpumlp.phases import phase
 
@@ -860,11 +860,11 @@ def _divide(
             message = f"every training row with a weight is of the class {shown(fitted.classes[trained.argmax()])}"
             raise DataError(f"{message}; a classifier needs at least two", where=source.path)
         if absent_classes := [name for name, size in zip(fitted.classes, trained, strict=True) if not size]:
-            message = f"classes without a training row: {', '.join(absent_classes[:5])}"
+            message = f"classes without a training row: {listed(absent_classes, 5)}"
             notes.append(Note(message, target))
         single = [name for name, size in zip(fitted.classes, sizes, strict=True) if size == 1 and not by_fold]
         if single and (validation or test):
-            message = f"classes with one row, which is in the training part: {', '.join(single[:5])}"
+            message = f"classes with one row, which is in the training part: {listed(single, 5)}"
             notes.append(Note(message, target))
         if isinstance(source, Frame):
             notes += [Note(doubt, target) for doubt in fitted.doubts(source.dialect.missing)]

@@ -12,7 +12,7 @@ from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.frame import Codes, Frame
 from gpumlp.data.source.kinds import Kind, number_format
 from gpumlp.data.source.read import Source
-from gpumlp.errors import DataError
+from gpumlp.errors import DataError, listed
 
 ID = "looks like an id"
 """What a note on a column of ids begins with."""
@@ -47,10 +47,10 @@ class ColumnReport:
 
 def survey(source: Source, names: Iterable[str]) -> list[ColumnReport]:
     """Return what would become of these columns, or arrays, as inputs, by all rows of the source."""
-    listed = list(names)
+    columns = list(names)
     if isinstance(source, Frame):
-        return [_column(source, name) for name in listed]
-    return [_array(source, name, set(listed)) for name in listed]
+        return [_column(source, name) for name in columns]
+    return [_array(source, name, set(columns)) for name in columns]
 
 
 def number_formats(source: Source) -> dict[str, Kind]:
@@ -86,8 +86,9 @@ def _column(frame: Frame, name: str) -> ColumnReport:
     if inputs.one_hots:
         (one_hot,) = inputs.one_hots
         texts = [*one_hot.categories, *one_hot.rare]
-        listed = ", ".join(texts[:_SHOWN_CATEGORIES]) + (", ..." if len(texts) > _SHOWN_CATEGORIES else "")
-        text = f"{len(texts)} categories: {listed}" + ("; some missing" if one_hot.gaps else "")
+        text = f"{len(texts)} categories: {listed(texts, _SHOWN_CATEGORIES)}" + (
+            "; some missing" if one_hot.gaps else ""
+        )
     else:
         values = frame.numbers(name)
         missing = int(np.isnan(values).sum())

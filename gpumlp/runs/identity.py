@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gpumlp.config import WITHOUT_PRESET, Settings
-from gpumlp.errors import LISTED
+from gpumlp.errors import listed
 
 EXTENDABLE = ("training.epochs", "training.early_stopping")
 """Settings that may change where a run is given more epochs; those of a section count as the section."""
@@ -42,8 +42,8 @@ def differences(before: Mapping[str, Any], now: Settings) -> list[str]:
         The settings of this run.
     """
     one, other, names = _different(before, now)
-    lines = [f"{name} was {shown(one, name)}, is now {shown(other, name)}" for name in names[:LISTED]]
-    return lines + ([f"and {len(names) - LISTED} more"] if len(names) > LISTED else [])
+    lines = [f"{name} was {shown(one, name)}, is now {shown(other, name)}" for name in names]
+    return listed(lines, separator="\n").split("\n") if lines else []
 
 
 def is_extension(before: Mapping[str, Any], now: Settings) -> bool:

@@ -24,7 +24,6 @@ from gpumlp.cli import display, main
 from gpumlp.cli.display import duration, number
 from gpumlp.cli.escaped import EscapedConsole
 from gpumlp.cli.interrupt import importing
-from gpumlp.cli.verbs import _listed
 from gpumlp.limits import gigabytes
 from gpumlp.runs import Listener
 
@@ -466,11 +465,6 @@ def test_predict_numbers(tmp_path: Path) -> None:
     assert len(found) == 442
     assert all(0 < float(row[0]) < 400 for row in found)  # in the units of the target
     run("predict", folder, str(ROOT / "data/diabetes.csv"), "--proba", code=2)
-
-
-@pytest.mark.parametrize(("count", "end"), [(40, "38, 39"), (41, "38, 39 and 1 more"), (9999, "39 and 9,959 more")])
-def test_of_many_classes_the_first_are_listed(count: int, end: str) -> None:
-    assert _listed([str(i) for i in range(count)]).endswith(end)
 
 
 def test_inspect_counts_parameters(trained: str) -> None:

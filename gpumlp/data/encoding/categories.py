@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gpumlp.data.source.cells import Strings, common_unit, is_number, mend_number
 from gpumlp.data.source.frame import Codes, Frame
 from gpumlp.data.state import Fields, StateReader
-from gpumlp.errors import DataError, shown
+from gpumlp.errors import DataError, listed, shown
 
 MAX_CATEGORIES = 10_000
 """Features of one column at the most: of more values, the most frequent have one each, and the others share one."""
@@ -205,14 +205,14 @@ def _require_words(name: str, table: Frame, counts: Counter[str]) -> str | None:
     rows, total = sum(counts[text] for text in strays), counts.total()
     if not strays or not numbers or (2 * rows >= total and (numbers < _MANY_NUMBERS or numbers < len(strays))):
         return None
-    listed = ", ".join(map(shown, strays[:_FEW_STRAYS])) + (", ..." if len(strays) > _FEW_STRAYS else "")
+    few = listed(map(shown, strays), _FEW_STRAYS)
     if numbers < _MANY_NUMBERS or len(strays) > _FEW_STRAYS or rows > _STRAY_SHARE * total:
-        words = f"has numbers but is read as categories because of {listed} (in {rows:,} of {total:,} rows)"
+        words = f"has numbers but is read as categories because of {few} (in {rows:,} of {total:,} rows)"
         return f"{words}: list such words in data.missing, or set the type in data.columns"
     row = int(np.argmax(table.labels(name) == strays[0]))
     message = f"column {name!r} should be numeric, but this cell is {shown(strays[0])}"
     if rows > 1:
-        message += f", and {rows:,} of {total:,} are such words: {listed}"
+        message += f", and {rows:,} of {total:,} are such words: {few}"
     hint = "correct the cell, name it in data.missing, or set the column to category in data.columns"
     raise DataError(message, where=table.where(row), hint=hint)
 

@@ -28,7 +28,7 @@ from gpumlp.data.source.frame import Frame, require_memory
 from gpumlp.data.source.read import Source
 from gpumlp.data.source.room import room
 from gpumlp.data.state import Fields, StateReader, prefixed
-from gpumlp.errors import DataError, Note, choices, shown
+from gpumlp.errors import DataError, Note, choices, listed, shown
 from gpumlp.limits import in_threads
 
 MAX_ARRAY_COLUMNS = 1 << 18
@@ -601,15 +601,14 @@ def remarks_on(columns: Iterable[tuple[str, str]]) -> tuple[Note, ...]:
     names: dict[str, list[str]] = {}
     for name, remark in columns:
         names.setdefault(remark, []).append(name)
-    return tuple(_note(listed, remark) for remark, listed in names.items())
+    return tuple(_note(alike, remark) for remark, alike in names.items())
 
 
 def _note(columns: Sequence[str], remark: str) -> Note:
     """Return one sentence on several columns of which the same is to be said."""
     first, *others = columns
-    listed = ", ".join(repr(name) for name in others[:_NAMED_COLUMNS])
-    more = len(others) - _NAMED_COLUMNS
-    also = f" (also {listed}{f' and {more} more' if more > 0 else ''})" if others else ""
+    few = listed(map(repr, others), _NAMED_COLUMNS)
+    also = f" (also {few})" if others else ""
     return Note(f"column {first!r} {remark}{also}", first)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpumlp.data.encoding.targets import ClassTarget, Where, sorted_classes
 from gpumlp.data.source.frame import Codes
 from gpumlp.data.state import StateReader
-from gpumlp.errors import DataError, choices, shown
+from gpumlp.errors import DataError, choices, listed, shown
 
 ZERO_ONE = ("0", "1")
 _SHOWN_VALUES = 5
@@ -121,7 +121,7 @@ def _two_classes(name: str, labels: Codes, where: Where) -> tuple[str, ...]:
     if len(classes) == 1 and classes[0] in ZERO_ONE:
         return ZERO_ONE
     if len(classes) != 2:
-        few = ", ".join(map(shown, classes[:_SHOWN_VALUES])) + ", ..." * (len(classes) > _SHOWN_VALUES)
+        few = listed(map(shown, classes), _SHOWN_VALUES)
         message = f"the label {name!r} has {len(classes)} different values" + f": {few}" * bool(classes)
         hint = "a label has two, such as 0 and 1; remove it from data.target, or set the task to classification"
         raise DataError(message, where=where(0), hint=hint)

@@ -15,7 +15,7 @@ from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Missing, Strings, mend
 from gpumlp.data.source.dialect import Dialect
 from gpumlp.data.source.kinds import Kind
 from gpumlp.data.source.room import ask_for, gathered, is_in_file, room
-from gpumlp.errors import LISTED, DataError, Note, choices, shown
+from gpumlp.errors import DataError, Note, choices, listed, shown
 from gpumlp.limits import gigabytes, host_memory
 
 TYPES = ("text", "boolean", "integer", "number")
@@ -250,7 +250,7 @@ class Frame:
         """
         names = self.names
         if column is None:
-            hint = "name one of the columns: " + ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+            hint = f"name one of the columns: {listed(names)}"
             raise DataError("a table needs the name of its target", where=self.path, hint=hint)
         if isinstance(column, str):
             if column not in self.columns:
@@ -262,7 +262,7 @@ class Frame:
         position: Any = column
         if isinstance(position, bool) or not isinstance(position, Integral):
             message = f"a column is found by its name or number, not by a {type(position).__name__}"
-            raise DataError(message, where=self.path, hint="columns: " + ", ".join(names[:LISTED]))
+            raise DataError(message, where=self.path, hint=f"columns: {listed(names)}")
         if not -len(names) <= column < len(names):
             hint = f"the file has {len(names)} columns: 0 to {len(names) - 1}, or -1 for the last"
             if str(column) in names:

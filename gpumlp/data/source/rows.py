@@ -20,7 +20,7 @@ from gpumlp.data.source.dialect import Dialect
 from gpumlp.data.source.engine import TABLE
 from gpumlp.data.source.frame import Codes, Column, Frame, Numbers, as_written, merged, type_of_dtype
 from gpumlp.data.source.typed import read_typed
-from gpumlp.errors import DataError, has_mask
+from gpumlp.errors import DataError, has_mask, listed
 
 NAME = "rows"
 """What rows from Python are called in messages."""
@@ -88,7 +88,7 @@ def rows_of(rows: Any, y: Any = None, *, missing: Missing = USUAL_MISSING) -> Fr
         frame = _with(frame, target)
     lengths = {name: len(column) for name, column in frame.columns.items()}
     if len(set(lengths.values())) > 1:
-        listing = ", ".join(f"{name} {length}" for name, length in list(lengths.items())[:5])
+        listing = listed((f"{name} {length}" for name, length in lengths.items()), 5)
         raise DataError(f"the columns differ in their number of rows: {listing}", where=NAME)
     if not lengths or not next(iter(lengths.values())):
         raise DataError("there are no rows", where=NAME)
