@@ -111,7 +111,7 @@ BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", 
 TABLE = ["| setting | type and range | default | example | |", "|---|---|---|---|---|"]
 MEANINGS: Mapping[str, Mapping[str, str]] = {
     "loss": {name: spec.many.meaning for name, spec in LOSSES.items()},
-    "optimizer": {name: spec.update.meaning for name, spec in OPTIMIZERS.items()},
+    "optimizer": {name: spec.meaning for name, spec in OPTIMIZERS.items()},
     "schedule": {name: spec.meaning for name, spec in SCHEDULES.items()},
 }
 """What each name of ``loss.name``, ``optimizer.name`` and ``schedule.name`` computes."""

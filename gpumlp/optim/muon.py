@@ -24,6 +24,10 @@ NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
 STEPS = 5
 EPSILON = 1e-7
 """Added to the norm that the momentum is divided by."""
+MEANING = (
+    "of a hidden matrix m ← μ m + (1 - μ) g, n = (1 - μ) g + μ m, d = √max(1, outputs / inputs) times n made "
+    "orthogonal (Jordan et al. 2024)"
+)
 
 HYPER = {
     "momentum": Hyper(0.95, "decay of the moving average of a matrix's gradients", ge=0.0, lt=1.0),

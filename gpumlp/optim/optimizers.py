@@ -35,6 +35,11 @@ class OptimizerSpec:
     """The schedule of its learning rate where none is chosen."""
 
     @property
+    def meaning(self) -> str:
+        """The formula of its update: first that of hidden matrices, where that is another."""
+        return f"{muon.MEANING}; of others {self.update.meaning}" if self.of_matrices else self.update.meaning
+
+    @property
     def averages(self) -> bool:
         """Whether it keeps an average of the weights by itself."""
         return bool(self.update.start)

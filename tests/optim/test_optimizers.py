@@ -361,3 +361,9 @@ def test_unknown_names():
         Optimizer("adam", flat(np.float32), clock(), epsilom=0.5)
     with pytest.raises(ConfigError, match="the optimizer sgd has no setting 'momentum'"):
         Optimizer("sgd", flat(np.float32), clock(), momentum=0.5)
+
+
+def test_the_formula_of_muon_is_that_of_hidden_matrices_and_then_that_of_the_others() -> None:
+    matrices, _, others = OPTIMIZERS["muon"].meaning.partition("; of others ")
+    assert "orthogonal" in matrices
+    assert others == OPTIMIZERS["adamw"].meaning
