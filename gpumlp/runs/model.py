@@ -16,7 +16,7 @@ import numpy as np
 
 from gpumlp.backend import Backend
 from gpumlp.data import Dataset, Encoder, Features, News, Source, in_parts
-from gpumlp.errors import BackendError, GpumlpError, Note, RunError
+from gpumlp.errors import BackendError, DataError, GpumlpError, Note, RunError
 from gpumlp.metrics import ProbabilityScores, most_probable
 from gpumlp.nn import MAX_UNITS, Architecture, Ensemble, Sequential
 from gpumlp.nn.ensemble import networks
@@ -226,10 +226,10 @@ class SavedModel(Predictor):
         """Return the predictions of raw rows that are few enough to be encoded at once."""
         data, _ = self.encoder.encode(source, targets=False, news=news)
         if self.encoder.labels is not None:
-            shares = [self.probabilities(linear) for linear, _ in self.answers(data.features)]
+            shares = [self.probabilities(linear) for linear, _ in self._finite_answers(source, data.features)]
             return Predictions.of_labels(np.concatenate(shares))
         values, probabilities, quantiles = [], [], []
-        for linear, some in self.answers(data.features):
+        for linear, some in self._finite_answers(source, data.features):
             if self.encoder.classes is None:
                 values.append(self.encoder.restore(some))
                 if self.encoder.levels:
@@ -239,6 +239,19 @@ class SavedModel(Predictor):
                 probabilities.append(self.probabilities(linear))
         whole = (np.concatenate(each) if each else None for each in (probabilities, quantiles))
         return Predictions(np.concatenate(values), *whole)
+
+    def _finite_answers(
+        self, source: Source, features: Features
+    ) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+        """Yield the answers; raise DataError where one is not finite, and would be taken for the first class."""
+        start = 0
+        for linear, some in self.answers(features):
+            if not np.isfinite(linear).all():
+                row = start + int(np.argmin(np.isfinite(linear).all(axis=1)))
+                message = "the prediction is not finite, since a number is too far from the training values"
+                raise DataError(message, where=source.where(row))
+            start += len(linear)
+            yield linear, some
 
     def in_pieces(self, source: Source) -> Iterator[Source]:
         """Return the rows, some at a time where they would take much memory once they are encoded."""

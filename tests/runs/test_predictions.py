@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import gpumlp
 from gpumlp import runs
 from gpumlp.cli import main
 from gpumlp.config import load
@@ -303,3 +304,18 @@ def test_arrays_beyond_memory_are_predicted_and_measured_by_blocks(
     assert moved.count((600, 5)) == 2
     assert text == wanted[0]
     assert metrics == pytest.approx(wanted[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "multilabel"])
+def test_a_row_whose_prediction_is_not_finite_is_named(task: str) -> None:
+    """A class of NaN would be the first one."""
+    x = np.random.default_rng(0).random((60, 2), np.float32)
+    y = {"classification": np.where(x[:, 0] > 0.5, "b", "a"), "regression": x[:, 0]}.get(task, (x > 0.5).astype(int))
+    few = {"model": {"hidden": [4], "numbers": "ple"}, "training": {"epochs": 1}, "backend": "numpy"}
+    model = gpumlp.fit(x, y, task=task, data={"scaling": "none"}, **few)
+    far = x[:5].copy()
+    far[3] = -1e30, 1e30
+    assert len(model.predict(far)) == 5
+    far[3, 1] = 3.4e38
+    with pytest.raises(DataError, match="row 3: the prediction is not finite, since a number is too far"):
+        model.predict(far)
