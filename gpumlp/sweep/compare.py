@@ -50,9 +50,14 @@ def compare(folders: Sequence[Path]) -> tuple[list[Compared], list[str]]:
         If one is neither, or holds no run yet.
     """
     runs = [_read(each_run) for folder in folders for each_run in runs_in(folder)]
-    names = list(dict.fromkeys(name for run in runs for name in run.settings))
+    names = sorted(dict.fromkeys(name for run in runs for name in run.settings), key=_is_detail)
     differ = [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
     return runs, differ
+
+
+def _is_detail(setting: str) -> bool:
+    """Return whether a setting says less of a run than its preset and how many networks predict."""
+    return setting.partition(".")[0] not in ("preset", "members", "bag") and setting != "training.snapshots"
 
 
 def runs_in(folder: Path) -> list[RunFolder]:

@@ -17,6 +17,7 @@ from gpumlp.data.source import cache
 from gpumlp.errors import ConfigError
 from gpumlp.runs import train
 from gpumlp.store.lock import locked
+from gpumlp.sweep.compare import Compared, compare
 from gpumlp.sweep.points import Space, dimension_of, divided, numbers_of
 
 GRID = ("--set", "model.hidden=[4],[8,4]", "--set", "optimizer.learning_rate=1e-3,1e-2")
@@ -185,6 +186,15 @@ def test_compare_shows_what_differs_within_80_columns(config: Path, monkeypatch:
     assert math.isfinite(rows[0]["metrics"]["test"]["loss"])
     refused = run("compare", "one", ".", code=1)
     assert "not a folder of runs" in refused.stderr
+
+
+def test_compare_shows_first_what_stands_for_many_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("task", "model.hidden", "training.seed", "training.snapshots", "members.count", "preset")
+    runs = {Path(each): Compared(each, dict.fromkeys(names, each) | {"task": "0"}, None) for each in "12"}
+    monkeypatch.setattr("gpumlp.sweep.compare.runs_in", lambda folder: [folder])
+    monkeypatch.setattr("gpumlp.sweep.compare._read", runs.get)
+    first = ["training.snapshots", "members.count", "preset"]
+    assert compare(list(runs))[1] == [*first, "model.hidden", "training.seed"]
 
 
 def test_compare_breaks_no_name(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
