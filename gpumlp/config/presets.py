@@ -8,6 +8,7 @@ from typing import Any
 
 from gpumlp.config.section import section_of_count, section_of_name
 from gpumlp.config.training_settings import MEMBERS_ON_CPU, MEMBERS_ON_GPU
+from gpumlp.nn import LOSSES
 from gpumlp.nn.mlp import ALONE
 
 FileSettings = Mapping[str, Any]
@@ -38,6 +39,13 @@ def _apart(settings: FileSettings) -> bool:
     return bool(members.get("count", 1) != 1 and members.get("share", ALONE) == ALONE)
 
 
+def _predicts_numbers(settings: FileSettings) -> bool:
+    """Return whether a file asks for numbers, and not through their logarithms, which have no range to stay in."""
+    name = _section(section_of_name(settings.get("loss"))).get("name")
+    loss = LOSSES.get(name) if isinstance(name, str) else None
+    return settings.get("task") == "regression" and (loss is None or loss.one.least is None)
+
+
 def _tabular(settings: FileSettings) -> dict[str, Any]:
     """RealMLP's tuned defaults (Holzmüller et al. 2024, arXiv:2407.04491)."""
     regression = settings.get("task") == "regression"
@@ -52,7 +60,7 @@ def _tabular(settings: FileSettings) -> dict[str, Any]:
             "parametrization": "ntk",
             "input_factors": True,
             "trained_activation": True,
-            "clamp": regression,
+            "clamp": _predicts_numbers(settings),
             "numbers": {"embedding": "both"},
             "categories": {"table_above": 8, "size": 8, "scaled": True},
         },

@@ -83,6 +83,13 @@ def test_several_epochs_are_of_one_network() -> None:
     assert make(members={"count": 2, "share": "hidden"}).training.snapshots == 8
 
 
+def test_numbers_stay_within_the_range_of_the_targets_and_logarithms_do_not() -> None:
+    assert make(task="regression", loss="huber").model.clamp
+    assert not make(task="regression", loss="poisson").model.clamp
+    assert not make(task="regression", loss={"name": "poisson"}).model.clamp
+    assert not make().model.clamp
+
+
 def test_a_file_overrides_any_of_it() -> None:
     plain, preset = make("plain"), make()
     settings = make(
@@ -124,7 +131,11 @@ def test_what_is_printed_loads_as_the_same(preset: str, task: str, tmp_path: Pat
     [
         ({"preset": "tabula"}, ["preset: got 'tabula'", "did you mean 'tabular'"]),
         ({"preset": 3}, ["preset"]),
-        ({"task": "regression", "loss": "poisson"}, ["model.clamp", "(from preset tabular)", "set clamp: false"]),
+        (
+            {"task": "regression", "loss": "poisson", "model": {"clamp": True}},
+            ["model.clamp: with the loss poisson the network predicts logarithms", "set clamp: false"],
+        ),
+        ({"task": "regression", "loss": {"name": ["poisson"]}}, ["loss.name"]),
         (
             {"data": {**DATA, "split": {"validation": 0}}},
             ["training.metric", "(from preset tabular)", "set metric: auto"],
