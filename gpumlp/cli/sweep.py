@@ -221,19 +221,31 @@ def compare(
         click.echo(to_json({"differ": differ, "runs": rows}))
         return
     shown = differ if all_settings else differ[:SHOWN_SETTINGS]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     folder = _shared_folder([each.name for each in compared])
-    table.add_column("run" if folder is None else f"run in {folder}", overflow="fold")
-    for setting in shown:
-        table.add_column(setting.replace(".", "\n."), overflow="fold")
+    head = "run" if folder is None else f"run in {folder}"
     columns = [(part, metric) for metric in chosen for part in ("validation", "test")]
-    for part, metric in columns:
-        table.add_column(f"{part}\n{title(metric)}", justify="right", no_wrap=True)
+    lines = []
     for each in compared:
-        values = [_short(each.settings.get(name, "")) for name in shown]
         scores = [number(each.metrics(part).get(metric)) for part, metric in columns]
         name = each.name if folder is None else str(PurePath(each.name).relative_to(folder))
-        table.add_row(name, *values, *(scores if each.metrics("train") else (each.status, *scores[1:])))
+        settings = [_short(each.settings.get(setting, "")) for setting in shown]
+        lines.append([name, *settings, *(scores if each.metrics("train") else (each.status, *scores[1:]))])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    if all_settings and len(shown) + len(columns) > len(lines):  # a run for each column is less wide
+        names = [head, *shown, *(f"{part} {title(metric)}" for part, metric in columns)]
+        first, *others = zip(names, *lines, strict=True)
+        for text in first:
+            table.add_column(text, overflow="fold")
+        for values in others:
+            table.add_row(*values)
+    else:
+        table.add_column(head, overflow="fold")
+        for setting in shown:
+            table.add_column(setting.replace(".", "\n."), overflow="fold")
+        for part, metric in columns:
+            table.add_column(f"{part}\n{title(metric)}", justify="right", no_wrap=True)
+        for row in lines:
+            table.add_row(*row)
     if all_settings:
         print_table(table)
     else:

@@ -250,8 +250,10 @@ def test_compare_shows_any_metric_and_all_settings(config: Path, monkeypatch: py
     assert "also differ: " in few
     shown = run("compare", "one", "two", "--all", "--metric", "log_loss", "--metric", "ece").stdout
     assert "also differ" not in shown
-    for setting in changed:
-        assert f".{setting.partition('=')[0].partition('.')[2]}" in shown
+    lines = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.split()}
+    for name, value in (setting.split("=") for setting in changed):  # more of them than runs: a line for each
+        assert lines[name][1] == value != lines[name][0]
+    assert max(map(len, shown.splitlines())) <= 80
     assert shown.count("log-loss") == shown.count("ECE") == 2
     summary = json.loads(Path("two/summary.json").read_text())
     assert f"{summary['metrics']['test']['log_loss']:.4f}" in shown
