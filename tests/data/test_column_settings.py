@@ -185,7 +185,7 @@ N = range(200)
             ("v", ["<LOD" if i % 20 < share else i for i in N], r"because of '<LOD' \(in \d+ of 200 rows\)")
             for share in (3, 10, 18)
         ),
-        ("v", [f"<{i % 4}" if i % 9 == 0 else i / 4 for i in N], r"because of '<0', '<1', '<2', \.\.\. \(in"),
+        ("v", [f"<{i % 4}" if i % 9 == 0 else i / 4 for i in N], r"because of '<0', '<1', '<2' and 1 more \(in"),
         ("v", [f"<{i}" if i % 2 == 0 else i / 4 for i in N], r"200 texts are different; .* of '<.*data.missing"),
         ("v", ["none at all" if i % 9 == 0 else i % 3 for i in N], "because of 'none at all' .*data.missing"),
     ],
