@@ -39,11 +39,16 @@ def _apart(settings: FileSettings) -> bool:
     return bool(members.get("count", 1) != 1 and members.get("share", ALONE) == ALONE)
 
 
+def _snapshots(settings: FileSettings) -> int:
+    """Return how many epochs of one network predict together; those of networks that share nothing do not."""
+    return 1 if _apart(settings) else 8
+
+
 def _predicts_numbers(settings: FileSettings) -> bool:
     """Return whether a file asks for numbers, and not through their logarithms, which have no range to stay in."""
     name = _section(section_of_name(settings.get("loss"))).get("name")
     loss = LOSSES.get(name) if isinstance(name, str) else None
-    return settings.get("task") == "regression" and (loss is None or loss.one.least is None)
+    return settings.get("task") == "regression" and (loss is None or not loss.one.of_counts)
 
 
 def _tabular(settings: FileSettings) -> dict[str, Any]:
@@ -79,7 +84,7 @@ def _tabular(settings: FileSettings) -> dict[str, Any]:
             "drop_last": True,
             "early_stopping": None,
             "metric": _metric(settings),
-            "snapshots": 1 if _apart(settings) else 8,
+            "snapshots": _snapshots(settings),
         },
     }
 
@@ -111,7 +116,7 @@ def _strong(settings: FileSettings) -> dict[str, Any]:
             "batch_size": 256,
             "early_stopping": {"patience": 16},
             "metric": _metric(settings),
-            "snapshots": 1 if _apart(settings) else 8,
+            "snapshots": _snapshots(settings),
         },
     }
 

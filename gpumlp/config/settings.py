@@ -135,7 +135,7 @@ class Settings(Section):
             if self.task == "multilabel":
                 message = f"{fitted} is of classes, and labels have none"
             problems.append(Problem(("training", "calibration"), message, "set calibration: auto"))
-        if self.model.clamp and (self.task != "regression" or LOSSES[self.loss.name].one.least is not None):
+        if self.model.clamp and (self.task != "regression" or LOSSES[self.loss.name].one.of_counts):
             counts = f"with the loss {self.loss.name} the network predicts logarithms, which are not clamped"
             message = "classes have no range to keep predictions in" if self.task != "regression" else counts
             problems.append(Problem(("model", "clamp"), message, "set clamp: false"))
@@ -235,7 +235,7 @@ class Settings(Section):
             if transform != "none":
                 hint = "set it to none, or the task to regression"
                 yield Problem(("data", "target_transform"), "classes have no transform", hint)
-        elif transform != "none" and (self._record.least is not None or self._record.relative):
+        elif transform != "none" and (self._record.of_counts or self._record.relative):
             message = f"the loss {self.loss.name} predicts the target itself"
             yield Problem(("data", "target_transform"), message, "set it to none, or choose another loss")
 
@@ -244,7 +244,7 @@ class Settings(Section):
         """How numbers to predict are encoded."""
         record = self._record
         levels = self.loss.levels if isinstance(self.loss, QuantileLoss) else ()
-        return Goal(self.data.target_transform, record.least is not None, levels, record.relative)
+        return Goal(self.data.target_transform, record.of_counts, levels, record.relative)
 
     @property
     def _record(self) -> LossRecord:

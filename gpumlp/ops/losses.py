@@ -55,6 +55,11 @@ class Loss(Op):
     least: float | None = field(kw_only=True)  # smallest target of a regression loss
     relative: bool = field(kw_only=True)  # of errors in shares of the target, whose 0 must stay where it is
 
+    @property
+    def of_counts(self) -> bool:
+        """Whether the network predicts the logarithm of an expected count."""
+        return self.least is not None
+
     def check_targets(self, targets: np.ndarray[Any, Any]) -> None:
         """Raise DataError for targets outside of what the loss is defined for. NaN is a missing target."""
         wrong, allowed = None, ""

@@ -25,9 +25,8 @@ STEPS = 5
 EPSILON = 1e-7
 """Added to the norm that the momentum is divided by."""
 MEANING = (
-    "of the matrix of each layer but the last m ← μ m + (1 - μ) g, "
-    "n = (1 - μ) g + μ m, d = √max(1, outputs / inputs) times n made "
-    "orthogonal (Jordan et al. 2024)"
+    "of the matrix of each layer but the last m ← μ m + (1 - μ) g, n = (1 - μ) g + μ m, "
+    "d = √max(1, outputs / inputs) times n made orthogonal (Jordan et al. 2024)"
 )
 
 HYPER = {

@@ -231,7 +231,7 @@ def unsuitable(settings: Settings, data: Prepared) -> list[tuple[str, DataError]
             message = f"{METRICS[metric].title} is not defined: the target is the same in all validation rows"
             hint = "use more validation rows (data.split.validation), or another metric"
     if settings.training.calibration == "isotonic" and data.validation is not None:
-        count = round((1 - settings.training.conformal) * len(data.validation))
+        count = len(data.validation) - _held_out(len(data.validation), settings.training.conformal)
         if count < MIN_ISOTONIC_ROWS:
             few = (
                 f"isotonic calibration needs at least {MIN_ISOTONIC_ROWS:,} validation rows, and there are {count:,}"
@@ -545,11 +545,16 @@ def _divided(rows: EncodedRows | None, share: float, seed: int) -> tuple[Encoded
     if rows is None or not share:
         return rows, None
     order = generator(seed, CONFORMAL).permutation(len(rows))
-    count = round(share * len(rows))
+    count = _held_out(len(rows), share)
     if not 0 < count < len(rows):
         message = f"a share of {share:g} of {len(rows)} validation rows is {'all of them' if count else 'no row'}"
         raise DataError(message, where="training.conformal", hint="use more validation rows, or another share")
     return rows.take(np.sort(order[count:])), rows.take(np.sort(order[:count]))
+
+
+def _held_out(rows: int, share: float) -> int:
+    """Return how many validation rows a share is, which do not choose the best epoch."""
+    return round(share * rows)
 
 
 def _factors(name: str) -> Schedule | None:
@@ -586,7 +591,7 @@ def _bytes_of_snapshots(settings: Settings, data: Prepared) -> int:
     if snapshots == 1 or data.validation is None:
         return 0
     of_two = LOSSES[settings.loss.name].record(outputs).link == "sigmoid"
-    rows = len(data.validation) - round(settings.training.conformal * len(data.validation))
+    rows = len(data.validation) - _held_out(len(data.validation), settings.training.conformal)
     return (snapshots + 1) * rows * outputs * (1 + of_two) * np.dtype(np.float64).itemsize
 
 
