@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
 
@@ -259,11 +260,21 @@ def test_a_masked_number_is_missing_wherever_rows_are_given() -> None:
     [
         ([Decimal("1.5"), None, Fraction(1, 4)], [1.5, np.nan, 0.25]),
         (np.array([1500, "NaT"], "m8[ms]"), [1.5, np.nan]),
+        ([timedelta(days=1, milliseconds=250), None], [86400.25, np.nan]),
         ([2**2000, -(2**2000)], [np.inf, -np.inf]),
     ],
 )
 def test_every_kind_of_number_is_a_number(values, numbers):
     np.testing.assert_array_equal(rows_of({"a": values}).columns["a"].values, numbers)
+
+
+@pytest.mark.parametrize("make", ["builtins.dict", "pandas.DataFrame", "polars.DataFrame", "pyarrow.table"])
+def test_times_that_passed_are_seconds_however_they_come(make):
+    package, name = make.split(".")
+    rows = getattr(pytest.importorskip(package, reason="is in the extra 'oracle'"), name)
+    frame = rows_of(rows({"a": [timedelta(days=1, milliseconds=250), timedelta(seconds=-2), None]}))
+    np.testing.assert_array_equal(frame.numbers("a"), [86400.25, -2.0, np.nan])
+    assert (frame.type_of("a"), list(frame.labels("a"))) == ("number", ["86400.25", "-2", ""])
 
 
 @pytest.mark.parametrize("given", [list, np.array, lambda values: np.array(values, object)])

@@ -74,6 +74,11 @@ def test_a_query_joins_and_computes(folder):
     assert query_columns(query, folder).names == frame.names
 
 
+def test_the_time_between_two_days_is_a_number_of_seconds(folder):
+    query = "select timestamp '2024-03-01 00:00:30' - timestamp '2024-02-28' as gap, id from 'all.csv' order by id"
+    assert set(read_query(query, folder).numbers("gap")) == {2 * 86400 + 30.0}
+
+
 @pytest.mark.parametrize(
     ("query", "is_noted"),
     [

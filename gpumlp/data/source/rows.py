@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from functools import partial
 from numbers import Integral, Real
@@ -259,8 +260,9 @@ def _as_array(name: str, values: Any) -> NDArray[Any]:
     return np.fromiter(values, object, len(values))
 
 
-def _of_objects(values: NDArray[np.object_], missing: Missing) -> tuple[Column, str]:
+def _of_objects(objects: NDArray[np.object_], missing: Missing) -> tuple[Column, str]:
     """Return numbers where all objects are numbers or missing, else texts, the empty one where a value is missing."""
+    values = [value.total_seconds() if isinstance(value, timedelta) else value for value in objects.tolist()]
     absent = [_is_absent(value) for value in values]
     texts = ["" if gone else _text(value) for value, gone in zip(values, absent, strict=True)]
     codes = partial(merged, texts, np.arange(len(values)))

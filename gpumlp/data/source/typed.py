@@ -28,7 +28,7 @@ from gpumlp.data.source.frame import Column, Frame, Nested, require_memory
 from gpumlp.errors import DataError
 
 _WHOLE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?")
-_REAL = re.compile(r"(HALF_?)?FLOAT\d*|REAL|DOUBLE|DECIMAL\(.*\)")
+_REAL = re.compile(r"(HALF_?)?FLOAT\d*|REAL|DOUBLE|DECIMAL\(.*\)|INTERVAL")
 _PARQUET, _PARQUET_FACTS, _PARQUET_SCHEMA = "read_parquet(", "parquet_file_metadata(", "parquet_schema("
 _JSON = "JSON lines"
 _OBJECTS = 'each line is one object, such as {"a": 1, "b": "x"}'
@@ -55,17 +55,17 @@ class TypedCells:
     has_nan = True
 
     def number(self, name: str) -> str:
-        """Return the value as DOUBLE.
+        """Return the value as DOUBLE, a time that passed in seconds.
 
         One of 32 bits is what its shortest text stands for, as in a CSV file: 0.1, not 0.10000000149.
         """
-        column = identifier(self.called[name])
+        column = self._value(name)
         shortest = f"CAST({column} AS VARCHAR)" if self.types[name] == "FLOAT" else column
         return f"CAST({shortest} AS DOUBLE)"
 
     def text(self, name: str) -> str:
         """Return the value as a CSV file would have it: whole numbers without a point, NULL for NULL and NaN."""
-        column = identifier(self.called[name])
+        column = self._value(name)
         text = f"({column} ->> '$')" if self.types[name] == "JSON" else f"CAST({column} AS VARCHAR)"
         if not _REAL.fullmatch(self.types[name]):
             return f"nullif({text}, '')"
@@ -74,6 +74,10 @@ class TypedCells:
             f"CASE WHEN isnan({column}::DOUBLE) THEN NULL "
             f"WHEN abs({column}) < 1e15 AND {column} = trunc({column}) THEN {whole} ELSE {text} END"
         )
+
+    def _value(self, name: str) -> str:
+        column = identifier(self.called[name])
+        return f"epoch({column})" if self.types[name] == "INTERVAL" else column
 
 
 def read_parquet(path: Path, dialect: Dialect = DETECT, *, texts: Collection[str] = ()) -> Frame:
