@@ -231,9 +231,15 @@ def in_words(values: Sequence[object]) -> str:
 
 def listed(values: Iterable[object], most: int = LISTED, separator: str = ", ") -> str:
     """Return the first values, and how many more there are: ``a, b and 3 more``."""
+    texts = cut(values, most)
+    return separator.join(texts) if len(texts) <= most else separator.join(texts[:-1]) + separator[-1] + texts[-1]
+
+
+def cut(values: Iterable[object], most: int = LISTED) -> list[str]:
+    """Return the first values as texts, and after them how many more there are, such as ``and 3 more``."""
     texts = list(map(str, values))
     hidden = len(texts) - most
-    return separator.join(texts[:most]) + (f"{separator[-1]}and {hidden:,} more" if hidden > 0 else "")
+    return [*texts[:most], f"and {hidden:,} more"] if hidden > 0 else texts
 
 
 def choices(name: object, allowed: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpumlp.errors import LISTED, GpumlpError, choices, listed, nearest
+from gpumlp.errors import LISTED, GpumlpError, choices, cut, listed, nearest
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,11 @@ def test_long_lists_are_cut_off_with_the_count_of_what_is_left_out(
     count: int, most: int, separator: str, text: str
 ) -> None:
     assert listed(range(count), most, separator) == text
+
+
+def test_a_list_of_lines_ends_with_the_count_of_what_is_left_out() -> None:
+    assert cut(["a, b\n", "c"], 2) == ["a, b\n", "c"]
+    assert cut(["a, b\n", "c", "d", "e"], 2) == ["a, b\n", "c", "and 2 more"]
 
 
 def test_control_characters_are_escaped_in_messages() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gpumlp.config import WITHOUT_PRESET, Settings
-from gpumlp.errors import listed
+from gpumlp.errors import cut
 
 EXTENDABLE = ("training.epochs", "training.early_stopping")
 """Settings that may change where a run is given more epochs; those of a section count as the section."""
@@ -32,7 +32,7 @@ def decisive(settings: Settings) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Settings) -> list[str]:
-    """Return the settings that are not as they were, each with both values.
+    """Return the settings that are not as they were, each with both values, and how many more than ``LISTED``.
 
     Parameters
     ----------
@@ -42,8 +42,7 @@ def differences(before: Mapping[str, Any], now: Settings) -> list[str]:
         The settings of this run.
     """
     one, other, names = _different(before, now)
-    lines = [f"{name} was {shown(one, name)}, is now {shown(other, name)}" for name in names]
-    return listed(lines, separator="\n").split("\n") if lines else []
+    return cut(f"{name} was {shown(one, name)}, is now {shown(other, name)}" for name in names)
 
 
 def is_extension(before: Mapping[str, Any], now: Settings) -> bool:
