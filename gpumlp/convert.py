@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.errors import ConfigError, ShapeError, choices
+from gpumlp.errors import ConfigError, ShapeError, choices, listed
 from gpumlp.nn import Model
 
 IGNORED = ("num_batches_tracked", "seed_generator_state")  # counters of the others' batch norm and dropout
@@ -190,7 +190,7 @@ def _ordered(groups: Mapping[str, Any]) -> list[str]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
+    return listed(names) or "none"
 
 
 def _array(values: Any, layer: str, name: str) -> np.ndarray[Any, Any]:

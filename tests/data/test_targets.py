@@ -63,6 +63,21 @@ def test_a_new_class_is_found_with_its_line():
     assert "allowed: <=50K, >50K" in str(caught.value)
 
 
+def test_a_new_class_is_compared_with_all_and_no_more_are_listed_than_can_be_read():
+    many = ClassTarget(tuple(f"class {i:03}" for i in range(60)))
+    with pytest.raises(DataError, match=r"did you mean 'class 059'\? allowed: class 000, .*class 039 and 20 more$"):
+        many.encode(texts("Class 059"), where)
+
+
+def test_whole_numbers_that_float64_rounds_are_in_order_and_not_each_other():
+    names = str(-(2**63)), str(1 - 2**63), "3", str(2**53), str(2**53 + 2)
+    target = ClassTarget.fit(texts(*names[::-1]), where)
+    assert target.classes == names
+    assert target.encode(texts("-9223372036854775807", "9007199254740992.0"), where).tolist() == [1, 3]
+    assert target.encode(texts(str(2**53 + 1)), where, unseen=True).tolist() == [-1]
+    assert target.doubts(USUAL_MISSING) == []
+
+
 def test_every_row_its_own_class_looks_like_regression():
     labels = texts(*map(str, range(51)))
     with pytest.raises(DataError, match=r"each of the 51 rows is its own class\n.*regression"):
@@ -73,9 +88,9 @@ def test_every_row_its_own_class_looks_like_regression():
 @pytest.mark.parametrize(
     ("classes", "notes"),
     [
-        (("no", "Yes", "yes", "YES"), ["'Yes' and 'yes' and 'YES' are different classes"]),
+        (("no", "Yes", "yes", "YES"), ["'Yes', 'yes' and 'YES' are different classes"]),
         (("0", "0.0", "1", "1.0"), ["'0' and '0.0' are different classes", "'1' and '1.0' are different classes"]),
-        (("-", "a", "None"), ["taken for classes, not for missing values: '-' and 'None'"]),
+        (("-", "a", "None"), ["taken for classes, not for missing values: '-', 'None'"]),
         (("1", "-1", "10", "1_0", "a", "ä"), []),
     ],
 )

@@ -16,17 +16,17 @@ from gpumlp.data.encoding.transforms import Transform
 from gpumlp.data.source.cells import FLOAT32_MAX, FLOAT32_TINY, Floats, Missing, parse_numbers
 from gpumlp.data.source.frame import TYPES, Codes
 from gpumlp.data.state import StateReader
-from gpumlp.errors import DataError, choices, shown
+from gpumlp.errors import DataError, choices, in_words, listed, shown
 
 Where = Callable[[int], str]
 """Gives the place of a row, for messages."""
 
 # A few rows may well be of as many classes. Above this, every row its own class is a mistake.
 _FEW_ROWS = 50
-_LISTED_CLASSES = 20
 _TRUTHS = {"true": 1.0, "false": 0.0}  # which programs write as True, TRUE, true or 1
 _WHOLE_CLASS = re.compile(r"[+-]?(0|[1-9][0-9]{0,38})")
 _NUMBER_CLASS = re.compile(r"[+-]?(0|[1-9][0-9]{0,38})(\.[0-9]*)?(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
+_MIN_ROUNDED = 2.0**53  # from which on float64 does not hold every whole number
 _LARGEST_LOGARITHM = 700.0  # whose exponential float64 holds
 
 
@@ -114,7 +114,7 @@ class ClassTarget:
             raise DataError(
                 f"the class {shown(label)} does not occur in the training data",
                 where=where(row),
-                hint=choices(label, self.classes[:_LISTED_CLASSES]),
+                hint=choices(label, self.classes),
             )
         return codes
 
@@ -135,12 +135,14 @@ class ClassTarget:
         """Return doubts about classes: two that may be the same (``1``, ``1.0``), or missing values (``-``)."""
         alike: dict[float | str, list[str]] = {}
         for name in self.classes:
-            value = parse_numbers(np.array([name], dtype=object))
-            alike.setdefault(name.casefold() if value is None else float(value[0]), []).append(name)
-        notes = [f"{_listed(names)} are different classes" for names in alike.values() if len(names) > 1]
-        empty = [name for name in self.classes if name in missing.among_numbers]
+            value = _value(name)
+            alike.setdefault(name.casefold() if value is None else value, []).append(name)
+        notes = [
+            f"{in_words([*map(shown, names)])} are different classes" for names in alike.values() if len(names) > 1
+        ]
+        empty = [shown(name) for name in self.classes if name in missing.among_numbers]
         if empty:
-            notes.append(f"taken for classes, not for missing values: {_listed(empty)}")
+            notes.append(f"taken for classes, not for missing values: {listed(empty)}")
         return notes
 
     @property
@@ -449,6 +451,8 @@ def sorted_classes(texts: Collection[str], labels: Codes, where: Where) -> tuple
         name = names[int(np.argmin(np.isfinite(values)))]
         row = int(np.argmax(labels.codes == labels.texts.tolist().index(name)))
         raise DataError(f"the class {shown(name)} is not a finite number", where=where(row))
+    if np.abs(values).max() >= _MIN_ROUNDED:
+        return tuple(sorted(names, key=lambda name: _value(name) or 0))
     return tuple(names[i] for i in np.argsort(values, kind="stable"))
 
 
@@ -463,15 +467,13 @@ def _fits(names: Sequence[str], type_: str) -> bool:
 
 
 def _value(text: str) -> float | None:
-    """Return the number that a text is, a truth value as 1 or 0; None for others."""
+    """Return the number that a text is, a whole one exactly, a truth value as 1 or 0; None for others."""
     if (truth := _TRUTHS.get(text.lower())) is not None:
         return truth
+    if _WHOLE_CLASS.fullmatch(text):
+        return int(text)
     values = parse_numbers(np.array([text], dtype=object))
     return None if values is None or np.isnan(values[0]) else float(values[0])
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(map(shown, names[:_LISTED_CLASSES]))
 
 
 def require_labels(labels: Codes, where: Where) -> None:
