@@ -34,10 +34,10 @@ from gpumlp.data.dataset import Task
 from gpumlp.metrics import METRICS
 from gpumlp.nn import LOSSES, NORMS
 from gpumlp.nn.members import MEANS
-from gpumlp.nn.mlp import ALONE, NO_EMBEDDING
+from gpumlp.nn.mlp import ALONE
 from gpumlp.ops import ACTIVATIONS
 from gpumlp.ops.losses import Loss as LossRecord
-from gpumlp.ops.precision import BFLOAT16, PRECISIONS
+from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import SCHEDULES
 from gpumlp.seeds import member_seed
 
@@ -193,9 +193,6 @@ class Settings(Section):
             message = "several epochs are kept of one network, and there are several"
             hint = "set snapshots: 1, members: 1, or members.share to hidden or weights"
             problems.append(Problem(("training", "snapshots"), message, hint))
-        if self.model.numbers.embedding != NO_EMBEDDING and PRECISIONS[self.precision].stored == BFLOAT16:
-            message = "embeddings of numbers need more digits than 16-bit floats have"
-            problems.append(Problem(("model", "numbers"), message, "set precision: float32, or embedding: none"))
         if self.precision != "float64":
             problems += _beyond_float32(self.model_dump(mode="json"))
         problems += self._about_bag()

@@ -47,7 +47,8 @@ class Ensemble(Model):
 
     def _take_shape(self) -> None:
         first = self.members[0]
-        self.context, self.widths, self.units = first.context, first.widths, first.units
+        self.context, self.input_dtype = first.context, first.input_dtype
+        self.widths, self.units = first.widths, first.units
 
     @property
     def is_built(self) -> bool:

@@ -34,6 +34,7 @@ class Embedding(Layer):
         Factors of the learning rate and of the weight decay of everything that is trained here.
     """
 
+    takes = "compute"  # neighbouring bins and waves differ in digits that bfloat16 does not have
     meaning: ClassVar[str]
     default_size: ClassVar[int]
 
@@ -215,6 +216,8 @@ class MissingVectors(Layer):
         Factors of the learning rate and of the weight decay of the vectors.
     """
 
+    takes = "either"
+
     def __init__(
         self, numbers: int, outputs: int, flagged: Sequence[int], *, rate: float = 1.0, decay: float = 1.0
     ) -> None:
@@ -266,6 +269,8 @@ class ScaledFlags(Layer):
 
     What :meth:`set_scales` makes of training rows holds from then on; until then nothing is scaled.
     """
+
+    takes = "either"
 
     def declare(self, inputs: int) -> Mapping[str, Declared]:
         return {

@@ -15,13 +15,13 @@ from typing import Any, Literal
 import numpy as np
 
 from gpumlp.autodiff import Tensor, Variable
-from gpumlp.autodiff.tensor import DEFAULT_DTYPE
+from gpumlp.autodiff.tensor import DEFAULT_DTYPE, as_dtype
 from gpumlp.backend import Backend
 from gpumlp.errors import ConfigError, ShapeError
 from gpumlp.nn.parameters import Group
 from gpumlp.ops.hyper import Hyper
 from gpumlp.ops.norms import MOVING_AVERAGE
-from gpumlp.ops.precision import wide
+from gpumlp.ops.precision import is_narrow, wide
 from gpumlp.ops.record import Array
 from gpumlp.seeds import WEIGHTS, generator
 
@@ -52,7 +52,7 @@ class Context:
     """What a layer needs to know of the model it stands in. ``index`` is its place among the layers."""
 
     backend: Backend
-    dtype: Any  # of inputs and activations
+    dtype: Any  # of activations
     seed: int
     clock: Array  # int64 (3,) on the backend: see gpumlp.ops.batches
     index: int = 0
@@ -155,6 +155,8 @@ class Layer:
     """What it adds to a variance, where it divides by the root of one."""
     reach = 0
     """In a Sequential, how many layers before it the layer stands whose input it takes, too: see :meth:`joined`."""
+    takes: Literal["storage", "compute", "either"] = "storage"
+    """In a network stored in bfloat16, the dtype of its input: that, float32, or either of them."""
     link = "identity"
     """The activation that it ends with, which becomes the model's link where the layer is the last one."""
 
@@ -339,7 +341,7 @@ class Layer:
         return self.forward(self.taken(x), training=training)
 
     def taken(self, x: Any) -> Tensor:
-        """Return an input as a tensor in floating point, and make the arrays if it is the first.
+        """Return an input as a tensor in the dtype that the layer takes, and make the arrays if it is the first.
 
         A layer outside of a model has seed 0.
 
@@ -355,12 +357,13 @@ class Layer:
         """
         backend = self.context.backend if self.context else None
         tensor: Tensor = x if isinstance(x, Tensor) else Tensor(x, backend)
-        if not tensor.differentiable:  # whole numbers: no weights could be drawn in their dtype
-            tensor = tensor.astype(self.context.dtype if self.context else DEFAULT_DTYPE)
         if tensor.ndim == 0:
             raise ShapeError("a layer takes (N, inputs), not a number")
         if self.context is None:
-            self.context = Context(tensor.backend, tensor.dtype, 0, tensor.backend.zeros((3,), np.int64))
+            dtype = tensor.dtype if tensor.differentiable else DEFAULT_DTYPE  # no weights are drawn as whole numbers
+            self.context = Context(tensor.backend, dtype, 0, tensor.backend.zeros((3,), np.int64))
+        if not tensor.differentiable or (is_narrow(self.context.dtype) and self.takes != "either"):
+            tensor = as_dtype(tensor, self.context.wide if self.takes == "compute" else self.context.dtype)
         if not self.built:
             self.inputs = tensor.shape[-1]
             self.build(self.context, self.inputs)

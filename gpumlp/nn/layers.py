@@ -285,6 +285,8 @@ class Clamp(Layer):
     The bounds, (p,) each, are the largest numbers until :meth:`set` is called.
     """
 
+    takes = "either"
+
     def declare(self, inputs: int) -> Mapping[str, Declared]:
         largest = float(np.finfo(np.float32).max)  # not infinite: a model file holds finite numbers only
         return {

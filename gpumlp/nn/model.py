@@ -41,6 +41,7 @@ class Model:
 
     link = "identity"
     context: Context
+    input_dtype: Any  # of inputs: see :meth:`build`
     parameters: Parameters
 
     def forward(self, *inputs: Tensor, training: bool = False) -> Tensor:
@@ -101,7 +102,8 @@ class Model:
         move into one buffer. Weights depend on ``seed`` and the place of their layer alone.
 
         ``dtype`` is float32, float64 or "bfloat16". The last is that of inputs, activations and the weights that
-        products read; the parameters themselves are float32 then, and so are their gradients.
+        products read; the parameters themselves are float32 then, and so are their gradients. Where a layer takes
+        its input in float32, as embeddings of numbers do, so do all inputs come (``input_dtype``).
 
         Parameters
         ----------
@@ -126,7 +128,9 @@ class Model:
         layers = self.layers()
         for index, layer in enumerate(layers.values()):
             layer.place(replace(self.context, index=index))
-        row = [Tensor(np.zeros((1, width), dtype), backend) for width in widths]
+        takes_float32 = any(layer.takes == "compute" for layer in layers.values())
+        self.input_dtype = self.context.wide if takes_float32 else dtype
+        row = [Tensor(np.zeros((1, width), self.input_dtype), backend) for width in widths]
         output = self.forward(*row)
         inner = next((part for part in vars(self).values() if isinstance(part, Model) and part.is_built), None)
         if inner is not None:
@@ -253,7 +257,7 @@ class Model:
         if not self.is_built:
             self.build(*(np.shape(getattr(x, "array", x))[-1] for x in inputs))
         backend = self.context.backend
-        dtype = self.context.wide if wide else self.context.dtype
+        dtype = self.context.wide if wide else self.input_dtype
         tensors = [as_dtype(x, dtype) if isinstance(x, Tensor) else Tensor(x, backend, dtype=dtype) for x in inputs]
         for tensor, width in zip(tensors, self.widths, strict=True):
             if tensor.ndim != 2 or tensor.shape[1] != width:

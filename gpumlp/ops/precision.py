@@ -58,7 +58,11 @@ PRECISIONS = {
             "float32",
             tf32=True,
         ),
-        Precision("bf16", "activations and products in 16 bits; weights, sums and optimizer in float32", BFLOAT16),
+        Precision(
+            "bf16",
+            "activations and products in 16 bits; embeddings of numbers, weights, sums and optimizer in float32",
+            BFLOAT16,
+        ),
     )
 }
 

@@ -97,7 +97,7 @@ class Drawn:
 
 def arrays_of(model: Model, data: EncodedRows) -> tuple[np.ndarray[Any, Any] | None, ...]:
     """Return features, targets and weights as they are to be on the device."""
-    dtype, wide = model.context.dtype, model.context.wide
+    wide = model.context.wide
     assert data.targets is not None
     targets = data.targets if data.targets.dtype.kind == "i" else data.targets.astype(wide, copy=False)
     weights = None if data.weights is None else data.weights.astype(wide, copy=False)
@@ -106,7 +106,7 @@ def arrays_of(model: Model, data: EncodedRows) -> tuple[np.ndarray[Any, Any] | N
         weights = np.where(unseen, 0, 1 if weights is None else weights).astype(wide)
     stored = data.features.stored
     if stored.dtype != np.uint8:  # bytes stay bytes, codes what counts beyond bfloat16
-        stored = stored.astype(wide if data.features.has_categories else dtype, copy=False)
+        stored = stored.astype(stored_dtype(model, data.features), copy=False)
     return stored, targets, weights
 
 
@@ -130,7 +130,12 @@ def network_inputs(model: Model, features: Features, stored: Array, scale: float
 
 def input_dtype(model: Model, features: Features, scale: float) -> Any:
     """Return the dtype that what the network takes is computed from."""
-    return model.context.wide if features.has_categories or scale != 1.0 else model.context.dtype
+    return model.context.wide if scale != 1.0 else stored_dtype(model, features)
+
+
+def stored_dtype(model: Model, features: Features) -> Any:
+    """Return the dtype that rows are stored in which are not bytes."""
+    return model.context.wide if features.has_categories else model.input_dtype
 
 
 def computed_inputs(model: Model, features: Features, array: Array, scale: float) -> Tensor:
@@ -139,13 +144,12 @@ def computed_inputs(model: Model, features: Features, array: Array, scale: float
     if features.has_categories:
         return coded(model, features, array)
     x = wrap(array, context.backend)
-    return x if scale == 1.0 else as_dtype(x * scale, context.dtype)
+    return x if scale == 1.0 else as_dtype(x * scale, model.input_dtype)
 
 
 def coded(model: Model, features: Features, stored: Array) -> CodedRows:
     """Return stored rows with a feature for each category, (n, p)."""
-    context = model.context
-    return CodedRows(stored, features.dense, features.width, context.dtype, context.backend)
+    return CodedRows(stored, features.dense, features.width, model.input_dtype, model.context.backend)
 
 
 def outputs(model: Model, features: Features, scale: float, batch: int) -> Iterator[Tensor]:

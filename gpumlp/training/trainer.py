@@ -24,7 +24,7 @@ from gpumlp.optim import Optimizer, Schedule
 from gpumlp.phases import phase
 from gpumlp.ranks import Ranks
 from gpumlp.seeds import MIXUP, ORDER, generator
-from gpumlp.training.device_data import DeviceData, coded
+from gpumlp.training.device_data import DeviceData, coded, stored_dtype
 from gpumlp.training.shards import Shards
 from gpumlp.training.windows import Cut, Windows
 
@@ -354,7 +354,7 @@ class Trainer:
             first=drawn.first,
             key=drawn.key,
             scale=data.scale,
-            dtype=context.wide if features.has_categories else context.dtype,
+            dtype=stored_dtype(self.model, features),
         )
         rows = coded(self.model, features, x) if features.has_categories else Tensor(x, self.backend)
         return rows, y, weights

@@ -48,6 +48,7 @@ OPTIM = ("tests/optim",)
 CURVES = ("tests/training/test_isotonic.py", "-k", "curve_is or curve_of or cannot")
 TEMPERATURE = ("tests/training/test_calibration.py", "-k", "temperature or rank or softmax or scikit")
 SNAPSHOTS = ("tests/training/test_snapshots.py", "-k", "join or joins or shares or after_its_epoch or zero")
+NARROW_INPUTS = ("tests/nn/test_narrow_inputs.py",)
 EDGES_OF_BINS = ("tests/nn/test_inputs.py", "-k", "edges or frequent or weight_3")
 SELECTION = ("tests/sweep/test_ensemble.py", "-k", "selection or equal or numbers or count_by or in_pieces")
 CODED = ("tests/autodiff/test_coded.py", "tests/training/test_categories.py")
@@ -749,6 +750,21 @@ CHOICE = [
         "formula", "nn/inputs.py", EDGES_OF_BINS,
         ("quantiles of frequent values, too", "others, ends = different[~frequent], np.cumsum(rows[~frequent])", "others, ends = different, np.cumsum(rows)"),
         ("bins of frequent values kept", "left = bins - int(frequent.sum())", "left = bins"),
+    ),
+    *python(
+        "dtype", "nn/layer.py", NARROW_INPUTS,
+        ("numbers embedded as they are stored", "self.context.wide if self.takes == \"compute\" else self.context.dtype", "self.context.dtype"),
+        ("a layer that computes in what it is given", "and self.takes != \"either\"", "and self.takes == \"compute\""),
+    ),
+    *python(
+        "dtype", "nn/model.py", NARROW_INPUTS,
+        ("inputs rounded before they are embedded", "self.context.wide if takes_float32 else dtype", "dtype"),
+        ("inputs that are never rounded", "any(layer.takes == \"compute\"", "any(layer.takes != \"storage\""),
+    ),
+    *python(
+        "dtype", "training/device_data.py", NARROW_INPUTS,
+        ("rows rounded before they are embedded", "if features.has_categories else model.input_dtype", "if features.has_categories else model.context.dtype"),
+        ("codes rounded before they are embedded", "features.width, model.input_dtype, model", "features.width, model.context.dtype, model"),
     ),
     *python(
         "place", "data/splits.py", SPLITS,

@@ -45,6 +45,7 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "strong": (TABLE, NUMBER, {"preset": "strong", "members": 3}),
     "members": (TABLE, CLASSES, {"members": 2}),
     "bfloat16": (TABLE, CLASSES, {"precision": "bf16"}),
+    "strong in bfloat16": (TABLE, NUMBER, {"preset": "strong", "members": 3, "precision": "bf16"}),
 }
 
 

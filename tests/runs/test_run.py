@@ -84,12 +84,15 @@ SETTINGS = [
     ("model.parametrization=ntk", "model.input_factors=true", "model.trained_activation=true", "model.dropout=0.1"),
     ("model.numbers=both", "model.initializer=data", "optimizer=schedule_free", "training.snapshots=4"),
     ("model.numbers=ple", "members=2", "training.mixup=0.3"),
+    ("precision=bf16", "model.numbers=both", "members={count: 2, share: weights}", "training.mixup=0.3"),
 ]
 
 
 @pytest.mark.usefixtures("every_epoch")
 @pytest.mark.parametrize(
-    "settings", SETTINGS, ids=["plain", "everything", "muon", "plateau", "bf16", "factors", "both", "ple"]
+    "settings",
+    SETTINGS,
+    ids=["plain", "everything", "muon", "plateau", "bf16", "factors", "both", "ple", "bf16 both"],
 )
 @pytest.mark.parametrize("epochs", [1, 4])
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(

@@ -78,15 +78,19 @@ def test_a_model_in_bf16_predicts_alike_everywhere(task: Task, tmp_path: Path, n
         ("loss.class_weight={x: 2.0}", "loss.label_smoothing=0.1", "optimizer.clip_norm=0.5"),
         ("task=regression", "data.target=a", "data.drop=[class, w]", "loss=huber"),
         ("task=regression", "data.target=a", "data.drop=[class, w]", "loss=absolute_error", "model.activation=gelu"),
+        ("preset=strong", "model.hidden=[32, 32]", "members=4"),
+        ("preset=tabular", "model.hidden=[32, 32]", "training.snapshots=1"),
     ],
 )
 def test_every_kind_of_run_does_in_bf16_what_it_does_in_float32(
     task: Task, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
     found = [
-        train(task(f"precision={precision}", *settings), tmp_path / precision).summary["metrics"]["train"]["loss"]
+        train(task(f"precision={precision}", *settings), tmp_path / precision).summary["metrics"]
         for precision in ("float32", "bf16")
     ]
+    assert evaluate(tmp_path / "bf16")[0] == found[1]
+    found = [metrics["train"]["loss"] for metrics in found]
     assert found[1] == pytest.approx(found[0], rel=0.05)
     assert found[1] != found[0]
 
