@@ -71,9 +71,9 @@ def examine(name: str, *, tiny: bool = False) -> Iterator[tuple[str, Found]]:
     """Yield what was found for each workload in each precision, by a name that says both."""
     having = backends.get(name)
     works = TINY if tiny else WORKLOADS if on_device(having) else SMALL
-    wanted = ("tf32", *(["bf16"] if importlib.util.find_spec("ml_dtypes") else ()), "float32")
-    faster = on_device(having) or backends.get(name, tf32=True).tf32  # in fewer bits
-    precisions = [PRECISIONS[each] for each in (wanted if faster else ("float32",))]
+    rounded = ["tf32"] if backends.get(name, tf32=True).tf32 else []  # elsewhere tf32 is float32
+    narrow = ["bf16"] if importlib.util.find_spec("ml_dtypes") else []
+    precisions = [PRECISIONS[each] for each in (*rounded, *narrow, "float32")]
     machines = [Machine(backends.get(name, tf32=each.tf32), each.dtype, small=tiny) for each in precisions]
     # What takes the longest comes last: the time may run out.
     asked: list[tuple[str, Callable[[], Found]]] = [("graph and eager", partial(same_bits, name))]
