@@ -64,6 +64,12 @@ def test_the_level_is_the_highest_whose_parts_are_all_there(monkeypatch: pytest.
     assert levels_of(set().union(*FLAGS.values()) - {"fma"}, monkeypatch) == "x86-64-v2"
 
 
+def test_products_of_a_level_compile_for_its_processors(tmp_path: Path) -> None:
+    """A level with pairs of bfloat16 and no tile registers has products of bfloat16 alone by them."""
+    level = "avx512-bf16"
+    assert prebuild.build(level, tmp_path / level, ("product",)) == len(prebuild.PRODUCTS[level])
+
+
 def test_operations_are_those_of_the_compiled_backend(no_compiler: None) -> None:
     rng = np.random.default_rng(0)
     x, b = rng.standard_normal((64, 100)).astype("f4"), rng.standard_normal((100, 48)).astype("f4")

@@ -54,7 +54,7 @@ VECTOR = re.compile(r"%[yz]mm\d")
 REQUIRED = (
     (builder.compiler() is not None, "no C++ compiler: install g++ or clang"),
     (shutil.which("objdump") is not None, "no objdump: install binutils"),
-    (prebuilt.level() in ("x86-64-v3", "x86-64-v4", "amx"), "no processor of x86-64 with AVX2"),
+    (prebuilt.level() not in (None, "x86-64-v2"), "no processor of x86-64 with AVX2"),
 )
 
 

@@ -15,9 +15,13 @@ from gpumlp.store.atomic import replace_file
 
 STANDALONE = ("-static-libstdc++", "-static-libgcc", "-s")
 """A machine without a compiler may have no C++ library either."""
-FLOATS = {"amx": ("float", "bf16")}
-"""What is trained in: bfloat16 pays where there are tile registers."""
-PRODUCTS = {"amx": (*PLAIN, *TILED)}
+FLOATS = {"amx": ("float", "bf16"), "avx512-bf16": ("float", "bf16")}
+"""Storage dtypes to compile for, by level: bfloat16 pays off where the processor multiplies it."""
+PRODUCTS = {
+    "amx": (*PLAIN, *TILED),
+    "avx512-bf16": (*PLAIN, *(name for name, types in TILED.items() if types.startswith("gpumlp::bfloat16"))),
+}
+"""Products to compile, by level; elsewhere those by vectors."""
 
 
 def build(level: str, folder: Path, names: Container[str] | None = None) -> int:

@@ -15,8 +15,9 @@ FOLDER = Path(__file__).parents[2] / "prebuilt"
 LEVELS = {
     "amx": (
         ("-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mtune=sapphirerapids"),
-        ("avx512_bf16", "amx_tile", "amx_bf16"),
+        ("amx_tile", "amx_bf16"),
     ),
+    "avx512-bf16": (("-march=x86-64-v4", "-mavx512bf16"), ("avx512_bf16",)),
     "x86-64-v4": (("-march=x86-64-v4",), ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
     "x86-64-v3": (("-march=x86-64-v3",), ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe")),
     "x86-64-v2": (("-march=x86-64-v2",), ("cx16", "popcnt", "sse4_1", "sse4_2", "ssse3")),
