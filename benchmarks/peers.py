@@ -1,7 +1,8 @@
 """The same training step here and in other libraries: what `benchmarks/train.py` compares.
 
 Each peer takes a workload and the kind of device ("cpu" or "gpu"), and returns a function that trains for one epoch
-and returns its mean loss. Float32, Adam with rate 1e-3, the same rows and first weights, an order anew in each epoch.
+and returns its mean loss. Float32 but for `bf16`, Adam with rate 1e-3, the same rows and first weights, an order anew
+in each epoch.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from gpumlp import backend
 from gpumlp.data import Dataset
 from gpumlp.nn import Dense, Loss, Sequential
+from gpumlp.ops.precision import BFLOAT16
 from gpumlp.optim import Optimizer, Schedule
 from gpumlp.training import Trainer
 
@@ -64,11 +66,11 @@ def weights(work: Work) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]
     return made
 
 
-def gpumlp(work: Work, device: str) -> Epoch:
+def gpumlp(work: Work, device: str, dtype: str = "float32") -> Epoch:
     x, y = work.data()
     hidden = [Dense(units, work.activation) for units in work.widths[1:-1]]
     model = Sequential([*hidden, Dense(work.widths[-1], "softmax")])
-    model.build(work.widths[0], backend=backend.get("cupy" if device == "gpu" else "auto"))
+    model.build(work.widths[0], backend=backend.get("cupy" if device == "gpu" else "auto"), dtype=dtype)
     for number, (W, b) in enumerate(weights(work), 1):
         model.parameters.variables[f"dense_{number}.W"].assign(W)
         model.parameters.variables[f"dense_{number}.b"].assign(b)
@@ -93,6 +95,10 @@ def gpumlp(work: Work, device: str) -> Epoch:
 def plain(work: Work, device: str) -> Epoch:
     os.environ["GPUMLP_TILES"] = "0"
     return gpumlp(work, device)
+
+
+def bf16(work: Work, device: str) -> Epoch:
+    return gpumlp(work, device, BFLOAT16)
 
 
 def _set_up_jax(device: str) -> None:
@@ -298,6 +304,7 @@ class Peer:
 PEERS = {
     "gpumlp": Peer(gpumlp, "gpumlp"),
     "plain": Peer(plain, "gpumlp", ("cpu",)),
+    "bf16": Peer(bf16, "ml_dtypes", ("cpu",)),
     "jax": Peer(jax, "jax"),
     "pytorch": Peer(pytorch, "torch"),
     "compiled": Peer(compiled, "torch"),

@@ -3,15 +3,16 @@
     pip install -e '.[bench]'
     python benchmarks/train.py [--rounds N] [--only NAME ...] [--peers NAME ...] [--json FILE] [--plot FILE]
 
-Every peer trains float32 networks with Adam (rate 1e-3) on the same random rows, shuffled anew in each epoch, from
-the same weights (scikit-learn: drawn alike). Rows are cut to whole batches, so that all take the same steps. After a
-warm-up of two epochs, in which anything is compiled, all losses must agree to a quarter: the orders differ (each is
-seeded), and some losses fall to a seventh in an epoch. Then epochs are timed in turns, each peer in a process of its
-own, so that none meets the threads of another, and after untimed ones, so that none pays for whoever had the turn
-before. The table gives the median seconds, and below them how many times gpumlp's.
+Every peer but `bf16` trains float32 networks with Adam (rate 1e-3) on the same random rows, shuffled anew in each
+epoch, from the same weights (scikit-learn: drawn alike). Rows are cut to whole batches, so that all take the same
+steps. After a warm-up of two epochs, in which anything is compiled, all losses must agree to a quarter: the orders
+differ (each is seeded), and some losses fall to a seventh in an epoch. Then epochs are timed in turns, each peer in a
+process of its own, so that none meets the threads of another, and after untimed ones, so that none pays for whoever
+had the turn before. The table gives the median seconds, and below them how many times gpumlp's.
 
     gpumlp     the backend `auto` (`cupy` with --device gpu), one captured step replayed
     plain      the same without tile registers (GPUMLP_TILES=0), as on a processor that has none
+    bf16       the same with 16-bit activations and products (`precision: bf16`), on a CPU only
     jax        one jitted lax.scan over the whole epoch
     pytorch    eager, fused Adam            compiled   the same with torch.compile
     graph      the same as one hand-captured CUDA graph, on a GPU only
