@@ -13,6 +13,8 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from gpumlp.version import VERSION
+
 if TYPE_CHECKING:
     from gpumlp import convert
     from gpumlp.autodiff import GradientTape, Tensor, Variable, gradcheck
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from gpumlp.runs import evaluate, fit, load_ensemble, load_trained, plot, train
     from gpumlp.training.compiled import Sequential
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _FROM = {
     "gpumlp.autodiff": (

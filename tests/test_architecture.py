@@ -17,7 +17,7 @@ import pytest
 from rooms import FILES, PACKAGE, ROOMS, ROOT, imports, room, room_of, rooms_below, tree
 
 FLOORS = [  # a room stands one floor above the highest room that it imports from
-    ["errors", "limits", "phases", "seeds"],
+    ["errors", "limits", "phases", "seeds", "version"],
     ["metrics", "ops", "ranks", "store"],
     ["backend", "data"],
     ["autodiff", "optim", "checks"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from gpumlp.data.source.room import reading_into
 from gpumlp.errors import DataError, Note
 from gpumlp.limits import gigabytes
 from gpumlp.store.formats import checksum_of
+from gpumlp.version import VERSION
 
 WINDOW = 1 << 19
 """Rows that are shuffled among each other, unless memory is too small or the settings say otherwise."""
@@ -145,7 +145,7 @@ def _deciding(settings: Settings) -> dict[str, Any]:
     """Return the settings that decide how rows are read, divided and encoded."""
     data = settings.data.model_dump(mode="json", exclude={"max_memory", "pack", "folder"})
     others = {"task": settings.task, "goal": asdict(settings.goal), "seed": settings.training.seed}
-    return {"data": data, **others, "version": version("gpumlp")}
+    return {"data": data, **others, "version": VERSION}
 
 
 def _checksum(encoder: Encoder) -> str:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,7 @@ def test_no_arguments_show_the_help() -> None:
 
 def test_version() -> None:
     assert run("--version").stdout == f"gpumlp, version {gpumlp.__version__}\n"
+    assert metadata.version("gpumlp") == gpumlp.__version__
 
 
 def test_a_wrong_verb_or_option_is_answered_with_the_nearest() -> None:
