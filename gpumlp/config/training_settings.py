@@ -238,7 +238,8 @@ class Training(Section):
     calibration: Literal["auto", "none", "temperature", "isotonic"] = Field(
         default="auto",
         description="calibration of the probabilities, fitted on the validation rows: temperature (a factor of the "
-        "last linear values, and a share 1 / (rows + 1) of equal probabilities), isotonic (a rising curve of each "
+        "last linear values, and a share 1 / (2 rows + 2) of equal probabilities, by which labels are smoothed), "
+        "isotonic (a rising curve of each "
         "class behind it, for at least 10,000 validation rows; the class that is predicted stays) or none; auto: "
         "temperature where there are validation rows",
     )

@@ -79,6 +79,41 @@ def both_of_two(linear: Host) -> Host:
     return np.concatenate([-linear, np.zeros_like(linear)], axis=1) if linear.shape[1] == 1 else linear
 
 
+def best_sharpness(linear: Host, labels: Host, weights: Host, smoothing: float) -> float:
+    """Return the factor of the lowest log-loss of smoothed labels.
+
+    Its derivative, mean(Σ p z - (1 - smoothing) z_y - smoothing mean(z)), rises with the factor: Newton's steps are
+    taken where they stay between the bounds found so far, which are halved otherwise.
+
+    Parameters
+    ----------
+    linear, labels
+        As :meth:`Temperature.fit` takes them.
+    weights
+        (N,) of sum 1.
+    smoothing
+        The share of a label that is spread evenly over all classes.
+    """
+    gaps = _gaps(linear, labels)
+    spread = smoothing * float(weights @ np.concatenate([z.mean(axis=1) for z in gaps()]))
+    low, high, b = math.exp(-MAX_LOG_SHARPNESS), math.exp(MAX_LOG_SHARPNESS), 1.0
+    for _ in range(MAX_STEPS):
+        means, squares = zip(*(_moments(z, b) for z in gaps()), strict=True)
+        mean = np.concatenate(means)
+        slope = float(weights @ mean) - spread
+        if slope == 0:
+            break
+        low, high = (low, b) if slope > 0 else (b, high)
+        curvature = float(weights @ (np.concatenate(squares) - mean**2))
+        following = b - slope / curvature if curvature > 0 else math.inf
+        if not low < following < high:
+            following = math.sqrt(low * high)
+        if abs(following - b) <= MIN_RELATIVE_STEP * b:
+            break
+        b = following
+    return b
+
+
 @dataclass(frozen=True)
 class Temperature:
     """A calibration that multiplies the linear values, and mixes in equal probabilities.
@@ -90,11 +125,14 @@ class Temperature:
     sharpness
         The factor b, which is 1 / temperature.
     mix
-        The share of equal probabilities, 1 / (rows it was fitted on + 1), so that no probability is 0 or 1.
+        The share of equal probabilities, so that no probability is 0 or 1: 1 / (2 (N + 1)) of N rows. By as much the
+        labels of these rows are smoothed. Without that the factor would grow without bounds where all of a few rows
+        are right, and all probabilities of a class would be the same.
 
     References
     ----------
-    Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04599
+    Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04599; Platt 1999, Probabilistic outputs for
+    support vector machines (smoothed labels)
     """
 
     sharpness: float
@@ -102,10 +140,7 @@ class Temperature:
 
     @classmethod
     def fit(cls, linear: Host, labels: Host, weights: Host | None = None) -> Temperature:
-        """Find the factor of the lowest log-loss.
-
-        The derivative of the log-loss, mean(Σ p z - z_y), rises with b: Newton's steps are taken where they stay
-        between the bounds found so far, which are halved otherwise.
+        """Fit it to validation rows.
 
         Parameters
         ----------
@@ -120,23 +155,8 @@ class Temperature:
         weighted, weight = weight > 0, weight / max(weight.sum(), 1e-300)
         if not weighted.all():
             linear, labels, weight = linear[weighted], labels[weighted], weight[weighted]
-        gaps = _gaps(linear, labels)
-        low, high, b = math.exp(-MAX_LOG_SHARPNESS), math.exp(MAX_LOG_SHARPNESS), 1.0
-        for _ in range(MAX_STEPS):
-            means, squares = zip(*(_moments(z, b) for z in gaps()), strict=True)
-            mean = np.concatenate(means)
-            slope = float(weight @ mean)
-            if slope == 0:
-                break
-            low, high = (low, b) if slope > 0 else (b, high)
-            curvature = float(weight @ (np.concatenate(squares) - mean**2))
-            following = b - slope / curvature if curvature > 0 else math.inf
-            if not low < following < high:
-                following = math.sqrt(low * high)
-            if abs(following - b) <= MIN_RELATIVE_STEP * b:
-                break
-            b = following
-        return cls(b, 1.0 / (len(linear) + 1.0))
+        mix = 0.5 / (len(linear) + 1.0)
+        return cls(best_sharpness(linear, labels, weight, mix), mix)
 
     def __call__(self, linear: Host) -> Host:
         """Return the probability of each class, (N, classes) float64, from (N, K) linear values."""

@@ -727,6 +727,7 @@ CHOICE = [
     *python(
         "formula", "training/calibration.py", TEMPERATURE,
         ("a temperature without weights", "weighted, weight = weight > 0, weight / max(weight.sum(), 1e-300)", "weighted, weight = weight > 0, np.full(len(weight), 1 / len(weight))"),
+        ("labels that are not smoothed", "slope = float(weights @ mean) - spread", "slope = float(weights @ mean)"),
         ("a rank too low", "return math.ceil((count + 1) * level - 1e-9)", "return math.ceil(count * level - 1e-9)"),
     ),
     *python(

@@ -21,7 +21,7 @@ from gpumlp.runs import evaluate, load_trained, train
 from gpumlp.runs.in_memory import fit
 from gpumlp.training import Loop, calibration
 from gpumlp.training.build import build, load_data
-from gpumlp.training.calibration import Temperature, rank, softmax
+from gpumlp.training.calibration import Temperature, best_sharpness, rank, softmax
 
 Task = Callable[..., Loaded]
 LARGER = ("training.epochs=20", "data.split.validation=0.4", "optimizer.learning_rate=0.1")
@@ -64,7 +64,7 @@ def test_a_run_keeps_its_temperature(task: Task, tmp_path: Path) -> None:
     model, plain = load_trained(tmp_path / "run"), load_trained(tmp_path / "raw")
     assert plain.calibration is None
     assert model.calibration is not None
-    assert model.calibration.mix == 1 / 61
+    assert model.calibration.mix == 1 / 122
     assert json.loads((tmp_path / "run/model/model.json").read_text())["calibration"] == model.calibration.to_state()
     rows = {"a": [0.0, 3.0, 1.0], "b": [0.0, 0.0, 1.0]}
     linear = np.log(plain.predict_proba(rows))
@@ -214,6 +214,21 @@ def test_softmax_of_one_value_is_that_of_two_classes() -> None:
 def test_a_temperature_by_weights_is_that_of_copies() -> None:
     rng = np.random.default_rng(0)
     linear, labels, weights = rng.standard_normal((60, 3)), rng.integers(0, 3, 60), rng.integers(0, 4, 60)
-    copies = np.repeat(np.arange(60), weights)
-    one, other = Temperature.fit(linear, labels, weights), Temperature.fit(linear[copies], labels[copies])
-    assert one.sharpness == pytest.approx(other.sharpness, rel=1e-9)
+    linear[np.arange(60), labels] += 1
+    fitted, copies = Temperature.fit(linear, labels, weights), np.repeat(np.arange(60), weights)
+    each_once = np.full(len(copies), 1 / len(copies))
+    of_copies = best_sharpness(linear[copies], labels[copies], each_once, fitted.mix)
+    assert fitted.sharpness == pytest.approx(of_copies, rel=1e-9)
+
+
+def test_a_temperature_of_few_rows_that_are_all_right_leaves_them_apart() -> None:
+    """Without smoothed labels the factor has no bound, and the probabilities of all rows are the same."""
+    z, right = np.array([[2.0], [1.0], [-3.0]]), np.array([1, 1, 0])
+    fitted, margins = Temperature.fit(z, right), np.array([2.0, 1.0, 3.0])
+    assert fitted.mix == 0.125
+    wrong = 1 / (1 + np.exp(fitted.sharpness * margins))
+    assert (margins * wrong).sum() == pytest.approx(fitted.mix / 2 * margins.sum(), rel=1e-9)  # where the slope is 0
+    shares = fitted(z)[[0, 1, 2], right]
+    np.testing.assert_allclose(shares, 0.875 * (1 - wrong) + 0.0625, rtol=1e-12)
+    assert shares[1] + 0.05 < shares[0] < shares[2] - 0.01
+    assert len(set(fitted(np.linspace(-5, 5, 50)[:, None])[:, 1])) == 50

@@ -12,7 +12,7 @@ import pytest
 
 from gpumlp.config import Loaded, configure
 from gpumlp.errors import ConfigError, DataError
-from gpumlp.metrics import METRICS, ProbabilityScores
+from gpumlp.metrics import METRICS
 from gpumlp.runs import train
 from gpumlp.runs.in_memory import fit
 from gpumlp.training import Epoch, Loop
@@ -55,10 +55,10 @@ def by_sklearn(metric: str, loop: Loop) -> float:
         return float(judge.f1_score(wanted, shares.argmax(axis=1), average="macro"))
     if metric == "loss":
         return float(judge.log_loss(wanted, shares))
-    mix = 1 / (len(linear) + 1)
+    mix = 0.5 / (len(linear) + 1)
     columns = np.hstack([np.zeros_like(linear), linear]) if linear.shape[1] == 1 else linear
     search: Any = pytest.importorskip("scipy.optimize").minimize_scalar
-    b = search(lambda b: judge.log_loss(wanted, softmax(b * columns)), bounds=(0.01, 20), options={"xatol": 1e-8}).x
+    b = search(lambda b: smoothed(b * columns, wanted, mix), bounds=(0.01, 20), options={"xatol": 1e-8}).x
     return float(judge.log_loss(wanted, (1 - mix) * softmax(b * columns) + mix / columns.shape[1]))
 
 
@@ -132,38 +132,34 @@ def test_metrics_that_the_rows_do_not_define_are_refused_before_training(task: T
         fit({"x": x}, x, task="regression", validation=({"x": x}, np.ones(20)), training={"metric": "r2"})
 
 
-def test_a_temperature_is_the_lowest_log_loss() -> None:
+def test_a_temperature_is_the_lowest_log_loss_of_smoothed_labels() -> None:
     rng = np.random.default_rng(0)
     for classes, scale in ((1, 1.0), (1, 30.0), (3, 0.01), (7, 5.0)):
         labels = rng.integers(0, max(classes, 2), 400)
-        linear = rng.standard_normal((400, classes)) * scale
+        linear = (rng.standard_normal((400, classes)) * scale).astype(np.float32)
         linear[np.arange(400), labels % classes] += (1.0 if classes > 1 else labels * 2.0 - 1.0) * scale
         weights = rng.integers(0, 4, 400).astype(np.float32)
         for weight in (None, weights):
-            fitted = Temperature.fit(linear.astype(np.float32), labels, weight)
+            fitted = Temperature.fit(linear, labels, weight)
             factors = fitted.sharpness * np.array([1 / 1.001, 1 / 1.0001, 1, 1.0001, 1.001])
-            each = []
-            for b in factors:
-                scores = ProbabilityScores()
-                scores.add(softmax(b * linear.astype(np.float32)), labels, weight)
-                each.append(scores.result()["log_loss"])
+            each = [smoothed(b * linear, labels, fitted.mix, weight) for b in factors]
             assert each[2] == min(each)
             assert (each[-1] - each[0]) / each[2] == pytest.approx(0, abs=1e-7)
-    repeated = Temperature.fit(np.repeat(linear, weights.astype(int), axis=0), np.repeat(labels, weights.astype(int)))
-    assert Temperature.fit(linear, labels, weights).sharpness == pytest.approx(repeated.sharpness, rel=1e-9)
+
+
+def smoothed(linear: Any, labels: Any, smoothing: float, weights: Any = None) -> float:
+    """Return the log-loss of labels of which a share is spread over all classes."""
+    logarithms = np.log(softmax(linear))
+    of_labels = logarithms[np.arange(len(labels)), labels]
+    return float(-np.average((1 - smoothing) * of_labels + smoothing * logarithms.mean(axis=1), weights=weights))
 
 
 def test_temperatures_at_the_edges() -> None:
     z = np.array([[2.0], [1.0], [-3.0]])
     both = np.hstack([np.zeros_like(z), z])
     right, wrong = np.array([1, 1, 0]), np.array([0, 0, 1])
-    separable = Temperature.fit(z, right)
-    assert separable.mix == 0.25
-    assert separable(z)[[0, 1, 2], right] == pytest.approx(
-        [0.875] * 3
-    )  # nearly certain, less what 3 rows cannot tell
     assert Temperature.fit(z, wrong)(z) == pytest.approx(np.full((3, 2), 0.5), abs=1e-6)
-    assert Temperature.fit(np.zeros((3, 1)), right) == Temperature(1.0, 0.25)
+    assert Temperature.fit(np.zeros((3, 1)), right) == Temperature(1.0, 0.125)
     assert Temperature.fit(both, np.array([1, 0, 0])).sharpness == pytest.approx(
         Temperature.fit(z, np.array([1, 0, 0])).sharpness
     )
