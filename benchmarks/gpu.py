@@ -4,7 +4,7 @@
 
     truth      products of ones on thousands of shapes, NaN through ReLU, the same bits each time
     agreement  every operation against the NumPy reference
-    training   each shipped configuration, its losses beside those of the CPU
+    training   each shipped configuration and recipe (recipes.py), its losses beside those of the CPU
     facts      rates of copies and products, costs of launches and graphs, what cuBLASLt offers, what padding gains
     steps      a step of training as graphs, call by call and eagerly; the same bits each way
     auto       from which size on a step takes less time here than on the CPU
@@ -51,9 +51,9 @@ ROOT = HERE.parent
 SHARES = {
     "truth": 40,
     "agreement": 80,
-    "training": 70,
+    "training": 90,
     "facts": 45,
-    "steps": 65,
+    "steps": 75,
     "auto": 20,
     "members": 35,
     "tests": 60,

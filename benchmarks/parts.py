@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from device import examine
+from recipes import CONFIGS, RECIPES, Recipe
 from truth import QUESTIONS
 
 from gpumlp import __version__
@@ -36,8 +37,8 @@ DATA = Path(os.environ.get("GPUMLP_DATA", ROOT.parent / "shared" / "data"))
 CONFIG = ("pydantic", "yaml", "safetensors")
 """What configurations need."""
 NEEDED = ("numpy", "cupy", "ml_dtypes", "torch", "jax", "pytest", "click", "rich", *CONFIG)
-EPOCHS = 5
-"""Epochs of a shipped configuration; of those with 60000 images, which come last, only one."""
+EPOCHS, RECIPE_EPOCHS = 5, 2
+"""Epochs of a shipped configuration, and of a recipe; of those with 60000 images, which come last, only one."""
 IMAGES = {"mnist": "mnist", "fashion_mnist": "fashion-mnist"}
 """Where their data lie below DATA, if they do."""
 APART = 1e-2
@@ -202,29 +203,37 @@ def kernels(task: Task) -> Found:
 
 
 def training(task: Task) -> Found:
-    """Train each shipped configuration here and on the CPU, and compare the losses of their epochs."""
+    """Train shipped configurations and recipes here and on the CPU, and compare the losses of their epochs."""
     _need_configurations()
     judge = _judge(task.backend)
     found: Found = {"wrong": {}, "judge": judge, "runs": {}}
-    paths = sorted((ROOT / "configs").glob("**/*.yaml"), key=lambda path: (path.stem in IMAGES, path))
-    for path in paths:
-        if task.tiny and path.stem != "breast_cancer":
-            continue
+    for name, (recipe, epochs) in _runs(tiny=task.tiny).items():
         try:
-            (own, seconds), (other, judged) = (_trained(path, name, task.tiny) for name in (task.backend, judge))
+            (own, seconds), (other, judged) = (_trained(recipe, each, epochs) for each in (task.backend, judge))
         except DataError as error:
-            found["runs"][path.stem] = {"skipped": error.what}
+            found["runs"][name] = {"skipped": error.what}
             continue
         except Exception as error:  # the others may train
-            found["wrong"][path.stem] = f"{type(error).__name__}: {error}"
+            found["wrong"][name] = f"{type(error).__name__}: {error}"
             task.keep(found)
             continue
         apart = float(np.max(np.abs(np.subtract(own, other)) / np.abs(other)))
-        found["runs"][path.stem] = {"losses": own, "judge": other, "apart": apart, "seconds": [seconds, judged]}
+        found["runs"][name] = {"losses": own, "judge": other, "apart": apart, "seconds": [seconds, judged]}
         if not apart <= APART:
-            found["wrong"][path.stem] = f"losses are {apart:.2%} apart"
+            found["wrong"][name] = f"losses are {apart:.2%} apart"
         task.keep(found)
     return found
+
+
+def _runs(*, tiny: bool) -> dict[str, tuple[Recipe, int]]:
+    """Return what is trained, and for how many epochs: those of 60000 images last, as the time may run out."""
+    names = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.glob("**/*.yaml"))
+    shipped = {name: Recipe(name) for name in names}
+    tables = {name: (recipe, EPOCHS) for name, recipe in shipped.items() if name not in IMAGES}
+    if tiny:
+        tables = {"breast_cancer": (shipped["breast_cancer"], 2)}
+    recipes = {name: (recipe, 1 if tiny else RECIPE_EPOCHS) for name, recipe in RECIPES.items()}
+    return tables | recipes | ({} if tiny else {name: (shipped[name], 1) for name in IMAGES})
 
 
 def _judge(backend: str) -> str:
@@ -235,19 +244,17 @@ def _judge(backend: str) -> str:
         return "numpy"
 
 
-def _trained(path: Path, backend: str, tiny: bool) -> tuple[list[float], float]:
-    """Return the training losses of the first epochs of a configuration, and the seconds that they took."""
-    from gpumlp import config
+def _trained(recipe: Recipe, backend: str, epochs: int) -> tuple[list[float], float]:
+    """Return the training losses of the first epochs of a recipe, and the seconds that they took."""
     from gpumlp.runs import train
     from gpumlp.runs.folder import RunFolder
 
-    epochs = 1 if path.stem in IMAGES else 2 if tiny else EPOCHS
     changes = [f"backend={backend}", f"training.epochs={epochs}", "training.early_stopping=null"]
-    if (place := DATA / IMAGES.get(path.stem, "")) != DATA and place.exists():
+    if (place := DATA / IMAGES.get(recipe.config, "")) != DATA and place.exists():
         changes.append(f"data.folder={place}")
     with tempfile.TemporaryDirectory(prefix="gpumlp-") as folder:
         started = time.perf_counter()
-        train(config.load(path, changes), Path(folder) / "run")
+        train(recipe.load(*changes), Path(folder) / "run")
         seconds = time.perf_counter() - started
         return [row["train_loss"] for row in RunFolder(Path(folder) / "run").read_history(epochs)], seconds
 

@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import numpy as np
 from peers import Work
+from recipes import RECIPES, Recipe
 
 from gpumlp import backend as backends
 from gpumlp.backend import Backend, CupyBackend, Plan
@@ -62,6 +63,8 @@ SIZES = {
     "784-1024-10, batch 256": Work(32 * 256, (784, 1024, 10), "relu", 256),
 }
 """Steps on both sides of where ``backend: auto`` changes from the CPU to the device."""
+IN_GRAPHS = ("tabular, mixup", "strong, 32 members", "bf16, members", "categories read by code", "schedule-free")
+"""Recipes whose steps are compared, as graphs and eagerly."""
 FAILED = "failed"
 """What is told of a workload in place of times, with the reason, where there are none."""
 Found = dict[str, Any]
@@ -76,7 +79,10 @@ def examine(name: str, *, tiny: bool = False) -> Iterator[tuple[str, Found]]:
     precisions = [PRECISIONS[each] for each in (*rounded, *narrow, "float32")]
     machines = [Machine(backends.get(name, tf32=each.tf32), each.dtype, small=tiny) for each in precisions]
     # What takes the longest comes last: the time may run out.
-    asked: list[tuple[str, Callable[[], Found]]] = [("graph and eager", partial(same_bits, name))]
+    asked: list[tuple[str, Callable[[], Found]]] = [("graph and eager", partial(same_bits, name, small))]
+    for title in IN_GRAPHS:
+        make = partial(of_recipe, RECIPES[title])
+        asked.append((f"graph and eager, {title}", partial(same_bits, name, make)))
     for work, sizes in works.items():
         for precision, machine in zip(precisions, machines, strict=True):
             asked.append((f"{work}, {precision.name}", partial(measure, machine, sizes, 8 if tiny else STEPS)))
@@ -241,15 +247,16 @@ def _timed(own: Trainer, way: Callable[[], object], count: int, steps: int) -> t
     return tuple(statistics.median(column) for column in zip(*samples[1:], strict=True))
 
 
-def same_bits(name: str) -> Found:
+def same_bits(name: str, make: Callable[[Backend], Trainer]) -> Found:
     """Train two epochs of a small network in several ways, a short last batch included, and compare every byte."""
-    work = Work(100 * 16, (16, 32, 24, 4), "relu", 16)
     results: dict[str, tuple[bytes, ...]] = {}
     for way in ("eager", "call by call", "one step a launch", "many steps a launch", "in one branch"):
         backend = backends.get(name)
         if isinstance(backend, CupyBackend):
             backend.branches = way != "in one branch"
-        own = trainer(backend, work, 1 if way == "one step a launch" else TOGETHER, rows=37 * 16 + 5)
+        own = make(backend)
+        if way == "one step a launch":
+            own._most = 1
         for _ in range(2):
             if way in ("eager", "call by call"):
                 _epoch_by_hand(own, replayed=way != "eager")
@@ -258,6 +265,19 @@ def same_bits(name: str) -> Found:
         state = (own.model.parameters.values, *own.optimizer.state.values())
         results[way] = tuple(own.backend.to_host(array).tobytes() for array in state)
     return {way: "the same bits" if result == results["eager"] else "DIFFERS" for way, result in results.items()}
+
+
+def small(backend: Backend) -> Trainer:
+    """Return a trainer of a small network, on rows that its batches do not divide."""
+    return trainer(backend, Work(100 * 16, (16, 32, 24, 4), "relu", 16), TOGETHER, rows=37 * 16 + 5)
+
+
+def of_recipe(recipe: Recipe, backend: Backend) -> Trainer:
+    """Return the trainer of a recipe."""
+    from gpumlp.training.build import build, load_data
+
+    loaded = recipe.load("training.epochs=2")
+    return build(loaded.settings, load_data(loaded), backend).trainer
 
 
 def _epoch_by_hand(own: Trainer, *, replayed: bool) -> None:

@@ -10,12 +10,14 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from backend.fake_cupy import installed
 
 from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.host import builder
@@ -45,6 +47,18 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("gpu")
 
 
+NOT_INSTALLED = """
+import importlib.metadata as metadata
+known = metadata.distribution
+def distribution(name):
+    if name == "gpumlp":
+        raise metadata.PackageNotFoundError(name)
+    return known(name)
+metadata.distribution = distribution
+"""
+"""As on a machine that has this checkout and no installation of it."""
+
+
 @pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
 def test_every_part_that_can_run_on_a_cpu_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: ModuleType
@@ -66,10 +80,14 @@ def test_every_part_that_can_run_on_a_cpu_does(
     assert found["agreement"]["checked"] == 8
     assert "passed" in found["tests"]["summary"]
     assert [k["kernel"] for k in found["kernels"]["kernels"]] == ["relu_forward", "leaky_relu_forward"]
-    assert found["training"]["runs"]["breast_cancer"]["apart"] < 1e-4
+    recipes = importlib.import_module("recipes").RECIPES
+    assert found["training"]["runs"].keys() == {"breast_cancer", *recipes}
+    assert all(run["apart"] < 1e-4 for run in found["training"]["runs"].values())
     assert any(name.startswith("copy of") for name in found["facts"])
     steps = found["steps"]["workloads"]
-    assert set(steps["graph and eager"].values()) == {"the same bits"}
+    compared = {name: ways for name, ways in steps.items() if name.startswith("graph and eager")}
+    assert compared.keys() > {f"graph and eager, {name}" for name in recipes if "schedule" in name}
+    assert all(set(ways.values()) == {"the same bits"} for ways in compared.values())
     tiny = steps["16-32-4, batch 32, float32"]
     assert tiny["launches a step"] == 1 <= tiny["calls a step"]
     assert tiny["share of the floor"] > 0
@@ -308,6 +326,26 @@ def test_all_that_is_said_of_gpus_has_a_verdict(gpu: ModuleType) -> None:
     assert known == used
 
 
+@pytest.mark.skipif(builder.compiler() is None, reason="no C++ compiler: install g++ or clang")
+def test_the_recipes_take_all_that_tables_are_trained_with(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And as graphs of a stand-in for the device they leave the bits of eager steps."""
+    recipes, steps = importlib.import_module("recipes"), importlib.import_module("steps")
+    called = set()
+    with installed(monkeypatch):
+        for name, recipe in recipes.RECIPES.items():
+            if "at once" not in name:
+                called |= {call.name for call in steps.of_recipe(recipe, CupyBackend()).captured().calls}
+        for name in ("bf16, members", "schedule-free"):
+            make = partial(steps.of_recipe, recipes.RECIPES[name])
+            assert set(steps.same_bits("cupy", make).values()) == {"the same bits"}
+    assert {
+        *("ple_forward", "ple_backward", "pbld_forward", "pbld_backward", "expand_forward"),
+        *("mish_mixed_forward", "selu_mixed_backward", "member_scale_forward", "member_scale_backward"),
+        *("code_sum_forward", "code_sum_backward", "gradient_norm_forward", "add_square_forward"),
+        *("schedule_free_forward", "adam_forward", "dropout_backward", "mixup share"),
+    } <= called
+
+
 def test_two_calls_are_all_parts(gpu: ModuleType) -> None:
     assert set(gpu.CALLS[1]) | set(gpu.CALLS[2]) == set(gpu.SHARES)
     assert gpu.CALLS[1][0] == gpu.CALLS[2][0] == "truth"
@@ -442,7 +480,7 @@ def test_without_the_packages_of_configurations_there_is_less(
 def test_a_workload_that_fails_stops_no_other(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, steps = importlib.import_module("parts"), importlib.import_module("steps")
     monkeypatch.setattr(steps, "measure", lambda *_: 1 / 0)
-    monkeypatch.setattr(steps, "same_bits", lambda _: {"eager": "the same bits"})
+    monkeypatch.setattr(steps, "same_bits", lambda *_: {"eager": "the same bits"})
     found = parts.steps(parts.Task("numpy", True, lambda found: None))
     assert found["workloads"]["graph and eager"] == {"eager": "the same bits"}
     wrong = {
@@ -454,14 +492,14 @@ def test_a_workload_that_fails_stops_no_other(gpu: ModuleType, monkeypatch: pyte
 def test_a_configuration_that_fails_stops_no_other(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = importlib.import_module("parts")
 
-    def trained(path: Path, *_: object) -> tuple[list[float], float]:
-        if path.stem == "digits":
+    def trained(recipe: Any, *_: object) -> tuple[list[float], float]:
+        if recipe.config == "iris" and not recipe.changes:
             raise BackendError("no memory left")
         return [1.0, 0.5], 0.1
 
     monkeypatch.setattr(parts, "_trained", trained)
     found = parts.training(parts.Task("numpy", False, lambda found: None))
-    assert found["wrong"] == {"digits": "BackendError: no memory left"}
+    assert found["wrong"] == {"iris": "BackendError: no memory left"}
     assert len(found["runs"]) > 5
 
 
@@ -484,11 +522,12 @@ def test_the_longest_steps_come_last(gpu: ModuleType, monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(str(ROOT / "tests"))
     fake_cupy, steps = importlib.import_module("backend.fake_cupy"), importlib.import_module("steps")
     monkeypatch.setattr(steps, "measure", lambda *_: {})
-    monkeypatch.setattr(steps, "same_bits", lambda _: {})
+    monkeypatch.setattr(steps, "same_bits", lambda *_: {})
     monkeypatch.setattr(steps, "WORKLOADS", {"small": None, "large": None})
     with fake_cupy.installed(monkeypatch):
         names = [name for name, _ in steps.examine("cupy") if not name.endswith("bf16")]
-    assert names == ["graph and eager", "small, tf32", "small, float32", "large, tf32", "large, float32"]
+    compared = [name for name in names if name.startswith("graph and eager")]
+    assert names == [*compared, "small, tf32", "small, float32", "large, tf32", "large, float32"]
 
 
 def test_long_steps_are_not_timed_longer_than_they_need(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
