@@ -42,13 +42,16 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def task(tmp_path: Path) -> Callable[..., Loaded]:
-    """Return a function that makes a configuration of rows sorted by their class."""
+    """Return a function that makes a configuration of rows sorted by their class.
+
+    No two rows are the same: the products of such ones differ by rounding where they are in blocks of other sizes.
+    """
     random = np.random.default_rng(0)
     x, c, w = random.normal(size=(ROWS, 3)), random.integers(0, 3, ROWS), random.integers(1, 4, ROWS)
     y = np.sort(x[:, 0] + x[:, 1] * x[:, 2] + (c == 1) + random.normal(size=ROWS) / 2)
     rows = [
         f"{a:.5g},{b:.5g},{d:.5g},{'pqr'[c[i]]},{w[i]},{y[i]:.5g},{'no' if y[i] < 0 else 'yes'}"
-        for i, (a, b, d) in enumerate(np.where(np.arange(ROWS)[:, None] % 11 == 0, np.nan, x))
+        for i, (a, b, d) in enumerate(np.where((np.arange(ROWS)[:, None] + np.arange(3)) % 11 == 0, np.nan, x))
     ]
     (tmp_path / "t.csv").write_text("\n".join(["a,b,d,c,w,z,y", *rows]) + "\n")
     (tmp_path / "f.yaml").write_text("task: classification\ndata: {train: t.csv, target: y, drop: [z]}\n")
