@@ -1,11 +1,12 @@
 """How long a training step of TabM-mini takes, here and in PyTorch.
 
-    python benchmarks/tabm.py [--members 32] [--rounds 5] [--json FILE]
+    python benchmarks/tabm.py [--members 32] [--bins 128] [--rounds 5] [--json FILE]
 
 The network of the paper (2 x 512 units, 32 members, batches of 256 rows), on as many inputs as 8 numbers have in
-embeddings of 16. Both train it by AdamW with a clipped gradient: here in each precision, in PyTorch in float32 and by
-autocast in bfloat16, on all cores. They take turns within a round, so that ratios are of the same minutes; the median
-of the rounds is printed. First, both compute the loss of the same weights and rows.
+embeddings of 16; with ``--bins`` on 8 numbers, which both embed by so many bins of each (PLE), PyTorch as the package
+of the paper's authors does. Both train it by AdamW with a clipped gradient: here in each precision, in PyTorch in
+float32 and by autocast in bfloat16, on all cores. They take turns within a round, so that ratios are of the same
+minutes; the median of the rounds is printed. First, both compute the loss of the same weights and rows.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from gpumlp.backend import NativeBackend
 from gpumlp.bench.machine import facts
 from gpumlp.data import Dataset
 from gpumlp.limits import threads
-from gpumlp.nn import Architecture, Hidden, Loss, mlp
+from gpumlp.nn import Architecture, BinnedEmbedding, Hidden, Loss, mlp
 from gpumlp.ops.precision import PRECISIONS
 from gpumlp.optim import Optimizer, Schedule
 from gpumlp.store.formats import to_json
 from gpumlp.training.trainer import Trainer
 
-INPUTS, UNITS, BATCH, CLASSES, DROPOUT = 8 * 16, (512, 512), 256, 2, 0.1
+NUMBERS, SIZE, UNITS, BATCH, CLASSES, DROPOUT = 8, 16, (512, 512), 256, 2, 0.1
 STEPS = 4
 """Steps of a round."""
 GOAL = 2.0
@@ -41,20 +42,26 @@ GOAL = 2.0
 Step = Callable[[], None]
 
 
-def rows() -> tuple[Any, Any]:
-    """Return random inputs, (N, p) float32, and classes, (N,)."""
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((BATCH * STEPS, INPUTS), np.float32), rng.integers(0, CLASSES, BATCH * STEPS)
+def rows(bins: int) -> tuple[Any, Any]:
+    """Return random inputs, (N, p) float32, and classes, (N,): with bins, numbers that are to be embedded."""
+    rng, inputs = np.random.default_rng(0), NUMBERS if bins else NUMBERS * SIZE
+    return rng.standard_normal((BATCH * STEPS, inputs), np.float32), rng.integers(0, CLASSES, BATCH * STEPS)
 
 
-def ours(members: int, name: str) -> tuple[Step, Any]:
+def ours(members: int, bins: int, name: str) -> tuple[Step, Any]:
     """Return what takes ``STEPS`` steps of ours in a precision, and the model."""
     precision = PRECISIONS[name]
     backend = backends.get("auto", tf32=precision.tf32)
     hidden = tuple(Hidden(units, "relu", DROPOUT) for units in UNITS)
-    model = mlp(Architecture(hidden, heads=members, share="hidden"), CLASSES, "softmax")
-    model.build(INPUTS, backend=backend, dtype=precision.dtype)
-    x, y = rows()
+    embedding: dict[str, Any] = {"embedding": "ple", "numbers": NUMBERS, "embedding_size": SIZE, "bins": bins}
+    architecture = Architecture(hidden, heads=members, share="hidden", **(embedding if bins else {}))
+    x, y = rows(bins)
+    model = mlp(architecture, CLASSES, "softmax").build(x.shape[1], backend=backend, dtype=precision.dtype)
+    for layer in model.chain:
+        if isinstance(layer, BinnedEmbedding):
+            layer.set_bins(x)
+            V = layer.weights["V"]  # zeros at first, by which no sum of bins could be wrong
+            V.assign(np.random.default_rng(1).standard_normal(V.shape))
     data = Dataset(x, y.astype(np.int32), None)
     optimizer = Optimizer("adamw", model.parameters, model.context.clock, weight_decay=3e-4, clip_norm=1.0)
     schedule = Schedule("constant", learning_rate=2e-3)
@@ -68,19 +75,29 @@ def ours(members: int, name: str) -> tuple[Step, Any]:
     return take, model
 
 
-def theirs(model: Any, bfloat16: bool) -> tuple[Step, Callable[[], float]]:
+def theirs(model: Any, bins: int, bfloat16: bool) -> tuple[Step, Callable[[], float]]:
     """Return what takes ``STEPS`` steps in PyTorch, from the same weights, and what computes the loss of all rows."""
     import torch
 
     torch.set_num_threads(threads())
-    weights = {name: torch.nn.Parameter(torch.from_numpy(array)) for name, array in model.arrays().items()}
+    arrays = {name: torch.from_numpy(array) for name, array in model.arrays().items()}
+    weights = {name: torch.nn.Parameter(array) for name, array in arrays.items() if name not in model.state}
     optimizer = torch.optim.AdamW(weights.values(), lr=2e-3, weight_decay=3e-4)
-    x, y = (torch.from_numpy(each) for each in rows())
+    x, y = (torch.from_numpy(each) for each in rows(bins))
     order = torch.Generator().manual_seed(0)
+    if bins:
+        edges, scales = (arrays[f"binnedembedding_1.{name}"] for name in ("edges", "scales"))
+        a, c, V = (weights[f"binnedembedding_1.{name}"] for name in ("a", "c", "V"))
+
+    def embedded(inputs: Any) -> Any:
+        v = torch.addcmul(-edges * scales, scales, inputs[:, :, None])
+        first, middle, last = v[:, :, :1].clamp_max(1.0), v[:, :, 1:-1].clamp(0.0, 1.0), v[:, :, -1:].clamp_min(0.0)
+        of_bins = torch.cat([first, middle, last], dim=-1).transpose(0, 1) @ V
+        return (torch.addcmul(c, a, inputs[:, :, None]) + of_bins.transpose(0, 1)).flatten(1)
 
     def loss(inputs: Any, targets: Any, rate: float) -> Any:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            h = inputs[:, None] * weights["memberscale_1.factors"]
+            h = (embedded(inputs) if bins else inputs)[:, None] * weights["memberscale_1.factors"]
             for layer in ("dense_1", "dense_2"):
                 h = torch.relu(torch.nn.functional.linear(h, weights[f"{layer}.W"].T, weights[f"{layer}.b"]))
                 h = torch.nn.functional.dropout(h, rate, training=rate > 0)
@@ -98,9 +115,9 @@ def theirs(model: Any, bfloat16: bool) -> tuple[Step, Callable[[], float]]:
     return take, lambda: float(loss(x, y, 0.0).detach())
 
 
-def check(model: Any, loss: Callable[[], float]) -> None:
+def check(model: Any, bins: int, loss: Callable[[], float]) -> None:
     """Compare the losses of the same weights on the same rows. Raises SystemExit where they differ."""
-    x, y = rows()
+    x, y = rows(bins)
     value = Tensor(x, model.context.backend)
     *before, last = model.chain
     for layer in before:  # nothing is dropped out
@@ -113,17 +130,18 @@ def check(model: Any, loss: Callable[[], float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--members", type=int, default=32, help="members that share the hidden layers [32]")
+    parser.add_argument("--bins", type=int, default=0, help="bins by which numbers are embedded; 0: they are [0]")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the median counts [5]")
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args()
     takers: dict[str, Step] = {}
     for name in PRECISIONS:
         if name != "float64":
-            takers[name], model = ours(options.members, name)
+            takers[name], model = ours(options.members, options.bins, name)
             if name == "float32":
-                takers["pytorch float32"], loss = theirs(model, bfloat16=False)
-                takers["pytorch bfloat16"], _ = theirs(model, bfloat16=True)
-                check(model, loss)
+                takers["pytorch float32"], loss = theirs(model, options.bins, bfloat16=False)
+                takers["pytorch bfloat16"], _ = theirs(model, options.bins, bfloat16=True)
+                check(model, options.bins, loss)
     seconds: dict[str, list[float]] = {name: [] for name in takers}
     for number in range(options.rounds + 1):
         for name, take in takers.items():
@@ -139,7 +157,8 @@ def main() -> None:
     same = medians["pytorch float32"] / medians["float32"]
     print(f"fastest here over PyTorch's fastest: {peer / own:.2f} times as fast (goal {GOAL:g}); float32 {same:.2f}")
     if options.json:
-        figures = {"members": options.members, "inputs": INPUTS, "units": UNITS, "batch": BATCH, "seconds": seconds}
+        network = {"members": options.members, "inputs": NUMBERS * SIZE, "bins": options.bins, "units": UNITS}
+        figures = {**network, "batch": BATCH, "seconds": seconds}
         options.json.write_text(to_json({"machine": facts(NativeBackend()), **figures}) + "\n", encoding="utf-8")
 
 
