@@ -20,9 +20,15 @@ def side_of(rows: EncodedRows, *, flat: bool = False) -> int | None:
     """
     if not isinstance(rows, Dataset) or rows.features.stored.dtype != np.uint8 or rows.features.has_categories:
         return None
-    side, shape = math.isqrt(rows.features.width), rows.features.shape
-    shapes = [(side, side), (side, side, 1), (1, side, side)]
-    return side if shape in shapes or (flat and shape == (side * side,)) else None
+    shape = rows.features.shape
+    side = math.isqrt(rows.features.width)
+    return side if are_images(shape) or (flat and shape == (side * side,)) else None
+
+
+def are_images(shape: tuple[int, ...]) -> bool:
+    """Return whether rows of a shape are square images of one plane."""
+    side = math.isqrt(math.prod(shape))
+    return shape in ((side, side), (side, side, 1), (1, side, side))
 
 
 def copies_moved_by(pixels: int) -> int:

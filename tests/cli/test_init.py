@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from command import run
 
@@ -67,6 +69,24 @@ def test_several_files() -> None:
     run("train", "iris.csv", "--target", "target", *SHORT)
     weights = "model/weights.safetensors"
     assert Path("runs/part", weights).read_bytes() == Path("runs/iris", weights).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "preset"),
+    [
+        ((4, 4), np.uint8, "images"),
+        ((4, 4, 1), np.uint8, "images"),
+        ((16,), np.uint8, "tabular"),
+        ((4, 4), np.float32, "tabular"),
+        ((4, 5), np.uint8, "tabular"),
+    ],
+)
+def test_the_preset_of_arrays_of_images_is_that_of_images(shape: tuple[int, ...], dtype: Any, preset: str) -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (60, *shape)).astype(dtype)
+    np.savez("rows.npz", x=rows, y=np.arange(60) % 2)
+    text = run("init", "rows.npz", "--target", "y").stdout
+    assert [line.split()[2] for line in text.splitlines() if line.startswith("# preset:")] == [preset]
+    run("train", "rows.npz", "--target", "y", "--set", f"preset={preset}", "--set", "training.epochs=1")
 
 
 def test_a_data_file_is_trained_by_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
