@@ -256,9 +256,12 @@ def _encode_table(rows: list[Any], part: Part) -> Any:
     return x
 
 
-ISO = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[T ](.*))?", re.ASCII)
-OTHER = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(?:[T ](.*))?", re.ASCII)
-CLOCK = re.compile(r"\s*(\d{1,2}):(\d{2})(?::(\d{2})(\.\d{1,9})?)?\s*(Z|[+-]\d{2}(?::?\d{2})?)?", re.ASCII)
+ISO = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:(?:T|,? )(.+))?", re.ASCII)
+OTHER = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(?:(?:T|,? )(.+))?", re.ASCII)
+HALF = "[\\s\u00a0\u202f]*([AaPp])\\.?[Mm]\\.?"
+CLOCK = re.compile(
+    rf"\s*(\d{{1,2}}):(\d{{2}})(?::(\d{{2}})(\.\d{{1,9}})?)?(?:{HALF})?\s*(Z|[+-]\d{{2}}(?::?\d{{2}})?)?", re.ASCII
+)
 
 
 def _days(value: Any, order: str, row: int, column: str, model: dict[str, Any]) -> float:
@@ -275,8 +278,11 @@ def _days(value: Any, order: str, row: int, column: str, model: dict[str, Any]) 
         year, month, day = parts[:3] if order == "ymd" else (parts[3], parts[2], parts[0])
         if order == "mdy":
             month, day = day, month
-        hour, minute, second, fraction, zone = clock.groups()
-        time = datetime.datetime(int(year), int(month), int(day), int(hour), int(minute), int(second or 0))
+        hour, minute, second, fraction, half, zone = clock.groups()
+        if half and not 1 <= int(hour) <= 12:
+            raise ValueError
+        hours = int(hour) % 12 + 12 * (half in "Pp") if half else int(hour)
+        time = datetime.datetime(int(year), int(month), int(day), hours, int(minute), int(second or 0))
     except ValueError:
         raise _CellError(row, f"column {column!r} should have dates, but this cell is {text!r}") from None
     days = (time - datetime.datetime(1970, 1, 1)) / datetime.timedelta(days=1) + float(fraction or 0) / 86400.0

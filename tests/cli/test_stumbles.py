@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from gpumlp.cli import verbs
 from gpumlp.cli.main import main
 from gpumlp.data.encoding.columns import decide
+from gpumlp.data.encoding.dates import Dates
 from gpumlp.data.source.frame import Frame
 from gpumlp.data.source.rows import rows_of
 from gpumlp.data.source.typed import _nested_kind
@@ -69,14 +70,14 @@ def test_numbers_in_brackets_are_named(pattern: str) -> None:
     assert decide("a", frame(["(none)", "(low)", "(1st)"] * 20))[1] is not None
 
 
-def test_times_of_twelve_hours_are_named() -> None:
+def test_times_of_twelve_hours_are_dates() -> None:
     cells = [f"{i % 12 + 1}/{i % 28 + 1}/2023 {i % 12 + 1}:{i % 60:02d} {'AP'[i % 2]}M" for i in range(80)]
     for some in (cells, cells[:20] * 4, [each.replace(" AM", ":00 a.m.") for each in cells]):
-        remark = decide("a", frame(some))[2]
-        assert remark is not None
-        assert "has times with AM and PM, such as" in remark
-        assert "write them as 2024-03-31 17:45 to have dates" in remark
-    assert "AM and PM" not in str(decide("a", frame(["1/2/2023 1:00 AM", "noon"] * 20))[2])
+        dates = Dates.fit("a", frame(some))
+        assert dates is not None
+        assert dates.cycles == ("week", "day")
+    remark = decide("a", frame(["1/2/2023 1:00 AM", "2/3/2023 2:00 PM", "3/4/2023 2:00 PM"] * 20))[2]
+    assert "whether the month or the day is first is not clear" in str(remark)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from gpumlp.data.encoding.columns import TableInputs
 from gpumlp.data.encoding.dates import CYCLES, ORDERS, Dates, doubt_of, parsed
 from gpumlp.data.source.frame import Codes
 from gpumlp.errors import ConfigError, DataError
-from gpumlp.export import export
+from gpumlp.export import export, standalone
 from gpumlp.runs import load_trained, train
 
 EPOCH = datetime.datetime(1970, 1, 1)
@@ -47,21 +48,31 @@ def fitted(texts: Sequence[str | None], **kinds: Kind) -> Dates | None:
         ("1970-01-02T06:00:00+06:00", "ymd", 1),
         ("1970-01-02T06:00:00-0530", "ymd", 1.25 + 5.5 / 24),
         ("1970-01-01 00:00:00.5", "ymd", 0.5 / 86400),
+        ("1/2/1970 12:00 AM", "mdy", 1),
+        ("1/2/1970, 6:00:00 a.m.", "mdy", 1.25),
+        ("1.2.1970 12:30pm", "dmy", 31 + 12.5 / 24),
+        ("1/2/1970, 11:45:00\u202fPM", "mdy", 1 + 23.75 / 24),
+        ("1970-01-02 6:00 PM +06:00", "ymd", 1.5),
         ("0001-01-01", "ymd", -719162),
         ("9999-12-31", "ymd", 2932896),
     ],
 )
 def test_a_date_is_days_since_1970(text: str, order: str, wanted: float) -> None:
     assert parsed(text, order) == pytest.approx(wanted, abs=1e-9)
+    assert standalone._days(text, order, 0, "when", {"missing": []}) == parsed(text, order)
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "2000-02-30", "2001-02-29", "2000-13-01", "2000-1", "2000-01-01 24:00", "2000-01-01 1:60", "20000101", "1.5",
-     "2000-01-01x", "٢٠٠٠-01-01", "2000-01-01 10:00 PM", "0000-01-01", "12-2000", "1/2-2000"],
+     "2000-01-01x", "٢٠٠٠-01-01", "2000-01-01 13:00 PM", "2000-01-01 0:30 AM", "2000-01-01 PM",
+     "2000-01-01T", "0000-01-01", "12-2000", "1/2-2000"],
 )  # fmt: skip
 def test_other_texts_are_no_dates(text: str) -> None:
-    assert all(parsed(text, order) is None for order in ORDERS)
+    for order in ORDERS:
+        assert parsed(text, order) is None
+        with pytest.raises(standalone._CellError) if text else nullcontext():
+            standalone._days(text, order, 0, "when", {"missing": []})
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,11 @@ ORDERS = {
 }
 """Orders in which dates are written."""
 
-_TIME = r"(?:[T ]\s*(\d{1,2}):(\d{2})(?::(\d{2})(\.\d{1,9})?)?\s*(Z|[+-]\d{2}(?::?\d{2})?)?)?"
+_HALF = "[\\s\u00a0\u202f]*([AaPp])\\.?[Mm]\\.?"  # AM or PM, behind a space that browsers write without a break
+_ZONE = r"(Z|[+-]\d{2}(?::?\d{2})?)"
+_TIME = rf"(?:(?:T|,? )\s*(\d{{1,2}}):(\d{{2}})(?::(\d{{2}})(\.\d{{1,9}})?)?(?:{_HALF})?\s*{_ZONE}?)?"
 _ISO = re.compile(rf"(\d{{4}})[-/.](\d{{1,2}})[-/.](\d{{1,2}}){_TIME}", re.ASCII)
 _OTHER = re.compile(rf"(\d{{1,2}})([-/.])(\d{{1,2}})\2(\d{{4}}){_TIME}", re.ASCII)
-_TWELVE_HOURS = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4},? +\d{1,2}:\d{2}(:\d{2})? *[AaPp]\.?[Mm]\.?", re.ASCII)
 _EPOCH = datetime.datetime(1970, 1, 1)
 _DAY = datetime.timedelta(days=1)
 _FIRST_TEXTS = 100  # looked at before all of a column are
@@ -199,8 +200,6 @@ def order_of(column: Codes) -> str | None:
 def doubt_of(column: Codes) -> str | None:
     """Return a remark on a column that is not one of dates, though most of its texts are dates."""
     texts = [text for text in column.texts.tolist() if text]
-    if texts and all(map(_TWELVE_HOURS.fullmatch, texts)):
-        return f"has times with AM and PM, such as {shown(texts[0])}; write them as 2024-03-31 17:45 to have dates"
     for part in (texts[:_FIRST_TEXTS], texts):
         fits = np.array([[parsed(text, order) is not None for order in ORDERS] for text in part], bool)
         dates = fits.any(axis=1) if len(part) else np.empty(0, bool)
@@ -232,15 +231,23 @@ def parsed(text: str, order: str) -> float | None:
             return None
         first, _, second, year, *clock = match.groups()
         day, month = (first, second) if order == "dmy" else (second, first)
-    hour, minute, second_, fraction, zone = clock
+    hour, minute, second_, fraction, half, zone = clock
     try:
-        time = datetime.datetime(int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second_ or 0))
+        hours = int(hour or 0) if half is None else _hours(int(hour), half)
+        time = datetime.datetime(int(year), int(month), int(day), hours, int(minute or 0), int(second_ or 0))
     except ValueError:
         return None
     days = (time - _EPOCH) / _DAY + float(fraction or 0) / 86400.0
     if zone and zone != "Z":
         days -= (int(zone[:3]) * 60 + int(zone[0] + (zone[3:].lstrip(":") or "0"))) / 1440.0
     return days
+
+
+def _hours(hour: int, half: str) -> int:
+    """Return the hours since midnight of 1 to 12 of a half of the day. Raises ValueError for other hours."""
+    if not 1 <= hour <= 12:
+        raise ValueError
+    return hour % 12 + 12 * (half in "Pp")
 
 
 def days_of(column: Codes, order: str, refuse: Callable[[int], DataError]) -> Floats:
