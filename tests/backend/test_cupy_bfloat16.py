@@ -13,7 +13,7 @@ from backend.fake_cupy import Cupy, installed
 from gpumlp.backend import Backend, CupyBackend
 from gpumlp.backend.host import builder
 from gpumlp.data import Dataset
-from gpumlp.nn import Activation, BatchNorm, Dense, Dropout, LayerNorm, Loss, Sequential
+from gpumlp.nn import Activation, BatchNorm, BinnedEmbedding, Dense, Dropout, LayerNorm, Loss, Sequential
 from gpumlp.optim import Optimizer, Schedule
 from gpumlp.training.trainer import Trainer
 
@@ -26,20 +26,22 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cupy]:
         yield module
 
 
-def trainer(backend: Backend, norm: str, rows: int = 50) -> Trainer:
+def trainer(backend: Backend, kind: str, rows: int = 50) -> Trainer:
     rng = np.random.default_rng(3)
     data = Dataset(rng.standard_normal((rows, 5)).astype(np.float32), rng.integers(0, 3, rows).astype(np.int32), None)
-    norms: dict[str, Any] = {"none": [], "layer": [LayerNorm()], "batch": [BatchNorm()]}
-    layers = [Dense(16, bias=norm != "batch"), *norms[norm], Activation("relu"), Dropout(0.2), Dense(8, "gelu")]
+    norm: list[Any] = {"layer": [LayerNorm()], "batch": [BatchNorm()]}.get(kind, [])
+    embedding = [BinnedEmbedding(5, 4, bins=4)] if kind == "embedding" else []
+    first = [*embedding, Dense(16, bias=kind != "batch"), *norm]
+    layers = [*first, Activation("relu"), Dropout(0.2), Dense(8, "gelu")]
     model = Sequential([*layers, Dense(3, "softmax")]).build(5, backend=backend, dtype="bfloat16")
     optimizer = Optimizer("adamw", model.parameters, model.context.clock, clip_norm=1.0, averaging=0.9)
     schedule = Schedule("cosine", learning_rate=1e-2, warmup=0.1)
     return Trainer(model, Loss("cross_entropy", model), optimizer, schedule, data, epochs=4, batch_size=8)
 
 
-@pytest.mark.parametrize("norm", ["none", "layer", "batch"])
-def test_epochs_are_those_of_the_reference(fake: Cupy, norm: str) -> None:
-    on_device, reference = trainer(CupyBackend(), norm), trainer(Backend(), norm)
+@pytest.mark.parametrize("kind", ["none", "layer", "batch", "embedding"])
+def test_epochs_are_those_of_the_reference(fake: Cupy, kind: str) -> None:
+    on_device, reference = trainer(CupyBackend(), kind), trainer(Backend(), kind)
     host, parameters = on_device.backend.to_host, on_device.model.parameters
     for _ in range(2):
         found, expected = on_device.run_epoch(), reference.run_epoch()
@@ -53,9 +55,9 @@ def test_epochs_are_those_of_the_reference(fake: Cupy, norm: str) -> None:
     np.testing.assert_allclose(on_device.model.predict(rows), reference.model.predict(rows), atol=2.0**-5)
 
 
-@pytest.mark.parametrize("norm", ["none", "layer", "batch"])
-def test_a_step_has_a_kernel_for_everything_but_products(fake: Cupy, norm: str) -> None:
-    names = trainer(CupyBackend(), norm).captured().names()
+@pytest.mark.parametrize("kind", ["none", "layer", "batch", "embedding"])
+def test_a_step_has_a_kernel_for_everything_but_products(fake: Cupy, kind: str) -> None:
+    names = trainer(CupyBackend(), kind).captured().names()
     own = [name for name in names if not name.startswith(("matmul", "dense_", "cast", "copy"))]
     launched = {launch.kernel for launch in fake.launched}
     assert {"gather_forward", "adam_forward", "softmax_cross_entropy_forward", "accumulate_forward"} <= set(own)
