@@ -6,7 +6,7 @@
     agreement  every operation against the NumPy reference
     training   each shipped configuration and recipe (recipes.py), its losses beside those of the CPU
     facts      rates of copies and products, costs of launches and graphs, what cuBLASLt offers, what padding gains
-    steps      a step of training as graphs, call by call and eagerly; the same bits each way
+    steps      a step of training as graphs, call by call and eagerly, of recipes too; the same bits each way
     auto       from which size on a step takes less time here than on the CPU
     members    steps of up to 264 small networks, a block each
     tests      pytest -m gpu

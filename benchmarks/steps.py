@@ -80,9 +80,11 @@ def examine(name: str, *, tiny: bool = False) -> Iterator[tuple[str, Found]]:
     machines = [Machine(backends.get(name, tf32=each.tf32), each.dtype, small=tiny) for each in precisions]
     # What takes the longest comes last: the time may run out.
     asked: list[tuple[str, Callable[[], Found]]] = [("graph and eager", partial(same_bits, name, small))]
-    for title in IN_GRAPHS:
-        make = partial(of_recipe, RECIPES[title])
-        asked.append((f"graph and eager, {title}", partial(same_bits, name, make)))
+    recipes = {title: RECIPES[title] for title in IN_GRAPHS}
+    for title, recipe in recipes.items():
+        asked.append((f"graph and eager, {title}", partial(same_bits, name, partial(of_recipe, recipe))))
+    for title, recipe in recipes.items():
+        asked.append((title, partial(times_of_recipe, name, recipe, 8 if tiny else STEPS)))
     for work, sizes in works.items():
         for precision, machine in zip(precisions, machines, strict=True):
             asked.append((f"{work}, {precision.name}", partial(measure, machine, sizes, 8 if tiny else STEPS)))
@@ -165,15 +167,23 @@ def floor(machine: Machine, work: Work) -> float:
 
 
 def measure(machine: Machine, work: Work, steps: int) -> Found:
-    """Return counts of calls, the times of a step in µs and of an epoch in ms (medians of five), and the share."""
-    own = trainer(machine.backend, work, TOGETHER, dtype=machine.dtype)
-    plan = own.captured()
+    """Return the times of :func:`times_of`, and how near a step comes to the floor."""
+    found = times_of(trainer(machine.backend, work, TOGETHER, dtype=machine.dtype), steps)
+    least = floor(machine, work)
+    found["floor, µs"] = round(1e6 * least, 2)
+    found["share of the floor"] = round(1e6 * least / found["many steps a launch, µs"], 3)
+    return found
+
+
+def times_of(own: Trainer, steps: int) -> Found:
+    """Return counts of calls, and the times of a step in µs and of an epoch in ms (medians of five)."""
+    backend, plan = own.backend, own.captured()
     many = plan.times(min(TOGETHER, own.batches))
     eager = partial(own._define_step, own.batch_size)
     singly = [call.launch for call in plan.calls]
 
     def uncaptured() -> None:
-        with machine.backend.quiet():
+        with backend.quiet():
             for launch in singly:
                 launch()
 
@@ -198,10 +208,12 @@ def measure(machine: Machine, work: Work, steps: int) -> Found:
     own.run_epoch()
     epochs = [report.seconds for _ in range(5) if (report := own.run_epoch()) is not None]
     found[f"epoch of {own.batches} steps, ms"] = round(1e3 * statistics.median(epochs), 3)
-    least = floor(machine, work)
-    found["floor, µs"] = round(1e6 * least, 2)
-    found["share of the floor"] = round(1e6 * least / found["many steps a launch, µs"], 3)
     return found
+
+
+def times_of_recipe(name: str, recipe: Recipe, steps: int) -> Found:
+    """Return the times of a recipe's steps. There are as many launches as calls without a kernel cut a step into."""
+    return times_of(of_recipe(recipe, backends.get(name)), steps)
 
 
 def in_one_branch(plan: Plan, count: int) -> Plan:

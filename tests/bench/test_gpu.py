@@ -88,6 +88,7 @@ def test_every_part_that_can_run_on_a_cpu_does(
     compared = {name: ways for name, ways in steps.items() if name.startswith("graph and eager")}
     assert compared.keys() > {f"graph and eager, {name}" for name in recipes if "schedule" in name}
     assert all(set(ways.values()) == {"the same bits"} for ways in compared.values())
+    assert all(steps[name.removeprefix("graph and eager, ")]["eager, µs"] > 0 for name in compared if ", " in name)
     tiny = steps["16-32-4, batch 32, float32"]
     assert tiny["launches a step"] == 1 <= tiny["calls a step"]
     assert tiny["share of the floor"] > 0
@@ -481,6 +482,7 @@ def test_a_workload_that_fails_stops_no_other(gpu: ModuleType, monkeypatch: pyte
     parts, steps = importlib.import_module("parts"), importlib.import_module("steps")
     monkeypatch.setattr(steps, "measure", lambda *_: 1 / 0)
     monkeypatch.setattr(steps, "same_bits", lambda *_: {"eager": "the same bits"})
+    monkeypatch.setattr(steps, "times_of_recipe", lambda *_: {})
     found = parts.steps(parts.Task("numpy", True, lambda found: None))
     assert found["workloads"]["graph and eager"] == {"eager": "the same bits"}
     wrong = {
@@ -522,12 +524,14 @@ def test_the_longest_steps_come_last(gpu: ModuleType, monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(str(ROOT / "tests"))
     fake_cupy, steps = importlib.import_module("backend.fake_cupy"), importlib.import_module("steps")
     monkeypatch.setattr(steps, "measure", lambda *_: {})
-    monkeypatch.setattr(steps, "same_bits", lambda *_: {})
+    for name in ("same_bits", "times_of_recipe"):
+        monkeypatch.setattr(steps, name, lambda *_: {})
     monkeypatch.setattr(steps, "WORKLOADS", {"small": None, "large": None})
     with fake_cupy.installed(monkeypatch):
         names = [name for name, _ in steps.examine("cupy") if not name.endswith("bf16")]
-    compared = [name for name in names if name.startswith("graph and eager")]
-    assert names == [*compared, "small, tf32", "small, float32", "large, tf32", "large, float32"]
+    first = names.index("small, tf32")
+    assert names[first:] == ["small, tf32", "small, float32", "large, tf32", "large, float32"]
+    assert set(steps.IN_GRAPHS) < set(names[:first])
 
 
 def test_long_steps_are_not_timed_longer_than_they_need(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
