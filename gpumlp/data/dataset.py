@@ -19,6 +19,7 @@ from gpumlp.data.encoding.features import Features
 from gpumlp.data.encoding.labels import LabelTargets
 from gpumlp.data.encoding.scaling import SCALINGS
 from gpumlp.data.encoding.targets import PLAIN, ClassTarget, Goal, NumberTarget, NumberTargets
+from gpumlp.data.leaks import leaks
 from gpumlp.data.roles import MisfitError, Roles, Target, absent, is_of
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.cache import SourceCache
@@ -632,6 +633,8 @@ def prepare(
     if encoder is None:
         inputs, more = _fit_inputs(*_counted(parts["train"], roles.weights), roles, scaling)
         notes += more
+        if isinstance(inputs, TableInputs) and isinstance(parts["train"], Frame):
+            notes += leaks(parts["train"], inputs.numeric, inputs.texts, roles.targets, task)
         used = {*inputs.names, *roles.named}
         encoder = Encoder(
             inputs=inputs,
