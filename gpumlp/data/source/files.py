@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, cast
 
 from gpumlp.data.source.engine import EngineRefusalError, packed_lines
-from gpumlp.data.source.zstd import require_whole
 from gpumlp.errors import DataError, nearest
 
 Files = str | Path | Sequence[str | Path]
@@ -138,6 +137,8 @@ def plain_copy(path: Path, owner: object) -> Path:
 
 def _unpack_zstd(path: Path, copy: IO[bytes]) -> None:
     r"""Write the lines of a text file packed by Zstandard, each ended by ``\n``."""
+    from gpumlp.data.source.zstd import require_whole
+
     try:
         with open_binary(existing(path)) as stream:
             require_whole(stream)
