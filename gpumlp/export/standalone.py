@@ -137,6 +137,10 @@ def _outputs_of(part: Part, rows: Any) -> tuple[Any, Any]:
     x = _encode(rows, part)
     with np.errstate(all="ignore"):
         linear, answer = part.network(x)
+    if not (finite := np.isfinite(linear).all(axis=1)).all():
+        raise _CellError(
+            int(np.argmin(finite)), "the prediction is not finite, since a number is too far from the training values"
+        )
     if model.get("labels"):
         shares = _probabilities(linear.astype(np.float64).reshape(-1, 1), model)[:, 1].reshape(linear.shape)
         return shares, shares
@@ -376,6 +380,8 @@ def _read_csv(content: bytes) -> Iterator[dict[str, str]]:
         if not names:
             names = [name.strip() if MODEL["header"] else "" for name in row]
             names = [name or f"column_{i}" for i, name in enumerate(names)]
+            if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+                raise InputError(f"line {reader.line_num}: two columns are called {twice[0]!r}")
             if MODEL["header"]:
                 continue
         if len(row) != len(names):

@@ -24,7 +24,7 @@ import gpumlp
 from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend
 from gpumlp.cli import main
-from gpumlp.config import Loaded, load
+from gpumlp.config import Loaded, configure, load
 from gpumlp.data import ArrayTable, Encoder, News, rows_of
 from gpumlp.data.encoding.columns import ArrayInputs, TableInputs
 from gpumlp.data.encoding.numeric import NumericBlock
@@ -192,6 +192,28 @@ def test_a_script_ends_with_a_message(run: Path, script: Path, tmp_path: Path) -
     assert (result.returncode, result.stdout) == (1, "")
     assert "row 1: there is no column 'size; in cm'" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_script_names_a_row_whose_prediction_is_not_finite(tmp_path: Path, task: str) -> None:
+    """A class of NaN would be the first one."""
+    x = np.random.default_rng(0).random((60, 2))
+    y = x[:, 0] if task == "regression" else np.where(x[:, 0] > 0.5, "b", "a")
+    rows = "".join(f"{a},{b},{c}\n" for (a, b), c in zip(x, y, strict=True))
+    (tmp_path / "t.csv").write_text("a,b,y\n" + rows)
+    data = {"train": str(tmp_path / "t.csv"), "target": "y", "scaling": "none"}
+    train(configure(task=task, data=data, model={"hidden": [4]}, training={"epochs": 1}), tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "model.py")
+    (tmp_path / "far.csv").write_text("a,b\n1,2\n-3e38,3e38\n")
+    with pytest.raises(DataError, match=r"far\.csv:3: the prediction is not finite"):
+        load_trained(tmp_path / "run").predict(tmp_path / "far.csv")
+    result = alone(tmp_path / "model.py", tmp_path / "far.csv")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "row 2: the prediction is not finite, since a number is too far from the training values" in result.stderr
+    (tmp_path / "twice.csv").write_text("a,b,a\n1,2,3\n")
+    result = alone(tmp_path / "model.py", tmp_path / "twice.csv")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "line 1: two columns are called 'a'" in result.stderr
 
 
 def test_a_script_takes_values_in_python(script: Path) -> None:
