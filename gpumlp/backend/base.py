@@ -299,9 +299,17 @@ class Backend:
         with self.quiet():
             result = self.xp.asarray(function(*inputs, out=out, **params))
         if self.capturing:
-            multiplies = function is self.xp.matmul
-            self._note(name, partial(function, *inputs, out=result, **params), inputs, multiplies)
+            again = self.launch_of(partial(function, *inputs, out=result, **params), (inputs, params), result)
+            self._note(name, again, inputs, multiplies=function is self.xp.matmul)
         return result
+
+    def launch_of(self, again: Callable[[], Any], reads: Any, result: Array) -> Callable[[], Any]:
+        """Return what a replay calls to make ``result`` anew, of arrays somewhere within ``reads``."""
+        return again
+
+    def exchange(self, name: str, function: Callable[..., Array], source: Array, target: Array) -> None:
+        """Run a function of an array and ``out=`` that other processes take part in."""
+        self._call(name, partial(function, source, out=target), (source,))
 
     def clear(self, target: Array) -> None:
         """Fill an array of the device with zeros."""
@@ -309,7 +317,8 @@ class Backend:
 
     def copy(self, source: Array, target: Array) -> None:
         """Copy a device array into another of the same shape."""
-        self._call("copy", partial(target.__setitem__, ..., source), (source,))
+        again = self.launch_of(partial(target.__setitem__, ..., source), source, target)
+        self._call("copy", again, (source,))
 
     def cast(self, array: Array, dtype: Any) -> Array:
         """Return the values in another dtype, in a new array."""

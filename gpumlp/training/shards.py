@@ -145,10 +145,10 @@ class Shards:
     def _exchange(self) -> None:
         """Put together what the ranks have: sums, and the rows by parts, of which each rank sums one."""
         backend, by = self.model.context.backend, self.ranks.exchange
-        backend.compute("allgather", by.allgather, self._own_sums, out=self._sums)
-        backend.compute("alltoall", by.alltoall, self._stack[0], out=self._received)
+        backend.exchange("allgather", by.allgather, self._own_sums, self._sums)
+        backend.exchange("alltoall", by.alltoall, self._stack[0], self._received)
         backend.run(TREE_SUM, "forward", (self._received, None), (self._share,))
-        backend.compute("allgather", by.allgather, self._share, out=self._stack[0])
+        backend.exchange("allgather", by.allgather, self._share, self._stack[0])
 
 
 def ranges(rows: int, size: int, count: int) -> list[range]:

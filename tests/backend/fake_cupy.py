@@ -114,6 +114,7 @@ class Noted(threading.local):
     """Where the arrays of the module of the moment, in this thread, tell what is done to them."""
 
     note: Callable[[str], None]
+    give: Callable[[str, Callable[[], Any]], None]
 
 
 NOTED = Noted()
@@ -147,11 +148,14 @@ class ndarray:  # noqa: N801
         return len(self.memory)
 
     def __getitem__(self, index: Any) -> ndarray:
-        return self._like(self.memory[unwrap(index)])
+        result = self.memory[unwrap(index)]
+        if not np.may_share_memory(result, self.memory):
+            NOTED.note("getitem")
+        return self._like(result)
 
     def __setitem__(self, index: Any, values: Any) -> None:
-        NOTED.note("setitem")
-        self.memory[unwrap(index)] = unwrap(values)
+        memory, index, values = self.memory, unwrap(index), unwrap(values)
+        NOTED.give("setitem", lambda: memory.__setitem__(index, values))
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise AssertionError("an array was read on the host unasked")
@@ -207,8 +211,15 @@ class Function:
         self.cupy, self.name, self.function = cupy, name, getattr(np, name)
 
     def __call__(self, *arguments: Any, **params: Any) -> ndarray:
-        self.cupy.allocator(4096)
-        self.cupy.stream.use(self.name)
+        if isinstance(out := params.get("out"), ndarray):
+            self.cupy.give(self.name, lambda: self._compute(arguments, params))
+            return out
+        self.cupy.note(self.name)
+        result = self._compute(arguments, params)
+        self.cupy.held += result.nbytes
+        return ndarray(result, self.cupy.current)
+
+    def _compute(self, arguments: tuple[Any, ...], params: dict[str, Any]) -> np.ndarray[Any, Any]:
         if self.name not in FROM_HOST:
             arguments, params = unwrap(arguments), {key: unwrap(value) for key, value in params.items()}
         elif isinstance(arguments[0], ndarray):
@@ -216,12 +227,11 @@ class Function:
         elif isinstance(arguments[0], np.ndarray):
             arguments = (arguments[0].copy(), *arguments[1:])  # other memory
         with np.errstate(all="ignore"):
-            result = np.asarray(self.function(*arguments, **params))
-        self.cupy.held += result.nbytes
-        return ndarray(result, self.cupy.current)
+            return np.asarray(self.function(*arguments, **params))
 
     def at(self, target: ndarray, index: Any, values: ndarray) -> None:
-        self.function.at(target.memory, unwrap(index), values.memory)
+        operands = target.memory, unwrap(index), values.memory
+        self.cupy.give(f"{self.name}.at", lambda: self.function.at(*operands))
 
 
 class Pinned(bytearray):
@@ -398,7 +408,7 @@ class Stream:
         elif name in FROM_HOST or name == "asnumpy":
             raise RuntimeError("the current stream is capturing, so synchronous API calls are disallowed")
 
-    def give(self, name: str, work: Callable[[], None]) -> None:
+    def give(self, name: str, work: Callable[[], Any]) -> None:
         """Do some work, or keep it for a graph."""
         if self.captured is None:
             assert not any(stream.is_capturing() for stream in self.cupy.streams), "this stream is not captured"
@@ -506,7 +516,7 @@ class Cupy(ModuleType):
         self.allocator: Callable[[int], Any] = self._allocate
         self.stream = Stream(self)
         self.lt, self.check_alive = CublasLt(self), check_alive
-        NOTED.note = lambda name: self.stream.use(name)
+        NOTED.note, NOTED.give = self.note, self.give
         runtime = SimpleNamespace(
             memcpyHostToDevice=1,
             memcpyDeviceToDevice=3,
@@ -542,6 +552,16 @@ class Cupy(ModuleType):
     @current.setter
     def current(self, number: int) -> None:
         self._of_thread.device = number
+
+    def note(self, name: str) -> None:
+        """Note what makes an array of its own."""
+        self.allocator(4096)
+        self.stream.use(name)
+
+    def give(self, name: str, work: Callable[[], Any]) -> None:
+        """Do what only writes to an array, or keep it for a graph."""
+        self.stream.use(name)
+        self.stream.give(name, work)
 
     # ---- memory ----------------------------------------------------------------------------------
 

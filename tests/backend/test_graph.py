@@ -18,8 +18,9 @@ from backend.test_native import training_run
 from gpumlp import backend as backends
 from gpumlp.autodiff import Tensor
 from gpumlp.backend import Backend, CupyBackend, Plan
+from gpumlp.backend.base import written
 from gpumlp.backend.cuda import gpu
-from gpumlp.backend.cuda.graph import CudaGraph, Launch, LaunchNode
+from gpumlp.backend.cuda.graph import ArrayCall, CudaGraph, Launch, LaunchNode, arrays_in
 from gpumlp.backend.host import builder
 from gpumlp.config import load
 from gpumlp.data import Dataset
@@ -181,7 +182,7 @@ def test_an_array_that_is_copied_is_its_givers_again_once_it_is_read(fake: Cupy)
     assert fake.streams[0].waited == [("event", backend.stream.ptr)]
 
 
-def test_what_only_cupy_can_do_stays_between_the_graphs(fake: Cupy) -> None:
+def test_what_makes_memory_stays_between_the_graphs(fake: Cupy) -> None:
     backend = CupyBackend()
     x, z = (backend.asarray(np.ones((4, 6), np.float32)) for _ in range(2))
 
@@ -196,24 +197,56 @@ def test_what_only_cupy_can_do_stays_between_the_graphs(fake: Cupy) -> None:
         return last
 
     plan = backend.capture(step)
-    kinds = [
-        CudaGraph if isinstance(run, CudaGraph) else Launch if isinstance(run, Launch) else None for run in plan.runs
+    tanh = "tanh_forward<float>"
+    assert [run._graph.names if isinstance(run, CudaGraph) else isinstance(run, Launch) for run in plan.runs] == [
+        [tanh, tanh, "add", tanh],
+        False,
+        ["copy", tanh],
     ]
-    assert kinds == [CudaGraph, None, Launch, None, CudaGraph]
-    assert plan.runs[-1]._graph.names == ["copy", "tanh_forward<float>"]  # type: ignore[attr-defined]
     backend.write(x, np.full((4, 6), 0.5))
     wanted = np.tanh(np.tanh(2 * np.tanh(np.tanh(np.float32(0.5)))))
     np.testing.assert_allclose(backend.to_host(plan()), np.full((4, 6), wanted), rtol=1e-6)
 
 
-def test_a_copy_that_is_no_piece_is_cupys(fake: Cupy) -> None:
+def twice(x: Any, *, out: Any) -> Any:
+    """Return 2 x, by an array of its own."""
+    return written(x + x, out)
+
+
+def test_a_function_of_cupy_is_tried_and_only_what_refuses_stays_out(fake: Cupy) -> None:
     backend = CupyBackend()
-    a, b = backend.asarray(np.arange(6.0).reshape(2, 3)), backend.zeros((3, 2), np.float64)
-    plan = backend.capture(lambda: backend.copy(a.T, b))
-    backend.write(a, np.ones((2, 3)))
-    plan()
-    assert not isinstance(plan.runs[0], Launch)
-    np.testing.assert_array_equal(backend.to_host(b), np.ones((3, 2)))
+    x, target = backend.asarray(np.arange(6.0).reshape(2, 3)), backend.zeros((3, 4), np.float32)
+    ones = backend.asarray(np.ones((4, 1), np.float32))
+
+    def step() -> Any:
+        backend.clear(target)
+        backend.copy(x.T, target[:, 1:3])
+        sums = backend.compute("add", backend.xp.add, target, target)
+        doubled = backend.compute("twice", twice, sums)
+        product = backend.compute("matmul", backend.xp.matmul, doubled, ones)
+        backend.copy(product, target[:, :1])
+        backend.copy(product, target[:, 3:])
+        return target
+
+    plan = backend.capture(step)
+    kinds = [run._graph.names if isinstance(run, CudaGraph) else type(run) for run in plan.runs]
+    assert kinds == [["setitem", "setitem", "add"], ArrayCall, ArrayCall, ["setitem", "setitem"]]
+    backend.write(x, np.ones((2, 3)))
+    for _ in range(2):
+        np.testing.assert_array_equal(backend.to_host(plan()), [[8, 1, 1, 8]] * 3)
+
+
+def test_what_other_processes_take_part_in_is_not_captured(fake: Cupy) -> None:
+    backend = CupyBackend()
+    x, y = (backend.zeros((2, 2), np.float32) for _ in range(2))
+    plan = backend.capture(lambda: [backend.exchange("all", backend.xp.sqrt, *pair) for pair in ((x, y), (y, x))])
+    assert not any(isinstance(run, Launch) for run in plan.runs)
+
+
+def test_arrays_are_found_however_deep_they_lie() -> None:
+    a, b, c = (np.zeros(n) for n in (1, 2, 3))
+    value = ([a, (2, b)], {"index": (slice(1), c), "axis": -1, "none": None})
+    assert [each.size for each in arrays_in(value, lambda each: isinstance(each, np.ndarray))] == [1, 2, 3]
 
 
 # ---- the same bits -----------------------------------------------------------------------------------------------

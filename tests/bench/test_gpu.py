@@ -331,11 +331,14 @@ def test_all_that_is_said_of_gpus_has_a_verdict(gpu: ModuleType) -> None:
 def test_the_recipes_take_all_that_tables_are_trained_with(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """And as graphs of a stand-in for the device they leave the bits of eager steps."""
     recipes, steps = importlib.import_module("recipes"), importlib.import_module("steps")
-    called = set()
+    called, launches = set(), {}
     with installed(monkeypatch):
         for name, recipe in recipes.RECIPES.items():
             if "at once" not in name:
-                called |= {call.name for call in steps.of_recipe(recipe, CupyBackend()).captured().calls}
+                plan = steps.of_recipe(recipe, CupyBackend()).captured()
+                called |= {call.name for call in plan.calls}
+                launches[name] = len(plan.runs)
+        assert launches == dict.fromkeys(launches, 1) | {"tabular, mixup": 3}  # graph, the share of a batch, graph
         for name in ("bf16, members", "schedule-free"):
             make = partial(steps.of_recipe, recipes.RECIPES[name])
             assert set(steps.same_bits("cupy", make).values()) == {"the same bits"}

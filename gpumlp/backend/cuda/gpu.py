@@ -5,7 +5,7 @@ CuPy's arrays; products of matrices are cuBLASLt's, or CuPy's where it has none.
 unasked.
 
 Everything runs on one stream of the backend's own, in the order in which it was asked for; only reading a value waits
-for it. A captured step is a CUDA graph, interrupted by whatever only CuPy can do.
+for it. A captured step is a CUDA graph, interrupted by what CuPy does not capture.
 
 ``GPUMLP_GRAPHS=0``, ``GPUMLP_BRANCHES=0``, ``GPUMLP_EPILOGUES=0`` and ``GPUMLP_CUBLASLT=0`` in the environment switch
 off what they name.
@@ -30,7 +30,7 @@ from gpumlp.backend.cuda import device as devices
 from gpumlp.backend.cuda.branches import LANES
 from gpumlp.backend.cuda.cublaslt import Epilogue, Lt, Product
 from gpumlp.backend.cuda.device import explained
-from gpumlp.backend.cuda.graph import Home, joined
+from gpumlp.backend.cuda.graph import ArrayCall, Home, arrays_in, joined
 from gpumlp.backend.cuda.launcher import CopyNode, Launcher
 from gpumlp.backend.cuda.trials import Trials
 from gpumlp.backend.kernels import address, template_types
@@ -268,6 +268,9 @@ class CupyBackend(Backend):
     ) -> Array:
         self._refuse_strangers(name, *inputs, out)
         return super().compute(name, function, *inputs, out=out, **params)
+
+    def launch_of(self, again: Callable[[], Any], reads: Any, result: Array) -> ArrayCall:
+        return ArrayCall(again, [*arrays_in(reads, self.owns)], [result])
 
     def prepare(self, kernels: Iterable[tuple[Op, tuple[str, ...]]], *, wait: bool = False) -> None:
         self._launcher.prepare(kernels)

@@ -1,8 +1,8 @@
 """One CUDA graph instead of many launches: what may be in it, how it is captured, and what stays between.
 
-A launch puts work on a stream, and does nothing else. A run of them is captured once and then costs the host one
-call. CuPy gives a graph no reference to the memory that it touches: the launches own theirs, and the graph owns its
-launches.
+A launch puts work on a stream, and does nothing else. So do some of CuPy's own functions, once their results have
+memory. A run of them is captured once and then costs the host one call. CuPy gives a graph no reference to the memory
+that it touches: the launches own theirs, and the graph owns its launches.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import gc
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -68,6 +69,58 @@ class LaunchNode(Launch):
     def put(self, stream: Any = None) -> None:
         """Put the work on a stream, which is the current one; by default that of the backend."""
 
+    def is_capturable(self, xp: Any, stream: Any) -> bool:
+        """Return whether a graph may hold it."""
+        return True
+
+
+class ArrayCall(LaunchNode):
+    """A function of CuPy's that writes into an array that is there.
+
+    Where it takes no memory on the way it only launches kernels, which a graph may hold: that is tried once.
+    """
+
+    def __init__(self, function: Callable[[], object], reads: Sequence[Array], writes: Sequence[Array]) -> None:
+        self._function, self.reads, self.writes = function, reads, writes
+        self._capturable: bool | None = None
+
+    def put(self, stream: Any = None) -> None:
+        self._function()
+
+    def is_capturable(self, xp: Any, stream: Any) -> bool:
+        if self._capturable is None:
+            try:
+                captured(xp, stream, self.put)
+                self._capturable = True
+            except Exception as error:  # what CuPy does not capture is called between graphs
+                log.debug("not in a graph: %s", error)
+                self._capturable = False
+        return self._capturable
+
+
+def arrays_in(value: Any, owns: Callable[[object], bool]) -> Iterator[Array]:
+    """Yield the arrays of a backend in a value, however deep they lie in sequences and mappings."""
+    if owns(value):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from arrays_in([*value.values()], owns)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from arrays_in(each, owns)
+
+
+def captured(xp: Any, stream: Any, put: Callable[[], None]) -> Any:
+    """Return the graph of what ``put`` puts on a stream. No memory is made meanwhile, and none freed."""
+    stream.begin_capture()
+    try:
+        with xp.cuda.using_allocator(_refuse), _no_finalizers():
+            put()
+    except BaseException:
+        with contextlib.suppress(Exception):  # the stream leaves its capture, which has no graph to show for it
+            stream.end_capture()
+        raise
+    return stream.end_capture()
+
 
 class Home:
     """The device and the stream that launches are bound to. CuPy launches on those of the moment, and asks nobody."""
@@ -96,15 +149,7 @@ class CudaGraph:
         self.places = arrange(self.nodes) if len(streams) > 1 else [Placement()] * len(self.nodes)
         for node, placement in zip(self.nodes, self.places, strict=True):
             node.prepare(streams[placement.lane])
-        self._stream.begin_capture()
-        try:
-            with xp.cuda.using_allocator(_refuse), _no_finalizers():
-                self._capture(xp, streams)
-        except BaseException:
-            with contextlib.suppress(Exception):  # the stream leaves its capture, which has no graph to show for it
-                self._stream.end_capture()
-            raise
-        self._graph = self._stream.end_capture()
+        self._graph = captured(xp, self._stream, partial(self._capture, xp, streams))
 
     def __call__(self) -> None:
         assert self._runtime.getDevice() == self._device, "a graph is launched outside of its backend's quiet()"
@@ -169,7 +214,7 @@ def _joined(
     """Return the calls with runs of launches as graphs, or None and why that is not possible."""
     result: list[Callable[[], None]] = []
     try:
-        for capturable, group in groupby(launches, key=lambda launch: isinstance(launch, Launch)):
+        for capturable, group in groupby(launches, key=partial(_is_capturable, xp, streams[0])):
             run: list[Any] = list(group)
             worth = capturable and sum(len(launch.nodes) for launch in run) >= MIN_GRAPH_LAUNCHES
             result += [CudaGraph(xp, streams, run)] if worth else run
@@ -177,6 +222,10 @@ def _joined(
         known = error if isinstance(error, GpumlpError) else explain(error, "capture")
         return None, known.what if known else f"{type(error).__name__}: {error}"
     return result, ""
+
+
+def _is_capturable(xp: Any, stream: Any, launch: Callable[[], None]) -> bool:
+    return isinstance(launch, Launch) and all(node.is_capturable(xp, stream) for node in launch.nodes)
 
 
 def _put_back(launches: Sequence[Callable[[], None]]) -> list[Array] | None:
