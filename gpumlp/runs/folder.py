@@ -12,6 +12,7 @@ import re
 import shlex
 import stat
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,6 +23,7 @@ from gpumlp.runs.identity import decisive, differences, is_extension
 from gpumlp.runs.model import DESCRIPTION, WEIGHTS
 from gpumlp.store.atomic import LEFTOVER, clear_leftovers, read_regular
 from gpumlp.store.formats import append_line, is_whole, keep_bytes, keep_folder, read_json, writing
+from gpumlp.store.lock import locked
 
 CONFIG, HISTORY, SUMMARY, MODEL, CHECKPOINTS = "config.yaml", "metrics.jsonl", "summary.json", "model", "checkpoints"
 PLAN = "plan.json"
@@ -255,6 +257,21 @@ class RunFolder:
                     else "this is a link, or not a folder"
                 )
                 raise RunError(f"{message}: the files of a run must be inside its folder", where=str(path))
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the history meanwhile, so that no other process trains here. Raises RunError where one does."""
+        with locked(self.history, without_locks=True) as free:
+            if not free:
+                hint = "wait until it has ended, or pass another --run-dir"
+                raise RunError("another process is training in this folder", where=str(self.path), hint=hint)
+            yield
+
+    def check_unused(self) -> None:
+        """Raise RunError while another process trains here."""
+        if self.history.exists():
+            with self.held():
+                pass
 
     def prepare(self, config: str, history: str | None, *, existed: bool) -> None:
         """Make the folder ready: an earlier run gives way unless there is a ``history`` to continue it with.

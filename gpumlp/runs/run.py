@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def train(
     if done is not None:
         return done
     loaded = replace(loaded, settings=decided.put(loaded.settings))
-    with signals(ranks) as watched, collected() as phases:
+    with signals(ranks) as watched, collected() as phases, ExitStack() as until_end:
         backend, notes = _backend_of(loaded, ranks) if backend is None else (backend, ())
         start, parts = ranks.agree(lambda: _parts(loaded, data, backend, ranks))
         _require_alike(parts, ranks)
@@ -146,7 +147,7 @@ def train(
         if start.model is not None:
             run.notes = (Note(f"starts from the best weights of {start.path}"),)
         text = dump(settings, folder=loaded.path.resolve().parent)
-        checkpoint = ranks.of_first(lambda: run.open(text, resume=resume, existed=existed))
+        checkpoint = ranks.of_first(lambda: run.open(text, until_end, resume=resume, existed=existed))
         if not ranks.first:
             if checkpoint is not None:
                 checkpoint.put(run.loop)
@@ -323,10 +324,11 @@ class _Run:
         self._save_end()
         return loop.status
 
-    def open(self, config: str, *, resume: bool, existed: bool) -> Checkpoint | None:
-        """Make the folder ready, and go back to its last checkpoint to resume; return that."""
+    def open(self, config: str, until_end: ExitStack, *, resume: bool, existed: bool) -> Checkpoint | None:
+        """Make the folder ready and hold it, and go back to its last checkpoint to resume; return that."""
         folder = self.folder
         try:
+            folder.check_unused()
             lines = self.restore() if resume else None
             if resume and folder.summary.exists():
                 if lines is None:
@@ -336,6 +338,7 @@ class _Run:
                     )
                 folder.reopen()
             folder.prepare(config, lines, existed=existed)
+            until_end.enter_context(folder.held())
         except WriteError as error:
             raise folder.resumable(error) from None
         return self.restored

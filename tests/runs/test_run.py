@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +359,41 @@ def test_a_run_goes_on_by_the_backend_it_began_with(
     monkeypatch.setattr("gpumlp.backend.host.builder.compiler", lambda: None)
     with pytest.raises(RunError, match="computed by native; by numpy it would end otherwise"):
         train(task(), tmp_path / "cut", resume=True)
+
+
+@pytest.mark.parametrize("way", [{"resume": True}, {"force": True}])
+def test_two_processes_do_not_train_in_one_folder(task: Task, tmp_path: Path, way: dict[str, bool]) -> None:
+    refused = []
+
+    class Second(Listener):
+        def epoch(self, row: dict[str, Any], best: bool) -> bool:
+            with pytest.raises(RunError, match="another process is training in this folder") as caught:
+                train(task("training.epochs=3"), tmp_path / "run", **way)
+            refused.append(caught.value.hint)
+            return False
+
+    train(task("training.epochs=3"), tmp_path / "run", listener=Second())
+    train(task("training.epochs=3"), tmp_path / "alone")
+    assert refused == ["wait until it has ended, or pass another --run-dir"] * 3
+    for name in ("model/weights.safetensors", "model/model.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 3
+    assert train(task("training.epochs=3"), tmp_path / "run", resume=True).finished_before
+    train(task("training.epochs=1"), tmp_path / "run", force=True)
+
+
+@pytest.mark.parametrize(("error", "trains"), [(BlockingIOError, False), (OSError, True)])
+def test_a_folder_without_locks_is_trained_in(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError], trains: bool
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with nullcontext() if trains else pytest.raises(RunError, match="another process is training"):
+        train(task("training.epochs=1"), tmp_path / "run")
 
 
 def test_a_folder_that_another_run_takes_meanwhile(
