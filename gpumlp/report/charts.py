@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ COLOURS = 8
 """Colours that the page has for series."""
 
 CHARACTER = 7
-"""Room for a character of the labels on the left, which may need more than ``LEFT``."""
+"""Room for a character of the labels on the left, which may need more than ``LEFT``, and of those below."""
 
 DOT = 4
 """Margin around dots."""
@@ -106,9 +107,10 @@ def chart(title: str, about: str, series: Sequence[Series], x: Axis, y: Axis) ->
     for position, label in upwards.ticks():
         parts.append(f'<path class="grid" d="M{left} {position:.1f}H{right}"/>')
         parts.append(f'<text x="{left - 6}" y="{position + 4:.1f}" text-anchor="end">{text(label)}</text>')
-    for position, label in across.ticks():
+    for position, label in _apart(across.ticks()):
         parts.append(f'<path class="grid" d="M{position:.1f} {TOP}V{bottom}"/>')
-        parts.append(f'<text x="{position:.1f}" y="{bottom + 15}" text-anchor="middle">{text(label)}</text>')
+        middle = _middle(position, label)
+        parts.append(f'<text x="{middle:.1f}" y="{bottom + 15}" text-anchor="middle">{text(label)}</text>')
     parts.append(f'<path class="axis" d="M{left} {TOP}V{bottom}H{right}"/>')
     for number, each in enumerate(series):
         parts.append(_drawn(each, across, upwards, "faint" if each.faint else f"s{_colour(each, number)}"))
@@ -191,12 +193,26 @@ class _Scale:
     def ticks(self) -> list[tuple[float, str]]:
         """Return where the scale is marked, and how."""
         if self.axis.names:
-            step = -(-len(self.axis.names) // 6)
-            numbers = range(0, len(self.axis.names), step)
-            return [(float(self.at(np.array(n))), _shortened(self.axis.names[n])) for n in numbers]
+            return [(float(self.at(np.array(n))), _shortened(name)) for n, name in enumerate(self.axis.names)]
         values = _decades(self.low, self.high) if self.logarithmic else _round_values(self.low, self.high)
         digits = 3 if self.logarithmic and self.high < 1000 else 6  # there may be no round number between the ends
         return [(float(self.at(np.array(value))), f"{value:.{digits}g}") for value in values]
+
+
+def _middle(position: float, label: str) -> float:
+    """Return where the middle of a label below a position is, so that none of it is cut."""
+    half = CHARACTER * len(label) / 2
+    return max(half, min(position, WIDTH - half))
+
+
+def _apart(ticks: Sequence[tuple[float, str]]) -> Sequence[tuple[float, str]]:
+    """Return all ticks of the lower axis, or every second, third and so on, whose labels do not touch."""
+    for step in range(1, len(ticks)):
+        some = ticks[::step]
+        ends = [(_middle(*tick), CHARACTER * len(tick[1]) / 2) for tick in some]
+        if all(one + half + CHARACTER <= other - its for (one, half), (other, its) in itertools.pairwise(ends)):
+            return some
+    return ticks[:1]
 
 
 def _shortened(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -340,6 +341,22 @@ def test_a_chart_of_any_values(values: list[float]) -> None:
         series = [charts.Series("", np.arange(len(y), dtype=np.float64), y, form=form)]  # type: ignore[arg-type]
         drawn = charts.chart("t", "a", series, charts.Axis("x"), charts.Axis("y", logarithmic=True))
         assert not re.search(r"nan|inf", drawn)
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 14, 40])
+@pytest.mark.parametrize("length", [1, 5, 30])
+def test_names_below_a_chart_do_not_touch_and_are_not_cut(count: int, length: int) -> None:
+    """A character takes 6.5 units of the page at most, on the average."""
+    names = tuple(chr(97 + i % 26) * length for i in range(count))
+    dots = charts.Series("", np.arange(count), np.arange(count), form="dots")
+    drawn = charts.chart("t", "a", [dots], charts.Axis("x", names=names), charts.Axis("y"))
+    below = re.findall(r'<text x="([0-9.]+)" y="255" text-anchor="middle">([^<]*)</text>', drawn)
+    spans = [(float(x) - 3.25 * len(label), float(x) + 3.25 * len(label)) for x, label in below]
+    assert 1 <= len(spans) <= count
+    assert len(spans) == count or length * count > 20
+    assert spans[0][0] >= 0
+    assert spans[-1][1] <= 400
+    assert all(one[1] < other[0] for one, other in itertools.pairwise(spans))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
