@@ -42,6 +42,8 @@ COMPLETE = Note("this run is already complete")
 """The note on a run that had nothing left to train."""
 STOPPED = "stopped"
 """The status in the summary of a run that its listener ended."""
+MIN_SHARE_OF_LOG_LOSS = 0.25
+"""Share of the validation log-loss that is there because validation rows are few, from which on a note says so."""
 MAX_BEST_SHARE = 0.5
 """The best epoch of a run that should have stopped earlier, as a share of all epochs."""
 REMEDY = "try a lower optimizer.learning_rate, optimizer.clip_norm=1, or schedule.warmup=0.05"
@@ -408,7 +410,7 @@ class _Run:
             )
             model = save_model(self.folder.path / MODEL, trained, loop.best)
         metrics = loop.measure() if progress.best_epoch else {}
-        notes = self._on_result(metrics["train"]["loss"]) if metrics else ()
+        notes = self._on_result(metrics) if metrics else ()
         seconds, steps = progress.seconds, progress.epoch * parts.trainer.batches
         summary = {
             "status": status,
@@ -439,10 +441,26 @@ class _Run:
         self.ranks.barrier()
         return sealed, notes
 
-    def _on_result(self, reached: float) -> tuple[Note, ...]:
-        """Return notes on the result, given the training loss that was reached."""
-        note = self._no_better_than_constant(reached) or self._wasted()
-        return () if note is None else (note,)
+    def _on_result(self, metrics: Mapping[str, Mapping[str, float]]) -> tuple[Note, ...]:
+        """Return notes on the result, given the metrics of each part."""
+        if (useless := self._no_better_than_constant(metrics["train"]["loss"])) is not None:
+            return (useless,)
+        return tuple(note for note in (self._wasted(), self._on_probabilities(metrics)) if note is not None)
+
+    def _on_probabilities(self, metrics: Mapping[str, Mapping[str, float]]) -> Note | None:
+        """Return a note where the validation rows are too few, or too badly predicted, for probabilities."""
+        calibration, classes = self.loop.calibration(), self.loop.parts.data.encoder.classes
+        if calibration is None or classes is None:
+            return None
+        rows = f"{len(self.loop.parts.choice or ()):,} validation rows"
+        if calibration.is_flat:
+            message = f"all probabilities are nearly the same, as the network is worse than that on the {rows}"
+            return Note(f"{message}; train longer, or set more rows (data.split.validation) or calibration: none")
+        least = calibration.least_log_loss(len(classes))
+        if least < MIN_SHARE_OF_LOG_LOSS * metrics["validation"]["log_loss"]:
+            return None
+        message = f"log-loss cannot fall below {least:.2g}: with {rows}, calibration keeps probabilities from 0 and 1"
+        return Note(message)
 
     def _no_better_than_constant(self, reached: float) -> Note | None:
         """Return a note if no network is needed for the training loss reached."""

@@ -165,6 +165,15 @@ class Temperature:
         shares += self.mix / shares.shape[1]
         return shares
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether all probabilities are nearly the same: the rows it was fitted on are predicted worse than so."""
+        return self.sharpness < 2.0 * math.exp(-MAX_LOG_SHARPNESS)
+
+    def least_log_loss(self, classes: int) -> float:
+        """Return the log-loss of rows that are all right and sure, which the share of equal probabilities leaves."""
+        return -math.log1p(-self.mix * (classes - 1) / classes)
+
     def to_state(self) -> dict[str, Any]:
         """Return what ``from_state`` takes back."""
         return asdict(self)

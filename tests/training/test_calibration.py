@@ -232,3 +232,23 @@ def test_a_temperature_of_few_rows_that_are_all_right_leaves_them_apart() -> Non
     np.testing.assert_allclose(shares, 0.875 * (1 - wrong) + 0.0625, rtol=1e-12)
     assert shares[1] + 0.05 < shares[0] < shares[2] - 0.01
     assert len(set(fitted(np.linspace(-5, 5, 50)[:, None])[:, 1])) == 50
+
+
+def test_a_note_tells_why_log_loss_is_far_above_the_loss(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).uniform(-1, 1, 200)
+    rows = "".join(f"{a},{'yes' if a > 0 else 'no'}\n" for a in x[np.abs(x) > 0.5])
+    (tmp_path / "t.csv").write_text("x,y\n" + rows)
+    data = {"train": str(tmp_path / "t.csv"), "target": "y"}
+    config = configure(task="classification", data=data, model={"hidden": [8]}, training={"epochs": 200})
+    result = train(config, tmp_path / "run")
+    count = sum(1 for _ in load_data(config).validation.targets)  # type: ignore[union-attr]
+    least = -np.log(1 - 0.5 * 0.5 / (count + 1))
+    fitted = load_trained(tmp_path / "run").calibration
+    assert fitted is not None
+    assert not fitted.is_flat
+    assert -np.log(fitted(np.array([[-1e6], [1e6]])).max(axis=1)) == pytest.approx(least, rel=1e-12)
+    message = f"log-loss cannot fall below {least:.2g}: with {count} validation rows, calibration keeps"
+    assert result.notes[-1] == f"{message} probabilities from 0 and 1"
+    turned = fit({"x": x}, np.where(x > 0, "yes", "no"), validation=({"x": x}, np.where(x > 0, "no", "yes")))
+    assert turned.calibration is not None
+    assert turned.calibration.is_flat
