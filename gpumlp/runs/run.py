@@ -339,6 +339,8 @@ class _Run:
                         "there is no checkpoint to extend this run from", where=str(folder.path), hint=hint
                     )
                 folder.reopen()
+            elif resume and lines is None:
+                log.info("no checkpoint to resume from: the run starts again")
             folder.prepare(config, lines, existed=existed)
             until_end.enter_context(folder.held())
         except WriteError as error:
@@ -532,7 +534,6 @@ class _Run:
             if history:
                 self._last = history[-1].get(f"validation_{self.loop.parts.metric}")
             return lines
-        log.info("no checkpoint to resume from: the run starts again")
         return None
 
     def _extend(self, checkpoint: Checkpoint) -> None:

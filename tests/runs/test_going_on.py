@@ -152,7 +152,8 @@ def test_a_run_that_stopped_early_goes_on_without_early_stopping(task: Task, tmp
     assert longer.summary["extensions"] == [{"after": done, "from": 30, "to": 30}]
 
 
-def test_what_cannot_be_extended(task: Task, tmp_path: Path) -> None:
+def test_what_cannot_be_extended(task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "gpumlp")
     train(task(), tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(RunError, match=r"has 6 epochs, and cannot be made shorter\n  resume it as it is: gpumlp"):
@@ -164,8 +165,10 @@ def test_what_cannot_be_extended(task: Task, tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
     for path in RunFolder(tmp_path / "run").checkpoints():
         path.unlink()
+    caplog.clear()
     with pytest.raises(RunError, match=r"no checkpoint to extend this run from\n  start another run from its model"):
         train(task("training.epochs=9"), tmp_path / "run", resume=True)
+    assert not caplog.records  # which said that the run starts again
     assert (tmp_path / "run" / "summary.json").exists()
 
 
