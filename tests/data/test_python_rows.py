@@ -268,6 +268,16 @@ def test_every_kind_of_number_is_a_number(values, numbers):
     np.testing.assert_array_equal(rows_of({"a": values}).columns["a"].values, numbers)
 
 
+def test_columns_of_polars_that_numpy_cannot_have_are_refused():
+    polars = pytest.importorskip("polars", reason="polars is in the extra 'oracle'")
+    with pytest.raises(DataError, match=r"column 'a' cannot be read as an array: .*128"):
+        rows_of({"a": polars.Series([2**70, 2**70 + 1])})
+    with pytest.raises(DataError, match="column 'a' holds lists or records, not single values"):
+        rows_of({"a": polars.Series([[1, 2], [3]])})
+    with pytest.raises(DataError, match="column 'a' holds lists or records, not single values"):
+        rows_of({"a": np.array([{"b": 1}, None])})
+
+
 @pytest.mark.parametrize("make", ["builtins.dict", "pandas.DataFrame", "polars.DataFrame", "pyarrow.table"])
 def test_times_that_passed_are_seconds_however_they_come(make):
     package, name = make.split(".")

@@ -206,7 +206,7 @@ def _column(name: str, values: Any, missing: Missing) -> tuple[Column, str]:
     if has_mask(values):
         values = _as_array(name, values.tolist())
     elif not isinstance(values, np.ndarray):
-        values = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else _as_array(name, values))
+        values = _as_numpy(name, values)
     if values.ndim != 1:
         raise DataError(f"column {name!r} must have one axis, but its shape is {values.shape}", where=NAME)
     if values.dtype.kind == "m":
@@ -214,6 +214,9 @@ def _column(name: str, values: Any, missing: Missing) -> tuple[Column, str]:
     if values.dtype.kind == "T":
         values = values.astype(object)
     if values.dtype.kind == "O":
+        if any(isinstance(value, list | dict | np.ndarray) for value in values.tolist()):
+            hint = "leave it out, or make columns of its parts"
+            raise DataError(f"column {name!r} holds lists or records, not single values", where=NAME, hint=hint)
         return _of_objects(values, missing)
     type_ = type_of_dtype(values.dtype) or "text"
     if values.dtype.kind in "iuf":
@@ -226,6 +229,17 @@ def _column(name: str, values: Any, missing: Missing) -> tuple[Column, str]:
         return _texts(values), type_
     message = f"column {name!r} holds {values.dtype}, not numbers or texts"
     raise DataError(message, where=NAME, hint="leave the column out, or make one of numbers or texts of it")
+
+
+def _as_numpy(name: str, values: Any) -> NDArray[Any]:
+    """Return a column that is no array as one."""
+    if not hasattr(values, "to_numpy"):
+        return np.asarray(_as_array(name, values))
+    try:
+        return np.asarray(values.to_numpy())
+    except Exception as error:  # of the library whose column it is, such as polars for integers of 128 bits
+        message = f"column {name!r} cannot be read as an array: {error!s:.200}"
+        raise DataError(message, where=NAME, hint="make one of numbers or texts of it") from error
 
 
 def _of_numbers(numbers: NDArray[np.float64], written: Callable[[], Codes], missing: Missing) -> Numbers:
