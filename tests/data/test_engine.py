@@ -76,6 +76,8 @@ ODD = {
     "decimal commas": "a;b\n1,5;x\n2,25;y\n1.234,5;z\n",
     "decimal commas in one column": "a;b;c\n1,5;1;x\n2,25;2;y\n3,75;3;z\n",
     "commas after points": "a;b\n" + "1,5;1\n" * 5 + "2,5;1.5\n",
+    "a comma beside points": 'a,b,c\n"1,5",1.5,x\n"2,5",2.5,y\n',
+    "a comma beside points further down": "a,b\n" + '"1,5",1\n' * 4000 + '"1,5",2.5\n',
     "thousands": "a;b\n1,234;x\n5,678;y\n",
     "grouped": "a,b\n" + "".join(f"{i}.{100 + i},{i}\n" for i in range(1, 15)) + "950,3\n",
     "infinite": "a,b\n1,2\ninf,3\n4,5\n",

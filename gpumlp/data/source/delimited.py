@@ -580,8 +580,7 @@ class _Start:
                 columns |= again(mixed)
         columns = {name: columns[name] for name in self.names}
         if dialect.decimal is None:
-            written = [column.texts for column in columns.values() if isinstance(column, Codes)]
-            decimal = find_decimal(written, dialect.missing)  # columns of numbers have no comma
+            decimal = _decimal(".", columns, sample, dialect.missing)
             dialect = replace(dialect, decimal=decimal)
             if decimal == ",":
                 columns = {name: column.written() for name, column in columns.items()}
@@ -862,15 +861,10 @@ def _is_plain(sample: Codes) -> bool:
 def _decimal(guess: str, columns: Mapping[str, Column], sample: Mapping[str, Codes], missing: Missing) -> str:
     """Return the decimal mark by all rows, which were read with a guess by the first of them.
 
-    Columns that were read as numbers have no other mark than the guess. Only where the others leave a doubt are all
-    of them looked at as they are written.
+    Columns that were read as numbers have no other mark than the guess, and some of them have it in their first rows.
+    Only where these and the columns of texts contradict the guess are all columns looked at as they are written.
     """
-    texts = [column.texts for column in columns.values() if isinstance(column, Codes)]
-    if guess == ".":
-        if find_decimal(texts, missing) == ".":
-            return guess  # a column of numbers has no comma, so it could not say otherwise
-    else:
-        clear = [sample[name].texts for name, column in columns.items() if not isinstance(column, Codes)]
-        if find_decimal([*clear, *texts], missing) == ",":
-            return guess
+    texts = [column.texts if isinstance(column, Codes) else sample[name].texts for name, column in columns.items()]
+    if find_decimal(texts, missing) == guess:
+        return guess
     return find_decimal([column.written().texts for column in columns.values()], missing)
