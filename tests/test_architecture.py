@@ -344,7 +344,7 @@ def test_training_on_a_small_file_loads_only_what_it_uses(tmp_path: Path) -> Non
     loaded = loaded_by(f"from gpumlp.cli import main; main({[*words, '--json']}, standalone_mode=False)")
     assert "gpumlp.runs.run" in loaded
     assert not loaded & NOT_OF_A_SMALL_RUN
-    assert sum(name.startswith("gpumlp") for name in loaded) <= 168  # a third of the time to start is theirs
+    assert sum(name.startswith("gpumlp") for name in loaded) <= 172  # a third of the time to start is theirs
 
 
 def test_public_names_resolve() -> None:

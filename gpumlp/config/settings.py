@@ -30,7 +30,7 @@ from gpumlp.config.training_settings import (
 )
 from gpumlp.config.yaml_text import KeyPath
 from gpumlp.data import FLOAT32_MAX, FLOAT32_TINY, Goal
-from gpumlp.data.dataset import Task
+from gpumlp.data.roles import Task
 from gpumlp.metrics import METRICS
 from gpumlp.nn import LOSSES, NORMS
 from gpumlp.nn.members import MEANS

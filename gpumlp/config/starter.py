@@ -29,12 +29,13 @@ from gpumlp.data import (
     remarks_on,
     survey,
 )
-from gpumlp.data.dataset import Task, with_target
 from gpumlp.data.encoding.labels import LabelTargets
 from gpumlp.data.encoding.targets import ClassTarget, NumberTarget
 from gpumlp.data.images import are_images
+from gpumlp.data.roles import Task
 from gpumlp.data.splits import split
 from gpumlp.data.survey import ID
+from gpumlp.data.unlabelled import with_target
 from gpumlp.errors import DataError, Note, listed
 from gpumlp.nn import EMBEDDINGS
 

@@ -1,6 +1,7 @@
 """Data: files to arrays. Sources are read, rows divided, columns encoded by what the training rows say."""
 
-from gpumlp.data.dataset import Dataset, Divided, EncodedRows, Encoder, Prepared, prepare, prepare_files
+from gpumlp.data.dataset import Dataset, EncodedRows
+from gpumlp.data.encoder import Encoder
 from gpumlp.data.encoding.columns import News, remarks_on
 from gpumlp.data.encoding.features import Features
 from gpumlp.data.encoding.scaling import SCALINGS
@@ -9,6 +10,7 @@ from gpumlp.data.encoding.transforms import TRANSFORMS
 from gpumlp.data.images import MIN_SIDE, copies_moved_by, moved, side_of
 from gpumlp.data.packed.blocks import PackedRows
 from gpumlp.data.packed.packs import Packs, key_of
+from gpumlp.data.preparation import Divided, Prepared, prepare, prepare_files
 from gpumlp.data.roles import MisfitError, MisfitProblems, Target, misfits
 from gpumlp.data.source.arrays import ArrayTable
 from gpumlp.data.source.cache import SourceCache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from gpumlp.data.source.read import Source, read, read_start, readable, rows_at_
 from gpumlp.data.source.sniff import SAMPLE
 from gpumlp.errors import DataError
 from gpumlp.limits import gigabytes
+
+Task = Literal["classification", "regression", "multilabel"]
 
 Target = str | int | Sequence[str | int] | None
 """The column to predict by name or number, or several; None where an array is the only one."""

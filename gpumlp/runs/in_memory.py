@@ -11,7 +11,7 @@ import numpy as np
 
 from gpumlp.config import Settings, configure, guessed_task
 from gpumlp.data import Kind, Prepared, Source, prepare, rows_of, with_columns
-from gpumlp.data.dataset import Task
+from gpumlp.data.roles import Task
 from gpumlp.data.source.rows import plain_array, row_weights
 from gpumlp.errors import ConfigError, DataError, Note, RunError
 from gpumlp.runs.model import SavedModel

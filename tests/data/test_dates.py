@@ -17,9 +17,9 @@ from command import run
 
 from gpumlp.config import load
 from gpumlp.data import Kind, read, rows_of, survey
-from gpumlp.data.dataset import prepare
 from gpumlp.data.encoding.columns import TableInputs
 from gpumlp.data.encoding.dates import CYCLES, ORDERS, Dates, doubt_of, parsed
+from gpumlp.data.preparation import prepare
 from gpumlp.data.source.frame import Codes
 from gpumlp.errors import ConfigError, DataError
 from gpumlp.export import export, standalone

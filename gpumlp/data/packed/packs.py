@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from gpumlp.data.dataset import Dataset, Divided, Encoder, Prepared
+from gpumlp.data.dataset import Dataset
+from gpumlp.data.encoder import Encoder
 from gpumlp.data.encoding.columns import News
 from gpumlp.data.packed.blocks import HINT, BlockLayout, PackedRows, Writer, checked_checksums
+from gpumlp.data.preparation import Divided, Prepared
 from gpumlp.data.source.read import Source
 from gpumlp.data.source.room import require_disk
 from gpumlp.errors import DataError, Note, RunError, WriteError
