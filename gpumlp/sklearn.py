@@ -90,6 +90,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         n_iter_no_change: int = 10,
         dropout: float = 0.0,
         norm: str = "none",
+        numbers: str = "none",
         scaling: str | None = None,
         members: int = 1,
         preset: str = PLAIN,
@@ -116,6 +117,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         self.n_iter_no_change = n_iter_no_change
         self.dropout = dropout
         self.norm = norm
+        self.numbers = numbers
         self.scaling = scaling
         self.members = members
         self.preset = preset
@@ -234,6 +236,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
                 "activation": ACTIVATION_NAMES.get(self.activation, self.activation),
                 "dropout": float(self.dropout),
                 "norm": self.norm,
+                "numbers": self.numbers,
             },
             "loss": self._loss(),
             "optimizer": {
@@ -397,6 +400,9 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         ``balanced``, or a weight for each class.
     dropout, norm, scaling, precision, backend
         As in a configuration; float64 is the precision of scikit-learn, too.
+    numbers
+        Embedding of each number: ``none``, ``ple`` (bins), ``pbld`` (waves) or ``both``. ``ple`` is what ``gpumlp
+        init`` chooses where there are at least 50 rows for each column of numbers.
     members
         Number of networks, which predict by their mean.
     preset
@@ -443,6 +449,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         class_weight: Any = None,
         dropout: float = 0.0,
         norm: str = "none",
+        numbers: str = "none",
         scaling: str | None = None,
         members: int = 1,
         preset: str = PLAIN,
@@ -470,6 +477,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
             n_iter_no_change=n_iter_no_change,
             dropout=dropout,
             norm=norm,
+            numbers=numbers,
             scaling=scaling,
             members=members,
             preset=preset,

@@ -272,6 +272,17 @@ def test_a_preset_sets_what_is_left_at_its_default() -> None:
         MLPClassifier(preset="tabula").fit(X, Y)
 
 
+def test_numbers_are_embedded_where_it_is_wanted() -> None:
+    x = np.random.default_rng(0).uniform(0, 1, (600, 2))
+    y = np.floor(6 * x[:, 0]) % 2
+    plain = MLPRegressor((8,), max_iter=30, random_state=0).fit(x, y)
+    bins = clone(plain).set_params(numbers="ple").fit(x, y)
+    assert (plain.model_.architecture.embedding, bins.model_.architecture.embedding) == ("none", "ple")
+    assert bins.score(x, y) > 0.5 > plain.score(x, y)
+    with pytest.raises(ValueError, match="did you mean 'ple'"):
+        clone(plain).set_params(numbers="pel").fit(x, y)
+
+
 def test_probabilities_are_those_of_the_model() -> None:
     estimator = MLPClassifier((8,), max_iter=3, early_stopping=True, random_state=0, backend="numpy").fit(X, 2 - Y)
     assert estimator.model_.calibration is not None
