@@ -98,6 +98,7 @@ ODD = {
     "letters of anywhere": "größe,城市\n1,北京\n2,Zürich\n3,北京\n",
     "no last end": "a,b\n1,x\n2,y",
     "titles between": "a,b\n1,2\n,\n3,4\n",
+    "a blank line and no last end": "a,b\n1,x\n\n2,y\n3,z",
 }
 
 
@@ -151,7 +152,7 @@ def test_what_the_bytes_of_a_file_tell(
     monkeypatch.setattr(engine, "_PART_BYTES", part)
     facts = engine.text_facts(path)
     assert facts.odd == tuple(mark for mark in ("+-", "_") if mark in text)
-    assert facts.line_ends == text.count("\n")
+    assert facts.lines == text.count("\n") + (not text.endswith("\n"))
 
 
 CELLS = st.one_of(

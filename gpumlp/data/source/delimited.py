@@ -389,7 +389,7 @@ class TextFile:
         numeric = {name: _seems_numeric(column, dialect.missing, decimal) for name, column in sample.items()}
         kinds = {name: number and name not in texts for name, number in numeric.items()}
         facts = text_facts(path)
-        about = facts.line_ends - start.lines[0] + 2  # the last line may have no end
+        about = facts.lines - start.lines[0] + 1
         cells = TextCells({name: i for i, name in enumerate(names)}, decimal, facts.odd)
         parsed = None
         if decimal == "." and not cells.odd:
@@ -411,7 +411,7 @@ class TextFile:
         )
         while True:
             scan, where = self._scan(start, encoding, texts, decimal)
-            require_memory(scan.about - 1, len(start.names), self.name)
+            require_memory(scan.about, len(start.names), self.name)
             columns = scan.columns()
             settled = start_dialect.decimal or _decimal(decimal, columns, sample, start_dialect.missing)
             if settled == decimal:
@@ -420,8 +420,8 @@ class TextFile:
         dialect = replace(start_dialect, decimal=decimal)
         notes = _notes_on(self.name, self.dialect, dialect, len(start.names))
         path, rows = Path(scan.paths[0]), len(next(iter(columns.values())))
-        ends = text_facts(path).line_ends - (start.lines[0] - 1)
-        if ends not in (rows, rows - 1) and has_blank_lines(path):  # cells may have ends of lines, too
+        lines = text_facts(path).lines - (start.lines[0] - 1)
+        if lines != rows and has_blank_lines(path):  # cells may have ends of lines, too
             with self.lines(encoding) as lines:
                 notes += self._skipped(_Start(lines, self.dialect, self.name, self.names).check())
         return Frame(self.name, columns, where, dialect, notes, start=sample)

@@ -706,12 +706,12 @@ class TextFacts:
     ----------
     odd
         The marks among ``_`` and ``+-`` that stand somewhere: they make codes of what the engine takes for numbers.
-    line_ends
-        How often a line ends.
+    lines
+        How many lines there are; the last may have no end.
     """
 
     odd: tuple[str, ...]
-    line_ends: int
+    lines: int
 
 
 def text_facts(path: Path) -> TextFacts:
@@ -723,7 +723,7 @@ def text_facts(path: Path) -> TextFacts:
 @lru_cache(4)
 def _text_facts(path: Path, size: int, changed: int) -> TextFacts:
     def look(start: int) -> tuple[set[str], int]:
-        """Return which marks begin in a part of the file, and how many lines end there."""
+        """Return which marks begin in a part of the file, and how many lines end there, or with the file."""
         odd, ends, last, left = set(), 0, b"", _PART_BYTES
         buffer, is_end = bytearray(_CACHED_BYTES), np.empty(_CACHED_BYTES, bool)  # both lie in a cache
         with path.open("rb", buffering=0) as stream:
@@ -736,8 +736,10 @@ def _text_facts(path: Path, size: int, changed: int) -> TextFacts:
                 if (b"+" in piece and b"+-" in piece) or last + piece[:1] == b"+-":
                     odd.add("+-")
                 last, left = bytes(piece[-1:]), left - count
-            if last + stream.read(1) == b"+-":
+            following = stream.read(1)
+            if last + following == b"+-":
                 odd.add("+-")
+            ends += not following and last not in (b"", b"\n")
         return odd, ends
 
     odd, ends = zip(*in_threads(look, range(0, max(size, 1), _PART_BYTES)), strict=True)

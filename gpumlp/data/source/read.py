@@ -186,7 +186,7 @@ def rows_at_most(path: Path) -> int:
     if not has_lines or grows * path.stat().st_size <= (host_memory() or 0):
         return 0
     if grows == 4:
-        return text_facts(path).line_ends
+        return text_facts(path).lines
     try:
         return packed_line_count(path)
     except EngineRefusalError:  # which is told when it is read
