@@ -344,7 +344,8 @@ def _plain(text: str, decimal: str, thousands: str | None, unit: str | None) -> 
 def _text(value: Any, truths: bool, model: dict[str, Any]) -> str:
     """Return a raw value as the text of a category, empty where it is missing."""
     if isinstance(value, (float, np.floating)):
-        text = "" if value != value else str(int(value)) if float(value).is_integer() else repr(float(value))
+        is_whole = abs(float(value)) < 2**53 and float(value).is_integer()
+        text = "" if value != value else str(int(value)) if is_whole else str(value)
     else:
         text = "" if value is None else str(value).strip()
     return "" if text in model["missing"] else text.lower() if truths else text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from datetime import timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
 
@@ -133,7 +133,7 @@ def test_values_of_columns():
     assert frame.labels("exact").tolist()[:2] == ["9007199254740992", "9007199254740993"]
     assert frame.numbers("small").tolist() == [1, 2, 3, 4, 5]
     assert frame.where(3) == "rows, row 3"
-    with pytest.raises(DataError, match=r"rows, row 1: column 'x' has '10000"):
+    with pytest.raises(DataError, match=r"rows, row 1: column 'x' has '1e"):
         rows_of({"x": [1.0, 1e300]}).numbers("x")
 
 
@@ -287,6 +287,34 @@ def test_times_that_passed_are_seconds_however_they_come(make):
     assert (frame.type_of("a"), list(frame.labels("a"))) == ("number", ["86400.25", "-2", ""])
 
 
+@pytest.mark.parametrize(
+    "values", [lambda: np.array([0.1, 3, np.nan, 1e30, 1e-7], np.float32),
+               lambda: np.array([0.7, 3, np.nan], np.float16),
+               lambda: np.array([5019004545620643, 2**53, 1e16, -0.0, 0.1, np.nan]),
+               lambda: np.array(["2024-01-01T05:00:00.500", "2024-01-02", "NaT"], "M8[ms]"),
+               lambda: np.array(["2024-01-01T05", "NaT"], "M8[s]"),
+               lambda: [Decimal("8.50"), Decimal("3.00"), None],
+               lambda: [datetime(2024, 1, 1, 5, 0, 0, 340000), None], lambda: [time(5, 0, 0, 500000), None],
+               lambda: [datetime(2024, 1, 1, 5, tzinfo=UTC), datetime(2024, 1, 1, 5, 0, 0, 100, UTC)],
+               lambda: [date(2024, 1, 1), None], lambda: [True, None]],
+    ids=["float32", "float16", "float64", "milliseconds", "seconds", "Decimal", "datetime", "time", "zone", "date",
+         "bool"],
+)  # fmt: skip
+def test_a_value_is_the_same_category_however_it_comes(values, tmp_path, monkeypatch):
+    """Else a model that was trained on a Parquet file would not know the categories of an array."""
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is in the extra 'oracle'")
+    from pyarrow import parquet
+
+    table = pyarrow.table({"a": pyarrow.array(values(), from_pandas=True)})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    expected = read(tmp_path / "a.parquet").labels("a").tolist()
+    objects = np.array([*values()], object)
+    given = [{"a": values()}, {"a": objects}, table, table.to_pandas(), table.to_pandas()[["a"]].to_dict("series")]
+    assert [rows_of(rows).labels("a").tolist() for rows in given] == [expected] * len(given)
+    monkeypatch.setattr(source_rows, "MAX_PLAIN_CELLS", 0)
+    assert rows_of(table).labels("a").tolist() == expected
+
+
 @pytest.mark.parametrize("given", [list, np.array, lambda values: np.array(values, object)])
 def test_whole_numbers_beyond_2_53_stay_different_classes(given):
     big = [2**60 + i % 2 for i in range(20)]
@@ -294,6 +322,13 @@ def test_whole_numbers_beyond_2_53_stay_different_classes(given):
     for source in (rows_of({"a": inputs[:, 0], "y": given(big)}), with_columns(rows_of(inputs), {"y": given(big)})):
         found = prepare(source, task="classification", target="y")
         assert found.encoder.target.classes == (str(2**60), str(2**60 + 1))
+
+
+def test_whole_numbers_beyond_2_63_beside_small_ones_stay_different_classes():
+    values, inputs = [3, 2**63 + 7, 2**63 + 8] * 10, np.arange(60.0).reshape(30, 2)
+    for source in (rows_of({"a": inputs[:, 0], "y": values}), with_columns(rows_of(inputs), {"y": values})):
+        found = prepare(source, task="classification", target="y")
+        assert len(found.encoder.target.classes) == 3
 
 
 def test_a_long_text_takes_no_memory_in_other_rows():

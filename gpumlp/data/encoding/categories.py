@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.source.cells import Strings, common_unit, is_number, mend_number
+from gpumlp.data.source.cells import WHOLE_BELOW, Strings, common_unit, is_number, mend_number
 from gpumlp.data.source.frame import Codes, Frame
 from gpumlp.data.state import Fields, StateReader
 from gpumlp.errors import DataError, listed, shown
@@ -27,7 +27,6 @@ MOSTLY, ALMOST_ALL = 0.9, 0.99
 """Shares of rows: of different values in what looks like an id, of one value in what is nearly constant."""
 _TRUTHS = frozenset(("true", "false"))
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_EXACT = 1e15  # numbers below have at most 15 digits before the point, all of which float64 keeps
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def _usual_spellings(codes: dict[str, int]) -> dict[str, int]:
     counts = Counter(values.values())
     spellings: dict[str, int] = {}
     for text, value in values.items():
-        if counts[value] == 1 and abs(value) < _EXACT:
+        if counts[value] == 1 and abs(value) < WHOLE_BELOW:
             spellings |= dict.fromkeys((str(value), *([str(int(value))] if value.is_integer() else [])), codes[text])
     return spellings
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ Floats = NDArray[np.float64]
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 FLOAT32_TINY = float(np.finfo(np.float32).tiny)
+
+WHOLE_BELOW = 2.0**53
+"""Whole numbers below are written without a point: float64 has all of them."""
 
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 
@@ -124,6 +128,18 @@ def seem_grouped(numbers: Iterable[str]) -> str | None:
         return None
     remark = f"has numbers such as {whole[0]!r} and {pointed[0]!r}, which is read as {float(pointed[0]):g}"
     return f"{remark}; if points stand between thousands, write the numbers without them"
+
+
+def number_text(value: float | np.floating[Any]) -> str:
+    """Return a number as the text of a category: the shortest that reads back in its 32 or 64 bits, empty for NaN.
+
+    Those of 16 bits are taken as 32 bits.
+    """
+    if value != value:
+        return ""
+    is_short = isinstance(value, np.floating) and value.dtype.itemsize <= 4
+    plain = np.float32(value) if is_short else float(value)
+    return str(int(plain)) if -WHOLE_BELOW < plain < WHOLE_BELOW and plain.is_integer() else str(plain)
 
 
 def parse_numbers(cells: Strings, decimal: str = ".") -> Floats | None:

@@ -420,8 +420,8 @@ class TextFile:
         dialect = replace(start_dialect, decimal=decimal)
         notes = _notes_on(self.name, self.dialect, dialect, len(start.names))
         path, rows = Path(scan.paths[0]), len(next(iter(columns.values())))
-        lines = text_facts(path).lines - (start.lines[0] - 1)
-        if lines != rows and has_blank_lines(path):  # cells may have ends of lines, too
+        count = text_facts(path).lines - (start.lines[0] - 1)
+        if count != rows and has_blank_lines(path):  # cells may have ends of lines, too
             with self.lines(encoding) as lines:
                 notes += self._skipped(_Start(lines, self.dialect, self.name, self.names).check())
         return Frame(self.name, columns, where, dialect, notes, start=sample)

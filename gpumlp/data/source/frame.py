@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpumlp.data.source.cells import FLOAT32_MAX, Floats, Missing, Strings, mend_number, parse_numbers, seem_grouped
+from gpumlp.data.source.cells import (
+    FLOAT32_MAX,
+    Floats,
+    Missing,
+    Strings,
+    mend_number,
+    number_text,
+    parse_numbers,
+    seem_grouped,
+)
 from gpumlp.data.source.dialect import Dialect
 from gpumlp.data.source.kinds import Kind
 from gpumlp.data.source.room import ask_for, gathered, is_in_file, room
@@ -583,7 +592,7 @@ def as_written(values: NDArray[Any]) -> Codes:
     """
     distinct, codes = np.unique(values, return_inverse=True)
     if distinct.dtype.kind == "f":
-        texts = ["" if v != v else str(int(v)) if v.is_integer() else repr(v) for v in distinct.tolist()]
+        texts = list(map(number_text, distinct.tolist() if distinct.dtype == np.float64 else distinct))
     else:
         texts = [str(v).strip() for v in distinct.tolist()]
     return merged(texts, codes.reshape(-1))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from functools import partial
 from numbers import Integral, Real
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpumlp.data.source.arrays import ArrayTable
-from gpumlp.data.source.cells import USUAL_MISSING, Missing
+from gpumlp.data.source.cells import USUAL_MISSING, WHOLE_BELOW, Missing, number_text
 from gpumlp.data.source.dialect import Dialect
 from gpumlp.data.source.engine import TABLE
 from gpumlp.data.source.frame import Codes, Column, Frame, Numbers, as_written, merged, type_of_dtype
@@ -137,7 +138,7 @@ def _with(frame: Frame, more: Frame) -> Frame:
 def _array(column: Column, values: Any) -> NDArray[Any]:
     """Return a column as an array: whole numbers as they were given, which may be beyond 2^53, numbers, or texts."""
     if isinstance(column, Numbers):
-        plain = plain_array(values)
+        plain = _as_array("", values) if isinstance(values, list | tuple) else plain_array(values)
         plain = np.asarray(plain.tolist()) if plain.dtype.kind == "O" else plain
         return plain if plain.dtype.kind in "iu" else column.values
     texts = column.written()
@@ -190,15 +191,9 @@ def _plain_column(type_: str, column: Any, missing: Missing) -> tuple[Column, st
 
 
 def _number_texts(cells: Sequence[float | None]) -> Codes:
-    """Return numbers as the engine writes them: whole ones below 10^15 without a point."""
-
-    def text(cell: float | None) -> str:
-        if cell is None or cell != cell:
-            return ""
-        whole = isinstance(cell, int) or (abs(cell) < 1e15 and cell.is_integer())
-        return str(int(cell)) if whole else repr(cell)
-
-    return merged(list(map(text, cells)), np.arange(len(cells)))
+    """Return numbers as the engine writes them."""
+    texts = ["" if cell is None else _text(cell) for cell in cells]
+    return merged(texts, np.arange(len(cells)))
 
 
 def _column(name: str, values: Any, missing: Missing) -> tuple[Column, str]:
@@ -224,7 +219,9 @@ def _column(name: str, values: Any, missing: Missing) -> tuple[Column, str]:
     if values.dtype.kind == "b":
         return _texts(np.where(values, "true", "false")), type_
     if values.dtype.kind == "M":
-        return _texts(np.where(np.isnat(values), "", values.astype(str))), type_
+        values = values.astype("M8[s]") if values.dtype in ("M8[h]", "M8[m]") else values
+        column = _texts(np.where(np.isnat(values), "", values.astype(str)))
+        return merged(list(map(_time_text, column.texts)), column.codes), type_
     if values.dtype.kind in "U":
         return _texts(values), type_
     message = f"column {name!r} holds {values.dtype}, not numbers or texts"
@@ -269,7 +266,10 @@ def _as_array(name: str, values: Any) -> NDArray[Any]:
             array = np.asarray(values)
         except ValueError:  # lists in it, of different lengths
             raise DataError(f"column {name!r} must have one axis, but has lists in it", where=NAME) from None
-        if array.dtype.kind not in "UO" or array.ndim != 1:
+        if array.dtype.kind == "f" and all(isinstance(each, int) for each in values):  # rounded: some are beyond 2^63
+            with contextlib.suppress(OverflowError):
+                return np.array(values, np.uint64)
+        elif array.dtype.kind not in "UO" or array.ndim != 1:
             return array
     return np.fromiter(values, object, len(values))
 
@@ -314,9 +314,22 @@ def _is_truth(value: Any) -> bool:
 def _text(value: Any) -> str:
     if _is_truth(value):
         return str(bool(value)).lower()
-    if isinstance(value, float | np.floating):  # as a CSV file would have it, however many bits it has
-        value = float(value)
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    if isinstance(value, float | np.floating):
+        return number_text(value)
+    if isinstance(value, Decimal) and abs(value) < WHOLE_BELOW and value == int(value):
+        return str(int(value))
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        with contextlib.suppress(OverflowError):  # of the first and the last day that there is
+            value = value.astimezone(UTC)
+    return _time_text(str(value)) if isinstance(value, datetime | time | np.datetime64) else str(value)
+
+
+def _time_text(text: str) -> str:
+    """Return a time as the engine writes it: without T and zeros at the end of its decimals, and UTC as +00."""
+    text = text.replace("T", " ")
+    plain = text.removesuffix("+00:00")
+    decimals = plain.rstrip("0").rstrip(".") if "." in plain else plain
+    return decimals if plain == text else decimals + "+00"
 
 
 def _texts(values: NDArray[np.str_]) -> Codes:

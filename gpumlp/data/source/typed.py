@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gpumlp.data.source.cells import WHOLE_BELOW
 from gpumlp.data.source.dialect import DETECT, Dialect
 from gpumlp.data.source.engine import (
     MAX_LINE_BYTES,
@@ -70,10 +71,8 @@ class TypedCells:
         if not _REAL.fullmatch(self.types[name]):
             return f"nullif({text}, '')"
         whole = f"CAST(CAST({column} AS BIGINT) AS VARCHAR)"
-        return (
-            f"CASE WHEN isnan({column}::DOUBLE) THEN NULL "
-            f"WHEN abs({column}) < 1e15 AND {column} = trunc({column}) THEN {whole} ELSE {text} END"
-        )
+        is_whole = f"abs({column}) < {WHOLE_BELOW!r}::DOUBLE AND {column} = trunc({column})"
+        return f"CASE WHEN isnan({column}::DOUBLE) THEN NULL WHEN {is_whole} THEN {whole} ELSE {text} END"
 
     def _value(self, name: str) -> str:
         column = identifier(self.called[name])
