@@ -80,6 +80,7 @@ ODD = {
     "a comma beside points further down": "a,b\n" + '"1,5",1\n' * 4000 + '"1,5",2.5\n',
     "thousands": "a;b\n1,234;x\n5,678;y\n",
     "grouped": "a,b\n" + "".join(f"{i}.{100 + i},{i}\n" for i in range(1, 15)) + "950,3\n",
+    "decimal commas and infinity": "a;b\n1,5;x\n-Inf;y\n2,5;z\ninfinity;x\n",
     "infinite": "a,b\n1,2\ninf,3\n4,5\n",
     "beyond float32": "a,b\n1,2\n1e300,3\n4,5\n",
     "beyond float64": "a,b\n1,2\n1e999,3\n4,5\n",

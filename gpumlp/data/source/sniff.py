@@ -23,7 +23,7 @@ SAMPLE = 200
 # In the order of trust: a tab hardly ever stands inside a cell, a comma often does.
 _SEPARATORS = "\t;|,"
 _SINGLE_QUOTED = re.compile(r"(?:(?<=[,;|\t ])|^)'[^']*'(?=[,;|\t ]|$)")
-DECIMAL_COMMA = re.compile(r"[+-]?(\d+(,\d*)?|,\d+)([eE][+-]?\d+)?")
+DECIMAL_COMMA = re.compile(r"[+-]?((\d+(,\d*)?|,\d+)([eE][+-]?\d+)?|(?i:inf(inity)?))")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 
 # A cell of a megabyte is an article, not an error; the limit is one of the whole process.
