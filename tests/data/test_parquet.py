@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import datetime
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import duckdb
 import numpy as np
 import pytest
 
-from gpumlp.data import Dialect, prepare_files, read, read_blocks
-from gpumlp.data.source import engine, typed
+from gpumlp.data import Dialect, prepare_files, read, read_blocks, rows_of
+from gpumlp.data.source import arrow_schema, engine, typed
 from gpumlp.data.source.frame import Numbers
 from gpumlp.data.source.room import Room, reading_into
 from gpumlp.errors import DataError
@@ -118,3 +119,43 @@ def test_names_that_differ_in_case_alone_are_those_of_the_file(write):
         assert frame.labels("A").tolist() == ["x", "y"]
         assert [frame.numbers(name).tolist() for name in ("a", "Rows", "last")] == [[1.5, 2.5], [1, 2], [3, 4]]
     assert read(path, texts=["Rows"]).columns["Rows"].written().texts.tolist() == ["1", "2"]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("writer", ["pyarrow", "pandas", "polars"])
+def test_times_that_passed_are_seconds(write, tmp_path, unit, writer):
+    """They are plain integers in the file; as whose model a DataFrame of the same rows would be taken for seconds."""
+    pa = pytest.importorskip("pyarrow")
+    path, passed = tmp_path / "a.parquet", pa.array([90, None, -2], pa.duration("s")).cast(pa.duration(unit))
+    columns = {"n": pa.array([1, 2, 3]), "nested": pa.array([{"a": 1}] * 3), "passed": passed, "x": [0.5, 1, 1.5]}
+    match writer:
+        case "pyarrow":
+            write(**columns)
+        case "pandas":
+            pa.table(columns).to_pandas().to_parquet(path)
+        case "polars":
+            pytest.importorskip("polars").from_arrow(pa.table(columns)).write_parquet(path)
+    for frame in (read(path), next(read_blocks(path, Dialect())), rows_of(pa.table(columns).drop(["nested"]))):
+        np.testing.assert_array_equal(frame.numbers("passed"), [90, np.nan, -2])
+        assert (frame.type_of("passed"), frame.labels("passed").tolist()) == ("number", ["90", "", "-2"])
+        assert frame.numbers("n").tolist() == [1, 2, 3]
+
+
+def test_a_damaged_schema_of_arrow_changes_nothing(write):
+    import pyarrow as pa
+
+    path = write(a=pa.array([1, 2], pa.duration("ns")))
+    content = path.read_bytes()
+    ((schema,),) = duckdb.sql(
+        f"SELECT value FROM parquet_kv_metadata('{path}') WHERE key = 'ARROW:schema'"
+    ).fetchall()
+    assert arrow_schema.durations_of(schema) == {"a": 10**9}
+    message = bytearray(base64.b64decode(schema))
+    for place in range(len(message)):
+        for value in (0, 1, 127, 255):
+            damaged = base64.b64encode(message[:place] + bytes([value]) + message[place + 1 :])
+            assert set(arrow_schema.durations_of(damaged).values()) <= set(arrow_schema.UNITS)
+    for length in range(len(schema)):
+        assert set(arrow_schema.durations_of(schema[:length]).values()) <= set(arrow_schema.UNITS)
+    path.write_bytes(content.replace(schema, b"A" * len(schema)))
+    assert read(path).numbers("a").tolist() == [1, 2]

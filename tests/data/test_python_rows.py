@@ -287,6 +287,16 @@ def test_times_that_passed_are_seconds_however_they_come(make):
     assert (frame.type_of("a"), list(frame.labels("a"))) == ("number", ["86400.25", "-2", ""])
 
 
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("cells", [0, source_rows.MAX_PLAIN_CELLS], ids=["engine", "plain"])
+def test_a_time_that_is_missing_in_a_data_frame(monkeypatch, unit, cells):
+    pandas = pytest.importorskip("pandas", reason="pandas is in the extra 'oracle'")
+    monkeypatch.setattr(source_rows, "MAX_PLAIN_CELLS", cells)
+    values = np.array([np.timedelta64(7, unit), np.timedelta64(-2, unit), np.timedelta64("NaT", unit)])
+    frame = rows_of(pandas.DataFrame({"a": values}))
+    np.testing.assert_array_equal(frame.numbers("a"), values / np.timedelta64(1, "s"))
+
+
 @pytest.mark.parametrize(
     "values", [lambda: np.array([0.1, 3, np.nan, 1e30, 1e-7], np.float32),
                lambda: np.array([0.7, 3, np.nan], np.float16),

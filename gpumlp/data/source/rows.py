@@ -27,6 +27,9 @@ from gpumlp.errors import DataError, has_mask, listed
 NAME = "rows"
 """What rows from Python are called in messages."""
 
+UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+"""Parts of a second, by the unit of a time that passed."""
+
 INPUTS, TARGET = "x", "y"
 """The names that arrays get."""
 
@@ -153,41 +156,66 @@ def _from_arrow(rows: Any, missing: Missing) -> Frame:
     """Return an Arrow stream as a frame: a short one of plain columns as it is, any other by the engine."""
     from arro3.core import DataType, Field, Table
 
+    durations: dict[str, int] = {}
+    checks: Any = DataType  # in its stubs, the bool that is returned is a method of the class
     try:
         table = Table.from_arrow(rows)
         for i, name in enumerate(table.column_names):
-            if DataType.is_float16(table.schema.field(i).type):  # which the engine does not read
+            type_ = table.schema.field(i).type
+            if checks.is_float16(type_):  # which the engine does not read
                 column = table.column(i).cast(DataType.float32())
-                table = table.set_column(i, Field(name, column.type), column)
+            elif checks.is_duration(type_):  # the engine refuses some, by what stands where one is missing
+                column = table.column(i).cast(DataType.int64())
+                durations[name] = UNITS[str(type_.time_unit)]
+            else:
+                continue
+            table = table.set_column(i, Field(name, column.type), column)
     except Exception as error:  # of whoever makes the stream, such as pandas by pyarrow
         reason = "; ".join(map(str, error.args)) or type(error).__name__
         message = f"the rows cannot be read as an Arrow table: {reason:.200}"
         raise DataError(message, where=NAME, hint="give each column one type: numbers or texts") from error
     if 0 < table.num_rows * table.num_columns <= MAX_PLAIN_CELLS:
         columns = {
-            name: _plain_column(str(table.schema.field(i).type), table.column(i), missing)
+            name: _plain_column(str(table.schema.field(i).type), table.column(i), missing, durations.get(name))
             for i, name in enumerate(table.column_names)
         }
         plain = {name: column for name, column in columns.items() if column is not None}
         if len(plain) == table.num_columns:
             return _framed(plain, missing)
     dialect = Dialect(missing=missing)
-    return read_typed(TABLE, [], NAME, dialect, texts=(), kind="an Arrow table", locate=_locate, table=table)
+    return read_typed(
+        TABLE,
+        [],
+        NAME,
+        dialect,
+        texts=(),
+        kind="an Arrow table",
+        locate=_locate,
+        table=table,
+        durations=durations,
+    )
 
 
-def _plain_column(type_: str, column: Any, missing: Missing) -> tuple[Column, str] | None:
-    """Return an Arrow column as the engine, which takes longer to start, would, and its type; None for others."""
+def _plain_column(type_: str, column: Any, missing: Missing, parts: int | None = None) -> tuple[Column, str] | None:
+    """Return an Arrow column as the engine, which takes longer to start, would, and its type; None for others.
+
+    Integers that count parts of a second are times that passed.
+    """
     kind = _PLAIN_TYPE.search(type_)
     if kind is None:
         return None
     cells = column.to_pylist()
+    if parts is not None:
+        cells = [None if cell is None else float(cell) / parts for cell in cells]
     if "Utf8" in kind[0] or kind[0] == "Boolean":
         texts = ["" if cell is None else str(cell).lower() if cell in (True, False) else cell for cell in cells]
         return merged(texts, np.arange(len(cells))), "boolean" if kind[0] == "Boolean" else "text"
     numbers = np.array([np.nan if cell is None else cell for cell in cells], np.float64)
     for marker in missing.values:
         numbers[numbers == marker] = np.nan
-    return Numbers(numbers, partial(_number_texts, cells)), "integer" if "Int" in kind[0] else "number"
+    return Numbers(numbers, partial(_number_texts, cells)), "integer" if "Int" in kind[
+        0
+    ] and parts is None else "number"
 
 
 def _number_texts(cells: Sequence[float | None]) -> Codes:

@@ -29,9 +29,12 @@ from gpumlp.data.source.frame import Column, Frame, Nested, require_memory
 from gpumlp.errors import DataError
 
 _WHOLE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?")
-_REAL = re.compile(r"(HALF_?)?FLOAT\d*|REAL|DOUBLE|DECIMAL\(.*\)|INTERVAL")
+_REAL = re.compile(r"(HALF_?)?FLOAT\d*|REAL|DOUBLE|DECIMAL\(.*\)|INTERVAL|DURATION\(\d+\)")
+_DURATION = re.compile(r"DURATION\((\d+)\)")
 _PARQUET, _PARQUET_FACTS, _PARQUET_SCHEMA = "read_parquet(", "parquet_file_metadata(", "parquet_schema("
+_PARQUET_EXTRAS, _ARROW_SCHEMA = "parquet_kv_metadata(", "ARROW:schema"
 _JSON = "JSON lines"
+_NO_DURATIONS: Mapping[str, int] = {}
 _OBJECTS = 'each line is one object, such as {"a": 1, "b": "x"}'
 _NESTED = re.compile(r".*\]|(STRUCT|MAP|UNION|LIST|ARRAY|VARIANT)\b.*", re.DOTALL)
 
@@ -46,7 +49,7 @@ class TypedCells:
     Parameters
     ----------
     types
-        Types of each column, as the engine calls it.
+        Types of each column, as the engine calls it; ``DURATION(n)`` for integers that count n parts of a second.
     called
         What the engine calls each column: of two names that differ in case alone, one has another.
     """
@@ -76,6 +79,8 @@ class TypedCells:
 
     def _value(self, name: str) -> str:
         column = identifier(self.called[name])
+        if duration := _DURATION.fullmatch(self.types[name]):
+            return f"(CAST({column} AS DOUBLE) / {duration[1]})"
         return f"epoch({column})" if self.types[name] == "INTERVAL" else column
 
 
@@ -192,6 +197,7 @@ def read_typed(
     kind: str,
     locate: Callable[[int], str] | None = None,
     table: Any = None,
+    durations: Mapping[str, int] = _NO_DURATIONS,
 ) -> Frame:
     """Read what stands behind FROM.
 
@@ -213,6 +219,8 @@ def read_typed(
         Returns where a row starts; None for ``name:row``, counted from 1.
     table
         An Arrow table, where ``rows`` is ``TABLE``.
+    durations
+        Its columns of integers that are times that passed, each with the parts of a second that they count.
 
     Raises
     ------
@@ -220,7 +228,7 @@ def read_typed(
         If the engine cannot read it, or there are no rows.
     """
     try:
-        cells, about, groups = _layout(rows, paths, table)
+        cells, about, groups = _layout(rows, paths, table, durations)
         require_memory(about, len(cells.types), name)
         scan = replace(_scan(rows, paths, cells, dialect, texts), about=about, table=table)
         if groups and about * len(scan.kinds) >= MIN_SHARED_CELLS:
@@ -333,7 +341,9 @@ def row_count(path: Path) -> int:
         return 0
 
 
-def _layout(rows: str, paths: Sequence[str], table: Any = None) -> tuple[TypedCells, int, int]:
+def _layout(
+    rows: str, paths: Sequence[str], table: Any = None, durations: Mapping[str, int] = _NO_DURATIONS
+) -> tuple[TypedCells, int, int]:
     """Return the columns with their types, and how many rows and groups of rows there are.
 
     The two are 0 where only reading tells.
@@ -350,7 +360,13 @@ def _layout(rows: str, paths: Sequence[str], table: Any = None) -> tuple[TypedCe
             written = _first_level(nodes[1:])
             if len({*written}) != len(called):  # a name that stands there twice has the engine's
                 written = called
+            query = f"SELECT value FROM {_PARQUET_EXTRAS}{file} WHERE key = {literal(_ARROW_SCHEMA)}"
+            for (schema,) in connection.execute(query).fetchall():
+                from gpumlp.data.source.arrow_schema import durations_of  # no other file needs it
+
+                durations = durations_of(schema)
     types = {name: str(type_) for name, (_, type_, *_) in zip(written, described, strict=True)}
+    types |= {name: f"DURATION({parts})" for name, parts in durations.items() if types.get(name) == "BIGINT"}
     return TypedCells(types, dict(zip(written, called, strict=True))), int(count), int(groups)
 
 
