@@ -100,6 +100,8 @@ ODD = {
     "no last end": "a,b\n1,x\n2,y",
     "titles between": "a,b\n1,2\n,\n3,4\n",
     "a blank line and no last end": "a,b\n1,x\n\n2,y\n3,z",
+    "a blank line below the names": "a,b\n\n1,x\n2,y\n3,z\n",
+    "a blank line above all": "\n,\n\n1,x\n2,y\n3,z\n",
 }
 
 

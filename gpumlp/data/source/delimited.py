@@ -420,8 +420,8 @@ class TextFile:
         dialect = replace(start_dialect, decimal=decimal)
         notes = _notes_on(self.name, self.dialect, dialect, len(start.names))
         path, rows = Path(scan.paths[0]), len(next(iter(columns.values())))
-        count = text_facts(path).lines - (start.lines[0] - 1)
-        if count != rows and has_blank_lines(path):  # cells may have ends of lines, too
+        count = text_facts(path).lines - (start.first_line - 1)
+        if count != rows + bool(dialect.header) and has_blank_lines(path):  # cells may have ends of lines, too
             with self.lines(encoding) as lines:
                 notes += self._skipped(_Start(lines, self.dialect, self.name, self.names).check())
         return Frame(self.name, columns, where, dialect, notes, start=sample)
@@ -514,6 +514,7 @@ class _Start:
         first = next((row for row in rows if any(cell.strip() for cell in row[1])), None)
         if first is None:
             raise DataError("the file is empty", where=name, hint="a table has a line of column names, then rows")
+        self.first_line, self.blanks.count = first[0], 0
         if self.dialect.header:
             self.names = _column_names(first[1], f"{name}:{first[0]}")
         else:
