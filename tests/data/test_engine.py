@@ -165,15 +165,64 @@ CELLS = st.one_of(
 )
 
 
-@pytest.mark.usefixtures("fast")
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.lists(st.tuples(CELLS, CELLS, st.sampled_from(["a", "b"])), min_size=2, max_size=12))
-def test_any_rows_are_read_alike(tmp_path: Path, rows: list[tuple[str, str, str]]) -> None:
-    path = tmp_path / "any.csv"
+GAPS = st.sampled_from(["", "NA", "-", "-999", "nan"])
+WORDS = st.sampled_from(["x", "y z", "1_0", "Inf", "1,234", "1.234", "1.234,5", "1 234", "5 %", "2024-01-02", "TRUE"])
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> list[tuple[str, ...]]:
+    """Draw rows of columns, each of numbers with either mark, words, gaps, a mixture of these, or anything."""
+    count, columns = draw(st.integers(2, 12)), []
+    for _ in range(draw(st.integers(2, 4))):
+        mark = draw(st.sampled_from(".,"))
+        real = st.floats(-1e6, 1e6, width=32).map(repr)
+        numbers = st.one_of(st.integers(-9, 999).map(str), real.map(lambda text, mark=mark: text.replace(".", mark)))
+        cells = draw(st.sampled_from([numbers, numbers, numbers | GAPS, numbers | WORDS, WORDS | GAPS, CELLS]))
+        columns.append(draw(st.lists(cells, min_size=count, max_size=count)))
+    return list(zip(*columns, strict=True))
+
+
+def assert_any_rows_alike(folder: Path, rows: list[tuple[str, ...]], decimal: str | None, block: int) -> None:
+    path = folder / "any.csv"
     quoted = [",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in rows]
-    path.write_text("\n".join(["p,q,r", *quoted]) + "\n", encoding="utf-8", newline="")
-    dialect = Dialect(separator=",", quote="double", header=True)
-    assert_alike(read(path, dialect), by_hand(path, dialect))
+    names = ",".join("pqrs"[: len(rows[0])])
+    path.write_text("\n".join([names, *quoted]) + "\n", encoding="utf-8", newline="")
+    dialect = Dialect(separator=",", quote="double", header=True, decimal=decimal)
+    expected = by_hand(path, dialect)
+    assert_alike(read(path, dialect), expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "BLOCK_CELLS", block)
+        blocks = list(read_blocks(path, dialect))
+    assert {each.dialect for each in blocks} == {expected.dialect}
+    for name in expected.names:
+        assert [label for each in blocks for label in each.labels(name)] == expected.labels(name).tolist()
+    assert [each.where(row) for each in blocks for row in range(len(each))] == [
+        expected.where(row) for row in range(len(expected))
+    ]
+
+
+ANY = given(rows=tables(), decimal=st.sampled_from([None, None, ".", ","]), block=st.sampled_from([3, 10**6]))
+any_settings = partial(settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.mark.usefixtures("everything_to_the_engine")
+@any_settings(max_examples=25)
+@ANY
+def test_any_rows_are_read_alike(
+    tmp_path: Path, rows: list[tuple[str, ...]], decimal: str | None, block: int
+) -> None:
+    assert_any_rows_alike(tmp_path, rows, decimal, block)
+
+
+@pytest.mark.usefixtures("everything_to_the_engine")
+@any_settings(max_examples=300)
+@ANY
+def test_any_rows_of_a_wide_table_are_read_alike(
+    tmp_path: Path, rows: list[tuple[str, ...]], decimal: str | None, block: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "ENGINE_COLUMNS", 1)
+        assert_any_rows_alike(tmp_path, rows, decimal, block)
 
 
 @pytest.mark.usefixtures("fast")
