@@ -325,10 +325,17 @@ def _number(value: Any, row: int, column: str, model: dict[str, Any]) -> float:
         if not plain or number != number:
             raise _CellError(row, f"column {column!r} should be numeric, but this cell is {text!r}")
     elif value is not None:
-        number = float(value)
+        number = float(_seconds(value))
     if abs(number) > FLOAT32_MAX:
         raise _CellError(row, f"column {column!r} has {value!r}, which is not a finite 32-bit float")
     return math.nan if number in model["missing_numbers"] else number
+
+
+def _seconds(value: Any) -> Any:
+    """Return a value, in seconds if it is a time that passed."""
+    if isinstance(value, np.timedelta64):
+        return value / np.timedelta64(1, "s")
+    return value.total_seconds() if isinstance(value, datetime.timedelta) else value
 
 
 def _plain(text: str, decimal: str, thousands: str | None, unit: str | None) -> str:
@@ -343,9 +350,12 @@ def _plain(text: str, decimal: str, thousands: str | None, unit: str | None) -> 
 
 def _text(value: Any, truths: bool, model: dict[str, Any]) -> str:
     """Return a raw value as the text of a category, empty where it is missing."""
+    value = _seconds(value)
     if isinstance(value, (float, np.floating)):
         is_whole = abs(float(value)) < 2**53 and float(value).is_integer()
         text = "" if value != value else str(int(value)) if is_whole else str(value)
+    elif isinstance(value, (bool, np.bool_)):
+        text = str(value).lower()
     else:
         text = "" if value is None else str(value).strip()
     return "" if text in model["missing"] else text.lower() if truths else text

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,22 @@ def test_a_script_takes_values_in_python(script: Path) -> None:
     assert module["predict"]([]) == []
     with pytest.raises(ValueError, match=r"row 1: there is no column 'seconds'"):
         module["predict"]([{key: value for key, value in both[0].items() if key != "seconds"}])
+
+
+def test_a_script_takes_the_values_that_a_frame_of_them_has(tmp_path: Path) -> None:
+    """Each is the same number or category for the script as in the columns that the run was trained on."""
+    passed = [timedelta(seconds=i % 5, milliseconds=500 * (i % 2)) for i in range(60)]
+    mixed = [(True, False, "maybe")[i % 3] for i in range(60)]
+    big = [(1e16, 3.0, 0.1)[i % 3] for i in range(60)]
+    short = [np.float32((0.1, 0.7, 3)[i % 3]) for i in range(60)]
+    rows = {"passed": passed, "span": passed, "mixed": mixed, "big": big, "short": short}
+    rows["y"] = [i % 2 for i in range(60)]
+    kinds = {name: {"type": "category"} for name in ("span", "mixed", "big", "short")}
+    model = gpumlp.fit(rows, "y", task="classification", data={"columns": kinds}, training={"epochs": 2})
+    FORMATS[".py"].write(tmp_path / "model.py", model, trace_network(_rebuilt(model, Tracer(), np.float32).network))
+    module = runpy.run_path(str(tmp_path / "model.py"))
+    theirs = module["predict_proba"]([{name: values[i] for name, values in rows.items()} for i in range(60)])
+    np.testing.assert_allclose(theirs, model.predict_proba(rows), atol=2e-6)
 
 
 def raw_feed(run: Path, file: Path) -> dict[str, np.ndarray]:
