@@ -325,7 +325,8 @@ def _number(value: Any, row: int, column: str, model: dict[str, Any]) -> float:
         if not plain or number != number:
             raise _CellError(row, f"column {column!r} should be numeric, but this cell is {text!r}")
     elif value is not None:
-        number = float(_seconds(value))
+        short = isinstance(value, (np.float16, np.float32))  # is the number that its shortest text stands for
+        number = float(str(np.float32(value)) if short else _seconds(value))
     if abs(number) > FLOAT32_MAX:
         raise _CellError(row, f"column {column!r} has {value!r}, which is not a finite 32-bit float")
     return math.nan if number in model["missing_numbers"] else number

@@ -287,6 +287,23 @@ def test_times_that_passed_are_seconds_however_they_come(make):
     assert (frame.type_of("a"), list(frame.labels("a"))) == ("number", ["86400.25", "-2", ""])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_short_floats_are_the_same_numbers_however_they_come(dtype, tmp_path):
+    """0.7 of 32 bits lies beside 0.7: where many rows have it, quantiles would be far apart."""
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is in the extra 'oracle'")
+    from pyarrow import parquet
+
+    values = np.array([0.1, 0.7, 3, -2.5, 1e-3, np.nan, np.inf], dtype)
+    table = pyarrow.table({"a": values})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    swapped = values.astype(values.dtype.newbyteorder(">"))
+    given = [values, [*values], np.array([*values], object), np.repeat(values, 2)[::2], swapped]
+    frames = [read(tmp_path / "a.parquet"), rows_of(table), *(rows_of({"a": each}) for each in given)]
+    expected = [0.1, 0.7, 3, -2.5, 1e-3] if dtype is np.float32 else frames[0].columns["a"].values[:5]
+    for frame in frames:
+        np.testing.assert_array_equal(frame.columns["a"].values, [*expected, np.nan, np.inf])
+
+
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 @pytest.mark.parametrize("cells", [0, source_rows.MAX_PLAIN_CELLS], ids=["engine", "plain"])
 def test_a_time_that_is_missing_in_a_data_frame(monkeypatch, unit, cells):

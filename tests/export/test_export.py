@@ -235,10 +235,12 @@ def test_a_script_takes_the_values_that_a_frame_of_them_has(tmp_path: Path) -> N
     mixed = [(True, False, "maybe")[i % 3] for i in range(60)]
     big = [(1e16, 3.0, 0.1)[i % 3] for i in range(60)]
     short = [np.float32((0.1, 0.7, 3)[i % 3]) for i in range(60)]
-    rows = {"passed": passed, "span": passed, "mixed": mixed, "big": big, "short": short}
+    rows = {"passed": passed, "span": passed, "mixed": mixed, "big": big, "short": short, "number": short}
     rows["y"] = [i % 2 for i in range(60)]
     kinds = {name: {"type": "category"} for name in ("span", "mixed", "big", "short")}
-    model = gpumlp.fit(rows, "y", task="classification", data={"columns": kinds}, training={"epochs": 2})
+    model = gpumlp.fit(
+        rows, "y", task="classification", data={"columns": kinds, "scaling": "quantile"}, training={"epochs": 2}
+    )
     FORMATS[".py"].write(tmp_path / "model.py", model, trace_network(_rebuilt(model, Tracer(), np.float32).network))
     module = runpy.run_path(str(tmp_path / "model.py"))
     theirs = module["predict_proba"]([{name: values[i] for name, values in rows.items()} for i in range(60)])

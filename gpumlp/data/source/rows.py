@@ -243,7 +243,7 @@ def _column(name: str, values: Any, missing: Missing) -> tuple[Column, str]:
         return _of_objects(values, missing)
     type_ = type_of_dtype(values.dtype) or "text"
     if values.dtype.kind in "iuf":
-        return _of_numbers(values.astype(np.float64), lambda: as_written(values), missing), type_
+        return _of_numbers(_doubles(values), lambda: as_written(values), missing), type_
     if values.dtype.kind == "b":
         return _texts(np.where(values, "true", "false")), type_
     if values.dtype.kind == "M":
@@ -265,6 +265,16 @@ def _as_numpy(name: str, values: Any) -> NDArray[Any]:
     except Exception as error:  # of the library whose column it is, such as polars for integers of 128 bits
         message = f"column {name!r} cannot be read as an array: {error!s:.200}"
         raise DataError(message, where=NAME, hint="make one of numbers or texts of it") from error
+
+
+def _doubles(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return numbers as new float64; those of 32 bits and fewer as their shortest texts stand for, as in a file."""
+    if values.dtype.kind != "f" or values.dtype.itemsize > 4:
+        return values.astype(np.float64)
+    from arro3.core import Array, DataType
+
+    texts = Array.from_numpy(np.ascontiguousarray(values, np.float32)).cast(DataType.utf8())
+    return np.array(texts.cast(DataType.float64()))
 
 
 def _of_numbers(numbers: NDArray[np.float64], written: Callable[[], Codes], missing: Missing) -> Numbers:
@@ -322,7 +332,7 @@ def _is_number(value: Any) -> bool:
 
 def _float(value: Any) -> float:
     try:
-        return float(value)
+        return float(number_text(value) if isinstance(value, np.float16 | np.float32) else value)
     except OverflowError:  # a whole number of more than 308 digits
         return math.inf if value > 0 else -math.inf
 
