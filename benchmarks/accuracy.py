@@ -22,10 +22,11 @@ import gzip
 import json
 import math
 import os
-import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,13 @@ import numpy as np
 import pandas as pd
 from reader import until_reader_leaves
 
-from gpumlp.config import Loaded, load
+import gpumlp
+from gpumlp import backend
+from gpumlp.bench import machine
 from gpumlp.data import prepare, rows_of
 from gpumlp.runs.in_memory import category_columns
+from gpumlp.sweep.bag import train_bag
+from gpumlp.sweep.folder import Template
 from gpumlp.training.build import build
 from gpumlp.training.loop import Diverged
 from gpumlp.training.members import loop_over
@@ -96,10 +101,10 @@ def _task(name: str) -> str:
     return "regression" if name == "regression" else "classification"
 
 
-def settings_of(task: str, overrides: Sequence[str], seed: int) -> Loaded:
-    """Return the settings of a run, but for where its rows are."""
+def template_of(task: str, overrides: Sequence[str], seed: int) -> Template:
+    """Return the configuration of a run, but for where its rows are."""
     text = f"task: {task}\ndata: {{train: rows, target: {TARGET}}}\n"
-    return load("<benchmark>", [*overrides, f"training.seed={seed}"], text=text)
+    return Template(Path("<benchmark>"), (*overrides, f"training.seed={seed}"), text)
 
 
 def run(folder: Path, name: str, seed: int, overrides: Sequence[str], inner: bool) -> dict[str, Any]:
@@ -112,7 +117,10 @@ def run(folder: Path, name: str, seed: int, overrides: Sequence[str], inner: boo
         frame.columns = [str(column) for column in frame.columns]
         if task == "classification":
             frame[TARGET] = frame[TARGET].astype(str)
-    settings = settings_of(task, overrides, seed).settings
+    template = template_of(task, overrides, seed)
+    settings = template.load().settings
+    if settings.bag > 1:
+        return bagged(template, train, test, task)
     data = prepare(
         rows_of(train),
         task=settings.task,
@@ -142,10 +150,33 @@ def run(folder: Path, name: str, seed: int, overrides: Sequence[str], inner: boo
     }
 
 
+def bagged(template: Template, train: pd.DataFrame, test: pd.DataFrame, task: str) -> dict[str, Any]:
+    """Train a bag from files of its rows; return what came of it, epochs and steps of all its runs together."""
+    runs: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder, "rows.parquet")
+        train.to_parquet(rows)
+        on_rows = replace(template, overrides=(*template.overrides, f"data.train={rows}"))
+        started, cpu = time.perf_counter(), time.process_time()
+        results = train_bag(on_rows, Path(folder, "bag"), done=lambda _, result: runs.append(result.summary))
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        metrics = {**results["metrics"], "test": gpumlp.load_ensemble(results["ensemble"]).evaluate(test)}
+    return {
+        "epochs": sum(run["epochs"] for run in runs),
+        "best_epoch": sum(run["best_epoch"] for run in runs),
+        "steps": sum(round(run["seconds"] / run["seconds_per_step"]) for run in runs),
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "rows": {"train": len(train), "test": len(test)},
+        "task": task,
+        "metrics": metrics,
+    }
+
+
 def loss_of(result: dict[str, Any]) -> float:
     """Return the test loss: log-loss, or squared error."""
     test = result["metrics"]["test"]
-    return float(test["rmse"]) ** 2 if result["task"] == "regression" else float(test.get("log_loss", test["loss"]))
+    return float(test["rmse"]) ** 2 if result["task"] == "regression" else float(test["log_loss"])
 
 
 def shown(results: Sequence[dict[str, Any]]) -> str:
@@ -216,7 +247,7 @@ def main() -> None:
     if options.json and options.json.exists():
         found = json.loads(options.json.read_text())
     found |= {
-        "processor": platform.processor() or platform.machine(),
+        "processor": machine.name(backend.get("auto")),
         "cores": os.cpu_count(),
         "inner": options.inner,
     }

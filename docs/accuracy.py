@@ -87,12 +87,13 @@ PIECES = {
 }
 """Names of results of settings changed one by one, each with the title of its section, and what a line does."""
 BESIDE = {
-    "preset": "here",
+    "preset": "the preset",
     "here": "with waves alone, as RealMLP",
-    "pytorch": "for it in PyTorch",
-    "pytabkit": "in the authors' package, pytabkit",
+    "pytorch": "RealMLP in PyTorch",
+    "pytabkit": "in its authors' package, pytabkit",
 }
-BESIDE_REALMLP, EPOCHS_OF_REALMLP = "realmlp-cpu-2026-11-30-5.json", 256
+BESIDE_REALMLP = ("realmlp-cpu-2026-11-30-5.json", "realmlp-cpu-amd-2026-12-01.json")
+EPOCHS_OF_REALMLP = 256
 
 SECTIONS = {
     "embeddings-inner-cpu": (
@@ -136,7 +137,7 @@ Runs = Mapping[str, Mapping[str, Any]]
 def text() -> str:
     """Return the page."""
     on_test_rows = _read(ON_TEST_ROWS)
-    times = json.loads((RESULTS / BESIDE_REALMLP).read_text(encoding="utf-8"))
+    times = [json.loads((RESULTS / name).read_text(encoding="utf-8")) for name in BESIDE_REALMLP]
     parts = [[HEAD.rstrip()], _presets(on_test_rows), _goals(on_test_rows), _times(on_test_rows, times)]
     parts += [[f"## {title}\n", f"{meaning}\n", *_table(_read(name))] for name, (title, meaning) in SECTIONS.items()]
     parts += [_pieces(_read(name), *about) for name, about in PIECES.items()]
@@ -153,29 +154,33 @@ def _read(name: str) -> dict[str, Any]:
                 raise SystemExit(f"{path}: the variant {variant} has other settings than in files before")
         for each, variants in found["sets"].items():
             for variant, runs in variants.items():
-                merged["sets"].setdefault(each, {}).setdefault(variant, {}).update(runs)
-        merged["cores"] = found["cores"]
+                of_processor = {seed: {**run, "processor": found["processor"]} for seed, run in runs.items()}
+                merged["sets"].setdefault(each, {}).setdefault(variant, {}).update(of_processor)
+        merged |= {"cores": found["cores"], "processor": found["processor"]}
     return merged
 
 
-def _times(found: Mapping[str, Any], beside: Mapping[str, Any]) -> Iterator[str]:
+def _times(found: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the lines of the section on the time of a fit beside that of the authors' own package."""
-    times = {name: median(cpu for _, cpu in beside["seconds"][name]) for name in BESIDE}
-    steps = ", ".join(f"{1e3 * time:.1f} ms {BESIDE[name]}" for name, time in times.items())
+    times = [{name: median(cpu for _, cpu in each["seconds"][name]) for name in BESIDE} for each in measured]
+    processors = [each["machine"]["processor"] for each in measured]
     yield "## Time beside RealMLP\n"
-    yield f"CPU time of a step of `preset: tabular` on {beside['numbers']} numbers:"
-    yield f"{steps}."
-    yield "These are medians of the same rounds in one thread (`benchmarks/realmlp.py`). The"
-    yield f"package trains for {EPOCHS_OF_REALMLP} epochs, the preset for fewer where there are many rows. The share"
-    yield "of the package's time that a fit takes here, from these steps and the epochs of the fits above:\n"
-    yield "| set | training rows | epochs | share |"
-    yield "|---|---|---|---|"
+    yield f"CPU time of a step of `preset: tabular` on {measured[0]['numbers']} numbers, medians of the same rounds"
+    yield "in one thread (`benchmarks/realmlp.py`), ms:\n"
+    yield f"| processor | {' | '.join(BESIDE.values())} |"
+    yield "|---" * (1 + len(BESIDE)) + "|"
+    for processor, each in zip(processors, times, strict=True):
+        yield f"| {processor} | {' | '.join(f'{1e3 * time:.1f}' for time in each.values())} |"
+    yield f"\nThe package trains for {EPOCHS_OF_REALMLP} epochs, the preset for fewer where there are many rows. The"
+    yield "share of the package's time that a fit takes here, from these steps and the epochs of the fits above:\n"
+    yield f"| set | training rows | epochs | {' | '.join(processors)} |"
+    yield "|---" * (3 + len(processors)) + "|"
     for name, variants in found["sets"].items():
         if (runs := variants.get("tabular")) is None:
             continue
         rows, epochs = fmean(run["rows"]["train"] for run in runs.values()), _mean(runs, "epochs")
-        share = epochs / EPOCHS_OF_REALMLP * times["preset"] / times["pytabkit"]
-        yield f"| {name} | {rows:,.0f} | {epochs:.0f} | {share:.3f} |"
+        shares = [epochs / EPOCHS_OF_REALMLP * each["preset"] / each["pytabkit"] for each in times]
+        yield f"| {name} | {rows:,.0f} | {epochs:.0f} | {' | '.join(f'{share:.3f}' for share in shares)} |"
 
 
 def _pieces(found: Mapping[str, Any], title: str, line: str) -> Iterator[str]:
@@ -213,13 +218,25 @@ def _goals(found: Mapping[str, Any]) -> Iterator[str]:
     yield "On the same test rows, other methods with one fit each of their defaults. Of presets accuracy is that of"
     yield "fits by `metric: accuracy`, where there are any, and log-loss of those by log-loss. In brackets is what a"
     yield "preset was to reach, set before it was measured: from concrete on what Monte Carlo dropout reached there"
-    yield "(Gal 2018). Bold reaches it.\n"
+    yield "(Gal 2018). Bold reaches it. So many test rows alone leave a standard error of accuracy:"
+    yield f"{_uncertainties(found)}.\n"
     yield "| set | " + " | ".join([*PEERS, *(PRESETS[name] for name in GOALS)]) + " |"
     yield "|---" * (1 + len(PEERS) + len(GOALS)) + "|"
     for name, variants in found["sets"].items():
         others = OF_PEERS.get(name, ("",) * len(PEERS))
         ours = [_reached(variants, preset, goals[name]) if name in goals else "" for preset, goals in GOALS.items()]
         yield f"| {name} | {' | '.join([*others, *ours])} |"
+
+
+def _uncertainties(found: Mapping[str, Any]) -> str:
+    """Return the standard error of the accuracy on the test rows of each set, as a binomial share of them."""
+    texts = []
+    for name, variants in found["sets"].items():
+        run = next(iter(variants["tabular"].values()))
+        if (accuracy := run["metrics"]["test"].get("accuracy")) is not None:
+            error = math.sqrt(accuracy * (1 - accuracy) / run["rows"]["test"])
+            texts.append(f"{name} {error:.4f} ({run['rows']['test']:,} rows)")
+    return ", ".join(texts)
 
 
 def _reached(variants: Mapping[str, Runs], preset: str, goal: str) -> str:
@@ -246,15 +263,19 @@ def _presets(found: Mapping[str, Any]) -> Iterator[str]:
     yield "training rows choose the epochs, by log-loss, or by accuracy. In brackets the number"
     yield "of seeds where it is not three; from concrete on a seed is one of the splits that come with the set.\n"
     yield from _columns(found, columns, lambda runs: f"{_figures(runs)}{f' ({len(runs)})' * (len(runs) != SEEDS)}")
-    yield "\nCPU seconds of a fit, in one thread of a busy machine, and its steps:\n"
-    yield from _columns(
-        found,
-        columns,
-        lambda runs: f"{_seconds(_mean(runs, 'cpu_seconds'))}, {_mean(runs, 'steps'):,.0f}",
-    )
+    yield f"\nCPU seconds of a fit in one thread, and its steps, on a processor named {found['processor']} whose"
+    yield "other core was busy; with an asterisk on another, about half as fast:\n"
+    yield from _columns(found, columns, lambda runs: _time(runs, found["processor"]))
 
 
 SEEDS = 3
+
+
+def _time(runs: Runs, processor: str) -> str:
+    """Return the mean time of the fits on a processor, or of all with an asterisk, and their steps."""
+    on_it = {seed: run for seed, run in runs.items() if run["processor"] == processor}
+    time, steps = _mean(on_it or runs, "cpu_seconds"), _mean(on_it or runs, "steps")
+    return f"{_seconds(time)}{'*' * (not on_it)}, {steps:,.0f}"
 
 
 def _columns(found: Mapping[str, Any], columns: Sequence[str], cell: Callable[[Runs], str]) -> Iterator[str]:
