@@ -133,10 +133,14 @@ def test_files_of_results_come_together_on_the_page(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(page, "RESULTS", tmp_path)
     one = {"yacht": {"first": fits(1.0, 2.0), "less": fits(2.0)}, "energy": {"less": fits(3.0)}}
     two = {"yacht": {"less": fits(1.0)}, "churn": {"first": fits(0.4, accuracy=0.8), "less": fits(0.2, accuracy=0.9)}}
-    for date, sets in (("2026-11-30", one), ("2026-11-30-2", two)):
-        (tmp_path / f"x-{date}.json").write_text(json.dumps({"variants": base, "sets": sets, "cores": 2}))
+    for date, sets, processor in (("2026-11-30", one, "old"), ("2026-11-30-2", two, "new")):
+        results = {"variants": base, "sets": sets, "cores": 2, "processor": processor}
+        (tmp_path / f"x-{date}.json").write_text(json.dumps(results))
     found = page._read("x")
-    assert found["sets"]["yacht"] == {"first": fits(1.0, 2.0), "less": fits(1.0)}  # the later of one seed
+    seeds = found["sets"]["yacht"]
+    processors = {name: {seed: run.pop("processor") for seed, run in runs.items()} for name, runs in seeds.items()}
+    assert processors == {"first": {"0": "old", "1": "old"}, "less": {"0": "new"}}
+    assert seeds == {"first": fits(1.0, 2.0), "less": fits(1.0)}  # the later of one seed
     lines = list(page._pieces(found, "Title", "changes `{}`,"))
     assert lines[1] == "Each line changes `a=1`,"
     assert lines[-4:] == [
@@ -145,7 +149,7 @@ def test_files_of_results_come_together_on_the_page(tmp_path: Path, monkeypatch:
         "| `b=2` | +0.0 | -50.0 | -29.3 | 1.0 |",
         "\nSeeds of each figure: at least 1.",
     ]
-    (tmp_path / "x-2026-12-01.json").write_text(json.dumps({"variants": {"less": ["b=3"]}, "sets": {}, "cores": 2}))
+    (tmp_path / "x-2026-12-01.json").write_text(json.dumps({"variants": {"less": ["b=3"]}, "sets": {}}))
     with pytest.raises(SystemExit, match="the variant less has other settings than in files before"):
         page._read("x")
 
