@@ -34,10 +34,10 @@ import numpy as np
 import pandas as pd
 from reader import until_reader_leaves
 
-import gpumlp
 from gpumlp import backend
 from gpumlp.bench import machine
 from gpumlp.data import prepare, rows_of
+from gpumlp.runs import load_ensemble
 from gpumlp.runs.in_memory import category_columns
 from gpumlp.sweep.bag import train_bag
 from gpumlp.sweep.folder import Template
@@ -160,7 +160,7 @@ def bagged(template: Template, train: pd.DataFrame, test: pd.DataFrame, task: st
         started, cpu = time.perf_counter(), time.process_time()
         results = train_bag(on_rows, Path(folder, "bag"), done=lambda _, result: runs.append(result.summary))
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-        metrics = {**results["metrics"], "test": gpumlp.load_ensemble(results["ensemble"]).evaluate(test)}
+        metrics = {**results["metrics"], "test": load_ensemble(results["ensemble"]).evaluate(test)}
     return {
         "epochs": sum(run["epochs"] for run in runs),
         "best_epoch": sum(run["best_epoch"] for run in runs),
